@@ -1,0 +1,59 @@
+"""The rate budget: every request of every process that shares a key, as early as allowed.
+
+`windows`, `lanes`, `feedback`, `forecast` are arithmetic (no clock, no I/O, no SQL);
+`database`, `ledger`, `locks` are storage; `scheduler` hands out permits.
+What others hold on to is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Lane(StrEnum):
+    """Who asks: reading goes first, up to a reserve; writing fills the rest."""
+
+    PULL = "pull"
+    PUSH = "push"
+
+
+@dataclass(frozen=True)
+class Permit:
+    """Leave to send one request. send_by_s: monotonic seconds; later, ask for another."""
+
+    id: int
+    lane: Lane
+    send_by_s: float
+
+
+class Budget(Protocol):
+    """What the API client needs of a budget. Thread-safe."""
+
+    def permit(self, lane: Lane) -> Permit:
+        """Block until one request may go out.
+
+        Raises:
+            BudgetError: the ledger can't be used; nothing may be sent.
+            Interrupted: the budget was cancelled while waiting.
+        """
+        ...
+
+    def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
+        """The answer's head arrived. headers: names in lower case. Never blocks for long."""
+        ...
+
+    def unanswered(self, permit: Permit) -> None:
+        """No answer will come (time-out, dropped connection); it counts until its deadline."""
+        ...
+
+    def unsent(self, permit: Permit) -> None:
+        """The request certainly never left this process; the permit is given back."""
+        ...
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that callers of `permit` have waited, all threads added up."""
+        ...

@@ -1,0 +1,118 @@
+"""Locks held through the ledger and freed when their holder dies, each with a fencing number.
+
+SQLite: the kernel's file lock, which dies with its process. PostgreSQL: a session's advisory
+lock, which dies with its connection. The fencing number rises with every holder, so that a
+holder that lost its connection without noticing can be told apart from its successor.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from connector.budget.database import Database
+from connector.errors import AlreadyRunning, BudgetError
+
+_metadata = sa.MetaData()
+holders = sa.Table(
+    "lock_holders",
+    _metadata,
+    sa.Column("name", sa.String(256), primary_key=True),
+    sa.Column("fence", sa.BigInteger, nullable=False),
+    sa.Column("holder", sa.String(512), nullable=False),
+)
+_MIGRATIONS = (_metadata.create_all,)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock that is held. fence: rises with every holder of `name`."""
+
+    name: str
+    fence: int
+
+    def check(self, connection: sa.Connection) -> None:
+        """Raise BudgetError if somebody else took the lock since; call in the transaction that
+        must not happen twice."""
+        now = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == self.name))
+        if now != self.fence:
+            raise BudgetError(
+                f"The lock {self.name} was lost (the ledger's connection broke) and another run "
+                "took it. Nothing was sent twice; run the command again."
+            )
+
+
+@contextmanager
+def hold(database: Database, name: str, *, run_id: str) -> Iterator[Held]:
+    """Hold the lock `name` for this process; AlreadyRunning (naming the holder) if it is taken."""
+    database.migrate("locks", _MIGRATIONS)
+    with ExitStack() as stack:
+        taken = _file_lock if database.is_sqlite else _advisory_lock
+        if not stack.enter_context(taken(database, name)):
+            raise AlreadyRunning(lock=name, holder=_holder(database, name))
+        yield Held(name, _next_fence(database, name, run_id))
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode()).digest()
+
+
+@contextmanager
+def _file_lock(database: Database, name: str) -> Iterator[bool]:
+    assert database.path is not None
+    folder = Path(database.path).parent / "locks"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{_digest(name).hex()[:24]}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _advisory_lock(database: Database, name: str) -> Iterator[bool]:
+    number = int.from_bytes(_digest(name)[:8], "big", signed=True)
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        taken = connection.scalar(sa.select(sa.func.pg_try_advisory_lock(number)))
+        try:
+            yield bool(taken)
+        finally:
+            if taken:
+                connection.scalar(sa.select(sa.func.pg_advisory_unlock(number)))
+
+
+def _next_fence(database: Database, name: str, run_id: str) -> int:
+    since = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
+    command = Path(sys.argv[0]).name
+    holder = f"run {run_id} ({command}, pid {os.getpid()} on {socket.gethostname()}, since {since})"
+    with database.write() as connection:
+        fence = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == name))
+        values = {"fence": (fence or 0) + 1, "holder": holder[:512]}
+        if fence is None:
+            connection.execute(sa.insert(holders).values(name=name, **values))
+        else:
+            connection.execute(sa.update(holders).where(holders.c.name == name).values(**values))
+    return (fence or 0) + 1
+
+
+def _holder(database: Database, name: str) -> str:
+    with database.read() as connection:
+        found = connection.scalar(sa.select(holders.c.holder).where(holders.c.name == name))
+    return found or "a run that has just started"

@@ -1,0 +1,160 @@
+"""Every error the connector raises, in one tree.
+
+    ConnectorError                 .transient: may the same call succeed later, unchanged?
+    ├── UsageError                 exit 2: nothing was sent
+    │   └── ConfigurationError       a setting is missing, unknown or unusable
+    ├── AlreadyRunning             exit 75: another run holds this; try later
+    ├── Interrupted                exit 130/143: stopped by a signal at a safe point
+    └── RunError                   exit 1: the run could not finish, nothing is lost
+        ├── ApiError                 the API, or the way to it
+        ├── BudgetError              the ledger that paces requests
+        └── DestinationError         where rows are written
+
+Each message says what happened, where, and what to do next; the facts behind it are attributes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ConnectorError(Exception):
+    """Root of the tree.
+
+    exit_code: what a command that ends with this error exits with.
+    transient: True where the same call may succeed later without a change by the user.
+    """
+
+    exit_code = 1
+    transient = False
+
+
+class UsageError(ConnectorError):
+    """The command or its input can't be used as given; nothing was sent."""
+
+    exit_code = 2
+
+
+class ConfigurationError(UsageError):
+    """A setting is missing, unknown or has a value that can't be used."""
+
+
+class AlreadyRunning(ConnectorError):
+    """Another run holds the lock. `lock`: what is held; `holder`: who holds it, for people."""
+
+    exit_code = 75
+    transient = True
+
+    def __init__(self, *, lock: str, holder: str) -> None:
+        self.lock, self.holder = lock, holder
+        super().__init__(
+            f"Another run holds {lock}: {holder}. Nothing was done; try again when it has ended."
+        )
+
+
+class Interrupted(ConnectorError):
+    """A signal asked to stop, and the run stopped at a safe point. `signal_number`: which one."""
+
+    transient = True
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        self.exit_code = 128 + signal_number
+        super().__init__(
+            "Stopped by a signal. What was fetched or sent is kept; run the command again to go on."
+        )
+
+
+class RunError(ConnectorError):
+    """The run could not finish. Nothing is lost; what to do next is in the message."""
+
+
+class ApiError(RunError):
+    """The API, or the way to it, failed."""
+
+
+class BudgetError(RunError):
+    """The ledger that paces requests failed; nothing is ever sent unpaced."""
+
+
+class DestinationError(RunError):
+    """The destination could not be read or written."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like `name`; None if none does."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
+
+
+# --- settings -------------------------------------------------------------------------------
+
+
+class UnknownSetting(ConfigurationError):
+    """A setting that the connector doesn't know. `name`, `place`, `nearest`."""
+
+    def __init__(self, *, name: str, place: str, nearest: str | None) -> None:
+        self.name, self.place, self.nearest = name, place, nearest
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        super().__init__(
+            f"{place}: unknown setting {name!r}.{hint} Remove it, or see config/hiringcenter.toml."
+        )
+
+
+class BadSetting(ConfigurationError):
+    """A setting whose value can't be used. `name`, `place`, `reason` (never the value)."""
+
+    def __init__(self, *, name: str, place: str, reason: str) -> None:
+        self.name, self.place, self.reason = name, place, reason
+        super().__init__(f"{place}: {name}: {reason}")
+
+
+class MissingKey(ConfigurationError):
+    """No API key is configured. `variable`: the environment variable that would hold it."""
+
+    def __init__(self, variable: str = "HIRINGCENTER_API_KEY") -> None:
+        self.variable = variable
+        super().__init__(
+            f"No API key: {variable} is not set. Create a key in HiringCenter under "
+            "Settings -> API / Webhooks -> Add API Key, then put "
+            f"{variable}=<your key> into the environment or into .env. "
+            "To try the connector without a key, run `make sync`: it uses the embedded sandbox."
+        )
+
+
+# --- api ------------------------------------------------------------------------------------
+
+
+class Unauthorized(ApiError):
+    """401 or 403: the key is wrong, inactive, or may not do this. `status`, `url_path`."""
+
+    def __init__(self, *, status: int, url_path: str, said: str) -> None:
+        self.status, self.url_path = status, url_path
+        what = "The API key was refused" if status == 401 else "The API key may not do this"
+        super().__init__(
+            f"{what} ({status} at {url_path}: {said}). Check HIRINGCENTER_API_KEY and the key's "
+            "permissions in HiringCenter under Settings -> API / Webhooks."
+        )
+
+
+class Refused(ApiError):
+    """Another 4xx: the API understood the request and said no. `status`, `url_path`, `said`."""
+
+    def __init__(self, *, status: int, url_path: str, said: str) -> None:
+        self.status, self.url_path, self.said = status, url_path, said
+        super().__init__(f"The API refused {url_path} ({status}): {said}")
+
+
+class Unreachable(ApiError):
+    """No usable answer within the retry budget. `tries`, `tried_s`, `last`: the last failure."""
+
+    transient = True
+
+    def __init__(self, *, url_path: str, tries: int, tried_s: float, last: str) -> None:
+        self.url_path, self.tries, self.tried_s, self.last = url_path, tries, tried_s, last
+        super().__init__(
+            f"No usable answer from {url_path} after {tries} tries in {tried_s:.0f} s; the last "
+            f"one: {last}. Nothing is lost. Check the network and HIRINGCENTER_BASE_URL, then "
+            "run the command again."
+        )

@@ -1,0 +1,215 @@
+"""What a sandbox can be told to do. Every field may be changed while it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from connector.sandbox.log import LoggedRequest
+
+RESOURCES = ("prospects", "notes", "tasks", "meetings")
+BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z: the "now" that generated data looks back from
+DEFAULT_LIMITS = {"prospects": 25, "notes": 50, "tasks": 50, "meetings": 50}
+MAX_LIMITS: dict[str, int | None] = dict.fromkeys(RESOURCES, 200)
+ALL_PERMISSIONS = tuple(f"{name}:{verb}" for name in RESOURCES for verb in ("read", "write"))
+
+Envelope = Literal["pagination", "next_token", "legacy", "bare"]
+OverLimit = Literal["clamp", "refuse", "unbounded"]
+WindowKind = Literal["sliding", "fixed", "weighted", "bucket"]
+ProspectsOrder = Literal["newest", "oldest", "id", "shuffled", "recently_updated"]
+Duration = float | tuple[float, float]
+Script = Mapping[int, str | None] | Sequence[str | None] | Callable[["LoggedRequest"], str | None]
+
+# Before the change: the request is counted, and nothing is read or written.
+EARLY_FAULTS = (
+    "drop_before",
+    "error_500",
+    "error_503",
+    "html_502",
+    "bare_429",
+    "dated_429",
+    "redirect",
+)
+# After the change: it was applied, and the answer is lost, late or damaged.
+LATE_FAULTS = (
+    "drop_after",
+    "error_500_after",
+    "html_502_after",
+    "html_200",
+    "truncate",
+    "stall",
+    "hang",
+    "slow_body",
+    "wrong_json",
+    "wrong_content_type",
+)
+FAULT_NAMES = EARLY_FAULTS + LATE_FAULTS
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """The probability (0..1) of each fault, drawn once per request; their sum is at most 1.
+
+    drop_before: connection closed, nothing applied · drop_after: applied, then closed unanswered ·
+    error_500, error_503: `Error` as JSON · html_502: a proxy's page · error_500_after, html_502_after:
+    the same after the change was applied · html_200: a page that claims success · bare_429: no
+    `Retry-After`, no window headers · dated_429: `Retry-After` as an HTTP date · redirect: 302 to
+    another host · truncate: half a body, then closed · stall: half a body, then silence ·
+    hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body that isn't
+    JSON, or isn't the promised shape · wrong_content_type: the right body labelled text/html.
+    """
+
+    error_500: float = 0.0
+    error_503: float = 0.0
+    html_502: float = 0.0
+    drop_before: float = 0.0
+    drop_after: float = 0.0
+    error_500_after: float = 0.0
+    html_502_after: float = 0.0
+    html_200: float = 0.0
+    truncate: float = 0.0
+    stall: float = 0.0
+    hang: float = 0.0
+    slow_body: float = 0.0
+    bare_429: float = 0.0
+    dated_429: float = 0.0
+    redirect: float = 0.0
+    wrong_json: float = 0.0
+    wrong_content_type: float = 0.0
+    reads: bool = True
+    writes: bool = True
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        total = sum(self.probabilities().values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the probabilities of all faults add up to {total}, which is above 1")
+
+    def probabilities(self) -> dict[str, float]:
+        """Fault name → probability, without those that never happen."""
+        return {name: p for name in FAULT_NAMES if (p := float(getattr(self, name))) > 0}
+
+    @classmethod
+    def evenly(cls, total: float, *, seed: int = 1, without: Sequence[str] = ()) -> Faults:
+        """Every fault but `redirect` (which is terminal) and `without`, `total` shared between them."""
+        names = [name for name in FAULT_NAMES if name not in {"redirect", *without}]
+        return cls(seed=seed, **{name: total / len(names) for name in names})  # type: ignore[arg-type]
+
+
+@dataclass(kw_only=True)
+class SandboxOptions:
+    """Size of the data, revision of the API, limits, latency and faults.
+
+    Data: how many records of each resource, from `seed`, with times that look back from
+        `base_time_ms` (ms). The same values give the same bytes on every machine.
+    envelope: one revision for all lists, or one per resource (missing: "pagination").
+    prospects_paged: whether prospects have page tokens at all. total_count: whether prospects'
+        lists say `totalCount`, where their revision has a place for it.
+    default_limits, max_limits: rows per page; resources left out keep the contract's (max: 200).
+        over_limit: what happens above the maximum, for all lists or per resource.
+    token_kind: "offset" (pages drift when rows come and go) or "keyset". token_ttl_s: an older
+        token answers 400; None = never.
+    windows: (limit, length in s) each; None = unlimited. window_alignment_s moves the borders of
+        fixed and weighted windows. retry_after: how a real 429 says it. count_refused: whether a
+        refused request uses the window too. foreign_spender: requests per second that somebody
+        else sends with this key, or a callable (server time in s) → requests sent since it was last asked.
+    keys_ttl_s: how long an idempotency key is remembered; None = for ever.
+    on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
+        with the untouched record.
+    write_names: names of fields accepted in writes ("older": `note`, `assignTo`, `due`).
+    uplink_s: before the request is counted. latency_s: between counting and the change. Both in s,
+        a number or (low, high).
+    script: the fault of the nth request (1 = first since the log was cleared), before
+        probabilities: a dict by n, a list, or a callable (LoggedRequest) → name or None. In a dict
+        or list, None = surely no fault; a callable's None leaves it to the probabilities.
+    """
+
+    prospects: int = 300
+    notes: int = 200
+    tasks: int = 120
+    meetings: int = 70
+    seed: int = 1
+    base_time_ms: int = BASE_TIME_MS
+
+    api_key: str = "sandbox-key"
+    account_id: str = "acct_sandbox"
+    active: bool = True
+    permissions: tuple[str, ...] = ALL_PERMISSIONS
+    auth_under_item: bool = False
+
+    envelope: Envelope | Mapping[str, Envelope] = "pagination"
+    prospects_paged: bool = True
+    prospects_order: ProspectsOrder = "newest"
+    total_count: bool = True
+    default_limits: Mapping[str, int] = field(default_factory=dict)
+    max_limits: Mapping[str, int | None] = field(default_factory=dict)
+    over_limit: OverLimit | Mapping[str, OverLimit] = "clamp"
+    token_kind: Literal["offset", "keyset"] = "offset"
+    token_ttl_s: float | None = None
+
+    windows: Sequence[tuple[int, float]] | None = None
+    window_kind: WindowKind = "sliding"
+    window_alignment_s: float = 0.0
+    reset_style: Literal["delta", "epoch"] = "delta"
+    retry_after: Literal["delta", "date", "absent"] = "delta"
+    count_refused: bool = False
+    foreign_spender: float | Callable[[float], int] | None = None
+
+    keys_ttl_s: float | None = None
+    update_default: bool = True
+    on_match_without_update: Literal["conflict", "existing"] = "conflict"
+    one_item_name: str = "item"
+    write_names: Literal["current", "older", "both"] = "current"
+
+    uplink_s: Duration = 0.0
+    latency_s: Duration = 0.0
+    clock_skew_s: float = 0.0
+    faults: Faults = field(default_factory=Faults)
+    script: Script | None = None
+    stall_s: float = 30.0
+    slow_body_s: float = 0.5
+    fault_retry_after_s: int = 1
+
+    def envelope_of(self, resource: str) -> Envelope:
+        return self.envelope if isinstance(self.envelope, str) else self.envelope.get(resource, "pagination")
+
+    def over_limit_of(self, resource: str) -> OverLimit:
+        return self.over_limit if isinstance(self.over_limit, str) else self.over_limit.get(resource, "clamp")
+
+    def default_limit_of(self, resource: str) -> int:
+        return self.default_limits.get(resource, DEFAULT_LIMITS[resource])
+
+    def max_limit_of(self, resource: str) -> int | None:
+        """Rows; None = no maximum."""
+        return self.max_limits.get(resource, MAX_LIMITS[resource])
+
+    def count_of(self, resource: str) -> int:
+        return int(getattr(self, resource))
+
+
+def change_options(options: SandboxOptions, changes: Mapping[str, object]) -> None:
+    """Set `options` from JSON-like values: lists become tuples, `faults` an object of probabilities.
+
+    Raises:
+        ValueError: a name that isn't an option (or a fault), naming those that are.
+    """
+    known = {each.name for each in fields(SandboxOptions)}
+    for name, value in changes.items():
+        if name not in known:
+            raise ValueError(f"unknown option {name!r}; known: {', '.join(sorted(known))}")
+        setattr(options, name, _coerced(name, value))
+
+
+def _coerced(name: str, value: object) -> object:
+    if name == "faults" and isinstance(value, Mapping):
+        unknown = set(value) - {each.name for each in fields(Faults)}
+        if unknown:
+            raise ValueError(f"unknown fault {sorted(unknown)[0]!r}; known: {', '.join(FAULT_NAMES)}")
+        return Faults(**value)
+    if name == "script" and isinstance(value, Mapping):
+        return {int(nth): fault for nth, fault in value.items()}
+    if name == "windows" and isinstance(value, list):
+        return tuple((int(limit), float(length_s)) for limit, length_s in value)
+    return tuple(value) if isinstance(value, list) else value

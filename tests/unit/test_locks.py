@@ -1,0 +1,56 @@
+"""Locks: one holder, named; freed by death; fencing numbers that rise."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from connector.budget.database import Database
+from connector.budget.locks import hold
+from connector.errors import AlreadyRunning, BudgetError
+
+HOLDER = """
+import sys, time
+from connector.budget.database import Database
+from connector.budget.locks import hold
+with hold(Database(sys.argv[1]), "push", run_id="other"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    return str(request.getfixturevalue("postgres_url"))
+
+
+def test_second_holder_is_refused_and_told_who_holds(url: str):
+    """A process that dies by SIGKILL frees its lock at once; while it lives it is named."""
+    database = Database(url)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(AlreadyRunning, match=f"run other .*pid {other.pid}"):
+            hold(database, "push", run_id="mine").__enter__()
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with hold(database, "push", run_id="mine") as held:
+        assert held.fence == 2
+    database.close()
+
+
+def test_a_lost_lock_is_noticed_by_its_fence(url: str):
+    """A holder whose lock somebody else took since can't write any more."""
+    database = Database(url)
+    with hold(database, "push", run_id="first") as first, database.write() as connection:
+        first.check(connection)
+    with hold(database, "push", run_id="second"), database.write() as connection:
+        with pytest.raises(BudgetError, match="was lost"):
+            first.check(connection)
+    database.close()
