@@ -1,0 +1,47 @@
+# `make help` lists every target. Each one installs first where .venv is missing or out of date.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CSV ?=
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test lint types sync push bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+setup: $(STAMP) ## Create .venv and install everything, tests included
+
+sync: $(STAMP) ## Pull, then every push job; with no API key: the embedded sandbox into data/sandbox.duckdb
+	@$(BIN)/python -m pipelines.demo $(ARGS)
+
+push: $(STAMP) ## Push a file of prospects: make push CSV=people.csv ARGS=--dry-run
+	@test -n "$(CSV)" || { echo "Say which file: make push CSV=people.csv" >&2; exit 2; }
+	@$(BIN)/hiringcenter push "$(CSV)" $(ARGS)
+
+check: $(STAMP) ## Key, permissions, destination, budget and clock: each ok, or what to do
+	@$(BIN)/hiringcenter check $(ARGS)
+
+test: $(STAMP) ## The whole suite
+	@$(BIN)/python -m pytest -q -n auto $(ARGS)
+
+lint: $(STAMP) ## Ruff: rules and format
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(STAMP) ## Mypy, strict
+	@$(BIN)/mypy
+
+bench: $(STAMP) ## The numbers the design promises, beside their yardsticks
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+clean: ## Remove what was built and installed; data, ledger and settings stay
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

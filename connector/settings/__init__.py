@@ -1,0 +1,41 @@
+"""The settings tree: typed, frozen, and every unknown name refused with the nearest known one.
+
+Order, strongest first: `overrides` (flags), environment `HIRINGCENTER_*`, `.env`,
+`config/hiringcenter.toml` (or the file given), defaults. Nested names use two underscores in
+the environment: `HIRINGCENTER_PULL__FULL_SHARE`.
+"""
+
+from __future__ import annotations
+
+from connector.settings.loading import CONFIG_FILE, account_settings, load
+from connector.settings.tree import (
+    Account,
+    AlertSettings,
+    HttpSettings,
+    PullSettings,
+    PushJob,
+    ResourceSettings,
+    Settings,
+    TelemetrySettings,
+    WriteSettings,
+)
+from connector.settings.values import RateLimit, check_base_url, is_loopback, parse_rate_limits
+
+__all__ = [
+    "CONFIG_FILE",
+    "Account",
+    "AlertSettings",
+    "HttpSettings",
+    "PullSettings",
+    "PushJob",
+    "RateLimit",
+    "ResourceSettings",
+    "Settings",
+    "TelemetrySettings",
+    "WriteSettings",
+    "account_settings",
+    "check_base_url",
+    "is_loopback",
+    "load",
+    "parse_rate_limits",
+]

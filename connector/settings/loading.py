@@ -1,0 +1,167 @@
+"""Reading the places settings come from, strongest first, and refusing what isn't known."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic_settings import EnvSettingsSource
+
+from connector.errors import BadSetting, ConfigurationError, UnknownSetting, nearest
+from connector.settings.tree import PREFIX, Account, PushJob, Settings
+
+CONFIG_FILE = Path("config/hiringcenter.toml")
+
+
+class _MergedEnvironment(EnvSettingsSource):
+    """pydantic-settings' parser of environment names over `.env` and the environment at once."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = {name.lower(): value for name, value in variables.items()}
+        super().__init__(Settings, env_ignore_empty=True)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        return {name: value for name, value in self._variables.items() if value != ""}
+
+
+_NAMED_SECTIONS: dict[str, type[BaseModel]] = {"push": PushJob, "accounts": Account}
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _known_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if model is Settings and name == "account":
+            continue
+        annotation = field.annotation
+        if _is_section(annotation):
+            yield from _known_names(annotation, f"{prefix}{name}__")
+        yield f"{prefix}{name}"
+
+
+def _check_variables(variables: Mapping[str, str], place: str, own_keys: set[str]) -> None:
+    known = {f"{PREFIX}{name}".upper() for name in _known_names(Settings)} | own_keys
+    for name in variables:
+        if name.upper() not in known and not name.upper().startswith(
+            (f"{PREFIX}PUSH__", f"{PREFIX}ACCOUNTS__")
+        ):
+            raise UnknownSetting(name=name, place=place, nearest=nearest(name.upper(), known))
+
+
+def _check_table(table: Mapping[str, Any], model: type[BaseModel], place: str) -> None:
+    known = [name for name in model.model_fields if name != "account"]
+    for name, value in table.items():
+        if name not in known:
+            raise UnknownSetting(name=name, place=place, nearest=nearest(name, known))
+        annotation = model.model_fields[name].annotation
+        named = _NAMED_SECTIONS.get(name) if model is Settings else None
+        if named and isinstance(value, Mapping):
+            for job, inner in value.items():
+                if isinstance(inner, Mapping):
+                    _check_table(inner, named, f"{place} [{name}.{job}]")
+        elif _is_section(annotation) and isinstance(value, Mapping):
+            _check_table(value, annotation, f"{place} [{name}]")
+
+
+def _read_toml(config: Path | None) -> tuple[dict[str, Any], str]:
+    path = config or CONFIG_FILE
+    if config is None and not path.exists():
+        return {}, str(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: no such file. Check --config.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: can't be read as TOML: {error}.") from None
+
+
+def _ours(variables: Mapping[str, str | None]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in variables.items()
+        if value is not None and name.upper().startswith(PREFIX)
+    }
+
+
+def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(weak)
+    for name, value in strong.items():
+        below = merged.get(name)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[name] = _merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def _validate(values: Mapping[str, Any], place: str) -> Settings:
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise BadSetting(name=name, place=place, reason=reason) from None
+
+
+def load(
+    config: Path | None = None,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    dotenv: Path = Path(".env"),
+) -> Settings:
+    """All settings, merged and checked.
+
+    Raises:
+        UnknownSetting: a name in any place that the connector doesn't know.
+        BadSetting: a value that can't be used.
+        ConfigurationError: the TOML file is missing or unreadable.
+    """
+    table, place = _read_toml(config)
+    _check_table(table, Settings, place)
+    own_keys = {
+        str(account.get("api_key_env", "")).upper()
+        for account in table.get("accounts", {}).values()
+        if isinstance(account, Mapping)
+    }
+    environment = _ours(os.environ if environ is None else environ)
+    file_variables = _ours(dotenv_values(dotenv)) if dotenv.is_file() else {}
+    _check_variables(file_variables, str(dotenv), own_keys)
+    _check_variables(environment, "environment", own_keys)
+    variables = {**file_variables, **environment}
+    named = _MergedEnvironment(variables)()
+    return _validate(
+        _merge(_merge(table, named), overrides or {}), f"settings ({place}, .env, environment)"
+    )
+
+
+def account_settings(
+    settings: Settings, name: str, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """`settings` as account `name` sees them: its key, and its own places where it names any.
+
+    Raises:
+        UnknownSetting: no `[accounts.<name>]`.
+    """
+    if name not in settings.accounts:
+        known = nearest(name, settings.accounts)
+        raise UnknownSetting(name=f"accounts.{name}", place="--account", nearest=known)
+    account = settings.accounts[name]
+    variables = {**dotenv_values(Path(".env")), **(os.environ if environ is None else environ)}
+    own = {
+        field: value
+        for field in Account.model_fields
+        if field != "api_key_env" and (value := getattr(account, field)) is not None
+    }
+    if account.dataset is None and account.duckdb_path is None:
+        own["dataset"] = f"{settings.dataset}_{name}"
+        own["duckdb_path"] = settings.duckdb_path.with_stem(f"{settings.duckdb_path.stem}_{name}")
+    key = variables.get(account.api_key_env)
+    own["api_key"] = SecretStr(key) if key else None
+    return settings.model_copy(update={**own, "account": name})

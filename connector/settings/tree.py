@@ -1,0 +1,171 @@
+"""The settings as a tree of frozen models; what is not named here is no setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from connector.errors import MissingKey
+from connector.settings.values import RateLimit, check_base_url, parse_rate_limits
+
+PREFIX = "HIRINGCENTER_"
+
+RateLimits = Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)]
+BaseUrl = Annotated[str, BeforeValidator(check_base_url)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Names = tuple[str, ...]
+
+
+class Section(BaseModel):
+    """A frozen part of the tree."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class HttpSettings(Section):
+    """How long one request may take, and for how long one is tried again. Seconds."""
+
+    request_timeout_s: Positive = 60.0
+    retry_total_s: Positive = 300.0
+
+
+class ResourceSettings(Section):
+    """Columns of one resource, by column name (snake_case) or API name."""
+
+    exclude_columns: Names = ()
+    hash_columns: Names = ()
+
+
+class PullSettings(Section):
+    """When a scan is full, and how a long one is cut.
+
+    full_share: a full scan is taken each time while it costs at most this share of the longest
+    window. full_every_s: otherwise, how old the last complete scan may get.
+    """
+
+    full_share: Fraction = 0.10
+    full_every_s: Positive = 86_400.0
+    lookback_s: Annotated[float, Field(ge=0)] = 300.0
+    chunk_s: Positive = 5.0
+    chunk_pages: Annotated[int, Field(ge=1)] = 100
+    page_size: Annotated[int, Field(ge=1)] = 200
+    meetings_past_s: Positive = 30 * 86_400.0
+    meetings_ahead_s: Positive = 180 * 86_400.0
+    hash_key: SecretStr | None = None
+    prospects: ResourceSettings = ResourceSettings()
+    notes: ResourceSettings = ResourceSettings()
+    tasks: ResourceSettings = ResourceSettings()
+    meetings: ResourceSettings = ResourceSettings()
+
+
+class WriteSettings(Section):
+    """How rows are checked and sent.
+
+    default_region: ISO 3166 country of phone numbers without a country code.
+    key_memory_s: how long the API surely remembers an idempotency key.
+    retention_days: how long outcomes and hashes of closed rows are kept.
+    """
+
+    default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
+    key_memory_s: Positive = 12 * 3600.0
+    retention_days: Annotated[int, Field(ge=1)] = 90
+    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 64
+
+
+class PushJob(Section):
+    """One `[push.<name>]`: what `push --job NAME` and `sync` send."""
+
+    file: Path | None = None
+    table: str | None = None
+    sql: str | None = None
+    database: Path | None = None
+    mode: Literal["upsert", "create-only", "update-only"] = "upsert"
+    mapping: Path | None = None
+    max_changes: Annotated[int, Field(ge=0)] | None = None
+
+
+class Account(Section):
+    """One `[accounts.<name>]`. api_key_env: the environment variable that holds its key."""
+
+    api_key_env: str
+    base_url: BaseUrl | None = None
+    rate_limits: RateLimits | None = None
+    ledger_url: str | None = None
+    destination: str | None = None
+    duckdb_path: Path | None = None
+    dataset: str | None = None
+
+
+class AlertSettings(Section):
+    """Where to tell people, and of what. webhook_url is a secret: it often holds a token."""
+
+    webhook_url: SecretStr | None = None
+    shape: Literal["json", "slack"] = "json"
+    on_failure: bool = True
+    reject_threshold: Annotated[int, Field(ge=0)] = 0
+    max_age_s: Positive | None = None
+
+
+class TelemetrySettings(Section):
+    """Run spans through OpenTelemetry's own OTEL_* environment; off unless enabled."""
+
+    enabled: bool = False
+
+
+class Settings(BaseSettings):
+    """All settings. Read them with `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="ignore", env_prefix=PREFIX, env_nested_delimiter="__"
+    )
+
+    api_key: SecretStr | None = None
+    base_url: BaseUrl = "https://api.hiringcenterpro.com/v2"
+    rate_limits: RateLimits = (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
+    ledger_url: str | None = None
+    destination: str = "duckdb"
+    duckdb_path: Path = Path("data/hiringcenter.duckdb")
+    dataset: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "hiringcenter"
+    state_dir: Path = Path(".hiringcenter")
+    http: HttpSettings = HttpSettings()
+    pull: PullSettings = PullSettings()
+    writes: WriteSettings = WriteSettings()
+    push: dict[str, PushJob] = {}
+    accounts: dict[str, Account] = {}
+    alerts: AlertSettings = AlertSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
+    account: str | None = Field(default=None, exclude=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` has merged; it reads the places itself, to name them in errors."""
+        return (init_settings,)
+
+    @property
+    def key(self) -> str:
+        """The API key; MissingKey if none is set."""
+        if self.api_key is None:
+            variable = self.accounts[self.account].api_key_env if self.account else None
+            raise MissingKey(variable or f"{PREFIX}API_KEY")
+        return self.api_key.get_secret_value()
+
+    @property
+    def resolved_ledger_url(self) -> str:
+        """The ledger's SQLAlchemy URL: the configured one, or SQLite in the state directory."""
+        return self.ledger_url or f"sqlite:///{(self.state_dir / 'ledger.db').absolute()}"

@@ -1,0 +1,55 @@
+"""How single values are read: rate limits and URLs, as plain functions over text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """At most `limit` requests in any `length_s` seconds."""
+
+    limit: int
+    length_s: float
+
+
+def parse_rate_limits(text: Any) -> Any:
+    """`300/60s,6000/3600s` as RateLimits; what isn't text is left as it is."""
+    if not isinstance(text, str):
+        return text
+    limits = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)\s*s\s*", part)
+        if not match or int(match[1]) < 1 or float(match[2]) <= 0:
+            raise ValueError("expected count/seconds + 's', as in 300/60s,6000/3600s")
+        limits.append(RateLimit(int(match[1]), float(match[2])))
+    return tuple(limits)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether `host` (a name or an address, no port) can only be this machine."""
+    if not host:
+        return False
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_base_url(url: str) -> str:
+    """`url` without a trailing slash; ValueError unless it is https, or http to loopback."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("expected an https:// URL, as in https://api.hiringcenterpro.com/v2")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("the URL must hold no user, password, query or fragment")
+    if parts.scheme == "http" and not is_loopback(parts.hostname):
+        raise ValueError(
+            f"plain http to {parts.hostname} would show your key to the network; use https "
+            "(plain http is for 127.0.0.1, ::1 and localhost)"
+        )
+    return url.rstrip("/")

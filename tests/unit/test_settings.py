@@ -1,0 +1,169 @@
+"""Settings: order of the places, refused names and values, nothing secret in an error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from connector.errors import BadSetting, ConfigurationError, MissingKey, UnknownSetting
+from connector.settings import RateLimit, account_settings, load
+
+KEY = "hc_live_0123456789abcdef"
+
+
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_environment_beat_dotenv_beat_toml_beat_defaults(tmp_path: Path):
+    """Each place overrides the weaker ones, also inside a section."""
+    toml = 'dataset = "toml"\nstate_dir = "toml"\nbase_url = "https://toml.example"\n'
+    write(tmp_path / "config/hiringcenter.toml", toml + "[pull]\npage_size = 50\nchunk_pages = 7\n")
+    write(
+        tmp_path / ".env", "HIRINGCENTER_DATASET=dotenv\nHIRINGCENTER_STATE_DIR=dotenv\nOTHER=1\n"
+    )
+    environ = {"HIRINGCENTER_DATASET": "environment", "HIRINGCENTER_PULL__PAGE_SIZE": "25"}
+    settings = load(environ=environ, overrides={"dataset": "flag"})
+    assert settings.dataset == "flag"
+    assert load(environ=environ).dataset == "environment"
+    assert load(environ={}).dataset == "dotenv"
+    assert settings.state_dir == Path("dotenv")
+    assert settings.base_url == "https://toml.example"
+    assert (settings.pull.page_size, settings.pull.chunk_pages) == (25, 7)
+    assert settings.pull.chunk_s == 5.0
+
+
+def test_defaults_are_what_the_readme_says():
+    """With nothing configured: the vendor's host and limits, DuckDB, a local state directory."""
+    settings = load(environ={})
+    assert settings.base_url == "https://api.hiringcenterpro.com/v2"
+    assert settings.rate_limits == (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
+    assert settings.destination == "duckdb"
+    assert settings.duckdb_path == Path("data/hiringcenter.duckdb")
+    assert settings.resolved_ledger_url == f"sqlite:///{Path('.hiringcenter/ledger.db').absolute()}"
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "name", "suggestion"),
+    [
+        ("environment", "HIRINGCENTER_APIKEY", "HIRINGCENTER_APIKEY", "HIRINGCENTER_API_KEY"),
+        ("environment", "HIRINGCENTER_PULL__FULL_SHAER", "FULL_SHAER", "FULL_SHARE"),
+        ("toml", "datset = 'x'", "datset", "dataset"),
+        ("toml", "[pull]\nfull_shares = 1", "full_shares", "full_share"),
+        ("toml", "[push.spring]\nmdoe = 'upsert'", "mdoe", "mode"),
+        ("toml", "[pull.notes]\nexclude = ['body']", "exclude", "exclude_columns"),
+        ("dotenv", "HIRINGCENTER_DATASETS=x", "HIRINGCENTER_DATASETS", "HIRINGCENTER_DATASET"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_nearest(
+    tmp_path: Path, place: str, text: str, name: str, suggestion: str
+):
+    """A typo never silently means the default."""
+    if place == "toml":
+        write(tmp_path / "config/hiringcenter.toml", text)
+    if place == "dotenv":
+        write(tmp_path / ".env", text)
+    environ = {text: "1"} if place == "environment" else {}
+    with pytest.raises(UnknownSetting, match=rf"{name}.*Did you mean .*{suggestion}'"):
+        load(environ=environ)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://api.hiringcenterpro.com/v2",
+        "http://10.0.0.5/v2",
+        "http://localhost.example.com/v2",
+        "ftp://127.0.0.1/v2",
+        "api.hiringcenterpro.com/v2",
+        "https://user:secret@api.hiringcenterpro.com/v2",
+    ],
+)
+def test_a_base_url_that_would_show_the_key_is_refused(url: str):
+    """Plain http goes to loopback only; credentials in the URL end up in logs."""
+    with pytest.raises(BadSetting, match="base_url") as raised:
+        load(environ={"HIRINGCENTER_BASE_URL": url})
+    assert "secret" not in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "127.9.9.9", "[::1]:8080", "localhost:1"])
+def test_plain_http_to_loopback_is_fine(host: str):
+    """The sandbox is served without TLS."""
+    assert load(environ={"HIRINGCENTER_BASE_URL": f"http://{host}/v2/"}).base_url.endswith("/v2")
+
+
+@pytest.mark.parametrize(
+    ("text", "limits"),
+    [
+        ("300/60s,6000/3600s", ((300, 60), (6000, 3600))),
+        (" 5 / 0.5s ", ((5, 0.5),)),
+        ("1/1s,2/2s,3/3s", ((1, 1), (2, 2), (3, 3))),
+    ],
+)
+def test_rate_limits_are_any_number_of_windows(text: str, limits: tuple[tuple[int, float], ...]):
+    """`count/seconds` + `s`, comma between windows."""
+    found = load(environ={"HIRINGCENTER_RATE_LIMITS": text}).rate_limits
+    assert found == tuple(RateLimit(limit, length_s) for limit, length_s in limits)
+
+
+@pytest.mark.parametrize(
+    "text", ["300", "300/60", "0/60s", "300/0s", "300/60s;6000/3600s", "-1/5s"]
+)
+def test_rate_limits_that_cannot_be_read_are_refused(text: str):
+    """The error shows the form."""
+    with pytest.raises(BadSetting, match="300/60s,6000/3600s"):
+        load(environ={"HIRINGCENTER_RATE_LIMITS": text})
+
+
+def test_the_key_is_in_no_representation_and_its_absence_says_what_to_do():
+    """A settings object may be printed; a missing key names the variable and the place."""
+    settings = load(environ={"HIRINGCENTER_API_KEY": KEY})
+    assert settings.key == KEY
+    assert KEY not in repr(settings) + str(settings.model_dump())
+    with pytest.raises(MissingKey, match="HIRINGCENTER_API_KEY.*Add API Key"):
+        _ = load(environ={"HIRINGCENTER_API_KEY": ""}).key
+
+
+def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path: Path):
+    """`--config` of a file that isn't there is no reason to use defaults."""
+    with pytest.raises(ConfigurationError, match="no such file"):
+        load(tmp_path / "absent.toml", environ={})
+    with pytest.raises(ConfigurationError, match="broken.toml: can't be read as TOML"):
+        load(write(tmp_path / "broken.toml", "a = "), environ={})
+
+
+def test_the_example_configuration_is_valid_with_every_line_uncommented(tmp_path: Path):
+    """What the example shows can be used as it stands."""
+    example = Path(__file__).parents[2] / "config/hiringcenter.example.toml"
+    lines = example.read_text().splitlines()
+    settings_only = [
+        line.removeprefix("# ") for line in lines if line.startswith(("# [", "[")) or " = " in line
+    ]
+    settings = load(write(tmp_path / "all.toml", "\n".join(settings_only)), environ={})
+    assert settings.push["spring"].max_changes == 5000
+    assert settings.accounts["east"].api_key_env == "HIRINGCENTER_API_KEY_EAST"
+    assert load(example, environ={}) == load(environ={})
+
+
+def test_an_account_has_its_own_key_and_places(tmp_path: Path):
+    """Its key comes from the variable it names; a place it doesn't name is made from its name."""
+    toml = (
+        '[accounts.east]\napi_key_env = "HIRINGCENTER_API_KEY_EAST"\n'
+        '[accounts.west]\napi_key_env = "WEST"\ndataset = "west"\n'
+    )
+    config = write(tmp_path / "c.toml", toml)
+    environ = {"HIRINGCENTER_API_KEY_EAST": KEY, "HIRINGCENTER_API_KEY": "other"}
+    settings = load(config, environ=environ)
+    east = account_settings(settings, "east", environ)
+    assert (east.key, east.dataset) == (KEY, "hiringcenter_east")
+    assert east.duckdb_path == Path("data/hiringcenter_east.duckdb")
+    west = account_settings(settings, "west", environ)
+    assert west.dataset == "west"
+    with pytest.raises(MissingKey, match="WEST"):
+        _ = west.key
+    with pytest.raises(UnknownSetting, match="Did you mean 'east'"):
+        account_settings(settings, "eats", environ)
