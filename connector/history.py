@@ -1,0 +1,136 @@
+"""Run history: what each pull and push did, kept in the ledger until it has landed and after.
+
+A run is written when it starts, so that one whose process dies is in the history too.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from connector.budget.database import Database
+
+_metadata = sa.MetaData()
+_runs = sa.Table(
+    "runs",
+    _metadata,
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("label", sa.String(512), nullable=False),
+    sa.Column("lock_name", sa.String(256)),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("started_ms", sa.BigInteger, nullable=False, index=True),
+    sa.Column("finished_ms", sa.BigInteger),
+    sa.Column("summary", sa.Text, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("landed", sa.Boolean, nullable=False),
+)
+_MIGRATIONS = (_metadata.create_all,)
+_DIED = "The process ended without a word (killed, or the machine went down); the next run went on."
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. kind: pull or push. label: the destination it works for. finished_ms: None while
+    it runs. status: running, ok, failed (push: as its summary says). Times are UTC epoch ms."""
+
+    run_id: str
+    kind: str
+    label: str
+    status: str
+    started_ms: int
+    finished_ms: int | None
+    summary: dict[str, Any]
+    error: str | None
+
+
+def new_run_id() -> str:
+    """An id that sorts by time: `20261122T011500-3f9c2a`."""
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
+
+
+class History:
+    """The runs in one ledger. Thread-safe."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        database.migrate("history", _MIGRATIONS)
+
+    def start(self, run_id: str, kind: str, label: str, *, lock_name: str | None = None) -> None:
+        """Note that a run has begun.
+
+        lock_name: the lock this run holds; whoever held it before and is still "running" here
+        has died, and is closed as failed.
+        """
+        with self._database.write() as connection:
+            if lock_name is not None:
+                connection.execute(
+                    sa.update(_runs)
+                    .where(_runs.c.lock_name == lock_name, _runs.c.status == "running")
+                    .values(status="failed", finished_ms=_now_ms(), error=_DIED)
+                )
+            connection.execute(
+                sa.insert(_runs).values(
+                    run_id=run_id, kind=kind, label=label, lock_name=lock_name, status="running",
+                    started_ms=_now_ms(), summary="{}", landed=False,
+                )
+            )  # fmt: skip
+
+    def finish(
+        self, run_id: str, status: str, summary: Mapping[str, Any], error: str | None = None
+    ) -> None:
+        """Close a run. error: its message, free of secrets and personal data."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(_runs)
+                .where(_runs.c.run_id == run_id)
+                .values(
+                    status=status, finished_ms=_now_ms(), error=error,
+                    summary=json.dumps(summary, default=str),
+                )
+            )  # fmt: skip
+
+    def recent(self, n: int) -> list[RunRecord]:
+        """The last `n` runs, newest first."""
+        return self._select(sa.select(_runs).order_by(_runs.c.started_ms.desc()).limit(n))
+
+    def get(self, run_id: str) -> RunRecord | None:
+        """One run; None if there is none of that id."""
+        return next(iter(self._select(sa.select(_runs).where(_runs.c.run_id == run_id))), None)
+
+    def unlanded(self, label: str) -> list[RunRecord]:
+        """Finished runs of one destination that its `_hc_runs` doesn't have yet, oldest first."""
+        return self._select(
+            sa.select(_runs)
+            .where(_runs.c.label == label, ~_runs.c.landed, _runs.c.status != "running")
+            .order_by(_runs.c.started_ms)
+        )
+
+    def mark_landed(self, run_ids: Iterable[str]) -> None:
+        """`_hc_runs` of the destination has these now."""
+        with self._database.write() as connection:
+            connection.execute(
+                sa.update(_runs).where(_runs.c.run_id.in_(list(run_ids))).values(landed=True)
+            )
+
+    def _select(self, query: sa.Select[Any]) -> list[RunRecord]:
+        with self._database.read() as connection:
+            return [_record(row._mapping) for row in connection.execute(query)]
+
+
+def _record(row: Mapping[Any, Any]) -> RunRecord:
+    return RunRecord(
+        run_id=row["run_id"], kind=row["kind"], label=row["label"], status=row["status"],
+        started_ms=row["started_ms"], finished_ms=row["finished_ms"],
+        summary=json.loads(row["summary"]), error=row["error"],
+    )  # fmt: skip
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,178 @@
+"""What all commands share: their options, and the way from work to exit code."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from pipelines.commands.output import Output
+from pipelines.commands.result import Result, error_facts, worst
+
+if TYPE_CHECKING:
+    from connector.settings import Settings
+
+Work = Callable[["Settings", Output], Result]
+_UNEXPECTED = (
+    "Unexpected {type}: {message}. This is a fault of the connector; nothing is lost. "
+    "Run the command again with -v for the traceback, and report it."
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every command has."""
+
+    json: bool = False
+    config: Path | None = None
+    account: str | None = None
+    all_accounts: bool = False
+    verbosity: int = 0
+
+
+_SHARED: dict[str, Any] = {
+    "json": (
+        Annotated[bool, typer.Option("--json", help="One JSON object as the last stdout line.")],
+        False,
+    ),
+    "config": (
+        Annotated[
+            Path | None,
+            typer.Option("--config", metavar="F", help="Settings file (config/hiringcenter.toml)."),
+        ],
+        None,
+    ),
+    "account": (
+        Annotated[
+            str | None,
+            typer.Option("--account", metavar="NAME", help="One of [accounts.<name>]."),
+        ],
+        None,
+    ),
+    "all_accounts": (
+        Annotated[bool, typer.Option("--all-accounts", help="Each of [accounts.<name>].")],
+        False,
+    ),
+    "verbose": (
+        Annotated[
+            int, typer.Option("-v", "--verbose", count=True, help="More log lines; -vv all.")
+        ],
+        0,
+    ),
+    "quiet": (
+        Annotated[bool, typer.Option("-q", "--quiet", help="Only results, warnings and errors.")],
+        False,
+    ),
+}
+
+
+def common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(options, …)` the shared options; Typer sees them beside its own."""
+
+    @functools.wraps(command)
+    def with_options(*args: Any, **kwargs: Any) -> None:
+        shared = {name: kwargs.pop(name) for name in _SHARED}
+        quiet, verbose = shared.pop("quiet"), shared.pop("verbose")
+        options = Options(**shared, verbosity=-1 if quiet else verbose)
+        command(options, *args, **kwargs)
+
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    keyword_only = inspect.Parameter.KEYWORD_ONLY
+    shared_parameters = [
+        inspect.Parameter(name, keyword_only, default=default, annotation=annotation)
+        for name, (annotation, default) in _SHARED.items()
+    ]
+    with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [*own, *shared_parameters]
+    )
+    del with_options.__wrapped__  # or Typer would look through it
+    return with_options
+
+
+def run_command(options: Options, work: Work) -> NoReturn:
+    """Load the settings, do `work`, print its result, exit with its code."""
+    from connector import logs
+
+    os.umask(0o077)
+    output = Output(json=options.json, quiet=options.verbosity < 0)
+    logs.configure(options.verbosity)
+    result = _guarded(lambda: _for_accounts(options, work, output), options.verbosity)
+    output.text(result.lines)
+    if result.error is not None:
+        output.error(result.error)
+    output.object(result.summary)
+    sys.exit(result.exit_code)
+
+
+def _for_accounts(options: Options, work: Work, output: Output) -> Result:
+    from connector.errors import UsageError
+    from connector.settings import account_settings, load
+
+    settings = load(options.config)
+    if options.all_accounts:
+        if options.account is not None or not settings.accounts:
+            raise UsageError(
+                "--all-accounts needs [accounts.<name>] in the settings, and no --account."
+            )
+        return _each_account(options, settings, work, output)
+    if options.account is not None:
+        settings = account_settings(settings, options.account)
+    return work(settings, output)
+
+
+def _each_account(options: Options, settings: Settings, work: Work, output: Output) -> Result:
+    from connector.settings import account_settings
+
+    results: dict[str, Result] = {}
+    for name in settings.accounts:
+        own = account_settings(settings, name)
+        result = _guarded(functools.partial(work, own, output), options.verbosity)
+        if result.error is not None:
+            output.error(result.error)
+        results[name] = result
+        if result.exit_code > 128:  # a signal stops the rest as well
+            break
+    code = worst([result.exit_code for result in results.values()])
+    return Result(
+        summary={
+            "status": "ok" if code == 0 else "failed",
+            "accounts": {name: result.summary for name, result in results.items()},
+        },
+        lines=[
+            line for name, result in results.items() for line in (f"Account {name}:", *result.lines)
+        ],
+        exit_code=code,
+    )
+
+
+def _guarded(work: Callable[[], Result], verbosity: int) -> Result:
+    from connector.errors import ConnectorError, RunError
+    from connector.logs import get_logger
+
+    try:
+        return work()
+    except ConnectorError as error:
+        return _failed(error, error.exit_code)
+    except KeyboardInterrupt:
+        return _failed(RunError("Stopped by Ctrl-C before anything was done."), 130)
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
+        if verbosity > 0:
+            get_logger("command").exception("command.unexpected")
+        told = RunError(_UNEXPECTED.format(type=type(error).__name__, message=error))
+        told.__cause__ = error
+        return _failed(told, 1)
+
+
+def _failed(error: Exception, exit_code: int) -> Result:
+    return Result(
+        summary={"status": "failed", "error": error_facts(error)}, exit_code=exit_code, error=error
+    )

@@ -1,0 +1,54 @@
+"""Where a command writes: facts on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+
+class Output:
+    """json: stdout gets exactly one JSON object, as its last line; text goes to stderr.
+
+    quiet: no progress, only results, warnings and errors.
+    """
+
+    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
+        self.json, self.quiet = json, quiet
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether somebody watches: a terminal that isn't told to be quiet."""
+        return sys.stderr.isatty() and not self.quiet
+
+    def text(self, lines: Iterable[Any]) -> None:
+        """Strings and rich renderables for people."""
+        stream = sys.stderr if self.json else sys.stdout
+        for line in lines:
+            if isinstance(line, str):
+                stream.write(line + "\n")
+            else:
+                self._render(line, stream)
+        stream.flush()
+
+    def error(self, error: BaseException) -> None:
+        """One line: what happened and what to do next, without secrets."""
+        from connector.logs import redact
+
+        sys.stderr.write(f"Error: {redact(str(error))}\n")
+
+    def object(self, summary: Any) -> None:
+        """The summary, where `--json` asked for it."""
+        if self.json:
+            options = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
+            sys.stdout.write(orjson.dumps(summary, default=str, option=options).decode() + "\n")
+            sys.stdout.flush()
+
+    @staticmethod
+    def _render(renderable: Any, stream: Any) -> None:
+        from rich.console import Console
+
+        console = Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
+        console.print(renderable)

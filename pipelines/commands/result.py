@@ -1,0 +1,37 @@
+"""What a command hands back: facts for machines, text for people, and how it exits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+_WORST_FIRST = (2, 1, 75, 3, 0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """summary: the JSON object of `--json`. lines: text or rich renderables for people.
+
+    error: what ended the work early, told on stderr; it is in `summary` as well.
+    """
+
+    summary: Mapping[str, Any]
+    lines: Sequence[Any] = field(default_factory=tuple)
+    exit_code: int = 0
+    error: Exception | None = None
+
+
+def worst(exit_codes: Sequence[int]) -> int:
+    """The exit code that stands for all: a signal's first, then 2, 1, 75, 3, 0."""
+    signals = [code for code in exit_codes if code > 128]
+    if signals:
+        return signals[0]
+    return min(exit_codes, key=_WORST_FIRST.index, default=0)
+
+
+def error_facts(error: BaseException) -> dict[str, str]:
+    """`{"type", "message"}` as every failed summary carries it, without secrets."""
+    from connector.logs import redact
+
+    return {"type": type(error).__name__, "message": redact(str(error))}

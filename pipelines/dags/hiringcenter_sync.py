@@ -1,0 +1,128 @@
+"""HiringCenter every hour, in Airflow: one mapped task per account, each calling `hiringcenter`.
+
+The scheduler never imports the connector: the command lives in an environment of its own.
+
+Airflow variables (all optional)
+    hiringcenter_bin       path of the `hiringcenter` command; default: found on PATH
+    hiringcenter_home      folder it runs in: config/, .env and relative paths are looked up there
+    hiringcenter_accounts  JSON list of `[accounts.<name>]`; default: the one unnamed account
+    hiringcenter_command   `sync` (default), `pull`, …
+Airflow connections (optional; a key in the worker's environment or in .env works too)
+    hiringcenter_default, or hiringcenter_<account>: password = API key; extra may name the
+    variable that the account reads it from: {"api_key_env": "HIRINGCENTER_API_KEY_EAST"}
+
+What the exit codes become: 0 success · 3 success with a warning (some rows were rejected) ·
+75 skipped (another run holds the lock) · 2 failed without retries · everything else: retried,
+which is safe, since a run goes on where the last one stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import tempfile
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow.sdk import Connection, Variable, dag, task
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+)
+
+log = logging.getLogger(__name__)
+USAGE, REJECTS, HELD = 2, 3, 75
+NO_ACCOUNT = ""
+
+
+def _variable(name: str, default: Any, *, json_list: bool = False) -> Any:
+    return Variable.get(f"hiringcenter_{name}", default=default, deserialize_json=json_list)
+
+
+def _command(account: str) -> list[str]:
+    command = [_variable("bin", "hiringcenter"), _variable("command", "sync"), "--json"]
+    return [*command, "--account", account] if account else command
+
+
+def _environment(account: str) -> dict[str, str]:
+    """The worker's environment, with the key of the account's connection where there is one."""
+    environment = dict(os.environ)
+    try:
+        connection = Connection.get(f"hiringcenter_{account or 'default'}")
+    except AirflowNotFoundException:
+        return environment
+    default_name = f"HIRINGCENTER_API_KEY_{account.upper()}" if account else "HIRINGCENTER_API_KEY"
+    name = connection.extra_dejson.get("api_key_env", default_name)
+    if connection.password:
+        environment[name] = connection.password
+    return environment
+
+
+def _run(account: str) -> tuple[int, dict[str, Any]]:
+    """The command's exit code and its JSON summary; its log lines go to the task's log.
+
+    A task that is killed passes that on: the command stops at its next safe point.
+    """
+    with tempfile.TemporaryFile() as stdout:
+        child = subprocess.Popen(  # noqa: S603 - the command is the operator's own variable
+            _command(account),
+            env=_environment(account),
+            cwd=_variable("home", None),
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            for line in child.stderr or ():
+                log.info("%s", line.rstrip())
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        stdout.seek(0)
+        lines = stdout.read().decode().strip().splitlines()
+    return code, json.loads(lines[-1]) if lines else {}
+
+
+@dag(
+    schedule="@hourly",
+    start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),  # noqa: UP017 - workers may be older
+    catchup=False,
+    max_active_runs=1,
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=5)},
+    tags=["hiringcenter"],
+    doc_md=__doc__,
+)
+def hiringcenter_sync() -> None:
+    """Pull, then every push job, for each account; accounts don't wait for one another."""
+
+    @task
+    def accounts() -> list[str]:
+        return list(_variable("accounts", [NO_ACCOUNT], json_list=True)) or [NO_ACCOUNT]
+
+    @task(map_index_template="{{ account or 'default' }}")
+    def run(account: str) -> dict[str, Any]:
+        from airflow.sdk import get_current_context
+
+        get_current_context()["account"] = account  # type: ignore[typeddict-unknown-key]
+        code, summary = _run(account)
+        said = summary.get("error", {}).get("message", "see the log above")
+        if code == HELD:
+            raise AirflowSkipException(said)
+        if code == USAGE:
+            raise AirflowFailException(said)
+        if code not in (0, REJECTS):
+            raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
+        if code == REJECTS:
+            log.warning("Some rows were rejected or failed; see the summary and the rejects file.")
+        return {"exit_code": code, **summary}
+
+    run.expand(account=accounts())
+
+
+hiringcenter_sync()

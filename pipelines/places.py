@@ -1,0 +1,69 @@
+"""Names and paths that follow from the settings; nothing is opened here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from connector.errors import ConfigurationError
+from connector.settings import Settings
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where one destination's working files live, all below the state directory."""
+
+    state_dir: Path
+    work_dir: Path
+    pipelines_dir: Path
+
+    @property
+    def working_file(self) -> Path:
+        """DuckDB only: the file that loads go to; what analysts open is a copy of it."""
+        return self.work_dir / "working.duckdb"
+
+
+def destination_label(settings: Settings) -> str:
+    """What people and locks call the destination: `duckdb:/data/x.duckdb#hiringcenter`."""
+    if settings.destination == "duckdb":
+        return f"duckdb:{settings.duckdb_path.absolute()}#{settings.dataset}"
+    return f"{settings.destination}:{_database_name(settings.destination)}#{settings.dataset}"
+
+
+def pull_lock_name(settings: Settings) -> str:
+    """The lock of the one pull that may run per destination."""
+    return f"pull into {destination_label(settings)}"
+
+
+def places(settings: Settings) -> Places:
+    """The working paths of the settings' destination."""
+    digest = hashlib.sha256(destination_label(settings).encode()).hexdigest()[:10]
+    work_dir = settings.state_dir.absolute() / "work" / f"{settings.dataset}-{digest}"
+    return Places(settings.state_dir.absolute(), work_dir, work_dir / "pipelines")
+
+
+def prepare_state_dir(settings: Settings) -> None:
+    """Make the state directory, for this user alone (0700).
+
+    Raises:
+        ConfigurationError: it can't be made or written.
+    """
+    path = settings.state_dir.absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path}: the state directory can't be used: {error.strerror}. Make it writable for "
+            "you alone, or set HIRINGCENTER_STATE_DIR to another place."
+        ) from error
+
+
+def _database_name(destination: str) -> str:
+    """A server's address as the dlt way of credentials gives it, without user and password."""
+    variable = f"DESTINATION__{destination.upper()}__CREDENTIALS"
+    url = os.environ.get(variable, "")
+    return url.rpartition("@")[2] or "configured"

@@ -1,0 +1,75 @@
+"""What every command that talks to the API holds while it works: opened and closed in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from connector import logs
+from connector.api.client import ApiClient
+from connector.budget.database import Database
+from connector.budget.scheduler import RateBudget
+from connector.clock import Clock, SystemClock
+from connector.history import History, new_run_id
+from connector.settings import Settings
+from pipelines.places import prepare_state_dir
+from pipelines.signals import StopSignal, stop_on_signals
+
+
+@dataclass(frozen=True)
+class Session:
+    """One run's tools. stop: set by SIGINT/SIGTERM; waits for permits and answers end with it."""
+
+    settings: Settings
+    run_id: str
+    kind: str
+    stop: StopSignal
+    clock: Clock
+    ledger: Database
+    budget: RateBudget
+    client: ApiClient
+    history: History
+
+
+@contextmanager
+def open_session(settings: Settings, *, kind: str, run_id: str | None = None) -> Iterator[Session]:
+    """A session of one run. kind: what the run does, as in its history (`pull`, `push`).
+
+    Raises:
+        MissingKey: no API key is configured.
+        BudgetError: the ledger can't be used.
+    """
+    key = settings.key
+    logs.hide(key)
+    run_id = run_id or new_run_id()
+    logs.bind_run(run_id)
+    prepare_state_dir(settings)
+    clock = SystemClock()
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        ledger = Database(settings.resolved_ledger_url)
+        stack.callback(ledger.close)
+        budget = stack.enter_context(
+            RateBudget(
+                ledger,
+                api_key=key,
+                limits=settings.rate_limits,
+                request_timeout_s=settings.http.request_timeout_s,
+                clock=clock,
+                stop=stop,
+            )
+        )
+        client = stack.enter_context(
+            ApiClient(
+                base_url=settings.base_url,
+                api_key=key,
+                budget=budget,
+                request_timeout_s=settings.http.request_timeout_s,
+                retry_total_s=settings.http.retry_total_s,
+                clock=clock,
+                stop=stop,
+            )
+        )
+        history = History(ledger)
+        yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, history)

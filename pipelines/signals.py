@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM ask a run to stop at its next safe point; a second one ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopSignal(threading.Event):
+    """Set when a signal asked to stop. number: which one (SIGTERM where nobody knows)."""
+
+    number: int = signal.SIGTERM
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopSignal]:
+    """A StopSignal that the process' signals set, until the end of the block.
+
+    Outside the main thread no handler can be installed; then only its owner sets it.
+    """
+    stop = StopSignal()
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        stop.number = number
+        stop.set()
+        signal.signal(number, signal.SIG_DFL)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
