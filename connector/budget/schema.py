@@ -1,0 +1,87 @@
+"""The tables of the rate budget, one SQL schema for SQLite and PostgreSQL.
+
+`spent` numbers the ended requests of a key (`seq`, and `push_seq` for those of the push lane).
+`end_s` is stamped under the ledger's lock, so it rises with `seq`: how many requests still count
+is the difference of two sequence numbers, when the next one leaves is the `end_s` of another;
+nothing is ever counted row by row. All times are seconds of the ledger's own clock.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+_Number = sa.BigInteger
+_Key = sa.String(32)
+_Seconds = sa.Double
+
+secrets = sa.Table(
+    "budget_secrets",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
+)
+
+clocks = sa.Table(
+    "budget_clocks",
+    metadata,
+    sa.Column("boot", sa.String(64), primary_key=True),
+    sa.Column("offset_s", _Seconds, nullable=False),
+    sa.Column("reading_s", _Seconds, nullable=False),
+    sa.Column("ledger_s", _Seconds, nullable=False),
+    sa.Column("wall_s", _Seconds, nullable=False),
+)
+
+keys = sa.Table(
+    "budget_keys",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("next_permit", _Number, nullable=False),
+    sa.Column("seq", _Number, nullable=False),
+    sa.Column("push_seq", _Number, nullable=False),
+    sa.Column("pruned_seq", _Number, nullable=False),
+    sa.Column("pruned_push_seq", _Number, nullable=False),
+    sa.Column("last_end_s", _Seconds, nullable=False),
+    sa.Column("keep_s", _Seconds, nullable=False),
+    sa.Column("state", sa.Text, nullable=False),
+)
+
+outstanding = sa.Table(
+    "budget_outstanding",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("id", _Number, primary_key=True, autoincrement=False),
+    sa.Column("lane", sa.String(8), nullable=False),
+    sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("granted_s", _Seconds, nullable=False),
+    sa.Column("deadline_s", _Seconds, nullable=False),
+)
+
+spent = sa.Table(
+    "budget_spent",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("seq", _Number, primary_key=True, autoincrement=False),
+    sa.Column("push_seq", _Number, nullable=False),
+    sa.Column("granted_s", _Seconds, nullable=False),
+    sa.Column("end_s", _Seconds, nullable=False),
+    sa.Index("budget_spent_by_end", "key", "end_s", "seq"),
+    sa.Index("budget_spent_by_push", "key", "push_seq", "seq"),
+)
+
+owners = sa.Table(
+    "budget_owners",
+    metadata,
+    sa.Column("key", _Key, primary_key=True),
+    sa.Column("owner", sa.String(32), primary_key=True),
+    sa.Column("pid", sa.Integer, nullable=False),
+    sa.Column("host", sa.String(255), nullable=False),
+    sa.Column("command", sa.String(255), nullable=False),
+    sa.Column("since_s", _Seconds, nullable=False),
+    sa.Column("seen_s", _Seconds, nullable=False),
+    sa.Column("waiting_pull", sa.Integer, nullable=False),
+    sa.Column("waiting_push", sa.Integer, nullable=False),
+    sa.Column("valid_until_s", _Seconds, nullable=False),
+)
+
+MIGRATIONS = (metadata.create_all,)
