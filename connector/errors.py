@@ -146,13 +146,58 @@ class Refused(ApiError):
         super().__init__(f"The API refused {url_path} ({status}): {said}")
 
 
+class Redirected(ApiError):
+    """3xx: never followed, since the key must go nowhere else. `status`, `url_path`, `target`."""
+
+    def __init__(self, *, status: int, url_path: str, target: str) -> None:
+        self.status, self.url_path, self.target = status, url_path, target
+        super().__init__(
+            f"{url_path} redirects ({status}) to {target}. Redirects are not followed, so that "
+            "the key goes nowhere else. If that is the API's new address, put it into "
+            "HIRINGCENTER_BASE_URL; if it is a login page, sign in to the network first."
+        )
+
+
+class UnexpectedAnswer(ApiError):
+    """The API answered, but not what was asked for. `status`, `url_path`, `reason`.
+
+    After a POST its change may have been applied all the same.
+    """
+
+    def __init__(self, *, status: int, url_path: str, reason: str) -> None:
+        self.status, self.url_path, self.reason = status, url_path, reason
+        super().__init__(
+            f"The answer of {url_path} ({status}) can't be used: {reason}. No row is taken from "
+            "it. Check HIRINGCENTER_BASE_URL; if it is right, the API may have changed: look for "
+            "a newer version of the connector."
+        )
+
+
+class UntrustedServer(ApiError):
+    """The server couldn't prove who it is, so the key was not sent. `host`, `reason`."""
+
+    def __init__(self, *, host: str, reason: str) -> None:
+        self.host, self.reason = host, reason
+        super().__init__(
+            f"{host} could not prove who it is ({reason}), so the key was not sent. Behind a "
+            "company proxy that opens TLS, point SSL_CERT_FILE at the company's certificates."
+        )
+
+
 class Unreachable(ApiError):
-    """No usable answer within the retry budget. `tries`, `tried_s`, `last`: the last failure."""
+    """No usable answer within the retry budget. `tries`, `tried_s`, `last`: the last failure.
+
+    sent: how many of the tries left this machine (None: all). After a POST with `sent` > 0 its
+    change may have been applied; with 0 it surely wasn't.
+    """
 
     transient = True
 
-    def __init__(self, *, url_path: str, tries: int, tried_s: float, last: str) -> None:
+    def __init__(
+        self, *, url_path: str, tries: int, tried_s: float, last: str, sent: int | None = None
+    ) -> None:
         self.url_path, self.tries, self.tried_s, self.last = url_path, tries, tried_s, last
+        self.sent = tries if sent is None else sent
         super().__init__(
             f"No usable answer from {url_path} after {tries} tries in {tried_s:.0f} s; the last "
             f"one: {last}. Nothing is lost. Check the network and HIRINGCENTER_BASE_URL, then "

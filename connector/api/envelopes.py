@@ -1,0 +1,179 @@
+"""Every revision of the API's answers → one type. Pure.
+
+Lists come as (newest first)
+    pagination  {"success": true, "items": [...], "pagination": {"nextPageToken"?, "totalCount"?}}
+    next_token  {"success": true, "items": [...], "nextPageToken": str | null}
+    legacy      {"success": true, "notes": [...], "lastNote": ms | null}, go on with startAfter=ms
+    bare        {"prospects": [...], "totalCount": n}
+and are told apart by what is there, not by a version. An answer that can't be understood is an
+error: an empty page would say that there is nothing, and rows would be lost in silence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from connector.api.bodies import said
+from connector.api.endpoints import ENDPOINTS
+
+
+class UnknownShape(ValueError):
+    """The answer is JSON, but not what was asked for. The message says what it is instead."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a list.
+
+    items: as sent, in order; an odd item (null, text) is still there. next_params: what to set
+    in the same request for the next page; None: the server says that this is the last.
+    total_count: rows in the whole list, where the server says so. revision: which envelope.
+    """
+
+    items: list[Any]
+    next_params: dict[str, str] | None
+    total_count: int | None
+    revision: str
+
+
+def to_page(resource: str, body: Any) -> Page:
+    """The page that `body`, an answer to GET /<resource>, holds.
+
+    Raises:
+        UnknownShape: it holds no list, several that could be it, or an error; or it has a next
+            page that this connector doesn't know how to ask for.
+    """
+    if isinstance(body, list):
+        return Page(items=body, next_params=None, total_count=None, revision="bare")
+    _check_success(body)
+    pagination = body.get("pagination")
+    if pagination is not None and not isinstance(pagination, dict):
+        raise UnknownShape(f"`pagination` is {_kind(pagination)}")
+    items, key = _items(resource, body)
+    return Page(
+        items=items,
+        next_params=_next_params(resource, body, pagination or {}, bool(items)),
+        total_count=_count((pagination or {}).get("totalCount"), body.get("totalCount")),
+        revision=_revision(resource, body, key),
+    )
+
+
+def to_item(item_name: str, body: Any) -> dict[str, Any]:
+    """The record of an answer about one: under `item`, its own name or another, or bare.
+
+    Raises:
+        UnknownShape: there is none.
+    """
+    _check_success(body)
+    for key in ("item", item_name):
+        if isinstance(body.get(key), dict):
+            return dict(body[key])
+    if "id" in body:
+        return dict(body)
+    records = [value for value in body.values() if isinstance(value, dict) and "id" in value]
+    if len(records) == 1:
+        return dict(records[0])
+    raise UnknownShape(f"there is no `item` in it, only {_names(body)}")
+
+
+def to_account(body: Any) -> dict[str, Any]:
+    """Key metadata of GET /auth, bare or under `item`.
+
+    Raises:
+        UnknownShape: there is none.
+    """
+    _check_success(body)
+    inner = body.get("item")
+    account = inner if isinstance(inner, dict) else body
+    facts = {name: value for name, value in account.items() if name != "success"}
+    if not facts or "error" in facts:
+        raise UnknownShape(f"it holds no key metadata, only {_names(body)}")
+    return facts
+
+
+def _check_success(body: Any) -> None:
+    if not isinstance(body, dict):
+        raise UnknownShape(f"it is {_kind(body)} where an object was expected")
+    if body.get("success", True) is not True:
+        raise UnknownShape(f"it says `success: false`: {said(body) or 'without a reason'}")
+
+
+def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
+    """The list of records and the key it was under. `items: null` is an empty list."""
+    named = [key for key in ("items", resource) if key in body]
+    for key in named:
+        if body[key] is not None and not isinstance(body[key], list):
+            raise UnknownShape(f"`{key}` is {_kind(body[key])} where a list was expected")
+    if named:
+        key = max(named, key=lambda name: len(body[name] or ()))
+        return body[key] or [], key
+    lists = [key for key, value in body.items() if isinstance(value, list)]
+    if len(lists) != 1:
+        found = f"several lists ({', '.join(lists)})" if lists else "no list"
+        reason = said(body)
+        raise UnknownShape(f"there is {found} in it, only {_names(body)}" + (f": {reason}" if reason else ""))
+    return body[lists[0]], lists[0]
+
+
+def _next_params(
+    resource: str, body: dict[str, Any], pagination: dict[str, Any], has_items: bool
+) -> dict[str, str] | None:
+    token = _token(pagination.get("nextPageToken")) or _token(body.get("nextPageToken"))
+    if token:
+        return {"pageToken": token}
+    place = _place(body.get("last" + ENDPOINTS[resource].item_name.capitalize()))
+    if place and has_items:  # an empty page names no place to go on from
+        return {"startAfter": place}
+    for part in (pagination, body):
+        if part.get("hasMore") is True:
+            raise UnknownShape("it says `hasMore`, but names no next page")
+    return None
+
+
+def _token(value: Any) -> str | None:
+    """A page token; some servers say "" or false where there is none."""
+    if value is None or value is False or value == "":
+        return None
+    if isinstance(value, str | int) and value is not True:
+        return str(value)
+    raise UnknownShape(f"`nextPageToken` is {_kind(value)}")
+
+
+def _place(value: Any) -> str | None:
+    """The Unix milliseconds that the next page starts after; no list goes on from 0."""
+    if not value or isinstance(value, bool):
+        return None
+    if isinstance(value, int | str):
+        return str(value)
+    raise UnknownShape(f"the place of the last row is {_kind(value)}")
+
+
+def _count(*values: Any) -> int | None:
+    for value in values:
+        if isinstance(value, str) and value.isdecimal():
+            return int(value)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+            return int(value)
+    return None
+
+
+def _revision(resource: str, body: dict[str, Any], key: str) -> str:
+    if "pagination" in body:
+        return "pagination"
+    if key == "items":
+        return "next_token"
+    if "success" in body:
+        return "legacy"
+    return "bare" if key == resource else "unknown"
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "a boolean"}
+    return names.get(type(value), "a number")
+
+
+def _names(body: dict[str, Any]) -> str:
+    """The keys of an answer (never its values), for an error message."""
+    shown = ", ".join(str(name)[:40] for name in list(body)[:8])
+    return f"the keys {shown}" if shown else "an empty object"
