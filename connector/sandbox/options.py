@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from connector.sandbox.log import LoggedRequest
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
-BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z: the "now" that generated data looks back from
+BASE_TIME_MS = (
+    1_767_225_600_000  # 2026-01-01T00:00:00Z: the "now" that generated data looks back from
+)
 DEFAULT_LIMITS = {"prospects": 25, "notes": 50, "tasks": 50, "meetings": 50}
 MAX_LIMITS: dict[str, int | None] = dict.fromkeys(RESOURCES, 200)
 ALL_PERMISSIONS = tuple(f"{name}:{verb}" for name in RESOURCES for verb in ("read", "write"))
@@ -173,10 +175,18 @@ class SandboxOptions:
     fault_retry_after_s: int = 1
 
     def envelope_of(self, resource: str) -> Envelope:
-        return self.envelope if isinstance(self.envelope, str) else self.envelope.get(resource, "pagination")
+        return (
+            self.envelope
+            if isinstance(self.envelope, str)
+            else self.envelope.get(resource, "pagination")
+        )
 
     def over_limit_of(self, resource: str) -> OverLimit:
-        return self.over_limit if isinstance(self.over_limit, str) else self.over_limit.get(resource, "clamp")
+        return (
+            self.over_limit
+            if isinstance(self.over_limit, str)
+            else self.over_limit.get(resource, "clamp")
+        )
 
     def default_limit_of(self, resource: str) -> int:
         return self.default_limits.get(resource, DEFAULT_LIMITS[resource])
@@ -206,7 +216,9 @@ def _coerced(name: str, value: object) -> object:
     if name == "faults" and isinstance(value, Mapping):
         unknown = set(value) - {each.name for each in fields(Faults)}
         if unknown:
-            raise ValueError(f"unknown fault {sorted(unknown)[0]!r}; known: {', '.join(FAULT_NAMES)}")
+            raise ValueError(
+                f"unknown fault {sorted(unknown)[0]!r}; known: {', '.join(FAULT_NAMES)}"
+            )
         return Faults(**value)
     if name == "script" and isinstance(value, Mapping):
         return {int(nth): fault for nth, fault in value.items()}

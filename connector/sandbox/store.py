@@ -1,0 +1,164 @@
+"""The account's data: what tests look at and change, and what the API serves and writes."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any
+
+from connector.sandbox.clock import ServerClock
+from connector.sandbox.contacts import email_key, phone_key
+from connector.sandbox.options import RESOURCES, SandboxOptions
+from connector.sandbox.records import Generated, Record
+from connector.sandbox.table import DEFAULT_ORDERS, Table
+
+_CONTACT_KEYS: dict[str, Callable[[Any], str | None]] = {"email": email_key, "phone": phone_key}
+
+
+class Store:
+    """All four resources. Thread-safe; what it returns are copies, so the truth can't be changed by accident."""
+
+    def __init__(self, options: SandboxOptions, clock: ServerClock) -> None:
+        self.lock = threading.RLock()
+        self._options = options
+        self._clock = clock
+        self._tables = {
+            name: Table(_generated(name, options), self._order_of(name)) for name in RESOURCES
+        }
+        self._contacts: dict[str, dict[str, list[int]]] | None = None
+
+    def table(self, resource: str) -> Table:
+        """The rows in list order. Hold `lock` while using it.
+
+        Raises:
+            KeyError: no such resource.
+        """
+        table = self._tables[resource]
+        wanted = self._order_of(resource)
+        if table.order_name != wanted:
+            table.sort_by(wanted)
+        return table
+
+    def _order_of(self, resource: str) -> str:
+        return (
+            self._options.prospects_order if resource == "prospects" else DEFAULT_ORDERS[resource]
+        )
+
+    def all(self, resource: str) -> list[Any]:
+        """Every row in list order, odd ones too."""
+        with self.lock:
+            table = self.table(resource)
+            return [deepcopy(table.record(serial)) for serial in table.serials()]
+
+    def count(self, resource: str) -> int:
+        with self.lock:
+            return len(self._tables[resource])
+
+    def get(self, resource: str, record_id: str) -> Record | None:
+        with self.lock:
+            table = self._tables[resource]
+            serial = table.serial_of(record_id)
+            return None if serial is None else deepcopy(table.record(serial))
+
+    def create(self, resource: str, fields: Mapping[str, Any]) -> Record:
+        """Add a record; `id`, `createdAt` and (but for notes) `updatedAt` are filled in where missing."""
+        now_ms = self._clock.now_ms()
+        record: Record = {"id": uuid.uuid4().hex, **fields}
+        record.setdefault("createdAt", now_ms)
+        if resource != "notes":
+            record.setdefault("updatedAt", now_ms)
+        return self.put(resource, record)
+
+    def update(
+        self, resource: str, record_id: str, changes: Mapping[str, Any], *, touch: bool = True
+    ) -> Record:
+        """Change some fields. touch: set `updatedAt` too (notes: only where the note has one).
+
+        Raises:
+            KeyError: no record has this id.
+        """
+        with self.lock:
+            before = self.get(resource, record_id)
+            if before is None:
+                raise KeyError(f"{resource} has no record {record_id!r}")
+            after = {**before, **deepcopy(dict(changes))}
+            if (
+                touch
+                and "updatedAt" not in changes
+                and (resource != "notes" or "updatedAt" in before)
+            ):
+                after["updatedAt"] = _later(self._clock.now_ms(), before.get("updatedAt"))
+            return self.put(resource, {**after, "id": record_id})
+
+    def delete(self, resource: str, record_id: str) -> None:
+        """Remove a record, without a trace, as the API does.
+
+        Raises:
+            KeyError: no record has this id.
+        """
+        with self.lock:
+            table = self._tables[resource]
+            serial = table.serial_of(record_id)
+            if serial is None:
+                raise KeyError(f"{resource} has no record {record_id!r}")
+            self._forget_contacts(resource, table.record(serial), serial)
+            table.remove(serial)
+
+    def put(self, resource: str, record: Any) -> Any:
+        """Store any JSON value verbatim; a record whose id is known takes that one's place.
+
+        Rows without an id (or that are no objects) are listed in the middle of the list.
+        """
+        with self.lock:
+            table = self.table(resource)
+            record_id = record.get("id") if isinstance(record, dict) else None
+            serial = table.serial_of(record_id) if isinstance(record_id, str) else None
+            if serial is None:
+                serial = table.add(record)
+            else:
+                self._forget_contacts(resource, table.record(serial), serial)
+                table.replace(serial, record)
+            self._learn_contacts(resource, record, serial)
+            return deepcopy(record)
+
+    def prospects_by(self, contact: str, value: Any) -> list[int]:
+        """Serial numbers of the prospects with the same "email" or "phone" as `value`, oldest first."""
+        if self._contacts is None:
+            self._contacts = {name: {} for name in _CONTACT_KEYS}
+            for serial in self._tables["prospects"].serials():
+                self._learn_contacts("prospects", self._tables["prospects"].record(serial), serial)
+        key = _CONTACT_KEYS[contact](value)
+        return sorted(self._contacts[contact].get(key, [])) if key else []
+
+    def _learn_contacts(self, resource: str, record: Any, serial: int) -> None:
+        for name, key in self._contact_keys(resource, record):
+            assert self._contacts is not None
+            self._contacts[name].setdefault(key, []).append(serial)
+
+    def _forget_contacts(self, resource: str, record: Any, serial: int) -> None:
+        for name, key in self._contact_keys(resource, record):
+            assert self._contacts is not None
+            self._contacts[name][key].remove(serial)
+
+    def _contact_keys(self, resource: str, record: Any) -> list[tuple[str, str]]:
+        if self._contacts is None or resource != "prospects" or not _has_id(record):
+            return []
+        keys = [(name, normalise(record.get(name))) for name, normalise in _CONTACT_KEYS.items()]
+        return [(name, key) for name, key in keys if key]
+
+
+def _generated(resource: str, options: SandboxOptions) -> Generated:
+    return Generated(
+        resource, options.seed, options.count_of(resource), options.prospects, options.base_time_ms
+    )
+
+
+def _later(now_ms: int, before_ms: Any) -> int:
+    """An edit always has a later `updatedAt` than the one before, also within one millisecond."""
+    return max(now_ms, before_ms + 1) if isinstance(before_ms, int) else now_ms
+
+
+def _has_id(record: Any) -> bool:
+    return isinstance(record, dict) and isinstance(record.get("id"), str)
