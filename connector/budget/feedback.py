@@ -1,0 +1,314 @@
+"""Correction by what the server says: others' spending, lower limits, holds, pacing.
+
+Alone, nothing here ever changes a grant. `Remaining` lags by what is in flight, so it is never
+compared with our own count directly but with bounds on it: between a request's grant and its
+answer the server surely counted at least `own.least` and at most `own.most` of ours.
+
+    others_least = used − own.most > 0   proof that somebody else spends from the key
+    others_most  = used − own.least      what they may have spent
+
+Proof, or a 429, opens *foreign mode* for one window's length: the ceiling falls by others_most
+and 5 %, and grants are evenly spaced. A 429 that others can't explain *paces* the window: the
+server counts in a way of its own (a weighted counter, a smaller bucket). Every 429 puts a
+*hold* on the key; behind it goes one probe, then twice as many with each answer. The first
+request a ledger ever sends is such a probe too, since the limits may be lower than configured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+from connector.budget.readings import Reading, slack_s
+from connector.budget.windows import Window
+
+MARGIN = 0.05
+PACE = 0.98
+"""The pace of a window that refused us without a visible reason, as a share of its limit."""
+SLOWER = 0.8
+SLOWEST = 0.05
+PACE_LASTS = 10
+"""A paced window is trusted again after so many of its lengths without another 429."""
+WIDE = 64
+FLOOR_S = 1.0
+LONGEST_FLOOR_S = 60.0
+REMEMBERED_LIMITS = 8
+
+
+class OwnCounts(Protocol):
+    """Bounds on our own requests that the server counted in a window when it answered this
+    one, all processes of the ledger together, this request included.
+
+    granted_s, answered_s: of this request (ledger seconds), already fixed by the ledger.
+    """
+
+    def most(self, window: Window) -> int:
+        """Granted by answered_s, less those answered by granted_s − window.held_s."""
+        ...
+
+    def least(self, window: Window) -> int:
+        """1 + those answered by granted_s that were granted after answered_s − window.sure_s."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What was learnt of one window. Times: ledger seconds; 0 = never.
+
+    limit: as last reported, where it is lower than configured. proven_until_s: others are
+    known to count in the window. foreign_most, remaining, server_limit: others_most, Remaining
+    and Limit at the last reading in foreign mode.
+    pace: share of the limit to keep to until paced_until_s, since pace_since_s.
+    """
+
+    limit: int | None = None
+    foreign_until_s: float = 0.0
+    proven_until_s: float = 0.0
+    foreign_most: int = 0
+    remaining: int = 0
+    server_limit: int = 0
+    pace: float = 1.0
+    pace_since_s: float = 0.0
+    paced_until_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackState:
+    """All that feedback remembers of one key; `as_json` and `from_json` for the ledger.
+
+    hold_until_s, held_at_s: the last hold. hold_reason: for people. strikes: holds in a row
+    without an accepted answer. probing: requests that may be in flight, 0 for any number.
+    windows: by `f"{length_s:g}"`. resets: largest reset_s seen with each reported limit.
+    """
+
+    hold_until_s: float = 0.0
+    held_at_s: float = 0.0
+    hold_reason: str = ""
+    strikes: int = 0
+    probing: int = 1
+    windows: Mapping[str, WindowState] = field(default_factory=dict)
+    resets: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, window: Window) -> WindowState:
+        return self.windows.get(_name(window), WindowState())
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> FeedbackState:
+        windows = {name: WindowState(**each) for name, each in stored.get("windows", {}).items()}
+        return cls(**{**stored, "windows": windows})
+
+
+def limits(windows: Sequence[Window], state: FeedbackState, now_s: float) -> tuple[int, ...]:
+    """Per window, how many permits may be live: never more than configured, and at least 1."""
+    return tuple(_limit(window, state.of(window), now_s) for window in windows)
+
+
+def _limit(window: Window, learnt: WindowState, now_s: float) -> int:
+    limit = min(window.limit, learnt.limit or window.limit)
+    if now_s < learnt.foreign_until_s:
+        server = learnt.server_limit or limit
+        ours = math.ceil(server - learnt.foreign_most - MARGIN * server) - 1
+        limit = min(limit, max(ours, math.floor(MARGIN * server)))
+    return max(1, min(limit, math.floor(limit * _pace(window, learnt, now_s))))
+
+
+def _pace(window: Window, learnt: WindowState, now_s: float) -> float:
+    """The share of a window's limit to keep to: rises again by a twentieth per length."""
+    if now_s >= learnt.paced_until_s:
+        return 1.0
+    lengths = max(0.0, now_s - learnt.pace_since_s) / window.length_s
+    return min(PACE, learnt.pace + 0.05 * lengths)
+
+
+def spacing_s(windows: Sequence[Window], state: FeedbackState, now_s: float) -> float:
+    """Seconds between two grants: 0, except for paced windows and those with others in them."""
+    spacings_s = [
+        window.held_s / _limit(window, state.of(window), now_s)
+        for window in windows
+        if now_s < max(state.of(window).foreign_until_s, state.of(window).paced_until_s)
+    ]
+    return max(spacings_s, default=0.0)
+
+
+def width(state: FeedbackState, now_s: float) -> int | None:
+    """How many requests may be in flight at once; None for any number."""
+    widths = [max(1, each.remaining) for each in state.windows.values() if _crowded(each, now_s)]
+    if state.probing:
+        widths.append(state.probing)
+    return min(widths, default=None)
+
+
+def _crowded(learnt: WindowState, now_s: float) -> bool:
+    return now_s < learnt.foreign_until_s and learnt.server_limit > 0
+
+
+def changes_at_s(state: FeedbackState, now_s: float) -> float:
+    """When what is said here changes by time alone: the next end of a hold, of foreign mode or
+    of a pace; inf if nothing does."""
+    ends_s = [state.hold_until_s]
+    for each in state.windows.values():
+        ends_s += [each.foreign_until_s, each.paced_until_s]
+    return min((end_s for end_s in ends_s if end_s > now_s), default=math.inf)
+
+
+def update(
+    state: FeedbackState,
+    windows: Sequence[Window],
+    reading: Reading,
+    own: OwnCounts,
+    *,
+    granted_s: float,
+    now_s: float,
+    jitter: float,
+) -> FeedbackState:
+    """What is known after one answer; equal to `state` where the answer taught nothing.
+
+    windows: as configured, shortest first. granted_s, now_s: of the answered request.
+    jitter: uniform in [0, 1), spreads the ends of holds that the server gave no time for.
+    """
+    state = _remember_reset(state, reading)
+    window = window_of(windows, state, reading)
+    if window is not None:
+        state = _tighten(state, window, reading)
+        state = _look_for_others(state, window, reading, own, now_s)
+    if not reading.refused:
+        return _widen(state, granted_s)
+    if granted_s >= state.hold_until_s:  # not the rest of a burst that was refused already
+        state = _pace_unexplained(state, window or _by_wait(windows, reading), now_s)
+    return _hold(state, windows, reading, granted_s=granted_s, now_s=now_s, jitter=jitter)
+
+
+def window_of(windows: Sequence[Window], state: FeedbackState, reading: Reading) -> Window | None:
+    """The window that the headers speak of; None where that can't be told.
+
+    By its limit, as configured or as learnt; else, of those that the largest reset seen with
+    this limit fits into, the one whose limit is nearest.
+    """
+    if not reading.limit:
+        return None
+    reset_s = state.resets.get(str(reading.limit), reading.reset_s or 0.0)
+    fits = [window for window in windows if reset_s <= window.length_s + slack_s(window.length_s)]
+    for window in fits:
+        if reading.limit in (window.limit, state.of(window).limit):
+            return window
+    return min(fits, key=_distance_to(reading.limit), default=None)
+
+
+def _distance_to(limit: int) -> Callable[[Window], float]:
+    return lambda window: abs(math.log(limit / window.limit))
+
+
+def _by_wait(windows: Sequence[Window], reading: Reading) -> Window:
+    """The shortest window that what the server asks us to wait fits into."""
+    wait_s = reading.retry_after_s or reading.reset_s or 0.0
+    fits = (window for window in windows if wait_s <= window.length_s + slack_s(window.length_s))
+    return next(fits, windows[-1])
+
+
+def _remember_reset(state: FeedbackState, reading: Reading) -> FeedbackState:
+    """Keep the largest reset per limit; by whole tenths more, so that it is rarely written."""
+    if not reading.limit or reading.reset_s is None:
+        return state
+    name = str(reading.limit)
+    if reading.reset_s <= state.resets.get(name, -1.0) * 1.1:
+        return state
+    newest = list(state.resets.items())[-REMEMBERED_LIMITS + 1 :]
+    return replace(state, resets={**dict(newest), name: reading.reset_s})
+
+
+def _tighten(state: FeedbackState, window: Window, reading: Reading) -> FeedbackState:
+    """Follow the reported limit downwards, and up again as far as configured.
+
+    A lower limit whose resets are all short against the window belongs to a shorter window that
+    isn't configured; if it ever matters, its 429s pace us.
+    """
+    assert reading.limit is not None
+    lower = reading.limit if reading.limit < window.limit else None
+    if lower and state.resets.get(str(lower), window.length_s) < window.length_s / 10:
+        return state
+    return _learn(state, window, replace(state.of(window), limit=lower))
+
+
+def _look_for_others(
+    state: FeedbackState, window: Window, reading: Reading, own: OwnCounts, now_s: float
+) -> FeedbackState:
+    used, learnt = reading.used, state.of(window)
+    if used is None:
+        return state
+    proven = used > own.most(window)
+    if not proven and not reading.refused and now_s >= learnt.foreign_until_s:
+        return state
+    until_s = now_s + window.length_s
+    learnt = replace(
+        learnt,
+        foreign_until_s=until_s if proven or reading.refused else learnt.foreign_until_s,
+        proven_until_s=until_s if proven else learnt.proven_until_s,
+        foreign_most=max(0, used - own.least(window)),
+        remaining=reading.remaining or 0,
+        server_limit=reading.limit or 0,
+    )
+    return _learn(state, window, learnt)
+
+
+def _pace_unexplained(state: FeedbackState, window: Window, now_s: float) -> FeedbackState:
+    """Slow a window down whose 429 nobody else's spending explains."""
+    learnt = state.of(window)
+    if now_s < learnt.proven_until_s:
+        return state
+    pace = PACE if now_s >= learnt.paced_until_s else _pace(window, learnt, now_s) * SLOWER
+    learnt = replace(
+        learnt,
+        pace=max(SLOWEST, pace),
+        pace_since_s=now_s,
+        paced_until_s=now_s + PACE_LASTS * window.length_s,
+    )
+    return _learn(state, window, learnt)
+
+
+def _hold(
+    state: FeedbackState,
+    windows: Sequence[Window],
+    reading: Reading,
+    *,
+    granted_s: float,
+    now_s: float,
+    jitter: float,
+) -> FeedbackState:
+    """Close the ledger until the server's time, or for a floor that doubles with each strike."""
+    strikes = state.strikes + (1 if granted_s >= state.hold_until_s else 0)
+    said_s = reading.retry_after_s or (reading.reset_s if reading.remaining == 0 else None)
+    floor_s = min(LONGEST_FLOOR_S, windows[-1].length_s, FLOOR_S * 2 ** max(0, strikes - 1))
+    wait_s = said_s or floor_s * (1 + jitter)
+    reason = f"429, asked to wait {wait_s:.0f} s" if said_s else "429 that names no time"
+    return replace(
+        state,
+        hold_until_s=max(state.hold_until_s, now_s + wait_s),
+        held_at_s=now_s,
+        hold_reason=reason,
+        strikes=strikes,
+        probing=1,
+    )
+
+
+def _widen(state: FeedbackState, granted_s: float) -> FeedbackState:
+    """After a hold: twice as many in flight with every answer to a request sent since."""
+    if not state.probing or granted_s < state.hold_until_s:
+        return state
+    met = state.hold_until_s == 0  # the first request ever: its headers told the limits
+    probing = 0 if met or state.probing >= WIDE else state.probing * 2
+    return replace(state, probing=probing, strikes=0)
+
+
+def _learn(state: FeedbackState, window: Window, learnt: WindowState) -> FeedbackState:
+    if learnt == state.of(window):
+        return state
+    return replace(state, windows={**state.windows, _name(window): learnt})
+
+
+def _name(window: Window) -> str:
+    return f"{window.length_s:g}"

@@ -1,0 +1,111 @@
+"""Rate windows as arithmetic: what counts, for how long, and the ceilings a grant stays below.
+
+A server stamps a request somewhere between its grant and its answer, so a permit counts from
+its grant until its answer plus `held_s`. Whoever keeps the live permits below `limit` can't
+exceed a sliding log, a fixed window of any alignment, or a token bucket of that capacity.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+SLOW_SERVER = 1.0005
+"""A server's clock may be slow by 500 ppm against the ledger's: its window lasts longer."""
+GUARD_S = 0.020
+
+
+class Limits(Protocol):
+    """Anything with a count and a length, as `connector.settings.RateLimit`."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def length_s(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """At most `limit` requests in any `length_s` seconds.
+
+    Raises:
+        ValueError: no request could ever fit.
+    """
+
+    limit: int
+    length_s: float
+
+    def __post_init__(self) -> None:
+        if self.limit < 1 or self.length_s <= 0:
+            raise ValueError(f"no request fits {self.limit}/{self.length_s:g}s")
+
+    @property
+    def held_s(self) -> float:
+        """Seconds after its answer for which a request may still count at the server."""
+        return self.length_s * SLOW_SERVER + GUARD_S
+
+    @property
+    def sure_s(self) -> float:
+        """A request that arrived less than this long ago certainly counts at the server."""
+        return max(0.0, 2 * self.length_s - self.held_s)
+
+    def with_limit(self, limit: int) -> Window:
+        return replace(self, limit=limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """Permits that still count in one window. all: of both lanes; push: of lane push alone."""
+
+    all: int
+    push: int
+
+    @property
+    def pull(self) -> int:
+        return self.all - self.push
+
+
+@dataclass(frozen=True, slots=True)
+class Ceiling:
+    """Where grants stop in one window: one more needs live.all < all, and, for lane push,
+    live.push < push as well."""
+
+    all: int
+    push: int
+
+
+def windows_of(limits: Iterable[Limits]) -> tuple[Window, ...]:
+    """The windows, shortest first; of two with one length the stricter counts.
+
+    Raises:
+        ValueError: there are none, or one of them admits no request.
+    """
+    strictest: dict[float, int] = {}
+    for each in limits:
+        strictest[each.length_s] = min(each.limit, strictest.get(each.length_s, each.limit))
+    if not strictest:
+        raise ValueError("at least one rate window is needed, as in 300/60s")
+    return tuple(Window(strictest[length_s], length_s) for length_s in sorted(strictest))
+
+
+def live(ends_s: Sequence[float], window: Window, now_s: float) -> int:
+    """How many of the requests answered at `ends_s` (ascending) still count at `now_s`.
+
+    A request answered exactly `held_s` ago has left the window.
+    """
+    return len(ends_s) - bisect_right(ends_s, now_s - window.held_s)
+
+
+def free_at_s(ends_s: Sequence[float], window: Window, allowed: int) -> float | None:
+    """When at most `allowed` of the requests answered at `ends_s` (ascending) still count.
+
+    None when `allowed` is negative: requests that are still unanswered take all the room, and
+    nobody knows when those will end.
+    """
+    if allowed < 0:
+        return None
+    surplus = len(ends_s) - allowed
+    return ends_s[surplus - 1] + window.held_s if surplus > 0 else float("-inf")
