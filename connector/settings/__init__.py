@@ -19,7 +19,13 @@ from connector.settings.tree import (
     TelemetrySettings,
     WriteSettings,
 )
-from connector.settings.values import RateLimit, check_base_url, is_loopback, parse_rate_limits
+from connector.settings.values import (
+    RateLimit,
+    check_base_url,
+    check_public_url,
+    is_loopback,
+    parse_rate_limits,
+)
 
 __all__ = [
     "CONFIG_FILE",
@@ -35,6 +41,7 @@ __all__ = [
     "WriteSettings",
     "account_settings",
     "check_base_url",
+    "check_public_url",
     "is_loopback",
     "load",
     "parse_rate_limits",

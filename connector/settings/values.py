@@ -40,16 +40,22 @@ def is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
-def check_base_url(url: str) -> str:
-    """`url` without a trailing slash; ValueError unless it is https, or http to loopback."""
+def check_public_url(url: str) -> str:
+    """`url`; ValueError unless it is https, or http to loopback."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("expected an https:// URL, as in https://api.hiringcenterpro.com/v2")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise ValueError("the URL must hold no user, password, query or fragment")
+        raise ValueError("expected an https:// URL")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(
-            f"plain http to {parts.hostname} would show your key to the network; use https "
+            f"plain http to {parts.hostname} would show what is sent to the network; use https "
             "(plain http is for 127.0.0.1, ::1 and localhost)"
         )
+    return url
+
+
+def check_base_url(url: str) -> str:
+    """`url` without a trailing slash; ValueError unless the API key may go there."""
+    parts = urlsplit(check_public_url(url))
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("the URL must hold no user, password, query or fragment")
     return url.rstrip("/")

@@ -1,0 +1,138 @@
+"""Telling people by webhook: a run failed, rows were rejected, data got old.
+
+An alert says which run, what and how many. It never holds a row, a cell or a key: only counts,
+names of resources, and error messages with emails, phones and secrets masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from connector.errors import ConfigurationError
+from connector.logs import get_logger, hide, redact
+from connector.settings import AlertSettings, Settings, check_public_url
+
+log = get_logger("alerts")
+TIMEOUT_S = 10.0
+_FAILED = (1, 2)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """event: failure, rejects or stale. facts: counts and ids, nothing personal."""
+
+    event: str
+    kind: str
+    message: str
+    account: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def alerts_of(
+    kind: str, summary: Mapping[str, Any], exit_code: int, settings: Settings
+) -> list[Alert]:
+    """What of one command's summary people should hear of, by the `[alerts]` settings.
+
+    kind: pull, push, sync or status. summary: its `--json` object.
+    """
+    found: list[Alert] = []
+    rules = settings.alerts
+    if kind == "status":
+        return list(_stale(summary, exit_code, settings))
+    if exit_code in _FAILED and rules.on_failure:
+        message = _message(summary) or "The run could not finish; see its log."
+        found.append(_alert("failure", kind, message, settings, _ids(summary, exit_code)))
+    for name, push in _pushes(kind, summary):
+        bad = int(push.get("rejected", 0)) + int(push.get("failed", 0))
+        if bad > rules.reject_threshold:
+            facts = {**_ids(push, exit_code), **_counts(push), **({"job": name} if name else {})}
+            message = f"{bad} of {push.get('rows', bad)} rows were rejected or failed."
+            found.append(_alert("rejects", kind, message, settings, facts))
+    return found
+
+
+def send(alerts: list[Alert], settings: AlertSettings) -> None:
+    """POST each alert to the webhook. What goes wrong is a warning: the run's result stands."""
+    if not alerts or settings.webhook_url is None:
+        return
+    import httpx
+
+    url = settings.webhook_url.get_secret_value()
+    hide(url)
+    for alert in alerts:
+        try:
+            answer = httpx.post(url, json=body(alert, settings.shape), timeout=TIMEOUT_S)
+            answer.raise_for_status()
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            log.warning("alert.undelivered", alert=alert.event, reason=redact(str(error)))
+
+
+def check_webhook(settings: AlertSettings) -> None:
+    """ConfigurationError unless the webhook is https, or http to loopback."""
+    if settings.webhook_url is None:
+        return
+    try:
+        check_public_url(settings.webhook_url.get_secret_value())
+    except ValueError as error:
+        raise ConfigurationError(f"alerts.webhook_url: {error}") from None
+
+
+def body(alert: Alert, shape: str) -> dict[str, Any]:
+    """The JSON that is sent. shape: `json` (the alert's fields) or `slack` (`{"text": …}`)."""
+    if shape == "json":
+        return {"source": "hiringcenter-connector", **asdict(alert)}
+    account = f" ({alert.account})" if alert.account else ""
+    run_id = alert.facts.get("run_id")
+    run = f"\nRun `{run_id}`: `hiringcenter runs {run_id}`" if run_id else ""
+    text = f"*HiringCenter {alert.kind}{account}: {alert.event}*\n{alert.message}{run}"
+    return {"text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")}
+
+
+def _alert(
+    event: str, kind: str, message: str, settings: Settings, facts: Mapping[str, Any]
+) -> Alert:
+    return Alert(event, kind, redact(message), settings.account, facts)
+
+
+def _message(summary: Mapping[str, Any]) -> str | None:
+    error = summary.get("error")
+    if isinstance(error, Mapping):
+        return str(error.get("message", ""))
+    parts = [summary.get("pull"), *dict(summary.get("push") or {}).values()]
+    told = (_message(part) for part in parts if isinstance(part, Mapping))
+    return next((message for message in told if message), None)
+
+
+def _pushes(
+    kind: str, summary: Mapping[str, Any]
+) -> Iterator[tuple[str | None, Mapping[str, Any]]]:
+    if kind == "push":
+        yield None, summary
+    elif kind == "sync":
+        yield from dict(summary.get("push") or {}).items()
+
+
+def _counts(push: Mapping[str, Any]) -> dict[str, int]:
+    names = ("rows", "created", "updated", "unchanged", "rejected", "failed")
+    return {name: int(push[name]) for name in names if name in push}
+
+
+def _ids(summary: Mapping[str, Any], exit_code: int) -> dict[str, Any]:
+    run_id = summary.get("run_id") or dict(summary.get("pull") or {}).get("run_id")
+    return {"exit_code": exit_code, **({"run_id": run_id} if run_id else {})}
+
+
+def _stale(summary: Mapping[str, Any], exit_code: int, settings: Settings) -> Iterator[Alert]:
+    if exit_code != 1:
+        return
+    old = sorted(name for name, facts in _resources(summary).items() if facts.get("stale"))
+    message = f"Older than allowed: {', '.join(old) or 'every resource'}. Is cron still running?"
+    yield _alert("stale", "status", message, settings, {"resources": old})
+
+
+def _resources(summary: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return dict(summary.get("resources") or {})

@@ -1,0 +1,70 @@
+"""Run spans through OpenTelemetry, off unless `[telemetry] enabled = true`.
+
+Where spans go is OpenTelemetry's own environment: OTEL_EXPORTER_OTLP_ENDPOINT and friends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from connector.errors import ConfigurationError
+from connector.settings import Settings
+
+Report = Callable[[Mapping[str, Any], int], None]
+
+
+@contextmanager
+def run_span(kind: str, settings: Settings) -> Iterator[Report]:
+    """A span `hiringcenter.<kind>` around one run; call what it yields with (summary, exit code).
+
+    Raises:
+        ConfigurationError: telemetry is on, but its libraries aren't installed.
+    """
+    if not settings.telemetry.enabled:
+        yield lambda _summary, _exit_code: None
+        return
+    provider = _provider()
+    try:
+        with provider.get_tracer("hiringcenter-connector").start_as_current_span(
+            f"hiringcenter.{kind}"
+        ) as span:
+            yield lambda summary, code: span.set_attributes(attributes(summary, code, settings))
+    finally:
+        provider.shutdown()
+
+
+def attributes(
+    summary: Mapping[str, Any], exit_code: int, settings: Settings
+) -> dict[str, str | int | float]:
+    """The span's attributes: the summary's numbers and ids, flattened; no free text."""
+    found: dict[str, str | int | float] = {"hiringcenter.exit_code": exit_code}
+    if settings.account:
+        found["hiringcenter.account"] = settings.account
+    found.update(_numbers("hiringcenter", summary))
+    return found
+
+
+def _numbers(prefix: str, facts: Mapping[str, Any]) -> Iterator[tuple[str, str | int | float]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(f"{prefix}.{name}", value)
+        elif isinstance(value, bool | int | float) or name in ("run_id", "status", "scan"):
+            yield f"{prefix}.{name}", value
+
+
+def _provider() -> Any:
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise ConfigurationError(
+            "telemetry.enabled is set, but OpenTelemetry isn't installed. Install it with "
+            "pip install 'hiringcenter-connector[telemetry]', or remove the setting."
+        ) from error
+    provider = TracerProvider(resource=Resource.create({"service.name": "hiringcenter-connector"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
