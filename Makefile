@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+AIRFLOW_VENV := .venv-airflow
+AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint types sync push bench clean
+.PHONY: help setup check test lint types sync push bench clean test-airflow
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -34,6 +36,15 @@ check: $(STAMP) ## Key, permissions, destination, budget and clock: each ok, or 
 test: $(STAMP) ## The whole suite
 	@$(BIN)/python -m pytest -q -n auto $(ARGS)
 
+test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
+	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(BIN)/python -m pytest -q tests/airflow $(ARGS)
+
+$(AIRFLOW): constraints-airflow.txt | $(STAMP)
+	@test -x $(AIRFLOW_VENV)/bin/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
+	@$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
+	@touch $@
+
 lint: $(STAMP) ## Ruff: rules and format
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -44,4 +55,4 @@ bench: $(STAMP) ## The numbers the design promises, beside their yardsticks
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove what was built and installed; data, ledger and settings stay
-	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(AIRFLOW_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,8 +12,8 @@ Airflow connections (optional; a key in the worker's environment or in .env work
     variable that the account reads it from: {"api_key_env": "HIRINGCENTER_API_KEY_EAST"}
 
 What the exit codes become: 0 success · 3 success with a warning (some rows were rejected) ·
-75 skipped (another run holds the lock) · 2 failed without retries · everything else: retried,
-which is safe, since a run goes on where the last one stopped.
+75 skipped (another run holds the lock) · 2, or a refused key, failed without retries ·
+everything else: retried, which is safe, since a run goes on where the last one stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tempfile
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-from airflow.sdk import Connection, Variable, dag, task
+from airflow.sdk import Connection, Variable, dag, get_current_context, task
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -89,6 +89,26 @@ def _run(account: str) -> tuple[int, dict[str, Any]]:
     return code, json.loads(lines[-1]) if lines else {}
 
 
+def _errors(summary: dict[str, Any]) -> list[dict[str, str]]:
+    """The summary's error, and those of its pull and push jobs."""
+    parts = [summary, summary.get("pull"), *(summary.get("push") or {}).values()]
+    return [part["error"] for part in parts if part and part.get("error")]
+
+
+def _judge(code: int, summary: dict[str, Any]) -> None:
+    """Raise what Airflow should make of the exit code; nothing for a success."""
+    errors = _errors(summary)
+    said = " ".join(error["message"] for error in errors) or "see the log above"
+    if code == HELD:
+        raise AirflowSkipException(said)
+    if code == USAGE or any(error["type"] == "Unauthorized" for error in errors):
+        raise AirflowFailException(said)
+    if code not in (0, REJECTS):
+        raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
+    if code == REJECTS:
+        log.warning("Some rows were rejected or failed; see the summary and the rejects file.")
+
+
 @dag(
     schedule="@hourly",
     start_date=datetime(2026, 1, 1, tzinfo=timezone.utc),  # noqa: UP017 - workers may be older
@@ -107,20 +127,16 @@ def hiringcenter_sync() -> None:
 
     @task(map_index_template="{{ account or 'default' }}")
     def run(account: str) -> dict[str, Any]:
-        from airflow.sdk import get_current_context
-
-        get_current_context()["account"] = account  # type: ignore[typeddict-unknown-key]
+        context = get_current_context()
+        context["account"] = account
         code, summary = _run(account)
-        said = summary.get("error", {}).get("message", "see the log above")
-        if code == HELD:
-            raise AirflowSkipException(said)
-        if code == USAGE:
-            raise AirflowFailException(said)
-        if code not in (0, REJECTS):
-            raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
-        if code == REJECTS:
-            log.warning("Some rows were rejected or failed; see the summary and the rejects file.")
-        return {"exit_code": code, **summary}
+        result = {"exit_code": code, **summary}
+        try:
+            _judge(code, summary)
+        except AirflowException:
+            context["ti"].xcom_push("return_value", result)
+            raise
+        return result
 
     run.expand(account=accounts())
 

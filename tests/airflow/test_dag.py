@@ -1,0 +1,180 @@
+"""The DAG in the real Airflow, which lives in an environment of its own (`make test-airflow`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.sandbox import Sandbox, SandboxOptions
+
+ROOT = Path(__file__).parents[2]
+AIRFLOW = Path(os.environ.get("AIRFLOW_BIN", ROOT / ".venv-airflow/bin/airflow"))
+HIRINGCENTER = Path(sys.executable).with_name("hiringcenter")
+HOLD = """
+import sys, time
+from pathlib import Path
+from connector.budget.database import Database
+from connector.budget.locks import hold
+from connector.settings import load
+from pipelines.places import pull_lock_name
+settings = load()
+with hold(Database(settings.resolved_ledger_url), pull_lock_name(settings), run_id="held-by-test"):
+    print("held", flush=True)
+    time.sleep(300)
+"""
+
+
+@pytest.fixture(scope="module")
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if not AIRFLOW.exists():
+        pytest.fail(f"{AIRFLOW} is missing: `make test-airflow` installs Airflow first")
+    home = tmp_path_factory.mktemp("airflow")
+    subprocess.run([AIRFLOW, "db", "migrate"], env=_airflow(home), check=True, capture_output=True)
+    return home
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    options = SandboxOptions(prospects=60, notes=30, tasks=20, meetings=10)
+    with Sandbox(options) as server:
+        yield server
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> Path:
+    """A folder as a user keeps it: settings, a mapping-free CSV, a push job."""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "people.csv").write_text(
+        "First Name,Last Name,Email\nAda,Byron,ada@example.com\nNo,Contact,\n"
+    )
+    (tmp_path / "config/hiringcenter.toml").write_text(
+        f'base_url = "{sandbox.url}"\n[push.people]\nfile = "people.csv"\n'
+    )
+    return tmp_path
+
+
+def _airflow(home: Path, **variables: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if "VIRTUAL_ENV" not in name}
+    return {
+        **clean,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "pipelines/dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+        "AIRFLOW_VAR_HIRINGCENTER_BIN": str(HIRINGCENTER),
+        **variables,
+    }
+
+
+def run_dag(home: Path, project: Path, key: str, **variables: str) -> list[dict[str, Any]]:
+    """One `airflow dags test`; each mapped run's state and XCom, in map order."""
+    connection = json.dumps({"conn_type": "generic", "password": key})
+    environment = _airflow(
+        home,
+        AIRFLOW_VAR_HIRINGCENTER_HOME=str(project),
+        AIRFLOW_CONN_HIRINGCENTER_DEFAULT=connection,
+        **variables,
+    )
+    done = subprocess.run(
+        [AIRFLOW, "dags", "test", "hiringcenter_sync"],
+        env=environment, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert key not in done.stdout + done.stderr, "the key stands in Airflow's log"
+    return _instances(home, done.stdout + done.stderr)
+
+
+def _instances(home: Path, log: str) -> list[dict[str, Any]]:
+    database = sqlite3.connect(home / "airflow.db")
+    (run_id,) = database.execute("select run_id from dag_run order by id desc limit 1").fetchone()
+    rows = database.execute(
+        "select map_index, state, rendered_map_index from task_instance"
+        " where run_id = ? and task_id = 'run' order by map_index",
+        [run_id],
+    ).fetchall()
+    values = dict(
+        database.execute(
+            "select map_index, value from xcom"
+            " where run_id = ? and task_id = 'run' and key = 'return_value'",
+            [run_id],
+        ).fetchall()
+    )
+    database.close()
+    return [
+        {"state": state, "name": name, "summary": _decoded(values.get(index)), "log": log}
+        for index, state, name in rows
+    ]
+
+
+def _decoded(value: Any) -> Any:
+    while isinstance(value, str):  # Airflow stores JSON inside JSON
+        value = json.loads(value)
+    return value
+
+
+def test_a_dag_run_pulls_and_pushes_and_carries_its_summary(
+    airflow_home: Path, project: Path, sandbox: Sandbox
+):
+    """Exit 3 (one row has no contact) is a success with a warning; the summary is the XCom."""
+    (run,) = run_dag(airflow_home, project, sandbox.api_key)
+    assert run["state"] == "success", run["log"]
+    assert run["summary"]["exit_code"] == 3
+    assert run["summary"]["pull"]["resources"]["prospects"]["rows_read"] == 60
+    assert run["summary"]["push"]["people"]["created"] == 1
+    assert run["summary"]["push"]["people"]["rejected"] == 1
+    assert "Some rows were rejected" in run["log"]
+    assert [change.payload["firstName"] for change in sandbox.applied] == ["Ada"]
+
+
+def test_a_dag_run_that_meets_a_lock_is_skipped(
+    airflow_home: Path, project: Path, sandbox: Sandbox
+):
+    """Overlapping schedules are ordinary: skipped, with the holder's name, not failed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD], cwd=project, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        (run,) = run_dag(
+            airflow_home, project, sandbox.api_key, AIRFLOW_VAR_HIRINGCENTER_COMMAND="pull"
+        )
+        holder.kill()
+    assert run["state"] == "skipped", run["log"]
+    assert "held-by-test" in run["summary"]["error"]["message"]
+
+
+def test_a_dag_run_whose_key_is_wrong_fails_at_once(
+    airflow_home: Path, project: Path, sandbox: Sandbox
+):
+    """A refused key is no reason to retry; the error says what to check."""
+    (run,) = run_dag(airflow_home, project, "hc-wrong-key")
+    assert run["state"] == "failed", run["log"]
+    assert "HIRINGCENTER_API_KEY" in json.dumps(run["summary"])
+    assert not sandbox.applied
+
+
+def test_accounts_are_mapped_and_fail_alone(airflow_home: Path, project: Path, sandbox: Sandbox):
+    """Two accounts, one without a key: one success, one failure, each under its name."""
+    config = project / "config/hiringcenter.toml"
+    accounts = ('[accounts.east]\napi_key_env = "HIRINGCENTER_API_KEY_EAST"\n'
+                '[accounts.west]\napi_key_env = "HIRINGCENTER_API_KEY_WEST"\n')  # fmt: skip
+    config.write_text(f'base_url = "{sandbox.url}"\n{accounts}')
+    east, west = run_dag(
+        airflow_home,
+        project,
+        "hc-unused-default",
+        AIRFLOW_VAR_HIRINGCENTER_ACCOUNTS='["east", "west"]',
+        AIRFLOW_CONN_HIRINGCENTER_EAST=json.dumps(
+            {"conn_type": "generic", "password": sandbox.api_key}
+        ),
+    )
+    assert (east["name"], east["state"]) == ("east", "success"), east["log"]
+    assert (west["name"], west["state"]) == ("west", "failed"), west["log"]
+    assert "HIRINGCENTER_API_KEY_WEST" in json.dumps(west["summary"])
