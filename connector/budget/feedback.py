@@ -17,16 +17,14 @@ request a ledger ever sends is such a probe too, since the limits may be lower t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
 
+from connector.budget.learnt import FASTEST_PACE, FeedbackState, pace_of
 from connector.budget.readings import Reading, slack_s
 from connector.budget.windows import Window
 
-MARGIN = 0.05
-PACE = 0.98
-"""The pace of a window that refused us without a visible reason, as a share of its limit."""
 SLOWER = 0.8
 SLOWEST = 0.05
 PACE_LASTS = 10
@@ -51,109 +49,6 @@ class OwnCounts(Protocol):
     def least(self, window: Window) -> int:
         """1 + those answered by granted_s that were granted after answered_s − window.sure_s."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class WindowState:
-    """What was learnt of one window. Times: ledger seconds; 0 = never.
-
-    limit: as last reported, where it is lower than configured. proven_until_s: others are
-    known to count in the window. foreign_most, remaining, server_limit: others_most, Remaining
-    and Limit at the last reading in foreign mode.
-    pace: share of the limit to keep to until paced_until_s, since pace_since_s.
-    """
-
-    limit: int | None = None
-    foreign_until_s: float = 0.0
-    proven_until_s: float = 0.0
-    foreign_most: int = 0
-    remaining: int = 0
-    server_limit: int = 0
-    pace: float = 1.0
-    pace_since_s: float = 0.0
-    paced_until_s: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class FeedbackState:
-    """All that feedback remembers of one key; `as_json` and `from_json` for the ledger.
-
-    hold_until_s, held_at_s: the last hold. hold_reason: for people. strikes: holds in a row
-    without an accepted answer. probing: requests that may be in flight, 0 for any number.
-    windows: by `f"{length_s:g}"`. resets: largest reset_s seen with each reported limit.
-    """
-
-    hold_until_s: float = 0.0
-    held_at_s: float = 0.0
-    hold_reason: str = ""
-    strikes: int = 0
-    probing: int = 1
-    windows: Mapping[str, WindowState] = field(default_factory=dict)
-    resets: Mapping[str, float] = field(default_factory=dict)
-
-    def of(self, window: Window) -> WindowState:
-        return self.windows.get(_name(window), WindowState())
-
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> FeedbackState:
-        windows = {name: WindowState(**each) for name, each in stored.get("windows", {}).items()}
-        return cls(**{**stored, "windows": windows})
-
-
-def limits(windows: Sequence[Window], state: FeedbackState, now_s: float) -> tuple[int, ...]:
-    """Per window, how many permits may be live: never more than configured, and at least 1."""
-    return tuple(_limit(window, state.of(window), now_s) for window in windows)
-
-
-def _limit(window: Window, learnt: WindowState, now_s: float) -> int:
-    limit = min(window.limit, learnt.limit or window.limit)
-    if now_s < learnt.foreign_until_s:
-        server = learnt.server_limit or limit
-        ours = math.ceil(server - learnt.foreign_most - MARGIN * server) - 1
-        limit = min(limit, max(ours, math.floor(MARGIN * server)))
-    return max(1, min(limit, math.floor(limit * _pace(window, learnt, now_s))))
-
-
-def _pace(window: Window, learnt: WindowState, now_s: float) -> float:
-    """The share of a window's limit to keep to: rises again by a twentieth per length."""
-    if now_s >= learnt.paced_until_s:
-        return 1.0
-    lengths = max(0.0, now_s - learnt.pace_since_s) / window.length_s
-    return min(PACE, learnt.pace + 0.05 * lengths)
-
-
-def spacing_s(windows: Sequence[Window], state: FeedbackState, now_s: float) -> float:
-    """Seconds between two grants: 0, except for paced windows and those with others in them."""
-    spacings_s = [
-        window.held_s / _limit(window, state.of(window), now_s)
-        for window in windows
-        if now_s < max(state.of(window).foreign_until_s, state.of(window).paced_until_s)
-    ]
-    return max(spacings_s, default=0.0)
-
-
-def width(state: FeedbackState, now_s: float) -> int | None:
-    """How many requests may be in flight at once; None for any number."""
-    widths = [max(1, each.remaining) for each in state.windows.values() if _crowded(each, now_s)]
-    if state.probing:
-        widths.append(state.probing)
-    return min(widths, default=None)
-
-
-def _crowded(learnt: WindowState, now_s: float) -> bool:
-    return now_s < learnt.foreign_until_s and learnt.server_limit > 0
-
-
-def changes_at_s(state: FeedbackState, now_s: float) -> float:
-    """When what is said here changes by time alone: the next end of a hold, of foreign mode or
-    of a pace; inf if nothing does."""
-    ends_s = [state.hold_until_s]
-    for each in state.windows.values():
-        ends_s += [each.foreign_until_s, each.paced_until_s]
-    return min((end_s for end_s in ends_s if end_s > now_s), default=math.inf)
 
 
 def update(
@@ -231,7 +126,7 @@ def _tighten(state: FeedbackState, window: Window, reading: Reading) -> Feedback
     lower = reading.limit if reading.limit < window.limit else None
     if lower and state.resets.get(str(lower), window.length_s) < window.length_s / 10:
         return state
-    return _learn(state, window, replace(state.of(window), limit=lower))
+    return state.with_window(window, replace(state.of(window), limit=lower))
 
 
 def _look_for_others(
@@ -252,7 +147,7 @@ def _look_for_others(
         remaining=reading.remaining or 0,
         server_limit=reading.limit or 0,
     )
-    return _learn(state, window, learnt)
+    return state.with_window(window, learnt)
 
 
 def _pace_unexplained(state: FeedbackState, window: Window, now_s: float) -> FeedbackState:
@@ -260,14 +155,16 @@ def _pace_unexplained(state: FeedbackState, window: Window, now_s: float) -> Fee
     learnt = state.of(window)
     if now_s < learnt.proven_until_s:
         return state
-    pace = PACE if now_s >= learnt.paced_until_s else _pace(window, learnt, now_s) * SLOWER
+    pace = (
+        FASTEST_PACE if now_s >= learnt.paced_until_s else pace_of(window, learnt, now_s) * SLOWER
+    )
     learnt = replace(
         learnt,
         pace=max(SLOWEST, pace),
         pace_since_s=now_s,
         paced_until_s=now_s + PACE_LASTS * window.length_s,
     )
-    return _learn(state, window, learnt)
+    return state.with_window(window, learnt)
 
 
 def _hold(
@@ -302,13 +199,3 @@ def _widen(state: FeedbackState, granted_s: float) -> FeedbackState:
     met = state.hold_until_s == 0  # the first request ever: its headers told the limits
     probing = 0 if met or state.probing >= WIDE else state.probing * 2
     return replace(state, probing=probing, strikes=0)
-
-
-def _learn(state: FeedbackState, window: Window, learnt: WindowState) -> FeedbackState:
-    if learnt == state.of(window):
-        return state
-    return replace(state, windows={**state.windows, _name(window): learnt})
-
-
-def _name(window: Window) -> str:
-    return f"{window.length_s:g}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from connector.budget import Lane, feedback, lanes
+from connector.budget import Lane, lanes, learnt
 from connector.budget.windows import Ceiling, Live, Window
 
 SEND_WITHIN_S = 5.0
@@ -86,11 +86,11 @@ def deadline_s(granted_s: float, request_timeout_s: float) -> float:
 
 
 def terms(
-    windows: Sequence[Window], state: feedback.FeedbackState, pulls: lanes.Pulls, facts: Facts
+    windows: Sequence[Window], state: learnt.FeedbackState, pulls: lanes.Pulls, facts: Facts
 ) -> Terms:
     """What holds now: configured windows, corrected by feedback, shared between lanes."""
     now_s = facts.now_s
-    limits = feedback.limits(windows, state, now_s)
+    limits = learnt.limits(windows, state, now_s)
     corrected = [
         window.with_limit(max(1, limit)) for window, limit in zip(windows, limits, strict=True)
     ]
@@ -101,11 +101,11 @@ def terms(
             for limit, reserve in zip(limits, reserves, strict=True)
         ),
         not_before_s=state.hold_until_s,
-        width=feedback.width(state, now_s),
-        spacing_s=feedback.spacing_s(windows, state, now_s),
+        width=learnt.width(state, now_s),
+        spacing_s=learnt.spacing_s(windows, state, now_s),
         reserved=any(reserves),
         pull_first=not lanes.pull_has_its_share(corrected, facts.live),
-        until_s=feedback.changes_at_s(state, now_s),
+        until_s=learnt.changes_at_s(state, now_s),
     )
 
 
