@@ -14,11 +14,11 @@ ARGS ?=
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml config/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c config/constraints.txt -e '.[dev]'
 	@touch $@
 
 setup: $(STAMP) ## Create .venv and install everything, tests included
@@ -39,10 +39,10 @@ test: $(STAMP) ## The whole suite
 test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(BIN)/python -m pytest -q tests/airflow $(ARGS)
 
-$(AIRFLOW): constraints-airflow.txt | $(STAMP)
+$(AIRFLOW): config/constraints-airflow.txt | $(STAMP)
 	@test -x $(AIRFLOW_VENV)/bin/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	@$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
+	  -c config/constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
 	@touch $@
 
 lint: $(STAMP) ## Ruff: rules and format
