@@ -1,0 +1,203 @@
+"""The SQL ledger's twin in memory: the same facts, the same moments, the same policy.
+
+One instance is shared by all simulated processes; the simulator runs one event at a time, which
+stands for the ledger's lock. Times: seconds of the ledger's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from connector.budget import Lane, feedback, lanes, permits, readings
+from connector.budget.learnt import FeedbackState
+from connector.budget.windows import Live, Window, free_at_s, live
+from tests.simulator.servers import EPOCH_S
+
+
+@dataclass
+class Granted:
+    """A permit that is out. awaited: its holder still expects an answer."""
+
+    id: int
+    lane: Lane
+    owner: str
+    granted_s: float
+    deadline_s: float
+    awaited: bool = True
+
+
+@dataclass
+class Ask:
+    """granted: permits, or none. retry_at_s: when to ask again if fewer than asked were granted."""
+
+    granted: list[Granted]
+    retry_at_s: float
+
+
+@dataclass
+class MemoryLedger:
+    """listens: False ignores what servers say, for comparison. holding: False counts a permit
+    from its grant alone, as a naive limiter does; for the proof that the simulator sees it."""
+
+    windows: tuple[Window, ...]
+    request_timeout_s: float = 60.0
+    listens: bool = True
+    holding: bool = True
+    grace: bool = True
+    wall_offset_s: float = 0.0
+    state: FeedbackState = field(default_factory=FeedbackState)
+    pulls: lanes.Pulls = field(default_factory=lanes.Pulls)
+    out: dict[int, Granted] = field(default_factory=dict)
+    ends_s: list[float] = field(default_factory=list)
+    push_ends_s: list[float] = field(default_factory=list)
+    spent: list[tuple[float, float]] = field(default_factory=list)  # (granted, end)
+    waiting_pull: dict[str, int] = field(default_factory=dict)
+    last_grant_s: float = -math.inf
+    next_id: int = 0
+    random: Random = field(default_factory=lambda: Random(0))
+
+    def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask:
+        """Grant up to `asked` permits of `lane`."""
+        self._expire(now_s)
+        if lane is Lane.PULL:
+            self.waiting_pull[owner] = asked
+            self._pull_seen(now_s, asked)
+        facts = self._facts(now_s)
+        holds = permits.terms(self.windows, self.state, self.pulls, facts)
+        count = permits.room(holds, facts, lane, asked)
+        granted = [self._grant(owner, lane, now_s) for _ in range(count)]
+        if lane is Lane.PULL:
+            self.waiting_pull[owner] = asked - count
+        if count == asked:
+            return Ask(granted, now_s)
+        facts = self._facts(now_s)
+        return Ask(
+            granted, permits.retry_at_s(self.windows, holds, facts, lane, self._free_at(lane))
+        )
+
+    def answered(self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float) -> None:
+        if self.out.pop(permit.id, None) is None:
+            return  # its deadline passed first
+        self._end(permit, now_s)
+        if permit.lane is Lane.PULL:
+            self._pull_answered(now_s - permit.granted_s, now_s)
+        if not self.listens:
+            return
+        reading = readings.parse(
+            status,
+            headers,
+            wall_s=EPOCH_S + now_s + self.wall_offset_s,
+            longest_s=self.windows[-1].length_s,
+        )
+        self.state = feedback.update(
+            self.state,
+            self.windows,
+            reading,
+            _Own(self, permit.granted_s, now_s),
+            granted_s=permit.granted_s,
+            now_s=now_s,
+            jitter=self.random.random(),
+        )
+
+    def unanswered(self, permit: Granted) -> None:
+        permit.awaited = False
+
+    def pull_started(self, now_s: float, expected: int | None = None) -> None:
+        starts_s = [*self.pulls.starts_s, now_s][-lanes.REMEMBERED_PULLS :]
+        running = lanes.RunningPull(seen_s=now_s, expected=expected)
+        self.pulls = replace(self.pulls, starts_s=starts_s, running=running)
+
+    def pull_ended(self) -> None:
+        assert self.pulls.running is not None
+        costs = [*self.pulls.costs, self.pulls.running.requests]
+        self.pulls = replace(self.pulls, costs=costs[-lanes.REMEMBERED_PULLS :], running=None)
+
+    def _pull_seen(self, now_s: float, asked: int) -> None:
+        running = self.pulls.running
+        if running:
+            chains = asked + sum(each.lane is Lane.PULL for each in self.out.values())
+            running = replace(running, seen_s=now_s, chains=max(running.chains, chains))
+            self.pulls = replace(self.pulls, running=running)
+
+    def _pull_answered(self, latency_s: float, now_s: float) -> None:
+        running = self.pulls.running
+        if running:
+            before_s = running.latency_s or latency_s
+            running = replace(running, seen_s=now_s, latency_s=before_s * 0.8 + latency_s * 0.2)
+            self.pulls = replace(self.pulls, running=running)
+
+    def _grant(self, owner: str, lane: Lane, now_s: float) -> Granted:
+        self.next_id += 1
+        deadline_s = permits.deadline_s(now_s, self.request_timeout_s)
+        if not self.grace:
+            deadline_s -= permits.GRACE_S
+        permit = Granted(self.next_id, lane, owner, now_s, deadline_s)
+        self.last_grant_s = now_s
+        if self.holding:
+            self.out[permit.id] = permit
+        else:
+            self._end(permit, now_s)
+        if lane is Lane.PULL and self.pulls.running:
+            running = replace(self.pulls.running, requests=self.pulls.running.requests + 1)
+            self.pulls = replace(self.pulls, running=running)
+        return permit
+
+    def _end(self, permit: Granted, now_s: float) -> None:
+        self.ends_s.append(now_s)
+        self.spent.append((permit.granted_s, now_s))
+        if permit.lane is Lane.PUSH:
+            self.push_ends_s.append(now_s)
+
+    def _expire(self, now_s: float) -> None:
+        if self.out and next(iter(self.out.values())).deadline_s <= now_s:
+            for permit in [each for each in self.out.values() if each.deadline_s <= now_s]:
+                del self.out[permit.id]
+                self._end(permit, now_s)
+
+    def _facts(self, now_s: float) -> permits.Facts:
+        push_out = sum(each.lane is Lane.PUSH for each in self.out.values())
+        return permits.Facts(
+            now_s=now_s,
+            live=[
+                Live(
+                    len(self.out) + live(self.ends_s, window, now_s),
+                    push_out + live(self.push_ends_s, window, now_s),
+                )
+                for window in self.windows
+            ],
+            in_flight=sum(each.awaited for each in self.out.values()),
+            waiting_pull=sum(self.waiting_pull.values()),
+            last_grant_s=self.last_grant_s,
+        )
+
+    def _free_at(self, _lane: Lane) -> permits.FreeAt:
+        def free_at(index: int, lane: Lane | None, allowed: int) -> float | None:
+            ends_s: Sequence[float] = self.push_ends_s if lane is Lane.PUSH else self.ends_s
+            out = sum(lane in (None, each.lane) for each in self.out.values())
+            return free_at_s(ends_s, self.windows[index], allowed - out)
+
+        return free_at
+
+
+@dataclass
+class _Own:
+    """Bounds on our own requests, for one answered request."""
+
+    ledger: MemoryLedger
+    granted_s: float
+    answered_s: float
+
+    def most(self, window: Window) -> int:
+        ends_s = self.ledger.ends_s
+        return len(self.ledger.out) + len(ends_s) - bisect_right(
+            ends_s, self.granted_s - window.held_s
+        )
+
+    def least(self, window: Window) -> int:
+        ends_s, since_s = self.ledger.ends_s, self.answered_s - window.sure_s
+        first, last = bisect_right(ends_s, since_s), bisect_right(ends_s, self.granted_s)
+        return 1 + sum(granted_s > since_s for granted_s, _ in self.ledger.spent[first:last])
