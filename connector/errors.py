@@ -203,3 +203,108 @@ class Unreachable(ApiError):
             f"one: {last}. Nothing is lost. Check the network and HIRINGCENTER_BASE_URL, then "
             "run the command again."
         )
+
+
+# --- input of a push ------------------------------------------------------------------------
+
+
+class InputError(UsageError):
+    """A file, table or mapping that can't be pushed as it is; nothing of it was sent.
+
+    place: the file or table, for people. line: where in it (as an editor or a spreadsheet
+    counts, from 1), None where the whole of it is meant.
+    """
+
+    def __init__(self, *, place: str, reason: str, line: int | None = None) -> None:
+        self.place, self.reason, self.line = place, reason, line
+        where = place if line is None else f"{place}: line {line}"
+        super().__init__(f"{where}: {reason}")
+
+
+class UnknownColumn(InputError):
+    """A column that no field of the API matches. `column`, `nearest`: the field it looks like."""
+
+    def __init__(self, *, place: str, column: str, nearest: str | None) -> None:
+        self.column, self.nearest = column, nearest
+        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        super().__init__(
+            place=place,
+            reason=f"column {column!r} matches no field of the API.{hint} Rename it, map or "
+            "ignore it in a mapping file (--mapping), or pass --ignore-unknown.",
+        )
+
+
+class DoubledColumn(InputError):
+    """Two columns for one field, or two of one name. `columns`; `field`: what both stand for."""
+
+    def __init__(
+        self, *, place: str, columns: tuple[str, str], field: str, line: int | None = None
+    ) -> None:
+        self.columns, self.field = columns, field
+        super().__init__(
+            place=place,
+            line=line,
+            reason=f"columns {columns[0]!r} and {columns[1]!r} both stand for {field!r}. Remove "
+            "one, or name it under `ignore` in a mapping file (--mapping).",
+        )
+
+
+class BadMapping(InputError):
+    """A mapping file that can't be used. `place` is the file, `reason` what is wrong in it."""
+
+
+# --- budget ---------------------------------------------------------------------------------
+
+
+class LedgerUnusable(BudgetError):
+    """The ledger can't be read or written. `ledger` (no password), `reason`, `action`."""
+
+    def __init__(self, *, ledger: str, reason: str, action: str) -> None:
+        self.ledger, self.reason, self.action = ledger, reason, action
+        super().__init__(
+            f"The ledger {ledger} {reason}. Without it nothing is sent, so nothing is lost. {action}"
+        )
+
+
+class LedgerTooNew(BudgetError):
+    """A newer connector wrote the ledger. `component`, `found`, `known`: table versions."""
+
+    def __init__(self, *, component: str, found: int, known: int) -> None:
+        self.component, self.found, self.known = component, found, known
+        super().__init__(
+            f"The ledger's {component} tables are version {found}, this connector knows {known}. "
+            "Update the connector on this machine."
+        )
+
+
+class BudgetClosed(BudgetError):
+    """A permit was asked of a budget that is closed: a fault of the program that asks."""
+
+    def __init__(self) -> None:
+        super().__init__("The budget is closed. Open a new one to send requests.")
+
+
+# --- outbox ---------------------------------------------------------------------------------
+
+
+class OutboxConflict(RunError):
+    """A write isn't where this run left it. `row_number`, `expected`, `wanted`: its states."""
+
+    def __init__(self, *, row_number: int, expected: str, wanted: str) -> None:
+        self.row_number, self.expected, self.wanted = row_number, expected, wanted
+        super().__init__(
+            f"Row {row_number} is no longer {expected} in the outbox, so it can't become {wanted}: "
+            "another run touched it, or the ledger was restored from a copy. Nothing was sent "
+            "twice; run the push again."
+        )
+
+
+class TooManyChanges(UsageError):
+    """More rows would be sent than allowed. `changes`, `allowed`."""
+
+    def __init__(self, *, changes: int, allowed: int) -> None:
+        self.changes, self.allowed = changes, allowed
+        super().__init__(
+            f"{changes} rows would be sent, and --max-changes allows {allowed}. Nothing was sent. "
+            "Look at them with --dry-run, then push with a higher --max-changes."
+        )
