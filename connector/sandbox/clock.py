@@ -1,4 +1,4 @@
-"""The server's own clock: it follows the monotonic one, so steps of the host's don't move windows."""
+"""The server's own clock: it follows the monotonic one, so that a stepped host moves no window."""
 
 from __future__ import annotations
 
@@ -22,3 +22,9 @@ class ServerClock:
 def http_date(epoch_s: float) -> str:
     """`epoch_s` (UTC) as in the `Date` header, to the second."""
     return formatdate(epoch_s, usegmt=True)
+
+
+def start_of_today_ms() -> int:
+    """Midnight UTC in ms: a `base_time_ms` that puts meetings into this week."""
+    day_s = 86_400
+    return int(time.time() // day_s * day_s * 1000)

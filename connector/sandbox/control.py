@@ -1,4 +1,7 @@
-"""`/__sandbox__/…`: look at and change a sandbox from another process. No key, not counted, not logged."""
+"""`/__sandbox__/…`: look at and change a sandbox from another process.
+
+No key is needed, and nothing here is counted or logged.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ class Control:
     """One method per route.
 
     `GET requests | applied | unknown | stats | store/<resource>[/<id>]` ·
-    `POST store/<resource>` `{"op": "create"|"update"|"delete"|"put", "id"?, "record"?, "touch"?}` ·
-    `POST options` (any of `SandboxOptions`, JSON) · `POST clear` (the log) · `POST spend` `{"count"}`.
+    `POST store/<resource>` `{"op": create|update|delete|put, "id"?, "record"?, "touch"?}` ·
+    `POST options` (any of `SandboxOptions`, JSON) · `POST clear` (the log) ·
+    `POST spend` `{"count"}`.
     """
 
     def __init__(self, state: State) -> None:
@@ -53,7 +57,7 @@ class Control:
         return _json({"parameters": log.unknown_parameters, "fields": log.unknown_fields})
 
     async def stats(self, _request: Request) -> Response:
-        """Numbers instead of the whole log: requests by status, faults by name, rows by resource."""
+        """Numbers instead of the log: requests by status, faults by name, rows by resource."""
         log = self._state.log
         return _json(
             {

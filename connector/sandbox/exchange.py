@@ -13,9 +13,9 @@ from starlette.types import Receive, Scope, Send
 from connector.sandbox import endpoints, wire
 from connector.sandbox.clock import http_date
 from connector.sandbox.errors import Refused
+from connector.sandbox.fault_options import EARLY_FAULTS
 from connector.sandbox.faults import early_answer, late_answer
 from connector.sandbox.log import LoggedRequest
-from connector.sandbox.options import EARLY_FAULTS
 from connector.sandbox.rate import Verdict, limit_headers, retry_after_s
 from connector.sandbox.state import State
 
@@ -65,7 +65,10 @@ class Api:
             answer.headers["date"] = http_date(logged.answered_s + self._state.options.clock_skew_s)
 
     async def _answer(self, logged: LoggedRequest, authorization: str) -> Response | None:
-        """The answer to send; None = close without one. An error of the sandbox itself is a 500, and kept."""
+        """The answer to send; None = close without one.
+
+        An error of the sandbox itself is a 500, and is kept.
+        """
         headers: dict[str, str] = {}
         try:
             if self._state.on_request is not None:

@@ -1,4 +1,4 @@
-"""Which fault a request meets, and the answers that servers and proxies give when they are broken."""
+"""Which fault a request meets, and what servers and proxies answer when they are broken."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import orjson
 from starlette.responses import Response
 
 from connector.sandbox.clock import http_date
+from connector.sandbox.fault_options import FAULT_NAMES, Faults
 from connector.sandbox.log import LoggedRequest
-from connector.sandbox.options import FAULT_NAMES, Faults, SandboxOptions
+from connector.sandbox.options import SandboxOptions
 
 HTML_PAGE = (
     b"<!DOCTYPE html><html><head><title>Bad gateway</title></head>"
@@ -85,7 +86,7 @@ def early_answer(
 
 
 def late_answer(fault: str, answer: Response, number: int, headers: Mapping[str, str]) -> Response:
-    """What a fault makes of the right answer; those that only damage its delivery leave it alone."""
+    """What a fault makes of the right answer; those that damage only its delivery keep it."""
     if fault == "error_500_after":
         return error_answer(500, headers)
     if fault in ("html_502_after", "html_200"):

@@ -100,7 +100,7 @@ def _bound(field: str, *, upper: bool, open_only: bool = False) -> Callable[[str
         bound_ms = _milliseconds(value)
 
         def test(record: Record) -> bool:
-            at_ms = record.get(field)
+            at_ms: Any = record.get(field)
             if not _is_number(at_ms) or (open_only and not _is_open(record)):
                 return False
             return bool(at_ms <= bound_ms if upper else at_ms >= bound_ms)

@@ -31,13 +31,14 @@ class IdempotencyKeys:
         self._kept: dict[str, _Kept] = {}
 
     def begin(self, key: str, fingerprint: str, now_s: float, ttl_s: float | None) -> Answer | None:
-        """The answer to replay, or None: the caller runs the request and then calls `finish` or `abandon`.
+        """The answer to replay; None = run the request, then call `finish` or `abandon`.
 
         fingerprint: stands for method, path and the payload's bytes. ttl_s: seconds from the answer
         until the key is forgotten; None = never.
 
         Raises:
-            Refused: 409, another payload came with this key, or the first is still running; 400, too long.
+            Refused: 409, another payload came with this key, or the first still runs;
+                400, the key is too long.
         """
         if len(key) > MAX_KEY_LENGTH:
             raise bad_request(

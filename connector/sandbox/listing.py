@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from connector.sandbox.encoding import encode
+from connector.sandbox.envelope import Page, enveloped
 from connector.sandbox.errors import bad_request
 from connector.sandbox.filters import FILTERS, OLDER_FILTERS, Params, wanted_by
 from connector.sandbox.options import SandboxOptions
@@ -16,23 +15,7 @@ from connector.sandbox.store import Store
 from connector.sandbox.table import Table, matching
 from connector.sandbox.tokens import read_token, write_token
 
-LAST_NAMES = {
-    "prospects": "lastProspect",
-    "notes": "lastNote",
-    "tasks": "lastTask",
-    "meetings": "lastMeeting",
-}
 _FILTERED_KEPT = 8  # filtered lists that stay sorted out between their pages
-
-
-@dataclass(frozen=True)
-class Page:
-    """Rows as JSON, in list order; `total` counts the filtered list. last_ms: sort field of the last row."""
-
-    rows: list[bytes]
-    total: int
-    token: str | None
-    last_ms: int | None
 
 
 class Listing:
@@ -58,7 +41,7 @@ class Listing:
             rows = self._rows(table, resource, filters)
             start = self._start(table, rows, resource, params, now_s)
             page = self._page(table, rows, resource, (start, limit), now_s)
-        return self._envelope(resource, page)
+        return enveloped(resource, page, self._options)
 
     def unknown(self, resource: str, params: Params) -> list[str]:
         """Names of parameters that this revision of this list doesn't know."""
@@ -137,47 +120,18 @@ class Listing:
         serials = table.serials_between(start, stop) if rows is None else list(rows[start:stop])
         token = last_ms = None
         if serials and stop < total and self._is_paged(resource):
-            offset = self._options.token_kind == "offset"
+            offset = self._options.token_kind == "offset"  # noqa: S105 - no password
             token = write_token(
                 resource, stop if offset else (table.key(serials[-1]), serials[-1]), now_s
             )
             last_ms = _sort_ms(table, serials[-1], resource)
         return Page([table.encoded(serial) for serial in serials], total, token, last_ms)
 
-    def _envelope(self, resource: str, page: Page) -> bytes:
-        kind = self._options.envelope_of(resource)
-        counted = resource == "prospects" and self._options.total_count
-        if kind == "pagination":
-            facts = {"nextPageToken": page.token} if page.token else {}
-            pagination = {**facts, **({"totalCount": page.total} if counted else {})}
-            return _body({"success": True}, "items", page.rows, {"pagination": pagination})
-        if kind == "next_token":
-            return _body({"success": True}, "items", page.rows, {"nextPageToken": page.token})
-        if kind == "legacy":
-            return _body(
-                {"success": True}, resource, page.rows, {LAST_NAMES[resource]: page.last_ms}
-            )
-        facts_after: dict[str, Any] = {"totalCount": page.total} if counted else {}
-        return _body(
-            {},
-            resource,
-            page.rows,
-            {**facts_after, **({"nextPageToken": page.token} if page.token else {})},
-        )
-
-
-def _body(before: dict[str, Any], name: str, rows: list[bytes], after: dict[str, Any]) -> bytes:
-    """An object with the list of `rows` between two groups of fields, without encoding rows again."""
-    head = encode(before)[1:-1]
-    tail = encode(after)[1:-1]
-    parts = [head, b'"%s":[%s]' % (name.encode(), b",".join(rows)), tail]
-    return b"{" + b",".join(part for part in parts if part) + b"}"
-
 
 def _timed_stop(
     table: Table, rows: Sequence[int] | None, stop: int, total: int, resource: str
 ) -> int:
-    """Where the page ends: rows without a time can't mark a place, so the page that meets them gives all."""
+    """Where a page ends: rows without a time mark no place, so whoever meets them gets them all."""
     last = table.serials_between(stop - 1, stop)[0] if rows is None else rows[stop - 1]
     return total if _sort_ms(table, last, resource) is None else stop
 
@@ -196,7 +150,7 @@ def _count_until(table: Table, rows: Sequence[int] | None, key: Any, serial: int
 
 
 def _count_until_time(table: Table, rows: Sequence[int] | None, value: str) -> int:
-    """Rows up to and including all that share the millisecond `value`: those not yet given are lost."""
+    """Rows up to all that share the millisecond `value`: those not yet given are lost."""
     if not value.lstrip("-").isdecimal():
         raise bad_request(f"startAfter: expected Unix milliseconds, got {value!r}")
     return _count_until(table, rows, *table.last_place_of(int(value)))

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
+from connector.sandbox.fault_options import FAULT_NAMES, Faults
+
 if TYPE_CHECKING:
     from connector.sandbox.log import LoggedRequest
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
-BASE_TIME_MS = (
-    1_767_225_600_000  # 2026-01-01T00:00:00Z: the "now" that generated data looks back from
-)
+BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z, where generated data looks back from
 DEFAULT_LIMITS = {"prospects": 25, "notes": 50, "tasks": 50, "meetings": 50}
 MAX_LIMITS: dict[str, int | None] = dict.fromkeys(RESOURCES, 200)
 ALL_PERMISSIONS = tuple(f"{name}:{verb}" for name in RESOURCES for verb in ("read", "write"))
@@ -23,81 +23,6 @@ WindowKind = Literal["sliding", "fixed", "weighted", "bucket"]
 ProspectsOrder = Literal["newest", "oldest", "id", "shuffled", "recently_updated"]
 Duration = float | tuple[float, float]
 Script = Mapping[int, str | None] | Sequence[str | None] | Callable[["LoggedRequest"], str | None]
-
-# Before the change: the request is counted, and nothing is read or written.
-EARLY_FAULTS = (
-    "drop_before",
-    "error_500",
-    "error_503",
-    "html_502",
-    "bare_429",
-    "dated_429",
-    "redirect",
-)
-# After the change: it was applied, and the answer is lost, late or damaged.
-LATE_FAULTS = (
-    "drop_after",
-    "error_500_after",
-    "html_502_after",
-    "html_200",
-    "truncate",
-    "stall",
-    "hang",
-    "slow_body",
-    "wrong_json",
-    "wrong_content_type",
-)
-FAULT_NAMES = EARLY_FAULTS + LATE_FAULTS
-
-
-@dataclass(kw_only=True)
-class Faults:
-    """The probability (0..1) of each fault, drawn once per request; their sum is at most 1.
-
-    drop_before: connection closed, nothing applied · drop_after: applied, then closed unanswered ·
-    error_500, error_503: `Error` as JSON · html_502: a proxy's page · error_500_after, html_502_after:
-    the same after the change was applied · html_200: a page that claims success · bare_429: no
-    `Retry-After`, no window headers · dated_429: `Retry-After` as an HTTP date · redirect: 302 to
-    another host · truncate: half a body, then closed · stall: half a body, then silence ·
-    hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body that isn't
-    JSON, or isn't the promised shape · wrong_content_type: the right body labelled text/html.
-    """
-
-    error_500: float = 0.0
-    error_503: float = 0.0
-    html_502: float = 0.0
-    drop_before: float = 0.0
-    drop_after: float = 0.0
-    error_500_after: float = 0.0
-    html_502_after: float = 0.0
-    html_200: float = 0.0
-    truncate: float = 0.0
-    stall: float = 0.0
-    hang: float = 0.0
-    slow_body: float = 0.0
-    bare_429: float = 0.0
-    dated_429: float = 0.0
-    redirect: float = 0.0
-    wrong_json: float = 0.0
-    wrong_content_type: float = 0.0
-    reads: bool = True
-    writes: bool = True
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        total = sum(self.probabilities().values())
-        if total > 1 + 1e-9:
-            raise ValueError(f"the probabilities of all faults add up to {total}, which is above 1")
-
-    def probabilities(self) -> dict[str, float]:
-        """Fault name → probability, without those that never happen."""
-        return {name: p for name in FAULT_NAMES if (p := float(getattr(self, name))) > 0}
-
-    @classmethod
-    def evenly(cls, total: float, *, seed: int = 1, without: Sequence[str] = ()) -> Faults:
-        """Every fault but `redirect` (which is terminal) and `without`, `total` shared between them."""
-        names = [name for name in FAULT_NAMES if name not in {"redirect", *without}]
-        return cls(seed=seed, **{name: total / len(names) for name in names})  # type: ignore[arg-type]
 
 
 @dataclass(kw_only=True)
@@ -116,7 +41,7 @@ class SandboxOptions:
     windows: (limit, length in s) each; None = unlimited. window_alignment_s moves the borders of
         fixed and weighted windows. retry_after: how a real 429 says it. count_refused: whether a
         refused request uses the window too. foreign_spender: requests per second that somebody
-        else sends with this key, or a callable (server time in s) → requests sent since it was last asked.
+        else sends with this key, or a callable (server time in s) → how many since last asked.
     keys_ttl_s: how long an idempotency key is remembered; None = for ever.
     on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
         with the untouched record.
@@ -148,7 +73,7 @@ class SandboxOptions:
     default_limits: Mapping[str, int] = field(default_factory=dict)
     max_limits: Mapping[str, int | None] = field(default_factory=dict)
     over_limit: OverLimit | Mapping[str, OverLimit] = "clamp"
-    token_kind: Literal["offset", "keyset"] = "offset"
+    token_kind: Literal["offset", "keyset"] = "offset"  # noqa: S105 - no password
     token_ttl_s: float | None = None
 
     windows: Sequence[tuple[int, float]] | None = None
@@ -200,7 +125,7 @@ class SandboxOptions:
 
 
 def change_options(options: SandboxOptions, changes: Mapping[str, object]) -> None:
-    """Set `options` from JSON-like values: lists become tuples, `faults` an object of probabilities.
+    """Set `options` from JSON values: `faults` is an object of probabilities.
 
     Raises:
         ValueError: a name that isn't an option (or a fault), naming those that are.

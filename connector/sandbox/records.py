@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from connector.sandbox import vocabulary as words
+from connector.sandbox.identity import id_of, noise, serial_of
 
 DAY_MS = 86_400_000
 SORT_FIELDS = {
@@ -21,11 +21,13 @@ SORT_FIELDS = {
     "tasks": "dueAt",
     "meetings": "meetingDate",
 }
+_SPANS_MS = {
+    "prospects": (-700 * DAY_MS, -60_000),
+    "notes": (-600 * DAY_MS, -30_000),
+    "tasks": (-200 * DAY_MS, 60 * DAY_MS),
+    "meetings": (-180 * DAY_MS, 90 * DAY_MS),
+}
 _SALTS = {"prospects": 1, "notes": 2, "tasks": 3, "meetings": 4}
-_ID_SPACE = 1 << 128
-_ID_FACTOR = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, so multiplication permutes the ids
-_ID_INVERSE = pow(_ID_FACTOR, -1, _ID_SPACE)
-_MASK = (1 << 64) - 1
 
 Record = dict[str, Any]
 
@@ -46,23 +48,17 @@ class Generated:
 
     def record(self, serial: int) -> Record:
         """The record of `serial` (0 ≤ serial < count), a new dict each time."""
-        return _MAKERS[self.resource](
-            self, serial, _noise(self.seed, _SALTS[self.resource], serial)
-        )
+        mixed = noise(self.seed, _SALTS[self.resource], serial)
+        return _MAKERS[self.resource](self, serial, mixed)
 
     def id_of(self, serial: int) -> str:
         """32 hexadecimal digits."""
-        return _id(self.seed, _SALTS[self.resource], serial)
+        return id_of(self.seed, _SALTS[self.resource], serial)
 
     def serial_of(self, record_id: str) -> int | None:
         """The serial number behind an id; None where it was never generated."""
-        try:
-            number = int(record_id, 16)
-        except ValueError:
-            return None
-        offset = _id_offset(self.seed, _SALTS[self.resource])
-        serial = (number - offset) * _ID_INVERSE % _ID_SPACE
-        return serial if serial < self.count and self.id_of(serial) == record_id else None
+        serial = serial_of(self.seed, _SALTS[self.resource], record_id)
+        return serial if serial is not None and serial < self.count else None
 
     def time_ms(self, serial: int) -> int | None:
         """The value of the resource's sort field; None for the tasks that have no `dueAt`."""
@@ -70,162 +66,136 @@ class Generated:
         if self.resource == "tasks" and serial >= self.count - self.count // 100:
             return None
         shared = serial - serial % 4 if serial % 16 < 4 else serial
-        return self.base_time_ms + first_ms + shared * (last_ms - first_ms) // self.count
+        return self.base_time_ms + first_ms + shared * (last_ms - first_ms) // max(self.count, 1)
 
-    def prospect_id(self, noise: int) -> str | None:
-        return (
-            _id(self.seed, _SALTS["prospects"], noise % self.prospects) if self.prospects else None
-        )
-
-
-_SPANS_MS = {
-    "prospects": (-700 * DAY_MS, -60_000),
-    "notes": (-600 * DAY_MS, -30_000),
-    "tasks": (-200 * DAY_MS, 60 * DAY_MS),
-    "meetings": (-180 * DAY_MS, 90 * DAY_MS),
-}
+    def prospect_id(self, mixed: int) -> str | None:
+        """Some prospect's id; None where there are none."""
+        if not self.prospects:
+            return None
+        return id_of(self.seed, _SALTS["prospects"], mixed % self.prospects)
 
 
-def _noise(seed: int, salt: int, serial: int) -> int:
-    """64 well mixed bits (splitmix64)."""
-    x = (
-        serial * 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03 + salt * 0x8CB92BA72F3D8DD7
-    ) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
+def _pick(options: tuple[Any, ...], mixed: int) -> Any:
+    return options[mixed % len(options)]
 
 
-@lru_cache(maxsize=64)
-def _id_offset(seed: int, salt: int) -> int:
-    return _noise(seed, salt, 1 << 40) << 64 | _noise(seed, salt, 1 << 41)
-
-
-def _id(seed: int, salt: int, serial: int) -> str:
-    return "%032x" % ((serial * _ID_FACTOR + _id_offset(seed, salt)) % _ID_SPACE)
-
-
-def _pick(options: tuple[Any, ...], noise: int) -> Any:
-    return options[noise % len(options)]
-
-
-def _prospect(made: Generated, serial: int, noise: int) -> Record:
+def _prospect(made: Generated, serial: int, mixed: int) -> Record:
     created_ms = made.time_ms(serial) or 0
-    stage_id, stage = _pick(words.STAGES, noise >> 8)
+    stage_id, stage = _pick(words.STAGES, mixed >> 8)
     record: Record = {
         "id": made.id_of(serial),
-        "firstName": _pick(words.FIRST_NAMES, noise),
-        "lastName": _pick(words.LAST_NAMES, noise >> 16) if noise % 41 else None,
-        "email": _email(serial, noise) if noise % 19 else None,
-        "phone": f"+1{2_010_000_000 + serial * 7919 % 7_000_000_000}" if noise % 7 else None,
+        "firstName": _pick(words.FIRST_NAMES, mixed),
+        "lastName": _pick(words.LAST_NAMES, mixed >> 16) if mixed % 41 else None,
+        "email": _email(serial, mixed) if mixed % 19 else None,
+        "phone": f"+1{2_010_000_000 + serial * 7919 % 7_000_000_000}" if mixed % 7 else None,
         "currentStage": stage,
         "currentStageId": stage_id,
-        "labels": [words.LABELS[(noise >> 24) % 8 - i] for i in range(noise % 4)],
-        "title": _pick(words.TITLES, noise >> 32),
+        "labels": [words.LABELS[(mixed >> 24) % 8 - i] for i in range(mixed % 4)],
+        "title": _pick(words.TITLES, mixed >> 32),
         "createdAt": created_ms,
-        "updatedAt": _prospect_updated_ms(made, serial, noise, created_ms),
+        "updatedAt": _prospect_updated_ms(made, serial, mixed, created_ms),
     }
-    if noise % 5:
-        record["company"] = _pick(words.COMPANIES, noise >> 40) if noise % 3 else None
-    if noise % 11 == 0:
+    if mixed % 5:
+        record["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
+    if mixed % 11 == 0:
         record["customFields"] = {
-            "tier": noise % 3,
+            "tier": mixed % 3,
             "scores": [1, 2.5, None],
             "more": {"ok": True, "名": "値"},
         }
-    if noise % 13 == 0:
-        record["referralSource"] = "2025-01-01" if noise % 2 else "Société «X»"
+    if mixed % 13 == 0:
+        record["referralSource"] = "2025-01-01" if mixed % 2 else "Société «X»"
     return record
 
 
-def _email(serial: int, noise: int) -> str:
-    if noise % 53 == 0:
+def _email(serial: int, mixed: int) -> str:
+    if mixed % 53 == 0:
         return f"J.O'Neil+tag{serial}@Example.COM"
-    return f"person{serial}@{'mail.' if noise & 64 else ''}example.com"
+    return f"person{serial}@{'mail.' if mixed & 64 else ''}example.com"
 
 
-def _prospect_updated_ms(made: Generated, serial: int, noise: int, created_ms: int) -> int | None:
-    if noise % 23 == 0:
+def _prospect_updated_ms(made: Generated, serial: int, mixed: int, created_ms: int) -> int | None:
+    if mixed % 23 == 0:
         return None
     if serial % 50 < 3:  # touched by one import: these share a millisecond
         return max(created_ms, made.base_time_ms - 3 * DAY_MS)
-    return min(created_ms + noise % (40 * DAY_MS), made.base_time_ms - noise % 60_000)
+    return min(created_ms + mixed % (40 * DAY_MS), made.base_time_ms - mixed % 60_000)
 
 
-def _note(made: Generated, serial: int, noise: int) -> Record:
-    by_api = noise % 6 == 0
+def _note(made: Generated, serial: int, mixed: int) -> Record:
+    by_api = mixed % 6 == 0
     record: Record = {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(noise >> 4),
-        "userId": _pick(words.USERS, noise >> 8),
-        "body": _pick(words.NOTE_BODIES, noise >> 12),
+        "prospectId": made.prospect_id(mixed >> 4),
+        "userId": _pick(words.USERS, mixed >> 8),
+        "body": _pick(words.NOTE_BODIES, mixed >> 12),
         "createdAt": made.time_ms(serial),
         "createdByApi": by_api,
-        "createdByApiKeyId": f"key_{noise % 4}" if by_api else None,
-        "pin": noise % 17 == 0,
+        "createdByApiKeyId": f"key_{mixed % 4}" if by_api else None,
+        "pin": mixed % 17 == 0,
     }
     if by_api:
         record["createdByApiKeyName"] = "Zapier – “prod”"
-    if noise % 4 == 0:
+    if mixed % 4 == 0:
         record["mentions"] = (
-            [{"userId": _pick(words.USERS, noise >> 20), "name": "Zoë 🌟"}] if noise % 8 else []
+            [{"userId": _pick(words.USERS, mixed >> 20), "name": "Zoë 🌟"}] if mixed % 8 else []
         )
-    if noise % 9 == 0:
-        record["fileUrl"] = f"https://files.example.com/{serial}.pdf" if noise % 2 else None
-    if noise % 10 == 0:
-        record["updatedAt"] = (record["createdAt"] or 0) + noise % DAY_MS
+    if mixed % 9 == 0:
+        record["fileUrl"] = f"https://files.example.com/{serial}.pdf" if mixed % 2 else None
+    if mixed % 10 == 0:
+        record["updatedAt"] = (record["createdAt"] or 0) + mixed % DAY_MS
     return record
 
 
-def _task(made: Generated, serial: int, noise: int) -> Record:
+def _task(made: Generated, serial: int, mixed: int) -> Record:
     due_ms = made.time_ms(serial)
     created_ms = (
         min(made.base_time_ms if due_ms is None else due_ms, made.base_time_ms)
-        - noise % (9 * DAY_MS)
+        - mixed % (9 * DAY_MS)
         - 1
     )
-    done_ms = created_ms + (noise >> 8) % (6 * DAY_MS)
-    completed_ms = done_ms if noise % 3 and done_ms < made.base_time_ms else None
+    done_ms = created_ms + (mixed >> 8) % (6 * DAY_MS)
+    completed_ms = done_ms if mixed % 3 and done_ms < made.base_time_ms else None
     record: Record = {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(noise >> 4),
-        "task": _pick(words.TASKS, noise >> 16),
-        "assignedTo": _pick(words.USERS, noise >> 20),
-        "assignedBy": _pick(words.USERS, noise >> 24) if noise % 8 else None,
+        "prospectId": made.prospect_id(mixed >> 4),
+        "task": _pick(words.TASKS, mixed >> 16),
+        "assignedTo": _pick(words.USERS, mixed >> 20),
+        "assignedBy": _pick(words.USERS, mixed >> 24) if mixed % 8 else None,
         "createdAt": created_ms,
         "updatedAt": completed_ms or created_ms,
         "dueAt": due_ms,
         "completedAt": completed_ms,
-        "createdByApi": noise % 5 == 0,
+        "createdByApi": mixed % 5 == 0,
     }
-    if noise % 6:
-        record["createdBy"] = _pick(words.USERS, noise >> 28)
-    if noise % 14 == 0:
-        record["recurrence"] = {"every": noise % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
+    if mixed % 6:
+        record["createdBy"] = _pick(words.USERS, mixed >> 28)
+    if mixed % 14 == 0:
+        record["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
     return record
 
 
-def _meeting(made: Generated, serial: int, noise: int) -> Record:
+def _meeting(made: Generated, serial: int, mixed: int) -> Record:
     meeting_ms = made.time_ms(serial) or 0
-    created_ms = min(meeting_ms, made.base_time_ms) - noise % (20 * DAY_MS) - 1
+    created_ms = min(meeting_ms, made.base_time_ms) - mixed % (20 * DAY_MS) - 1
     record: Record = {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(noise >> 4),
+        "prospectId": made.prospect_id(mixed >> 4),
         "meetingDate": meeting_ms,
-        "timeZone": _pick(words.TIME_ZONES, noise >> 16),
-        "meetingType": _pick(words.MEETING_TYPES, noise >> 20),
-        "ownerId": _pick(words.USERS, noise >> 24),
-        "location": _pick(words.LOCATIONS, noise >> 28),
-        "createdByApi": noise % 7 == 0,
+        "timeZone": _pick(words.TIME_ZONES, mixed >> 16),
+        "meetingType": _pick(words.MEETING_TYPES, mixed >> 20),
+        "ownerId": _pick(words.USERS, mixed >> 24),
+        "location": _pick(words.LOCATIONS, mixed >> 28),
+        "createdByApi": mixed % 7 == 0,
         "createdAt": created_ms,
-        "updatedAt": created_ms + noise % DAY_MS if noise % 15 else None,
+        "updatedAt": created_ms + mixed % DAY_MS if mixed % 15 else None,
     }
-    if noise % 3:
-        record["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if noise % 2 else ""
-    if noise % 4:
-        record["createdBy"] = _pick(words.USERS, noise >> 32)
-    if noise % 12 == 0:
-        record["attendees"] = [{"email": f"guest{serial}@example.com", "optional": noise % 2 == 0}]
+    if mixed % 3:
+        record["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
+    if mixed % 4:
+        record["createdBy"] = _pick(words.USERS, mixed >> 32)
+    if mixed % 12 == 0:
+        record["attendees"] = [{"email": f"guest{serial}@example.com", "optional": mixed % 2 == 0}]
     return record
 
 

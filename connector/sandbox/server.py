@@ -9,18 +9,12 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.routing import Route
-
-from connector.sandbox.control import Control
 from connector.sandbox.endpoints import BASE_PATH
-from connector.sandbox.exchange import Api
 from connector.sandbox.log import AppliedChange, LoggedRequest
 from connector.sandbox.options import SandboxOptions
+from connector.sandbox.serving import StoppableServer, server_config
 from connector.sandbox.state import State
 from connector.sandbox.store import Store
-from connector.sandbox.wire import SandboxProtocol
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
@@ -37,7 +31,7 @@ class Sandbox:
         self._state = State(options or SandboxOptions())
         self._requested_port = port
         self._socket: socket.socket | None = None
-        self._server: _Server | None = None
+        self._server: StoppableServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
@@ -78,7 +72,7 @@ class Sandbox:
 
     @property
     def unknown_parameters(self) -> list[str]:
-        """Query parameters that the API doesn't know in its configured revision, as often as they came."""
+        """Query parameters that the configured revision doesn't know, as often as they came."""
         return self._state.log.unknown_parameters
 
     @property
@@ -88,7 +82,7 @@ class Sandbox:
 
     @property
     def on_request(self) -> Callable[[LoggedRequest], None] | None:
-        """Called in the server's thread when a request arrived, before it is judged; must not block."""
+        """Called in the server's thread as a request arrives, before it is judged: be quick."""
         return self._state.on_request
 
     @on_request.setter
@@ -112,7 +106,7 @@ class Sandbox:
         """
         self._socket = socket.create_server((HOST, self._requested_port), backlog=1024)
         self._requested_port = self._socket.getsockname()[1]
-        self._server = _Server(_config(self._state))
+        self._server = StoppableServer(server_config(self._state))
         self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
         self._thread.start()
         if not self._server.ready.wait(START_TIMEOUT_S):
@@ -143,53 +137,6 @@ class Sandbox:
         self.stop()
         if error is None and self._state.failures:
             raise self._state.failures[0]
-
-
-class _Server(uvicorn.Server):
-    """uvicorn's server, which stops at once instead of waiting for stalled answers."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.ready = threading.Event()
-        self._stop = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def stop_soon(self) -> None:
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop.set)
-
-    async def main_loop(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self.ready.set()
-        await self._stop.wait()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for each in sockets or []:
-            each.close()
-        for connection in list(self.server_state.connections):
-            if connection.transport is not None:
-                connection.transport.abort()
-        for task in list(self.server_state.tasks):
-            task.cancel()
-        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
-
-
-def _config(state: State) -> uvicorn.Config:
-    app = Starlette(routes=[*Control(state).routes(), Route("/{path:path}", Api(state))])
-    return uvicorn.Config(
-        app,
-        http=SandboxProtocol,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level="critical",  # dropped answers are on purpose; real failures are raised by `Sandbox`
-        access_log=False,
-        date_header=False,
-        server_header=False,
-        timeout_keep_alive=60,
-    )
 
 
 def serve(options: SandboxOptions, port: int, on_ready: Callable[[Sandbox], None]) -> int:

@@ -6,7 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 from connector.sandbox.clock import ServerClock
 from connector.sandbox.contacts import email_key, phone_key
@@ -14,11 +14,12 @@ from connector.sandbox.options import RESOURCES, SandboxOptions
 from connector.sandbox.records import Generated, Record
 from connector.sandbox.table import DEFAULT_ORDERS, Table
 
+Row = TypeVar("Row")  # any JSON value
 _CONTACT_KEYS: dict[str, Callable[[Any], str | None]] = {"email": email_key, "phone": phone_key}
 
 
 class Store:
-    """All four resources. Thread-safe; what it returns are copies, so the truth can't be changed by accident."""
+    """All four resources, safe in threads. Records come back as copies."""
 
     def __init__(self, options: SandboxOptions, clock: ServerClock) -> None:
         self.lock = threading.RLock()
@@ -63,7 +64,7 @@ class Store:
             return None if serial is None else deepcopy(table.record(serial))
 
     def create(self, resource: str, fields: Mapping[str, Any]) -> Record:
-        """Add a record; `id`, `createdAt` and (but for notes) `updatedAt` are filled in where missing."""
+        """Add a record; a missing `id`, `createdAt` or (but for notes) `updatedAt` is filled in."""
         now_ms = self._clock.now_ms()
         record: Record = {"id": uuid.uuid4().hex, **fields}
         record.setdefault("createdAt", now_ms)
@@ -106,7 +107,7 @@ class Store:
             self._forget_contacts(resource, table.record(serial), serial)
             table.remove(serial)
 
-    def put(self, resource: str, record: Any) -> Any:
+    def put(self, resource: str, record: Row) -> Row:
         """Store any JSON value verbatim; a record whose id is known takes that one's place.
 
         Rows without an id (or that are no objects) are listed in the middle of the list.
@@ -124,7 +125,7 @@ class Store:
             return deepcopy(record)
 
     def prospects_by(self, contact: str, value: Any) -> list[int]:
-        """Serial numbers of the prospects with the same "email" or "phone" as `value`, oldest first."""
+        """Serial numbers of the prospects with the "email" or "phone" `value`, oldest first."""
         if self._contacts is None:
             self._contacts = {name: {} for name in _CONTACT_KEYS}
             for serial in self._tables["prospects"].serials():

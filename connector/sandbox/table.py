@@ -1,4 +1,4 @@
-"""The records of one resource in the order of its list: generated ones by number, changed ones kept."""
+"""The records of one resource in the order of its list: made when read, kept where changed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Table:
         return self._placed[serial] if serial in self._placed else self._generated_key(serial)
 
     def record(self, serial: int) -> Any:
-        """The row itself: a new object for generated rows, the kept one for others. Don't change it."""
+        """The row itself, which may be the kept one: don't change it."""
         return self._kept[serial] if serial in self._kept else self.generated.record(serial)
 
     def encoded(self, serial: int) -> bytes:
@@ -160,7 +160,7 @@ class Table:
         return lambda serial: self._time_key(made.time_ms(serial))
 
     def _key_of_record(self, record: Any) -> SortKey:
-        """Rows that lack what the list is sorted by come last; those without an id, in the middle."""
+        """Rows without what the list is sorted by come last; those without an id, in the middle."""
         if not isinstance(record, dict) or not isinstance(record.get("id"), str):
             return self._middle_key()
         if self.order_name in {"id", "shuffled"}:

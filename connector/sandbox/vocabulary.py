@@ -4,15 +4,18 @@ from __future__ import annotations
 
 FIRST_NAMES = (
     "Avery", "José", "Zoë", "Nguyễn", "李", "さくら", "محمد", "Σοφία", "Дмитро", "O'Brien",
-    "Anne-Marie", "Łukasz", "अनिका", "한별", "שרה", "Jo\u0308rg", "Renée", "Mary  Jane", "D’Arcy", "👩‍💻 Ada",
+    "Anne-Marie", "Łukasz", "अनिका", "한별", "שרה", "Jo\u0308rg", "Renée", "Mary  Jane", "D’Arcy",
+    "👩‍💻 Ada",
 )  # fmt: skip
 LAST_NAMES = (
-    "Coleman", "García Márquez", "Müller", "Trần", "小明", "田中", "العربي", "Παπαδοπούλου", "Шевченко", "McDonald",
-    "van der Berg", "Żółć", "शर्मा", "김", "כהן", "N\u0303andu\u0301", 'Smith "Smitty"', "Null", "Ortiz, Jr.", "🦄",
+    "Coleman", "García Márquez", "Müller", "Trần", "小明", "田中", "العربي", "Παπαδοπούλου",
+    "Шевченко", "McDonald", "van der Berg", "Żółć", "शर्मा", "김", "כהן", "N\u0303andu\u0301",
+    'Smith "Smitty"', "Null", "Ortiz, Jr.", "🦄",
 )  # fmt: skip
 STAGES = (
-    ("stg_new", "New"), ("stg_contacted", "Contacted"), ("stg_interview", "Interview"), ("stg_offer", "Offer"),
-    ("stg_licensing", "Licensing – Exam"), ("stg_hired", "Hired"), ("stg_lost", "Not a fit"),
+    ("stg_new", "New"), ("stg_contacted", "Contacted"), ("stg_interview", "Interview"),
+    ("stg_offer", "Offer"), ("stg_licensing", "Licensing – Exam"),
+    ("stg_hired", "Hired"), ("stg_lost", "Not a fit"),
 )  # fmt: skip
 PIPELINES = {"pipe_agents": "stg_new", "pipe_licensing": "stg_licensing"}
 LABELS = ("Inbound", "Referral", "Ünïcode", "hot;lead", "a,b", "VIP 🌟", "2025", "true")

@@ -18,8 +18,8 @@ PHONE_MESSAGE = "Phone number is invalid and was not saved."
 LICENSE_STATUSES = ("not_started", "in_progress", "licensed")
 _STAGE_NAMES = dict(STAGES)
 _TEXTS = (
-    "title", "company", "userId", "streetAddress", "city", "state", "postalCode", "office", "source",
-    "newSourceName", "jobId", "notes",
+    "title", "company", "userId", "streetAddress", "city", "state", "postalCode", "office",
+    "source", "newSourceName", "jobId", "notes",
 )  # fmt: skip
 PROSPECT_CHECKS: dict[str, check.Check] = {
     "firstName": check.required_text,
@@ -39,7 +39,7 @@ PROSPECT_CHECKS: dict[str, check.Check] = {
 
 @dataclass(frozen=True)
 class Written:
-    """What a write did. action: "created", "updated", or None where it left everything as it was."""
+    """What a write did. action: "created", "updated", or None where nothing changed."""
 
     status: int
     action: str | None
@@ -101,7 +101,7 @@ def _normalise_contacts(fields: dict[str, Any]) -> str | None:
 
 
 def _changes(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The record's fields that a payload sets: stages by id and name, a new source as the source."""
+    """The record's fields that a payload sets: a stage by id and name, a new source as `source`."""
     written_elsewhere = {"stageId", "pipelineId", "newSourceName", "muteWebhook"}
     changes = {name: value for name, value in fields.items() if name not in written_elsewhere}
     if fields.get("newSourceName") is not None:
