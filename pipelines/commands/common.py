@@ -92,6 +92,9 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
     with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [*own, *shared_parameters]
     )
+    with_options.__annotations__ = {  # evaluated, since Typer looks names up in this module
+        parameter.name: parameter.annotation for parameter in [*own, *shared_parameters]
+    }
     del with_options.__wrapped__  # or Typer would look through it
     return with_options
 
