@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 IDEMPOTENCY_KEY_MAX = 512  # characters
-PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two only as an answer names them
+PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two: as an answer said
 
 
 @dataclass(frozen=True)

@@ -111,8 +111,8 @@ def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
     lists = [key for key, value in body.items() if isinstance(value, list)]
     if len(lists) != 1:
         found = f"several lists ({', '.join(lists)})" if lists else "no list"
-        reason = said(body)
-        raise UnknownShape(f"there is {found} in it, only {_names(body)}" + (f": {reason}" if reason else ""))
+        reason = f": {said(body)}" if said(body) else ""
+        raise UnknownShape(f"there is {found} in it, only {_names(body)}{reason}")
     return body[lists[0]], lists[0]
 
 
