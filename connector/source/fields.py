@@ -1,0 +1,49 @@
+"""The fields that the API contract names, and the types their columns have from the first pull on.
+
+Types are dlt's. Every field but `id` may be missing or null in a record. Source: the vendor's
+reference; fields that are not here land too, typed by their first value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+RESOURCES = ("prospects", "notes", "tasks", "meetings")
+
+# Unix milliseconds wherever they appear, also on a resource whose reference doesn't name them
+MS_FIELDS = frozenset({"createdAt", "updatedAt", "dueAt", "completedAt", "meetingDate"})
+
+_NAMES = {
+    "prospects": (
+        "id firstName lastName email phone currentStage currentStageId labels title company "
+        "createdAt updatedAt"
+    ),
+    "notes": (
+        "id prospectId userId body createdAt createdByApi createdByApiKeyId createdByApiKeyName "
+        "mentions pin fileUrl"
+    ),
+    "tasks": (
+        "id prospectId task assignedTo assignedBy createdBy createdAt updatedAt dueAt completedAt "
+        "createdByApi"
+    ),
+    "meetings": (
+        "id prospectId meetingDate timeZone meetingType ownerId location notes createdBy "
+        "createdByApi createdAt updatedAt"
+    ),
+}
+_NOT_TEXT = {
+    **dict.fromkeys(MS_FIELDS, "timestamp"),
+    "labels": "json",
+    "mentions": "json",
+    "createdByApi": "bool",
+    "pin": "bool",
+}
+
+CONTRACT: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        resource: MappingProxyType({name: _NOT_TEXT.get(name, "text") for name in names.split()})
+        for resource, names in _NAMES.items()
+    }
+)
+"""Resource → API name of each field → dlt data type."""

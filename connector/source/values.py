@@ -1,0 +1,118 @@
+"""Single values: which type they are, whether a column of some type holds them exactly. Pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+INT64_MAX = 2**63 - 1
+INT64_MIN = -(2**63)
+EXACT_FLOAT_MAX = 2**53  # up to here every integer is a double
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+FIRST_MS = -62_135_596_800_000  # 0001-01-01T00:00:00.000Z
+LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_DEPTH_MAX = 100  # orjson writes 254 levels, and dlt writes with orjson
+_TYPES = {str: "text", bool: "bool", int: "bigint", float: "double", list: "json", dict: "json"}
+
+
+def to_datetime(ms: int) -> datetime:
+    """Unix milliseconds as UTC, exactly. ms: FIRST_MS to LAST_MS."""
+    return EPOCH + timedelta(milliseconds=ms)
+
+
+def is_ms(value: Any) -> bool:
+    """Whether `value` is a whole number of Unix milliseconds within the calendar."""
+    return type(value) is int and FIRST_MS <= value <= LAST_MS
+
+
+def natural_type(value: Any, *, is_time: bool = False) -> str:
+    """The dlt data type that holds `value`, a non-null JSON value.
+
+    is_time: its field is known to be in Unix milliseconds.
+    """
+    return "timestamp" if is_time and is_ms(value) else _TYPES[type(value)]
+
+
+def fitted(value: Any, data_type: str, *, is_time: bool) -> Any:
+    """`value` as a column of `data_type` holds it; None where it doesn't fit exactly.
+
+    An integer fits a double as long as the double is that integer; a float never fits an
+    integer column, not even 2.0.
+    """
+    if data_type == "double" and type(value) is int:
+        return float(value) if abs(value) <= EXACT_FLOAT_MAX else None
+    if natural_type(value, is_time=is_time) != data_type:
+        return None
+    return to_datetime(value) if data_type == "timestamp" else value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether 64 bits hold every number in `value`."""
+    kind = type(value)
+    if kind is int:
+        return bool(INT64_MIN <= value <= INT64_MAX)
+    if kind is float:
+        return math.isfinite(value)
+    if kind is list:
+        return all(map(is_plain, value))
+    return all(map(is_plain, value.values())) if kind is dict else True
+
+
+def holdable(value: Any, warnings: Counter[str], depth: int = 0) -> Any:
+    """`value` with everything replaced that a destination (or dlt's files) can't hold.
+
+    NUL and lone surrogates become U+FFFD; numbers over 64 bits and infinities become text, and
+    so does what is nested too deep. Counts each in `warnings`.
+    """
+    if isinstance(value, str):
+        return _holdable_text(value, warnings)
+    if isinstance(value, dict | list):
+        if depth >= _DEPTH_MAX:
+            warnings["nested too deep, kept as text"] += 1
+            return _holdable_text(_as_text(value), warnings)
+        return _holdable_container(value, warnings, depth)
+    if not is_plain(value):
+        warnings["number over 64 bits kept as text"] += 1
+        return json.dumps(value)
+    return value
+
+
+def _holdable_container(value: Any, warnings: Counter[str], depth: int) -> Any:
+    if isinstance(value, list):
+        return [holdable(item, warnings, depth + 1) for item in value]
+    held: dict[str, Any] = {}
+    for name, item in value.items():
+        held_name = _holdable_text(name, warnings)
+        while held_name in held:  # two names that differ in what was replaced only
+            held_name += REPLACEMENT
+        held[held_name] = holdable(item, warnings, depth + 1)
+    return held
+
+
+def _holdable_text(text: str, warnings: Counter[str]) -> str:
+    if "\0" in text:
+        warnings["NUL replaced by U+FFFD"] += 1
+        text = text.replace("\0", REPLACEMENT)
+    if not text.isascii() and _has_surrogate(text):
+        warnings["lone surrogate replaced by U+FFFD"] += 1
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _as_text(value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "(nested too deep to be kept)"
