@@ -13,6 +13,7 @@ from typing import Protocol
 
 import sqlalchemy as sa
 
+from connector.budget.database import Database
 from connector.budget.schema import clocks, keys, outstanding
 from connector.clock import Clock, SystemClock
 
@@ -106,3 +107,10 @@ def _latest_s(connection: sa.Connection) -> float | None:
     ends = connection.scalar(sa.select(sa.func.max(keys.c.last_end_s)))
     grants = connection.scalar(sa.select(sa.func.max(outstanding.c.granted_s)))
     return max((float(stamp) for stamp in (ends, grants) if stamp is not None), default=None)
+
+
+def ledger_clock(database: Database, clock: Clock) -> LedgerClock:
+    """The clock of this ledger; a fake `clock` is followed on every database."""
+    if database.is_sqlite or not isinstance(clock, SystemClock):
+        return BootClock(clock)
+    return ServerClock()

@@ -6,9 +6,7 @@ blocking file lock stands in front of every write transaction; the kernel queues
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,9 +14,18 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from connector.errors import BudgetError
+from connector.budget.filelock import FileLock
+from connector.budget.ledger_errors import cant_open, translated
+from connector.errors import LedgerTooNew
 
 Migration = Callable[[sa.Connection], None]
+
+LOCK_WAIT_S = 30.0
+"""How long a ledger that others hold is waited for. A write transaction takes milliseconds."""
+_POSTGRES_OPTIONS = (
+    f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
+)
+_MIGRATION_LOCK = 7_466_104_401
 
 _versions = sa.Table(
     "schema_versions",
@@ -34,47 +41,44 @@ class Database:
     durable: True makes SQLite fsync each commit (outbox keys need it, permits don't).
     suffix: on SQLite, a file of its own beside the ledger (`ledger.db` → `ledger-outbox.db`),
     so that long writes there never block grants here; PostgreSQL keeps one database.
+    lock_wait_s: how long to wait for others before LedgerUnusable.
+
+    Raises:
+        LedgerUnusable: here and in every method: missing, locked, full, damaged, unreachable.
     """
 
-    def __init__(self, url: str, *, durable: bool = False, suffix: str = "") -> None:
+    def __init__(
+        self, url: str, *, durable: bool = False, suffix: str = "", lock_wait_s: float = LOCK_WAIT_S
+    ) -> None:
         parsed = make_url(url)
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.path: Path | None = None
+        self._lock: FileLock | None = None
+        self._durable, self._lock_wait_s = durable, lock_wait_s
         if self.is_sqlite:
             path = Path(parsed.database or "")
             self.path = path.with_name(f"{path.stem}{suffix}{path.suffix}")
             parsed = parsed.set(database=str(self.path))
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        self._durable = durable
-        self._thread_lock = threading.Lock()
-        self._lock_fd: int | None = None
-        self.engine = self._engine(parsed)
+        self.name = str(self.path or parsed.render_as_string(hide_password=True))
+        self.engine = self._sqlite(self.path, parsed) if self.path else _postgres(parsed)
 
-    def _engine(self, url: sa.URL) -> sa.Engine:
-        if not self.is_sqlite:
-            return sa.create_engine(url, pool_pre_ping=True)
-        self._prepare_files()
-        engine = sa.create_engine(url, connect_args={"timeout": 30, "check_same_thread": False})
+    def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._lock = FileLock(path.with_name(path.name + ".lock"))
+        except OSError as error:
+            raise cant_open(self.name, error) from error
+        arguments = {"timeout": self._lock_wait_s, "check_same_thread": False}
+        engine = sa.create_engine(url, connect_args=arguments, max_overflow=-1)
         sa.event.listen(engine, "connect", self._on_connect)
         sa.event.listen(engine, "begin", _on_begin)
         return engine
 
-    def _prepare_files(self) -> None:
-        assert self.path is not None
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock_path = self.path.with_name(self.path.name + ".lock")
-            self._lock_fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise BudgetError(
-                f"{self.path}: the ledger can't be opened: {error.strerror}. Without it nothing "
-                "is sent. Make the state directory writable, or set HIRINGCENTER_STATE_DIR."
-            ) from error
-
     def _on_connect(self, connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
-        connection.isolation_level = None  # type: ignore[attr-defined]  # we send BEGIN ourselves
+        connection.isolation_level = None  # we send BEGIN ourselves
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
@@ -83,52 +87,58 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A write transaction; commits at the end, rolls back on an exception."""
-        if self._lock_fd is None:
-            with self.engine.begin() as connection:
+        with translated(self.name):
+            if self._lock is None:
+                with self.engine.begin() as connection:
+                    yield connection
+                return
+            with self._lock.held(self._lock_wait_s), self._begun(write=True) as connection:
                 yield connection
-            return
-        with self._thread_lock:
-            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
-            try:
-                with self.engine.connect().execution_options(write=True) as connection:
-                    with connection.begin():
-                        yield connection
-            finally:
-                fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A read transaction: one consistent view."""
-        with self.engine.connect() as connection, connection.begin():
+        with translated(self.name), self._begun(write=False) as connection:
             yield connection
+
+    @contextmanager
+    def _begun(self, *, write: bool) -> Iterator[sa.Connection]:
+        with self.engine.connect() as connection:
+            if self.is_sqlite:
+                connection = connection.execution_options(write=write)
+            else:
+                connection = connection.execution_options(isolation_level="REPEATABLE READ")
+            with connection.begin():
+                yield connection
 
     def migrate(self, component: str, migrations: Sequence[Migration]) -> None:
         """Bring `component`'s tables to version len(migrations), each step once, in order.
 
         Raises:
-            BudgetError: the tables were written by a newer version of the connector.
+            LedgerTooNew: the tables were written by a newer version of the connector.
         """
         with self.write() as connection:
             if not self.is_sqlite:  # two processes may start at once
-                connection.execute(sa.text("SELECT pg_advisory_xact_lock(7466104401)"))
+                connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             _versions.create(connection, checkfirst=True)
             found = connection.scalar(
                 sa.select(_versions.c.version).where(_versions.c.component == component)
             )
             if (found or 0) > len(migrations):
-                raise BudgetError(
-                    f"The ledger's {component} tables are version {found}, this connector knows "
-                    f"{len(migrations)}. Update the connector on this machine."
-                )
+                raise LedgerTooNew(component=component, found=found or 0, known=len(migrations))
             for migration in migrations[found or 0 :]:
                 migration(connection)
             _store_version(connection, component, found, len(migrations))
 
     def close(self) -> None:
         self.engine.dispose()
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _postgres(url: sa.URL) -> sa.Engine:
+    arguments = {"connect_timeout": 10, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
+    return sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
 
 
 def _on_begin(connection: sa.Connection) -> None:

@@ -7,6 +7,7 @@ import hmac
 import secrets as randomness
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from connector.budget.database import Database
 from connector.budget.schema import MIGRATIONS, secrets
@@ -38,5 +39,5 @@ def _add_salt(connection: sa.Connection, database: Database) -> None:
     if database.is_sqlite:
         connection.execute(sa.insert(secrets).values(values))
     else:
-        insert = sa.dialects.postgresql.insert(secrets).values(values)
+        insert = postgresql.insert(secrets).values(values)
         connection.execute(insert.on_conflict_do_nothing())

@@ -1,7 +1,7 @@
 """Permits: one dispatcher thread per process asks the ledger for all threads that wait.
 
-The dispatcher sleeps until the time the ledger computed, never polls it. Answers ride in the
-next grant's transaction, or go alone when nobody waits.
+It sleeps until the time the ledger computed and never polls the ledger. Answers ride in the next
+grant's transaction, or go alone a few milliseconds later when nobody waits.
 """
 
 from __future__ import annotations
@@ -9,43 +9,41 @@ from __future__ import annotations
 import signal
 import threading
 import uuid
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from math import inf
 from types import TracebackType
 from typing import Self
 
-import sqlalchemy as sa
-
-from connector.budget import Lane, Permit
-from connector.budget.clockrules import BootClock, LedgerClock, ServerClock
+from connector import logs
+from connector.budget import Lane, Permit, readings
+from connector.budget.booking import Answered
+from connector.budget.clockrules import ledger_clock
 from connector.budget.database import Database
 from connector.budget.keys import key_id
-from connector.budget.ledger import Ended, Ledger
+from connector.budget.ledger import Exchange, Ledger, Request
+from connector.budget.permits import send_by_s
+from connector.budget.report import BudgetState, Eta, Reporter
+from connector.budget.waiting import Mail, Waiter, WaitingRoom
+from connector.budget.windows import Limits, windows_of
 from connector.clock import Clock, SystemClock
-from connector.errors import BudgetError, ConnectorError, Interrupted
-from connector.settings import RateLimit
+from connector.errors import BudgetClosed, ConnectorError, Interrupted
 
-SEND_WITHIN_S = 5.0
-GRACE_S = 60.0
 _LINGER_S = 0.005
-_STOP_CHECK_S = 0.2
+"""Answers wait so long for a grant to ride with."""
+_GLANCE_S = 0.2
+"""`stop` is set by a signal handler, which can wake nobody; looked at this often while waiting."""
+_MAIL_AGAIN_S = 1.0
+"""After a failure, answers alone are brought to the ledger again this much later."""
 
-
-@dataclass(eq=False)
-class _Waiter:
-    lane: Lane
-    done: threading.Event = field(default_factory=threading.Event)
-    permit: Permit | None = None
-    error: ConnectorError | None = None
+log = logs.get_logger("budget")
 
 
 class RateBudget:
-    """Hands out permits for one API key to any number of threads. See `connector.budget.Budget`.
+    """Hands out permits for one API key to any number of threads; see `connector.budget.Budget`.
 
     limits: the windows that this process was configured with.
     request_timeout_s: the total time one request may take, from sending to its answer.
-    stop: when set, waiting callers get Interrupted.
+    stop: when set, callers that wait get Interrupted (`stop.number`: the signal's number).
 
     Raises:
         BudgetError: the ledger can't be opened.
@@ -56,34 +54,30 @@ class RateBudget:
         database: Database,
         *,
         api_key: str,
-        limits: Sequence[RateLimit],
+        limits: Sequence[Limits],
         request_timeout_s: float,
         clock: Clock | None = None,
         stop: threading.Event | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
         self._stop = stop
+        self._windows = windows_of(limits)
+        key = key_id(api_key, database)
+        time_source = ledger_clock(database, self._clock)
         self._ledger = Ledger(
             database,
-            key=key_id(api_key, database),
+            key=key,
             owner=uuid.uuid4().hex,
-            clock=self._ledger_clock(database),
-            limits=limits,
-            permit_life_s=SEND_WITHIN_S + request_timeout_s + GRACE_S,
+            clock=time_source,
+            windows=self._windows,
+            request_timeout_s=request_timeout_s,
         )
-        self._lock = threading.Lock()
-        self._wake = threading.Event()
-        self._waiting: deque[_Waiter] = deque()
-        self._ended: list[tuple[int, float]] = []
-        self._unsent: list[int] = []
-        self._closing = False
-        self._waited_s = 0.0
+        self._reporter = Reporter(database, key=key, clock=time_source, windows=self._windows)
+        self._room = WaitingRoom()
+        self._retry_at_s: dict[Lane, float] = {}
+        self._mail_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
         self._thread.start()
-
-    def _ledger_clock(self, database: Database) -> LedgerClock:
-        real = isinstance(self._clock, SystemClock)
-        return BootClock(self._clock) if database.is_sqlite or not real else ServerClock()
 
     def permit(self, lane: Lane) -> Permit:
         """Block until one request may go out.
@@ -92,43 +86,59 @@ class RateBudget:
             BudgetError: the ledger can't be used; nothing may be sent.
             Interrupted: `stop` was set.
         """
-        waiter, began_s = _Waiter(lane), self._clock.monotonic_s()
-        with self._lock:
-            if self._closing:
-                raise BudgetError("The budget is closed; open a new one to send requests.")
-            self._waiting.append(waiter)
-        self._wake.set()
+        waiter = Waiter(lane, self._clock.monotonic_s())
+        self._room.enter(waiter)
         waiter.done.wait()
-        with self._lock:
-            self._waited_s += self._clock.monotonic_s() - began_s
+        self._room.leave(self._clock.monotonic_s() - waiter.since_s)
         if waiter.error is not None:
             raise waiter.error
         assert waiter.permit is not None
         return waiter.permit
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
-        with self._lock:
-            self._ended.append((permit.id, self._clock.monotonic_s()))
-        self._wake.set()
+        """The answer's head arrived. headers: names in lower case."""
+        reading = readings.parse(
+            status,
+            headers,
+            wall_s=self._clock.now_s(),
+            longest_s=self._windows[-1].length_s,
+        )
+        self._room.post(Mail(answers=[(permit.id, self._clock.monotonic_s(), reading)]))
 
     def unanswered(self, permit: Permit) -> None:
         """No answer will come; the permit counts until its deadline."""
+        self._room.post(Mail(unanswered=[permit.id]))
 
     def unsent(self, permit: Permit) -> None:
-        with self._lock:
-            self._unsent.append(permit.id)
-        self._wake.set()
+        """The request certainly never left this process; the permit is given back."""
+        self._room.post(Mail(unsent=[permit.id]))
 
     @property
     def waited_s(self) -> float:
-        return self._waited_s
+        """Seconds that callers of `permit` have waited, all threads added up."""
+        return self._room.waited_s
+
+    def pull_started(self, expected: int | None = None) -> None:
+        """A pull begins here: pushes leave it room. expected: how many requests it will need."""
+        self._ledger.pull_started(expected)
+
+    def pull_ended(self, requests: int) -> None:
+        """The pull has ended after so many requests: what the next one may cost."""
+        self._ledger.pull_ended(requests)
+
+    def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
+        """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
+        return self._reporter.forecast(count, lane, in_flight=in_flight)
+
+    def state(self) -> BudgetState:
+        """What is used and free now, by whom, and what holds it up."""
+        return self._reporter.state()
 
     def close(self) -> None:
-        """Book what is answered, and stop; callers that still wait get BudgetError."""
-        with self._lock:
-            self._closing = True
-        self._wake.set()
-        self._thread.join()
+        """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
+        self._room.close()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def __enter__(self) -> Self:
         return self
@@ -142,64 +152,80 @@ class RateBudget:
         self.close()
 
     def _run(self) -> None:
-        retry_at_s = 0.0
-        while True:
-            self._pause(retry_at_s)
-            if self._stop is not None and self._stop.is_set():
-                self._fail(Interrupted(getattr(self._stop, "signal_number", signal.SIGTERM)))
-            try:
-                retry_at_s = self._exchange()
-            except ConnectorError as error:
-                self._fail(error)
-            except (sa.exc.SQLAlchemyError, OSError) as error:
-                self._fail(BudgetError(f"The ledger can't be used: {type(error).__name__}"))
-            with self._lock:
-                if self._closing:
-                    break
-        self._fail(BudgetError("The budget was closed."))
+        while not self._room.closed:
+            self._sleep()
+            if self._stopped:
+                self._room.fail_all(self._interrupted())
+            self._try_exchange()
+        self._room.fail_all(BudgetClosed())
+        self._leave()
 
-    def _pause(self, retry_at_s: float) -> None:
-        """Sleep until `retry_at_s` or something new to do."""
-        while True:
-            with self._lock:
-                self._wake.clear()
-                if self._closing or self._ended or self._unsent:
-                    return
-                waiting = bool(self._waiting)
+    @property
+    def _stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(int(getattr(self._stop, "number", signal.SIGTERM)))
+
+    def _sleep(self) -> None:
+        """Until there is something to bring to the ledger, or asking it again can help."""
+        lingered = False
+        while not self._room.closed:
+            self._room.news.clear()
+            lanes = [lane for lane, count in self._room.waiting().items() if count]
+            if lanes and self._stopped:
+                return
             now_s = self._clock.monotonic_s()
-            if waiting and now_s >= retry_at_s:
+            wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s
+            if wait_s <= 0:
                 return
-            if self._stop is not None and self._stop.is_set() and waiting:
-                return
-            if waiting:
-                self._clock.sleep(min(_STOP_CHECK_S, retry_at_s - now_s), self._wake)
+            if self._room.has_mail and now_s >= self._mail_at_s:
+                if lingered:
+                    return
+                lingered = True
+                self._room.news.wait(_LINGER_S)
+            elif lanes or self._room.has_mail:
+                self._clock.sleep(min(wait_s, _GLANCE_S), self._room.news)
             else:
-                self._wake.wait()
+                self._room.news.wait()
 
-    def _exchange(self) -> float:
+    def _try_exchange(self) -> None:
+        try:
+            self._exchange()
+        except ConnectorError as error:
+            self._mail_at_s = self._clock.monotonic_s() + _MAIL_AGAIN_S
+            self._room.fail_all(error)
+        except BaseException:
+            self._room.close()
+            self._room.fail_all(BudgetClosed())
+            raise
+
+    def _exchange(self) -> None:
         began_s = self._clock.monotonic_s()
-        with self._lock:
-            ended, self._ended = self._ended, []
-            unsent, self._unsent = self._unsent, []
-            waiting = list(self._waiting)
-        wants = {lane: sum(waiter.lane == lane for waiter in waiting) for lane in Lane}
-        if not waiting and not ended and not unsent:
-            return began_s
-        result = self._ledger.exchange(
-            wants, [Ended(permit, began_s - at_s) for permit, at_s in ended], unsent
-        )
-        with self._lock:
-            for waiter in waiting:
-                if result.granted[waiter.lane]:
-                    number = result.granted[waiter.lane].pop(0)
-                    waiter.permit = Permit(number, waiter.lane, began_s + SEND_WITHIN_S)
-                    self._waiting.remove(waiter)
-                    waiter.done.set()
-        return began_s + result.wait_s
+        wants, mail = self._room.waiting(), self._room.take_mail()
+        if not mail and not any(wants.values()):
+            return
+        answers = [Answered(number, began_s - at_s, said) for number, at_s, said in mail.answers]
+        try:
+            exchange = self._ledger.exchange(Request(wants, answers, mail.unanswered, mail.unsent))
+        except ConnectorError:
+            self._room.post(mail)
+            raise
+        self._hand_out(exchange, began_s)
 
-    def _fail(self, error: ConnectorError) -> None:
-        with self._lock:
-            waiting, self._waiting = self._waiting, deque()
-        for waiter in waiting:
-            waiter.error = error
-            waiter.done.set()
+    def _hand_out(self, exchange: Exchange, began_s: float) -> None:
+        for lane, ids in exchange.granted.items():
+            by_s = send_by_s(began_s)
+            self._room.grant(lane, [Permit(number, lane, by_s) for number in ids])
+        self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in exchange.wait_s.items()}
+        if exchange.hold_s is not None:
+            log.warning(
+                "budget.hold", hold_s=round(exchange.hold_s, 1), reason=exchange.hold_reason
+            )
+
+    def _leave(self) -> None:
+        try:
+            self._exchange()
+            self._ledger.close()
+        except ConnectorError as error:
+            log.warning("budget.left_open", error=str(error))

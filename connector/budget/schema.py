@@ -42,6 +42,7 @@ keys = sa.Table(
     sa.Column("pruned_seq", _Number, nullable=False),
     sa.Column("pruned_push_seq", _Number, nullable=False),
     sa.Column("last_end_s", _Seconds, nullable=False),
+    sa.Column("last_grant_s", _Seconds),
     sa.Column("keep_s", _Seconds, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
 )
@@ -51,9 +52,10 @@ outstanding = sa.Table(
     metadata,
     sa.Column("key", _Key, primary_key=True),
     sa.Column("id", _Number, primary_key=True, autoincrement=False),
-    sa.Column("lane", sa.String(8), nullable=False),
     sa.Column("owner", sa.String(32), nullable=False),
+    sa.Column("push", sa.Boolean, nullable=False),
     sa.Column("granted_s", _Seconds, nullable=False),
+    sa.Column("awaited_until_s", _Seconds, nullable=False),
     sa.Column("deadline_s", _Seconds, nullable=False),
 )
 

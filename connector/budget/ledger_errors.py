@@ -1,0 +1,74 @@
+"""What a database says when it fails, as errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import sqlalchemy as sa
+
+from connector.budget.filelock import LockHeld
+from connector.errors import LedgerUnusable
+
+_MOVE_AWAY = (
+    "Move it away (the next run makes a new one), wait as long as the longest rate window, and "
+    "run the command again."
+)
+_WRITABLE = "Make the state directory writable for this user."
+_FREE_SPACE = "Free some space and run the command again."
+_CLOSE_OTHERS = (
+    "Close what has it open for writing (a database browser, a stopped process) and run the "
+    "command again."
+)
+_BY_SQLITE_CODE = {
+    "SQLITE_CORRUPT": ("is damaged", _MOVE_AWAY),
+    "SQLITE_NOTADB": ("is damaged, or no SQLite file", _MOVE_AWAY),
+    "SQLITE_READONLY": ("is read-only", _WRITABLE),
+    "SQLITE_CANTOPEN": ("can't be opened", _WRITABLE),
+    "SQLITE_FULL": ("has no room: the disk is full", _FREE_SPACE),
+    "SQLITE_IOERR": ("can't be read or written: the disk failed or is full", _FREE_SPACE),
+    "SQLITE_BUSY": ("is locked by another program", _CLOSE_OTHERS),
+    "SQLITE_LOCKED": ("is locked", _CLOSE_OTHERS),
+}
+_HELD = "Look for a stopped or hanging hiringcenter process, end it and run the command again."
+
+
+def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
+    """The ledger's file or lock file could not be made or opened."""
+    return LedgerUnusable(
+        ledger=ledger,
+        reason=f"can't be opened: {error.strerror}",
+        action="Make the state directory writable, or set HIRINGCENTER_STATE_DIR.",
+    )
+
+
+@contextmanager
+def translated(ledger: str) -> Iterator[None]:
+    """Turn failures of the database into LedgerUnusable; faults of the caller stay as they are."""
+    try:
+        yield
+    except LockHeld as error:
+        raise LedgerUnusable(ledger=ledger, reason=f"is locked: {error}", action=_HELD) from error
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        raise _unusable(ledger, error) from error
+    except sa.exc.DatabaseError as error:
+        if not _sqlite_code(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise
+        raise _unusable(ledger, error) from error
+
+
+def _sqlite_code(error: sa.exc.DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
+
+
+def _unusable(ledger: str, error: sa.exc.DBAPIError) -> LedgerUnusable:
+    code = _sqlite_code(error)
+    for prefix, (reason, action) in _BY_SQLITE_CODE.items():
+        if code.startswith(prefix):
+            return LedgerUnusable(ledger=ledger, reason=reason, action=action)
+    said = str(error.orig).strip().splitlines()
+    return LedgerUnusable(
+        ledger=ledger,
+        reason=f"doesn't answer: {said[0] if said else type(error.orig).__name__}",
+        action="Check HIRINGCENTER_LEDGER_URL and the database, and run the command again.",
+    )

@@ -1,0 +1,166 @@
+"""What people ask of the budget: what is used and free now, and when N requests would be done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from connector.budget import Lane, booking, owners, permits
+from connector.budget.clockrules import LedgerClock
+from connector.budget.database import Database
+from connector.budget.forecast import constraints, forecast
+from connector.budget.keystate import KeyState
+from connector.budget.lookups import Lookups
+from connector.budget.owners import Owner
+from connector.budget.permits import Facts, Terms
+from connector.budget.windows import Window
+
+_UNKNOWN_LATENCY_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """One window now. limit: as corrected by the server's answers; configured: as set.
+
+    pull, push: requests of each lane that count. push_limit: where pushes stop for pulls.
+    next_free_in_s: until one more slot is free; 0 if one is.
+    foreign_in_s: how much longer others are known to spend from it; 0 if they aren't.
+    """
+
+    length_s: float
+    configured: int
+    limit: int
+    push_limit: int
+    pull: int
+    push: int
+    next_free_in_s: float
+    foreign_in_s: float
+
+    @property
+    def used(self) -> int:
+        return self.pull + self.push
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: requests on their way.
+
+    next_in_s: until the next request may go out, by lane. now_s: ledger seconds.
+    """
+
+    now_s: float
+    windows: Sequence[WindowReport]
+    hold_in_s: float
+    hold_reason: str
+    in_flight: int
+    connected: Sequence[Owner]
+    latency_s: float | None
+    next_in_s: dict[Lane, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """Seconds from now until the first request goes out, and until the last is answered."""
+
+    first_in_s: float
+    done_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """The ledger at one moment."""
+
+    connection: sa.Connection
+    lookups: Lookups
+    state: KeyState
+    facts: Facts
+    holds: Terms
+
+
+class Reporter:
+    """Reads the ledger without locking it."""
+
+    def __init__(
+        self, database: Database, *, key: str, clock: LedgerClock, windows: Sequence[Window]
+    ) -> None:
+        self._database, self._key, self._clock, self._windows = database, key, clock, windows
+
+    def state(self) -> BudgetState:
+        with self._database.read() as connection:
+            view = self._view(connection)
+            learnt, now_s = view.state.feedback, view.facts.now_s
+            return BudgetState(
+                now_s=now_s,
+                windows=[self._window(view, index) for index in range(len(self._windows))],
+                hold_in_s=max(0.0, learnt.hold_until_s - now_s),
+                hold_reason=learnt.hold_reason if learnt.hold_until_s > now_s else "",
+                in_flight=view.facts.in_flight,
+                connected=owners.connected(connection, self._key, now_s),
+                latency_s=view.state.latency_s,
+                next_in_s={lane: self._eta(view, 1, lane, 1).first_in_s for lane in Lane},
+            )
+
+    def forecast(self, count: int, lane: Lane, *, in_flight: int) -> Eta:
+        """See `RateBudget.forecast`."""
+        with self._database.read() as connection:
+            return self._eta(self._view(connection), count, lane, in_flight)
+
+    def _view(self, connection: sa.Connection) -> _View:
+        row = booking.load(connection, self._key, lock=False)
+        now_s = self._clock.now_s(connection)
+        lookups = Lookups(
+            connection, self._key, self._windows,
+            newest=row.newest, pruned=row.pruned, now_s=now_s,
+        )  # fmt: skip
+        state = KeyState.loads(row.state)
+        facts = Facts(
+            now_s=now_s,
+            live=lookups.lives(),
+            in_flight=lookups.in_flight(),
+            last_grant_s=-math.inf if row.last_grant_s is None else row.last_grant_s,
+        )
+        holds = permits.terms(self._windows, state.feedback, state.pulls(now_s), facts)
+        return _View(connection, lookups, state, facts, holds)
+
+    def _window(self, view: _View, index: int) -> WindowReport:
+        window, now_s = self._windows[index], view.facts.now_s
+        live, ceiling = view.facts.live[index], view.holds.ceilings[index]
+        free_at_s: float | None = now_s
+        if live.all >= ceiling.all:
+            free_at_s = view.lookups.free_at_s(index, None, ceiling.all - 1)
+        if free_at_s is None:
+            free_at_s = now_s + window.held_s
+        return WindowReport(
+            length_s=window.length_s,
+            configured=window.limit,
+            limit=ceiling.all,
+            push_limit=ceiling.push,
+            pull=live.pull,
+            push=live.push,
+            next_free_in_s=max(0.0, free_at_s - now_s),
+            foreign_in_s=max(0.0, view.state.feedback.of(window).foreign_until_s - now_s),
+        )
+
+    def _eta(self, view: _View, count: int, lane: Lane, in_flight: int) -> Eta:
+        now_s = view.facts.now_s
+        latency_s = view.state.latency_s
+        latency_s = _UNKNOWN_LATENCY_S if latency_s is None else latency_s
+        ends = [
+            view.lookups.ends_s(index, now_s + latency_s) for index in range(len(self._windows))
+        ]
+        bounds = constraints(
+            self._windows, view.holds, lane,
+            [both for both, _ in ends], [pushes for _, pushes in ends],
+        )  # fmt: skip
+        found = forecast(
+            bounds, count, now_s=now_s, not_before_s=view.holds.not_before_s,
+            spacing_s=view.holds.spacing_s, latency_s=latency_s, in_flight=in_flight,
+        )  # fmt: skip
+        return Eta(found.first_s - now_s, found.done_s - now_s)
