@@ -1,0 +1,1 @@
+"""Pushing: rows of a file or table, checked, planned in the outbox, sent, and accounted for."""

@@ -1,0 +1,111 @@
+"""Emails and phones: what is one, and which of two spellings are the same.
+
+The libraries made for it decide; a regular expression answers for the plain spellings that make
+up nearly all of a file, only where it provably agrees with them (there is a test that tries).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+from phonenumbers import NumberParseException, PhoneMetadata, PhoneNumberFormat, ValidationResult
+
+_PLAIN_EMAIL = re.compile(
+    r"[A-Za-z0-9_+-]+(?:\.[A-Za-z0-9_+-]+)*@"
+    r"(?:[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*\.)+[A-Za-z]{2,20}",
+    re.ASCII,
+)
+_RESERVED_DOMAINS = frozenset({"invalid", "local", "localhost", "test", "onion", "arpa"})
+_PLAIN_US_PHONE = re.compile(
+    r"(?:\+?1[ .-]?)?(?:\(([2-9]\d{2})\) ?|([2-9]\d{2})[ .-]?)(\d{3})[ .-]?(\d{4})", re.ASCII
+)
+_E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
+_PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-–/·]+(?:\s*(?:x|ext\.?|extension|#)\s*\d{1,7})?", re.I)
+_SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
+_NANP = frozenset({"US", "CA"})
+_TOO = {ValidationResult.TOO_SHORT: "too short", ValidationResult.TOO_LONG: "too long"}
+
+
+def email_identity(address: str) -> str:
+    """The spelling that all spellings of one mailbox share, as far as recruiting goes.
+
+    Raises:
+        ValueError: `address` isn't an email address; the message says why.
+    """
+    if len(address) <= 64 and _PLAIN_EMAIL.fullmatch(address):
+        return address.lower()
+    return _library_email(address).lower()
+
+
+def _library_email(address: str) -> str:
+    local, _, domain = address.rpartition("@")
+    name, dot, top = domain.rpartition(".")
+    if not dot and local:
+        raise ValueError("the part after @ has no period")
+    if top.lower() in _RESERVED_DOMAINS:
+        checked = _syntax(f"{local}@{name}.com")
+        return f"{checked.removesuffix('.com')}.{top}"
+    return _syntax(address)
+
+
+def _syntax(address: str) -> str:
+    try:
+        return validate_email(address, check_deliverability=False).normalized
+    except EmailNotValidError as error:
+        raise ValueError(str(error)) from None
+
+
+def e164(text: str, region: str) -> tuple[str, str | None]:
+    """(`text` as +<country code><number>, what was lost on the way).
+
+    region: ISO 3166 country of numbers written without a country code.
+
+    Raises:
+        ValueError: `text` can't be a phone number; the message says why.
+    """
+    if region in _NANP and (match := _PLAIN_US_PHONE.fullmatch(text)):
+        return f"+1{match[1] or match[2]}{match[3]}{match[4]}", None
+    if _E164.fullmatch(text) and _is_plain_e164(text):
+        return text, None
+    return _library_phone(text, region)
+
+
+def _library_phone(text: str, region: str) -> tuple[str, str | None]:
+    if _SHORTENED_NUMBER.fullmatch(text):
+        raise ValueError("a spreadsheet has shortened the number; format the column as text")
+    if not _PHONE_SHAPE.fullmatch(text):
+        raise ValueError("it holds more than one phone number's digits and punctuation")
+    try:
+        number = phonenumbers.parse(text, region)
+    except NumberParseException as error:
+        raise ValueError(str(error).split(") ", 1)[-1].rstrip(".")) from None
+    possible = phonenumbers.is_possible_number_with_reason(number)
+    if possible != ValidationResult.IS_POSSIBLE:
+        raise ValueError(f"as a number of {region}, it is {_TOO.get(possible, 'not complete')}")
+    lost = f"the extension {number.extension} is left out" if number.extension else None
+    return phonenumbers.format_number(number, PhoneNumberFormat.E164), lost
+
+
+def _is_plain_e164(text: str) -> bool:
+    """Whether the library would leave `text` as it is: no prefix to strip, a possible length."""
+    for digits in (1, 2, 3):
+        plan = _numbering_plan(text[1 : 1 + digits])
+        if plan is not None:
+            national = text[1 + digits :]
+            lengths, prefix = plan
+            return len(national) in lengths and national[0] != "0" and not prefix.match(national)
+    return False
+
+
+@lru_cache(maxsize=1024)
+def _numbering_plan(country_code: str) -> tuple[frozenset[int], re.Pattern[str]] | None:
+    """(possible lengths of national numbers, prefixes that would be stripped) of a code."""
+    region = phonenumbers.region_code_for_country_code(int(country_code))
+    metadata = PhoneMetadata.metadata_for_region_or_calling_code(int(country_code), region)
+    if metadata is None or metadata.general_desc is None:
+        return None
+    prefix = metadata.national_prefix_for_parsing or r"(?!)"
+    return frozenset(metadata.general_desc.possible_length), re.compile(prefix)

@@ -1,0 +1,159 @@
+"""Which encoding a text file has, decided on all of its bytes before the first row is read.
+
+A sample would misjudge the file whose first accent comes late. The order: byte order mark;
+UTF-16 by its zero bytes; UTF-8 if all of the file is valid, or if most of its accents are (then
+the rows with the others are rejected, where guessing again would garble every name);
+charset-normalizer on the lines that aren't ASCII, with CP1252 where it is as plausible as any.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from charset_normalizer import from_bytes
+
+from connector.errors import InputError
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+_SAMPLE_BYTES = 64 * 1024
+_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF32_BE, "utf-32", "UTF-32"),
+    (codecs.BOM_UTF8, "utf-8-sig", "UTF-8 with BOM"),
+    (codecs.BOM_UTF16_LE, "utf-16", "UTF-16 LE"),
+    (codecs.BOM_UTF16_BE, "utf-16", "UTF-16 BE"),
+)
+_MULTIBYTE_UTF8 = re.compile(
+    rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
+)
+_HIGH_BYTE = re.compile(rb"[\x80-\xff]")
+_UNDEFINED_CP1252 = b"\x81\x8d\x8f\x90\x9d"
+_WINDOWS = [f"cp{number}" for number in range(1250, 1258)]
+_CANDIDATES = [*_WINDOWS, "cp932", "gb18030", "big5", "cp949"]
+UNDECODABLE = "hiringcenter.undecodable"
+
+OpenBytes = Callable[[], BinaryIO]
+
+
+def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+    """Each undecodable byte becomes the lone surrogate U+DC00 + byte, which no text contains."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    bad = error.object[error.start : error.end]
+    return "".join(chr(0xDC00 + byte) for byte in bad), error.end
+
+
+codecs.register_error(UNDECODABLE, _mark_undecodable)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """codec: Python's name. label: for people. damaged: some bytes can't be decoded by it."""
+
+    codec: str
+    label: str
+    damaged: bool
+
+    def text(self, stream: BinaryIO) -> io.TextIOWrapper:
+        """`stream` as text whose line ends are left as they are."""
+        return io.TextIOWrapper(stream, self.codec, errors=UNDECODABLE, newline="")
+
+
+def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
+    """The encoding of all the bytes. Raises InputError for what can't be text."""
+    with open_bytes() as stream:
+        head = stream.read(4096)
+    for mark, codec, label in _MARKS:
+        if head.startswith(mark):
+            return Encoding(codec, label, not _decodes(open_bytes, codec, place))
+    utf16 = _utf16_by_zeros(head)
+    if utf16:
+        codec, label = utf16
+        return Encoding(codec, label, not _decodes(open_bytes, codec, place))
+    if _decodes(open_bytes, "utf-8", place):
+        return Encoding("utf-8", "UTF-8", damaged=False)
+    return _eight_bit(open_bytes)
+
+
+def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding:
+    """The encoding that somebody asked for. Raises InputError where it isn't known."""
+    try:
+        label = codecs.lookup(codec).name.upper()
+    except LookupError:
+        raise InputError(
+            place=place, reason=f"unknown encoding {codec!r}. Try utf-8, utf-16 or cp1252."
+        ) from None
+    return Encoding(codec, label, not _decodes(open_bytes, codec, place))
+
+
+def _utf16_by_zeros(head: bytes) -> tuple[str, str] | None:
+    """UTF-16 without a mark: line ends, delimiters and ASCII have a zero in the same half."""
+    pairs = max(1, len(head) // 2)
+    even, odd = head[0::2].count(0) / pairs, head[1::2].count(0) / pairs
+    if odd > 0.2 and even < 0.02:
+        return "utf-16-le", "UTF-16 LE without BOM"
+    if even > 0.2 and odd < 0.02:
+        return "utf-16-be", "UTF-16 BE without BOM"
+    return None
+
+
+def _chunks(open_bytes: OpenBytes) -> Iterator[bytes]:
+    with open_bytes() as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            yield chunk
+
+
+def _decodes(open_bytes: OpenBytes, codec: str, place: str) -> bool:
+    """Whether every byte decodes. Raises InputError for a line too long to be one."""
+    decoder = codecs.getincrementaldecoder(codec)()
+    valid, since_line_end = True, 0
+    for chunk in _chunks(open_bytes):
+        ends = max(chunk.rfind(b"\n"), chunk.rfind(b"\r"))
+        since_line_end = since_line_end + len(chunk) if ends < 0 else len(chunk) - ends
+        if since_line_end > MAX_LINE_BYTES:
+            raise InputError(
+                place=place,
+                reason=f"no line end within {MAX_LINE_BYTES >> 20} MB. Is this a text file?",
+            )
+        valid = valid and _step(decoder, chunk, final=False)
+    return valid and _step(decoder, b"", final=True)
+
+
+def _step(decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -> bool:
+    try:
+        decoder.decode(chunk, final)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _eight_bit(open_bytes: OpenBytes) -> Encoding:
+    utf8_count, other_count, undefined, sample = 0, 0, False, bytearray()
+    with open_bytes() as stream:
+        for line in stream:
+            if line.isascii():
+                continue
+            rest, found = _MULTIBYTE_UTF8.subn(b"", line)
+            utf8_count += found
+            other_count += len(_HIGH_BYTE.findall(rest))
+            if len(sample) < _SAMPLE_BYTES:
+                sample += line[:_SAMPLE_BYTES]
+            undefined = undefined or any(byte in line for byte in _UNDEFINED_CP1252)
+    if utf8_count > other_count:
+        return Encoding("utf-8", "UTF-8 with undecodable bytes", damaged=True)
+    codec = _most_plausible(bytes(sample).translate(None, _UNDEFINED_CP1252))
+    return Encoding(codec, codec.upper(), damaged=undefined if codec == "cp1252" else True)
+
+
+def _most_plausible(sample: bytes) -> str:
+    matches = from_bytes(sample, cp_isolation=_CANDIDATES)
+    best = matches.best()
+    if best is None or any("cp1252" in match.could_be_from_charset for match in matches):
+        return "cp1252"
+    return best.encoding

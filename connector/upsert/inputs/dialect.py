@@ -1,0 +1,36 @@
+"""Which delimiter a CSV file has, by its header and the rows just below."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+
+DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_SEP_LINE = re.compile(r'^\ufeff?"?sep=([,;|\t])"?\r?\n?$', re.IGNORECASE)
+
+
+def declared_delimiter(first_line: str) -> str | None:
+    """The delimiter of Excel's `sep=;` line; None if the line isn't one."""
+    match = _SEP_LINE.match(first_line)
+    return match[1] if match else None
+
+
+def detect_delimiter(lines: Sequence[str]) -> str:
+    """The delimiter under which most rows are as wide as the header; a comma for one column.
+
+    lines: the first lines of the file with their ends, the header first.
+    """
+    return max(DELIMITERS, key=lambda delimiter: _fitness(lines, delimiter))
+
+
+def _fitness(lines: Sequence[str], delimiter: str) -> tuple[float, int]:
+    """(share of rows as wide as the header, header's width); one column fits nothing."""
+    try:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error:
+        return (0.0, 0)
+    width = len(rows[0]) if rows else 0
+    if width < 2:
+        return (0.0, 0)
+    return (sum(len(row) == width for row in rows) / len(rows), width)

@@ -1,0 +1,82 @@
+"""What every kind of input hands out: rows with the number a person would look for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+
+@dataclass(frozen=True, slots=True)
+class InputRow:
+    """One row, not yet checked.
+
+    row_number: the line a row of text starts on, the sheet's row number, or the position in a
+    Parquet file, table or query; from 1, the header counted where there is one.
+    values: by column, as the source holds them; text formats hold text.
+    problem: why this row can't be read as a row of this input; None where it can.
+    """
+
+    row_number: int
+    values: dict[str, Any]
+    problem: str | None = None
+
+
+@dataclass
+class EmptyRows:
+    """Rows with nothing in them. They are no rows, but are counted, and said to be there."""
+
+    count: int = 0
+    first: list[int] = field(default_factory=list)
+
+    def add(self, row_number: int) -> None:
+        self.count += 1
+        if len(self.first) < 5:
+            self.first.append(row_number)
+
+    def note(self) -> str:
+        numbers = ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
+        return f"{self.count} empty rows passed over (row {numbers})"
+
+
+class Input(ABC):
+    """Rows to push, in order. Iterating again starts over.
+
+    name: the file or table, for people. columns: as the source names them, in order.
+    description: what was detected (format, encoding, delimiter, sheet).
+    from_table: the rows come from a database, where read-only columns are expected.
+    """
+
+    from_table = False
+
+    def __init__(self, *, name: str, columns: list[str], description: str) -> None:
+        self.name, self.columns, self.description = name, columns, description
+        self.empty_rows = EmptyRows()
+
+    def __iter__(self) -> Iterator[InputRow]:
+        self.empty_rows = EmptyRows()
+        return self._rows()
+
+    @abstractmethod
+    def _rows(self) -> Iterator[InputRow]: ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know about the rows read so far, beside the rows themselves."""
+        return [self.empty_rows.note()] if self.empty_rows.count else []
+
+    def close(self) -> None:  # noqa: B027 - most inputs hold nothing open between iterations
+        """Give back what is held; the input can't be read afterwards."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
