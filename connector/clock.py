@@ -7,8 +7,13 @@ import time
 from typing import Protocol
 
 
+_SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Counts while the machine sleeps, too: Linux' BOOTTIME; MONOTONIC does so on macOS."""
+
+
 class Clock(Protocol):
-    """now_s: UTC epoch seconds, may step. monotonic_s: never steps. Both in seconds."""
+    """now_s: UTC epoch seconds, may step. monotonic_s: seconds that pass, asleep or awake,
+    never stepping and the same for every process of this machine."""
 
     def now_s(self) -> float: ...
 
@@ -26,7 +31,7 @@ class SystemClock:
         return time.time()
 
     def monotonic_s(self) -> float:
-        return time.monotonic()
+        return time.clock_gettime(_SINCE_BOOT)
 
     def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
         if stop is not None:
