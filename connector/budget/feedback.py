@@ -7,9 +7,10 @@ answer the server surely counted at least `own.least` and at most `own.most` of 
     others_least = used − own.most > 0   proof that somebody else spends from the key
     others_most  = used − own.least      what they may have spent
 
-Proof, or a 429, opens *foreign mode* for one window's length: the ceiling falls by others_most
-and 5 %, and grants are evenly spaced. A 429 that others can't explain *paces* the window: the
-server counts in a way of its own (a weighted counter, a smaller bucket). Every 429 puts a
+Proof opens *foreign mode* for one window's length: the ceiling falls by others_most and 5 %, and
+grants are evenly spaced. A 429 that neither others nor a limit lower than known explain *paces*
+the window: the server counts in a way of its own (a weighted counter, a smaller bucket), or
+doesn't say that others are there. Every 429 puts a
 *hold* on the key; behind it goes one probe, then twice as many with each answer. The first
 request a ledger ever sends is such a probe too, since the limits may be lower than configured.
 """
@@ -27,8 +28,10 @@ from connector.budget.windows import Window
 
 SLOWER = 0.8
 SLOWEST = 0.05
-PACE_LASTS = 10
-"""A paced window is trusted again after so many of its lengths without another 429."""
+PACE_LASTS = 30
+"""A paced window is trusted again after so many of its lengths without another 429, ..."""
+PACE_LASTS_S = 43_200.0
+"""... or after so many seconds."""
 WIDE = 64
 FLOOR_S = 1.0
 LONGEST_FLOOR_S = 60.0
@@ -66,15 +69,13 @@ def update(
     windows: as configured, shortest first. granted_s, now_s: of the answered request.
     jitter: uniform in [0, 1), spreads the ends of holds that the server gave no time for.
     """
-    state = _remember_reset(state, reading)
-    window = window_of(windows, state, reading)
-    if window is not None:
-        state = _tighten(state, window, reading)
-        state = _look_for_others(state, window, reading, own, now_s)
+    before = _remember_reset(state, reading)
+    window = window_of(windows, before, reading)
+    state = before if window is None else _read_window(before, window, reading, own, now_s)
     if not reading.refused:
         return _widen(state, granted_s)
     if granted_s >= state.hold_until_s:  # not the rest of a burst that was refused already
-        state = _pace_unexplained(state, window or _by_wait(windows, reading), now_s)
+        state = _explain(state, before, window or _by_wait(windows, reading), now_s)
     return _hold(state, windows, reading, granted_s=granted_s, now_s=now_s, jitter=jitter)
 
 
@@ -129,40 +130,48 @@ def _tighten(state: FeedbackState, window: Window, reading: Reading) -> Feedback
     return state.with_window(window, replace(state.of(window), limit=lower))
 
 
-def _look_for_others(
+def _read_window(
     state: FeedbackState, window: Window, reading: Reading, own: OwnCounts, now_s: float
 ) -> FeedbackState:
+    """What the headers say of `window`: its limit, and whether others spend from it."""
+    state = _tighten(state, window, reading)
     used, learnt = reading.used, state.of(window)
     if used is None:
         return state
-    proven = used > own.most(window)
-    if not proven and not reading.refused and now_s >= learnt.foreign_until_s:
+    proven = not reading.refused and used > own.most(window)  # a refusal just says 0 remain
+    if not proven and now_s >= learnt.foreign_until_s:
         return state
-    until_s = now_s + window.length_s
-    learnt = replace(
-        learnt,
-        foreign_until_s=until_s if proven or reading.refused else learnt.foreign_until_s,
-        proven_until_s=until_s if proven else learnt.proven_until_s,
-        foreign_most=max(0, used - own.least(window)),
-        remaining=reading.remaining or 0,
-        server_limit=reading.limit or 0,
+    if proven or reading.refused:
+        learnt = replace(learnt, foreign_until_s=now_s + window.length_s)
+    if proven and now_s - learnt.pace_since_s <= window.length_s:
+        learnt = replace(learnt, paced_until_s=0.0)  # that 429 is explained
+    return state.with_window(
+        window,
+        replace(
+            learnt,
+            foreign_most=max(0, used - own.least(window)),
+            remaining=reading.remaining or 0,
+            server_limit=reading.limit or 0,
+        ),
     )
-    return state.with_window(window, learnt)
 
 
-def _pace_unexplained(state: FeedbackState, window: Window, now_s: float) -> FeedbackState:
-    """Slow a window down whose 429 nobody else's spending explains."""
+def _explain(
+    state: FeedbackState, before: FeedbackState, window: Window, now_s: float
+) -> FeedbackState:
+    """Slow a window down whose 429 nothing explains: no others, no limit learnt just now."""
     learnt = state.of(window)
-    if now_s < learnt.proven_until_s:
+    if now_s < learnt.foreign_until_s or learnt.limit != before.of(window).limit:
         return state
-    pace = (
-        FASTEST_PACE if now_s >= learnt.paced_until_s else pace_of(window, learnt, now_s) * SLOWER
-    )
+    paced = now_s < learnt.paced_until_s
+    if paced and now_s - learnt.pace_since_s < window.length_s:
+        return state  # the pace had no time to show
+    pace = pace_of(window, learnt, now_s) * SLOWER if paced else FASTEST_PACE
     learnt = replace(
         learnt,
         pace=max(SLOWEST, pace),
         pace_since_s=now_s,
-        paced_until_s=now_s + PACE_LASTS * window.length_s,
+        paced_until_s=now_s + min(PACE_LASTS * window.length_s, PACE_LASTS_S),
     )
     return state.with_window(window, learnt)
 
@@ -176,11 +185,13 @@ def _hold(
     now_s: float,
     jitter: float,
 ) -> FeedbackState:
-    """Close the ledger until the server's time, or for a floor that doubles with each strike."""
-    strikes = state.strikes + (1 if granted_s >= state.hold_until_s else 0)
+    """Close the ledger until the server's time; where it names none, or a probe after the time
+    it named was refused as well, for a floor that doubles with each strike."""
+    strikes = max(1, state.strikes + (granted_s >= state.hold_until_s))
     said_s = reading.retry_after_s or (reading.reset_s if reading.remaining == 0 else None)
-    floor_s = min(LONGEST_FLOOR_S, windows[-1].length_s, FLOOR_S * 2 ** max(0, strikes - 1))
-    wait_s = said_s or floor_s * (1 + jitter)
+    doubled_s = FLOOR_S * 2 ** min(10, strikes - 1)
+    floor_s = min(LONGEST_FLOOR_S, windows[-1].length_s, doubled_s) * (1 + jitter)
+    wait_s = floor_s if not said_s else max(said_s, floor_s if strikes > 1 else 0.0)
     reason = f"429, asked to wait {wait_s:.0f} s" if said_s else "429 that names no time"
     return replace(
         state,

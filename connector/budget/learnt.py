@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from connector.budget.windows import Window
@@ -25,15 +25,14 @@ PACE_RISE = 0.05
 class WindowState:
     """What was learnt of one window. Times: ledger seconds; 0 = never.
 
-    limit: as last reported, where it is lower than configured. proven_until_s: others are
-    known to count in the window. foreign_most, remaining, server_limit: others_most, Remaining
-    and Limit at the last reading in foreign mode.
+    limit: as last reported, where it is lower than configured. foreign_until_s: end of foreign
+    mode. foreign_most, remaining, server_limit: others_most, Remaining and Limit at the last
+    reading in it.
     pace: share of the limit to keep to until paced_until_s, since pace_since_s.
     """
 
     limit: int | None = None
     foreign_until_s: float = 0.0
-    proven_until_s: float = 0.0
     foreign_most: int = 0
     remaining: int = 0
     server_limit: int = 0
@@ -73,8 +72,17 @@ class FeedbackState:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> FeedbackState:
-        windows = {name: WindowState(**each) for name, each in stored.get("windows", {}).items()}
-        return cls(**{**stored, "windows": windows})
+        """The state as stored; what another version of the connector added is left out."""
+        windows = {
+            name: WindowState(**_known(WindowState, each))
+            for name, each in stored.get("windows", {}).items()
+        }
+        return cls(**{**_known(cls, stored), "windows": windows})
+
+
+def _known(kind: type[FeedbackState | WindowState], stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in stored.items() if name in names}
 
 
 def limits(windows: Sequence[Window], state: FeedbackState, now_s: float) -> tuple[int, ...]:

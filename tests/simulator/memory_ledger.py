@@ -60,6 +60,10 @@ class MemoryLedger:
     next_id: int = 0
     random: Random = field(default_factory=lambda: Random(0))
 
+    def __post_init__(self) -> None:
+        if not self.listens:
+            self.state = FeedbackState(probing=0)
+
     def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask:
         """Grant up to `asked` permits of `lane`."""
         self._expire(now_s)
@@ -75,11 +79,11 @@ class MemoryLedger:
         if count == asked:
             return Ask(granted, now_s)
         facts = self._facts(now_s)
-        return Ask(
-            granted, permits.retry_at_s(self.windows, holds, facts, lane, self._free_at(lane))
-        )
+        return Ask(granted, permits.retry_at_s(self.windows, holds, facts, lane, self._free_at()))
 
-    def answered(self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float) -> None:
+    def answered(
+        self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float
+    ) -> None:
         if self.out.pop(permit.id, None) is None:
             return  # its deadline passed first
         self._end(permit, now_s)
@@ -174,11 +178,11 @@ class MemoryLedger:
             last_grant_s=self.last_grant_s,
         )
 
-    def _free_at(self, _lane: Lane) -> permits.FreeAt:
-        def free_at(index: int, lane: Lane | None, allowed: int) -> float | None:
+    def _free_at(self) -> permits.FreeAt:
+        def free_at(window_index: int, lane: Lane | None, live: int) -> float | None:
             ends_s: Sequence[float] = self.push_ends_s if lane is Lane.PUSH else self.ends_s
             out = sum(lane in (None, each.lane) for each in self.out.values())
-            return free_at_s(ends_s, self.windows[index], allowed - out)
+            return free_at_s(ends_s, self.windows[window_index], live - out)
 
         return free_at
 
@@ -193,8 +197,10 @@ class _Own:
 
     def most(self, window: Window) -> int:
         ends_s = self.ledger.ends_s
-        return len(self.ledger.out) + len(ends_s) - bisect_right(
-            ends_s, self.granted_s - window.held_s
+        return (
+            len(self.ledger.out)
+            + len(ends_s)
+            - bisect_right(ends_s, self.granted_s - window.held_s)
         )
 
     def least(self, window: Window) -> int:

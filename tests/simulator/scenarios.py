@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from connector.budget import Lane
 from connector.budget.windows import Window, windows_of
 from tests.simulator.memory_ledger import MemoryLedger
 from tests.simulator.servers import (
-    Counter, FixedWindow, Server, SlidingLog, TokenBucket, Weighted,
+    Counter,
+    FixedWindow,
+    Server,
+    SlidingLog,
+    TokenBucket,
+    Weighted,
 )
 from tests.simulator.world import Latency, Process, World, spend
 
 REAL = ((300, 60.0), (6000, 3600.0))
 SCALED = ((30, 3.0), (120, 30.0))
 Limits = Sequence[tuple[int, float]]
+LATENCY = Latency(0.3)
 
 
 def optimum_s(limits: Limits, requests: int) -> float:
     """When the last of `requests` can arrive at the earliest at an exact sliding log."""
     starts_s: list[float] = []
     for number in range(requests):
-        starts_s.append(
-            max([0.0, *(starts_s[number - n] + s for n, s in limits if number >= n)])
-        )
+        starts_s.append(max([0.0, *(starts_s[number - n] + s for n, s in limits if number >= n)]))
     return starts_s[-1]
 
 
@@ -72,7 +76,7 @@ class Scenario:
     """
 
     requests: int
-    latency: Latency = Latency(0.3)
+    latency: Latency = LATENCY
     limits: Limits = REAL
     configured: Limits | None = None
     kind: str = "sliding"
@@ -151,3 +155,83 @@ def _outcome(scenario: Scenario, world: World, processes: tuple[Process, ...]) -
         world=world,
         processes=processes,
     )
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A push beside pulls that come at an interval. pull_times_s: how long each took.
+
+    hourly: requests accepted in each full hour of the push.
+    """
+
+    pull_times_s: tuple[float, ...]
+    push_s: float
+    refused: int
+    hourly: tuple[int, ...]
+
+
+@dataclass
+class HourlyPulls:
+    """Pulls of `pages` one after another, starting every `every_s` until the push is done."""
+
+    world: World
+    pages: int
+    latency: Latency
+    every_s: float
+    chains: int = 1
+    times_s: list[float] = field(default_factory=list)
+    over: bool = False
+
+    def start(self) -> None:
+        if self.over:
+            return
+        began_s = self.world.now_s
+        self.world.ledger.pull_started(began_s)
+
+        def ended() -> None:
+            self.world.ledger.pull_ended()
+            self.times_s.append(self.world.now_s - began_s)
+
+        name = f"pull{len(self.times_s)}"
+        Process(
+            self.world, name, Lane.PULL, self.pages, self.latency, self.chains, on_done=ended
+        ).start()
+        self.world.at(began_s + self.every_s, self.start)
+
+
+def push_beside_pulls(
+    requests: int,
+    pages: int,
+    *,
+    every_s: float = 3600.0,
+    chains: int = 1,
+    earlier: int = 2,
+    first_push_s: float = 600.0,
+    seed: int = 0,
+) -> Beside:
+    """`earlier` pulls run alone; then a push begins `first_push_s` after the last of them."""
+    scenario = Scenario(requests, seed=seed)
+    world = _world(scenario)
+    pulls = HourlyPulls(world, pages, scenario.latency, every_s, chains)
+    push = Process(world, "push", Lane.PUSH, requests, scenario.latency)
+    begin_s = (earlier - 1) * every_s + first_push_s
+    world.at(0.0, pulls.start)
+    world.at(begin_s, push.start)
+    world.run(lambda: push.finished_s is not None)
+    assert push.finished_s is not None
+    return Beside(
+        pull_times_s=tuple(pulls.times_s),
+        push_s=push.finished_s - begin_s,
+        refused=world.server.refused,
+        hourly=_per_hour(world.server.arrivals_s, begin_s, push.finished_s),
+    )
+
+
+def _per_hour(arrivals_s: Sequence[float], begin_s: float, end_s: float) -> tuple[int, ...]:
+    hours = int((end_s - begin_s) // 3600)
+    counts = [0] * hours
+    for arrived_s in arrivals_s:
+        hour = int((arrived_s - begin_s) // 3600)
+        if 0 <= hour < hours:
+            counts[hour] += 1
+    return tuple(counts)

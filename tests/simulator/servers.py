@@ -13,7 +13,7 @@ EPOCH_S = 1_760_000_000.0
 
 
 class Counter(Protocol):
-    """One limit. used: what counts now; wait_s: until one more fits; reset_s: what the header says."""
+    """One limit. used: what counts; wait_s: until one more fits; reset_s: as in the header."""
 
     limit: int
 
@@ -85,7 +85,13 @@ class Weighted(FixedWindow):
         return self.count + self.before * self.reset_s(now_s) / self.length_s
 
     def wait_s(self, now_s: float) -> float:
-        return 0.0 if self.used(now_s) <= self.limit - 1 else 1.0
+        over, left_s = self.used(now_s) - (self.limit - 1), self.reset_s(now_s)
+        if over <= 0:
+            return 0.0
+        if self.before and over * self.length_s / self.before <= left_s:
+            return over * self.length_s / self.before
+        over = self.count - (self.limit - 1)  # at the border this window weighs full
+        return left_s + max(0.0, over * self.length_s / max(1, self.count))
 
 
 class TokenBucket:

@@ -50,7 +50,7 @@ class Latency:
     late_by_s: float = 30.0
 
     def draw(self, random: Random) -> tuple[float, float]:
-        whole_s = self.mean_s * random.lognormvariate(-self.sigma**2 / 2, self.sigma)
+        whole_s = self.mean_s * random.lognormvariate(-(self.sigma**2) / 2, self.sigma)
         there_s = whole_s * random.random()
         return there_s, whole_s - there_s
 
@@ -132,9 +132,7 @@ class Process:
 
     def _arrive(self, permit: Granted, back_s: float) -> None:
         status, headers = self.world.server.arrive(self.world.now_s)
-        self.world.at(
-            self.world.now_s + back_s, lambda: self._answered(permit, status, headers)
-        )
+        self.world.at(self.world.now_s + back_s, lambda: self._answered(permit, status, headers))
 
     def _answered(self, permit: Granted, status: int, headers: dict[str, str]) -> None:
         if self.dead:
@@ -161,9 +159,7 @@ class Process:
         self._fill()
 
 
-def spend(
-    world: World, rate: Callable[[float], float], *, until: Callable[[], bool]
-) -> None:
+def spend(world: World, rate: Callable[[float], float], *, until: Callable[[], bool]) -> None:
     """Somebody else's requests, Poisson with `rate(now_s)` per second (0: looks again in 1 s)."""
 
     def arrive() -> None:
