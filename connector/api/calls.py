@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import threading
@@ -22,7 +23,11 @@ log = get_logger("api")
 
 @dataclass(frozen=True)
 class Call:
-    """One request, tried again with the same bytes. path: quoted, below the base URL."""
+    """One request, tried again with the same bytes. path: quoted, below the base URL.
+
+    first_sent_s: monotonic seconds, when an earlier call sent it first. remembered_s: it is not
+    sent again later than this after it was sent first: the API may have forgotten its key.
+    """
 
     method: str
     path: str
@@ -31,6 +36,8 @@ class Call:
     body: bytes | None = None
     idempotency_key: str | None = None
     absent_at_404: bool = False
+    first_sent_s: float | None = None
+    remembered_s: float = math.inf
 
     def headers(self) -> dict[str, str]:
         if self.idempotency_key is None:
@@ -52,10 +59,13 @@ class Caller:
 
     def answer(self, call: Call, read: Read) -> Answer:
         """The first usable answer. Raises what `ApiClient` names."""
-        effort = Effort()
+        effort, first_sent_s = Effort(), call.first_sent_s
         while True:
             permit = self._permit(call.lane)
             started_s = self.clock.monotonic_s()
+            if first_sent_s is not None and started_s - first_sent_s > call.remembered_s:
+                self.budget.unsent(permit)
+                raise _forgotten(call, effort)
             exchange = self._try(call, permit, self._timeout_s(effort))
             took_s = self.clock.monotonic_s() - started_s
             answer = understand(
@@ -63,6 +73,8 @@ class Caller:
                 keyed=call.idempotency_key is not None, absent_at_404=call.absent_at_404,
             )  # fmt: skip
             effort = effort.after(answer.outcome, sent=exchange.sent, took_s=took_s)
+            if exchange.sent and first_sent_s is None:
+                first_sent_s = started_s
             wait_s = self._wait_s(call, answer, effort)
             if wait_s is None:
                 return answer
@@ -142,3 +154,10 @@ class Caller:
     def _check_stop(self) -> None:
         if self.stop is not None and self.stop.is_set():
             raise Interrupted(getattr(self.stop, "signal_number", signal.SIGTERM))
+
+
+def _forgotten(call: Call, effort: Effort) -> Unreachable:
+    return Unreachable(
+        url_path=call.path, tries=effort.tries, sent=effort.sent, tried_s=effort.spent_s,
+        last="its idempotency key may be forgotten by now, so it is not sent again",
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -110,9 +111,19 @@ class ApiClient:
         return facts
 
     def post(
-        self, resource: str, body: bytes, *, idempotency_key: str, lane: Lane = Lane.PUSH
+        self,
+        resource: str,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        lane: Lane = Lane.PUSH,
+        first_sent_s: float | None = None,
+        remembered_s: float = math.inf,
     ) -> WriteAnswer:
         """Create or update one record. body: JSON. Each try sends the same key and bytes.
+
+        first_sent_s: when an earlier call sent this key first, by the clock's monotonic seconds.
+        remembered_s: for how long after that the API surely knows the key; no try starts later.
 
         After Unreachable (with `.sent` > 0), UnexpectedAnswer or Interrupted the change may have
         been applied; the same call again, while the server remembers the key, tells.
@@ -122,7 +133,10 @@ class ApiClient:
         """
         _check_idempotency_key(idempotency_key)
         item_name = ENDPOINTS[resource].item_name
-        call = Call("POST", f"/{resource}", lane, body=body, idempotency_key=idempotency_key)
+        call = Call(
+            "POST", f"/{resource}", lane, body=body, idempotency_key=idempotency_key,
+            first_sent_s=first_sent_s, remembered_s=remembered_s,
+        )  # fmt: skip
         answer = self._caller.answer(call, lambda body: (to_item(item_name, body), _message(body)))
         item, message = answer.value
         return WriteAnswer(
