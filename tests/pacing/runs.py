@@ -1,0 +1,83 @@
+"""Start a server and some workers, wait for them, and say how near to the optimum they came."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+
+from tests.pacing.worker import Done, Work
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """accepted_s: when the server counted each request. refused: 429s, as the server counts."""
+
+    done: Sequence[Done]
+    accepted_s: Sequence[float]
+    refused: int
+
+    @property
+    def makespan_s(self) -> float:
+        return self.accepted_s[-1] - self.accepted_s[0]
+
+
+def optimum_s(requests: int, windows: Sequence[tuple[int, float]]) -> float:
+    """The shortest time between the first and the last of `requests` that the windows allow."""
+    at_s: list[float] = []
+    for number in range(requests):
+        earliest_s = [at_s[number - n] + s for n, s in windows if number >= n]
+        at_s.append(max([0.0, *earliest_s]))
+    return at_s[-1]
+
+
+@contextmanager
+def served(*options: str) -> Iterator[int]:
+    """The port of an exact server with these options."""
+    command = [sys.executable, "-m", "tests.pacing.exact_server", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield int(process.stdout.readline())
+        finally:
+            process.terminate()
+
+
+def started(work: Work) -> subprocess.Popen[str]:
+    """A worker that has begun."""
+    command = [sys.executable, "-m", "tests.pacing.worker"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(asdict(work)) + "\n")
+    process.stdin.flush()
+    return process
+
+
+def finished(process: subprocess.Popen[str]) -> Done:
+    """What the worker said when it had ended."""
+    said, _ = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"a worker exited with {process.returncode}")
+    return Done(**json.loads(said))
+
+
+def outcome(port: int, done: Sequence[Done]) -> Outcome:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/log") as response:
+        log = json.load(response)
+    return Outcome(done, log["accepted_s"], log["refused"])
+
+
+def run(works: Sequence[Work], port: int) -> Outcome:
+    """All workers at once, to their ends."""
+    with ExitStack() as stack:
+        processes = [stack.enter_context(started(work)) for work in works]
+        for process in processes:
+            stack.callback(process.kill)
+        done = [finished(process) for process in processes]
+    return outcome(port, done)

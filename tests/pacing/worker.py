@@ -1,0 +1,120 @@
+"""A process that sends requests at the pace of a limiter, and tells how it went.
+
+Run it as a process: it reads one JSON object (`Work`) from stdin, writes one (`Done`) to stdout.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from connector.budget import Lane, Permit
+from connector.budget.database import Database
+from connector.budget.scheduler import RateBudget
+from connector.settings import RateLimit
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one process does. late_s: how long it waits before it begins."""
+
+    port: int
+    ledger: str
+    windows: list[tuple[int, float]]
+    requests: int
+    threads: int = 8
+    late_s: float = 0.0
+    lane: str = "pull"
+
+
+@dataclass(frozen=True)
+class Done:
+    """done: accepted requests. waited_s: in all threads, for leave to send."""
+
+    done: int
+    refused: int
+    waited_s: float
+
+
+class Pace(Protocol):
+    """send: once per try; returns the status of one request that was let through."""
+
+    def __call__(self, send: Callable[[], http.client.HTTPResponse]) -> int: ...
+
+
+def send_all(work: Work, pace: Pace) -> Done:
+    """All requests of `work`, each tried again until it is accepted."""
+    left, lock = iter(range(work.requests)), threading.Lock()
+    counts = {200: 0, 429: 0}
+
+    def take() -> bool:
+        with lock:
+            return next(left, None) is not None
+
+    def run() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", work.port, timeout=10)
+
+        def send() -> http.client.HTTPResponse:
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            response.read()
+            return response
+
+        while take():
+            status = 0
+            while status != 200:
+                status = pace(send)
+                with lock:
+                    counts[status] += 1
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(work.threads)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return Done(counts[200], counts[429], 0.0)
+
+
+def with_budget(budget: RateBudget, lane: Lane) -> Pace:
+    def pace(send: Callable[[], http.client.HTTPResponse]) -> int:
+        permit: Permit = budget.permit(lane)
+        response = send()
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        budget.answered(permit, response.status, headers)
+        return response.status
+
+    return pace
+
+
+def run_with_budget(work: Work) -> Done:
+    """`work` paced by the rate budget."""
+    limits = [RateLimit(limit, length_s) for limit, length_s in work.windows]
+    with ExitStack() as stack:
+        database = Database(work.ledger)
+        stack.callback(database.close)
+        budget = stack.enter_context(
+            RateBudget(database, api_key="key", limits=limits, request_timeout_s=10.0)
+        )
+        done = send_all(work, with_budget(budget, Lane(work.lane)))
+        return Done(done.done, done.refused, budget.waited_s)
+
+
+def main() -> None:
+    logging.disable()
+    given: dict[str, Any] = json.loads(sys.stdin.readline())
+    work = Work(**given)
+    time.sleep(work.late_s)
+    print(json.dumps(asdict(run_with_budget(work))), flush=True)
+
+
+if __name__ == "__main__":
+    main()
