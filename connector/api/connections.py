@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
-from urllib.parse import urlsplit
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+import httpcore
 import httpx
 
+from connector.api.deadlines import DeadlineBackend
 from connector.errors import BadSetting
-from connector.logs import redact
 
 KEEP_ALIVE_S = 4.0  # below the 5 s after which common servers hang up: no race with their FIN
 CONNECTIONS_KEPT = 64
@@ -42,31 +45,98 @@ def _is_loopback(host: str | None) -> bool:
         return host == "localhost"
 
 
-def open_connections(base_url: str, headers: Mapping[str, str]) -> httpx.AsyncClient:
-    """A client for `base_url` with no time-outs of its own: deadlines are kept from outside.
+def open_client(base_url: str, headers: Mapping[str, str]) -> httpx.Client:
+    """A client for `base_url`. Its time-outs are those of `deadlines.keep`.
 
-    Proxies are read from the environment (HTTPS_PROXY, NO_PROXY) for https, where the key is
-    inside TLS; a plain-http request to loopback never goes to a proxy.
+    A proxy is taken from the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY) for https, where the
+    key is inside TLS; a plain-http request to loopback never goes to a proxy.
 
     Raises:
         BadSetting: the environment names a proxy that can't be used.
     """
+    pool = _pool(urlsplit(base_url))
+    return httpx.Client(
+        transport=_Transport(pool),
+        headers=dict(headers),
+        timeout=None,  # noqa: S113 - see above
+        follow_redirects=False,
+        trust_env=False,  # what is taken from the environment is taken here
+    )
+
+
+def _pool(base: SplitResult) -> httpcore.ConnectionPool:
+    options: dict[str, Any] = {
+        "ssl_context": httpx.create_ssl_context() if base.scheme == "https" else None,
+        "max_connections": None,  # as many as there are threads
+        "max_keepalive_connections": CONNECTIONS_KEPT,
+        "keepalive_expiry": KEEP_ALIVE_S,
+        "network_backend": DeadlineBackend(),
+    }
+    proxy = _proxy(base)
+    if proxy is None:
+        return httpcore.ConnectionPool(**options)
+    return httpcore.HTTPProxy(proxy_url=str(proxy.url), proxy_auth=proxy.raw_auth, **options)
+
+
+def _proxy(base: SplitResult) -> httpx.Proxy | None:
+    proxies = getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if base.scheme != "https" or not url or proxy_bypass(base.hostname or ""):
+        return None
     try:
-        return httpx.AsyncClient(
-            headers=dict(headers),
-            timeout=None,  # noqa: S113 - a deadline for all of an exchange is kept from outside
-            follow_redirects=False,
-            trust_env=urlsplit(base_url).scheme == "https",
-            limits=httpx.Limits(
-                max_connections=None,
-                max_keepalive_connections=CONNECTIONS_KEPT,
-                keepalive_expiry=KEEP_ALIVE_S,
-            ),
-        )
-    except (ImportError, ValueError) as error:
+        proxy = httpx.Proxy(url if "://" in url else f"http://{url}")
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https"):
         raise BadSetting(
-            name="HTTPS_PROXY or ALL_PROXY", place="environment", reason=redact(str(error))
-        ) from None
+            name="HTTPS_PROXY or ALL_PROXY",
+            place="environment",
+            reason="expected an http:// or https:// URL of a proxy",
+        )
+    return proxy
+
+
+class _Transport(httpx.BaseTransport):
+    """httpx over a pool of ours: httpx's own transport takes no network backend."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        answer = self._pool.handle_request(
+            httpcore.Request(
+                method=request.method,
+                url=httpcore.URL(
+                    scheme=request.url.raw_scheme,
+                    host=request.url.raw_host,
+                    port=request.url.port,
+                    target=request.url.raw_path,
+                ),
+                headers=request.headers.raw,
+                content=cast("Iterable[bytes]", request.stream),
+                extensions=request.extensions,
+            )
+        )
+        return httpx.Response(
+            status_code=answer.status,
+            headers=answer.headers,
+            stream=_Body(answer),
+            extensions=answer.extensions,
+        )
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._answer.iter_stream()
+
+    def close(self) -> None:
+        self._answer.close()
 
 
 class _WithoutQuery(logging.Filter):
