@@ -1,0 +1,107 @@
+"""Alerts: sent when the settings say so, received by a real listener, free of personal data."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import SecretStr
+
+from connector.errors import ConfigurationError
+from connector.settings import AlertSettings, Settings, load
+from pipelines.alerts import alerts_of, check_webhook, send
+from pipelines.commands.observed import observed
+from pipelines.commands.output import Output
+from pipelines.commands.result import Result
+from tests.unit.operations.listener import listening
+
+PUSH = {
+    "run_id": "r1", "status": "ok", "rows": 10, "created": 4, "updated": 2, "unchanged": 1,
+    "rejected": 2, "failed": 1, "requests": 7,
+}  # fmt: skip
+FAILED = {"status": "failed", "error": {"type": "Refused", "message": "no: ana@example.com"}}
+
+
+def settings(**alerts: object) -> Settings:
+    return load(environ={}, overrides={"alerts": alerts})
+
+
+def test_a_failure_is_told_with_its_message_masked():
+    """What failed and why; an email in a server's answer isn't passed on."""
+    (alert,) = alerts_of("pull", FAILED, 1, settings())
+    assert (alert.event, alert.kind, alert.message) == ("failure", "pull", "no: ***")
+    assert alerts_of("pull", FAILED, 1, settings(on_failure=False)) == []
+
+
+@pytest.mark.parametrize("code", [0, 75, 130, 143])
+def test_what_is_no_failure_is_not_told(code: int):
+    """Done, held by another run, and stopped by a person are ordinary."""
+    assert alerts_of("pull", {"status": "ok"}, code, settings()) == []
+
+
+@pytest.mark.parametrize(("threshold", "told"), [(0, True), (2, True), (3, False), (9, False)])
+def test_rejects_are_told_above_the_threshold(threshold: int, told: bool):
+    """Rejected and failed rows count together, in a push and in each job of a sync."""
+    rules = settings(reject_threshold=threshold)
+    assert bool(alerts_of("push", PUSH, 3, rules)) == told
+    found = alerts_of("sync", {"pull": {}, "push": {"spring": PUSH}}, 3, rules)
+    assert [alert.facts["job"] for alert in found] == (["spring"] if told else [])
+
+
+def test_staleness_names_the_resources():
+    """`status --max-age` that exits 1 is the dead man's switch."""
+    summary = {"resources": {"notes": {"stale": True}, "tasks": {"stale": False}}}
+    (alert,) = alerts_of("status", summary, 1, settings())
+    assert alert.event == "stale"
+    assert alert.facts == {"resources": ["notes"]}
+    assert alerts_of("status", summary, 0, settings()) == []
+
+
+@pytest.mark.parametrize("shape", ["json", "slack"])
+def test_a_real_listener_receives_the_alert(shape: str):
+    """Generic JSON has the fields; Slack gets one text, its markup escaped."""
+    with listening() as listener:
+        rules = AlertSettings(webhook_url=SecretStr(listener.url), shape=shape)
+        summary = {**FAILED, "run_id": "r1", "error": {"type": "X", "message": "a < b & c"}}
+        send(alerts_of("push", summary, 1, settings()), rules)
+    ((path, body),) = listener.received
+    sent = json.loads(body)
+    assert path == "/hook?token=s3cret"
+    if shape == "json":
+        assert (sent["event"], sent["message"]) == ("failure", "a < b & c")
+        assert sent["facts"] == {"exit_code": 1, "run_id": "r1"}
+    else:
+        assert set(sent) == {"text"}
+        assert "a &lt; b &amp; c" in sent["text"]
+        assert "hiringcenter runs r1" in sent["text"]
+
+
+def test_an_alert_that_cannot_be_delivered_is_a_warning(capsys: pytest.CaptureFixture[str]):
+    """The run's own result stands; the webhook's token isn't shown."""
+    with listening(status=500) as listener:
+        send(
+            alerts_of("pull", FAILED, 1, settings()),
+            AlertSettings(webhook_url=SecretStr(listener.url)),
+        )
+    shown = "".join(capsys.readouterr())
+    assert "alert.undelivered" in shown
+    assert "s3cret" not in shown
+
+
+def test_a_webhook_over_plain_http_is_refused():
+    """Unless it is on this machine."""
+    with pytest.raises(ConfigurationError, match="alerts.webhook_url.*plain http"):
+        check_webhook(AlertSettings(webhook_url=SecretStr("http://example.com/hook")))
+
+
+def test_observed_work_tells_of_what_it_raises():
+    """An exception on its way to an exit code is told before it goes on."""
+    with listening() as listener:
+
+        def work(_settings: Settings, _output: Output) -> Result:
+            raise ConfigurationError("no such thing")
+
+        with pytest.raises(ConfigurationError):
+            observed("pull", work)(settings(webhook_url=listener.url), Output())
+    ((_, body),) = listener.received
+    assert json.loads(body)["message"] == "no such thing"

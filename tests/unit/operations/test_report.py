@@ -1,0 +1,99 @@
+"""The report: facts are what the history says, everything is escaped, nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.history import RunRecord
+from pipelines.report import charts
+from pipelines.report.facts import (
+    Freshness,
+    Push,
+    ReportFacts,
+    WindowUse,
+    by_minute,
+    changes,
+    hourly,
+    rows_over_time,
+)
+from pipelines.report.render import render
+
+NOW_S = 1_760_000_000.0
+EVIL = "<script>alert('x')</script>"
+
+
+def pull(hours_ago: float, rows: int, *, lasted_s: float = 60, requests: int = 60) -> RunRecord:
+    start_ms = int((NOW_S - hours_ago * 3600) * 1000)
+    summary = {
+        "requests": requests,
+        "resources": {"notes": {"rows": rows, "rows_written": 5, "rows_deleted": 2}},
+    }
+    end_ms = start_ms + int(lasted_s * 1000)
+    return RunRecord(f"r{hours_ago}", "pull", "d", "ok", start_ms, end_ms, summary, None)
+
+
+def facts(runs: list[RunRecord], **more: object) -> ReportFacts:
+    windows = [WindowUse(300, 60, 60, [0] * 59 + [300]), WindowUse(6000, 3600, 3600, [0] * 24)]
+    return ReportFacts(NOW_S, "duckdb:x", runs=runs, windows=windows, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [0, 1, 500])
+def test_any_number_of_runs_makes_one_self_contained_page(count: int):
+    """No script, no link to anywhere, one document."""
+    page = render(facts([pull(index, 100 + index) for index in range(count)]))
+    assert page.count("<html") == 1
+    assert "<script" not in page
+    assert not re.search(r"(?:src|href)=.(?!data:)|url\(|@import", page)
+    assert ("No run yet" in page) == (count == 0)
+
+
+def test_whatever_a_server_or_a_file_said_is_escaped():
+    """Errors, reasons, names: none becomes markup."""
+    failed = RunRecord(EVIL, "push", "d", "failed", 0, 1, {"rows": 1}, EVIL)
+    page = render(
+        facts(
+            [failed],
+            account=EVIL,
+            hold=EVIL,
+            pushes=[Push(failed, [(EVIL, 1)])],
+            freshness=[Freshness(EVIL, 1, NOW_S, None, EVIL, EVIL)],
+        )
+    )
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;") >= 7
+
+
+def test_rows_over_time_and_changes_come_from_the_pulls():
+    """Oldest first; runs that never counted are left out."""
+    unfinished = RunRecord("x", "pull", "d", "running", 0, None, {}, None)
+    runs = [pull(1, 20), pull(2, 10), unfinished]
+    assert [rows for _, rows in rows_over_time(runs, "notes")] == [10, 20]
+    assert changes(runs[0]) == (5, 2)
+    assert changes(unfinished) == (0, 0)
+
+
+def test_a_run_across_an_hour_counts_in_both():
+    """Requests are spread over the run's duration."""
+    across = pull(1.5, 1, lasted_s=3600, requests=100)
+    assert hourly([across], NOW_S, 3) == [0, 50, 50]
+
+
+def test_requests_by_minute_are_counted_from_now():
+    """The newest minute is last; older than the picture is left out."""
+    assert by_minute([0, 59.9, 60, 61, 3599, 3600], minutes=60)[-2:] == [2, 2]
+    assert sum(by_minute([0, 59.9, 60, 61, 3599, 3600], minutes=60)) == 5
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 1e9)), max_size=30))
+def test_lines_stay_in_their_box(raw: list[tuple[float, float]]):
+    """Whatever the points, no coordinate leaves the picture."""
+    points = [charts.Point(x, y) for x, y in sorted(raw)]
+    drawn = charts.line(points, label="x", start_s=0, end_s=1e10)
+    for x in re.findall(r"[MH](-?[\d.]+)", drawn):
+        assert 0 <= float(x) <= charts.WIDTH
+    for y in re.findall(r"V(-?[\d.]+)", drawn):
+        assert 0 <= float(y) <= charts.HEIGHT
