@@ -8,6 +8,7 @@ read by the standard library instead, so that one odd record never costs a page.
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -30,7 +31,7 @@ def read_json(body: bytes) -> Any:
     """The value that `body` holds, whatever its content type claimed.
 
     Integers keep every digit. Bytes that aren't UTF-8 arrive as lone surrogates (U+DC80..U+DCFF)
-    and numbers that no JSON knows (NaN) as text, for the reader to deal with.
+    and numbers beyond a double (1e400, NaN) as text, for the reader to deal with.
 
     Raises:
         NotJson: there is no JSON value in it.
@@ -41,7 +42,7 @@ def read_json(body: bytes) -> Any:
         except orjson.JSONDecodeError:
             pass  # the standard library decides
     try:
-        return json.loads(_text(body), parse_int=_integer, parse_constant=str)
+        return json.loads(_text(body), parse_int=_integer, parse_float=_real, parse_constant=str)
     except (ValueError, RecursionError):
         raise NotJson(f"the answer is not JSON but {describe(body)}") from None
 
@@ -55,6 +56,10 @@ def _text(body: bytes) -> str:
 
 def _integer(digits: str) -> int | str:
     return int(digits) if len(digits) <= _INT_DIGITS_MAX else digits
+
+
+def _real(text: str) -> float | str:
+    return value if math.isfinite(value := float(text)) else text
 
 
 def describe(body: bytes) -> str:

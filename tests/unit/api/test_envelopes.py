@@ -1,0 +1,220 @@
+"""Answers of every revision become one page; what is no list is an error, never an empty page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.api.envelopes import Page, UnknownShape, to_account, to_item, to_page
+
+ROWS = [{"id": "1"}, {"id": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("resource", "body", "page"),
+    [
+        pytest.param(
+            "tasks",
+            {"success": True, "items": ROWS, "pagination": {"nextPageToken": "t", "totalCount": 9}},
+            Page(ROWS, {"pageToken": "t"}, 9, "pagination"),
+            id="pagination",
+        ),
+        pytest.param(
+            "tasks",
+            {"success": True, "items": ROWS, "pagination": {}},
+            Page(ROWS, None, None, "pagination"),
+            id="pagination without fields",
+        ),
+        pytest.param(
+            "tasks",
+            {"success": True, "items": ROWS, "pagination": None},
+            Page(ROWS, None, None, "pagination"),
+            id="pagination null",
+        ),
+        pytest.param(
+            "tasks",
+            {"success": True, "items": ROWS, "nextPageToken": "t"},
+            Page(ROWS, {"pageToken": "t"}, None, "next_token"),
+            id="token beside the items",
+        ),
+        pytest.param(
+            "tasks",
+            {"success": True, "items": ROWS, "nextPageToken": ""},
+            Page(ROWS, None, None, "next_token"),
+            id="an empty token is none",
+        ),
+        pytest.param(
+            "tasks",
+            {"items": ROWS, "nextPageToken": 200},
+            Page(ROWS, {"pageToken": "200"}, None, "next_token"),
+            id="a number as token",
+        ),
+        pytest.param(
+            "notes",
+            {"success": True, "notes": ROWS, "lastNote": 1760000000000},
+            Page(ROWS, {"startAfter": "1760000000000"}, None, "legacy"),
+            id="lastNote",
+        ),
+        pytest.param(
+            "notes",
+            {"success": True, "notes": ROWS, "lastNote": None},
+            Page(ROWS, None, None, "legacy"),
+            id="lastNote null",
+        ),
+        pytest.param(
+            "notes",
+            {"success": True, "notes": [], "lastNote": 1760000000000},
+            Page([], None, None, "legacy"),
+            id="an empty page goes on nowhere",
+        ),
+        pytest.param(
+            "meetings",
+            {"success": True, "meetings": ROWS, "lastMeeting": 1760000000000},
+            Page(ROWS, {"startAfter": "1760000000000"}, None, "legacy"),
+            id="the same revision for another list",
+        ),
+        pytest.param(
+            "prospects",
+            {"prospects": ROWS, "totalCount": 2},
+            Page(ROWS, None, 2, "bare"),
+            id="bare",
+        ),
+        pytest.param(
+            "prospects",
+            {"prospects": ROWS, "totalCount": "2", "items": []},
+            Page(ROWS, None, 2, "bare"),
+            id="the list that holds rows, and a count as text",
+        ),
+        pytest.param(
+            "prospects",
+            {"success": True, "results": ROWS},
+            Page(ROWS, None, None, "legacy"),
+            id="an unexpected key",
+        ),
+        pytest.param("notes", ROWS, Page(ROWS, None, None, "bare"), id="nothing but the list"),
+        pytest.param(
+            "notes",
+            {"success": True, "items": None},
+            Page([], None, None, "next_token"),
+            id="items null",
+        ),
+        pytest.param(
+            "notes",
+            {"items": [{"id": "1"}, None, "odd", {"id": "2"}]},
+            Page([{"id": "1"}, None, "odd", {"id": "2"}], None, None, "next_token"),
+            id="odd items stay where they are",
+        ),
+    ],
+)
+def test_every_revision_becomes_one_page(resource: str, body: Any, page: Page):
+    """Items in order, where to go on, and how many there are."""
+    assert to_page(resource, body) == page
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({}, "no list"),
+        ({"success": False}, "success: false"),
+        ({"success": False, "items": []}, "success: false"),
+        ({"success": "no", "items": []}, "success: false"),
+        ({"error": "Oops", "message": "Try later"}, "Oops: Try later"),
+        ({"items": {"1": {}}}, "`items` is an object"),
+        ({"items": "none"}, "`items` is text"),
+        ({"a": [], "b": []}, "several lists"),
+        ({"items": [], "pagination": "p2"}, "`pagination` is text"),
+        ({"items": [1], "nextPageToken": {"a": 1}}, "`nextPageToken` is an object"),
+        ({"items": [1], "nextPageToken": True}, "`nextPageToken` is a boolean"),
+        ({"notes": [1], "lastNote": [5]}, "a list"),
+        ({"items": [1], "pagination": {"hasMore": True}}, "hasMore"),
+        (None, "null"),
+        ("text", "text"),
+        (5, "a number"),
+    ],
+)
+def test_what_is_no_list_is_an_error_that_says_what_it_is(body: Any, says: str):
+    """An empty page would say that there is nothing, and rows would be lost in silence."""
+    with pytest.raises(UnknownShape, match=says):
+        to_page("notes", body)
+
+
+def test_an_error_names_keys_but_never_values():
+    """Values are people's data."""
+    with pytest.raises(UnknownShape) as caught:
+        to_page("notes", {"email": "jane@example.com", "phone": "+15551234567"})
+    assert "email" in str(caught.value)
+    assert "jane" not in str(caught.value)
+    assert "555" not in str(caught.value)
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=10,
+)
+_keys = st.sampled_from(
+    ["success", "items", "notes", "pagination", "nextPageToken", "totalCount", "lastNote", "error"]
+)
+
+
+@given(st.dictionaries(_keys, _json | st.just(True)) | _json)
+def test_any_json_is_a_page_with_all_its_items_or_an_error(body: Any):
+    """Nothing else can come out, and no item gets lost on the way."""
+    try:
+        page = to_page("notes", body)
+    except UnknownShape:
+        return
+    if isinstance(body, list):
+        assert page.items == body
+    else:
+        longest = max((len(body.get(key) or []) for key in ("items", "notes")), default=0)
+        assert longest == 0 or len(page.items) == longest
+    assert page.next_params is None or all(page.next_params.values())
+    assert page.total_count is None or page.total_count >= 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"success": True, "item": {"id": "1", "name": "x"}},
+        {"prospect": {"id": "1", "name": "x"}},
+        {"id": "1", "name": "x"},
+        {"success": True, "data": {"id": "1", "name": "x"}},
+    ],
+)
+def test_a_record_is_found_wherever_a_revision_puts_it(body: Any):
+    """Under `item`, under its own name, bare, or under one other key."""
+    assert to_item("prospect", body) == {"id": "1", "name": "x"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{}, {"success": True}, {"item": None}, {"success": False, "item": {"id": "1"}}, [], None],
+)
+def test_no_record_is_an_error(body: Any):
+    """An answer without the record is never taken for one."""
+    with pytest.raises(UnknownShape):
+        to_item("prospect", body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"accountId": "a", "active": True},
+        {"success": True, "accountId": "a", "active": True},
+        {"success": True, "item": {"accountId": "a", "active": True}},
+    ],
+)
+def test_key_metadata_comes_bare_or_under_item(body: Any):
+    """Both are documented."""
+    assert to_account(body) == {"accountId": "a", "active": True}
+
+
+@pytest.mark.parametrize("body", [{}, {"success": True}, {"error": "x", "message": "y"}, []])
+def test_no_key_metadata_is_an_error(body: Any):
+    """So that `check` doesn't call an error page a valid key."""
+    with pytest.raises(UnknownShape):
+        to_account(body)
