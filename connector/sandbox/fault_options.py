@@ -39,9 +39,10 @@ class Faults:
     error_500, error_503: `Error` as JSON · html_502: a proxy's page · error_500_after,
     html_502_after: the same after the change was applied · html_200: a page that claims success ·
     bare_429: no `Retry-After`, no window headers · dated_429: `Retry-After` as an HTTP date ·
-    redirect: 302 to another host · truncate: half a body, then closed · stall: half a body, then silence ·
-    hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body that isn't
-    JSON, or isn't the promised shape · wrong_content_type: the right body labelled text/html.
+    redirect: 302 to another host · truncate: half a body, then closed · stall: half a body, then
+    silence · hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body
+    that isn't JSON, or not of the promised shape · wrong_content_type: the right body labelled
+    text/html.
     """
 
     error_500: float = 0.0
