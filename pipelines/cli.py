@@ -43,7 +43,7 @@ def _print_version(asked: bool) -> None:
 
 
 def _root(
-    version: Annotated[  # noqa: ARG001 - its callback does the work, before any command
+    version: Annotated[
         bool,
         typer.Option(
             "--version", is_eager=True, callback=_print_version, help="The version, nothing else."

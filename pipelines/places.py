@@ -22,7 +22,7 @@ class Places:
     @property
     def working_file(self) -> Path:
         """DuckDB only: the file that loads go to; what analysts open is a copy of it."""
-        return self.work_dir / "working.duckdb"
+        return self.work_dir / "_hc_working.duckdb"
 
 
 def destination_label(settings: Settings) -> str:

@@ -12,9 +12,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopSignal(threading.Event):
-    """Set when a signal asked to stop. number: which one (SIGTERM where nobody knows)."""
+    """Set when a signal asked to stop. signal_number: which one (SIGTERM where nobody knows)."""
 
-    number: int = signal.SIGTERM
+    signal_number: int = signal.SIGTERM
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def stop_on_signals() -> Iterator[StopSignal]:
     stop = StopSignal()
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        stop.number = number
+        stop.signal_number = number
         stop.set()
         signal.signal(number, signal.SIG_DFL)
 

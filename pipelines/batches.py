@@ -1,0 +1,21 @@
+"""What goes to the destination in one load: rows per table, and where the scans are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one table, each id at most once. columns: dlt column schemas by name.
+
+    mark: what dlt's state is to say about `table` from these rows on; None leaves it as it is.
+    """
+
+    table: str
+    rows: Sequence[Mapping[str, Any]]
+    columns: Mapping[str, Mapping[str, Any]]
+    key: str = "id"
+    mark: Mapping[str, Any] | None = field(default=None)

@@ -1,0 +1,98 @@
+"""Somebody opened the published copy for writing anyway: theirs is kept, ours stays whole.
+
+DuckDB looks for a write-ahead log by the file's name. A log that somebody wrote beside the old
+copy would be replayed into the new one, by every reader: so logs are moved aside with the file
+they belong to, and while somebody still holds the old copy for writing, a log of that name leads
+to /dev/null. Readers of DuckDB 1.0 to 2.0 take that for an empty log; the writer's next commit
+fails instead of changing what others read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+
+from connector.logs import get_logger
+
+_log = get_logger("publish")
+_NOWHERE = "/dev/null"
+
+
+class Published:
+    """What the last published copy looked like, kept in a file of the state directory."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def remember(self, path: Path) -> None:
+        self._file.write_text(json.dumps(_signature(path)))
+
+    def is_untouched(self, path: Path) -> bool:
+        """Whether `path` is the copy that was published last, unchanged."""
+        try:
+            return bool(json.loads(self._file.read_text()) == _signature(path))
+        except (OSError, ValueError):
+            return False
+
+
+def keep_what_others_wrote(path: Path, record: Published) -> None:
+    """Move a log aside; keep the file as well where it isn't what we published, or is held."""
+    if not path.exists():
+        return
+    log = _log_of(path)
+    has_log = log.is_file() and not log.is_symlink()
+    if record.is_untouched(path) and not has_log and not is_held_for_writing(path):
+        return
+    kept = path.with_name(f"{path.stem}.kept-{time.strftime('%Y%m%dT%H%M%S')}{path.suffix}")
+    if not kept.exists():
+        os.link(path, kept)
+    if has_log:
+        log.rename(_log_of(kept))
+    _log.warning("publish.kept_foreign_writes", file=str(path), kept=str(kept))
+
+
+def guard_against_writer(path: Path) -> None:
+    """Put the guard where somebody holds the copy for writing; take it away where nobody does."""
+    log = _log_of(path)
+    if path.exists() and is_held_for_writing(path):
+        if not log.is_symlink():
+            log.symlink_to(_NOWHERE)
+    elif log.is_symlink() and not _kept_is_held(path):
+        log.unlink()
+
+
+def tidy(path: Path, record: Published) -> None:
+    """Between publications: a writer that was killed may have left a log that readers replay."""
+    log = _log_of(path)
+    if log.is_file() and not log.is_symlink() and not is_held_for_writing(path):
+        keep_what_others_wrote(path, record)
+    guard_against_writer(path)
+
+
+def is_held_for_writing(path: Path) -> bool:
+    """Whether a process of this machine holds DuckDB's write lock on `path`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _kept_is_held(path: Path) -> bool:
+    kept = path.parent.glob(f"{path.stem}.kept-*{path.suffix}")
+    return any(is_held_for_writing(file) for file in kept)
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(path.name + ".wal")
+
+
+def _signature(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_ino, found.st_size, found.st_mtime_ns]

@@ -1,0 +1,138 @@
+"""dlt's part of a pull: load packages, schema evolution, and the state that travels with rows.
+
+A load package holds rows and state together. dlt commits the package before it writes its local
+state, and loads rows before the state's row: after a kill anywhere, rows may be loaded a second
+time (an upsert: no harm), and none is skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from connector.logs import get_logger
+from pipelines.arrow import to_table
+from pipelines.batches import Batch
+from pipelines.load_errors import load_failed
+from pipelines.quiet_dlt import SCHEMA_NAME, make_pipeline
+
+_log = get_logger("load")
+
+
+class Loader:
+    """One dlt pipeline. Not thread-safe; one pull at a time (see the pull lock).
+
+    destination: a dlt destination. file_format: of load files, None for the destination's own.
+    """
+
+    def __init__(
+        self, destination: Any, *, dataset: str, pipelines_dir: Path, file_format: str | None
+    ) -> None:
+        self._file_format = file_format
+        self.pipeline = self._open(destination, dataset, pipelines_dir)
+
+    @staticmethod
+    def _open(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
+        try:
+            return make_pipeline(destination, dataset, pipelines_dir)
+        except ValueError as error:  # a state file cut short by a power failure
+            _log.warning("load.state_unreadable", reason=type(error).__name__)
+            shutil.rmtree(pipelines_dir)
+            return make_pipeline(destination, dataset, pipelines_dir)
+
+    def recover(self) -> None:
+        """Finish what a killed run left: newer state of the destination, pending packages.
+
+        Raises:
+            DestinationError: the destination can't be reached, or refuses a pending package.
+        """
+        with _translated():
+            self.pipeline.sync_destination()
+            if self.pipeline.has_pending_data:
+                _log.info("load.finishing_pending")
+                self.pipeline.run()
+                self.pipeline.sync_destination()
+
+    def columns(self, table: str) -> dict[str, Any]:
+        """dlt column schemas of `table` as far as it is known; empty if it isn't."""
+        if self.pipeline.default_schema_name is None:
+            return {}
+        found = self.pipeline.default_schema.tables.get(table, {})
+        return {
+            name: column
+            for name, column in found.get("columns", {}).items()
+            if "data_type" in column and not name.startswith("_dlt_")
+        }
+
+    def mark(self, table: str) -> dict[str, Any]:
+        """What dlt's state says about `table`; empty if nothing."""
+        sources = self.pipeline.state.get("sources", {})
+        found = sources.get(SCHEMA_NAME, {}).get("resources", {}).get(table, {})
+        return dict(found.get("mark", {}))
+
+    def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put marks into the local state alone; the next load carries them on."""
+        with self.pipeline.managed_state() as state:
+            resources = state.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
+            for table, mark in marks.items():
+                resources.setdefault("resources", {}).setdefault(table, {})["mark"] = dict(mark)
+
+    def load(self, batches: Sequence[Batch]) -> None:
+        """Upsert every batch in one load package.
+
+        Raises:
+            DestinationError: the rows can't be written; what was loaded before stays.
+        """
+        with _translated():
+            self.pipeline.run(
+                [self._resource(batch) for batch in batches],
+                schema=self._schema(),
+                loader_file_format=self._file_format,  # type: ignore[arg-type]
+            )
+
+    def forget_old_packages(self, keep: int = 3) -> None:
+        """Drop the records that dlt keeps of completed loads, all but the last few."""
+        packages = self.pipeline._get_load_storage().loaded_packages
+        for load_id in sorted(packages.list_packages())[:-keep]:
+            packages.delete_package(load_id)
+
+    def _schema(self) -> dlt.Schema:
+        if self.pipeline.default_schema_name is None:
+            return dlt.Schema(SCHEMA_NAME)
+        return self.pipeline.default_schema
+
+    def _resource(self, batch: Batch) -> Any:
+        def items() -> Iterator[Any]:
+            if batch.mark is not None:
+                dlt.current.resource_state(batch.table)["mark"] = dict(batch.mark)
+            yield to_table(batch.rows, batch.columns)
+
+        return dlt.resource(
+            items,
+            name=batch.table,
+            columns=dict(batch.columns),
+            primary_key=batch.key,
+            write_disposition={"disposition": "merge", "strategy": self._strategy()},
+            max_table_nesting=0,
+        )
+
+    def _strategy(self) -> Any:
+        capabilities = self.pipeline.destination.capabilities()
+        known = capabilities.supported_merge_strategies or ()
+        return "upsert" if "upsert" in known else "delete-insert"
+
+
+class _translated:  # noqa: N801 - reads as a word in `with _translated():`
+    """dlt's failures as ours, without row values."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PipelineStepFailed):
+            raise load_failed(error) from error
