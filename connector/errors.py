@@ -205,6 +205,57 @@ class Unreachable(ApiError):
         )
 
 
+# --- source ---------------------------------------------------------------------------------
+
+
+class IncompleteList(ApiError):
+    """A list ended before all of it was there. `resource`, `total_count` (None: the server
+    doesn't say it), `listed`: how many different ids were found, `missing`: how many were not.
+    """
+
+    def __init__(self, *, resource: str, total_count: int | None, listed: int) -> None:
+        self.resource, self.total_count, self.listed = resource, total_count, listed
+        self.missing = None if total_count is None else total_count - listed
+        if total_count is None:
+            found = (
+                f"the API gives {listed} {resource}, no next page and no totalCount, and more exist"
+            )
+        else:
+            found = (
+                f"totalCount says {total_count} {resource}, but only {listed} different ids could "
+                f"be listed: {self.missing} are missing"
+            )
+        super().__init__(
+            f"GET /{resource}: {found}. What was found is kept, and nothing was flagged deleted. "
+            "Run the pull again; if this stays, ask HiringCenter how to page through this list."
+        )
+
+
+class EndlessList(ApiError):
+    """Pages of a list repeat, or stay empty, without an end. `resource`, `reason`."""
+
+    def __init__(self, *, resource: str, reason: str) -> None:
+        self.resource, self.reason = resource, reason
+        super().__init__(
+            f"GET /{resource} does not end: {reason}. What was read is kept, and nothing was "
+            "flagged deleted. Run the pull again; if this stays, tell HiringCenter's support."
+        )
+
+
+class ExpiringPages(ApiError):
+    """Page tokens expire before the next page can be asked for. `resource`, `restarts`."""
+
+    transient = True
+
+    def __init__(self, *, resource: str, restarts: int) -> None:
+        self.resource, self.restarts = resource, restarts
+        super().__init__(
+            f"GET /{resource}: page tokens expired before the next page could be asked for; the "
+            f"list was begun anew {restarts} times and got no further. What was read is kept. "
+            "Run the pull again when less is going on."
+        )
+
+
 # --- input of a push ------------------------------------------------------------------------
 
 
@@ -241,12 +292,13 @@ class DoubledColumn(InputError):
         self, *, place: str, columns: tuple[str, str], field: str, line: int | None = None
     ) -> None:
         self.columns, self.field = columns, field
-        super().__init__(
-            place=place,
-            line=line,
-            reason=f"columns {columns[0]!r} and {columns[1]!r} both stand for {field!r}. Remove "
-            "one, or name it under `ignore` in a mapping file (--mapping).",
-        )
+        reason = f"two columns are called {field!r}. Rename or remove one."
+        if columns[0] != columns[1]:
+            reason = (
+                f"columns {columns[0]!r} and {columns[1]!r} both stand for {field!r}. Remove one, "
+                "or name it under `ignore` in a mapping file (--mapping)."
+            )
+        super().__init__(place=place, line=line, reason=reason)
 
 
 class BadMapping(InputError):

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+NOT_COMPUTED = "#NOT-COMPUTED!"
+ERROR_WORDS = frozenset(
+    "#N/A #REF! #VALUE! #DIV/0! #NAME? #NULL! #NUM! #SPILL! #CALC! #FIELD! #BLOCKED! "
+    f"#GETTING_DATA {NOT_COMPUTED}".split()
+)
 _LONGEST_WHOLE = 10**21
 NO_TEXT = {
     bool: "a true/false value",
@@ -21,6 +27,26 @@ NO_TEXT = {
     list: "a list",
     tuple: "a list",
 }
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A cell whose value can't be had. what: in words, with its article."""
+
+    what: str
+
+    def __str__(self) -> str:
+        return "#VALUE!"
+
+
+def check_readable(value: Any) -> None:
+    """Raises ValueError for what a spreadsheet or a table shows where it has no value."""
+    if isinstance(value, Unreadable):
+        raise ValueError(f"holds {value.what}. Convert it, or ignore the column")
+    if value == NOT_COMPUTED:
+        raise ValueError("holds a formula without a stored value. Open and save the workbook")
+    if isinstance(value, str) and value in ERROR_WORDS:
+        raise ValueError(f"shows the error {value}. Correct it, or empty the cell")
 
 
 def text_of(value: Any) -> str:

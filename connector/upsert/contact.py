@@ -55,7 +55,7 @@ def _syntax(address: str) -> str:
     try:
         return validate_email(address, check_deliverability=False).normalized
     except EmailNotValidError as error:
-        raise ValueError(str(error)) from None
+        raise ValueError(str(error).rstrip(".")) from None
 
 
 def e164(text: str, region: str) -> tuple[str, str | None]:
@@ -77,14 +77,15 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     if _SHORTENED_NUMBER.fullmatch(text):
         raise ValueError("a spreadsheet has shortened the number; format the column as text")
     if not _PHONE_SHAPE.fullmatch(text):
-        raise ValueError("it holds more than one phone number's digits and punctuation")
+        raise ValueError("it holds other characters than one number")
     try:
         number = phonenumbers.parse(text, region)
     except NumberParseException as error:
         raise ValueError(str(error).split(") ", 1)[-1].rstrip(".")) from None
     possible = phonenumbers.is_possible_number_with_reason(number)
     if possible != ValidationResult.IS_POSSIBLE:
-        raise ValueError(f"as a number of {region}, it is {_TOO.get(possible, 'not complete')}")
+        country = phonenumbers.region_code_for_number(number) or region
+        raise ValueError(f"it is {_TOO.get(possible, 'not complete')} for {country}")
     lost = f"the extension {number.extension} is left out" if number.extension else None
     return phonenumbers.format_number(number, PhoneNumberFormat.E164), lost
 

@@ -27,13 +27,19 @@ _NO_CONTROLS = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"
 
 def _check_email(address: str, info: ValidationInfo) -> str:
     """The address stays as it was typed; its identity is noted in the context."""
-    row_context(info).email = email_identity(address)
+    try:
+        row_context(info).email = email_identity(address)
+    except ValueError as error:
+        raise ValueError(f"is no email address ({error}). Correct it, or empty the cell") from None
     return address
 
 
 def _to_e164(text: str, info: ValidationInfo) -> str:
     context = row_context(info)
-    number, lost = e164(text, context.region)
+    try:
+        number, lost = e164(text, context.region)
+    except ValueError as error:
+        raise ValueError(f"is no phone number ({error}). Correct it, or empty the cell") from None
     if lost:
         context.warnings.append(f"phone: {lost}")
     return number

@@ -8,12 +8,13 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from connector.upsert.cells import shown, text_of
+from connector.upsert.cells import ERROR_WORDS, check_readable, shown, text_of
 from connector.upsert.mapping import ColumnPlan
 from connector.upsert.models import LONG_TEXT, NOT_CLEARED, NOT_TEXT
 from connector.upsert.values import RowContext
 
 _SHOWN_CHARS = 60
+_US_POSTAL_DIGITS = 5
 _REASONS = {
     "missing": "is empty, and the API requires it. Fill it in",
     "string_too_long": "has more than {max_length} characters. Shorten it",
@@ -79,27 +80,47 @@ class PayloadMaker:
         clear_empty: bool = False,
     ) -> dict[str, Any] | None:
         """What may be sent; None where a cell is wrong, and then `problems` says which."""
-        fields, before = dict(self.constants), len(problems)
-        for column, name in self.cells:
-            value = values.get(column)
-            if type(value) is not str and value is not None and name not in NOT_TEXT:
-                try:
-                    value = text_of(value)
-                except ValueError as error:
-                    problems.append(Problem(column, name, str(error)))
-                    continue
-            if type(value) is str and (name not in LONG_TEXT or value.isspace()):
-                value = value.strip()
-            if value is not None and value != "":
-                fields[name] = value
-            elif clear_empty and name not in NOT_CLEARED:
-                fields[name] = None
+        before = len(problems)
+        fields = self._fields(values, context, problems, clear_empty)
         try:
             payload: dict[str, Any] = self.adapter.validate_python(fields, context=context)
         except ValidationError as error:
             problems += self._problems(error, {problem.field for problem in problems[before:]})
             return None
         return payload if len(problems) == before else None
+
+    def _fields(
+        self,
+        values: Mapping[str, Any],
+        context: RowContext,
+        problems: list[Problem],
+        clear_empty: bool,
+    ) -> dict[str, Any]:
+        """Field → cell, trimmed, without the empty ones.
+
+        A million rows take this path: the common case, text with something in it, comes first
+        and calls nothing of ours.
+        """
+        fields = dict(self.constants)
+        for column, name in self.cells:
+            value = values.get(column)
+            if type(value) is str and (trimmed := value.strip()):
+                if trimmed[0] != "#" or trimmed not in ERROR_WORDS:
+                    fields[name] = value if name in LONG_TEXT else trimmed
+                    continue
+                value = trimmed
+            if value is None or value == "" or is_empty(value):
+                if clear_empty and name not in NOT_CLEARED:
+                    fields[name] = None
+                continue
+            try:
+                fields[name] = _settled(value, name)
+            except ValueError as error:
+                problems.append(Problem(column, name, str(error)))
+                continue
+            if name == "postalCode" and len(fields[name]) < _US_POSTAL_DIGITS:
+                context.warnings.append(f"{column}: {fields[name]} may have lost leading zeros")
+        return fields
 
     def constant_problems(self, context: RowContext) -> Iterator[Problem]:
         """What is wrong with the constants alone."""
@@ -116,6 +137,12 @@ class PayloadMaker:
             if name not in known:
                 column = next((col for col, field in self.cells if field == name), None)
                 yield Problem(column or f"{self.prefix}{name}", name, _reason(detail))
+
+
+def _settled(value: Any, name: str) -> Any:
+    """`value` as the models take it. Raises ValueError where it has none, or no text."""
+    check_readable(value)
+    return value if name in NOT_TEXT else text_of(value)
 
 
 def is_empty(value: Any) -> bool:

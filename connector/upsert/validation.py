@@ -96,7 +96,9 @@ class Validator:
         payload = self._prospect.payload(
             row.values, context, problems, clear_empty=self._clear_empty
         )
-        activities = self._made_activities(row.values, context, problems)
+        activities = (
+            self._made_activities(row.values, context, problems) if self._activities else []
+        )
         if payload is not None:
             problems += self._row_problems(payload, row.values)
             payload["update"] = payload.get("update", True) and self._mode != "create-only"

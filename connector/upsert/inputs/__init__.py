@@ -7,14 +7,18 @@ be read is a row with a problem, or an InputError that names the line, never a r
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from connector.errors import InputError
 from connector.upsert.inputs.decoding import detect_encoding, named_encoding
 from connector.upsert.inputs.delimited import DelimitedInput
 from connector.upsert.inputs.files import LocalFile, locate, tell_format
+from connector.upsert.inputs.jsonl import JsonLinesInput
 from connector.upsert.inputs.rows import Input, InputRow
 
-__all__ = ["Input", "InputRow", "open_input"]
+if TYPE_CHECKING:
+    from connector.upsert.inputs.tables import Database
+
+__all__ = ["Input", "InputRow", "open_input", "sql_input", "table_input"]
 
 
 def open_input(
@@ -34,21 +38,53 @@ def open_input(
     file = locate(path)
     try:
         with file.reading():
-            return _open(file, encoding=encoding, delimiter=delimiter, sheet=sheet)
+            opened = _open(file, encoding=encoding, delimiter=delimiter, sheet=sheet)
     except BaseException:
         file.close()
         raise
+    opened.on_close = file.close
+    return opened
 
 
 def _open(
     file: LocalFile, *, encoding: str | None, delimiter: str | None, sheet: str | None
 ) -> Input:
     told = tell_format(file)
-    if told != "csv":
-        raise InputError(place=file.name, reason="unknown format")
-    found = (
-        named_encoding(file.open, encoding, place=file.name)
-        if encoding
-        else detect_encoding(file.open, place=file.name)
-    )
+    if told == "xlsx":
+        return _workbook(file, sheet)
+    if told == "parquet":
+        return _parquet(file)
+    if encoding:
+        found = named_encoding(file.open, encoding, place=file.name)
+    else:
+        found = detect_encoding(file.open, place=file.name)
+    if told == "jsonl":
+        return JsonLinesInput(file.open, found, name=file.name)
     return DelimitedInput(file.open, found, name=file.name, delimiter=delimiter)
+
+
+def _workbook(file: LocalFile, sheet: str | None) -> Input:
+    """Imported only where needed, as are the formats below: each brings a large library."""
+    from connector.upsert.inputs.workbook import WorkbookInput
+
+    return WorkbookInput(file, sheet=sheet)
+
+
+def _parquet(file: LocalFile) -> Input:
+    from connector.upsert.inputs.parquet import parquet_input
+
+    return parquet_input(file)
+
+
+def table_input(database: Database, table: str, *, schema: str | None = None) -> Input:
+    """The rows of a table or view: see `tables.table_input`."""
+    from connector.upsert.inputs import tables
+
+    return tables.table_input(database, table, schema=schema)
+
+
+def sql_input(database: Database, query: str) -> Input:
+    """The rows of one SELECT: see `tables.sql_input`."""
+    from connector.upsert.inputs import tables
+
+    return tables.sql_input(database, query)

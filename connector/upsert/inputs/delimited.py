@@ -20,6 +20,7 @@ from connector.upsert.inputs.rows import Input, InputRow
 
 MAX_CELL_CHARS = 16 * 1024 * 1024
 _SAMPLE_LINES = 200
+_SHOWN_CHARS = 2_000
 
 
 class _Lines:
@@ -146,8 +147,8 @@ def _undecodable_byte(cell: str) -> int | None:
 
 def _ragged(cells: list[str], width: int, line: int, last_line: int) -> str:
     spans = f" (the row spans lines {line} to {last_line})" if last_line > line else ""
-    more = f", the last of them {cells[-1][:80]!r}" if len(cells) > width else ""
+    beyond = f", those beyond it {str(cells[width:])[:_SHOWN_CHARS]}" if cells[width:] else ""
     return (
-        f"{len(cells)} cells where the header has {width}{spans}{more}. Is a delimiter or a quote "
-        "missing, or a cell with a delimiter not quoted?"
+        f"{len(cells)} cells where the header has {width}{spans}{beyond}. Is a delimiter or a "
+        "quote missing, or a cell with a delimiter not quoted?"
     )

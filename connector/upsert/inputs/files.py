@@ -10,8 +10,9 @@ import os
 import shutil
 import sys
 import tempfile
+import weakref
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -30,7 +31,8 @@ class LocalFile:
     """
 
     def __init__(self, name: str, path: Path, *, private: bool = False) -> None:
-        self.name, self.path, self._private = name, path, private
+        self.name, self.path = name, path
+        self._remove = weakref.finalize(self, path.unlink, missing_ok=True) if private else None
         with self.reading(), path.open("rb") as stream:
             self.gzipped = stream.read(2) == GZIP
             self._stamp = _stamp(path)
@@ -69,8 +71,9 @@ class LocalFile:
             return stream.read(64)
 
     def close(self) -> None:
-        if self._private:
-            self.path.unlink(missing_ok=True)
+        """Remove the private copy, if this is one; it goes with the object at the latest."""
+        if self._remove is not None:
+            self._remove()
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -132,6 +135,3 @@ def tell_format(file: LocalFile) -> str:
 
 def _named_json(name: str) -> bool:
     return name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json"))
-
-
-OpenBytes = Callable[[], BinaryIO]

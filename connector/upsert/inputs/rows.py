@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +38,7 @@ class EmptyRows:
 
     def note(self) -> str:
         numbers = ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
-        return f"{self.count} empty rows passed over (row {numbers})"
+        return f"empty rows passed over: {self.count} (row {numbers})"
 
 
 class Input(ABC):
@@ -54,6 +54,7 @@ class Input(ABC):
     def __init__(self, *, name: str, columns: list[str], description: str) -> None:
         self.name, self.columns, self.description = name, columns, description
         self.empty_rows = EmptyRows()
+        self.on_close: Callable[[], None] | None = None
 
     def __iter__(self) -> Iterator[InputRow]:
         self.empty_rows = EmptyRows()
@@ -67,8 +68,10 @@ class Input(ABC):
         """What people should know about the rows read so far, beside the rows themselves."""
         return [self.empty_rows.note()] if self.empty_rows.count else []
 
-    def close(self) -> None:  # noqa: B027 - most inputs hold nothing open between iterations
+    def close(self) -> None:
         """Give back what is held; the input can't be read afterwards."""
+        if self.on_close is not None:
+            self.on_close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,115 @@
+"""Tables and queries of DuckDB, streamed; names are quoted, databases opened read-only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from connector.errors import InputError, nearest
+from connector.logs import redact
+from connector.upsert.inputs.batches import BATCH_ROWS, BatchesInput
+
+Database = duckdb.DuckDBPyConnection | str | Path
+
+
+def quoted(identifier: str) -> str:
+    """`identifier` as SQL names it, whatever is in it."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def table_input(database: Database, table: str, *, schema: str | None = None) -> BatchesInput:
+    """The rows of a table or view, called `name` or `schema.name`.
+
+    database: a connection, which stays open, or the path of a DuckDB file.
+    schema: where `table` is looked for first.
+
+    Raises:
+        InputError: no such table, or the file can't be opened.
+    """
+    with _connected(database) as connection:
+        found = _find(connection, table, schema)
+    return _input(database, f"SELECT * FROM {found}", name=f"table {table}")  # noqa: S608 - quoted
+
+
+def sql_input(database: Database, query: str) -> BatchesInput:
+    """The rows of one SELECT. database: as in `table_input`.
+
+    Raises:
+        InputError: the query is wrong, isn't one SELECT, or the file can't be opened.
+    """
+    return _input(database, query, name="query")
+
+
+def _input(database: Database, query: str, *, name: str) -> BatchesInput:
+    @contextmanager
+    def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
+        with _connected(database) as connection, _explained(name):
+            yield connection.sql(query).to_arrow_reader(BATCH_ROWS)
+
+    with _connected(database) as connection, _explained(name):
+        _check_one_select(connection, query, name)
+        columns = list(connection.sql(query).columns)
+    return BatchesInput(
+        open_batches, name=name, columns=columns, description=f"DuckDB, {name}", from_table=True
+    )
+
+
+def _check_one_select(connection: duckdb.DuckDBPyConnection, query: str, name: str) -> None:
+    statements = connection.extract_statements(query)
+    if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+        raise InputError(place=name, reason="isn't one SELECT. Push the rows of one SELECT.")
+
+
+def _find(connection: duckdb.DuckDBPyConnection, table: str, schema: str | None) -> str:
+    """The quoted name of `table`."""
+    rows = connection.execute(
+        "SELECT table_schema, table_name FROM information_schema.tables "
+        "ORDER BY table_schema = ? DESC, table_schema = 'main' DESC, table_schema",
+        [schema],
+    ).fetchall()
+    for found_schema, found in rows:
+        if table in (found, f"{found_schema}.{found}"):
+            return f"{quoted(found_schema)}.{quoted(found)}"
+    like = nearest(table, [found for _, found in rows])
+    hint = f" Did you mean {like!r}?" if like else ""
+    raise InputError(place=f"table {table}", reason=f"no such table or view.{hint}")
+
+
+@contextmanager
+def _connected(database: Database) -> Iterator[duckdb.DuckDBPyConnection]:
+    if isinstance(database, duckdb.DuckDBPyConnection):
+        with database.cursor() as cursor:
+            yield cursor
+        return
+    with _opened(Path(database)) as connection:
+        yield connection
+
+
+def _opened(path: Path) -> duckdb.DuckDBPyConnection:
+    if not path.is_file():
+        raise InputError(place=str(path), reason="no such database file. Check --database.")
+    try:
+        return duckdb.connect(str(path), read_only=True)
+    except duckdb.Error as error:
+        reason = (
+            f"can't be opened as a DuckDB database ({_first_line(error)}). Is it one, and has "
+            "another program opened it for writing?"
+        )
+        raise InputError(place=str(path), reason=reason) from None
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise InputError(place=name, reason=f"{_first_line(error)}. Correct the query.") from None
+
+
+def _first_line(error: Exception) -> str:
+    """What the database says, without the emails and phones that it may quote."""
+    return redact(str(error).strip().splitlines()[0].rstrip("."))
