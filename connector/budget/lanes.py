@@ -18,6 +18,13 @@ from connector.budget.windows import Live, Window
 HEARTBEAT_S = 3.0
 """A pull that asked for nothing and got no answer for so long has ended, or died."""
 REMEMBERED_PULLS = 5
+SPARE = 0.01
+"""Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
+last time return a guard and a latency too late for it, and each pull beside a long push would
+take some seconds longer than the one before."""
+SPARE_FROM = 0.9
+"""The spare slots are open to pushes for the first tenth of the time between two pulls, so that
+in the end every slot is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +99,24 @@ def _most(window: Window, windows: Sequence[Window], shared: bool) -> int:
 
 
 def _reserve(window: Window, live: Live, pulls: Pulls, now_s: float, *, most: int) -> int:
-    due = min(window.limit // 2, pulls.cost) if _is_due(window, pulls, now_s) else 0
+    due = min(window.limit // 2, _for_the_next(window, pulls, now_s))
     return max(due, min(most, _still_usable(window, live, pulls, now_s)))
 
 
-def _is_due(window: Window, pulls: Pulls, now_s: float) -> bool:
-    """Whether pushes sent now would still count when the next pull is due.
+def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
+    """What the next pull will cost, if pushes sent now would still count when it is due.
 
     A pull that is late by more than the window, or than its own interval, isn't waited for.
     """
     due = next_due(pulls.starts_s)
-    if due is None:
-        return False
-    due_s, interval_s = due
-    return now_s + window.held_s >= due_s and now_s - due_s <= min(window.held_s, interval_s)
+    if due is None or not pulls.cost:
+        return 0
+    ahead_s, interval_s = due[0] - now_s, due[1]
+    if not -min(window.held_s, interval_s) <= ahead_s <= window.held_s:
+        return 0
+    if ahead_s > SPARE_FROM * interval_s:
+        return pulls.cost
+    return pulls.cost + math.ceil(SPARE * window.limit)
 
 
 def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int:
