@@ -1,0 +1,147 @@
+"""What is known of the people behind a chunk of rows, looked up set by set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from connector.upsert.decisions import Evidence, prospect_of
+from connector.upsert.identity import Aliases
+from connector.upsert.outbox import PROSPECTS, Outbox, UncertainWrite, names_of
+from connector.upsert.pulled import Pulled, is_suspect, why_stale
+from connector.upsert.receipts import Found, Receipt, Receipts
+from connector.upsert.staging import StagedRow, names_of_row
+
+Uncertain = Collection[UncertainWrite]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the ledger knows of some rows. attached: (prospect id, kind, content)."""
+
+    found: Mapping[int, Found]
+    receipts: Mapping[str, Receipt]
+    attached: Collection[tuple[str, str, bytes]]
+    uncertain: Uncertain
+
+    def of(self, names: Aliases, content: bytes) -> Evidence:
+        """The evidence for one row, as far as the ledger goes."""
+        by_email, by_phone, by_row = (
+            self.found.get(alias) if alias is not None else None
+            for alias in (names.email, names.phone, names.row)
+        )
+        prospect_id = prospect_of(by_email, by_phone, by_row)
+        return Evidence(
+            by_email=by_email,
+            by_phone=by_phone,
+            by_row=by_row,
+            receipt=self.receipts.get(prospect_id) if prospect_id is not None else None,
+            uncertain=any((name, PROSPECTS, content) in self.uncertain for name in names.present()),
+        )
+
+
+def known_of(
+    connection: sa.Connection,
+    receipts: Receipts,
+    names: Iterable[Aliases],
+    uncertain: Uncertain,
+    *,
+    ids: Iterable[str] = (),
+    attached: bool = True,
+) -> Known:
+    """Look up all of `names` at once. ids: prospects that are asked for beside them."""
+    found = receipts.find(connection, {alias for each in names for alias in each.present()})
+    prospect_ids = {each.prospect_id for each in found.values()} | set(ids)
+    return Known(
+        found,
+        receipts.of(connection, prospect_ids),
+        receipts.attached(connection, prospect_ids) if attached else frozenset(),
+        uncertain,
+    )
+
+
+class EvidenceFinder:
+    """Evidence for staged rows: the ledger's, and what the last pull saw since."""
+
+    def __init__(self, outbox: Outbox, receipts: Receipts, pulled: Pulled) -> None:
+        self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
+        self._uncertain = outbox.uncertain()
+        self._open = {name for write in outbox.open_sends() for name in names_of(write)}
+
+    def look_up(self, rows: Sequence[StagedRow]) -> tuple[Known, dict[int, Evidence]]:
+        """What the ledger knows, and row id → evidence."""
+        names = {row.id: names_of_row(row, self._outbox.hasher) for row in rows}
+        with self._outbox.database.read() as connection:
+            known = known_of(
+                connection,
+                self._receipts,
+                names.values(),
+                self._uncertain,
+                attached=any(row.activities for row in rows),
+            )
+        evidence = {
+            row.id: self._without_open(names[row.id], known.of(names[row.id], row.content))
+            for row in rows
+        }
+        self._add_edits(rows, evidence)
+        self._add_contacts(rows, evidence)
+        return known, evidence
+
+    def _without_open(self, names: Aliases, evidence: Evidence) -> Evidence:
+        """While the answer to an earlier write is missing, what was accepted last isn't known."""
+        receipt = evidence.receipt
+        ids = {receipt.prospect_id} if receipt else set()
+        if self._open and self._open.intersection({*names.present(), *ids}):
+            return replace(evidence, receipt=None)
+        return evidence
+
+    def _add_edits(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:
+        """What was edited or deleted since it was accepted is stale."""
+        candidates = {
+            row.id: (row, receipt)
+            for row in rows
+            if (receipt := evidence[row.id].receipt) and row.content in receipt.tail
+        }
+        pulled = self.pulled.by_id({receipt.prospect_id for _, receipt in candidates.values()})
+        suspects = {
+            id_: (row, receipt)
+            for id_, (row, receipt) in candidates.items()
+            if receipt.prospect_id in pulled and is_suspect(receipt, pulled[receipt.prospect_id])
+        }
+        seen = self.pulled.with_fields({receipt.prospect_id for _, receipt in suspects.values()})
+        for id_, (row, receipt) in suspects.items():
+            prospect = seen.get(receipt.prospect_id, pulled[receipt.prospect_id])
+            stale = why_stale(receipt, prospect, orjson.loads(row.payload))
+            evidence[id_] = replace(evidence[id_], stale=stale)
+
+    def _add_contacts(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:
+        """For rows that look as if they would be sent: who has their contacts by now."""
+        contacts: dict[int, tuple[str | None, str | None]] = {
+            row.id: _contacts(orjson.loads(row.payload))
+            for row in rows
+            if not (evidence[row.id].receipt and row.content in _tail(evidence[row.id]))
+        }
+        by_email = self.pulled.by_email({email for email, _ in contacts.values() if email})
+        by_phone = self.pulled.by_phone({phone for _, phone in contacts.values() if phone})
+        for id_, (email, phone) in contacts.items():
+            evidence[id_] = replace(
+                evidence[id_],
+                pulled_by_email=by_email.get(email or "", frozenset()),
+                pulled_by_phone=by_phone.get(phone or "", frozenset()),
+            )
+
+
+def _tail(evidence: Evidence) -> tuple[bytes, ...]:
+    return evidence.receipt.tail if evidence.receipt else ()
+
+
+def _contacts(payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    email, phone = payload.get("email"), payload.get("phone")
+    return (
+        email.casefold() if isinstance(email, str) else None,
+        phone if isinstance(phone, str) else None,
+    )

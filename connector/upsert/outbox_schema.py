@@ -1,0 +1,104 @@
+"""The tables of the outbox, one SQL schema for SQLite and PostgreSQL.
+
+`scope` stands for one API key: what is proven with one key says nothing about another's account.
+Emails and phones are in no column: an alias is a keyed hash of one. What a person's write holds
+(`body`, `row_values`) is dropped as soon as its fate is known. Times are UTC epoch milliseconds.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+_Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+_Hash = sa.LargeBinary(16)
+
+salts = sa.Table(
+    "outbox_salts",
+    metadata,
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("value", sa.LargeBinary(32), nullable=False),
+)
+
+writes = sa.Table(
+    "outbox_writes",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("scope", sa.BigInteger, nullable=False),
+    sa.Column("run_id", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(512), nullable=False),
+    sa.Column("row_number", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.SmallInteger, nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("state", sa.String(10), nullable=False),
+    sa.Column("person", sa.BigInteger, nullable=False),
+    sa.Column("email_alias", sa.BigInteger),
+    sa.Column("phone_alias", sa.BigInteger),
+    sa.Column("row_alias", sa.BigInteger),
+    sa.Column("content", _Hash, nullable=False),
+    sa.Column("prospect_id", sa.String(256)),
+    sa.Column("stale", sa.Boolean, nullable=False),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("row_values", sa.LargeBinary),
+    sa.Column("note", sa.Text),
+    sa.Column("idempotency_key", sa.String(64)),
+    sa.Column("planned_ms", sa.BigInteger, nullable=False),
+    sa.Column("sent_ms", sa.BigInteger),
+    sa.Column("sent_server_ms", sa.BigInteger),
+    sa.Column("closed_ms", sa.BigInteger),
+    sa.Column("outcome", sa.String(16)),
+    sa.Index("outbox_writes_by_row", "scope", "state", "run_id", "row_number", "position"),
+    sa.Index("outbox_writes_by_age", "scope", "planned_ms"),
+)
+
+aliases = sa.Table(
+    "outbox_aliases",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String(5), nullable=False),
+    sa.Column("prospect_id", sa.String(256), nullable=False),
+    sa.Column("confirmed", sa.Boolean, nullable=False),
+    sa.Index("outbox_aliases_by_prospect", "scope", "prospect_id"),
+    sqlite_with_rowid=False,
+)
+
+receipts = sa.Table(
+    "outbox_receipts",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("prospect_id", sa.String(256), primary_key=True),
+    sa.Column("tail", sa.LargeBinary, nullable=False),
+    sa.Column("accepted_ms", sa.BigInteger, nullable=False),
+    sa.Column("updated_at_ms", sa.BigInteger),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+attached = sa.Table(
+    "outbox_attached",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("prospect_id", sa.String(256), primary_key=True),
+    sa.Column("kind", sa.String(16), primary_key=True),
+    sa.Column("content", _Hash, primary_key=True),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+results = sa.Table(
+    "push_results",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("row_number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("status", sa.String(10), nullable=False),
+    sa.Column("prospect_id", sa.String(256)),
+    sa.Column("message", sa.Text),
+    sa.Column("pushed_ms", sa.BigInteger, nullable=False),
+    sa.Column("landed", sa.Boolean, nullable=False),
+    sa.Index("push_results_by_landed", "scope", "landed", "run_id", "row_number"),
+    sqlite_with_rowid=False,
+)
+
+MIGRATIONS = (metadata.create_all,)

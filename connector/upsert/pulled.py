@@ -1,0 +1,80 @@
+"""What the last pull knows of prospects: who exists, who was deleted, what was edited since."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from connector.upsert.comparing import compare
+from connector.upsert.receipts import Receipt
+
+
+@dataclass(frozen=True)
+class PulledProspect:
+    """One prospect as the destination has it. fields: by API name. Times: UTC epoch ms."""
+
+    id: str
+    updated_at_ms: int | None
+    deleted_at_ms: int | None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pulled(Protocol):
+    """A look into the destination. Where nothing was pulled yet, every answer is empty."""
+
+    complete: bool
+    """Whether a complete scan has landed: who isn't there then, didn't exist."""
+
+    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        """Those of `ids` that the destination has, deleted ones included; without `fields`."""
+        ...
+
+    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        """The same with `fields`."""
+        ...
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
+        """email (casefolded) → ids of the living prospects that have it."""
+        ...
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
+        """phone (E.164) → ids of the living prospects that have it."""
+        ...
+
+
+class NothingPulled:
+    """A destination that has no prospects."""
+
+    complete = False
+
+    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:  # noqa: ARG002
+        return {}
+
+    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:  # noqa: ARG002
+        return {}
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
+        return {}
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
+        return {}
+
+
+def is_suspect(receipt: Receipt, pulled: PulledProspect) -> bool:
+    """Whether `pulled` shows something newer than what was accepted last."""
+    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > receipt.accepted_ms:
+        return True
+    if pulled.updated_at_ms is None or receipt.updated_at_ms is None:
+        return False
+    return pulled.updated_at_ms > receipt.updated_at_ms
+
+
+def why_stale(receipt: Receipt, pulled: PulledProspect, payload: Mapping[str, Any]) -> str | None:
+    """Why a payload that was accepted last is to be sent again; None if it still holds."""
+    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > receipt.accepted_ms:
+        return "the prospect was deleted since"
+    if not is_suspect(receipt, pulled):
+        return None
+    differs = compare(payload, pulled.fields).differs
+    return f"{', '.join(differs)} changed in HiringCenter since" if differs else None

@@ -1,0 +1,149 @@
+"""One push from rows to outcomes: check and plan, then send. What runs it is in `pipelines`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from connector.budget.locks import Held
+from connector.clock import Clock
+from connector.upsert.checking import Check, stage, values_of
+from connector.upsert.claiming import Claimer
+from connector.upsert.decisions import Mode
+from connector.upsert.delivery import Api, Courier, KeyMemory
+from connector.upsert.evidence import EvidenceFinder
+from connector.upsert.inputs.rows import InputRow
+from connector.upsert.outbox import Outbox
+from connector.upsert.planning import PlanCounts, Planner
+from connector.upsert.pulled import Pulled
+from connector.upsert.receipts import Receipts
+from connector.upsert.results import ResultStore
+from connector.upsert.sending import Sender, Watcher, in_flight_for
+from connector.upsert.settling import Settler
+from connector.upsert.staging import Staging
+from connector.upsert.validation import Reject
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """rate_per_s: what the windows allow in a burst. most: requests in flight, at most."""
+
+    rate_per_s: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How one push is to be done.
+
+    source: the input's name, the same each time it is pushed. force: send what is unchanged or
+    uncertain too. retry_total_s: for how long one write is tried. retention_days: how long
+    outcomes, and receipts that nothing uses, are kept.
+    """
+
+    run_id: str
+    source: str
+    mode: Mode = "upsert"
+    force: bool = False
+    retry_total_s: float = 300.0
+    retention_days: int = 90
+
+
+class Push:
+    """One push of one input, with everything it needs handed in."""
+
+    def __init__(self, outbox: Outbox, terms: Terms, *, clock: Clock) -> None:
+        self._outbox, self._terms, self._clock = outbox, terms, clock
+        self._receipts = Receipts(outbox.scope)
+        self._results = ResultStore(outbox.database, outbox.scope)
+
+    def plan(
+        self,
+        rows: Iterable[InputRow],
+        check: Check,
+        pulled: Pulled,
+        *,
+        dry_run: bool,
+        on_reject: Callable[[Reject], None],
+        on_read: Callable[[int], None] = lambda _: None,
+    ) -> PlanCounts:
+        """Read, check and compare every row; nothing is sent. dry_run: nothing is stored either.
+
+        on_reject: gets every row whose outcome is bad, as the input holds it. on_read: how many
+        rows have been read.
+        """
+        if not dry_run:
+            self._outbox.supersede(self._terms.source)
+        planner = self._planner(pulled, dry_run)
+
+        def reject(found: Reject) -> None:
+            planner.reject(found)
+            on_reject(found)
+
+        hasher = self._outbox.hasher
+        with Staging() as staging:
+            stage(rows, check, staging, hasher=hasher, on_reject=reject, on_progress=on_read)
+            for row, decision in planner.plan(staging):
+                values = values_of(row.row_values)
+                on_reject(Reject(row.row_number, values, None, decision.reason or ""))
+        return planner.counts
+
+    def discard(self) -> None:
+        """Drop the plan: nothing of it is to be sent."""
+        self._outbox.discard(self._terms.run_id)
+        self._results.discard(self._terms.run_id)
+
+    def _planner(self, pulled: Pulled, dry_run: bool) -> Planner:
+        retention_ms = self._terms.retention_days * _DAY_MS
+        return Planner(
+            self._outbox,
+            self._results,
+            EvidenceFinder(self._outbox, self._receipts, pulled),
+            run_id=self._terms.run_id,
+            source=self._terms.source,
+            mode=self._terms.mode,
+            force=self._terms.force,
+            dry_run=dry_run,
+            clock=self._clock,
+            renew_before_ms=int(self._clock.now_s() * 1000) - retention_ms // 4,
+        )
+
+    def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
+        """Settle what earlier runs left open, then send the plan.
+
+        The outcomes of this run's rows are in `watcher`, also where this raises.
+
+        Raises what `Sender.send` raises.
+        """
+        settler = Settler(
+            self._outbox,
+            self._receipts,
+            self._terms.retry_total_s,
+            blocked=set(),
+            uncertain=self._outbox.uncertain(),
+        )
+        claimer = Claimer(
+            self._outbox,
+            self._receipts,
+            settler,
+            api,
+            self._clock,
+            self._terms.mode,
+            self._terms.force,
+        )
+        sender = Sender(
+            self._outbox,
+            self._results,
+            Courier(api, keys=keys, clock=self._clock),
+            claimer,
+            settler,
+            held,
+            run_id=self._terms.run_id,
+            clock=self._clock,
+            width=lambda: in_flight_for(api.latency_s, pace.rate_per_s, pace.most),
+            watcher=watcher,
+        )
+        sender.recover()
+        sender.send()
