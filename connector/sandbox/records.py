@@ -1,6 +1,7 @@
 """Generated records: each a pure function of seed, resource and serial number, made when asked for.
 
-So a million records cost no memory until they are read, and the nth is the same on every machine.
+So a million records cost no memory, and the nth is the same on every machine: what is its own (id,
+contacts, relations, times) comes from its number, what it says is one of a few thousand variants.
 Times rise with the serial number: `createdAt` of prospects and notes, `dueAt` of tasks,
 `meetingDate` of meetings. Several neighbours share a millisecond, as imports make them do.
 """
@@ -11,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from connector.sandbox import vocabulary as words
+import orjson
+
 from connector.sandbox.identity import id_of, noise, serial_of
+from connector.sandbox.variants import COUNT, variant
 
 DAY_MS = 86_400_000
 SORT_FIELDS = {
@@ -47,9 +50,19 @@ class Generated:
     base_time_ms: int
 
     def record(self, serial: int) -> Record:
-        """The record of `serial` (0 ≤ serial < count), a new dict each time."""
+        """The record of `serial` (0 ≤ serial < count); lists and objects in it are shared."""
+        own, (said, _) = self._parts(serial)
+        return {**own, **said}
+
+    def encoded(self, serial: int) -> bytes:
+        """The same as JSON, from parts that are JSON already where they can be."""
+        own, (_, said) = self._parts(serial)
+        return b"%b,%b" % (orjson.dumps(own)[:-1], said[1:])
+
+    def _parts(self, serial: int) -> tuple[Record, tuple[Record, bytes]]:
         mixed = noise(self.seed, _SALTS[self.resource], serial)
-        return _MAKERS[self.resource](self, serial, mixed)
+        own = _OWN_PARTS[self.resource](self, serial, mixed // COUNT)
+        return own, variant(self.resource, self.seed, mixed % COUNT)
 
     def id_of(self, serial: int) -> str:
         """32 hexadecimal digits."""
@@ -75,37 +88,15 @@ class Generated:
         return id_of(self.seed, _SALTS["prospects"], mixed % self.prospects)
 
 
-def _pick(options: tuple[Any, ...], mixed: int) -> Any:
-    return options[mixed % len(options)]
-
-
 def _prospect(made: Generated, serial: int, mixed: int) -> Record:
     created_ms = made.time_ms(serial) or 0
-    stage_id, stage = _pick(words.STAGES, mixed >> 8)
-    record: Record = {
+    return {
         "id": made.id_of(serial),
-        "firstName": _pick(words.FIRST_NAMES, mixed),
-        "lastName": _pick(words.LAST_NAMES, mixed >> 16) if mixed % 41 else None,
         "email": _email(serial, mixed) if mixed % 19 else None,
         "phone": f"+1{2_010_000_000 + serial * 7919 % 7_000_000_000}" if mixed % 7 else None,
-        "currentStage": stage,
-        "currentStageId": stage_id,
-        "labels": [words.LABELS[(mixed >> 24) % 8 - i] for i in range(mixed % 4)],
-        "title": _pick(words.TITLES, mixed >> 32),
         "createdAt": created_ms,
         "updatedAt": _prospect_updated_ms(made, serial, mixed, created_ms),
     }
-    if mixed % 5:
-        record["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
-    if mixed % 11 == 0:
-        record["customFields"] = {
-            "tier": mixed % 3,
-            "scores": [1, 2.5, None],
-            "more": {"ok": True, "名": "値"},
-        }
-    if mixed % 13 == 0:
-        record["referralSource"] = "2025-01-01" if mixed % 2 else "Société «X»"
-    return record
 
 
 def _email(serial: int, mixed: int) -> str:
@@ -123,83 +114,46 @@ def _prospect_updated_ms(made: Generated, serial: int, mixed: int, created_ms: i
 
 
 def _note(made: Generated, serial: int, mixed: int) -> Record:
-    by_api = mixed % 6 == 0
+    created_ms = made.time_ms(serial) or 0
     record: Record = {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(mixed >> 4),
-        "userId": _pick(words.USERS, mixed >> 8),
-        "body": _pick(words.NOTE_BODIES, mixed >> 12),
-        "createdAt": made.time_ms(serial),
-        "createdByApi": by_api,
-        "createdByApiKeyId": f"key_{mixed % 4}" if by_api else None,
-        "pin": mixed % 17 == 0,
+        "prospectId": made.prospect_id(mixed),
+        "createdAt": created_ms,
     }
-    if by_api:
-        record["createdByApiKeyName"] = "Zapier – “prod”"
-    if mixed % 4 == 0:
-        record["mentions"] = (
-            [{"userId": _pick(words.USERS, mixed >> 20), "name": "Zoë 🌟"}] if mixed % 8 else []
-        )
-    if mixed % 9 == 0:
-        record["fileUrl"] = f"https://files.example.com/{serial}.pdf" if mixed % 2 else None
     if mixed % 10 == 0:
-        record["updatedAt"] = (record["createdAt"] or 0) + mixed % DAY_MS
+        record["updatedAt"] = created_ms + mixed % DAY_MS
     return record
 
 
 def _task(made: Generated, serial: int, mixed: int) -> Record:
     due_ms = made.time_ms(serial)
-    created_ms = (
-        min(made.base_time_ms if due_ms is None else due_ms, made.base_time_ms)
-        - mixed % (9 * DAY_MS)
-        - 1
-    )
+    known_ms = made.base_time_ms if due_ms is None else min(due_ms, made.base_time_ms)
+    created_ms = known_ms - mixed % (9 * DAY_MS) - 1
     done_ms = created_ms + (mixed >> 8) % (6 * DAY_MS)
     completed_ms = done_ms if mixed % 3 and done_ms < made.base_time_ms else None
-    record: Record = {
+    return {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(mixed >> 4),
-        "task": _pick(words.TASKS, mixed >> 16),
-        "assignedTo": _pick(words.USERS, mixed >> 20),
-        "assignedBy": _pick(words.USERS, mixed >> 24) if mixed % 8 else None,
+        "prospectId": made.prospect_id(mixed),
         "createdAt": created_ms,
         "updatedAt": completed_ms or created_ms,
         "dueAt": due_ms,
         "completedAt": completed_ms,
-        "createdByApi": mixed % 5 == 0,
     }
-    if mixed % 6:
-        record["createdBy"] = _pick(words.USERS, mixed >> 28)
-    if mixed % 14 == 0:
-        record["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
-    return record
 
 
 def _meeting(made: Generated, serial: int, mixed: int) -> Record:
     meeting_ms = made.time_ms(serial) or 0
     created_ms = min(meeting_ms, made.base_time_ms) - mixed % (20 * DAY_MS) - 1
-    record: Record = {
+    return {
         "id": made.id_of(serial),
-        "prospectId": made.prospect_id(mixed >> 4),
+        "prospectId": made.prospect_id(mixed),
         "meetingDate": meeting_ms,
-        "timeZone": _pick(words.TIME_ZONES, mixed >> 16),
-        "meetingType": _pick(words.MEETING_TYPES, mixed >> 20),
-        "ownerId": _pick(words.USERS, mixed >> 24),
-        "location": _pick(words.LOCATIONS, mixed >> 28),
-        "createdByApi": mixed % 7 == 0,
         "createdAt": created_ms,
         "updatedAt": created_ms + mixed % DAY_MS if mixed % 15 else None,
     }
-    if mixed % 3:
-        record["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
-    if mixed % 4:
-        record["createdBy"] = _pick(words.USERS, mixed >> 32)
-    if mixed % 12 == 0:
-        record["attendees"] = [{"email": f"guest{serial}@example.com", "optional": mixed % 2 == 0}]
-    return record
 
 
-_MAKERS: dict[str, Callable[[Generated, int, int], Record]] = {
+_OWN_PARTS: dict[str, Callable[[Generated, int, int], Record]] = {
     "prospects": _prospect,
     "notes": _note,
     "tasks": _task,

@@ -10,7 +10,6 @@ from typing import Any
 from connector.sandbox.encoding import encode
 from connector.sandbox.records import SORT_FIELDS, Generated, Record
 
-ENCODED_KEPT = 200_000  # records; about 90 MB
 _DESCENDING = {"newest", "recently_updated", "furthest"}
 DEFAULT_ORDERS = {
     "prospects": "newest",
@@ -96,17 +95,16 @@ class Table:
         return self._placed[serial] if serial in self._placed else self._generated_key(serial)
 
     def record(self, serial: int) -> Any:
-        """The row itself, which may be the kept one: don't change it."""
+        """The row itself, parts of which are shared: don't change it."""
         return self._kept[serial] if serial in self._kept else self.generated.record(serial)
 
     def encoded(self, serial: int) -> bytes:
         """The row as JSON."""
-        found = self._encoded.get(serial)
-        if found is None:
-            found = encode(self.record(serial))
-            if len(self._encoded) < ENCODED_KEPT:
-                self._encoded[serial] = found
-        return found
+        if serial not in self._kept:
+            return self.generated.encoded(serial)
+        if serial not in self._encoded:
+            self._encoded[serial] = encode(self._kept[serial])
+        return self._encoded[serial]
 
     def serial_of(self, record_id: str) -> int | None:
         """None where no row has this id (any more)."""
