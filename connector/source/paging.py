@@ -1,0 +1,257 @@
+"""One pass over one list: resumable, tolerant of what the server does, honest about its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from connector.api.client import ApiClient
+from connector.errors import ExpiringPages, IncompleteList, Refused
+from connector.logs import get_logger
+from connector.source.completing import all_at_once, ever_wider, in_slices, is_uncounted_cut
+from connector.source.listing import Listing, PlaceLost, Step
+from connector.source.records import split
+from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
+from connector.source.sightings import Sightings
+
+STALLS_MAX = 2  # restarts in a row that got no further
+log = get_logger("source")
+
+
+@dataclass(frozen=True)
+class ScannedPage:
+    """What one request brought.
+
+    records: each with a usable id, in order; one id may come again on a later page. odd: items
+    that are no record. place: JSON-able; where a scan goes on once this page is loaded.
+    """
+
+    resource: str
+    records: list[dict[str, Any]]
+    odd: list[Any]
+    place: dict[str, Any]
+    total_count: int | None
+
+
+def plan_of(place: Mapping[str, Any]) -> ScanPlan:
+    """The plan of the scan that stopped at `place`."""
+    return ScanPlan.from_json(place["plan"])
+
+
+class Scan:
+    """Iterate it once; `outcome` is set when the pages ended, and stays None after an error.
+
+    plan: what to read. page_size: rows to ask for. started_ms: when this scan began (the first
+    time, if it is resumed); watermarks don't go beyond it. place: where an earlier run stopped,
+    None: at the beginning. expected_ids: rows that the filters of an open or window scan should
+    match as far as the destination knows; those it doesn't list are looked at one by one.
+
+    Raises (while iterating; pages that were yielded are good)
+        IncompleteList: the list can't be read to its end.
+        EndlessList: it has none. ExpiringPages: page tokens expire too fast.
+        ApiError: what ApiClient raises.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        plan: ScanPlan,
+        *,
+        page_size: int,
+        started_ms: int,
+        place: Mapping[str, Any] | None = None,
+        expected_ids: Iterable[str] = (),
+    ) -> None:
+        self.plan = plan
+        self.outcome: ScanOutcome | None = None
+        place = place or {}
+        self.started_ms = int(place.get("started_ms", started_ms))
+        self._client = client
+        self._page_size = int(place.get("page_size", page_size))
+        self._next: dict[str, str] | None = place.get("next")
+        self._ended = bool(place.get("ended"))
+        self._seen = Sightings.from_json(self.started_ms, place.get("seen", {}))
+        self._expected = set(expected_ids)
+        self._gone: list[str] = []
+        self._unfinished = False
+        self._uncounted_cut = False
+
+    def __iter__(self) -> Iterator[ScannedPage]:
+        yield from self._whole_walk()
+        if not self._unfinished and self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
+            yield from self._those_that_left()
+        if not self._unfinished and self.plan.kind is ScanKind.FULL:
+            yield from self._the_rest()
+        self.outcome = self._outcome()
+
+    # --- walking --------------------------------------------------------------------------------
+
+    def _whole_walk(self) -> Iterator[ScannedPage]:
+        """To the end of the list; from its beginning again where the server forgets the place."""
+        stalls, furthest = 0, 0
+        while not self._ended and not self._unfinished:
+            before = self._seen.pages
+            try:
+                yield from self._walk()
+            except PlaceLost:
+                pages = self._seen.pages - before
+                stalls = stalls + 1 if pages <= furthest else 0
+                furthest = max(furthest, pages)
+                self._begin_anew(stalls)
+
+    def _begin_anew(self, stalls: int) -> None:
+        self._seen.restarts += 1
+        if stalls > STALLS_MAX:
+            raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
+        log.warning("source.page_token_lost", resource=self.plan.resource, reads="anew")
+        self._seen.times.begin_anew()
+        self._next = None
+
+    def _walk(self) -> Iterator[ScannedPage]:
+        listing = Listing(
+            self._client,
+            self.plan.resource,
+            self.plan.params,
+            page_size=self._page_size,
+            next_params=self._next,
+        )
+        before: Step | None = None
+        pages = 0
+        for step in listing:
+            self._page_size = listing.page_size
+            if self._seen.totals.say(step.page.total_count) and before is not None:
+                yield from self._shifted(before)
+            yield self._page(step)
+            before, pages = step, pages + 1
+            if self._ended:
+                return
+            if self.plan.max_pages is not None and pages >= self.plan.max_pages:
+                self._unfinished = True
+                return
+
+    def _shifted(self, before: Step) -> Iterator[ScannedPage]:
+        """The page before, again: rows were deleted, and others moved up across the boundary."""
+        try:
+            page = self._client.page(self.plan.resource, before.asked)
+        except Refused:
+            log.info("source.page_token_lost", resource=self.plan.resource, reads="on")
+            return
+        yield self._scanned(page.items, page.total_count)
+
+    def _page(self, step: Step) -> ScannedPage:
+        scanned = self._scanned(step.page.items, step.page.total_count, in_order=True)
+        self._next = step.next_params
+        self._uncounted_cut = is_uncounted_cut(self.plan.resource, step)
+        self._ended = self._next is None or self._is_below_watermark()
+        return replace(scanned, place=self._place())
+
+    def _is_below_watermark(self) -> bool:
+        """Whether a head scan is through: its list is in order, and its last row is older."""
+        plan = self.plan
+        if plan.kind is not ScanKind.HEAD or plan.order is None or plan.since_ms is None:
+            return False
+        last_ms = self._seen.times.last_ms(plan.order)
+        ordered = self._seen.times.is_newest_first(plan.order)
+        return ordered and last_ms is not None and last_ms < plan.since_ms
+
+    def _scanned(
+        self, items: list[Any], total_count: int | None, *, in_order: bool = False
+    ) -> ScannedPage:
+        records, odd = split(items)
+        ids = self._seen.see(records, odd, in_order=in_order)
+        self._expected.difference_update(ids)
+        return ScannedPage(self.plan.resource, records, odd, self._place(), total_count)
+
+    def _place(self) -> dict[str, Any]:
+        """Where to go on: behind this page, at the beginning, or nowhere since all is read."""
+        place = {"plan": self.plan.to_json(), "started_ms": self.started_ms}
+        if self._ended and self._is_short():
+            return place
+        return place | {
+            "page_size": self._page_size,
+            "next": self._next,
+            "ended": self._ended,
+            "seen": self._seen.to_json(),
+        }
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def _is_short(self) -> bool:
+        if self.plan.kind is not ScanKind.FULL:
+            return False
+        return self._uncounted_cut or self._seen.missing() > 0
+
+    def _the_rest(self) -> Iterator[ScannedPage]:
+        """What a list that ended early has more: all at once, in slices, or an honest failure."""
+        resource, client = self.plan.resource, self._client
+        if not self._is_short():
+            return
+        total = self._seen.totals.last
+        limit = self._page_size
+        steps = (
+            ever_wider(client, resource, limit)
+            if total is None
+            else all_at_once(client, resource, total)
+        )
+        for step in steps:
+            limit = step.limit
+            yield self._beside(step)
+        listed = self._seen.listed()
+        if self._is_short() and resource == "prospects":
+            for step in in_slices(client, resource, self._seen.slices, limit):
+                yield self._beside(step, counts=False)
+                if not self._is_short():
+                    return
+        if self._seen.missing() or (self._uncounted_cut and self._seen.listed() > listed):
+            raise IncompleteList(
+                resource=resource,
+                total_count=self._seen.totals.last,
+                listed=self._seen.listed(),
+            )
+
+    def _beside(self, step: Step, *, counts: bool = True) -> ScannedPage:
+        if counts:
+            self._seen.totals.say(step.page.total_count)
+        return self._scanned(step.page.items, step.page.total_count)
+
+    def _those_that_left(self) -> Iterator[ScannedPage]:
+        """Rows that a filtered list should have had: each by its id, or all if that is cheaper."""
+        resource = self.plan.resource
+        if len(self._expected) > self.plan.look_max:
+            left = f"{len(self._expected)} rows left the {self.plan.kind} list"
+            reason = f"{left}; {self.plan.reason}"
+            self.plan = replace(self.plan, kind=ScanKind.FULL, params={}, reason=reason)
+            self._ended, self._next = False, None
+            yield from self._whole_walk()
+            return
+        for record_id in sorted(self._expected):
+            record = self._client.record(resource, record_id)
+            if record is None:
+                self._gone.append(record_id)
+            else:
+                yield self._scanned([record], None)
+
+    def _outcome(self) -> ScanOutcome:
+        complete = self.plan.kind is ScanKind.FULL and not self._unfinished
+        seen = self._seen
+        return ScanOutcome(
+            complete=complete,
+            why=self._why(complete),
+            total_count=seen.totals.last,
+            pages=seen.pages,
+            rows=seen.rows,
+            newest_ms=dict(seen.times.newest),
+            order=seen.times.order,
+            page_size=self._page_size,
+            gone=tuple(self._gone),
+            unfinished=self._unfinished,
+        )
+
+    def _why(self, complete: bool) -> str:
+        if self._unfinished:
+            return f"stopped after {self.plan.max_pages} pages, as planned; the next run goes on"
+        if not complete:
+            return f"a {self.plan.kind} scan reads a part of the list"
+        total = self._seen.totals.last
+        return "the list ended" if total is None else f"the list ended; totalCount says {total}"
