@@ -17,6 +17,7 @@ from connector.clock import Clock
 from connector.errors import ConnectorError, Interrupted, Unreachable
 from connector.logs import get_logger
 
+READ_PATIENCE_S = 0.5  # after a signal: a page that is nearly here is kept
 WRITE_PATIENCE_S = 5.0  # a write on its way is worth waiting for: its answer settles its fate
 log = get_logger("api")
 
@@ -60,6 +61,7 @@ class Caller:
     def answer(self, call: Call, read: Read) -> Answer:
         """The first usable answer. Raises what `ApiClient` names."""
         effort, first_sent_s = Effort(), call.first_sent_s
+        keyed = call.idempotency_key is not None
         while True:
             permit = self._permit(call.lane)
             started_s = self.clock.monotonic_s()
@@ -67,14 +69,11 @@ class Caller:
                 self.budget.unsent(permit)
                 raise _forgotten(call, effort)
             exchange = self._try(call, permit, self._timeout_s(effort))
-            took_s = self.clock.monotonic_s() - started_s
-            answer = understand(
-                exchange, read,
-                keyed=call.idempotency_key is not None, absent_at_404=call.absent_at_404,
-            )  # fmt: skip
-            effort = effort.after(answer.outcome, sent=exchange.sent, took_s=took_s)
             if exchange.sent and first_sent_s is None:
                 first_sent_s = started_s
+            took_s = self.clock.monotonic_s() - started_s
+            answer = understand(exchange, read, keyed=keyed, absent_at_404=call.absent_at_404)
+            effort = effort.after(answer.outcome, sent=exchange.sent, took_s=took_s)
             wait_s = self._wait_s(call, answer, effort)
             if wait_s is None:
                 return answer
@@ -97,7 +96,7 @@ class Caller:
                 call.method, call.path,
                 params=call.params, body=call.body, headers=call.headers(),
                 timeout_s=timeout_s, stop=self.stop,
-                patience_s=0.0 if call.body is None else WRITE_PATIENCE_S,
+                patience_s=READ_PATIENCE_S if call.body is None else WRITE_PATIENCE_S,
             )  # fmt: skip
         except BaseException:
             self.budget.unanswered(permit)

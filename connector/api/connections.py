@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
 from typing import Any, cast
@@ -52,7 +53,7 @@ def open_client(base_url: str, headers: Mapping[str, str]) -> httpx.Client:
     key is inside TLS; a plain-http request to loopback never goes to a proxy.
 
     Raises:
-        BadSetting: the environment names a proxy that can't be used.
+        BadSetting: the environment names a proxy or certificates that can't be used.
     """
     pool = _pool(urlsplit(base_url))
     return httpx.Client(
@@ -66,7 +67,7 @@ def open_client(base_url: str, headers: Mapping[str, str]) -> httpx.Client:
 
 def _pool(base: SplitResult) -> httpcore.ConnectionPool:
     options: dict[str, Any] = {
-        "ssl_context": httpx.create_ssl_context() if base.scheme == "https" else None,
+        "ssl_context": _ssl_context() if base.scheme == "https" else None,
         "max_connections": None,  # as many as there are threads
         "max_keepalive_connections": CONNECTIONS_KEPT,
         "keepalive_expiry": KEEP_ALIVE_S,
@@ -76,6 +77,17 @@ def _pool(base: SplitResult) -> httpcore.ConnectionPool:
     if proxy is None:
         return httpcore.ConnectionPool(**options)
     return httpcore.HTTPProxy(proxy_url=str(proxy.url), proxy_auth=proxy.raw_auth, **options)
+
+
+def _ssl_context() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise BadSetting(
+            name="SSL_CERT_FILE or SSL_CERT_DIR",
+            place="environment",
+            reason=f"the certificates can't be read: {error.strerror or error}",
+        ) from None
 
 
 def _proxy(base: SplitResult) -> httpx.Proxy | None:

@@ -1,0 +1,60 @@
+"""What is not tried again."""
+
+from __future__ import annotations
+
+import pytest
+
+from connector import errors
+from tests.sync.client.conftest import KEY, Bench
+from tests.sync.client.raw_server import (
+    RawServer,
+    answer,
+    page,
+)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_ends_the_call_at_once(bench: Bench, status: int):
+    """And whoever repeats the key in the answer doesn't get it into our error."""
+    client = bench.serve(answer(status, {"error": "No", "message": f"bad key {KEY}"}))
+    with pytest.raises(errors.Unauthorized, match=r"bad key \*\*\*") as caught:
+        client.account()
+    assert caught.value.status == status
+    assert KEY not in str(caught.value)
+    assert client.requests == 1
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 410, 413, 422])
+def test_another_4xx_is_final_and_keeps_its_status(bench: Bench, status: int):
+    """As when a page token has expired: the source decides what to do."""
+    client = bench.serve(answer(status, {"error": "Bad request", "message": "token expired"}))
+    with pytest.raises(errors.Refused, match="token expired") as caught:
+        client.page("tasks", {"pageToken": "old"})
+    assert caught.value.status == status
+    assert client.requests == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_never_followed(bench: Bench, status: int):
+    """The key goes to the configured host alone; the error names where it was to go."""
+    with RawServer([page("stolen")]) as other:
+        location = f"Location: http://localhost:{other.port}/v2/notes?secret=1"
+        client = bench.serve(answer(status, headers=[location]))
+        with pytest.raises(errors.Redirected, match="http://localhost") as caught:
+            client.page("notes", {})
+        assert other.received == []
+    assert "secret" not in str(caught.value)
+    assert client.requests == 1
+
+
+def test_a_record_that_is_gone_is_none(bench: Bench):
+    """By the API's own word."""
+    client = bench.serve(answer(404, {"error": "Not found", "message": "no such prospect"}))
+    assert client.record("prospects", "p1") is None
+
+
+def test_a_proxys_404_page_does_not_say_that_a_record_is_gone(bench: Bench):
+    """It would end as a tombstone."""
+    client = bench.serve(answer(404, b"<html><title>404</title>"))
+    with pytest.raises(errors.Refused, match="HTML page"):
+        client.record("prospects", "p1")

@@ -1,0 +1,63 @@
+"""A write is sent with one key and the same bytes, until its fate is known."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from connector import errors
+from tests.sync.client.conftest import Bench
+from tests.sync.client.raw_server import (
+    answer,
+    drop,
+    half,
+)
+
+
+def test_a_write_is_sent_again_with_the_same_key_and_the_same_bytes(bench: Bench):
+    """Lost answers, failures and "still in progress" alike, until its answer is there."""
+    body = '{"firstName": "Zoë"}'.encode()
+    client = bench.serve(
+        drop,
+        answer(502, b"<html>"),
+        answer(409, {"error": "Conflict", "message": "still in progress"}),
+        answer(429),
+        half(),
+        answer(
+            201,
+            {"success": True, "item": {"id": "p1"}, "message": "Phone dropped"},
+            headers=["Date: Thu, 09 Oct 2025 08:53:20 GMT"],
+        ),
+    )
+    done = client.post("prospects", body, idempotency_key="key-1")
+    assert (done.status, done.item, done.message) == (201, {"id": "p1"}, "Phone dropped")
+    assert done.server_date_s == 1_760_000_000
+    assert len(bench.server.received) == 6
+    for sent in bench.server.received:
+        assert (sent.method, sent.target, sent.body) == ("POST", "/v2/prospects", body)
+        assert sent.headers["x-idempotency-key"] == "key-1"
+        assert sent.headers["content-type"] == "application/json"
+
+
+def test_a_conflict_with_another_payload_is_final(bench: Bench):
+    """The same bytes would meet it again."""
+    client = bench.serve(answer(409, {"message": "This key was used with another payload."}))
+    with pytest.raises(errors.Refused, match="another payload") as caught:
+        client.post("prospects", b"{}", idempotency_key="k")
+    assert caught.value.status == 409
+    assert client.requests == 1
+
+
+def test_a_write_is_not_sent_again_once_its_key_may_be_forgotten(bench: Bench):
+    """The wait for a permit may take hours; after it the change could be applied twice."""
+
+    def slow(connection: socket.socket) -> None:
+        bench.clock.advance(100)
+        answer(429)(connection)
+
+    client = bench.serve(slow, answer(201, {"item": {"id": "1"}}))
+    with pytest.raises(errors.Unreachable, match="may be forgotten") as caught:
+        client.post("notes", b"{}", idempotency_key="k", remembered_s=50)
+    assert caught.value.sent == 1
+    assert bench.budget.outcomes == [429, "unsent"]
