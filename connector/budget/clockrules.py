@@ -8,6 +8,7 @@ PostgreSQL (several machines): the server's `clock_timestamp()`, read after the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,10 +16,29 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.budget.schema import clocks, keys, outstanding
+from connector.budget.statements import Statement, Transaction
 from connector.clock import Clock, SystemClock
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOTE_EVERY_S = 10.0
+
+_BOOT = clocks.c.boot == sa.bindparam("boot")
+_THIS_BOOT = Statement(sa.select(clocks.c.offset_s, clocks.c.reading_s).where(_BOOT))
+_LAST_NOTE = Statement(
+    sa.select(clocks.c.ledger_s, clocks.c.wall_s).order_by(clocks.c.ledger_s.desc()).limit(1)
+)
+_FORGET = Statement(sa.delete(clocks).where(_BOOT))
+_NOTE = Statement(sa.insert(clocks).values({c.name: sa.bindparam(c.name) for c in clocks.columns}))
+_LATEST = Statement(
+    sa.select(
+        sa.func.max(
+            sa.union_all(
+                sa.select(sa.func.max(keys.c.last_end_s).label("stamp_s")),
+                sa.select(sa.func.max(outstanding.c.granted_s)),
+            ).subquery("stamps").c.stamp_s
+        )
+    )
+)  # fmt: skip
 
 
 def boot_id(clock: Clock) -> str:
@@ -32,22 +52,35 @@ def boot_id(clock: Clock) -> str:
 
 
 class LedgerClock(Protocol):
-    """now_s: ledger seconds; call it inside a write transaction, after the lock is held."""
+    """open: once, in a write transaction, before anything else. now_s: ledger seconds, read after
+    the lock is held. note: in write transactions, now and then, what the next boot must know."""
 
-    def now_s(self, connection: sa.Connection) -> float: ...
+    def open(self, tx: Transaction) -> None: ...
+
+    def now_s(self, tx: Transaction) -> float: ...
+
+    def note(self, tx: Transaction) -> None: ...
 
 
 class ServerClock:
     """PostgreSQL's clock."""
 
-    _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
+    _NOW = Statement(sa.text("SELECT extract(epoch FROM clock_timestamp())::float8"))
 
-    def now_s(self, connection: sa.Connection) -> float:
-        return float(connection.execute(self._NOW).scalar_one())
+    def open(self, tx: Transaction) -> None:
+        """The server's clock needs no preparation."""
+
+    def now_s(self, tx: Transaction) -> float:
+        found = tx.first(self._NOW)
+        assert found is not None
+        return float(found[0])
+
+    def note(self, tx: Transaction) -> None:
+        """The server keeps its own time."""
 
 
 def first_offset_s(
-    reading_s: float, wall_s: float, last: tuple[float, float] | None, latest_s: float | None
+    reading_s: float, wall_s: float, *, last: Sequence[float] | None, latest_s: float | None
 ) -> float:
     """What to add to a reading of the time since boot, in a boot that the ledger hasn't seen.
 
@@ -67,46 +100,44 @@ class BootClock:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._boot = boot_id(clock)
-        self._offset_s: float | None = None
+        self._offset_s = 0.0
         self._noted_s = float("-inf")
 
-    def now_s(self, connection: sa.Connection) -> float:
-        reading_s = self._clock.monotonic_s()
-        if self._offset_s is None:
-            self._offset_s = self._stored_offset_s(connection, reading_s)
-        if reading_s - self._noted_s >= _NOTE_EVERY_S:
-            self._note(connection, reading_s, self._offset_s)
-        return self._offset_s + reading_s
+    def open(self, tx: Transaction) -> None:
+        self._offset_s = self._stored_offset_s(tx, self._clock.monotonic_s())
+        self.note(tx)
 
-    def _stored_offset_s(self, connection: sa.Connection, reading_s: float) -> float:
-        found = connection.execute(sa.select(clocks).where(clocks.c.boot == self._boot)).first()
+    def now_s(self, tx: Transaction) -> float:  # noqa: ARG002 - PostgreSQL's clock needs it
+        return self._offset_s + self._clock.monotonic_s()
+
+    def _stored_offset_s(self, tx: Transaction, reading_s: float) -> float:
+        found = tx.first(_THIS_BOOT, boot=self._boot)
         # where a boot has no name, a reading that went back is what tells a new one
-        if found is not None and reading_s >= found.reading_s:
-            return float(found.offset_s)
-        newest = sa.select(clocks).order_by(clocks.c.ledger_s.desc()).limit(1)
-        last = connection.execute(newest).first()
-        pair = None if last is None else (last.ledger_s, last.wall_s)
-        return first_offset_s(reading_s, self._clock.now_s(), pair, _latest_s(connection))
+        if found is not None and reading_s >= found[1]:
+            return float(found[0])
+        latest = tx.first(_LATEST)
+        return first_offset_s(
+            reading_s,
+            self._clock.now_s(),
+            last=tx.first(_LAST_NOTE),
+            latest_s=latest[0] if latest else None,
+        )
 
-    def _note(self, connection: sa.Connection, reading_s: float, offset_s: float) -> None:
+    def note(self, tx: Transaction) -> None:
         """Keep the wall beside the ledger's time, for the next boot."""
-        connection.execute(sa.delete(clocks).where(clocks.c.boot == self._boot))
-        connection.execute(
-            sa.insert(clocks).values(
-                boot=self._boot,
-                offset_s=offset_s,
-                reading_s=reading_s,
-                ledger_s=offset_s + reading_s,
-                wall_s=self._clock.now_s(),
-            )
+        reading_s = self._clock.monotonic_s()
+        if reading_s - self._noted_s < _NOTE_EVERY_S:
+            return
+        tx.run(_FORGET, boot=self._boot)
+        tx.run(
+            _NOTE,
+            boot=self._boot,
+            offset_s=self._offset_s,
+            reading_s=reading_s,
+            ledger_s=self._offset_s + reading_s,
+            wall_s=self._clock.now_s(),
         )
         self._noted_s = reading_s
-
-
-def _latest_s(connection: sa.Connection) -> float | None:
-    ends = connection.scalar(sa.select(sa.func.max(keys.c.last_end_s)))
-    grants = connection.scalar(sa.select(sa.func.max(outstanding.c.granted_s)))
-    return max((float(stamp) for stamp in (ends, grants) if stamp is not None), default=None)
 
 
 def ledger_clock(database: Database, clock: Clock) -> LedgerClock:

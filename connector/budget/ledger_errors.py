@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -30,6 +31,7 @@ _BY_SQLITE_CODE = {
     "SQLITE_BUSY": ("is locked by another program", _CLOSE_OTHERS),
     "SQLITE_LOCKED": ("is locked", _CLOSE_OTHERS),
 }
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 _HELD = "Look for a stopped or hanging hiringcenter process, end it and run the command again."
 
 
@@ -43,32 +45,29 @@ def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
 
 
 @contextmanager
-def translated(ledger: str) -> Iterator[None]:
+def translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
     """Turn failures of the database into LedgerUnusable; faults of the caller stay as they are."""
+    driver: Any = dialect.dbapi
     try:
         yield
     except LockHeld as error:
         raise LedgerUnusable(ledger=ledger, reason=f"is locked: {error}", action=_HELD) from error
-    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
-        raise _unusable(ledger, error) from error
-    except sa.exc.DatabaseError as error:
-        if not _sqlite_code(error).startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+    except (sa.exc.DatabaseError, sa.exc.InterfaceError, driver.Error) as error:
+        original = getattr(error, "orig", None) or error
+        code = str(getattr(original, "sqlite_errorname", ""))
+        its_fault = isinstance(original, (driver.OperationalError, driver.InterfaceError))
+        if not its_fault and not code.startswith(_DAMAGED):
             raise
-        raise _unusable(ledger, error) from error
+        raise _unusable(ledger, code, original) from error
 
 
-def _sqlite_code(error: sa.exc.DBAPIError) -> str:
-    return str(getattr(error.orig, "sqlite_errorname", ""))
-
-
-def _unusable(ledger: str, error: sa.exc.DBAPIError) -> LedgerUnusable:
-    code = _sqlite_code(error)
+def _unusable(ledger: str, code: str, error: BaseException) -> LedgerUnusable:
     for prefix, (reason, action) in _BY_SQLITE_CODE.items():
         if code.startswith(prefix):
             return LedgerUnusable(ledger=ledger, reason=reason, action=action)
-    said = str(error.orig).strip().splitlines()
+    said = str(error).strip().splitlines()
     return LedgerUnusable(
         ledger=ledger,
-        reason=f"doesn't answer: {said[0] if said else type(error.orig).__name__}",
+        reason=f"doesn't answer: {said[0] if said else type(error).__name__}",
         action="Check HIRINGCENTER_LEDGER_URL and the database, and run the command again.",
     )

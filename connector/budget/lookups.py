@@ -9,11 +9,13 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import sqlalchemy as sa
 
 from connector.budget import Lane
 from connector.budget.schema import outstanding, spent
+from connector.budget.statements import Statement, Transaction
 from connector.budget.windows import Live, Window
 
 
@@ -41,46 +43,58 @@ class Unanswered:
         return lane is None or self.push == (lane is Lane.PUSH)
 
 
-_RANK = (
-    "SELECT {index} AS i, seq, push_seq FROM (SELECT seq, push_seq FROM budget_spent"
-    " WHERE key = :key AND end_s <= :since{index}"
-    " ORDER BY end_s DESC, seq DESC LIMIT 1) AS r{index}"
+_KEY: sa.BindParameter[str] = sa.bindparam("key")
+_AFTER = (spent.c.key == _KEY, spent.c.seq > sa.bindparam("after"))
+_UNANSWERED = Statement(
+    sa.select(
+        outstanding.c.push,
+        outstanding.c.granted_s,
+        outstanding.c.awaited_until_s,
+        outstanding.c.deadline_s,
+    ).where(outstanding.c.key == _KEY, outstanding.c.deadline_s > sa.bindparam("since_s"))
 )
-_UNANSWERED = sa.select(
-    outstanding.c.push,
-    outstanding.c.granted_s,
-    outstanding.c.awaited_until_s,
-    outstanding.c.deadline_s,
-).where(
-    outstanding.c.key == sa.bindparam("key"), outstanding.c.deadline_s > sa.bindparam("since_s")
-)
-_AFTER = (spent.c.key == sa.bindparam("key"), spent.c.seq > sa.bindparam("after"))
-_ENDS = sa.select(spent.c.end_s, spent.c.push_seq).where(*_AFTER).order_by(spent.c.seq)
-_RANGE = (
+_ENDS = Statement(sa.select(spent.c.end_s, spent.c.push_seq).where(*_AFTER).order_by(spent.c.seq))
+_RANGE = Statement(
     sa.select(spent.c.end_s)
     .where(*_AFTER, spent.c.seq <= sa.bindparam("last"))
     .order_by(spent.c.seq)
 )
-_PUSHES = (
+_PUSHES = Statement(
     sa.select(sa.func.min(spent.c.end_s))
     .where(
-        spent.c.key == sa.bindparam("key"),
+        spent.c.key == _KEY,
         spent.c.push_seq > sa.bindparam("after"),
         spent.c.push_seq <= sa.bindparam("last"),
     )
     .group_by(spent.c.push_seq)
     .order_by(spent.c.push_seq)
 )
-_LEAST = (
+_LEAST = Statement(
     sa.select(sa.func.count())
     .select_from(spent)
     .where(
-        spent.c.key == sa.bindparam("key"),
-        spent.c.seq > sa.bindparam("after"),
+        *_AFTER,
         spent.c.end_s <= sa.bindparam("by_s"),
         spent.c.granted_s > sa.bindparam("since_s"),
     )
 )
+
+
+@cache
+def _ranks(count: int) -> Statement:
+    """For `count` times at once: the last row that had ended by then."""
+    return Statement(sa.union_all(*(_rank(index) for index in range(count))))
+
+
+def _rank(index: int) -> sa.Select[tuple[int, int, int]]:
+    last = (
+        sa.select(spent.c.seq, spent.c.push_seq)
+        .where(spent.c.key == _KEY, spent.c.end_s <= sa.bindparam(f"since_{index}"))
+        .order_by(spent.c.end_s.desc(), spent.c.seq.desc())
+        .limit(1)
+        .subquery(f"rank_{index}")
+    )
+    return sa.select(sa.literal_column(str(index), sa.Integer), last.c.seq, last.c.push_seq)
 
 
 class Lookups:
@@ -88,7 +102,7 @@ class Lookups:
 
     def __init__(
         self,
-        connection: sa.Connection,
+        tx: Transaction,
         key: str,
         windows: Sequence[Window],
         *,
@@ -96,20 +110,19 @@ class Lookups:
         pruned: Rank,
         now_s: float,
     ) -> None:
-        self._connection, self._key, self._windows = connection, key, windows
+        self._tx, self._key, self._windows = tx, key, windows
         self._newest, self._pruned, self.now_s = newest, pruned, now_s
         self._boundaries = self.ranks([now_s - window.held_s for window in windows])
         since_s = now_s - max(window.held_s for window in windows)
-        rows = connection.execute(_UNANSWERED, {"key": key, "since_s": since_s})
-        self.unanswered = [Unanswered(*row) for row in rows]
+        rows = tx.all(_UNANSWERED, key=key, since_s=since_s)
+        self.unanswered = [Unanswered(bool(push), *times) for push, *times in rows]
 
     def ranks(self, since_s: Sequence[float]) -> list[Rank]:
         """For each time, the rank of the last request that had ended by then."""
-        union = " UNION ALL ".join(_RANK.format(index=i) for i in range(len(since_s)))
-        times = {f"since{index}": time_s for index, time_s in enumerate(since_s)}
+        times = {f"since_{index}": time_s for index, time_s in enumerate(since_s)}
         found = [self._pruned] * len(since_s)
-        for row in self._connection.execute(sa.text(union), {"key": self._key, **times}):
-            found[row.i] = Rank(row.seq, row.push_seq)
+        for index, seq, push_seq in self._tx.all(_ranks(len(since_s)), key=self._key, **times):
+            found[index] = Rank(seq, push_seq)
         return found
 
     def live(self, index: int, lane: Lane | None = None) -> int:
@@ -141,16 +154,15 @@ class Lookups:
         skipped = max(0, surplus - len(expired_s) - 1)  # all of them leave before the one we seek
         last = min(after + surplus, self._newest.of(lane))
         query = _PUSHES if lane is Lane.PUSH else _RANGE
-        values = {"key": self._key, "after": after + skipped, "last": last}
-        ends_s: list[float] = list(self._connection.scalars(query, values))
-        return sorted(ends_s + expired_s)[surplus - skipped - 1] + held_s
+        rows = self._tx.all(query, key=self._key, after=after + skipped, last=last)
+        ends_s = sorted([end_s for (end_s,) in rows] + expired_s)
+        return float(ends_s[surplus - skipped - 1] + held_s)
 
     def ends_s(self, index: int, unanswered_end_s: float) -> tuple[list[float], list[float]]:
         """Ends of what counts in window `index`, ascending: of both lanes, and of pushes."""
         boundary = self._boundaries[index]
         before, both_s, pushes_s = boundary.push_seq, [], []
-        values = {"key": self._key, "after": boundary.seq}
-        for end_s, push_seq in self._connection.execute(_ENDS, values):
+        for end_s, push_seq in self._tx.all(_ENDS, key=self._key, after=boundary.seq):
             both_s.append(end_s)
             if push_seq > before:
                 pushes_s.append(end_s)
@@ -174,10 +186,10 @@ class OwnRequests:
     `feedback.OwnCounts`."""
 
     def __init__(
-        self, connection: sa.Connection, key: str, lookups: Lookups, *, newest: Rank,
+        self, tx: Transaction, key: str, lookups: Lookups, *, newest: Rank,
         granted_s: float, answered_s: float,
     ) -> None:  # fmt: skip
-        self._connection, self._key, self._lookups, self._newest = connection, key, lookups, newest
+        self._tx, self._key, self._lookups, self._newest = tx, key, lookups, newest
         self._granted_s, self._answered_s = granted_s, answered_s
 
     def most(self, window: Window) -> int:
@@ -192,6 +204,7 @@ class OwnRequests:
     def least(self, window: Window) -> int:
         since_s = self._answered_s - window.sure_s
         (before,) = self._lookups.ranks([since_s])
-        values = {"after": before.seq, "by_s": self._granted_s, "since_s": since_s}
-        counted = self._connection.scalar(_LEAST, {"key": self._key, **values})
-        return 1 + (counted or 0)
+        counted = self._tx.first(
+            _LEAST, key=self._key, after=before.seq, by_s=self._granted_s, since_s=since_s
+        )
+        return 1 + (counted[0] if counted else 0)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-
-import sqlalchemy as sa
 
 from connector.budget import Lane, booking, owners, permits
 from connector.budget.clockrules import LedgerClock
 from connector.budget.database import Database
 from connector.budget.forecast import constraints, forecast
-from connector.budget.keystate import KeyState
+from connector.budget.lanes import Pulls
+from connector.budget.learnt import FeedbackState
 from connector.budget.lookups import Lookups
-from connector.budget.owners import Owner
+from connector.budget.owners import FORGOTTEN_S, Owner
+from connector.budget.past_pulls import PastPulls
 from connector.budget.permits import Facts, Terms
+from connector.budget.statements import Transaction, transaction
 from connector.budget.windows import Window
 
 _UNKNOWN_LATENCY_S = 0.3
@@ -77,9 +80,10 @@ class Eta:
 class _View:
     """The ledger at one moment."""
 
-    connection: sa.Connection
     lookups: Lookups
-    state: KeyState
+    learnt: FeedbackState
+    latency_s: float | None
+    owners: Sequence[Owner]
     facts: Facts
     holds: Terms
 
@@ -93,41 +97,52 @@ class Reporter:
         self._database, self._key, self._clock, self._windows = database, key, clock, windows
 
     def state(self) -> BudgetState:
-        with self._database.read() as connection:
-            view = self._view(connection)
-            learnt, now_s = view.state.feedback, view.facts.now_s
+        with self._view() as view:
+            learnt, now_s = view.learnt, view.facts.now_s
             return BudgetState(
                 now_s=now_s,
                 windows=[self._window(view, index) for index in range(len(self._windows))],
                 hold_in_s=max(0.0, learnt.hold_until_s - now_s),
                 hold_reason=learnt.hold_reason if learnt.hold_until_s > now_s else "",
                 in_flight=view.facts.in_flight,
-                connected=owners.connected(connection, self._key, now_s),
-                latency_s=view.state.latency_s,
+                connected=view.owners,
+                latency_s=view.latency_s,
                 next_in_s={lane: self._eta(view, 1, lane, 1).first_in_s for lane in Lane},
             )
 
     def forecast(self, count: int, lane: Lane, *, in_flight: int) -> Eta:
         """See `RateBudget.forecast`."""
-        with self._database.read() as connection:
-            return self._eta(self._view(connection), count, lane, in_flight)
+        with self._view() as view:
+            return self._eta(view, count, lane, in_flight)
 
-    def _view(self, connection: sa.Connection) -> _View:
-        row = booking.load(connection, self._key, lock=False)
-        now_s = self._clock.now_s(connection)
+    @contextmanager
+    def _view(self) -> Iterator[_View]:
+        with self._database.read() as connection, transaction(connection) as tx:
+            yield self._seen(tx)
+
+    def _seen(self, tx: Transaction) -> _View:
+        row = booking.load(tx, self._key, lock=False)
+        now_s = self._clock.now_s(tx)
         lookups = Lookups(
-            connection, self._key, self._windows,
-            newest=row.newest, pruned=row.pruned, now_s=now_s,
-        )  # fmt: skip
-        state = KeyState.loads(row.state)
+            tx, self._key, self._windows, newest=row.newest, pruned=row.pruned, now_s=now_s
+        )
+        learnt = FeedbackState.from_json(json.loads(row.learnt))
+        there = [
+            each
+            for each in owners.everybody(tx, self._key)
+            if each.may_live and now_s - each.seen_s < FORGOTTEN_S
+        ]
+        past = PastPulls.loads(row.past_pulls)
+        pulling = owners.together([each for each in there if each.pulls_at(now_s)])
         facts = Facts(
             now_s=now_s,
             live=lookups.lives(),
             in_flight=lookups.in_flight(),
             last_grant_s=-math.inf if row.last_grant_s is None else row.last_grant_s,
         )
-        holds = permits.terms(self._windows, state.feedback, state.pulls(now_s), facts)
-        return _View(connection, lookups, state, facts, holds)
+        pulls = Pulls(past.starts_s, past.costs, pulling)
+        holds = permits.terms(self._windows, learnt, pulls, facts)
+        return _View(lookups, learnt, row.latency_s, there, facts, holds)
 
     def _window(self, view: _View, index: int) -> WindowReport:
         window, now_s = self._windows[index], view.facts.now_s
@@ -145,13 +160,12 @@ class Reporter:
             pull=live.pull,
             push=live.push,
             next_free_in_s=max(0.0, free_at_s - now_s),
-            foreign_in_s=max(0.0, view.state.feedback.of(window).foreign_until_s - now_s),
+            foreign_in_s=max(0.0, view.learnt.of(window).foreign_until_s - now_s),
         )
 
     def _eta(self, view: _View, count: int, lane: Lane, in_flight: int) -> Eta:
         now_s = view.facts.now_s
-        latency_s = view.state.latency_s
-        latency_s = _UNKNOWN_LATENCY_S if latency_s is None else latency_s
+        latency_s = _UNKNOWN_LATENCY_S if view.latency_s is None else view.latency_s
         ends = [
             view.lookups.ends_s(index, now_s + latency_s) for index in range(len(self._windows))
         ]

@@ -207,7 +207,9 @@ class RateBudget:
             return
         answers = [Answered(number, began_s - at_s, said) for number, at_s, said in mail.answers]
         try:
-            exchange = self._ledger.exchange(Request(wants, answers, mail.unanswered, mail.unsent))
+            exchange = self._ledger.exchange(
+                Request(wants, self._room.oldest_s(began_s), answers, mail.unanswered, mail.unsent)
+            )
         except ConnectorError:
             self._room.post(mail)
             raise

@@ -43,8 +43,10 @@ keys = sa.Table(
     sa.Column("pruned_push_seq", _Number, nullable=False),
     sa.Column("last_end_s", _Seconds, nullable=False),
     sa.Column("last_grant_s", _Seconds),
+    sa.Column("latency_s", _Seconds),
     sa.Column("keep_s", _Seconds, nullable=False),
-    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("learnt", sa.Text, nullable=False),
+    sa.Column("past_pulls", sa.Text, nullable=False),
 )
 
 outstanding = sa.Table(
@@ -53,7 +55,7 @@ outstanding = sa.Table(
     sa.Column("key", _Key, primary_key=True),
     sa.Column("id", _Number, primary_key=True, autoincrement=False),
     sa.Column("owner", sa.String(32), nullable=False),
-    sa.Column("push", sa.Boolean, nullable=False),
+    sa.Column("push", sa.Integer, nullable=False),
     sa.Column("granted_s", _Seconds, nullable=False),
     sa.Column("awaited_until_s", _Seconds, nullable=False),
     sa.Column("deadline_s", _Seconds, nullable=False),
@@ -67,8 +69,8 @@ spent = sa.Table(
     sa.Column("push_seq", _Number, nullable=False),
     sa.Column("granted_s", _Seconds, nullable=False),
     sa.Column("end_s", _Seconds, nullable=False),
-    sa.Index("budget_spent_by_end", "key", "end_s", "seq"),
-    sa.Index("budget_spent_by_push", "key", "push_seq", "seq"),
+    sa.Index("budget_spent_by_end", "key", "end_s", "seq", "push_seq"),
+    sa.Index("budget_spent_by_push", "key", "push_seq", "end_s"),
 )
 
 owners = sa.Table(
@@ -81,9 +83,19 @@ owners = sa.Table(
     sa.Column("command", sa.String(255), nullable=False),
     sa.Column("since_s", _Seconds, nullable=False),
     sa.Column("seen_s", _Seconds, nullable=False),
+    # callers that wait for a permit, the first of them since when, and how long that is news
     sa.Column("waiting_pull", sa.Integer, nullable=False),
     sa.Column("waiting_push", sa.Integer, nullable=False),
+    sa.Column("pull_since_s", _Seconds, nullable=False),
+    sa.Column("push_since_s", _Seconds, nullable=False),
     sa.Column("valid_until_s", _Seconds, nullable=False),
+    # what this process reads; see `lanes.RunningPull`
+    sa.Column("pull_declared", sa.Integer, nullable=False),
+    sa.Column("pull_seen_s", _Seconds, nullable=False),
+    sa.Column("pull_requests", sa.Integer, nullable=False),
+    sa.Column("pull_expected", sa.Integer),
+    sa.Column("pull_chains", sa.Integer, nullable=False),
+    sa.Column("pull_latency_s", _Seconds),
 )
 
 MIGRATIONS = (metadata.create_all,)

@@ -87,6 +87,15 @@ class WaitingRoom:
         with self._lock:
             return {lane: len(waiters) for lane, waiters in self._waiters.items()}
 
+    def oldest_s(self, now_s: float) -> dict[Lane, float]:
+        """Seconds that the first of those that wait has waited, by lane."""
+        with self._lock:
+            return {
+                lane: now_s - waiters[0].since_s
+                for lane, waiters in self._waiters.items()
+                if waiters
+            }
+
     def grant(self, lane: Lane, permits: Sequence[Permit]) -> None:
         """Give `permits` to those who have waited longest."""
         with self._lock:
