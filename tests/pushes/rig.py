@@ -1,0 +1,148 @@
+"""A push as `pipelines.push` makes one, with rows from memory and no pace."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+
+from connector.api.client import ApiClient
+from connector.budget import Lane, Permit
+from connector.budget.database import Database
+from connector.budget.locks import hold
+from connector.clock import Clock, SystemClock
+from connector.upsert.decisions import Mode
+from connector.upsert.delivery import Api, KeyMemory
+from connector.upsert.inputs.rows import InputRow
+from connector.upsert.outbox import Outbox
+from connector.upsert.outbox_schema import results
+from connector.upsert.planning import PlanCounts
+from connector.upsert.pulled import NothingPulled, Pulled
+from connector.upsert.pushing import Pace, Push, Terms
+from connector.upsert.sending import Watcher
+from connector.upsert.states import Status
+from connector.upsert.validation import Activity, Reject, ValidRow
+
+SCOPE = 42
+_ACTIVITIES = {"note": "notes", "task": "tasks", "meeting": "meetings"}
+
+
+class FreeBudget:
+    """A budget without limits."""
+
+    waited_s = 0.0
+
+    def permit(self, lane: Lane) -> Permit:
+        return Permit(0, lane, float("inf"))
+
+    def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None: ...
+
+    def unanswered(self, permit: Permit) -> None: ...
+
+    def unsent(self, permit: Permit) -> None: ...
+
+
+def check(row: InputRow) -> ValidRow | Reject:
+    """Rows hold API names; `note`, `task` and `meeting` hold an activity's payload."""
+    values = dict(row.values)
+    if "bad" in values:
+        return Reject(row.row_number, row.values, "bad", "is bad; make it good")
+    activities = [
+        Activity(kind, values.pop(name)) for name, kind in _ACTIVITIES.items() if name in values
+    ]
+    payload = {"firstName": "Ada", "lastName": "L", "update": True} | values
+    return ValidRow(
+        row.row_number, payload, values.get("email"), values.get("phone"), activities, []
+    )
+
+
+@dataclass
+class Pushed:
+    """What one push came to. statuses: row number → status; messages: row number → message."""
+
+    plan: PlanCounts
+    outcomes: dict[Status, int] = field(default_factory=dict)
+    statuses: dict[int, str] = field(default_factory=dict)
+    messages: dict[int, str | None] = field(default_factory=dict)
+    rejects: list[Reject] = field(default_factory=list)
+    recovered: int = 0
+
+
+@dataclass
+class Rig:
+    """One outbox and the pushes made with it."""
+
+    url: str
+    api: Api
+    clock: Clock = field(default_factory=SystemClock)
+    key_memory_s: float = 12 * 3600.0
+    request_timeout_s: float = 60.0
+    retry_total_s: float = 300.0
+    in_flight: int = 8
+    pushes: int = 0
+    pulled: Pulled = field(default_factory=NothingPulled)
+
+    def __post_init__(self) -> None:
+        self.database = Database(self.url, durable=True, suffix="-outbox")
+
+    def push(
+        self,
+        rows: Iterable[dict[str, Any]],
+        *,
+        source: str = "people.csv",
+        mode: Mode = "upsert",
+        force: bool = False,
+        dry_run: bool = False,
+        watcher: Watcher | None = None,
+    ) -> Pushed:
+        """Push `rows`, numbered from 2 as in a file with a header."""
+        self.pushes += 1
+        run_id = f"run-{self.pushes:04}"
+        outbox = Outbox(self.database, SCOPE)
+        terms = Terms(run_id, source, mode, force, self.retry_total_s)
+        with hold(self.database, "push", run_id=run_id) as held:
+            push = Push(outbox, terms, clock=self.clock)
+            numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
+            rejects: list[Reject] = []
+            plan = push.plan(
+                numbered, check, self.pulled, dry_run=dry_run, on_reject=rejects.append
+            )
+            pushed = Pushed(plan, rejects=rejects)
+            if dry_run:
+                return pushed
+            watcher = watcher or Watcher(late_reject=rejects.append)
+            push.send(
+                self.api,
+                held,
+                keys=KeyMemory(self.key_memory_s, self.request_timeout_s),
+                pace=Pace(1e9, self.in_flight),
+                watcher=watcher,
+            )
+        pushed.outcomes = dict(plan.outcomes + watcher.outcomes)
+        pushed.recovered = watcher.recovered
+        with self.database.read() as connection:
+            for row in connection.execute(sa.select(results).where(results.c.run_id == run_id)):
+                pushed.statuses[row.row_number] = row.status
+                pushed.messages[row.row_number] = row.message
+        assert len(numbered) == sum(pushed.outcomes.values()) == len(pushed.statuses)
+        return pushed
+
+    def close(self) -> None:
+        self.database.close()
+
+
+@contextmanager
+def client_of(url: str, api_key: str, stop: threading.Event | None = None) -> Iterator[ApiClient]:
+    with ApiClient(
+        base_url=url,
+        api_key=api_key,
+        budget=FreeBudget(),
+        request_timeout_s=5,
+        retry_total_s=30,
+        stop=stop,
+    ) as client:
+        yield client
