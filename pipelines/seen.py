@@ -33,15 +33,16 @@ class SeenIds:
         cursor.execute(f"INSERT INTO {self.table(resource)} SELECT id FROM arriving")  # noqa: S608
         cursor.close()
 
-    def count(self, resource: str) -> int:
-        """How many distinct ids; 0 where no scan has begun."""
+    def rows(self, resource: str) -> int:
+        """How many ids were added, repetitions included; 0 where no scan has begun."""
         known = self._connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
             [WORK_SCHEMA, self._name(resource)],
         ).fetchone()
         if known is None:
             return 0
-        return self._number(f"SELECT count(DISTINCT id) FROM {self.table(resource)}")  # noqa: S608
+        found = self._connection.execute(f"SELECT count(*) FROM {self.table(resource)}").fetchone()  # noqa: S608
+        return int(found[0]) if found else 0
 
     def missing(self, resource: str, live: Iterable[Sequence[str]]) -> list[str]:
         """Those of the `live` ids (in portions) that the scan hasn't seen."""
@@ -63,7 +64,3 @@ class SeenIds:
     @staticmethod
     def _name(resource: str) -> str:
         return f"seen_{resource}"
-
-    def _number(self, sql: str) -> int:
-        row = self._connection.execute(sql).fetchone()
-        return int(row[0]) if row else 0

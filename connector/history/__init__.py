@@ -1,0 +1,8 @@
+"""What runs did and how fresh each resource is, kept in the ledger."""
+
+from __future__ import annotations
+
+from connector.history.freshness import Freshness, FreshnessLog
+from connector.history.runs import History, RunRecord, new_run_id
+
+__all__ = ["Freshness", "FreshnessLog", "History", "RunRecord", "new_run_id"]

@@ -1,0 +1,179 @@
+"""Pages are fetched ahead while earlier ones are loaded, and never too far ahead.
+
+One thread per resource walks its scan. What was fetched and isn't loaded yet, on the way to the
+destination or waiting for it, is what a kill costs: it never exceeds `chunk_pages` pages, and no
+page is begun while one waits that was begun more than `chunk_s` ago.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from connector.clock import Clock
+from connector.errors import ConnectorError, Interrupted, RunError
+from connector.source.paging import Scan, ScannedPage
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What is loaded together: pages by resource, each in the order of its scan."""
+
+    pages: Mapping[str, list[ScannedPage]]
+
+    @property
+    def page_count(self) -> int:
+        return sum(len(pages) for pages in self.pages.values())
+
+
+@dataclass
+class _Waiting:
+    """Pages that arrived, each with when its fetching began (monotonic seconds)."""
+
+    arrived: deque[tuple[float, str, ScannedPage]] = field(default_factory=deque)
+    loading: list[float] = field(default_factory=list)
+    fetching: int = 0
+
+    @property
+    def pages(self) -> int:
+        return len(self.arrived) + len(self.loading) + self.fetching
+
+    def oldest_s(self) -> float | None:
+        began = [*self.loading, *(began_s for began_s, _, _ in self.arrived)]
+        return min(began, default=None)
+
+
+class Fetching:
+    """Walks scans in threads. Iterate `chunks` to its end, loading each before asking for the next.
+
+    errors: by resource, why its scan ended early. stop: when set, no page is begun any more.
+    """
+
+    def __init__(
+        self,
+        scans: Mapping[str, Scan],
+        *,
+        chunk_s: float,
+        chunk_pages: int,
+        clock: Clock,
+        stop: threading.Event,
+    ) -> None:
+        self._chunk_s, self._chunk_pages = chunk_s, chunk_pages
+        self._clock, self._stop = clock, stop
+        self._changed = threading.Condition()
+        self._waiting = _Waiting()
+        self._running = len(scans)
+        self._abandoned = False
+        self.errors: dict[str, ConnectorError] = {}
+        self._threads = [
+            threading.Thread(target=self._walk, args=item, name=f"fetch-{item[0]}", daemon=True)
+            for item in scans.items()
+        ]
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Chunks until every scan has ended; each counts as loaded when the next is asked for."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            while (chunk := self._next()) is not None:
+                yield chunk
+                self._loaded()
+        finally:
+            self._abandon()
+
+    def _next(self) -> Chunk | None:
+        with self._changed:
+            while not self._is_due():
+                if not self._running and not self._waiting.arrived:
+                    return None
+                self._changed.wait(self._due_in_s())
+            return self._cut()
+
+    def _is_due(self) -> bool:
+        arrived = len(self._waiting.arrived)
+        if not arrived:
+            return False
+        enough = arrived >= max(1, self._chunk_pages // 2)
+        return enough or not self._running or self._age_s() >= self._chunk_s / 2
+
+    def _due_in_s(self) -> float | None:
+        if not self._waiting.arrived:
+            return None
+        return max(0.01, self._chunk_s / 2 - self._age_s())
+
+    def _age_s(self) -> float:
+        oldest_s = self._waiting.oldest_s()
+        return 0.0 if oldest_s is None else self._clock.monotonic_s() - oldest_s
+
+    def _cut(self) -> Chunk:
+        pages: dict[str, list[ScannedPage]] = {}
+        while self._waiting.arrived:
+            began_s, resource, page = self._waiting.arrived.popleft()
+            self._waiting.loading.append(began_s)
+            pages.setdefault(resource, []).append(page)
+        return Chunk(pages)
+
+    def _loaded(self) -> None:
+        with self._changed:
+            self._waiting.loading.clear()
+            self._changed.notify_all()
+
+    def _abandon(self) -> None:
+        with self._changed:
+            self._abandoned = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(timeout=1.0)
+
+    def _walk(self, resource: str, scan: Scan) -> None:
+        try:
+            pages = iter(scan)
+            while self._may_begin():
+                began_s = self._clock.monotonic_s()
+                page = next(pages, None)
+                self._arrived(began_s, resource, page)
+                if page is None:
+                    return
+            self.errors[resource] = Interrupted(getattr(self._stop, "signal_number", 15))
+        except ConnectorError as error:
+            self.errors[resource] = error
+            self._arrived(0.0, resource, None)
+        except Exception as error:  # noqa: BLE001 - a thread's failure is the run's, whatever it is
+            self.errors[resource] = _fault(resource, error)
+            self._arrived(0.0, resource, None)
+        finally:
+            self._ended()
+
+    def _may_begin(self) -> bool:
+        """Wait until one more page may be begun; False where none may any more."""
+        with self._changed:
+            while not (self._abandoned or self._stop.is_set()):
+                if self._waiting.pages < self._chunk_pages and self._age_s() < self._chunk_s:
+                    self._waiting.fetching += 1
+                    return True
+                self._changed.wait(0.2)
+            return False
+
+    def _arrived(self, began_s: float, resource: str, page: ScannedPage | None) -> None:
+        with self._changed:
+            self._waiting.fetching -= 1
+            if page is not None:
+                self._waiting.arrived.append((began_s, resource, page))
+            self._changed.notify_all()
+
+    def _ended(self) -> None:
+        with self._changed:
+            self._running -= 1
+            self._changed.notify_all()
+
+
+def _fault(resource: str, error: Exception) -> RunError:
+    fault = RunError(
+        f"Reading {resource} failed: unexpected {type(error).__name__}: {error}. This is a fault "
+        "of the connector; nothing is lost. Run the command again with -v, and report it."
+    )
+    fault.__cause__ = error
+    return fault
