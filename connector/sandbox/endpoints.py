@@ -26,6 +26,8 @@ async def answer(state: State, request: LoggedRequest) -> Answer:
     place = request.path.removeprefix(BASE_PATH).strip("/").split("/")
     if request.method in ("POST", "DELETE"):
         return await _write_once(state, request, place)
+    if request.method != "GET":
+        raise Refused(405, "Method not allowed", f"{request.method} is not known here")
     await pause(state.options.latency_s)
     return _read(state, request, place)
 

@@ -61,7 +61,7 @@ class Generated:
 
     def _parts(self, serial: int) -> tuple[Record, tuple[Record, bytes]]:
         mixed = noise(self.seed, _SALTS[self.resource], serial)
-        own = _OWN_PARTS[self.resource](self, serial, mixed // COUNT)
+        own = _OWN_PARTS[self.resource](self, serial, mixed >> 34)  # 30 bits: the fast ints
         return own, variant(self.resource, self.seed, mixed % COUNT)
 
     def id_of(self, serial: int) -> str:
@@ -110,7 +110,7 @@ def _prospect_updated_ms(made: Generated, serial: int, mixed: int, created_ms: i
         return None
     if serial % 50 < 3:  # touched by one import: these share a millisecond
         return max(created_ms, made.base_time_ms - 3 * DAY_MS)
-    return min(created_ms + mixed % (40 * DAY_MS), made.base_time_ms - mixed % 60_000)
+    return min(created_ms + 4 * mixed, made.base_time_ms - mixed % 60_000)
 
 
 def _note(made: Generated, serial: int, mixed: int) -> Record:
@@ -129,7 +129,7 @@ def _task(made: Generated, serial: int, mixed: int) -> Record:
     due_ms = made.time_ms(serial)
     known_ms = made.base_time_ms if due_ms is None else min(due_ms, made.base_time_ms)
     created_ms = known_ms - mixed % (9 * DAY_MS) - 1
-    done_ms = created_ms + (mixed >> 8) % (6 * DAY_MS)
+    done_ms = created_ms + mixed * 7 % (6 * DAY_MS)
     completed_ms = done_ms if mixed % 3 and done_ms < made.base_time_ms else None
     return {
         "id": made.id_of(serial),

@@ -94,6 +94,10 @@ class Sandbox:
         """Requests of others that were let in."""
         return self._state.limits.foreign_spent
 
+    def spend(self, count: int) -> int:
+        """Let somebody else send `count` requests with this key now; how many were let in."""
+        return self._state.limits.spend(count, self._state.clock.now_s())
+
     def clear_log(self) -> None:
         """Forget requests, applied changes and unknown names; data and limits stay."""
         self._state.log.clear()

@@ -10,6 +10,7 @@ from typing import Any
 from connector.sandbox.encoding import encode
 from connector.sandbox.records import SORT_FIELDS, Generated, Record
 
+ENCODED_KEPT = 200_000  # rows; about 100 MB
 _DESCENDING = {"newest", "recently_updated", "furthest"}
 DEFAULT_ORDERS = {
     "prospects": "newest",
@@ -99,12 +100,14 @@ class Table:
         return self._kept[serial] if serial in self._kept else self.generated.record(serial)
 
     def encoded(self, serial: int) -> bytes:
-        """The row as JSON."""
-        if serial not in self._kept:
-            return self.generated.encoded(serial)
-        if serial not in self._encoded:
-            self._encoded[serial] = encode(self._kept[serial])
-        return self._encoded[serial]
+        """The row as JSON, remembered for the next scan."""
+        found = self._encoded.get(serial)
+        if found is None:
+            kept = serial in self._kept
+            found = encode(self._kept[serial]) if kept else self.generated.encoded(serial)
+            if len(self._encoded) < ENCODED_KEPT:
+                self._encoded[serial] = found
+        return found
 
     def serial_of(self, record_id: str) -> int | None:
         """None where no row has this id (any more)."""

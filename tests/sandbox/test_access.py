@@ -66,6 +66,14 @@ def test_one_record_by_id(serve: Serve, resource: str):
     assert client.get(f"/{resource}/nonsense").status_code == 404
 
 
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "HEAD"])
+def test_other_methods_are_not_allowed(serve: Serve, method: str):
+    """405; records are written by POST alone."""
+    sandbox, client = serve()
+    path = f"/prospects/{sandbox.store.all('prospects')[0]['id']}"
+    assert client.request(method, path).status_code == 405
+
+
 @pytest.mark.parametrize("path", ["/", "/nowhere", "/prospects/1/2", "/webhooks"])
 def test_other_paths_do_not_exist(serve: Serve, path: str):
     """404 with the `Error` schema."""

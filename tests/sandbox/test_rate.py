@@ -190,6 +190,13 @@ def test_over_the_limit_over_http(serve: Serve):
     assert "RateLimit-Limit" not in client.get("/notes").headers
 
 
+def test_somebody_else_can_spend_at_will(serve: Serve):
+    """A test empties the window; what doesn't fit is not let in."""
+    sandbox, client = serve(windows=((5, 60),))
+    assert (sandbox.spend(9), sandbox.foreign_spent) == (5, 5)
+    assert client.get("/notes").status_code == 429
+
+
 def test_refusals_of_the_api_carry_the_headers_too(serve: Serve):
     """On every answer: 404 and 400 as well."""
     _, client = serve(windows=((9, 60),))
