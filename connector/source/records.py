@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from dlt.common.schema.typing import TColumnSchema
+
 ODD_TABLE = "_hc_odd_records"
-ODD_COLUMNS: dict[str, dict[str, Any]] = {
+ODD_COLUMNS: dict[str, TColumnSchema] = {
     "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
     "resource": {"name": "resource", "data_type": "text"},
     "content": {"name": "content", "data_type": "text"},

@@ -1,0 +1,90 @@
+"""A client of its own for the public source: opened by the first resource, closed by the last."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from connector.api.client import ApiClient
+from connector.budget import Budget
+from connector.budget.database import Database
+from connector.budget.scheduler import RateBudget
+from connector.settings import RateLimit
+
+REQUEST_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """How the API is reached. ledger_url: SQLAlchemy URL of the budget that the key shares.
+
+    budget: one of the caller's, instead of one at `ledger_url`; it is not closed.
+    """
+
+    api_key: str
+    base_url: str
+    limits: Sequence[RateLimit]
+    ledger_url: str
+    budget: Budget | None = None
+
+
+class Connection:
+    """One client for all resources of a source, whatever order they run in. Thread-safe."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._lock = threading.Lock()
+        self._users = 0
+        self._client: ApiClient | None = None
+        self._open = ExitStack()
+
+    @contextmanager
+    def client(self) -> Iterator[ApiClient]:
+        """The client, while at least one user is inside.
+
+        Raises:
+            BudgetError: the ledger can't be opened; nothing is sent without it.
+        """
+        with self._lock:
+            client = self._client = self._client or self._opened()
+            self._users += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._client = None
+                    self._open.close()
+
+    def _opened(self) -> ApiClient:
+        access = self._access
+        budget = access.budget or self._own_budget()
+        return self._open.enter_context(
+            ApiClient(
+                base_url=access.base_url,
+                api_key=access.api_key,
+                budget=budget,
+                request_timeout_s=REQUEST_TIMEOUT_S,
+            )
+        )
+
+    def _own_budget(self) -> RateBudget:
+        ledger = Database(self._access.ledger_url)
+        self._open.callback(ledger.close)
+        return self._open.enter_context(
+            RateBudget(
+                ledger,
+                api_key=self._access.api_key,
+                limits=self._access.limits,
+                request_timeout_s=REQUEST_TIMEOUT_S,
+            )
+        )
+
+
+def default_ledger_url(data_dir: Path) -> str:
+    """One ledger for all pipelines of this user. data_dir: dlt's."""
+    return f"sqlite:///{(data_dir / 'hiringcenter' / 'ledger.db').absolute()}"
