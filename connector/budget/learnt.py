@@ -41,6 +41,9 @@ class WindowState:
     paced_until_s: float = 0.0
 
 
+_NOTHING = WindowState()
+
+
 @dataclass(frozen=True, slots=True)
 class FeedbackState:
     """All that feedback remembers of one key; `as_json` and `from_json` for the ledger.
@@ -59,7 +62,7 @@ class FeedbackState:
     resets: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, window: Window) -> WindowState:
-        return self.windows.get(_name(window), WindowState())
+        return self.windows.get(_name(window), _NOTHING)
 
     def with_window(self, window: Window, learnt: WindowState) -> FeedbackState:
         """This state with `learnt` of one window; itself where that is nothing new."""

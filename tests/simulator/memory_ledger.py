@@ -20,14 +20,14 @@ from tests.simulator.servers import EPOCH_S
 
 @dataclass
 class Granted:
-    """A permit that is out. awaited: its holder still expects an answer."""
+    """A permit that is out. awaited_until_s: as long as its holder may expect an answer."""
 
     id: int
     lane: Lane
     owner: str
     granted_s: float
     deadline_s: float
-    awaited: bool = True
+    awaited_until_s: float
 
 
 @dataclass
@@ -108,7 +108,10 @@ class MemoryLedger:
         )
 
     def unanswered(self, permit: Granted) -> None:
-        permit.awaited = False
+        permit.awaited_until_s = -math.inf
+
+    def unsent(self, permit: Granted) -> None:
+        self.out.pop(permit.id, None)
 
     def pull_started(self, now_s: float, expected: int | None = None) -> None:
         starts_s = [*self.pulls.starts_s, now_s][-lanes.REMEMBERED_PULLS :]
@@ -139,7 +142,8 @@ class MemoryLedger:
         deadline_s = permits.deadline_s(now_s, self.request_timeout_s)
         if not self.grace:
             deadline_s -= permits.GRACE_S
-        permit = Granted(self.next_id, lane, owner, now_s, deadline_s)
+        awaited_s = permits.send_by_s(now_s) + self.request_timeout_s
+        permit = Granted(self.next_id, lane, owner, now_s, deadline_s, awaited_s)
         self.last_grant_s = now_s
         if self.holding:
             self.out[permit.id] = permit
@@ -173,7 +177,7 @@ class MemoryLedger:
                 )
                 for window in self.windows
             ],
-            in_flight=sum(each.awaited for each in self.out.values()),
+            in_flight=sum(now_s < each.awaited_until_s for each in self.out.values()),
             waiting_pull=sum(self.waiting_pull.values()),
             last_grant_s=self.last_grant_s,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -72,7 +73,7 @@ class Scenario:
     """processes: how many; requests: of all of them together; starts_s: when each begins.
 
     kill_s: when the last process is killed (its work is lost, the others go on).
-    foreign: somebody else's requests per second at a time.
+    foreign: somebody else's requests per second at a time. lanes: of the processes, in turn.
     """
 
     requests: int
@@ -93,7 +94,7 @@ class Scenario:
     listens: bool = True
     holding: bool = True
     grace: bool = True
-    lane: Lane = Lane.PUSH
+    lanes: Sequence[Lane] = (Lane.PUSH,)
     seed: int = 0
 
 
@@ -103,7 +104,7 @@ def run(scenario: Scenario) -> Outcome:
     share = scenario.requests // scenario.processes
     processes = tuple(
         Process(
-            world, f"p{number}", scenario.lane,
+            world, f"p{number}", scenario.lanes[number % len(scenario.lanes)],
             share + (scenario.requests % scenario.processes if number == 0 else 0),
             scenario.latency, scenario.concurrency,
         )
@@ -150,10 +151,43 @@ def _outcome(scenario: Scenario, world: World, processes: tuple[Process, ...]) -
         sent=sum(process.sent for process in processes),
         refused=world.server.refused,
         makespan_s=makespan_s,
-        ratio=makespan_s / optimum_s(scenario.limits, scenario.requests),
+        ratio=makespan_s / (optimum_s(scenario.limits, scenario.requests) or math.nan),
         grants=tuple(sorted(granted_s for granted_s, _ in world.ledger.spent)),
         world=world,
         processes=processes,
+    )
+
+
+def any_exact(seed: int) -> Scenario:
+    """A scenario drawn at random in which a server that counts exactly must never refuse."""
+    draw = Random(seed)
+    limit, length_s = draw.randint(2, 40), draw.uniform(1, 20)
+    longer = (draw.randint(limit, 4 * limit), length_s * draw.uniform(2, 12))
+    limits = [(limit, length_s), longer][: draw.choice((1, 2, 2, 2))]
+    processes = draw.randint(1, 4)
+    requests = draw.randint(processes, 4 * limits[-1][0])
+    about_s = optimum_s(limits, requests)
+    return Scenario(
+        requests,
+        Latency(
+            draw.choice((0.02, 0.05, 0.3, 2.0)),
+            sigma=draw.choice((0.0, 0.4, 1.2)),
+            late=draw.choice((0.0, 0.0, 0.01, 0.05)),
+            unsent=draw.choice((0.0, 0.02)),
+        ),
+        limits=limits,
+        configured=[(max(1, n - draw.choice((0, 0, 1))), s) for n, s in limits],
+        kind=draw.choice(("sliding", "fixed", "bucket")),
+        processes=processes,
+        concurrency=draw.choice((1, 2, 8, 64)),
+        starts_s=[draw.choice((0.0, draw.random() * about_s)) for _ in range(processes)],
+        kill_s=draw.random() * about_s if processes > 1 and draw.random() < 0.3 else None,
+        headers=draw.choice(("delta", "epoch", "none")),
+        clock_rate=1 + draw.uniform(-0.0005, 0.0005),
+        wall_offset_s=draw.choice((0.0, -3600.0, 3600.0, 0.5)),
+        request_timeout_s=draw.choice((5.0, 60.0)),
+        lanes=draw.choice(((Lane.PUSH,), (Lane.PULL,), (Lane.PUSH, Lane.PULL))),
+        seed=seed,
     )
 
 

@@ -42,12 +42,14 @@ class Latency:
     """Lognormal with this mean, split at random into the ways there and back.
 
     late: share of requests that time out and arrive up to `late_by_s` after we gave up.
+    unsent: share of permits that are given back.
     """
 
     mean_s: float
     sigma: float = 0.4
     late: float = 0.0
     late_by_s: float = 30.0
+    unsent: float = 0.0
 
     def draw(self, random: Random) -> tuple[float, float]:
         whole_s = self.mean_s * random.lognormvariate(-(self.sigma**2) / 2, self.sigma)
@@ -120,8 +122,12 @@ class Process:
             self._ask()
 
     def _send(self, permit: Granted) -> None:
-        self.sent += 1
         world, timeout_s = self.world, self.world.ledger.request_timeout_s
+        if world.random.random() < self.latency.unsent:
+            world.ledger.unsent(permit)
+            world.at(world.now_s, self._next)
+            return
+        self.sent += 1
         if world.random.random() < self.latency.late:
             arrives_s = world.now_s + timeout_s + world.random.random() * self.latency.late_by_s
             world.at(arrives_s, lambda: world.server.arrive(world.now_s) and None)
