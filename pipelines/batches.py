@@ -17,5 +17,5 @@ class Batch:
     table: str
     rows: Sequence[Mapping[str, Any]]
     columns: Mapping[str, Mapping[str, Any]]
-    key: str = "id"
+    key: str | Sequence[str] = "id"
     mark: Mapping[str, Any] | None = field(default=None)

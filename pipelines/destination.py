@@ -19,7 +19,7 @@ from pipelines.foreign_writes import Published, tidy
 from pipelines.load_errors import describe
 from pipelines.loader import Loader
 from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
-from pipelines.publish import publish
+from pipelines.publish import publish, try_publishing
 from pipelines.seen import SeenIds
 from pipelines.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
 from pipelines.working_file import open_working_file
@@ -141,6 +141,18 @@ class Destination:
     def name(self, table: str) -> str:
         """A table's quoted, qualified name for `query`."""
         return self.warehouse.name(table)
+
+    def try_writing(self) -> str:
+        """Make and drop a table where rows would land; what the place is called, for people.
+
+        Raises:
+            DestinationError: it can't be written.
+        """
+        self.warehouse.try_writing(self._settings.dataset)
+        if self.published_path is None:
+            return f"{self._settings.destination}, schema {self._settings.dataset}"
+        try_publishing(self.published_path)
+        return str(self.published_path)
 
     def publish(self) -> bool:
         """Make the analysts' copy where something changed since the last; True if it was made."""

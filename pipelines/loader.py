@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dlt
 from dlt.pipeline.exceptions import PipelineStepFailed
@@ -115,7 +115,7 @@ class Loader:
         return dlt.resource(
             items,
             name=batch.table,
-            columns=dict(batch.columns),
+            columns=cast(Any, dict(batch.columns)),
             primary_key=batch.key,
             write_disposition={"disposition": "merge", "strategy": self._strategy()},
             max_table_nesting=0,

@@ -35,7 +35,7 @@ def publish(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make_folder(path.parent)
         _sweep(path)
         _copy(connection, temporary, dataset)
         _seal(temporary)
@@ -46,12 +46,39 @@ def publish(
         _sync(path.parent)
     except (OSError, duckdb.Error) as error:
         temporary.unlink(missing_ok=True)
-        raise DestinationError(
-            f"{path}: the copy for analysts could not be written: {describe(error)}. The rows are "
-            "safe in the working file. Make the folder writable and not full, then run the "
-            "command again."
-        ) from error
+        raise _unwritable(path, error) from error
     _log.info("publish.done", file=str(path), bytes=path.stat().st_size)
+
+
+def try_publishing(path: Path) -> None:
+    """Whether a copy could be written beside `path`; leaves nothing behind.
+
+    Raises:
+        DestinationError: it could not.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _make_folder(path.parent)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> DestinationError:
+    return DestinationError(
+        f"{path}: the copy for analysts can't be written: {describe(error)}. Rows that were "
+        "loaded are safe in the working file. Make the folder writable and not full, then run "
+        "the command again."
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    """Analysts may look into it, whatever the umask of the run is."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
 
 
 def _sweep(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import dlt
 
@@ -33,13 +34,12 @@ def settle() -> None:
         os.environ.setdefault(name, value)
 
 
-def make_pipeline(destination: object, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
+def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
     """The one dlt pipeline of a destination, working below `pipelines_dir`."""
     settle()
     return dlt.pipeline(
         PIPELINE_NAME,
-        destination=destination,  # type: ignore[arg-type]  # a name or a destination object
+        destination=destination,
         dataset_name=dataset,
         pipelines_dir=str(pipelines_dir),
-        progress=None,
     )

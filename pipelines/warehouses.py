@@ -20,6 +20,7 @@ from pipelines.load_errors import load_failed
 from pipelines.seen import SeenIds
 
 _IN_ONE_QUERY = 1000
+_TRIAL = "_hc_check"
 
 
 class Warehouse(Protocol):
@@ -47,6 +48,10 @@ class Warehouse(Protocol):
 
     def name(self, table: str) -> str:
         """The table's quoted, qualified name."""
+        ...
+
+    def try_writing(self, dataset: str) -> None:
+        """Make the dataset where it is missing, and a table that is dropped at once."""
         ...
 
 
@@ -103,6 +108,14 @@ class DuckWarehouse:
 
     def name(self, table: str) -> str:
         return f'"{self._dataset}"."{table}"'
+
+    def try_writing(self, dataset: str) -> None:
+        try:
+            self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{dataset}"')
+            self._connection.execute(f"CREATE OR REPLACE TABLE {self.name(_TRIAL)} (id INTEGER)")
+            self._connection.execute(f"DROP TABLE {self.name(_TRIAL)}")
+        except duckdb.Error as error:
+            raise load_failed(error) from error
 
 
 class ServerWarehouse:
@@ -162,6 +175,14 @@ class ServerWarehouse:
     def name(self, table: str) -> str:
         with self._client() as client:
             return self._name(client, table)
+
+    def try_writing(self, dataset: str) -> None:  # noqa: ARG002 - dlt's client knows it
+        with self._client() as client:
+            if not client.has_dataset():
+                client.create_dataset()
+            name = self._name(client, _TRIAL)
+            client.execute_sql(f"CREATE TABLE {name} (id INTEGER)")
+            client.execute_sql(f"DROP TABLE {name}")
 
     @staticmethod
     def _name(client: Any, table: str) -> str:

@@ -104,9 +104,9 @@ def run_command(options: Options, work: Work) -> NoReturn:
     from connector import logs
 
     os.umask(0o077)
-    output = Output(json=options.json, quiet=options.verbosity < 0)
+    output = Output(json=options.json, verbosity=options.verbosity)
     logs.configure(options.verbosity)
-    result = _guarded(lambda: _for_accounts(options, work, output), options.verbosity)
+    result = guarded(lambda: _for_accounts(options, work, output), output)
     output.text(result.lines)
     if result.error is not None:
         output.error(result.error)
@@ -124,19 +124,19 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
             raise UsageError(
                 "--all-accounts needs [accounts.<name>] in the settings, and no --account."
             )
-        return _each_account(options, settings, work, output)
+        return _each_account(settings, work, output)
     if options.account is not None:
         settings = account_settings(settings, options.account)
     return work(settings, output)
 
 
-def _each_account(options: Options, settings: Settings, work: Work, output: Output) -> Result:
+def _each_account(settings: Settings, work: Work, output: Output) -> Result:
     from connector.settings import account_settings
 
     results: dict[str, Result] = {}
     for name in settings.accounts:
         own = account_settings(settings, name)
-        result = _guarded(functools.partial(work, own, output), options.verbosity)
+        result = guarded(functools.partial(work, own, output), output)
         if result.error is not None:
             output.error(result.error)
         results[name] = result
@@ -155,7 +155,8 @@ def _each_account(options: Options, settings: Settings, work: Work, output: Outp
     )
 
 
-def _guarded(work: Callable[[], Result], verbosity: int) -> Result:
+def guarded(work: Callable[[], Result], output: Output) -> Result:
+    """The result of `work`; a failed one for whatever it raises."""
     from connector.errors import ConnectorError, RunError
     from connector.logs import get_logger
 
@@ -168,7 +169,7 @@ def _guarded(work: Callable[[], Result], verbosity: int) -> Result:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
-        if verbosity > 0:
+        if output.verbosity > 0:
             get_logger("command").exception("command.unexpected")
         told = RunError(_UNEXPECTED.format(type=type(error).__name__, message=error))
         told.__cause__ = error

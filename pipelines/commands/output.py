@@ -12,16 +12,16 @@ import orjson
 class Output:
     """json: stdout gets exactly one JSON object, as its last line; text goes to stderr.
 
-    quiet: no progress, only results, warnings and errors.
+    verbosity: below 0, no progress; above 0, tracebacks of what nobody expected.
     """
 
-    def __init__(self, *, json: bool = False, quiet: bool = False) -> None:
-        self.json, self.quiet = json, quiet
+    def __init__(self, *, json: bool = False, verbosity: int = 0) -> None:
+        self.json, self.verbosity = json, verbosity
 
     @property
     def shows_progress(self) -> bool:
         """Whether somebody watches: a terminal that isn't told to be quiet."""
-        return sys.stderr.isatty() and not self.quiet
+        return sys.stderr.isatty() and self.verbosity >= 0
 
     def text(self, lines: Iterable[Any]) -> None:
         """Strings and rich renderables for people."""

@@ -1,0 +1,117 @@
+"""`hiringcenter runs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.commands.common import Options, common_options, run_command
+from pipelines.commands.durations import duration, utc
+from pipelines.commands.result import Result
+
+if TYPE_CHECKING:
+    from connector.history import RunRecord
+    from connector.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("runs", epilog="Example: hiringcenter runs --last 50")(_runs)
+
+
+@common_options
+def _runs(
+    options: Options,
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="One run's details.")] = (
+        None
+    ),
+    last: Annotated[int, typer.Option("--last", min=1, help="How many, newest first.")] = 20,
+) -> None:
+    """The run history; with RUN_ID, one run's summary, rejects and warnings."""
+
+    def work(settings: Settings, _output: object) -> Result:
+        return recent_runs(settings, last) if run_id is None else one_run(settings, run_id)
+
+    run_command(options, work)
+
+
+def recent_runs(settings: Settings, last: int) -> Result:
+    """The last runs, newest first."""
+    from pipelines.ledger import open_ledger
+
+    with open_ledger(settings) as ledger:
+        records = ledger.history.recent(last)
+    if not records:
+        return Result({"status": "ok", "runs": []}, lines=["No runs yet. Start: hiringcenter pull"])
+    return Result(
+        summary={"status": "ok", "runs": [_facts(record) for record in records]},
+        lines=[_table(records)],
+    )
+
+
+def one_run(settings: Settings, run_id: str) -> Result:
+    """One run with everything that is known about it.
+
+    Raises:
+        UsageError: there is no run of that id.
+    """
+    from connector.errors import UsageError
+    from pipelines.ledger import open_ledger
+
+    with open_ledger(settings) as ledger:
+        record = ledger.history.get(run_id)
+    if record is None:
+        raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
+    facts = _facts(record)
+    lines = [f"{name}: {_text(value)}" for name, value in facts.items() if value is not None]
+    return Result(summary={**facts, "status": record.status}, lines=lines)
+
+
+def _facts(record: RunRecord) -> dict[str, Any]:
+    return {
+        **record.summary,
+        "run_id": record.run_id,
+        "kind": record.kind,
+        "destination": record.label,
+        "status": record.status,
+        "started_at": utc(record.started_ms),
+        "finished_at": utc(record.finished_ms),
+        "error": record.error,
+    }
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return "".join(f"\n  {name}: {_text(inner)}" for name, inner in value.items())
+    return str(value)
+
+
+def _table(records: list[RunRecord]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "kind", "status", "started", "took", "requests", "what"):
+        table.add_column(name, justify="right" if name in ("took", "requests") else "left")
+    for record in records:
+        took = (
+            ""
+            if record.finished_ms is None
+            else duration((record.finished_ms - record.started_ms) / 1000)
+        )
+        table.add_row(
+            record.run_id, record.kind, record.status, utc(record.started_ms), took,
+            str(record.summary.get("requests", "")), record.error or _what(record),
+        )  # fmt: skip
+    return table
+
+
+def _what(record: RunRecord) -> str:
+    if record.kind == "pull":
+        counts = record.summary.get("resources", {})
+        written = sum(facts["rows_written"] for facts in counts.values())
+        deleted = sum(facts["rows_deleted"] for facts in counts.values())
+        return f"{written:,} rows written, {deleted:,} deleted"
+    names = ("created", "updated", "unchanged", "rejected", "failed")
+    return ", ".join(
+        f"{record.summary[name]:,} {name}" for name in names if record.summary.get(name)
+    )

@@ -1,0 +1,101 @@
+"""`hiringcenter status`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines.commands.common import Options, common_options, run_command
+from pipelines.commands.durations import duration, parse_duration_s, utc
+from pipelines.commands.observed import observed
+from pipelines.commands.result import Result
+
+if TYPE_CHECKING:
+    from connector.history import Freshness
+    from connector.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status", epilog="Example: hiringcenter status --max-age 2h")(_status)
+
+
+@common_options
+def _status(
+    options: Options,
+    max_age: Annotated[
+        str | None,
+        typer.Option("--max-age", metavar="AGE", help="Exit 1 if anything is older: 90m, 2h, 1d."),
+    ] = None,
+) -> None:
+    """Per resource: rows, last pull, last complete scan, age. Asks neither API nor destination."""
+
+    def work(settings: Settings, _output: object) -> Result:
+        limit_s = None if max_age is None else parse_duration_s(max_age)
+        return status(settings, limit_s)
+
+    run_command(options, observed("status", work))
+
+
+def status(settings: Settings, max_age_s: float | None) -> Result:
+    """How fresh each resource is. max_age_s: older, or never pulled, is exit 1."""
+    import time
+
+    from connector.source.fields import RESOURCES
+    from pipelines.ledger import open_ledger
+    from pipelines.places import destination_label
+
+    with open_ledger(settings) as ledger:
+        known = {
+            fresh.resource: fresh for fresh in ledger.freshness.of(destination_label(settings))
+        }
+    now_ms = time.time_ns() // 1_000_000
+    facts = {name: _facts(known.get(name), now_ms, max_age_s) for name in RESOURCES}
+    stale = [name for name, fact in facts.items() if fact["stale"]]
+    return Result(
+        summary={"status": "stale" if stale else "ok", "resources": facts},
+        lines=[_table(facts), *_advice(stale)],
+        exit_code=1 if stale else 0,
+    )
+
+
+def _facts(fresh: Freshness | None, now_ms: int, max_age_s: float | None) -> dict[str, Any]:
+    if fresh is None:
+        return {
+            "rows": None, "last_pull": None, "last_complete_scan": None, "age_s": None,
+            "scan": None, "reason": None, "stale": max_age_s is not None,
+        }  # fmt: skip
+    age_s = max(0, now_ms - fresh.last_pull_ms) / 1000
+    return {
+        "rows": fresh.rows,
+        "last_pull": utc(fresh.last_pull_ms),
+        "last_complete_scan": utc(fresh.last_complete_ms),
+        "age_s": round(age_s),
+        "scan": fresh.scan,
+        "reason": fresh.reason,
+        "stale": max_age_s is not None and age_s > max_age_s,
+    }
+
+
+def _table(facts: dict[str, dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("resource", "rows", "last pull", "last complete scan", "age"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for name, fact in facts.items():
+        if fact["last_pull"] is None:
+            table.add_row(name, "", "never", "never", "")
+            continue
+        age = duration(fact["age_s"]) + (" (too old)" if fact["stale"] else "")
+        complete = fact["last_complete_scan"] or "never"
+        table.add_row(name, f"{fact['rows']:,}", fact["last_pull"], complete, age)
+    return table
+
+
+def _advice(stale: list[str]) -> list[str]:
+    if not stale:
+        return []
+    return [
+        f"Too old: {', '.join(stale)}. Run `hiringcenter pull`; see `hiringcenter runs` for why."
+    ]

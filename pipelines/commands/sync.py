@@ -1,0 +1,59 @@
+"""`hiringcenter sync`: pull, then every push job of the configuration, in order."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipelines.commands.common import Options, common_options, guarded, run_command
+from pipelines.commands.observed import observed
+from pipelines.commands.output import Output
+from pipelines.commands.result import Result, worst
+
+if TYPE_CHECKING:
+    from connector.settings import Settings
+
+
+def register(app: typer.Typer) -> None:
+    app.command("sync", epilog="Example: hiringcenter sync --json")(_sync)
+
+
+@common_options
+def _sync(options: Options) -> None:
+    """Pull everything, then run every push job of the configuration; a part that fails doesn't
+    stop the others."""
+    run_command(options, observed("sync", sync))
+
+
+def sync(settings: Settings, output: Output) -> Result:
+    """Every part in order; the exit code is the worst of them."""
+    from connector.source.fields import RESOURCES
+    from pipelines.commands.pull import run_pull
+    from pipelines.scanning import Wanted
+
+    assert settings.key  # a missing key is one error, not one per part
+    parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output), output)}
+    for name in settings.push:
+        if any(part.exit_code > 128 for part in parts.values()):
+            break
+        parts[f"push {name}"] = guarded(partial(_push, settings, name, output), output)
+    code = worst([part.exit_code for part in parts.values()])
+    pull, *pushes = parts.values()
+    return Result(
+        summary={
+            "status": "ok" if code == 0 else "failed",
+            "pull": pull.summary,
+            "push": dict(zip(settings.push, (part.summary for part in pushes), strict=False)),
+        },
+        lines=[line for name, part in parts.items() for line in (f"{name}:", *part.lines)],
+        exit_code=code,
+        error=next((part.error for part in parts.values() if part.exit_code == code), None),
+    )
+
+
+def _push(settings: Settings, name: str, output: Output) -> Result:
+    from pipelines.commands.push import run_job
+
+    return run_job(settings, name, output)

@@ -1,0 +1,90 @@
+"""`make sync`: with an API key, `hiringcenter sync`; without one, the embedded sandbox.
+
+The sandbox has a destination and a state directory of its own, so its rows never mix with real
+ones. A key in the environment, in .env or in the configuration always wins.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+DUCKDB_PATH = Path("data/sandbox.duckdb")
+STATE_DIR = Path("data/.sandbox-state")
+_LOUD = """\
+No API key is configured: this is the embedded SANDBOX with made-up people, not HiringCenter.
+Its rows go to {path}. For your own data put HIRINGCENTER_API_KEY=<your key> into .env.
+"""
+_QUERY = "SELECT current_stage, count(*) AS people FROM hiringcenter.prospects GROUP BY ALL"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Never returns."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    from connector.settings import load
+
+    if load().api_key is not None or load().accounts or "--config" in arguments:
+        from pipelines.cli import main as command_line
+
+        sys.argv = ["hiringcenter", "sync", *arguments]
+        command_line()
+    from pipelines.commands.common import Options, run_command
+
+    options = Options(json="--json" in arguments, verbosity=-1 if "-q" in arguments else 0)
+    run_command(options, _pull_from_sandbox)
+
+
+def _pull_from_sandbox(settings: Any, output: Any) -> Any:
+    from pydantic import SecretStr
+
+    from connector.sandbox import Sandbox, SandboxOptions
+    from connector.settings import Settings
+    from connector.source.fields import RESOURCES
+    from pipelines.commands.pull import run_pull
+    from pipelines.commands.result import Result
+    from pipelines.scanning import Wanted
+
+    sys.stderr.write(_LOUD.format(path=DUCKDB_PATH))
+    with Sandbox(SandboxOptions(prospects=3000, notes=2000, tasks=1200, meetings=700)) as sandbox:
+        own = Settings(
+            api_key=SecretStr(sandbox.api_key),
+            base_url=sandbox.url,
+            duckdb_path=DUCKDB_PATH,
+            state_dir=STATE_DIR,
+            pull=settings.pull,
+        )
+        result = run_pull(own, Wanted(RESOURCES), output)
+    if result.exit_code:
+        return result
+    return Result(result.summary, [*result.lines, *_tables()], result.exit_code, result.error)
+
+
+def _tables() -> Iterator[str]:
+    import duckdb
+
+    with duckdb.connect(str(DUCKDB_PATH), read_only=True) as connection:
+        names = connection.execute(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = 'hiringcenter' "
+            "ORDER BY starts_with(table_name, '_hc'), table_name"
+        ).fetchall()
+        yield ""
+        for (name,) in names:
+            count = connection.execute(f'SELECT count(*) FROM hiringcenter."{name}"').fetchone()  # noqa: S608
+            yield f"  hiringcenter.{name:<18} {count[0] if count else 0:>6,} rows"
+    yield ""
+    yield "Ask it something (paste this):"
+    yield f"  {_python()} -c \"import duckdb; print(duckdb.connect('{DUCKDB_PATH}', read_only=True)"
+    yield f"    .sql('{_QUERY}'))\""
+
+
+def _python() -> str:
+    """The running interpreter as one would type it here."""
+    here, python = Path.cwd(), Path(sys.executable)
+    return os.path.relpath(python, here) if python.is_relative_to(here) else str(python)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""`_hc_push_results`: one row per row that was ever pushed, in the destination."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from connector.budget import locks
+from connector.budget.database import Database
+from connector.budget.keys import key_id
+from connector.errors import AlreadyRunning
+from connector.logs import get_logger
+from connector.settings import Settings
+from connector.upsert.results import ResultStore
+from pipelines.batches import Batch
+from pipelines.bookkeeping import at
+from pipelines.destination import Destination
+from pipelines.places import destination_label, pull_lock_name
+from pipelines.session import Session
+
+_log = get_logger("push")
+_IN_ONE_LOAD = 100_000
+TABLE = "_hc_push_results"
+KEY = ("run_id", "row_number")
+_TYPES = {
+    "run_id": "text",
+    "row_number": "bigint",
+    "status": "text",
+    "prospect_id": "text",
+    "message": "text",
+    "pushed_at": "timestamp",
+}
+COLUMNS: dict[str, dict[str, Any]] = {
+    name: {"name": name, "data_type": data_type, "nullable": name not in KEY}
+    | ({"primary_key": True} if name in KEY else {})
+    for name, data_type in _TYPES.items()
+}
+
+
+def outbox_database(settings: Settings) -> Database:
+    """The outbox's own file beside a SQLite ledger, where a long write blocks no permit; on
+    PostgreSQL the ledger's database. Close it after use."""
+    return Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
+
+
+def scope_of(settings: Settings, ledger: Database) -> int:
+    """The number that stands for the API key in the outbox."""
+    return int(key_id(settings.key, ledger)[:15], 16)
+
+
+def destination_number(settings: Settings) -> int:
+    """The number that stands for the destination in the outbox."""
+    digest = hashlib.sha256(destination_label(settings).encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def land_push_results(destination: Destination, session: Session) -> int:
+    """Load what pushes have left in the ledger for this destination; how many rows.
+
+    Also makes the table, where there is none yet. The pull lock is held; nothing is published.
+    """
+    settings = session.settings
+    if not destination.columns(TABLE):
+        destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
+    database = outbox_database(settings)
+    try:
+        store = ResultStore(
+            database, scope_of(settings, session.ledger), destination_number(settings)
+        )
+        return _land(destination, store)
+    finally:
+        database.close()
+
+
+def _land(destination: Destination, store: ResultStore) -> int:
+    landed = 0
+    while found := store.unlanded(_IN_ONE_LOAD):
+        rows = [{**row, "pushed_at": at(row["pushed_ms"])} for row in found]
+        destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
+        store.mark_landed(found)
+        landed += len(found)
+    return landed
+
+
+def land_after_push(session: Session) -> bool:
+    """Land this push's results now, unless a pull is running: it, or the next one, lands them."""
+    name = pull_lock_name(session.settings)
+    try:
+        with locks.hold(session.ledger, name, run_id=session.run_id):
+            with Destination(session.settings) as destination:
+                land_push_results(destination, session)
+                destination.publish()
+    except AlreadyRunning:
+        _log.info("push.results_wait", why="a pull is running; the results land with a pull")
+        return False
+    return True
