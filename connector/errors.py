@@ -218,7 +218,7 @@ class IncompleteList(ApiError):
         self.missing = None if total_count is None else total_count - listed
         if total_count is None:
             found = (
-                f"the API gives {listed} {resource}, no next page and no totalCount, and more exist"
+                f"the API gives {listed} {resource}, no next page and no totalCount; more may exist"
             )
         else:
             found = (

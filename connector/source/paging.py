@@ -16,6 +16,7 @@ from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
 from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
+SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
 log = get_logger("source")
 
 
@@ -75,13 +76,14 @@ class Scan:
         self._expected = set(expected_ids)
         self._gone: list[str] = []
         self._unfinished = False
+        self._is_through = False  # a head scan came below the watermark
         self._uncounted_cut = False
 
     def __iter__(self) -> Iterator[ScannedPage]:
         yield from self._whole_walk()
         if not self._unfinished and self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
             yield from self._those_that_left()
-        if not self._unfinished and self.plan.kind is ScanKind.FULL:
+        if not self._unfinished and self._is_short():
             yield from self._the_rest()
         self.outcome = self._outcome()
 
@@ -142,8 +144,9 @@ class Scan:
     def _page(self, step: Step) -> ScannedPage:
         scanned = self._scanned(step.page.items, step.page.total_count, in_order=True)
         self._next = step.next_params
+        self._is_through = self._is_below_watermark()
         self._uncounted_cut = is_uncounted_cut(self.plan.resource, step)
-        self._ended = self._next is None or self._is_below_watermark()
+        self._ended = self._next is None or self._is_through
         return replace(scanned, place=self._place())
 
     def _is_below_watermark(self) -> bool:
@@ -160,6 +163,8 @@ class Scan:
     ) -> ScannedPage:
         records, odd = split(items)
         ids = self._seen.see(records, odd, in_order=in_order)
+        if self.plan.resource in SLICED:
+            self._seen.slices.learn(records)
         self._expected.difference_update(ids)
         return ScannedPage(self.plan.resource, records, odd, self._place(), total_count)
 
@@ -178,15 +183,14 @@ class Scan:
     # --- the end --------------------------------------------------------------------------------
 
     def _is_short(self) -> bool:
-        if self.plan.kind is not ScanKind.FULL:
+        """Whether the server ended the list before all of it was there."""
+        if self._is_through or self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
             return False
         return self._uncounted_cut or self._seen.missing() > 0
 
     def _the_rest(self) -> Iterator[ScannedPage]:
         """What a list that ended early has more: all at once, in slices, or an honest failure."""
         resource, client = self.plan.resource, self._client
-        if not self._is_short():
-            return
         total = self._seen.totals.last
         limit = self._page_size
         steps = (
@@ -198,7 +202,7 @@ class Scan:
             limit = step.limit
             yield self._beside(step)
         listed = self._seen.listed()
-        if self._is_short() and resource == "prospects":
+        if self._is_short() and resource in SLICED:
             for step in in_slices(client, resource, self._seen.slices, limit):
                 yield self._beside(step, counts=False)
                 if not self._is_short():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from dlt.common.schema.typing import TColumnSchema
@@ -22,10 +22,10 @@ def record_id(item: Any) -> str | None:
 
     Integers are ids too (an id is a name, not a number: 7 and "7" are one row).
     """
-    value = item.get("id") if isinstance(item, Mapping) else None
-    if type(value) is int:
-        return str(value)
-    return value if isinstance(value, str) and value else None
+    value = item.get("id") if isinstance(item, dict) else None
+    if type(value) is str:
+        return value or None
+    return str(value) if type(value) is int else None
 
 
 def split(items: Iterable[Any]) -> tuple[list[dict[str, Any]], list[Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-from connector.source.records import record_id
 from connector.source.slices import Slices
 from connector.source.tally import IdCount, Times, Totals
 
@@ -29,10 +28,9 @@ class Sightings:
         self.pages += 1
         self.rows += len(records) + len(odd)
         self.odd += len(odd)
-        ids = [found for record in records if (found := record_id(record)) is not None]
+        ids = [str(record["id"]) for record in records]
         self._ids.add(ids)
         self.times.see(self._news(records, ids), in_order=in_order)
-        self.slices.learn(records)
         return ids
 
     def _news(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:

@@ -15,7 +15,14 @@ from typing import Any
 
 SLICES_MAX = 400  # requests; a list that needs more can't be read this way
 VALUES_MAX = 200  # per filter
-_FIELDS = {"stage": "currentStage", "label": "labels", "title": "title", "company": "company"}
+_FIELDS = {
+    "stage": "currentStage",
+    "label": "labels",
+    "title": "title",
+    "company": "company",
+    "name": "firstName",
+}
+_DIVIDERS = ("label", "title", "company", "name", "stage")
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,7 @@ class Slices:
         self._ignored: set[str] = set()
 
     def learn(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Remember the stages, labels, titles and companies of rows."""
+        """Remember the stages, labels, titles, companies and first names of rows."""
         for record in records:
             for name, field in _FIELDS.items():
                 known = self._values[name]
@@ -82,7 +89,7 @@ class Slices:
 
     def _divided(self) -> Iterable[Slice]:
         for cut in list(self._cut):
-            for name in ("label", "title", "company", "stage"):
+            for name in _DIVIDERS:
                 if name not in cut.names and name not in self._ignored:
                     yield from (cut.and_also(name, value) for value in list(self._values[name]))
 
