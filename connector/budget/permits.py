@@ -20,6 +20,8 @@ GRACE_S = 60.0
 """A request may reach the server after we gave up on it; this long it still counts as ours."""
 GLANCE_S = 0.2
 """How soon to look again at what no clock announces: answers to other processes."""
+TICK_S = 0.001
+"""Added to every computed time, or a rounded sum of floats finds the slot still taken."""
 RESERVE_GLANCE_S = 1.0
 """How soon a push looks again at a reserve: pulls end, or stop showing life."""
 
@@ -139,11 +141,13 @@ def retry_at_s(
     at_s = max(holds.not_before_s, facts.last_grant_s + holds.spacing_s)
     at_s = max([at_s, *_window_times_s(windows, holds, facts, lane, free_at)])
     at_s = min(at_s, max(holds.until_s, holds.not_before_s))
-    if holds.width is not None and facts.in_flight >= holds.width:
+    pull_goes_first = lane is Lane.PUSH and holds.pull_first and facts.waiting_pull > 0
+    too_many = holds.width is not None and facts.in_flight >= holds.width
+    if pull_goes_first or too_many:
         at_s = max(at_s, now_s + GLANCE_S)
-    if lane is Lane.PUSH and (holds.reserved or facts.waiting_pull) and at_s > now_s:
+    if lane is Lane.PUSH and (holds.reserved or pull_goes_first):
         at_s = min(at_s, now_s + RESERVE_GLANCE_S)
-    return at_s if at_s > now_s else now_s + GLANCE_S
+    return max(at_s, now_s) + TICK_S
 
 
 def _window_times_s(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from connector.budget import Lane
+from connector.budget.learnt import FeedbackState
 from connector.budget.windows import Window, windows_of
 from tests.simulator.memory_ledger import MemoryLedger
 from tests.simulator.servers import (
@@ -98,9 +99,10 @@ class Scenario:
     seed: int = 0
 
 
-def run(scenario: Scenario) -> Outcome:
-    """Play the scenario to its end."""
+def run(scenario: Scenario, *, state: FeedbackState | None = None) -> Outcome:
+    """Play the scenario to its end. state: what the ledger has learnt before."""
     world = _world(scenario)
+    world.ledger.state = state or world.ledger.state
     share = scenario.requests // scenario.processes
     processes = tuple(
         Process(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from connector.budget import Lane, permits
 from connector.budget.lanes import Pulls, RunningPull
 from connector.budget.learnt import FeedbackState, WindowState
-from connector.budget.permits import Facts, Terms
+from connector.budget.permits import TICK_S, Facts, Terms
 from connector.budget.windows import Ceiling, Live, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
@@ -50,7 +50,7 @@ def test_nothing_goes_before_a_hold_ends():
     empty = facts(Live(0, 0), Live(0, 0))
     holds = permits.terms(WINDOWS, state, Pulls(), empty)
     assert permits.room(holds, empty, Lane.PULL, 1) == 0
-    assert permits.retry_at_s(WINDOWS, holds, empty, Lane.PULL, never) == 1030.0
+    assert permits.retry_at_s(WINDOWS, holds, empty, Lane.PULL, never) == 1030.0 + TICK_S
 
 
 def test_evenly_spaced_grants_come_one_at_a_time():
@@ -62,7 +62,7 @@ def test_evenly_spaced_grants_come_one_at_a_time():
     assert holds.spacing_s == pytest.approx(60.05 / 150)
     assert permits.room(holds, just_now, Lane.PUSH, 9) == 0
     assert permits.retry_at_s(WINDOWS, holds, just_now, Lane.PUSH, never) == pytest.approx(
-        999.9 + 60.05 / 150
+        999.9 + 60.05 / 150 + TICK_S
     )
     assert permits.room(holds, facts(Live(5, 5), Live(5, 5)), Lane.PUSH, 9) == 1
 
@@ -99,7 +99,7 @@ def test_a_push_held_up_by_a_reserve_looks_again_within_a_second():
     busy = facts(Live(10, 10), Live(10, 10))
     holds = permits.terms(WINDOWS, OPEN, pulls, busy)
     assert permits.room(holds, busy, Lane.PUSH, 1) == 0
-    assert permits.retry_at_s(WINDOWS, holds, busy, Lane.PUSH, never) == 1001.0
+    assert permits.retry_at_s(WINDOWS, holds, busy, Lane.PUSH, never) == 1001.0 + TICK_S
 
 
 def test_waits_until_the_slowest_window_has_room():
@@ -107,14 +107,14 @@ def test_waits_until_the_slowest_window_has_room():
     holds = permits.terms(WINDOWS, OPEN, Pulls(), full)
     when = {0: 1007.0, 1: 1900.0}
     at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, lambda index, *_: when[index])
-    assert at_s == 1900.0
+    assert at_s == 1900.0 + TICK_S
 
 
 def test_unanswered_requests_free_nothing_before_a_whole_window():
     full = facts(Live(300, 300), Live(300, 300))
     holds = permits.terms(WINDOWS, OPEN, Pulls(), full)
     at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, never)
-    assert at_s == pytest.approx(1000 + WINDOWS[0].held_s)
+    assert at_s == pytest.approx(1000 + WINDOWS[0].held_s + TICK_S)
 
 
 def test_looks_again_when_foreign_mode_ends():
@@ -125,7 +125,7 @@ def test_looks_again_when_foreign_mode_ends():
     full = facts(Live(200, 200), Live(200, 200))
     holds = permits.terms(WINDOWS, state, Pulls(), full)
     at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, never)
-    assert at_s == 1012.0
+    assert at_s == 1012.0 + TICK_S
 
 
 def test_a_permit_ends_long_after_everybody_gave_up():
