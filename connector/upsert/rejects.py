@@ -104,4 +104,8 @@ class RejectsFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        """Rows rejected before an error are kept; an error before any leaves the old file."""
+        if error is None or self.count:
+            self.close()
+        else:
+            self.discard()

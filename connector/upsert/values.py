@@ -47,9 +47,9 @@ def row_context(info: ValidationInfo) -> RowContext:
 
 def as_boolean(value: Any) -> Any:
     """True or False from a yes/no word, 0 or 1."""
-    word = str(value).strip().lower()
-    if value in (0, 1):
-        return bool(value)
+    if isinstance(value, bool):
+        return value
+    word = text_of(value).strip().lower()
     if word in _TRUE | _FALSE:
         return word in _TRUE
     raise ValueError("is neither yes nor no. Write true or false")
@@ -65,9 +65,11 @@ def as_license_status(value: Any) -> Any:
 
 def as_labels(value: Any, info: ValidationInfo) -> Any:
     """Labels from a list, a JSON list, or text split at `;` and `|`; each once, in order."""
-    parts: list[Any] | tuple[Any, ...]
+    parts: list[Any] | tuple[Any, ...] | None
     if isinstance(value, str):
-        parts = _json_list(value) or re.split(r"[;|]", value)
+        parts = _json_list(value)
+        if parts is None:
+            parts = re.split(r"[;|]", value)
         if len(parts) == 1 and "," in value:
             row_context(info).warnings.append("labels: taken as one label; `;` separates several")
     else:

@@ -1,0 +1,236 @@
+"""CSV as people have it: every dialect read, every odd line named, none left out."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from connector.errors import DoubledColumn, InputError
+from connector.upsert.inputs import InputRow, open_input
+from tests.unit.upsert_input.conftest import WriteFile
+
+
+def values(path: Path, **options: Any) -> list[list[Any]]:
+    return [list(row.values.values()) for row in open_input(path, **options)]
+
+
+def numbers(rows: list[InputRow]) -> list[int]:
+    return [row.row_number for row in rows]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_delimiters_and_line_ends_are_told(write: WriteFile, delimiter: str, line_end: str) -> None:
+    """Each pairing reads as the same table, cells with the other delimiters included."""
+    rows = [
+        ["first", "last", "title"],
+        ["Ann", "a,b;c", 'x "y"'],
+        ["Bob", "d\te|f", f"two{line_end}lines"],
+    ]
+    text = io.StringIO(newline="")
+    csv.writer(text, delimiter=delimiter, lineterminator=line_end).writerows(rows)
+    path = write(text.getvalue())
+    with open_input(path) as read:
+        assert read.columns == rows[0]
+    assert values(path) == rows[1:]
+
+
+def test_mixed_line_ends_count_as_lines(write: WriteFile) -> None:
+    """A file put together from three systems keeps its line numbers."""
+    rows = list(open_input(write("a,b\r\n1,2\n3,4\r5,6")))
+    assert numbers(rows) == [2, 3, 4]
+
+
+def test_a_row_is_numbered_by_the_line_it_starts_on(write: WriteFile) -> None:
+    """Cells with line ends in them move the numbers of the rows below."""
+    rows = list(open_input(write('\n\na,b\n"x\ny\nz",1\n\nlast,2\n')))
+    assert numbers(rows) == [4, 8]
+    assert rows[0].values == {"a": "x\ny\nz", "b": "1"}
+
+
+def test_excel_says_its_delimiter_in_a_first_line(write: WriteFile) -> None:
+    """`sep=;` is obeyed, is no header, and counts as a line."""
+    read = open_input(write("sep=;\r\na;b,c\r\n1;2\r\n", "utf-8-sig"))
+    assert read.columns == ["a", "b,c"]
+    assert numbers(list(read)) == [3]
+
+
+def test_one_column_needs_no_delimiter(write: WriteFile) -> None:
+    """A list of emails is a table of one column."""
+    assert values(write("email\na@b.co\nc@d.co\n")) == [["a@b.co"], ["c@d.co"]]
+
+
+@pytest.mark.parametrize("line", ["1", "1,2,3", "1,2,"])
+def test_a_ragged_row_is_handed_out_with_its_problem(write: WriteFile, line: str) -> None:
+    """Too few or too many cells, empty ones too: named, and the rows around it are read."""
+    rows = list(open_input(write(f"a,b\nx,y\n{line}\nz,w\n")))
+    assert numbers(rows) == [2, 3, 4]
+    assert [row.problem is None for row in rows] == [True, False, True]
+    assert f"{line.count(',') + 1} cells where the header has 2" in str(rows[1].problem)
+
+
+def test_a_ragged_row_that_spans_lines_says_so(write: WriteFile) -> None:
+    """The usual cause is a quote that was never closed."""
+    rows = list(open_input(write('a,b\n"x\ny,1,2\nz",w,v\nok,ok\n')))
+    assert "spans lines 2 to 4" in str(rows[0].problem)
+    assert rows[1].values == {"a": "ok", "b": "ok"}
+
+
+def test_empty_rows_are_no_rows_but_are_counted(write: WriteFile) -> None:
+    """Blank lines and lines of delimiters, as spreadsheets leave them."""
+    read = open_input(write("a,b\n1,2\n\n,\n3,4\n,\n"))
+    assert numbers(list(read)) == [2, 5]
+    assert read.notes == ["empty rows passed over: 3 (row 3, 4, 6)"]
+
+
+def test_text_after_a_closing_quote_rejects_that_row_alone(write: WriteFile) -> None:
+    """The line can be told from the next, so only it is lost."""
+    rows = list(open_input(write('a,b\n"5" screen,1\nok,2\n')))
+    assert numbers(rows) == [2, 3]
+    assert "Double each quote" in str(rows[0].problem)
+    assert rows[1].problem is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'a,b\nx,y\n"never closed,1\nz,2\n',
+        'a,b\nx,y\n"say "hi, you",1\nz,2\n',
+        'a,b\nx,y\n"opened,1\nBob,"Lee",2\n',
+    ],
+)
+def test_a_quote_that_hides_the_rows_below_refuses_the_file(write: WriteFile, text: str) -> None:
+    """Every row below would be a guess; the line where it begins is named."""
+    with pytest.raises(InputError, match=r"people\.csv: line 3: .*quote"):
+        list(open_input(write(text)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("\n\n", "is empty"),
+        ("a,,b\n1,2,3\n", "line 1: column 2 has no name"),
+        ("a,b,a\n1,2,3\n", "line 1: two columns are called 'a'"),
+        ("\n a ,b,a\n1,2,3\n", "line 2: two columns are called 'a'"),
+    ],
+)
+def test_a_header_that_cannot_name_columns_is_refused(
+    write: WriteFile, text: str, message: str
+) -> None:
+    """Empty, doubled or missing names: an error with the line, before any row."""
+    with pytest.raises(InputError, match=message):
+        open_input(write(text))
+
+
+def test_a_doubled_header_carries_its_facts(write: WriteFile) -> None:
+    """The error's data are attributes."""
+    with pytest.raises(DoubledColumn) as caught:
+        open_input(write("x,x\n"))
+    assert (caught.value.field, caught.value.line) == ("x", 1)
+
+
+def test_unnamed_columns_at_the_right_are_left_out_while_empty(write: WriteFile) -> None:
+    """Spreadsheets leave them; a value below one makes its row ragged."""
+    rows = list(open_input(write("a,b,,\n1,2,,\n3,4,x,\n")))
+    assert [row.problem is None for row in rows] == [False, False]
+
+
+def test_nul_and_a_ten_megabyte_cell_are_read_as_they_are(write: WriteFile) -> None:
+    """Neither ends the file; what may be in a cell is decided when it is checked."""
+    rows = list(open_input(write(f"a,b\nx\x00y,1\n{'z' * 10_000_000},2\nok,3\n")))
+    assert rows[0].values["a"] == "x\x00y"
+    assert len(rows[1].values["a"]) == 10_000_000
+    assert rows[2].values == {"a": "ok", "b": "3"}
+
+
+def test_a_cell_beyond_any_reason_refuses_the_file(write: WriteFile) -> None:
+    """Most likely a quote that was never closed, long ago."""
+    with pytest.raises(InputError, match=r"line 2: a cell of more than 16 million characters"):
+        list(open_input(write('a,b\n"' + "x,1\n" * 5_000_000)))
+
+
+def test_gzip_is_opened_whatever_the_name(write: WriteFile) -> None:
+    """Told by its first bytes."""
+    path = write(gzip.compress(b"a,b\n1,2\n") + gzip.compress(b"3,4\n"), name="export")
+    assert values(path) == [["1", "2"], ["3", "4"]]
+
+
+def test_a_damaged_gzip_is_refused(write: WriteFile) -> None:
+    """Half a download is no file; no row of it is handed out."""
+    with pytest.raises(InputError, match="damaged or incomplete"):
+        open_input(write(gzip.compress(b"a,b\n" + b"1,2\n" * 99_999)[:-20], name="x.csv.gz"))
+
+
+def test_stdin_is_spooled_privately(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It can be read twice, nobody else may read the copy, and the copy goes."""
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    monkeypatch.setenv("TMPDIR", str(spool))
+    monkeypatch.setattr("tempfile.tempdir", str(spool))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a;b\n1;2\n")))
+    with open_input("-") as read:
+        (copy,) = spool.iterdir()
+        assert copy.stat().st_mode & 0o777 == 0o600
+        assert read.name == "stdin"
+        assert (
+            [row.values for row in read] == [row.values for row in read] == [{"a": "1", "b": "2"}]
+        )
+    assert list(spool.iterdir()) == []
+
+
+def test_a_missing_file_a_folder_and_an_old_workbook_are_refused(
+    write: WriteFile, tmp_path: Path
+) -> None:
+    """Each with what to do."""
+    for path, message in (
+        (tmp_path / "none.csv", "No such file"),
+        (tmp_path, "is a folder"),
+        (write(b"\xd0\xcf\x11\xe0rest", name="old.xls"), r"Save it as \.xlsx or CSV"),
+        (write(b'[{"a": 1}]', name="list.json"), "one JSON object per line"),
+    ):
+        with pytest.raises(InputError, match=message):
+            open_input(path)
+
+
+def test_a_file_that_changes_while_it_is_read_is_noticed(write: WriteFile) -> None:
+    """Rows of two versions never mix."""
+    read = open_input(write("a,b\n1,2\n"))
+    write("a,b\n1,2\n3,4\n")
+    with pytest.raises(InputError, match="was changed while it was read"):
+        list(read)
+
+
+_cell = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
+_table = st.integers(2, 4).flatmap(
+    lambda width: st.lists(st.lists(_cell, min_size=width, max_size=width), max_size=6)
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    rows=_table,
+    delimiter=st.sampled_from(",;\t|"),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    line_end=st.sampled_from(["\n", "\r\n"]),
+)
+def test_whatever_the_standard_writer_writes_is_read_back(
+    write: WriteFile, rows: list[list[str]], delimiter: str, encoding: str, line_end: str
+) -> None:
+    """Every cell of every table, in every dialect; rows with nothing in them are counted."""
+    text = io.StringIO(newline="")
+    quoting = csv.QUOTE_MINIMAL if line_end == "\r\n" else csv.QUOTE_ALL  # a bare \r needs quotes
+    writer = csv.writer(text, delimiter=delimiter, lineterminator=line_end, quoting=quoting)
+    writer.writerow([f"column {n}" for n in range(len(rows[0]) if rows else 2)])
+    writer.writerows(rows)
+    read = open_input(write(text.getvalue(), encoding))
+    assert [list(row.values.values()) for row in read] == [row for row in rows if any(row)]
+    assert read.empty_rows.count == sum(not any(row) for row in rows)

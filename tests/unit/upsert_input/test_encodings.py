@@ -1,0 +1,112 @@
+"""Encodings: told from all of the bytes, said aloud, and never guessed over a broken cell."""
+
+from __future__ import annotations
+
+import pytest
+
+from connector.errors import InputError
+from connector.upsert.inputs import open_input
+from tests.unit.upsert_input.conftest import WriteFile
+
+PEOPLE = "First;Last\nZoë;Müller\nJosé;Muñoz\nRené;O’Brien – €5\n"
+CELLS = [["Zoë", "Müller"], ["José", "Muñoz"], ["René", "O’Brien – €5"]]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mark", "label"),
+    [
+        ("utf-8", b"", "UTF-8"),
+        ("utf-8-sig", b"", "UTF-8 with BOM"),
+        ("utf-16", b"", "UTF-16 LE"),
+        ("utf-16-be", b"\xfe\xff", "UTF-16 BE"),
+        ("utf-16-le", b"", "UTF-16 LE without BOM"),
+        ("utf-16-be", b"", "UTF-16 BE without BOM"),
+        ("utf-32", b"", "UTF-32"),
+        ("cp1252", b"", "CP1252"),
+    ],
+)
+def test_each_encoding_is_told_and_reported(
+    write: WriteFile, encoding: str, mark: bytes, label: str
+) -> None:
+    """The same cells come out of all of them, and the header has no mark in it."""
+    read = open_input(write(mark + PEOPLE.encode(encoding)))
+    assert read.description == f"CSV, {label}, semicolon delimiter"
+    assert read.columns == ["First", "Last"]
+    assert [list(row.values.values()) for row in read] == CELLS
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
+def test_an_accent_that_comes_late_decides(write: WriteFile, encoding: str) -> None:
+    """More than a megabyte of ASCII in front of it don't."""
+    read = open_input(write("name,b\n" + "x,1\n" * 300_000 + "José,2\n", encoding))
+    for row in read:
+        last = row
+    assert last.values["name"] == "José"
+    assert last.row_number == 300_002
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("cp1252", "a;b\né;x\n"),
+        ("cp1252", "Name;City\nSørensen;Århus\nGonçalves;São Paulo\n"),
+        ("cp1252", "Name,Company\nJosé,“Smart” Co – €5\n"),
+        ("cp1251", "Имя;Фамилия\nИван;Петров\nОльга;Смирнова\n"),
+        ("cp1250", "Imię;Nazwisko\nŁukasz;Wójcik\nGrażyna;Dąbrowska\nŻaneta;Świątek\n"),
+        ("cp932", "名前,会社\n山田太郎,株式会社テスト\n"),
+        ("gb18030", "姓名,公司\n王小明,北京公司\n"),
+    ],
+)
+def test_other_alphabets_are_told_from_western_ones(
+    write: WriteFile, encoding: str, text: str
+) -> None:
+    """CP1252 wherever it is plausible; another code page where that would be gibberish."""
+    read = open_input(write(text, encoding))
+    got = [read.columns, *(list(row.values.values()) for row in read)]
+    delimiter = ";" if ";" in text else ","
+    assert got == [line.split(delimiter) for line in text.splitlines()]
+
+
+def test_one_broken_byte_does_not_garble_the_other_names(write: WriteFile) -> None:
+    """A UTF-8 file stays one; the row with the byte names line, column and byte."""
+    read = open_input(write("name,city\nJosé,Köln\nRen".encode() + b"\xe9,x\n" + b"Zo\xc3\xab,y\n"))
+    rows = list(read)
+    assert read.description == "CSV, UTF-8 with undecodable bytes, comma delimiter"
+    assert [row.problem is None for row in rows] == [True, False, True]
+    assert "column 'name': byte 0xE9 can't be decoded as utf-8" in str(rows[1].problem)
+    assert rows[1].row_number == 3
+
+
+def test_a_byte_that_cp1252_does_not_have_is_named(write: WriteFile) -> None:
+    """Five bytes mean nothing in CP1252; they don't turn the file into another code page."""
+    rows = list(open_input(write("name,b\nJosé Müller,1\n".encode("cp1252") + b"x\x81,2\n")))
+    assert rows[0].values["name"] == "José Müller"
+    assert "byte 0x81 can't be decoded as cp1252" in str(rows[1].problem)
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be"])
+def test_half_a_character_at_the_end_of_utf16_is_named(write: WriteFile, codec: str) -> None:
+    """A file that was cut short doesn't end the run."""
+    mark = b"\xff\xfe" if codec == "utf-16-le" else b"\xfe\xff"
+    rows = list(open_input(write(mark + "a,b\n1,2\n3,é".encode(codec)[:-1])))
+    assert [row.problem is None for row in rows] == [True, False]
+
+
+def test_a_header_that_cannot_be_decoded_is_refused(write: WriteFile) -> None:
+    """A column's name can't be rejected alone."""
+    with pytest.raises(InputError, match="line 1: the header: cell 2: byte 0xFF"):
+        open_input(write("é,a".encode() + b"\xff\n" + "ü,1\n".encode()))
+
+
+def test_an_encoding_can_be_named(write: WriteFile) -> None:
+    """What is asked for is taken; what Python doesn't know is refused."""
+    path = write("name,b\nŽofie,1\n", "cp1250")
+    assert next(iter(open_input(path, encoding="cp1250"))).values["name"] == "Žofie"
+    with pytest.raises(InputError, match="unknown encoding 'cp9999'"):
+        open_input(path, encoding="cp9999")
+
+
+def test_a_file_without_line_ends_is_no_text(write: WriteFile) -> None:
+    """It is refused before it fills the memory."""
+    with pytest.raises(InputError, match="no line end within 64 MB"):
+        open_input(write(b"x" * (66 * 1024 * 1024)))
