@@ -1,0 +1,152 @@
+"""The dispatcher: many threads, two lanes, signals, a clock that jumps, all on real threads."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from freezegun import freeze_time
+
+from connector.budget import Lane, Permit
+from connector.budget.database import Database
+from connector.budget.scheduler import RateBudget
+from connector.clock import Clock, FakeClock, SystemClock
+from connector.errors import Interrupted
+from connector.settings import RateLimit
+from pipelines.signals import StopSignal
+
+
+@contextmanager
+def opened(
+    folder: Path,
+    *limits: tuple[int, float],
+    clock: Clock | None = None,
+    stop: threading.Event | None = None,
+) -> Iterator[RateBudget]:
+    database = Database(f"sqlite:///{folder / 'ledger.db'}")
+    rate_limits = [RateLimit(*limit) for limit in limits]
+    with RateBudget(
+        database, api_key="k", limits=rate_limits, request_timeout_s=5, clock=clock, stop=stop
+    ) as budget:
+        yield budget
+    database.close()
+
+
+def spend(budget: RateBudget, count: int, lane: Lane = Lane.PULL) -> list[Permit]:
+    permits = []
+    for _ in range(count):
+        permits.append(budget.permit(lane))
+        budget.answered(permits[-1], 200, {})
+    return permits
+
+
+def test_many_threads_get_one_permit_each(tmp_path: Path):
+    """64 threads that ask at once are served, each with a permit of its own."""
+    with opened(tmp_path, (1000, 60.0)) as budget, ThreadPoolExecutor(64) as pool:
+        permits = [
+            permit
+            for each in pool.map(lambda _: spend(budget, 5), range(64))
+            for permit in each
+        ]  # fmt: skip
+    assert len({permit.id for permit in permits}) == 320
+
+
+def test_makespan_is_the_optimum_plus_guards(tmp_path: Path):
+    """31 requests at 10/10s and instant answers: three held windows, on a clock that only
+    sleeping moves."""
+    clock = FakeClock()
+    with opened(tmp_path, (10, 10.0), clock=clock) as budget:
+        spend(budget, 31)
+        waited_s = budget.waited_s
+    assert 30.0 < clock.monotonic_s() < 31.0
+    assert waited_s == pytest.approx(clock.monotonic_s(), abs=0.5)
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_a_step_of_the_wall_neither_stalls_nor_violates(tmp_path: Path, step_s: float):
+    """An hour's step in a full window: the next permit comes one held window later, as ever."""
+    clock = FakeClock()
+    with opened(tmp_path, (10, 10.0), clock=clock) as budget:
+        spend(budget, 10)
+        clock.step(step_s)
+        spend(budget, 1)
+    assert 10.0 < clock.monotonic_s() < 10.5
+
+
+def test_a_frozen_and_stepped_system_clock_changes_nothing(tmp_path: Path):
+    """With the real clock and freezegun's steps, a free window grants at once, a full one waits
+    for the real time."""
+    with opened(tmp_path, (3, 0.3)) as budget:
+        real = SystemClock()
+        with freeze_time("2030-01-01") as frozen:
+            spend(budget, 3)
+            began_s = real.monotonic_s()
+            frozen.tick(-3600)
+            spend(budget, 3)
+            frozen.tick(7200)
+            spend(budget, 1)
+        assert real.monotonic_s() - began_s >= 2 * 0.3
+
+
+def test_a_signal_ends_waiting_with_its_number(tmp_path: Path):
+    """Callers in a full window get Interrupted, with the exit code of the signal."""
+    stop = StopSignal()
+    with opened(tmp_path, (1, 600.0), stop=stop) as budget, ThreadPoolExecutor(4) as pool:
+        spend(budget, 1)
+        waits = [pool.submit(budget.permit, lane) for lane in Lane for _ in range(2)]
+        stop.number = signal.SIGINT
+        stop.set()
+        errors = [wait.exception() for wait in waits]
+    assert [error.exit_code for error in errors if isinstance(error, Interrupted)] == [130] * 4
+
+
+def test_after_a_signal_no_permit_is_given(tmp_path: Path):
+    """A window with room gives nothing more once the run was asked to stop."""
+    stop = StopSignal()
+    with opened(tmp_path, (100, 60.0), stop=stop) as budget:
+        spend(budget, 1)
+        stop.set()
+        with pytest.raises(Interrupted):
+            budget.permit(Lane.PULL)
+
+
+def test_what_was_answered_is_booked_at_the_end(tmp_path: Path):
+    """Answers that found no ride are in the ledger when the budget has closed."""
+    clock = FakeClock()
+    with opened(tmp_path, (3, 10.0), clock=clock) as budget:
+        spend(budget, 3)
+    with opened(tmp_path, (3, 10.0), clock=clock) as budget:
+        window = budget.state().windows[0]
+        assert (window.used, budget.state().in_flight) == (3, 0)
+
+
+def test_the_permit_says_until_when_it_may_be_used(tmp_path: Path):
+    """Five seconds from the grant, by the clock that the sender reads."""
+    clock = FakeClock()
+    with opened(tmp_path, (3, 10.0), clock=clock) as budget:
+        clock.advance(100)
+        assert budget.permit(Lane.PULL).send_by_s == pytest.approx(105)
+
+
+def test_unsent_permits_are_free_for_others_at_once(tmp_path: Path):
+    """One slot, given back by who could not connect, serves the next without a wait."""
+    clock = FakeClock()
+    with opened(tmp_path, (1, 600.0), clock=clock) as budget:
+        budget.unsent(budget.permit(Lane.PULL))
+        budget.permit(Lane.PULL)
+    assert clock.monotonic_s() < 1
+
+
+def test_a_429_is_waited_out_by_everybody(tmp_path: Path):
+    """Told to wait 30 s: the next permit comes after that, whoever asks."""
+    clock = FakeClock()
+    with opened(tmp_path, (100, 60.0), clock=clock) as budget:
+        spend(budget, 1)
+        budget.answered(budget.permit(Lane.PULL), 429, {"retry-after": "30"})
+        budget.permit(Lane.PUSH)
+    assert 30 <= clock.monotonic_s() < 33
