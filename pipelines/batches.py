@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows for one table, each id at most once. columns: dlt column schemas by name.
+    """Rows for one table, each key at most once. columns: dlt column schemas by name.
 
     mark: what dlt's state is to say about `table` from these rows on; None leaves it as it is.
     """

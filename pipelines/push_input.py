@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,16 +60,33 @@ class PushRequest:
         digest = hashlib.sha256((self.sql or "").encode()).hexdigest()[:16]
         return f"query {digest}{where}"
 
-    @property
-    def rejects_path(self) -> Path:
-        """Where the rows that weren't applied go."""
-        if self.rejects is not None:
-            return self.rejects
-        if self.file is not None and self.file != "-":
-            path = Path(self.file)
-            return path.with_name(f"{path.name}.rejects.csv")
-        name = "stdin" if self.file else (self.table or "query").replace("/", "_")
-        return Path(f"{name}.rejects.csv")
+
+def rejects_path(request: PushRequest, state_dir: Path) -> Path:
+    """Where the rows that weren't applied go: beside the input, or below `state_dir` where that
+    can't be written.
+
+    Raises:
+        UsageError: --rejects names the input itself, or a place that can't be written.
+    """
+    path = request.rejects or _rejects_beside(request)
+    if request.file is not None and path.absolute() == Path(request.file).absolute():
+        raise UsageError(f"--rejects {path} would overwrite the input. Choose another place.")
+    folder = path.absolute().parent
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return path
+    if request.rejects is not None:
+        raise UsageError(f"--rejects {path}: that folder can't be written. Choose another place.")
+    inner = state_dir / "rejects"
+    inner.mkdir(mode=0o700, exist_ok=True)
+    return inner / path.name
+
+
+def _rejects_beside(request: PushRequest) -> Path:
+    if request.file is not None and request.file != "-":
+        path = Path(request.file)
+        return path.with_name(f"{path.name}.rejects.csv")
+    name = "stdin" if request.file else (request.table or "query").replace("/", "_")
+    return Path(f"{name}.rejects.csv")
 
 
 def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> PushRequest:

@@ -13,7 +13,7 @@ from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.results import ResultStore
 from pipelines.batches import Batch
-from pipelines.bookkeeping import at
+from pipelines.bookkeeping import at, runs_batch
 from pipelines.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.session import Session
@@ -72,6 +72,12 @@ def land_push_results(destination: Destination, session: Session) -> int:
         database.close()
 
 
+def _land_runs(destination: Destination, session: Session) -> None:
+    waiting = session.history.unlanded(destination_label(session.settings))
+    destination.load([runs_batch(waiting)], worth_publishing=False)
+    session.history.mark_landed(record.run_id for record in waiting)
+
+
 def _land(destination: Destination, store: ResultStore) -> int:
     landed = 0
     while found := store.unlanded(_IN_ONE_LOAD):
@@ -86,10 +92,13 @@ def land_after_push(session: Session) -> bool:
     """Land this push's results now, unless a pull is running: it, or the next one, lands them."""
     name = pull_lock_name(session.settings)
     try:
-        with locks.hold(session.ledger, name, run_id=session.run_id):
-            with Destination(session.settings) as destination:
-                land_push_results(destination, session)
-                destination.publish()
+        with (
+            locks.hold(session.ledger, name, run_id=session.run_id),
+            Destination(session.settings) as destination,
+        ):
+            land_push_results(destination, session)
+            _land_runs(destination, session)
+            destination.publish()
     except AlreadyRunning:
         _log.info("push.results_wait", why="a pull is running; the results land with a pull")
         return False

@@ -10,7 +10,7 @@ from typing import Any
 from connector.upsert.identity import MANNERS
 
 # What is written under one name and read under another.
-_READ_AS = {"stageId": "currentStageId"}
+READ_AS = {"stageId": "currentStageId"}
 # The contract names these in what is read, so an absent one is null; others may be write-only.
 _ALWAYS_READ = frozenset(
     {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}
@@ -34,7 +34,7 @@ def compare(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Comparison:
     """`payload` as it was written against `item` as it is read. API names on both sides."""
     differs, unseen = [], []
     for name, wanted in payload.items():
-        read_as = _READ_AS.get(name, name)
+        read_as = READ_AS.get(name, name)
         if name in MANNERS:
             continue
         if read_as not in item and read_as not in _ALWAYS_READ:

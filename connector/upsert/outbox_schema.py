@@ -96,8 +96,9 @@ results = sa.Table(
     sa.Column("prospect_id", sa.String(256)),
     sa.Column("message", sa.Text),
     sa.Column("pushed_ms", sa.BigInteger, nullable=False),
+    sa.Column("destination", sa.BigInteger, nullable=False),
     sa.Column("landed", sa.Boolean, nullable=False),
-    sa.Index("push_results_by_landed", "scope", "landed", "run_id", "row_number"),
+    sa.Index("push_results_by_landed", "destination", "landed", "run_id", "row_number"),
     sqlite_with_rowid=False,
 )
 

@@ -34,13 +34,15 @@ _OUTCOMES = {
 
 @dataclass
 class PlanCounts:
-    """outcomes: rows whose outcome is known without a request. to_send: rows that need one.
+    """rows: of the input. outcomes: rows whose outcome is known without a request. to_send: rows
+    that need one.
 
     would_create, would_update: of those, by what the API will do; the rest can't be told.
     writes: requests that change something.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
+    rows: int = 0
     to_send: int = 0
     would_create: int = 0
     would_update: int = 0
@@ -82,10 +84,7 @@ class Planner:
 
     def reject(self, reject: Reject) -> None:
         """Count a row that didn't pass its checks."""
-        column = f"{reject.column}: " if reject.column else ""
-        self._outcome(
-            RowResult(reject.row_number, Status.REJECTED, None, f"{column}{reject.reason}")
-        )
+        self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.reason))
 
     def plan(self, staging: Staging) -> Iterator[tuple[StagedRow, Decision]]:
         """Plan every staged row; yields those that are rejected or uncertain, for the rejects."""

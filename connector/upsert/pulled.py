@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from connector.upsert.comparing import compare
+from connector.upsert.comparing import READ_AS, compare
 from connector.upsert.receipts import Receipt
 
 
@@ -76,5 +76,8 @@ def why_stale(receipt: Receipt, pulled: PulledProspect, payload: Mapping[str, An
         return "the prospect was deleted since"
     if not is_suspect(receipt, pulled):
         return None
-    differs = compare(payload, pulled.fields).differs
+    readable = {
+        name: value for name, value in payload.items() if READ_AS.get(name, name) in pulled.fields
+    }
+    differs = compare(readable, pulled.fields).differs
     return f"{', '.join(differs)} changed in HiringCenter since" if differs else None

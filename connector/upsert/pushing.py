@@ -18,6 +18,7 @@ from connector.upsert.planning import PlanCounts, Planner
 from connector.upsert.pulled import Pulled
 from connector.upsert.receipts import Receipts
 from connector.upsert.results import ResultStore
+from connector.upsert.retention import forget
 from connector.upsert.sending import Sender, Watcher, in_flight_for
 from connector.upsert.settling import Settler
 from connector.upsert.staging import Staging
@@ -40,7 +41,8 @@ class Terms:
 
     source: the input's name, the same each time it is pushed. force: send what is unchanged or
     uncertain too. retry_total_s: for how long one write is tried. retention_days: how long
-    outcomes, and receipts that nothing uses, are kept.
+    outcomes, and receipts that nothing uses, are kept. destination: a number that stands for
+    where results land.
     """
 
     run_id: str
@@ -49,6 +51,7 @@ class Terms:
     force: bool = False
     retry_total_s: float = 300.0
     retention_days: int = 90
+    destination: int = 0
 
 
 class Push:
@@ -57,7 +60,7 @@ class Push:
     def __init__(self, outbox: Outbox, terms: Terms, *, clock: Clock) -> None:
         self._outbox, self._terms, self._clock = outbox, terms, clock
         self._receipts = Receipts(outbox.scope)
-        self._results = ResultStore(outbox.database, outbox.scope)
+        self._results = ResultStore(outbox.database, outbox.scope, terms.destination)
 
     def plan(
         self,
@@ -84,7 +87,9 @@ class Push:
 
         hasher = self._outbox.hasher
         with Staging() as staging:
-            stage(rows, check, staging, hasher=hasher, on_reject=reject, on_progress=on_read)
+            planner.counts.rows = stage(
+                rows, check, staging, hasher=hasher, on_reject=reject, on_progress=on_read
+            )
             for row, decision in planner.plan(staging):
                 values = values_of(row.row_values)
                 on_reject(Reject(row.row_number, values, None, decision.reason or ""))
@@ -147,3 +152,8 @@ class Push:
         )
         sender.recover()
         sender.send()
+
+    def forget(self) -> None:
+        """Drop what is older than its retention."""
+        now_ms = int(self._clock.now_s() * 1000)
+        forget(self._outbox, now_ms - self._terms.retention_days * _DAY_MS)

@@ -92,9 +92,8 @@ class Receipts:
         """Book one answer: whose it is, under which names, and what was taken over."""
         self._name(connection, accepted)
         before = self.of(connection, [accepted.prospect_id]).get(accepted.prospect_id)
-        if accepted.content is None:
-            return
-        tail = (*(before.tail if before else ()), accepted.content)[-_TAIL_LENGTH:]
+        new = () if accepted.content is None else (accepted.content,)
+        tail = (*(before.tail if before else ()), *new)[-_TAIL_LENGTH:]
         self._store(connection, accepted.prospect_id, tail, accepted.at_ms, accepted.updated_at_ms)
 
     def break_tail(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:

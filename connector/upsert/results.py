@@ -29,11 +29,14 @@ class RowResult:
 
 
 class ResultStore:
-    """The results of one scope. scope: a number that stands for the API key."""
+    """The results of one scope, on their way to one destination.
 
-    def __init__(self, database: Database, scope: int) -> None:
+    scope, destination: numbers that stand for the API key and for where results land.
+    """
+
+    def __init__(self, database: Database, scope: int, destination: int = 0) -> None:
         database.migrate("outbox", MIGRATIONS)
-        self._database, self._scope = database, scope
+        self._database, self._scope, self._destination = database, scope, destination
 
     def put(
         self, connection: sa.Connection, run_id: str, found: Sequence[RowResult], at_ms: int
@@ -48,6 +51,7 @@ class ResultStore:
                 "prospect_id": result.prospect_id,
                 "message": _told(result.message),
                 "pushed_ms": at_ms,
+                "destination": self._destination,
                 "landed": False,
             }
             for result in found
@@ -63,7 +67,7 @@ class ResultStore:
         """Up to `limit` outcomes that the destination doesn't have yet, by run and row."""
         query = (
             sa.select(results)
-            .where(results.c.scope == self._scope, results.c.landed.is_(False))
+            .where(results.c.destination == self._destination, results.c.landed.is_(False))
             .order_by(results.c.run_id, results.c.row_number)
             .limit(limit)
         )

@@ -137,7 +137,7 @@ def test_rejects_count_and_cost_nothing(rig: Rig, sandbox: Sandbox):
     """A row that fails its checks is an outcome without a request."""
     pushed = rig.push([person(1), {"bad": "x"}])
     assert pushed.statuses == {2: "created", 3: "rejected"}
-    assert pushed.messages[3] == "bad: is bad; make it good"
+    assert pushed.messages[3] == "is bad; make it good"
     assert posts(sandbox) == 1
 
 
