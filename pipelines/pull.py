@@ -183,8 +183,13 @@ class _Pull:
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
-            "resources": {name: run.summary() for name, run in self._runs.items()},
+            "resources": {name: self._resource(name) for name in self._runs},
         }
+
+    def _resource(self, name: str) -> dict[str, Any]:
+        """A resource's part of the summary; rows: those not flagged deleted, once counted."""
+        rows = self._report.live_rows.get(name)
+        return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
 
     def _expected_pages(self) -> int | None:
         """Pages that the runs will need, from the last complete scans; None at the first."""

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import sqlalchemy as sa
+
 from connector.budget import Lane, booking, owners, permits
 from connector.budget.clockrules import LedgerClock
 from connector.budget.database import Database
@@ -18,10 +20,16 @@ from connector.budget.lookups import Lookups
 from connector.budget.owners import FORGOTTEN_S, Owner
 from connector.budget.past_pulls import PastPulls
 from connector.budget.permits import Facts, Terms
-from connector.budget.statements import Transaction, transaction
+from connector.budget.schema import spent
+from connector.budget.statements import Statement, Transaction, transaction
 from connector.budget.windows import Window
 
 _UNKNOWN_LATENCY_S = 0.3
+_ENDED = Statement(
+    sa.select(spent.c.end_s).where(
+        spent.c.key == sa.bindparam("key"), spent.c.end_s > sa.bindparam("since_s")
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +122,14 @@ class Reporter:
         """See `RateBudget.forecast`."""
         with self._view() as view:
             return self._eta(view, count, lane, in_flight)
+
+    def ages_s(self, within_s: float) -> list[float]:
+        """How many seconds ago each request of the last `within_s` was answered; older than the
+        longest window isn't kept."""
+        with self._database.read() as connection, transaction(connection) as tx:
+            now_s = self._clock.now_s(tx)
+            found = tx.all(_ENDED, key=self._key, since_s=now_s - within_s)
+        return [now_s - end_s for (end_s,) in found]
 
     @contextmanager
     def _view(self) -> Iterator[_View]:

@@ -134,6 +134,11 @@ class RateBudget:
         """What is used and free now, by whom, and what holds it up."""
         return self._reporter.state()
 
+    def ages_s(self, within_s: float) -> list[float]:
+        """How many seconds ago each request of the last `within_s` was answered; older than the
+        longest window isn't kept."""
+        return self._reporter.ages_s(within_s)
+
     def close(self) -> None:
         """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
         self._room.close()

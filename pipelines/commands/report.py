@@ -1,0 +1,64 @@
+"""`hiringcenter report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines.commands.common import Options, common_options, run_command
+from pipelines.commands.result import Result
+
+if TYPE_CHECKING:
+    from connector.settings import Settings
+
+_DEFAULT = Path("hiringcenter-report.html")
+
+
+def register(app: typer.Typer) -> None:
+    app.command("report", epilog="Example: hiringcenter report --output report.html --open")(
+        _report
+    )
+
+
+@common_options
+def _report(
+    options: Options,
+    output: Annotated[Path, typer.Option("--output", metavar="F", help="The file.")] = _DEFAULT,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """One self-contained HTML file: freshness, growth, changes, budget, pushes, runs."""
+
+    def work(settings: Settings, _output: object) -> Result:
+        path = output.with_stem(f"{output.stem}-{settings.account}") if settings.account else output
+        return make_report(settings, path, show=show)
+
+    run_command(options, work)
+
+
+def make_report(settings: Settings, path: Path, *, show: bool) -> Result:
+    """Write the report to `path`, and open it if `show`.
+
+    Raises:
+        UsageError: `path` can't be written.
+    """
+    import webbrowser
+
+    from connector.errors import UsageError
+    from pipelines.report.gather import gather
+    from pipelines.report.render import render
+
+    facts = gather(settings)
+    try:
+        path.write_text(render(facts), encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: the report can't be written: {error.strerror}. Name another file: --output F."
+        ) from error
+    if show:
+        webbrowser.open(path.absolute().as_uri())
+    return Result(
+        summary={"status": "ok", "file": str(path), "runs": len(facts.runs)},
+        lines=[f"The report is at {path} ({len(facts.runs)} runs)."],
+    )
