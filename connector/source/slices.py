@@ -53,12 +53,16 @@ class Slices:
         """Remember the stages, labels, titles, companies and first names of rows."""
         for record in records:
             for name, field in _FIELDS.items():
-                known = self._values[name]
-                if len(known) < VALUES_MAX:
-                    known.update(dict.fromkeys(_texts(record.get(field))))
+                self._learn(name, record.get(field))
             stage, stage_id = record.get("currentStage"), record.get("currentStageId")
             if isinstance(stage, str) and isinstance(stage_id, str):
                 self._stage_ids[stage] = stage_id
+
+    def _learn(self, name: str, value: Any) -> None:
+        known = self._values[name]
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:
+                known[text] = None
 
     def next(self) -> Slice | None:
         """A slice that was not asked for yet; None when there is none, or too many were."""
@@ -85,7 +89,8 @@ class Slices:
 
     def _whole(self, name: str) -> Iterable[Slice]:
         if name not in self._ignored:
-            yield from (Slice(((name, value),)) for value in list(self._values[name]))
+            values = [value for value in self._values[name] if value.strip()]
+            yield from (Slice(((name, value),)) for value in values)
 
     def _divided(self) -> Iterable[Slice]:
         for cut in list(self._cut):

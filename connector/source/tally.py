@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Self
 
 import pyarrow as pa
@@ -70,22 +71,22 @@ class Times:
         self._last: dict[str, int] = {}
         self._unordered: set[str] = set()
 
-    def see(self, records: Iterable[Mapping[str, Any]], *, in_order: bool) -> None:
+    def see(self, records: Sequence[Mapping[str, Any]], *, in_order: bool) -> None:
         """Take note of a page's rows. in_order: it is the next page of the list."""
-        for record in records:
-            for field in WATERMARK_FIELDS:
-                ms = record.get(field)
-                if type(ms) is int:
-                    if ms > self.newest.get(field, -1):
-                        self.newest[field] = min(ms, self._until_ms)
-                    if in_order:
-                        self._see_in_order(field, ms)
+        for field in WATERMARK_FIELDS:
+            times = [ms for record in records if type(ms := record.get(field)) is int]
+            if times:
+                newest = min(max(times), self._until_ms)
+                self.newest[field] = max(newest, self.newest.get(field, newest))
+                if in_order:
+                    self._see_in_order(field, times)
 
-    def _see_in_order(self, field: str, ms: int) -> None:
-        if ms > self._last.get(field, ms):
+    def _see_in_order(self, field: str, times: list[int]) -> None:
+        before = self._last.get(field, times[0])
+        if any(later > earlier for earlier, later in pairwise([before, *times])):
             self._unordered.add(field)
-        self._first.setdefault(field, ms)
-        self._last[field] = ms
+        self._first.setdefault(field, times[0])
+        self._last[field] = times[-1]
 
     def begin_anew(self) -> None:
         """The list is read from its beginning again."""
