@@ -1,0 +1,111 @@
+"""A sandbox and a place to pull into, for each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import SecretStr
+
+from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
+from connector.settings import PullSettings, RateLimit, Settings
+from pipelines.pull import PullReport, pull
+from pipelines.scanning import Wanted
+from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
+
+
+@dataclass
+class Puller:
+    """Pulls from one sandbox into one destination, as often as asked."""
+
+    sandbox: Sandbox
+    settings: Settings
+    postgres_url: str | None = None
+    reports: list[PullReport] = field(default_factory=list)
+
+    def pull(self, *resources: str, full: bool = False, **wanted: Any) -> PullReport:
+        names = tuple(resources) or RESOURCES
+        report = pull(self.settings, Wanted(names, full=full, **wanted))
+        self.reports.append(report)
+        return report
+
+    def pull_ok(self, *resources: str, full: bool = False, **wanted: Any) -> PullReport:
+        report = self.pull(*resources, full=full, **wanted)
+        assert report.error is None, report.error
+        return report
+
+    def counts(self, name: str) -> dict[str, int]:
+        """rows_read, rows_written or rows_deleted of the last pull, by resource."""
+        found = self.reports[-1].summary["resources"]
+        return {resource: facts[name] for resource, facts in found.items()}
+
+    def landed(self) -> dict[str, Rows]:
+        if self.postgres_url is not None:
+            return all_postgres(self.postgres_url)
+        return all_duckdb(self.settings.duckdb_path)
+
+    def assert_true(self) -> None:
+        assert_equal_to_truth(self.sandbox, self.landed())
+
+    def change(self, **changes: Any) -> None:
+        """Change settings for later pulls."""
+        self.settings = self.settings.model_copy(update=changes)
+
+    def change_pull(self, **changes: Any) -> None:
+        self.change(pull=self.settings.pull.model_copy(update=changes))
+
+
+MakePuller = Callable[..., Puller]
+
+
+def settings_for(sandbox: Sandbox, folder: Path, **changes: Any) -> Settings:
+    return Settings(
+        **{
+            "api_key": SecretStr(sandbox.api_key),
+            "base_url": sandbox.url,
+            "state_dir": folder / "state",
+            "duckdb_path": folder / "data" / "hc.duckdb",
+            "rate_limits": (RateLimit(1_000_000, 60.0),),
+            "pull": PullSettings(),
+            **changes,
+        }
+    )
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    options = SandboxOptions(prospects=300, notes=200, tasks=120, meetings=70)
+    with Sandbox(options) as running:
+        yield running
+
+
+@pytest.fixture
+def puller(sandbox: Sandbox, tmp_path: Path) -> Puller:
+    """Into DuckDB."""
+    return Puller(sandbox, settings_for(sandbox, tmp_path))
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def any_puller(
+    request: pytest.FixtureRequest,
+    sandbox: Sandbox,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Puller:
+    """Into each tested destination."""
+    if request.param == "duckdb":
+        return Puller(sandbox, settings_for(sandbox, tmp_path))
+    url = str(request.getfixturevalue("postgres_url"))
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(url))
+    return Puller(sandbox, settings_for(sandbox, tmp_path, destination="postgres"), url)
+
+
+def dlt_credentials(url: str) -> str:
+    """`url` (a socket of this machine) as dlt takes it: with a host and a password."""
+    parsed = sa.make_url(url)
+    named = parsed.set(host=parsed.host or "localhost", password=parsed.password or "unused")
+    return named.render_as_string(hide_password=False)

@@ -1,0 +1,101 @@
+"""Every field of every record lands, in both tested destinations, and stays true to the API."""
+
+from __future__ import annotations
+
+import duckdb
+
+from connector.sandbox import RESOURCES
+from tests.sync.pull.conftest import Puller
+
+
+def test_every_field_of_every_record_lands(any_puller: Puller):
+    """A first pull equals the API; its requests are the pages and at most 8 more."""
+    report = any_puller.pull_ok()
+    any_puller.assert_true()
+    pages = 2 + 1 + 1 + 1  # 300, 200, 120, 70 rows, 200 a page
+    assert pages <= report.summary["requests"] <= pages + 8
+    assert any_puller.sandbox.unknown_parameters == []
+
+
+def test_a_second_pull_writes_nothing(any_puller: Puller):
+    """Unchanged rows are read, and left alone."""
+    any_puller.pull_ok()
+    any_puller.pull_ok()
+    assert any_puller.counts("rows_read") == {
+        "prospects": 300, "notes": 200, "tasks": 120, "meetings": 70,
+    }  # fmt: skip
+    assert set(any_puller.counts("rows_written").values()) == {0}
+    assert set(any_puller.counts("rows_deleted").values()) == {0}
+
+
+def test_changes_additions_deletions_and_returns_are_found(any_puller: Puller):
+    """After each pull the destination equals the API, row by row."""
+    store = any_puller.sandbox.store
+    any_puller.pull_ok()
+    gone = {}
+    for resource in RESOURCES:
+        first, second, third, *_ = store.all(resource)
+        store.update(resource, first["id"], {"title": "Changed", "company": ""})
+        store.update(resource, second["id"], {"title": "Silently changed"}, touch=False)
+        gone[resource] = third
+        store.delete(resource, third["id"])
+        store.create(resource, {"firstName": "Neu", "lastName": "Größe", "shoeSize": 43})
+    any_puller.pull_ok()
+    any_puller.assert_true()
+    assert set(any_puller.counts("rows_written").values()) == {3}
+    assert set(any_puller.counts("rows_deleted").values()) == {1}
+    for resource, record in gone.items():
+        store.put(resource, record)
+    any_puller.pull_ok()
+    any_puller.assert_true()
+    assert set(any_puller.counts("rows_written").values()) == {1}
+
+
+def test_fields_that_change_their_type_land_beside_their_column(any_puller: Puller):
+    """A number that becomes a text, a text that becomes a list: nothing is coerced or lost."""
+    store = any_puller.sandbox.store
+    record = store.create("prospects", {"firstName": "A", "lastName": "B", "score": 7})
+    any_puller.pull_ok("prospects")
+    store.update("prospects", record["id"], {"score": "seven", "title": ["a", "b"]})
+    any_puller.pull_ok("prospects")
+    row = any_puller.landed()["prospects"][record["id"]] if _all_tables(any_puller) else {}
+    assert row["score__v_text"] == "seven"
+    assert row["title__v_json"] == ["a", "b"]
+    assert "score" not in row
+    assert "title" not in row
+
+
+def _all_tables(any_puller: Puller) -> bool:
+    any_puller.pull_ok()
+    return True
+
+
+def test_a_deleted_row_keeps_its_columns(puller: Puller):
+    """A tombstone is a time beside the row, not its end; nothing else changes."""
+    puller.pull_ok()
+    victim = puller.sandbox.store.all("prospects")[5]
+    puller.sandbox.store.delete("prospects", victim["id"])
+    puller.pull_ok()
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        found = connection.execute(
+            "SELECT first_name, _hc_deleted_at IS NULL FROM hiringcenter.prospects WHERE id = ?",
+            [victim["id"]],
+        ).fetchone()
+    assert found == (victim["firstName"], False)
+
+
+def test_columns_of_the_contract_exist_where_a_list_is_empty(puller: Puller):
+    """No record, yet every column, so that queries written today run today."""
+    for record in puller.sandbox.store.all("meetings"):
+        puller.sandbox.store.delete("meetings", record["id"])
+    puller.pull_ok()
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        columns = dict(
+            connection.execute(
+                "SELECT column_name, data_type FROM information_schema.columns "
+                "WHERE table_name = 'meetings'"
+            ).fetchall()
+        )
+    assert columns["meeting_date"] == "TIMESTAMP WITH TIME ZONE"
+    assert columns["time_zone"] == "VARCHAR"
+    assert {"id", "prospect_id", "owner_id", "location", "notes", "_hc_deleted_at"} <= set(columns)
