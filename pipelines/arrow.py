@@ -19,7 +19,7 @@ _TYPES = {
     "bigint": pa.int64(),
     "double": pa.float64(),
     "bool": pa.bool_(),
-    "timestamp": pa.timestamp("ms", tz="UTC"),
+    "timestamp": pa.timestamp("us", tz="UTC"),  # dlt takes "ms" for a wish that DuckDB refuses
     "binary": pa.binary(),
     "date": pa.date32(),
 }

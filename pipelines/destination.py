@@ -27,7 +27,8 @@ from pipelines.working_file import open_working_file
 __all__ = ["Destination", "pull_lock_name"]
 
 _log = get_logger("destination")
-_TESTED = ("duckdb", "postgres")
+# of load files; what isn't named gets its destination's own. CSV would make '' null.
+_FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 
 
 class Destination:
@@ -64,7 +65,7 @@ class Destination:
             self._dlt_destination(),
             dataset=settings.dataset,
             pipelines_dir=self._places.pipelines_dir,
-            file_format="parquet" if self._is_duckdb else None,
+            file_format=_FILE_FORMATS.get(settings.destination),
         )
         self.warehouse: Warehouse = (
             DuckWarehouse(self._connection, settings.dataset)
@@ -76,7 +77,7 @@ class Destination:
     def _dlt_destination(self) -> Any:
         if self._is_duckdb:
             return dlt.destinations.duckdb(self._connection)
-        if self._settings.destination not in _TESTED:
+        if self._settings.destination not in _FILE_FORMATS:
             _log.warning("destination.untested", destination=self._settings.destination)
         try:
             return dlt.destination(self._settings.destination)

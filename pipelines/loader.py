@@ -116,7 +116,7 @@ class Loader:
             items,
             name=batch.table,
             columns=cast(Any, dict(batch.columns)),
-            primary_key=batch.key,
+            primary_key=batch.key if isinstance(batch.key, str) else list(batch.key),
             write_disposition={"disposition": "merge", "strategy": self._strategy()},
             max_table_nesting=0,
         )

@@ -17,6 +17,7 @@ from pipelines.destination import Destination
 from pipelines.fetching import Fetching
 from pipelines.landing import Landing
 from pipelines.places import destination_label, pull_lock_name
+from pipelines.results import land_push_results
 from pipelines.scanning import ResourceRun, Wanted, begin, scan_of
 from pipelines.session import Session, open_session
 from pipelines.watching import NoWatch, Watch
@@ -161,6 +162,7 @@ class _Pull:
     def _book(self, destination: Destination, account: dict[str, Any] | None) -> None:
         booking = Booking(self._session, destination)
         batch = account_batch(account) if account is not None else None
+        land_push_results(destination, self._session)
         booking.land(self._summary("ok"), batch)
         self._report.published = destination.publish()
         destination.loader.forget_old_packages()
