@@ -1,0 +1,293 @@
+"""Records → rows: the traps of schemas, types and names, each with its cure."""
+
+from __future__ import annotations
+
+import random
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.errors import ConfigurationError
+from connector.source.columns import FIELD_HINT
+from connector.source.fields import CONTRACT
+from connector.source.records import odd_rows, record_id, split
+from connector.source.rows import HASH_COLUMN, RowMaker
+
+
+def row(record: dict[str, Any], maker: RowMaker | None = None) -> dict[str, Any]:
+    """The row of one record, without its hash."""
+    made = (maker or RowMaker("prospects", {})).rows([{"id": "1", **record}])[0]
+    return {name: value for name, value in made.items() if name not in (HASH_COLUMN, "id")}
+
+
+def types(maker: RowMaker) -> dict[str, Any]:
+    return {name: column["data_type"] for name, column in maker.columns.items()}
+
+
+@pytest.mark.parametrize("resource", sorted(CONTRACT))
+def test_every_column_of_the_contract_is_there_before_any_row(resource: str):
+    """Also where all values are null for ever."""
+    maker = RowMaker(resource, {})
+    assert len(maker.columns) == len(CONTRACT[resource]) + 2
+    assert maker.columns["id"]["primary_key"]
+    assert types(maker)["_hc_deleted_at"] == "timestamp"
+
+
+def test_strings_stay_strings():
+    """What looks like a date, a number or a boolean is text, in known and unknown fields."""
+    texts = {"title": "2025-01-01", "phone": "5", "madeUp": "2025-01-01T00:00:00Z", "other": "true"}
+    maker = RowMaker("prospects", {})
+    assert row(texts, maker) == {
+        "title": "2025-01-01", "phone": "5", "made_up": "2025-01-01T00:00:00Z", "other": "true",
+    }  # fmt: skip
+    assert types(maker)["made_up"] == types(maker)["other"] == "text"
+
+
+def test_milliseconds_are_points_in_time_and_other_integers_are_not():
+    """By the field's name, not by the size of the number."""
+    assert row({"createdAt": 1_767_225_600_123, "score": 1_767_225_600_123}) == {
+        "created_at": datetime(2026, 1, 1, 0, 0, 0, 123_000, tzinfo=UTC),
+        "score": 1_767_225_600_123,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "column", "kept"),
+    [
+        (10**17, "created_at__v_bigint", 10**17),
+        (1.5, "created_at__v_double", 1.5),
+        ("2026-01-01", "created_at__v_text", "2026-01-01"),
+        (True, "created_at__v_bool", True),
+        ([1], "created_at__v_json", [1]),
+        (2**70, "created_at__v_text", str(2**70)),
+    ],
+)
+def test_what_is_no_time_lands_beside_the_time_column(value: Any, column: str, kept: Any):
+    """And the time column itself is null."""
+    assert row({"createdAt": value}) == {column: kept}
+
+
+@pytest.mark.parametrize(
+    ("known", "value", "column"),
+    [
+        ("text", 5, "x__v_bigint"), ("text", ["a"], "x__v_json"), ("bigint", "5", "x__v_text"),
+        ("bigint", 1.5, "x__v_double"), ("bigint", True, "x__v_bool"), ("bool", 1, "x__v_bigint"),
+        ("double", "1.5", "x__v_text"), ("json", "a", "x__v_text"), ("timestamp", 5, "x__v_bigint"),
+    ],
+)  # fmt: skip
+def test_a_type_that_the_table_has_holds_in_later_runs(known: Any, value: Any, column: str):
+    """The destination's columns say what a field is, not this run's first value."""
+    maker = RowMaker("prospects", {"x": known})
+    assert row({"x": value}, maker) == {column: value}
+    assert column in maker.columns
+
+
+def test_an_unknown_field_is_typed_by_its_first_value_that_is_not_null():
+    """Nulls before it say nothing."""
+    maker = RowMaker("notes", {})
+    made = maker.rows([{"id": "1", "x": None}, {"id": "2", "x": 7}, {"id": "3", "x": "seven"}])
+    assert [each.get("x") for each in made] == [None, 7, None]
+    assert made[2]["x__v_text"] == "seven"
+
+
+def test_a_field_in_milliseconds_that_a_resource_is_not_known_to_have_is_a_time():
+    """Notes with an `updatedAt`, also where its first value is text."""
+    maker = RowMaker("notes", {})
+    assert row({"updatedAt": "soon"}, maker) == {"updated_at__v_text": "soon"}
+    assert row({"updatedAt": 0}, maker) == {"updated_at": datetime(1970, 1, 1, tzinfo=UTC)}
+
+
+def test_lists_and_objects_are_json_and_never_other_tables():
+    """Empty ones too."""
+    value = {"labels": ["a"], "custom": {"a": [1, {"b": None}]}, "empty": {}, "none": []}
+    assert row(value) == value
+
+
+def test_colliding_names_keep_all_values():
+    """`firstName` and `first_name`, `ID` and `id`, names without letters, empty and reserved ones."""
+    fields = {
+        "firstName": "a", "first_name": "b", "FirstName": "c", "ID": "d", "名前": "e", "名": "f",
+        "": "g", " ": "h", "_dlt_id": "i", "_hc_hash": "j", "_hcDeletedAt": "k",
+    }  # fmt: skip
+    maker = RowMaker("prospects", {})
+    made = row(fields, maker)
+    assert sorted(made.values()) == sorted(fields.values())
+    assert made["first_name"] == "a"
+    assert all(name in maker.columns for name in made)
+
+
+def test_collisions_are_decided_alike_in_every_run():
+    """Whichever of the two comes first later, each goes where it went the first time."""
+    first = RowMaker("prospects", {})
+    before = row({"fooBar": "one", "foo_bar": "two"}, first)
+    for known in (first.columns, types(first)):
+        later = RowMaker("prospects", known)
+        assert row({"foo_bar": "two"}, later) | row({"fooBar": "one"}, later) == before
+
+
+def test_the_field_that_filled_a_column_first_owns_it():
+    """A run that meets the other field first doesn't mix the two, as dlt's schema remembers."""
+    first = RowMaker("prospects", {})
+    assert row({"fooBar": 1}, first) == {"foo_bar": 1}
+    assert first.columns["foo_bar"][FIELD_HINT] == "fooBar"  # type: ignore[typeddict-item]
+    later = RowMaker("prospects", first.columns)
+    assert "foo_bar" not in row({"foo_bar": 2}, later)
+
+
+def test_the_contracts_names_own_their_columns():
+    """Even where the other spelling came first, or is all there is."""
+    made = row({"first_name": "mine"})
+    assert "first_name" not in made
+    assert list(made.values()) == ["mine"]
+
+
+def test_warnings_name_columns_and_never_values():
+    """Counted: the second pull of the same oddity says so again, once."""
+    maker = RowMaker("prospects", {})
+    maker.rows(
+        [{"id": str(i), "email": 5, "title": "secret\0", "first_name": "x"} for i in range(3)]
+    )
+    assert "secret" not in str(maker.warnings)
+    assert maker.warnings['"title": NUL replaced by U+FFFD'] == 3
+    assert maker.warnings["email: bigint value kept in email__v_bigint"] == 3
+    assert sum("first_name" in what for what in maker.warnings) == 1
+
+
+def test_one_id_twice_is_one_row_with_the_last_content():
+    """dlt's upsert would make two rows of it, and fail at the next load."""
+    made = RowMaker("notes", {}).rows(
+        [{"id": "a", "body": "1"}, {"id": "b"}, {"id": "a", "body": "2"}]
+    )
+    assert [(each["id"], each.get("body")) for each in made] == [("a", "2"), ("b", None)]
+
+
+def test_an_integer_id_is_kept_as_text():
+    """An id is a name; 7 and "7" are one row."""
+    made = RowMaker("notes", {}).rows([{"id": 7, "body": "x"}, {"id": "7", "body": "y"}])
+    assert [(each["id"], each["body"]) for each in made] == [("7", "y")]
+
+
+@pytest.mark.parametrize("item", [None, "text", 5, [], {}, {"ID": "1"}, {"id": None}, {"id": ""},
+                                  {"id": 1.5}, {"id": True}, {"id": ["1"]}])  # fmt: skip
+def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
+    """It is sorted out, kept by its content, and the rest of the page goes on."""
+    records, odd = split([{"id": "1"}, item, {"id": "2"}])
+    assert [record["id"] for record in records] == ["1", "2"]
+    assert odd == [item]
+    assert record_id(item) is None
+    assert len(odd_rows("notes", [item, item])) == 1
+    with pytest.raises(ValueError, match="usable id"):
+        RowMaker("notes", {}).rows([item if isinstance(item, dict) else {}])
+
+
+def test_odd_items_can_hold_anything():
+    """NUL, surrogates, numbers without end: as escaped text."""
+    rows = odd_rows("notes", [{"a": "\0\ud800", "b": 2**70}])
+    assert rows[0]["content"] == '{"a": "\\u0000\\ud800", "b": 1180591620717411303424}'
+
+
+# --- the content hash -------------------------------------------------------------------------
+
+
+def digest(record: dict[str, Any], **options: Any) -> str:
+    return str(RowMaker("prospects", {}, **options).rows([{"id": "1", **record}])[0][HASH_COLUMN])
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5)
+
+
+@given(st.dictionaries(st.text(max_size=5), scalars, max_size=6), st.randoms())
+def test_the_hash_depends_on_content_and_not_on_the_order_of_keys(
+    fields: dict[str, Any], shuffler: random.Random
+):
+    """Servers are free to reorder; an unchanged row must not be written again for it."""
+    fields.pop("id", None)
+    names = list(fields)
+    shuffler.shuffle(names)
+    assert digest(fields) == digest({name: fields[name] for name in names})
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"title": "a"}, {"title": "b"}),
+        ({"title": "1"}, {"title": 1}),
+        ({"title": None}, {"title": ""}),
+        ({"labels": ["a", "b"]}, {"labels": ["b", "a"]}),
+        ({"x": {"y": 1}}, {"x": {"y": 2}}),
+        ({"x": 2**70}, {"x": 2**70 + 1}),
+    ],
+)
+def test_the_hash_changes_with_any_content(one: dict[str, Any], other: dict[str, Any]):
+    """An edit that leaves `updatedAt` alone is found by it."""
+    assert digest(one) != digest(other)
+
+
+def test_the_hash_is_the_same_in_every_run_and_release():
+    """It is compared with what earlier runs stored; changing it writes every row again."""
+    assert digest({"firstName": "Ann", "labels": ["x"]}) == "47228799a1434cd97e1a89df3648aaa7"
+
+
+# --- fields that are not shown ------------------------------------------------------------------
+
+
+def test_excluded_fields_leave_no_column_and_no_trace():
+    """By API name or by column; an edit of theirs writes nothing."""
+    maker = RowMaker("prospects", {}, exclude=("phone", "first_name"))
+    assert row({"phone": "1", "firstName": "Ann", "title": "t"}, maker) == {"title": "t"}
+    assert "phone" not in maker.columns
+    options: Any = {"exclude": ("phone",)}
+    assert digest({"phone": "1"}, **options) == digest({"phone": "2"}, **options)
+
+
+def test_hashed_fields_can_be_joined_but_not_read():
+    """Equal values, equal hashes, under a secret key; null stays null."""
+    maker = RowMaker("prospects", {}, hashed=("email", "createdAt"), hash_key=b"secret")
+    made = [row({"email": mail, "createdAt": 5}, maker) for mail in ("a@b.c", "a@b.c", "d@e.f")]
+    assert made[0] == made[1] != made[2]
+    assert "a@b.c" not in str(made)
+    assert types(maker)["created_at"] == "text"
+    assert row({"email": None}, maker) == {}
+    other = RowMaker("prospects", {}, hashed=("email",), hash_key=b"another")
+    assert row({"email": "a@b.c"}, other)["email"] != made[0]["email"]
+
+
+def test_the_content_hash_does_not_give_hashed_values_away():
+    """Whoever guesses a value must not be able to confirm it by `_hc_hash` without the key."""
+    guess = digest({"email": "a@b.c"})
+    assert digest({"email": "a@b.c"}, hashed=("email",), hash_key=b"k1") != guess
+    first, second = (
+        digest({"email": "a@b.c"}, hashed=("email",), hash_key=k) for k in (b"k1", b"k2")
+    )
+    assert first != second
+
+
+def test_a_new_choice_of_fields_writes_rows_again():
+    """Otherwise what is excluded from today on would stay in rows that don't change."""
+    assert digest({"title": "x"}) != digest({"title": "x"}, exclude=("phone",))
+
+
+@pytest.mark.parametrize(
+    "options", [{"hashed": ("email",)}, {"exclude": ("id",)}, {"hashed": ("id",), "hash_key": b"k"}]
+)
+def test_impossible_choices_are_refused(options: Any):
+    """Hashes without a key could be guessed; rows without ids can't be told apart."""
+    with pytest.raises(ConfigurationError):
+        RowMaker("prospects", {}, **options)
+
+
+# --- what dlt itself would misread ----------------------------------------------------------------
+
+
+def test_text_that_looks_like_dlts_own_type_marks_stays_text():
+    """Icon fonts live where dlt marks types: U+F026 and a number would become that number."""
+    assert row({"title": "\uf0261.5"}) == {"title": "\ufffd1.5"}
+    assert row({"title": "\uf02b VIP!"}) == {"title": "\uf02b VIP!"}
+
+
+def test_marks_inside_json_are_handed_over_as_text():
+    """dlt strips them from parsed JSON, and leaves JSON text alone."""
+    assert row({"labels": ["\uf02bVIP"]}) == {"labels": '["\uf02bVIP"]'}
