@@ -1,13 +1,12 @@
-"""Which column of the input becomes which field of the API.
+"""The mapping file (TOML): what headers alone can't say.
 
-Headers match fields without regard to case, spaces, `_` and `-`; a mapping file (TOML) says
-otherwise: `[columns]` input column = API field, `[constants]` API field = value,
-`ignore = [columns]`. Fields of the activities are written `note.body`, `task.dueAt` and so on.
+`[columns]` input column = API field · `[constants]` API field = value, for every row ·
+`ignore = [columns]`. Without it, headers match fields without regard to case, spaces, `_` and
+`-`. Fields of the activities are written `note.body`, `task.dueAt` and so on.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
@@ -15,73 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from connector.errors import BadMapping, DoubledColumn, InputError, UnknownColumn, nearest
-from connector.upsert.models import ACTIVITY_FIELDS, ACTIVITY_PREFIXES, FIELDS, REQUIRED
-
-REASON_COLUMN = "_hc_reject_reason"
-DELETED_COLUMN = "_hc_deleted_at"
-OWN_PREFIXES = ("_hc_", "_dlt_")
-_READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
-_OTHER_WORDS = {
-    "firstName": "forename givenname vorname first fname",
-    "lastName": "surname familyname nachname last lname",
-    "email": "emailaddress mail",
-    "phone": "mobile cell cellphone phonenumber telephone tel mobilephone",
-    "postalCode": "zip zipcode postcode plz",
-    "streetAddress": "street address addressline1 address1",
-    "state": "province region",
-    "city": "town",
-    "company": "employer organization organisation companyname",
-    "title": "jobtitle position role",
-    "labels": "label tags tag",
-    "notes": "comment comments remarks",
-    "stageId": "stage",
-    "licenseStatus": "license licensed licence",
-}
-_SPACING = re.compile(r"[\s_-]+")
-
-
-def normalized(name: str) -> str:
-    """`name` as it is compared: `E-mail`, `e_mail` and `EMAIL` are one."""
-    return _SPACING.sub("", name).casefold()
-
-
-_BY_NAME = {normalized(name): name for name in FIELDS}
-_SUGGESTED = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
-
-
-def field_called(name: str) -> str | None:
-    """The API field that `name` stands for; None if none does."""
-    return _BY_NAME.get(normalized(name))
-
-
-def field_like(name: str) -> str | None:
-    """The API field that `name` was probably meant to be, for error messages."""
-    plain = normalized(name)
-    if plain in _SUGGESTED:
-        return _SUGGESTED[plain]
-    near = nearest(plain, _BY_NAME)
-    return _BY_NAME[near] if near else None
-
-
-@dataclass(frozen=True)
-class ColumnPlan:
-    """What is read from where. fields: column → API field, in the input's order.
-
-    constants: API field → value, for every row. ignored: columns that aren't read.
-    place: the input, for people.
-    """
-
-    place: str
-    fields: dict[str, str]
-    constants: dict[str, Any] = field(default_factory=dict)
-    ignored: tuple[str, ...] = ()
-    constants_place: str = "[constants]"
-
-    def column_of(self, api_field: str) -> str:
-        """The column behind `api_field`; the field itself where it is a constant."""
-        columns = (column for column, name in self.fields.items() if name == api_field)
-        return next(columns, api_field)
+from connector.errors import BadMapping, nearest
+from connector.upsert.columns import ColumnPlan, match_columns
+from connector.upsert.field_names import field_called, field_like
+from connector.upsert.models import ACTIVITY_PREFIXES
 
 
 @dataclass(frozen=True)
@@ -144,7 +80,7 @@ class Mapping:
             BadMapping: the mapping names a column that the input hasn't.
             InputError: no column gives the first or the last name, or an activity its fields.
         """
-        return _match(columns, mapping or Mapping(), ignore_unknown, place, from_table)
+        return match_columns(columns, mapping or Mapping(), ignore_unknown, place, from_table)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -192,79 +128,3 @@ def _known_field(name: str, place: str, section: str) -> str:
         hint = f" Did you mean {like!r}?" if like else ""
         raise BadMapping(place=place, reason=f"[{section}]: the API has no field {name!r}.{hint}")
     return known
-
-
-def _match(
-    columns: Sequence[str], mapping: Mapping, ignore_unknown: bool, place: str, from_table: bool
-) -> ColumnPlan:
-    mapped = _mapped(columns, mapping, place)
-    ignored_names = {normalized(name) for name in mapping.ignore}
-    fields: dict[str, str] = {}
-    ignored: list[str] = []
-    for column in columns:
-        target = mapped.get(column)
-        if target is None:
-            if normalized(column) in ignored_names or _is_passed_over(column, from_table):
-                ignored.append(column)
-                continue
-            target = field_called(column)
-        if target is not None:
-            fields[column] = target
-        elif ignore_unknown:
-            ignored.append(column)
-        else:
-            raise UnknownColumn(place=place, column=column, nearest=field_like(column))
-    _check_doubles(fields, mapping, place)
-    _check_required(fields, mapping, place)
-    return ColumnPlan(place, fields, mapping.constants, tuple(ignored), mapping.place)
-
-
-def _is_passed_over(column: str, from_table: bool) -> bool:
-    if column.startswith(OWN_PREFIXES):
-        return True
-    return from_table and normalized(column) in _READ_ONLY
-
-
-def _mapped(columns: Sequence[str], mapping: Mapping, place: str) -> dict[str, str]:
-    """[columns], by the names that the input itself uses."""
-    by_name = {normalized(column): column for column in columns}
-    mapped = {}
-    for name, target in mapping.columns.items():
-        column = name if name in columns else by_name.get(normalized(name))
-        if column is None:
-            near = nearest(name, columns)
-            hint = f" Did you mean {near!r}?" if near else ""
-            raise BadMapping(
-                place=mapping.place, reason=f"[columns]: {place} has no column {name!r}.{hint}"
-            )
-        mapped[column] = target
-    return mapped
-
-
-def _check_doubles(fields: AnyMapping[str, str], mapping: Mapping, place: str) -> None:
-    first: dict[str, str] = {}
-    for column, name in fields.items():
-        if name in first:
-            raise DoubledColumn(place=place, columns=(first[name], column), field=name)
-        if name in mapping.constants:
-            raise BadMapping(
-                place=mapping.place,
-                reason=f"[constants]: {name!r} is also column {column!r} of {place}. Remove the "
-                "constant, or name the column under `ignore`.",
-            )
-        first[name] = column
-
-
-def _check_required(fields: AnyMapping[str, str], mapping: Mapping, place: str) -> None:
-    known = {*fields.values(), *mapping.constants}
-    wanted = sorted(REQUIRED["prospects"])
-    for prefix, kind in ACTIVITY_PREFIXES.items():
-        if any(name in known for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):
-            wanted += [f"{prefix}.{name}" for name in sorted(REQUIRED[kind])]
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        raise InputError(
-            place=place,
-            reason=f"no column for {', '.join(missing)}, which the API requires. Add the column, "
-            "or map one or give a constant in a mapping file (--mapping).",
-        )

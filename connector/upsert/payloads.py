@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from connector.upsert.cells import ERROR_WORDS, check_readable, shown, text_of
-from connector.upsert.mapping import ColumnPlan
+from connector.upsert.columns import ColumnPlan
 from connector.upsert.models import LONG_TEXT, NOT_CLEARED, NOT_TEXT
 from connector.upsert.values import RowContext
 

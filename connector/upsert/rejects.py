@@ -18,7 +18,7 @@ from typing import Self, TextIO
 
 from connector.errors import InputError
 from connector.upsert.cells import shown
-from connector.upsert.mapping import REASON_COLUMN
+from connector.upsert.columns import REASON_COLUMN
 from connector.upsert.validation import Reject
 
 _AS_IT_WAS = "hiringcenter.as_it_was"
@@ -41,18 +41,37 @@ def _bytes_of_surrogates(error: UnicodeError) -> tuple[bytes, int]:
 codecs.register_error(_AS_IT_WAS, _bytes_of_surrogates)
 
 
+def _check_place(path: Path) -> None:
+    """Whatever is at `path` is written over; so it may only be rejects of an earlier push."""
+    if path.exists() and not (path.is_file() and _is_rejects_file(path)):
+        raise InputError(
+            place=str(path), reason="isn't a rejects file. Choose another place with --rejects."
+        )
+
+
+def _is_rejects_file(path: Path) -> bool:
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            return REASON_COLUMN in next(csv.reader(stream), [REASON_COLUMN])
+    except (OSError, csv.Error):
+        return False
+
+
 class RejectsFile:
     """Rejected rows, written as they come. path: where they are once the file is closed.
 
-    Nothing is written where nothing was rejected; an older file at `path` is then removed, so
-    that what lies there is always of the last push. Mode 0600.
+    Nothing is written where nothing was rejected; an older rejects file at `path` is then
+    removed, so that what lies there is always of the last push, unless this push reads a
+    rejects file itself, which may be that one. Mode 0600.
 
     Raises:
-        InputError: the file can't be written there.
+        InputError: the file can't be written there, or another kind of file is there.
     """
 
     def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
         self.path, self.count = Path(path), 0
+        _check_place(self.path)
+        self._removes_old = REASON_COLUMN not in columns
         self._columns = [column for column in columns if column != REASON_COLUMN]
         self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         self._stream: TextIO | None = None
@@ -70,7 +89,8 @@ class RejectsFile:
     def close(self) -> None:
         """Put the file in its place, whole or not at all."""
         if self._stream is None:
-            self.path.unlink(missing_ok=True)
+            if self._removes_old:
+                self.path.unlink(missing_ok=True)
             return
         self._stream.flush()
         os.fsync(self._stream.fileno())

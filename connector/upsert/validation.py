@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connector.errors import BadMapping, InputError
+from connector.upsert.columns import DELETED_COLUMN, ColumnPlan
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.mapping import DELETED_COLUMN, ColumnPlan
 from connector.upsert.models import ACTIVITIES, ACTIVITY_PREFIXES, PROSPECT
 from connector.upsert.payloads import PayloadMaker, Problem, is_empty
 from connector.upsert.values import RowContext, time_zone

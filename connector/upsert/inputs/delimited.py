@@ -19,7 +19,7 @@ from connector.upsert.inputs.headers import check_header, clean_header
 from connector.upsert.inputs.rows import Input, InputRow
 
 MAX_CELL_CHARS = 16 * 1024 * 1024
-_SAMPLE_LINES = 200
+_SAMPLE_CHARS = 64 * 1024
 _SHOWN_CHARS = 2_000
 
 
@@ -48,7 +48,7 @@ class DelimitedInput(Input):
         self._open_bytes, self._encoding = open_bytes, encoding
         csv.field_size_limit(MAX_CELL_CHARS)
         with encoding.text(open_bytes()) as text:
-            sample = list(itertools.islice(text, _SAMPLE_LINES))
+            sample = text.readlines(_SAMPLE_CHARS)
         declared = declared_delimiter(sample[0]) if sample else None
         self._skipped_lines = 1 if declared else 0
         sample = _from_header(sample[self._skipped_lines :])

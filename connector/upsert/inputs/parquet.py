@@ -35,6 +35,6 @@ def parquet_input(file: LocalFile) -> BatchesInput:
 def _readable(file: LocalFile) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         reason = f"can't be read as Parquet ({str(error).splitlines()[0]}). Write it again."
         raise InputError(place=file.name, reason=reason) from None

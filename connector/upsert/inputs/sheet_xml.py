@@ -16,7 +16,6 @@ from connector.upsert.cells import NOT_COMPUTED
 _CHUNK_BYTES = 1024 * 1024
 _WORTH_PARSING = re.compile(rb"""\bt=["']e["']|<(?:\w+:)?f[\s/>]""")
 _REFERENCE = re.compile(r"([A-Z]+)(\d+)")
-_RELATION = "http://schemas.openxmlformats.org/officeDocument/2006/relationships id"
 
 StartElement = Callable[[str, dict[str, str]], None]
 
@@ -32,7 +31,7 @@ def valueless_cells(path: Path, position: int) -> dict[int, dict[int, str]]:
 
     Raises:
         SheetXmlError: XML that isn't well-formed, or has a document type.
-        KeyError, zipfile.BadZipFile: parts are missing or damaged.
+        LookupError, zipfile.BadZipFile, zlib.error: parts are missing or damaged.
     """
     with zipfile.ZipFile(path) as archive:
         part = _sheet_part(archive, position)
@@ -56,12 +55,15 @@ def _sheet_part(archive: zipfile.ZipFile, position: int) -> str:
     """The path of the sheet inside the workbook."""
     root: dict[str, str] = {}
     _parse(archive.open("_rels/.rels"), start=_collect(root, "Relationship", "Type", "Target"))
-    workbook = next(to.lstrip("/") for kind, to in root.items() if kind.endswith("/officeDocument"))
+    books = [to.lstrip("/") for kind, to in root.items() if kind.endswith("/officeDocument")]
+    if not books:
+        raise SheetXmlError("it names no workbook part")
+    workbook = books[0]
     sheets: list[str] = []
 
     def sheet(name: str, attributes: dict[str, str]) -> None:
         if _local(name) == "sheet":
-            sheets.append(next(v for k, v in attributes.items() if _local(k) == "id"))
+            sheets.extend(value for key, value in attributes.items() if _local(key) == "id")
 
     _parse(archive.open(workbook), start=sheet)
     folder, base = posixpath.split(workbook)

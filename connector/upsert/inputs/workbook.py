@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,12 @@ from connector.upsert.inputs.rows import Input, InputRow
 from connector.upsert.inputs.sheet_xml import SheetXmlError, valueless_cells
 
 MAX_WORKBOOK_BYTES = 2 * 1024**3
+# zipfile's words for odd archives: RuntimeError for encrypted parts, NotImplementedError for
+# compression it doesn't know, ValueError and OSError for offsets that point nowhere
+_DAMAGE = (
+    *(CalamineError, SheetXmlError, zipfile.BadZipFile, zlib.error, LookupError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, OSError),
+)
 
 
 class WorkbookInput(Input):
@@ -114,7 +121,7 @@ def _find_valueless(file: LocalFile, position: int) -> dict[int, dict[int, str]]
 def _readable(name: str) -> Iterator[None]:
     try:
         yield
-    except (CalamineError, SheetXmlError, zipfile.BadZipFile, KeyError) as error:
+    except _DAMAGE as error:
         reason = f"can't be read as a workbook ({error}). Save it again as .xlsx, or as CSV."
         raise InputError(place=name, reason=reason) from None
 

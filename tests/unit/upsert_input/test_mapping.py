@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from connector.errors import BadMapping, DoubledColumn, InputError, UnknownColumn
-from connector.upsert.mapping import ColumnPlan, Mapping
+from connector.upsert.columns import ColumnPlan
+from connector.upsert.mapping import Mapping
 from connector.upsert.models import FIELDS
 from tests.unit.upsert_input.conftest import WriteFile
 

@@ -95,19 +95,40 @@ def test_values_of_other_types_become_text_that_can_be_pushed(tmp_path: Path) ->
 def test_nothing_rejected_leaves_no_file(tmp_path: Path) -> None:
     """An old one would be taken for this push's."""
     path = tmp_path / "rejects.csv"
-    path.write_text("old")
+    rejected(path, {"First Name": "x"})
     with RejectsFile(path, COLUMNS) as rejects:
         assert rejects.count == 0
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_rejects_file_that_is_pushed_itself_is_never_removed(tmp_path: Path) -> None:
+    """It may be the input; what somebody has fixed by hand stays theirs."""
+    path = tmp_path / "rejects.csv"
+    rejected(path, {"First Name": "x"})
+    RejectsFile(path, open_input(path).columns).close()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("content", ["First Name,note\nAnn,x\n", '"', "x" * 200_000])
+def test_no_other_file_is_written_over(tmp_path: Path, content: str) -> None:
+    """The input itself, say, named by mistake."""
+    path = tmp_path / "people.csv"
+    path.write_text(content)
+    with pytest.raises(InputError, match="isn't a rejects file"):
+        RejectsFile(path, COLUMNS)
+    with pytest.raises(InputError, match="isn't a rejects file"):
+        RejectsFile("/dev/null", COLUMNS)
+    assert path.read_text() == content
+
+
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     """Until it is closed, what lay there stays; discarded, it stays for good."""
     path = tmp_path / "rejects.csv"
-    path.write_text("old")
+    rejected(path, {"First Name": "old"})
+    old = path.read_bytes()
     rejects = RejectsFile(path, COLUMNS)
     rejects.add(Reject(2, {}, None, "why"))
-    assert path.read_text() == "old"
+    assert path.read_bytes() == old
     rejects.discard()
     assert [file.name for file in tmp_path.iterdir()] == ["rejects.csv"]
 
