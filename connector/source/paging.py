@@ -16,6 +16,7 @@ from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
 from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
+REPAIRS_MAX = 6  # requests, for one page boundary that rows moved across
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
 log = get_logger("source")
 
@@ -123,7 +124,7 @@ class Scan:
         for step in listing:
             self._page_size = listing.page_size
             if self._seen.totals.say(step.page.total_count) and before is not None:
-                yield from self._shifted(before)
+                yield from self._repaired(before, step)
             yield self._page(step)
             before, pages = step, pages + 1
             if self._ended:
@@ -132,14 +133,24 @@ class Scan:
                 self._unfinished = True
                 return
 
-    def _shifted(self, before: Step) -> Iterator[ScannedPage]:
-        """The page before, again: rows were deleted, and others moved up across the boundary."""
-        try:
-            page = self._client.page(self.plan.resource, before.asked)
-        except Refused:
-            log.info("source.page_token_lost", resource=self.plan.resource, reads="on")
-            return
-        yield self._scanned(page.items, page.total_count)
+    def _repaired(self, before: Step, step: Step) -> Iterator[ScannedPage]:
+        """Two neighbours again: rows were deleted, and others moved up across their boundary.
+
+        Until both were read under one `totalCount`, so that nothing moved in between.
+        """
+        last, other = step, before
+        total = step.page.total_count
+        for _ in range(REPAIRS_MAX):
+            try:
+                page = self._client.page(self.plan.resource, other.asked)
+            except Refused:
+                log.info("source.page_token_lost", resource=self.plan.resource, reads="on")
+                return
+            yield self._scanned(page.items, page.total_count)
+            if page.total_count == total:
+                return
+            self._seen.totals.say(page.total_count)
+            total, last, other = page.total_count, other, last
 
     def _page(self, step: Step) -> ScannedPage:
         scanned = self._scanned(step.page.items, step.page.total_count, in_order=True)

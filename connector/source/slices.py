@@ -79,8 +79,8 @@ class Slices:
         name, value = asked.params[-1]
         if not records and name == "stage" and value in self._stage_ids:
             self._values["stage"][self._stage_ids[value]] = None  # this server filters by id
-        elif records and not any(_matches(record, name, value) for record in records):
-            self._ignored.add(name)
+        elif sum(_matches(record, name, value) for record in records) < len(records) / 2:
+            self._ignored.add(name)  # everything comes, whatever is asked
         elif is_cut:
             self._cut.append(asked)
 

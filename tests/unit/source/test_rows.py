@@ -107,7 +107,7 @@ def test_lists_and_objects_are_json_and_never_other_tables():
 
 
 def test_colliding_names_keep_all_values():
-    """`firstName` and `first_name`, `ID` and `id`, names without letters, empty and reserved ones."""
+    """`firstName` and `first_name`, `ID` and `id`, names without letters, empty, reserved ones."""
     fields = {
         "firstName": "a", "first_name": "b", "FirstName": "c", "ID": "d", "名前": "e", "名": "f",
         "": "g", " ": "h", "_dlt_id": "i", "_hc_hash": "j", "_hcDeletedAt": "k",

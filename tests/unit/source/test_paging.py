@@ -1,0 +1,530 @@
+"""One pass over one list: where it goes on, where it ends, and what it never claims."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.api.client import ApiClient
+from connector.api.envelopes import Page
+from connector.errors import EndlessList, ExpiringPages, IncompleteList, Refused
+from connector.source.listing import overlapping
+from connector.source.paging import Scan, ScannedPage, plan_of
+from connector.source.scans import ScanKind, ScanPlan
+from tests.unit.source.lists import ListServer, expired, records
+
+NOW_MS = 20_000_000
+
+
+def scan(server: ListServer, resource: str = "notes", **options: Any) -> Scan:
+    plan = options.pop("plan", None) or ScanPlan(resource, ScanKind.FULL, "test")
+    options = {"page_size": 10, "started_ms": NOW_MS, **options}
+    return Scan(cast(ApiClient, server), plan, **options)
+
+
+def ids(pages: list[ScannedPage]) -> list[str]:
+    return [record["id"] for page in pages for record in page.records]
+
+
+def read(made: Scan) -> list[str]:
+    return ids(list(made))
+
+
+# --- pages ----------------------------------------------------------------------------------------
+
+
+def test_a_full_scan_costs_one_request_a_page():
+    """And is complete when the server names no next page."""
+    server = ListServer(records(95))
+    made = scan(server)
+    assert read(made) == [row["id"] for row in server.rows]
+    assert len(server.asked) == 10
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert made.outcome.pages == 10
+    assert made.outcome.rows == 95
+
+
+def test_an_empty_list_is_complete():
+    """One request says so."""
+    server = ListServer([])
+    made = scan(server)
+    assert read(made) == []
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_short_page_is_not_the_end():
+    """A server that clamps the limit gives fewer rows than asked for, and a next page."""
+    server = ListServer(records(95), clamps=7)
+    made = scan(server)
+    assert len(read(made)) == 95
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_an_empty_page_with_a_next_one_is_not_the_end():
+    """Filters behind the server's paging leave holes."""
+
+    def hole(page: Page, params: Any) -> Page:
+        gap = params.get("pageToken") == "10"
+        return Page([], page.next_params, None, "x") if gap else page
+
+    made = scan(ListServer(records(40), answer=hole))
+    assert len(read(made)) == 30
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_page_named_twice_ends_in_an_error_and_keeps_what_was_read():
+    """Not in an endless loop, and not as a complete list."""
+
+    def loop(page: Page, params: Any) -> Page:
+        return Page(page.items, {"pageToken": "10"}, None, "x")
+
+    made = scan(ListServer(records(40), answer=loop))
+    pages: list[ScannedPage] = []
+    with pytest.raises(EndlessList, match="read before"):
+        pages.extend(made)
+    assert len(ids(pages)) == 20
+    assert made.outcome is None
+
+
+def test_empty_pages_without_an_end_end_in_an_error():
+    """Each with a new token."""
+    numbers = iter(range(10**6))
+    server = ListServer(
+        [], answer=lambda *_: Page([], {"pageToken": f"t{next(numbers)}"}, None, "x")
+    )
+    with pytest.raises(EndlessList, match="empty"):
+        read(scan(server))
+    assert len(server.asked) <= 60
+
+
+def test_odd_items_in_the_middle_cost_no_other_row():
+    """They are handed on, so that nothing that was read is lost."""
+    rows: list[Any] = records(30)
+    rows[5:5] = [None, "text", {"noId": 1}]
+    pages = list(scan(ListServer(rows)))
+    assert len(ids(pages)) == 30
+    assert [odd for page in pages for odd in page.odd] == [None, "text", {"noId": 1}]
+
+
+@pytest.mark.parametrize(("accepted", "used"), [(100, 100), (60, 50), (30, 25)])
+def test_a_refused_limit_falls_to_one_that_is_accepted(accepted: int, used: int):
+    """400 on `limit`: smaller ones are tried, and the one that works is remembered."""
+    server = ListServer(records(300), refuses_above=accepted)
+    made = scan(server, page_size=200)
+    assert len(read(made)) == 300
+    assert made.outcome is not None
+    assert made.outcome.page_size == used
+    assert len(server.asked) <= 300 / used + 4
+
+
+def test_a_refusal_that_no_limit_cures_is_handed_on():
+    """The first page, refused at every size."""
+    with pytest.raises(Refused):
+        read(scan(ListServer(records(3), refuses_above=1)))
+
+
+# --- startAfter: a millisecond that rows share ----------------------------------------------------
+
+
+def by_time(rows: list[dict[str, Any]], resource: str) -> ListServer:
+    """A server that goes on strictly after a millisecond, whatever shares it."""
+    field, rising = ("dueAt", True) if resource == "tasks" else ("createdAt", False)
+    rows = sorted(rows, key=lambda row: row[field], reverse=not rising)
+
+    def answer(_: Page, params: Any) -> Page:
+        after = int(params.get("startAfter", -(10**15) if rising else 10**15))
+        left = [row for row in rows if (row[field] > after if rising else row[field] < after)]
+        items = left[: int(params["limit"])]
+        last = items[-1][field] if len(left) > len(items) else None
+        return Page(items, {"startAfter": str(last)} if last else None, None, "legacy")
+
+    return ListServer(rows, answer=answer)
+
+
+@pytest.mark.parametrize("resource", ["notes", "tasks"])
+@given(times=st.lists(st.integers(1, 12), max_size=60))
+def test_rows_that_share_a_millisecond_are_never_lost_at_a_page_boundary(
+    resource: str, times: list[int]
+):
+    """On both sides of it, also when more of them share it than fit on a page."""
+    field = "dueAt" if resource == "tasks" else "createdAt"
+    rows = [{"id": f"r{number}", field: ms} for number, ms in enumerate(times)]
+    made = scan(by_time(rows, resource), resource, page_size=4)
+    assert set(read(made)) == {row["id"] for row in rows}
+
+
+def test_a_place_that_is_no_time_is_left_as_it_is():
+    """Whatever a future revision puts there."""
+    page = Page([{"id": "1"}], {"startAfter": "abc"}, None, "legacy")
+    assert overlapping("notes", page) == {"startAfter": "abc"}
+
+
+# --- lists that change while they are read --------------------------------------------------------
+
+
+def test_rows_that_come_while_scanning_make_repetitions_and_no_error():
+    """Newest first: every new row moves the rest down, and a page begins with old news."""
+    server = ListServer(records(50), counted=True)
+    server.before = lambda number: server.rows.insert(
+        0, {"id": f"new{number}", "createdAt": NOW_MS}
+    )
+    made = scan(server, "prospects")
+    assert {f"r{number}" for number in range(50)} <= set(read(made))
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert made.outcome.order == "createdAt"
+
+
+def test_a_deletion_while_scanning_skips_no_row():
+    """Rows move up across the page boundary: the page before is read again, for one request."""
+    server = ListServer(records(50), counted=True)
+
+    def delete(number: int) -> None:
+        if number == 3:
+            del server.rows[0:2]
+
+    server.before = delete
+    made = scan(server, "prospects")
+    assert {row["id"] for row in server.rows} <= set(read(made))
+    assert len(server.asked) == 6
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+@given(st.lists(st.tuples(st.integers(1, 12), st.booleans(), st.integers(0, 60)), max_size=12))
+def test_what_was_there_all_the_time_is_always_read(changes: list[tuple[int, bool, int]]):
+    """Whatever is added or deleted at any place between any two pages of a counted list, as long
+    as no deletion hides behind an addition between the same two pages."""
+    server = ListServer(records(60), counted=True)
+    by_request: dict[int, tuple[bool, int]] = {number: (add, at) for number, add, at in changes}
+
+    def change(number: int) -> None:
+        if number not in by_request:
+            return
+        add, at = by_request[number]
+        if add:
+            server.rows.insert(min(at, len(server.rows)), {"id": f"new{number}"})
+        elif at < len(server.rows):
+            del server.rows[at]
+
+    server.before = change
+    found = set(read(scan(server, "prospects")))
+    always = {row["id"] for row in server.rows if row["id"].startswith("r")}
+    assert always <= found
+
+
+# --- tokens that expire, runs that are killed -----------------------------------------------------
+
+
+def test_an_expired_token_begins_the_list_anew():
+    """May read again, must not lose."""
+    server = ListServer(records(50))
+
+    def expire(number: int) -> None:
+        if number == 4:
+            raise expired()
+
+    server.before = expire
+    made = scan(server)
+    assert set(read(made)) == {row["id"] for row in server.rows}
+    assert len(server.asked) == 9
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_tokens_that_always_expire_end_in_an_error():
+    """Bounded: begun anew while that gets further, and then said."""
+    server = ListServer(records(50))
+
+    def expire(_: int) -> None:
+        if "pageToken" in server.asked[-1] and server.asked[-1]["pageToken"] == "20":
+            raise expired()
+
+    server.before = expire
+    with pytest.raises(ExpiringPages, match="expired"):
+        read(scan(server))
+    assert len(server.asked) <= 16
+
+
+@pytest.mark.parametrize("cut", range(1, 6))
+def test_a_scan_goes_on_at_the_place_of_its_last_loaded_page(cut: int):
+    """After a kill, with the same plan, and without reading what was loaded."""
+    server = ListServer(records(50), counted=True)
+    first = iter(scan(server, "prospects"))
+    loaded = [next(first) for _ in range(cut)]
+    place = json.loads(json.dumps(loaded[-1].place))
+    again = scan(server, "prospects", plan=plan_of(place), place=place)
+    rest = list(again)
+    assert ids(loaded) + ids(rest) == [row["id"] for row in server.rows]
+    assert len(server.asked) == 5
+    assert again.outcome is not None
+    assert again.outcome.complete
+    assert again.outcome.order == "createdAt"
+    assert again.outcome.newest_ms == {"createdAt": 10_000_000}
+    assert again.outcome.pages == 5
+
+
+def test_a_place_whose_token_expired_costs_a_new_beginning_and_no_row():
+    """Days after the kill."""
+    server = ListServer(records(50))
+    place = next(iter(scan(server))).place
+
+    def expire(number: int) -> None:
+        if number == 2:
+            raise expired()
+
+    server.before = expire
+    made = scan(server, place=place)
+    assert set(read(made)) == {row["id"] for row in server.rows}
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_scan_that_is_spread_stops_where_it_was_told_to():
+    """And says that it isn't complete, until the run that reaches the end."""
+    server = ListServer(records(50))
+    plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
+    found, place, outcomes = [], None, []
+    for _ in range(3):
+        made = scan(server, plan=plan, place=place)
+        pages = list(made)
+        found += ids(pages)
+        place = pages[-1].place
+        outcomes.append(made.outcome)
+    assert found == [row["id"] for row in server.rows]
+    assert [(one.complete, one.unfinished) for one in outcomes if one] == [
+        (False, True), (False, True), (True, False),
+    ]  # fmt: skip
+
+
+# --- head, open, window ---------------------------------------------------------------------------
+
+
+def head(since_ms: int, resource: str = "notes") -> ScanPlan:
+    return ScanPlan(resource, ScanKind.HEAD, "test", since_ms=since_ms, order="createdAt")
+
+
+def test_a_head_scan_stops_below_the_watermark():
+    """Inclusive: rows that share the watermark's millisecond are read again."""
+    server = ListServer(records(500))
+    since_ms = server.rows[25]["createdAt"]
+    made = scan(server, plan=head(since_ms))
+    assert server.rows[25]["id"] in read(made)
+    assert len(server.asked) == 3
+    assert made.outcome is not None
+    assert not made.outcome.complete
+
+
+def test_a_head_scan_of_nothing_new_is_one_request():
+    """Whatever the list's size."""
+    server = ListServer(records(500))
+    read(scan(server, plan=head(server.rows[0]["createdAt"])))
+    assert len(server.asked) == 1
+
+
+def test_a_head_scan_reads_on_where_the_list_is_not_in_order():
+    """A server that sorts otherwise costs requests, never rows."""
+    server = ListServer(records(60))
+    server.rows[3], server.rows[40] = server.rows[40], server.rows[3]
+    made = scan(server, plan=head(9_990_000))
+    assert len(read(made)) == 60
+
+
+def test_a_row_without_a_time_does_not_end_a_head_scan():
+    """Null and absent `createdAt` say nothing about where we are."""
+    server = ListServer([{"id": "a"}, {"id": "b", "createdAt": None}] * 10 + records(20))
+    read(scan(server, plan=head(server.rows[25]["createdAt"])))
+    assert len(server.asked) == 3
+
+
+def test_a_head_scan_of_a_list_that_is_cut_asks_for_the_rest():
+    """More is new than one page holds, and there is no next page."""
+    server = ListServer(records(50), paged=False, counted=True)
+    made = scan(server, plan=head(9_955_000, "prospects"))
+    assert len(set(read(made))) == 50
+    assert made.outcome is not None
+    assert not made.outcome.complete
+
+
+def tasks(count: int) -> list[Any]:
+    return [{"id": f"t{n}", "completedAt": None if n % 2 else 5} for n in range(count)]
+
+
+def open_plan(look_max: int) -> ScanPlan:
+    params = {"incompleteOnly": "true"}
+    return ScanPlan("tasks", ScanKind.OPEN, "test", params=params, look_max=look_max)
+
+
+def is_open(row: Any, name: str, _: str) -> bool:
+    return name != "incompleteOnly" or row["completedAt"] is None
+
+
+def test_an_open_scan_looks_at_each_task_that_left_the_open_ones():
+    """Completed meanwhile: its row comes; deleted: its id is known to be gone."""
+    server = ListServer(tasks(40), matches=is_open)
+    made = scan(server, plan=open_plan(5), expected_ids=["t1", "t2", "gone"])
+    found = read(made)
+    assert "t2" in found
+    assert server.records_asked == ["gone", "t2"]
+    assert made.outcome is not None
+    assert made.outcome.gone == ("gone",)
+    assert not made.outcome.complete
+
+
+def test_an_open_scan_reads_all_where_too_many_left():
+    """The whole list is cheaper than single looks, and finds deletions besides."""
+    server = ListServer(tasks(40), matches=is_open)
+    made = scan(server, plan=open_plan(3), expected_ids=["t0", "t2", "t4", "t6"])
+    pages = list(made)
+    assert set(ids(pages)) == {row["id"] for row in server.rows}
+    assert server.records_asked == []
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert plan_of(pages[-1].place).kind is ScanKind.FULL
+
+
+# --- lists without page tokens --------------------------------------------------------------------
+
+
+def by_filter(row: Any, name: str, value: str) -> bool:
+    if name == "label":
+        return value in row.get("labels", [])
+    field = {"stage": "currentStage", "title": "title", "company": "company", "name": "firstName"}[
+        name
+    ]
+    return bool(row.get(field) == value)
+
+
+def prospects(count: int) -> list[Any]:
+    return [
+        {"id": f"p{n}", "currentStage": f"s{n % 4}", "labels": [f"l{n % 3}"] if n % 5 else []}
+        for n in range(count)
+    ]
+
+
+def test_all_at_once_where_the_server_gives_it():
+    """One request tells how many, the second brings them."""
+    server = ListServer(prospects(3000), paged=False, counted=True)
+    made = scan(server, "prospects", page_size=200)
+    assert set(read(made)) == {row["id"] for row in server.rows}
+    assert len(server.asked) == 2
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+@pytest.mark.parametrize("how", [{"clamps": 1000}, {"refuses_above": 1000}])
+def test_slices_by_stage_where_all_at_once_is_too_much(how: dict[str, int]):
+    """Until as many different ids are there as totalCount says; few requests more than pages."""
+    server = ListServer(prospects(3000), paged=False, counted=True, matches=by_filter, **how)
+    made = scan(server, "prospects", page_size=200)
+    assert set(read(made)) == {row["id"] for row in server.rows}
+    assert len(server.asked) <= 15
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_rows_in_no_slice_are_an_honest_failure():
+    """It names totalCount and how many are missing; what was found was handed on."""
+    rows = prospects(100) + [{"id": f"lost{n}"} for n in range(30)]
+    server = ListServer(rows, paged=False, counted=True, matches=by_filter, clamps=40)
+    made = scan(server, "prospects")
+    pages: list[ScannedPage] = []
+    with pytest.raises(IncompleteList, match=r"totalCount says 130 .* 30 are missing") as error:
+        pages.extend(made)
+    assert error.value.missing == 30
+    assert len(set(ids(pages))) == 100
+    assert made.outcome is None
+    assert len(server.asked) < 100
+
+
+def test_filters_that_the_server_ignores_do_not_pass_for_slices():
+    """Everything comes back, whatever is asked: not asked again and again."""
+    server = ListServer(prospects(3000), paged=False, counted=True, clamps=40)
+    with pytest.raises(IncompleteList):
+        read(scan(server, "prospects"))
+    assert len(server.asked) <= 20
+
+
+def test_a_stage_filter_that_wants_ids_gets_ids():
+    """Its documentation doesn't say which."""
+    rows = [{**row, "currentStageId": f"id-{row['currentStage']}"} for row in prospects(160)]
+
+    def matches(row: Any, name: str, value: str) -> bool:
+        return row["currentStageId"] == value if name == "stage" else by_filter(row, name, value)
+
+    server = ListServer(rows, paged=False, counted=True, matches=matches, clamps=60)
+    assert len(set(read(scan(server, "prospects")))) == 160
+
+
+def test_a_list_without_tokens_and_count_is_asked_for_more_until_it_is_not_full():
+    """A page that is filled to the last row may be a part."""
+    server = ListServer(prospects(3000), paged=False, matches=by_filter)
+    made = scan(server, "prospects", page_size=200)
+    assert len(set(read(made))) == 3000
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_cut_list_without_count_is_never_called_complete():
+    """The failure names totalCount, which would have told."""
+    server = ListServer(prospects(3000), paged=False, matches=by_filter, clamps=1000)
+    with pytest.raises(IncompleteList, match="no totalCount"):
+        read(scan(server, "prospects"))
+
+
+def test_tokens_that_stop_early_are_noticed_by_the_count():
+    """Servers that page no deeper than so many rows."""
+
+    def shallow(page: Page, params: Any) -> Page:
+        deep = int(params.get("pageToken", 0)) >= 30
+        return Page(page.items, None if deep else page.next_params, page.total_count, "x")
+
+    sliced = ListServer(prospects(160), counted=True, matches=by_filter, clamps=10, answer=shallow)
+    assert len(set(read(scan(sliced, "prospects")))) == 160
+    useless = ListServer(prospects(160), counted=True, clamps=10, answer=shallow)
+    with pytest.raises(IncompleteList):
+        read(scan(useless, "prospects"))
+
+
+# --- watermarks -----------------------------------------------------------------------------------
+
+
+def test_watermarks_come_from_data_and_never_from_the_future():
+    """Null, absent and odd times are ordinary; a clock that is ahead is clamped to the start."""
+    rows = [
+        {"id": "a", "createdAt": NOW_MS + 10**9, "updatedAt": None},
+        {"id": "b", "createdAt": "soon", "updatedAt": 5},
+        {"id": "c", "updatedAt": True},
+        {"id": "d"},
+    ]
+    made = scan(ListServer(rows))
+    read(made)
+    assert made.outcome is not None
+    assert made.outcome.newest_ms == {"createdAt": NOW_MS, "updatedAt": 5}
+
+
+@pytest.mark.parametrize(
+    ("times", "order"),
+    [
+        ([(3, 3), (2, 9), (1, 1)], "createdAt"),
+        ([(1, 3), (9, 2), (2, 1)], "updatedAt"),
+        ([(1, 1), (2, 2)], None),
+        ([(5, 5), (5, 5)], None),
+        ([(None, 3), (7, None), (None, 2)], "updatedAt"),
+    ],
+)
+def test_the_order_of_a_list_is_seen_not_assumed(times: list[Any], order: str | None):
+    """Newest first by a field, if all rows say so and at least two differ."""
+    rows = [{"id": f"r{n}", "createdAt": c, "updatedAt": u} for n, (c, u) in enumerate(times)]
+    made = scan(ListServer(rows), "prospects")
+    read(made)
+    assert made.outcome is not None
+    assert made.outcome.order == order
