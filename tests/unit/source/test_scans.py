@@ -1,0 +1,158 @@
+"""Which scan, why, and what it costs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.settings import PullSettings
+from connector.source.fields import RESOURCES
+from connector.source.scans import ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
+
+HOUR_MS = 3_600_000
+NOW_MS = 1_800_000_000_000
+NEWEST = {"createdAt": NOW_MS - 2 * HOUR_MS, "updatedAt": NOW_MS - HOUR_MS}
+
+
+def facts(pages: int, **changes: Any) -> ResourceFacts:
+    known: dict[str, Any] = {
+        "newest_ms": NEWEST, "last_complete_ms": NOW_MS - 3 * HOUR_MS, "rows": pages * 200,
+        "pages": pages, "page_size": 200, "order": "createdAt",
+    }  # fmt: skip
+    return ResourceFacts(**{**known, **changes})
+
+
+def planned(resource: str, known: ResourceFacts, **options: Any) -> ScanPlan:
+    options = {"pull": PullSettings(), "hourly_limit": 6000, "now_ms": NOW_MS, **options}
+    return plan(resource, known, **options)
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_the_first_scan_is_full(resource: str):
+    """Nothing is known, so all is new."""
+    made = planned(resource, ResourceFacts())
+    assert (made.kind, made.max_pages) == (ScanKind.FULL, None)
+
+
+@pytest.mark.parametrize(("pages", "kind"), [(600, ScanKind.FULL), (601, ScanKind.HEAD)])
+def test_full_while_it_costs_no_more_than_the_share(pages: int, kind: ScanKind):
+    """Ten per cent of 6000 an hour are 600 requests, or 120,000 rows."""
+    assert planned("notes", facts(pages)).kind is kind
+
+
+@pytest.mark.parametrize(
+    ("resource", "kind"),
+    [("prospects", "head"), ("notes", "head"), ("tasks", "open"), ("meetings", "window")],
+)
+def test_above_the_share_each_list_has_its_narrow_scan(resource: str, kind: str):
+    """Until the next periodic full one."""
+    assert planned(resource, facts(2000)).kind == kind
+
+
+def test_prospects_of_no_seen_order_are_read_in_parts():
+    """There is no filter by time: a share of the list in each run, on and on."""
+    made = planned("prospects", facts(2000, order=None))
+    assert (made.kind, made.max_pages) == (ScanKind.FULL, 600)
+
+
+def test_a_head_scan_reads_down_to_the_watermark_less_the_lookback():
+    """By the field that the list is ordered by, not by the newest of all fields."""
+    made = planned("notes", facts(2000))
+    assert made.since_ms == NEWEST["createdAt"] - 300_000
+    made = planned("prospects", facts(2000, order="updatedAt"))
+    assert (made.order, made.since_ms) == ("updatedAt", NEWEST["updatedAt"] - 300_000)
+
+
+def test_a_day_after_the_last_complete_scan_the_next_is_full():
+    """At once while that leaves half of the hour to others."""
+    known = facts(2000, last_complete_ms=NOW_MS - 24 * HOUR_MS)
+    made = planned("notes", known)
+    assert (made.kind, made.max_pages) == (ScanKind.FULL, None)
+
+
+def test_a_full_scan_that_the_hour_does_not_hold_is_spread_over_runs():
+    """And gone on with, whatever the clock says meanwhile."""
+    known = facts(8000, last_complete_ms=NOW_MS - 24 * HOUR_MS)
+    made = planned("notes", known)
+    assert (made.kind, made.max_pages) == (ScanKind.FULL, 3000)
+    stopped = known.after(made, ScanOutcome(False, "", unfinished=True), started_ms=NOW_MS)
+    assert stopped.newest_ms == known.newest_ms
+    again = planned("notes", stopped, now_ms=NOW_MS + HOUR_MS)
+    assert (again.kind, again.max_pages) == (ScanKind.FULL, 3000)
+    assert "goes on" in again.reason
+
+
+def test_full_when_asked_for():
+    """Whatever it costs."""
+    assert planned("notes", facts(50_000), full=True).kind is ScanKind.FULL
+
+
+def test_one_per_cent_of_the_hour_is_kept_in_a_pull_with_nothing_new():
+    """100,000 prospects, 50,000 notes, 20,000 tasks, 10,000 meetings: no full scan above 60."""
+    pull = PullSettings(full_share=0.01)
+    pages = {"prospects": 500, "notes": 250, "tasks": 100, "meetings": 50}
+    kinds = {name: planned(name, facts(count), pull=pull).kind for name, count in pages.items()}
+    assert kinds == {"prospects": "head", "notes": "head", "tasks": "open", "meetings": "full"}
+
+
+# --- --since ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("resource", "kind"),
+    [("prospects", "head"), ("notes", "head"), ("tasks", "full"), ("meetings", "window")],
+)
+def test_a_bounded_look_back_reads_no_more_than_the_list_makes_it(resource: str, kind: str):
+    """And says so where a list can't be narrowed by time."""
+    made = planned(resource, facts(2000), since_ms=NOW_MS - 100 * HOUR_MS)
+    assert made.kind == kind
+    assert made.backfill
+
+
+def test_a_look_back_leaves_the_watermark_alone():
+    """The next pull reads on where the last one stopped."""
+    made = planned("notes", facts(2000), since_ms=5)
+    outcome = ScanOutcome(False, "", newest_ms={"createdAt": NOW_MS})
+    assert facts(2000).after(made, outcome, started_ms=NOW_MS) == facts(2000)
+
+
+# --- what stays -------------------------------------------------------------------------------
+
+outcomes = st.builds(
+    ScanOutcome,
+    complete=st.booleans(),
+    why=st.just(""),
+    pages=st.integers(0, 9000),
+    newest_ms=st.dictionaries(st.sampled_from(["createdAt", "updatedAt"]), st.integers(0, NOW_MS)),
+    order=st.sampled_from([None, "createdAt", "updatedAt"]),
+    unfinished=st.booleans(),
+)
+
+
+@given(st.lists(st.tuples(outcomes, st.booleans()), max_size=8), st.sampled_from(RESOURCES))
+def test_watermarks_never_fall_and_facts_survive_json(
+    runs: list[tuple[ScanOutcome, bool]], resource: str
+):
+    """Through any sequence of scans; and every plan made from them is one sentence long."""
+    known = ResourceFacts()
+    for number, (outcome, full) in enumerate(runs):
+        made = planned(resource, known, full=full, now_ms=NOW_MS + number * HOUR_MS)
+        assert made.reason
+        assert ScanPlan.from_json(json.loads(json.dumps(made.to_json()))) == made
+        later = known.after(made, outcome, started_ms=NOW_MS + number)
+        for field, newest in known.newest_ms.items():
+            assert later.newest_ms[field] >= newest
+        known = ResourceFacts.from_json(json.loads(json.dumps(later.to_json())))
+        assert known == later
+
+
+def test_only_a_complete_scan_counts_as_one():
+    """Narrow ones move watermarks, and nothing else."""
+    narrow = ScanOutcome(False, "", pages=1, rows=3, newest_ms={"createdAt": NOW_MS})
+    known = facts(2000).after(planned("notes", facts(2000)), narrow, started_ms=NOW_MS)
+    assert known.newest_ms["createdAt"] == NOW_MS
+    assert (known.pages, known.last_complete_ms) == (2000, NOW_MS - 3 * HOUR_MS)
