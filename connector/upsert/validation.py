@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from connector.errors import BadMapping, InputError
 from connector.upsert.columns import DELETED_COLUMN, ColumnPlan
@@ -25,8 +25,7 @@ class Activity:
     payload: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class ValidRow:
+class ValidRow(NamedTuple):
     """A row that may be sent. payload: what POST /prospects takes; `update` is always in it.
 
     email, phone: the identities, in the one spelling that all spellings of each share.
@@ -37,8 +36,8 @@ class ValidRow:
     payload: dict[str, Any]
     email: str | None
     phone: str | None
-    activities: list[Activity] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    activities: list[Activity]
+    warnings: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +95,7 @@ class Validator:
         payload = self._prospect.payload(
             row.values, context, problems, clear_empty=self._clear_empty
         )
-        activities = (
-            self._made_activities(row.values, context, problems) if self._activities else []
-        )
+        activities = self._made_activities(row.values, context, problems)
         if payload is not None:
             problems += self._row_problems(payload, row.values)
             payload["update"] = payload.get("update", True) and self._mode != "create-only"

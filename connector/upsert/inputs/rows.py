@@ -6,12 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 
-@dataclass(frozen=True, slots=True)
-class InputRow:
-    """One row, not yet checked.
+class InputRow(NamedTuple):
+    """One row, not yet checked. (A tuple, since a million are made; so is ValidRow.)
 
     row_number: the line a row of text starts on, the sheet's row number, or the position in a
     Parquet file, table or query; from 1, the header counted where there is one.

@@ -71,6 +71,8 @@ def test_a_good_row_becomes_the_payload_and_its_identities() -> None:
         },
         email="ann@example.com",
         phone="+14155550100",
+        activities=[],
+        warnings=[],
     )
 
 
