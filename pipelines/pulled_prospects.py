@@ -48,17 +48,17 @@ def _open(settings: Settings, stack: ExitStack) -> Warehouse | None:
 def _open_copy(settings: Settings, stack: ExitStack) -> Warehouse | None:
     import duckdb
 
+    from connector.upsert.inputs.database_files import open_read_only
     from pipelines.warehouses import DuckWarehouse
 
     if not settings.duckdb_path.exists():
         return None
     try:
-        connection = duckdb.connect(str(settings.duckdb_path), read_only=True)
+        connection = open_read_only(settings.duckdb_path, settings.dataset)
     except duckdb.Error as error:
         _log.warning("push.copy_unreadable", path=str(settings.duckdb_path), why=str(error))
         return None
     stack.callback(connection.close)
-    connection.execute("SET TimeZone = 'UTC'")
     return DuckWarehouse(connection, settings.dataset)
 
 

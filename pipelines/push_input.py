@@ -129,7 +129,7 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
         )
     if request.table is not None:
         return table_input(path, request.table, schema=settings.dataset)
-    return sql_input(path, request.sql or "")
+    return sql_input(path, request.sql or "", schema=settings.dataset)
 
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:

@@ -47,11 +47,11 @@ def _known_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _check_variables(variables: Mapping[str, str], place: str, own_keys: set[str]) -> None:
+    """HIRINGCENTER_API_KEY_<account> may be set where the settings in use know no such account."""
     known = {f"{PREFIX}{name}".upper() for name in _known_names(Settings)} | own_keys
+    open_ended = (f"{PREFIX}PUSH__", f"{PREFIX}ACCOUNTS__", f"{PREFIX}API_KEY_")
     for name in variables:
-        if name.upper() not in known and not name.upper().startswith(
-            (f"{PREFIX}PUSH__", f"{PREFIX}ACCOUNTS__")
-        ):
+        if name.upper() not in known and not name.upper().startswith(open_ended):
             raise UnknownSetting(name=name, place=place, nearest=nearest(name.upper(), known))
 
 

@@ -83,8 +83,8 @@ def table_input(database: Database, table: str, *, schema: str | None = None) ->
     return tables.table_input(database, table, schema=schema)
 
 
-def sql_input(database: Database, query: str) -> Input:
+def sql_input(database: Database, query: str, *, schema: str | None = None) -> Input:
     """The rows of one SELECT: see `tables.sql_input`."""
     from connector.upsert.inputs import tables
 
-    return tables.sql_input(database, query)
+    return tables.sql_input(database, query, schema=schema)

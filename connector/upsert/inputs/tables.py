@@ -12,13 +12,9 @@ import pyarrow as pa
 from connector.errors import InputError, nearest
 from connector.logs import redact
 from connector.upsert.inputs.batches import BATCH_ROWS, BatchesInput
+from connector.upsert.inputs.database_files import open_read_only, quoted
 
 Database = duckdb.DuckDBPyConnection | str | Path
-
-
-def quoted(identifier: str) -> str:
-    """`identifier` as SQL names it, whatever is in it."""
-    return '"' + identifier.replace('"', '""') + '"'
 
 
 def table_input(database: Database, table: str, *, schema: str | None = None) -> BatchesInput:
@@ -30,27 +26,27 @@ def table_input(database: Database, table: str, *, schema: str | None = None) ->
     Raises:
         InputError: no such table, or the file can't be opened.
     """
-    with _connected(database) as connection:
+    with _connected(database, schema) as connection:
         found = _find(connection, table, schema)
-    return _input(database, f"SELECT * FROM {found}", name=f"table {table}")  # noqa: S608 - quoted
+    return _input(database, f"SELECT * FROM {found}", schema, name=f"table {table}")  # noqa: S608
 
 
-def sql_input(database: Database, query: str) -> BatchesInput:
-    """The rows of one SELECT. database: as in `table_input`.
+def sql_input(database: Database, query: str, *, schema: str | None = None) -> BatchesInput:
+    """The rows of one SELECT. database, schema: as in `table_input`.
 
     Raises:
         InputError: the query is wrong, isn't one SELECT, or the file can't be opened.
     """
-    return _input(database, query, name="query")
+    return _input(database, query, schema, name="query")
 
 
-def _input(database: Database, query: str, *, name: str) -> BatchesInput:
+def _input(database: Database, query: str, schema: str | None, *, name: str) -> BatchesInput:
     @contextmanager
     def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
-        with _connected(database) as connection, _explained(name):
+        with _connected(database, schema) as connection, _explained(name):
             yield connection.sql(query).to_arrow_reader(BATCH_ROWS)
 
-    with _connected(database) as connection, _explained(name):
+    with _connected(database, schema) as connection, _explained(name):
         _check_one_select(connection, query, name)
         columns = list(connection.sql(query).columns)
     return BatchesInput(
@@ -80,20 +76,20 @@ def _find(connection: duckdb.DuckDBPyConnection, table: str, schema: str | None)
 
 
 @contextmanager
-def _connected(database: Database) -> Iterator[duckdb.DuckDBPyConnection]:
+def _connected(database: Database, schema: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
     if isinstance(database, duckdb.DuckDBPyConnection):
         with database.cursor() as cursor:
             yield cursor
         return
-    with _opened(Path(database)) as connection:
+    with _opened(Path(database), schema) as connection:
         yield connection
 
 
-def _opened(path: Path) -> duckdb.DuckDBPyConnection:
+def _opened(path: Path, schema: str | None) -> duckdb.DuckDBPyConnection:
     if not path.is_file():
         raise InputError(place=str(path), reason="no such database file. Check --database.")
     try:
-        return duckdb.connect(str(path), read_only=True)
+        return open_read_only(path, schema)
     except duckdb.Error as error:
         reason = (
             f"can't be opened as a DuckDB database ({_first_line(error)}). Is it one, and has "
