@@ -14,10 +14,11 @@ from connector.upsert.inputs.database_files import open_read_only
 @pytest.fixture(params=["hiringcenter.duckdb", "other.duckdb", "main.duckdb", "it's.duckdb"])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / request.param
-    with duckdb.connect(str(path)) as connection:
-        connection.execute("CREATE SCHEMA hiringcenter")
-        table = f'"{path.stem}".hiringcenter.prospects'
-        connection.execute(f"CREATE TABLE {table} AS SELECT 'Ada' AS first_name")
+    literal = str(path).replace("'", "''")
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{literal}' AS made")
+        connection.execute("CREATE SCHEMA made.hiringcenter")
+        connection.execute("CREATE TABLE made.hiringcenter.prospects AS SELECT 'Ada' AS first_name")
     return path
 
 
