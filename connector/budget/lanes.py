@@ -18,6 +18,8 @@ from connector.budget.windows import Live, Window
 HEARTBEAT_S = 3.0
 """A pull that asked for nothing and got no answer for so long has ended, or died."""
 REMEMBERED_PULLS = 5
+SWIFT = 1.25
+"""A pull may for a while be so much swifter than its smoothed latency says."""
 SPARE = 0.01
 """Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
 last time return a guard and a latency too late for it, and each pull beside a long push would
@@ -127,7 +129,7 @@ def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int
         return 0
     by_latency: float = window.limit
     if running.latency_s:
-        by_latency = math.ceil(window.held_s * running.chains / running.latency_s)
+        by_latency = math.ceil(SWIFT * window.held_s * running.chains / running.latency_s)
     expected = pulls.cost if running.expected is None else running.expected
     if running.requests >= expected:  # longer than anybody knew
         return int(by_latency)

@@ -14,7 +14,7 @@ from connector.upsert.sending import in_flight_for
 from tests.bench import Row
 from tests.simulator import scenarios
 from tests.simulator.scenarios import REAL, SCALED, Outcome, Scenario, any_exact, optimum_s
-from tests.simulator.scenarios import run as play
+from tests.simulator.scenarios import run as simulate
 from tests.simulator.world import Latency
 
 EXACT_RUNS = 250
@@ -39,10 +39,10 @@ def makespans() -> Iterator[Row]:
     """Makespan over optimum: the table that the permit's rule was measured with."""
     for latency_s, worst in ((0.05, 1.01), (0.3, 1.01), (2.0, None)):
         ratios = [
-            play(Scenario(10_000, Latency(latency_s), concurrency=width)).ratio
+            simulate(Scenario(10_000, Latency(latency_s), concurrency=width)).ratio
             for width in (4, 8, 16, 64)
         ]
-        whole = play(Scenario(6000, Latency(latency_s))).ratio
+        whole = simulate(Scenario(6000, Latency(latency_s))).ratio
         yield Row(
             f"10,000 requests at {latency_s * 1000:.0f} ms: makespan / optimum "
             "(4, 8, 16, 64 in flight; 6,000 requests at 64)",
@@ -54,7 +54,7 @@ def makespans() -> Iterator[Row]:
 
 def exact_servers() -> Row:
     """Random latencies, alignments, processes, crashes, late arrivals, clocks: no violation."""
-    outcomes = [play(any_exact(seed)) for seed in range(EXACT_RUNS)]
+    outcomes = [simulate(any_exact(seed)) for seed in range(EXACT_RUNS)]
     refused, sent = _sum(outcomes)
     return Row(
         f"{EXACT_RUNS} randomized runs, servers that count exactly: refused of sent",
@@ -67,8 +67,8 @@ def exact_servers() -> Row:
 def alone() -> Row:
     """Every grant at the same time as without feedback."""
     scenario = Scenario(10_000, Latency(0.3, sigma=1.0))
-    heard = play(scenario, state=SETTLED).grants
-    deaf = play(replace(scenario, listens=False), state=SETTLED).grants
+    heard = simulate(scenario, state=SETTLED).grants
+    deaf = simulate(replace(scenario, listens=False), state=SETTLED).grants
     differ = sum(one != other for one, other in zip(heard, deaf, strict=True))
     return Row("alone, 10,000 grants: differ from no feedback", f"{differ}", "0", differ == 0)
 
@@ -86,8 +86,8 @@ def others() -> Iterator[Row]:
         for name, rate in OTHERS.items():
             scenario = Scenario(3000, kind=kind, foreign=rate)
             seeded = [replace(scenario, seed=seed) for seed in range(3)]
-            refused, sent = _sum([play(each) for each in seeded])
-            deaf, deaf_sent = _sum([play(replace(each, listens=False)) for each in seeded])
+            refused, sent = _sum([simulate(each) for each in seeded])
+            deaf, deaf_sent = _sum([simulate(replace(each, listens=False)) for each in seeded])
             yield Row(
                 f"somebody else takes half ({name}, {kind} windows): own 429s",
                 f"{refused} of {sent:,} ({refused / sent:.2%}); "
@@ -100,7 +100,7 @@ def others() -> Iterator[Row]:
 def too_high() -> Iterator[Row]:
     """Limits configured two and three times too high, with others in the windows."""
     for kind in ("sliding", "fixed", "bucket", "weighted", "small bucket"):
-        outcomes = [play(_too_high(kind, factor, headers)) for factor in (2, 3)
+        outcomes = [simulate(_too_high(kind, factor, headers)) for factor in (2, 3)
                     for headers in ("delta", "epoch")]  # fmt: skip
         refused, sent = _sum(outcomes)
         worst = max(outcome.refused_share for outcome in outcomes)
@@ -147,7 +147,7 @@ def push_makespan() -> Row:
     """A push opens as many requests at once as its latency asks for."""
     rate_per_s = max(limit / length_s for limit, length_s in REAL)
     opened = Scenario(20_000, concurrency=lambda latency_s: in_flight_for(latency_s, rate_per_s))
-    outcome = play(opened)
+    outcome = simulate(opened)
     return Row(
         f"push of 20,000 at 300 ms, {in_flight_for(0.3, rate_per_s)} in flight: makespan / "
         f"optimum ({optimum_s(REAL, 20_000) / 60:.0f} min)",

@@ -7,10 +7,9 @@ stands for the ledger's lock. Times: seconds of the ledger's clock.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from random import Random
 
 from connector.budget import Lane, feedback, lanes, permits, readings
 from connector.budget.learnt import FeedbackState
@@ -54,11 +53,11 @@ class MemoryLedger:
     out: dict[int, Granted] = field(default_factory=dict)
     ends_s: list[float] = field(default_factory=list)
     push_ends_s: list[float] = field(default_factory=list)
-    spent: list[tuple[float, float]] = field(default_factory=list)  # (granted, end)
+    answered_s: list[tuple[float, float]] = field(default_factory=list)  # (end, granted)
     waiting_pull: dict[str, int] = field(default_factory=dict)
     last_grant_s: float = -math.inf
     next_id: int = 0
-    random: Random = field(default_factory=lambda: Random(0))
+    granted_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.listens:
@@ -87,6 +86,7 @@ class MemoryLedger:
         if self.out.pop(permit.id, None) is None:
             return  # its deadline passed first
         self._end(permit, now_s)
+        self.answered_s.append((now_s, permit.granted_s))
         if permit.lane is Lane.PULL:
             self._pull_answered(now_s - permit.granted_s, now_s)
         if not self.listens:
@@ -104,7 +104,7 @@ class MemoryLedger:
             _Own(self, permit.granted_s, now_s),
             granted_s=permit.granted_s,
             now_s=now_s,
-            jitter=self.random.random(),
+            jitter=0.5,
         )
 
     def unanswered(self, permit: Granted) -> None:
@@ -112,6 +112,10 @@ class MemoryLedger:
 
     def unsent(self, permit: Granted) -> None:
         self.out.pop(permit.id, None)
+
+    def died(self, owner: str) -> None:
+        """SIGKILL: its permits stay out; that it waits is forgotten."""
+        self.waiting_pull.pop(owner, None)
 
     def pull_started(self, now_s: float, expected: int | None = None) -> None:
         starts_s = [*self.pulls.starts_s, now_s][-lanes.REMEMBERED_PULLS :]
@@ -145,6 +149,7 @@ class MemoryLedger:
         awaited_s = permits.send_by_s(now_s) + self.request_timeout_s
         permit = Granted(self.next_id, lane, owner, now_s, deadline_s, awaited_s)
         self.last_grant_s = now_s
+        self.granted_s.append(now_s)
         if self.holding:
             self.out[permit.id] = permit
         else:
@@ -154,17 +159,17 @@ class MemoryLedger:
             self.pulls = replace(self.pulls, running=running)
         return permit
 
-    def _end(self, permit: Granted, now_s: float) -> None:
-        self.ends_s.append(now_s)
-        self.spent.append((permit.granted_s, now_s))
+    def _end(self, permit: Granted, end_s: float) -> None:
+        insort(self.ends_s, end_s)
         if permit.lane is Lane.PUSH:
-            self.push_ends_s.append(now_s)
+            insort(self.push_ends_s, end_s)
 
     def _expire(self, now_s: float) -> None:
+        """A permit past its deadline was answered at its deadline."""
         if self.out and next(iter(self.out.values())).deadline_s <= now_s:
             for permit in [each for each in self.out.values() if each.deadline_s <= now_s]:
                 del self.out[permit.id]
-                self._end(permit, now_s)
+                self._end(permit, permit.deadline_s)
 
     def _facts(self, now_s: float) -> permits.Facts:
         push_out = sum(each.lane is Lane.PUSH for each in self.out.values())
@@ -208,6 +213,8 @@ class _Own:
         )
 
     def least(self, window: Window) -> int:
-        ends_s, since_s = self.ledger.ends_s, self.answered_s - window.sure_s
-        first, last = bisect_right(ends_s, since_s), bisect_right(ends_s, self.granted_s)
-        return 1 + sum(granted_s > since_s for granted_s, _ in self.ledger.spent[first:last])
+        since_s = self.answered_s - window.sure_s
+        answered_s = self.ledger.answered_s
+        first = bisect_right(answered_s, (since_s, math.inf))
+        last = bisect_right(answered_s, (self.granted_s, math.inf))
+        return 1 + sum(granted_s > since_s for _, granted_s in answered_s[first:last])

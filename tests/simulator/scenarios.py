@@ -19,7 +19,7 @@ from tests.simulator.servers import (
     TokenBucket,
     Weighted,
 )
-from tests.simulator.world import Latency, Process, World, spend
+from tests.simulator.world import Latency, Process, SimulatedLedger, World, spend
 
 REAL = ((300, 60.0), (6000, 3600.0))
 SCALED = ((30, 3.0), (120, 30.0))
@@ -101,8 +101,14 @@ class Scenario:
 
 def run(scenario: Scenario, *, state: FeedbackState | None = None) -> Outcome:
     """Play the scenario to its end. state: what the ledger has learnt before."""
-    world = _world(scenario)
-    world.ledger.state = state or world.ledger.state
+    ledger = memory_ledger(scenario)
+    ledger.state = state or ledger.state
+    return play(scenario, ledger)
+
+
+def play(scenario: Scenario, ledger: SimulatedLedger) -> Outcome:
+    """Play the scenario to its end on this ledger."""
+    world = _world(scenario, ledger)
     share = scenario.requests // scenario.processes
     processes = tuple(
         Process(
@@ -127,7 +133,7 @@ def run(scenario: Scenario, *, state: FeedbackState | None = None) -> Outcome:
     return _outcome(scenario, world, processes)
 
 
-def _world(scenario: Scenario) -> World:
+def _world(scenario: Scenario, ledger: SimulatedLedger) -> World:
     random = Random(scenario.seed)
     server = Server(
         counters(scenario.kind, scenario.limits, random),
@@ -136,14 +142,21 @@ def _world(scenario: Scenario) -> World:
         clock_rate=scenario.clock_rate,
         wall_offset_s=scenario.wall_offset_s,
     )
-    ledger = MemoryLedger(
-        windows_of(Window(n, s) for n, s in scenario.configured or scenario.limits),
+    return World(server, ledger, random)
+
+
+def memory_ledger(scenario: Scenario) -> MemoryLedger:
+    return MemoryLedger(
+        configured_windows(scenario),
         request_timeout_s=scenario.request_timeout_s,
         listens=scenario.listens,
         holding=scenario.holding,
         grace=scenario.grace,
     )
-    return World(server, ledger, random)
+
+
+def configured_windows(scenario: Scenario) -> tuple[Window, ...]:
+    return windows_of(Window(n, s) for n, s in scenario.configured or scenario.limits)
 
 
 def _outcome(scenario: Scenario, world: World, processes: tuple[Process, ...]) -> Outcome:
@@ -154,7 +167,7 @@ def _outcome(scenario: Scenario, world: World, processes: tuple[Process, ...]) -
         refused=world.server.refused,
         makespan_s=makespan_s,
         ratio=makespan_s / (optimum_s(scenario.limits, scenario.requests) or math.nan),
-        grants=tuple(sorted(granted_s for granted_s, _ in world.ledger.spent)),
+        grants=tuple(world.ledger.granted_s),
         world=world,
         processes=processes,
     )
@@ -211,6 +224,7 @@ class HourlyPulls:
     """Pulls of `pages` one after another, starting every `every_s` until the push is done."""
 
     world: World
+    ledger: MemoryLedger
     pages: int
     latency: Latency
     every_s: float
@@ -222,10 +236,10 @@ class HourlyPulls:
         if self.over:
             return
         began_s = self.world.now_s
-        self.world.ledger.pull_started(began_s)
+        self.ledger.pull_started(began_s)
 
         def ended() -> None:
-            self.world.ledger.pull_ended()
+            self.ledger.pull_ended()
             self.times_s.append(self.world.now_s - began_s)
 
         name = f"pull{len(self.times_s)}"
@@ -247,8 +261,9 @@ def push_beside_pulls(
 ) -> Beside:
     """`earlier` pulls run alone; then a push begins `first_push_s` after the last of them."""
     scenario = Scenario(requests, seed=seed)
-    world = _world(scenario)
-    pulls = HourlyPulls(world, pages, scenario.latency, every_s, chains)
+    ledger = memory_ledger(scenario)
+    world = _world(scenario, ledger)
+    pulls = HourlyPulls(world, ledger, pages, scenario.latency, every_s, chains)
     push = Process(world, "push", Lane.PUSH, requests, scenario.latency)
     begin_s = (earlier - 1) * every_s + first_push_s
     world.at(0.0, pulls.start)

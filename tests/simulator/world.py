@@ -9,10 +9,30 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
+from typing import Protocol
 
 from connector.budget import Lane
-from tests.simulator.memory_ledger import Granted, MemoryLedger
+from tests.simulator.memory_ledger import Ask, Granted
 from tests.simulator.servers import Server
+
+
+class SimulatedLedger(Protocol):
+    """What a simulated process needs of a ledger; its twin in memory, or the real one on SQL."""
+
+    request_timeout_s: float
+    granted_s: list[float]
+
+    def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask: ...
+
+    def answered(
+        self, permit: Granted, status: int, headers: dict[str, str], now_s: float
+    ) -> None: ...
+
+    def unanswered(self, permit: Granted) -> None: ...
+
+    def unsent(self, permit: Granted) -> None: ...
+
+    def died(self, owner: str) -> None: ...
 
 
 @dataclass
@@ -20,7 +40,7 @@ class World:
     """True time and what is to happen. Events at one instant run in the order they were made."""
 
     server: Server
-    ledger: MemoryLedger
+    ledger: SimulatedLedger
     random: Random
     now_s: float = 0.0
     _events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)
@@ -90,7 +110,7 @@ class Process:
     def kill(self) -> None:
         """SIGKILL: what is on the way still arrives; nothing is reported any more."""
         self.dead = True
-        self.world.ledger.waiting_pull.pop(self.name, None)
+        self.world.ledger.died(self.name)
 
     def _width(self) -> int:
         if callable(self.concurrency):

@@ -67,7 +67,7 @@ def test_the_interval_is_the_median_so_one_missed_pull_shifts_nothing():
     [
         (RunningPull(seen_s=100, expected=40), (40, 40)),
         (RunningPull(seen_s=100, requests=30, expected=40), (10, 10)),
-        (RunningPull(seen_s=100, expected=4000, latency_s=0.3), (201, 3000)),
+        (RunningPull(seen_s=100, expected=4000, latency_s=0.3), (251, 3000)),
         (RunningPull(seen_s=100, expected=4000, latency_s=0.3, chains=4), (300, 3000)),
         (RunningPull(seen_s=100, requests=50, expected=40), (300, 3000)),
         (RunningPull(seen_s=96, expected=40), (0, 0)),
