@@ -54,20 +54,21 @@ class DelimitedInput(Input):
         sample = _from_header(sample[self._skipped_lines :])
         self._delimiter = delimiter or declared or detect_delimiter(sample)
         super().__init__(name=name, columns=[], description=self._describe())
-        self._header_line, self.columns = self._header()
+        self._header_line, header = self._header()
+        self._header_width, self.columns = len(header), clean_header(header)
         check_header(self.columns, place=name, line=self._header_line)
 
     def _describe(self) -> str:
         return f"CSV, {self._encoding.label}, {DELIMITERS.get(self._delimiter, 'own')} delimiter"
 
     def _header(self) -> tuple[int, list[str]]:
-        """(the line the header starts on, its names)."""
+        """(the line the header starts on, its cells)."""
         with self._encoding.text(self._open_bytes()) as text:
             for line, _, cells, problem in self._records(text):
                 if problem:
                     raise InputError(place=self.name, line=line, reason=f"the header: {problem}")
                 if cells:
-                    return line, clean_header(cells)
+                    return line, cells
         raise InputError(place=self.name, reason="is empty. The first row must name the columns.")
 
     def _rows(self) -> Iterator[InputRow]:
@@ -78,13 +79,12 @@ class DelimitedInput(Input):
                 if line == self._header_line:
                     break
             for line, last_line, cells, problem in records:
-                if problem is None and len(cells) == width:
-                    if any(cells):
-                        yield InputRow(line, dict(zip(columns, cells, strict=True)))
-                    else:
-                        self.empty_rows.add(line)
-                elif problem is None and not any(cells):
+                if len(cells) == self._header_width > width and not any(cells[width:]):
+                    del cells[width:]
+                if problem is None and not any(cells):
                     self.empty_rows.add(line)
+                elif problem is None and len(cells) == width:
+                    yield InputRow(line, dict(zip(columns, cells, strict=True)))
                 else:
                     values = dict(itertools.zip_longest(columns, cells[:width], fillvalue=""))
                     ragged = problem or _ragged(cells, width, line, last_line)
@@ -121,7 +121,8 @@ class DelimitedInput(Input):
             reason += "so that the rows below can't be told apart. Double each quote in a cell."
         else:
             return (
-                'text after a closing quote. Double each quote inside a quoted cell, as in "5"" x".'
+                "text after a closing quote. Double each quote inside a quoted cell. The line: "
+                + line.rstrip("\r\n")[:_SHOWN_CHARS]
             )
         raise InputError(place=self.name, line=start, reason=reason)
 
