@@ -1,0 +1,210 @@
+"""`hiringcenter` as anybody's dlt source, into DuckDB and PostgreSQL: every trap with its cure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dlt
+import pytest
+from dlt.common.pipeline import LoadInfo
+from dlt.pipeline.exceptions import PipelineStepFailed
+
+from connector.errors import IncompleteList, Unauthorized
+from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
+from connector.source import hiringcenter
+
+JUST_A_FEW = {"prospects": 30, "notes": 20, "tasks": 10, "meetings": 5}
+Run = Callable[..., LoadInfo]
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxOptions(**JUST_A_FEW)) as served:
+        yield served
+
+
+@pytest.fixture(params=["duckdb", "postgres"])
+def pipeline(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dlt.Pipeline:
+    """A pipeline of somebody else's, into each tested destination."""
+    monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
+    if request.param == "duckdb":
+        destination: Any = dlt.destinations.duckdb(str(tmp_path / "own.duckdb"))
+    else:
+        destination = dlt.destinations.postgres(request.getfixturevalue("postgres_url"))
+    return dlt.pipeline(
+        "own", destination=destination, dataset_name="own", pipelines_dir=str(tmp_path / "dlt")
+    )
+
+
+@pytest.fixture
+def run(pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path) -> Run:
+    def run(*resources: str, **options: Any) -> LoadInfo:
+        ledger_url = f"sqlite:///{tmp_path / 'ledger.db'}"
+        options = {"api_key": sandbox.api_key, "base_url": sandbox.url, **options}
+        source = hiringcenter(ledger_url=ledger_url, **options)
+        chosen = source.with_resources(*resources) if resources else source
+        return pipeline.run(chosen, loader_file_format="parquet")
+
+    return run
+
+
+def rows(pipeline: dlt.Pipeline, table: str) -> dict[str, dict[str, Any]]:
+    """By id, without nulls and without dlt's and our own columns."""
+    with pipeline.sql_client() as client, client.execute_query(f"SELECT * FROM {table}") as cursor:
+        names = [column[0] for column in cursor.description]
+        found = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    assert len({row["id"] for row in found}) == len(found)
+    return {
+        row["id"]: {
+            name: value
+            for name, value in row.items()
+            if value is not None and not name.startswith(("_dlt", "_hc"))
+        }
+        for row in found
+    }
+
+
+def parsed(value: Any) -> Any:
+    """JSON columns come as text from DuckDB, as values from PostgreSQL."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def test_all_four_lists_land_whole(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
+    """One row per id, in tables of the API's names; a second run changes nothing."""
+    for _ in range(2):
+        run()
+        for resource in RESOURCES:
+            truth = {record["id"]: record for record in sandbox.store.all(resource)}
+            landed = rows(pipeline, resource)
+            assert landed.keys() == truth.keys()
+            created = {key: row["created_at"].astimezone(UTC) for key, row in landed.items()}
+            assert created == {
+                key: datetime.fromtimestamp(row["createdAt"] / 1000, UTC)
+                for key, row in truth.items()
+            }
+    assert set(pipeline.default_schema.data_table_names()) == set(RESOURCES)
+
+
+def test_a_part_of_the_lists(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
+    """`with_resources`, as with any source; the others aren't asked for."""
+    run("notes")
+    assert pipeline.default_schema.data_table_names() == ["notes"]
+    assert {request.path for request in sandbox.requests} == {"/v2/notes"}
+
+
+def test_every_trap_of_values_and_names_in_one_list(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """None fails the load, none is lost, none changes another row."""
+    put = sandbox.store.put
+    put("prospects", {"id": "dates", "title": "2025-01-01", "found": "2025-01-01T00:00:00Z"})
+    put("prospects", {"id": "ms", "createdAt": 1_767_225_600_123, "score": 1_767_225_600_123})
+    put("prospects", {"id": "types", "title": 5, "createdAt": "soon", "labels": "a", "score": 1.5})
+    put("prospects", {"id": "names", "firstName": "a", "first_name": "b", "ID": "c", "_dlt_id": "d",
+                      "_hc_hash": "e", "": "f", "名前": "g", "__x": "h", "y" * 100: "i"})  # fmt: skip
+    put("prospects", {"id": "held", "title": "a\0b", "company": "\ud800", "big": 2**70,
+                      "labels": ["a\0b", 2**70], "near": 2**63 - 1})  # fmt: skip
+    put("prospects", {"id": "marks", "title": "\uf0261.5", "labels": ["\uf02bVIP"]})
+    put("prospects", {"id": "deep", "custom": {"a": [{"b": {"c": []}}]}, "empty": [], "text": ""})
+    run("prospects")
+    landed = rows(pipeline, "prospects")
+    assert landed["dates"] == {
+        "id": "dates", "title": "2025-01-01", "found": "2025-01-01T00:00:00Z",
+    }  # fmt: skip
+    assert (
+        landed["ms"]["created_at"].astimezone(UTC).isoformat() == "2026-01-01T00:00:00.123000+00:00"
+    )
+    assert landed["ms"]["score"] == 1_767_225_600_123
+    assert landed["types"] == {
+        "id": "types", "title__v_bigint": 5, "created_at__v_text": "soon",
+        "labels__v_text": "a", "score__v_double": 1.5,
+    }  # fmt: skip
+    assert sorted(str(value) for value in landed["names"].values()) == [*"abcdefghi", "names"]
+    held = landed["held"]
+    assert (held["title"], held["company"], held["big"]) == ("a\ufffdb", "\ufffd", str(2**70))
+    assert (parsed(held["labels"]), held["near"]) == (["a\ufffdb", str(2**70)], 2**63 - 1)
+    assert landed["marks"]["title"] == "\ufffd1.5"
+    assert parsed(landed["marks"]["labels"]) == ["\uf02bVIP"]
+    assert parsed(landed["deep"]["custom"]) == {"a": [{"b": {"c": []}}]}
+    assert (parsed(landed["deep"]["empty"]), landed["deep"]["text"]) == ([], "")
+    assert len(landed) == 30 + 7
+    assert pipeline.default_schema.data_table_names() == ["prospects"]
+
+
+def test_a_field_that_changes_its_type_between_runs_lands_beside(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """The column that is there decides, and the value that left it is null."""
+    sandbox.store.put("notes", {"id": "n", "rank": 5, "fooBar": "mine"})
+    run("notes")
+    sandbox.store.put("notes", {"id": "n", "rank": "five", "foo_bar": "other"})
+    run("notes")
+    landed = rows(pipeline, "notes")["n"]
+    own = next(name for name in landed if name.startswith("foo_bar__f"))
+    assert landed == {"id": "n", "rank__v_text": "five", own: "other"}
+
+
+def test_a_row_read_twice_because_pages_drifted_lands_once(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """dlt's upsert would make two rows of one id, and fail at the next load."""
+    sandbox.on_request = lambda _: sandbox.store.create("notes", {"body": "new"}) and None
+    for _ in range(2):
+        run("notes", page_size=3)
+    assert len(rows(pipeline, "notes")) >= 20
+
+
+def test_items_that_are_no_records_land_in_a_table_of_their_own(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """Nothing that was read is lost, and the same oddity is one row."""
+    sandbox.store.put("notes", {"body": "no id"})
+    sandbox.store.put("notes", "text")
+    for _ in range(2):
+        run("notes")
+    odd = rows(pipeline, "_hc_odd_records")
+    assert sorted(row["content"] for row in odd.values()) == ['"text"', '{"body": "no id"}']
+    assert {row["resource"] for row in odd.values()} == {"notes"}
+    assert len(rows(pipeline, "notes")) == 20
+
+
+@pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
+def test_a_list_that_can_not_be_read_whole_fails_the_run(
+    run: Run, sandbox: Sandbox, pipeline: dlt.Pipeline
+):
+    """Instead of looking like a shorter list."""
+    sandbox.options.prospects_paged = False
+    sandbox.options.envelope = "next_token"
+    sandbox.options.max_limits = {"prospects": 10}
+    with pytest.raises(PipelineStepFailed) as failure:
+        run("prospects", page_size=10)
+    assert any(isinstance(cause, IncompleteList) for cause in causes(failure.value))
+
+
+@pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
+def test_a_wrong_key_is_said_without_showing_it(run: Run, pipeline: dlt.Pipeline):
+    """The cause of dlt's error is ours."""
+    with pytest.raises(PipelineStepFailed) as failure:
+        run("notes", api_key="hc_wrong_key_123")
+    assert any(isinstance(cause, Unauthorized) for cause in causes(failure.value))
+    assert "hc_wrong_key_123" not in str(failure.value)
+
+
+@pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
+def test_requests_are_paced_by_the_limits_given(run: Run, sandbox: Sandbox, pipeline: dlt.Pipeline):
+    """Never above them: the sandbox would answer 429."""
+    sandbox.options.windows = ((3, 0.5),)
+    run("notes", rate_limits="3/0.5s", page_size=3)
+    assert {request.status for request in sandbox.requests} == {200}
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
