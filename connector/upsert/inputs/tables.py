@@ -14,6 +14,9 @@ from connector.logs import redact
 from connector.upsert.inputs.batches import BATCH_ROWS, BatchesInput
 from connector.upsert.inputs.database_files import open_read_only, quoted
 
+# a name that is no table is an error, never a variable of this program
+_NO_PYTHON = "SET python_enable_replacements = false"
+
 Database = duckdb.DuckDBPyConnection | str | Path
 
 
@@ -79,9 +82,11 @@ def _find(connection: duckdb.DuckDBPyConnection, table: str, schema: str | None)
 def _connected(database: Database, schema: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
     if isinstance(database, duckdb.DuckDBPyConnection):
         with database.cursor() as cursor:
+            cursor.execute(_NO_PYTHON)
             yield cursor
         return
     with _opened(Path(database), schema) as connection:
+        connection.execute(_NO_PYTHON)
         yield connection
 
 

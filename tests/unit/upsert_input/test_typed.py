@@ -187,6 +187,7 @@ def test_a_pulled_table_can_be_pushed_as_it_is() -> None:
     ("query", "message"),
     [
         ("SELECT nope", "Binder Error"),
+        ("SELECT * FROM columns", "Catalog Error"),
         ("SELEC 1", "Parser Error"),
         ("CREATE TABLE t(a INT)", "isn't one SELECT"),
         ("SELECT 1; SELECT 2", "isn't one SELECT"),
@@ -199,6 +200,7 @@ def test_a_query_that_is_not_one_select_is_refused(query: str, message: str) -> 
         with pytest.raises(InputError, match=message):
             sql_input(connection, query)
         assert connection.execute("SHOW TABLES").fetchall() == []
+        assert [row.values for row in sql_input(connection, "SELECT 1 a; -- one")] == [{"a": 1}]
 
 
 def test_a_query_that_fails_halfway_is_an_error_without_personal_data() -> None:
