@@ -5,22 +5,19 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
 from connector.errors import DestinationError
-from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.comparing import READ_AS, same_phone
 from connector.upsert.models import PROSPECT_FIELDS
 from connector.upsert.pulled import NothingPulled, Pulled, PulledProspect
-from pipelines.warehouses import Warehouse
 
-_log = get_logger("push")
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at
 
@@ -29,40 +26,73 @@ _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then look
 def open_pulled(settings: Settings) -> Iterator[Pulled]:
     """The destination as pushes see it; empty where nothing has been pulled yet."""
     with ExitStack() as stack:
-        warehouse = _open(settings, stack)
-        columns = _columns(warehouse, settings.dataset) if warehouse else []
-        if warehouse is None or "id" not in columns:
+        tables = _open(settings, stack)
+        columns = _columns(tables, settings.dataset, "prospects") if tables else []
+        if tables is None or "id" not in columns:
             yield NothingPulled()
             return
         hidden = settings.pull.prospects.hash_columns
         readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
-        yield PulledProspects(warehouse, readable)
+        complete = bool(_columns(tables, settings.dataset, "_hc_freshness")) and _is_complete(
+            tables
+        )
+        yield PulledProspects(tables, readable, complete=complete)
 
 
-def _open(settings: Settings, stack: ExitStack) -> Warehouse | None:
-    if settings.destination == "duckdb":
-        return _open_copy(settings, stack)
-    return _open_server(settings, stack)
+class Tables(Protocol):
+    """Queries on tables; parameters are `%s`."""
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    def name(self, table: str) -> str: ...
 
 
-def _open_copy(settings: Settings, stack: ExitStack) -> Warehouse | None:
-    import duckdb
-
-    from connector.upsert.inputs.database_files import open_read_only
-    from pipelines.warehouses import DuckWarehouse
-
+def _open(settings: Settings, stack: ExitStack) -> Tables | None:
+    if settings.destination != "duckdb":
+        return _open_server(settings, stack)
     if not settings.duckdb_path.exists():
         return None
-    try:
-        connection = open_read_only(settings.duckdb_path, settings.dataset)
-    except duckdb.Error as error:
-        _log.warning("push.copy_unreadable", path=str(settings.duckdb_path), why=str(error))
-        return None
-    stack.callback(connection.close)
-    return DuckWarehouse(connection, settings.dataset)
+    return stack.enter_context(closing(PublishedCopy(settings.duckdb_path, settings.dataset)))
 
 
-def _open_server(settings: Settings, stack: ExitStack) -> Warehouse | None:
+class PublishedCopy:
+    """The file that analysts open.
+
+    Raises:
+        DestinationError: it can't be read.
+    """
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        import duckdb
+
+        from connector.upsert.inputs.database_files import open_read_only
+
+        self._path, self._dataset, self._failure = path, dataset, duckdb.Error
+        try:
+            self._connection = open_read_only(path, dataset)
+        except duckdb.Error as error:
+            raise self._unreadable(error) from error
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+        except self._failure as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DestinationError:
+        return DestinationError(
+            f"{self._path}: the published copy can't be read ({type(error).__name__}). Pull to "
+            "make it anew, or move it away."
+        )
+
+    def name(self, table: str) -> str:
+        return f'"{self._dataset}"."{table}"'
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _open_server(settings: Settings, stack: ExitStack) -> Tables:
     import dlt
 
     from pipelines.quiet_dlt import make_pipeline
@@ -73,25 +103,20 @@ def _open_server(settings: Settings, stack: ExitStack) -> Warehouse | None:
     return ServerWarehouse(make_pipeline(destination, settings.dataset, folder))
 
 
-def _columns(warehouse: Warehouse, dataset: str) -> list[str]:
+def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
     sql = (
         "SELECT column_name FROM information_schema.columns "
-        "WHERE table_schema = %s AND table_name = 'prospects'"
+        "WHERE table_schema = %s AND table_name = %s"
     )
-    try:
-        return [row[0] for row in warehouse.query(sql, [dataset])]
-    except DestinationError as error:
-        _log.warning("push.destination_unreadable", why=str(error))
-        return []
+    return [row[0] for row in tables.query(sql, [dataset, table])]
 
 
 class PulledProspects:
     """The table `prospects` of the last pull. columns: those whose values can be compared."""
 
-    def __init__(self, warehouse: Warehouse, columns: Sequence[str]) -> None:
-        self._warehouse, self._columns = warehouse, frozenset(columns)
-        self._table = warehouse.name("prospects")
-        self.complete = self._is_complete()
+    def __init__(self, tables: Tables, columns: Sequence[str], *, complete: bool) -> None:
+        self._tables, self._columns, self.complete = tables, frozenset(columns), complete
+        self._table = tables.name("prospects")
         self._fields = {
             read_as: _snake(read_as)
             for read_as in (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
@@ -144,7 +169,7 @@ class PulledProspects:
         for start in range(0, len(wanted), _IN_ONE_QUERY):
             some = wanted[start : start + _IN_ONE_QUERY]
             places = ", ".join(["%s"] * len(some))
-            yield from self._warehouse.query(
+            yield from self._tables.query(
                 f"SELECT {', '.join(columns)} FROM {self._table} "  # noqa: S608
                 f"WHERE {key} IN ({places}) {more}",
                 some,
@@ -159,16 +184,13 @@ class PulledProspects:
             fields["labels"] = orjson.loads(fields["labels"])
         return fields
 
-    def _is_complete(self) -> bool:
-        name = self._table.replace("prospects", "_hc_freshness")
-        sql = (
-            f"SELECT count(*) FROM {name} "  # noqa: S608 - a name of our own
-            "WHERE resource = 'prospects' AND last_complete_at IS NOT NULL"
-        )
-        try:
-            return bool(self._warehouse.query(sql)[0][0])
-        except Exception:  # noqa: BLE001 - a destination that somebody made otherwise
-            return False
+
+def _is_complete(tables: Tables) -> bool:
+    sql = (
+        f"SELECT count(*) FROM {tables.name('_hc_freshness')} "  # noqa: S608 - our own name
+        "WHERE resource = 'prospects' AND last_complete_at IS NOT NULL"
+    )
+    return bool(tables.query(sql)[0][0])
 
 
 def _snake(name: str) -> str:

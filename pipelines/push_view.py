@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from connector.errors import UsageError
 from connector.upsert.states import Status
 from pipelines.push import PushReport
 
@@ -15,6 +16,8 @@ _SHOWN = 20
 
 def push_lines(report: PushReport) -> list[Any]:
     """The input, rows by outcome, what went wrong row by row, and what to do next."""
+    if isinstance(report.error, UsageError):
+        return []
     return [*report.notes, _table(report.summary), *_rows(report), *_end(report.summary)]
 
 
