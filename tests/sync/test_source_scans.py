@@ -145,7 +145,7 @@ def test_the_same_records_from_a_server_in_trouble(serve: Serve):
 @pytest.mark.parametrize("order", ["newest", "oldest", "shuffled"])
 def test_changes_while_the_scan_runs(serve: Serve, token_kind: str, order: str):
     """Added, edited, deleted between pages: what was there all the time is there, as it is."""
-    reader = serve(token_kind=token_kind, prospects_order=order)
+    reader = serve(prospects=600, token_kind=token_kind, prospects_order=order)
     store = reader.sandbox.store
     untouched = set(reader.truth("prospects"))
 
@@ -162,7 +162,7 @@ def test_changes_while_the_scan_runs(serve: Serve, token_kind: str, order: str):
             untouched.discard(ids[-number])
 
     reader.sandbox.on_request = change
-    made = reader.scan("prospects")
+    made = reader.scan("prospects", page_size=40)
     found = by_id(list(made))
     reader.sandbox.on_request = None
     truth = reader.truth("prospects")
