@@ -24,9 +24,11 @@ SPARE = 0.01
 """Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
 last time return a guard and a latency too late for it, and each pull beside a long push would
 take some seconds longer than the one before."""
+PUNCTUAL = 0.95
+"""Pulls that come about once per window are one in each, not two in some."""
 SPARE_FROM = 0.9
 """The spare slots are open to pushes for the first tenth of the time between two pulls, so that
-in the end every slot is used."""
+in the end every slot is used; not where pulls come more often than those pushes cease to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,8 @@ def _reserve(window: Window, live: Live, pulls: Pulls, now_s: float, *, most: in
 
 
 def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
-    """What the next pull will cost, if pushes sent now would still count when it is due.
+    """What pulls will have spent of the window once the next is done, if pushes sent now would
+    still count when it is due: several pulls, where they come more often than the window is long.
 
     A pull that is late by more than the window, or than its own interval, isn't waited for.
     """
@@ -116,9 +119,10 @@ def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
     ahead_s, interval_s = due[0] - now_s, due[1]
     if not -min(window.held_s, interval_s) <= ahead_s <= window.held_s:
         return 0
-    if ahead_s > SPARE_FROM * interval_s:
-        return pulls.cost
-    return pulls.cost + math.ceil(SPARE * window.limit)
+    cost = pulls.cost * (math.floor(PUNCTUAL * window.length_s / interval_s) + 1)
+    if ahead_s > SPARE_FROM * max(interval_s, window.length_s):
+        return cost
+    return cost + math.ceil(SPARE * window.limit)
 
 
 def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int:

@@ -33,6 +33,11 @@ def test_a_pull_due_within_the_hour_has_its_cost_reserved():
     assert reserve(HOURLY, 9000.0) == (0, 660)
 
 
+def test_pulls_that_come_often_have_as_many_costs_reserved_as_an_hour_holds():
+    often = Pulls(starts_s=(0.0, 600.0), costs=(100,))
+    assert reserve(often, 1190.0) == (103, 660)
+
+
 def test_a_pull_due_within_the_minute_finds_half_of_it_free():
     assert reserve(HOURLY, 10_745.0) == (150, 660)
 
@@ -54,7 +59,7 @@ def test_a_pull_due_later_than_the_window_reserves_nothing_yet():
 
 def test_a_pull_that_stays_away_is_not_waited_for_longer_than_its_interval():
     often = Pulls(starts_s=(0.0, 600.0), costs=(100,))
-    assert reserve(often, 1200.0 + 500)[1] == 160
+    assert reserve(often, 1200.0 + 500)[1] == 660
     assert reserve(often, 1200.0 + 601) == (0, 0)
 
 
