@@ -75,6 +75,8 @@ def test_every_command_runs(line: str, project: tuple[Path, dict[str, str]]):
         accounts = next(block for block in blocks("toml") if "[accounts.east]" in block)
         (folder / "accounts.toml").write_text(accounts)
         line = f"{line} --config accounts.toml"
+    if line.startswith("make "):  # the environment is the one this test runs in
+        line = line.replace("make ", "make --old-file=.venv/.installed ", 1)
     if line.startswith("duckdb "):
         line = f'{line} -c "SELECT count(*) FROM prospects"'
     done = subprocess.run(
