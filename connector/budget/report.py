@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from connector.budget import Lane, booking, owners, permits
-from connector.budget.clockrules import LedgerClock
+from connector.budget.clockrules import LedgerClock, ledger_clock
 from connector.budget.database import Database
 from connector.budget.forecast import constraints, forecast
+from connector.budget.keys import key_id
 from connector.budget.lanes import Pulls
 from connector.budget.learnt import FeedbackState
 from connector.budget.lookups import Lookups
@@ -22,7 +23,8 @@ from connector.budget.past_pulls import PastPulls
 from connector.budget.permits import Facts, Terms
 from connector.budget.schema import spent
 from connector.budget.statements import Statement, Transaction, transaction
-from connector.budget.windows import Window
+from connector.budget.windows import Limits, Window, windows_of
+from connector.clock import SystemClock
 
 _UNKNOWN_LATENCY_S = 0.3
 _ENDED = Statement(
@@ -96,6 +98,19 @@ class _View:
     holds: Terms
 
 
+def open_report(database: Database, *, api_key: str, limits: Sequence[Limits]) -> Reporter:
+    """A look at a key's budget for who sends nothing. limits: as this process is configured.
+
+    Raises:
+        BudgetError: the ledger can't be used.
+    """
+    key, clock = key_id(api_key, database), ledger_clock(database, SystemClock())
+    with database.quick_write() as tx:
+        clock.open(tx)
+        booking.add_key(tx, key, clock.now_s(tx))
+    return Reporter(database, key=key, clock=clock, windows=windows_of(limits))
+
+
 class Reporter:
     """Reads the ledger without locking it."""
 
@@ -118,8 +133,8 @@ class Reporter:
                 next_in_s={lane: self._eta(view, 1, lane, 1).first_in_s for lane in Lane},
             )
 
-    def forecast(self, count: int, lane: Lane, *, in_flight: int) -> Eta:
-        """See `RateBudget.forecast`."""
+    def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
+        """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
         with self._view() as view:
             return self._eta(view, count, lane, in_flight)
 

@@ -88,9 +88,7 @@ class ExactServer:
                 if self.counter.free(now_s):
                     self.counter.foreign_s.append(now_s)
 
-    async def _connection(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if head.startswith(b"GET /log"):

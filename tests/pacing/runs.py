@@ -9,8 +9,11 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from tests.pacing.worker import Done, Work
+
+_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def optimum_s(requests: int, windows: Sequence[tuple[int, float]]) -> float:
 def served(*options: str) -> Iterator[int]:
     """The port of an exact server with these options."""
     command = [sys.executable, "-m", "tests.pacing.exact_server", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
         assert process.stdout is not None
         try:
             yield int(process.stdout.readline())
@@ -51,7 +54,7 @@ def started(work: Work) -> subprocess.Popen[str]:
     """A worker that has begun."""
     command = [sys.executable, "-m", "tests.pacing.worker"]
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=_ROOT
     )
     assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(work)) + "\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import logging
 import sys
 import threading
 import time
@@ -16,6 +15,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
+from connector import logs
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
@@ -109,7 +109,7 @@ def run_with_budget(work: Work) -> Done:
 
 
 def main() -> None:
-    logging.disable()
+    logs.configure(-1)
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     work = Work(**given)
     time.sleep(work.late_s)

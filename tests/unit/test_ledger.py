@@ -223,9 +223,7 @@ def test_a_dead_process_that_waited_holds_nobody_up(database: Database, clock: F
     assert [each.owner for each in process.reporter.state().connected] == ["one"]
 
 
-def test_permits_of_a_killed_process_return_at_their_deadline(
-    database: Database, clock: FakeClock
-):
+def test_permits_of_a_killed_process_return_at_their_deadline(database: Database, clock: FakeClock):
     """Two of three died with their holder: one is free for others all along, three in the end."""
     holder = Process(database, clock)
     other = Process(database, clock, owner="two", probed=False)

@@ -57,8 +57,7 @@ def test_a_ledger_that_gets_damaged_stops_permits(tmp_path: Path):
             connection.execute("PRAGMA user_version = 7")
             connection.commit()
         with pytest.raises(LedgerUnusable, match="damaged"):
-            for _ in range(20):
-                budget.permit(Lane.PULL)
+            budget.permit(Lane.PULL)
 
 
 def test_a_ledger_that_another_program_locks_says_so_in_time(tmp_path: Path):

@@ -1,0 +1,120 @@
+"""There is one way to the network: the API client, and it takes a permit for every try."""
+
+from __future__ import annotations
+
+import ast
+import json
+import threading
+from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from connector.api.client import ApiClient
+from connector.budget import Lane, Permit
+
+ROOT = Path(__file__).parents[2]
+NETWORK = {
+    "aiohttp", "asyncio.streams", "ftplib", "http.client", "httpx", "requests", "smtplib",
+    "socket", "ssl", "telnetlib", "urllib.request", "urllib3", "websockets", "xmlrpc",
+}  # fmt: skip
+ALLOWED = {
+    "connector/api/transport.py": "the API itself, one permit per try",
+    "connector/budget/locks.py": "gethostname, to tell people who holds a lock",
+    "connector/budget/owners.py": "gethostname, to tell people who is connected",
+}
+"""What may import them and why; the sandbox is a server, and sends nothing by itself."""
+ALERTS = "pipelines/alerts.py"
+"""Tells people about failures at an address of their own; it never talks to the API."""
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def modules() -> list[Path]:
+    found = [*ROOT.glob("connector/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
+    return [path for path in found if not path.is_relative_to(ROOT / "connector/sandbox")]
+
+
+def test_only_the_api_client_reaches_the_network():
+    """Every module that imports something that could send is named here, with its reason."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in modules()
+        if NETWORK & {name for each in imports(path) for name in (each, each.split(".")[0])}
+    }
+    assert found - set(ALLOWED) - {ALERTS} == set()
+
+
+def test_the_allowed_ones_still_need_it():
+    """The list above holds no module that stopped importing anything of the kind."""
+    assert all((ROOT / name).is_file() for name in ALLOWED)
+
+
+class CountingBudget:
+    """Grants at once, and remembers."""
+
+    waited_s = 0.0
+
+    def __init__(self) -> None:
+        self.granted, self.settled = 0, 0
+
+    def permit(self, lane: Lane) -> Permit:
+        self.granted += 1
+        return Permit(self.granted, lane, float("inf"))
+
+    def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
+        self.settled += 1
+
+    def unanswered(self, permit: Permit) -> None:
+        self.settled += 1
+
+    def unsent(self, permit: Permit) -> None:
+        self.settled += 1
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Refuses, fails, answers; counts what arrives."""
+
+    arrived = 0
+    answers = iter(())
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        type(self).arrived += 1
+        body = json.dumps({"success": True, "item": {"id": "1"}}).encode()
+        self.send_response(next(type(self).answers))
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Retry-After", "0")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def flaky() -> Iterator[str]:
+    Flaky.arrived, Flaky.answers = 0, iter([429, 500, 503, 200])
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v2"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_every_try_takes_a_permit_and_settles_it(flaky: str):
+    """Refused, failed twice, answered: four requests arrived, four permits were taken."""
+    budget = CountingBudget()
+    with ApiClient(base_url=flaky, api_key="k", budget=budget) as client:
+        client.record("notes", "1")
+    assert (Flaky.arrived, budget.granted, budget.settled) == (4, 4, 4)
