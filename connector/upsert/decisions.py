@@ -65,11 +65,10 @@ class Decision:
     reason: str | None = None
 
 
-def prospect_of(by_email: Found | None, by_phone: Found | None, by_row: Found | None) -> str | None:
-    """Whom the aliases lead to: a confirmed one first, the email's before the phone's."""
-    found = [each for each in (by_email, by_phone, by_row) if each is not None]
-    found.sort(key=lambda each: not each.confirmed)
-    return found[0].prospect_id if found else None
+def best_of(*found: Found | None) -> Found | None:
+    """Of where the aliases lead, the one to believe: a confirmed one before others, in order."""
+    known = [each for each in found if each is not None]
+    return min(known, key=lambda each: not each.confirmed, default=None)
 
 
 def decide(content: bytes, evidence: Evidence, *, mode: Mode, force: bool) -> Decision:
@@ -77,8 +76,10 @@ def decide(content: bytes, evidence: Evidence, *, mode: Mode, force: bool) -> De
     conflict = _two_people(evidence)
     if conflict is not None:
         return Decision(Action.REJECT, None, conflict)
-    prospect_id = prospect_of(evidence.by_email, evidence.by_phone, evidence.by_row)
-    if prospect_id is None:
+    leads_to = best_of(evidence.by_email, evidence.by_phone, evidence.by_row)
+    if leads_to is not None:
+        prospect_id: str | None = leads_to.prospect_id
+    else:
         prospect_id = _only(evidence.pulled_by_email | evidence.pulled_by_phone)
     if force:
         return Decision(Action.SEND, prospect_id)

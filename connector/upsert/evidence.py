@@ -9,11 +9,11 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.decisions import Evidence, prospect_of
+from connector.upsert.decisions import Evidence, best_of
 from connector.upsert.identity import Aliases
 from connector.upsert.outbox import PROSPECTS, Outbox, UncertainWrite, names_of
 from connector.upsert.pulled import Pulled, is_suspect, why_stale
-from connector.upsert.receipts import Found, Receipt, Receipts
+from connector.upsert.receipts import Found, Receipts
 from connector.upsert.staging import StagedRow, names_of_row
 
 Uncertain = Collection[UncertainWrite]
@@ -24,7 +24,6 @@ class Known:
     """What the ledger knows of some rows. attached: (prospect id, kind, content)."""
 
     found: Mapping[int, Found]
-    receipts: Mapping[str, Receipt]
     attached: Collection[tuple[str, str, bytes]]
     uncertain: Uncertain
 
@@ -34,12 +33,12 @@ class Known:
             self.found.get(alias) if alias is not None else None
             for alias in (names.email, names.phone, names.row)
         )
-        prospect_id = prospect_of(by_email, by_phone, by_row)
+        leads_to = best_of(by_email, by_phone, by_row)
         return Evidence(
             by_email=by_email,
             by_phone=by_phone,
             by_row=by_row,
-            receipt=self.receipts.get(prospect_id) if prospect_id is not None else None,
+            receipt=leads_to.receipt if leads_to is not None else None,
             uncertain=any((name, PROSPECTS, content) in self.uncertain for name in names.present()),
         )
 
@@ -50,18 +49,22 @@ def known_of(
     names: Iterable[Aliases],
     uncertain: Uncertain,
     *,
-    ids: Iterable[str] = (),
     attached: bool = True,
 ) -> Known:
-    """Look up all of `names` at once. ids: prospects that are asked for beside them."""
+    """Look up all of `names` at once."""
     found = receipts.find(connection, {alias for each in names for alias in each.present()})
-    prospect_ids = {each.prospect_id for each in found.values()} | set(ids)
-    return Known(
-        found,
-        receipts.of(connection, prospect_ids),
-        receipts.attached(connection, prospect_ids) if attached else frozenset(),
-        uncertain,
-    )
+    ids = {each.prospect_id for each in found.values()} if attached else set()
+    return Known(found, receipts.attached(connection, ids), uncertain)
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What is known of some rows. plain: row id → prospect id of those that are unchanged without
+    further thought; evidence: by row id, of the others."""
+
+    known: Known
+    plain: Mapping[int, str]
+    evidence: Mapping[int, Evidence]
 
 
 class EvidenceFinder:
@@ -71,9 +74,10 @@ class EvidenceFinder:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
         self._uncertain = outbox.uncertain()
         self._open = {name for write in outbox.open_sends() for name in names_of(write)}
+        self._unsettled = self._open | {name for name, _, _ in self._uncertain}
 
-    def look_up(self, rows: Sequence[StagedRow]) -> tuple[Known, dict[int, Evidence]]:
-        """What the ledger knows, and row id → evidence."""
+    def look_up(self, rows: Sequence[StagedRow], *, sift: bool) -> LookedUp:
+        """Everything known of `rows`. sift: tell apart those that are plainly unchanged."""
         names = {row.id: names_of_row(row, self._outbox.hasher) for row in rows}
         with self._outbox.database.read() as connection:
             known = known_of(
@@ -83,13 +87,42 @@ class EvidenceFinder:
                 self._uncertain,
                 attached=any(row.activities for row in rows),
             )
+        plain = self._plain(rows, known) if sift else {}
+        rest = [row for row in rows if row.id not in plain]
         evidence = {
             row.id: self._without_open(names[row.id], known.of(names[row.id], row.content))
-            for row in rows
+            for row in rest
         }
-        self._add_edits(rows, evidence)
-        self._add_contacts(rows, evidence)
-        return known, evidence
+        self._add_edits(rest, evidence)
+        self._add_contacts(rest, evidence)
+        return LookedUp(known, plain, evidence)
+
+    def _plain(self, rows: Sequence[StagedRow], known: Known) -> dict[int, str]:
+        """row id → prospect id of rows without anything to weigh: what they say was accepted
+        last, nobody else is meant, nothing is open, nothing newer was pulled."""
+        found = known.found
+        plain: dict[int, Found] = {}
+        for row in rows:
+            one, other = found.get(row.email or 0), found.get(row.phone or 0)
+            leads_to = one or other
+            if (
+                leads_to is not None
+                and leads_to.is_last(row.content)
+                and (one is None or other is None or one.prospect_id == other.prospect_id)
+                and row.activities is None
+                and not (self._unsettled and self._is_unsettled(row, leads_to))
+            ):
+                plain[row.id] = leads_to
+        pulled = self.pulled.by_id({each.prospect_id for each in plain.values()})
+        return {
+            id_: each.prospect_id
+            for id_, each in plain.items()
+            if each.prospect_id not in pulled
+            or not is_suspect(each.receipt, pulled[each.prospect_id])
+        }
+
+    def _is_unsettled(self, row: StagedRow, found: Found) -> bool:
+        return not self._unsettled.isdisjoint((row.email, row.phone, found.prospect_id))
 
     def _without_open(self, names: Aliases, evidence: Evidence) -> Evidence:
         """While the answer to an earlier write is missing, what was accepted last isn't known."""

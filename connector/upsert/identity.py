@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import sqlalchemy as sa
@@ -22,8 +21,7 @@ CONTENT_BYTES = 16
 MANNERS = frozenset({"update", "muteWebhook"})
 
 
-@dataclass(frozen=True)
-class Aliases:
+class Aliases(NamedTuple):
     """The names one row goes by, each a 64-bit keyed hash; None where the row has no such name.
 
     row: for a row with neither email nor phone, its content and how many equal rows stand above
@@ -36,20 +34,22 @@ class Aliases:
 
     def present(self) -> tuple[int, ...]:
         """Those that are known, email first."""
-        return tuple(alias for alias in (self.email, self.phone, self.row) if alias is not None)
+        return tuple(alias for alias in self if alias is not None)
 
 
 class Hasher:
     """Keyed hashes of contacts and payloads; without `salt` (32 bytes) they can't be guessed at."""
 
     def __init__(self, salt: bytes) -> None:
-        self._salt = salt
+        # copies of a keyed state: keying costs as much as hashing
+        self._alias = hashlib.blake2b(digest_size=8, key=salt)
+        self._content = hashlib.blake2b(digest_size=CONTENT_BYTES, key=salt)
 
     def alias(self, kind: AliasKind, value: str) -> int:
         """A signed 64-bit number for one contact. value: normalised already."""
-        text = f"{kind}:{value.casefold()}".encode("utf-8", "surrogatepass")
-        digest = hashlib.blake2b(text, digest_size=8, key=self._salt).digest()
-        return int.from_bytes(digest, "big", signed=True)
+        state = self._alias.copy()
+        state.update(f"{kind}:{value.casefold()}".encode("utf-8", "surrogatepass"))
+        return int.from_bytes(state.digest(), "big", signed=True)
 
     def content(self, payload: Mapping[str, Any]) -> bytes:
         """16 bytes for what `payload` says, whatever the order of its fields.
@@ -58,8 +58,9 @@ class Hasher:
             TypeError: a value that JSON can't carry.
         """
         said = {name: value for name, value in payload.items() if name not in MANNERS}
-        text = orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
-        return hashlib.blake2b(text, digest_size=CONTENT_BYTES, key=self._salt).digest()
+        state = self._content.copy()
+        state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        return state.digest()
 
     def aliases(
         self, *, email: str | None, phone: str | None, content: bytes = b"", ordinal: int = 0

@@ -24,7 +24,7 @@ from connector.upsert.staging import StagedRow, Staging, names_of_row
 from connector.upsert.states import Status
 from connector.upsert.validation import Reject
 
-_CHUNK = 2_000
+_CHUNK = 5_000
 _OUTCOMES = {
     Action.UNCHANGED: Status.UNCHANGED,
     Action.REJECT: Status.REJECTED,
@@ -97,9 +97,18 @@ class Planner:
     def _plan_chunk(
         self, people: Sequence[list[StagedRow]]
     ) -> Iterator[tuple[StagedRow, Decision]]:
-        known, evidence = self._finder.look_up([row for person in people for row in person])
-        self._used |= known.receipts.keys()
+        looked_up = self._finder.look_up(
+            [row for person in people for row in person],
+            sift=not self._force and people[0][0].person is None,
+        )
+        known, evidence = looked_up.known, looked_up.evidence
+        self._used.update(found.prospect_id for found in known.found.values())
         for person in people:
+            if (row := person[0]).id in looked_up.plain:
+                self._outcome(
+                    RowResult(row.row_number, Status.UNCHANGED, looked_up.plain[row.id], row.note)
+                )
+                continue
             rows = [(row.content, evidence[row.id]) for row in person]
             decisions = decide_together(rows, mode=self._mode, force=self._force)
             for row, decision in zip(person, decisions, strict=True):

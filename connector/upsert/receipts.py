@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -18,6 +19,12 @@ from connector.upsert.outbox_schema import aliases, attached, receipts
 from connector.upsert.statements import insert_new, insert_or_replace
 
 _TAIL_LENGTH = 16
+_FIND = (
+    "SELECT a.alias, a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms "
+    "FROM outbox_aliases a JOIN outbox_receipts r "
+    "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
+    "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
+)
 
 
 @dataclass(frozen=True)
@@ -34,12 +41,27 @@ class Receipt:
         return 0 < len(contents) <= len(self.tail) and self.tail[-len(contents) :] == (*contents,)
 
 
-@dataclass(frozen=True)
-class Found:
-    """Where an alias leads. confirmed: the API's answer carried that contact too."""
+class Found(NamedTuple):
+    """Where an alias leads. confirmed: the API's answer carried that contact too.
+
+    tail and what follows: as the prospect's receipt has them; tail: contents, end to end.
+    """
 
     prospect_id: str
     confirmed: bool
+    tail: bytes = b""
+    accepted_ms: int = 0
+    updated_at_ms: int | None = None
+
+    def is_last(self, content: bytes) -> bool:
+        """Whether `content` was accepted last."""
+        return self.tail[-CONTENT_BYTES:] == content
+
+    @property
+    def receipt(self) -> Receipt:
+        """The prospect's receipt."""
+        tail = _split(self.tail)
+        return Receipt(self.prospect_id, tail, self.accepted_ms, self.updated_at_ms)
 
 
 @dataclass(frozen=True)
@@ -68,10 +90,9 @@ class Receipts:
         """alias → prospect, for those of `names` that are known."""
         if not names:
             return {}
-        query = sa.select(aliases.c.alias, aliases.c.prospect_id, aliases.c.confirmed).where(
-            aliases.c.scope == self._scope, aliases.c.alias.in_(names)
-        )
-        return {alias: Found(id_, sure) for alias, id_, sure in connection.execute(query)}
+        numbers = ",".join(map(str, sorted(names)))  # thousands of parameters cost more than text
+        found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
+        return {row[0]: Found(*row[1:]) for row in found.all()}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""

@@ -10,9 +10,8 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from connector.upsert.identity import Aliases, Hasher
 
@@ -42,8 +41,7 @@ FROM staged WHERE email IS NULL AND phone IS NULL
 """
 
 
-@dataclass(frozen=True)
-class StagedRow:
+class StagedRow(NamedTuple):
     """One checked row. payload, activities, row_values: JSON. person: the id of the first row of
     the same person, None where no other row is theirs. ordinal: for a row without contact, how
     many equal ones stand above it."""
@@ -126,7 +124,7 @@ class Staging:
 
     def _rows(self, which: str) -> Iterator[StagedRow]:
         for row in self._file.execute(f"{_SELECT} {which}"):
-            yield StagedRow(*row)
+            yield StagedRow._make(row)
 
     def __enter__(self) -> Self:
         return self
