@@ -1,18 +1,21 @@
 """dlt's part of a pull: load packages, schema evolution, and the state that travels with rows.
 
 A load package holds rows and state together. dlt commits the package before it writes its local
-state, and loads rows before the state's row: after a kill anywhere, rows may be loaded a second
-time (an upsert: no harm), and none is skipped.
+state, and loads rows before the state's row: after a kill anywhere, rows may be read and loaded
+a second time (an upsert: no harm), and none is skipped.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import dlt
+from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.common.storages.exceptions import StorageException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.logs import get_logger
@@ -22,6 +25,7 @@ from pipelines.load_errors import load_failed
 from pipelines.quiet_dlt import SCHEMA_NAME, make_pipeline
 
 _log = get_logger("load")
+_UNREADABLE = (StorageException, FileNotFoundError, KeyError, ValueError)
 
 
 class Loader:
@@ -34,16 +38,23 @@ class Loader:
         self, destination: Any, *, dataset: str, pipelines_dir: Path, file_format: str | None
     ) -> None:
         self._file_format = file_format
-        self.pipeline = self._open(destination, dataset, pipelines_dir)
-
-    @staticmethod
-    def _open(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
+        self._pipelines_dir = pipelines_dir
+        self._open = partial(make_pipeline, destination, dataset, pipelines_dir)
+        self._columns: dict[str, dict[str, Any]] = {}
         try:
-            return make_pipeline(destination, dataset, pipelines_dir)
-        except ValueError as error:  # a state file cut short by a power failure
-            _log.warning("load.state_unreadable", reason=type(error).__name__)
-            shutil.rmtree(pipelines_dir)
-            return make_pipeline(destination, dataset, pipelines_dir)
+            self.pipeline = self._open()
+        except _UNREADABLE as error:
+            self.pipeline = self._anew(error)
+
+    def _anew(self, error: Exception) -> dlt.Pipeline:
+        """Without dlt's local files, which a kill or a power failure has cut short.
+
+        They are a copy: state and schema are in the destination as of the last load. What wasn't
+        loaded is read again.
+        """
+        _log.warning("load.local_state_unreadable", reason=type(error).__name__)
+        shutil.rmtree(self._pipelines_dir, ignore_errors=True)
+        return self._open()
 
     def recover(self) -> None:
         """Finish what a killed run left: newer state of the destination, pending packages.
@@ -52,22 +63,54 @@ class Loader:
             DestinationError: the destination can't be reached, or refuses a pending package.
         """
         with _translated():
-            self.pipeline.sync_destination()
-            if self.pipeline.has_pending_data:
-                _log.info("load.finishing_pending")
-                self.pipeline.run()
-                self.pipeline.sync_destination()
+            try:
+                self._catch_up()
+            except PipelineStepFailed as error:
+                if not _is_about_local_files(error):
+                    raise
+                self.pipeline = self._anew(error)
+                self._catch_up()
+        self._learn_columns()
+
+    def _catch_up(self) -> None:
+        self.pipeline.sync_destination()
+        if not self.pipeline.has_pending_data:
+            return
+        if self._is_half_loaded():
+            _log.info("load.reading_again")
+            self.pipeline.abort_packages()
+        else:
+            _log.info("load.finishing_pending")
+            self.pipeline.run()
+        self.pipeline.sync_destination()
+
+    def _is_half_loaded(self) -> bool:
+        """Whether a pending package has begun to load.
+
+        Finishing it would copy rows into a staging table that may hold them already, and the
+        upsert doesn't dedupe: each would land twice. So it is dropped with its state, and the
+        chunk is read again.
+        """
+        packages = self.pipeline._get_load_storage().normalized_packages
+        return any(
+            jobs["started_jobs"] or jobs["completed_jobs"] or jobs["failed_jobs"]
+            for jobs in map(packages.get_load_package_jobs, packages.list_packages())
+        )
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of `table` as far as it is known; empty if it isn't."""
+        return self._columns.get(table, {})
+
+    def _learn_columns(self) -> None:
+        """dlt reads its schema anew each time it is asked; rows are made far more often."""
         if self.pipeline.default_schema_name is None:
-            return {}
-        found = self.pipeline.default_schema.tables.get(table, {})
-        return {
-            name: column
-            for name, column in found.get("columns", {}).items()
-            if "data_type" in column and not name.startswith("_dlt_")
-        }
+            return
+        for table, found in self.pipeline.default_schema.tables.items():
+            self._columns[table] = {
+                name: column
+                for name, column in found.get("columns", {}).items()
+                if "data_type" in column and not name.startswith("_dlt_")
+            }
 
     def mark(self, table: str) -> dict[str, Any]:
         """What dlt's state says about `table`; empty if nothing."""
@@ -94,6 +137,7 @@ class Loader:
                 schema=self._schema(),
                 loader_file_format=self._file_format,  # type: ignore[arg-type]
             )
+        self._learn_columns()
 
     def forget_old_packages(self, keep: int = 3) -> None:
         """Drop the records that dlt keeps of completed loads, all but the last few."""
@@ -125,6 +169,14 @@ class Loader:
         capabilities = self.pipeline.destination.capabilities()
         known = capabilities.supported_merge_strategies or ()
         return "upsert" if "upsert" in known else "delete-insert"
+
+
+def _is_about_local_files(error: BaseException | None) -> bool:
+    while error is not None:
+        if isinstance(error, _UNREADABLE) and not isinstance(error, ConfigurationException):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 class _translated:  # noqa: N801 - reads as a word in `with _translated():`

@@ -1,0 +1,113 @@
+"""Starts `hiringcenter` again and again in real processes, paying for its imports once.
+
+A process that has imported everything and has no threads forks a child for each command line;
+the child is a process of its own, which may be killed by its pid.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).parents[2]
+
+
+class Zygote:
+    """A context manager; every child has ended when it is left."""
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes.zygote"],
+            cwd=folder,
+            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.folder = folder
+        assert self._read() == "ready"
+
+    def start(self, *arguments: str) -> int:
+        """Run one command line; its pid. Its output is in the files `out` and `err`."""
+        self._write(list(arguments))
+        return int(self._read())
+
+    def wait(self) -> int:
+        """Wait for the child started last: its exit code, negative for a signal."""
+        self._write(None)
+        return os.waitstatus_to_exitcode(int(self._read()))
+
+    def _write(self, command: list[str] | None) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.communicate()
+
+
+def _serve() -> None:
+    import pipelines.booking
+    import pipelines.cli
+    import pipelines.pull_view
+    import pipelines.watching
+
+    print("ready", flush=True)
+    child = 0
+    for line in sys.stdin:
+        command = json.loads(line)
+        if command is None:
+            print(os.waitpid(child, 0)[1], flush=True)
+            continue
+        child = os.fork()
+        if child == 0:
+            _become(command)
+        print(child, flush=True)
+
+
+def _become(command: list[str]) -> None:
+    from pipelines.cli import main
+
+    for name, descriptor in (("out", 1), ("err", 2)):
+        opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(opened, descriptor)
+    sys.argv = ["hiringcenter", *command]
+    try:
+        main()
+    except SystemExit as end:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
+    finally:
+        os._exit(99)
+
+
+def until(deadline_s: float, holds: object) -> None:
+    """Wait until `holds()` is true."""
+    end_s = time.monotonic() + deadline_s
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end_s, "waited in vain"
+        time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    _serve()
