@@ -7,17 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.api.client import ApiClient
-from connector.errors import ExpiringPages, IncompleteList, Refused
+from connector.errors import ExpiringPages
 from connector.logs import get_logger
-from connector.source.completing import all_at_once, ever_wider, in_slices, is_uncounted_cut
+from connector.source.boundaries import reread
+from connector.source.completing import SLICED, is_uncounted_cut, the_rest
 from connector.source.listing import Listing, PlaceLost, Step
 from connector.source.records import split
 from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
 from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
-REPAIRS_MAX = 6  # requests, for one page boundary that rows moved across
-SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
 log = get_logger("source")
 
 
@@ -44,10 +43,12 @@ def plan_of(place: Mapping[str, Any]) -> ScanPlan:
 class Scan:
     """Iterate it once; `outcome` is set when the pages ended, and stays None after an error.
 
-    plan: what to read. page_size: rows to ask for. started_ms: when this scan began (the first
-    time, if it is resumed); watermarks don't go beyond it. place: where an earlier run stopped,
-    None: at the beginning. expected_ids: rows that the filters of an open or window scan should
-    match as far as the destination knows; those it doesn't list are looked at one by one.
+    plan: what to read; a scan may widen it to a full one, which later places say too. page_size:
+    rows to ask for. started_ms: when this scan began (the first time, if it is resumed);
+    watermarks don't go beyond it. place: where an earlier run stopped, None: at the beginning.
+    expected_ids: rows that the filters of an open or window scan should match as far as the
+    destination knows; those it doesn't list are looked at one by one. A resumed scan leaves that
+    to the next one, since it can't tell which of them an earlier run listed.
 
     Raises (while iterating; pages that were yielded are good)
         IncompleteList: the list can't be read to its end.
@@ -73,19 +74,20 @@ class Scan:
         self._page_size = int(place.get("page_size", page_size))
         self._next: dict[str, str] | None = place.get("next")
         self._ended = bool(place.get("ended"))
+        self._is_settled = self._ended  # nothing is missing: below the watermark, or counted
         self._seen = Sightings.from_json(self.started_ms, place.get("seen", {}))
-        self._expected = set(expected_ids)
+        self._expected = set() if "seen" in place else set(expected_ids)
         self._gone: list[str] = []
+        self._last: Step | None = None
         self._unfinished = False
-        self._is_through = False  # a head scan came below the watermark
-        self._uncounted_cut = False
 
     def __iter__(self) -> Iterator[ScannedPage]:
         yield from self._whole_walk()
         if not self._unfinished and self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
             yield from self._those_that_left()
-        if not self._unfinished and self._is_short():
-            yield from self._the_rest()
+        if not self._unfinished and self._last is not None and self._is_short():
+            for step in the_rest(self._client, self.plan.resource, self._seen, self._last):
+                yield self._scanned(step.page.items, step.page.total_count)
         self.outcome = self._outcome()
 
     # --- walking --------------------------------------------------------------------------------
@@ -104,12 +106,13 @@ class Scan:
                 self._begin_anew(stalls)
 
     def _begin_anew(self, stalls: int) -> None:
-        self._seen.restarts += 1
+        self._seen.begin_anew()
         if stalls > STALLS_MAX:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
-        log.warning("source.page_token_lost", resource=self.plan.resource, reads="anew")
-        self._seen.times.begin_anew()
+        log.warning("source.page_token_lost", resource=self.plan.resource, goes="anew")
         self._next = None
+        if self.plan.max_pages is not None:  # a place that the next run can't go on at is none
+            self.plan = replace(self.plan, max_pages=None)
 
     def _walk(self) -> Iterator[ScannedPage]:
         listing = Listing(
@@ -120,44 +123,28 @@ class Scan:
             next_params=self._next,
         )
         before: Step | None = None
-        pages = 0
-        for step in listing:
+        for pages, step in enumerate(listing, start=1):
             self._page_size = listing.page_size
             if self._seen.totals.say(step.page.total_count) and before is not None:
-                yield from self._repaired(before, step)
+                yield from self._moved(before, step)
             yield self._page(step)
-            before, pages = step, pages + 1
+            before = step
             if self._ended:
                 return
             if self.plan.max_pages is not None and pages >= self.plan.max_pages:
                 self._unfinished = True
                 return
 
-    def _repaired(self, before: Step, step: Step) -> Iterator[ScannedPage]:
-        """Two neighbours again: rows were deleted, and others moved up across their boundary.
-
-        Until both were read under one `totalCount`, so that nothing moved in between.
-        """
-        last, other = step, before
-        total = step.page.total_count
-        for _ in range(REPAIRS_MAX):
-            try:
-                page = self._client.page(self.plan.resource, other.asked)
-            except Refused:
-                log.info("source.page_token_lost", resource=self.plan.resource, reads="on")
-                return
+    def _moved(self, before: Step, step: Step) -> Iterator[ScannedPage]:
+        for page in reread(self._client, self.plan.resource, self._seen.totals, before, step):
             yield self._scanned(page.items, page.total_count)
-            if page.total_count == total:
-                return
-            self._seen.totals.say(page.total_count)
-            total, last, other = page.total_count, other, last
 
     def _page(self, step: Step) -> ScannedPage:
         scanned = self._scanned(step.page.items, step.page.total_count, in_order=True)
-        self._next = step.next_params
-        self._is_through = self._is_below_watermark()
-        self._uncounted_cut = is_uncounted_cut(self.plan.resource, step)
-        self._ended = self._next is None or self._is_through
+        self._last, self._next = step, step.next_params
+        is_through = self._is_below_watermark()
+        self._ended = self._next is None or is_through
+        self._is_settled = is_through or (self._ended and not self._is_short())
         return replace(scanned, place=self._place())
 
     def _is_below_watermark(self) -> bool:
@@ -168,6 +155,15 @@ class Scan:
         last_ms = self._seen.times.last_ms(plan.order)
         ordered = self._seen.times.is_newest_first(plan.order)
         return ordered and last_ms is not None and last_ms < plan.since_ms
+
+    def _is_short(self) -> bool:
+        """Whether the server ended the list before all of it was there."""
+        if self._is_settled or self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
+            return False
+        cut = self._last is not None and is_uncounted_cut(self.plan.resource, self._last)
+        return cut or self._seen.missing() > 0
+
+    # --- pages and places -----------------------------------------------------------------------
 
     def _scanned(
         self, items: list[Any], total_count: int | None, *, in_order: bool = False
@@ -180,9 +176,9 @@ class Scan:
         return ScannedPage(self.plan.resource, records, odd, self._place(), total_count)
 
     def _place(self) -> dict[str, Any]:
-        """Where to go on: behind this page, at the beginning, or nowhere since all is read."""
+        """Where to go on: behind this page, nowhere since all is read, or at the beginning."""
         place = {"plan": self.plan.to_json(), "started_ms": self.started_ms}
-        if self._ended and self._is_short():
+        if self._ended and not self._is_settled:
             return place
         return place | {
             "page_size": self._page_size,
@@ -193,55 +189,18 @@ class Scan:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _is_short(self) -> bool:
-        """Whether the server ended the list before all of it was there."""
-        if self._is_through or self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
-            return False
-        return self._uncounted_cut or self._seen.missing() > 0
-
-    def _the_rest(self) -> Iterator[ScannedPage]:
-        """What a list that ended early has more: all at once, in slices, or an honest failure."""
-        resource, client = self.plan.resource, self._client
-        total = self._seen.totals.last
-        limit = self._page_size
-        steps = (
-            ever_wider(client, resource, limit)
-            if total is None
-            else all_at_once(client, resource, total)
-        )
-        for step in steps:
-            limit = step.limit
-            yield self._beside(step)
-        listed = self._seen.listed()
-        if self._is_short() and resource in SLICED:
-            for step in in_slices(client, resource, self._seen.slices, limit):
-                yield self._beside(step, counts=False)
-                if not self._is_short():
-                    return
-        if self._seen.missing() or (self._uncounted_cut and self._seen.listed() > listed):
-            raise IncompleteList(
-                resource=resource,
-                total_count=self._seen.totals.last,
-                listed=self._seen.listed(),
-            )
-
-    def _beside(self, step: Step, *, counts: bool = True) -> ScannedPage:
-        if counts:
-            self._seen.totals.say(step.page.total_count)
-        return self._scanned(step.page.items, step.page.total_count)
-
     def _those_that_left(self) -> Iterator[ScannedPage]:
         """Rows that a filtered list should have had: each by its id, or all if that is cheaper."""
-        resource = self.plan.resource
         if len(self._expected) > self.plan.look_max:
             left = f"{len(self._expected)} rows left the {self.plan.kind} list"
             reason = f"{left}; {self.plan.reason}"
             self.plan = replace(self.plan, kind=ScanKind.FULL, params={}, reason=reason)
-            self._ended, self._next = False, None
+            self._seen = Sightings(self.started_ms)
+            self._ended, self._is_settled, self._next = False, False, None
             yield from self._whole_walk()
             return
         for record_id in sorted(self._expected):
-            record = self._client.record(resource, record_id)
+            record = self._client.record(self.plan.resource, record_id)
             if record is None:
                 self._gone.append(record_id)
             else:

@@ -40,6 +40,12 @@ class Sightings:
             return records
         return [record for record, known in zip(records, ids, strict=True) if known not in before]
 
+    def begin_anew(self) -> None:
+        """The list is read from its beginning again; ids that were seen stay seen."""
+        self.restarts += 1
+        self.pages = self.rows = self.odd = 0
+        self.times.begin_anew()
+
     def listed(self) -> int:
         """How many rows of the list were seen: different ids, and items without one."""
         return self._ids.distinct() + self.odd

@@ -528,3 +528,53 @@ def test_the_order_of_a_list_is_seen_not_assumed(times: list[Any], order: str | 
     read(made)
     assert made.outcome is not None
     assert made.outcome.order == order
+
+
+# --- ends and resumptions that look like others ---------------------------------------------------
+
+
+def test_a_list_that_ends_where_a_page_does_is_recognised_for_one_request():
+    """Full, the last one, uncounted: a smaller page tells whether the list has page tokens."""
+    server = ListServer(prospects(20), matches=by_filter)
+    made = scan(server, "prospects", page_size=20)
+    assert len(read(made)) == 20
+    assert len(server.asked) == 2
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_resumed_open_scan_leaves_single_looks_to_the_next():
+    """It can't tell which of the expected rows the killed run had listed."""
+    server = ListServer(tasks(80), matches=is_open)
+    place = next(iter(scan(server, plan=open_plan(5)))).place
+    expected = [row["id"] for row in server.rows]
+    made = scan(server, plan=plan_of(place), place=place, expected_ids=expected)
+    assert len(read(made)) == 30
+    assert server.records_asked == []
+
+
+def test_a_killed_head_scan_that_had_come_below_the_watermark_is_through():
+    """Its last place says so; nothing is asked for again."""
+    server = ListServer(records(500), counted=True)
+    plan = head(server.rows[5]["createdAt"], "prospects")
+    place = list(scan(server, plan=plan))[-1].place
+    server.asked.clear()
+    assert read(scan(server, plan=plan_of(place), place=place)) == []
+    assert server.asked == []
+
+
+def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
+    """Otherwise each run would begin anew, and none would ever come to the end."""
+    server = ListServer(records(50))
+    plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
+    place = list(scan(server, plan=plan))[-1].place
+
+    def expire(number: int) -> None:
+        if number == 3:
+            raise expired()
+
+    server.before = expire
+    made = scan(server, plan=plan_of(place), place=place)
+    assert len(read(made)) == 50
+    assert made.outcome is not None
+    assert made.outcome.complete
