@@ -84,16 +84,12 @@ def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[s
 
 def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[Any]:
     """The same facts for a terminal: one bar per window, then the notes."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table.grid(padding=(0, 1))
     for window in state.windows:
-        bar = Text.assemble(
-            *[("█" * cells, style) for cells, style in _cells(window)], overflow="crop"
-        )
-        table.add_row(_name(window), bar, _window_line(window).split(": ", 1)[1])
-    yield table
+        cells = [("█" * cells, style) for cells, style in _cells(window)]
+        yield Text.assemble(f"{_name(window):<12} ", *cells)
+        yield Text(f"  {_window_line(window).split(': ', 1)[1]}")
     yield Text.assemble(("█ pull  ", "cyan"), ("█ push  ", "magenta"), ("█ free", "bright_black"))
     yield from _notes(state, plan, now)
 
