@@ -43,7 +43,7 @@ def sync(settings: Settings, output: Output) -> Result:
     pull, *pushes = parts.values()
     return Result(
         summary={
-            "status": "ok" if code == 0 else "failed",
+            "status": "ok" if code in (0, 3) else "failed",
             "pull": pull.summary,
             "push": dict(zip(settings.push, (part.summary for part in pushes), strict=False)),
         },
@@ -54,6 +54,7 @@ def sync(settings: Settings, output: Output) -> Result:
 
 
 def _push(settings: Settings, name: str, output: Output) -> Result:
-    from pipelines.commands.push import run_job
+    from pipelines.commands.push import run_push
+    from pipelines.push_input import job_request
 
-    return run_job(settings, name, output)
+    return run_push(settings, job_request(settings, name), output)

@@ -83,12 +83,25 @@ def run_dag(home: Path, project: Path, key: str, **variables: str) -> list[dict[
         AIRFLOW_CONN_HIRINGCENTER_DEFAULT=connection,
         **variables,
     )
-    done = subprocess.run(
-        [AIRFLOW, "dags", "test", "hiringcenter_sync"],
-        env=environment, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert key not in done.stdout + done.stderr, "the key stands in Airflow's log"
-    return _instances(home, done.stdout + done.stderr)
+    log = _dags_test(environment)
+    assert key not in log, "the key stands in Airflow's log"
+    return _instances(home, log)
+
+
+def _dags_test(environment: dict[str, str]) -> str:
+    """What it printed. A run that would be retried waits for minutes: that is a failure here."""
+    command = [AIRFLOW, "dags", "test", "hiringcenter_sync"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "up_for_retry" in line:
+                process.kill()
+                pytest.fail("the run would be retried:\n" + "".join(lines))
+    return "".join(lines)
 
 
 def _instances(home: Path, log: str) -> list[dict[str, Any]]:
