@@ -22,6 +22,9 @@ from connector.budget.statements import Statement, Transaction
 
 HOST = socket.gethostname()[:255]
 FORGOTTEN_S = 86_400.0
+LATE_S = 1.0
+"""A process that waits is believed for so long after it should have asked again."""
+_DUE_S = 0.05
 _SMOOTHING = 0.2
 _UNDECLARED_AFTER = 5
 """A process that reads without saying that it pulls is taken for a pull from here on."""
@@ -133,9 +136,15 @@ def forget_dead(tx: Transaction, key: str, now_s: float) -> None:
             disconnect(tx, key, each.owner)
 
 
-def elders_waiting(others: Iterable[Owner], lane: Lane, since_s: float) -> int:
-    """Callers in other processes that may have waited for longer than since `since_s`."""
-    return sum(each.waiting(lane) for each in others if each.since(lane) < since_s)
+def elders_waiting(others: Iterable[Owner], lane: Lane, since_s: float, now_s: float) -> int:
+    """Callers in other processes that may have waited for longer than since `since_s`, and that
+    are about to ask; a slot that frees unexpectedly is not left to those who sleep."""
+    due_s = now_s + LATE_S + _DUE_S
+    return sum(
+        each.waiting(lane)
+        for each in others
+        if each.since(lane) < since_s and each.valid_until_s <= due_s
+    )
 
 
 def together(pulling: Sequence[Owner]) -> RunningPull | None:

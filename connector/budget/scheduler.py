@@ -20,9 +20,10 @@ from connector.budget.booking import Answered
 from connector.budget.clockrules import ledger_clock
 from connector.budget.database import Database
 from connector.budget.keys import key_id
-from connector.budget.ledger import Exchange, Ledger, Request
+from connector.budget.ledger import Ledger
 from connector.budget.permits import send_by_s
 from connector.budget.report import BudgetState, Eta, Reporter
+from connector.budget.turn import Exchange, Request
 from connector.budget.waiting import Mail, Waiter, WaitingRoom
 from connector.budget.windows import Limits, windows_of
 from connector.clock import Clock, SystemClock
