@@ -192,7 +192,7 @@ class Settler:
             self.refuse(connection, flight, Status.FAILED, str(error), at_ms)
             return Next.GO_ON
         if isinstance(error, Unreachable | UnexpectedAnswer):
-            if self.last_answer_s < flight.started_s:  # nobody was answered meanwhile: an outage
+            if self.last_answer_s <= flight.started_s:  # nobody was answered meanwhile: an outage
                 return Next.FATAL
             self._leave_open(flight, _UNANSWERED.format(error=error))
             return Next.GO_ON

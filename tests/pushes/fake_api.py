@@ -1,0 +1,143 @@
+"""An API in memory with a clock that tests move: what it applied, what it forgot, when it died."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from connector.api.client import WriteAnswer
+from connector.api.envelopes import Page
+from connector.budget import Lane
+from connector.clock import FakeClock
+from connector.errors import Unreachable
+
+_WRITE_ONLY = ("update", "muteWebhook")
+
+
+class Crash(BaseException):
+    """The process dies here."""
+
+
+@dataclass
+class Applied:
+    """One change really made."""
+
+    resource: str
+    id: str
+    key: str
+    payload: dict[str, Any]
+
+
+@dataclass
+class FakeApi:
+    """Prospects and notes. fate: what becomes of the nth POST (from 0): `ok`; `lost` (applied,
+    no answer), `unsent` (not applied, no answer), `crash before`, `crash after` (applied).
+
+    keys_ttl_s: how long a key is remembered; None = for ever. Each request takes 10 ms.
+    """
+
+    clock: FakeClock
+    keys_ttl_s: float | None = None
+    fate: Callable[[int], str] = lambda _: "ok"
+    skew_s: float = 0.0
+    latency_s: float | None = 0.01
+    server_clock_skew_s: float | None = None
+    prospects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    notes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    applied: list[Applied] = field(default_factory=list)
+    posts: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.RLock()
+        self._keys: dict[str, tuple[float, WriteAnswer]] = {}
+        self._ids = itertools.count(1)
+
+    def now_ms(self) -> int:
+        return int((self.clock.now_s() + self.skew_s) * 1000)
+
+    def edit(self, id_: str, *, touch: bool = True, **fields: Any) -> None:
+        """A recruiter changes a prospect."""
+        self.clock.advance(1)
+        self.prospects[id_] |= fields
+        if touch:
+            self.prospects[id_]["updatedAt"] = self.now_ms()
+
+    def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page:
+        with self._lock:
+            self._tick()
+            table = getattr(self, resource)
+            name, value = next(iter(params.items()))
+            return Page([dict(row) for row in table.values() if row.get(name) == value], None, None, "")
+
+    def record(
+        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
+    ) -> dict[str, Any] | None:
+        with self._lock:
+            self._tick()
+            found = getattr(self, resource).get(record_id)
+            return None if found is None else dict(found)
+
+    def post(
+        self,
+        resource: str,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        lane: Lane = Lane.PUSH,
+        first_sent_s: float | None = None,
+        remembered_s: float = float("inf"),
+    ) -> WriteAnswer:
+        with self._lock:
+            fate = self.fate(self.posts)
+            self.posts += 1
+            self._tick()
+            if fate == "crash before":
+                raise Crash
+            if fate == "unsent":
+                raise _unreachable()
+            answer = self._answer(resource, body, idempotency_key)
+            if fate == "crash after":
+                raise Crash
+            if fate == "lost":
+                raise _unreachable()
+            return answer
+
+    def _tick(self) -> None:
+        self.clock.advance(0.01)
+        self.server_clock_skew_s = self.skew_s
+
+    def _answer(self, resource: str, body: bytes, key: str) -> WriteAnswer:
+        kept = self._keys.get(key)
+        now_s = self.clock.now_s()
+        if kept and (self.keys_ttl_s is None or now_s - kept[0] <= self.keys_ttl_s):
+            return kept[1]
+        answer = self._apply(resource, orjson.loads(body), key)
+        self._keys[key] = (now_s, answer)
+        return answer
+
+    def _apply(self, resource: str, payload: dict[str, Any], key: str) -> WriteAnswer:
+        fields = {name: value for name, value in payload.items() if name not in _WRITE_ONLY}
+        table = getattr(self, resource)
+        match = self._match(fields) if resource == "prospects" else None
+        status = 200 if match else 201
+        record = match or {"id": f"{resource[0]}{next(self._ids)}", "createdAt": self.now_ms()}
+        record |= fields | {"updatedAt": self.now_ms()}
+        table[record["id"]] = record
+        self.applied.append(Applied(resource, record["id"], key, payload))
+        return WriteAnswer(status, dict(record), None, None)
+
+    def _match(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
+        for name in ("email", "phone"):
+            for record in self.prospects.values():
+                if fields.get(name) and record.get(name) == fields[name]:
+                    return record
+        return None
+
+
+def _unreachable() -> Unreachable:
+    return Unreachable(url_path="/prospects", tries=3, tried_s=1.0, last="dropped")
