@@ -53,7 +53,8 @@ class Columns:
         self.by_field: dict[str, Column] = {}
         self.schemas: dict[str, TColumnSchema] = {}
         self._warnings = warnings
-        self._known_types = {name: _data_type(column) for name, column in known.items()}
+        types = {name: _data_type(column) for name, column in known.items()}
+        self._known_types = {name: data_type for name, data_type in types.items() if data_type}
         self._owners = _owners(known)
         for api_name, data_type in CONTRACT[resource].items():
             if not privacy.excludes(api_name):

@@ -71,7 +71,7 @@ def hiringcenter(
 
 def _resource(name: str, connection: Connection, page_size: int) -> DltResource:
     def pages() -> Iterator[Any]:
-        maker = RowMaker(name, _known_columns(name))
+        maker = RowMaker(name, _known_columns(name), for_dlts_files=True)
         hinted, seen = 0, set[int]()
         with connection.client() as client:
             scan = Scan(client, _all_of(name), page_size=page_size, started_ms=_now_ms())

@@ -46,6 +46,8 @@ class RowMaker:
     Schemas from this class remember which field filled them (`x-hc-field`), so that a name
     collision is decided the same way by every run. exclude, hashed: fields by column or API name
     that are left out, or replaced by a keyed hash. hash_key: secret, needed for `hashed`.
+    for_dlts_files: the rows travel as dicts through dlt's own files, which read a meaning into
+    some leading characters; Arrow tables don't.
     warnings: what was replaced or kept beside, with counts; field names, never values.
 
     Raises:
@@ -60,7 +62,9 @@ class RowMaker:
         exclude: Iterable[str] = (),
         hashed: Iterable[str] = (),
         hash_key: bytes = b"",
+        for_dlts_files: bool = False,
     ) -> None:
+        self._for_dlts_files = for_dlts_files
         self.warnings: Counter[str] = Counter()
         self._privacy = Privacy(resource, exclude, hashed, hash_key)
         self._columns = Columns(resource, known_columns, self._privacy, self.warnings)
@@ -89,7 +93,7 @@ class RowMaker:
         record = self._privacy.applied(record)
         try:
             content = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
-            if b"\\u0000" in content or _DLT_MARKS in content:
+            if b"\\u0000" in content or (self._for_dlts_files and _DLT_MARKS in content):
                 return self._careful_row(record)
             return self._filled(record, content)
         except (TypeError, _NotPlain):  # a lone surrogate, over 64 bits, nested too deep
@@ -101,6 +105,8 @@ class RowMaker:
         by_ascii_name = {json.dumps(name): value for name, value in held.items()}
         content = orjson.dumps(by_ascii_name, option=orjson.OPT_SORT_KEYS)
         row = self._filled(held, content)
+        if not self._for_dlts_files:
+            return row
         return {column: self._unmarked(column, value) for column, value in row.items()}
 
     def _held(self, name: str, value: Any) -> Any:

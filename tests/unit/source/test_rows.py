@@ -284,10 +284,14 @@ def test_impossible_choices_are_refused(options: Any):
 
 def test_text_that_looks_like_dlts_own_type_marks_stays_text():
     """Icon fonts live where dlt marks types: U+F026 and a number would become that number."""
-    assert row({"title": "\uf0261.5"}) == {"title": "\ufffd1.5"}
-    assert row({"title": "\uf02b VIP!"}) == {"title": "\uf02b VIP!"}
+    maker = RowMaker("prospects", {}, for_dlts_files=True)
+    assert row({"title": "\uf0261.5"}, maker) == {"title": "\ufffd1.5"}
+    assert row({"title": "\uf02b VIP!"}, maker) == {"title": "\uf02b VIP!"}
+    assert row({"title": "\uf0261.5"}) == {"title": "\uf0261.5"}
 
 
 def test_marks_inside_json_are_handed_over_as_text():
     """dlt strips them from parsed JSON, and leaves JSON text alone."""
-    assert row({"labels": ["\uf02bVIP"]}) == {"labels": '["\uf02bVIP"]'}
+    maker = RowMaker("prospects", {}, for_dlts_files=True)
+    assert row({"labels": ["\uf02bVIP"]}, maker) == {"labels": '["\uf02bVIP"]'}
+    assert row({"labels": ["\uf02bVIP"]}) == {"labels": ["\uf02bVIP"]}
