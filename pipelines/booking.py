@@ -54,10 +54,11 @@ class Booking:
             run_id, "pull", self._label, "ok", own.started_ms,
             time.time_ns() // 1_000_000, dict(summary), None,
         )  # fmt: skip
-        self._destination.load(
-            [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))],
-            worth_publishing=False,
+        batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
+        is_news = account is not None and not self._destination.unchanged(
+            account.table, account.rows
         )
+        if account is not None and is_news:
+            batches.append(account)
+        self._destination.load(batches, worth_publishing=is_news)
         history.mark_landed([*(record.run_id for record in waiting), run_id])
-        if account is not None and not self._destination.unchanged(account.table, account.rows):
-            self._destination.load([account])

@@ -2,7 +2,9 @@
 
 One thread per resource walks its scan. What was fetched and isn't loaded yet, on the way to the
 destination or waiting for it, is what a kill costs: it never exceeds `chunk_pages` pages, and no
-page is begun while one waits that was begun more than `chunk_s` ago.
+page is begun while one waits that was begun more than `chunk_s` ago. At the pace the API allows,
+chunks are cut by time and fetching goes on while they load; a fast server fills a chunk before
+that, and a big chunk loads cheaper than two.
 """
 
 from __future__ import annotations
@@ -92,11 +94,10 @@ class Fetching:
             return self._cut()
 
     def _is_due(self) -> bool:
-        arrived = len(self._waiting.arrived)
-        if not arrived:
+        if not self._waiting.arrived:
             return False
-        enough = arrived >= max(1, self._chunk_pages // 2)
-        return enough or not self._running or self._age_s() >= self._chunk_s / 2
+        full = self._waiting.pages >= self._chunk_pages
+        return full or not self._running or self._age_s() >= self._chunk_s / 2
 
     def _due_in_s(self) -> float | None:
         if not self._waiting.arrived:

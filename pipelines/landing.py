@@ -14,6 +14,9 @@ from connector.source.rows import RowMaker
 from pipelines.batches import Batch
 from pipelines.destination import Destination
 from pipelines.fetching import Chunk
+from pipelines.results import COLUMNS as PUSH_COLUMNS
+from pipelines.results import KEY as PUSH_KEY
+from pipelines.results import TABLE as PUSH_RESULTS
 from pipelines.scanning import ResourceRun
 
 
@@ -25,7 +28,7 @@ class Landing:
     ) -> None:
         self._destination, self._runs = destination, runs
         self._makers = {name: _row_maker(destination, name, pull) for name in runs}
-        self._new_tables = {name for name in runs if not destination.columns(name)}
+        self._missing = _missing_tables(destination, runs)
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
@@ -34,8 +37,8 @@ class Landing:
 
     def create_tables(self) -> None:
         """Tables with every column of the contract, also where a list is empty."""
-        if self._new_tables:
-            self._load({name: [] for name in sorted(self._new_tables)}, {})
+        if self._missing:
+            self._load({}, {})
 
     def land(self, chunk: Chunk) -> None:
         """Load what changed; where nothing did, only the scans' places are kept.
@@ -79,20 +82,28 @@ class Landing:
     def _load(
         self, rows: Mapping[str, list[dict[str, Any]]], odd: Mapping[str, dict[str, Any]]
     ) -> None:
+        names = [name for name in self._makers if rows.get(name) or name in self._missing]
         batches = [
-            Batch(name, some, self._makers[name].columns, mark=self._runs[name].state())
-            for name, some in rows.items()
-            if some or name in self._new_tables
+            Batch(
+                name, rows.get(name, ()), self._makers[name].columns, mark=self._runs[name].state()
+            )
+            for name in names
         ]
         if odd:
             batches.append(Batch(ODD_TABLE, list(odd.values()), ODD_COLUMNS))
+        if PUSH_RESULTS in self._missing:
+            batches.append(Batch(PUSH_RESULTS, (), PUSH_COLUMNS, key=PUSH_KEY))
         if batches:
             self._destination.load(batches)
-        loaded = {batch.table for batch in batches}
-        self._new_tables -= loaded
-        still = {name: self._runs[name].state() for name in rows if name not in loaded}
+        self._missing = frozenset()
+        still = {name: self._runs[name].state() for name in rows if name not in names}
         if still:
             self._destination.loader.set_marks(still)
+
+
+def _missing_tables(destination: Destination, runs: Mapping[str, ResourceRun]) -> frozenset[str]:
+    """Tables that the first load makes, since one load of many costs as much as of one."""
+    return frozenset(name for name in (*runs, PUSH_RESULTS) if not destination.columns(name))
 
 
 def _row_maker(destination: Destination, resource: str, pull: PullSettings) -> RowMaker:

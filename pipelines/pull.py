@@ -98,9 +98,9 @@ class _Pull:
                 )  # fmt: skip
             session.budget.pull_started(self._expected_pages())
             landing = Landing(destination, self._runs, session.settings.pull)
-            landing.create_tables()
             try:
                 self._fetch_and_land(destination, landing)
+                landing.create_tables()
                 self._end_scans(destination, landing)
             finally:
                 self._report.warnings = {
