@@ -12,7 +12,6 @@ import hypothesis
 import pytest
 import sqlalchemy as sa
 
-
 # how fast an example runs says more about the machine than about the code
 hypothesis.settings.register_profile(
     "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
