@@ -11,7 +11,7 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from connector.budget import Lane, feedback, lanes, permits, readings
+from connector.budget import Lane, feedback, lanes, learnt, permits, readings
 from connector.budget.learnt import FeedbackState
 from connector.budget.windows import Live, Window, free_at_s, live
 from tests.simulator.servers import EPOCH_S
@@ -51,6 +51,7 @@ class MemoryLedger:
     state: FeedbackState = field(default_factory=FeedbackState)
     pulls: lanes.Pulls = field(default_factory=lanes.Pulls)
     out: dict[int, Granted] = field(default_factory=dict)
+    push_out: int = 0
     ends_s: list[float] = field(default_factory=list)
     push_ends_s: list[float] = field(default_factory=list)
     answered_s: list[tuple[float, float]] = field(default_factory=list)  # (end, granted)
@@ -83,7 +84,7 @@ class MemoryLedger:
     def answered(
         self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float
     ) -> None:
-        if self.out.pop(permit.id, None) is None:
+        if not self._take(permit):
             return  # its deadline passed first
         self._end(permit, now_s)
         self.answered_s.append((now_s, permit.granted_s))
@@ -111,7 +112,13 @@ class MemoryLedger:
         permit.awaited_until_s = -math.inf
 
     def unsent(self, permit: Granted) -> None:
-        self.out.pop(permit.id, None)
+        self._take(permit)
+
+    def _take(self, permit: Granted) -> bool:
+        """Remove a permit that is out; whether it was."""
+        found = self.out.pop(permit.id, None) is not None
+        self.push_out -= found and permit.lane is Lane.PUSH
+        return found
 
     def died(self, owner: str) -> None:
         """SIGKILL: its permits stay out; that it waits is forgotten."""
@@ -152,6 +159,7 @@ class MemoryLedger:
         self.granted_s.append(now_s)
         if self.holding:
             self.out[permit.id] = permit
+            self.push_out += lane is Lane.PUSH
         else:
             self._end(permit, now_s)
         if lane is Lane.PULL and self.pulls.running:
@@ -168,21 +176,21 @@ class MemoryLedger:
         """A permit past its deadline was answered at its deadline."""
         if self.out and next(iter(self.out.values())).deadline_s <= now_s:
             for permit in [each for each in self.out.values() if each.deadline_s <= now_s]:
-                del self.out[permit.id]
+                self._take(permit)
                 self._end(permit, permit.deadline_s)
 
     def _facts(self, now_s: float) -> permits.Facts:
-        push_out = sum(each.lane is Lane.PUSH for each in self.out.values())
+        limited = learnt.width(self.state, now_s) is not None  # else nobody asks who is in flight
         return permits.Facts(
             now_s=now_s,
             live=[
                 Live(
                     len(self.out) + live(self.ends_s, window, now_s),
-                    push_out + live(self.push_ends_s, window, now_s),
+                    self.push_out + live(self.push_ends_s, window, now_s),
                 )
                 for window in self.windows
             ],
-            in_flight=sum(now_s < each.awaited_until_s for each in self.out.values()),
+            in_flight=sum(now_s < each.awaited_until_s for each in self.out.values() if limited),
             waiting_pull=sum(self.waiting_pull.values()),
             last_grant_s=self.last_grant_s,
         )
@@ -190,7 +198,7 @@ class MemoryLedger:
     def _free_at(self) -> permits.FreeAt:
         def free_at(window_index: int, lane: Lane | None, live: int) -> float | None:
             ends_s: Sequence[float] = self.push_ends_s if lane is Lane.PUSH else self.ends_s
-            out = sum(lane in (None, each.lane) for each in self.out.values())
+            out = self.push_out if lane is Lane.PUSH else len(self.out)
             return free_at_s(ends_s, self.windows[window_index], live - out)
 
         return free_at
