@@ -49,7 +49,7 @@ class Connection:
             BudgetError: the ledger can't be opened; nothing is sent without it.
         """
         with self._lock:
-            client = self._client = self._client or self._opened()
+            client = self._client = self._client or self._open_client()
             self._users += 1
         try:
             yield client
@@ -60,22 +60,25 @@ class Connection:
                     self._client = None
                     self._open.close()
 
-    def _opened(self) -> ApiClient:
+    def _open_client(self) -> ApiClient:
         access = self._access
-        budget = access.budget or self._own_budget()
-        return self._open.enter_context(
-            ApiClient(
-                base_url=access.base_url,
-                api_key=access.api_key,
-                budget=budget,
-                request_timeout_s=REQUEST_TIMEOUT_S,
+        with ExitStack() as opening:  # closes the ledger again where the rest can't be opened
+            budget = access.budget or self._own_budget(opening)
+            client = opening.enter_context(
+                ApiClient(
+                    base_url=access.base_url,
+                    api_key=access.api_key,
+                    budget=budget,
+                    request_timeout_s=REQUEST_TIMEOUT_S,
+                )
             )
-        )
+            self._open = opening.pop_all()
+        return client
 
-    def _own_budget(self) -> RateBudget:
+    def _own_budget(self, opening: ExitStack) -> RateBudget:
         ledger = Database(self._access.ledger_url)
-        self._open.callback(ledger.close)
-        return self._open.enter_context(
+        opening.callback(ledger.close)
+        return opening.enter_context(
             RateBudget(
                 ledger,
                 api_key=self._access.api_key,

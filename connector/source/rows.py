@@ -134,12 +134,9 @@ class RowMaker:
             if value is None:
                 continue
             column = by_field.get(name) or self._columns.learn(name, value)
-            kind = type(value)
-            if kind is column.direct:
+            if type(value) is column.direct:
                 row[column.name] = value
-            elif (
-                kind is int and column.is_time and column.data_type == "timestamp" and is_ms(value)
-            ):
+            elif column.takes_ms and is_ms(value):
                 row[column.name] = to_datetime(value)
             else:
                 self._place(row, column, value)

@@ -205,6 +205,22 @@ def test_requests_are_paced_by_the_limits_given(run: Run, sandbox: Sandbox, pipe
     assert {request.status for request in sandbox.requests} == {200}
 
 
+def test_key_and_place_may_come_from_dlts_configuration(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+):
+    """As for any source: `sources.hiringcenter.*`."""
+    monkeypatch.setenv("SOURCES__HIRINGCENTER__API_KEY", sandbox.api_key)
+    monkeypatch.setenv("SOURCES__HIRINGCENTER__BASE_URL", sandbox.url)
+    monkeypatch.setenv("SOURCES__HIRINGCENTER__LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
+    assert len(list(hiringcenter().with_resources("meetings"))) == JUST_A_FEW["meetings"]
+
+
+def test_the_key_is_never_sent_in_the_open(tmp_path: Path):
+    """Plain http is for this machine alone; nothing is opened before that is checked."""
+    with pytest.raises(ValueError, match="plain http"):
+        hiringcenter(api_key="k", base_url="http://api.example.com/v2")
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
