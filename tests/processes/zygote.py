@@ -69,6 +69,10 @@ def _serve() -> None:
     import pipelines.booking
     import pipelines.cli
     import pipelines.pull_view
+    import pipelines.push
+    import pipelines.push_input
+    import pipelines.push_view
+    import pipelines.push_watching
     import pipelines.watching
 
     print("ready", flush=True)

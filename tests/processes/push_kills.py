@@ -1,0 +1,103 @@
+"""A push that is killed again and again, and what the API has of it in the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from connector.sandbox import Faults, Sandbox, SandboxOptions
+from tests.processes.zygote import Zygote
+
+FAULTS = Faults(
+    drop_after=0.12, drop_before=0.06, error_500=0.04, error_500_after=0.04, truncate=0.04
+)
+
+
+@dataclass
+class Killed:
+    """applied: email → changes really made. statuses: email → the row's outcome in the last run.
+
+    kills: pushes killed while they ran. exit_code: of the last, which ran to its end.
+    """
+
+    applied: Counter[str] = field(default_factory=Counter)
+    kills: int = 0
+    exit_code: int = 0
+    summary: dict[str, int] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
+
+    @property
+    def doubled(self) -> list[str]:
+        return [email for email, times in self.applied.items() if times > 1]
+
+
+def push_under_fire(
+    folder: Path, *, rows: int, kills: int, seed: int, keys_ttl_s: float | None = None
+) -> Killed:
+    """Push `rows` people from one file, killed `kills` times at random instants, then once more
+    to its end. keys_ttl_s: the API forgets idempotency keys after this."""
+    options = SandboxOptions(
+        prospects=0, notes=0, tasks=0, meetings=0,
+        keys_ttl_s=keys_ttl_s, latency_s=(0.01, 0.06), faults=FAULTS, seed=seed,
+    )  # fmt: skip
+    path = folder / "people.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["firstName", "lastName", "email"])
+        writer.writerows([f"N{n}", "X", f"n{n}@example.org"] for n in range(rows))
+    with Sandbox(options) as sandbox, Zygote(folder, _environment(sandbox, keys_ttl_s)) as zygote:
+        killed = _fire(zygote, sandbox, kills, random.Random(seed))
+        killed.applied = Counter(
+            change.payload["email"] for change in sandbox.applied if change.resource == "prospects"
+        )
+    return killed
+
+
+def _environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]:
+    environment = {
+        "HIRINGCENTER_API_KEY": sandbox.api_key,
+        "HIRINGCENTER_BASE_URL": sandbox.url,
+        "HIRINGCENTER_RATE_LIMITS": "30000/60s",
+        "HIRINGCENTER_WRITES__MAX_IN_FLIGHT": "8",
+    }
+    if keys_ttl_s is not None:
+        environment["HIRINGCENTER_WRITES__KEY_MEMORY_S"] = str(keys_ttl_s)
+    return environment
+
+
+def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -> Killed:
+    killed = Killed()
+    while killed.kills < kills:
+        before = len(sandbox.requests)
+        pid = zygote.start("push", "people.csv", "--json", "-q")
+        if chance.random() < 0.8:  # else somewhere in start and plan
+            _until(lambda: len(sandbox.requests) > before or _ended(zygote), deadline_s=30)
+        time.sleep(chance.uniform(0, 0.25))
+        os.kill(pid, signal.SIGKILL)
+        if zygote.wait() != -signal.SIGKILL:
+            break  # it was faster: everything is done
+        killed.kills += 1
+    zygote.start("push", "people.csv", "--json", "-q")
+    killed.exit_code = zygote.wait()
+    killed.summary = json.loads((zygote.folder / "out").read_text().splitlines()[-1])
+    killed.messages = (zygote.folder / "err").read_text().splitlines()
+    return killed
+
+
+def _ended(zygote: Zygote) -> bool:
+    out = zygote.folder / "out"
+    return out.exists() and out.read_text().endswith("}\n")
+
+
+def _until(holds: Callable[[], bool], *, deadline_s: float) -> None:
+    end_s = time.monotonic() + deadline_s
+    while not holds() and time.monotonic() < end_s:
+        time.sleep(0.005)
