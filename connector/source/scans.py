@@ -171,10 +171,10 @@ def _narrow(
 ) -> ScanPlan | None:
     """The cheap scan that finds most changes; None where the list has no order or filter for it."""
     last = _utc(facts.last_complete_ms)
-    since = f"the last complete scan was at {last} and cost {facts.pages} requests"
+    rest = f"the rest waits for a full scan: the last, at {last}, cost {facts.pages} requests"
     look_max = facts.pages or 0
     if resource == "tasks":
-        reason = f"tasks not completed; {since}"
+        reason = f"tasks not completed; {rest}"
         return ScanPlan(
             resource, ScanKind.OPEN, reason, params={"incompleteOnly": "true"}, look_max=look_max
         )
@@ -182,14 +182,14 @@ def _narrow(
         first_ms = now_ms - int(pull.meetings_past_s * 1000)
         last_ms = now_ms + int(pull.meetings_ahead_s * 1000)
         params = {"meetingDateAfter": str(first_ms), "meetingDateBefore": str(last_ms)}
-        reason = f"meetings from {_utc(first_ms)} to {_utc(last_ms)}; {since}"
+        reason = f"meetings from {_utc(first_ms)} to {_utc(last_ms)}; {rest}"
         return ScanPlan(resource, ScanKind.WINDOW, reason, params=params, look_max=look_max)
     order = "createdAt" if resource == "notes" else facts.order
     watermark_ms = facts.newest_ms.get(order) if order else None
     if order is None or watermark_ms is None:
         return None
     until_ms = watermark_ms - int(pull.lookback_s * 1000)
-    reason = f"newest first by {order} down to {_utc(until_ms)}; {since}"
+    reason = f"newest first by {order} down to {_utc(until_ms)}; {rest}"
     return ScanPlan(resource, ScanKind.HEAD, reason, since_ms=until_ms, order=order)
 
 
