@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -56,10 +56,25 @@ def _root(
 def main() -> None:
     """Run the command line; never returns."""
     try:
-        build_app()()
+        sys.exit(build_app()(standalone_mode=False))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "show"):  # only usage errors of Typer show themselves
+            raise
+        sys.exit(_tell_usage(error))
+
+
+def _tell_usage(error: Any) -> int:
+    """Help on stderr; with `--json`, the object that every end has."""
+    error.show()
+    if "--json" in sys.argv:
+        from pipelines.commands.output import Output
+
+        facts = {"type": "UsageError", "message": error.format_message()}
+        Output(json=True).object({"status": "failed", "error": facts})
+    return int(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ class Destination:
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of a table by column name; empty if there is no such table yet."""
-        return self.loader.columns(table)
+        return self.loader.columns(table) or self.warehouse.columns(table)
 
     def load(self, batches: Sequence[Batch], *, worth_publishing: bool = True) -> None:
         """Upsert all batches in one load package.

@@ -88,7 +88,6 @@ class _Pull:
 
     def _work(self) -> None:
         session = self._session
-        account = self._account()
         with Destination(session.settings) as destination:
             now_ms = int(session.clock.now_s() * 1000)
             for resource in self._wanted.resources:
@@ -96,8 +95,9 @@ class _Pull:
                     destination, resource, self._wanted, pull=session.settings.pull,
                     limits=session.settings.rate_limits, now_ms=now_ms,
                 )  # fmt: skip
-            session.budget.pull_started(self._expected_pages())
             landing = Landing(destination, self._runs, session.settings.pull)
+            session.budget.pull_started(self._expected_pages())
+            account = self._account()
             try:
                 self._fetch_and_land(destination, landing)
                 landing.create_tables()

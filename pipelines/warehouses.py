@@ -21,6 +21,14 @@ from pipelines.seen import SeenIds
 
 _IN_ONE_QUERY = 1000
 _TRIAL = "_hc_check"
+_DATA_TYPES = {
+    "VARCHAR": "text",
+    "JSON": "json",
+    "BIGINT": "bigint",
+    "DOUBLE": "double",
+    "BOOLEAN": "bool",
+    "TIMESTAMP WITH TIME ZONE": "timestamp",
+}
 
 
 class Warehouse(Protocol):
@@ -48,6 +56,10 @@ class Warehouse(Protocol):
 
     def name(self, table: str) -> str:
         """The table's quoted, qualified name."""
+        ...
+
+    def columns(self, table: str) -> dict[str, dict[str, Any]]:
+        """dlt column schemas of a table that dlt has forgotten; empty where it forgets nothing."""
         ...
 
     def try_writing(self, dataset: str) -> None:
@@ -108,6 +120,18 @@ class DuckWarehouse:
 
     def name(self, table: str) -> str:
         return f'"{self._dataset}"."{table}"'
+
+    def columns(self, table: str) -> dict[str, dict[str, Any]]:
+        rows = self.query(
+            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = %s "
+            "AND table_name = %s AND database_name = current_database()",
+            [self._dataset, table],
+        )
+        return {
+            name: {"name": name, "data_type": _DATA_TYPES[kind]}
+            for name, kind in rows
+            if kind in _DATA_TYPES
+        }
 
     def try_writing(self, dataset: str) -> None:
         try:
@@ -175,6 +199,9 @@ class ServerWarehouse:
     def name(self, table: str) -> str:
         with self._client() as client:
             return self._name(client, table)
+
+    def columns(self, table: str) -> dict[str, dict[str, Any]]:  # noqa: ARG002
+        return {}  # dlt keeps its schema beside the rows
 
     def try_writing(self, dataset: str) -> None:  # noqa: ARG002 - dlt's client knows it
         with self._client() as client:

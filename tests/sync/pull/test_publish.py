@@ -1,0 +1,238 @@
+"""The published copy: whole, read-only, old enough a format, and unharmed by whoever opens it."""
+
+from __future__ import annotations
+
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.sync.pull.conftest import Puller
+
+_WRITER = """
+import duckdb, os, sys
+connection = duckdb.connect(sys.argv[1])
+connection.execute("SET checkpoint_threshold = '1GB'")
+print("open", flush=True)
+for line in sys.stdin:
+    try:
+        connection.execute(line)
+        print("done", flush=True)
+    except duckdb.Error as error:
+        print(type(error).__name__, flush=True)
+        break
+"""
+
+
+class Writer:
+    """A process that has opened the copy for writing, as root or its owner can."""
+
+    def __init__(self, path: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._read() == "open"
+
+    def run(self, sql: str) -> str:
+        assert self.process.stdin is not None
+        self.process.stdin.write(sql + "\n")
+        self.process.stdin.flush()
+        return self._read()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+    def _read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+
+@contextmanager
+def _writer(path: Path) -> Iterator[Writer]:
+    path.chmod(0o644)
+    writer = Writer(path)
+    try:
+        yield writer
+    finally:
+        if writer.process.poll() is None:
+            writer.process.communicate()
+
+
+def _change(puller: Puller) -> None:
+    puller.sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
+
+
+def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
+    """0444, in a folder that others may enter; nothing of dlt's, no staging, one schema."""
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert list(path.parent.iterdir()) == [path]
+    with duckdb.connect(str(path), read_only=True) as connection:
+        tables = connection.execute(
+            "SELECT table_schema, table_name FROM information_schema.tables ORDER BY 2"
+        ).fetchall()
+        version = connection.execute("SELECT tags FROM duckdb_databases() LIMIT 1").fetchone()
+    assert {schema for schema, _ in tables} == {"hiringcenter"}
+    assert [name for _, name in tables] == [
+        "_hc_freshness", "_hc_push_results", "_hc_runs", "account", "meetings", "notes",
+        "prospects", "tasks",
+    ]  # fmt: skip
+    assert version is not None
+    assert version[0]["storage_version"].startswith("v1.0.0")
+
+
+def test_nothing_is_published_where_nothing_changed(puller: Puller):
+    """The very same file stays; who has it open isn't told to look again."""
+    assert puller.pull_ok().published
+    before = puller.settings.duckdb_path.stat()
+    assert not puller.pull_ok().published
+    after = puller.settings.duckdb_path.stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_missing_copy_is_made_again(puller: Puller):
+    """Deleted by somebody: the next pull brings it back, though no row changed."""
+    puller.pull_ok()
+    puller.settings.duckdb_path.unlink()
+    assert puller.pull_ok().published
+    puller.assert_true()
+
+
+def test_readers_hold_the_file_through_pulls(puller: Puller):
+    """An open session keeps what it opened; a new one sees the newest pull."""
+    puller.pull_ok()
+    path = str(puller.settings.duckdb_path)
+    code = (
+        "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True)\n"
+        "for _ in sys.stdin:\n"
+        "  print(*c.execute('FROM hiringcenter.prospects SELECT count(*)').fetchone(), flush=True)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as reader:  # fmt: skip
+        assert reader.stdin is not None
+        assert reader.stdout is not None
+
+        def ask() -> int:
+            reader.stdin.write("\n")
+            reader.stdin.flush()
+            return int(reader.stdout.readline())
+
+        assert ask() == 300
+        _change(puller)
+        puller.pull_ok()
+        assert ask() == 300
+        reader.stdin.close()
+    puller.assert_true()
+
+
+@pytest.mark.parametrize("writes_before", [True, False])
+def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before: bool):
+    """Its log is kept with the file it belongs to; no reader of the new copy replays it."""
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
+    with _writer(path) as writer:
+        if writes_before:
+            assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
+            writer.kill()
+        _change(puller)
+        puller.pull_ok()
+        puller.assert_true()
+        if not writes_before:
+            writer.run("DELETE FROM hiringcenter.prospects")
+            puller.assert_true()
+            writer.kill()
+    puller.assert_true()
+    if writes_before:
+        (kept,) = path.parent.glob("*.kept-*.duckdb")
+        with duckdb.connect(str(kept), read_only=True) as connection:
+            assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
+    _change(puller)
+    puller.pull_ok()
+    puller.assert_true()
+
+
+def test_a_live_writer_never_changes_what_others_read(puller: Puller):
+    """It holds the file through two pulls and goes on writing: every new reader sees a pull."""
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
+    with _writer(path) as writer:
+        assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
+        for _ in range(2):
+            _change(puller)
+            puller.pull_ok()
+            puller.assert_true()
+            writer.run("INSERT INTO mine VALUES (43)")
+            puller.assert_true()
+    puller.assert_true()
+
+
+def test_tables_somebody_added_are_kept_beside(puller: Puller):
+    """Closed cleanly, so there is no log: the file itself is kept under another name."""
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
+    path.chmod(0o644)
+    with duckdb.connect(str(path)) as connection:
+        connection.execute("CREATE TABLE mine AS SELECT 42 AS answer")
+    _change(puller)
+    puller.pull_ok()
+    puller.assert_true()
+    (kept,) = path.parent.glob("*.kept-*.duckdb")
+    with duckdb.connect(str(kept), read_only=True) as connection:
+        assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
+
+
+def test_half_made_copies_of_killed_runs_are_swept(puller: Puller):
+    """They would fill the disk otherwise, one per kill."""
+    puller.pull_ok()
+    stale = puller.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
+    stale.write_text("half")
+    _change(puller)
+    puller.pull_ok()
+    assert not stale.exists()
+
+
+def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
+    """Without the state directory, tombstones and history survive in the published copy."""
+    store = puller.sandbox.store
+    puller.pull_ok()
+    store.delete("notes", store.all("notes")[0]["id"])
+    puller.pull_ok()
+    _forget_state(puller.settings.state_dir)
+    puller.pull_ok()
+    puller.assert_true()
+    assert puller.counts("rows_written") == dict.fromkeys(puller.counts("rows_written"), 0)
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM hiringcenter.notes WHERE _hc_deleted_at IS NOT NULL"
+        ).fetchone()
+        runs = connection.execute("SELECT count(*) FROM hiringcenter._hc_runs").fetchone()
+    assert found == (1,)
+    assert runs is not None
+    assert runs[0] >= 2
+
+
+def test_a_damaged_working_file_is_moved_aside(puller: Puller):
+    """Never deleted, never read as empty: the rows come back, the damaged file stays beside."""
+    puller.pull_ok()
+    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    working.write_bytes(b"not a database" * 1000)
+    puller.pull_ok()
+    puller.assert_true()
+    assert len(list(working.parent.glob("*.damaged-*"))) == 1
+
+
+def _forget_state(folder: Path) -> None:
+    folder.rename(folder.with_name(f"forgotten-{time.monotonic_ns()}"))

@@ -1,0 +1,218 @@
+"""Which scans a pull takes, what they find and miss, and what is said about it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import duckdb
+import pytest
+
+from connector.errors import BadSetting
+from connector.sandbox import RESOURCES, Sandbox
+from connector.settings import RateLimit, ResourceSettings
+from tests.sync.pull.conftest import Puller
+from tests.sync.pull.truth import landed_duckdb
+
+HOUR = RateLimit(6000, 3600.0)
+
+
+@pytest.fixture
+def narrow_puller(puller: Puller) -> Puller:
+    """After a first pull, full scans cost more than the share; narrow ones follow."""
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    puller.change(rate_limits=(RateLimit(6000, 1.0), HOUR))
+    puller.change_pull(full_share=0.0004)  # 2.4 requests
+    puller.pull_ok()
+    return puller
+
+
+def _scans(puller: Puller) -> dict[str, str]:
+    return {name: facts["scan"] for name, facts in puller.reports[-1].summary["resources"].items()}
+
+
+def test_first_scans_are_full_and_say_why(puller: Puller):
+    """The choice and its reason are in the summary, in `_hc_runs` and in `_hc_freshness`."""
+    puller.pull_ok()
+    facts = puller.reports[-1].summary["resources"]["notes"]
+    assert (facts["scan"], facts["complete"]) == ("full", True)
+    assert facts["reason"] == "no complete scan yet"
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        fresh = connection.execute(
+            "SELECT scan, reason, rows, last_complete_at = last_pull_at "
+            "FROM hiringcenter._hc_freshness WHERE resource = 'notes'"
+        ).fetchone()
+        run = connection.execute(
+            "SELECT kind, status, requests, rows_read, rows_written, rows_deleted, "
+            "resources ->> '$.notes.reason' FROM hiringcenter._hc_runs"
+        ).fetchone()
+    assert fresh == ("full", "no complete scan yet", 200, True)
+    assert run == ("pull", "ok", 6, 690, 690, 0, "no complete scan yet")
+
+
+def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller: Puller):
+    """Few requests; what was added or completed is there, and so are its neighbours."""
+    puller, store = narrow_puller, narrow_puller.sandbox.store
+    note = store.create("notes", {"prospectId": "p", "body": "<p>new</p>"})
+    open_task = next(task for task in store.all("tasks") if task.get("completedAt") is None)
+    store.update("tasks", open_task["id"], {"completedAt": open_task["createdAt"] + 1})
+    puller.pull_ok("notes", "tasks")
+    assert _scans(puller) == {"notes": "head", "tasks": "open"}
+    landed = puller.landed()
+    assert landed["notes"][note["id"]]["body"] == "<p>new</p>"
+    assert "completed_at" in landed["tasks"][open_task["id"]]
+
+
+def test_what_narrow_scans_miss_the_next_full_one_finds(narrow_puller: Puller):
+    """Deletions and edits of old notes wait for the full scan; then everything is true."""
+    puller, store = narrow_puller, narrow_puller.sandbox.store
+    oldest = min(store.all("notes"), key=lambda note: note["createdAt"])
+    newest = max(store.all("notes"), key=lambda note: note["createdAt"])
+    store.update("notes", oldest["id"], {"body": "edited"}, touch=False)
+    store.delete("notes", newest["id"])
+    puller.pull_ok("notes")
+    assert _scans(puller) == {"notes": "head"}
+    landed = puller.landed()["notes"]
+    assert newest["id"] in landed
+    assert landed[oldest["id"]].get("body") != "edited"
+    puller.pull_ok(full=True)
+    puller.assert_true()
+
+
+def test_a_prospect_deleted_between_looks_is_flagged_by_an_open_scan(narrow_puller: Puller):
+    """A task that left the open list is looked at; a 404 is a deletion proven."""
+    puller, store = narrow_puller, narrow_puller.sandbox.store
+    gone = next(task for task in store.all("tasks") if task.get("completedAt") is None)
+    store.delete("tasks", gone["id"])
+    puller.pull_ok("tasks")
+    assert _scans(puller) == {"tasks": "open"}
+    assert puller.counts("rows_deleted") == {"tasks": 1}
+    assert gone["id"] not in puller.landed()["tasks"]
+
+
+def test_one_percent_of_the_hour_costs_few_requests(narrow_puller: Puller):
+    """A pull of narrow scans asks for a fraction of the pages a full one needs."""
+    puller = narrow_puller
+    first = puller.reports[0].summary["requests"]
+    puller.pull_ok("notes", "meetings")
+    assert puller.reports[-1].summary["requests"] < first / 2
+
+
+def test_since_looks_back_and_leaves_watermarks_alone(narrow_puller: Puller):
+    """An old edit within the date is found; the pull after it scans as it would have before."""
+    puller, store = narrow_puller, narrow_puller.sandbox.store
+    notes = sorted(store.all("notes"), key=lambda note: note["createdAt"])
+    store.update("notes", notes[150]["id"], {"body": "edited long ago"}, touch=False)
+    freshness = _freshness(puller)
+    puller.pull_ok("notes", since_ms=notes[140]["createdAt"])
+    assert puller.landed()["notes"][notes[150]["id"]]["body"] == "edited long ago"
+    assert _freshness(puller) == freshness
+    puller.pull_ok("notes")
+    assert puller.reports[-1].summary["requests"] <= 3
+
+
+def _freshness(puller: Puller) -> list[tuple[object, ...]]:
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        return connection.execute(
+            "SELECT last_pull_at, scan FROM hiringcenter._hc_freshness WHERE resource = 'notes'"
+        ).fetchall()
+
+
+def test_reset_forgets_what_scans_learnt(narrow_puller: Puller):
+    """The next scan of that resource is a first one; the others aren't touched."""
+    puller = narrow_puller
+    puller.pull_ok("notes", reset=True)
+    facts = puller.reports[-1].summary["resources"]["notes"]
+    assert (facts["scan"], facts["reason"]) == ("full", "no complete scan yet")
+    puller.pull_ok("tasks")
+    assert _scans(puller) == {"tasks": "open"}
+
+
+def test_changes_while_scanning_are_never_lost(puller: Puller):
+    """Rows edited, added and deleted between pages: the pull after it has the truth, and no
+    living row is flagged at any time."""
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    store, seen = puller.sandbox.store, {"n": 0}
+
+    def meddle(request: object) -> None:
+        seen["n"] += 1
+        if seen["n"] % 3 == 0:
+            everyone = store.all("prospects")
+            store.delete("prospects", everyone[seen["n"] % len(everyone)]["id"])
+            store.create("prospects", {"firstName": f"Added {seen['n']}", "lastName": "X"})
+            store.update("prospects", store.all("prospects")[7]["id"], {"title": str(seen["n"])})
+
+    puller.pull_ok()
+    puller.sandbox.on_request = meddle
+    puller.pull_ok()
+    puller.sandbox.on_request = None
+    alive = {record["id"] for record in store.all("prospects")}
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        flagged = connection.execute(
+            "SELECT id FROM hiringcenter.prospects WHERE _hc_deleted_at IS NOT NULL"
+        ).fetchall()
+    assert not alive & {record_id for (record_id,) in flagged}
+    puller.pull_ok()
+    puller.assert_true()
+
+
+def test_mass_deletion_is_believed_after_a_sample(puller: Puller):
+    """More than fifty missing rows cost fifty looks, not one each."""
+    store = puller.sandbox.store
+    puller.pull_ok()
+    for record in store.all("prospects")[:120]:
+        store.delete("prospects", record["id"])
+    puller.pull_ok("prospects")
+    assert puller.counts("rows_deleted") == {"prospects": 120}
+    assert puller.reports[-1].summary["requests"] <= 1 + 1 + 50
+    puller.pull_ok()
+    puller.assert_true()
+
+
+def test_excluded_columns_never_land_and_hashed_ones_can_be_joined(puller: Puller):
+    """Per resource; equal values have equal hashes, and the value itself is nowhere."""
+    store = puller.sandbox.store
+    twins = [
+        store.create("prospects", {"firstName": name, "lastName": "X", "company": "Same & Co"})
+        for name in "ab"
+    ]
+    puller.change_pull(
+        prospects=ResourceSettings(exclude_columns=("phone",), hash_columns=("company",)),
+        hash_key="a long random text",
+    )
+    puller.change(pull=type(puller.settings.pull)(**puller.settings.pull.model_dump()))
+    puller.pull_ok()
+    landed = puller.landed()["prospects"]
+    assert all("phone" not in row for row in landed.values())
+    first, second = (landed[twin["id"]]["company"] for twin in twins)
+    assert first == second != "Same & Co"
+    assert b"Same & Co" not in puller.settings.duckdb_path.read_bytes()
+
+
+def test_hashing_without_a_key_is_refused_before_anything_is_read(puller: Puller):
+    """The message names the setting."""
+    puller.change_pull(prospects=ResourceSettings(hash_columns=("email",)))
+    report = puller.pull()
+    assert isinstance(report.error, BadSetting)
+    assert "HIRINGCENTER_PULL__HASH_KEY" in str(report.error)
+
+
+def test_odd_items_land_in_a_table_of_their_own(puller: Puller):
+    """What has no id is no row, and isn't dropped either; the rest of its page lands."""
+    puller.sandbox.store.put("notes", {"body": "nobody", "createdAt": 1})
+    puller.pull_ok("notes")
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        odd = connection.execute(
+            "SELECT resource, content FROM hiringcenter._hc_odd_records"
+        ).fetchall()
+    assert [resource for resource, _ in odd] == ["notes"]
+    assert '"nobody"' in odd[0][1]
+    assert len(landed_duckdb(puller.settings.duckdb_path, "notes")) == 200
+
+
+def test_times_land_to_the_millisecond(puller: Puller, sandbox: Sandbox):
+    """As instants with a time zone, exactly."""
+    record = sandbox.store.create("prospects", {"firstName": "A", "lastName": "B"})
+    sandbox.store.update("prospects", record["id"], {"createdAt": 1_700_000_000_123}, touch=False)
+    puller.pull_ok()
+    row = puller.landed()["prospects"][record["id"]]
+    assert row["created_at"] == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
