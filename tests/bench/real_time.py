@@ -119,15 +119,15 @@ def _postgres() -> Iterator[str]:
 
 
 def run_latencies() -> list[Row]:
-    """Alone on the machine: eight processes at 80 permits a second, 16 times what the API allows,
+    """Alone on the machine: eight processes at 40 permits a second, 8 times what the API allows,
     and then without a pause."""
-    what = "a permit, 8 processes, 80 a second in all, "
+    what = "a permit, 8 processes, 40 a second in all, "
     with tempfile.TemporaryDirectory() as folder, _postgres() as postgres:
         ledger = f"sqlite:///{folder}/ledger.db"
         return [
-            _grants(f"{what}SQLite", ledger, pause_s=0.1, limits_ms=(1, 25, 250)),
+            _grants(f"{what}SQLite", ledger, pause_s=0.2, limits_ms=(1, 25, 250)),
             _saturated(ledger),
-            _grants(f"{what}PostgreSQL", postgres, pause_s=0.1, limits_ms=(10,)),
+            _grants(f"{what}PostgreSQL", postgres, pause_s=0.2, limits_ms=(10,)),
         ]
 
 
