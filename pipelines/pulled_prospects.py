@@ -33,10 +33,9 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             return
         hidden = settings.pull.prospects.hash_columns
         readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
-        complete = bool(_columns(tables, settings.dataset, "_hc_freshness")) and _is_complete(
-            tables
-        )
-        yield PulledProspects(tables, readable, complete=complete)
+        has_freshness = bool(_columns(tables, settings.dataset, "_hc_freshness"))
+        complete_ms = _complete_ms(tables) if has_freshness else None
+        yield PulledProspects(tables, readable, complete_ms=complete_ms)
 
 
 class Tables(Protocol):
@@ -114,8 +113,9 @@ def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
 class PulledProspects:
     """The table `prospects` of the last pull. columns: those whose values can be compared."""
 
-    def __init__(self, tables: Tables, columns: Sequence[str], *, complete: bool) -> None:
-        self._tables, self._columns, self.complete = tables, frozenset(columns), complete
+    def __init__(self, tables: Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
+        self._tables, self._columns = tables, frozenset(columns)
+        self.complete_ms = complete_ms
         self._table = tables.name("prospects")
         self._fields = {
             read_as: _snake(read_as)
@@ -185,12 +185,12 @@ class PulledProspects:
         return fields
 
 
-def _is_complete(tables: Tables) -> bool:
+def _complete_ms(tables: Tables) -> int | None:
     sql = (
-        f"SELECT count(*) FROM {tables.name('_hc_freshness')} "  # noqa: S608 - our own name
-        "WHERE resource = 'prospects' AND last_complete_at IS NOT NULL"
+        f"SELECT max(last_complete_at) FROM {tables.name('_hc_freshness')} "  # noqa: S608 - ours
+        "WHERE resource = 'prospects'"
     )
-    return bool(tables.query(sql)[0][0])
+    return _ms(tables.query(sql)[0][0])
 
 
 def _snake(name: str) -> str:

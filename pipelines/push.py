@@ -24,11 +24,12 @@ from connector.upsert.results import ResultStore, RowResult
 from connector.upsert.sending import Watcher, in_flight_for
 from connector.upsert.states import Status
 from connector.upsert.validation import Reject, Validator
+from pipelines.outbox import destination_number, outbox_database, scope_of
 from pipelines.places import destination_label
 from pipelines.pulled_prospects import open_pulled
 from pipelines.push_input import PushRequest, open_rows, rejects_path
 from pipelines.push_watching import NoWatch, PushWatch
-from pipelines.results import destination_number, land_after_push, outbox_database, scope_of
+from pipelines.results import land_after_push
 from pipelines.session import Session, open_session
 
 _log = get_logger("push")

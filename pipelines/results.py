@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 from connector.budget import locks
-from connector.budget.database import Database
-from connector.budget.keys import key_id
 from connector.errors import AlreadyRunning
 from connector.logs import get_logger
-from connector.settings import Settings
 from connector.upsert.results import ResultStore
 from pipelines.batches import Batch
 from pipelines.bookkeeping import at, runs_batch
 from pipelines.destination import Destination
+from pipelines.outbox import destination_number, outbox_database, scope_of
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.session import Session
 
@@ -35,23 +32,6 @@ COLUMNS: dict[str, dict[str, Any]] = {
     | ({"primary_key": True} if name in KEY else {})
     for name, data_type in _TYPES.items()
 }
-
-
-def outbox_database(settings: Settings) -> Database:
-    """The outbox's own file beside a SQLite ledger, where a long write blocks no permit; on
-    PostgreSQL the ledger's database. Close it after use."""
-    return Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
-
-
-def scope_of(settings: Settings, ledger: Database) -> int:
-    """The number that stands for the API key in the outbox."""
-    return int(key_id(settings.key, ledger)[:15], 16)
-
-
-def destination_number(settings: Settings) -> int:
-    """The number that stands for the destination in the outbox."""
-    digest = hashlib.sha256(destination_label(settings).encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def land_push_results(destination: Destination, session: Session) -> int:

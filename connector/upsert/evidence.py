@@ -114,11 +114,11 @@ class EvidenceFinder:
             ):
                 plain[row.id] = leads_to
         pulled = self.pulled.by_id({each.prospect_id for each in plain.values()})
+        complete_ms = self.pulled.complete_ms
         return {
             id_: each.prospect_id
             for id_, each in plain.items()
-            if each.prospect_id not in pulled
-            or not is_suspect(each.receipt, pulled[each.prospect_id])
+            if not is_suspect(each.receipt, pulled.get(each.prospect_id), complete_ms)
         }
 
     def _is_unsettled(self, row: StagedRow, found: Found) -> bool:
@@ -143,12 +143,11 @@ class EvidenceFinder:
         suspects = {
             id_: (row, receipt)
             for id_, (row, receipt) in candidates.items()
-            if receipt.prospect_id in pulled and is_suspect(receipt, pulled[receipt.prospect_id])
+            if is_suspect(receipt, pulled.get(receipt.prospect_id), self.pulled.complete_ms)
         }
         seen = self.pulled.with_fields({receipt.prospect_id for _, receipt in suspects.values()})
         for id_, (row, receipt) in suspects.items():
-            prospect = seen.get(receipt.prospect_id, pulled[receipt.prospect_id])
-            stale = why_stale(receipt, prospect, orjson.loads(row.payload))
+            stale = why_stale(receipt, seen.get(receipt.prospect_id), orjson.loads(row.payload))
             evidence[id_] = replace(evidence[id_], stale=stale)
 
     def _add_contacts(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:

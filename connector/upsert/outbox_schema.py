@@ -89,9 +89,9 @@ attached = sa.Table(
 results = sa.Table(
     "push_results",
     metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("row_number", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("scope", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(10), nullable=False),
     sa.Column("prospect_id", sa.String(256)),
     sa.Column("message", sa.Text),

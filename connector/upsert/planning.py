@@ -169,7 +169,7 @@ class Planner:
         counts.prospect_writes += sends
         if decision.prospect_id is not None:
             counts.would_update += 1
-        elif self._finder.pulled.complete:
+        elif self._finder.pulled.complete_ms is not None:
             counts.would_create += 1
 
     def _outcome(self, result: RowResult) -> None:

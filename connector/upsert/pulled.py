@@ -23,8 +23,8 @@ class PulledProspect:
 class Pulled(Protocol):
     """A look into the destination. Where nothing was pulled yet, every answer is empty."""
 
-    complete: bool
-    """Whether a complete scan has landed: who isn't there then, didn't exist."""
+    complete_ms: int | None
+    """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
 
     def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
         """Those of `ids` that the destination has, deleted ones included; without `fields`."""
@@ -46,7 +46,7 @@ class Pulled(Protocol):
 class NothingPulled:
     """A destination that has no prospects."""
 
-    complete = False
+    complete_ms: int | None = None
 
     def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:  # noqa: ARG002
         return {}
@@ -61,8 +61,13 @@ class NothingPulled:
         return {}
 
 
-def is_suspect(receipt: Receipt, pulled: PulledProspect) -> bool:
-    """Whether `pulled` shows something newer than what was accepted last."""
+def is_suspect(receipt: Receipt, pulled: PulledProspect | None, complete_ms: int | None) -> bool:
+    """Whether the last pull shows something newer than what was accepted last.
+
+    pulled: None where the destination has no such prospect. complete_ms: see `Pulled`.
+    """
+    if pulled is None:
+        return complete_ms is not None and complete_ms > receipt.accepted_ms
     if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > receipt.accepted_ms:
         return True
     if pulled.updated_at_ms is None or receipt.updated_at_ms is None:
@@ -70,12 +75,12 @@ def is_suspect(receipt: Receipt, pulled: PulledProspect) -> bool:
     return pulled.updated_at_ms > receipt.updated_at_ms
 
 
-def why_stale(receipt: Receipt, pulled: PulledProspect, payload: Mapping[str, Any]) -> str | None:
-    """Why a payload that was accepted last is to be sent again; None if it still holds."""
-    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > receipt.accepted_ms:
+def why_stale(
+    receipt: Receipt, pulled: PulledProspect | None, payload: Mapping[str, Any]
+) -> str | None:
+    """Why a suspect's payload, though accepted last, is to be sent again; None if it holds."""
+    if pulled is None or (pulled.deleted_at_ms or 0) > receipt.accepted_ms:
         return "the prospect was deleted since"
-    if not is_suspect(receipt, pulled):
-        return None
     readable = {
         name: value for name, value in payload.items() if READ_AS.get(name, name) in pulled.fields
     }

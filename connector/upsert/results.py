@@ -116,7 +116,7 @@ class ResultStore:
             ]
 
     def _of(self, run_id: str) -> sa.ColumnElement[bool]:
-        return sa.and_(results.c.scope == self._scope, results.c.run_id == run_id)
+        return results.c.run_id == run_id
 
 
 def _told(message: str | None) -> str | None:

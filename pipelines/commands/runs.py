@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from connector.settings import Settings
 
 
+_MOST_ROWS = 1_000
+
+
 def register(app: typer.Typer) -> None:
     app.command("runs", epilog="Example: hiringcenter runs --last 50")(_runs)
 
@@ -64,7 +67,24 @@ def one_run(settings: Settings, run_id: str) -> Result:
         raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
     facts = _facts(record)
     lines = [f"{name}: {_text(value)}" for name, value in facts.items() if value is not None]
-    return Result(summary={**facts, "status": record.status}, lines=lines)
+    noteworthy = _noteworthy(settings, run_id) if record.kind == "push" else []
+    lines += [
+        f"row {row['row_number']}: {row['status']}: {row['message'] or ''}" for row in noteworthy
+    ]
+    return Result(summary={**facts, "status": record.status, "noteworthy": noteworthy}, lines=lines)
+
+
+def _noteworthy(settings: Settings, run_id: str) -> list[dict[str, Any]]:
+    """Rejects, failures and warnings of a push, by row."""
+    from connector.upsert.results import ResultStore
+    from pipelines.outbox import outbox_database
+
+    database = outbox_database(settings)
+    try:
+        found = ResultStore(database, scope=0).noteworthy(run_id, _MOST_ROWS)
+    finally:
+        database.close()
+    return [row._asdict() for row in found]
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:

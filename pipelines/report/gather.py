@@ -16,6 +16,7 @@ from connector.settings import RateLimit, Settings
 from connector.upsert.outbox_schema import MIGRATIONS, results
 from connector.upsert.states import Status
 from pipelines.ledger import LedgerView, open_ledger
+from pipelines.outbox import outbox_database
 from pipelines.places import destination_label
 from pipelines.report.facts import (
     RESOURCES,
@@ -26,7 +27,6 @@ from pipelines.report.facts import (
     by_minute,
     hourly,
 )
-from pipelines.results import outbox_database
 
 _RUNS = 500
 _PUSHES = 6

@@ -13,17 +13,17 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from connector.budget.database import Database
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from connector.upsert.inputs import open_input
 from connector.upsert.mapping import Mapping
 from connector.upsert.outbox import Outbox
 from connector.upsert.outbox_schema import aliases, receipts
-from connector.upsert.validation import ValidRow, Validator
+from connector.upsert.validation import Validator, ValidRow
+from pipelines.outbox import outbox_database, scope_of
 from pipelines.push import push
 from pipelines.push_input import PushRequest
-from pipelines.results import outbox_database, scope_of
-from connector.budget.database import Database
 
 _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")

@@ -72,7 +72,9 @@ class FakeApi:
             self._tick()
             table = getattr(self, resource)
             name, value = next(iter(params.items()))
-            return Page([dict(row) for row in table.values() if row.get(name) == value], None, None, "")
+            return Page(
+                [dict(row) for row in table.values() if row.get(name) == value], None, None, ""
+            )
 
     def record(
         self, resource: str, record_id: str, *, lane: Lane = Lane.PULL

@@ -1,0 +1,324 @@
+"""Whole pushes: settings, files, guards, the last pull, results in the destination, run history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from connector.budget import locks
+from connector.errors import AlreadyRunning, InputError, UnknownSetting, UsageError
+from connector.sandbox import Faults, Sandbox, SandboxOptions
+from connector.settings import PushJob, Settings
+from pipelines.commands.runs import one_run
+from pipelines.outbox import outbox_database
+from pipelines.pull import pull
+from pipelines.push import PushReport, push
+from pipelines.push_input import PushRequest, job_request
+from pipelines.push_view import push_lines
+from pipelines.scanning import Wanted
+
+PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxOptions(prospects=5, notes=0, tasks=0, meetings=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
+    return Settings(
+        api_key=sandbox.api_key,
+        base_url=sandbox.url,
+        rate_limits="60000/60s",
+        state_dir=tmp_path / "state",
+        duckdb_path=tmp_path / "data.duckdb",
+        http={"retry_total_s": 2.0},
+    )
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    return write(tmp_path, "Ada,L,ada@example.org,,Dr", "Bob,B,bob@example.org,,")
+
+
+def write(folder: Path, *lines: str) -> Path:
+    path = folder / "people.csv"
+    path.write_text(PEOPLE + "".join(f"{line}\n" for line in lines))
+    return path
+
+
+def push_file(settings: Settings, path: Path, **options: Any) -> PushReport:
+    return push(settings, PushRequest(file=str(path), **options))
+
+
+def landed(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect() as connection:
+        connection.execute(f"ATTACH '{settings.duckdb_path}' AS copy (READ_ONLY)")
+        connection.execute(f"USE copy.{settings.dataset}")
+        return connection.execute(sql).fetchall()
+
+
+def adds_up(summary: dict[str, Any]) -> bool:
+    names = ("created", "updated", "unchanged", "rejected", "failed")
+    return bool(summary["rows"] == sum(summary[name] for name in names))
+
+
+def prospect(sandbox: Sandbox, email: str) -> dict[str, Any]:
+    (found,) = [p for p in sandbox.store.all("prospects") if p.get("email") == email]
+    return found
+
+
+def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
+    settings: Settings, people: Path
+):
+    """One row per input row in `_hc_push_results`, one per push in `_hc_runs`."""
+    people.write_text(people.read_text() + "Cy,Y,not-an-address,,\n")
+    report = push_file(settings, people)
+    assert (report.exit_code, report.summary["status"]) == (3, "ok")
+    assert adds_up(report.summary)
+    rows = landed(
+        settings, "SELECT run_id, row_number, status, prospect_id IS NULL FROM _hc_push_results"
+    )
+    run_id = report.summary["run_id"]
+    assert sorted(rows) == [
+        (run_id, 2, "created", False),
+        (run_id, 3, "created", False),
+        (run_id, 4, "rejected", True),
+    ]
+    assert landed(settings, "SELECT run_id, kind, status, requests FROM _hc_runs") == [
+        (run_id, "push", "ok", 2)
+    ]
+    assert any("row 4: rejected" in str(line) for line in push_lines(report))
+    told = one_run(settings, run_id)
+    assert [row["row_number"] for row in told.summary["noteworthy"]] == [4]
+    assert any(str(line).startswith("row 4: rejected") for line in told.lines)
+
+
+def test_fixing_the_rejects_file_and_pushing_it_finishes_the_job(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Its columns are the input's own and the reason; the reason column is no field."""
+    path = write(tmp_path, "Ada,L,ada@example.org,,", ",L,bob@example.org,,", "Cy,Y,cy@,,")
+    rejects = Path(push_file(settings, path).summary["rejects_file"])
+    assert rejects == tmp_path / "people.csv.rejects.csv"
+    header = rejects.read_text("utf-8-sig").splitlines()[0]
+    assert header == PEOPLE.strip() + ",_hc_reject_reason"
+    fixed = (
+        rejects.read_text("utf-8-sig").replace("\n,L", "\nBob,L").replace("cy@,", "cy@example.org,")
+    )
+    rejects.write_text(fixed)
+    report = push_file(settings, rejects)
+    assert report.exit_code == 0, report.noteworthy
+    assert report.summary["created"] == 2
+    assert push_file(settings, path).summary["unchanged"] == 1
+    assert prospect(sandbox, "cy@example.org")["firstName"] == "Cy"
+
+
+def test_contacts_are_nowhere_in_the_state(settings: Settings, people: Path):
+    """After a push, neither email nor phone nor the key is in any file of the state directory."""
+    people.write_text(people.read_text() + "Cy,Y,,+14155550132,\nDi,D,di@example.org bad,,\n")
+    push_file(settings, people)
+    for path in settings.state_dir.rglob("*"):
+        if path.is_file() and "work" not in path.parts:
+            content = path.read_bytes()
+            for secret in (b"ada@example.org", b"4155550132", b"di@example.org", b"sandbox-key"):
+                assert secret not in content, path
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_key_stops_at_once_and_the_rest_stays_planned(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, status: int
+):
+    """Exit 1 after a handful of requests; with the permission back, the same file goes through."""
+    path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(100)))
+    if status == 401:
+        sandbox.options.active = False
+    else:
+        sandbox.options.permissions = ("prospects:read",)
+    report = push_file(settings, path)
+    assert report.exit_code == 1
+    assert report.summary["error"]["type"] == "Unauthorized"
+    assert report.summary["not_sent"] == 100
+    assert adds_up(report.summary)
+    assert len(sandbox.requests) < 20
+    sandbox.options.active, sandbox.options.permissions = True, SandboxOptions().permissions
+    summary = push_file(settings, path).summary  # what was on its way is settled, and unchanged
+    assert summary["created"] + summary["recovered"] == 100
+    assert len(sandbox.store.all("prospects")) == 105
+
+
+def test_a_server_that_is_down_stops_the_push(settings: Settings, sandbox: Sandbox, people: Path):
+    """Nobody is answered any more: exit 1 within the retry budget, nothing lost."""
+    sandbox.options.faults = Faults(error_503=1.0)
+    report = push_file(settings, people)
+    assert report.exit_code == 1
+    assert report.summary["error"]["type"] == "Unreachable"
+    sandbox.options.faults = Faults()
+    summary = push_file(settings, people).summary
+    assert (summary["recovered"], summary["unchanged"]) == (2, 2)
+    assert [change.action for change in sandbox.applied] == ["created", "created"]
+
+
+def test_one_row_that_never_gets_an_answer_fails_alone(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """The others go through; the row is named, and the next push settles it with the same key."""
+    path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(60)))
+    sandbox.options.latency_s = 0.05
+    sandbox.options.script = lambda request: "error_500_after" if b"n7@" in request.body else None
+    report = push_file(settings, path)
+    if report.exit_code == 1:  # everything else had its answer before this row was given up
+        assert report.summary["created"] == 59
+    else:
+        assert (report.exit_code, report.summary["failed"]) == (3, 1)
+        assert report.noteworthy[0].row_number == 9
+    sandbox.options.script = None
+    again = push_file(settings, path)
+    assert again.exit_code == 0
+    assert again.summary["recovered"] == 1
+    keys = [r.idempotency_key for r in sandbox.requests if b"n7@" in r.body]
+    assert len(set(keys)) == 1
+    assert sum(change.payload["email"] == "n7@example.org" for change in sandbox.applied) == 1
+
+
+def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
+    """Before any pull it can't tell new people from old ones; after one it can."""
+    summary = push_file(settings, people, dry_run=True).summary
+    assert (summary["rows"], summary["would_send"], summary["requests"]) == (2, 2, 0)
+    pull(settings, Wanted(("prospects",)))
+    sandbox.clear_log()
+    known = next(p for p in sandbox.store.all("prospects") if p.get("email"))
+    people.write_text(people.read_text() + f"K,K,{known['email']},,new title\n")
+    summary = push_file(settings, people, dry_run=True).summary
+    assert (summary["would_create"], summary["would_update"]) == (2, 1)
+    assert summary["eta_s"] >= 0
+    assert sandbox.requests == []
+
+
+def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, people: Path):
+    """Exit 2 before the first request; with a higher limit the same file goes through."""
+    report = push_file(settings, people, max_changes=1)
+    assert (report.exit_code, report.summary["error"]["type"]) == (2, "TooManyChanges")
+    assert sandbox.requests == []
+    assert push_file(settings, people, max_changes=2).summary["created"] == 2
+
+
+def test_a_deleted_prospect_is_created_again(settings: Settings, sandbox: Sandbox, people: Path):
+    """Unchanged until a pull has seen the deletion; then the row is sent."""
+    push_file(settings, people)
+    sandbox.store.delete("prospects", prospect(sandbox, "ada@example.org")["id"])
+    assert push_file(settings, people).summary["unchanged"] == 2
+    pull(settings, Wanted(("prospects",), full=True))
+    summary = push_file(settings, people).summary
+    assert (summary["created"], summary["unchanged"]) == (1, 1)
+    assert push_file(settings, people).summary["unchanged"] == 2
+
+
+def test_what_a_recruiter_changed_is_set_right(settings: Settings, sandbox: Sandbox, people: Path):
+    """A field of the row that was edited since is sent again once a pull has seen the edit; an
+    edit of another field isn't the row's business."""
+    push_file(settings, people)
+    sandbox.store.update("prospects", prospect(sandbox, "ada@example.org")["id"], {"title": "Ms"})
+    sandbox.store.update("prospects", prospect(sandbox, "bob@example.org")["id"], {"company": "X"})
+    pull(settings, Wanted(("prospects",), full=True))
+    summary = push_file(settings, people).summary
+    assert (summary["updated"], summary["unchanged"]) == (1, 1)
+    assert prospect(sandbox, "ada@example.org")["title"] == "Dr"
+    pull(settings, Wanted(("prospects",), full=True))
+    assert push_file(settings, people).summary["unchanged"] == 2
+
+
+def test_two_people_known_from_a_pull_are_not_merged(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """The email of one pulled prospect with the phone of another is rejected."""
+    one = {"firstName": "A", "lastName": "A", "email": "one@example.org", "phone": None}
+    sandbox.store.create("prospects", one)
+    sandbox.store.create("prospects", {**one, "email": None, "phone": "(415) 555-0132"})
+    pull(settings, Wanted(("prospects",)))
+    path = write(tmp_path, "A,A,one@example.org,+14155550132,", "A,A,one@example.org,,x")
+    report = push_file(settings, path)
+    assert (report.summary["rejected"], report.summary["updated"]) == (1, 1)
+    assert "two different prospects" in (report.noteworthy[0].message or "")
+
+
+def test_a_pulled_table_can_be_pushed_back(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """`--table` and `--sql` read the published copy; what only comes from the API is left out."""
+    push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,Dr"))
+    pull(settings, Wanted(("prospects",)))
+    query = (
+        "SELECT first_name, last_name, email, 'Prof' AS title FROM prospects "
+        "WHERE email = 'ada@example.org'"
+    )
+    assert push(settings, PushRequest(sql=query)).summary["updated"] == 1
+    assert prospect(sandbox, "ada@example.org")["title"] == "Prof"
+    report = push(settings, PushRequest(table="prospects", dry_run=True, ignore_unknown=True))
+    assert (
+        adds_up({**report.summary, "unchanged": report.summary["rows"]}) or report.summary["rows"]
+    )
+
+
+def test_a_job_of_the_configuration_is_pushed(settings: Settings, people: Path):
+    """`--job NAME` has its source and guard in the settings; a name nobody knows is refused."""
+    job = PushJob(file=people, max_changes=1)
+    with_job = settings.model_copy(update={"push": {"daily": job}})
+    assert push(with_job, job_request(with_job, "daily")).exit_code == 2
+    with pytest.raises(UnknownSetting, match="daily"):
+        job_request(with_job, "dayly")
+
+
+def test_one_push_per_key(settings: Settings, people: Path):
+    """A second push is told who holds the key; a dry run may look meanwhile."""
+    push_file(settings, people)
+    database = outbox_database(settings)
+    with database.read() as connection:
+        name = connection.exec_driver_sql("SELECT name FROM lock_holders").scalar()
+    with locks.hold(database, str(name), run_id="other"):
+        with pytest.raises(AlreadyRunning, match="run other"):
+            push_file(settings, people)
+        assert push_file(settings, people, dry_run=True).summary["unchanged"] == 2
+    database.close()
+
+
+def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Path):
+    """The push doesn't wait: the next pull lands its rows."""
+    from connector.budget.database import Database
+    from pipelines.places import pull_lock_name
+
+    ledger = Database(settings.resolved_ledger_url)
+    with locks.hold(ledger, pull_lock_name(settings), run_id="pulling"):
+        report = push_file(settings, people)
+        assert report.exit_code == 0
+        assert any("A pull is running" in note for note in report.notes)
+    ledger.close()
+    pull(settings, Wanted(("prospects",)))
+    assert landed(settings, "SELECT count(*) FROM _hc_push_results") == [(2,)]
+
+
+def test_usage_errors_send_nothing(settings: Settings, sandbox: Sandbox, people: Path):
+    """No source, two sources, no file, rejects over the input: told before anything happens."""
+    with pytest.raises(UsageError, match="exactly one"):
+        PushRequest()
+    with pytest.raises(UsageError, match="exactly one"):
+        PushRequest(file="x", table="y")
+    assert push_file(settings, people.with_name("none.csv")).exit_code == 2
+    assert isinstance(push_file(settings, people.with_name("none.csv")).error, InputError)
+    report = push_file(settings, people, rejects=people)
+    assert (report.exit_code, report.summary["rows"]) == (2, 0)
+    assert people.read_text().startswith(PEOPLE)
+    assert sandbox.requests == []
+
+
+def test_the_summary_is_json(settings: Settings, people: Path):
+    """Every key that dashboards read, and nothing that JSON can't carry."""
+    summary = json.loads(json.dumps(push_file(settings, people).summary))
+    for name in ("run_id", "status", "rows", "requests", "seconds", "waited_s"):
+        assert name in summary
+    assert adds_up(summary)
