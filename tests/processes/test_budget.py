@@ -99,8 +99,8 @@ def test_sigkill_at_any_instant_blocks_nobody_and_violates_nothing(tmp_path: Pat
     """Four workers are killed one after another while they send; the fifth does all its work,
     and what the dead had sent still counts."""
     ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
-    windows = [(40, 1.0), (300, 30.0)]
-    with served("--windows", "40/1,300/30") as port, ExitStack() as stack:
+    windows = [(80, 1.0), (300, 10.0)]
+    with served("--windows", "80/1,300/10") as port, ExitStack() as stack:
         killed = [started(Work(port, ledger, windows, requests=500)) for _ in range(4)]
         stays = stack.enter_context(started(Work(port, ledger, windows, requests=30)))
         stack.callback(stays.kill)
