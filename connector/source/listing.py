@@ -14,6 +14,7 @@ from connector.logs import get_logger
 
 LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses a bigger one
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
+REPEATED_PAGES_MAX = 10  # in one walk; rows that move meanwhile can make a page come twice
 _BAD_REQUEST = (400, 422)
 _PLACE_GONE = (400, 404, 410, 422)
 _WIDENINGS_MAX = 6
@@ -63,6 +64,8 @@ class Listing:
         self.page_size = page_size
         self._next: dict[str, str] | None = dict(next_params) if next_params else None
         self._seen: set[int] = set()
+        self._contents: set[int] = set()
+        self._repeated_pages = 0
         self._widenings = 0
 
     def __iter__(self) -> Iterator[Step]:
@@ -76,7 +79,20 @@ class Listing:
             empty_pages = 0 if step.page.items else empty_pages + 1
             if empty_pages >= EMPTY_PAGES_MAX:
                 raise EndlessList(resource=self._resource, reason=f"{empty_pages} pages were empty")
+            self._check_for_news(step.page)
             self._advance(step)
+
+    def _check_for_news(self, page: Page) -> None:
+        """A token that is new each time, on pages that aren't, would go on for ever."""
+        ids = [item.get("id") if isinstance(item, dict) else None for item in page.items]
+        if not ids or None in ids:
+            return
+        mark = hash(tuple(map(str, ids)))
+        self._repeated_pages += mark in self._contents
+        self._contents.add(mark)
+        if self._repeated_pages >= REPEATED_PAGES_MAX:
+            reason = f"{self._repeated_pages} pages held the same rows as earlier ones"
+            raise EndlessList(resource=self._resource, reason=reason)
 
     def _step(self) -> Step:
         place = self._next or {}

@@ -105,6 +105,25 @@ def test_empty_pages_without_an_end_end_in_an_error():
     assert len(server.asked) <= 60
 
 
+def test_the_same_pages_under_new_tokens_end_in_an_error():
+    """A server that wraps around, or ignores its tokens, names a new one on every page."""
+    numbers = iter(range(10**6))
+
+    def wrap(page: Page, params: Any) -> Page:
+        number = next(numbers)
+        again = server.rows[number % 3 * 10 :][:10]
+        return Page(again, {"pageToken": f"t{number}"}, None, "x")
+
+    server = ListServer(records(30), answer=wrap)
+    made = scan(server)
+    pages: list[ScannedPage] = []
+    with pytest.raises(EndlessList, match="same rows"):
+        pages.extend(made)
+    assert len(set(ids(pages))) == 30
+    assert len(server.asked) <= 20
+    assert made.outcome is None
+
+
 def test_odd_items_in_the_middle_cost_no_other_row():
     """They are handed on, so that nothing that was read is lost."""
     rows: list[Any] = records(30)
