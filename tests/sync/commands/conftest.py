@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 
 from connector.sandbox import Sandbox, SandboxOptions
 from pipelines.cli import main
@@ -51,6 +53,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
     mask = os.umask(0o022)
     yield run_command
     os.umask(mask)
+    structlog.reset_defaults()  # it would go on writing to this test's captured stderr
+    logging.getLogger().handlers.clear()
 
 
 @pytest.fixture
