@@ -1,0 +1,83 @@
+"""What is published: a wheel and an sdist that work in an empty environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from connector.sandbox import Sandbox, SandboxOptions
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the wheel and the sdist, built from what git tracks."""
+    source, folder = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split("\n")  # fmt: skip
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", folder, source], check=True, capture_output=True
+    )
+    return folder
+
+
+def test_the_wheel_holds_packages_types_and_templates_and_nothing_else(built: Path):
+    """py.typed for type checkers, the report's template, and no tests."""
+    (wheel,) = built.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {"connector/py.typed", "pipelines/py.typed"} <= set(names)
+    assert any(name.endswith("report.html.j2") for name in names)
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"connector", "pipelines"}
+
+
+def test_the_sdist_can_be_built_again(built: Path):
+    """It carries the license, the README and the sources."""
+    (sdist,) = built.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"LICENSE", "README.md", "pyproject.toml", "connector/__init__.py"} <= names
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path):
+    """Installed with nothing else: version, check and a pull from the sandbox."""
+    (wheel,) = built.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    binaries = tmp_path / "venv/bin"
+    constraints = ROOT / "config/constraints.txt"
+    subprocess.run(
+        [binaries / "pip", "install", "-q", "-c", constraints, wheel],
+        check=True, capture_output=True, cwd=tmp_path,
+    )  # fmt: skip
+    with Sandbox(SandboxOptions(prospects=30, notes=20, tasks=10, meetings=5)) as sandbox:
+        environment = {
+            **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+            "HIRINGCENTER_API_KEY": sandbox.api_key,
+            "HIRINGCENTER_BASE_URL": sandbox.url,
+        }
+
+        def run(*arguments: str) -> str:
+            return subprocess.run(
+                [binaries / "hiringcenter", *arguments],
+                check=True, capture_output=True, text=True, cwd=tmp_path, env=environment,
+            ).stdout  # fmt: skip
+
+        assert run("--version").startswith("hiringcenter 0.")
+        assert "ok    key" in run("check")
+        assert '"rows_read":30' in run("pull", "--json")
