@@ -60,7 +60,7 @@ class Destination:
             dataset=settings.dataset,
         )
         self._stack.callback(self._connection.close)
-        self.seen = SeenIds(self._connection)
+        self.seen = SeenIds(self._connection, settings.dataset)
         self.loader = Loader(
             self._dlt_destination(),
             dataset=settings.dataset,

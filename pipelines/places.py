@@ -13,11 +13,20 @@ from connector.settings import Settings
 
 @dataclass(frozen=True)
 class Places:
-    """Where one destination's working files live, all below the state directory."""
+    """Where one destination's working files live, all below the state directory.
+
+    On DuckDB a destination is a file: several datasets (accounts) in it share a working file,
+    since what analysts open is one copy of all of them.
+    """
 
     state_dir: Path
     work_dir: Path
     pipelines_dir: Path
+
+    @property
+    def all_pipelines_dir(self) -> Path:
+        """dlt's local files of every dataset in the working file."""
+        return self.pipelines_dir.parent
 
     @property
     def working_file(self) -> Path:
@@ -26,22 +35,33 @@ class Places:
 
 
 def destination_label(settings: Settings) -> str:
-    """What people and locks call the destination: `duckdb:/data/x.duckdb#hiringcenter`."""
+    """What people call the destination: `duckdb:/data/x.duckdb#hiringcenter`."""
     if settings.destination == "duckdb":
-        return f"duckdb:{settings.duckdb_path.absolute()}#{settings.dataset}"
-    return f"{settings.destination}:{_database_name(settings.destination)}#{settings.dataset}"
+        return f"{_place(settings)}#{settings.dataset}"
+    return _place(settings)
 
 
 def pull_lock_name(settings: Settings) -> str:
     """The lock of the one pull that may run per destination."""
-    return f"pull into {destination_label(settings)}"
+    return f"pull into {_place(settings)}"
 
 
 def places(settings: Settings) -> Places:
     """The working paths of the settings' destination."""
-    digest = hashlib.sha256(destination_label(settings).encode()).hexdigest()[:10]
-    work_dir = settings.state_dir.absolute() / "work" / f"{settings.dataset}-{digest}"
-    return Places(settings.state_dir.absolute(), work_dir, work_dir / "pipelines")
+    place = _place(settings)
+    digest = hashlib.sha256(place.encode()).hexdigest()[:10]
+    name = settings.duckdb_path.stem if settings.destination == "duckdb" else settings.dataset
+    work_dir = settings.state_dir.absolute() / "work" / f"{name}-{digest}"
+    return Places(
+        settings.state_dir.absolute(), work_dir, work_dir / "pipelines" / settings.dataset
+    )
+
+
+def _place(settings: Settings) -> str:
+    """What only one pull may write at a time: a DuckDB file, or a dataset of a server."""
+    if settings.destination == "duckdb":
+        return f"duckdb:{settings.duckdb_path.absolute()}"
+    return f"{settings.destination}:{_database_name(settings.destination)}#{settings.dataset}"
 
 
 def prepare_state_dir(settings: Settings) -> None:

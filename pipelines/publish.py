@@ -14,6 +14,7 @@ import duckdb
 
 from connector.errors import DestinationError
 from connector.logs import get_logger
+from pipelines.datasets import datasets, tables, working_catalog
 from pipelines.foreign_writes import Published, guard_against_writer, keep_what_others_wrote
 from pipelines.load_errors import describe
 
@@ -26,7 +27,7 @@ _ALIAS = "_hc_published"
 def publish(
     connection: duckdb.DuckDBPyConnection, path: Path, dataset: str, record: Published
 ) -> None:
-    """Copy the dataset's tables (without dlt's own) to `path`.
+    """Copy every dataset's tables (without dlt's own) to `path`. dataset: the one of this run.
 
     record: remembers the copy, so that what somebody else writes to it is noticed and kept.
 
@@ -92,25 +93,16 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> 
     quoted = str(target).replace("'", "''")
     cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
     try:
+        working = working_catalog(cursor)
         cursor.execute("BEGIN")
-        cursor.execute(f'CREATE SCHEMA IF NOT EXISTS {_ALIAS}."{dataset}"')
-        for table in _final_tables(cursor, dataset):
-            name = f'"{dataset}"."{table.replace(chr(34), chr(34) * 2)}"'
-            cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
+        for each in datasets(cursor, working, dataset):
+            for name in tables(cursor, working, each):
+                cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
+                cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
         cursor.execute("COMMIT")
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()
-
-
-def _final_tables(cursor: duckdb.DuckDBPyConnection, dataset: str) -> list[str]:
-    rows = cursor.execute(
-        "SELECT table_name FROM duckdb_tables() WHERE schema_name = ? "
-        "AND database_name = current_database() AND NOT starts_with(table_name, '_dlt_') "
-        "ORDER BY table_oid",
-        [dataset],
-    ).fetchall()
-    return [row[0] for row in rows]
 
 
 def _seal(path: Path) -> None:

@@ -12,14 +12,16 @@ import duckdb
 import pyarrow as pa
 
 WORK_SCHEMA = "_hc_work"
+"""Begins the name of every schema in the working file that is of no interest to analysts."""
 
 
 class SeenIds:
-    """The sets of all resources in one DuckDB file. connection: open for writing."""
+    """The sets of one dataset's resources in a DuckDB file. connection: open for writing."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection = connection
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {WORK_SCHEMA}")
+        self._schema = f"{WORK_SCHEMA}_{dataset}"
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
 
     def begin(self, resource: str) -> None:
         """Forget what an earlier scan of `resource` saw."""
@@ -37,7 +39,7 @@ class SeenIds:
         """How many ids were added, repetitions included; 0 where no scan has begun."""
         known = self._connection.execute(
             "SELECT 1 FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
-            [WORK_SCHEMA, self._name(resource)],
+            [self._schema, self._name(resource)],
         ).fetchone()
         if known is None:
             return 0
@@ -59,7 +61,7 @@ class SeenIds:
 
     def table(self, resource: str) -> str:
         """The set's qualified name. resource: one of ours, no text of users."""
-        return f"{WORK_SCHEMA}.{self._name(resource)}"
+        return f'"{self._schema}"."{self._name(resource)}"'
 
     @staticmethod
     def _name(resource: str) -> str:

@@ -10,6 +10,7 @@ import duckdb
 
 from connector.errors import DestinationError
 from connector.logs import get_logger
+from pipelines.datasets import datasets, tables
 from pipelines.load_errors import describe
 from pipelines.places import Places
 
@@ -78,7 +79,7 @@ def _start_over(
     places: Places, connection: duckdb.DuckDBPyConnection, published: Path | None, dataset: str
 ) -> None:
     """dlt's local state speaks of the file that is gone; rows come back from the copy."""
-    shutil.rmtree(places.pipelines_dir, ignore_errors=True)
+    shutil.rmtree(places.all_pipelines_dir, ignore_errors=True)
     if published is None or not published.exists():
         return
     try:
@@ -94,16 +95,15 @@ def _copy_from(connection: duckdb.DuckDBPyConnection, published: Path, dataset: 
     quoted = str(published).replace("'", "''")
     connection.execute(f"ATTACH '{quoted}' AS published (READ_ONLY)")
     try:
-        tables = connection.execute(
-            "SELECT table_name FROM duckdb_tables() WHERE database_name = 'published' "
-            "AND schema_name = ?",
-            [dataset],
-        ).fetchall()
-        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{dataset}"')
-        for (table,) in tables:
-            name = f'"{dataset}"."{table.replace(chr(34), chr(34) * 2)}"'
+        names = [
+            name
+            for each in datasets(connection, "published", dataset)
+            for name in tables(connection, "published", each)
+        ]
+        for name in names:
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.schema}")
             connection.execute(f"CREATE TABLE {name} AS FROM published.{name}")
-        if tables:
-            _log.warning("destination.rebuilt", source=str(published), tables=len(tables))
+        if names:
+            _log.warning("destination.rebuilt", source=str(published), tables=len(names))
     finally:
         connection.execute("DETACH published")
