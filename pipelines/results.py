@@ -16,7 +16,7 @@ from pipelines.places import destination_label, pull_lock_name
 from pipelines.session import Session
 
 _log = get_logger("push")
-_IN_ONE_LOAD = 100_000
+_IN_ONE_LOAD = 50_000
 TABLE = "_hc_push_results"
 KEY = ("run_id", "row_number")
 _TYPES = {
@@ -61,8 +61,9 @@ def _land_runs(destination: Destination, session: Session) -> None:
 def _land(destination: Destination, store: ResultStore) -> int:
     landed = 0
     while found := store.unlanded(_IN_ONE_LOAD):
-        rows = [{**row, "pushed_at": at(row["pushed_ms"])} for row in found]
-        destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
+        for row in found:
+            row["pushed_at"] = at(row.pop("pushed_ms"))
+        destination.load([Batch(TABLE, found, COLUMNS, key=KEY)])
         store.mark_landed(found)
         landed += len(found)
     return landed

@@ -55,7 +55,7 @@ class Claimer:
                 yield flight
 
     def _known(self, connection: sa.Connection, rows: Iterable[RowProgress]) -> Known:
-        names = [row.first.names for row in rows]
+        names = {alias for row in rows for alias in row.first.names.present()}
         uncertain = self.settler.uncertain
         return known_of(connection, self.receipts, names, uncertain, attached=False)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import sqlalchemy as sa
@@ -46,13 +46,13 @@ class Known:
 def known_of(
     connection: sa.Connection,
     receipts: Receipts,
-    names: Iterable[Aliases],
+    names: Collection[int],
     uncertain: Uncertain,
     *,
-    attached: bool = True,
+    attached: bool,
 ) -> Known:
-    """Look up all of `names` at once."""
-    found = receipts.find(connection, {alias for each in names for alias in each.present()})
+    """Look up all of `names` at once. attached: also what was created beside their prospects."""
+    found = receipts.find(connection, names)
     ids = {each.prospect_id for each in found.values()} if attached else set()
     return Known(found, receipts.attached(connection, ids), uncertain)
 
@@ -78,17 +78,10 @@ class EvidenceFinder:
 
     def look_up(self, rows: Sequence[StagedRow], *, sift: bool) -> LookedUp:
         """Everything known of `rows`. sift: tell apart those that are plainly unchanged."""
-        names = {row.id: names_of_row(row, self._outbox.hasher) for row in rows}
-        with self._outbox.database.read() as connection:
-            known = known_of(
-                connection,
-                self._receipts,
-                names.values(),
-                self._uncertain,
-                attached=any(row.activities for row in rows),
-            )
+        known = self._known(rows)
         plain = self._plain(rows, known) if sift else {}
         rest = [row for row in rows if row.id not in plain]
+        names = {row.id: names_of_row(row, self._outbox.hasher) for row in rest}
         evidence = {
             row.id: self._without_open(names[row.id], known.of(names[row.id], row.content))
             for row in rest
@@ -96,6 +89,20 @@ class EvidenceFinder:
         self._add_edits(rest, evidence)
         self._add_contacts(rest, evidence)
         return LookedUp(known, plain, evidence)
+
+    def _known(self, rows: Sequence[StagedRow]) -> Known:
+        names = {row.email for row in rows} | {row.phone for row in rows}
+        names.discard(None)
+        nameless = [row for row in rows if row.email is None and row.phone is None]
+        names.update(names_of_row(row, self._outbox.hasher).row for row in nameless)
+        with self._outbox.database.read() as connection:
+            return known_of(
+                connection,
+                self._receipts,
+                cast("set[int]", names),
+                self._uncertain,
+                attached=any(row.activities for row in rows),
+            )
 
     def _plain(self, rows: Sequence[StagedRow], known: Known) -> dict[int, str]:
         """row id → prospect id of rows without anything to weigh: what they say was accepted
@@ -118,7 +125,7 @@ class EvidenceFinder:
         return {
             id_: each.prospect_id
             for id_, each in plain.items()
-            if not is_suspect(each.receipt, pulled.get(each.prospect_id), complete_ms)
+            if not is_suspect(each, pulled.get(each.prospect_id), complete_ms)
         }
 
     def _is_unsettled(self, row: StagedRow, found: Found) -> bool:

@@ -59,7 +59,7 @@ aliases = sa.Table(
     sa.Column("kind", sa.String(5), nullable=False),
     sa.Column("prospect_id", sa.String(256), nullable=False),
     sa.Column("confirmed", sa.Boolean, nullable=False),
-    sa.Index("outbox_aliases_by_prospect", "scope", "prospect_id"),
+    sa.Index("outbox_aliases_by_prospect", "prospect_id"),
     sqlite_with_rowid=False,
 )
 

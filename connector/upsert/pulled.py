@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from connector.upsert.comparing import READ_AS, compare
-from connector.upsert.receipts import Receipt
+from connector.upsert.receipts import Found, Receipt
 
 
 @dataclass(frozen=True)

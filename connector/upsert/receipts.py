@@ -177,7 +177,8 @@ class Receipts:
     ) -> None:
         connection.execute(
             sa.delete(aliases).where(
-                aliases.c.scope == self._scope,
+                # `+ 0` keeps SQLite from walking all aliases of the scope by the primary key
+                aliases.c.scope + 0 == self._scope,
                 aliases.c.prospect_id == prospect_id,
                 aliases.c.kind == kind,
                 aliases.c.alias != alias,

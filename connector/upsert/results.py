@@ -14,6 +14,7 @@ from connector.upsert.statements import insert_or_replace
 from connector.upsert.states import Status
 
 _MESSAGE_LENGTH = 2000
+_LANDED = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_ms")
 Rows = list[dict[str, Any]]
 
 
@@ -64,7 +65,7 @@ class ResultStore:
     def unlanded(self, limit: int) -> Rows:
         """Up to `limit` outcomes that the destination doesn't have yet, by run and row."""
         query = (
-            sa.select(results)
+            sa.select(*(results.c[name] for name in _LANDED))
             .where(results.c.destination == self._destination, results.c.landed.is_(False))
             .order_by(results.c.run_id, results.c.row_number)
             .limit(limit)

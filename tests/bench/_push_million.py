@@ -103,15 +103,17 @@ def main(folder: Path, rows: int) -> dict[str, Any]:
         write_csv(before, rows, changed=False)
         accept_all(settings, before)
         write_csv(after, rows, changed=True)
-        began_s = time.monotonic()
+        began_s, began_cpu_s = time.monotonic(), time.process_time()
         dry = push(settings, PushRequest(file=str(after), dry_run=True)).summary
         planned_s = time.monotonic() - began_s
+        planned_cpu_s = time.process_time() - began_cpu_s
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         began_s = time.monotonic()
         real = push(settings, PushRequest(file=str(after))).summary
         sent = [change.payload["title"] for change in sandbox.applied]
     return {
         "planned_s": planned_s,
+        "planned_cpu_s": planned_cpu_s,
         "planned_mb": peak_mb,
         "pushed_s": time.monotonic() - began_s,
         "pushed_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
