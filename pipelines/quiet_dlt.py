@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.configuration.utils import get_resolved_traces
 
 # forced: what would talk to others, take our signals, or keep personal data
 _FORCED = {
@@ -31,6 +32,9 @@ def settle() -> None:
     os.environ.update(_FORCED)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
+    traces = get_resolved_traces()  # they hold frames, and so every row that was ever loaded
+    traces.logging_enabled = False
+    traces.clear()
 
 
 def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:

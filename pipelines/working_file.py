@@ -17,7 +17,7 @@ from pipelines.places import Places
 _log = get_logger("destination")
 # DuckDB may use most of the machine's memory if it isn't told; a pull's is to stay flat
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "256MB",
+    "memory_limit": "192MB",
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
 }
