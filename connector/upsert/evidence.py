@@ -78,9 +78,9 @@ class EvidenceFinder:
 
     def look_up(self, rows: Sequence[StagedRow], *, sift: bool) -> LookedUp:
         """Everything known of `rows`. sift: tell apart those that are plainly unchanged."""
-        known = self._known(rows)
-        plain = self._plain(rows, known) if sift else {}
+        plain = self._plain(rows) if sift else {}
         rest = [row for row in rows if row.id not in plain]
+        known = self._known(rest)
         names = {row.id: names_of_row(row, self._outbox.hasher) for row in rest}
         evidence = {
             row.id: self._without_open(names[row.id], known.of(names[row.id], row.content))
@@ -104,32 +104,25 @@ class EvidenceFinder:
                 attached=any(row.activities for row in rows),
             )
 
-    def _plain(self, rows: Sequence[StagedRow], known: Known) -> dict[int, str]:
-        """row id → prospect id of rows without anything to weigh: what they say was accepted
-        last, nobody else is meant, nothing is open, nothing newer was pulled."""
-        found = known.found
-        plain: dict[int, Found] = {}
-        for row in rows:
-            one, other = found.get(row.email or 0), found.get(row.phone or 0)
-            leads_to = one or other
-            if (
-                leads_to is not None
-                and leads_to.is_last(row.content)
-                and (one is None or other is None or one.prospect_id == other.prospect_id)
-                and row.activities is None
-                and not (self._unsettled and self._is_unsettled(row, leads_to))
-            ):
-                plain[row.id] = leads_to
-        pulled = self.pulled.by_id({each.prospect_id for each in plain.values()})
+    def _plain(self, rows: Sequence[StagedRow]) -> dict[int, str]:
+        """row id → prospect id of rows without anything to weigh: they say what was accepted
+        last, nothing of theirs is open, nothing newer was pulled."""
+        plain = {
+            row.id: row
+            for row in rows
+            if row.repeats is not None
+            and row.activities is None
+            and self._unsettled.isdisjoint((row.email, row.phone, row.repeats))
+        }
+        pulled = self.pulled.by_id({row.repeats for row in plain.values() if row.repeats})
         complete_ms = self.pulled.complete_ms
         return {
-            id_: each.prospect_id
-            for id_, each in plain.items()
-            if not is_suspect(each, pulled.get(each.prospect_id), complete_ms)
+            id_: row.repeats or ""
+            for id_, row in plain.items()
+            if not is_suspect(
+                row.accepted_ms or 0, row.updated_at_ms, pulled.get(row.repeats or ""), complete_ms
+            )
         }
-
-    def _is_unsettled(self, row: StagedRow, found: Found) -> bool:
-        return not self._unsettled.isdisjoint((row.email, row.phone, found.prospect_id))
 
     def _without_open(self, names: Aliases, evidence: Evidence) -> Evidence:
         """While the answer to an earlier write is missing, what was accepted last isn't known."""
@@ -150,7 +143,12 @@ class EvidenceFinder:
         suspects = {
             id_: (row, receipt)
             for id_, (row, receipt) in candidates.items()
-            if is_suspect(receipt, pulled.get(receipt.prospect_id), self.pulled.complete_ms)
+            if is_suspect(
+                receipt.accepted_ms,
+                receipt.updated_at_ms,
+                pulled.get(receipt.prospect_id),
+                self.pulled.complete_ms,
+            )
         }
         seen = self.pulled.with_fields({receipt.prospect_id for _, receipt in suspects.values()})
         for id_, (row, receipt) in suspects.items():

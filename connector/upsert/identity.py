@@ -14,7 +14,7 @@ from connector.budget.database import Database
 from connector.upsert.outbox_schema import salts
 from connector.upsert.statements import insert_new
 
-AliasKind = Literal["email", "phone", "row"]
+AliasKind = Literal["email", "phone", "row", "prospect"]
 CONTENT_BYTES = 16
 # How the API is to treat a write, not what the prospect is: two payloads that differ in these
 # alone say the same.

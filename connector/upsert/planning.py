@@ -102,6 +102,7 @@ class Planner:
             sift=not self._force and people[0][0].person is None,
         )
         known, evidence = looked_up.known, looked_up.evidence
+        self._used.update(looked_up.plain.values())
         self._used.update(found.prospect_id for found in known.found.values())
         for person in people:
             if (row := person[0]).id in looked_up.plain:
@@ -111,13 +112,25 @@ class Planner:
                 continue
             rows = [(row.content, evidence[row.id]) for row in person]
             decisions = decide_together(rows, mode=self._mode, force=self._force)
+            number = self._person_number(person[0], decisions)
             for row, decision in zip(person, decisions, strict=True):
-                self._book(row, decision, known, stale=evidence[row.id].stale is not None)
+                stale = evidence[row.id].stale is not None
+                self._book(row, decision, known, person=number, stale=stale)
                 if decision.action in (Action.REJECT, Action.UNCERTAIN):
                     yield row, decision
         self.flush()
 
-    def _book(self, row: StagedRow, decision: Decision, known: Known, *, stale: bool) -> None:
+    def _person_number(self, row: StagedRow, decisions: Sequence[Decision]) -> int:
+        """One number for rows that must not go out at once: also those of one prospect whose
+        contacts only a pull has brought together."""
+        ids = {decision.prospect_id for decision in decisions}
+        if len(ids) == 1 and (id_ := ids.pop()) is not None:
+            return self._outbox.hasher.alias("prospect", id_)
+        return row.person or row.id
+
+    def _book(
+        self, row: StagedRow, decision: Decision, known: Known, *, person: int, stale: bool
+    ) -> None:
         sends = decision.action is Action.SEND
         activities = self._open_activities(row, decision, known)
         if decision.action in (Action.REJECT, Action.UNCERTAIN) or not (sends or activities):
@@ -126,7 +139,7 @@ class Planner:
             self._outcome(RowResult(row.row_number, status, decision.prospect_id, message))
             return
         asked = [(PROSPECTS, row.content, row.payload)] if sends else []
-        plain = self._write(row, decision, stale)
+        plain = self._write(row, decision, person, stale)
         first = 0 if sends else 1  # position 0 is the prospect's
         new = [
             replace(plain, position=position, kind=kind, content=content, body=body)
@@ -145,14 +158,14 @@ class Planner:
             if (decision.prospect_id, each[0], each[1]) not in known.attached
         ]
 
-    def _write(self, row: StagedRow, decision: Decision, stale: bool) -> Write:
+    def _write(self, row: StagedRow, decision: Decision, person: int, stale: bool) -> Write:
         return Write(
             run_id=self._run_id,
             source=self._source,
             row_number=row.row_number,
             position=0,
             kind=PROSPECTS,
-            person=row.person or row.id,
+            person=person,
             names=names_of_row(row, self._outbox.hasher),
             content=row.content,
             body=row.payload,

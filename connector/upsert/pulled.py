@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from connector.upsert.comparing import READ_AS, compare
-from connector.upsert.receipts import Found, Receipt
+from connector.upsert.receipts import Receipt
 
 
 @dataclass(frozen=True)
@@ -61,18 +61,24 @@ class NothingPulled:
         return {}
 
 
-def is_suspect(receipt: Receipt, pulled: PulledProspect | None, complete_ms: int | None) -> bool:
+def is_suspect(
+    accepted_ms: int,
+    accepted_updated_at_ms: int | None,
+    pulled: PulledProspect | None,
+    complete_ms: int | None,
+) -> bool:
     """Whether the last pull shows something newer than what was accepted last.
 
+    accepted_ms, accepted_updated_at_ms: when it was accepted, by our clock and by `updatedAt`.
     pulled: None where the destination has no such prospect. complete_ms: see `Pulled`.
     """
     if pulled is None:
-        return complete_ms is not None and complete_ms > receipt.accepted_ms
-    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > receipt.accepted_ms:
+        return complete_ms is not None and complete_ms > accepted_ms
+    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > accepted_ms:
         return True
-    if pulled.updated_at_ms is None or receipt.updated_at_ms is None:
+    if pulled.updated_at_ms is None or accepted_updated_at_ms is None:
         return False
-    return pulled.updated_at_ms > receipt.updated_at_ms
+    return pulled.updated_at_ms > accepted_updated_at_ms
 
 
 def why_stale(

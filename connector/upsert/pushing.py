@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from connector.budget.locks import Held
@@ -16,7 +16,7 @@ from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox import Outbox
 from connector.upsert.planning import PlanCounts, Planner
 from connector.upsert.pulled import Pulled
-from connector.upsert.receipts import Receipts
+from connector.upsert.receipts import Found, Receipts
 from connector.upsert.results import ResultStore
 from connector.upsert.retention import forget
 from connector.upsert.sending import Sender, Watcher, in_flight_for
@@ -85,10 +85,20 @@ class Push:
             planner.reject(found)
             on_reject(found)
 
+        def find(names: Collection[int]) -> Mapping[int, Found]:
+            with self._outbox.database.read() as connection:
+                return self._receipts.find(connection, names)
+
         hasher = self._outbox.hasher
         with Staging() as staging:
             planner.counts.rows = stage(
-                rows, check, staging, hasher=hasher, on_reject=reject, on_progress=on_read
+                rows,
+                check,
+                staging,
+                hasher=hasher,
+                find=find,
+                on_reject=reject,
+                on_progress=on_read,
             )
             for row, decision in planner.plan(staging):
                 values = values_of(row.row_values)

@@ -18,21 +18,23 @@ from connector.upsert.identity import Aliases, Hasher
 _SCHEMA = """
 CREATE TABLE staged (
     id INTEGER PRIMARY KEY, row_number INTEGER, email INTEGER, phone INTEGER, content BLOB,
-    payload BLOB, activities BLOB, row_values BLOB, note TEXT, ordinal INTEGER, person INTEGER
+    payload BLOB, activities BLOB, row_values BLOB, note TEXT, prospect INTEGER, repeats TEXT,
+    accepted_ms INTEGER, updated_at_ms INTEGER, ordinal INTEGER, person INTEGER
 )
 """
 _INSERT = (
-    "INSERT INTO staged (row_number, email, phone, content, payload, activities, row_values, note)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO staged (row_number, email, phone, content, payload, activities, row_values, note,"
+    " prospect, repeats, accepted_ms, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _SELECT = (
-    "SELECT id, row_number, email, phone, content, payload, activities, row_values, note,"
-    " coalesce(ordinal, 0), person FROM staged"
+    "SELECT id, row_number, email, phone, content, payload, activities, row_values, note, repeats,"
+    " accepted_ms, updated_at_ms, coalesce(ordinal, 0), person FROM staged"
 )
 _NAMES = """
 SELECT alias, id FROM (
     SELECT email AS alias, id FROM staged WHERE email IS NOT NULL
     UNION ALL SELECT phone, id FROM staged WHERE phone IS NOT NULL
+    UNION ALL SELECT prospect, id FROM staged WHERE prospect IS NOT NULL
 ) ORDER BY alias, id
 """
 _EQUALS = """
@@ -41,10 +43,32 @@ FROM staged WHERE email IS NULL AND phone IS NULL
 """
 
 
+class NewRow(NamedTuple):
+    """One checked row. payload, activities, row_values: JSON.
+
+    prospect: a number that stands for the prospect that its contacts are known to belong to.
+    repeats: that prospect's id, where the row says what was accepted last; accepted_ms and
+    updated_at_ms are its receipt's.
+    """
+
+    row_number: int
+    email: int | None
+    phone: int | None
+    content: bytes
+    payload: bytes
+    activities: bytes | None
+    row_values: bytes
+    note: str | None
+    prospect: int | None = None
+    repeats: str | None = None
+    accepted_ms: int | None = None
+    updated_at_ms: int | None = None
+
+
 class StagedRow(NamedTuple):
-    """One checked row. payload, activities, row_values: JSON. person: the id of the first row of
-    the same person, None where no other row is theirs. ordinal: for a row without contact, how
-    many equal ones stand above it."""
+    """One row as it was staged; see `NewRow`. person: the id of the first row of the same person,
+    None where no other row is theirs. ordinal: for a row without contact, how many equal ones
+    stand above it."""
 
     id: int
     row_number: int
@@ -55,6 +79,9 @@ class StagedRow(NamedTuple):
     activities: bytes | None
     row_values: bytes
     note: str | None
+    repeats: str | None
+    accepted_ms: int | None
+    updated_at_ms: int | None
     ordinal: int
     person: int | None
 
@@ -69,17 +96,13 @@ class Staging:
         self._file.execute(_SCHEMA)
         self._file.execute("BEGIN")
 
-    def add(
-        self, rows: Iterable[tuple[int, Aliases, bytes, bytes, bytes | None, bytes, str | None]]
-    ) -> None:
-        """rows: (row number, aliases, content, payload, activities, row values, note) each."""
-        self._file.executemany(
-            _INSERT, ((row[0], row[1].email, row[1].phone, *row[2:]) for row in rows)
-        )
+    def add(self, rows: Iterable[NewRow]) -> None:
+        """Put rows aside, in file order."""
+        self._file.executemany(_INSERT, rows)
 
     def join(self) -> None:
-        """Tell which rows are about one person: those that share an email or a phone, directly
-        or through other rows; and count equal rows without either."""
+        """Tell which rows are about one person: those that share an email, a phone or a known
+        prospect, directly or through other rows; and count equal rows without contact."""
         self._file.execute("COMMIT")
         self._file.execute("BEGIN")
         self._count_equals()

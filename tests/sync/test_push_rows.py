@@ -231,3 +231,20 @@ def test_a_dry_run_sends_and_stores_nothing(rig: Rig, sandbox: Sandbox):
     assert (pushed.plan.to_send, pushed.plan.would_update) == (3, 2)
     assert pushed.plan.outcomes["rejected"] == 1
     assert rig.push([person(2)]).statuses == {2: "created"}
+
+
+def test_rows_of_one_known_prospect_go_out_in_file_order(rig: Rig, sandbox: Sandbox):
+    """Nothing in the file joins email and phone, but an earlier push did: still one person."""
+    people = [(f"g{n}@example.org", f"+1415555{1000 + n}") for n in range(20)]
+    rig.push([{"email": email, "phone": phone} for email, phone in people])
+    sandbox.options.latency_s = (0.0, 0.02)
+    rows = [
+        row
+        for email, phone in people
+        for row in ({"email": email, "title": "a"}, {"phone": phone, "title": "b"})
+    ]
+    rig.push(rows)
+    assert {p["title"] for p in sandbox.store.all("prospects")} == {"b"}
+    sandbox.clear_log()
+    assert set(rig.push(rows).statuses.values()) == {"unchanged"}
+    assert sandbox.requests == []
