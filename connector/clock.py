@@ -6,7 +6,6 @@ import threading
 import time
 from typing import Protocol
 
-
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Counts while the machine sleeps, too: Linux' BOOTTIME; MONOTONIC does so on macOS."""
 

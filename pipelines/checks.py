@@ -10,7 +10,7 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, ConnectorError, Unauthorized
 from connector.logs import redact
 from connector.settings import Settings
-from pipelines.destination import Destination
+from pipelines.destination.destination import Destination
 from pipelines.places import pull_lock_name
 from pipelines.session import Session, open_session
 

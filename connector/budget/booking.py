@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from connector.budget.lookups import Rank, Unanswered
-from connector.budget.readings import Reading
+from connector.budget.policy.readings import Reading
 from connector.budget.schema import keys, outstanding, spent
 from connector.budget.statements import Statement, Transaction
 

@@ -16,14 +16,14 @@ from connector.budget import booking, owners
 from connector.budget.booking import KeyRow
 from connector.budget.clockrules import LedgerClock
 from connector.budget.database import Database
-from connector.budget.lanes import Pulls
-from connector.budget.learnt import FeedbackState
 from connector.budget.lookups import Lookups
 from connector.budget.past_pulls import PastPulls
+from connector.budget.policy.lanes import Pulls
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.windows import Window
 from connector.budget.schema import MIGRATIONS
 from connector.budget.statements import Transaction
 from connector.budget.turn import Configured, Exchange, Request, Turn
-from connector.budget.windows import Window
 
 
 class Ledger:

@@ -14,9 +14,9 @@ from functools import cache
 import sqlalchemy as sa
 
 from connector.budget import Lane
+from connector.budget.policy.windows import Live, Window
 from connector.budget.schema import outstanding, spent
 from connector.budget.statements import Statement, Transaction
-from connector.budget.windows import Live, Window
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from connector.budget import Lane
-from connector.budget.lanes import HEARTBEAT_S, RunningPull
+from connector.budget.policy.lanes import HEARTBEAT_S, RunningPull
 from connector.budget.schema import owners
 from connector.budget.statements import Statement, Transaction
 

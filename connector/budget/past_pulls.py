@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 
-from connector.budget.lanes import REMEMBERED_PULLS
+from connector.budget.policy.lanes import REMEMBERED_PULLS
 
 
 @dataclass(frozen=True, slots=True)

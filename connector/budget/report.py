@@ -10,20 +10,21 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from connector.budget import Lane, booking, owners, permits
+from connector.budget import Lane, booking, owners
 from connector.budget.clockrules import LedgerClock, ledger_clock
 from connector.budget.database import Database
-from connector.budget.forecast import constraints, forecast
 from connector.budget.keys import key_id
-from connector.budget.lanes import Pulls
-from connector.budget.learnt import FeedbackState
 from connector.budget.lookups import Lookups
 from connector.budget.owners import FORGOTTEN_S, Owner
 from connector.budget.past_pulls import PastPulls
-from connector.budget.permits import Facts, Terms
+from connector.budget.policy import permits
+from connector.budget.policy.forecast import constraints, forecast
+from connector.budget.policy.lanes import Pulls
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.permits import Facts, Terms
+from connector.budget.policy.windows import Limits, Window, windows_of
 from connector.budget.schema import spent
 from connector.budget.statements import Statement, Transaction, transaction
-from connector.budget.windows import Limits, Window, windows_of
 from connector.clock import SystemClock
 
 _UNKNOWN_LATENCY_S = 0.3

@@ -15,17 +15,18 @@ from types import TracebackType
 from typing import Self
 
 from connector import logs
-from connector.budget import Lane, Permit, readings
+from connector.budget import Lane, Permit
 from connector.budget.booking import Answered
 from connector.budget.clockrules import ledger_clock
 from connector.budget.database import Database
 from connector.budget.keys import key_id
 from connector.budget.ledger import Ledger
-from connector.budget.permits import send_by_s
+from connector.budget.policy import readings
+from connector.budget.policy.permits import send_by_s
+from connector.budget.policy.windows import Limits, windows_of
 from connector.budget.report import BudgetState, Eta, Reporter
 from connector.budget.turn import Exchange, Request
 from connector.budget.waiting import Mail, Waiter, WaitingRoom
-from connector.budget.windows import Limits, windows_of
 from connector.clock import Clock, SystemClock
 from connector.errors import BudgetClosed, ConnectorError, Interrupted
 

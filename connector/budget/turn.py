@@ -10,15 +10,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from connector.budget import Lane, booking, feedback, owners, permits
+from connector.budget import Lane, booking, owners
 from connector.budget.booking import Answered, Ended, KeyRow
-from connector.budget.lanes import Pulls
-from connector.budget.learnt import FeedbackState
 from connector.budget.lookups import Lookups, OwnRequests, Unanswered
 from connector.budget.owners import Owner
-from connector.budget.permits import Facts, Terms
+from connector.budget.policy import feedback, permits
+from connector.budget.policy.lanes import Pulls
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.permits import Facts, Terms
+from connector.budget.policy.windows import Window
 from connector.budget.statements import Transaction
-from connector.budget.windows import Window
 
 REFRESH_S = 10.0
 """A process that waits says so again this often, so that others don't wait for the dead."""

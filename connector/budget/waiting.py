@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from connector.budget import Lane, Permit
-from connector.budget.readings import Reading
+from connector.budget.policy.readings import Reading
 from connector.errors import BudgetClosed
 
 

@@ -13,7 +13,7 @@ from pipelines.commands.result import Result
 
 if TYPE_CHECKING:
     from connector.settings import Settings
-    from pipelines.scanning import Wanted
+    from pipelines.pull.scanning import Wanted
 
 _EXAMPLE = "Example: hiringcenter pull notes tasks --full"
 
@@ -27,7 +27,7 @@ def _pull(
     options: Options,
     resources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RESOURCE]...", help="prospects, notes, tasks, meetings; or all."),
+        typer.Argument(metavar="[RESOURCE]...", help="prospects, notes, tasks, meetings."),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="A complete scan of each; deletions are found.")
@@ -53,9 +53,9 @@ def _pull(
 
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
-    from pipelines.pull import pull
-    from pipelines.pull_view import pull_lines
-    from pipelines.watching import watch_of
+    from pipelines.pull.run import pull
+    from pipelines.pull.view import pull_lines
+    from pipelines.pull.watching import watch_of
 
     report = pull(settings, wanted, watch_of(shown=output.shows_progress))
     return Result(
@@ -69,7 +69,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
 def _wanted(resources: list[str] | None, *, full: bool, since: str | None, reset: bool) -> Wanted:
     from connector.errors import UsageError, nearest
     from connector.source.fields import RESOURCES
-    from pipelines.scanning import Wanted
+    from pipelines.pull.scanning import Wanted
 
     for name in resources or ():
         if name not in RESOURCES:

@@ -15,7 +15,7 @@ from pipelines.commands.result import Result
 
 if TYPE_CHECKING:
     from connector.settings import Settings
-    from pipelines.push_input import PushRequest
+    from pipelines.push.input import PushRequest
 
 _EXAMPLE = "Example: hiringcenter push people.csv --dry-run"
 
@@ -87,7 +87,7 @@ def _push(
         from dataclasses import replace
 
         from connector.errors import UsageError
-        from pipelines.push_input import PushRequest, job_request
+        from pipelines.push.input import PushRequest, job_request
 
         given: dict[str, Any] = {
             "mapping": mapping,
@@ -113,9 +113,9 @@ def _push(
 
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
-    from pipelines.push import push
-    from pipelines.push_view import push_lines
-    from pipelines.push_watching import watch_of
+    from pipelines.push.run import push
+    from pipelines.push.view import push_lines
+    from pipelines.push.watching import watch_of
 
     report = push(settings, request, watch_of(shown=output.shows_progress))
     return Result(

@@ -76,8 +76,8 @@ def one_run(settings: Settings, run_id: str) -> Result:
 
 def _noteworthy(settings: Settings, run_id: str) -> list[dict[str, Any]]:
     """Rejects, failures and warnings of a push, by row."""
-    from connector.upsert.results import ResultStore
-    from pipelines.outbox import outbox_database
+    from connector.upsert.outbox.results import ResultStore
+    from pipelines.push.outbox import outbox_database
 
     database = outbox_database(settings)
     try:

@@ -31,7 +31,7 @@ def sync(settings: Settings, output: Output) -> Result:
     """Every part in order; the exit code is the worst of them."""
     from connector.source.fields import RESOURCES
     from pipelines.commands.pull import run_pull
-    from pipelines.scanning import Wanted
+    from pipelines.pull.scanning import Wanted
 
     assert settings.key  # a missing key is one error, not one per part
     parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output), output)}
@@ -55,6 +55,6 @@ def sync(settings: Settings, output: Output) -> Result:
 
 def _push(settings: Settings, name: str, output: Output) -> Result:
     from pipelines.commands.push import run_push
-    from pipelines.push_input import job_request
+    from pipelines.push.input import job_request
 
     return run_push(settings, job_request(settings, name), output)

@@ -13,11 +13,11 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
 from connector.history import RunRecord
 from connector.settings import RateLimit, Settings
-from connector.upsert.outbox_schema import MIGRATIONS, results
-from connector.upsert.states import Status
+from connector.upsert.outbox.schema import MIGRATIONS, results
+from connector.upsert.outbox.states import Status
 from pipelines.ledger import LedgerView, open_ledger
-from pipelines.outbox import outbox_database
 from pipelines.places import destination_label
+from pipelines.push.outbox import outbox_database
 from pipelines.report.facts import (
     RESOURCES,
     Freshness,

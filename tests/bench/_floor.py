@@ -47,10 +47,7 @@ def _load(client: httpx.Client, connection: Any, resource: str) -> None:
     for start in range(0, len(rows), 20_000):
         some = rows[start : start + 20_000]
         arriving = pa.table(
-            {
-                name: pa.array([row.get(name) for row in some], from_pandas=True)
-                for name in names
-            }
+            {name: pa.array([row.get(name) for row in some], from_pandas=True) for name in names}
         )
         cursor.register("arriving", arriving)
         if not made:

@@ -17,13 +17,13 @@ from connector.budget.database import Database
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from connector.upsert.inputs import open_input
-from connector.upsert.mapping import Mapping
-from connector.upsert.outbox import Outbox
-from connector.upsert.outbox_schema import aliases, receipts
-from connector.upsert.validation import Validator, ValidRow
-from pipelines.outbox import outbox_database, scope_of
-from pipelines.push import push
-from pipelines.push_input import PushRequest
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.schema import aliases, receipts
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.validation import Validator, ValidRow
+from pipelines.push.input import PushRequest
+from pipelines.push.outbox import outbox_database, scope_of
+from pipelines.push.run import push
 
 _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")

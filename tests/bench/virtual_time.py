@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from connector.budget.learnt import FeedbackState
-from connector.upsert.sending import in_flight_for
+from connector.budget.policy.learnt import FeedbackState
+from connector.upsert.sending.sending import in_flight_for
 from tests.bench import Row
 from tests.simulator import scenarios
 from tests.simulator.scenarios import REAL, SCALED, Outcome, Scenario, any_exact, optimum_s

@@ -66,14 +66,6 @@ class Zygote:
 
 
 def _serve() -> None:
-    import pipelines.booking
-    import pipelines.cli
-    import pipelines.pull_view
-    import pipelines.push
-    import pipelines.push_input
-    import pipelines.push_view
-    import pipelines.push_watching
-    import pipelines.watching
 
     print("ready", flush=True)
     child = 0

@@ -1,4 +1,4 @@
-"""A push as `pipelines.push` makes one, with rows from memory and no pace."""
+"""A push as `pipelines.push.run` makes one, with rows from memory and no pace."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.clock import Clock, SystemClock
-from connector.upsert.decisions import Mode
-from connector.upsert.delivery import Api, KeyMemory
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.outbox import Outbox
-from connector.upsert.outbox_schema import results
-from connector.upsert.planning import PlanCounts
-from connector.upsert.pulled import NothingPulled, Pulled
-from connector.upsert.pushing import Pace, Push, Terms
-from connector.upsert.sending import Watcher
-from connector.upsert.states import Status
-from connector.upsert.validation import Activity, Reject, ValidRow
+from connector.upsert.outbox.decisions import Mode
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.planning import PlanCounts
+from connector.upsert.outbox.pulled import NothingPulled, Pulled
+from connector.upsert.outbox.schema import results
+from connector.upsert.outbox.states import Status
+from connector.upsert.rows.validation import Activity, Reject, ValidRow
+from connector.upsert.sending.delivery import Api, KeyMemory
+from connector.upsert.sending.pushing import Pace, Push, Terms
+from connector.upsert.sending.sending import Watcher
 
 SCOPE = 42
 _ACTIVITIES = {"note": "notes", "task": "tasks", "meeting": "meetings"}

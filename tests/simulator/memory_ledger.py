@@ -11,9 +11,10 @@ from bisect import bisect_right, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from connector.budget import Lane, feedback, lanes, learnt, permits, readings
-from connector.budget.learnt import FeedbackState
-from connector.budget.windows import Live, Window, free_at_s, live
+from connector.budget import Lane
+from connector.budget.policy import feedback, lanes, learnt, permits, readings
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.windows import Live, Window, free_at_s, live
 from tests.simulator.servers import EPOCH_S
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 
 from connector.budget import Lane
-from connector.budget.learnt import FeedbackState
-from connector.budget.windows import Window, windows_of
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.windows import Window, windows_of
 from tests.simulator.memory_ledger import MemoryLedger
 from tests.simulator.servers import (
     Counter,

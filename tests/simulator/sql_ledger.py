@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from connector.budget import Lane, permits, readings
+from connector.budget import Lane
 from connector.budget.booking import Answered
 from connector.budget.database import Database
 from connector.budget.ledger import Ledger, Request
+from connector.budget.policy import permits, readings
+from connector.budget.policy.windows import Window
 from connector.budget.statements import Transaction
-from connector.budget.windows import Window
 from tests.simulator.memory_ledger import Ask, Granted
 from tests.simulator.servers import EPOCH_S
 

@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import pytest
 
-from connector.budget import Lane, permits
-from connector.budget.forecast import constraints, forecast
-from connector.budget.lanes import Pulls
-from connector.budget.learnt import FeedbackState
-from connector.budget.permits import Facts
-from connector.budget.windows import Live, Window, windows_of
+from connector.budget import Lane
+from connector.budget.policy import permits
+from connector.budget.policy.forecast import constraints, forecast
+from connector.budget.policy.lanes import Pulls
+from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.permits import Facts
+from connector.budget.policy.windows import Live, Window, windows_of
 from tests.simulator.scenarios import (
     REAL,
     SCALED,

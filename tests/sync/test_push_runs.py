@@ -15,12 +15,12 @@ from connector.errors import AlreadyRunning, InputError, UnknownSetting, UsageEr
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from pipelines.commands.runs import one_run
-from pipelines.outbox import outbox_database
-from pipelines.pull import pull
-from pipelines.push import PushReport, push
-from pipelines.push_input import PushRequest, job_request
-from pipelines.push_view import push_lines
-from pipelines.scanning import Wanted
+from pipelines.pull.run import pull
+from pipelines.pull.scanning import Wanted
+from pipelines.push.input import PushRequest, job_request
+from pipelines.push.outbox import outbox_database
+from pipelines.push.run import PushReport, push
+from pipelines.push.view import push_lines
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 

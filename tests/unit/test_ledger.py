@@ -13,19 +13,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connector.budget import Lane, lanes
+from connector.budget import Lane
 from connector.budget.booking import Answered
 from connector.budget.clockrules import BootClock
 from connector.budget.database import Database
 from connector.budget.keys import key_id
 from connector.budget.ledger import Ledger
 from connector.budget.owners import HOST
-from connector.budget.permits import TICK_S
-from connector.budget.readings import Reading
+from connector.budget.policy import lanes
+from connector.budget.policy.permits import TICK_S
+from connector.budget.policy.readings import Reading
+from connector.budget.policy.windows import Window, windows_of
 from connector.budget.report import Reporter
 from connector.budget.schema import keys, outstanding, owners, spent
 from connector.budget.turn import Exchange, Request
-from connector.budget.windows import Window, windows_of
 from connector.clock import FakeClock
 from connector.settings import RateLimit
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from connector.upsert.cells import Unreadable
 from connector.upsert.inputs.headers import check_header
 from connector.upsert.inputs.rows import Input, InputRow
+from connector.upsert.rows.cells import Unreadable
 
 BATCH_ROWS = 5_000
 

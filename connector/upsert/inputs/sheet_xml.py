@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 from xml.parsers import expat
 
-from connector.upsert.cells import NOT_COMPUTED
+from connector.upsert.rows.cells import NOT_COMPUTED
 
 _CHUNK_BYTES = 1024 * 1024
 _WORTH_PARSING = re.compile(rb"""\bt=["']e["']|<(?:\w+:)?f[\s/>]""")

@@ -23,11 +23,11 @@ from python_calamine import (
 )
 
 from connector.errors import InputError, nearest
-from connector.upsert.cells import shown
 from connector.upsert.inputs.files import LocalFile
 from connector.upsert.inputs.headers import check_header, clean_header
 from connector.upsert.inputs.rows import Input, InputRow
 from connector.upsert.inputs.sheet_xml import SheetXmlError, valueless_cells
+from connector.upsert.rows.cells import shown
 
 MAX_WORKBOOK_BYTES = 2 * 1024**3
 # zipfile's words for odd archives: RuntimeError for encrypted parts, NotImplementedError for

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, RateLimit, Settings
-from pipelines.pull import PullReport, pull
-from pipelines.scanning import Wanted
+from pipelines.pull.run import PullReport, pull
+from pipelines.pull.scanning import Wanted
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
 
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget import feedback, learnt
-from connector.budget.learnt import FeedbackState, WindowState
-from connector.budget.readings import Reading
-from connector.budget.windows import Window
+from connector.budget.policy import feedback, learnt
+from connector.budget.policy.learnt import FeedbackState, WindowState
+from connector.budget.policy.readings import Reading
+from connector.budget.policy.windows import Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
 SETTLED = FeedbackState(probing=0)

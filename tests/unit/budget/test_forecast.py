@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.budget import Lane
-from connector.budget.forecast import Constraint, constraints, forecast
-from connector.budget.permits import Terms
-from connector.budget.windows import Ceiling, Window
+from connector.budget.policy.forecast import Constraint, constraints, forecast
+from connector.budget.policy.permits import Terms
+from connector.budget.policy.windows import Ceiling, Window
 
 
 def test_ten_thousand_take_seventy_three_minutes():

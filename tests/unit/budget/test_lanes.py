@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget import lanes
-from connector.budget.lanes import Pulls, RunningPull
-from connector.budget.windows import Live, Window
+from connector.budget.policy import lanes
+from connector.budget.policy.lanes import Pulls, RunningPull
+from connector.budget.policy.windows import Live, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
 IDLE = (Live(0, 0), Live(0, 0))

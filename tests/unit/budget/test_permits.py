@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget import Lane, permits
-from connector.budget.lanes import Pulls, RunningPull
-from connector.budget.learnt import FeedbackState, WindowState
-from connector.budget.permits import TICK_S, Facts, Terms
-from connector.budget.windows import Ceiling, Live, Window
+from connector.budget import Lane
+from connector.budget.policy import permits
+from connector.budget.policy.lanes import Pulls, RunningPull
+from connector.budget.policy.learnt import FeedbackState, WindowState
+from connector.budget.policy.permits import TICK_S, Facts, Terms
+from connector.budget.policy.windows import Ceiling, Live, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
 OPEN = FeedbackState(probing=0)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.readings import Reading, parse
+from connector.budget.policy.readings import Reading, parse
 
 NOW_S = 1_760_000_000.0
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.windows import Window, free_at_s, live, windows_of
+from connector.budget.policy.windows import Window, free_at_s, live, windows_of
 from connector.settings import RateLimit
 
 MINUTE = Window(300, 60.0)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert import contact
-from connector.upsert.contact import e164, email_identity
+from connector.upsert.rows import contact
+from connector.upsert.rows.contact import e164, email_identity
 
 _word = st.text("abzABZ019_+-", min_size=1, max_size=9)
 _label = st.text("abzABZ019-", min_size=1, max_size=9)

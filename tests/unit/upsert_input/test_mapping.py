@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from connector.errors import BadMapping, DoubledColumn, InputError, UnknownColumn
-from connector.upsert.columns import ColumnPlan
-from connector.upsert.mapping import Mapping
-from connector.upsert.models import FIELDS
+from connector.upsert.rows.columns import ColumnPlan
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.models import FIELDS
 from tests.unit.upsert_input.conftest import WriteFile
 
 NAMES = ["firstName", "lastName"]

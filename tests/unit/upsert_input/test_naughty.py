@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from connector.upsert.inputs import open_input
-from connector.upsert.mapping import Mapping
-from connector.upsert.rejects import RejectsFile
-from connector.upsert.validation import Reject, Validator, ValidRow
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.rejects import RejectsFile
+from connector.upsert.rows.validation import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
 
 NAUGHTY = [

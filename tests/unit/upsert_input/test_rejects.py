@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
-from connector.upsert.rejects import RejectsFile
-from connector.upsert.validation import Reject
+from connector.upsert.rows.rejects import RejectsFile
+from connector.upsert.rows.validation import Reject
 from tests.unit.upsert_input.conftest import WriteFile
 
 COLUMNS = ["First Name", 'note; or, "note"']

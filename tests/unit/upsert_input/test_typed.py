@@ -15,8 +15,8 @@ import pytest
 
 from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import open_input, sql_input, table_input
-from connector.upsert.mapping import Mapping
-from connector.upsert.validation import Reject, Validator, ValidRow
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.validation import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
 
 

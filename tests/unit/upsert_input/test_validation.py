@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.errors import BadMapping, InputError
-from connector.upsert.cells import Unreadable
 from connector.upsert.inputs import InputRow
-from connector.upsert.mapping import Mapping
-from connector.upsert.validation import Activity, Reject, Validator, ValidRow
+from connector.upsert.rows.cells import Unreadable
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.validation import Activity, Reject, Validator, ValidRow
 
 ANN = {"firstName": "Ann", "lastName": "Lee", "email": "ann@example.com"}
 

@@ -14,8 +14,8 @@ import pytest
 
 from connector.errors import InputError
 from connector.upsert.inputs import InputRow, open_input
-from connector.upsert.mapping import Mapping
-from connector.upsert.validation import Reject, Validator
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.validation import Reject, Validator
 from tests.unit.upsert_input.conftest import WriteFile
 
 Fill = Callable[[Any], None]

@@ -1,0 +1,114 @@
+"""When will N more requests be done: the greedy optimum against sliding windows.
+
+Request i may start at `max over windows of answered[i − limit] + held_s`. Nothing that keeps to
+the windows is earlier, and the scheduler grants exactly so; what others will spend is unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from connector.budget import Lane
+from connector.budget.policy.permits import Terms
+from connector.budget.policy.windows import Window
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """At most `limit` requests count at once, each until `held_s` after its answer.
+
+    ends_s: when those that count now were answered, ascending (ledger seconds); unanswered
+    ones as if they were answered one latency from now.
+    """
+
+    limit: int
+    held_s: float
+    ends_s: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """first_s: the first of the requests goes out; done_s: the last is answered. Ledger
+    seconds; inf where a ceiling of 0 lets nothing through."""
+
+    first_s: float
+    done_s: float
+
+
+def constraints(
+    windows: Sequence[Window],
+    holds: Terms,
+    lane: Lane,
+    ends_s: Sequence[Sequence[float]],
+    push_ends_s: Sequence[Sequence[float]],
+) -> list[Constraint]:
+    """The constraints on requests of `lane`. ends_s, push_ends_s: per window, shortest first."""
+    found = []
+    for window, ceiling, both, pushes in zip(
+        windows, holds.ceilings, ends_s, push_ends_s, strict=True
+    ):
+        found.append(Constraint(ceiling.all, window.held_s, both))
+        if lane is Lane.PUSH and ceiling.push < ceiling.all:
+            found.append(Constraint(ceiling.push, window.held_s, pushes))
+    return found
+
+
+def forecast(
+    bounds: Sequence[Constraint],
+    count: int,
+    *,
+    now_s: float,
+    not_before_s: float = -math.inf,
+    spacing_s: float = 0.0,
+    latency_s: float = 0.0,
+    in_flight: int = 64,
+) -> Forecast:
+    """When `count` more requests would be done, `in_flight` of them at a time at most."""
+    earliest_s = max(now_s, not_before_s)
+    if count < 1:
+        return Forecast(earliest_s, earliest_s)
+    if any(bound.limit < 1 for bound in bounds):
+        return Forecast(math.inf, math.inf)
+    starts_s = _greedy(bounds, count, earliest_s, spacing_s, latency_s, in_flight)
+    return Forecast(starts_s[0], starts_s[-1] + latency_s)
+
+
+def _greedy(
+    bounds: Sequence[Constraint],
+    count: int,
+    earliest_s: float,
+    spacing_s: float,
+    latency_s: float,
+    in_flight: int,
+) -> list[float]:
+    """Start times of `count` requests, ascending."""
+    queues = [_releases(bound, count) for bound in bounds]
+    lengths_s = [(bound.limit, bound.held_s + latency_s) for bound in bounds]
+    lengths_s.append((in_flight, latency_s))
+    starts_s: list[float] = []
+    at_s = earliest_s
+    for number in range(count):
+        for queue in queues:
+            if number < len(queue) and queue[number] > at_s:
+                at_s = queue[number]
+        for limit, length_s in lengths_s:
+            if number >= limit and starts_s[number - limit] + length_s > at_s:
+                at_s = starts_s[number - limit] + length_s
+        starts_s.append(at_s)
+        at_s += spacing_s
+    return starts_s
+
+
+def _releases(bound: Constraint, count: int) -> list[float]:
+    """When the first requests (at most min(limit, count)) each find room beside what counts now.
+
+    Request i needs the (len(ends) + i − limit + 1)-th oldest to have left.
+    """
+    already = list(bound.ends_s)
+    surplus = len(already) - bound.limit
+    return [
+        already[surplus + number] + bound.held_s if surplus + number >= 0 else -math.inf
+        for number in range(min(bound.limit, count))
+    ]

@@ -1,0 +1,140 @@
+"""The two lanes and the reserve: pulling goes first without starving, pushing fills the rest.
+
+The reserve is a cap on *live pushes* (limit − reserve), not room that is left free: what a
+pull has already spent of its reserve costs pushes nothing more, so no slot is wasted. Priority
+alone would not do: a page-by-page pull is rarely waiting at the instant a slot frees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+from connector.budget.policy.windows import Live, Window
+
+HEARTBEAT_S = 3.0
+"""A pull that asked for nothing and got no answer for so long has ended, or died."""
+REMEMBERED_PULLS = 5
+SWIFT = 1.25
+"""A pull may for a while be so much swifter than its smoothed latency says."""
+SPARE = 0.01
+"""Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
+last time return a guard and a latency too late for it, and each pull beside a long push would
+take some seconds longer than the one before."""
+PUNCTUAL = 0.95
+"""Pulls that come about once per window are one in each, not two in some."""
+SPARE_FROM = 0.9
+"""The spare slots are open to pushes for the first tenth of the time between two pulls, so that
+in the end every slot is used; not where pulls come more often than those pushes cease to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPull:
+    """A pull in progress, as the ledger sees it.
+
+    seen_s: when it last asked for a permit or had an answer (ledger seconds).
+    requests: permits of lane pull granted to it so far.
+    expected: requests it will need in all; None if unknown.
+    chains: how many of its requests were on the way or waiting at once, lately.
+    latency_s: seconds from grant to answer, smoothed; None before the first answer.
+    """
+
+    seen_s: float
+    requests: int = 0
+    expected: int | None = None
+    chains: int = 1
+    latency_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulls:
+    """What the ledger knows of pulls with this key.
+
+    starts_s: when the last REMEMBERED_PULLS pulls started (ledger seconds, ascending).
+    costs: requests of the last finished ones, oldest first.
+    """
+
+    starts_s: Sequence[float] = ()
+    costs: Sequence[int] = ()
+    running: RunningPull | None = None
+
+    @property
+    def cost(self) -> int:
+        """Requests that a pull is expected to take: the dearest of the last three."""
+        return max(self.costs[-3:], default=0)
+
+    def alive(self, now_s: float) -> RunningPull | None:
+        """The running pull, if it showed life within HEARTBEAT_S."""
+        running = self.running
+        return running if running and now_s - running.seen_s <= HEARTBEAT_S else None
+
+
+def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
+    """(when the next pull is due, seconds between pulls); None without at least two starts."""
+    if len(starts_s) < 2:
+        return None
+    gaps_s = [after - before for before, after in pairwise(starts_s)]
+    interval_s = median(gaps_s)
+    return starts_s[-1] + interval_s, interval_s
+
+
+def reserves(
+    windows: Sequence[Window], live: Sequence[Live], pulls: Pulls, now_s: float
+) -> tuple[int, ...]:
+    """Per window (shortest first), how much of its limit pushes must not hold."""
+    shared = pull_has_its_share(windows, live)
+    return tuple(
+        _reserve(window, count, pulls, now_s, most=_most(window, windows, shared))
+        for window, count in zip(windows, live, strict=True)
+    )
+
+
+def pull_has_its_share(windows: Sequence[Window], live: Sequence[Live]) -> bool:
+    """Whether pulls hold half of the longest window: from there on they don't go first."""
+    return live[-1].pull >= windows[-1].limit / 2
+
+
+def _most(window: Window, windows: Sequence[Window], shared: bool) -> int:
+    """A running pull may have all of a short window, until it has half of the longest."""
+    return window.limit // 2 if shared or window is windows[-1] else window.limit
+
+
+def _reserve(window: Window, live: Live, pulls: Pulls, now_s: float, *, most: int) -> int:
+    due = min(window.limit // 2, _for_the_next(window, pulls, now_s))
+    return max(due, min(most, _still_usable(window, live, pulls, now_s)))
+
+
+def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
+    """What pulls will have spent of the window once the next is done, if pushes sent now would
+    still count when it is due: several pulls, where they come more often than the window is long.
+
+    A pull that is late by more than the window, or than its own interval, isn't waited for.
+    """
+    due = next_due(pulls.starts_s)
+    if due is None or not pulls.cost:
+        return 0
+    ahead_s, interval_s = due[0] - now_s, due[1]
+    if not -min(window.held_s, interval_s) <= ahead_s <= window.held_s:
+        return 0
+    cost = pulls.cost * (math.floor(PUNCTUAL * window.length_s / interval_s) + 1)
+    if ahead_s > SPARE_FROM * max(interval_s, window.length_s):
+        return cost
+    return cost + math.ceil(SPARE * window.limit)
+
+
+def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int:
+    """What the living pull has used and can still use of this window: no more than its
+    remaining requests, nor than its latency lets through."""
+    running = pulls.alive(now_s)
+    if running is None:
+        return 0
+    by_latency: float = window.limit
+    if running.latency_s:
+        by_latency = math.ceil(SWIFT * window.held_s * running.chains / running.latency_s)
+    expected = pulls.cost if running.expected is None else running.expected
+    if running.requests >= expected:  # longer than anybody knew
+        return int(by_latency)
+    return int(min(by_latency, live.pull + expected - running.requests))

@@ -1,0 +1,168 @@
+"""The decision: how many permits may be granted this instant, and when to ask again.
+
+Pure. A ledger (SQL, or in memory in the simulator) looks up `Facts` in its transaction, asks
+`terms` for what holds now and `room` for how many to grant, or `retry_at_s` for when to look
+again. Times are seconds of the ledger's clock.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from connector.budget import Lane
+from connector.budget.policy import lanes, learnt
+from connector.budget.policy.windows import Ceiling, Live, Window
+
+SEND_WITHIN_S = 5.0
+GRACE_S = 60.0
+"""A request may reach the server after we gave up on it; this long it still counts as ours."""
+GLANCE_S = 0.2
+"""How soon to look again at what no clock announces: answers to other processes."""
+TICK_S = 0.001
+"""Added to every computed time, or a rounded sum of floats finds the slot still taken."""
+RESERVE_GLANCE_S = 1.0
+"""How soon a push looks again at a reserve: pulls end, or stop showing life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a ledger looks up for one decision.
+
+    live: per window, shortest first: permits that still count (unanswered ones, and answered
+        ones for `held_s` after their answer; one past its deadline was answered at its deadline).
+    in_flight: permits still awaited: neither answered nor reported unanswered nor given back,
+        and granted less than send-by plus request timeout ago.
+    waiting_pull: callers of lane pull that wait for a permit, in all living processes.
+    last_grant_s: when the last permit of any lane was granted; -inf if never.
+    """
+
+    now_s: float
+    live: Sequence[Live]
+    in_flight: int = 0
+    waiting_pull: int = 0
+    last_grant_s: float = -math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What holds for every grant until something is learnt.
+
+    ceilings: per window, shortest first. not_before_s: end of a hold. width: how many may be
+    in flight at once, None for any number. spacing_s: seconds between two grants.
+    reserved: whether some ceiling of lane push is lowered for a pull.
+    pull_first: whether pushes leave room for waiting pulls.
+    until_s: when some of this changes by time alone.
+    """
+
+    ceilings: Sequence[Ceiling]
+    not_before_s: float = -math.inf
+    width: int | None = None
+    spacing_s: float = 0.0
+    reserved: bool = False
+    pull_first: bool = True
+    until_s: float = math.inf
+
+
+class FreeAt(Protocol):
+    """When live permits in a window will have fallen, as far as answers tell."""
+
+    def __call__(self, window_index: int, lane: Lane | None, live: int) -> float | None:
+        """When at most `live` permits (of `lane`, or of both for None) still count in the
+        window, with no further grant; None if unanswered ones alone are more than that."""
+        ...
+
+
+def send_by_s(granted_s: float) -> float:
+    """Until when a permit granted at `granted_s` may be used."""
+    return granted_s + SEND_WITHIN_S
+
+
+def deadline_s(granted_s: float, request_timeout_s: float) -> float:
+    """When a permit that was never answered is taken to have been answered.
+
+    request_timeout_s: the total one, from sending until we give up.
+    """
+    return send_by_s(granted_s) + request_timeout_s + GRACE_S
+
+
+def terms(
+    windows: Sequence[Window], state: learnt.FeedbackState, pulls: lanes.Pulls, facts: Facts
+) -> Terms:
+    """What holds now: configured windows, corrected by feedback, shared between lanes."""
+    now_s = facts.now_s
+    limits = learnt.limits(windows, state, now_s)
+    corrected = [
+        window.with_limit(max(1, limit)) for window, limit in zip(windows, limits, strict=True)
+    ]
+    reserves = lanes.reserves(corrected, facts.live, pulls, now_s)
+    return Terms(
+        ceilings=tuple(
+            Ceiling(limit, max(0, limit - reserve))
+            for limit, reserve in zip(limits, reserves, strict=True)
+        ),
+        not_before_s=state.hold_until_s,
+        width=learnt.width(state, now_s),
+        spacing_s=learnt.spacing_s(windows, state, now_s),
+        reserved=any(reserves),
+        pull_first=not lanes.pull_has_its_share(corrected, facts.live),
+        until_s=learnt.changes_at_s(state, now_s),
+    )
+
+
+def room(holds: Terms, facts: Facts, lane: Lane, asked: int) -> int:
+    """How many of `asked` permits of `lane` may be granted at `facts.now_s`."""
+    if facts.now_s < max(holds.not_before_s, facts.last_grant_s + holds.spacing_s):
+        return 0
+    free = min(
+        ceiling.all - live.all for ceiling, live in zip(holds.ceilings, facts.live, strict=True)
+    )
+    if lane is Lane.PUSH:
+        free -= facts.waiting_pull if holds.pull_first else 0
+        for ceiling, live in zip(holds.ceilings, facts.live, strict=True):
+            free = min(free, ceiling.push - live.push)
+    if holds.width is not None:
+        free = min(free, holds.width - facts.in_flight)
+    if holds.spacing_s > 0:
+        free = min(free, 1)
+    return max(0, min(asked, free))
+
+
+def retry_at_s(
+    windows: Sequence[Window], holds: Terms, facts: Facts, lane: Lane, free_at: FreeAt
+) -> float:
+    """When to look again after `room` was 0: never later than a slot can free by itself.
+
+    Permits given back unsent, and answers that end a probe, free slots sooner; the dispatcher
+    that learns of them looks again at once.
+    """
+    now_s = facts.now_s
+    at_s = max(holds.not_before_s, facts.last_grant_s + holds.spacing_s)
+    at_s = max([at_s, *_window_times_s(windows, holds, facts, lane, free_at)])
+    at_s = min(at_s, max(holds.until_s, holds.not_before_s))
+    pull_goes_first = lane is Lane.PUSH and holds.pull_first and facts.waiting_pull > 0
+    too_many = holds.width is not None and facts.in_flight >= holds.width
+    if pull_goes_first or too_many:
+        at_s = max(at_s, now_s + GLANCE_S)
+    if lane is Lane.PUSH and (holds.reserved or pull_goes_first):
+        at_s = min(at_s, now_s + RESERVE_GLANCE_S)
+    return max(at_s, now_s) + TICK_S
+
+
+def _window_times_s(
+    windows: Sequence[Window], holds: Terms, facts: Facts, lane: Lane, free_at: FreeAt
+) -> Iterator[float]:
+    """Per window, when it may have room; what is unanswered now can't free before `held_s`."""
+    for index, (window, ceiling, live) in enumerate(
+        zip(windows, holds.ceilings, facts.live, strict=True)
+    ):
+        if live.all >= ceiling.all:
+            yield _or_later(free_at(index, None, ceiling.all - 1), window, facts)
+        if lane is Lane.PUSH and live.push >= ceiling.push:
+            yield _or_later(free_at(index, Lane.PUSH, ceiling.push - 1), window, facts)
+
+
+def _or_later(known_s: float | None, window: Window, facts: Facts) -> float:
+    return facts.now_s + window.held_s if known_s is None else known_s

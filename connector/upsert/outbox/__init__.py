@@ -1,0 +1,1 @@
+"""What was planned and what is proven: every write on disk before it is sent."""

@@ -1,0 +1,201 @@
+"""From a planned row to a write that goes out: a last look at what is known, then `sending`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+import sqlalchemy as sa
+
+from connector.clock import Clock
+from connector.upsert.outbox.decisions import UNCERTAIN, Action, Decision, Mode, decide
+from connector.upsert.outbox.evidence import Known, known_of
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, names_of
+from connector.upsert.outbox.receipts import Receipts
+from connector.upsert.outbox.settling import Settler
+from connector.upsert.outbox.states import State, Status
+from connector.upsert.sending.delivery import Api, server_ms
+from connector.upsert.sending.flights import Flight, RowProgress
+
+_BEHIND = (
+    "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
+    "push again"
+)
+_NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
+_STATUS = {
+    Action.UNCHANGED: Status.UNCHANGED,
+    Action.REJECT: Status.REJECTED,
+    Action.UNCERTAIN: Status.FAILED,
+}
+
+
+@dataclass
+class Claimer:
+    """Starts rows and their activities, within the caller's transaction.
+
+    force: send what is unchanged or uncertain too. looks_first: ask for each person before
+    anything is posted, since a POST would create them.
+    """
+
+    outbox: Outbox
+    receipts: Receipts
+    settler: Settler
+    api: Api
+    clock: Clock
+    mode: Mode
+    force: bool
+
+    def start(self, connection: sa.Connection, rows: Sequence[RowProgress]) -> Iterable[Flight]:
+        """The first errand of each row that needs one; the others are left without any."""
+        known = self._known(connection, rows)
+        for row in rows:
+            flight = self._start_one(connection, row, known)
+            if flight is not None:
+                yield flight
+
+    def _known(self, connection: sa.Connection, rows: Iterable[RowProgress]) -> Known:
+        names = {alias for row in rows for alias in row.first.names.present()}
+        uncertain = self.settler.uncertain
+        return known_of(connection, self.receipts, names, uncertain, attached=False)
+
+    def _start_one(
+        self, connection: sa.Connection, row: RowProgress, known: Known
+    ) -> Flight | None:
+        write = row.first
+        if self.settler.blocked.intersection(names_of(write)):
+            return self._skip(connection, row, Status.FAILED, _BEHIND)
+        if write.kind != PROSPECTS:
+            return self.go_on(connection, row)
+        decision, updated_at_ms = self._decide(write, known)
+        row.prospect_id = decision.prospect_id
+        if decision.action is not Action.SEND:
+            return self._settle(connection, row, decision)
+        row.rest.popleft()
+        looks = self.mode == "update-only"
+        write = replace(write, prospect_id=decision.prospect_id)
+        if not looks:
+            write = self._send(connection, write)
+        return self._flight(row, write, looks=looks, accepted_updated_at_ms=updated_at_ms)
+
+    def _decide(self, write: Write, known: Known) -> tuple[Decision, int | None]:
+        evidence = known.of(write.names, write.content)
+        if write.stale:
+            evidence = replace(evidence, stale="changed since")
+        decision = decide(write.content, evidence, mode=self.mode, force=self.force)
+        if decision.prospect_id is None:  # only the last pull knew
+            decision = replace(decision, prospect_id=write.prospect_id)
+        receipt = evidence.receipt
+        return decision, receipt.updated_at_ms if receipt else None
+
+    def _settle(
+        self, connection: sa.Connection, row: RowProgress, decision: Decision
+    ) -> Flight | None:
+        status, reason = _STATUS[decision.action], decision.reason
+        if status is not Status.UNCHANGED:
+            return self._skip(connection, row, status, reason or "")
+        row.status = status
+        if reason:
+            row.notes.append(reason)
+        self._close(connection, row.rest.popleft(), status)
+        return self.go_on(connection, row)
+
+    def _skip(
+        self, connection: sa.Connection, row: RowProgress, status: Status, why: str
+    ) -> Flight | None:
+        """Close the whole row without a request."""
+        row.status = status
+        row.failures.append(why)
+        return self.go_on(connection, row)
+
+    def go_on(self, connection: sa.Connection, row: RowProgress) -> Flight | None:
+        """The next errand of a row that has begun; None: it has its outcome."""
+        while row.rest:
+            write = replace(row.rest.popleft(), prospect_id=row.prospect_id)
+            if row.status in (Status.REJECTED, Status.FAILED):
+                self._close(connection, write, "skipped")
+            elif write.prospect_id is None:
+                row.failures.append(f"{write.kind}: {_NO_ID}")
+                self._close(connection, write, "skipped")
+            elif self._is_attached(connection, write):
+                self._close(connection, write, Status.UNCHANGED)
+            elif self._is_uncertain(write):
+                row.failures.append(f"{write.kind}: {UNCERTAIN}")
+                self._close(connection, write, "skipped")
+            else:
+                return self._flight(row, self._send(connection, _addressed(write)))
+        return None
+
+    def post(self, connection: sa.Connection, flight: Flight) -> Flight:
+        """There is somebody to update: send what was only looked up so far."""
+        write = self._send(connection, flight.write)
+        return replace(flight, write=write, looks=False, started_s=self.clock.monotonic_s())
+
+    def again(self, connection: sa.Connection, flight: Flight) -> Flight:
+        """Surely not applied so far: the same key and bytes, as if for the first time."""
+        at_ms = self._now_ms()
+        write = self.outbox.send_again(
+            connection, flight.write, at_ms=at_ms, server_ms=server_ms(self.api, at_ms)
+        )
+        return replace(flight, write=write, resumed=False, started_s=self.clock.monotonic_s())
+
+    def resume(self, connection: sa.Connection, writes: Sequence[Write]) -> Iterable[Flight]:
+        """Errands for writes whose answer is missing since an earlier run."""
+        rows = [RowProgress.of([write], own=False) for write in writes]
+        ids = {write.prospect_id for write in writes if write.prospect_id is not None}
+        receipts = self.receipts.of(connection, ids)
+        for row in rows:
+            write = row.rest.popleft()
+            receipt = receipts.get(write.prospect_id or "")
+            yield self._flight(
+                row,
+                write,
+                resumed=True,
+                accepted_updated_at_ms=receipt.updated_at_ms if receipt else None,
+            )
+
+    def _send(self, connection: sa.Connection, write: Write) -> Write:
+        at_ms = self._now_ms()
+        return self.outbox.send(
+            connection, write, at_ms=at_ms, server_ms=server_ms(self.api, at_ms)
+        )
+
+    def _close(self, connection: sa.Connection, write: Write, outcome: str) -> None:
+        self.outbox.close(
+            connection,
+            write,
+            outcome=outcome,
+            prospect_id=write.prospect_id,
+            at_ms=self._now_ms(),
+            state=State.PLANNED,
+        )
+
+    def _is_attached(self, connection: sa.Connection, write: Write) -> bool:
+        assert write.prospect_id is not None
+        there = self.receipts.attached(connection, [write.prospect_id])
+        return (write.prospect_id, write.kind, write.content) in there
+
+    def _is_uncertain(self, write: Write) -> bool:
+        entry = (write.prospect_id or "", write.kind, write.content)
+        return not self.force and entry in self.settler.uncertain
+
+    def _flight(
+        self,
+        row: RowProgress,
+        write: Write,
+        *,
+        looks: bool = False,
+        resumed: bool = False,
+        accepted_updated_at_ms: int | None = None,
+    ) -> Flight:
+        now_s = self.clock.monotonic_s()
+        return Flight(row, write, now_s, now_s, resumed, looks, accepted_updated_at_ms)
+
+    def _now_ms(self) -> int:
+        return int(self.clock.now_s() * 1000)
+
+
+def _addressed(write: Write) -> Write:
+    """An activity with the prospect it belongs to: the exact bytes that go out."""
+    payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
+    return replace(write, body=orjson.dumps(payload))

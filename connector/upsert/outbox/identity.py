@@ -1,0 +1,83 @@
+"""Who a row is, and what it says, as keyed hashes: the outbox stores no email and no phone."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import orjson
+import sqlalchemy as sa
+
+from connector.budget.database import Database
+from connector.upsert.outbox.schema import salts
+from connector.upsert.outbox.statements import insert_new
+
+AliasKind = Literal["email", "phone", "row", "prospect"]
+CONTENT_BYTES = 16
+# How the API is to treat a write, not what the prospect is: two payloads that differ in these
+# alone say the same.
+MANNERS = frozenset({"update", "muteWebhook"})
+
+
+class Aliases(NamedTuple):
+    """The names one row goes by, each a 64-bit keyed hash; None where the row has no such name.
+
+    row: for a row with neither email nor phone, its content and how many equal rows stand above
+    it in the input: two equal rows are two people, and the same file again is the same two.
+    """
+
+    email: int | None = None
+    phone: int | None = None
+    row: int | None = None
+
+    def present(self) -> tuple[int, ...]:
+        """Those that are known, email first."""
+        return tuple(alias for alias in self if alias is not None)
+
+
+class Hasher:
+    """Keyed hashes of contacts and payloads; without `salt` (32 bytes) they can't be guessed at."""
+
+    def __init__(self, salt: bytes) -> None:
+        # copies of a keyed state: keying costs as much as hashing
+        self._alias = hashlib.blake2b(digest_size=8, key=salt)
+        self._content = hashlib.blake2b(digest_size=CONTENT_BYTES, key=salt)
+
+    def alias(self, kind: AliasKind, value: str) -> int:
+        """A signed 64-bit number for one contact. value: normalised already."""
+        state = self._alias.copy()
+        state.update(f"{kind}:{value.casefold()}".encode("utf-8", "surrogatepass"))
+        return int.from_bytes(state.digest(), "big", signed=True)
+
+    def content(self, payload: Mapping[str, Any]) -> bytes:
+        """16 bytes for what `payload` says, whatever the order of its fields.
+
+        Raises:
+            TypeError: a value that JSON can't carry.
+        """
+        said = {name: value for name, value in payload.items() if name not in MANNERS}
+        state = self._content.copy()
+        state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        return state.digest()
+
+    def aliases(
+        self, *, email: str | None, phone: str | None, content: bytes = b"", ordinal: int = 0
+    ) -> Aliases:
+        """All aliases of one row. ordinal: equal rows above it, where it has no contact."""
+        if email is None and phone is None:
+            return Aliases(row=self.alias("row", f"{content.hex()}:{ordinal}"))
+        return Aliases(
+            email=None if email is None else self.alias("email", email),
+            phone=None if phone is None else self.alias("phone", phone),
+        )
+
+
+def stored_salt(database: Database) -> bytes:
+    """The salt of this outbox, made on first use. The tables exist."""
+    with database.write() as connection:
+        insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
+        salt = connection.scalar(sa.select(salts.c.value).where(salts.c.name == "outbox"))
+    assert salt is not None
+    return bytes(salt)

@@ -1,0 +1,226 @@
+"""What the API has accepted, per prospect, and the names by which rows find their prospect.
+
+A receipt ends in `tail`: the contents accepted last, oldest first. Rows that would only repeat
+the end of it change nothing. It is kept per prospect, not per email: after A by email, B by
+phone, A by email, the third is a change.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+
+from connector.upsert.outbox.identity import CONTENT_BYTES, Aliases
+from connector.upsert.outbox.schema import aliases, attached, receipts
+from connector.upsert.outbox.statements import insert_new, insert_or_replace
+
+_TAIL_LENGTH = 16
+_FIND = (
+    "SELECT a.alias, a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms "
+    "FROM outbox_aliases a JOIN outbox_receipts r "
+    "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
+    "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
+)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """tail: contents, oldest first, at most 16. updated_at_ms: as the answer said; server time."""
+
+    prospect_id: str
+    tail: tuple[bytes, ...]
+    accepted_ms: int
+    updated_at_ms: int | None
+
+    def ends_with(self, contents: Collection[bytes]) -> bool:
+        """Whether `contents` were accepted last, in this order, with nothing between or after."""
+        return 0 < len(contents) <= len(self.tail) and self.tail[-len(contents) :] == (*contents,)
+
+
+class Found(NamedTuple):
+    """Where an alias leads. confirmed: the API's answer carried that contact too.
+
+    tail and what follows: as the prospect's receipt has them; tail: contents, end to end.
+    """
+
+    prospect_id: str
+    confirmed: bool
+    tail: bytes = b""
+    accepted_ms: int = 0
+    updated_at_ms: int | None = None
+
+    def is_last(self, content: bytes) -> bool:
+        """Whether `content` was accepted last."""
+        return self.tail[-CONTENT_BYTES:] == content
+
+    @property
+    def receipt(self) -> Receipt:
+        """The prospect's receipt."""
+        tail = _split(self.tail)
+        return Receipt(self.prospect_id, tail, self.accepted_ms, self.updated_at_ms)
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One answer of the API. email_kept, phone_kept: whether the answer carries that contact.
+
+    content: None where the API took nothing over (it only named the prospect).
+    """
+
+    prospect_id: str
+    names: Aliases
+    content: bytes | None
+    at_ms: int
+    updated_at_ms: int | None
+    email_kept: bool = True
+    phone_kept: bool = True
+
+
+class Receipts:
+    """The receipts of one scope. Every method works inside the caller's transaction."""
+
+    def __init__(self, scope: int) -> None:
+        self._scope = scope
+
+    def find(self, connection: sa.Connection, names: Collection[int]) -> dict[int, Found]:
+        """alias → prospect, for those of `names` that are known."""
+        if not names:
+            return {}
+        numbers = ",".join(map(str, sorted(names)))  # thousands of parameters cost more than text
+        found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
+        return {row[0]: Found(*row[1:]) for row in found.all()}
+
+    def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
+        """prospect id → receipt, for those that have one."""
+        if not prospect_ids:
+            return {}
+        query = sa.select(
+            receipts.c.prospect_id,
+            receipts.c.tail,
+            receipts.c.accepted_ms,
+            receipts.c.updated_at_ms,
+        ).where(receipts.c.scope == self._scope, receipts.c.prospect_id.in_(prospect_ids))
+        return {
+            row[0]: Receipt(row[0], _split(row[1]), row[2], row[3])
+            for row in connection.execute(query)
+        }
+
+    def accept(self, connection: sa.Connection, accepted: Accepted) -> None:
+        """Book one answer: whose it is, under which names, and what was taken over."""
+        self._name(connection, accepted)
+        before = self.of(connection, [accepted.prospect_id]).get(accepted.prospect_id)
+        new = () if accepted.content is None else (accepted.content,)
+        tail = (*(before.tail if before else ()), *new)[-_TAIL_LENGTH:]
+        self._store(connection, accepted.prospect_id, tail, accepted.at_ms, accepted.updated_at_ms)
+
+    def break_tail(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
+        """A write of unknown fate went to `prospect_id`: what was accepted last isn't known."""
+        before = self.of(connection, [prospect_id]).get(prospect_id)
+        if before is not None:
+            unknown = secrets.token_bytes(CONTENT_BYTES)
+            tail = (*before.tail, unknown)[-_TAIL_LENGTH:]
+            self._store(connection, prospect_id, tail, at_ms, before.updated_at_ms)
+
+    def _store(
+        self,
+        connection: sa.Connection,
+        prospect_id: str,
+        tail: tuple[bytes, ...],
+        at_ms: int,
+        updated_at_ms: int | None,
+    ) -> None:
+        insert_or_replace(
+            connection,
+            receipts,
+            [
+                {
+                    "scope": self._scope,
+                    "prospect_id": prospect_id,
+                    "tail": b"".join(tail),
+                    "accepted_ms": at_ms,
+                    "updated_at_ms": updated_at_ms,
+                    "seen_ms": at_ms,
+                }
+            ],
+        )
+
+    def _name(self, connection: sa.Connection, accepted: Accepted) -> None:
+        """A prospect has one email and one phone: the former ones no longer lead to it."""
+        known: Mapping[str, tuple[int | None, bool]] = {
+            "email": (accepted.names.email, accepted.email_kept),
+            "phone": (accepted.names.phone, accepted.phone_kept),
+            "row": (accepted.names.row, True),
+        }
+        rows = []
+        for kind, (alias, kept) in known.items():
+            if alias is None:
+                continue
+            if kept and kind != "row":
+                self._forget_others(connection, accepted.prospect_id, kind, alias)
+            rows.append(
+                {
+                    "scope": self._scope,
+                    "alias": alias,
+                    "kind": kind,
+                    "prospect_id": accepted.prospect_id,
+                    "confirmed": kept,
+                }
+            )
+        insert_or_replace(connection, aliases, rows)
+
+    def _forget_others(
+        self, connection: sa.Connection, prospect_id: str, kind: str, alias: int
+    ) -> None:
+        connection.execute(
+            sa.delete(aliases).where(
+                # `+ 0` keeps SQLite from walking all aliases of the scope by the primary key
+                aliases.c.scope + 0 == self._scope,
+                aliases.c.prospect_id == prospect_id,
+                aliases.c.kind == kind,
+                aliases.c.alias != alias,
+                aliases.c.confirmed,
+            )
+        )
+
+    def attached(
+        self, connection: sa.Connection, prospect_ids: Collection[str]
+    ) -> set[tuple[str, str, bytes]]:
+        """(prospect id, kind, content) of every note, task and meeting that was created."""
+        if not prospect_ids:
+            return set()
+        query = sa.select(attached.c.prospect_id, attached.c.kind, attached.c.content).where(
+            attached.c.scope == self._scope, attached.c.prospect_id.in_(prospect_ids)
+        )
+        return {(row[0], row[1], bytes(row[2])) for row in connection.execute(query)}
+
+    def attach(
+        self, connection: sa.Connection, prospect_id: str, kind: str, content: bytes, at_ms: int
+    ) -> None:
+        """Book one created note, task or meeting."""
+        row = {"scope": self._scope, "prospect_id": prospect_id, "kind": kind, "content": content}
+        insert_new(connection, attached, [{**row, "seen_ms": at_ms}])
+
+    def touch(
+        self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int, stale_ms: int
+    ) -> None:
+        """Receipts still in use stay beyond their retention. stale_ms: renew only older marks."""
+        for table in (receipts, attached):
+            connection.execute(
+                sa.update(table)
+                .where(
+                    table.c.scope == self._scope,
+                    table.c.prospect_id.in_(prospect_ids),
+                    table.c.seen_ms < stale_ms,
+                )
+                .values(seen_ms=at_ms)
+            )
+
+
+def _split(tail: bytes) -> tuple[bytes, ...]:
+    return tuple(
+        bytes(tail[start : start + CONTENT_BYTES]) for start in range(0, len(tail), CONTENT_BYTES)
+    )

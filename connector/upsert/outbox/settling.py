@@ -1,0 +1,264 @@
+"""What an answer, or its absence, means for a row: the steps of the outbox that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from connector.api.client import WriteAnswer
+from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
+from connector.upsert.outbox.comparing import same_email, same_phone
+from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
+from connector.upsert.outbox.outbox import (
+    PROSPECTS,
+    Outbox,
+    UncertainWrite,
+    Write,
+    names_of,
+    uncertain_names,
+)
+from connector.upsert.outbox.receipts import Accepted, Receipts
+from connector.upsert.outbox.states import Fate, State, Status
+from connector.upsert.sending.delivery import Delivered, UnfilteredList
+from connector.upsert.sending.flights import Flight
+
+_ABSENT = (
+    "nobody has this email or phone, and --mode update-only creates nobody; push the row with "
+    "--mode upsert to create them"
+)
+_UNANSWERED = (
+    "no usable answer; the next push of any file asks again with the same key, so that it is "
+    "applied once ({error})"
+)
+
+
+class Next(StrEnum):
+    """How a row goes on after one of its writes has arrived."""
+
+    GO_ON = "go on"  # the write is settled
+    POST = "post"  # there is somebody to update
+    AGAIN = "again"  # surely not applied: once more, same key and bytes
+    LEFT = "left"  # stopped by a signal: it stays as it is
+    FATAL = "fatal"  # the run must end
+
+
+@dataclass
+class Settler:
+    """Settles arrivals within the caller's transaction.
+
+    blocked: names of people with a write whose answer is missing; nothing may overtake it.
+    uncertain: see `Outbox.uncertain`. last_answer_s: monotonic, when the API was last heard.
+    """
+
+    outbox: Outbox
+    receipts: Receipts
+    retry_total_s: float
+    blocked: set[int | str]
+    uncertain: set[UncertainWrite]
+    last_answer_s: float = float("-inf")
+
+    def settle(
+        self,
+        connection: sa.Connection,
+        flight: Flight,
+        arrived: Delivered,
+        *,
+        at_ms: int,
+        now_s: float,
+    ) -> Next:
+        """Book what came of one errand."""
+        if arrived.error is not None:
+            return self._settle_error(connection, flight, arrived.error, at_ms)
+        self.last_answer_s = now_s
+        if arrived.exists is not None:
+            return self._settle_look(connection, flight, arrived.exists, at_ms)
+        if arrived.answer is not None:
+            self._settle_answer(connection, flight, arrived.answer, at_ms)
+            return Next.GO_ON
+        assert arrived.fate is not None
+        return self._settle_fate(connection, flight, arrived, arrived.fate, at_ms, now_s)
+
+    def _settle_answer(
+        self, connection: sa.Connection, flight: Flight, answer: WriteAnswer, at_ms: int
+    ) -> None:
+        row = flight.row
+        if answer.message:
+            row.notes.append(f"HiringCenter says: {answer.message}")
+        if flight.write.kind != PROSPECTS:
+            self._attach(connection, flight, at_ms)
+        elif answer.status != 201 and _leaves_matches_alone(flight.write):
+            row.notes.append(EXISTS)
+            self._accept(connection, flight, answer.item, Status.UNCHANGED, at_ms)
+        else:
+            created = answer.status == 201
+            status = Status.CREATED if created else Status.UPDATED
+            self._accept(connection, flight, answer.item, status, at_ms)
+
+    def _accept(
+        self,
+        connection: sa.Connection,
+        flight: Flight,
+        item: Mapping[str, Any],
+        status: Status,
+        at_ms: int,
+    ) -> None:
+        row, write = flight.row, flight.write
+        row.status = status
+        row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
+        self.outbox.close(
+            connection, write, outcome=status, prospect_id=row.prospect_id, at_ms=at_ms
+        )
+        self._forget_uncertain(connection, write, row.prospect_id)
+        if row.prospect_id is None:
+            row.notes.append("HiringCenter didn't name the prospect")
+            return
+        payload = orjson.loads(write.body)
+        updated_at_ms = item.get("updatedAt")
+        self.receipts.accept(
+            connection,
+            Accepted(
+                row.prospect_id,
+                write.names,
+                None if status is Status.UNCHANGED else write.content,
+                at_ms,
+                int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
+                email_kept=_kept("email", same_email, payload, item),
+                phone_kept=_kept("phone", same_phone, payload, item),
+            ),
+        )
+
+    def _attach(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
+        write = flight.write
+        assert write.prospect_id is not None
+        self.outbox.close(
+            connection, write, outcome="created", prospect_id=write.prospect_id, at_ms=at_ms
+        )
+        self.receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
+        flight.row.done.append(write.kind)
+
+    def _settle_look(
+        self, connection: sa.Connection, flight: Flight, exists: bool, at_ms: int
+    ) -> Next:
+        if exists:
+            return Next.POST
+        self.refuse(connection, flight, Status.REJECTED, _ABSENT, at_ms)
+        return Next.GO_ON
+
+    def _settle_fate(
+        self,
+        connection: sa.Connection,
+        flight: Flight,
+        arrived: Delivered,
+        fate: Fate,
+        at_ms: int,
+        now_s: float,
+    ) -> Next:
+        if fate is Fate.NOT_APPLIED:
+            if now_s - flight.began_s < self.retry_total_s:
+                return Next.AGAIN
+            self._leave_open(flight, "its key was forgotten again and again")
+        elif fate is Fate.UNKNOWN:
+            self._give_up(connection, flight, at_ms)
+        elif flight.write.kind != PROSPECTS:
+            self._attach(connection, flight, at_ms)
+        else:
+            known = flight.write.prospect_id is not None
+            status = Status.UPDATED if known else Status.CREATED
+            self._accept(connection, flight, arrived.item or {}, status, at_ms)
+        return Next.GO_ON
+
+    def _give_up(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
+        write = flight.write
+        self.outbox.give_up(connection, write, at_ms=at_ms)
+        self.uncertain |= uncertain_names(write)
+        if write.kind == PROSPECTS and write.prospect_id is not None:
+            self.receipts.break_tail(connection, write.prospect_id, at_ms)
+        self._fail(flight, UNCERTAIN)
+
+    def _settle_error(
+        self, connection: sa.Connection, flight: Flight, error: BaseException, at_ms: int
+    ) -> Next:
+        if isinstance(error, Interrupted):
+            return Next.LEFT
+        if isinstance(error, Refused):
+            self._settle_refusal(connection, flight, error, at_ms)
+            return Next.GO_ON
+        if isinstance(error, UnfilteredList):
+            self.refuse(connection, flight, Status.FAILED, str(error), at_ms)
+            return Next.GO_ON
+        if isinstance(error, Unreachable | UnexpectedAnswer):
+            if self.last_answer_s <= flight.started_s:  # nobody was answered meanwhile: an outage
+                return Next.FATAL
+            self._leave_open(flight, _UNANSWERED.format(error=error))
+            return Next.GO_ON
+        return Next.FATAL
+
+    def _settle_refusal(
+        self, connection: sa.Connection, flight: Flight, error: Refused, at_ms: int
+    ) -> None:
+        write = flight.write
+        if error.status == 409 and write.kind == PROSPECTS and _leaves_matches_alone(write):
+            self.outbox.close(
+                connection, write, outcome=Status.UNCHANGED, prospect_id=None, at_ms=at_ms
+            )
+            flight.row.status = Status.UNCHANGED
+            flight.row.notes.append(EXISTS)
+            return
+        said = f"HiringCenter refused it ({error.status}): {error.said}"
+        self.refuse(connection, flight, Status.REJECTED, said, at_ms)
+
+    def refuse(
+        self, connection: sa.Connection, flight: Flight, status: Status, why: str, at_ms: int
+    ) -> None:
+        """Close a write that was surely not applied."""
+        write = flight.write
+        self.outbox.close(
+            connection,
+            write,
+            outcome=status,
+            prospect_id=write.prospect_id,
+            at_ms=at_ms,
+            state=State.PLANNED if flight.looks else State.SENDING,
+        )
+        if write.kind == PROSPECTS:
+            flight.row.status = status
+        flight.row.failures.append(why if write.kind == PROSPECTS else f"{write.kind}: {why}")
+
+    def _leave_open(self, flight: Flight, why: str) -> None:
+        """It stays `sending`, for the next run; nothing about this person goes out before."""
+        self.blocked |= set(names_of(flight.write))
+        self._fail(flight, why)
+
+    def _fail(self, flight: Flight, why: str) -> None:
+        if flight.write.kind == PROSPECTS:
+            flight.row.status = Status.FAILED
+        flight.row.failures.append(why)
+
+    def _forget_uncertain(
+        self, connection: sa.Connection, write: Write, prospect_id: str | None
+    ) -> None:
+        """Something newer was accepted: what was uncertain about this person is history."""
+        names = {*write.names.present(), *([prospect_id] if prospect_id else [])}
+        gone = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
+        if gone:
+            self.uncertain -= gone
+            self.outbox.settle_uncertain(connection, write.names, prospect_id)
+
+
+def _kept(
+    name: str,
+    same: Callable[[Any, Any], bool],
+    payload: Mapping[str, Any],
+    item: Mapping[str, Any],
+) -> bool:
+    """Whether the answer carries the contact that was sent; one that isn't shown counts as kept."""
+    return name not in item or same(payload.get(name), item[name])
+
+
+def _leaves_matches_alone(write: Write) -> bool:
+    return orjson.loads(write.body).get("update") is False

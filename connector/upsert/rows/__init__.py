@@ -1,0 +1,1 @@
+"""Input rows to payloads: columns mapped, cells read, rows checked, rejects written."""

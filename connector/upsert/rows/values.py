@@ -1,0 +1,174 @@
+"""Cells that aren't plain text: yes/no, lists, objects, times, one of a few words.
+
+Each takes a cell as any source holds it, and raises ValueError with what to do about it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, tzinfo
+from decimal import Decimal
+from typing import Any, cast
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import ValidationInfo
+
+from connector.upsert.rows.cells import json_ready, text_of
+
+_TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
+_FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
+_LICENSES = ("not_started", "in_progress", "licensed")
+_SPACES = re.compile(r"[\s_-]+")
+# 2001-09-09 and 2286-11-20: in between, ms have 13 digits, and seconds have 10
+_FIRST_MS, _LAST_MS = 10**12, 10**13
+
+
+@dataclass(slots=True)
+class RowContext:
+    """What the checks of one row know and leave: `info.context` of every check.
+
+    region: ISO 3166, of phones without a country code. zone: of times without an offset.
+    email: the identity of the row's email, once it is checked.
+    """
+
+    region: str
+    zone: tzinfo
+    warnings: list[str] = field(default_factory=list)
+    email: str | None = None
+
+
+def row_context(info: ValidationInfo) -> RowContext:
+    """The context of the row that is being checked."""
+    return cast(RowContext, info.context)
+
+
+def as_boolean(value: Any) -> Any:
+    """True or False from a yes/no word, 0 or 1."""
+    if isinstance(value, bool):
+        return value
+    word = text_of(value).strip().lower()
+    if word in _TRUE | _FALSE:
+        return word in _TRUE
+    raise ValueError("is neither yes nor no. Write true or false")
+
+
+def as_license_status(value: Any) -> Any:
+    """`Not Started` as `not_started`."""
+    word = _SPACES.sub("_", text_of(value).strip().lower())
+    if word not in _LICENSES:
+        raise ValueError(f"is no license status. Write one of {', '.join(_LICENSES)}")
+    return word
+
+
+def as_labels(value: Any, info: ValidationInfo) -> Any:
+    """Labels from a list, a JSON list, or text split at `;` and `|`; each once, in order."""
+    parts: list[Any] | tuple[Any, ...] | None
+    if isinstance(value, str):
+        parts = _json_list(value)
+        if parts is None:
+            parts = re.split(r"[;|]", value)
+        if len(parts) == 1 and "," in value:
+            row_context(info).warnings.append("labels: taken as one label; `;` separates several")
+    else:
+        parts = value if isinstance(value, list | tuple) else [value]
+    labels = [text_of(part).strip() for part in parts if part is not None]
+    return list(dict.fromkeys(label for label in labels if label))
+
+
+def _json_list(text: str) -> list[Any] | None:
+    """The list that `text` is in JSON; None where it isn't meant to be JSON."""
+    if not text.startswith("["):
+        return None
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        if '"' in text:
+            raise ValueError(
+                'starts like a JSON list and isn\'t one. Write ["A", "B"], or A;B'
+            ) from None
+        return None
+    return parsed if isinstance(parsed, list) else None
+
+
+def as_object(value: Any) -> Any:
+    """An object, or the text of one in JSON."""
+    parsed = _parsed(value)
+    if not isinstance(parsed, dict):
+        raise ValueError('is no JSON object. Write it as in {"name": "value"}')
+    return json_ready(parsed)
+
+
+def as_objects(value: Any) -> Any:
+    """A list of objects, or the text of one in JSON."""
+    parsed = _parsed(value)
+    if not isinstance(parsed, list | tuple) or not all(isinstance(one, dict) for one in parsed):
+        raise ValueError('is no JSON list of objects. Write it as in [{"name": "value"}]')
+    return json_ready(parsed)
+
+
+def _parsed(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value, parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise ValueError("is no valid JSON. Correct it, or leave the cell empty") from None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} isn't JSON")
+
+
+def as_ms(value: Any, info: ValidationInfo) -> Any:
+    """Unix milliseconds from ms, a date, or ISO 8601.
+
+    A time without an offset is in the context's zone.
+    """
+    zone = row_context(info).zone
+    if isinstance(value, datetime | date):
+        return _ms(value, zone)
+    text = text_of(value).strip()
+    if re.fullmatch(r"-?\d+", text):
+        return _checked_ms(int(text))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            "is no time. Write it as 2025-03-31T14:00:00+02:00, or in Unix milliseconds"
+        ) from None
+    return _ms(moment, zone)
+
+
+def _ms(moment: datetime | date, zone: tzinfo) -> int:
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    try:
+        return math.floor(Decimal(str(moment.timestamp())) * 1000)
+    except (OverflowError, ValueError):
+        raise ValueError("is a time too far from now") from None
+
+
+def _checked_ms(number: int) -> int:
+    if not _FIRST_MS <= number < _LAST_MS:
+        raise ValueError("is no time in Unix milliseconds, which have 13 digits")
+    return number
+
+
+def time_zone(name: Any) -> tzinfo:
+    """The IANA time zone called `name`; UTC for an empty one.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    text = text_of(name).strip() if name is not None else ""
+    if not text:
+        return UTC
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("is no IANA time zone. Write it as in America/New_York") from None

@@ -1,0 +1,229 @@
+"""One write brought to the API by one thread: posted, or, where its key is too old, looked after.
+
+What came of it is handed back as a `Delivered`; nothing here touches the outbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import orjson
+
+from connector.api.client import WriteAnswer
+from connector.api.envelopes import Page
+from connector.budget import Lane
+from connector.clock import Clock
+from connector.errors import ConnectorError, Unreachable
+from connector.upsert.outbox.comparing import same_email, same_phone
+from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.states import (
+    Fate,
+    fate_of_activity,
+    fate_of_prospect,
+    key_is_remembered,
+)
+
+_MAX_PAGES = 5
+_SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
+
+
+class Api(Protocol):
+    """What sending needs of the API client."""
+
+    @property
+    def latency_s(self) -> float | None: ...
+
+    @property
+    def server_clock_skew_s(self) -> float | None: ...
+
+    def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page: ...
+
+    def record(
+        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
+    ) -> dict[str, Any] | None: ...
+
+    def post(
+        self,
+        resource: str,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        lane: Lane = Lane.PUSH,
+        first_sent_s: float | None = None,
+        remembered_s: float = ...,
+    ) -> WriteAnswer: ...
+
+
+@dataclass(frozen=True)
+class KeyMemory:
+    """memory_s: how long the API surely knows an idempotency key. request_timeout_s: see states."""
+
+    memory_s: float
+    request_timeout_s: float
+
+    @property
+    def usable_s(self) -> float:
+        return self.memory_s - min(self.request_timeout_s, self.memory_s / 2)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What came of one errand. Of answer, fate, exists and error one is set.
+
+    fate: by looking, where the key was too old to ask; item: the prospect looked at. exists:
+    whether there is somebody to update; nothing was sent.
+    """
+
+    write: Write
+    answer: WriteAnswer | None = None
+    fate: Fate | None = None
+    item: Mapping[str, Any] | None = None
+    exists: bool | None = None
+    error: BaseException | None = None
+
+
+class Courier:
+    """Delivers writes; any number of threads may use it at once."""
+
+    def __init__(self, api: Api, *, keys: KeyMemory, clock: Clock) -> None:
+        self._api, self._keys, self._clock = api, keys, clock
+
+    def look(self, write: Write) -> Delivered:
+        """Whether there is somebody whom `write` would update."""
+        try:
+            return Delivered(write, exists=self._exists(write))
+        except BaseException as error:  # noqa: BLE001 - judged by the thread that keeps the outbox
+            return Delivered(write, error=error)
+
+    def deliver(
+        self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None
+    ) -> Delivered:
+        """Bring `write` to the API, whatever happens.
+
+        resumed: it may have been sent before. accepted_updated_at_ms: see `fate_of_prospect`.
+        """
+        try:
+            return self._deliver(write, resumed, accepted_updated_at_ms)
+        except BaseException as error:  # noqa: BLE001 - as above
+            return Delivered(write, error=error)
+
+    def _deliver(self, write: Write, resumed: bool, accepted_ms: int | None) -> Delivered:
+        if not resumed or self._is_young(write):
+            try:
+                return Delivered(write, answer=self._post(write, resumed))
+            except Unreachable:
+                if self._is_young(write):
+                    raise
+        return self._investigate(write, accepted_ms)
+
+    def _post(self, write: Write, resumed: bool) -> WriteAnswer:
+        assert write.idempotency_key is not None
+        return self._api.post(
+            write.kind,
+            write.body,
+            idempotency_key=write.idempotency_key,
+            lane=Lane.PUSH,
+            first_sent_s=self._clock.monotonic_s() - self._age_s(write) if resumed else None,
+            remembered_s=self._keys.usable_s,
+        )
+
+    def _age_s(self, write: Write) -> float:
+        assert write.sent_ms is not None
+        return max(0.0, self._clock.now_s() - write.sent_ms / 1000)
+
+    def _is_young(self, write: Write) -> bool:
+        return key_is_remembered(
+            self._age_s(write), self._keys.memory_s, self._keys.request_timeout_s
+        )
+
+    def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
+        """The fate of a write whose key may be forgotten, by looking at what is there now."""
+        if write.kind != PROSPECTS:
+            return Delivered(write, fate=self._fate_of_activity(write))
+        payload = orjson.loads(write.body)
+        item: Mapping[str, Any] | None
+        if write.prospect_id is not None:
+            item = self._api.record(PROSPECTS, write.prospect_id, lane=Lane.PUSH)
+        elif write.names.row is not None:
+            return Delivered(write, fate=Fate.UNKNOWN)
+        else:
+            item, sure = self._find(payload)
+            if item is None and not sure:
+                return Delivered(write, fate=Fate.UNKNOWN)
+        fate = fate_of_prospect(
+            payload,
+            item,
+            known_before=write.prospect_id is not None,
+            accepted_updated_at_ms=accepted_ms,
+            sent_server_ms=self._sent_server_ms(write),
+        )
+        return Delivered(write, fate=fate, item=item)
+
+    def _fate_of_activity(self, write: Write) -> Fate:
+        payload = orjson.loads(write.body)
+        items: list[Mapping[str, Any]] = []
+        own = {"prospectId": str(write.prospect_id)}
+        place: dict[str, str] = {}
+        for _ in range(_MAX_PAGES):
+            page = self._api.page(write.kind, {**own, **place}, lane=Lane.PUSH)
+            items += [item for item in page.items if isinstance(item, dict)]
+            if page.next_params is None:
+                break
+            place = page.next_params
+        return fate_of_activity(
+            payload,
+            [item for item in items if item.get("prospectId") == write.prospect_id],
+            complete=page.next_params is None,
+            sent_server_ms=self._sent_server_ms(write),
+        )
+
+    def _sent_server_ms(self, write: Write) -> int:
+        """No later than the server's clock can have said when it was sent first."""
+        assert write.sent_ms is not None
+        by_now = int((self._api.server_clock_skew_s or 0.0) * 1000) + write.sent_ms
+        by_then = by_now if write.sent_server_ms is None else write.sent_server_ms
+        return min(by_now - _SKEW_ERROR_MS, by_then)
+
+    def _exists(self, write: Write) -> bool:
+        """Whether there is somebody to update. One request more, since a POST would create."""
+        id_ = write.prospect_id
+        if id_ is not None and self._api.record(PROSPECTS, id_, lane=Lane.PUSH) is not None:
+            return True
+        item, sure = self._find(orjson.loads(write.body))
+        if item is None and not sure:
+            raise UnfilteredList
+        return item is not None
+
+    def _find(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
+        """The prospect with the payload's email or else phone, and whether its absence is sure."""
+        sure = True
+        for name, same in (("email", same_email), ("phone", same_phone)):
+            if not payload.get(name):
+                continue
+            page = self._api.page(PROSPECTS, {name: payload[name]}, lane=Lane.PUSH)
+            found = [item for item in page.items if isinstance(item, dict)]
+            for item in found:
+                if same(payload[name], item.get(name)):
+                    return item, True
+            sure = sure and not found  # a filter that wasn't honoured tells nothing
+        return None, sure
+
+
+def server_ms(api: Api, now_ms: int) -> int | None:
+    """The earliest the server's clock can say at `now_ms`; None where nothing is known of it."""
+    skew_s = api.server_clock_skew_s
+    return None if skew_s is None else now_ms + int(skew_s * 1000) - _SKEW_ERROR_MS
+
+
+class UnfilteredList(ConnectorError):
+    """A list answered with people that weren't asked for."""
+
+    transient = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the API didn't filter its list by email or phone, so whether this person exists "
+            "can't be told; nothing was sent"
+        )

@@ -1,0 +1,169 @@
+"""One push from rows to outcomes: check and plan, then send. What runs it is in `pipelines`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from connector.budget.locks import Held
+from connector.clock import Clock
+from connector.upsert.inputs.rows import InputRow
+from connector.upsert.outbox.claiming import Claimer
+from connector.upsert.outbox.decisions import Mode
+from connector.upsert.outbox.evidence import EvidenceFinder
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.planning import PlanCounts, Planner
+from connector.upsert.outbox.pulled import Pulled
+from connector.upsert.outbox.receipts import Found, Receipts
+from connector.upsert.outbox.results import ResultStore
+from connector.upsert.outbox.retention import forget
+from connector.upsert.outbox.settling import Settler
+from connector.upsert.outbox.staging import Staging
+from connector.upsert.rows.checking import Check, stage, values_of
+from connector.upsert.rows.validation import Reject
+from connector.upsert.sending.delivery import Api, Courier, KeyMemory
+from connector.upsert.sending.sending import Sender, Watcher, in_flight_for
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Pace:
+    """rate_per_s: what the windows allow in a burst. most: requests in flight, at most."""
+
+    rate_per_s: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How one push is to be done.
+
+    source: the input's name, the same each time it is pushed. force: send what is unchanged or
+    uncertain too. retry_total_s: for how long one write is tried. retention_days: how long
+    outcomes, and receipts that nothing uses, are kept. destination: a number that stands for
+    where results land.
+    """
+
+    run_id: str
+    source: str
+    mode: Mode = "upsert"
+    force: bool = False
+    retry_total_s: float = 300.0
+    retention_days: int = 90
+    destination: int = 0
+
+
+class Push:
+    """One push of one input, with everything it needs handed in."""
+
+    def __init__(self, outbox: Outbox, terms: Terms, *, clock: Clock) -> None:
+        self._outbox, self._terms, self._clock = outbox, terms, clock
+        self._receipts = Receipts(outbox.scope)
+        self._results = ResultStore(outbox.database, outbox.scope, terms.destination)
+
+    def plan(
+        self,
+        rows: Iterable[InputRow],
+        check: Check,
+        pulled: Pulled,
+        *,
+        dry_run: bool,
+        on_reject: Callable[[Reject], None],
+        on_read: Callable[[int], None] = lambda _: None,
+    ) -> PlanCounts:
+        """Read, check and compare every row; nothing is sent. dry_run: nothing is stored either.
+
+        on_reject: gets every row whose outcome is bad, as the input holds it. on_read: how many
+        rows have been read.
+        """
+        if not dry_run:
+            self._outbox.supersede(self._terms.source)
+        planner = self._planner(pulled, dry_run)
+
+        def reject(found: Reject) -> None:
+            planner.reject(found)
+            on_reject(found)
+
+        def find(names: Collection[int]) -> Mapping[int, Found]:
+            with self._outbox.database.read() as connection:
+                return self._receipts.find(connection, names)
+
+        hasher = self._outbox.hasher
+        with Staging() as staging:
+            planner.counts.rows = stage(
+                rows,
+                check,
+                staging,
+                hasher=hasher,
+                find=find,
+                on_reject=reject,
+                on_progress=on_read,
+            )
+            for row, decision in planner.plan(staging):
+                values = values_of(row.row_values)
+                on_reject(Reject(row.row_number, values, None, decision.reason or ""))
+        return planner.counts
+
+    def discard(self) -> None:
+        """Drop the plan: nothing of it is to be sent."""
+        self._outbox.discard(self._terms.run_id)
+        self._results.discard(self._terms.run_id)
+
+    def _planner(self, pulled: Pulled, dry_run: bool) -> Planner:
+        retention_ms = self._terms.retention_days * _DAY_MS
+        return Planner(
+            self._outbox,
+            self._results,
+            EvidenceFinder(self._outbox, self._receipts, pulled),
+            run_id=self._terms.run_id,
+            source=self._terms.source,
+            mode=self._terms.mode,
+            force=self._terms.force,
+            dry_run=dry_run,
+            clock=self._clock,
+            renew_before_ms=int(self._clock.now_s() * 1000) - retention_ms // 4,
+        )
+
+    def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
+        """Settle what earlier runs left open, then send the plan.
+
+        The outcomes of this run's rows are in `watcher`, also where this raises.
+
+        Raises what `Sender.send` raises.
+        """
+        settler = Settler(
+            self._outbox,
+            self._receipts,
+            self._terms.retry_total_s,
+            blocked=set(),
+            uncertain=self._outbox.uncertain(),
+        )
+        claimer = Claimer(
+            self._outbox,
+            self._receipts,
+            settler,
+            api,
+            self._clock,
+            self._terms.mode,
+            self._terms.force,
+        )
+        sender = Sender(
+            self._outbox,
+            self._results,
+            Courier(api, keys=keys, clock=self._clock),
+            claimer,
+            settler,
+            held,
+            run_id=self._terms.run_id,
+            clock=self._clock,
+            width=lambda: in_flight_for(api.latency_s, pace.rate_per_s, pace.most),
+            watcher=watcher,
+        )
+        sender.recover()
+        sender.send()
+
+    def forget(self) -> None:
+        """Drop what is older than its retention."""
+        now_ms = int(self._clock.now_s() * 1000)
+        forget(self._outbox, now_ms - self._terms.retention_days * _DAY_MS)

@@ -1,0 +1,184 @@
+"""Where rows land: dlt's pipeline, the SQL beside it, and DuckDB's working file and its copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import dlt
+import duckdb
+
+from connector.errors import ConfigurationError
+from connector.logs import get_logger
+from connector.settings import Settings
+from pipelines.destination import quiet_dlt
+from pipelines.destination.batches import Batch
+from pipelines.destination.foreign_writes import Published, tidy
+from pipelines.destination.load_errors import describe
+from pipelines.destination.loader import Loader
+from pipelines.destination.publish import publish, try_publishing
+from pipelines.destination.seen import SeenIds
+from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
+from pipelines.destination.working_file import open_working_file
+from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
+
+__all__ = ["Destination", "pull_lock_name"]
+
+_log = get_logger("destination")
+# of load files; what isn't named gets its destination's own. CSV would make '' null.
+_FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
+
+
+class Destination:
+    """The configured destination, opened for loading. Hold the pull lock while it is open.
+
+    Raises:
+        ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
+        DestinationError: it can't be opened or written.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        quiet_dlt.settle()
+        prepare_state_dir(settings)
+        self._settings = settings
+        self._places: Places = places(settings)
+        self._stack = ExitStack()
+        self._is_duckdb = settings.destination == "duckdb"
+        try:
+            self._open()
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _open(self) -> None:
+        settings = self._settings
+        self._connection: duckdb.DuckDBPyConnection = open_working_file(
+            self._places,
+            published=self.published_path,
+            dataset=settings.dataset,
+        )
+        self._stack.callback(self._connection.close)
+        self.seen = SeenIds(self._connection, settings.dataset)
+        self.loader = Loader(
+            self._dlt_destination(),
+            dataset=settings.dataset,
+            pipelines_dir=self._places.pipelines_dir,
+            file_format=_FILE_FORMATS.get(settings.destination),
+        )
+        self.warehouse: Warehouse = (
+            DuckWarehouse(self._connection, settings.dataset)
+            if self._is_duckdb
+            else ServerWarehouse(self.loader.pipeline)
+        )
+        self.loader.recover()
+
+    def _dlt_destination(self) -> Any:
+        if self._is_duckdb:
+            return dlt.destinations.duckdb(self._connection)
+        if self._settings.destination not in _FILE_FORMATS:
+            _log.warning("destination.untested", destination=self._settings.destination)
+        try:
+            return dlt.destination(self._settings.destination)
+        except Exception as error:
+            raise ConfigurationError(
+                f"HIRINGCENTER_DESTINATION={self._settings.destination!r}: dlt can't make this "
+                f"destination ({describe(error)}). Install its extra, and check its name."
+            ) from error
+
+    @property
+    def published_path(self) -> Path | None:
+        """The file that analysts open; None where the destination is a server."""
+        return self._settings.duckdb_path.absolute() if self._is_duckdb else None
+
+    def columns(self, table: str) -> dict[str, Any]:
+        """dlt column schemas of a table by column name; empty if there is no such table yet."""
+        return self.loader.columns(table) or self.warehouse.columns(table)
+
+    def load(self, batches: Sequence[Batch], *, worth_publishing: bool = True) -> None:
+        """Upsert all batches in one load package.
+
+        worth_publishing: False for records about runs, which alone are no reason for a new copy.
+        """
+        if worth_publishing:
+            self._unpublished.touch()
+        self.loader.load(batches)
+
+    def load_rows(
+        self,
+        table: str,
+        rows: Sequence[Mapping[str, Any]],
+        columns: Mapping[str, Mapping[str, Any]],
+        primary_key: str = "id",
+    ) -> None:
+        """Upsert rows of one table. columns: dlt column schemas by name."""
+        self.load([Batch(table, rows, columns, key=primary_key)])
+
+    def unchanged(self, table: str, rows: Sequence[Mapping[str, Any]]) -> set[str]:
+        """Ids of those `rows` that are there with the same content and not flagged deleted."""
+        if not rows or not self.columns(table):
+            return set()
+        return self.warehouse.unchanged(table, {row["id"]: row["_hc_hash"] for row in rows})
+
+    def missing(self, table: str) -> list[str]:
+        """Ids of rows, not flagged deleted, that the scan in `seen` hasn't met."""
+        return self.warehouse.missing(table, self.seen) if self.columns(table) else []
+
+    def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        """Flag rows deleted; UTC epoch ms. Their other columns stay."""
+        if ids:
+            self._unpublished.touch()
+            self.warehouse.tombstone(table, ids, at_ms)
+
+    def live_count(self, table: str) -> int:
+        """Rows not flagged deleted; 0 where there is no such table yet."""
+        return self.warehouse.live_count(table) if self.columns(table) else 0
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query; its parameters are `%s`. Table names: see `name`."""
+        return self.warehouse.query(sql, parameters)
+
+    def name(self, table: str) -> str:
+        """A table's quoted, qualified name for `query`."""
+        return self.warehouse.name(table)
+
+    def try_writing(self) -> str:
+        """Make and drop a table where rows would land; what the place is called, for people.
+
+        Raises:
+            DestinationError: it can't be written.
+        """
+        self.warehouse.try_writing(self._settings.dataset)
+        if self.published_path is None:
+            return f"{self._settings.destination}, schema {self._settings.dataset}"
+        try_publishing(self.published_path)
+        return str(self.published_path)
+
+    def publish(self) -> bool:
+        """Make the analysts' copy where something changed since the last; True if it was made."""
+        path = self.published_path
+        if path is None:
+            return False
+        record = Published(self._places.work_dir / "published.json")
+        if path.exists() and not self._unpublished.exists():
+            tidy(path, record)
+            return False
+        publish(self._connection, path, self._settings.dataset, record)
+        self._unpublished.unlink(missing_ok=True)
+        return True
+
+    @property
+    def _unpublished(self) -> Path:
+        """A file that is there while the working file has rows that the copy lacks."""
+        return self._places.work_dir / "unpublished"
+
+    def close(self) -> None:
+        """Close the working file; a second call does nothing."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

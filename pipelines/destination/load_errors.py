@@ -1,0 +1,56 @@
+"""What went wrong at the destination, told without the rows it went wrong with."""
+
+from __future__ import annotations
+
+import re
+
+from dlt.common.configuration.exceptions import ConfigurationException
+
+from connector.errors import ConfigurationError, ConnectorError, DestinationError
+from connector.logs import redact
+
+# Errors of a connection, a file or a configuration name hosts, paths and fields; those of data
+# quote values. By the beginnings of their names: every ...Exception and ...Violation has an "io".
+_SAFE = re.compile(
+    r"(IO|Connection|Operational|Permission|Catalog|Fatal|OutOfMemory|Config|DiskFull|Insufficient)"
+)
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that started it, at the end of the chain."""
+    seen = {id(error)}
+    while True:
+        below = getattr(error, "exception", None) or error.__cause__ or error.__context__
+        if not isinstance(below, BaseException) or id(below) in seen:
+            return error
+        seen.add(id(below))
+        error = below
+
+
+def describe(error: BaseException) -> str:
+    """Kind of error and, where it can hold no row, its first line."""
+    cause = root_cause(error)
+    name = type(cause).__name__
+    code = getattr(cause, "pgcode", None)
+    told = f"{name} {code}" if code else name
+    is_safe = isinstance(cause, OSError) or _SAFE.match(name)
+    if not is_safe or not str(cause).strip():
+        return told
+    return f"{told}: {redact(str(cause).strip().splitlines()[0])}"
+
+
+def load_failed(error: BaseException) -> ConnectorError:
+    """The failure of a load as an error of ours."""
+    if isinstance(error, DestinationError):
+        return error
+    if isinstance(root_cause(error), ConfigurationException):
+        return ConfigurationError(
+            f"dlt can't use the destination's settings: {describe(error)}. Give credentials the "
+            "dlt way, such as DESTINATION__POSTGRES__CREDENTIALS="
+            "postgresql://user:password@host:5432/database; none of its parts may be empty."
+        )
+    return DestinationError(
+        f"The destination could not be written: {describe(error)}. Rows loaded before it are "
+        "kept, and the next run goes on from there. Check that the destination is reachable, "
+        "writable and not full (`hiringcenter check`), then run the command again."
+    )

@@ -1,0 +1,122 @@
+"""DuckDB's published copy: one complete pull, read-only, swapped in by an atomic rename.
+
+DuckDB lets one process write a file while nobody reads it; analysts keep files open all day. So
+they read a copy that never changes: who has it open keeps what they opened, who opens it anew
+gets the newest.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import duckdb
+
+from connector.errors import DestinationError
+from connector.logs import get_logger
+from pipelines.destination.datasets import datasets, tables, working_catalog
+from pipelines.destination.foreign_writes import (
+    Published,
+    guard_against_writer,
+    keep_what_others_wrote,
+)
+from pipelines.destination.load_errors import describe
+
+_log = get_logger("publish")
+_STORAGE_VERSION = "v1.0.0"  # the oldest DuckDB that can read the copy
+_MODE = 0o444
+_ALIAS = "_hc_published"
+
+
+def publish(
+    connection: duckdb.DuckDBPyConnection, path: Path, dataset: str, record: Published
+) -> None:
+    """Copy every dataset's tables (without dlt's own) to `path`. dataset: the one of this run.
+
+    record: remembers the copy, so that what somebody else writes to it is noticed and kept.
+
+    Raises:
+        DestinationError: the copy can't be written; the old one stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _make_folder(path.parent)
+        _sweep(path)
+        _copy(connection, temporary, dataset)
+        _seal(temporary)
+        keep_what_others_wrote(path, record)
+        guard_against_writer(path)
+        temporary.replace(path)
+        record.remember(path)
+        _sync(path.parent)
+    except (OSError, duckdb.Error) as error:
+        temporary.unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+    _log.info("publish.done", file=str(path), bytes=path.stat().st_size)
+
+
+def try_publishing(path: Path) -> None:
+    """Whether a copy could be written beside `path`; leaves nothing behind.
+
+    Raises:
+        DestinationError: it could not.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _make_folder(path.parent)
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: Exception) -> DestinationError:
+    return DestinationError(
+        f"{path}: the copy for analysts can't be written: {describe(error)}. Rows that were "
+        "loaded are safe in the working file. Make the folder writable and not full, then run "
+        "the command again."
+    )
+
+
+def _make_folder(folder: Path) -> None:
+    """Analysts may look into it, whatever the umask of the run is."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir()
+        folder.chmod(0o755)
+
+
+def _sweep(path: Path) -> None:
+    """Half-made copies of runs that were killed."""
+    for stale in path.parent.glob(f".{path.name}.*.tmp*"):
+        stale.unlink(missing_ok=True)
+
+
+def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> None:
+    cursor = connection.cursor()
+    quoted = str(target).replace("'", "''")
+    cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
+    try:
+        working = working_catalog(cursor)
+        cursor.execute("BEGIN")
+        for each in datasets(cursor, working, dataset):
+            for name in tables(cursor, working, each):
+                cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
+                cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
+        cursor.execute("COMMIT")
+    finally:
+        cursor.execute(f"DETACH {_ALIAS}")
+        cursor.close()
+
+
+def _seal(path: Path) -> None:
+    path.chmod(_MODE)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

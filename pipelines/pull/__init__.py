@@ -1,0 +1,1 @@
+"""One pull: scans, chunks, what follows from them, and what people see of it."""

@@ -1,0 +1,64 @@
+"""The end of a pull: what the ledger notes, and the tables about runs that land with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from connector.history import Freshness, FreshnessLog, RunRecord
+from pipelines.destination.batches import Batch
+from pipelines.destination.destination import Destination
+from pipelines.places import destination_label
+from pipelines.pull.bookkeeping import freshness_batch, runs_batch
+from pipelines.pull.scanning import ResourceRun
+from pipelines.session import Session
+
+
+class Booking:
+    """Books one run into its ledger and its destination."""
+
+    def __init__(self, session: Session, destination: Destination) -> None:
+        self._session, self._destination = session, destination
+        self._label = destination_label(session.settings)
+        self._freshness = FreshnessLog(session.ledger)
+
+    def note(self, run: ResourceRun) -> None:
+        """The scan of `run` has ended and its rows are in the destination."""
+        ended = run.mark.ended
+        if ended is None or ended.unfinished or run.mark.plan.backfill:
+            return
+        before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}
+        known = before.get(run.resource)
+        complete_ms = run.mark.started_ms if ended.complete else None
+        self._freshness.note(
+            self._label,
+            Freshness(
+                resource=run.resource,
+                run_id=self._session.run_id,
+                scan=str(run.mark.plan.kind),
+                reason=run.reason,
+                rows=self._destination.live_count(run.resource),
+                last_pull_ms=run.mark.started_ms,
+                last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
+            ),
+        )
+
+    def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
+        """`_hc_runs` (this run and those that could not land before), `_hc_freshness`, account."""
+        history, run_id = self._session.history, self._session.run_id
+        waiting = history.unlanded(self._label)
+        own = history.get(run_id)
+        assert own is not None
+        ended = RunRecord(
+            run_id, "pull", self._label, "ok", own.started_ms,
+            time.time_ns() // 1_000_000, dict(summary), None,
+        )  # fmt: skip
+        batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
+        is_news = account is not None and not self._destination.unchanged(
+            account.table, account.rows
+        )
+        if account is not None and is_news:
+            batches.append(account)
+        self._destination.load(batches, worth_publishing=is_news)
+        history.mark_landed([*(record.run_id for record in waiting), run_id])

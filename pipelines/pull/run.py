@@ -1,0 +1,205 @@
+"""One pull: scans of the wanted resources, landed chunk by chunk, booked and published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from connector.budget import locks
+from connector.errors import ConnectorError, Interrupted, Refused, RunError
+from connector.logs import get_logger, redact
+from connector.settings import Settings
+from pipelines.destination.destination import Destination
+from pipelines.places import destination_label, pull_lock_name
+from pipelines.pull.account import account_batch
+from pipelines.pull.booking import Booking
+from pipelines.pull.deletions import flag_deleted
+from pipelines.pull.fetching import Fetching
+from pipelines.pull.landing import Landing
+from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
+from pipelines.pull.watching import NoWatch, Watch
+from pipelines.push.results import land_push_results
+from pipelines.session import Session, open_session
+
+_log = get_logger("pull")
+
+
+@dataclass
+class PullReport:
+    """What a pull did. summary: the JSON of `--json`. error: what ended it early, if anything.
+
+    live_rows: rows per table that aren't flagged deleted. published: a new copy was made.
+    warnings: per resource, what could not land as it came, and how often.
+    """
+
+    summary: dict[str, Any]
+    error: ConnectorError | None = None
+    live_rows: dict[str, int] = field(default_factory=dict)
+    published: bool = False
+    warnings: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def pull(
+    settings: Settings, wanted: Wanted, watch_of: Callable[[Session], Watch] | None = None
+) -> PullReport:
+    """Pull the wanted resources into the configured destination.
+
+    A resource that fails doesn't stop the others; the first error is the report's.
+
+    Raises:
+        AlreadyRunning: another pull holds the destination.
+        MissingKey, BudgetError: nothing was asked of the API.
+    """
+    with open_session(settings, kind="pull") as session:
+        name = pull_lock_name(settings)
+        with locks.hold(session.ledger, name, run_id=session.run_id):
+            session.history.start(
+                session.run_id, "pull", destination_label(settings), lock_name=name
+            )
+            watch = watch_of(session) if watch_of else NoWatch()
+            try:
+                return _Pull(session, wanted, watch).run()
+            finally:
+                watch.close()
+
+
+class _Pull:
+    """The steps of one pull, in order, and what they leave for its report."""
+
+    def __init__(self, session: Session, wanted: Wanted, watch: Watch) -> None:
+        self._session, self._wanted, self._watch = session, wanted, watch
+        self._began_s = session.clock.monotonic_s()
+        self._runs: dict[str, ResourceRun] = {}
+        self._errors: list[ConnectorError] = []
+        self._report = PullReport(summary={})
+
+    def run(self) -> PullReport:
+        """The report, whatever happened; also noted in the run history."""
+        try:
+            self._work()
+        except ConnectorError as error:
+            self._errors.append(error)
+        except BaseException as error:
+            self._finish(RunError(f"unexpected {type(error).__name__}: {error}"))
+            raise
+        self._finish(worst_of(self._errors))
+        return self._report
+
+    def _work(self) -> None:
+        session = self._session
+        with Destination(session.settings) as destination:
+            now_ms = int(session.clock.now_s() * 1000)
+            for resource in self._wanted.resources:
+                self._runs[resource] = begin(
+                    destination, resource, self._wanted, pull=session.settings.pull,
+                    limits=session.settings.rate_limits, now_ms=now_ms,
+                )  # fmt: skip
+            landing = Landing(destination, self._runs, session.settings.pull)
+            session.budget.pull_started(self._expected_pages())
+            account = self._account()
+            try:
+                self._fetch_and_land(destination, landing)
+                landing.create_tables()
+                self._end_scans(destination, landing)
+            finally:
+                self._report.warnings = {
+                    name: dict(counts) for name, counts in landing.warnings.items()
+                }
+            if not self._errors:
+                self._book(destination, account)
+
+    def _account(self) -> dict[str, Any] | None:
+        """GET /auth first: a wrong key is one clear line, not four."""
+        try:
+            return self._session.client.account()
+        except Refused as error:
+            _log.warning("pull.no_account", status=error.status)
+            return None
+
+    def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:
+        session, pull_settings = self._session, self._session.settings.pull
+        scans = {
+            name: scan_of(run, session.client, destination, page_size=pull_settings.page_size)
+            for name, run in self._runs.items()
+            if run.mark.ended is None
+        }
+        fetching = Fetching(
+            scans,
+            chunk_s=pull_settings.chunk_s,
+            chunk_pages=pull_settings.chunk_pages,
+            clock=session.clock,
+            stop=session.stop,
+        )
+        pages = 0
+        for chunk in fetching.chunks():
+            landing.land(chunk)
+            pages += chunk.page_count
+            rows = sum(run.counts["rows_read"] for run in self._runs.values())
+            self._watch.moved(pages, self._expected_pages(), rows)
+        self._errors += fetching.errors.values()
+        for name, scan in scans.items():
+            if name not in fetching.errors and scan.outcome is not None:
+                self._runs[name].ended(scan.outcome)
+                destination.loader.set_marks({name: self._runs[name].state()})
+
+    def _end_scans(self, destination: Destination, landing: Landing) -> None:
+        """What follows from each ended scan: deletions, watermarks, freshness."""
+        booking = Booking(self._session, destination)
+        for run in self._runs.values():
+            if run.mark.ended is None:
+                continue
+            now_ms = int(self._session.clock.now_s() * 1000)
+            try:
+                flag_deleted(destination, landing, run, self._session.client, now_ms=now_ms)
+            except ConnectorError as error:
+                self._errors.append(error)
+                continue
+            destination.loader.set_marks({run.resource: run.booked()})
+            booking.note(run)
+            self._report.live_rows[run.resource] = destination.live_count(run.resource)
+
+    def _book(self, destination: Destination, account: dict[str, Any] | None) -> None:
+        booking = Booking(self._session, destination)
+        batch = account_batch(account) if account is not None else None
+        land_push_results(destination, self._session)
+        booking.land(self._summary("ok"), batch)
+        self._report.published = destination.publish()
+        destination.loader.forget_old_packages()
+
+    def _finish(self, error: ConnectorError | None) -> None:
+        session = self._session
+        summary = self._summary("failed" if error else "ok")
+        message = redact(str(error)) if error else None
+        if error:
+            summary["error"] = {"type": type(error).__name__, "message": message}
+        session.budget.pull_ended(session.client.requests)
+        session.history.finish(session.run_id, summary["status"], summary, message)
+        self._report.summary, self._report.error = summary, error
+
+    def _summary(self, status: str) -> dict[str, Any]:
+        session = self._session
+        return {
+            "run_id": session.run_id,
+            "status": status,
+            "requests": session.client.requests,
+            "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
+            "waited_s": round(session.budget.waited_s, 3),
+            "resources": {name: self._resource(name) for name in self._runs},
+        }
+
+    def _resource(self, name: str) -> dict[str, Any]:
+        """A resource's part of the summary; rows: those not flagged deleted, once counted."""
+        rows = self._report.live_rows.get(name)
+        return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
+
+    def _expected_pages(self) -> int | None:
+        """Pages that the runs will need, from the last complete scans; None at the first."""
+        known = [run.facts.pages for run in self._runs.values()]
+        return None if None in known else sum(pages or 0 for pages in known)
+
+
+def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:
+    """The error to report: a signal before all others, else the first."""
+    signals = [error for error in errors if isinstance(error, Interrupted)]
+    return next(iter(signals or errors), None)

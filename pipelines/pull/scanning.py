@@ -1,0 +1,205 @@
+"""Which scan each resource gets in this run: a new one, or the one that an earlier run left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from connector.api.client import ApiClient
+from connector.logs import get_logger
+from connector.settings import PullSettings, RateLimit
+from connector.source.columns import DELETED_COLUMN
+from connector.source.paging import Scan, plan_of
+from connector.source.scans import ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
+from pipelines.destination.destination import Destination
+
+_log = get_logger("pull")
+RESUME_WITHIN_MS = 2 * 86_400_000  # an older place is likelier to mislead than to help
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller asked for.
+
+    since_ms: a bounded look back; UTC epoch ms. reset: forget watermarks and unfinished scans.
+    """
+
+    resources: tuple[str, ...]
+    full: bool = False
+    since_ms: int | None = None
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class ScanMark:
+    """What dlt's state says about a scan that has begun and whose end isn't booked yet.
+
+    place: where its next page begins, None at the beginning. seen: how many ids it has seen
+    (a check that the set on disk is whole). ended: its outcome, once the last page is loaded.
+    """
+
+    plan: ScanPlan
+    started_ms: int
+    place: dict[str, Any] | None = None
+    seen: int = 0
+    ended: ScanOutcome | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_json(),
+            "started_ms": self.started_ms,
+            "place": self.place,
+            "seen": self.seen,
+            "ended": asdict(self.ended) if self.ended else None,
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ScanMark:
+        ended = facts.get("ended")
+        if ended:
+            ended = ScanOutcome(**{**ended, "gone": tuple(ended.get("gone", ()))})
+        return cls(
+            plan=ScanPlan.from_json(facts["plan"]),
+            started_ms=facts["started_ms"],
+            place=facts.get("place"),
+            seen=facts.get("seen", 0),
+            ended=ended,
+        )
+
+
+@dataclass
+class ResourceRun:
+    """One resource in this run. facts: what finished scans left. mark: the scan of now."""
+
+    resource: str
+    facts: ResourceFacts
+    mark: ScanMark
+    resumed: bool = False
+    counts: dict[str, int] = field(
+        default_factory=lambda: {"rows_read": 0, "rows_written": 0, "rows_deleted": 0}
+    )
+
+    @property
+    def finds_deletions(self) -> bool:
+        return self.mark.plan.kind is ScanKind.FULL
+
+    @property
+    def reason(self) -> str:
+        return (
+            f"goes on where a run stopped: {self.mark.plan.reason}"
+            if self.resumed
+            else (self.mark.plan.reason)
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """The resource's part of the run's summary."""
+        ended = self.mark.ended
+        return {
+            "scan": str(self.mark.plan.kind),
+            "reason": self.reason,
+            "complete": bool(ended and ended.complete),
+            **self.counts,
+        }
+
+    def state(self) -> dict[str, Any]:
+        """The resource's part of dlt's state while its scan runs."""
+        return {"facts": self.facts.to_json(), "scan": self.mark.to_json()}
+
+    def at(self, place: dict[str, Any]) -> None:
+        """The scan has come to `place`; it may have widened its plan on the way."""
+        self.mark = replace(self.mark, place=place, plan=plan_of(place))
+
+    def saw(self, ids: int) -> None:
+        """So many ids were added to the set of those seen."""
+        self.mark = replace(self.mark, seen=self.mark.seen + ids)
+
+    def ended(self, outcome: ScanOutcome) -> None:
+        """Every page is loaded; what follows from the outcome isn't done yet."""
+        self.mark = replace(self.mark, ended=outcome)
+
+    def booked(self) -> dict[str, Any]:
+        """The resource's part of dlt's state once the ended scan has its consequences."""
+        ended = self.mark.ended
+        assert ended is not None
+        facts = self.facts.after(self.mark.plan, ended, started_ms=self.mark.started_ms)
+        scan = replace(self.mark, ended=None).to_json() if ended.unfinished else None
+        return {"facts": facts.to_json(), "scan": scan}
+
+
+def begin(
+    destination: Destination,
+    resource: str,
+    wanted: Wanted,
+    *,
+    pull: PullSettings,
+    limits: tuple[RateLimit, ...],
+    now_ms: int,
+) -> ResourceRun:
+    """The run of one resource: resumed where an earlier scan can be gone on with."""
+    state = {} if wanted.reset else destination.loader.mark(resource)
+    facts = ResourceFacts.from_json(state["facts"]) if "facts" in state else ResourceFacts()
+    fresh = plan(
+        resource,
+        facts,
+        pull=pull,
+        hourly_limit=max(limits, key=lambda limit: limit.length_s).limit,
+        now_ms=now_ms,
+        full=wanted.full,
+        since_ms=wanted.since_ms,
+    )
+    left = ScanMark.from_json(state["scan"]) if state.get("scan") else None
+    if left is not None and _can_go_on(destination, left, fresh, wanted, now_ms):
+        mark = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
+        run = ResourceRun(resource, facts, mark, resumed=True)
+    else:
+        run = ResourceRun(resource, facts, ScanMark(fresh, now_ms))
+        destination.seen.begin(resource)
+    _log.info("pull.scan", resource=resource, scan=str(run.mark.plan.kind), reason=run.reason)
+    return run
+
+
+def _can_go_on(
+    destination: Destination, left: ScanMark, fresh: ScanPlan, wanted: Wanted, now_ms: int
+) -> bool:
+    if wanted.since_ms is not None or left.plan.backfill:
+        return False
+    if now_ms - left.started_ms > RESUME_WITHIN_MS:
+        return False
+    if left.plan.kind is ScanKind.FULL:
+        return destination.seen.rows(left.plan.resource) >= left.seen
+    return left.plan.kind is fresh.kind
+
+
+def scan_of(
+    run: ResourceRun, client: ApiClient, destination: Destination, *, page_size: int
+) -> Scan:
+    """The scan of `run`, at the place where it goes on."""
+    return Scan(
+        client,
+        run.mark.plan,
+        page_size=run.facts.page_size or page_size,
+        started_ms=run.mark.started_ms,
+        place=run.mark.place,
+        expected_ids=_expected_ids(destination, run.mark.plan),
+    )
+
+
+def _expected_ids(destination: Destination, plan: ScanPlan) -> list[str]:
+    """Rows that the plan's filters should match, as far as the destination knows."""
+    if plan.backfill or not destination.columns(plan.resource):
+        return []
+    if plan.kind is ScanKind.OPEN:
+        where, parameters = "completed_at IS NULL", []
+    elif plan.kind is ScanKind.WINDOW:
+        where = "meeting_date >= %s AND meeting_date <= %s"
+        names = ("meetingDateAfter", "meetingDateBefore")
+        parameters = [datetime.fromtimestamp(int(plan.params[name]) / 1000, UTC) for name in names]
+    else:
+        return []
+    sql = (
+        f"SELECT id FROM {destination.name(plan.resource)} "  # noqa: S608 - names of ours
+        f"WHERE {DELETED_COLUMN} IS NULL AND {where}"
+    )
+    return [row[0] for row in destination.query(sql, parameters)]

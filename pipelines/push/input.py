@@ -1,0 +1,193 @@
+"""Where a push takes its rows from: a file, a table, a query, or a job of the configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from connector.errors import InputError, UnknownSetting, UsageError, nearest
+from connector.settings import Settings
+from connector.upsert.inputs import Input, open_input, sql_input, table_input
+from connector.upsert.outbox.decisions import Mode
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class PushRequest:
+    """What one push is asked to do. Exactly one of file, table and sql; `-` = CSV on stdin.
+
+    database: another DuckDB file for `table` and `sql` than the destination. rejects: where
+    rows that weren't applied go; None: beside the input.
+    """
+
+    file: str | None = None
+    table: str | None = None
+    sql: str | None = None
+    database: Path | None = None
+    mapping: Path | None = None
+    mode: Mode = "upsert"
+    dry_run: bool = False
+    force: bool = False
+    clear_empty: bool = False
+    ignore_unknown: bool = False
+    max_changes: int | None = None
+    rejects: Path | None = None
+
+    def __post_init__(self) -> None:
+        given = [each for each in (self.file, self.table, self.sql) if each is not None]
+        if len(given) != 1:
+            raise UsageError(
+                "Say what to push: exactly one of FILE, --table NAME, --sql QUERY, --job NAME."
+            )
+        if self.database is not None and self.file is not None:
+            raise UsageError("--database goes with --table or --sql; a FILE has its own rows.")
+
+    @property
+    def source(self) -> str:
+        """The input's name, the same each time it is pushed; without what a query may quote."""
+        if self.file is not None:
+            return "stdin" if self.file == "-" else f"file {Path(self.file).absolute()}"
+        where = "" if self.database is None else f" of {self.database.absolute()}"
+        if self.table is not None:
+            return f"table {self.table}{where}"
+        digest = hashlib.sha256((self.sql or "").encode()).hexdigest()[:16]
+        return f"query {digest}{where}"
+
+
+def rejects_path(request: PushRequest, state_dir: Path) -> Path:
+    """Where the rows that weren't applied go: beside the input, or below `state_dir` where that
+    can't be written.
+
+    Raises:
+        UsageError: --rejects names the input itself, or a place that can't be written.
+    """
+    path = request.rejects or _rejects_beside(request)
+    if request.file is not None and path.absolute() == Path(request.file).absolute():
+        raise UsageError(f"--rejects {path} would overwrite the input. Choose another place.")
+    folder = path.absolute().parent
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return path
+    if request.rejects is not None:
+        raise UsageError(f"--rejects {path}: that folder can't be written. Choose another place.")
+    inner = state_dir / "rejects"
+    inner.mkdir(mode=0o700, exist_ok=True)
+    return inner / path.name
+
+
+def _rejects_beside(request: PushRequest) -> Path:
+    if request.file is not None and request.file != "-":
+        path = Path(request.file)
+        return path.with_name(f"{path.name}.rejects.csv")
+    name = "stdin" if request.file else (request.table or "query").replace("/", "_")
+    return Path(f"{name}.rejects.csv")
+
+
+def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> PushRequest:
+    """`[push.<name>]` as a request.
+
+    Raises:
+        UnknownSetting: there is no such job. UsageError: it names not exactly one source.
+    """
+    if name not in settings.push:
+        like = nearest(name, settings.push)
+        raise UnknownSetting(name=f"push.{name}", place="--job", nearest=like)
+    job = settings.push[name]
+    return PushRequest(
+        file=None if job.file is None else str(job.file),
+        table=job.table,
+        sql=job.sql,
+        database=job.database,
+        mapping=job.mapping,
+        mode=job.mode,
+        max_changes=job.max_changes,
+        dry_run=dry_run,
+    )
+
+
+def open_rows(settings: Settings, request: PushRequest) -> Input:
+    """The rows of a request; close it after use.
+
+    Raises:
+        InputError: they can't be read.
+    """
+    if request.file is not None:
+        return open_input(request.file)
+    if request.database is None and settings.destination != "duckdb":
+        return _server_input(settings, request)
+    path = request.database or settings.duckdb_path
+    if request.database is None and not path.exists():
+        raise InputError(
+            place=str(path),
+            reason="nothing has been pulled into it yet. Pull first, or --database.",
+        )
+    if request.table is not None:
+        return table_input(path, request.table, schema=settings.dataset)
+    return sql_input(path, request.sql or "", schema=settings.dataset)
+
+
+def _server_input(settings: Settings, request: PushRequest) -> Input:
+    """A table or query of a destination that is a server, through dlt's SQL client."""
+    from connector.upsert.inputs.batches import BatchesInput
+
+    name = "query" if request.table is None else f"table {request.table}"
+
+    @contextmanager
+    def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
+        with _server_rows(settings, request, name) as batches:
+            yield batches
+
+    with open_batches() as batches:
+        first = next(iter(batches), None)
+    if first is None:
+        raise InputError(place=name, reason="has no rows.")
+    return BatchesInput(
+        open_batches,
+        name=name,
+        columns=list(first.schema.names),
+        description=f"{settings.destination}, {name}",
+        from_table=True,
+    )
+
+
+@contextmanager
+def _server_rows(
+    settings: Settings, request: PushRequest, name: str
+) -> Iterator[Iterator[pa.RecordBatch]]:
+    import tempfile
+
+    import dlt
+    from dlt.destinations.exceptions import DatabaseException
+
+    from pipelines.destination.quiet_dlt import make_pipeline
+
+    with tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
+        destination = dlt.destination(settings.destination)
+        pipeline = make_pipeline(destination, settings.dataset, Path(folder))
+        try:
+            with pipeline.sql_client() as client:
+                sql = request.sql or f"SELECT * FROM {_table(client, request.table or '')}"  # noqa: S608
+                with client.execute_query(sql) as cursor:
+                    yield _batches(cursor)
+        except DatabaseException as error:
+            reason = f"{type(error).__name__}. Check the name, or the query."
+            raise InputError(place=name, reason=reason) from None
+
+
+def _table(client: Any, table: str) -> str:
+    schema, _, name = table.rpartition(".")
+    if schema:
+        escape = client.capabilities.escape_identifier
+        return f"{escape(schema)}.{escape(name)}"
+    return str(client.make_qualified_table_name(name))
+
+
+def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
+    for table in cursor.iter_arrow(5_000):
+        yield from table.to_batches()

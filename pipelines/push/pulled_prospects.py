@@ -1,0 +1,201 @@
+"""What a push sees of the last pull: the published copy, or the tables on a server; read only."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import orjson
+
+from connector.errors import DestinationError
+from connector.settings import Settings
+from connector.upsert.outbox.comparing import READ_AS, same_phone
+from connector.upsert.outbox.pulled import NothingPulled, Pulled, PulledProspect
+from connector.upsert.rows.models import PROSPECT_FIELDS
+
+_IN_ONE_QUERY = 1_000
+_KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at
+
+
+@contextmanager
+def open_pulled(settings: Settings) -> Iterator[Pulled]:
+    """The destination as pushes see it; empty where nothing has been pulled yet."""
+    with ExitStack() as stack:
+        tables = _open(settings, stack)
+        columns = _columns(tables, settings.dataset, "prospects") if tables else []
+        if tables is None or "id" not in columns:
+            yield NothingPulled()
+            return
+        hidden = settings.pull.prospects.hash_columns
+        readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
+        has_freshness = bool(_columns(tables, settings.dataset, "_hc_freshness"))
+        complete_ms = _complete_ms(tables) if has_freshness else None
+        yield PulledProspects(tables, readable, complete_ms=complete_ms)
+
+
+class Tables(Protocol):
+    """Queries on tables; parameters are `%s`."""
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+
+    def name(self, table: str) -> str: ...
+
+
+def _open(settings: Settings, stack: ExitStack) -> Tables | None:
+    if settings.destination != "duckdb":
+        return _open_server(settings, stack)
+    if not settings.duckdb_path.exists():
+        return None
+    return stack.enter_context(closing(PublishedCopy(settings.duckdb_path, settings.dataset)))
+
+
+class PublishedCopy:
+    """The file that analysts open.
+
+    Raises:
+        DestinationError: it can't be read.
+    """
+
+    def __init__(self, path: Path, dataset: str) -> None:
+        import duckdb
+
+        from connector.upsert.inputs.database_files import open_read_only
+
+        self._path, self._dataset, self._failure = path, dataset, duckdb.Error
+        try:
+            self._connection = open_read_only(path, dataset)
+        except duckdb.Error as error:
+            raise self._unreadable(error) from error
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+        except self._failure as error:
+            raise self._unreadable(error) from error
+
+    def _unreadable(self, error: Exception) -> DestinationError:
+        return DestinationError(
+            f"{self._path}: the published copy can't be read ({type(error).__name__}). Pull to "
+            "make it anew, or move it away."
+        )
+
+    def name(self, table: str) -> str:
+        return f'"{self._dataset}"."{table}"'
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _open_server(settings: Settings, stack: ExitStack) -> Tables:
+    import dlt
+
+    from pipelines.destination.quiet_dlt import make_pipeline
+    from pipelines.destination.warehouses import ServerWarehouse
+
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiringcenter-")))
+    destination = dlt.destination(settings.destination)
+    return ServerWarehouse(make_pipeline(destination, settings.dataset, folder))
+
+
+def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
+    sql = (
+        "SELECT column_name FROM information_schema.columns "
+        "WHERE table_schema = %s AND table_name = %s"
+    )
+    return [row[0] for row in tables.query(sql, [dataset, table])]
+
+
+class PulledProspects:
+    """The table `prospects` of the last pull. columns: those whose values can be compared."""
+
+    def __init__(self, tables: Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
+        self._tables, self._columns = tables, frozenset(columns)
+        self.complete_ms = complete_ms
+        self._table = tables.name("prospects")
+        self._fields = {
+            read_as: _snake(read_as)
+            for read_as in (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
+            if _snake(read_as) in self._columns
+        }
+
+    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        found = self._select(["id", self._column("updated_at"), "_hc_deleted_at"], "id", ids)
+        return {row[0]: PulledProspect(row[0], _ms(row[1]), _ms(row[2])) for row in found}
+
+    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        columns = ["id", self._column("updated_at"), "_hc_deleted_at", *self._fields.values()]
+        return {
+            row[0]: PulledProspect(row[0], _ms(row[1]), _ms(row[2]), self._read(row[3:]))
+            for row in self._select(columns, "id", ids)
+        }
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
+        if "email" not in self._columns:
+            return {}
+        found: dict[str, set[str]] = {}
+        for id_, email in self._living(["id", "lower(email)"], "lower(email)", emails):
+            found.setdefault(email, set()).add(id_)
+        return {email: frozenset(ids) for email, ids in found.items()}
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
+        if "phone" not in self._columns:
+            return {}
+        ends: dict[str, list[str]] = {}
+        for phone in phones:
+            ends.setdefault(re.sub(r"\D", "", phone)[-_KEY_DIGITS:], []).append(phone)
+        end = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
+        found: dict[str, set[str]] = {}
+        for id_, theirs, key in self._living(["id", "phone", end], end, ends):
+            for phone in ends[key]:
+                if same_phone(phone, theirs):
+                    found.setdefault(phone, set()).add(id_)
+        return {phone: frozenset(ids) for phone, ids in found.items()}
+
+    def _living(
+        self, columns: Sequence[str], key: str, values: Collection[str]
+    ) -> Iterator[tuple[Any, ...]]:
+        return self._select(columns, key, values, "AND _hc_deleted_at IS NULL")
+
+    def _select(
+        self, columns: Sequence[str], key: str, values: Collection[str], more: str = ""
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows whose `key` is one of `values`. All names are our own; values are parameters."""
+        wanted = list(values)
+        for start in range(0, len(wanted), _IN_ONE_QUERY):
+            some = wanted[start : start + _IN_ONE_QUERY]
+            places = ", ".join(["%s"] * len(some))
+            yield from self._tables.query(
+                f"SELECT {', '.join(columns)} FROM {self._table} "  # noqa: S608
+                f"WHERE {key} IN ({places}) {more}",
+                some,
+            )
+
+    def _column(self, name: str) -> str:
+        return name if name in self._columns else "NULL"
+
+    def _read(self, values: Sequence[Any]) -> Mapping[str, Any]:
+        fields = dict(zip(self._fields, values, strict=True))
+        if isinstance(fields.get("labels"), str):
+            fields["labels"] = orjson.loads(fields["labels"])
+        return fields
+
+
+def _complete_ms(tables: Tables) -> int | None:
+    sql = (
+        f"SELECT max(last_complete_at) FROM {tables.name('_hc_freshness')} "  # noqa: S608 - ours
+        "WHERE resource = 'prospects'"
+    )
+    return _ms(tables.query(sql)[0][0])
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1]}", name).lower()
+
+
+def _ms(moment: datetime | None) -> int | None:
+    return None if moment is None else round(moment.timestamp() * 1000)

@@ -1,0 +1,86 @@
+"""`_hc_push_results`: one row per row that was ever pushed, in the destination."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from connector.budget import locks
+from connector.errors import AlreadyRunning
+from connector.logs import get_logger
+from connector.upsert.outbox.results import ResultStore
+from pipelines.destination.batches import Batch
+from pipelines.destination.destination import Destination
+from pipelines.places import destination_label, pull_lock_name
+from pipelines.pull.bookkeeping import at, runs_batch
+from pipelines.push.outbox import destination_number, outbox_database, scope_of
+from pipelines.session import Session
+
+_log = get_logger("push")
+_IN_ONE_LOAD = 50_000
+TABLE = "_hc_push_results"
+KEY = ("run_id", "row_number")
+_TYPES = {
+    "run_id": "text",
+    "row_number": "bigint",
+    "status": "text",
+    "prospect_id": "text",
+    "message": "text",
+    "pushed_at": "timestamp",
+}
+COLUMNS: dict[str, dict[str, Any]] = {
+    name: {"name": name, "data_type": data_type, "nullable": name not in KEY}
+    | ({"primary_key": True} if name in KEY else {})
+    for name, data_type in _TYPES.items()
+}
+
+
+def land_push_results(destination: Destination, session: Session) -> int:
+    """Load what pushes have left in the ledger for this destination; how many rows.
+
+    Also makes the table, where there is none yet. The pull lock is held; nothing is published.
+    """
+    settings = session.settings
+    if not destination.columns(TABLE):
+        destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
+    database = outbox_database(settings)
+    try:
+        store = ResultStore(
+            database, scope_of(settings, session.ledger), destination_number(settings)
+        )
+        return _land(destination, store)
+    finally:
+        database.close()
+
+
+def _land_runs(destination: Destination, session: Session) -> None:
+    waiting = session.history.unlanded(destination_label(session.settings))
+    destination.load([runs_batch(waiting)], worth_publishing=False)
+    session.history.mark_landed(record.run_id for record in waiting)
+
+
+def _land(destination: Destination, store: ResultStore) -> int:
+    landed = 0
+    while found := store.unlanded(_IN_ONE_LOAD):
+        for row in found:
+            row["pushed_at"] = at(row.pop("pushed_ms"))
+        destination.load([Batch(TABLE, found, COLUMNS, key=KEY)])
+        store.mark_landed(found)
+        landed += len(found)
+    return landed
+
+
+def land_after_push(session: Session) -> bool:
+    """Land this push's results now, unless a pull is running: it, or the next one, lands them."""
+    name = pull_lock_name(session.settings)
+    try:
+        with (
+            locks.hold(session.ledger, name, run_id=session.run_id),
+            Destination(session.settings) as destination,
+        ):
+            land_push_results(destination, session)
+            _land_runs(destination, session)
+            destination.publish()
+    except AlreadyRunning:
+        _log.info("push.results_wait", why="a pull is running; the results land with a pull")
+        return False
+    return True

@@ -1,0 +1,302 @@
+"""One push: rows read, checked, planned and sent; each has its outcome, and the counts add up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from connector.budget import Lane, locks
+from connector.budget.locks import Held
+from connector.errors import ConnectorError, DestinationError, RunError, TooManyChanges
+from connector.logs import get_logger, redact
+from connector.settings import Settings
+from connector.upsert.inputs import Input
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.planning import PlanCounts
+from connector.upsert.outbox.results import ResultStore, RowResult
+from connector.upsert.outbox.states import Status
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.rejects import RejectsFile
+from connector.upsert.rows.validation import Reject, Validator
+from connector.upsert.sending.delivery import KeyMemory
+from connector.upsert.sending.pushing import Pace, Push, Terms
+from connector.upsert.sending.sending import Watcher, in_flight_for
+from pipelines.places import destination_label
+from pipelines.push.input import PushRequest, open_rows, rejects_path
+from pipelines.push.outbox import destination_number, outbox_database, scope_of
+from pipelines.push.pulled_prospects import open_pulled
+from pipelines.push.results import land_after_push
+from pipelines.push.watching import NoWatch, PushWatch
+from pipelines.session import Session, open_session
+
+_log = get_logger("push")
+_NOTEWORTHY = 50
+EXIT_BAD_ROWS = 3
+
+
+@dataclass
+class PushReport:
+    """What a push did. summary: the JSON of `--json`. error: what ended it early, if anything.
+
+    noteworthy: rejects, failures and warnings, the first of them. notes: about the input and the
+    run, for people. exit_code: as the command ends.
+    """
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    error: ConnectorError | None = None
+    noteworthy: list[RowResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        if self.error is not None:
+            return self.error.exit_code
+        bad = self.summary.get("rejected", 0) + self.summary.get("failed", 0)
+        return EXIT_BAD_ROWS if bad else 0
+
+
+def push(
+    settings: Settings,
+    request: PushRequest,
+    watch_of: Callable[[Session], PushWatch] | None = None,
+) -> PushReport:
+    """Push the rows of `request` to the API.
+
+    Raises:
+        UsageError: the input, its mapping or a setting can't be used; nothing was sent.
+        AlreadyRunning: another push runs with the same key.
+        BudgetError: the ledger can't be used; nothing was sent.
+    """
+    with open_session(settings, kind="push") as session, ExitStack() as stack:
+        database = outbox_database(settings)
+        stack.callback(database.close)
+        scope = scope_of(settings, session.ledger)
+        held = None
+        if not request.dry_run:
+            name = f"push with the API key {scope:015x}"
+            held = stack.enter_context(locks.hold(database, name, run_id=session.run_id))
+            label = destination_label(settings)
+            session.history.start(session.run_id, "push", label, lock_name=name)
+        watch = watch_of(session) if watch_of else NoWatch()
+        stack.callback(watch.close)
+        return _Push(session, request, Outbox(database, scope), held, watch).run()
+
+
+class _Push:
+    """The steps of one push, in order, and what they leave for its report."""
+
+    def __init__(
+        self,
+        session: Session,
+        request: PushRequest,
+        outbox: Outbox,
+        held: Held | None,
+        watch: PushWatch,
+    ) -> None:
+        self._session, self._request, self._outbox = session, request, outbox
+        self._held, self._watch = held, watch
+        self._began_s = session.clock.monotonic_s()
+        self._plan = PlanCounts()
+        self._rejects: RejectsFile | None = None
+        self._watcher = Watcher(late_reject=self._reject, progress=self._moved)
+        self._report = PushReport()
+        self._push = Push(outbox, self._terms(), clock=session.clock)
+        destination = destination_number(session.settings)
+        self._results = ResultStore(outbox.database, outbox.scope, destination)
+
+    def _terms(self) -> Terms:
+        settings, request = self._session.settings, self._request
+        return Terms(
+            self._session.run_id,
+            request.source,
+            request.mode,
+            request.force,
+            settings.http.retry_total_s,
+            settings.writes.retention_days,
+            destination_number(settings),
+        )
+
+    def run(self) -> PushReport:
+        """The report, whatever happened; also noted in the run history."""
+        try:
+            self._work()
+        except ConnectorError as error:
+            self._finish(error)
+            if isinstance(error, RunError):
+                self._land()
+        except BaseException as error:
+            self._finish(RunError(f"unexpected {type(error).__name__}: {error}"))
+            raise
+        else:
+            self._finish(None)
+            self._land()
+            self._forget()
+        return self._report
+
+    def _work(self) -> None:
+        with open_rows(self._session.settings, self._request) as rows:
+            self._report.notes.append(f"{rows.name}: {rows.description}")
+            validator = self._validator(rows)
+            if self._request.dry_run and self._request.rejects is None:
+                self._make_plan(rows, validator)
+                return
+            with self._rejects_file(rows):
+                self._make_plan(rows, validator)
+                if not self._request.dry_run:
+                    self._check_changes()
+                    self._send()
+
+    def _validator(self, rows: Input) -> Validator:
+        request, settings = self._request, self._session.settings
+        mapping = Mapping.load(request.mapping) if request.mapping else None
+        plan = Mapping.match(
+            rows.columns,
+            mapping,
+            request.ignore_unknown,
+            place=rows.name,
+            from_table=rows.from_table,
+        )
+        return Validator(
+            plan,
+            default_region=settings.writes.default_region,
+            clear_empty=request.clear_empty,
+            mode=request.mode,
+        )
+
+    @contextmanager
+    def _rejects_file(self, rows: Input) -> Iterator[None]:
+        path = rejects_path(self._request, self._session.settings.state_dir)
+        with RejectsFile(path, rows.columns) as rejects:
+            self._rejects = rejects
+            yield
+
+    def _reject(self, reject: Reject) -> None:
+        if self._rejects is not None:
+            self._rejects.add(reject)
+        elif len(self._report.noteworthy) < _NOTEWORTHY:  # a dry run stores no results
+            told = RowResult(reject.row_number, Status.REJECTED, None, redact(reject.reason))
+            self._report.noteworthy.append(told)
+
+    def _make_plan(self, rows: Input, validator: Validator) -> None:
+        with open_pulled(self._session.settings) as pulled:
+            self._plan = self._push.plan(
+                rows,
+                validator.check,
+                pulled,
+                dry_run=self._request.dry_run,
+                on_reject=self._reject,
+                on_read=self._watch.read,
+            )
+        self._report.notes += rows.notes
+        _log.info(
+            "push.planned",
+            rows=self._plan.rows,
+            to_send=self._plan.to_send,
+            writes=self._plan.writes,
+        )
+
+    def _check_changes(self) -> None:
+        allowed = self._request.max_changes
+        if allowed is not None and self._plan.to_send > allowed:
+            self._push.discard()
+            raise TooManyChanges(changes=self._plan.to_send, allowed=allowed)
+
+    def _send(self) -> None:
+        session, settings = self._session, self._session.settings
+        assert self._held is not None
+        self._push.send(
+            session.client,
+            self._held,
+            keys=KeyMemory(settings.writes.key_memory_s, settings.http.request_timeout_s),
+            pace=Pace(self._rate_per_s(), settings.writes.max_in_flight),
+            watcher=self._watcher,
+        )
+
+    def _rate_per_s(self) -> float:
+        return max(each.limit / each.length_s for each in self._session.settings.rate_limits)
+
+    def _moved(self, done: int) -> None:
+        left = self._requests_planned - self._session.client.requests
+        self._watch.sent(done, self._plan.to_send, max(0, left))
+
+    @property
+    def _requests_planned(self) -> int:
+        looks = self._plan.prospect_writes if self._request.mode == "update-only" else 0
+        return self._plan.writes + looks
+
+    def _outcomes(self) -> Counter[Status]:
+        return self._plan.outcomes + self._watcher.outcomes
+
+    def _finish(self, error: ConnectorError | None) -> None:
+        session = self._session
+        summary = self._summary(error)
+        self._report.summary, self._report.error = summary, error
+        if self._request.dry_run:
+            return
+        self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
+        self._tell_left_behind()
+        message = redact(str(error)) if error else None
+        session.history.finish(session.run_id, summary["status"], summary, message)
+
+    def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
+        session, outcomes = self._session, self._outcomes()
+        summary: dict[str, Any] = {
+            "run_id": session.run_id,
+            "status": "failed" if error else "ok",
+            "rows": outcomes.total(),
+            **{status.value: outcomes[status] for status in Status},
+            "requests": session.client.requests,
+            "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
+            "waited_s": round(session.budget.waited_s, 3),
+        }
+        not_sent = self._plan.to_send - self._watcher.outcomes.total()
+        if self._request.dry_run:
+            summary |= self._forecast()
+        elif not_sent:
+            summary["not_sent"] = not_sent
+        if self._watcher.recovered:
+            summary["recovered"] = self._watcher.recovered
+        if self._rejects is not None and self._rejects.count:
+            summary["rejects_file"] = str(self._rejects.path)
+        if error:
+            facts = {"type": type(error).__name__, "message": redact(str(error))}
+            summary["error"] = facts
+        return summary
+
+    def _forecast(self) -> dict[str, Any]:
+        """What the push would do, as far as that can be told, and until when."""
+        plan, session = self._plan, self._session
+        untold = plan.to_send - plan.would_create - plan.would_update
+        most = session.settings.writes.max_in_flight
+        width = in_flight_for(session.client.latency_s or 0.3, self._rate_per_s(), most)
+        eta = session.budget.forecast(self._requests_planned, Lane.PUSH, in_flight=width)
+        told = {"would_create": plan.would_create, "would_update": plan.would_update}
+        return {
+            "rows": self._outcomes().total() + plan.to_send,
+            **told,
+            **({"would_send": untold} if untold else {}),
+            "would_request": self._requests_planned,
+            "eta_s": round(eta.done_in_s, 1) if self._requests_planned else 0.0,
+        }
+
+    def _tell_left_behind(self) -> None:
+        for source, count in self._outbox.left_behind(self._session.run_id).items():
+            self._report.notes.append(
+                f"{count} writes of an earlier push of {source} were never sent; push it again."
+            )
+
+    def _forget(self) -> None:
+        if not self._request.dry_run:
+            self._push.forget()
+
+    def _land(self) -> None:
+        if self._request.dry_run:
+            return
+        try:
+            if not land_after_push(self._session):
+                self._report.notes.append("A pull is running: it, or the next, lands the results.")
+        except DestinationError as error:
+            self._report.notes.append(f"The results wait for the next pull: {redact(str(error))}")

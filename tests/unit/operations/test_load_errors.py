@@ -1,0 +1,64 @@
+"""What an error of a destination tells, and what it must not."""
+
+from __future__ import annotations
+
+import duckdb
+import psycopg2
+import pytest
+from dlt.common.configuration.exceptions import ConfigFieldMissingException
+from psycopg2 import errors as postgres
+
+from connector.errors import ConfigurationError, DestinationError
+from pipelines.destination.load_errors import describe, load_failed
+
+SECRET = "ana@example.com"
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        duckdb.ConversionException,
+        duckdb.ConstraintException,
+        duckdb.InvalidInputException,
+        postgres.UniqueViolation,
+        postgres.InvalidTextRepresentation,
+        ValueError,
+    ],
+)
+def test_errors_of_data_show_no_values(kind: type[Exception]):
+    """Their messages quote the cell that didn't fit, which is personal data."""
+    error = kind(f"Could not convert string '{SECRET}' to INT32")
+    assert describe(error) == kind.__name__
+    assert SECRET not in str(load_failed(error))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.IOException("Could not set lock on file"),
+        psycopg2.OperationalError("connection refused"),
+        FileNotFoundError(2, "No such file or directory"),
+    ],
+)
+def test_errors_of_files_and_connections_say_why(error: Exception):
+    """Else nobody could do anything about them."""
+    assert str(error) in describe(error)
+    assert isinstance(load_failed(error), DestinationError)
+
+
+def test_the_last_cause_is_told():
+    """dlt wraps what went wrong several times."""
+    try:
+        try:
+            raise duckdb.IOException("disk is full")
+        except duckdb.IOException as cause:
+            raise RuntimeError("step failed") from cause
+    except RuntimeError as error:
+        assert "disk is full" in str(load_failed(error))
+
+
+def test_missing_credentials_are_a_matter_of_settings():
+    """Nothing was sent; running it again wouldn't help."""
+    error = load_failed(ConfigFieldMissingException("PostgresClientConfiguration", {}))
+    assert isinstance(error, ConfigurationError)
+    assert "DESTINATION__POSTGRES__CREDENTIALS" in str(error)
