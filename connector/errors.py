@@ -314,7 +314,8 @@ class LedgerUnusable(BudgetError):
     def __init__(self, *, ledger: str, reason: str, action: str) -> None:
         self.ledger, self.reason, self.action = ledger, reason, action
         super().__init__(
-            f"The ledger {ledger} {reason}. Without it nothing is sent, so nothing is lost. {action}"
+            f"The ledger {ledger} {reason}. Without it nothing is sent, so nothing is lost. "
+            f"{action}"
         )
 
 

@@ -1,8 +1,7 @@
 """The rate budget: every request of every process that shares a key, as early as allowed.
 
-`windows`, `permits`, `lanes`, `readings`, `feedback`, `learnt`, `forecast` are arithmetic (no
-clock, no I/O, no SQL);
-`database`, `ledger`, `locks` are storage; `scheduler` hands out permits.
+`policy` is arithmetic (no clock, no I/O, no SQL); `database`, `ledger`, `locks` are storage;
+`scheduler` hands out permits; `report` tells how things stand.
 What others hold on to is here.
 """
 

@@ -79,7 +79,10 @@ def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -
         before = len(sandbox.requests)
         pid = zygote.start("push", "people.csv", "--json", "-q")
         if chance.random() < 0.8:  # else somewhere in start and plan
-            _until(lambda: len(sandbox.requests) > before or _ended(zygote), deadline_s=30)
+            _until(
+                lambda before=before: len(sandbox.requests) > before or _ended(zygote),
+                deadline_s=30,
+            )
         time.sleep(chance.uniform(0, 0.25))
         os.kill(pid, signal.SIGKILL)
         if zygote.wait() != -signal.SIGKILL:

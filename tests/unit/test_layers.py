@@ -17,8 +17,12 @@ MAY_IMPORT = {
     "connector.logs": set(),
     "connector.settings": {"connector.errors"},
     "connector.budget": {"connector.errors", "connector.clock", "connector.logs"},
-    "connector.history": {"connector.errors", "connector.clock", "connector.logs", "connector.budget"},
-    "connector.api": {"connector.errors", "connector.clock", "connector.logs", "connector.budget"},
+    "connector.history": {
+        "connector.errors", "connector.clock", "connector.logs", "connector.budget",
+    },
+    "connector.api": {
+        "connector.errors", "connector.clock", "connector.logs", "connector.budget",
+    },
     "connector.source": {
         "connector.errors", "connector.clock", "connector.logs", "connector.settings",
         "connector.budget", "connector.api",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import duckdb
 import psycopg2
 import pytest
+from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigFieldMissingException
+from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from psycopg2 import errors as postgres
 
 from connector.errors import ConfigurationError, DestinationError
@@ -48,17 +50,15 @@ def test_errors_of_files_and_connections_say_why(error: Exception):
 
 def test_the_last_cause_is_told():
     """dlt wraps what went wrong several times."""
-    try:
-        try:
-            raise duckdb.IOException("disk is full")
-        except duckdb.IOException as cause:
-            raise RuntimeError("step failed") from cause
-    except RuntimeError as error:
-        assert "disk is full" in str(load_failed(error))
+    error = RuntimeError("step failed")
+    error.__cause__ = duckdb.IOException("disk is full")
+    assert "disk is full" in str(load_failed(error))
 
 
 def test_missing_credentials_are_a_matter_of_settings():
     """Nothing was sent; running it again wouldn't help."""
-    error = load_failed(ConfigFieldMissingException("PostgresClientConfiguration", {}))
+    with pytest.raises(ConfigFieldMissingException) as missing:
+        resolve_configuration(PostgresCredentials(), sections=("destination", "postgres"))
+    error = load_failed(missing.value)
     assert isinstance(error, ConfigurationError)
     assert "DESTINATION__POSTGRES__CREDENTIALS" in str(error)
