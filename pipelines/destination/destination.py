@@ -21,7 +21,7 @@ from pipelines.destination.loader import Loader
 from pipelines.destination.publish import publish, try_publishing
 from pipelines.destination.seen import SeenIds
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
-from pipelines.destination.working_file import open_working_file
+from pipelines.destination.working_file import checkpoint_if_due, open_working_file
 from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
 
 __all__ = ["Destination", "pull_lock_name"]
@@ -104,6 +104,8 @@ class Destination:
         if worth_publishing:
             self._unpublished.touch()
         self.loader.load(batches)
+        if self._is_duckdb:
+            checkpoint_if_due(self._connection, self._places.working_file)
 
     def load_rows(
         self,

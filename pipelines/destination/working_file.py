@@ -23,6 +23,9 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 
 
+_LOG_MAX_BYTES = 32 * 1024 * 1024
+
+
 def open_working_file(
     places: Places, *, published: Path | None, dataset: str
 ) -> duckdb.DuckDBPyConnection:
@@ -56,6 +59,14 @@ def open_working_file(
     if is_new:
         _start_over(places, connection, published, dataset)
     return connection
+
+
+def checkpoint_if_due(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Move logged rows into the file. dlt lets the log grow to 1 GB; until then they are held in
+    memory, and a killed run's successor has them all to replay."""
+    log = path.with_name(path.name + ".wal")
+    if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
+        connection.execute("CHECKPOINT")
 
 
 def _connect(path: Path) -> duckdb.DuckDBPyConnection:
