@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from connector.errors import ConfigurationError
 from connector.settings import Settings
+
+_UNUSABLE = "'%?"  # in a path: dlt pastes it into SQL, or DuckDB takes what follows for options
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def places(settings: Settings) -> Places:
     place = _place(settings)
     digest = hashlib.sha256(place.encode()).hexdigest()[:10]
     name = settings.duckdb_path.stem if settings.destination == "duckdb" else settings.dataset
-    work_dir = settings.state_dir.absolute() / "work" / f"{name}-{digest}"
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    work_dir = settings.state_dir.absolute() / "work" / f"{plain}-{digest}"
     return Places(
         settings.state_dir.absolute(), work_dir, work_dir / "pipelines" / settings.dataset
     )
@@ -68,9 +72,14 @@ def prepare_state_dir(settings: Settings) -> None:
     """Make the state directory, for this user alone (0700).
 
     Raises:
-        ConfigurationError: it can't be made or written.
+        ConfigurationError: it can't be made or written, or nothing can be loaded from its path.
     """
     path = settings.state_dir.absolute()
+    if found := sorted(set(_UNUSABLE) & set(str(path))):
+        raise ConfigurationError(
+            f"{path}: DuckDB and dlt can't load from a path with {' or '.join(found)} in it. "
+            "Set HIRINGCENTER_STATE_DIR to another place."
+        )
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if path.stat().st_mode & 0o077:
