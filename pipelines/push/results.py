@@ -16,7 +16,7 @@ from pipelines.push.outbox import destination_number, outbox_database, scope_of
 from pipelines.session import Session
 
 _log = get_logger("push")
-_IN_ONE_LOAD = 50_000
+_IN_ONE_LOAD = 25_000
 TABLE = "_hc_push_results"
 KEY = ("run_id", "row_number")
 _TYPES = {

@@ -57,7 +57,9 @@ class Hasher:
         Raises:
             TypeError: a value that JSON can't carry.
         """
-        said = {name: value for name, value in payload.items() if name not in MANNERS}
+        said = dict(payload)
+        for name in MANNERS:
+            said.pop(name, None)
         state = self._content.copy()
         state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
         return state.digest()

@@ -38,10 +38,8 @@ def stage(
     remaining, read = iter(rows), 0
     while batch := list(islice(remaining, _BATCH)):
         new = list(_checked(batch, check, hasher, on_reject))
-        found = find(
-            {alias for row in new for alias in (row.email, row.phone) if alias is not None}
-        )
-        staging.add(_known(row, found, hasher) for row in new)
+        found = _find(new, find)
+        staging.add(_known(row, found) for row in new)
         read += len(batch)
         on_progress(read)
     staging.join()
@@ -62,13 +60,31 @@ def _checked(
         on_reject(checked)
 
 
-def _known(row: NewRow, found: Mapping[int, Found], hasher: Hasher) -> NewRow:
+def _find(rows: list[NewRow], find: Find) -> dict[int, Found]:
+    """Where the rows' aliases lead. One is enough for a row that says what was accepted last: it
+    is sent nowhere; of the others, both are looked up."""
+    first = {row.email if row.email is not None else row.phone for row in rows}
+    found = dict(find(_numbers(first)))
+    second = {
+        row.phone
+        for row in rows
+        if not ((leads_to := found.get(row.email or 0)) and leads_to.is_last(row.content))
+    }
+    found.update(find(_numbers(second)))
+    return found
+
+
+def _numbers(aliases: set[int | None]) -> set[int]:
+    return {alias for alias in aliases if alias is not None}
+
+
+def _known(row: NewRow, found: Mapping[int, Found]) -> NewRow:
     """`row` with the prospect that its contacts lead to."""
     one, other = found.get(row.email or 0), found.get(row.phone or 0)
     leads_to = one or other
     if leads_to is None:
         return row
-    prospect = hasher.alias("prospect", leads_to.prospect_id)
+    prospect = hash(leads_to.prospect_id)  # for this process alone
     agree = one is None or other is None or one.prospect_id == other.prospect_id
     if not (agree and leads_to.is_last(row.content)):
         return row._replace(prospect=prospect)
@@ -102,4 +118,4 @@ def values_of(row_values: bytes | None) -> dict[str, Any]:
 
 def values_as_json(values: dict[str, Any]) -> bytes:
     """An input row for safekeeping; what JSON doesn't know is kept as its text."""
-    return orjson.dumps(values, default=str, option=orjson.OPT_NON_STR_KEYS)
+    return orjson.dumps(values, default=str)
