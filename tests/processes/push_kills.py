@@ -53,7 +53,7 @@ def push_under_fire(
         writer = csv.writer(stream)
         writer.writerow(["firstName", "lastName", "email"])
         writer.writerows([f"N{n}", "X", f"n{n}@example.org"] for n in range(rows))
-    with Sandbox(options) as sandbox, Zygote(folder, _environment(sandbox, keys_ttl_s)) as zygote:
+    with Sandbox(options) as sandbox, Zygote(folder, environment(sandbox, keys_ttl_s)) as zygote:
         killed = _fire(zygote, sandbox, kills, random.Random(seed))
         killed.applied = Counter(
             change.payload["email"] for change in sandbox.applied if change.resource == "prospects"
@@ -61,7 +61,7 @@ def push_under_fire(
     return killed
 
 
-def _environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]:
+def environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]:
     environment = {
         "HIRINGCENTER_API_KEY": sandbox.api_key,
         "HIRINGCENTER_BASE_URL": sandbox.url,

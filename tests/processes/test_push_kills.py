@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from tests.processes.push_kills import push_under_fire
+from connector.sandbox import Sandbox, SandboxOptions
+from tests.processes.push_kills import environment, push_under_fire
+from tests.processes.zygote import Zygote, until
 
 
 @pytest.mark.slow
@@ -30,3 +35,25 @@ def test_nothing_is_doubled_at_an_api_that_forgets_keys(tmp_path: Path):
     assert killed.summary["rows"] == 120
     assert 120 - len(killed.applied) <= uncertain
     assert killed.exit_code == (3 if uncertain else 0), killed.messages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
+    """What was on its way is booked, nothing is doubled, and the next push goes on."""
+    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, latency_s=0.05)
+    path = tmp_path / "people.csv"
+    rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(400))
+    path.write_text("firstName,lastName,email\n" + rows)
+    with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
+        pid = zygote.start("push", "people.csv", "--json", "-q")
+        until(60, lambda: len(sandbox.applied) > 20)
+        os.kill(pid, number)
+        assert zygote.wait() == code
+        summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
+        assert 0 < summary["created"] == summary["rows"] < 400
+        assert summary["not_sent"] == 400 - summary["rows"]
+        zygote.start("push", "people.csv", "--json", "-q")
+        assert zygote.wait() == 0
+        emails = [change.payload["email"] for change in sandbox.applied]
+    assert len(emails) == len(set(emails)) == 400

@@ -1,0 +1,54 @@
+"""Rows put aside: who is one person with whom, and how many equal rows stand above."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from connector.upsert.outbox.staging import NewRow, Staging
+
+Names = tuple[int | None, int | None, int | None]
+NAME = st.none() | st.integers(1, 6)
+
+
+def people_by_hand(rows: list[Names]) -> list[set[int]]:
+    """Connected components, the slow and obvious way; rows are numbered from 1."""
+    groups: list[tuple[set[tuple[str, int]], set[int]]] = []
+    for number, (email, phone, prospect) in enumerate(rows, start=1):
+        contacts = {("contact", name) for name in (email, phone) if name is not None}
+        names = contacts | ({("contact", prospect)} if prospect is not None else set())
+        touching = [group for group in groups if group[0] & names]
+        groups = [group for group in groups if not group[0] & names]
+        merged = (names.union(*(g[0] for g in touching)), {number}.union(*(g[1] for g in touching)))
+        groups.append(merged)
+    return sorted((group[1] for group in groups if len(group[1]) > 1), key=min)
+
+
+@given(st.lists(st.tuples(NAME, NAME, NAME), max_size=30))
+def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
+    """Directly or through other rows; everybody else is alone, and all are there, in order."""
+    with Staging() as staging:
+        staging.add(
+            NewRow(number, email, phone, b"", b"", None, b"", None, prospect=prospect)
+            for number, (email, phone, prospect) in enumerate(rows, start=1)
+        )
+        staging.join()
+        together = [[row.row_number for row in person] for person in staging.together()]
+        alone = [row.row_number for row in staging.alone()]
+    assert [set(person) for person in together] == people_by_hand(rows)
+    assert all(person == sorted(person) for person in together)
+    assert sorted(alone + [number for person in together for number in person]) == list(
+        range(1, len(rows) + 1)
+    )
+
+
+def test_equal_rows_without_contact_are_counted():
+    """The second of two equal rows is another person than the first."""
+    contents = [b"jo", b"al", b"jo", b"jo"]
+    with Staging() as staging:
+        staging.add(
+            NewRow(number, None, None, content, b"", None, b"", None)
+            for number, content in enumerate(contents)
+        )
+        staging.join()
+        assert [row.ordinal for row in staging.alone()] == [0, 0, 1, 2]
