@@ -15,7 +15,11 @@ from connector.logs import get_logger
 from connector.settings import Settings
 from pipelines.destination import quiet_dlt
 from pipelines.destination.batches import Batch
-from pipelines.destination.foreign_writes import Published, tidy
+from pipelines.destination.foreign_writes import (
+    Published,
+    guard_against_writer,
+    is_as_published,
+)
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.publish import publish, try_publishing
@@ -158,13 +162,13 @@ class Destination:
         return str(self.published_path)
 
     def publish(self) -> bool:
-        """Make the analysts' copy where something changed since the last; True if it was made."""
+        """Make the analysts' copy where rows, or somebody else, changed it; True if it was made."""
         path = self.published_path
         if path is None:
             return False
         record = Published(self._places.work_dir / "published.json")
-        if path.exists() and not self._unpublished.exists():
-            tidy(path, record)
+        if not self._unpublished.exists() and is_as_published(path, record):
+            guard_against_writer(path)
             return False
         publish(self._connection, path, self._settings.dataset, record)
         self._unpublished.unlink(missing_ok=True)

@@ -38,19 +38,22 @@ class Published:
             return False
 
 
+def is_as_published(path: Path, record: Published) -> bool:
+    """Whether who opens `path` now sees what was published last, and nothing else."""
+    if not path.exists() or _has_log(path):
+        return False
+    return record.is_untouched(path) and not is_held_for_writing(path)
+
+
 def keep_what_others_wrote(path: Path, record: Published) -> None:
     """Move a log aside; keep the file as well where it isn't what we published, or is held."""
-    if not path.exists():
-        return
-    log = _log_of(path)
-    has_log = log.is_file() and not log.is_symlink()
-    if record.is_untouched(path) and not has_log and not is_held_for_writing(path):
+    if not path.exists() or is_as_published(path, record):
         return
     kept = path.with_name(f"{path.stem}.kept-{time.strftime('%Y%m%dT%H%M%S')}{path.suffix}")
     if not kept.exists():
         os.link(path, kept)
-    if has_log:
-        log.rename(_log_of(kept))
+    if _has_log(path):
+        _log_of(path).rename(_log_of(kept))
     _log.warning("publish.kept_foreign_writes", file=str(path), kept=str(kept))
 
 
@@ -62,14 +65,6 @@ def guard_against_writer(path: Path) -> None:
             log.symlink_to(_NOWHERE)
     elif log.is_symlink() and not _kept_is_held(path):
         log.unlink()
-
-
-def tidy(path: Path, record: Published) -> None:
-    """Between publications: a writer that was killed may have left a log that readers replay."""
-    log = _log_of(path)
-    if log.is_file() and not log.is_symlink() and not is_held_for_writing(path):
-        keep_what_others_wrote(path, record)
-    guard_against_writer(path)
 
 
 def is_held_for_writing(path: Path) -> bool:
@@ -87,6 +82,11 @@ def is_held_for_writing(path: Path) -> bool:
 def _kept_is_held(path: Path) -> bool:
     kept = path.parent.glob(f"{path.stem}.kept-*{path.suffix}")
     return any(is_held_for_writing(file) for file in kept)
+
+
+def _has_log(path: Path) -> bool:
+    log = _log_of(path)
+    return log.is_file() and not log.is_symlink()
 
 
 def _log_of(path: Path) -> Path:

@@ -194,6 +194,19 @@ def test_tables_somebody_added_are_kept_beside(puller: Puller):
         assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
 
 
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_closed: bool):
+    """Its deletions are in the file itself, or nobody else can open it: so it is published anew."""
+    puller.pull_ok()
+    with _writer(puller.settings.duckdb_path) as writer:
+        assert writer.run("DELETE FROM hiringcenter.prospects") == "done"
+        if is_closed:
+            writer.process.communicate()
+        assert puller.pull_ok().published
+        puller.assert_true()
+    assert not puller.pull_ok().published
+
+
 def test_half_made_copies_of_killed_runs_are_swept(puller: Puller):
     """They would fill the disk otherwise, one per kill."""
     puller.pull_ok()
