@@ -47,8 +47,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
     (folder / "people.csv").write_text("First Name,Last Name,Email\nAda,Byron,ada@example.com\n")
     with Sandbox(SandboxOptions(prospects=120, notes=80, tasks=40, meetings=20)) as sandbox:
         environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("HIRINGCENTER")
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("HIRINGCENTER", "MAKE", "MFLAGS"))
         } | {
+            "DLT_DATA_DIR": str(folder / "dlt"),
             "HIRINGCENTER_API_KEY": sandbox.api_key,
             "HIRINGCENTER_API_KEY_EAST": sandbox.api_key,
             "HIRINGCENTER_API_KEY_WEST": sandbox.api_key,

@@ -125,3 +125,8 @@ def test_a_reserve_never_leaves_pushes_less_than_half_of_the_hour(
     minute, hour = lanes.reserves(WINDOWS, live, Pulls(starts, costs, running), now_s)
     assert 0 <= minute <= 300
     assert 0 <= hour <= 3000
+
+
+def test_pulls_started_at_one_instant_have_no_rhythm():
+    """Two machines whose cron fires in the same second: nothing is reserved for a next one."""
+    assert next_due([0.0, 0.0]) is None
