@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from connector.budget import Lane, locks
@@ -21,41 +19,22 @@ from connector.upsert.outbox.states import Status
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.validation import Reject, Validator
-from connector.upsert.sending.delivery import KeyMemory
-from connector.upsert.sending.pushing import Pace, Push, Terms
-from connector.upsert.sending.sending import Watcher, in_flight_for
+from connector.upsert.sending.api import KeyMemory
+from connector.upsert.sending.pace import Pace, in_flight_for
+from connector.upsert.sending.pushing import Push, Terms
+from connector.upsert.sending.sending import Watcher
 from pipelines.places import destination_label
 from pipelines.push.input import PushRequest, open_rows, rejects_path
 from pipelines.push.outbox import destination_number, outbox_database, scope_of
 from pipelines.push.pulled_prospects import open_pulled
+from pipelines.push.report import PushReport, counted, error_facts, forecast
 from pipelines.push.results import land_after_push
 from pipelines.push.watching import NoWatch, PushWatch
 from pipelines.session import Session, open_session
 
 _log = get_logger("push")
 _NOTEWORTHY = 50
-EXIT_BAD_ROWS = 3
-
-
-@dataclass
-class PushReport:
-    """What a push did. summary: the JSON of `--json`. error: what ended it early, if anything.
-
-    noteworthy: rejects, failures and warnings, the first of them. notes: about the input and the
-    run, for people. exit_code: as the command ends.
-    """
-
-    summary: dict[str, Any] = field(default_factory=dict)
-    error: ConnectorError | None = None
-    noteworthy: list[RowResult] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def exit_code(self) -> int:
-        if self.error is not None:
-            return self.error.exit_code
-        bad = self.summary.get("rejected", 0) + self.summary.get("failed", 0)
-        return EXIT_BAD_ROWS if bad else 0
+_LIKELY_LATENCY_S = 0.3
 
 
 def push(
@@ -227,9 +206,6 @@ class _Push:
         looks = self._plan.prospect_writes if self._request.mode == "update-only" else 0
         return self._plan.writes + looks
 
-    def _outcomes(self) -> Counter[Status]:
-        return self._plan.outcomes + self._watcher.outcomes
-
     def _finish(self, error: ConnectorError | None) -> None:
         session = self._session
         summary = self._summary(error)
@@ -242,45 +218,34 @@ class _Push:
         session.history.finish(session.run_id, summary["status"], summary, message)
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
-        session, outcomes = self._session, self._outcomes()
+        session = self._session
         summary: dict[str, Any] = {
             "run_id": session.run_id,
             "status": "failed" if error else "ok",
-            "rows": outcomes.total(),
-            **{status.value: outcomes[status] for status in Status},
+            **counted(self._plan.outcomes + self._watcher.outcomes),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
         }
         not_sent = self._plan.to_send - self._watcher.outcomes.total()
         if self._request.dry_run:
-            summary |= self._forecast()
+            requests = self._requests_planned
+            summary |= forecast(self._plan, requests=requests, eta_s=self._eta_s(requests))
         elif not_sent:
             summary["not_sent"] = not_sent
         if self._watcher.recovered:
             summary["recovered"] = self._watcher.recovered
         if self._rejects is not None and self._rejects.count:
             summary["rejects_file"] = str(self._rejects.path)
-        if error:
-            facts = {"type": type(error).__name__, "message": redact(str(error))}
-            summary["error"] = facts
-        return summary
+        return summary | error_facts(error)
 
-    def _forecast(self) -> dict[str, Any]:
-        """What the push would do, as far as that can be told, and until when."""
-        plan, session = self._plan, self._session
-        untold = plan.to_send - plan.would_create - plan.would_update
-        most = session.settings.writes.max_in_flight
-        width = in_flight_for(session.client.latency_s or 0.3, self._rate_per_s(), most)
-        eta = session.budget.forecast(self._requests_planned, Lane.PUSH, in_flight=width)
-        told = {"would_create": plan.would_create, "would_update": plan.would_update}
-        return {
-            "rows": self._outcomes().total() + plan.to_send,
-            **told,
-            **({"would_send": untold} if untold else {}),
-            "would_request": self._requests_planned,
-            "eta_s": round(eta.done_in_s, 1) if self._requests_planned else 0.0,
-        }
+    def _eta_s(self, requests: int) -> float:
+        if not requests:
+            return 0.0
+        session, most = self._session, self._session.settings.writes.max_in_flight
+        latency_s = session.client.latency_s or _LIKELY_LATENCY_S
+        width = in_flight_for(latency_s, self._rate_per_s(), most)
+        return session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
 
     def _tell_left_behind(self) -> None:
         for source, count in self._outbox.left_behind(self._session.run_id).items():

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from connector.errors import UsageError
 from connector.upsert.outbox.states import Status
-from pipelines.push.run import PushReport
+from pipelines.push.report import PushReport
 
 _SHOWN = 20
 

@@ -23,8 +23,9 @@ from connector.upsert.outbox.pulled import NothingPulled, Pulled
 from connector.upsert.outbox.schema import results
 from connector.upsert.outbox.states import Status
 from connector.upsert.rows.validation import Activity, Reject, ValidRow
-from connector.upsert.sending.delivery import Api, KeyMemory
-from connector.upsert.sending.pushing import Pace, Push, Terms
+from connector.upsert.sending.api import Api, KeyMemory
+from connector.upsert.sending.pace import Pace
+from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
 
 SCOPE = 42

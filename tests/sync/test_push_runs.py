@@ -19,7 +19,8 @@ from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.input import PushRequest, job_request
 from pipelines.push.outbox import outbox_database
-from pipelines.push.run import PushReport, push
+from pipelines.push.report import PushReport
+from pipelines.push.run import push
 from pipelines.push.view import push_lines
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"

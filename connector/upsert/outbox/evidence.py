@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from connector.upsert.outbox.decisions import Evidence, best_of
 from connector.upsert.outbox.identity import Aliases
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, names_of
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pulled import Pulled, is_suspect, why_stale
 from connector.upsert.outbox.receipts import Found, Receipts
 from connector.upsert.outbox.staging import StagedRow, names_of_row
+from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, names_of
 
 Uncertain = Collection[UncertainWrite]
 

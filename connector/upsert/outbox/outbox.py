@@ -7,8 +7,8 @@ isn't in the state the step starts from stops the run, instead of being sent twi
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
@@ -18,50 +18,16 @@ from connector.errors import OutboxConflict
 from connector.upsert.outbox.identity import Aliases, Hasher, stored_salt
 from connector.upsert.outbox.schema import MIGRATIONS, writes
 from connector.upsert.outbox.states import State
-
-PROSPECTS = "prospects"
-UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
-
-
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """One request of one input row: the prospect (position 0) or one of its activities.
-
-    person: rows of one run with the same number are about one person and are sent in file order.
-    body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
-    JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
-    no longer holds, so it is sent even where it says the same. id: 0 until it is stored.
-    sent_ms: by our clock; sent_server_ms: no later than the server's clock said at that instant,
-    None where that isn't known.
-    """
-
-    run_id: str
-    source: str
-    row_number: int
-    position: int
-    kind: str
-    person: int
-    names: Aliases
-    content: bytes
-    body: bytes
-    row_values: bytes | None = None
-    note: str | None = None
-    prospect_id: str | None = None
-    stale: bool = False
-    id: int = 0
-    idempotency_key: str | None = None
-    sent_ms: int | None = None
-    sent_server_ms: int | None = None
-
-
-_PLAIN = [field.name for field in fields(Write) if field.name not in ("id", "names")]
-_COLUMNS = [
-    writes.c.id,
-    writes.c.email_alias,
-    writes.c.phone_alias,
-    writes.c.row_alias,
-    *(writes.c[name] for name in _PLAIN),
-]
+from connector.upsert.outbox.writes import (
+    COLUMNS,
+    PROSPECTS,
+    UncertainWrite,
+    Write,
+    by_row,
+    from_record,
+    to_record,
+    uncertain_names,
+)
 
 
 class Outbox:
@@ -77,8 +43,9 @@ class Outbox:
 
     def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
         """Store writes to be sent."""
+        stored = {"scope": self.scope, "state": State.PLANNED.value, "planned_ms": at_ms}
         if new:
-            connection.execute(sa.insert(writes), [self._row(write, at_ms) for write in new])
+            connection.execute(sa.insert(writes), [{**to_record(write), **stored} for write in new])
 
     def supersede(self, source: str) -> int:
         """Drop what an earlier run planned from `source` and didn't send; how many writes.
@@ -121,7 +88,7 @@ class Outbox:
             .limit(limit)
         )
         query = (
-            sa.select(*_COLUMNS)
+            sa.select(*COLUMNS)
             .where(
                 self._in(State.PLANNED),
                 writes.c.run_id == run_id,
@@ -129,19 +96,19 @@ class Outbox:
             )
             .order_by(writes.c.row_number, writes.c.position)
         )
-        return list(_by_row(_write(tuple(row)) for row in connection.execute(query)))
+        return list(by_row(from_record(tuple(row)) for row in connection.execute(query)))
 
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
-        query = sa.select(*_COLUMNS).where(self._in(State.SENDING)).order_by(writes.c.id)
+        query = sa.select(*COLUMNS).where(self._in(State.SENDING)).order_by(writes.c.id)
         with self.database.read() as connection:
-            return [_write(tuple(row)) for row in connection.execute(query)]
+            return [from_record(tuple(row)) for row in connection.execute(query)]
 
     def uncertain(self) -> set[UncertainWrite]:
         """Every write of unknown fate, under each name of its person."""
-        query = sa.select(*_COLUMNS).where(self._in(State.UNCERTAIN))
+        query = sa.select(*COLUMNS).where(self._in(State.UNCERTAIN))
         with self.database.read() as connection:
-            found = [_write(tuple(row)) for row in connection.execute(query)]
+            found = [from_record(tuple(row)) for row in connection.execute(query)]
         return {name for write in found for name in uncertain_names(write)}
 
     def send(
@@ -239,46 +206,6 @@ class Outbox:
     def _delete(self, state: State) -> sa.Delete:
         return sa.delete(writes).where(self._in(state))
 
-    def _row(self, write: Write, at_ms: int) -> dict[str, Any]:
-        return {
-            **{name: getattr(write, name) for name in _PLAIN},
-            "scope": self.scope,
-            "state": State.PLANNED.value,
-            "email_alias": write.names.email,
-            "phone_alias": write.names.phone,
-            "row_alias": write.names.row,
-            "planned_ms": at_ms,
-        }
-
-
-def names_of(write: Write) -> tuple[int | str, ...]:
-    """Whatever tells whose write it is: its aliases, and its prospect's id where that is known."""
-    known = () if write.prospect_id is None else (write.prospect_id,)
-    return (*write.names.present(), *known)
-
-
-def uncertain_names(write: Write) -> set[UncertainWrite]:
-    """The entries that stand for `write` among those of unknown fate."""
-    return {(name, write.kind, write.content) for name in names_of(write)}
-
 
 def _emptied(at_ms: int) -> dict[str, Any]:
     return {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
-
-
-def _write(row: Sequence[Any]) -> Write:
-    id_, email, phone, other, *plain = row
-    values: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
-    values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
-    return Write(id=id_, names=Aliases(email, phone, other), **values)
-
-
-def _by_row(ordered: Iterable[Write]) -> Iterator[list[Write]]:
-    row: list[Write] = []
-    for write in ordered:
-        if row and row[0].row_number != write.row_number:
-            yield row
-            row = []
-        row.append(write)
-    if row:
-        yield row

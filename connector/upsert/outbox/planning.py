@@ -17,11 +17,12 @@ from connector.clock import Clock
 from connector.upsert.outbox.decisions import Action, Decision, Mode, decide_together
 from connector.upsert.outbox.evidence import EvidenceFinder, Known
 from connector.upsert.outbox.identity import Hasher
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
 from connector.upsert.outbox.results import ResultStore, RowResult
 from connector.upsert.outbox.staging import StagedRow, Staging, names_of_row
 from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.writes import PROSPECTS, Write
 from connector.upsert.rows.validation import Reject
 
 _CHUNK = 5_000

@@ -7,65 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
 from connector.api.client import WriteAnswer
-from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.clock import Clock
-from connector.errors import ConnectorError, Unreachable
+from connector.errors import Unreachable
 from connector.upsert.outbox.comparing import same_email, same_phone
-from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.states import (
     Fate,
     fate_of_activity,
     fate_of_prospect,
     key_is_remembered,
 )
+from connector.upsert.outbox.writes import PROSPECTS, Write
+from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, UnfilteredList
 
 _MAX_PAGES = 5
-_SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
-
-
-class Api(Protocol):
-    """What sending needs of the API client."""
-
-    @property
-    def latency_s(self) -> float | None: ...
-
-    @property
-    def server_clock_skew_s(self) -> float | None: ...
-
-    def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page: ...
-
-    def record(
-        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
-    ) -> dict[str, Any] | None: ...
-
-    def post(
-        self,
-        resource: str,
-        body: bytes,
-        *,
-        idempotency_key: str,
-        lane: Lane = Lane.PUSH,
-        first_sent_s: float | None = None,
-        remembered_s: float = ...,
-    ) -> WriteAnswer: ...
-
-
-@dataclass(frozen=True)
-class KeyMemory:
-    """memory_s: how long the API surely knows an idempotency key. request_timeout_s: see states."""
-
-    memory_s: float
-    request_timeout_s: float
-
-    @property
-    def usable_s(self) -> float:
-        return self.memory_s - min(self.request_timeout_s, self.memory_s / 2)
 
 
 @dataclass(frozen=True)
@@ -184,7 +144,7 @@ class Courier:
         assert write.sent_ms is not None
         by_now = int((self._api.server_clock_skew_s or 0.0) * 1000) + write.sent_ms
         by_then = by_now if write.sent_server_ms is None else write.sent_server_ms
-        return min(by_now - _SKEW_ERROR_MS, by_then)
+        return min(by_now - SKEW_ERROR_MS, by_then)
 
     def _exists(self, write: Write) -> bool:
         """Whether there is somebody to update. One request more, since a POST would create."""
@@ -209,21 +169,3 @@ class Courier:
                     return item, True
             sure = sure and not found  # a filter that wasn't honoured tells nothing
         return None, sure
-
-
-def server_ms(api: Api, now_ms: int) -> int | None:
-    """The earliest the server's clock can say at `now_ms`; None where nothing is known of it."""
-    skew_s = api.server_clock_skew_s
-    return None if skew_s is None else now_ms + int(skew_s * 1000) - _SKEW_ERROR_MS
-
-
-class UnfilteredList(ConnectorError):
-    """A list answered with people that weren't asked for."""
-
-    transient = True
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the API didn't filter its list by email or phone, so whether this person exists "
-            "can't be told; nothing was sent"
-        )

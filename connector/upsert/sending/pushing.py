@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from connector.budget.locks import Held
 from connector.clock import Clock
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.outbox.claiming import Claimer
 from connector.upsert.outbox.decisions import Mode
 from connector.upsert.outbox.evidence import EvidenceFinder
 from connector.upsert.outbox.outbox import Outbox
@@ -17,22 +16,17 @@ from connector.upsert.outbox.pulled import Pulled
 from connector.upsert.outbox.receipts import Found, Receipts
 from connector.upsert.outbox.results import ResultStore
 from connector.upsert.outbox.retention import forget
-from connector.upsert.outbox.settling import Settler
 from connector.upsert.outbox.staging import Staging
 from connector.upsert.rows.checking import Check, stage, values_of
 from connector.upsert.rows.validation import Reject
-from connector.upsert.sending.delivery import Api, Courier, KeyMemory
-from connector.upsert.sending.sending import Sender, Watcher, in_flight_for
+from connector.upsert.sending.api import Api, KeyMemory
+from connector.upsert.sending.claiming import Claimer
+from connector.upsert.sending.delivery import Courier
+from connector.upsert.sending.pace import Pace, in_flight_for
+from connector.upsert.sending.sending import Sender, Watcher
+from connector.upsert.sending.settling import Settler
 
 _DAY_MS = 86_400_000
-
-
-@dataclass(frozen=True)
-class Pace:
-    """rate_per_s: what the windows allow in a burst. most: requests in flight, at most."""
-
-    rate_per_s: float
-    most: int
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ commit (which waits for the disk) serves many writes.
 
 from __future__ import annotations
 
-import math
 import queue
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,29 +18,22 @@ import sqlalchemy as sa
 from connector.budget.locks import Held
 from connector.clock import Clock
 from connector.errors import Interrupted
-from connector.upsert.outbox.claiming import Claimer
-from connector.upsert.outbox.outbox import Outbox, Write
-from connector.upsert.outbox.queueing import RowQueue
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.settling import Next, Settler
 from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.writes import Write
 from connector.upsert.rows.checking import values_of
 from connector.upsert.rows.validation import Reject
+from connector.upsert.sending.claiming import Claimer
 from connector.upsert.sending.delivery import Courier, Delivered
 from connector.upsert.sending.flights import Flight, RowProgress
+from connector.upsert.sending.pace import MOST_IN_FLIGHT
+from connector.upsert.sending.queueing import RowQueue
+from connector.upsert.sending.settling import Next, Settler
 
 More = Callable[[sa.Connection, int], list[Flight]]  # up to so many more errands
-LEAST_IN_FLIGHT = 4
-MOST_IN_FLIGHT = 64
 _MOST_PER_TURN = 500
 _GRACE_S = 2.0  # after a fatal error: for answers that are nearly there
-
-
-def in_flight_for(latency_s: float | None, rate_per_s: float, most: int = MOST_IN_FLIGHT) -> int:
-    """How many requests keep `rate_per_s` going at `latency_s`, twice over to use up bursts."""
-    if latency_s is None:
-        return min(most, LEAST_IN_FLIGHT)
-    return min(most, max(LEAST_IN_FLIGHT, math.ceil(2 * rate_per_s * latency_s)))
 
 
 @dataclass

@@ -6,7 +6,8 @@ from collections import deque
 
 import sqlalchemy as sa
 
-from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.writes import Write
 
 _READ_AHEAD = 200
 _MOST_PARKED = 2_000

@@ -14,17 +14,18 @@ from connector.api.client import WriteAnswer
 from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
-from connector.upsert.outbox.outbox import (
+from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.receipts import Accepted, Receipts
+from connector.upsert.outbox.states import Fate, State, Status
+from connector.upsert.outbox.writes import (
     PROSPECTS,
-    Outbox,
     UncertainWrite,
     Write,
     names_of,
     uncertain_names,
 )
-from connector.upsert.outbox.receipts import Accepted, Receipts
-from connector.upsert.outbox.states import Fate, State, Status
-from connector.upsert.sending.delivery import Delivered, UnfilteredList
+from connector.upsert.sending.api import UnfilteredList
+from connector.upsert.sending.delivery import Delivered
 from connector.upsert.sending.flights import Flight
 
 _ABSENT = (

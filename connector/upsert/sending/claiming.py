@@ -11,12 +11,13 @@ import sqlalchemy as sa
 from connector.clock import Clock
 from connector.upsert.outbox.decisions import UNCERTAIN, Action, Decision, Mode, decide
 from connector.upsert.outbox.evidence import Known, known_of
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, names_of
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
-from connector.upsert.outbox.settling import Settler
 from connector.upsert.outbox.states import State, Status
-from connector.upsert.sending.delivery import Api, server_ms
+from connector.upsert.outbox.writes import PROSPECTS, Write, names_of
+from connector.upsert.sending.api import Api, server_ms
 from connector.upsert.sending.flights import Flight, RowProgress
+from connector.upsert.sending.settling import Settler
 
 _BEHIND = (
     "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
