@@ -129,4 +129,4 @@ def test_a_reserve_never_leaves_pushes_less_than_half_of_the_hour(
 
 def test_pulls_started_at_one_instant_have_no_rhythm():
     """Two machines whose cron fires in the same second: nothing is reserved for a next one."""
-    assert next_due([0.0, 0.0]) is None
+    assert lanes.next_due((0.0, 0.0)) is None
