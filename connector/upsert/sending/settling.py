@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
 from connector.api.client import WriteAnswer
 from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
-from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.receipts import Accepted, Receipts
+from connector.upsert.outbox.receipts import Receipts
 from connector.upsert.outbox.states import Fate, State, Status
 from connector.upsert.outbox.writes import (
     PROSPECTS,
@@ -24,6 +21,7 @@ from connector.upsert.outbox.writes import (
     names_of,
     uncertain_names,
 )
+from connector.upsert.sending.accepting import Accepting
 from connector.upsert.sending.api import UnfilteredList
 from connector.upsert.sending.delivery import Delivered
 from connector.upsert.sending.flights import Flight
@@ -63,6 +61,9 @@ class Settler:
     uncertain: set[UncertainWrite]
     last_answer_s: float = float("-inf")
 
+    def __post_init__(self) -> None:
+        self._accepting = Accepting(self.outbox, self.receipts, self.uncertain)
+
     def settle(
         self,
         connection: sa.Connection,
@@ -91,56 +92,14 @@ class Settler:
         if answer.message:
             row.notes.append(f"HiringCenter says: {answer.message}")
         if flight.write.kind != PROSPECTS:
-            self._attach(connection, flight, at_ms)
+            self._accepting.activity(connection, flight, at_ms)
         elif answer.status != 201 and _leaves_matches_alone(flight.write):
             row.notes.append(EXISTS)
-            self._accept(connection, flight, answer.item, Status.UNCHANGED, at_ms)
+            self._accepting.prospect(connection, flight, answer.item, Status.UNCHANGED, at_ms)
         else:
             created = answer.status == 201
             status = Status.CREATED if created else Status.UPDATED
-            self._accept(connection, flight, answer.item, status, at_ms)
-
-    def _accept(
-        self,
-        connection: sa.Connection,
-        flight: Flight,
-        item: Mapping[str, Any],
-        status: Status,
-        at_ms: int,
-    ) -> None:
-        row, write = flight.row, flight.write
-        row.status = status
-        row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
-        self.outbox.close(
-            connection, write, outcome=status, prospect_id=row.prospect_id, at_ms=at_ms
-        )
-        self._forget_uncertain(connection, write, row.prospect_id)
-        if row.prospect_id is None:
-            row.notes.append("HiringCenter didn't name the prospect")
-            return
-        payload = orjson.loads(write.body)
-        updated_at_ms = item.get("updatedAt")
-        self.receipts.accept(
-            connection,
-            Accepted(
-                row.prospect_id,
-                write.names,
-                None if status is Status.UNCHANGED else write.content,
-                at_ms,
-                int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
-                email_kept=_kept("email", same_email, payload, item),
-                phone_kept=_kept("phone", same_phone, payload, item),
-            ),
-        )
-
-    def _attach(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
-        write = flight.write
-        assert write.prospect_id is not None
-        self.outbox.close(
-            connection, write, outcome="created", prospect_id=write.prospect_id, at_ms=at_ms
-        )
-        self.receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
-        flight.row.done.append(write.kind)
+            self._accepting.prospect(connection, flight, answer.item, status, at_ms)
 
     def _settle_look(
         self, connection: sa.Connection, flight: Flight, exists: bool, at_ms: int
@@ -166,11 +125,11 @@ class Settler:
         elif fate is Fate.UNKNOWN:
             self._give_up(connection, flight, at_ms)
         elif flight.write.kind != PROSPECTS:
-            self._attach(connection, flight, at_ms)
+            self._accepting.activity(connection, flight, at_ms)
         else:
             known = flight.write.prospect_id is not None
             status = Status.UPDATED if known else Status.CREATED
-            self._accept(connection, flight, arrived.item or {}, status, at_ms)
+            self._accepting.prospect(connection, flight, arrived.item or {}, status, at_ms)
         return Next.GO_ON
 
     def _give_up(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
@@ -239,26 +198,6 @@ class Settler:
         if flight.write.kind == PROSPECTS:
             flight.row.status = Status.FAILED
         flight.row.failures.append(why)
-
-    def _forget_uncertain(
-        self, connection: sa.Connection, write: Write, prospect_id: str | None
-    ) -> None:
-        """Something newer was accepted: what was uncertain about this person is history."""
-        names = {*write.names.present(), *([prospect_id] if prospect_id else [])}
-        gone = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
-        if gone:
-            self.uncertain -= gone
-            self.outbox.settle_uncertain(connection, write.names, prospect_id)
-
-
-def _kept(
-    name: str,
-    same: Callable[[Any, Any], bool],
-    payload: Mapping[str, Any],
-    item: Mapping[str, Any],
-) -> bool:
-    """Whether the answer carries the contact that was sent; one that isn't shown counts as kept."""
-    return name not in item or same(payload.get(name), item[name])
 
 
 def _leaves_matches_alone(write: Write) -> bool:
