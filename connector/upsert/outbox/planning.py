@@ -18,7 +18,6 @@ from connector.upsert.outbox.decisions import Action, Decision, Mode, decide_tog
 from connector.upsert.outbox.evidence import EvidenceFinder, Known
 from connector.upsert.outbox.identity import Hasher
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.receipts import Receipts
 from connector.upsert.outbox.results import ResultStore, RowResult
 from connector.upsert.outbox.staging import StagedRow, Staging, names_of_row
 from connector.upsert.outbox.states import Status
@@ -54,8 +53,7 @@ class PlanCounts:
 class Planner:
     """Plans one run.
 
-    source: the input's name, the same each time it is pushed. renew_before_ms: receipts last used
-    before then are marked as used now.
+    source: the input's name, the same each time it is pushed.
     """
 
     def __init__(
@@ -70,18 +68,14 @@ class Planner:
         force: bool,
         dry_run: bool,
         clock: Clock,
-        renew_before_ms: int,
     ) -> None:
         self._outbox, self._results, self._finder = outbox, results, finder
-        self._receipts = Receipts(outbox.scope)
         self._run_id, self._source = run_id, source
         self._mode, self._force, self._dry_run = mode, force, dry_run
         self._clock = clock
         self._new: list[Write] = []
         self._found: list[RowResult] = []
         self.counts = PlanCounts()
-        self._used: set[str] = set()
-        self._renew_before_ms = renew_before_ms
 
     def reject(self, reject: Reject) -> None:
         """Count a row that didn't pass its checks."""
@@ -103,8 +97,6 @@ class Planner:
             sift=not self._force and people[0][0].person is None,
         )
         known, evidence = looked_up.known, looked_up.evidence
-        self._used.update(looked_up.plain.values())
-        self._used.update(found.prospect_id for found in known.found.values())
         for person in people:
             if (row := person[0]).id in looked_up.plain:
                 self._outcome(
@@ -194,15 +186,14 @@ class Planner:
 
     def flush(self) -> None:
         """Store what has been planned so far."""
-        new, found, used = self._new, self._found, self._used
-        self._new, self._found, self._used = [], [], set()
-        if self._dry_run:
+        new, found = self._new, self._found
+        self._new, self._found = [], []
+        if self._dry_run or not (new or found):
             return
         at_ms = int(self._clock.now_s() * 1000)
         with self._outbox.database.write() as connection:
             self._outbox.plan(connection, new, at_ms)
             self._results.put(connection, self._run_id, found, at_ms)
-            self._receipts.touch(connection, used, at_ms, self._renew_before_ms)
 
 
 def activities_of(row: StagedRow, hasher: Hasher) -> list[tuple[str, bytes, bytes]]:

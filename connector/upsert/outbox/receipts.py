@@ -20,7 +20,7 @@ from connector.upsert.outbox.statements import insert_new, insert_or_replace
 
 _TAIL_LENGTH = 16
 _FIND = (
-    "SELECT a.alias, a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms "
+    "SELECT a.alias, a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms, r.seen_ms "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
     "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
@@ -44,7 +44,8 @@ class Receipt:
 class Found(NamedTuple):
     """Where an alias leads. confirmed: the API's answer carried that contact too.
 
-    tail and what follows: as the prospect's receipt has them; tail: contents, end to end.
+    tail and what follows: as the prospect's receipt has them; tail: contents, end to end;
+    seen_ms: when a push last used it, roughly.
     """
 
     prospect_id: str
@@ -52,6 +53,7 @@ class Found(NamedTuple):
     tail: bytes = b""
     accepted_ms: int = 0
     updated_at_ms: int | None = None
+    seen_ms: int = 0
 
     def is_last(self, content: bytes) -> bool:
         """Whether `content` was accepted last."""
@@ -204,18 +206,12 @@ class Receipts:
         row = {"scope": self._scope, "prospect_id": prospect_id, "kind": kind, "content": content}
         insert_new(connection, attached, [{**row, "seen_ms": at_ms}])
 
-    def touch(
-        self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int, stale_ms: int
-    ) -> None:
-        """Receipts still in use stay beyond their retention. stale_ms: renew only older marks."""
+    def touch(self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int) -> None:
+        """Receipts that are still in use stay beyond their retention."""
         for table in (receipts, attached):
             connection.execute(
                 sa.update(table)
-                .where(
-                    table.c.scope == self._scope,
-                    table.c.prospect_id.in_(prospect_ids),
-                    table.c.seen_ms < stale_ms,
-                )
+                .where(table.c.scope == self._scope, table.c.prospect_id.in_(prospect_ids))
                 .values(seen_ms=at_ms)
             )
 

@@ -88,7 +88,7 @@ def _known(row: NewRow, found: Mapping[int, Found]) -> NewRow:
     agree = one is None or other is None or one.prospect_id == other.prospect_id
     if not (agree and leads_to.is_last(row.content)):
         return row._replace(prospect=prospect)
-    return NewRow(*row[:8], prospect, leads_to.prospect_id, *leads_to[3:])
+    return NewRow(*row[:8], prospect, leads_to.prospect_id, *leads_to[3:5])
 
 
 def _stage_one(row: InputRow, valid: ValidRow, hasher: Hasher) -> NewRow:

@@ -79,10 +79,6 @@ class Push:
             planner.reject(found)
             on_reject(found)
 
-        def find(names: Collection[int]) -> Mapping[int, Found]:
-            with self._outbox.database.read() as connection:
-                return self._receipts.find(connection, names)
-
         hasher = self._outbox.hasher
         with Staging() as staging:
             planner.counts.rows = stage(
@@ -90,7 +86,7 @@ class Push:
                 check,
                 staging,
                 hasher=hasher,
-                find=find,
+                find=self._find,
                 on_reject=reject,
                 on_progress=on_read,
             )
@@ -104,8 +100,19 @@ class Push:
         self._outbox.discard(self._terms.run_id)
         self._results.discard(self._terms.run_id)
 
+    def _find(self, names: Collection[int]) -> Mapping[int, Found]:
+        """Where aliases lead; their receipts are in use, and stay."""
+        with self._outbox.database.read() as connection:
+            found = self._receipts.find(connection, names)
+        now_ms = int(self._clock.now_s() * 1000)
+        ageing_ms = now_ms - self._terms.retention_days * _DAY_MS // 4
+        ageing = {each.prospect_id for each in found.values() if each.seen_ms < ageing_ms}
+        if ageing:
+            with self._outbox.database.write() as connection:
+                self._receipts.touch(connection, ageing, now_ms)
+        return found
+
     def _planner(self, pulled: Pulled, dry_run: bool) -> Planner:
-        retention_ms = self._terms.retention_days * _DAY_MS
         return Planner(
             self._outbox,
             self._results,
@@ -116,7 +123,6 @@ class Push:
             force=self._terms.force,
             dry_run=dry_run,
             clock=self._clock,
-            renew_before_ms=int(self._clock.now_s() * 1000) - retention_ms // 4,
         )
 
     def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
