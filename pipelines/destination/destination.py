@@ -31,6 +31,7 @@ from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
 __all__ = ["Destination", "pull_lock_name"]
 
 _log = get_logger("destination")
+_KEPT_STATES = 20
 # of load files; what isn't named gets its destination's own. CSV would make '' null.
 _FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 
@@ -160,6 +161,15 @@ class Destination:
             return f"{self._settings.destination}, schema {self._settings.dataset}"
         try_publishing(self.published_path)
         return str(self.published_path)
+
+    def forget_old_loads(self) -> None:
+        """Drop what dlt keeps of each load for good: hourly pulls would grow it for years."""
+        self.loader.forget_old_packages()
+        states = self.name("_dlt_pipeline_state")
+        self.query(
+            f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's
+            f"(SELECT max(version) - {_KEPT_STATES} FROM {states})"
+        )
 
     def publish(self) -> bool:
         """Make the analysts' copy where rows, or somebody else, changed it; True if it was made."""

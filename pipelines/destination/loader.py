@@ -19,8 +19,7 @@ from dlt.common.storages.exceptions import StorageException
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.logs import get_logger
-from pipelines.destination.arrow import to_table
-from pipelines.destination.batches import Batch
+from pipelines.destination.batches import Batch, as_table
 from pipelines.destination.load_errors import load_failed
 from pipelines.destination.quiet_dlt import SCHEMA_NAME, make_pipeline
 
@@ -154,7 +153,7 @@ class Loader:
         def items() -> Iterator[Any]:
             if batch.mark is not None:
                 dlt.current.resource_state(batch.table)["mark"] = dict(batch.mark)
-            yield to_table(batch.rows, batch.columns)
+            yield as_table(batch)
 
         return dlt.resource(
             items,

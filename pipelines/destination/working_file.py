@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from pathlib import Path
@@ -17,7 +18,8 @@ from pipelines.places import Places
 _log = get_logger("destination")
 # DuckDB may use most of the machine's memory if it isn't told; a pull's is to stay flat
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "192MB",
+    "memory_limit": "160MB",
+    "threads": min(4, os.cpu_count() or 1),
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
 }

@@ -23,7 +23,7 @@ from connector.source.paging import Scan, ScannedPage
 class Chunk:
     """What is loaded together: pages by resource, each in the order of its scan."""
 
-    pages: Mapping[str, list[ScannedPage]]
+    pages: dict[str, list[ScannedPage]]
 
     @property
     def page_count(self) -> int:

@@ -133,8 +133,8 @@ class _Pull:
         )
         pages = 0
         for chunk in fetching.chunks():
-            landing.land(chunk)
             pages += chunk.page_count
+            landing.land(chunk)
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._watch.moved(pages, self._expected_pages(), rows)
         self._errors += fetching.errors.values()
@@ -165,7 +165,7 @@ class _Pull:
         land_push_results(destination, self._session)
         booking.land(self._summary("ok"), batch)
         self._report.published = destination.publish()
-        destination.loader.forget_old_packages()
+        destination.forget_old_loads()
 
     def _finish(self, error: ConnectorError | None) -> None:
         session = self._session

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import duckdb
+import pytest
 
 from connector.sandbox import RESOURCES
+from pipelines.destination.destination import Destination
 from tests.sync.pull.conftest import Puller
 
 
@@ -99,3 +101,16 @@ def test_columns_of_the_contract_exist_where_a_list_is_empty(puller: Puller):
     assert columns["meeting_date"] == "TIMESTAMP WITH TIME ZONE"
     assert columns["time_zone"] == "VARCHAR"
     assert {"id", "prospect_id", "owner_id", "location", "notes", "_hc_deleted_at"} <= set(columns)
+
+
+def test_what_dlt_keeps_of_loads_is_bounded(any_puller: Puller, monkeypatch: pytest.MonkeyPatch):
+    """Hourly pulls for years: neither states nor records of loads pile up."""
+    monkeypatch.setattr("pipelines.destination.destination._KEPT_STATES", 2)
+    for number in range(4):
+        any_puller.sandbox.store.create("notes", {"body": str(number)})
+        any_puller.pull_ok("notes")
+    with Destination(any_puller.settings) as destination:
+        states = destination.query(f"SELECT version FROM {destination.name('_dlt_pipeline_state')}")
+    assert len(states) <= 3
+    loaded = any_puller.settings.state_dir.glob("work/*/pipelines/*/load/loaded/*")
+    assert len(list(loaded)) <= 4
