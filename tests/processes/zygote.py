@@ -6,6 +6,7 @@ the child is a process of its own, which may be killed by its pid.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -17,6 +18,8 @@ from types import TracebackType
 from typing import Self
 
 ROOT = Path(__file__).parents[2]
+# what the commands import late: killed while importing, a child would prove little
+_HEAVY = ("pipelines.pull.run", "pipelines.pull.view", "pipelines.push.run", "pipelines.push.view")
 
 
 class Zygote:
@@ -66,7 +69,8 @@ class Zygote:
 
 
 def _serve() -> None:
-
+    for module in _HEAVY:
+        importlib.import_module(module)
     print("ready", flush=True)
     child = 0
     for line in sys.stdin:
