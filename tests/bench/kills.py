@@ -20,7 +20,7 @@ def run() -> list[Row]:
             tempfile.TemporaryDirectory() as folder,
             pulling_from(sandbox, Path(folder)) as zygote,
         ):
-            cut += kill_until_done(zygote, sandbox, kills=KILLS, seed=seed)
+            cut += kill_until_done(zygote, sandbox, kills=KILLS, seed=seed, within_s=5.0)
     return [
         Row(
             f"{SERIES * KILLS} SIGKILLs, pulls resumed until done",
