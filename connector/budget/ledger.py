@@ -6,7 +6,6 @@ decides, `lookups` and `booking` read and write, `turn` puts them in order.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -121,7 +120,7 @@ class Ledger:
             self._configured, tx, row, request, lookups, self._owner,
             [each for each in waiting if each.owner != self._owner.owner],
             Pulls(past.starts_s, past.costs, pulling),
-            FeedbackState.from_json(json.loads(row.learnt)),
+            FeedbackState.loads(row.learnt),
             ended,
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 from connector.budget.policy.lanes import REMEMBERED_PULLS
 
@@ -16,6 +17,7 @@ class PastPulls:
     costs: tuple[int, ...] = ()
 
     @classmethod
+    @lru_cache(maxsize=16)  # each grant loads it, and it changes with each pull
     def loads(cls, text: str) -> PastPulls:
         stored = json.loads(text)
         return cls(tuple(stored.get("starts_s", ())), tuple(stored.get("costs", ())))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,7 +157,7 @@ class Reporter:
         lookups = Lookups(
             tx, self._key, self._windows, newest=row.newest, pruned=row.pruned, now_s=now_s
         )
-        learnt = FeedbackState.from_json(json.loads(row.learnt))
+        learnt = FeedbackState.loads(row.learnt)
         there = [
             each
             for each in owners.everybody(tx, self._key)

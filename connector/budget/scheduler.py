@@ -1,7 +1,9 @@
-"""Permits: one dispatcher thread per process asks the ledger for all threads that wait.
+"""Permits: a process asks the ledger once for all of its threads that wait, one exchange at a time.
 
-It sleeps until the time the ledger computed and never polls the ledger. Answers ride in the next
-grant's transaction, or go alone a few milliseconds later when nobody waits.
+A caller that finds nobody at the ledger asks for itself, which spares two changes of threads; all
+others leave it to the dispatcher thread, which sleeps until the time the ledger computed and never
+polls the ledger. Answers ride in the next grant's transaction, or go alone a few milliseconds
+later when nobody waits.
 """
 
 from __future__ import annotations
@@ -76,6 +78,7 @@ class RateBudget:
         )
         self._reporter = Reporter(database, key=key, clock=time_source, windows=self._windows)
         self._room = WaitingRoom()
+        self._at_ledger = threading.Lock()
         self._retry_at_s: dict[Lane, float] = {}
         self._mail_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
@@ -90,12 +93,27 @@ class RateBudget:
         """
         waiter = Waiter(lane, self._clock.monotonic_s())
         self._room.enter(waiter)
-        waiter.done.wait()
+        if not self._asked_at_once(waiter):
+            self._room.news.set()
+            waiter.done.wait()
         self._room.leave(self._clock.monotonic_s() - waiter.since_s)
         if waiter.error is not None:
             raise waiter.error
         assert waiter.permit is not None
         return waiter.permit
+
+    def _asked_at_once(self, waiter: Waiter) -> bool:
+        """Whether `waiter` was served (or failed) in its own thread: the ledger was free, and
+        asking it was not known to be in vain."""
+        if self._stopped or self._retry_at_s.get(waiter.lane, -inf) > waiter.since_s:
+            return False
+        if not self._at_ledger.acquire(blocking=False):
+            return False
+        try:
+            self._try_exchange()
+        finally:
+            self._at_ledger.release()
+        return waiter.done.is_set()
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
         """The answer's head arrived. headers: names in lower case."""
@@ -159,13 +177,18 @@ class RateBudget:
         self.close()
 
     def _run(self) -> None:
-        while not self._room.closed:
-            self._sleep()
-            if self._stopped:
-                self._room.fail_all(self._interrupted())
-            self._try_exchange()
-        self._room.fail_all(BudgetClosed())
-        self._leave()
+        try:
+            while not self._room.closed:
+                self._sleep()
+                if self._stopped:
+                    self._room.fail_all(self._interrupted())
+                with self._at_ledger:
+                    self._try_exchange()
+        finally:
+            self._room.close()
+            self._room.fail_all(BudgetClosed())
+        with self._at_ledger:
+            self._leave()
 
     @property
     def _stopped(self) -> bool:
@@ -202,10 +225,6 @@ class RateBudget:
         except ConnectorError as error:
             self._mail_at_s = self._clock.monotonic_s() + _MAIL_AGAIN_S
             self._room.fail_all(error)
-        except BaseException:
-            self._room.close()
-            self._room.fail_all(BudgetClosed())
-            raise
 
     def _exchange(self) -> None:
         began_s = self._clock.monotonic_s()
@@ -217,7 +236,7 @@ class RateBudget:
             exchange = self._ledger.exchange(
                 Request(wants, self._room.oldest_s(began_s), answers, mail.unanswered, mail.unsent)
             )
-        except ConnectorError:
+        except BaseException:  # an interrupt too: this may be a caller's thread
             self._room.post(mail)
             raise
         self._hand_out(exchange, began_s)

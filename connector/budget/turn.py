@@ -5,7 +5,6 @@ Answers teach (`learn`), room is granted (`grant`), the others are told who wait
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -118,7 +117,7 @@ class Turn:
             latency_s = each.end_s - each.granted_s
             self.row.latency_s = owners.smoothed_s(self.row.latency_s, latency_s)
         if self.learnt != before:
-            self.row.learnt = json.dumps(self.learnt.as_json())
+            self.row.learnt = self.learnt.dumps()
 
     def grant(self) -> None:
         """Grant what there is room for, pulls first; note when to ask again for the rest."""

@@ -61,7 +61,6 @@ class WaitingRoom:
             if self.closed:
                 raise BudgetClosed
             self._waiters[waiter.lane].append(waiter)
-        self.news.set()
 
     def leave(self, waited_s: float) -> None:
         """A caller has waited so long, and waits no more."""

@@ -6,9 +6,11 @@ was learnt, `limits` are the configured ones, `spacing_s` is 0 and `width` is No
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from connector.budget.policy.windows import Window
@@ -46,7 +48,7 @@ _NOTHING = WindowState()
 
 @dataclass(frozen=True, slots=True)
 class FeedbackState:
-    """All that feedback remembers of one key; `as_json` and `from_json` for the ledger.
+    """All that feedback remembers of one key; `dumps` and `loads` for the ledger.
 
     hold_until_s, held_at_s: the last hold. hold_reason: for people. strikes: holds in a row
     without an accepted answer. probing: requests that may be in flight, 0 for any number.
@@ -70,12 +72,14 @@ class FeedbackState:
             return self
         return replace(self, windows={**self.windows, _name(window): learnt})
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> FeedbackState:
+    @lru_cache(maxsize=16)  # each grant loads it, and it rarely changes
+    def loads(cls, text: str) -> FeedbackState:
         """The state as stored; what another version of the connector added is left out."""
+        stored = json.loads(text)
         windows = {
             name: WindowState(**_known(WindowState, each))
             for name, each in stored.get("windows", {}).items()

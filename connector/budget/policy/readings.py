@@ -69,7 +69,9 @@ def _count(text: str | None) -> int | None:
 
 def _ahead_s(text: str | None, now_s: float, longest_s: float) -> float | None:
     """Seconds from now that `text` means: delta, Unix timestamp (s or ms) or HTTP date."""
-    match = re.match(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:$|[,;])", text or "")
+    if not text:
+        return None
+    match = re.match(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:$|[,;])", text)
     if match:
         number = float(match[1])
         number /= 1000 if number >= _EPOCH_MS else 1
@@ -88,8 +90,10 @@ def slack_s(length_s: float) -> float:
 
 
 def _date_s(text: str | None) -> float | None:
+    if not text:
+        return None
     try:
-        date = parsedate_to_datetime(text or "")
+        date = parsedate_to_datetime(text)
     except ValueError:
         return None
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

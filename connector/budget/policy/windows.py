@@ -53,7 +53,7 @@ class Window:
         return max(0.0, 2 * self.length_s - self.held_s)
 
     def with_limit(self, limit: int) -> Window:
-        return replace(self, limit=limit)
+        return self if limit == self.limit else replace(self, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
