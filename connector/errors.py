@@ -6,6 +6,7 @@
     ├── AlreadyRunning             exit 75: another run holds this; try later
     ├── Interrupted                exit 130/143: stopped by a signal at a safe point
     └── RunError                   exit 1: the run could not finish, nothing is lost
+        ├── Unexpected               a fault of the connector itself
         ├── ApiError                 the API, or the way to it
         ├── BudgetError              the ledger that paces requests
         └── DestinationError         where rows are written
@@ -16,6 +17,7 @@ Each message says what happened, where, and what to do next; the facts behind it
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 
 
@@ -24,10 +26,13 @@ class ConnectorError(Exception):
 
     exit_code: what a command that ends with this error exits with.
     transient: True where the same call may succeed later without a change by the user.
+    quotes: True where the message may quote a header, a cell, a query or the server's words. The
+    person at the terminal needs those; alerts, which go to others, leave such a message out.
     """
 
     exit_code = 1
     transient = False
+    quotes = False
 
 
 class UsageError(ConnectorError):
@@ -70,8 +75,34 @@ class RunError(ConnectorError):
     """The run could not finish. Nothing is lost; what to do next is in the message."""
 
 
+class Unexpected(RunError):
+    """Something nobody planned for was raised. `kind`: its type; `where`: the line of ours that
+    it passed last; `doing`. What it says isn't told anywhere: it may quote a row."""
+
+    def __init__(self, error: BaseException, *, doing: str = "") -> None:
+        self.kind, self.where, self.doing = type(error).__name__, _our_line(error), doing
+        super().__init__(
+            f"Unexpected {self.kind} at {self.where}{doing and f' while {doing}'}. This is a fault "
+            "of the connector; nothing is lost. Its own message is left out, since it may quote "
+            "your data. Run the command again with -v and report the traceback, which holds none."
+        )
+        self.__cause__ = error
+
+
+def _our_line(error: BaseException) -> str:
+    """`module:line` of the innermost frame that is the connector's own."""
+    names = [
+        f"{frame.f_globals.get('__name__', '?')}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+    ]
+    ours = [name for name in names if name.startswith(("connector.", "pipelines."))]
+    return (ours or names or ["an unknown line"])[-1]
+
+
 class ApiError(RunError):
     """The API, or the way to it, failed."""
+
+    quotes = True
 
 
 class BudgetError(RunError):
@@ -111,15 +142,20 @@ class BadSetting(ConfigurationError):
 
 
 class MissingKey(ConfigurationError):
-    """No API key is configured. `variable`: the environment variable that would hold it."""
+    """No API key is configured. `variable`: the environment variable that would hold it;
+    `accounts`: those that could be named instead."""
 
-    def __init__(self, variable: str = "HIRINGCENTER_API_KEY") -> None:
-        self.variable = variable
+    def __init__(
+        self, variable: str = "HIRINGCENTER_API_KEY", accounts: Iterable[str] = ()
+    ) -> None:
+        self.variable, self.accounts = variable, tuple(accounts)
+        named = f" Or use --all-accounts, or --account: {', '.join(self.accounts)}."
         super().__init__(
             f"No API key: {variable} is not set. Create a key in HiringCenter under "
             "Settings -> API / Webhooks -> Add API Key, then put "
             f"{variable}=<your key> into the environment or into .env. "
             "To try the connector without a key, run `make sync`: it uses the embedded sandbox."
+            f"{named if self.accounts else ''}"
         )
 
 
@@ -213,6 +249,8 @@ class IncompleteList(ApiError):
     doesn't say it), `listed`: how many different ids were found, `missing`: how many were not.
     """
 
+    quotes = False
+
     def __init__(self, *, resource: str, total_count: int | None, listed: int) -> None:
         self.resource, self.total_count, self.listed = resource, total_count, listed
         self.missing = None if total_count is None else total_count - listed
@@ -265,6 +303,8 @@ class InputError(UsageError):
     place: the file or table, for people. line: where in it (as an editor or a spreadsheet
     counts, from 1), None where the whole of it is meant.
     """
+
+    quotes = True
 
     def __init__(self, *, place: str, reason: str, line: int | None = None) -> None:
         self.place, self.reason, self.line = place, reason, line

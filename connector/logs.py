@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TextIO, cast
 
@@ -56,6 +57,24 @@ def _redact_event(
     return {key: _redacted(value) for key, value in event.items()}
 
 
+def way_to(error: BaseException) -> str:
+    """The traceback of `error` and its causes: files, lines, types. No messages, no values: what
+    an exception says may quote a row."""
+    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = [way_to(cause)] if cause is not None else []
+    frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    return "\n".join([*before, frames, type(error).__name__]).lstrip("\n")
+
+
+def _way_of(exc_info: Any) -> str:
+    return way_to(exc_info[1]) if exc_info[1] is not None else ""
+
+
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        return _way_of(ei)
+
+
 class _RedactingHandler(logging.StreamHandler[TextIO]):
     """Foreign libraries (dlt, httpx, uvicorn) log through `logging`; theirs is masked as well."""
 
@@ -68,7 +87,7 @@ def _renderer(stream: TextIO) -> Iterable[Any]:
     yield structlog.contextvars.merge_contextvars
     yield structlog.processors.add_log_level
     yield timestamp
-    yield structlog.processors.format_exc_info
+    yield structlog.processors.ExceptionRenderer(_way_of)
     yield _redact_event
     if stream.isatty():
         yield structlog.dev.ConsoleRenderer(colors=True)
@@ -89,10 +108,16 @@ def configure(verbosity: int = 0, stream: TextIO | None = None) -> None:
         cache_logger_on_first_use=False,
     )
     handler = _RedactingHandler(stream)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
+    handler.setFormatter(_Formatter("%(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)
+
+
+def bind_account(name: str) -> None:
+    """Put the account on every later line of this context; the last account's run id goes."""
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(account=name)
 
 
 def bind_run(run_id: str) -> None:

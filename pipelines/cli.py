@@ -60,21 +60,33 @@ def main() -> None:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except Exception as error:
-        if not hasattr(error, "show"):  # only usage errors of Typer show themselves
-            raise
-        sys.exit(_tell_usage(error))
+    except Exception as error:  # noqa: BLE001 - a traceback of Python's would say what it holds
+        is_usage = hasattr(error, "show")  # only usage errors of Typer show themselves
+        sys.exit(_tell_usage(error) if is_usage else _tell_fault(error))
 
 
 def _tell_usage(error: Any) -> int:
     """Help on stderr; with `--json`, the object that every end has."""
     error.show()
+    _tell_machines({"type": "UsageError", "message": error.format_message()})
+    return int(error.exit_code)
+
+
+def _tell_fault(error: Exception) -> int:
+    """What even the commands' own guard didn't expect, such as a stdout that can't be written."""
+    from pipelines.commands.result import error_facts
+
+    facts = error_facts(error)
+    sys.stderr.write(f"Error: {facts['message']}\n")
+    _tell_machines(facts)
+    return 1
+
+
+def _tell_machines(facts: dict[str, str]) -> None:
     if "--json" in sys.argv:
         from pipelines.commands.output import Output
 
-        facts = {"type": "UsageError", "message": error.format_message()}
         Output(json=True).object({"status": "failed", "error": facts})
-    return int(error.exit_code)
 
 
 if __name__ == "__main__":

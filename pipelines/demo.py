@@ -24,17 +24,29 @@ _QUERY = "SELECT current_stage, count(*) AS people FROM hiringcenter.prospects G
 def main(arguments: list[str] | None = None) -> None:
     """Never returns."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    from connector.settings import load
-
-    if load().api_key is not None or load().accounts or "--config" in arguments:
+    if (own := _own_options(arguments)) is not None:
         from pipelines.cli import main as command_line
 
-        sys.argv = ["hiringcenter", "sync", *arguments]
+        sys.argv = ["hiringcenter", "sync", *own, *arguments]
         command_line()
     from pipelines.commands.common import Options, run_command
 
     options = Options(json="--json" in arguments, verbosity=-1 if "-q" in arguments else 0)
     run_command(options, _pull_from_sandbox)
+
+
+def _own_options(arguments: list[str]) -> list[str] | None:
+    """What `sync` needs besides `arguments`; None where nobody's key is configured."""
+    from connector.errors import ConfigurationError
+    from connector.settings import load
+
+    try:
+        settings = load()
+    except ConfigurationError:
+        return []  # the command tells it
+    if settings.accounts and settings.api_key is None and "--account" not in arguments:
+        return ["--all-accounts"]
+    return [] if settings.api_key or settings.accounts or "--config" in arguments else None
 
 
 def _pull_from_sandbox(settings: Any, output: Any) -> Any:

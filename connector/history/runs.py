@@ -96,9 +96,12 @@ class History:
                 )
             )  # fmt: skip
 
-    def recent(self, n: int) -> list[RunRecord]:
-        """The last `n` runs, newest first."""
-        return self._select(sa.select(_runs).order_by(_runs.c.started_ms.desc()).limit(n))
+    def recent(self, n: int, label: str | None = None) -> list[RunRecord]:
+        """The last `n` runs, newest first; with `label`, of one destination only."""
+        query = sa.select(_runs)
+        if label is not None:
+            query = query.where(_runs.c.label == label)
+        return self._select(query.order_by(_runs.c.started_ms.desc()).limit(n))
 
     def get(self, run_id: str) -> RunRecord | None:
         """One run; None if there is none of that id."""

@@ -136,9 +136,32 @@ def load(
     _check_variables(environment, "environment", own_keys)
     variables = {**file_variables, **environment}
     named = _MergedEnvironment(variables)()
-    return _validate(
-        _merge(_merge(table, named), overrides or {}), f"settings ({place}, .env, environment)"
-    )
+    place = f"settings ({place}, .env, environment)"
+    settings = _validate(_merge(_merge(table, named), overrides or {}), place)
+    _check_accounts(settings, place)
+    return settings
+
+
+def _check_accounts(settings: Settings, place: str) -> None:
+    """Each account has tables of its own: a complete scan of one would flag another's deleted."""
+    for name, job in settings.push.items():
+        if job.account is not None and job.account not in settings.accounts:
+            reason = f"there is no [accounts.{job.account}]"
+            raise BadSetting(name=f"push.{name}.account", place=place, reason=reason)
+    owners: dict[tuple[str, ...], str] = {}
+    for name in settings.accounts:
+        other = owners.setdefault(_tables_of(account_settings(settings, name, {})), name)
+        if other != name:
+            reason = (
+                f"its tables are those of {other!r}. Give each a duckdb_path or a dataset of its "
+                "own, or neither: each then gets both."
+            )
+            raise BadSetting(name=f"accounts.{name}", place=place, reason=reason)
+
+
+def _tables_of(settings: Settings) -> tuple[str, ...]:
+    file = (str(settings.duckdb_path.absolute()),) if settings.destination == "duckdb" else ()
+    return (settings.destination, settings.dataset.lower(), *file)
 
 
 def account_settings(

@@ -23,6 +23,8 @@ BaseUrl = Annotated[str, BeforeValidator(check_base_url)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Names = tuple[str, ...]
+Dataset = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")]
+AccountName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]{1,32}$")]  # it names files and schemas
 
 
 class Section(BaseModel):
@@ -82,7 +84,10 @@ class WriteSettings(Section):
 
 
 class PushJob(Section):
-    """One `[push.<name>]`: what `push --job NAME` and `sync` send."""
+    """One `[push.<name>]`: what `push --job NAME` and `sync` send.
+
+    account: the only one it is for; None: whichever is being worked for.
+    """
 
     file: Path | None = None
     table: str | None = None
@@ -91,6 +96,7 @@ class PushJob(Section):
     mode: Literal["upsert", "create-only", "update-only"] = "upsert"
     mapping: Path | None = None
     max_changes: Annotated[int, Field(ge=0)] | None = None
+    account: str | None = None
 
 
 class Account(Section):
@@ -102,7 +108,7 @@ class Account(Section):
     ledger_url: str | None = None
     destination: str | None = None
     duckdb_path: Path | None = None
-    dataset: str | None = None
+    dataset: Dataset | None = None
 
 
 class AlertSettings(Section):
@@ -134,13 +140,13 @@ class Settings(BaseSettings):
     ledger_url: str | None = None
     destination: str = "duckdb"
     duckdb_path: Path = Path("data/hiringcenter.duckdb")
-    dataset: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,62}$")] = "hiringcenter"
+    dataset: Dataset = "hiringcenter"
     state_dir: Path = Path(".hiringcenter")
     http: HttpSettings = HttpSettings()
     pull: PullSettings = PullSettings()
     writes: WriteSettings = WriteSettings()
     push: dict[str, PushJob] = {}
-    accounts: dict[str, Account] = {}
+    accounts: dict[AccountName, Account] = {}
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     account: str | None = Field(default=None, exclude=True)
@@ -161,9 +167,15 @@ class Settings(BaseSettings):
     def key(self) -> str:
         """The API key; MissingKey if none is set."""
         if self.api_key is None:
-            variable = self.accounts[self.account].api_key_env if self.account else None
-            raise MissingKey(variable or f"{PREFIX}API_KEY")
+            if self.account:
+                raise MissingKey(self.accounts[self.account].api_key_env)
+            raise MissingKey(f"{PREFIX}API_KEY", self.accounts)
         return self.api_key.get_secret_value()
+
+    @property
+    def jobs(self) -> dict[str, PushJob]:
+        """The push jobs of the account in use, in order."""
+        return {name: job for name, job in self.push.items() if job.account in (None, self.account)}
 
     @property
     def resolved_ledger_url(self) -> str:

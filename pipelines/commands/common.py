@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from connector.settings import Settings
 
 Work = Callable[["Settings", Output], Result]
-_UNEXPECTED = (
-    "Unexpected {type}: {message}. This is a fault of the connector; nothing is lost. "
-    "Run the command again with -v for the traceback, and report it."
-)
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ def run_command(options: Options, work: Work) -> NoReturn:
     os.umask(0o077)
     output = Output(json=options.json, verbosity=options.verbosity)
     logs.configure(options.verbosity)
-    result = guarded(lambda: _for_accounts(options, work, output), output)
+    result = guarded(lambda: _for_accounts(options, work, output))
     output.text(result.lines)
     if result.error is not None:
         output.error(result.error)
@@ -131,21 +127,23 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
 
 
 def _each_account(settings: Settings, work: Work, output: Output) -> Result:
+    from connector import logs
     from connector.settings import account_settings
 
     results: dict[str, Result] = {}
     for name in settings.accounts:
+        logs.bind_account(name)
         own = account_settings(settings, name)
-        result = guarded(functools.partial(work, own, output), output)
+        result = guarded(functools.partial(work, own, output))
         if result.error is not None:
-            output.error(result.error)
+            output.error(result.error, account=name)
         results[name] = result
         if result.exit_code > 128:  # a signal stops the rest as well
             break
     code = worst([result.exit_code for result in results.values()])
     return Result(
         summary={
-            "status": "ok" if code == 0 else "failed",
+            "status": "ok" if code in (0, 3) else "failed",
             "accounts": {name: result.summary for name, result in results.items()},
         },
         lines=[
@@ -155,9 +153,9 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
     )
 
 
-def guarded(work: Callable[[], Result], output: Output) -> Result:
+def guarded(work: Callable[[], Result]) -> Result:
     """The result of `work`; a failed one for whatever it raises."""
-    from connector.errors import ConnectorError, RunError
+    from connector.errors import ConnectorError, RunError, Unexpected
     from connector.logs import get_logger
 
     try:
@@ -169,11 +167,8 @@ def guarded(work: Callable[[], Result], output: Output) -> Result:
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
-        if output.verbosity > 0:
-            get_logger("command").exception("command.unexpected")
-        told = RunError(_UNEXPECTED.format(type=type(error).__name__, message=error))
-        told.__cause__ = error
-        return _failed(told, 1)
+        get_logger("command").debug("command.unexpected", exc_info=error)
+        return _failed(Unexpected(error), 1)
 
 
 def _failed(error: Exception, exit_code: int) -> Result:

@@ -33,11 +33,12 @@ class Output:
                 self._render(line, stream)
         stream.flush()
 
-    def error(self, error: BaseException) -> None:
-        """One line: what happened and what to do next, without secrets."""
+    def error(self, error: BaseException, *, account: str | None = None) -> None:
+        """One line: what happened (to which account) and what to do next, without secrets."""
         from connector.logs import redact
 
-        sys.stderr.write(f"Error: {redact(str(error))}\n")
+        whose = "Error" if account is None else f"Error (account {account})"
+        sys.stderr.write(f"{whose}: {redact(str(error))}\n")
 
     def object(self, summary: Any) -> None:
         """The summary, where `--json` asked for it."""

@@ -100,6 +100,10 @@ def _push(
             "ignore_unknown": ignore_unknown,
         }
         changes = {name: value for name, value in given.items() if value is not None}
+        if options.all_accounts and file == "-":
+            raise UsageError("Stdin can be read once: save it as a FILE to push to each account.")
+        if options.all_accounts and rejects is not None:
+            changes["rejects"] = rejects.with_stem(f"{rejects.stem}-{settings.account}")
         if job is None:
             request = PushRequest(file=file, table=table, sql=sql, database=database)
         elif any(each is not None for each in (file, table, sql, database)):

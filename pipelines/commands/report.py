@@ -31,7 +31,8 @@ def _report(
     """One self-contained HTML file: freshness, growth, changes, budget, pushes, runs."""
 
     def work(settings: Settings, _output: object) -> Result:
-        path = output.with_stem(f"{output.stem}-{settings.account}") if settings.account else output
+        named = settings.account and (options.all_accounts or output == _DEFAULT)
+        path = output.with_stem(f"{output.stem}-{settings.account}") if named else output
         return make_report(settings, path, show=show)
 
     run_command(options, work)

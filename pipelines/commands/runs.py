@@ -31,19 +31,26 @@ def _runs(
     last: Annotated[int, typer.Option("--last", min=1, help="How many, newest first.")] = 20,
 ) -> None:
     """The run history; with RUN_ID, one run's summary, rejects and warnings."""
+    from connector.errors import UsageError
 
     def work(settings: Settings, _output: object) -> Result:
-        return recent_runs(settings, last) if run_id is None else one_run(settings, run_id)
+        if run_id is None:
+            return recent_runs(settings, last)
+        if options.all_accounts:
+            raise UsageError("A run is of one account: leave out --all-accounts, or RUN_ID.")
+        return one_run(settings, run_id)
 
     run_command(options, work)
 
 
 def recent_runs(settings: Settings, last: int) -> Result:
-    """The last runs, newest first."""
+    """The last runs, newest first: of the account in use, or else all that the ledger knows."""
     from pipelines.ledger import open_ledger
+    from pipelines.places import destination_label
 
+    label = destination_label(settings) if settings.account else None
     with open_ledger(settings) as ledger:
-        records = ledger.history.recent(last)
+        records = ledger.history.recent(last, label)
     if not records:
         return Result({"status": "ok", "runs": []}, lines=["No runs yet. Start: hiringcenter pull"])
     return Result(

@@ -34,18 +34,18 @@ def sync(settings: Settings, output: Output) -> Result:
     from pipelines.pull.scanning import Wanted
 
     assert settings.key  # a missing key is one error, not one per part
-    parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output), output)}
-    for name in settings.push:
+    parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output))}
+    for name in settings.jobs:
         if any(part.exit_code > 128 for part in parts.values()):
             break
-        parts[f"push {name}"] = guarded(partial(_push, settings, name, output), output)
+        parts[f"push {name}"] = guarded(partial(_push, settings, name, output))
     code = worst([part.exit_code for part in parts.values()])
     pull, *pushes = parts.values()
     return Result(
         summary={
             "status": "ok" if code in (0, 3) else "failed",
             "pull": pull.summary,
-            "push": dict(zip(settings.push, (part.summary for part in pushes), strict=False)),
+            "push": dict(zip(settings.jobs, (part.summary for part in pushes), strict=False)),
         },
         lines=[line for name, part in parts.items() for line in (f"{name}:", *part.lines)],
         exit_code=code,

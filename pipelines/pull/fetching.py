@@ -15,8 +15,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from connector.clock import Clock
-from connector.errors import ConnectorError, Interrupted, RunError
+from connector.errors import ConnectorError, Interrupted, Unexpected
+from connector.logs import get_logger
 from connector.source.paging import Scan, ScannedPage
+
+_log = get_logger("pull")
 
 
 @dataclass(frozen=True)
@@ -171,10 +174,6 @@ class Fetching:
             self._changed.notify_all()
 
 
-def _fault(resource: str, error: Exception) -> RunError:
-    fault = RunError(
-        f"Reading {resource} failed: unexpected {type(error).__name__}: {error}. This is a fault "
-        "of the connector; nothing is lost. Run the command again with -v, and report it."
-    )
-    fault.__cause__ = error
-    return fault
+def _fault(resource: str, error: Exception) -> Unexpected:
+    _log.debug("pull.unexpected", exc_info=error)
+    return Unexpected(error, doing=f"reading {resource}")

@@ -61,14 +61,14 @@ class PushRequest:
         return f"query {digest}{where}"
 
 
-def rejects_path(request: PushRequest, state_dir: Path) -> Path:
-    """Where the rows that weren't applied go: beside the input, or below `state_dir` where that
-    can't be written.
+def rejects_path(request: PushRequest, settings: Settings) -> Path:
+    """Where the rows that weren't applied go: beside the input, or below the state directory where
+    that can't be written. Accounts that push one input have a file each.
 
     Raises:
         UsageError: --rejects names the input itself, or a place that can't be written.
     """
-    path = request.rejects or _rejects_beside(request)
+    path = request.rejects or _rejects_beside(request, settings.account)
     if request.file is not None and path.absolute() == Path(request.file).absolute():
         raise UsageError(f"--rejects {path} would overwrite the input. Choose another place.")
     folder = path.absolute().parent
@@ -76,29 +76,33 @@ def rejects_path(request: PushRequest, state_dir: Path) -> Path:
         return path
     if request.rejects is not None:
         raise UsageError(f"--rejects {path}: that folder can't be written. Choose another place.")
-    inner = state_dir / "rejects"
+    inner = settings.state_dir / "rejects"
     inner.mkdir(mode=0o700, exist_ok=True)
     return inner / path.name
 
 
-def _rejects_beside(request: PushRequest) -> Path:
+def _rejects_beside(request: PushRequest, account: str | None) -> Path:
+    ending = ".rejects.csv" if account is None else f".{account}.rejects.csv"
     if request.file is not None and request.file != "-":
         path = Path(request.file)
-        return path.with_name(f"{path.name}.rejects.csv")
+        return path.with_name(f"{path.name}{ending}")
     name = "stdin" if request.file else (request.table or "query").replace("/", "_")
-    return Path(f"{name}.rejects.csv")
+    return Path(f"{name}{ending}")
 
 
 def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> PushRequest:
     """`[push.<name>]` as a request.
 
     Raises:
-        UnknownSetting: there is no such job. UsageError: it names not exactly one source.
+        UnknownSetting: there is no such job.
+        UsageError: it names not exactly one source, or is another account's.
     """
     if name not in settings.push:
         like = nearest(name, settings.push)
         raise UnknownSetting(name=f"push.{name}", place="--job", nearest=like)
     job = settings.push[name]
+    if name not in settings.jobs:
+        raise UsageError(f"[push.{name}] is for one account only: add --account {job.account}.")
     return PushRequest(
         file=None if job.file is None else str(job.file),
         table=job.table,

@@ -8,7 +8,13 @@ from typing import Any
 
 from connector.budget import Lane, locks
 from connector.budget.locks import Held
-from connector.errors import ConnectorError, DestinationError, RunError, TooManyChanges
+from connector.errors import (
+    ConnectorError,
+    DestinationError,
+    RunError,
+    TooManyChanges,
+    Unexpected,
+)
 from connector.logs import get_logger, redact
 from connector.settings import Settings
 from connector.upsert.inputs import Input
@@ -107,7 +113,7 @@ class _Push:
             if isinstance(error, RunError):
                 self._land()
         except BaseException as error:
-            self._finish(RunError(f"unexpected {type(error).__name__}: {error}"))
+            self._finish(Unexpected(error))
             raise
         else:
             self._finish(None)
@@ -147,7 +153,7 @@ class _Push:
 
     @contextmanager
     def _rejects_file(self, rows: Input) -> Iterator[None]:
-        path = rejects_path(self._request, self._session.settings.state_dir)
+        path = rejects_path(self._request, self._session.settings)
         with RejectsFile(path, rows.columns) as rejects:
             self._rejects = rejects
             yield

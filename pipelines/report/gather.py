@@ -44,7 +44,7 @@ def gather(settings: Settings) -> ReportFacts:
     now_s = SystemClock().now_s()
     with open_ledger(settings) as ledger:
         label = destination_label(settings)
-        runs = [run for run in ledger.history.recent(_RUNS) if run.label == label]
+        runs = ledger.history.recent(_RUNS, label)
         windows, hold = _budget(settings, ledger.database, runs, now_s)
         return ReportFacts(
             now_s=now_s,

@@ -46,7 +46,8 @@ def test_nothing_secret_passes_in_a_value_or_through_a_foreign_library(
         log.exception("api.failed")
     hidden = "pw" if "pw@" in secret else secret.removeprefix("Bearer ")
     assert hidden not in stream.getvalue().replace("db", "")
-    assert stream.getvalue().count(logs.MASK) >= 4
+    assert stream.getvalue().count(logs.MASK) == 3
+    assert "raise ValueError(secret)" in stream.getvalue(), "exceptions: where, not what"
 
 
 def test_run_id_is_on_every_line(stream: io.StringIO):

@@ -1,0 +1,72 @@
+"""A fault of the connector is told by its type and place; what it says stays untold."""
+
+from __future__ import annotations
+
+import io
+import logging
+import traceback
+
+import pytest
+
+from connector import logs
+from connector.errors import ConnectorError, Unexpected
+from connector.settings import values
+from pipelines.commands.result import error_facts
+
+PERSONAL = "Ada Byron said <p>call me</p> under hc_live_0123456789abcdef"
+
+
+def fault() -> Exception:
+    """An error that quotes a row, raised in a module of ours, and caused by one that does too."""
+    try:
+        try:
+            raise KeyError(PERSONAL)
+        except KeyError as cause:
+            raise ValueError(PERSONAL) from cause
+    except ValueError as error:
+        return error
+
+
+def test_type_and_line_of_ours_are_told_and_nothing_else():
+    """`module:line` of the innermost frame that is the connector's."""
+    with pytest.raises(AttributeError) as caught:
+        values.check_public_url(3)  # type: ignore[arg-type]
+    told = Unexpected(caught.value)
+    assert isinstance(told, ConnectorError)
+    assert told.kind == "AttributeError"
+    assert told.where.startswith("connector.settings.values:")
+    assert "Run the command again with -v" in str(told)
+    assert PERSONAL not in str(Unexpected(fault(), doing="reading notes"))
+
+
+def test_an_error_without_frames_has_a_type_all_the_same():
+    """One that was made, not raised."""
+    assert "Unexpected ValueError at an unknown line" in str(Unexpected(ValueError(PERSONAL)))
+
+
+def test_a_foreign_error_becomes_facts_without_its_message():
+    """Whatever carries it: summaries, history and alerts are made of these."""
+    facts = error_facts(fault())
+    assert facts["type"] == "Unexpected"
+    assert "ValueError" in facts["message"]
+    assert "Ada" not in facts["message"]
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_logged_traceback_holds_frames_and_types_only(foreign: bool):
+    """Of our own log and of other libraries', causes included; no message, no value."""
+    stream, root = io.StringIO(), logging.getLogger()
+    before = root.handlers[:], root.level
+    logs.configure(2, stream)
+    error = fault()
+    if foreign:
+        logging.getLogger("somelibrary").error("it failed", exc_info=error)
+    else:
+        logs.get_logger("command").debug("command.unexpected", exc_info=error)
+    root.handlers[:], root.level = before
+    shown = stream.getvalue()
+    assert "KeyError" in shown
+    assert "ValueError" in shown
+    assert "test_unexpected.py" in shown
+    assert "Ada" not in shown
+    assert "Ada" in "".join(traceback.format_exception(error)), "the yardstick itself"
