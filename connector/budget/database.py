@@ -59,6 +59,7 @@ class Database:
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.path: Path | None = None
         self._lock: FileLock | None = None
+        self._kept: sa.PoolProxiedConnection | None = None  # under the lock
         self._durable, self._lock_wait_s = durable, lock_wait_s
         if self.is_sqlite:
             path = Path(parsed.database or "")
@@ -107,14 +108,20 @@ class Database:
         A crash of the machine may lose the last of them, never of the process: no fsync.
         """
         with self._guarded(), self._exclusive():
-            connection = self.engine.raw_connection()
+            connection = self._kept or self.engine.raw_connection()
+            self._kept = None
             try:
                 cursor = connection.cursor()
                 cursor.execute(_QUICK_BEGIN[self.engine.dialect.name])
                 yield Transaction(cursor, self.engine.dialect)
                 connection.commit()
-            finally:
-                connection.close()  # back into the pool, which rolls back what is not committed
+            except BaseException:
+                connection.close()  # back into the pool, which rolls it back
+                raise
+            if self.is_sqlite:  # the way through the pool is a tenth of a grant
+                self._kept = connection
+            else:  # whose pool finds out whether the server has hung up
+                connection.close()
 
     def _guarded(self) -> AbstractContextManager[None]:
         return translated(self.name, self.engine.dialect)
@@ -158,6 +165,8 @@ class Database:
             _store_version(connection, component, found, len(migrations))
 
     def close(self) -> None:
+        if self._kept is not None:
+            self._kept.close()
         self.engine.dispose()
         if self._lock is not None:
             self._lock.close()

@@ -95,8 +95,8 @@ def test_a_read_only_ledger_says_so(tmp_path: Path):
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
         database = budget._ledger._database
-        with database.engine.raw_connection() as connection:  # type: ignore[attr-defined]
-            connection.cursor().execute("PRAGMA query_only = ON")
+        assert database._kept is not None
+        database._kept.cursor().execute("PRAGMA query_only = ON")
         with pytest.raises(LedgerUnusable, match="read-only"):
             budget.permit(Lane.PULL)
         with database.engine.raw_connection() as connection:  # type: ignore[attr-defined]
