@@ -56,7 +56,7 @@ def _check_variables(variables: Mapping[str, str], place: str, own_keys: set[str
 
 
 def _check_table(table: Mapping[str, Any], model: type[BaseModel], place: str) -> None:
-    known = [name for name in model.model_fields if name != "account"]
+    known = [name for name in model.model_fields if (model, name) != (Settings, "account")]
     for name, value in table.items():
         if name not in known:
             raise UnknownSetting(name=name, place=place, nearest=nearest(name, known))
