@@ -14,12 +14,13 @@ from pydantic_settings import (
 )
 
 from connector.errors import MissingKey
-from connector.settings.values import RateLimit, check_base_url, parse_rate_limits
+from connector.settings.values import RateLimit, check_base_url, check_ledger_url, parse_rate_limits
 
 PREFIX = "HIRINGCENTER_"
 
 RateLimits = Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)]
 BaseUrl = Annotated[str, BeforeValidator(check_base_url)]
+LedgerUrl = Annotated[str, BeforeValidator(check_ledger_url)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Names = tuple[str, ...]
@@ -105,7 +106,7 @@ class Account(Section):
     api_key_env: str
     base_url: BaseUrl | None = None
     rate_limits: RateLimits | None = None
-    ledger_url: str | None = None
+    ledger_url: LedgerUrl | None = None
     destination: str | None = None
     duckdb_path: Path | None = None
     dataset: Dataset | None = None
@@ -137,7 +138,7 @@ class Settings(BaseSettings):
     api_key: SecretStr | None = None
     base_url: BaseUrl = "https://api.hiringcenterpro.com/v2"
     rate_limits: RateLimits = (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
-    ledger_url: str | None = None
+    ledger_url: LedgerUrl | None = None
     destination: str = "duckdb"
     duckdb_path: Path = Path("data/hiringcenter.duckdb")
     dataset: Dataset = "hiringcenter"

@@ -59,3 +59,21 @@ def check_base_url(url: str) -> str:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("the URL must hold no user, password, query or fragment")
     return url.rstrip("/")
+
+
+def check_ledger_url(url: str) -> str:
+    """`url` as SQLAlchemy reads it; ValueError unless it can be a ledger."""
+    expected = (
+        "expected postgresql://user:password@host/database, or sqlite:////absolute/path/ledger.db"
+    )
+    scheme, separator, rest = url.partition("://")
+    try:
+        urlsplit(url).port  # noqa: B018 - it is read only when it is asked for
+    except ValueError as error:
+        raise ValueError(expected) from error
+    kind = {"postgres": "postgresql"}.get(scheme, scheme)
+    if not separator or kind not in ("postgresql", "postgresql+psycopg", "sqlite"):
+        raise ValueError(expected)
+    if kind == "sqlite" and (not rest.startswith("/") or rest in ("/", "/:memory:")):
+        raise ValueError(expected)
+    return f"{kind}://{rest}"

@@ -97,6 +97,29 @@ def test_plain_http_to_loopback_is_fine(host: str):
 
 
 @pytest.mark.parametrize(
+    "url",
+    [
+        "nonsense",
+        "mysql://u:hush@h/d",
+        "postgresql://u:hush@h:x/d",
+        "sqlite://",
+        "sqlite:///:memory:",
+    ],
+)
+def test_a_ledger_url_that_can_be_no_ledger_is_refused(url: str):
+    """The error shows both forms, and no password."""
+    with pytest.raises(BadSetting, match="postgresql://user:password@host/database, or") as raised:
+        load(environ={"HIRINGCENTER_LEDGER_URL": url})
+    assert "hush" not in str(raised.value)
+
+
+def test_postgres_may_be_called_by_its_short_name():
+    """libpq and hosting services say `postgres://`."""
+    settings = load(environ={"HIRINGCENTER_LEDGER_URL": "postgres://u:p@h:5433/d?sslmode=require"})
+    assert settings.resolved_ledger_url == "postgresql://u:p@h:5433/d?sslmode=require"
+
+
+@pytest.mark.parametrize(
     ("text", "limits"),
     [
         ("300/60s,6000/3600s", ((300, 60), (6000, 3600))),
