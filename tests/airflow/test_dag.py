@@ -174,20 +174,54 @@ def test_a_dag_run_whose_key_is_wrong_fails_at_once(
 
 
 def test_accounts_are_mapped_and_fail_alone(airflow_home: Path, project: Path, sandbox: Sandbox):
-    """Two accounts, one without a key: one success, one failure, each under its name."""
+    """Three accounts, one with a wrong key: two pull and push, one fails, each under its name."""
+    names = ("east", "west", "north")
     config = project / "config/hiringcenter.toml"
-    accounts = ('[accounts.east]\napi_key_env = "HIRINGCENTER_API_KEY_EAST"\n'
-                '[accounts.west]\napi_key_env = "HIRINGCENTER_API_KEY_WEST"\n')  # fmt: skip
-    config.write_text(f'base_url = "{sandbox.url}"\n{accounts}')
-    east, west = run_dag(
-        airflow_home,
-        project,
-        "hc-unused-default",
-        AIRFLOW_VAR_HIRINGCENTER_ACCOUNTS='["east", "west"]',
-        AIRFLOW_CONN_HIRINGCENTER_EAST=json.dumps(
-            {"conn_type": "generic", "password": sandbox.api_key}
-        ),
+    accounts = "".join(
+        f'[accounts.{name}]\napi_key_env = "HIRINGCENTER_API_KEY_{name.upper()}"\n'
+        for name in names
     )
-    assert (east["name"], east["state"]) == ("east", "success"), east["log"]
+    options = SandboxOptions(prospects=40, notes=20, tasks=10, meetings=5, api_key="k-north-7731")
+    with Sandbox(options) as other:
+        keys = {"east": sandbox.api_key, "west": "k-west-wrong", "north": other.api_key}
+        other_url = f'base_url = "{other.url}"\n'
+        config.write_text(config.read_text() + accounts + other_url)
+        connections = {
+            f"AIRFLOW_CONN_HIRINGCENTER_{name.upper()}": json.dumps(
+                {"conn_type": "generic", "password": key}
+            )
+            for name, key in keys.items()
+        }
+        runs = run_dag(
+            airflow_home,
+            project,
+            "hc-unused-default",
+            AIRFLOW_VAR_HIRINGCENTER_ACCOUNTS=json.dumps(names),
+            **connections,
+        )
+        for applied in (sandbox.applied, other.applied):
+            assert [change.payload["firstName"] for change in applied] == ["Ada"]
+    log = runs[0]["log"]
+    assert {run["name"]: run["state"] for run in runs} == {
+        "east": "success", "west": "failed", "north": "success",
+    }, log  # fmt: skip
+    east, west, north = runs
+    assert east["summary"]["pull"]["resources"]["prospects"]["rows_read"] == 60
+    assert north["summary"]["pull"]["resources"]["prospects"]["rows_read"] == 40
+    assert east["summary"]["push"]["people"]["created"] == 1
+    assert west["summary"]["pull"]["error"]["type"] == "Unauthorized"
+    assert not any(key in log for key in keys.values()), "a key stands in Airflow's log"
+
+
+def test_an_account_without_a_key_names_its_variable(
+    airflow_home: Path, project: Path, sandbox: Sandbox
+):
+    """Settings are no reason to retry: failed at once, and the variable to set is in the XCom."""
+    config = project / "config/hiringcenter.toml"
+    account = '[accounts.west]\napi_key_env = "HIRINGCENTER_API_KEY_WEST"\n'
+    config.write_text(config.read_text() + account)
+    (west,) = run_dag(
+        airflow_home, project, "hc-unused-default", AIRFLOW_VAR_HIRINGCENTER_ACCOUNTS='["west"]'
+    )
     assert (west["name"], west["state"]) == ("west", "failed"), west["log"]
     assert "HIRINGCENTER_API_KEY_WEST" in json.dumps(west["summary"])

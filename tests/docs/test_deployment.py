@@ -1,0 +1,176 @@
+"""What config/ gives people to run this with: cron, systemd, a container; tried as far as can be."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from connector.sandbox import Sandbox, SandboxOptions
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+BIN = Path(sys.executable).parent
+HADOLINT = shutil.which("hadolint", path=f"{BIN}:{os.environ['PATH']}")
+SYSTEMD = shutil.which("systemd-analyze")
+FIELD = re.compile(r"\*|\d{1,2}")
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A folder as cron's lines find it, and the bare environment that cron gives them."""
+    with Sandbox(SandboxOptions(prospects=30, notes=20, tasks=10, meetings=5)) as sandbox:
+        yield tmp_path, {
+            "PATH": "/usr/bin:/bin", "HOME": str(tmp_path),
+            "HIRINGCENTER_API_KEY": sandbox.api_key, "HIRINGCENTER_BASE_URL": sandbox.url,
+        }  # fmt: skip
+
+
+def cron_lines() -> list[tuple[list[str], str]]:
+    """(five fields, command) of each line with a schedule."""
+    lines = (CONFIG / "crontab.example").read_text().splitlines()
+    parts = [line.split(maxsplit=5) for line in lines if re.match(r"[\d*]", line)]
+    return [(part[:5], part[5]) for part in parts]
+
+
+def test_cron_is_silent_while_all_is_well_and_speaks_when_data_is_old(
+    home: tuple[Path, dict[str, str]],
+):
+    """Each line as cron runs it, through sh: it mails whatever is printed."""
+    folder, environment = home
+
+    def cron(command: str) -> str:
+        paths = {"HC": str(BIN / "hiringcenter"), "HOME_DIR": str(folder)}
+        return subprocess.run(
+            ["/bin/sh", "-c", command], env=environment | paths, check=True, timeout=120,
+            capture_output=True, text=True, cwd="/",
+        ).stdout  # fmt: skip
+
+    (_, sync), (_, full), (_, switch) = cron_lines()
+    assert "never" in cron(switch), "nothing was pulled yet"
+    assert [cron(line) for line in (sync, full, switch)] == ["", "", ""]
+    assert "prospects" in (folder / "sync.log").read_text()
+    assert "too old" in cron(switch.replace("2h", "0s"))
+
+
+def test_cron_schedules_are_schedules():
+    """Five fields each, and no `%`, which cron would take for a line's end."""
+    assert len(cron_lines()) == 3
+    for fields, command in cron_lines():
+        assert all(FIELD.fullmatch(field) for field in fields)
+        assert "%" not in command
+
+
+def units() -> dict[str, configparser.ConfigParser]:
+    found = {}
+    for path in sorted((CONFIG / "systemd").iterdir()):
+        parser = configparser.ConfigParser(interpolation=None, strict=True)
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.read(path)
+        found[path.name] = parser
+    return found
+
+
+def test_systemd_units_say_what_the_exit_codes_mean():
+    """3 (rejects) and 75 (held) are no failures; it runs as a user, and its timer starts it."""
+    service, timer = units()["hiringcenter-sync.service"], units()["hiringcenter-sync.timer"]
+    assert set(service["Service"]["SuccessExitStatus"].split()) == {"3", "75"}
+    assert service["Service"]["User"] != "root"
+    assert timer["Install"]["WantedBy"] == "timers.target"
+    command = shlex.split(service["Service"]["ExecStart"])[1:]
+    subprocess.run(
+        [BIN / "hiringcenter", *command, "--help"], check=True, capture_output=True, timeout=60
+    )
+
+
+@pytest.mark.skipif(SYSTEMD is None, reason="no systemd on this machine")
+def test_systemd_itself_finds_nothing_to_say(tmp_path: Path):
+    """Unknown directives, bad values, dangling references: each would be a line of output."""
+    for path in (CONFIG / "systemd").iterdir():
+        text = path.read_text().replace("/opt/hiringcenter/.venv/bin", str(BIN))
+        (tmp_path / path.name).write_text(text)
+    assert SYSTEMD is not None
+    done = subprocess.run(
+        [SYSTEMD, "verify", *sorted(map(str, tmp_path.iterdir()))],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def instructions() -> list[tuple[str, str]]:
+    """(instruction, arguments) of the Dockerfile, continued lines joined."""
+    text = (CONFIG / "Dockerfile").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split()[0], line.split(maxsplit=1)[1]) for line in lines]
+
+
+def copied() -> list[str]:
+    """What the Dockerfile takes from the checkout."""
+    return [name for word, rest in instructions() if word == "COPY" for name in rest.split()[:-1]]
+
+
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint has no wheel for this machine")
+def test_the_dockerfile_passes_its_linter():
+    """Every rule of hadolint, none switched off."""
+    assert HADOLINT is not None
+    done = subprocess.run(
+        [HADOLINT, "--no-color", CONFIG / "Dockerfile"],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_the_container_runs_unprivileged_and_stops_at_a_checkpoint():
+    """Its last user is a number that isn't root's; SIGTERM reaches the command itself."""
+    found = dict(instructions())
+    assert int(found["USER"]) > 0
+    assert found["STOPSIGNAL"] == "SIGTERM"
+    assert found["ENTRYPOINT"] == '["hiringcenter"]'  # no shell in between that eats signals
+    assert found["WORKDIR"] == found["VOLUME"] == "/data"
+
+
+def test_nothing_but_what_is_copied_reaches_the_build():
+    """Keys in .env, data and ledgers stay out of the context; what is copied is in it."""
+    rules = [
+        line
+        for line in (CONFIG / "Dockerfile.dockerignore").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
+    assert rules[0] == "*"
+    allowed = [rule[1:] for rule in rules if rule.startswith("!")]
+    assert sorted(allowed) == sorted(copied())
+    for secret in (".env", ".hiringcenter", "data", "config/hiringcenter.toml", ".git"):
+        assert not any(fnmatch(secret, rule) for rule in allowed)
+
+
+@pytest.mark.slow
+def test_what_is_copied_is_enough_to_install_it_all(tmp_path: Path):
+    """A wheel built from it alone has every module, type marker and template of the checkout."""
+    source = tmp_path / "src"
+    for name in copied():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, source / name)
+    subprocess.run(
+        [BIN / "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source],
+        check=True, capture_output=True, timeout=240,
+    )  # fmt: skip
+    (wheel,) = tmp_path.glob("*.whl")
+    built = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    kept = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("connector", "pipelines")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert built == kept
