@@ -1,4 +1,4 @@
-"""What config/ gives people to run this with: cron, systemd, a container; tried as far as can be."""
+"""What config/ gives people to run this with: cron, systemd, a container; tried where it can be."""
 
 from __future__ import annotations
 
