@@ -15,6 +15,7 @@ from connector.upsert.outbox.schema import salts
 from connector.upsert.outbox.statements import insert_new
 
 AliasKind = Literal["email", "phone", "row", "prospect"]
+_ALIAS_KINDS: tuple[AliasKind, ...] = ("email", "phone", "row", "prospect")
 CONTENT_BYTES = 16
 # How the API is to treat a write, not what the prospect is: two payloads that differ in these
 # alone say the same.
@@ -42,13 +43,13 @@ class Hasher:
 
     def __init__(self, salt: bytes) -> None:
         # copies of a keyed state: keying costs as much as hashing
-        self._alias = hashlib.blake2b(digest_size=8, key=salt)
-        self._content = hashlib.blake2b(digest_size=CONTENT_BYTES, key=salt)
+        self._aliases = {kind: _keyed(salt, 8, f"{kind}:".encode()) for kind in _ALIAS_KINDS}
+        self._content = _keyed(salt, CONTENT_BYTES)
 
     def alias(self, kind: AliasKind, value: str) -> int:
         """A signed 64-bit number for one contact. value: normalised already."""
-        state = self._alias.copy()
-        state.update(f"{kind}:{value.casefold()}".encode("utf-8", "surrogatepass"))
+        state = self._aliases[kind].copy()
+        state.update(value.casefold().encode("utf-8", "surrogatepass"))
         return int.from_bytes(state.digest(), "big", signed=True)
 
     def content(self, payload: Mapping[str, Any]) -> bytes:
@@ -74,6 +75,10 @@ class Hasher:
             email=None if email is None else self.alias("email", email),
             phone=None if phone is None else self.alias("phone", phone),
         )
+
+
+def _keyed(salt: bytes, size: int, begin: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(begin, digest_size=size, key=salt)
 
 
 def stored_salt(database: Database) -> bytes:

@@ -83,7 +83,9 @@ class PayloadMaker:
         before = len(problems)
         fields = self._fields(values, context, problems, clear_empty)
         try:
-            payload: dict[str, Any] = self.adapter.validate_python(fields, context=context)
+            payload: dict[str, Any] = self.adapter.validator.validate_python(
+                fields, context=context
+            )
         except ValidationError as error:
             problems += self._problems(error, {problem.field for problem in problems[before:]})
             return None

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from connector.budget.locks import Held
 from connector.clock import Clock
+from connector.upsert.collecting import rare_collections
 from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox.decisions import Mode
 from connector.upsert.outbox.evidence import EvidenceFinder
@@ -80,7 +81,7 @@ class Push:
             on_reject(found)
 
         hasher = self._outbox.hasher
-        with Staging() as staging:
+        with Staging() as staging, rare_collections():
             planner.counts.rows = stage(
                 rows,
                 check,
