@@ -32,7 +32,8 @@ _RUNS = 500
 _PUSHES = 6
 _REASONS = 8
 _HOURS = 24
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|\*\*\*")
+# a cell as repr() shows it; the apostrophe of "isn't" opens nothing
+_QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)|\*\*\*""")
 
 
 def gather(settings: Settings) -> ReportFacts:
@@ -111,6 +112,11 @@ def _pushes(settings: Settings, runs: Sequence[RunRecord]) -> list[Push]:
         outbox.close()
 
 
+def without_cells(message: str) -> str:
+    """A row's message without the cells that it quotes, so that rows of one kind count as one."""
+    return _QUOTED.sub("…", message)
+
+
 def _reasons(outbox: Database, run_id: str) -> list[tuple[str, int]]:
     """The commonest reasons of rejects and failures, with the cells they quote left out."""
     bad = (Status.REJECTED.value, Status.FAILED.value)
@@ -122,5 +128,5 @@ def _reasons(outbox: Database, run_id: str) -> list[tuple[str, int]]:
     counts: Counter[str] = Counter()
     with outbox.read() as connection:
         for message, rows in connection.execute(query):
-            counts[_QUOTED.sub("…", message or "no reason given")] += rows
+            counts[without_cells(message or "no reason given")] += rows
     return counts.most_common(_REASONS)

@@ -20,6 +20,7 @@ from pipelines.report.facts import (
     hourly,
     rows_over_time,
 )
+from pipelines.report.gather import without_cells
 from pipelines.report.render import render
 
 NOW_S = 1_760_000_000.0
@@ -65,6 +66,13 @@ def test_whatever_a_server_or_a_file_said_is_escaped():
     )
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 7
+
+
+@given(st.text(max_size=20))
+def test_reasons_of_one_kind_are_one_whatever_the_cell_held(cell: str):
+    """Quotes of either kind in the cell, and the apostrophes of the sentence around it."""
+    message = f"Email: {cell!r} isn't an address; it can't be sent."
+    assert without_cells(message) == "Email: … isn't an address; it can't be sent."
 
 
 def test_rows_over_time_and_changes_come_from_the_pulls():

@@ -1,0 +1,48 @@
+"""`hiringcenter report`: of what really ran, from the ledger alone, opened where one asks."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import webbrowser
+from pathlib import Path
+
+import pytest
+
+from connector.sandbox import Sandbox
+from tests.sync.commands.conftest import Run
+
+
+def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
+    """Rows, the push with its rejects by reason, and the failure; asks nothing of the API."""
+    Path("people.csv").write_text(
+        "First Name,Last Name,Email\nAda,Byron,ada@example.com\n<script>,X,not-an-email\n"
+    )
+    run("pull", "-q")
+    run("push", "people.csv", "-q")
+    sandbox.options.active = False
+    sandbox.requests.clear()
+    ended = run("report", "--json")
+    assert ended.summary["runs"] == 2
+    page = Path(ended.summary["file"]).read_text()
+    assert "2 rows: 1 created" in page
+    assert "Email: … is no email address" in page
+    assert "<script" not in page
+    assert sandbox.api_key not in page
+    assert sandbox.requests == []
+
+
+def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.MonkeyPatch):
+    """By its address, the way the desktop is set up."""
+    note = "import sys, pathlib; pathlib.Path('opened').write_text(sys.argv[1])"
+    monkeypatch.setenv("BROWSER", f"{sys.executable} -c {shlex.quote(note)} %s")
+    monkeypatch.setattr(webbrowser, "_tryorder", None)  # it has read BROWSER before
+    assert run("report", "--open").code == 0
+    assert Path("opened").read_text() == Path("hiringcenter-report.html").absolute().as_uri()
+
+
+def test_a_place_that_can_not_be_written_is_a_usage_error(run: Run):
+    """Exit 2, and the option that names another."""
+    ended = run("report", "--output", "nowhere/report.html")
+    assert ended.code == 2
+    assert "--output" in ended.err
