@@ -9,19 +9,34 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 
 _metadata = sa.MetaData()
-_freshness = sa.Table(
-    "freshness",
-    _metadata,
-    sa.Column("label", sa.String(512), primary_key=True),
-    sa.Column("resource", sa.String(64), primary_key=True),
-    sa.Column("run_id", sa.String(64), nullable=False),
-    sa.Column("scan", sa.String(16), nullable=False),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("rows", sa.BigInteger, nullable=False),
-    sa.Column("last_pull_ms", sa.BigInteger, nullable=False),
-    sa.Column("last_complete_ms", sa.BigInteger),
-)
-_MIGRATIONS = (_metadata.create_all,)
+
+
+def _table(name: str) -> sa.Table:
+    return sa.Table(
+        name,
+        _metadata,
+        sa.Column("label", sa.String(512), primary_key=True),
+        sa.Column("resource", sa.String(64), primary_key=True),
+        sa.Column("run_id", sa.String(64), nullable=False),
+        sa.Column("scan", sa.String(16), nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("rows", sa.BigInteger, nullable=False),
+        sa.Column("last_pull_ms", sa.BigInteger, nullable=False),
+        sa.Column("last_complete_ms", sa.BigInteger),
+    )
+
+
+_freshness = _table("freshness")
+_published = _table("freshness_published")
+
+
+def _create_published(connection: sa.Connection) -> None:
+    """Where pulls were noted before: what they noted had been published."""
+    _published.create(connection)
+    connection.execute(sa.insert(_published).from_select(list(_freshness.c.keys()), _freshness))
+
+
+_MIGRATIONS = (_freshness.create, _create_published)
 
 
 @dataclass(frozen=True)
@@ -55,10 +70,24 @@ class FreshnessLog:
             )
             connection.execute(sa.insert(_freshness).values(label=label, **asdict(freshness)))
 
+    def publish(self, label: str) -> None:
+        """From now on readers see what is known of a destination."""
+        known = sa.select(_freshness).where(_freshness.c.label == label)
+        with self._database.write() as connection:
+            connection.execute(sa.delete(_published).where(_published.c.label == label))
+            connection.execute(sa.insert(_published).from_select(list(_freshness.c.keys()), known))
+
     def of(self, label: str) -> list[Freshness]:
         """What is known of a destination, by resource."""
-        columns = [column for column in _freshness.c if column.name != "label"]
-        query = sa.select(*columns).where(_freshness.c.label == label)
+        return self._read(_freshness, label)
+
+    def published(self, label: str) -> list[Freshness]:
+        """What readers of a destination see, by resource: as of the last `publish`."""
+        return self._read(_published, label)
+
+    def _read(self, table: sa.Table, label: str) -> list[Freshness]:
+        columns = [column for column in table.c if column.name != "label"]
+        query = sa.select(*columns).where(table.c.label == label)
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(_freshness.c.resource))
+            rows = connection.execute(query.order_by(table.c.resource))
             return [Freshness(**row._mapping) for row in rows]

@@ -14,6 +14,7 @@ from pipelines.commands.result import Result
 if TYPE_CHECKING:
     from connector.history import Freshness
     from connector.settings import Settings
+    from pipelines.published_copy import PublishedCopy
 
 
 def register(app: typer.Typer) -> None:
@@ -28,7 +29,8 @@ def _status(
         typer.Option("--max-age", metavar="AGE", help="Exit 1 if anything is older: 90m, 2h, 1d."),
     ] = None,
 ) -> None:
-    """Per resource: rows, last pull, last complete scan, age. Asks neither API nor destination."""
+    """Per resource, as readers see it: rows, last pull, last complete scan, age. Asks neither the
+    API nor the destination."""
 
     def work(settings: Settings, _output: object) -> Result:
         limit_s = None if max_age is None else parse_duration_s(max_age)
@@ -38,32 +40,53 @@ def _status(
 
 
 def status(settings: Settings, max_age_s: float | None) -> Result:
-    """How fresh each resource is. max_age_s: older, or never pulled, is exit 1."""
+    """How fresh what readers see is. max_age_s: older, or never pulled, is exit 1."""
     import time
 
     from connector.source.fields import RESOURCES
-    from pipelines.ledger import open_ledger
-    from pipelines.places import destination_label
+    from pipelines.published_copy import published_copy
 
-    with open_ledger(settings) as ledger:
-        known = {
-            fresh.resource: fresh for fresh in ledger.freshness.of(destination_label(settings))
-        }
+    copy = published_copy(settings)
+    landed, visible = _known(settings, copy)
     now_ms = time.time_ns() // 1_000_000
-    facts = {name: _facts(known.get(name), now_ms, max_age_s) for name in RESOURCES}
+    facts = {
+        name: _facts(visible.get(name), landed.get(name), now_ms, max_age_s) for name in RESOURCES
+    }
     stale = [name for name, fact in facts.items() if fact["stale"]]
+    summary = {"status": "stale" if stale else "ok", "resources": facts}
     return Result(
-        summary={"status": "stale" if stale else "ok", "resources": facts},
-        lines=[_table(facts), *_advice(stale)],
+        summary=summary if copy is None else summary | {"copy": copy.facts()},
+        lines=[_table(facts), *_copy_lines(facts, copy), *_advice(stale)],
         exit_code=1 if stale else 0,
     )
 
 
-def _facts(fresh: Freshness | None, now_ms: int, max_age_s: float | None) -> dict[str, Any]:
+def _known(
+    settings: Settings, copy: PublishedCopy | None
+) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
+    """By resource: what has landed, and what readers see of it."""
+    from pipelines.ledger import open_ledger
+    from pipelines.places import destination_label
+
+    label = destination_label(settings)
+    with open_ledger(settings) as ledger:
+        landed = {fresh.resource: fresh for fresh in ledger.freshness.of(label)}
+        published = {fresh.resource: fresh for fresh in ledger.freshness.published(label)}
+    if copy is None:
+        return landed, landed
+    return landed, published if copy.made_at else {}
+
+
+def _facts(
+    fresh: Freshness | None, landed: Freshness | None, now_ms: int, max_age_s: float | None
+) -> dict[str, Any]:
+    """fresh: what readers see. landed: what the destination has; newer where it isn't published."""
+    newer = landed if landed is not None and landed != fresh else None
+    waiting = {"unpublished_pull": utc(newer.last_pull_ms) if newer else None}
     if fresh is None:
         return {
             "rows": None, "last_pull": None, "last_complete_scan": None, "age_s": None,
-            "scan": None, "reason": None, "stale": max_age_s is not None,
+            "scan": None, "reason": None, "stale": max_age_s is not None, **waiting,
         }  # fmt: skip
     age_s = max(0, now_ms - fresh.last_pull_ms) / 1000
     return {
@@ -74,6 +97,7 @@ def _facts(fresh: Freshness | None, now_ms: int, max_age_s: float | None) -> dic
         "scan": fresh.scan,
         "reason": fresh.reason,
         "stale": max_age_s is not None and age_s > max_age_s,
+        **waiting,
     }
 
 
@@ -91,6 +115,19 @@ def _table(facts: dict[str, dict[str, Any]]) -> Any:
         complete = fact["last_complete_scan"] or "never"
         table.add_row(name, f"{fact['rows']:,}", fact["last_pull"], complete, age)
     return table
+
+
+def _copy_lines(facts: dict[str, dict[str, Any]], copy: PublishedCopy | None) -> list[str]:
+    """When the copy was published, and what has landed since."""
+    if copy is None:
+        return []
+    waiting = [name for name, fact in facts.items() if fact["unpublished_pull"]]
+    if waiting:
+        since = f"; what was pulled of {', '.join(waiting)} since then is not in it"
+        return [f"{copy.still()}{since if copy.made_at else ''}. Run `hiringcenter pull`."]
+    if copy.made_at is None:
+        return [f"{copy.still()}."]
+    return [f"The copy at {copy.path} was published {copy.facts()['published_at']}."]
 
 
 def _advice(stale: list[str]) -> list[str]:

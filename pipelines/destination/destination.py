@@ -24,6 +24,7 @@ from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.publish import publish, try_publishing
 from pipelines.destination.seen import SeenIds
+from pipelines.destination.unfinished import UnfinishedScans
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
 from pipelines.destination.working_file import checkpoint_if_due, open_working_file
 from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
@@ -66,6 +67,7 @@ class Destination:
         )
         self._stack.callback(self._connection.close)
         self.seen = SeenIds(self._connection, settings.dataset)
+        self.unfinished = UnfinishedScans(self._places.unfinished_dir, settings.dataset)
         self.loader = Loader(
             self._dlt_destination(),
             dataset=settings.dataset,
@@ -172,9 +174,15 @@ class Destination:
         )
 
     def publish(self) -> bool:
-        """Make the analysts' copy where rows, or somebody else, changed it; True if it was made."""
+        """Make the analysts' copy where rows, or somebody else, changed it; True if it was made.
+
+        Not while a scan has landed some of its rows only: who opens the copy sees whole pulls.
+        """
         path = self.published_path
         if path is None:
+            return False
+        if names := self.unfinished.names():
+            _log.warning("publish.waits", unfinished=names)
             return False
         record = Published(self._places.work_dir / "published.json")
         if not self._unpublished.exists() and is_as_published(path, record):
@@ -183,6 +191,11 @@ class Destination:
         publish(self._connection, path, self._settings.dataset, record)
         self._unpublished.unlink(missing_ok=True)
         return True
+
+    @property
+    def is_published(self) -> bool:
+        """Whether readers see every row that has landed."""
+        return self.published_path is None or not self._unpublished.exists()
 
     @property
     def _unpublished(self) -> Path:

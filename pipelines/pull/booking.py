@@ -45,14 +45,17 @@ class Booking:
         )
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
-        """`_hc_runs` (this run and those that could not land before), `_hc_freshness`, account."""
+        """`_hc_runs` (this run and those that could not land before), `_hc_freshness`, account.
+
+        summary: this run's, as far as it has come.
+        """
         history, run_id = self._session.history, self._session.run_id
         waiting = history.unlanded(self._label)
         own = history.get(run_id)
         assert own is not None
         ended = RunRecord(
-            run_id, "pull", self._label, "ok", own.started_ms,
-            time.time_ns() // 1_000_000, dict(summary), None,
+            run_id, "pull", self._label, summary["status"], own.started_ms,
+            time.time_ns() // 1_000_000, dict(summary), summary.get("error", {}).get("message"),
         )  # fmt: skip
         batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
         is_news = account is not None and not self._destination.unchanged(
@@ -62,3 +65,10 @@ class Booking:
             batches.append(account)
         self._destination.load(batches, worth_publishing=is_news)
         history.mark_landed([*(record.run_id for record in waiting), run_id])
+
+    def publish(self) -> bool:
+        """Let readers see what has landed, if they may; True if a new copy was made."""
+        was_made = self._destination.publish()
+        if self._destination.is_published:
+            self._freshness.publish(self._label)
+        return was_made

@@ -93,6 +93,9 @@ class Landing:
             batches.append(Batch(ODD_TABLE, list(odd.values()), ODD_COLUMNS))
         if PUSH_RESULTS in self._missing:
             batches.append(Batch(PUSH_RESULTS, (), PUSH_COLUMNS, key=PUSH_KEY))
+        for batch in batches:
+            if batch.table in self._runs and len(batch.rows):
+                self._destination.unfinished.begin(batch.table)
         if batches:
             self._destination.load(batches)
         self._missing = frozenset()

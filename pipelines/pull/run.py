@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.budget import locks
-from connector.errors import ConnectorError, Interrupted, Refused, RunError
+from connector.errors import ConnectorError, Interrupted, Refused, Unexpected
 from connector.logs import get_logger, redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
+from pipelines.published_copy import published_copy
 from pipelines.pull.account import account_batch
 from pipelines.pull.booking import Booking
 from pipelines.pull.deletions import flag_deleted
@@ -30,6 +31,7 @@ class PullReport:
     """What a pull did. summary: the JSON of `--json`. error: what ended it early, if anything.
 
     live_rows: rows per table that aren't flagged deleted. published: a new copy was made.
+    is_visible: readers see all that has landed. unfinished: resources in the midst of a scan.
     warnings: per resource, what could not land as it came, and how often.
     """
 
@@ -37,6 +39,8 @@ class PullReport:
     error: ConnectorError | None = None
     live_rows: dict[str, int] = field(default_factory=dict)
     published: bool = False
+    is_visible: bool = True
+    unfinished: list[str] = field(default_factory=list)
     warnings: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
@@ -45,7 +49,8 @@ def pull(
 ) -> PullReport:
     """Pull the wanted resources into the configured destination.
 
-    A resource that fails doesn't stop the others; the first error is the report's.
+    A resource that fails doesn't stop the others; the first error is the report's. What has
+    landed is published unless a scan, of this run or one before, has landed a part of its rows.
 
     Raises:
         AlreadyRunning: another pull holds the destination.
@@ -81,7 +86,7 @@ class _Pull:
         except ConnectorError as error:
             self._errors.append(error)
         except BaseException as error:
-            self._finish(RunError(f"unexpected {type(error).__name__}: {error}"))
+            self._finish(Unexpected(error))
             raise
         self._finish(worst_of(self._errors))
         return self._report
@@ -89,6 +94,7 @@ class _Pull:
     def _work(self) -> None:
         session = self._session
         with Destination(session.settings) as destination:
+            self._report.is_visible = destination.is_published
             now_ms = int(session.clock.now_s() * 1000)
             for resource in self._wanted.resources:
                 self._runs[resource] = begin(
@@ -106,7 +112,9 @@ class _Pull:
                 self._report.warnings = {
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
-            if not self._errors:
+                self._report.unfinished = destination.unfinished.names()
+                self._report.is_visible = destination.is_published
+            if not isinstance(worst_of(self._errors), Interrupted):
                 self._book(destination, account)
 
     def _account(self) -> dict[str, Any] | None:
@@ -156,6 +164,8 @@ class _Pull:
                 self._errors.append(error)
                 continue
             destination.loader.set_marks({run.resource: run.booked()})
+            if not run.leaves_unfinished:
+                destination.unfinished.end(run.resource)
             booking.note(run)
             self._report.live_rows[run.resource] = destination.live_count(run.resource)
 
@@ -163,30 +173,35 @@ class _Pull:
         booking = Booking(self._session, destination)
         batch = account_batch(account) if account is not None else None
         land_push_results(destination, self._session)
-        booking.land(self._summary("ok"), batch)
-        self._report.published = destination.publish()
+        booking.land(self._summary(worst_of(self._errors)), batch)
+        self._report.published = booking.publish()
+        self._report.is_visible = destination.is_published
         destination.forget_old_loads()
 
     def _finish(self, error: ConnectorError | None) -> None:
-        session = self._session
-        summary = self._summary("failed" if error else "ok")
-        message = redact(str(error)) if error else None
-        if error:
-            summary["error"] = {"type": type(error).__name__, "message": message}
+        session, report = self._session, self._report
+        summary = self._summary(error)
+        copy = published_copy(session.settings)
+        if copy is not None and not report.is_visible:
+            summary["copy"] = copy.facts() | {"unfinished": report.unfinished}
+        message = summary["error"]["message"] if error else None
         session.budget.pull_ended(session.client.requests)
         session.history.finish(session.run_id, summary["status"], summary, message)
-        self._report.summary, self._report.error = summary, error
+        report.summary, report.error = summary, error
 
-    def _summary(self, status: str) -> dict[str, Any]:
+    def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session = self._session
-        return {
+        facts: dict[str, Any] = {
             "run_id": session.run_id,
-            "status": status,
+            "status": "failed" if error else "ok",
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
             "resources": {name: self._resource(name) for name in self._runs},
         }
+        if error:
+            facts["error"] = {"type": type(error).__name__, "message": redact(str(error))}
+        return facts
 
     def _resource(self, name: str) -> dict[str, Any]:
         """A resource's part of the summary; rows: those not flagged deleted, once counted."""

@@ -71,12 +71,17 @@ class ScanMark:
 
 @dataclass
 class ResourceRun:
-    """One resource in this run. facts: what finished scans left. mark: the scan of now."""
+    """One resource in this run. facts: what finished scans left. mark: the scan of now.
+
+    leaves_unfinished: a look back (`--since`) over what another scan has left in its midst;
+    the rest of that one's rows are still to come.
+    """
 
     resource: str
     facts: ResourceFacts
     mark: ScanMark
     resumed: bool = False
+    leaves_unfinished: bool = False
     counts: dict[str, int] = field(
         default_factory=lambda: {"rows_read": 0, "rows_written": 0, "rows_deleted": 0}
     )
@@ -154,7 +159,9 @@ def begin(
         mark = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
         run = ResourceRun(resource, facts, mark, resumed=True)
     else:
-        run = ResourceRun(resource, facts, ScanMark(fresh, now_ms))
+        over_another = fresh.backfill and resource in destination.unfinished
+        mark = ScanMark(fresh, now_ms)
+        run = ResourceRun(resource, facts, mark, leaves_unfinished=over_another)
         destination.seen.begin(resource)
     _log.info("pull.scan", resource=resource, scan=str(run.mark.plan.kind), reason=run.reason)
     return run

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from connector.settings import Settings
+from pipelines.published_copy import published_copy
 from pipelines.pull.run import PullReport
 
 
@@ -38,6 +39,18 @@ def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
     summary = report.summary
     waited = f", {summary['waited_s']:.0f} s of them waiting" if summary["waited_s"] >= 1 else ""
     yield f"{summary['requests']} requests in {summary['seconds']:.1f} s{waited}."
-    if report.error is None and settings.destination == "duckdb":
-        made = "A new copy is" if report.published else "Nothing changed; the copy is"
-        yield f"{made} at {settings.duckdb_path}."
+    yield from _copy_notes(report, settings)
+
+
+def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
+    copy = published_copy(settings)
+    if copy is None:
+        return
+    if report.published:
+        yield f"A new copy is at {copy.path}."
+    elif not report.is_visible:
+        names = ", ".join(report.unfinished)
+        why = f": a scan of {names} has not ended" if names else ""
+        yield f"{copy.still()}{why}. Run it again to have it published."
+    elif report.error is None:
+        yield f"Nothing changed; the copy is at {copy.path}."

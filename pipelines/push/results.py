@@ -11,6 +11,7 @@ from connector.upsert.outbox.results import ResultStore
 from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
+from pipelines.pull.booking import Booking
 from pipelines.pull.bookkeeping import at, runs_batch
 from pipelines.push.outbox import destination_number, outbox_database, scope_of
 from pipelines.session import Session
@@ -79,7 +80,7 @@ def land_after_push(session: Session) -> bool:
         ):
             land_push_results(destination, session)
             _land_runs(destination, session)
-            destination.publish()
+            Booking(session, destination).publish()
     except AlreadyRunning:
         _log.info("push.results_wait", why="a pull is running; the results land with a pull")
         return False

@@ -55,6 +55,28 @@ def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
     assert_landed(zygote, sandbox)
 
 
+def test_what_a_killed_pull_left_half_is_not_published_by_the_next(
+    zygote: Zygote, sandbox: Sandbox
+):
+    """Killed in the midst, then notes are forbidden: the others end, and wait for the notes."""
+    pid = zygote.start("pull", "-q")
+    until(60, lambda: len(sandbox.requests) > PAGES // 2)
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait()
+    permissions = sandbox.options.permissions
+    sandbox.options.permissions = tuple(set(permissions) - {"notes:read"})
+    zygote.start("pull", "--json", "-q")
+    assert zygote.wait() == 1
+    summary = json.loads((zygote.folder / "out").read_text())
+    assert summary["resources"]["tasks"]["complete"]
+    assert summary["copy"]["published_at"] is None
+    assert summary["copy"]["unfinished"] == ["notes"]
+    sandbox.options.permissions = permissions
+    zygote.start("pull", "-q")
+    assert zygote.wait() == 0
+    assert_landed(zygote, sandbox)
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_pull_at_a_safe_point(
     zygote: Zygote, sandbox: Sandbox, number: signal.Signals, code: int
