@@ -30,10 +30,16 @@ def hide(secret: str) -> None:
         _secrets.add(secret)
 
 
-def redact(text: str) -> str:
-    """`text` without the hidden secrets, bearer tokens, URL passwords, emails and phones."""
+def masked(text: str) -> str:
+    """`text` without the hidden secrets; what else it holds stays."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
+    return text
+
+
+def redact(text: str) -> str:
+    """`text` without the hidden secrets, bearer tokens, URL passwords, emails and phones."""
+    text = masked(text)
     text = _BEARER.sub(rf"\1{MASK}", text)
     text = _USERINFO.sub(rf"\1{MASK}\2", text)
     return _PHONE.sub(MASK, _EMAIL.sub(MASK, text))
