@@ -87,6 +87,7 @@ class WriteSettings(Section):
 class PushJob(Section):
     """One `[push.<name>]`: what `push --job NAME` and `sync` send.
 
+    encoding, delimiter, sheet: of `file`, where they would be detected wrongly.
     account: the only one it is for; None: whichever is being worked for.
     """
 
@@ -96,6 +97,9 @@ class PushJob(Section):
     database: Path | None = None
     mode: Literal["upsert", "create-only", "update-only"] = "upsert"
     mapping: Path | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
     max_changes: Annotated[int, Field(ge=0)] | None = None
     account: str | None = None
 

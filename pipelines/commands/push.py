@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from connector.settings import Settings
     from pipelines.push.input import PushRequest
 
-_EXAMPLE = "Example: hiringcenter push people.csv --dry-run"
+_EXAMPLE = (
+    "Example: hiringcenter push people.csv --dry-run. Where detection is wrong: hiringcenter push "
+    "people.csv --encoding cp1250 --delimiter ';', hiringcenter push people.xlsx --sheet May"
+)
 
 
 class _Mode(StrEnum):
@@ -51,6 +54,18 @@ def _push(
     ] = None,
     job: Annotated[
         str | None, typer.Option("--job", metavar="NAME", help="[push.<name>] of the settings.")
+    ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option("--encoding", metavar="NAME", help="Of a text file, as in cp1252."),
+    ] = None,
+    delimiter: Annotated[
+        str | None,
+        typer.Option("--delimiter", metavar="C", help="Of a CSV file: one character, or tab."),
+    ] = None,
+    sheet: Annotated[
+        str | None,
+        typer.Option("--sheet", metavar="NAME", help="Of a workbook, instead of the first."),
     ] = None,
     mapping: Annotated[
         Path | None,
@@ -90,6 +105,9 @@ def _push(
         from pipelines.push.input import PushRequest, job_request
 
         given: dict[str, Any] = {
+            "encoding": encoding,
+            "delimiter": delimiter,
+            "sheet": sheet,
             "mapping": mapping,
             "mode": None if mode is None else mode.value,
             "max_changes": max_changes,

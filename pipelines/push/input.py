@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 class PushRequest:
     """What one push is asked to do. Exactly one of file, table and sql; `-` = CSV on stdin.
 
-    database: another DuckDB file for `table` and `sql` than the destination. rejects: where
-    rows that weren't applied go; None: beside the input.
+    database: another DuckDB file for `table` and `sql` than the destination. encoding,
+    delimiter, sheet: of `file`; None: as detected. rejects: where rows that weren't applied go;
+    None: beside the input.
     """
 
     file: str | None = None
     table: str | None = None
     sql: str | None = None
     database: Path | None = None
+    encoding: str | None = None
+    delimiter: str | None = None
+    sheet: str | None = None
     mapping: Path | None = None
     mode: Mode = "upsert"
     dry_run: bool = False
@@ -48,6 +52,8 @@ class PushRequest:
             )
         if self.database is not None and self.file is not None:
             raise UsageError("--database goes with --table or --sql; a FILE has its own rows.")
+        if self.file is None and any((self.encoding, self.delimiter, self.sheet)):
+            raise UsageError("--encoding, --delimiter and --sheet say how to read a FILE.")
 
     @property
     def source(self) -> str:
@@ -108,6 +114,9 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
         table=job.table,
         sql=job.sql,
         database=job.database,
+        encoding=job.encoding,
+        delimiter=job.delimiter,
+        sheet=job.sheet,
         mapping=job.mapping,
         mode=job.mode,
         max_changes=job.max_changes,
@@ -122,7 +131,12 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
         InputError: they can't be read.
     """
     if request.file is not None:
-        return open_input(request.file)
+        return open_input(
+            request.file,
+            encoding=request.encoding,
+            delimiter=request.delimiter,
+            sheet=request.sheet,
+        )
     if request.database is None and settings.destination != "duckdb":
         return _server_input(settings, request)
     path = request.database or settings.duckdb_path

@@ -102,6 +102,21 @@ def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
     assert any(str(line).startswith("row 4: rejected") for line in told.lines)
 
 
+def test_what_detection_gets_wrong_can_be_said_with_the_job(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Encoding and delimiter of a file; with a table they are a misunderstanding."""
+    path = tmp_path / "people.csv"
+    path.write_bytes("First Name~Last Name~E-mail\nŽofie~Ř~z@example.org\n".encode("cp1250"))
+    job = PushJob(file=path, encoding="cp1250", delimiter="~")
+    settings = settings.model_copy(update={"push": {"may": job}})
+    report = push(settings, job_request(settings, "may"))
+    assert report.summary["created"] == 1, report.notes
+    assert prospect(sandbox, "z@example.org")["firstName"] == "Žofie"
+    with pytest.raises(UsageError, match="say how to read a FILE"):
+        PushRequest(table="prospects", sheet="May")
+
+
 def test_fixing_the_rejects_file_and_pushing_it_finishes_the_job(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):

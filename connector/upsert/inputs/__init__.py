@@ -6,17 +6,28 @@ be read is a row with a problem, or an InputError that names the line, never a r
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from connector.errors import InputError
 from connector.upsert.inputs.decoding import detect_encoding, named_encoding
 from connector.upsert.inputs.delimited import DelimitedInput
+from connector.upsert.inputs.dialect import named_delimiter
 from connector.upsert.inputs.files import LocalFile, locate, tell_format
 from connector.upsert.inputs.jsonl import JsonLinesInput
 from connector.upsert.inputs.rows import Input, InputRow
 
 if TYPE_CHECKING:
     from connector.upsert.inputs.tables import Database
+
+# format → what people call it, and which options it knows
+_OPTIONS = {
+    "csv": ("a CSV file", {"--encoding", "--delimiter"}),
+    "jsonl": ("JSON Lines", {"--encoding"}),
+    "xlsx": ("a workbook", {"--sheet"}),
+    "parquet": ("a Parquet file", set[str]()),
+}
 
 __all__ = ["Input", "InputRow", "open_input", "sql_input", "table_input"]
 
@@ -33,7 +44,8 @@ def open_input(
     encoding, delimiter, sheet: what to take instead of what would be detected.
 
     Raises:
-        InputError: the file is missing, of no known format, or its header can't be used.
+        InputError: the file is missing, of no known format, its header can't be used, or one of
+            the three is given that its format doesn't have.
     """
     file = locate(path)
     try:
@@ -50,6 +62,8 @@ def _open(
     file: LocalFile, *, encoding: str | None, delimiter: str | None, sheet: str | None
 ) -> Input:
     told = tell_format(file)
+    given = {"--encoding": encoding, "--delimiter": delimiter, "--sheet": sheet}
+    _check_options(told, {name for name, value in given.items() if value}, place=file.name)
     if told == "xlsx":
         return _workbook(file, sheet)
     if told == "parquet":
@@ -60,7 +74,15 @@ def _open(
         found = detect_encoding(file.open, place=file.name)
     if told == "jsonl":
         return JsonLinesInput(file.open, found, name=file.name)
-    return DelimitedInput(file.open, found, name=file.name, delimiter=delimiter)
+    named = named_delimiter(delimiter, place=file.name) if delimiter else None
+    return DelimitedInput(file.open, found, name=file.name, delimiter=named)
+
+
+def _check_options(told: str, given: Set[str], *, place: str) -> None:
+    """An option that can't do anything is a misunderstanding, and is not passed over."""
+    called, known = _OPTIONS[told]
+    for name in sorted(given - known):
+        raise InputError(place=place, reason=f"is {called}, which has no {name}. Leave it out.")
 
 
 def _workbook(file: LocalFile, sheet: str | None) -> Input:

@@ -84,12 +84,15 @@ def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
 def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding:
     """The encoding that somebody asked for. Raises InputError where it isn't known."""
     try:
-        label = codecs.lookup(codec).name.upper()
-    except LookupError:
+        b"a".decode(codec, "replace")  # Python also has codecs that aren't of text
+        name = codecs.lookup(codec).name
+    except (LookupError, ValueError):
         raise InputError(
-            place=place, reason=f"unknown encoding {codec!r}. Try utf-8, utf-16 or cp1252."
+            place=place,
+            reason=f"unknown encoding {codec!r}. --encoding takes utf-8, utf-16, cp1252 …",
         ) from None
-    return Encoding(codec, label, not _decodes(open_bytes, codec, place))
+    codec = "utf-8-sig" if name == "utf-8" else name  # reads files with and without a mark
+    return Encoding(codec, name.upper(), not _decodes(open_bytes, codec, place))
 
 
 def _utf16_by_zeros(head: bytes) -> tuple[str, str] | None:

@@ -133,7 +133,8 @@ class DelimitedInput(Input):
                 where = f"column {named[0]!r}" if named else f"cell {position + 1}"
                 return (
                     f"{where}: byte 0x{byte:02X} can't be decoded as {self._encoding.codec}. "
-                    "Retype the cell, and save the file as UTF-8."
+                    "Name the file's encoding with --encoding, or retype the cell and save the "
+                    "file as UTF-8."
                 )
         return None
 

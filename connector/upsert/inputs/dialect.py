@@ -6,7 +6,11 @@ import csv
 import re
 from collections.abc import Sequence
 
+from connector.errors import InputError
+
 DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_BY_NAME = {name: delimiter for delimiter, name in DELIMITERS.items()} | {"\\t": "\t"}
+_NEVER = frozenset('" \r\n\0')
 _SEP_LINE = re.compile(r'^\ufeff?"?sep=([,;|\t])"?\r?\n?$', re.IGNORECASE)
 
 
@@ -14,6 +18,22 @@ def declared_delimiter(first_line: str) -> str | None:
     """The delimiter of Excel's `sep=;` line; None if the line isn't one."""
     match = _SEP_LINE.match(first_line)
     return match[1] if match else None
+
+
+def named_delimiter(named: str, *, place: str) -> str:
+    """The delimiter that somebody asked for: itself, or its name (`tab`, `semicolon`).
+
+    Raises:
+        InputError: it isn't one character, or one that can't stand between cells.
+    """
+    delimiter = _BY_NAME.get(named.lower(), named)
+    if len(delimiter) != 1 or delimiter in _NEVER:
+        raise InputError(
+            place=place,
+            reason=f"{named!r} can't be a delimiter. --delimiter takes one character that isn't a "
+            f"quote, a space or a line end, or one of {', '.join(DELIMITERS.values())}.",
+        )
+    return delimiter
 
 
 def detect_delimiter(lines: Sequence[str]) -> str:

@@ -30,6 +30,7 @@ from connector.upsert.inputs.sheet_xml import SheetXmlError, valueless_cells
 from connector.upsert.rows.cells import shown
 
 MAX_WORKBOOK_BYTES = 2 * 1024**3
+_SHOWN_SHEETS = 10
 # zipfile's words for odd archives: RuntimeError for encrypted parts, NotImplementedError for
 # compression it doesn't know, ValueError and OSError for offsets that point nowhere
 _DAMAGE = (
@@ -50,8 +51,9 @@ class WorkbookInput(Input):
     def __init__(self, file: LocalFile, *, sheet: str | None = None) -> None:
         local = file.unzipped()
         self._sheet, position, count = _open(local, sheet)
+        another = f" (sheet {self._sheet.name!r}; --sheet takes another)" if count > 1 else ""
         super().__init__(
-            name=file.name,
+            name=file.name + another,
             columns=[],
             description=f"XLSX, sheet {self._sheet.name!r} ({position + 1} of {count})",
         )
@@ -74,7 +76,8 @@ class WorkbookInput(Input):
             if any(cell != "" for cell in cells):
                 return number, clean_header([shown(cell) for cell in cells])
         raise InputError(
-            place=self.name, reason=f"sheet {self._sheet.name!r} is empty. Name another sheet."
+            place=self.name,
+            reason=f"sheet {self._sheet.name!r} is empty. Name another with --sheet.",
         )
 
     def _rows(self) -> Iterator[InputRow]:
@@ -107,7 +110,11 @@ def _open(file: LocalFile, wanted: str | None) -> tuple[CalamineSheet, int, int]
         if chosen not in names:
             like = nearest(chosen or "", names)
             hint = f" Did you mean {like!r}?" if like else ""
-            raise InputError(place=file.name, reason=f"has no sheet {chosen!r}.{hint}")
+            there = ", ".join(map(repr, names[:_SHOWN_SHEETS]))
+            raise InputError(
+                place=file.name,
+                reason=f"has no sheet {chosen!r}.{hint} --sheet takes one of {there}.",
+            )
         position = [sheet.name for sheet in sheets].index(chosen)
         return workbook.get_sheet_by_name(chosen), position, len(sheets)
 

@@ -106,6 +106,45 @@ def test_an_encoding_can_be_named(write: WriteFile) -> None:
         open_input(path, encoding="cp9999")
 
 
+@pytest.mark.parametrize("encoding", ["base64", "undefined", "a\0b", "idna " * 99])
+def test_what_is_no_encoding_of_text_is_refused(write: WriteFile, encoding: str) -> None:
+    """Python has codecs of other things too."""
+    with pytest.raises(InputError, match="unknown encoding"):
+        open_input(write("a,b\n"), encoding=encoding)
+
+
+@pytest.mark.parametrize("content", ['\ufeff{"a": 1}\n', '{"a": 1}\n'])
+def test_utf_8_by_name_reads_files_with_and_without_a_mark(write: WriteFile, content: str) -> None:
+    """The mark is no part of the first line."""
+    (row,) = open_input(write(content), encoding="UTF8")
+    assert (row.values, row.problem) == ({"a": 1}, None)
+
+
+@pytest.mark.parametrize(
+    ("named", "cells"),
+    [("~", ["1,2"]), ("tab", ["1~1,2"]), ("\\t", ["1~1,2"]), ("\t", ["1~1,2"])],
+)
+def test_a_delimiter_can_be_named(write: WriteFile, named: str, cells: list[str]) -> None:
+    """By itself, or by its name, as shells make a tab hard to type."""
+    (row,) = open_input(write("n~a,b\n1~1,2\n"), delimiter=named)
+    assert list(row.values.values())[-1:] == cells
+
+
+@pytest.mark.parametrize("named", ["ab", '"', " ", "\n", "\0"])
+def test_what_cannot_be_a_delimiter_is_refused(write: WriteFile, named: str) -> None:
+    """The message says what may be given."""
+    with pytest.raises(InputError, match="--delimiter takes one character"):
+        open_input(write("a,b\n1,2\n"), delimiter=named)
+
+
+def test_an_option_that_the_format_does_not_have_is_refused(write: WriteFile) -> None:
+    """Passing it over would leave somebody believing it was used."""
+    with pytest.raises(InputError, match="is a CSV file, which has no --sheet"):
+        open_input(write("a,b\n1,2\n"), sheet="May")
+    with pytest.raises(InputError, match="is JSON Lines, which has no --delimiter"):
+        open_input(write('{"a": 1}\n'), delimiter=";")
+
+
 def test_a_file_without_line_ends_is_no_text(write: WriteFile) -> None:
     """It is refused before it fills the memory."""
     with pytest.raises(InputError, match="no line end within 64 MB"):

@@ -68,8 +68,19 @@ def test_the_first_visible_sheet_is_taken_or_the_one_named(write: WriteFile) -> 
     path = write(workbook(hidden, people, people), name="people.xlsx")
     assert open_input(path).description == "XLSX, sheet 'Sheet 2' (2 of 3)"
     assert open_input(path, sheet="Sheet 1").columns == ["hidden"]
-    with pytest.raises(InputError, match="no sheet 'Sheet 9'. Did you mean"):
+    with pytest.raises(InputError, match="no sheet 'Sheet 9'. Did you mean.* --sheet takes one of"):
         open_input(path, sheet="Sheet 9")
+
+
+def test_errors_about_one_of_several_sheets_name_it_and_the_option(write: WriteFile) -> None:
+    """A cover sheet is often the first; whose header it is must not be guessed."""
+
+    def cover(sheet: Any) -> None:
+        sheet.append(["Spring campaign"])
+
+    read = open_input(write(workbook(cover, people), name="people.xlsx"))
+    with pytest.raises(InputError, match=r"\(sheet 'Sheet 1'; --sheet takes another\)"):
+        Mapping.match(read.columns, place=read.name)
 
 
 def test_errors_and_formulas_without_a_value_are_rejected_by_cell(write: WriteFile) -> None:
