@@ -12,6 +12,7 @@ from typing import Any
 from connector.errors import ConfigurationError
 from connector.settings import Settings
 
+FAILED = (1, 2)  # exit codes
 Report = Callable[[Mapping[str, Any], int], None]
 
 
@@ -26,13 +27,24 @@ def run_span(kind: str, settings: Settings) -> Iterator[Report]:
         yield lambda _summary, _exit_code: None
         return
     provider = _provider()
+    tracer = provider.get_tracer("hiringcenter-connector")
     try:
-        with provider.get_tracer("hiringcenter-connector").start_as_current_span(
-            f"hiringcenter.{kind}"
+        with tracer.start_as_current_span(
+            f"hiringcenter.{kind}",
+            record_exception=False,  # its message, and so what it quotes, would go along
+            set_status_on_exception=False,
         ) as span:
-            yield lambda summary, code: span.set_attributes(attributes(summary, code, settings))
+            yield lambda summary, code: _tell(span, summary, code, settings)
     finally:
         provider.shutdown()
+
+
+def _tell(span: Any, summary: Mapping[str, Any], exit_code: int, settings: Settings) -> None:
+    from opentelemetry.trace import Status, StatusCode
+
+    span.set_attributes(attributes(summary, exit_code, settings))
+    if exit_code in FAILED:
+        span.set_status(Status(StatusCode.ERROR))
 
 
 def attributes(

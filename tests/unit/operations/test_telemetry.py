@@ -7,7 +7,10 @@ import sys
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from connector.settings import load
+from connector.settings import Settings, load
+from pipelines.commands.observed import observed
+from pipelines.commands.output import Output
+from pipelines.commands.result import Result
 from pipelines.telemetry import attributes, run_span
 from tests.unit.operations.listener import listening
 
@@ -40,6 +43,24 @@ def test_a_collector_receives_the_run(monkeypatch: pytest.MonkeyPatch):
     assert values["hiringcenter.requests"].int_value == 35
     assert values["hiringcenter.waited_s"].double_value == 1.5
     assert values["hiringcenter.resources.notes.rows_read"].int_value == 7
+
+
+def test_a_failure_is_a_failed_span_without_its_message(monkeypatch: pytest.MonkeyPatch):
+    """Also where an exception passes: OpenTelemetry would send its text and traceback along."""
+
+    def work(_settings: Settings, _output: Output) -> Result:
+        raise ValueError("Ada Byron said <p>no</p>")
+
+    with listening() as listener:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", listener.url)
+        on = load(environ={}, overrides={"telemetry": {"enabled": True}})
+        with pytest.raises(ValueError, match="Ada"):
+            observed("pull", work)(on, Output())
+    ((_, body),) = listener.received
+    assert b"Ada" not in body
+    (span,) = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    assert span.status.code == 2  # STATUS_CODE_ERROR
+    assert not span.events
 
 
 def test_attributes_hold_numbers_and_ids_only():
