@@ -450,6 +450,46 @@ def test_slices_by_stage_where_all_at_once_is_too_much(how: dict[str, int]):
     assert made.outcome.complete
 
 
+def mixed(some: list[Any], others: list[Any]) -> list[Any]:
+    return [row for pair in zip(some, others, strict=True) for row in pair]
+
+
+def by_part(row: Any, name: str, value: str) -> bool:
+    """As `by_filter`, where `name` finds parts of names."""
+    if name != "name":
+        return by_filter(row, name, value)
+    return value.casefold() in f"{row.get('firstName', '')} {row.get('lastName', '')}".casefold()
+
+
+@pytest.mark.parametrize(
+    "found_by",
+    [
+        lambda n: {"title": f"t{n % 5}"},
+        lambda n: {"company": f"c{n % 5}"},
+        lambda n: {"lastName": f"{'abcdefghij'[n % 10]}{'klmnopqrst'[n // 10 % 10]}{n}"},
+        lambda n: {"firstName": "ÄÖÜŠŽĐ"[n % 6] + "名", "title": ""},
+    ],
+)
+def test_rows_with_neither_stage_nor_label_are_found_by_other_filters(found_by: Any):
+    """Titles and companies as seen, names and letters of names: within the requests allowed."""
+    rows = mixed(prospects(120), [{"id": f"x{n}", **found_by(n)} for n in range(120)])
+    server = ListServer(rows, paged=False, counted=True, matches=by_part, clamps=40)
+    made = scan(server, "prospects")
+    assert set(read(made)) == {row["id"] for row in rows}
+    assert len(server.asked) <= 300
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_a_name_filter_for_whole_names_is_not_asked_for_letters():
+    """One letter that known names have, and no row: the rest of the alphabet is left out."""
+    rows = mixed(prospects(60), [{"id": f"x{n}", "firstName": f"Ann{n % 4}"} for n in range(60)])
+    server = ListServer(rows, paged=False, counted=True, matches=by_filter, clamps=20)
+    made = scan(server, "prospects")
+    assert set(read(made)) == {row["id"] for row in rows}
+    assert sum(len(asked.get("name", "xx")) == 1 for asked in server.asked) == 1
+
+
 def test_rows_in_no_slice_are_an_honest_failure():
     """It names totalCount and how many are missing; what was found was handed on."""
     rows = prospects(100) + [{"id": f"lost{n}"} for n in range(30)]
