@@ -117,7 +117,10 @@ class Account(Section):
 
 
 class AlertSettings(Section):
-    """Where to tell people, and of what. webhook_url is a secret: it often holds a token."""
+    """Where to tell people, and of what. webhook_url is a secret: it often holds a token.
+
+    max_age_s: what `status` calls too old where no --max-age says it.
+    """
 
     webhook_url: SecretStr | None = None
     shape: Literal["json", "slack"] = "json"

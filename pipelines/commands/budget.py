@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("budget", epilog="Example: hiringcenter budget --plan 5000")(_budget)
+    app.command(
+        "budget",
+        short_help="What the key may still send, and when",
+        epilog="Example: hiringcenter budget --plan 5000",
+    )(_budget)
 
 
 @common_options

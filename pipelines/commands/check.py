@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("check", epilog="Example: hiringcenter check --account east")(_check)
+    app.command(
+        "check",
+        short_help="Is everything ready? Key, destination, budget, clock",
+        epilog="Example: hiringcenter check --account east",
+    )(_check)
 
 
 @common_options

@@ -19,7 +19,7 @@ _EXAMPLE = "Example: hiringcenter pull notes tasks --full"
 
 
 def register(app: typer.Typer) -> None:
-    app.command("pull", epilog=_EXAMPLE)(_pull)
+    app.command("pull", short_help="From the API into the destination", epilog=_EXAMPLE)(_pull)
 
 
 @common_options

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from connector.settings import Settings
     from pipelines.push.input import PushRequest
 
-_EXAMPLE = (
-    "Example: hiringcenter push people.csv --dry-run. Where detection is wrong: hiringcenter push "
-    "people.csv --encoding cp1250 --delimiter ';', hiringcenter push people.xlsx --sheet May"
-)
+_EXAMPLE = """Example: hiringcenter push people.csv --dry-run
+
+Example: hiringcenter push people.csv --encoding cp1250 --delimiter ';'
+
+Example: hiringcenter push people.xlsx --sheet May
+"""
 
 
 class _Mode(StrEnum):
@@ -30,7 +32,9 @@ class _Mode(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("push", epilog=_EXAMPLE)(_push)
+    app.command(
+        "push", short_help="Prospects from a file, table or query to the API", epilog=_EXAMPLE
+    )(_push)
 
 
 @common_options

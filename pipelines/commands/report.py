@@ -17,9 +17,11 @@ _DEFAULT = Path("hiringcenter-report.html")
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", epilog="Example: hiringcenter report --output report.html --open")(
-        _report
-    )
+    app.command(
+        "report",
+        short_help="All of it as one HTML file",
+        epilog="Example: hiringcenter report --output report.html --open",
+    )(_report)
 
 
 @common_options

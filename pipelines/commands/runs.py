@@ -19,7 +19,11 @@ _MOST_ROWS = 1_000
 
 
 def register(app: typer.Typer) -> None:
-    app.command("runs", epilog="Example: hiringcenter runs --last 50")(_runs)
+    app.command(
+        "runs",
+        short_help="What ran, and how it ended",
+        epilog="Example: hiringcenter runs --last 50",
+    )(_runs)
 
 
 @common_options

@@ -24,7 +24,9 @@ WindowKind = Literal["sliding", "fixed", "weighted", "bucket"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sandbox", help=_HELP)(sandbox)
+    app.command("sandbox", short_help="Play the API on this machine, no key needed", help=_HELP)(
+        sandbox
+    )
 
 
 @common_options

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("status", epilog="Example: hiringcenter status --max-age 2h")(_status)
+    app.command(
+        "status",
+        short_help="How old the data is, per resource",
+        epilog="Example: hiringcenter status --max-age 2h",
+    )(_status)
 
 
 @common_options
@@ -33,7 +37,7 @@ def _status(
     API nor the destination."""
 
     def work(settings: Settings, _output: object) -> Result:
-        limit_s = None if max_age is None else parse_duration_s(max_age)
+        limit_s = settings.alerts.max_age_s if max_age is None else parse_duration_s(max_age)
         return status(settings, limit_s)
 
     run_command(options, observed("status", work))

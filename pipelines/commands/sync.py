@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sync", epilog="Example: hiringcenter sync --json")(_sync)
+    app.command(
+        "sync",
+        short_help="Pull, then every push job of the settings",
+        epilog="Example: hiringcenter sync --json",
+    )(_sync)
 
 
 @common_options

@@ -50,7 +50,8 @@ def test_old_data_in_the_shape_of_slack(
         run("pull", "-q")
         assert run("status", "--max-age", "2h").code == 0
         assert bodies(listener) == []
-        assert run("status", "--max-age", "0s").code == 1
+        monkeypatch.setenv("HIRINGCENTER_ALERTS__MAX_AGE_S", "0.001")
+        assert run("status").code == 1
     ((text,),) = (list(body.values()) for body in bodies(listener))
     assert text.startswith("*HiringCenter status: stale*")
     assert "meetings, notes, prospects, tasks" in text

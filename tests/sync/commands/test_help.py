@@ -1,0 +1,75 @@
+"""`--help`: an overview that isn't cut, and for every command an example that works."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import openpyxl
+import pytest
+
+from connector.sandbox import Sandbox
+from tests.sync.commands.conftest import Run
+
+COMMANDS = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
+
+
+def examples(run: Run, command: str) -> list[list[str]]:
+    """The arguments of each example that the command's help shows."""
+    text = " ".join(run(command, "--help").out.split())
+    found = re.findall(rf"Example: hiringcenter ({command}.*?)(?= Example: | Options: |$)", text)
+    assert found, text
+    return [shlex.split(arguments) for arguments in found]
+
+
+def write_people(arguments: list[str]) -> None:
+    """The file that an example of `push` names, as its options describe it."""
+    people = [["First Name", "Last Name", "Email"], ["Ada", "Byron", "ada@example.com"]]
+    delimiter = ";" if "--delimiter" in arguments else ","
+    Path("people.csv").write_text("".join(delimiter.join(row) + "\n" for row in people))
+    workbook = openpyxl.Workbook()
+    sheet = workbook.create_sheet("May")
+    for row in people:
+        sheet.append(row)
+    workbook.save("people.xlsx")
+
+
+def test_the_overview_lists_every_command_in_full(run: Run):
+    """No line ends in dots."""
+    lines = run("--help").out.splitlines()
+    listed = lines[lines.index("Commands:") + 1 :]
+    assert [line.split()[0] for line in listed] == list(COMMANDS)
+    assert not any(line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS[:-1])
+def test_the_example_of_every_command_works(
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, command: str
+):
+    """As it stands there."""
+    monkeypatch.setenv("BROWSER", "true")
+    monkeypatch.setenv("HIRINGCENTER_ACCOUNTS__EAST__API_KEY_ENV", "HIRINGCENTER_API_KEY")
+    if command == "status":
+        run("pull", "-q")
+    for arguments in examples(run, command):
+        write_people(arguments)
+        ended = run(*arguments)
+        assert ended.code == 0, ended.err
+
+
+def test_the_example_of_the_sandbox_serves(run: Run):
+    """Until it is told to stop."""
+    (shown,) = examples(run, "sandbox")
+    arguments = ["0" if part == "8808" else part for part in shown]
+    binary = Path(sys.executable).with_name("hiringcenter")
+    with subprocess.Popen(
+        [binary, *arguments, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as served:
+        assert served.stdout is not None
+        assert "http://127.0.0.1:" in served.stdout.readline()
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(30) == 128 + signal.SIGTERM
