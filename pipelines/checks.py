@@ -12,6 +12,7 @@ from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.places import pull_lock_name
+from pipelines.push.outbox import note_account
 from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0
@@ -54,6 +55,7 @@ def _key(session: Session) -> Check:
         account = session.client.account()
     except Unauthorized as error:
         return Check("key", False, str(error))
+    note_account(session.settings, session.ledger, account)
     if account.get("active") is False:
         advice = "Activate it in HiringCenter under Settings -> API / Webhooks."
         return Check("key", False, f"the key is known but not active. {advice}")

@@ -20,6 +20,7 @@ from pipelines.pull.fetching import Fetching
 from pipelines.pull.landing import Landing
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
 from pipelines.pull.watching import NoWatch, Watch
+from pipelines.push.outbox import note_account
 from pipelines.push.results import land_push_results
 from pipelines.session import Session, open_session
 
@@ -119,11 +120,14 @@ class _Pull:
 
     def _account(self) -> dict[str, Any] | None:
         """GET /auth first: a wrong key is one clear line, not four."""
+        session = self._session
         try:
-            return self._session.client.account()
+            facts = session.client.account()
         except Refused as error:
             _log.warning("pull.no_account", status=error.status)
             return None
+        note_account(session.settings, session.ledger, facts)
+        return facts
 
     def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:
         session, pull_settings = self._session, self._session.settings.pull

@@ -13,7 +13,7 @@ from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.pull.booking import Booking
 from pipelines.pull.bookkeeping import at, runs_batch
-from pipelines.push.outbox import destination_number, outbox_database, scope_of
+from pipelines.push.outbox import destination_number, key_number, outbox_database
 from pipelines.session import Session
 
 _log = get_logger("push")
@@ -46,7 +46,7 @@ def land_push_results(destination: Destination, session: Session) -> int:
     database = outbox_database(settings)
     try:
         store = ResultStore(
-            database, scope_of(settings, session.ledger), destination_number(settings)
+            database, key_number(settings, session.ledger), destination_number(settings)
         )
         return _land(destination, store)
     finally:

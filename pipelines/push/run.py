@@ -31,7 +31,7 @@ from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
 from pipelines.places import destination_label
 from pipelines.push.input import PushRequest, open_rows, rejects_path
-from pipelines.push.outbox import destination_number, outbox_database, scope_of
+from pipelines.push.outbox import begin_sending, destination_number, outbox_database, scope_of
 from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.report import PushReport, counted, error_facts, forecast
 from pipelines.push.results import land_after_push
@@ -58,11 +58,12 @@ def push(
     with open_session(settings, kind="push") as session, ExitStack() as stack:
         database = outbox_database(settings)
         stack.callback(database.close)
-        scope = scope_of(settings, session.ledger)
+        scope = scope_of(session, database)
         held = None
         if not request.dry_run:
             name = f"push with the API key {scope:015x}"
             held = stack.enter_context(locks.hold(database, name, run_id=session.run_id))
+            begin_sending(session, database)
             label = destination_label(settings)
             session.history.start(session.run_id, "push", label, lock_name=name)
         watch = watch_of(session) if watch_of else NoWatch()

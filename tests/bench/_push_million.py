@@ -22,7 +22,7 @@ from connector.upsert.outbox.schema import aliases, receipts
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Validator, ValidRow
 from pipelines.push.input import PushRequest
-from pipelines.push.outbox import outbox_database, scope_of
+from pipelines.push.outbox import key_number, outbox_database
 from pipelines.push.run import push
 
 _CHANGED_EVERY = 100
@@ -48,7 +48,7 @@ def accept_all(settings: Settings, path: Path) -> None:
     """Put every row of `path` into the outbox as accepted, without sending it."""
     ledger = Database(settings.resolved_ledger_url)
     database = outbox_database(settings)
-    outbox = Outbox(database, scope_of(settings, ledger))
+    outbox = Outbox(database, key_number(settings, ledger))
     rows = open_input(path)
     validator = Validator(Mapping.match(rows.columns))
     names: list[dict[str, Any]] = []

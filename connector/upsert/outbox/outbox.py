@@ -33,7 +33,7 @@ from connector.upsert.outbox.writes import (
 class Outbox:
     """The writes of one scope.
 
-    scope: a number that stands for the API key. hasher: with this outbox's salt.
+    scope: a number that stands for the account. hasher: with this outbox's salt.
     """
 
     def __init__(self, database: Database, scope: int) -> None:
@@ -138,10 +138,12 @@ class Outbox:
     def send_again(
         self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
     ) -> Write:
-        """sending → sending: surely not applied so far; the same key and bytes from now on."""
-        values = {"sent_ms": at_ms, "sent_server_ms": server_ms}
+        """sending → sending: surely not applied so far; the same key and bytes from now on (a new
+        key where it has lost its own, see `scopes`)."""
+        key = write.idempotency_key or secrets.token_hex(16)
+        values = {"idempotency_key": key, "sent_ms": at_ms, "sent_server_ms": server_ms}
         self._step(connection, write, State.SENDING, State.SENDING, values)
-        return replace(write, sent_ms=at_ms, sent_server_ms=server_ms)
+        return replace(write, idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
 
     def close(
         self,

@@ -1,6 +1,7 @@
 """The tables of the outbox, one SQL schema for SQLite and PostgreSQL.
 
-`scope` stands for one API key: what is proven with one key says nothing about another's account.
+`scope` stands for one account, by the API key first used for it: what is proven with one key says
+nothing about another's account (see `scopes`).
 Emails and phones are in no column: an alias is a keyed hash of one. What a person's write holds
 (`body`, `row_values`) is dropped as soon as its fate is known. Times are UTC epoch milliseconds.
 """
@@ -102,4 +103,15 @@ results = sa.Table(
     sqlite_with_rowid=False,
 )
 
-MIGRATIONS = (metadata.create_all,)
+scopes = sa.Table(
+    "outbox_scopes",
+    metadata,
+    sa.Column("key", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("scope", sa.BigInteger, nullable=False),
+    sa.Column("account", sa.BigInteger),
+    sa.Column("told", sa.Boolean, nullable=False),
+    sa.Column("sent_ms", sa.BigInteger),
+)
+
+# the second for ledgers of before `outbox_scopes`: each makes the tables that are missing
+MIGRATIONS = (metadata.create_all, metadata.create_all)

@@ -94,7 +94,7 @@ class Courier:
         return max(0.0, self._clock.now_s() - write.sent_ms / 1000)
 
     def _is_young(self, write: Write) -> bool:
-        return key_is_remembered(
+        return write.idempotency_key is not None and key_is_remembered(
             self._age_s(write), self._keys.memory_s, self._keys.request_timeout_s
         )
 
