@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
 
+import connector
 from connector.sandbox import Sandbox, SandboxOptions
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +48,31 @@ def test_the_wheel_holds_packages_types_and_templates_and_nothing_else(built: Pa
     assert {top for top in tops if not top.endswith(".dist-info")} == {"connector", "pipelines"}
 
 
-def test_the_sdist_can_be_built_again(built: Path):
-    """It carries the license, the README and the sources."""
-    (sdist,) = built.glob("*.tar.gz")
+def test_the_sdist_can_be_built_again(built: Path, tmp_path: Path):
+    """It carries the license, the README, the examples of settings; its wheel is the wheel."""
+    (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"LICENSE", "README.md", "pyproject.toml", "connector/__init__.py"} <= names
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= names
+    assert {f"config/{path.name}" for path in (ROOT / "config").glob("*example*")} <= names
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, sdist],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    (again,) = tmp_path.glob("*.whl")
+    assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_version_comes_from_one_place(built: Path):
+    """pyproject.toml: the files' names, the module and the changelog's newest entry follow."""
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert version == connector.__version__
+    assert {path.name.split("-")[1].removesuffix(".tar.gz") for path in built.iterdir()} == {
+        version
+    }
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest is not None
+    assert newest[1] == version
 
 
 @pytest.mark.slow

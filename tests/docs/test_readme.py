@@ -52,6 +52,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, di
             if not name.startswith(("HIRINGCENTER", "MAKE", "MFLAGS"))
         } | {
             "DLT_DATA_DIR": str(folder / "dlt"),
+            "BROWSER": "true",
             "HIRINGCENTER_API_KEY": sandbox.api_key,
             "HIRINGCENTER_API_KEY_EAST": sandbox.api_key,
             "HIRINGCENTER_API_KEY_WEST": sandbox.api_key,
@@ -138,6 +139,23 @@ def test_settings_shown_are_settings_that_exist(tmp_path: Path):
         if name == "RATE_LIMITS":
             value = ",".join(f"{limit.limit}/{limit.length_s:g}s" for limit in value)
         assert str(value) == default, name
+
+
+def test_troubleshooting_is_by_messages_that_exist():
+    """Each phrase stands in the sources, `…` for what differs from case to case."""
+    sources = "".join(
+        path.read_text()
+        for folder in ("connector", "pipelines")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    said = re.sub(r'"\s*\n\s*f?"', "", sources)  # sentences are written over several lines
+    section = README.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    phrases = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
+    assert len(phrases) >= 15
+    for phrase in phrases:
+        literal = re.sub(r"\d{3}", "…", phrase).split("…")
+        parts = [part.strip(" (.") for part in literal]
+        assert all(part in said for part in parts), phrase
 
 
 def test_links_inside_the_readme_lead_somewhere():
