@@ -55,5 +55,5 @@ class Budget(Protocol):
 
     @property
     def waited_s(self) -> float:
-        """Seconds that callers of `permit` have waited, all threads added up."""
+        """Seconds during which somebody waited for a permit; several at once count once."""
         ...

@@ -53,10 +53,12 @@ class Dispatcher:
         """
         waiter = Waiter(lane, self._clock.monotonic_s())
         self._room.enter(waiter)
-        if not self._asked_at_once(waiter):
-            self._room.news.set()
-            waiter.done.wait()
-        self._room.leave(self._clock.monotonic_s() - waiter.since_s)
+        try:
+            if not self._asked_at_once(waiter):
+                self._room.news.set()
+                waiter.done.wait()
+        finally:
+            self._room.leave(self._clock.monotonic_s())
         if waiter.error is not None:
             raise waiter.error
         assert waiter.permit is not None
@@ -81,7 +83,7 @@ class Dispatcher:
 
     @property
     def waited_s(self) -> float:
-        """Seconds that callers of `permit` have waited, all threads added up."""
+        """Seconds during which somebody waited for a permit; several at once count once."""
         return self._room.waited_s
 
     def waiting(self, lane: Lane) -> int:

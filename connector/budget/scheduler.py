@@ -86,7 +86,7 @@ class RateBudget:
 
     @property
     def waited_s(self) -> float:
-        """Seconds that callers of `permit` have waited, all threads added up."""
+        """Seconds during which somebody waited for a permit; several at once count once."""
         return self._dispatcher.waited_s
 
     def pull_started(self, expected: int | None = None) -> None:

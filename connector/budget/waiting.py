@@ -47,6 +47,8 @@ class WaitingRoom:
         self.news = threading.Event()
         self.closed = False
         self.waited_s = 0.0
+        self._inside = 0
+        self._since_s = 0.0
         self._lock = threading.Lock()
         self._waiters: dict[Lane, deque[Waiter]] = {lane: deque() for lane in Lane}
         self._mail = Mail()
@@ -61,11 +63,16 @@ class WaitingRoom:
             if self.closed:
                 raise BudgetClosed
             self._waiters[waiter.lane].append(waiter)
+            self._inside += 1
+            if self._inside == 1:
+                self._since_s = waiter.since_s
 
-    def leave(self, waited_s: float) -> None:
-        """A caller has waited so long, and waits no more."""
+    def leave(self, now_s: float) -> None:
+        """A caller waits no more."""
         with self._lock:
-            self.waited_s += waited_s
+            self._inside -= 1
+            self.waited_s += max(0.0, now_s - self._since_s)
+            self._since_s = now_s
 
     def post(self, mail: Mail) -> None:
         with self._lock:

@@ -55,6 +55,7 @@ def send_all(work: Work, pace: Pace) -> Done:
     """All requests of `work`, each tried again until it is accepted."""
     left, lock = iter(range(work.requests)), threading.Lock()
     counts = {200: 0, 429: 0}
+    waits_s: list[float] = []
 
     def take() -> bool:
         with lock:
@@ -62,8 +63,10 @@ def send_all(work: Work, pace: Pace) -> Done:
 
     def run() -> None:
         connection = http.client.HTTPConnection("127.0.0.1", work.port, timeout=10)
+        asked_s = 0.0
 
         def send() -> http.client.HTTPResponse:
+            waits_s.append(time.monotonic() - asked_s)
             connection.request("GET", "/")
             response = connection.getresponse()
             response.read()
@@ -72,6 +75,7 @@ def send_all(work: Work, pace: Pace) -> Done:
         while take():
             status = 0
             while status != 200:
+                asked_s = time.monotonic()
                 status = pace(send)
                 with lock:
                     counts[status] += 1
@@ -82,7 +86,7 @@ def send_all(work: Work, pace: Pace) -> Done:
         thread.start()
     for thread in threads:
         thread.join()
-    return Done(counts[200], counts[429], 0.0)
+    return Done(counts[200], counts[429], sum(waits_s))
 
 
 def with_budget(budget: RateBudget, lane: Lane) -> Pace:
@@ -105,8 +109,7 @@ def run_with_budget(work: Work) -> Done:
         budget = stack.enter_context(
             RateBudget(database, api_key="key", limits=limits, request_timeout_s=10.0)
         )
-        done = send_all(work, with_budget(budget, Lane(work.lane)))
-        return Done(done.done, done.refused, budget.waited_s)
+        return send_all(work, with_budget(budget, Lane(work.lane)))
 
 
 def main() -> None:

@@ -67,6 +67,15 @@ def test_makespan_is_the_optimum_plus_guards(tmp_path: Path):
     assert waited_s == pytest.approx(clock.monotonic_s(), abs=0.5)
 
 
+def test_callers_that_wait_at_once_are_not_added_up(tmp_path: Path):
+    """Four threads wait for the same window: the wait is no longer than the run."""
+    clock = FakeClock()
+    with opened(tmp_path, (10, 10.0), clock=clock) as budget, ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: spend(budget, 5), range(4)))
+        waited_s = budget.waited_s
+    assert 5.0 < waited_s <= clock.monotonic_s()
+
+
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])
 def test_a_step_of_the_wall_neither_stalls_nor_violates(tmp_path: Path, step_s: float):
     """An hour's step in a full window: the next permit comes one held window later, as ever."""
