@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from connector.api.bodies import NotJson, describe, error_text, read_json
-from connector.api.envelopes import UnknownShape
+from connector.api.bodies import NoContent, NotJson, describe, error_text, read_json
+from connector.api.envelopes import NoList, UnknownShape
 from connector.api.retry import Outcome, outcome_of_status
 from connector.api.transport import Exchange
 from connector.errors import (
@@ -57,9 +57,12 @@ def _understand_success(exchange: Exchange, read: Read) -> Answer:
     if exchange.failure:
         return Answer(Outcome.LOST, exchange, reason=exchange.failure)
     try:
-        return Answer(Outcome.USABLE, exchange, value=read(read_json(exchange.body)))
+        body = NoContent() if exchange.status == 204 else read_json(exchange.body)
+        return Answer(Outcome.USABLE, exchange, value=read(body))
     except NotJson as error:
         return Answer(Outcome.LOST, exchange, reason=str(error))
+    except NoList as error:
+        return Answer(Outcome.EMPTY, exchange, value=error.page, reason=str(error))
     except UnknownShape as error:
         return Answer(Outcome.DOUBTFUL, exchange, reason=str(error))
 

@@ -23,6 +23,10 @@ _DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
+class NoContent:
+    """What a 204 holds, where a JSON value was expected."""
+
+
 class NotJson(ValueError):
     """The body isn't JSON, or not all of it arrived. The message says what it looks like."""
 

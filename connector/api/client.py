@@ -92,7 +92,10 @@ class ApiClient:
         """
         check_parameters(resource, params)
         call = Call("GET", f"/{resource}", lane, params=_pairs(params))
-        page: Page = self._caller.answer(call, lambda body: to_page(resource, body)).value
+        is_first = params.keys().isdisjoint({"pageToken", "startAfter"})
+        page: Page = self._caller.answer(
+            call, lambda body: to_page(resource, body, is_first=is_first)
+        ).value
         return page
 
     def record(

@@ -6,7 +6,9 @@ Lists come as (newest first)
     legacy      {"success": true, "notes": [...], "lastNote": ms | null}, go on with startAfter=ms
     bare        {"prospects": [...], "totalCount": n}
 and are told apart by what is there, not by a version. An answer that can't be understood is an
-error: an empty page would say that there is nothing, and rows would be lost in silence.
+error: an empty page would say that there is nothing, and rows would be lost in silence. A list is
+empty where the answer says so: `[]`, a `totalCount` of 0, or 204. `null` in its place, or no list
+at all beside `"success": true`, may mean the same, but proves nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from connector.api.bodies import said
+from connector.api.bodies import NoContent, said
 from connector.api.endpoints import ENDPOINTS
 
 
@@ -29,33 +31,64 @@ class Page:
     items: as sent, in order; an odd item (null, text) is still there. next_params: what to set
     in the same request for the next page; None: the server says that this is the last.
     total_count: rows in the whole list, where the server says so. revision: which envelope.
+    is_sure: False where there is no list, only reason to take that for an empty one.
     """
 
     items: list[Any]
     next_params: dict[str, str] | None
     total_count: int | None
     revision: str
+    is_sure: bool = True
 
 
-def to_page(resource: str, body: Any) -> Page:
+class NoList(UnknownShape):
+    """The answer tells success, and nothing else: it may be an empty list. `page`: that list."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        super().__init__("there is no list in it, only success")
+
+
+def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     """The page that `body`, an answer to GET /<resource>, holds.
 
+    is_first: nothing was read of the list yet, so that it may be an empty one.
+
     Raises:
+        NoList: there is none where an empty one may be meant.
         UnknownShape: it holds no list, several that could be it, or an error; or it has a next
             page that this connector doesn't know how to ask for.
     """
+    if isinstance(body, NoContent):
+        return Page(items=[], next_params=None, total_count=None, revision="empty")
     if isinstance(body, list):
         return Page(items=body, next_params=None, total_count=None, revision="bare")
     _check_success(body)
     pagination = body.get("pagination")
     if pagination is not None and not isinstance(pagination, dict):
         raise UnknownShape(f"`pagination` is {_kind(pagination)}")
-    items, key = _items(resource, body)
-    return Page(
+    total_count = _count((pagination or {}).get("totalCount"), body.get("totalCount"))
+    is_absent = _tells_only_success(resource, body)
+    items, key = ([], "items") if is_absent else _items(resource, body)
+    page = Page(
         items=items,
         next_params=_next_params(resource, body, pagination or {}, bool(items)),
-        total_count=_count((pagination or {}).get("totalCount"), body.get("totalCount")),
+        total_count=total_count,
         revision=_revision(resource, body, key),
+        is_sure=total_count == 0 or not (is_absent or body.get(key) is None),
+    )
+    if is_absent and not page.is_sure:
+        raise NoList(page) if is_first else UnknownShape("there is no list in it, only success")
+    return page
+
+
+def _tells_only_success(resource: str, body: dict[str, Any]) -> bool:
+    """Whether an answer has nothing in it that could be a list, or a record."""
+    parts = [value for key, value in body.items() if key != "pagination"]
+    return (
+        body.get("success") is True
+        and not body.keys() & {"items", resource, "error"}
+        and not any(isinstance(part, list | dict) for part in parts)
     )
 
 
@@ -93,6 +126,8 @@ def to_account(body: Any) -> dict[str, Any]:
 
 
 def _check_success(body: Any) -> None:
+    if isinstance(body, NoContent):
+        raise UnknownShape("it has no content")
     if not isinstance(body, dict):
         raise UnknownShape(f"it is {_kind(body)} where an object was expected")
     if body.get("success", True) is not True:
@@ -100,7 +135,7 @@ def _check_success(body: Any) -> None:
 
 
 def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
-    """The list of records and the key it was under. `items: null` is an empty list."""
+    """The list of records and the key it was under; null is an empty list."""
     named = [key for key in ("items", resource) if key in body]
     for key in named:
         if body[key] is not None and not isinstance(body[key], list):

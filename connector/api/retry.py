@@ -17,6 +17,7 @@ BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 30.0
 DOUBTFUL_TRIES = 8
 DOUBTFUL_BACKOFF_MAX_S = 2.0
+EMPTY_TRIES = 3
 BUSY_TRIES = 60
 
 
@@ -29,6 +30,7 @@ class Outcome(StrEnum):
     RUNNING = "running"  # 409: the first request with this idempotency key still runs
     BUSY = "busy"  # 429
     DOUBTFUL = "doubtful"  # whole and readable, but not what was asked for
+    EMPTY = "empty"  # no list where one was asked for: believed once it was said again and again
     FINAL = "final"  # the same request would get the same answer
 
 
@@ -47,6 +49,7 @@ class Effort:
     sent: int = 0
     busy: int = 0
     doubtful: int = 0
+    empty: int = 0
     spent_s: float = 0.0
 
     def after(self, outcome: Outcome, *, sent: bool, took_s: float) -> Effort:
@@ -57,6 +60,7 @@ class Effort:
             sent=self.sent + sent,
             busy=self.busy + (outcome is Outcome.BUSY),
             doubtful=self.doubtful + (outcome is Outcome.DOUBTFUL),
+            empty=self.empty + (outcome is Outcome.EMPTY),
             spent_s=self.spent_s + took_s,
         )
 
@@ -83,7 +87,7 @@ def decide(
     budget. now_s: UTC epoch seconds, for a `Retry-After` that is a date. jitter: 0..1, random,
     so that threads which failed together don't come back together.
     """
-    if outcome is Outcome.USABLE:
+    if outcome is Outcome.USABLE or (outcome is Outcome.EMPTY and effort.empty >= EMPTY_TRIES):
         return Decision(Action.RETURN)
     if outcome is Outcome.FINAL:
         return Decision(Action.FAIL)
@@ -104,7 +108,8 @@ def decide(
 
 def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
     """Seconds before the next try: doubled by each failure, 50..100 % of it by `jitter`."""
-    most_s = DOUBTFUL_BACKOFF_MAX_S if outcome is Outcome.DOUBTFUL else BACKOFF_MAX_S
+    is_readable = outcome in (Outcome.DOUBTFUL, Outcome.EMPTY)
+    most_s = DOUBTFUL_BACKOFF_MAX_S if is_readable else BACKOFF_MAX_S
     failures = min(effort.tries - effort.busy, 20)
     doubled_s = BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1)
     return min(most_s, doubled_s) * (0.5 + 0.5 * jitter)

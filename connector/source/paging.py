@@ -74,6 +74,7 @@ class Scan:
         self._page_size = int(place.get("page_size", page_size))
         self._next: dict[str, str] | None = place.get("next")
         self._ended = bool(place.get("ended"))
+        self._end_is_sure = bool(place.get("end_is_sure", True))
         self._is_settled = self._ended  # nothing is missing: below the watermark, or counted
         self._seen = Sightings.from_json(self.started_ms, place.get("seen", {}))
         self._expected = set() if "seen" in place else set(expected_ids)
@@ -144,6 +145,7 @@ class Scan:
         self._last, self._next = step, step.next_params
         is_through = self._is_below_watermark()
         self._ended = self._next is None or is_through
+        self._end_is_sure = step.page.is_sure
         self._is_settled = is_through or (self._ended and not self._is_short())
         return replace(scanned, place=self._place())
 
@@ -184,6 +186,7 @@ class Scan:
             "page_size": self._page_size,
             "next": self._next,
             "ended": self._ended,
+            "end_is_sure": self._end_is_sure,
             "seen": self._seen.to_json(),
         }
 
@@ -207,24 +210,27 @@ class Scan:
                 yield self._scanned([record], None)
 
     def _outcome(self) -> ScanOutcome:
-        complete = self.plan.kind is ScanKind.FULL and not self._unfinished
         seen = self._seen
+        is_sure = self._end_is_sure or (seen.totals.last is not None and not seen.missing())
+        complete = self.plan.kind is ScanKind.FULL and not self._unfinished and is_sure
         return ScanOutcome(
             complete=complete,
-            why=self._why(complete),
+            why=self._why(complete, is_sure),
             total_count=seen.totals.last,
             pages=seen.pages,
             rows=seen.rows,
-            newest_ms=dict(seen.times.newest),
+            newest_ms=dict(seen.times.newest) if is_sure else {},
             order=seen.times.order,
             page_size=self._page_size,
             gone=tuple(self._gone),
             unfinished=self._unfinished,
         )
 
-    def _why(self, complete: bool) -> str:
+    def _why(self, complete: bool, is_sure: bool) -> str:
         if self._unfinished:
             return f"stopped after {self.plan.max_pages} pages, as planned; the next run goes on"
+        if not is_sure:
+            return "the list ended in an answer without a list, which proves nothing"
         if not complete:
             return f"a {self.plan.kind} scan reads a part of the list"
         total = self._seen.totals.last

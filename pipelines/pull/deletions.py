@@ -19,6 +19,7 @@ from pipelines.pull.scanning import ResourceRun
 
 _log = get_logger("pull")
 LOOK_AT_MOST = 50
+_REFUSED: dict[str, Any] = {}
 
 
 def flag_deleted(
@@ -47,7 +48,11 @@ def _proven(
     looked_at = missing
     if len(missing) > LOOK_AT_MOST:
         looked_at = random.sample(list(missing), LOOK_AT_MOST)
-    found = [record for record_id in looked_at if (record := _look(client, run, record_id))]
+    looks = [_look(client, run, record_id) for record_id in looked_at]
+    if _REFUSED in looks and _is_empty_unsaid(run):
+        _log.warning("pull.empty_list_not_believed", resource=run.resource, missing=len(missing))
+        return set()
+    found = [record for record in looks if record]
     if found:
         landing.land_records(run.resource, found)
     if found and len(looked_at) < len(missing):
@@ -59,10 +64,17 @@ def _proven(
     return set(missing) - {str(record["id"]) for record in found}
 
 
+def _is_empty_unsaid(run: ResourceRun) -> bool:
+    """Whether a scan met nothing at all, and nobody counted."""
+    ended = run.mark.ended
+    return ended is not None and ended.rows == 0 and ended.total_count != 0
+
+
 def _look(client: ApiClient, run: ResourceRun, record_id: str) -> dict[str, Any] | None:
-    """The record if it is alive; None if the API says there is none, or has no such call."""
+    """The record if it is alive; None if the API says there is none; `_REFUSED` if it has no
+    such call: then the scan alone decides."""
     try:
         return client.record(run.resource, record_id)
     except Refused as error:
         _log.warning("pull.look_refused", resource=run.resource, status=error.status)
-        return None
+        return _REFUSED

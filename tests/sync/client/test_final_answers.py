@@ -58,3 +58,25 @@ def test_a_proxys_404_page_does_not_say_that_a_record_is_gone(bench: Bench):
     client = bench.serve(answer(404, b"<html><title>404</title>"))
     with pytest.raises(errors.Refused, match="HTML page"):
         client.record("prospects", "p1")
+
+
+def test_no_content_is_an_empty_list_at_once(bench: Bench):
+    """204 to a list; a record can't be one."""
+    client = bench.serve(answer(204))
+    found = client.page("notes", {})
+    assert (found.items, found.is_sure) == ([], True)
+    assert client.requests == 1
+    with pytest.raises(errors.UnexpectedAnswer, match="no content"):
+        client.record("notes", "n1")
+
+
+def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
+    """A proxy may have lost the list once; `is_sure` tells that none was there."""
+    client = bench.serve(answer(200, {"success": True}), page("n1"))
+    assert client.page("notes", {}).is_sure
+    client = bench.serve(answer(200, {"success": True}))
+    found = client.page("notes", {})
+    assert (found.items, found.is_sure) == ([], False)
+    assert client.requests == 3
+    with pytest.raises(errors.UnexpectedAnswer, match="no list"):
+        client.page("notes", {"pageToken": "t"})

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.api.envelopes import Page, UnknownShape, to_account, to_item, to_page
+from connector.api.bodies import NoContent
+from connector.api.envelopes import NoList, Page, UnknownShape, to_account, to_item, to_page
 
 ROWS = [{"id": "1"}, {"id": "2"}]
 
@@ -98,9 +99,28 @@ ROWS = [{"id": "1"}, {"id": "2"}]
         pytest.param(
             "notes",
             {"success": True, "items": None},
-            Page([], None, None, "next_token"),
+            Page([], None, None, "next_token", is_sure=False),
             id="items null",
         ),
+        pytest.param(
+            "notes",
+            {"success": True, "notes": None, "lastNote": None},
+            Page([], None, None, "legacy", is_sure=False),
+            id="notes null",
+        ),
+        pytest.param(
+            "notes",
+            {"success": True, "items": None, "pagination": {"totalCount": 0}},
+            Page([], None, 0, "pagination"),
+            id="items null, counted",
+        ),
+        pytest.param(
+            "notes",
+            {"success": True, "pagination": {"totalCount": 0}},
+            Page([], None, 0, "pagination"),
+            id="no items, counted",
+        ),
+        pytest.param("notes", NoContent(), Page([], None, None, "empty"), id="204"),
         pytest.param(
             "notes",
             {"items": [{"id": "1"}, None, "odd", {"id": "2"}]},
@@ -139,6 +159,30 @@ def test_what_is_no_list_is_an_error_that_says_what_it_is(body: Any, says: str):
     """An empty page would say that there is nothing, and rows would be lost in silence."""
     with pytest.raises(UnknownShape, match=says):
         to_page("notes", body)
+
+
+@pytest.mark.parametrize(
+    "body", [{"success": True}, {"success": True, "message": "None found", "nextPageToken": None}]
+)
+def test_success_without_a_list_may_be_an_empty_one_at_its_beginning_only(body: Any):
+    """It proves nothing; later in a list it is a fault, or rows would be lost in silence."""
+    with pytest.raises(NoList) as caught:
+        to_page("notes", body)
+    assert caught.value.page.items == []
+    assert not caught.value.page.is_sure
+    with pytest.raises(UnknownShape) as fault:
+        to_page("notes", body, is_first=False)
+    assert not isinstance(fault.value, NoList)
+
+
+@pytest.mark.parametrize(
+    "body", [{"success": True, "item": {"id": "1"}}, {"success": True, "error": "x"}, {}]
+)
+def test_what_holds_something_else_is_no_empty_list(body: Any):
+    """A record, an error, or not even success."""
+    with pytest.raises(UnknownShape) as fault:
+        to_page("notes", body)
+    assert not isinstance(fault.value, NoList)
 
 
 def test_an_error_names_keys_but_never_values():

@@ -146,6 +146,12 @@ def test_a_readable_answer_of_an_unknown_shape_ends_after_a_few_tries():
     assert _decide(Outcome.DOUBTFUL, Effort(tries=8, doubtful=8)).action is Action.FAIL
 
 
+def test_an_answer_without_a_list_is_believed_the_third_time():
+    """What a proxy lost once comes with the next try."""
+    assert _decide(Outcome.EMPTY, Effort(tries=2, empty=2)).action is Action.RETRY
+    assert _decide(Outcome.EMPTY, Effort(tries=3, empty=3)).action is Action.RETURN
+
+
 def test_usable_and_final_answers_are_never_tried_again():
     """Whatever their headers say."""
     assert _decide(Outcome.USABLE, Effort(tries=1), retry_after="5").action is Action.RETURN

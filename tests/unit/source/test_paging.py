@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -65,6 +66,45 @@ def test_a_short_page_is_not_the_end():
     assert len(read(made)) == 95
     assert made.outcome is not None
     assert made.outcome.complete
+
+
+@pytest.mark.parametrize("rows", [0, 20])
+def test_an_end_that_is_no_list_proves_nothing(rows: int):
+    """`items: null` at the end: what came is kept, deletions and watermarks wait."""
+
+    def ends_in_null(page: Page, _: Any) -> Page:
+        if page.items:
+            return replace(page, next_params={"pageToken": "20"})
+        return replace(page, is_sure=False)
+
+    made = scan(ListServer(records(rows), answer=ends_in_null), page_size=20)
+    assert len(read(made)) == rows
+    assert made.outcome is not None
+    assert not made.outcome.complete
+    assert made.outcome.newest_ms == {}
+    assert "proves nothing" in made.outcome.why
+
+
+def test_a_count_makes_up_for_an_end_that_is_no_list():
+    """All that `totalCount` says were there."""
+
+    def null(page: Page, _: Any) -> Page:
+        return replace(page, is_sure=page.next_params is not None)
+
+    made = scan(ListServer(records(20), counted=True, answer=null), page_size=10)
+    read(made)
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_an_unsure_end_stays_unsure_over_a_kill():
+    """The run after it has nothing left to read, and must not take the scan for complete."""
+    server = ListServer([], answer=lambda page, _: replace(page, is_sure=False))
+    (page,) = scan(server)
+    resumed = scan(server, place=page.place)
+    assert list(resumed) == []
+    assert resumed.outcome is not None
+    assert not resumed.outcome.complete
 
 
 def test_an_empty_page_with_a_next_one_is_not_the_end():
