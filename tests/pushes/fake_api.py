@@ -101,12 +101,12 @@ class FakeApi:
             if fate == "crash before":
                 raise Crash
             if fate == "unsent":
-                raise _unreachable()
+                raise unreachable()
             answer = self._answer(resource, body, idempotency_key)
             if fate == "crash after":
                 raise Crash
             if fate == "lost":
-                raise _unreachable()
+                raise unreachable()
             return answer
 
     def _tick(self) -> None:
@@ -141,5 +141,6 @@ class FakeApi:
         return None
 
 
-def _unreachable() -> Unreachable:
+def unreachable() -> Unreachable:
+    """No usable answer, after some tries."""
     return Unreachable(url_path="/prospects", tries=3, tried_s=1.0, last="dropped")

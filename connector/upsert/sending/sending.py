@@ -75,12 +75,15 @@ class Sender:
         self._ending: BaseException | None = None
 
     def recover(self) -> None:
-        """Settle every write whose answer is missing since an earlier run.
+        """Settle every write whose answer is missing since an earlier run. One that still gets
+        none stays open, and holds back the rows of its person alone.
 
         Raises what `send` raises.
         """
         self._open = self._outbox.open_sends()
+        self._settler.recovering = True
         self._run(self._resume, lambda: bool(self._open))
+        self._settler.recovering = False
 
     def send(self) -> None:
         """Send every planned row, in file order per person.
@@ -91,6 +94,8 @@ class Sender:
             BudgetError: the ledger can't be used.
         """
         self._run(self._start, lambda: not self._rows.empty)
+        if self._settler.unreachable is not None and self._watcher.outcomes[Status.FAILED]:
+            raise self._settler.unreachable
 
     def _run(self, more: More, is_left: Callable[[], bool]) -> None:
         with _threads() as pool:

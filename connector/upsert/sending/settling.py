@@ -52,6 +52,8 @@ class Settler:
 
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
     uncertain: see `Outbox.uncertain`. last_answer_s: monotonic, when the API was last heard.
+    recovering: what earlier runs left open is being settled. unanswered: why one of those is
+    still open.
     """
 
     outbox: Outbox
@@ -60,9 +62,16 @@ class Settler:
     blocked: set[int | str]
     uncertain: set[UncertainWrite]
     last_answer_s: float = float("-inf")
+    recovering: bool = False
+    unanswered: BaseException | None = None
 
     def __post_init__(self) -> None:
         self._accepting = Accepting(self.outbox, self.receipts, self.uncertain)
+
+    @property
+    def unreachable(self) -> BaseException | None:
+        """Why nothing was settled, if the API hasn't answered anything at all."""
+        return self.unanswered if self.last_answer_s == float("-inf") else None
 
     def settle(
         self,
@@ -152,7 +161,9 @@ class Settler:
             self.refuse(connection, flight, Status.FAILED, str(error), at_ms)
             return Next.GO_ON
         if isinstance(error, Unreachable | UnexpectedAnswer):
-            if self.last_answer_s <= flight.started_s:  # nobody was answered meanwhile: an outage
+            if self.recovering:  # one write that is never answered must not stop all others
+                self.unanswered = error
+            elif self.last_answer_s <= flight.started_s:  # nor was anybody else: an outage
                 return Next.FATAL
             self._leave_open(flight, _UNANSWERED.format(error=error))
             return Next.GO_ON

@@ -1,0 +1,77 @@
+"""One write that never gets a usable answer, beside others that do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.api.client import WriteAnswer
+from connector.clock import FakeClock
+from connector.errors import Unreachable
+from tests.pushes.fake_api import FakeApi, unreachable
+from tests.pushes.rig import Rig
+
+ODD = {"email": "odd@example.org", "title": "Odd"}
+OTHERS = [{"email": f"n{n}@example.org", "title": "Dr"} for n in range(3)]
+
+
+class PickyApi(FakeApi):
+    """Never answers a POST that holds one of `words`."""
+
+    words: tuple[bytes, ...] = (b"Odd",)
+
+    def post(self, resource: str, body: bytes, **options: Any) -> WriteAnswer:
+        if any(word in body for word in self.words):
+            self.clock.advance(1)
+            raise unreachable()
+        return super().post(resource, body, **options)
+
+
+@pytest.fixture
+def api() -> PickyApi:
+    return PickyApi(FakeClock())
+
+
+@pytest.fixture
+def rig(api: PickyApi, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    rig.push(OTHERS, source="other.csv")
+    with pytest.raises(Unreachable):  # alone, it looks like an outage
+        rig.push([ODD])
+    yield rig
+    rig.close()
+
+
+def test_it_holds_back_nobody_else(rig: Rig):
+    """Later pushes of other people are sent, and those of its person wait for its answer."""
+    changed = [{**row, "title": "New"} for row in OTHERS]
+    assert set(rig.push(changed, source="other.csv").statuses.values()) == {"updated"}
+    pushed = rig.push([{**ODD, "title": "Fixed"}, {**OTHERS[0], "title": "Newer"}])
+    assert pushed.statuses == {2: "failed", 3: "updated"}
+    assert "nothing may overtake it" in (pushed.messages[2] or "")
+
+
+def test_it_is_no_failure_of_a_push_that_has_nothing_to_send(rig: Rig):
+    """All of that file is as it should be."""
+    assert set(rig.push(OTHERS, source="other.csv").statuses.values()) == {"unchanged"}
+
+
+def test_an_api_that_answers_nothing_ends_the_run(rig: Rig, api: PickyApi):
+    """Neither the open write nor a new row gets an answer: what is planned waits."""
+    api.words = (b"",)
+    with pytest.raises(Unreachable):
+        rig.push([{**OTHERS[0], "title": "Newer"}])
+    with pytest.raises(Unreachable):
+        rig.push([{**ODD, "title": "Fixed"}])
+
+
+def test_it_is_settled_once_it_is_answered(rig: Rig, api: PickyApi):
+    """With its own key, before anything newer of its person."""
+    api.words = ()
+    pushed = rig.push([{**ODD, "title": "Fixed"}])
+    assert (pushed.recovered, pushed.statuses) == (1, {2: "updated"})
+    (odd,) = [one for one in api.prospects.values() if one["email"] == ODD["email"]]
+    assert odd["title"] == "Fixed"
