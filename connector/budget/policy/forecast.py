@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 
 from connector.budget import Lane
 from connector.budget.policy.permits import Terms
@@ -71,34 +72,51 @@ def forecast(
         return Forecast(earliest_s, earliest_s)
     if any(bound.limit < 1 for bound in bounds):
         return Forecast(math.inf, math.inf)
-    starts_s = _greedy(bounds, count, earliest_s, spacing_s, latency_s, in_flight)
-    return Forecast(starts_s[0], starts_s[-1] + latency_s)
+    lags = [Lag(bound.limit, bound.held_s + latency_s) for bound in bounds]
+    lags += [Lag(in_flight, latency_s), Lag(1, spacing_s)]
+    first_s, last_s = _greedy(
+        [_releases(bound, count) for bound in bounds], lags, count, earliest_s
+    )
+    return Forecast(first_s, last_s + latency_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Request i starts no earlier than `length_s` after request i - `count` did."""
+
+    count: int
+    length_s: float
 
 
 def _greedy(
-    bounds: Sequence[Constraint],
-    count: int,
-    earliest_s: float,
-    spacing_s: float,
-    latency_s: float,
-    in_flight: int,
-) -> list[float]:
-    """Start times of `count` requests, ascending."""
-    queues = [_releases(bound, count) for bound in bounds]
-    lengths_s = [(bound.limit, bound.held_s + latency_s) for bound in bounds]
-    lengths_s.append((in_flight, latency_s))
+    releases: Sequence[Sequence[float]], lags: Sequence[Lag], count: int, earliest_s: float
+) -> tuple[float, float]:
+    """Start times of the first and the last of `count` requests.
+
+    Lags alone make a rhythm: after a while each request starts one length of the slowest lag
+    after the one that many before it. Once that has held for as many requests as the longest
+    lag looks back, it holds for all that follow, and what follows is arithmetic.
+    """
+    slowest = max(lags, key=lambda lag: lag.length_s / lag.count)
+    settled = max(lag.count for lag in lags)
+    released = slowest.count + max(map(len, releases), default=0)
     starts_s: list[float] = []
-    at_s = earliest_s
+    at_s, in_rhythm = earliest_s, 0
     for number in range(count):
-        for queue in queues:
-            if number < len(queue) and queue[number] > at_s:
-                at_s = queue[number]
-        for limit, length_s in lengths_s:
-            if number >= limit and starts_s[number - limit] + length_s > at_s:
-                at_s = starts_s[number - limit] + length_s
+        at_s = max([at_s, *(each[number] for each in releases if number < len(each))])
+        for lag in lags:
+            if number >= lag.count and starts_s[number - lag.count] + lag.length_s > at_s:
+                at_s = starts_s[number - lag.count] + lag.length_s
         starts_s.append(at_s)
-        at_s += spacing_s
-    return starts_s
+        is_next = number >= slowest.count and isclose(
+            at_s, starts_s[number - slowest.count] + slowest.length_s, abs_tol=1e-9
+        )
+        in_rhythm = in_rhythm + 1 if is_next else 0
+        if in_rhythm > settled and number > released:
+            rounds, rest = divmod(count - 1 - number, slowest.count)
+            back = number - slowest.count + rest
+            return starts_s[0], starts_s[back] + (rounds + 1) * slowest.length_s
+    return starts_s[0], at_s
 
 
 def _releases(bound: Constraint, count: int) -> list[float]:

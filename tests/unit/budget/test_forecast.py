@@ -20,6 +20,12 @@ def test_ten_thousand_take_seventy_three_minutes():
     assert forecast(bounds, 10_000, now_s=0.0).done_s == 73 * 60
 
 
+def test_ten_million_take_a_rhythm_not_a_list():
+    """6000 an hour for ten weeks: 1,666 hours, and the last 4000 in their first 13 minutes."""
+    bounds = [Constraint(300, 60.0, []), Constraint(6000, 3600.0, [])]
+    assert forecast(bounds, 10_000_000, now_s=0.0).done_s == 1666 * 3600 + 13 * 60
+
+
 def test_nothing_to_do_is_done_at_once():
     assert forecast([Constraint(1, 60.0, [])], 0, now_s=5.0).done_s == 5.0
 
@@ -62,7 +68,7 @@ bounds = st.builds(
 )
 
 
-@given(st.lists(bounds, min_size=1, max_size=3), st.integers(1, 40), st.floats(0, 3))
+@given(st.lists(bounds, min_size=1, max_size=3), st.integers(1, 150), st.floats(0, 3))
 def test_equals_trying_every_instant(bounds: list[Constraint], count: int, latency_s: float):
     """The forecast is when a dispatcher that grants whenever all windows have room is done."""
     eta = forecast(bounds, count, now_s=100.0, latency_s=latency_s, in_flight=64)
