@@ -17,6 +17,7 @@ from connector.upsert.outbox.schema import MIGRATIONS, results
 from connector.upsert.outbox.states import Status
 from pipelines.ledger import LedgerView, open_ledger
 from pipelines.places import destination_label
+from pipelines.published_copy import PublishedCopy, published_copy
 from pipelines.push.outbox import outbox_database
 from pipelines.report.facts import (
     RESOURCES,
@@ -51,7 +52,7 @@ def gather(settings: Settings) -> ReportFacts:
             now_s=now_s,
             destination=label,
             account=settings.account,
-            freshness=_freshness(ledger, label),
+            freshness=_freshness(ledger, label, published_copy(settings)),
             runs=runs,
             windows=windows,
             hold=hold,
@@ -59,8 +60,13 @@ def gather(settings: Settings) -> ReportFacts:
         )
 
 
-def _freshness(ledger: LedgerView, label: str) -> list[Freshness]:
-    known = {fresh.resource: fresh for fresh in ledger.freshness.of(label)}
+def _freshness(ledger: LedgerView, label: str, copy: PublishedCopy | None) -> list[Freshness]:
+    """Of what readers see, as `status` tells it: a copy, or the server's own tables."""
+    if copy is None:
+        noted = ledger.freshness.of(label)
+    else:
+        noted = ledger.freshness.published(label) if copy.made_at else []
+    known = {fresh.resource: fresh for fresh in noted}
     shown = []
     for name in RESOURCES:
         if (fresh := known.get(name)) is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +95,22 @@ def test_log_lines_name_their_account(run: Run, configure: Configure):
         own = [line for line in told if f"account={name}" in line]
         assert all(f"run_id={part['run_id']}" in line for line in own if "run_id=" in line)
     assert all("account=" in line for line in told)
+
+
+def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east: Sandbox):
+    """Exit 143 at a safe point of the first; the others aren't begun; one object all the same."""
+    east.options.latency_s = 0.5
+    binary = Path(sys.executable).with_name("hiringcenter")
+    with subprocess.Popen(
+        [binary, "pull", "--all-accounts", "--json"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stderr is not None
+        assert any("event=pull.scan" in line for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert list(json.loads(out)["accounts"]) == ["east"]
 
 
 def test_sync_pulls_and_pushes_what_it_can(

@@ -32,6 +32,16 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
     assert sandbox.requests == []
 
 
+def test_freshness_is_that_of_what_readers_see(run: Run, sandbox: Sandbox):
+    """As `status` says it: without a copy nothing is fresh, whatever has landed."""
+    run("pull", "notes", "-q")
+    run("report")
+    assert Path("hiringcenter-report.html").read_text().count("last scan: full") == 1
+    Path("data/hiringcenter.duckdb").unlink()
+    run("report")
+    assert "last scan: full" not in Path("hiringcenter-report.html").read_text()
+
+
 def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.MonkeyPatch):
     """By its address, the way the desktop is set up."""
     note = "import sys, pathlib; pathlib.Path('opened').write_text(sys.argv[1])"
