@@ -28,7 +28,9 @@ def _budget(
     options: Options,
     plan: Annotated[
         int | None,
-        typer.Option("--plan", metavar="N", min=1, help="When N more requests would be done."),
+        typer.Option(
+            "--plan", metavar="N", min=1, max=10**9, help="When N more requests would be done."
+        ),
     ] = None,
 ) -> None:
     """Used and free in each window, by lane; any hold and why; who is connected."""

@@ -32,7 +32,9 @@ def register(app: typer.Typer) -> None:
 @common_options
 def sandbox(
     common: Options,
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 = any free one.")] = 8808,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 = any free one.")
+    ] = 8808,
     prospects: Annotated[int, typer.Option(help="Records to begin with.")] = 300,
     notes: Annotated[int, typer.Option(help="Records to begin with.")] = 200,
     tasks: Annotated[int, typer.Option(help="Records to begin with.")] = 120,
