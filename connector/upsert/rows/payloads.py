@@ -89,6 +89,8 @@ class PayloadMaker:
         except ValidationError as error:
             problems += self._problems(error, {problem.field for problem in problems[before:]})
             return None
+        if payload.get("labels") == [] and not clear_empty:  # `[]` or `;` is an empty cell too
+            del payload["labels"]
         return payload if len(problems) == before else None
 
     def _fields(
