@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from typing import Any
 
 import orjson
 
 
 class Output:
-    """json: stdout gets exactly one JSON object, as its last line; text goes to stderr.
+    """json: stdout gets exactly one JSON object (UTF-8), as its last line; text goes to stderr.
 
     verbosity: below 0, no progress; above 0, tracebacks of what nobody expected.
     """
 
     def __init__(self, *, json: bool = False, verbosity: int = 0) -> None:
         self.json, self.verbosity = json, verbosity
+        if isinstance(sys.stdout, TextIOWrapper):  # a name that it can't write is no failed run
+            sys.stdout.reconfigure(errors="backslashreplace")
 
     @property
     def shows_progress(self) -> bool:
@@ -44,8 +47,9 @@ class Output:
         """The summary, where `--json` asked for it."""
         if self.json:
             options = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
-            sys.stdout.write(orjson.dumps(summary, default=str, option=options).decode() + "\n")
             sys.stdout.flush()
+            sys.stdout.buffer.write(orjson.dumps(summary, default=str, option=options) + b"\n")
+            sys.stdout.buffer.flush()
 
     @staticmethod
     def _render(renderable: Any, stream: Any) -> None:

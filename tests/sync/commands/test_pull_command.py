@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -207,3 +210,21 @@ def test_personal_data_is_not_logged(run: Run, sandbox: Sandbox):
     for record in sandbox.store.all("notes"):
         if record.get("body"):
             assert record["body"] not in ended.err + ended.out
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_can_not_write_a_name_fails_no_run(sandbox: Sandbox, encoding: str):
+    """The work is done by then: names are spelled in escapes; JSON is UTF-8 everywhere."""
+    header = "First Name,Last Name,Email"
+    Path("people.csv").write_text(f"{header}\nŁukasz,Ó,x@example.com\nŻ,Ż,no-address-Ż\n")
+    binary = Path(sys.executable).with_name("hiringcenter")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for flags in ([], ["--json"]):
+        done = subprocess.run(
+            [binary, "push", "people.csv", "--dry-run", "-q", *flags],
+            env=environment, capture_output=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stderr
+        told = done.stdout.decode("utf-8" if flags else encoding)
+        assert "rejected" in told
+    assert json.loads(told)["rejected"] == 1
