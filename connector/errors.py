@@ -17,6 +17,7 @@ Each message says what happened, where, and what to do next; the facts behind it
 from __future__ import annotations
 
 import difflib
+import os
 import traceback
 from collections.abc import Iterable
 
@@ -81,12 +82,28 @@ class Unexpected(RunError):
 
     def __init__(self, error: BaseException, *, doing: str = "") -> None:
         self.kind, self.where, self.doing = type(error).__name__, _our_line(error), doing
-        super().__init__(
-            f"Unexpected {self.kind} at {self.where}{doing and f' while {doing}'}. This is a fault "
-            "of the connector; nothing is lost. Its own message is left out, since it may quote "
-            "your data. Run the command again with -v and report the traceback, which holds none."
-        )
+        place = f"{self.where}{doing and f' while {doing}'}"
+        super().__init__(_system_said(error, place) or _fault_said(self.kind, place))
         self.__cause__ = error
+
+
+def _fault_said(kind: str, place: str) -> str:
+    return (
+        f"Unexpected {kind} at {place}. This is a fault of the connector; nothing is lost. Its own "
+        "message is left out, since it may quote your data. Run the command again with -v and "
+        "report the traceback, which holds none."
+    )
+
+
+def _system_said(error: BaseException, place: str) -> str | None:
+    """What the operating system refused, where it did; its words hold no data."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    return (
+        f"The system refused something at {place}: {os.strerror(error.errno)}. Nothing is lost. "
+        "Mend that on this machine (disk space, permissions, open files), then run the command "
+        "again."
+    )
 
 
 def _our_line(error: BaseException) -> str:

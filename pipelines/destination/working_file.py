@@ -55,6 +55,11 @@ def open_working_file(
                 "connector alone: close that program and run the command again. Analysts open "
                 "the published copy."
             ) from error
+        if "No space left" in str(error):
+            raise DestinationError(
+                f"{path}: the disk is full. Rows loaded before are kept. Free some space, or set "
+                "HIRINGCENTER_STATE_DIR to another place, and run the command again."
+            ) from error
         connection, is_new = _without_damaged(places, error), True
     except duckdb.Error as error:
         connection, is_new = _without_damaged(places, error), True

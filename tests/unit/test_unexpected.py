@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import traceback
@@ -37,6 +38,15 @@ def test_type_and_line_of_ours_are_told_and_nothing_else():
     assert told.where.startswith("connector.settings.values:")
     assert "Run the command again with -v" in str(told)
     assert PERSONAL not in str(Unexpected(fault(), doing="reading notes"))
+
+
+def test_what_the_system_refuses_is_said_in_its_words():
+    """A full disk is no fault of the connector; the path, which may name people, is left out."""
+    told = str(Unexpected(OSError(errno.ENOSPC, "No space left", f"/home/{PERSONAL}")))
+    assert "No space left on device" in told
+    assert "run the command again" in told
+    assert PERSONAL not in told
+    assert "This is a fault of the connector" in str(Unexpected(OSError(PERSONAL)))
 
 
 def test_an_error_without_frames_has_a_type_all_the_same():
