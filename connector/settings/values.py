@@ -9,6 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 
+_MOST = 10**9
+_LONGEST_S = 366 * 86_400.0
+
+
 @dataclass(frozen=True)
 class RateLimit:
     """At most `limit` requests in any `length_s` seconds."""
@@ -24,7 +28,7 @@ def parse_rate_limits(text: Any) -> Any:
     limits = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)\s*s\s*", part)
-        if not match or int(match[1]) < 1 or float(match[2]) <= 0:
+        if not match or not 1 <= int(match[1]) <= _MOST or not 0 < float(match[2]) <= _LONGEST_S:
             raise ValueError("expected count/seconds + 's', as in 300/60s,6000/3600s")
         limits.append(RateLimit(int(match[1]), float(match[2])))
     return tuple(limits)
