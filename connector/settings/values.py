@@ -8,7 +8,6 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-
 _MOST = 10**9
 _LONGEST_S = 366 * 86_400.0
 
