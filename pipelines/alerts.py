@@ -42,7 +42,7 @@ def alerts_of(
     """
     found: list[Alert] = []
     rules = settings.alerts
-    if kind == "status":
+    if kind == "status" and "error" not in summary:
         return list(_stale(summary, exit_code, settings))
     if exit_code in _FAILED and rules.on_failure:
         message = _message(kind, summary) or "The run could not finish; see its log."

@@ -20,7 +20,7 @@ from connector.settings import AlertSettings, Settings, load
 from pipelines.alerts import alerts_of, check_webhook, send
 from pipelines.commands.observed import observed
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result
+from pipelines.commands.result import Result, error_facts
 from tests.unit.operations.listener import listening
 
 PUSH = {
@@ -87,6 +87,14 @@ def test_staleness_names_the_resources():
     assert alert.event == "stale"
     assert alert.facts == {"resources": ["notes"]}
     assert alerts_of("status", summary, 0, settings()) == []
+
+
+def test_a_status_that_could_not_look_is_a_failure_not_staleness():
+    """The ledger doesn't answer: that is what is told, not that every resource is old."""
+    cause = LedgerUnusable(ledger="x", reason="doesn't answer", action="Check it.")
+    summary = {"status": "failed", "error": error_facts(cause)}
+    (alert,) = alerts_of("status", summary, 1, settings())
+    assert (alert.event, alert.message) == ("failure", str(cause))
 
 
 @pytest.mark.parametrize("shape", ["json", "slack"])
