@@ -160,7 +160,8 @@ def plan(
         reason = f"a full scan costs {facts.pages} requests, the share allows {share:.0f}"
         return ScanPlan(resource, ScanKind.FULL, reason)
     narrow = _narrow(resource, facts, pull, now_ms)
-    due = now_ms - facts.last_complete_ms >= pull.full_every_s * 1000
+    # a scan that lies in the future began under a clock that was wrong
+    due = not 0 <= now_ms - facts.last_complete_ms < pull.full_every_s * 1000
     if narrow is not None and not due and facts.full_begun_ms is None:
         return narrow
     return _spread(resource, facts, hourly_limit, share, due=due)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 WATERMARK_FIELDS = ("createdAt", "updatedAt")
+_LATEST_MS = 253_402_300_799_999  # the year 9999; what is beyond is no time, and may fit no state
 
 
 class IdCount:
@@ -74,7 +75,7 @@ class Times:
     def see(self, records: Sequence[Mapping[str, Any]], *, in_order: bool) -> None:
         """Take note of a page's rows. in_order: it is the next page of the list."""
         for field in WATERMARK_FIELDS:
-            times = [ms for record in records if type(ms := record.get(field)) is int]
+            times = [ms for record in records if _is_time(ms := record.get(field))]
             if times:
                 newest = min(max(times), self._until_ms)
                 self.newest[field] = max(newest, self.newest.get(field, newest))
@@ -125,3 +126,7 @@ class Times:
         times._first, times._last = dict(facts["first"]), dict(facts["last"])
         times._unordered = set(facts["unordered"])
         return times
+
+
+def _is_time(value: Any) -> TypeGuard[int]:
+    return type(value) is int and abs(value) <= _LATEST_MS

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from connector.settings import Settings
     from pipelines.published_copy import PublishedCopy
 
+_CLOCK_STEP_S = 60.0
+
 
 def register(app: typer.Typer) -> None:
     app.command(
@@ -92,15 +94,16 @@ def _facts(
             "rows": None, "last_pull": None, "last_complete_scan": None, "age_s": None,
             "scan": None, "reason": None, "stale": max_age_s is not None, **waiting,
         }  # fmt: skip
-    age_s = max(0, now_ms - fresh.last_pull_ms) / 1000
+    age_s = (now_ms - fresh.last_pull_ms) / 1000
+    is_told = age_s >= -_CLOCK_STEP_S  # a pull in the future says how wrong a clock was, no more
     return {
         "rows": fresh.rows,
         "last_pull": utc(fresh.last_pull_ms),
         "last_complete_scan": utc(fresh.last_complete_ms),
-        "age_s": round(age_s),
+        "age_s": round(max(0.0, age_s)),
         "scan": fresh.scan,
         "reason": fresh.reason,
-        "stale": max_age_s is not None and age_s > max_age_s,
+        "stale": max_age_s is not None and (age_s > max_age_s or not is_told),
         **waiting,
     }
 

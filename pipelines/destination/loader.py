@@ -16,6 +16,7 @@ from typing import Any, cast
 import dlt
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.storages.exceptions import StorageException
+from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.logs import get_logger
@@ -56,7 +57,8 @@ class Loader:
         return self._open()
 
     def recover(self) -> None:
-        """Finish what a killed run left: newer state of the destination, pending packages.
+        """Finish what a killed run left: newer state of the destination, pending packages. Make
+        tables anew that somebody dropped.
 
         Raises:
             DestinationError: the destination can't be reached, or refuses a pending package.
@@ -70,6 +72,7 @@ class Loader:
                 self.pipeline = self._anew(error)
                 self._catch_up()
         self._learn_columns()
+        self._restore_dropped()
 
     def _catch_up(self) -> None:
         self.pipeline.sync_destination()
@@ -95,6 +98,31 @@ class Loader:
             jobs["started_jobs"] or jobs["completed_jobs"] or jobs["failed_jobs"]
             for jobs in map(packages.get_load_package_jobs, packages.list_packages())
         )
+
+    def _restore_dropped(self) -> None:
+        """dlt trusts its schema, and would fail for ever. What the tables held is read again."""
+        names = [name for name in self._columns if not name.startswith("_dlt_")]
+        if not names:
+            return
+        try:
+            dropped = self._make_missing(names)
+        except Exception as error:
+            raise load_failed(error) from error
+        if dropped:
+            _log.warning("load.dropped_tables_made_anew", tables=dropped)
+            self.set_marks({name: {} for name in dropped})
+
+    def _make_missing(self, names: Sequence[str]) -> list[str]:
+        with self.pipeline.destination_client() as client:
+            if not isinstance(client, SqlJobClientBase):
+                return []
+            found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
+            if not found.get(client.schema.version_table_name):
+                return []  # nothing was ever loaded, or all is gone: dlt makes all of it
+            dropped = [name for name in names if not found.get(name)]
+            if dropped:
+                client.update_stored_schema(only_tables=dropped, force=True)
+            return dropped
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of `table` as far as it is known; empty if it isn't."""

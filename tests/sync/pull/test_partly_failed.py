@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import duckdb
+import pytest
 
 from connector.budget.database import Database
 from connector.errors import Unauthorized
@@ -171,3 +173,11 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
     label = f"duckdb:{puller.settings.duckdb_path}#hiringcenter"
     assert len(FreshnessLog(database).published(label)) == len(RESOURCES)
     database.close()
+
+
+def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pytest.MonkeyPatch):
+    """A clock was a day ahead while it ran: nobody knows how old its rows are."""
+    puller.pull_ok()
+    now_ns = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns - 86_400 * 10**9)
+    assert not any(_ages(puller).values())

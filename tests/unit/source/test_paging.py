@@ -602,12 +602,14 @@ def test_watermarks_come_from_data_and_never_from_the_future():
         {"id": "a", "createdAt": NOW_MS + 10**9, "updatedAt": None},
         {"id": "b", "createdAt": "soon", "updatedAt": 5},
         {"id": "c", "updatedAt": True},
-        {"id": "d"},
+        {"id": "d", "createdAt": 2**70},
+        {"id": "e", "updatedAt": -(2**70)},
     ]
     made = scan(ListServer(rows))
-    read(made)
+    (page,) = made
     assert made.outcome is not None
     assert made.outcome.newest_ms == {"createdAt": NOW_MS, "updatedAt": 5}
+    assert str(2**70) not in json.dumps(page.place)  # states hold 64 bits
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_above_the_share_each_list_has_its_narrow_scan(resource: str, kind: str)
     assert planned(resource, facts(2000)).kind == kind
 
 
+def test_a_complete_scan_in_the_future_is_no_reason_to_wait():
+    """It began while the clock was wrong; else no full scan would come until then."""
+    known = facts(2000, last_complete_ms=NOW_MS + 400 * 24 * HOUR_MS)
+    assert planned("notes", known).kind is ScanKind.FULL
+
+
 def test_prospects_of_no_seen_order_are_read_in_parts():
     """There is no filter by time: a share of the list in each run, on and on."""
     made = planned("prospects", facts(2000, order=None))
