@@ -115,7 +115,7 @@ class Dispatcher:
         return self._stop is not None and self._stop.is_set()
 
     def _interrupted(self) -> Interrupted:
-        return Interrupted(int(getattr(self._stop, "number", signal.SIGTERM)))
+        return Interrupted(int(getattr(self._stop, "signal_number", signal.SIGTERM)))
 
     def _sleep(self) -> None:
         """Until there is something to bring to the ledger, or asking it again can help."""

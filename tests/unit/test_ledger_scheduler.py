@@ -108,7 +108,7 @@ def test_a_signal_ends_waiting_with_its_number(tmp_path: Path):
     with opened(tmp_path, (1, 600.0), stop=stop) as budget, ThreadPoolExecutor(4) as pool:
         spend(budget, 1)
         waits = [pool.submit(budget.permit, lane) for lane in Lane for _ in range(2)]
-        stop.number = signal.SIGINT
+        stop.signal_number = signal.SIGINT
         stop.set()
         errors = [wait.exception() for wait in waits]
     assert [error.exit_code for error in errors if isinstance(error, Interrupted)] == [130] * 4
