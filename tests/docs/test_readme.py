@@ -90,6 +90,31 @@ def test_every_command_runs(line: str, project: tuple[Path, dict[str, str]]):
     assert done.returncode in EXPECTED_CODES, f"{line}\n{done.stdout}\n{done.stderr}"
 
 
+@pytest.mark.slow
+def test_the_first_screen_is_what_make_sync_prints(project: tuple[Path, dict[str, str]]):
+    """Without a key, line by line; only how long it took may differ. It ends with a query."""
+    folder, environment = project
+    keyless = {name: value for name, value in environment.items() if "HIRINGCENTER" not in name}
+    done = subprocess.run(
+        ["make", "--old-file=.venv/.installed", "sync"], cwd=folder, env=keyless, check=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240,
+    )  # fmt: skip
+    screen = README.partition("$ make sync\n```\n```\n")[2].partition("```")[0]
+    shown, printed = (re.sub(r"in [\d.]+ s", "", text) for text in (screen, done.stdout))
+    assert len(shown.splitlines()) > 5
+    assert [line for line in shown.splitlines() if line not in printed.splitlines()] == []
+    query = printed.partition("(paste this):\n")[2]
+    asked = subprocess.run(
+        ["/bin/sh", "-c", query],
+        cwd=folder,
+        env=keyless,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "people" in asked.stdout
+
+
 def test_every_query_for_analysts_runs(project: tuple[Path, dict[str, str]]):
     """Ten of them, and the attached file with views of one's own."""
     folder, _ = project
