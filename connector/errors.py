@@ -192,7 +192,8 @@ class Unauthorized(ApiError):
 
 
 class Refused(ApiError):
-    """Another 4xx: the API understood the request and said no. `status`, `url_path`, `said`."""
+    """Another 4xx, or a write answered `success: false`: the API understood the request and said
+    no. `status`, `url_path`, `said`."""
 
     def __init__(self, *, status: int, url_path: str, said: str) -> None:
         self.status, self.url_path, self.said = status, url_path, said

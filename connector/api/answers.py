@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connector.api.bodies import NoContent, NotJson, describe, error_text, read_json
-from connector.api.envelopes import NoList, UnknownShape
+from connector.api.envelopes import NoList, NotDone, UnknownShape
 from connector.api.retry import Outcome, outcome_of_status
 from connector.api.transport import Exchange
 from connector.errors import (
@@ -46,14 +46,14 @@ def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bo
     if status is None:
         return Answer(Outcome.LOST, exchange, reason=str(exchange.failure))
     if 200 <= status < 300:
-        return _understand_success(exchange, read)
+        return _understand_success(exchange, read, keyed=keyed)
     if status == 404 and absent_at_404:
         return _understand_absence(exchange)
     said = exchange.failure or error_text(exchange.body)
     return Answer(outcome_of_status(status, keyed=keyed, said=said), exchange, reason=said)
 
 
-def _understand_success(exchange: Exchange, read: Read) -> Answer:
+def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answer:
     if exchange.failure:
         return Answer(Outcome.LOST, exchange, reason=exchange.failure)
     try:
@@ -63,6 +63,8 @@ def _understand_success(exchange: Exchange, read: Read) -> Answer:
         return Answer(Outcome.LOST, exchange, reason=str(error))
     except NoList as error:
         return Answer(Outcome.EMPTY, exchange, value=error.page, reason=str(error))
+    except NotDone as error:  # a write with a key would be told the same again
+        return Answer(Outcome.DENIED if keyed else Outcome.DOUBTFUL, exchange, reason=str(error))
     except UnknownShape as error:
         return Answer(Outcome.DOUBTFUL, exchange, reason=str(error))
 
@@ -85,7 +87,7 @@ def failure(answer: Answer, *, url_path: str, host: str) -> ApiError:
         return Redirected(status=status, url_path=url_path, target=target)
     if status in (401, 403):
         return Unauthorized(status=status, url_path=url_path, said=reason)
-    if 400 <= status < 500:
+    if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
         return Refused(status=status, url_path=url_path, said=reason)
     return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)
 

@@ -49,6 +49,10 @@ class NoList(UnknownShape):
         super().__init__("there is no list in it, only success")
 
 
+class NotDone(UnknownShape):
+    """The answer says `success: false`."""
+
+
 def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     """The page that `body`, an answer to GET /<resource>, holds.
 
@@ -131,7 +135,7 @@ def _check_success(body: Any) -> None:
     if not isinstance(body, dict):
         raise UnknownShape(f"it is {_kind(body)} where an object was expected")
     if body.get("success", True) is not True:
-        raise UnknownShape(f"it says `success: false`: {said(body) or 'without a reason'}")
+        raise NotDone(f"it says `success: false`: {said(body) or 'without a reason'}")
 
 
 def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:

@@ -19,6 +19,8 @@ DOUBTFUL_TRIES = 8
 DOUBTFUL_BACKOFF_MAX_S = 2.0
 EMPTY_TRIES = 3
 BUSY_TRIES = 60
+LEAST_TRY_S = 1.0
+"""A try that has less time left than this is not made: it would only lose its answer."""
 
 
 class Outcome(StrEnum):
@@ -31,6 +33,7 @@ class Outcome(StrEnum):
     BUSY = "busy"  # 429
     DOUBTFUL = "doubtful"  # whole and readable, but not what was asked for
     EMPTY = "empty"  # no list where one was asked for: believed once it was said again and again
+    DENIED = "denied"  # a whole answer says that what was asked for was not done
     FINAL = "final"  # the same request would get the same answer
 
 
@@ -89,7 +92,7 @@ def decide(
     """
     if outcome is Outcome.USABLE or (outcome is Outcome.EMPTY and effort.empty >= EMPTY_TRIES):
         return Decision(Action.RETURN)
-    if outcome is Outcome.FINAL:
+    if outcome in (Outcome.FINAL, Outcome.DENIED):
         return Decision(Action.FAIL)
     if outcome is Outcome.BUSY:
         # The budget was told and holds every process back until the server's time; asking it
@@ -101,7 +104,7 @@ def decide(
     wait_s = retry_after_s(headers, now_s)
     if wait_s is None:  # the server's word wins; without it, back off
         wait_s = backoff_s(outcome, effort, jitter)
-    if effort.spent_s + wait_s >= total_s:
+    if effort.spent_s + wait_s >= total_s - min(LEAST_TRY_S, total_s / 4):
         return Decision(Action.GIVE_UP)
     return Decision(Action.RETRY, wait_s)
 

@@ -49,6 +49,15 @@ def test_a_conflict_with_another_payload_is_final(bench: Bench):
     assert client.requests == 1
 
 
+def test_success_false_is_a_refusal_whatever_the_status(bench: Bench):
+    """The API says that it did nothing; the same key would be told the same again."""
+    client = bench.serve(answer(200, {"success": False, "message": "company is invalid"}))
+    with pytest.raises(errors.Refused, match="company is invalid") as caught:
+        client.post("prospects", b"{}", idempotency_key="k")
+    assert caught.value.status == 200
+    assert client.requests == 1
+
+
 def test_a_write_is_not_sent_again_once_its_key_may_be_forgotten(bench: Bench):
     """The wait for a permit may take hours; after it the change could be applied twice."""
 
