@@ -171,7 +171,8 @@ class MissingKey(ConfigurationError):
             f"No API key: {variable} is not set. Create a key in HiringCenter under "
             "Settings -> API / Webhooks -> Add API Key, then put "
             f"{variable}=<your key> into the environment or into .env. "
-            "To try the connector without a key, run `make sync`: it uses the embedded sandbox."
+            "To try the connector without a key, use the embedded sandbox: `make sync`, or "
+            "`hiringcenter sandbox`."
             f"{named if self.accounts else ''}"
         )
 
@@ -186,8 +187,9 @@ class Unauthorized(ApiError):
         self.status, self.url_path = status, url_path
         what = "The API key was refused" if status == 401 else "The API key may not do this"
         super().__init__(
-            f"{what} ({status} at {url_path}: {said}). Check HIRINGCENTER_API_KEY and the key's "
-            "permissions in HiringCenter under Settings -> API / Webhooks."
+            f"{what} ({status} at {url_path}: {said.rstrip('.')}). Check HIRINGCENTER_API_KEY (or the "
+            "variable that the account names), and the key's permissions in HiringCenter under "
+            "Settings -> API / Webhooks."
         )
 
 
