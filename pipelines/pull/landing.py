@@ -77,8 +77,9 @@ class Landing:
         rows = self._makers[resource].rows(records)
         run.counts["rows_read"] += len(records)
         run.at(pages[-1].place)
-        if run.finds_deletions:  # before the rows are loaded: see `seen`
+        if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
             self._destination.seen.add(resource, [row["id"] for row in rows])
+        if run.finds_deletions:
             run.saw(len(rows))
         return rows
 

@@ -73,14 +73,15 @@ class ScanMark:
 class ResourceRun:
     """One resource in this run. facts: what finished scans left. mark: the scan of now.
 
-    leaves_unfinished: a look back (`--since`) over what another scan has left in its midst;
-    the rest of that one's rows are still to come.
+    left: an unfinished scan that a look back (`--since`) leaves in its place, for later pulls.
+    leaves_unfinished: rows of such a scan have landed, and the rest is still to come.
     """
 
     resource: str
     facts: ResourceFacts
     mark: ScanMark
     resumed: bool = False
+    left: ScanMark | None = None
     leaves_unfinished: bool = False
     counts: dict[str, int] = field(
         default_factory=lambda: {"rows_read": 0, "rows_written": 0, "rows_deleted": 0}
@@ -110,7 +111,7 @@ class ResourceRun:
 
     def state(self) -> dict[str, Any]:
         """The resource's part of dlt's state while its scan runs."""
-        return {"facts": self.facts.to_json(), "scan": self.mark.to_json()}
+        return {"facts": self.facts.to_json(), "scan": (self.left or self.mark).to_json()}
 
     def at(self, place: dict[str, Any]) -> None:
         """The scan has come to `place`; it may have widened its plan on the way."""
@@ -129,8 +130,8 @@ class ResourceRun:
         ended = self.mark.ended
         assert ended is not None
         facts = self.facts.after(self.mark.plan, ended, started_ms=self.mark.started_ms)
-        scan = replace(self.mark, ended=None).to_json() if ended.unfinished else None
-        return {"facts": facts.to_json(), "scan": scan}
+        scan = replace(self.mark, ended=None) if ended.unfinished else self.left
+        return {"facts": facts.to_json(), "scan": scan.to_json() if scan else None}
 
 
 def begin(
@@ -159,10 +160,13 @@ def begin(
         mark = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
         run = ResourceRun(resource, facts, mark, resumed=True)
     else:
-        over_another = fresh.backfill and resource in destination.unfinished
-        mark = ScanMark(fresh, now_ms)
-        run = ResourceRun(resource, facts, mark, leaves_unfinished=over_another)
-        destination.seen.begin(resource)
+        is_part = fresh.backfill and fresh.kind is not ScanKind.FULL
+        run = ResourceRun(
+            resource, facts, ScanMark(fresh, now_ms), left=left if is_part else None,
+            leaves_unfinished=is_part and resource in destination.unfinished,
+        )  # fmt: skip
+        if run.left is None:
+            destination.seen.begin(resource)
     _log.info("pull.scan", resource=resource, scan=str(run.mark.plan.kind), reason=run.reason)
     return run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import duckdb
@@ -108,6 +109,24 @@ def test_since_looks_back_and_leaves_watermarks_alone(narrow_puller: Puller):
     assert _freshness(puller) == freshness
     puller.pull_ok("notes")
     assert puller.reports[-1].summary["requests"] <= 3
+
+
+def test_since_leaves_an_unfinished_scan_in_its_place(puller: Puller):
+    """A full scan spread over pulls goes on after the look back, and knows what that one met."""
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    puller.pull_ok("notes")
+    puller.change_pull(full_share=0.0, full_every_s=0.0)
+    puller.change(rate_limits=(RateLimit(8, 0.5),))  # half of it a pull: 4 pages of 10
+    puller.pull_ok("notes")
+    puller.sandbox.store.create("notes", {"prospectId": "p", "body": "new"})
+    puller.pull_ok("notes", since_ms=int(time.time() * 1000) - 60_000)
+    assert _scans(puller) == {"notes": "head"}
+    pages = [puller.pull_ok("notes").summary["requests"] - 1 for _ in range(2)]
+    assert sum(pages) <= 7
+    facts = puller.reports[-1].summary["resources"]["notes"]
+    assert (facts["complete"], facts["rows_deleted"]) == (True, 0)
+    puller.pull_ok("prospects", "tasks", "meetings")
+    puller.assert_true()
 
 
 def _freshness(puller: Puller) -> list[tuple[object, ...]]:
