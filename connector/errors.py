@@ -187,8 +187,8 @@ class Unauthorized(ApiError):
         self.status, self.url_path = status, url_path
         what = "The API key was refused" if status == 401 else "The API key may not do this"
         super().__init__(
-            f"{what} ({status} at {url_path}: {said.rstrip('.')}). Check HIRINGCENTER_API_KEY (or the "
-            "variable that the account names), and the key's permissions in HiringCenter under "
+            f"{what} ({status} at {url_path}: {said.rstrip('.')}). Check HIRINGCENTER_API_KEY (or "
+            "the variable that the account names), and the key's permissions in HiringCenter under "
             "Settings -> API / Webhooks."
         )
 
