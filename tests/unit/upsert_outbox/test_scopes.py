@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from connector.clock import FakeClock
 from connector.upsert.outbox.scopes import Scopes
@@ -15,15 +17,30 @@ OTHER_KEY, ACCOUNT = SCOPE + 1, 77
 ROW = {"email": "ada@example.org", "title": "Dr", "note": {"body": "Called"}}
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    if request.param == "postgres":
+        url = str(request.getfixturevalue("postgres_url"))
+    clock = FakeClock()
+    rig = Rig(url, FakeApi(clock), clock=clock)
+    yield rig
+    rig.close()
+
+
+def api_of(rig: Rig) -> FakeApi:
+    assert isinstance(rig.api, FakeApi)
+    return rig.api
+
+
 @pytest.mark.parametrize("fate", ["crash before", "crash after"])
 @pytest.mark.parametrize("nth", [0, 1])
 def test_a_write_left_by_the_former_key_is_looked_up_and_applied_once(
-    tmp_path: Path, fate: str, nth: int
+    rig: Rig, fate: str, nth: int
 ):
     """The API may know an idempotency key only together with the API key it came with."""
-    clock = FakeClock()
-    api = FakeApi(clock, fate=lambda n: fate if n == nth else "ok")
-    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock)
+    api = api_of(rig)
+    api.fate = lambda n: fate if n == nth else "ok"
     scopes = Scopes(rig.database)
     scopes.note(SCOPE, ACCOUNT)
     scopes.begin(SCOPE, 1)
@@ -35,14 +52,12 @@ def test_a_write_left_by_the_former_key_is_looked_up_and_applied_once(
     scopes.begin(OTHER_KEY, 2)
     rig.push([ROW])
     assert [change.resource for change in api.applied] == ["prospects", "notes"]
-    rig.close()
 
 
-def test_the_same_key_keeps_its_idempotency_keys(tmp_path: Path):
+def test_the_same_key_keeps_its_idempotency_keys(rig: Rig):
     """Nothing is looked up where the API answers with a replay."""
-    clock = FakeClock()
-    api = FakeApi(clock, fate=lambda n: "crash after" if n == 0 else "ok")
-    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock)
+    api = api_of(rig)
+    api.fate = lambda n: "crash after" if n == 0 else "ok"
     scopes = Scopes(rig.database)
     for at_ms in (1, 2):
         scopes.begin(SCOPE, at_ms)
@@ -51,4 +66,27 @@ def test_the_same_key_keeps_its_idempotency_keys(tmp_path: Path):
                 rig.push([ROW])
     rig.push([ROW])
     assert (api.posts, len(api.applied)) == (3, 2)
-    rig.close()
+
+
+def test_of_several_former_keys_the_one_that_sent_last_is_followed(rig: Rig):
+    """Keys that never learnt of each other have receipts of their own; the newest are fuller."""
+    scopes = Scopes(rig.database)
+    for at_ms, key in enumerate((1, 2, 3)):
+        scopes.begin(key, -at_ms)
+        scopes.note(key, ACCOUNT if key < 3 else None)
+    scopes.note(OTHER_KEY, ACCOUNT)
+    assert scopes.of(OTHER_KEY) == 1
+
+
+def test_an_outbox_of_before_goes_on(rig: Rig):
+    """Its receipts stay, under the number of the key that is used."""
+    rig.push([ROW])
+    with rig.database.write() as connection:
+        connection.execute(sa.text("DROP TABLE outbox_scopes"))
+        connection.execute(
+            sa.text("UPDATE schema_versions SET version = 1 WHERE component = 'outbox'")
+        )
+    scopes = Scopes(rig.database)
+    assert not scopes.is_worth_asking(SCOPE)
+    assert scopes.of(SCOPE) == SCOPE
+    assert rig.push([ROW]).statuses == {2: "unchanged"}
