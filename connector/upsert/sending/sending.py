@@ -203,7 +203,7 @@ class Sender:
     def _tell(self, finished: list[tuple[RowProgress, RowResult]]) -> None:
         for row, result in finished:
             if not row.own:
-                self._watcher.recovered += 1
+                self._watcher.recovered += self._settler.is_settled(row.first)
                 continue
             self._watcher.outcomes[result.status] += 1
             if result.status in (Status.REJECTED, Status.FAILED):

@@ -73,6 +73,10 @@ class Settler:
         """Why nothing was settled, if the API hasn't answered anything at all."""
         return self.unanswered if self.last_answer_s == float("-inf") else None
 
+    def is_settled(self, write: Write) -> bool:
+        """Whether nothing of the person of `write` waits for an answer any more."""
+        return self.blocked.isdisjoint(names_of(write))
+
     def settle(
         self,
         connection: sa.Connection,

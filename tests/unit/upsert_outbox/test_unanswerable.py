@@ -50,7 +50,7 @@ def test_it_holds_back_nobody_else(rig: Rig):
     changed = [{**row, "title": "New"} for row in OTHERS]
     assert set(rig.push(changed, source="other.csv").statuses.values()) == {"updated"}
     pushed = rig.push([{**ODD, "title": "Fixed"}, {**OTHERS[0], "title": "Newer"}])
-    assert pushed.statuses == {2: "failed", 3: "updated"}
+    assert (pushed.recovered, pushed.statuses) == (0, {2: "failed", 3: "updated"})
     assert "nothing may overtake it" in (pushed.messages[2] or "")
 
 
