@@ -20,6 +20,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.logs import get_logger
+from connector.source.columns import HASH_COLUMN
 from pipelines.destination.batches import Batch, as_table
 from pipelines.destination.load_errors import load_failed
 from pipelines.destination.quiet_dlt import SCHEMA_NAME, make_pipeline
@@ -58,7 +59,7 @@ class Loader:
 
     def recover(self) -> None:
         """Finish what a killed run left: newer state of the destination, pending packages. Make
-        tables anew that somebody dropped.
+        tables and columns anew that somebody dropped.
 
         Raises:
             DestinationError: the destination can't be reached, or refuses a pending package.
@@ -120,8 +121,11 @@ class Loader:
             if not found.get(client.schema.version_table_name):
                 return []  # nothing was ever loaded, or all is gone: dlt makes all of it
             dropped = [name for name in names if not found.get(name)]
-            if dropped:
-                client.update_stored_schema(only_tables=dropped, force=True)
+            lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
+            if dropped or lacking:
+                client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
+            for name in lacking:
+                _forget_contents(client, name)
             return dropped
 
     def columns(self, table: str) -> dict[str, Any]:
@@ -196,6 +200,19 @@ class Loader:
         capabilities = self.pipeline.destination.capabilities()
         known = capabilities.supported_merge_strategies or ()
         return "upsert" if "upsert" in known else "delete-insert"
+
+
+def _lacks(client: SqlJobClientBase, table: str, found: dict[str, Any]) -> bool:
+    is_exact = client.capabilities.generates_case_sensitive_identifiers()
+    return bool(client.schema.get_new_table_columns(table, found, case_sensitive=is_exact))
+
+
+def _forget_contents(client: SqlJobClientBase, table: str) -> None:
+    """Let no row pass for unchanged: a column that was dropped has lost all its values."""
+    _log.warning("load.dropped_columns_made_anew", table=table)
+    if HASH_COLUMN in client.schema.get_table_columns(table):
+        name = client.sql_client.make_qualified_table_name(table)
+        client.sql_client.execute_sql(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
 
 
 def _is_about_local_files(error: BaseException | None) -> bool:

@@ -141,3 +141,13 @@ def test_numbers_beyond_64_bits_are_no_times_and_stop_nobody(any_puller: Puller)
     puller.sandbox.store.update("prospects", first, {"createdAt": 2**70}, touch=False)
     puller.pull_ok()
     assert puller.landed()["prospects"][first]["created_at__v_text"] == str(2**70)
+
+
+def test_a_column_that_somebody_dropped_gets_its_values_back(any_puller: Puller):
+    """No row passes for unchanged, though none changed at the API."""
+    puller = any_puller
+    puller.pull_ok()
+    with Destination(puller.settings) as destination:
+        destination.query(f"ALTER TABLE {destination.name('notes')} DROP COLUMN body")
+    puller.pull_ok()
+    puller.assert_true()
