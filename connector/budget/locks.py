@@ -14,7 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,7 +95,8 @@ def _advisory_lock(database: Database, name: str) -> Iterator[bool]:
             yield bool(taken)
         finally:
             if taken:
-                connection.scalar(sa.select(sa.func.pg_advisory_unlock(number)))
+                with suppress(sa.exc.DBAPIError):  # a broken connection has freed it already
+                    connection.scalar(sa.select(sa.func.pg_advisory_unlock(number)))
 
 
 def _next_fence(database: Database, name: str, run_id: str) -> int:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.budget.locks import hold
@@ -54,3 +55,22 @@ def test_a_lost_lock_is_noticed_by_its_fence(url: str):
         with pytest.raises(BudgetError, match="was lost"):
             first.check(connection)
     database.close()
+
+
+def test_a_broken_connection_hides_no_error(postgres_url: str):
+    """The server ends every session while a lock is held: what failed in the work is what is
+    raised, not the unlocking that failed after it; and the lock is free."""
+    database, other = Database(postgres_url), Database(postgres_url)
+    with pytest.raises(BudgetError, match="the work"), hold(database, "push", run_id="cut"):
+        with other.write() as connection:
+            connection.execute(
+                sa.text(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+                )
+            )
+        raise BudgetError("the work")
+    with hold(other, "push", run_id="next") as held:
+        assert held.fence == 2
+    database.close()
+    other.close()

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 LEAST_IN_FLIGHT = 4
 MOST_IN_FLIGHT = 64
+BURST_SHARE = 0.05
+"""When a window opens, all of its slots are to be used within this share of its length: what the
+last burst takes longer, the whole push takes longer."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,10 @@ class Pace:
 
 
 def in_flight_for(latency_s: float | None, rate_per_s: float, most: int = MOST_IN_FLIGHT) -> int:
-    """How many requests keep `rate_per_s` going at `latency_s`, twice over to use up bursts."""
+    """How many requests at once spend what a window allows within BURST_SHARE of its length.
+
+    rate_per_s: the window's limit over its length. latency_s: of one request; None: not known yet.
+    """
     if latency_s is None:
         return min(most, LEAST_IN_FLIGHT)
-    return min(most, max(LEAST_IN_FLIGHT, math.ceil(2 * rate_per_s * latency_s)))
+    return min(most, max(LEAST_IN_FLIGHT, math.ceil(rate_per_s * latency_s / BURST_SHARE)))
