@@ -61,16 +61,21 @@ def test_a_broken_connection_hides_no_error(postgres_url: str):
     """The server ends every session while a lock is held: what failed in the work is what is
     raised, not the unlocking that failed after it; and the lock is free."""
     database, other = Database(postgres_url), Database(postgres_url)
-    with pytest.raises(BudgetError, match="the work"), hold(database, "push", run_id="cut"):
-        with other.write() as connection:
-            connection.execute(
-                sa.text(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                    "WHERE pid <> pg_backend_pid() AND datname = current_database()"
-                )
-            )
-        raise BudgetError("the work")
+    with pytest.raises(BudgetError, match="the work"):
+        _cut_while_held(database, other)
     with hold(other, "push", run_id="next") as held:
         assert held.fence == 2
     database.close()
     other.close()
+
+
+def _cut_while_held(database: Database, other: Database) -> None:
+    """Hold the lock, end all sessions but those of `other`, and fail."""
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    with hold(database, "push", run_id="cut"):
+        with other.write() as connection:
+            connection.execute(sa.text(cut))
+        raise BudgetError("the work")
