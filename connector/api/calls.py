@@ -28,6 +28,7 @@ class Call:
 
     first_sent_s: monotonic seconds, when an earlier call sent it first. remembered_s: it is not
     sent again later than this after it was sent first: the API may have forgotten its key.
+    patience_s: it is tried for no longer than this, however long the client would try.
     """
 
     method: str
@@ -39,6 +40,7 @@ class Call:
     absent_at_404: bool = False
     first_sent_s: float | None = None
     remembered_s: float = math.inf
+    patience_s: float = math.inf
 
     def headers(self) -> dict[str, str]:
         if self.idempotency_key is None:
@@ -68,7 +70,7 @@ class Caller:
             if first_sent_s is not None and started_s - first_sent_s > call.remembered_s:
                 self.budget.unsent(permit)
                 raise _forgotten(call, effort)
-            exchange = self._try(call, permit, self._timeout_s(effort))
+            exchange = self._try(call, permit, self._timeout_s(call, effort))
             if exchange.sent and first_sent_s is None:
                 first_sent_s = started_s
             took_s = self.clock.monotonic_s() - started_s
@@ -113,11 +115,14 @@ class Caller:
         else:
             self.budget.unsent(permit)
 
-    def _timeout_s(self, effort: Effort) -> float:
+    def _timeout_s(self, call: Call, effort: Effort) -> float:
         """The first try gets all its time; later ones end with the retry budget."""
         if not effort.tries:
             return self.request_timeout_s
-        return min(self.request_timeout_s, self.retry_total_s - effort.spent_s)
+        return min(self.request_timeout_s, self._total_s(call) - effort.spent_s)
+
+    def _total_s(self, call: Call) -> float:
+        return min(self.retry_total_s, call.patience_s)
 
     def _wait_s(self, call: Call, answer: Answer, effort: Effort) -> float | None:
         """Seconds until the next try; None if the answer is usable. Raises if it is the last."""
@@ -125,7 +130,7 @@ class Caller:
             self._check_stop()
         decision = decide(
             answer.outcome, answer.exchange.headers, effort,
-            total_s=self.retry_total_s, now_s=self.clock.now_s(), jitter=random.random(),
+            total_s=self._total_s(call), now_s=self.clock.now_s(), jitter=random.random(),
         )  # fmt: skip
         if decision.action is Action.RETURN:
             return None

@@ -122,11 +122,13 @@ class ApiClient:
         lane: Lane = Lane.PUSH,
         first_sent_s: float | None = None,
         remembered_s: float = math.inf,
+        patience_s: float = math.inf,
     ) -> WriteAnswer:
         """Create or update one record. body: JSON. Each try sends the same key and bytes.
 
         first_sent_s: when an earlier call sent this key first, by the clock's monotonic seconds.
         remembered_s: for how long after that the API surely knows the key; no try starts later.
+        patience_s: tries end after this, where that is sooner than `retry_total_s`.
 
         After Unreachable (with `.sent` > 0), UnexpectedAnswer or Interrupted the change may have
         been applied; the same call again, while the server remembers the key, tells.
@@ -138,7 +140,7 @@ class ApiClient:
         item_name = ENDPOINTS[resource].item_name
         call = Call(
             "POST", f"/{resource}", lane, body=body, idempotency_key=idempotency_key,
-            first_sent_s=first_sent_s, remembered_s=remembered_s,
+            first_sent_s=first_sent_s, remembered_s=remembered_s, patience_s=patience_s,
         )  # fmt: skip
         answer = self._caller.answer(call, lambda body: (to_item(item_name, body), _message(body)))
         item, message = answer.value

@@ -93,6 +93,7 @@ class FakeApi:
         lane: Lane = Lane.PUSH,
         first_sent_s: float | None = None,
         remembered_s: float = float("inf"),
+        patience_s: float = float("inf"),
     ) -> WriteAnswer:
         with self._lock:
             fate = self.fate(self.posts)

@@ -38,6 +38,7 @@ class Api(Protocol):
         lane: Lane = Lane.PUSH,
         first_sent_s: float | None = None,
         remembered_s: float = ...,
+        patience_s: float = ...,
     ) -> WriteAnswer: ...
 
 

@@ -5,6 +5,7 @@ What came of it is handed back as a `Delivered`; nothing here touches the outbox
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,8 @@ from connector.upsert.outbox.writes import PROSPECTS, Write
 from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, UnfilteredList
 
 _MAX_PAGES = 5
+_ASKING_AGAIN_S = 60.0
+"""An earlier run was patient with this write already, and others wait for it to be settled."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Courier:
             lane=Lane.PUSH,
             first_sent_s=self._clock.monotonic_s() - self._age_s(write) if resumed else None,
             remembered_s=self._keys.usable_s,
+            patience_s=_ASKING_AGAIN_S if resumed else math.inf,
         )
 
     def _age_s(self, write: Write) -> float:

@@ -49,6 +49,15 @@ def test_a_conflict_with_another_payload_is_final(bench: Bench):
     assert client.requests == 1
 
 
+def test_patience_ends_the_tries_before_the_client_would(bench: Bench):
+    """For what others wait for; the clock is moved by back-offs alone."""
+    client = bench.serve(answer(503))
+    with pytest.raises(errors.Unreachable) as caught:
+        client.post("prospects", b"{}", idempotency_key="k", patience_s=5.0)
+    assert 1 < caught.value.tries < 8
+    assert caught.value.tried_s <= 5.0
+
+
 def test_success_false_is_a_refusal_whatever_the_status(bench: Bench):
     """The API says that it did nothing; the same key would be told the same again."""
     client = bench.serve(answer(200, {"success": False, "message": "company is invalid"}))
