@@ -8,6 +8,9 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 
+_FARTHEST_S = 86_400.0
+
+
 def http_date_s(text: str) -> float | None:
     """An HTTP date as UTC epoch seconds; None if it can't be read."""
     try:
@@ -20,8 +23,9 @@ def http_date_s(text: str) -> float | None:
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     """Seconds that `Retry-After` asks for, as a delta or an HTTP date.
 
-    headers: names in lower case. now_s: UTC epoch seconds. None if it is absent, unreadable, 0
-    or over: then it says nothing about when a retry makes sense.
+    headers: names in lower case. now_s: UTC epoch seconds. None if it is absent, unreadable, 0,
+    over, or so far off that its unit was misread: then it says nothing about when a retry makes
+    sense.
     """
     text = headers.get("retry-after", "").strip()
     if re.fullmatch(r"\d{1,9}(\.\d+)?", text):
@@ -29,4 +33,4 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     else:
         until_s = http_date_s(text)
         wait_s = None if until_s is None else until_s - now_s
-    return wait_s if wait_s and wait_s > 0 else None
+    return wait_s if wait_s and 0 < wait_s <= _FARTHEST_S else None

@@ -159,9 +159,15 @@ def test_usable_and_final_answers_are_never_tried_again():
     assert _decide(Outcome.FINAL, Effort(tries=1), retry_after="5").action is Action.FAIL
 
 
-@pytest.mark.parametrize("text", ["", "0", "soon", "-5", "Thu, 09 Oct 2025 08:53:19 GMT", "1e9"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "0", "soon", "-5", "Thu, 09 Oct 2025 08:53:19 GMT", "1e9",
+        "120000000", "Sat, 09 Oct 2199 08:53:19 GMT",
+    ],
+)  # fmt: skip
 def test_a_retry_after_that_says_nothing_is_no_wait(text: str):
-    """Absent, zero, past or unreadable: the backoff decides."""
+    """Absent, zero, past, unreadable or a misread unit: the backoff decides."""
     assert retry_after_s({"retry-after": text}, NOW_S) is None
 
 
