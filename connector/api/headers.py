@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-
 _FARTHEST_S = 86_400.0
 
 
