@@ -35,7 +35,7 @@ check: $(STAMP) ## Key, permissions, destination, budget and clock: each ok, or 
 	@$(BIN)/hiringcenter check $(ARGS)
 
 test: $(STAMP) ## The whole suite
-	@$(BIN)/python -m pytest -q -n auto $(ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
 
 test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(BIN)/python -m pytest -q tests/airflow $(ARGS)

@@ -84,7 +84,7 @@ def test_the_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path):
     binaries = tmp_path / "venv/bin"
     constraints = ROOT / "config/constraints.txt"
     subprocess.run(
-        [binaries / "pip", "install", "-q", "-c", constraints, wheel],
+        [binaries / "pip", "install", "-q", "--no-compile", "-c", constraints, wheel],
         check=True, capture_output=True, cwd=tmp_path,
     )  # fmt: skip
     with Sandbox(SandboxOptions(prospects=30, notes=20, tasks=10, meetings=5)) as sandbox:

@@ -36,10 +36,9 @@ def zygote(sandbox: Sandbox, tmp_path: Path) -> Iterator[Zygote]:
         yield running
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox, seed: int):
-    """Five kills, wherever they fall; the run that ends equals the API."""
-    assert kill_until_done(zygote, sandbox, kills=5, seed=seed) >= 2
+def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox):
+    """Five kills, wherever they fall; the run that ends equals the API. (A hundred: make bench.)"""
+    assert kill_until_done(zygote, sandbox, kills=5, seed=1) >= 2
 
 
 def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
