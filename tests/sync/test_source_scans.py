@@ -104,11 +104,9 @@ def test_prospects_without_page_tokens_are_complete_where_they_are_counted(
     assert reader.sandbox.unknown_parameters == []
 
 
-@pytest.mark.parametrize("envelope", ["next_token", "legacy"])
-def test_prospects_without_page_tokens_and_count_are_complete_or_a_failure(
-    serve: Serve, envelope: str
-):
+def test_prospects_without_page_tokens_and_count_are_complete_or_a_failure(serve: Serve):
     """Nothing tells how many there are: only a list that isn't full is believed."""
+    envelope = "legacy"
     reader = serve(envelope=envelope, prospects_paged=False, over_limit="unbounded")
     assert reader.read("prospects") == reader.truth("prospects")
     clamped = serve(envelope=envelope, prospects_paged=False, max_limits={"prospects": 1000})

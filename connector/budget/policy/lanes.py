@@ -72,13 +72,17 @@ class Pulls:
         return running if running and now_s - running.seen_s <= HEARTBEAT_S else None
 
 
+INSTANT_S = 0.001
+"""Pulls that start within this of each other started at once."""
+
+
 def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
     """(when the next pull is due, seconds between pulls); None where no rhythm is to be seen."""
     if len(starts_s) < 2:
         return None
     gaps_s = [after - before for before, after in pairwise(starts_s)]
     interval_s = median(gaps_s)
-    if interval_s <= 0:  # started at one instant: no rhythm
+    if interval_s < INSTANT_S:  # started at one instant: no rhythm
         return None
     return starts_s[-1] + interval_s, interval_s
 
