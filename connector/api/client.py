@@ -6,7 +6,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -93,10 +93,9 @@ class ApiClient:
         check_parameters(resource, params)
         call = Call("GET", f"/{resource}", lane, params=_pairs(params))
         is_first = params.keys().isdisjoint({"pageToken", "startAfter"})
-        page: Page = self._caller.answer(
-            call, lambda body: to_page(resource, body, is_first=is_first)
-        ).value
-        return page
+        answer = self._caller.answer(call, lambda body: to_page(resource, body, is_first=is_first))
+        page: Page = answer.value
+        return replace(page, size_bytes=len(answer.exchange.body))
 
     def record(
         self, resource: str, record_id: str, *, lane: Lane = Lane.PULL

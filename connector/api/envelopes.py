@@ -31,7 +31,8 @@ class Page:
     items: as sent, in order; an odd item (null, text) is still there. next_params: what to set
     in the same request for the next page; None: the server says that this is the last.
     total_count: rows in the whole list, where the server says so. revision: which envelope.
-    is_sure: False where there is no list, only reason to take that for an empty one.
+    is_sure: False where there is no list, only reason to take that for an empty one. size_bytes:
+    of the answer's body, decoded; 0 where nobody counted.
     """
 
     items: list[Any]
@@ -39,6 +40,7 @@ class Page:
     total_count: int | None
     revision: str
     is_sure: bool = True
+    size_bytes: int = 0
 
 
 class NoList(UnknownShape):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.api.client import ApiClient
+from connector.api.envelopes import Page
 from connector.errors import ExpiringPages
 from connector.logs import get_logger
 from connector.source.boundaries import reread
@@ -26,13 +27,14 @@ class ScannedPage:
 
     records: each with a usable id, in order; one id may come again on a later page. odd: items
     that are no record. place: JSON-able; where a scan goes on once this page is loaded.
+    size_bytes: of the answer they came in.
     """
 
     resource: str
     records: list[dict[str, Any]]
     odd: list[Any]
     place: dict[str, Any]
-    total_count: int | None
+    size_bytes: int
 
 
 def plan_of(place: Mapping[str, Any]) -> ScanPlan:
@@ -88,7 +90,7 @@ class Scan:
             yield from self._those_that_left()
         if not self._unfinished and self._last is not None and self._is_short():
             for step in the_rest(self._client, self.plan.resource, self._seen, self._last):
-                yield self._scanned(step.page.items, step.page.total_count)
+                yield self._scanned(step.page)
         self.outcome = self._outcome()
 
     # --- walking --------------------------------------------------------------------------------
@@ -138,10 +140,10 @@ class Scan:
 
     def _moved(self, before: Step, step: Step) -> Iterator[ScannedPage]:
         for page in reread(self._client, self.plan.resource, self._seen.totals, before, step):
-            yield self._scanned(page.items, page.total_count)
+            yield self._scanned(page)
 
     def _page(self, step: Step) -> ScannedPage:
-        scanned = self._scanned(step.page.items, step.page.total_count, in_order=True)
+        scanned = self._scanned(step.page, in_order=True)
         self._last, self._next = step, step.next_params
         is_through = self._is_below_watermark()
         self._ended = self._next is None or is_through
@@ -167,15 +169,13 @@ class Scan:
 
     # --- pages and places -----------------------------------------------------------------------
 
-    def _scanned(
-        self, items: list[Any], total_count: int | None, *, in_order: bool = False
-    ) -> ScannedPage:
-        records, odd = split(items)
+    def _scanned(self, page: Page, *, in_order: bool = False) -> ScannedPage:
+        records, odd = split(page.items)
         ids = self._seen.see(records, odd, in_order=in_order)
         if self.plan.resource in SLICED:
             self._seen.slices.learn(records)
         self._expected.difference_update(ids)
-        return ScannedPage(self.plan.resource, records, odd, self._place(), total_count)
+        return ScannedPage(self.plan.resource, records, odd, self._place(), page.size_bytes)
 
     def _place(self) -> dict[str, Any]:
         """Where to go on: behind this page, nowhere since all is read, or at the beginning."""
@@ -207,7 +207,7 @@ class Scan:
             if record is None:
                 self._gone.append(record_id)
             else:
-                yield self._scanned([record], None)
+                yield self._scanned(Page([record], None, None, "one"))
 
     def _outcome(self) -> ScanOutcome:
         seen = self._seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +14,7 @@ import duckdb
 from connector.errors import ConfigurationError
 from connector.logs import get_logger
 from connector.settings import Settings
-from pipelines.destination import quiet_dlt
+from pipelines.destination import memory, quiet_dlt
 from pipelines.destination.batches import Batch
 from pipelines.destination.foreign_writes import (
     Published,
@@ -23,6 +24,7 @@ from pipelines.destination.foreign_writes import (
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.publish import publish, try_publishing
+from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
 from pipelines.destination.unfinished import UnfinishedScans
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
@@ -46,12 +48,14 @@ class Destination:
     """
 
     def __init__(self, settings: Settings) -> None:
+        memory.settle()
         quiet_dlt.settle()
         prepare_state_dir(settings)
         self._settings = settings
         self._places: Places = places(settings)
         self._stack = ExitStack()
         self._is_duckdb = settings.destination == "duckdb"
+        quiet_dlt.try_load_jobs(1 if self._is_duckdb else 5)  # a file that fails does so at once
         try:
             self._open()
         except BaseException:
@@ -66,6 +70,7 @@ class Destination:
             dataset=settings.dataset,
         )
         self._stack.callback(self._connection.close)
+        self._room = Room(self._connection)
         self.seen = SeenIds(self._connection, settings.dataset)
         self.unfinished = UnfinishedScans(self._places.unfinished_dir, settings.dataset)
         self.loader = Loader(
@@ -79,7 +84,7 @@ class Destination:
             if self._is_duckdb
             else ServerWarehouse(self.loader.pipeline)
         )
-        self.loader.recover()
+        self._room.fit(self.loader.recover)
 
     def _dlt_destination(self) -> Any:
         if self._is_duckdb:
@@ -110,9 +115,9 @@ class Destination:
         """
         if worth_publishing:
             self._unpublished.touch()
-        self.loader.load(batches)
+        self._room.fit(partial(self.loader.load, batches), undo=self.loader.drop_failed)
         if self._is_duckdb:
-            checkpoint_if_due(self._connection, self._places.working_file)
+            self._room.fit(partial(checkpoint_if_due, self._connection, self._places.working_file))
 
     def load_rows(
         self,
@@ -188,7 +193,7 @@ class Destination:
         if not self._unpublished.exists() and is_as_published(path, record):
             guard_against_writer(path)
             return False
-        publish(self._connection, path, self._settings.dataset, record)
+        self._room.fit(partial(publish, self._connection, path, self._settings.dataset, record))
         self._unpublished.unlink(missing_ok=True)
         return True
 

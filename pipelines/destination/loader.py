@@ -170,6 +170,15 @@ class Loader:
             )
         self._learn_columns()
 
+    def drop_failed(self) -> None:
+        """Drop a load that has failed, and the state that went with it.
+
+        Raises:
+            DestinationError: what it has left at the destination can't be taken back.
+        """
+        with _translated():
+            self.pipeline.abort_packages()
+
     def forget_old_packages(self, keep: int = 3) -> None:
         """Drop the records that dlt keeps of completed loads, all but the last few."""
         packages = self.pipeline._get_load_storage().loaded_packages

@@ -50,7 +50,7 @@ def publish(
         record.remember(path)
         _sync(path.parent)
     except (OSError, duckdb.Error) as error:
-        temporary.unlink(missing_ok=True)
+        _sweep(path)
         raise _unwritable(path, error) from error
     _log.info("publish.done", file=str(path), bytes=path.stat().st_size)
 
@@ -98,12 +98,10 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> 
     cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
     try:
         working = working_catalog(cursor)
-        cursor.execute("BEGIN")
         for each in datasets(cursor, working, dataset):
             for name in tables(cursor, working, each):
                 cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                 cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
-        cursor.execute("COMMIT")
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()

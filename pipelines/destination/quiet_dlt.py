@@ -37,6 +37,11 @@ def settle() -> None:
     traces.clear()
 
 
+def try_load_jobs(times: int) -> None:
+    """How often a job is tried within one load, from now on in this process."""
+    os.environ["LOAD__RAISE_ON_MAX_RETRIES"] = str(times)
+
+
 def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
     """The one dlt pipeline of a destination, working below `pipelines_dir`."""
     settle()

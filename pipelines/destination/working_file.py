@@ -13,12 +13,12 @@ from connector.errors import DestinationError
 from connector.logs import get_logger
 from pipelines.destination.datasets import datasets, tables
 from pipelines.destination.load_errors import describe
+from pipelines.destination.room import FIRST_MB, Room
 from pipelines.places import Places
 
 _log = get_logger("destination")
-# DuckDB may use most of the machine's memory if it isn't told; a pull's is to stay flat
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": "160MB",
+    "memory_limit": f"{FIRST_MB}MB",
     "threads": min(4, os.cpu_count() or 1),
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
@@ -102,7 +102,7 @@ def _start_over(
     if published is None or not published.exists():
         return
     try:
-        _copy_from(connection, published, dataset)
+        Room(connection).fit(lambda: _copy_from(connection, published, dataset))
     except duckdb.Error as error:
         raise DestinationError(
             f"{published}: this file is in the way of the published copy and can't be read as "
@@ -121,7 +121,7 @@ def _copy_from(connection: duckdb.DuckDBPyConnection, published: Path, dataset: 
         ]
         for name in names:
             connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.schema}")
-            connection.execute(f"CREATE TABLE {name} AS FROM published.{name}")
+            connection.execute(f"CREATE OR REPLACE TABLE {name} AS FROM published.{name}")
         if names:
             _log.warning("destination.rebuilt", source=str(published), tables=len(names))
     finally:

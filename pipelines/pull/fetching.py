@@ -2,9 +2,10 @@
 
 One thread per resource walks its scan. What was fetched and isn't loaded yet, on the way to the
 destination or waiting for it, is what a kill costs: it never exceeds `chunk_pages` pages, and no
-page is begun while one waits that was begun more than `chunk_s` ago. At the pace the API allows,
-chunks are cut by time and fetching goes on while they load; a fast server fills a chunk before
-that, and a big chunk loads cheaper than two.
+page is begun while one waits that was begun more than `chunk_s` ago. It is also what a pull holds
+in memory, so none is begun while `CHUNK_BYTES` wait: texts may be long, and fields many. At the
+pace the API allows, chunks are cut by time and fetching goes on while they load; a fast server
+fills a chunk before that, and a big chunk loads cheaper than two.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from connector.errors import ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.source.paging import Scan, ScannedPage
 
+CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a hundred pages of ordinary rows are 10 MB
 _log = get_logger("pull")
 
 
@@ -35,11 +37,15 @@ class Chunk:
 
 @dataclass
 class _Waiting:
-    """Pages that arrived, each with when its fetching began (monotonic seconds)."""
+    """Pages that arrived, each with when its fetching began (monotonic seconds).
+
+    size_bytes: of the answers that arrived or are loading.
+    """
 
     arrived: deque[tuple[float, str, ScannedPage]] = field(default_factory=deque)
     loading: list[float] = field(default_factory=list)
     fetching: int = 0
+    size_bytes: int = 0
 
     @property
     def pages(self) -> int:
@@ -99,8 +105,11 @@ class Fetching:
     def _is_due(self) -> bool:
         if not self._waiting.arrived:
             return False
-        full = self._waiting.pages >= self._chunk_pages
-        return full or not self._running or self._age_s() >= self._chunk_s / 2
+        return self._is_full() or not self._running or self._age_s() >= self._chunk_s / 2
+
+    def _is_full(self) -> bool:
+        waiting = self._waiting
+        return waiting.pages >= self._chunk_pages or waiting.size_bytes >= CHUNK_BYTES
 
     def _due_in_s(self) -> float | None:
         if not self._waiting.arrived:
@@ -122,6 +131,7 @@ class Fetching:
     def _loaded(self) -> None:
         with self._changed:
             self._waiting.loading.clear()
+            self._waiting.size_bytes = sum(page.size_bytes for _, _, page in self._waiting.arrived)
             self._changed.notify_all()
 
     def _abandon(self) -> None:
@@ -155,7 +165,7 @@ class Fetching:
         """Wait until one more page may be begun; False where none may any more."""
         with self._changed:
             while not (self._abandoned or self._stop.is_set()):
-                if self._waiting.pages < self._chunk_pages and self._age_s() < self._chunk_s:
+                if not self._is_full() and self._age_s() < self._chunk_s:
                     self._waiting.fetching += 1
                     return True
                 self._changed.wait(0.2)
@@ -166,6 +176,7 @@ class Fetching:
             self._waiting.fetching -= 1
             if page is not None:
                 self._waiting.arrived.append((began_s, resource, page))
+                self._waiting.size_bytes += page.size_bytes
             self._changed.notify_all()
 
     def _ended(self) -> None:

@@ -1,0 +1,54 @@
+"""DuckDB's memory: little at first, more for what doesn't fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import duckdb
+import pytest
+
+from pipelines.destination.room import Room
+
+WIDE = "SELECT i AS id, " + ", ".join(f"md5((i + {n})::VARCHAR) AS c{n}" for n in range(120))
+
+
+@pytest.fixture
+def connection() -> Iterator[duckdb.DuckDBPyConnection]:
+    config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": "20MB", "threads": 2}
+    with duckdb.connect(":memory:", config=config) as opened:
+        opened.execute("SET temp_directory = ''")
+        yield opened
+
+
+def _make_wide_table(connection: duckdb.DuckDBPyConnection) -> int:
+    connection.execute(f"CREATE TABLE wide AS {WIDE} FROM range(20000) numbers(i)")
+    (count,) = connection.execute("SELECT count(*) FROM wide").fetchall()[0]
+    return int(count)
+
+
+def test_what_does_not_fit_is_done_again_with_more(connection: duckdb.DuckDBPyConnection):
+    """The caller sees the result alone; what each failed try left was taken back."""
+    undone: list[str] = []
+    room = Room(connection, first_mb=20)
+    assert (
+        room.fit(lambda: _make_wide_table(connection), undo=lambda: undone.append("once")) == 20000
+    )
+    assert undone
+
+
+def test_what_no_machine_has_is_an_error(connection: duckdb.DuckDBPyConnection):
+    room = Room(connection, first_mb=20, machine_mb=30.0)
+    with pytest.raises(duckdb.OutOfMemoryException):
+        room.fit(lambda: _make_wide_table(connection))
+
+
+def test_another_error_is_raised_at_once(connection: duckdb.DuckDBPyConnection):
+    tries: list[int] = []
+
+    def fail() -> None:
+        tries.append(1)
+        connection.execute("SELECT nothing FROM nowhere")
+
+    with pytest.raises(duckdb.CatalogException):
+        Room(connection, first_mb=20).fit(fail)
+    assert len(tries) == 1
