@@ -75,7 +75,7 @@ def _tell_usage(error: Any) -> int:
 def _tell_fault(error: Exception) -> int:
     """What even the commands' own guard didn't expect, such as a stdout that can't be written."""
     from connector.logs import get_logger
-    from pipelines.commands.result import error_facts
+    from pipelines.failure import error_facts
 
     get_logger("command").debug("command.unexpected", exc_info=error)
     facts = error_facts(error)

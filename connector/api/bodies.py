@@ -76,7 +76,7 @@ def describe(body: bytes) -> str:
         return f"an HTML page titled {_short(title[1])!r}"
     if start.startswith("<"):
         return "an HTML page"
-    if start[0] in "{[":
+    if start.startswith(("{", "[")):
         return f"{len(body)} bytes of incomplete JSON"
     return f"{len(body)} bytes of text"
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result, error_facts, worst
+from pipelines.commands.result import Result, worst
+from pipelines.failure import error_facts
 
 if TYPE_CHECKING:
     from connector.settings import Settings

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.commands.common import Work
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result, error_facts
+from pipelines.commands.result import Result
+from pipelines.failure import error_facts
 
 if TYPE_CHECKING:
     from connector.settings import Settings

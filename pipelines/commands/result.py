@@ -28,15 +28,3 @@ def worst(exit_codes: Sequence[int]) -> int:
     if signals:
         return signals[0]
     return min(exit_codes, key=_WORST_FIRST.index, default=0)
-
-
-def error_facts(error: BaseException) -> dict[str, str]:
-    """`{"type", "message"}` as every failed summary carries it, without secrets.
-
-    Only errors of the connector's own have a message to show; any other is a fault of it.
-    """
-    from connector.errors import ConnectorError, Unexpected
-    from connector.logs import redact
-
-    error = error if isinstance(error, ConnectorError) else Unexpected(error)
-    return {"type": type(error).__name__, "message": redact(str(error))}

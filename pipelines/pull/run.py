@@ -8,9 +8,10 @@ from typing import Any
 
 from connector.budget import locks
 from connector.errors import ConnectorError, Interrupted, Refused, Unexpected
-from connector.logs import get_logger, redact
+from connector.logs import get_logger
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
+from pipelines.failure import error_facts
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.published_copy import published_copy
 from pipelines.pull.account import account_batch
@@ -204,7 +205,7 @@ class _Pull:
             "resources": {name: self._resource(name) for name in self._runs},
         }
         if error:
-            facts["error"] = {"type": type(error).__name__, "message": redact(str(error))}
+            facts["error"] = error_facts(error)
         return facts
 
     def _resource(self, name: str) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.errors import ConnectorError
-from connector.logs import redact
 from connector.upsert.outbox.planning import PlanCounts
 from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
@@ -52,10 +51,3 @@ def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]
         "would_request": requests,
         "eta_s": round(eta_s, 1),
     }
-
-
-def error_facts(error: ConnectorError | None) -> dict[str, Any]:
-    """`error` as every failed summary carries it."""
-    if error is None:
-        return {}
-    return {"error": {"type": type(error).__name__, "message": redact(str(error))}}

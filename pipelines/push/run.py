@@ -29,11 +29,12 @@ from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, in_flight_for
 from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
+from pipelines.failure import error_facts
 from pipelines.places import destination_label
 from pipelines.push.input import PushRequest, open_rows, rejects_path
 from pipelines.push.outbox import begin_sending, destination_number, outbox_database, scope_of
 from pipelines.push.pulled_prospects import open_pulled
-from pipelines.push.report import PushReport, counted, error_facts, forecast
+from pipelines.push.report import PushReport, counted, forecast
 from pipelines.push.results import land_after_push
 from pipelines.push.watching import NoWatch, PushWatch
 from pipelines.session import Session, open_session
@@ -244,7 +245,7 @@ class _Push:
             summary["recovered"] = self._watcher.recovered
         if self._rejects is not None and self._rejects.count:
             summary["rejects_file"] = str(self._rejects.path)
-        return summary | error_facts(error)
+        return summary | ({"error": error_facts(error)} if error else {})
 
     def _eta_s(self, requests: int) -> float:
         if not requests:

@@ -20,7 +20,8 @@ from connector.settings import AlertSettings, Settings, load
 from pipelines.alerts import alerts_of, check_webhook, send
 from pipelines.commands.observed import observed
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result, error_facts
+from pipelines.commands.result import Result
+from pipelines.failure import error_facts
 from tests.unit.operations.listener import listening
 
 PUSH = {

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from connector.sandbox import Sandbox, SandboxOptions
+from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.input import PushRequest
 from pipelines.push.report import PushReport
 from pipelines.push.run import push
-
-
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=3, notes=0, tasks=0, meetings=0)) as running:
-        yield running
-
-
-@pytest.fixture
-def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
-    return Settings(
-        api_key=sandbox.api_key,
-        base_url=sandbox.url,
-        rate_limits="60000/60s",
-        state_dir=tmp_path / "state",
-        duckdb_path=tmp_path / "data.duckdb",
-    )
 
 
 @pytest.fixture
