@@ -333,11 +333,18 @@ class InputError(UsageError):
 
 
 class UnknownColumn(InputError):
-    """A column that no field of the API matches. `column`, `nearest`: the field it looks like."""
+    """A column that no field of the API matches. `column`, `nearest`: the field it looks like.
 
-    def __init__(self, *, place: str, column: str, nearest: str | None) -> None:
+    is_only: a file's only column, which may be several that weren't told apart.
+    """
+
+    def __init__(
+        self, *, place: str, column: str, nearest: str | None, is_only: bool = False
+    ) -> None:
         self.column, self.nearest = column, nearest
         hint = f" Did you mean {nearest!r}?" if nearest else ""
+        if is_only:
+            hint += " It is the only column; if it is several, name their --delimiter."
         super().__init__(
             place=place,
             reason=f"column {column!r} matches no field of the API.{hint} Rename it, map or "

@@ -14,7 +14,9 @@ from pipelines.pull.run import PullReport
 
 def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
     """A table of what was read, written and deleted, then what is worth knowing."""
-    lines: list[Any] = [_table(report)] if report.summary["resources"] else []
+    resources = report.summary["resources"].values()
+    is_empty = report.error is not None and not any(facts["rows_read"] for facts in resources)
+    lines: list[Any] = [_table(report)] if resources and not is_empty else []
     return [*lines, *_notes(report, settings)]
 
 

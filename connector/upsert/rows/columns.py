@@ -59,7 +59,10 @@ def match_columns(
         elif ignore_unknown:
             ignored.append(column)
         else:
-            raise UnknownColumn(place=place, column=column, nearest=field_like(column))
+            is_only = len(columns) == 1 and not from_table
+            raise UnknownColumn(
+                place=place, column=column, nearest=field_like(column), is_only=is_only
+            )
     _check_doubles(fields, mapping, place)
     _check_required(fields, mapping, place)
     return ColumnPlan(place, fields, mapping.constants, tuple(ignored), mapping.place)

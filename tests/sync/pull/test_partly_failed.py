@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 import pytest
+from pydantic import SecretStr
 
 from connector.budget.database import Database
 from connector.errors import Unauthorized
@@ -181,3 +182,10 @@ def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pyte
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 86_400 * 10**9)
     assert not any(_ages(puller).values())
+
+
+def test_a_refused_key_is_told_without_a_table_of_zeros(puller: Puller):
+    puller.change(api_key=SecretStr("wrong"))
+    report = puller.pull()
+    assert isinstance(report.error, Unauthorized)
+    assert all(isinstance(line, str) for line in pull_lines(report, puller.settings))

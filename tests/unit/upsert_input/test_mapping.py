@@ -59,6 +59,14 @@ def test_unknown_columns_are_ignored_on_request() -> None:
     assert "Shoe size" not in found.fields
 
 
+def test_an_only_column_may_be_several() -> None:
+    """A delimiter that nobody would guess: the error names the option."""
+    with pytest.raises(
+        UnknownColumn, match="only column; .* --delimiter"
+    ):
+        Mapping.match(["firstName^lastName^email"])
+
+
 def test_two_columns_for_one_field_are_refused() -> None:
     """Which of them would win is nobody's guess to make."""
     with pytest.raises(DoubledColumn, match="'E-mail' and 'email' both stand for 'email'"):
