@@ -6,7 +6,6 @@ block of every column, and texts by the two thousand. Nobody can tell beforehand
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,7 +16,6 @@ from connector.logs import get_logger
 from pipelines.destination.load_errors import root_cause
 
 FIRST_MB = 120
-_SHARE_OF_MACHINE = 0.8  # as DuckDB itself would take
 _log = get_logger("destination")
 T = TypeVar("T")
 
@@ -25,18 +23,18 @@ T = TypeVar("T")
 class Room:
     """What one connection may use. Once widened it stays so: the next load will be like the last.
 
-    first_mb: what the connection was opened with. machine_mb: None: of this machine.
+    first_mb: what the connection was opened with. most_mb: None: what DuckDB would take by itself,
+    most of the machine or of the container.
     """
 
     def __init__(
         self,
         connection: duckdb.DuckDBPyConnection,
         *,
-        first_mb: int = FIRST_MB,
-        machine_mb: float | None = None,
+        first_mb: float = FIRST_MB,
+        most_mb: float | None = None,
     ) -> None:
-        self._connection, self._limit_mb = connection, first_mb
-        self._most_mb = _SHARE_OF_MACHINE * (machine_mb or _machine_mb())
+        self._connection, self._limit_mb, self._most_mb = connection, first_mb, most_mb
 
     def fit(self, work: Callable[[], T], *, undo: Callable[[], None] = lambda: None) -> T:
         """What `work` returns. It is done again, with twice the memory, where that was too little.
@@ -51,21 +49,26 @@ class Room:
             try:
                 return work()
             except (duckdb.Error, DestinationError) as error:
-                if not isinstance(root_cause(error), duckdb.OutOfMemoryException):
-                    raise
-                if not self._widen():
+                is_too_little = isinstance(root_cause(error), duckdb.OutOfMemoryException)
+                if not (is_too_little and self._widen()):
                     raise
             undo()
 
     def _widen(self) -> bool:
-        wider_mb = self._limit_mb * 2
-        if wider_mb > self._most_mb:
+        if self._most_mb is None:
+            self._most_mb = self._default_mb()
+        if self._limit_mb >= self._most_mb:
             return False
+        wider_mb = min(self._limit_mb * 2, self._most_mb)
+        self._connection.execute(f"SET memory_limit = '{wider_mb:.0f}MB'")
         self._limit_mb = wider_mb
-        self._connection.execute(f"SET memory_limit = '{wider_mb}MB'")
-        _log.info("destination.memory_widened", limit_mb=wider_mb)
+        _log.info("destination.memory_widened", limit_mb=round(wider_mb))
         return True
 
-
-def _machine_mb() -> float:
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1_000_000
+    def _default_mb(self) -> float:
+        """DuckDB's own limit, which sees a container's; leaves it set."""
+        self._connection.execute("RESET memory_limit")
+        found = self._connection.execute(
+            "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
+        ).fetchone()
+        return found[0] / 1e6 if found else 0.0

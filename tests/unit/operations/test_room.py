@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_done_again_with_more(connection: duckdb.DuckDBPyCo
 
 
 def test_what_no_machine_has_is_an_error(connection: duckdb.DuckDBPyConnection):
-    room = Room(connection, first_mb=20, machine_mb=30.0)
+    room = Room(connection, first_mb=20, most_mb=30.0)
     with pytest.raises(duckdb.OutOfMemoryException):
         room.fit(lambda: _make_wide_table(connection))
 

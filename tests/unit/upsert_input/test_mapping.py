@@ -61,9 +61,7 @@ def test_unknown_columns_are_ignored_on_request() -> None:
 
 def test_an_only_column_may_be_several() -> None:
     """A delimiter that nobody would guess: the error names the option."""
-    with pytest.raises(
-        UnknownColumn, match="only column; .* --delimiter"
-    ):
+    with pytest.raises(UnknownColumn, match="only column; .* --delimiter"):
         Mapping.match(["firstName^lastName^email"])
 
 
