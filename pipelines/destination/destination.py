@@ -16,6 +16,7 @@ from connector.logs import get_logger
 from connector.settings import Settings
 from pipelines.destination import memory, quiet_dlt
 from pipelines.destination.batches import Batch
+from pipelines.destination.duckdb_destination import DuckDb
 from pipelines.destination.foreign_writes import (
     Published,
     guard_against_writer,
@@ -88,7 +89,7 @@ class Destination:
 
     def _dlt_destination(self) -> Any:
         if self._is_duckdb:
-            return dlt.destinations.duckdb(self._connection)
+            return DuckDb(self._connection)
         if self._settings.destination not in _FILE_FORMATS:
             _log.warning("destination.untested", destination=self._settings.destination)
         try:
