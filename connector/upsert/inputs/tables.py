@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,12 @@ from connector.upsert.inputs.database_files import open_read_only, quoted
 
 # a name that is no table is an error, never a variable of this program
 _NO_PYTHON = "SET python_enable_replacements = false"
+
+# these quote names and the query itself; others, such as a failed conversion, quote values
+_ABOUT_THE_QUERY = (
+    duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException, duckdb.IOException,
+)  # fmt: skip
+_QUOTED = re.compile(r"""(['"]).*\1""")
 
 Database = duckdb.DuckDBPyConnection | str | Path
 
@@ -112,5 +119,6 @@ def _explained(name: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """What the database says, without the emails and phones that it may quote."""
-    return redact(str(error).strip().splitlines()[0].rstrip("."))
+    """What the database says, without what it may quote from a row."""
+    line = redact(str(error).strip().splitlines()[0].rstrip("."))
+    return line if isinstance(error, _ABOUT_THE_QUERY) else _QUOTED.sub("'…'", line)

@@ -244,3 +244,13 @@ def test_a_timestamp_with_a_zone_is_the_same_moment() -> None:
         connection.execute("SET TimeZone = 'Asia/Tokyo'")
         (row,) = sql_input(connection, "SELECT TIMESTAMPTZ '2025-01-02 03:04:05Z' t")
     assert row.values["t"] == datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("value", ["Wants a raise", "it's a secret: a raise", 'says "a raise"'])
+def test_a_value_that_a_query_fails_with_is_not_told(value: str) -> None:
+    """What is wrong is told; a note's text is nobody's business in a log."""
+    with duckdb.connect() as connection:
+        connection.execute("CREATE TABLE notes AS SELECT ? AS body", [value])
+        with pytest.raises(InputError, match="to INT32") as caught:
+            list(sql_input(connection, "SELECT body::INT FROM notes"))
+    assert "raise" not in str(caught.value)
