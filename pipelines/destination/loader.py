@@ -16,12 +16,11 @@ from typing import Any, cast
 import dlt
 from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.storages.exceptions import StorageException
-from dlt.destinations.job_client_impl import SqlJobClientBase
 from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.logs import get_logger
-from connector.source.columns import HASH_COLUMN
 from pipelines.destination.batches import Batch, as_table
+from pipelines.destination.dropped import restore_dropped
 from pipelines.destination.load_errors import load_failed
 from pipelines.destination.quiet_dlt import SCHEMA_NAME, make_pipeline
 
@@ -101,32 +100,10 @@ class Loader:
         )
 
     def _restore_dropped(self) -> None:
-        """dlt trusts its schema, and would fail for ever. What the tables held is read again."""
-        names = [name for name in self._columns if not name.startswith("_dlt_")]
-        if not names:
-            return
-        try:
-            dropped = self._make_missing(names)
-        except Exception as error:
-            raise load_failed(error) from error
+        """What dropped tables held is read again."""
+        dropped = restore_dropped(self.pipeline, list(self._columns))
         if dropped:
-            _log.warning("load.dropped_tables_made_anew", tables=dropped)
             self.set_marks({name: {} for name in dropped})
-
-    def _make_missing(self, names: Sequence[str]) -> list[str]:
-        with self.pipeline.destination_client() as client:
-            if not isinstance(client, SqlJobClientBase):
-                return []
-            found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
-            if not found.get(client.schema.version_table_name):
-                return []  # nothing was ever loaded, or all is gone: dlt makes all of it
-            dropped = [name for name in names if not found.get(name)]
-            lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
-            if dropped or lacking:
-                client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
-            for name in lacking:
-                _forget_contents(client, name)
-            return dropped
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of `table` as far as it is known; empty if it isn't."""
@@ -209,19 +186,6 @@ class Loader:
         capabilities = self.pipeline.destination.capabilities()
         known = capabilities.supported_merge_strategies or ()
         return "upsert" if "upsert" in known else "delete-insert"
-
-
-def _lacks(client: SqlJobClientBase, table: str, found: dict[str, Any]) -> bool:
-    is_exact = client.capabilities.generates_case_sensitive_identifiers()
-    return bool(client.schema.get_new_table_columns(table, found, case_sensitive=is_exact))
-
-
-def _forget_contents(client: SqlJobClientBase, table: str) -> None:
-    """Let no row pass for unchanged: a column that was dropped has lost all its values."""
-    _log.warning("load.dropped_columns_made_anew", table=table)
-    if HASH_COLUMN in client.schema.get_table_columns(table):
-        name = client.sql_client.make_qualified_table_name(table)
-        client.sql_client.execute_sql(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
 
 
 def _is_about_local_files(error: BaseException | None) -> bool:
