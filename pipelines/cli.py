@@ -6,7 +6,8 @@ import importlib
 import os
 import pkgutil
 import sys
-from typing import Annotated, Any
+import threading
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -74,10 +75,13 @@ def _tell_usage(error: Any) -> int:
 
 def _tell_fault(error: Exception) -> int:
     """What even the commands' own guard didn't expect, such as a stdout that can't be written."""
+    import structlog
+
     from connector.logs import get_logger
     from pipelines.failure import error_facts
 
-    get_logger("command").debug("command.unexpected", exc_info=error)
+    if structlog.is_configured():  # until then, it would write to stdout
+        get_logger("command").debug("command.unexpected", exc_info=error)
     facts = error_facts(error)
     sys.stderr.write(f"Error: {facts['message']}\n")
     _tell_machines(facts)
@@ -91,5 +95,34 @@ def _tell_machines(facts: dict[str, str]) -> None:
         Output(json=True).object({"status": "failed", "error": facts})
 
 
+def run() -> None:
+    """`main` in a process of its own, which ends at once.
+
+    Python would take most of a second to free what the system takes back anyway. What must be
+    closed is closed by whoever opened it; a thread that is still at work is waited for.
+    """
+    try:
+        main()
+    except SystemExit as ended:
+        is_over = _is_idle() and _are_flushed(sys.stdout, sys.stderr)
+        if is_over and isinstance(ended.code, int):
+            os._exit(ended.code)
+        raise
+
+
+def _is_idle() -> bool:
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    return all(thread.daemon for thread in others)
+
+
+def _are_flushed(*streams: TextIO) -> bool:
+    try:
+        for stream in streams:
+            stream.flush()
+    except OSError:  # Python tells it as it ends
+        return False
+    return True
+
+
 if __name__ == "__main__":
-    main()
+    run()
