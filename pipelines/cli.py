@@ -7,7 +7,7 @@ import os
 import pkgutil
 import sys
 import threading
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any
 
 import typer
 
@@ -59,7 +59,7 @@ def main() -> None:
     try:
         sys.exit(build_app()(standalone_mode=False))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         sys.exit(0)
     except Exception as error:  # noqa: BLE001 - a traceback of Python's would say what it holds
         is_usage = hasattr(error, "show")  # only usage errors of Typer show themselves
@@ -104,10 +104,10 @@ def run() -> None:
     try:
         main()
     except SystemExit as ended:
-        is_over = _is_idle() and _are_flushed(sys.stdout, sys.stderr)
-        if is_over and isinstance(ended.code, int):
-            os._exit(ended.code)
-        raise
+        code = _flushed(ended.code or 0)
+        if _is_idle() and isinstance(code, int):
+            os._exit(code)
+        sys.exit(code)
 
 
 def _is_idle() -> bool:
@@ -115,13 +115,22 @@ def _is_idle() -> bool:
     return all(thread.daemon for thread in others)
 
 
-def _are_flushed(*streams: TextIO) -> bool:
+def _flushed(code: int | str) -> int | str:
+    """`code`, or 1 where the last of stdout can't be written."""
     try:
-        for stream in streams:
-            stream.flush()
-    except OSError:  # Python tells it as it ends
-        return False
-    return True
+        print(end="", flush=True)
+    except BrokenPipeError:
+        _silence_stdout()
+    except OSError as error:
+        sys.stderr.write(f"Error: stdout can't be written: {error.strerror}\n")
+        _silence_stdout()
+        return 1
+    return code
+
+
+def _silence_stdout() -> None:
+    """Python would try to write the rest once more, and tell of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
