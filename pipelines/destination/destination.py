@@ -56,7 +56,7 @@ class Destination:
         self._places: Places = places(settings)
         self._stack = ExitStack()
         self._is_duckdb = settings.destination == "duckdb"
-        quiet_dlt.try_load_jobs(1 if self._is_duckdb else 5)  # a file that fails does so at once
+        quiet_dlt.try_load_jobs(2 if self._is_duckdb else 5)  # a file hardly ever recovers
         try:
             self._open()
         except BaseException:

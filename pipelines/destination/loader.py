@@ -41,6 +41,7 @@ class Loader:
         self._pipelines_dir = pipelines_dir
         self._open = partial(make_pipeline, destination, dataset, pipelines_dir)
         self._columns: dict[str, dict[str, Any]] = {}
+        self._aborting = pipelines_dir.with_name(f"{pipelines_dir.name}.aborting")
         try:
             self.pipeline = self._open()
         except _UNREADABLE as error:
@@ -53,7 +54,12 @@ class Loader:
         loaded is read again.
         """
         _log.warning("load.local_state_unreadable", reason=type(error).__name__)
-        shutil.rmtree(self._pipelines_dir, ignore_errors=True)
+        dropped = self._pipelines_dir.with_name(f"{self._pipelines_dir.name}.dropped")
+        shutil.rmtree(dropped, ignore_errors=True)
+        if self._pipelines_dir.exists():
+            self._pipelines_dir.rename(dropped)  # all at once: half of it would be worse than none
+        shutil.rmtree(dropped, ignore_errors=True)
+        self._aborting.unlink(missing_ok=True)
         return self._open()
 
     def recover(self) -> None:
@@ -64,6 +70,8 @@ class Loader:
             DestinationError: the destination can't be reached, or refuses a pending package.
         """
         with _translated():
+            if self._aborting.exists():
+                self.pipeline = self._anew(InterruptedError())
             try:
                 self._catch_up()
             except PipelineStepFailed as error:
@@ -80,11 +88,24 @@ class Loader:
             return
         if self._is_half_loaded():
             _log.info("load.reading_again")
-            self.pipeline.abort_packages()
+            self._abort()
         else:
             _log.info("load.finishing_pending")
             self.pipeline.run()
         self.pipeline.sync_destination()
+
+    def _abort(self) -> None:
+        """Drop the pending package, and go back to the state before it.
+
+        dlt does the one before the other: killed between them, it would keep the marks of rows
+        that were never loaded. So who finds that an abort was begun trusts the destination alone.
+        """
+        self._aborting.touch()
+        try:
+            self.pipeline.abort_packages()
+        except PipelineStepFailed as error:
+            self.pipeline = self._anew(error)
+        self._aborting.unlink(missing_ok=True)
 
     def _is_half_loaded(self) -> bool:
         """Whether a pending package has begun to load.
@@ -154,7 +175,7 @@ class Loader:
             DestinationError: what it has left at the destination can't be taken back.
         """
         with _translated():
-            self.pipeline.abort_packages()
+            self._abort()
 
     def forget_old_packages(self, keep: int = 3) -> None:
         """Drop the records that dlt keeps of completed loads, all but the last few."""

@@ -19,6 +19,8 @@ def test_hundreds_of_fields_of_their_own(puller: Puller):
     _widen(puller, "prospects", **fields)
     puller.pull_ok()
     puller.assert_true()
+    puller.pull_ok()
+    assert set(puller.counts("rows_written").values()) == {0}
 
 
 def test_notes_as_long_as_mails(puller: Puller):
