@@ -45,15 +45,15 @@ class Loader:
         try:
             self.pipeline = self._open()
         except _UNREADABLE as error:
-            self.pipeline = self._anew(error)
+            self.pipeline = self._anew(type(error).__name__)
 
-    def _anew(self, error: Exception) -> dlt.Pipeline:
+    def _anew(self, reason: str) -> dlt.Pipeline:
         """Without dlt's local files, which a kill or a power failure has cut short.
 
         They are a copy: state and schema are in the destination as of the last load. What wasn't
         loaded is read again.
         """
-        _log.warning("load.local_state_unreadable", reason=type(error).__name__)
+        _log.warning("load.local_state_unreadable", reason=reason)
         dropped = self._pipelines_dir.with_name(f"{self._pipelines_dir.name}.dropped")
         shutil.rmtree(dropped, ignore_errors=True)
         if self._pipelines_dir.exists():
@@ -71,13 +71,13 @@ class Loader:
         """
         with _translated():
             if self._aborting.exists():
-                self.pipeline = self._anew(InterruptedError())
+                self.pipeline = self._anew("an abort was cut short")
             try:
                 self._catch_up()
             except PipelineStepFailed as error:
                 if not _is_about_local_files(error):
                     raise
-                self.pipeline = self._anew(error)
+                self.pipeline = self._anew(type(error).__name__)
                 self._catch_up()
         self._learn_columns()
         self._restore_dropped()
@@ -104,8 +104,9 @@ class Loader:
         try:
             self.pipeline.abort_packages()
         except PipelineStepFailed as error:
-            self.pipeline = self._anew(error)
-        self._aborting.unlink(missing_ok=True)
+            self.pipeline = self._anew(type(error).__name__)
+        else:
+            self._aborting.unlink()
 
     def _is_half_loaded(self) -> bool:
         """Whether a pending package has begun to load.
