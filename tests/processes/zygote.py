@@ -6,6 +6,7 @@ the child is a process of its own, which may be killed by its pid.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import os
@@ -15,7 +16,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+import pytest
+
+from tests.processes.file_operations import FileFault, library, watch
 
 ROOT = Path(__file__).parents[2]
 # what the commands import late: killed while importing, a child would prove little
@@ -23,31 +28,52 @@ _HEAVY = ("pipelines.pull.run", "pipelines.pull.view", "pipelines.push.run", "pi
 
 
 class Zygote:
-    """A context manager; every child has ended when it is left."""
+    """A context manager; every child has ended when it is left.
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    watches_files: children note their file operations, and can be killed before one of them.
+    Skips the test where the machine has no C compiler.
+    """
+
+    def __init__(
+        self, folder: Path, environment: Mapping[str, str], *, watches_files: bool = False
+    ) -> None:
+        self.folder = folder
+        self._log = folder.with_name(f"{folder.name}.operations") if watches_files else None
+        preload = {"LD_PRELOAD": _library()} if watches_files else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.processes.zygote"],
             cwd=folder,
-            env={**os.environ, **environment, "PYTHONPATH": str(ROOT)},
+            env={**os.environ, **environment, **preload, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.folder = folder
         assert self._read() == "ready"
 
-    def start(self, *arguments: str) -> int:
-        """Run one command line; its pid. Its output is in the files `out` and `err`."""
-        self._write(list(arguments))
+    def start(self, *arguments: str, fault: FileFault | None = None) -> int:
+        """Run one command line; its pid. Its output is in the files `out` and `err`.
+
+        fault: what befalls its file operations below `folder`; only if `watches_files`.
+        """
+        command: dict[str, Any] = {"arguments": arguments}
+        if self._log is not None:
+            self._log.unlink(missing_ok=True)
+            command["log"] = str(self._log)
+            command["fault"] = dataclasses.asdict(fault or FileFault())
+        self._write(command)
         return int(self._read())
+
+    def operations(self) -> list[str]:
+        """File operations of the child started last, as `name path`, in order."""
+        assert self._log is not None
+        return self._log.read_text().splitlines()
 
     def wait(self) -> int:
         """Wait for the child started last: its exit code, negative for a signal."""
         self._write(None)
         return os.waitstatus_to_exitcode(int(self._read()))
 
-    def _write(self, command: list[str] | None) -> None:
+    def _write(self, command: dict[str, Any] | None) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
@@ -68,6 +94,13 @@ class Zygote:
         self._process.communicate()
 
 
+def _library() -> str:
+    found = library()
+    if found is None:
+        pytest.skip("needs a C compiler (cc) and LD_PRELOAD")
+    return str(found)
+
+
 def _serve() -> None:
     for module in _HEAVY:
         importlib.import_module(module)
@@ -84,13 +117,15 @@ def _serve() -> None:
         print(child, flush=True)
 
 
-def _become(command: list[str]) -> None:
+def _become(command: dict[str, Any]) -> None:
     from pipelines.cli import main
 
     for name, descriptor in (("out", 1), ("err", 2)):
         opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, descriptor)
-    sys.argv = ["hiringcenter", *command]
+    sys.argv = ["hiringcenter", *command["arguments"]]
+    if "log" in command:
+        watch(os.getcwd(), command["log"], FileFault(**command["fault"]))  # noqa: PTH109
     try:
         main()
     except SystemExit as end:
