@@ -8,6 +8,7 @@ the file as a whole is refused, since every row below would be a guess.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import TextIO
@@ -16,11 +17,11 @@ from connector.errors import InputError
 from connector.upsert.inputs.decoding import Encoding, OpenBytes
 from connector.upsert.inputs.dialect import DELIMITERS, declared_delimiter, detect_delimiter
 from connector.upsert.inputs.headers import check_header, clean_header
-from connector.upsert.inputs.rows import Input, InputRow
+from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
+from connector.upsert.rows.columns import REASON_COLUMN
 
 MAX_CELL_CHARS = 16 * 1024 * 1024
 _SAMPLE_CHARS = 64 * 1024
-_SHOWN_CHARS = 2_000
 
 
 class _Lines:
@@ -64,7 +65,7 @@ class DelimitedInput(Input):
     def _header(self) -> tuple[int, list[str]]:
         """(the line the header starts on, its cells)."""
         with self._encoding.text(self._open_bytes()) as text:
-            for line, _, cells, problem in self._records(text):
+            for line, _, cells, problem, _ in self._records(text):
                 if problem:
                     raise InputError(place=self.name, line=line, reason=f"the header: {problem}")
                 if cells:
@@ -78,7 +79,7 @@ class DelimitedInput(Input):
             for line, *_ in records:
                 if line == self._header_line:
                     break
-            for line, last_line, cells, problem in records:
+            for line, last_line, cells, problem, raw in records:
                 if len(cells) == self._header_width > width and not any(cells[width:]):
                     del cells[width:]
                 if problem is None and not any(cells):
@@ -86,12 +87,25 @@ class DelimitedInput(Input):
                 elif problem is None and len(cells) == width:
                     yield InputRow(line, dict(zip(columns, cells, strict=True)))
                 else:
-                    values = dict(itertools.zip_longest(columns, cells[:width], fillvalue=""))
-                    ragged = problem or _ragged(cells, width, line, last_line)
-                    yield InputRow(line, values, ragged)
+                    values = dict(zip(columns, cells, strict=False))
+                    if raw is None and len(cells) != width:
+                        raw = self._raw(cells)
+                        problem = problem or _ragged(len(cells), width, line, last_line, len(raw))
+                    yield InputRow(line, values, problem, raw)
 
-    def _records(self, text: TextIO) -> Iterator[tuple[int, int, list[str], str | None]]:
-        """(first line, last line, cells, what is wrong) of each record, empty ones too."""
+    def _raw(self, cells: list[str]) -> str:
+        """The row in one cell; of one that is a reject again, what it held the first time."""
+        if len(cells) == len(self.columns) + 1 and self.columns[-1] == REASON_COLUMN:
+            return cells[-1]
+        text = io.StringIO(newline="")
+        csv.writer(text, delimiter=self._delimiter, lineterminator="").writerow(cells)
+        return text.getvalue()[:MAX_RAW_CHARS]
+
+    def _records(
+        self, text: TextIO
+    ) -> Iterator[tuple[int, int, list[str], str | None, str | None]]:
+        """(first line, last line, cells, what is wrong, the line itself where it has no cells) of
+        each record, empty ones too."""
         for _ in range(self._skipped_lines):
             next(text)
         lines, offset = _Lines(text), self._skipped_lines
@@ -104,10 +118,11 @@ class DelimitedInput(Input):
                 return
             except csv.Error as error:
                 last = reader.line_num + offset
-                yield start, last, [], self._broken_quote(error, start, last, lines.last)
+                broken = self._broken_quote(error, start, last, lines.last)
+                yield start, last, [], broken, lines.last.rstrip("\r\n")[:MAX_RAW_CHARS]
                 continue
             problem = self._undecodable(cells) if self._encoding.damaged else None
-            yield start, reader.line_num + offset, cells, problem
+            yield start, reader.line_num + offset, cells, problem, None
 
     def _broken_quote(self, error: csv.Error, start: int, last: int, line: str) -> str:
         """The problem of the row at `start`; raises InputError where the rest can't be read."""
@@ -121,8 +136,8 @@ class DelimitedInput(Input):
             reason += "so that the rows below can't be told apart. Double each quote in a cell."
         else:
             return (
-                "text after a closing quote. Double each quote inside a quoted cell. The line: "
-                + line.rstrip("\r\n")[:_SHOWN_CHARS]
+                f"text after a closing quote (the line has {len(line)} characters). Double each "
+                "quote inside a quoted cell."
             )
         raise InputError(place=self.name, line=start, reason=reason)
 
@@ -147,10 +162,9 @@ def _undecodable_byte(cell: str) -> int | None:
     return next((ord(char) - 0xDC00 for char in cell if "\udc00" <= char <= "\udcff"), None)
 
 
-def _ragged(cells: list[str], width: int, line: int, last_line: int) -> str:
-    spans = f" (the row spans lines {line} to {last_line})" if last_line > line else ""
-    beyond = f", those beyond it {str(cells[width:])[:_SHOWN_CHARS]}" if cells[width:] else ""
+def _ragged(count: int, width: int, line: int, last_line: int, length: int) -> str:
+    spans = f"; the row spans lines {line} to {last_line}" if last_line > line else ""
     return (
-        f"{len(cells)} cells where the header has {width}{spans}{beyond}. Is a delimiter or a "
-        "quote missing, or a cell with a delimiter not quoted?"
+        f"{count} cells where the header has {width} ({length} characters{spans}). Is a delimiter "
+        "or a quote missing, or a cell with a delimiter not quoted?"
     )

@@ -1,4 +1,8 @@
-"""JSON Lines: one object per line, read twice, since any line may bring a new name."""
+"""JSON Lines: one object per line, read twice, since any line may bring a new name.
+
+A name that a line doesn't mention isn't in its row's `values`: it is absent, which says nothing,
+where a null or "" says empty. A comma at the end of a line, left from a list, is read over.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import Any
 
 from connector.errors import InputError
 from connector.upsert.inputs.decoding import Encoding, OpenBytes
-from connector.upsert.inputs.rows import Input, InputRow
+from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
 
-_SHOWN_CHARS = 2_000
+MAX_NAMES = 20_000
 
 
 class JsonLinesInput(Input):
@@ -24,33 +28,64 @@ class JsonLinesInput(Input):
         self._open_bytes, self._encoding = open_bytes, encoding
         super().__init__(name=name, columns=[], description=f"JSON Lines, {encoding.label}")
         found: dict[str, None] = {}
+        problem = None
         for row in self._rows():
             found.update(dict.fromkeys(row.values))
+            problem = problem or (row.problem and (row.row_number, row.problem))
+            if len(found) > MAX_NAMES:
+                reason = f"more than {MAX_NAMES:,} different names by line {row.row_number}. Write "
+                raise InputError(place=name, reason=reason + "the same names on each line.")
+        if not found and problem:
+            line, why = problem
+            reason = f"{why} No line of this file holds a JSON object with a name in it."
+            raise InputError(place=name, line=line, reason=reason)
         if not found:
             raise InputError(place=name, reason="no line holds a JSON object with a name in it.")
         self.columns = list(found)
 
     def _rows(self) -> Iterator[InputRow]:
+        self._commas = 0
         with self._encoding.text(self._open_bytes()) as text:
             for number, line in enumerate(text, start=1):
                 if not line.strip():
                     self.empty_rows.add(number)
                     continue
                 try:
-                    yield InputRow(number, _object(line))
+                    yield InputRow(number, self._object(line))
                 except _NotARow as problem:
-                    yield InputRow(number, {}, f"{problem}: {line.strip()[:_SHOWN_CHARS]!r}.")
+                    yield InputRow(number, {}, f"{problem}.", line.strip()[:MAX_RAW_CHARS])
+
+    def _object(self, line: str) -> dict[str, Any]:
+        try:
+            return _object(line)
+        except _NotARow:
+            trimmed = line.rstrip()
+            if not trimmed.endswith("},"):
+                raise
+        values = _object(trimmed[:-1])
+        self._commas += 1
+        return values
+
+    @property
+    def notes(self) -> list[str]:
+        commas = f"lines with a comma at their end, which was read over: {self._commas}"
+        return super().notes + ([commas] if self._commas else [])
 
 
 class _NotARow(Exception):
-    """Why a line is no row."""
+    """Why a line is no row; without what it holds."""
 
 
 def _object(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line, object_pairs_hook=_pairs, parse_constant=_constant)
-    except (ValueError, RecursionError):
-        raise _NotARow("no valid JSON. Write one object per line") from None
+    except json.JSONDecodeError as error:
+        where = f"at column {error.colno} of {len(line.rstrip())} characters"
+        raise _NotARow(f"no valid JSON ({error.msg} {where}). Write one object per line") from None
+    except RecursionError:
+        raise _NotARow("no valid JSON (nested too deep). Write one object per line") from None
+    except ValueError:  # an integer of more digits than Python converts
+        raise _NotARow("no valid JSON (a number that is too long). Write it as text") from None
     if not isinstance(value, dict):
         raise _NotARow("no JSON object. Write one object per line")
     return value

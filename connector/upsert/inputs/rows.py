@@ -8,19 +8,27 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+MAX_RAW_CHARS = 32_000  # what a cell of a spreadsheet holds
+
 
 class InputRow(NamedTuple):
     """One row, not yet checked. (A tuple, since a million are made; so is ValidRow.)
 
     row_number: the line a row of text starts on, the sheet's row number, or the position in a
     Parquet file, table or query; from 1, the header counted where there is one.
-    values: by column, as the source holds them; text formats hold text.
-    problem: why this row can't be read as a row of this input; None where it can.
+    values: by column, as the source holds them; text formats hold text. A column that the row
+    doesn't mention (a key that a line of JSON leaves out) is missing here; one that it shows as
+    empty is there, as None or "". Only the latter may ever clear a field.
+    problem: why this row can't be read as a row of this input; None where it can. It never quotes
+    the row: it goes into logs and the ledger.
+    raw: the row as it stands in the input, where `values` can't hold all of it; for the rejects
+    file alone.
     """
 
     row_number: int
     values: dict[str, Any]
     problem: str | None = None
+    raw: str | None = None
 
 
 @dataclass

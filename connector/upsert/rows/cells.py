@@ -31,18 +31,21 @@ NO_TEXT = {
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A cell whose value can't be had. what: in words, with its article."""
+    """A cell whose value can't be had. what: in words, with its article. advice: what to do.
+    text: what the rejects file shows for it."""
 
     what: str
+    text: str = "#VALUE!"
+    advice: str = "Convert it, or ignore the column"
 
     def __str__(self) -> str:
-        return "#VALUE!"
+        return self.text
 
 
 def check_readable(value: Any) -> None:
     """Raises ValueError for what a spreadsheet or a table shows where it has no value."""
     if isinstance(value, Unreadable):
-        raise ValueError(f"holds {value.what}. Convert it, or ignore the column")
+        raise ValueError(f"holds {value.what}. {value.advice}")
     if value == NOT_COMPUTED:
         raise ValueError("holds a formula without a stored value. Open and save the workbook")
     if isinstance(value, str) and value in ERROR_WORDS:

@@ -77,13 +77,15 @@ class RejectsFile:
         self._stream: TextIO | None = None
 
     def add(self, reject: Reject) -> None:
-        """Append one row."""
+        """Append one row. What couldn't be read as a row stands right of the reason, where it makes
+        the row one cell too long: pushed again unfixed, it is rejected again."""
         if self._stream is None:
             self._stream = self._open()
             self._writer = csv.writer(self._stream)
             self._writer.writerow([*self._columns, REASON_COLUMN])
         cells = [shown(reject.values.get(column)) for column in self._columns]
-        self._writer.writerow([*cells, reject.reason])
+        beyond = [] if reject.raw is None else [reject.raw]
+        self._writer.writerow([*cells, reject.reason, *beyond])
         self.count += 1
 
     def close(self) -> None:

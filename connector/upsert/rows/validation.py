@@ -46,12 +46,14 @@ class Reject:
 
     column: the first column that is wrong, None where the row as a whole is. reason: all that
     is wrong, and what to do; it quotes cells, so it belongs into files, not into logs.
+    raw: the row as it stands in the input, where it couldn't be read as one; for the file alone.
     """
 
     row_number: int
     values: dict[str, Any]
     column: str | None
     reason: str
+    raw: str | None = None
 
 
 class Validator:
@@ -89,7 +91,7 @@ class Validator:
     def check(self, row: InputRow) -> ValidRow | Reject:
         """`row` as it may be sent, or why it may not. Never raises for what a row holds."""
         if row.problem:
-            return Reject(row.row_number, row.values, None, row.problem)
+            return Reject(row.row_number, row.values, None, row.problem, row.raw)
         context = RowContext(self._region, self._zone)
         problems: list[Problem] = []
         payload = self._prospect.payload(

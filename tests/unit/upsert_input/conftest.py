@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 WriteFile = Callable[..., Path]
+INPUTS = Path(__file__).parents[2] / "inputs"
 
 
 @pytest.fixture

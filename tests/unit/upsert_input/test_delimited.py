@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import InputRow, open_input
+from connector.upsert.rows.rejects import RejectsFile
+from connector.upsert.rows.validation import Reject
 from tests.unit.upsert_input.conftest import WriteFile
 
 
@@ -84,6 +86,27 @@ def test_a_ragged_row_that_spans_lines_says_so(write: WriteFile) -> None:
     assert rows[1].values == {"a": "ok", "b": "ok"}
 
 
+@pytest.mark.parametrize(
+    "line", ["Ann,Lee,ann@example.com,+14155550100", "ann@example.com", '"Ann" Lee,ann@example.com']
+)
+def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
+    write: WriteFile, tmp_path: Path, line: str
+) -> None:
+    """Its problem, which goes into logs and the ledger, has the length; the rejects file has the
+    row, right of the reason, so that the row is rejected again until somebody mends it."""
+    (row,) = open_input(write(f"First Name,Email\n{line}\n"))
+    assert row.raw == line
+    assert "characters" in str(row.problem)
+    assert not any(word in str(row.problem) for word in ("Ann", "ann", "4155550100"))
+    path = tmp_path / "rejects.csv"
+    for _ in range(2):
+        with RejectsFile(path, ["First Name", "Email"]) as rejects:
+            rejects.add(Reject(row.row_number, row.values, None, str(row.problem), row.raw))
+        (row,) = open_input(path)
+        assert "4 cells where the header has 3" in str(row.problem)
+        assert row.raw == line
+
+
 def test_empty_rows_are_no_rows_but_are_counted(write: WriteFile) -> None:
     """Blank lines and lines of delimiters, as spreadsheets leave them."""
     read = open_input(write("a,b\n1,2\n\n,\n3,4\n,\n"))
@@ -95,7 +118,7 @@ def test_text_after_a_closing_quote_rejects_that_row_alone(write: WriteFile) -> 
     """The line can be told from the next, so only it is lost."""
     rows = list(open_input(write('a,b\n"5" screen,1\nok,2\n')))
     assert numbers(rows) == [2, 3]
-    assert str(rows[0].problem).endswith('The line: "5" screen,1')
+    assert rows[0].raw == '"5" screen,1'
     assert rows[1].problem is None
 
 

@@ -17,7 +17,7 @@ from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import open_input, sql_input, table_input
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Reject, Validator, ValidRow
-from tests.unit.upsert_input.conftest import WriteFile
+from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 
 def checked(read: Any) -> list[ValidRow | Reject]:
@@ -58,10 +58,37 @@ def test_a_line_that_is_no_object_is_named(write: WriteFile, line: str, problem:
     assert rows[2].values == {"a": 2}
 
 
+def test_a_key_that_a_line_does_not_mention_is_absent_not_empty(write: WriteFile) -> None:
+    """`values` has no such key; null and "" are there. Only these may ever clear a field."""
+    text = '{"a":1,"b":2}\n{"a":3}\n{"a":4,"b":null}\n{"a":5,"b":""}\n'
+    rows = list(open_input(write(text, name="x.jsonl")))
+    assert [row.values for row in rows[1:]] == [{"a": 3}, {"a": 4, "b": None}, {"a": 5, "b": ""}]
+
+
+def test_a_comma_at_the_end_of_a_line_is_read_over_and_reported() -> None:
+    """Lines cut out of a JSON list have one."""
+    read = open_input(INPUTS / "comma-at-the-end.jsonl")
+    assert [row.values["firstName"] for row in read] == ["Mara", "Tom"]
+    assert read.notes == ["lines with a comma at their end, which was read over: 1"]
+
+
+def test_a_line_that_is_no_json_is_told_by_column_and_length_alone(write: WriteFile) -> None:
+    """The line itself, which may name people, is for the rejects file."""
+    line = '{"name": "Ann Lee" "phone": 4155550100}'
+    _, row = open_input(write(f'{{"a": 1}}\n{line}\n', name="x.jsonl"))
+    assert row.problem == (
+        "no valid JSON (Expecting ',' delimiter at column 20 of 39 characters). Write one object "
+        "per line."
+    )
+    assert row.raw == line
+
+
 def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
     """There is nothing to push."""
-    with pytest.raises(InputError, match="no line holds a JSON object"):
+    with pytest.raises(InputError, match="line 2: no JSON object.* No line of this file holds"):
         open_input(write("{}\n[]\n", name="x.jsonl"))
+    with pytest.raises(InputError, match="no line holds a JSON object"):
+        open_input(write("{}\n", name="x.jsonl"))
 
 
 def test_json_lines_are_told_by_their_first_byte(write: WriteFile) -> None:
