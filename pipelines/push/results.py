@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from connector.budget import locks
@@ -62,12 +63,18 @@ def _land_runs(destination: Destination, session: Session) -> None:
 def _land(destination: Destination, store: ResultStore) -> int:
     landed = 0
     while found := store.unlanded(_IN_ONE_LOAD):
-        for row in found:
-            row["pushed_at"] = at(row.pop("pushed_ms"))
-        destination.load([Batch(TABLE, found, COLUMNS, key=KEY)])
+        rows = [_row(each) for each in found]
+        destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
         store.mark_landed(found)
         landed += len(found)
     return landed
+
+
+def _row(result: Mapping[str, Any]) -> dict[str, Any]:
+    """An outcome as it lands; what was read stays as it is, to be compared later."""
+    row = dict(result)
+    row["pushed_at"] = at(row.pop("pushed_ms"))
+    return row
 
 
 def land_after_push(session: Session) -> bool:

@@ -15,6 +15,12 @@ from connector.upsert.outbox.states import Status
 
 _MESSAGE_LENGTH = 2000
 _LANDED = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_ms")
+_IN_ONE_WRITE = 2_000
+# beside the comparison of every column: `IS NOT DISTINCT FROM` finds no index on PostgreSQL
+_KEY_IS = (
+    results.c.run_id == sa.bindparam("b_run_id"),
+    results.c.row_number == sa.bindparam("b_row_number"),
+)
 Rows = list[dict[str, Any]]
 
 
@@ -74,20 +80,22 @@ class ResultStore:
             return [dict(row._mapping) for row in connection.execute(query)]
 
     def mark_landed(self, rows: Rows) -> None:
-        """The destination has `rows` (from `unlanded`). Those that say nothing more are dropped
-        here: unchanged, and without a message."""
-        by_run: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            by_run.setdefault(row["run_id"], []).append(row)
-        with self._database.write() as connection:
-            for run_id, own in by_run.items():
-                between = (own[0]["row_number"], own[-1]["row_number"])
-                here = sa.and_(self._of(run_id), results.c.row_number.between(*between))
-                plain = sa.and_(
-                    results.c.status == Status.UNCHANGED.value, results.c.message.is_(None)
-                )
-                connection.execute(sa.delete(results).where(here, plain))
-                connection.execute(sa.update(results).where(here).values(landed=True))
+        """The destination has exactly these rows, as `unlanded` gave them.
+
+        One that has another outcome by now stays unlanded. Those that say nothing more are
+        dropped here: unchanged, and without a message.
+        """
+        same = sa.and_(
+            *(results.c[name].is_not_distinct_from(sa.bindparam(f"b_{name}")) for name in _LANDED)
+        )
+        plain = [_bound(row) for row in rows if _says_nothing_more(row)]
+        others = [_bound(row) for row in rows if not _says_nothing_more(row)]
+        drop = sa.delete(results).where(*_KEY_IS, same)
+        mark = sa.update(results).where(*_KEY_IS, same).values(landed=True)
+        for statement, bound in ((drop, plain), (mark, others)):
+            for start in range(0, len(bound), _IN_ONE_WRITE):  # a push that runs waits for each
+                with self._database.write() as connection:
+                    connection.execute(statement, bound[start : start + _IN_ONE_WRITE])
 
     def counts(self, run_id: str) -> dict[str, int]:
         """status → rows of one run that are kept here."""
@@ -118,6 +126,14 @@ class ResultStore:
 
     def _of(self, run_id: str) -> sa.ColumnElement[bool]:
         return results.c.run_id == run_id
+
+
+def _bound(row: dict[str, Any]) -> dict[str, Any]:
+    return {f"b_{name}": row[name] for name in _LANDED}
+
+
+def _says_nothing_more(row: dict[str, Any]) -> bool:
+    return row["status"] == Status.UNCHANGED.value and row["message"] is None
 
 
 def _told(message: str | None) -> str | None:
