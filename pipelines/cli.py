@@ -56,6 +56,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; never returns."""
+    _forget_variables_of_dlt()
     try:
         sys.exit(build_app()(standalone_mode=False))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
@@ -64,6 +65,17 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 - a traceback of Python's would say what it holds
         is_usage = hasattr(error, "show")  # only usage errors of Typer show themselves
         sys.exit(_tell_usage(error) if is_usage else _tell_fault(error))
+
+
+def _forget_variables_of_dlt() -> None:
+    """What dlt reads from the environment by itself, most of it when it is imported: how it names
+    columns and writes JSON. See `pipelines.destination.quiet_dlt` for all the rest."""
+    for name in list(os.environ):
+        if name.startswith(("DLT_DEFAULT_NAMING_", "DLT_INTERVAL_")) or name in (
+            "DLT_USE_JSON", "DLT_JSON_TYPED_PUA_START", "DLT_DLT_ID_LENGTH_BYTES",
+            "DLT_ALLOW_EXTERNAL_SCHEDULERS", "DLT_DISABLE_PLUGINS",
+        ):  # fmt: skip
+            del os.environ[name]
 
 
 def _tell_usage(error: Any) -> int:

@@ -50,14 +50,14 @@ class Destination:
 
     def __init__(self, settings: Settings) -> None:
         memory.settle()
-        quiet_dlt.settle()
         prepare_state_dir(settings)
         self._settings = settings
         self._places: Places = places(settings)
         self._stack = ExitStack()
         self._is_duckdb = settings.destination == "duckdb"
-        quiet_dlt.try_load_jobs(2 if self._is_duckdb else 5)  # a file hardly ever recovers
         try:
+            tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
+            self._stack.enter_context(quiet_dlt.own_configuration(job_tries=tries))
             self._open()
         except BaseException:
             self._stack.close()

@@ -1,50 +1,196 @@
 """dlt as a library inside a command: no telemetry, no signals of its own, no chatter, no leftovers.
 
-dlt reads its configuration from the environment when its parts are made; `settle` comes before.
-Its own way of credentials (`DESTINATION__POSTGRES__CREDENTIALS`, `.dlt/secrets.toml`) stays open.
+dlt fills every option that code leaves open from the environment and from `.dlt/*.toml`, bare names
+included: `DEV_MODE=true`, set for something else, would load each pull into a schema of its own.
+While `own_configuration` is in force it finds there what says *where* rows go: credentials, hosts,
+buckets, catalogs, under `destination.`. *How* they go is decided here alone.
 """
 
 from __future__ import annotations
 
-import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.configuration.container import Container
+from dlt.common.configuration.providers.provider import ConfigProvider
+from dlt.common.configuration.specs import PluggableRunContext
 from dlt.common.configuration.utils import get_resolved_traces
 
-# forced: what would talk to others, take our signals, or keep personal data
-_FORCED = {
-    "RUNTIME__DLTHUB_TELEMETRY": "false",
-    "RUNTIME__INTERCEPT_SIGNALS": "false",
-    "ENABLE_RUNTIME_TRACE": "false",
-    "LOAD__DELETE_COMPLETED_JOBS": "true",
-    "LOAD__AUTO_ABORT_ON_TERMINAL_ERROR": "true",
-    "LOAD__RAISE_ON_FAILED_JOBS": "true",
-}
-_DEFAULTS = {"RUNTIME__LOG_LEVEL": "CRITICAL", "LOAD__WORKERS": "4"}
+from connector.logs import get_logger
+
 PIPELINE_NAME = "hiringcenter"
 SCHEMA_NAME = "hiringcenter"
+_log = get_logger("load")
+
+_HOW: dict[str, Any] = {
+    "runtime.dlthub_telemetry": False,
+    "runtime.intercept_signals": False,  # signals are ours
+    "runtime.log_level": "CRITICAL",
+    "enable_runtime_trace": False,  # it keeps personal data
+    "load.delete_completed_jobs": True,
+    "load.auto_abort_on_terminal_error": True,
+    "load.raise_on_failed_jobs": True,
+    "load.workers": 4,
+}
+_WHERE = """
+    destination_type bucket_url location project_id host port database query_result_bucket
+    athena_work_group aws_data_catalog db_location catalog_type branch_name lance_uri qd_location
+    qd_path connection_type staging_iam_role namespace_name https prefix grpc_port
+"""
+_CREDENTIALS = """
+    database catalog host port http_port grpc_port secure drivername driver query url uri path
+    location storage bucket_url ducklake_name metadata_schema project_id region region_name
+    endpoint_url s3_url_style host_override server_hostname http_path warehouse role
+    azure_storage_account_name azure_account_host hf_endpoint connect_timeout
+    username password token type api_key access_token auth_token refresh_token scopes
+    client_id client_secret client_email client_type token_uri auth_uri authenticator
+    workload_identity_provider private_key private_key_id private_key_path private_key_passphrase
+    aws_access_key_id aws_secret_access_key aws_session_token profile_name s3_extra_credentials
+    azure_storage_account_key azure_storage_sas_token azure_tenant_id azure_client_id
+    azure_client_secret hf_token storage_options embedding_model_provider_api_key
+    sftp_port sftp_username sftp_password sftp_pkey sftp_key_filename sftp_key_passphrase
+    sftp_allow_agent sftp_look_for_keys sftp_gss_auth sftp_gss_kex sftp_gss_deleg_creds
+    sftp_gss_host sftp_gss_trust_dns
+"""
+_lock = threading.Lock()
+_users = 0
+_replaced: Sequence[ConfigProvider] = ()
 
 
-def settle() -> None:
-    """Put dlt's configuration where dlt looks for it."""
-    os.environ.update(_FORCED)
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
+def is_place(key: str, sections: Sequence[str]) -> bool:
+    """Whether dlt's option `key` in `sections` says where rows go, or with which credentials."""
+    if not sections or sections[0] != "destination":
+        return bool(sections) and sections[0] == "providers"  # vaults that hold credentials
+    if "credentials" in sections[1:]:
+        return key in _CREDENTIALS.split()
+    return key == "credentials" or key in _WHERE.split()
+
+
+class _How(ConfigProvider):
+    """What is decided here; asked before all others."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._values = values
+
+    @property
+    def name(self) -> str:
+        return "hiringcenter"
+
+    @property
+    def supports_secrets(self) -> bool:
+        return True
+
+    @property
+    def supports_sections(self) -> bool:
+        return True
+
+    def get_value(
+        self,
+        key: str,
+        hint: type[Any],  # noqa: ARG002 - dlt's signature
+        pipeline_name: str | None,  # noqa: ARG002
+        *sections: str,
+    ) -> tuple[Any | None, str]:
+        name = ".".join((*sections, key))
+        return self._values.get(name), name
+
+
+class _PlacesOnly(ConfigProvider):
+    """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked for places alone."""
+
+    def __init__(self, inner: ConfigProvider) -> None:
+        self._inner = inner
+        self._ignored: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    @property
+    def supports_secrets(self) -> bool:
+        return self._inner.supports_secrets
+
+    @property
+    def supports_sections(self) -> bool:
+        return self._inner.supports_sections
+
+    @property
+    def is_empty(self) -> bool:
+        return self._inner.is_empty
+
+    @property
+    def locations(self) -> Sequence[str]:
+        return self._inner.locations
+
+    @property
+    def present_locations(self) -> Sequence[str]:
+        return self._inner.present_locations
+
+    def get_value(
+        self, key: str, hint: type[Any], pipeline_name: str | None, *sections: str
+    ) -> tuple[Any | None, str]:
+        if is_place(key, sections):
+            return self._inner.get_value(key, hint, pipeline_name, *sections)
+        name = ".".join((*sections, key))
+        if len(sections) > 1 and sections[0] == "destination" and name not in self._ignored:
+            if self._inner.get_value(key, hint, pipeline_name, *sections)[0] is not None:
+                _log.info("load.option_ignored", option=name, place=self.name)
+            self._ignored.add(name)
+        return None, name
+
+    def get_value_location(self, key: str, pipeline_name: str | None, *sections: str) -> str:
+        return self._inner.get_value_location(key, pipeline_name, *sections)
+
+
+@contextmanager
+def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
+    """While it lasts, dlt's options in this process are ours. May be nested; threads share it.
+
+    job_tries: how often a job is tried within one load; the outermost caller's counts.
+    """
+    global _users, _replaced  # as dlt's own providers are
+    with _lock:
+        if not _users:
+            _replaced = _take_over({**_HOW, "load.raise_on_max_retries": job_tries})
+        _users += 1
     traces = get_resolved_traces()  # they hold frames, and so every row that was ever loaded
     traces.logging_enabled = False
     traces.clear()
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                Container()[PluggableRunContext].providers.providers[:] = _replaced
 
 
-def try_load_jobs(times: int) -> None:
-    """How often a job is tried within one load, from now on in this process."""
-    os.environ["LOAD__RAISE_ON_MAX_RETRIES"] = str(times)
+def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
+    """Put our providers where dlt looks for its own; those that were there."""
+    container, first = Container(), _How(how)
+    if PluggableRunContext in container:
+        context = container[PluggableRunContext]
+        before = list(context.providers.providers)
+    else:  # dlt starts telemetry, Sentry and such once, when its first part asks for options
+        context = PluggableRunContext()
+        before = list(context.providers.providers)
+        context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
+        container[PluggableRunContext] = context
+        before += context.providers.providers[1 + len(before) :]  # vaults
+    context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
+    context.initialize_runtime()
+    return before
 
 
 def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
-    """The one dlt pipeline of a destination, working below `pipelines_dir`."""
-    settle()
+    """The one dlt pipeline of a destination, working below `pipelines_dir`.
+
+    Called, and the pipeline used, within `own_configuration`.
+    """
     return dlt.pipeline(
         PIPELINE_NAME,
         destination=destination,

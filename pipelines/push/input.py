@@ -183,9 +183,12 @@ def _server_rows(
     import dlt
     from dlt.destinations.exceptions import DatabaseException
 
-    from pipelines.destination.quiet_dlt import make_pipeline
+    from pipelines.destination.quiet_dlt import make_pipeline, own_configuration
 
-    with tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
+    with (
+        own_configuration(),
+        tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder,
+    ):
         destination = dlt.destination(settings.destination)
         pipeline = make_pipeline(destination, settings.dataset, Path(folder))
         try:
