@@ -39,6 +39,37 @@ class SystemClock:
         return False
 
 
+class SteadyClock:
+    """A clock whose `now_s` never steps: monotonic seconds plus an offset, as the ledger keeps it.
+
+    offset_s: what to add to `clock.monotonic_s()`. sure_since_s: how far back its seconds surely
+    count what passed; before that (an earlier boot) they are an estimate.
+    """
+
+    def __init__(self, clock: Clock, offset_s: float, sure_since_s: float = float("-inf")) -> None:
+        self._clock, self._offset_s, self.sure_since_s = clock, offset_s, sure_since_s
+
+    def now_s(self) -> float:
+        return self._offset_s + self._clock.monotonic_s()
+
+    def monotonic_s(self) -> float:
+        return self._clock.monotonic_s()
+
+    def wall_s(self) -> float:
+        """UTC epoch seconds as the wall says: for what people read, never to decide by."""
+        return self._clock.now_s()
+
+    def age_s(self, stamp_s: float | None) -> float:
+        """Seconds since `stamp_s` of this clock; infinite where that isn't sure."""
+        now_s = self.now_s()
+        if stamp_s is None or not self.sure_since_s <= stamp_s <= now_s:
+            return float("inf")
+        return now_s - stamp_s
+
+    def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
+        return self._clock.sleep(wait_s, stop)
+
+
 class FakeClock:
     """A clock that moves only when it is told to, or when somebody sleeps on it.
 

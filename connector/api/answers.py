@@ -27,12 +27,14 @@ Read = Callable[[Any], Any]
 @dataclass(frozen=True)
 class Answer:
     """outcome: what to do with it is `retry.decide`'s business. value: what `read` made of the
-    body, if usable. reason: why it isn't usable, for people."""
+    body, if usable. reason: why it isn't usable, for people. first_sent_before_s: how long before
+    the answered try the same request was sent first; None: it is the first."""
 
     outcome: Outcome
     exchange: Exchange
     value: Any = None
     reason: str = ""
+    first_sent_before_s: float | None = None
 
 
 def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bool) -> Answer:

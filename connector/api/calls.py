@@ -6,7 +6,7 @@ import math
 import random
 import signal
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connector.api.answers import Answer, Read, failure, understand
 from connector.api.measures import Measures
@@ -70,6 +70,7 @@ class Caller:
             if first_sent_s is not None and started_s - first_sent_s > call.remembered_s:
                 self.budget.unsent(permit)
                 raise _forgotten(call, effort)
+            since_s = None if first_sent_s is None else started_s - first_sent_s
             exchange = self._try(call, permit, self._timeout_s(call, effort))
             if exchange.sent and first_sent_s is None:
                 first_sent_s = started_s
@@ -78,7 +79,7 @@ class Caller:
             effort = effort.after(answer.outcome, sent=exchange.sent, took_s=took_s)
             wait_s = self._wait_s(call, answer, effort)
             if wait_s is None:
-                return answer
+                return replace(answer, first_sent_before_s=since_s)
             self._back_off(wait_s)
             effort = effort.waited(wait_s)
 
@@ -103,7 +104,7 @@ class Caller:
         except BaseException:
             self.budget.unanswered(permit)
             raise
-        self.measures.note(exchange, self.clock.now_s())
+        self.measures.note(exchange, now_s=self.clock.now_s(), monotonic_s=self.clock.monotonic_s())
         self._settle(permit, exchange)
         return exchange
 

@@ -14,7 +14,7 @@ from connector import __version__
 from connector.api.calls import Call, Caller
 from connector.api.endpoints import ENDPOINTS, IDEMPOTENCY_KEY_MAX, check_parameters
 from connector.api.envelopes import Page, to_account, to_item, to_page
-from connector.api.headers import http_date_s
+from connector.api.headers import http_date_s, says_replayed
 from connector.api.measures import Measures
 from connector.api.transport import Transport
 from connector.budget import Budget, Lane
@@ -30,13 +30,18 @@ class WriteAnswer:
     """What a POST came to. status: 201 created, 200 matched. item: the record as it is now.
 
     message: a warning of the API, for the user. server_date_s: the server's clock (UTC epoch
-    seconds, whole ones), None where it didn't say.
+    seconds, whole ones), None where it didn't say. first_sent_before_s: how long before the
+    answered try the same request was sent first; None: it was sent once. took_s: the answered try.
+    replayed: the answer is marked as one that was given before.
     """
 
     status: int
     item: dict[str, Any]
     message: str | None
     server_date_s: float | None
+    first_sent_before_s: float | None = None
+    took_s: float = 0.0
+    replayed: bool = False
 
 
 class ApiClient:
@@ -73,12 +78,13 @@ class ApiClient:
     ) -> None:
         hide(api_key)
         self._measures = Measures()
+        self._clock = clock or SystemClock()
         self._transport = Transport(base_url, headers=_headers(api_key))
         self._caller = Caller(
             transport=self._transport,
             budget=budget,
             measures=self._measures,
-            clock=clock or SystemClock(),
+            clock=self._clock,
             stop=stop,
             request_timeout_s=request_timeout_s,
             retry_total_s=retry_total_s,
@@ -148,6 +154,9 @@ class ApiClient:
             item=item,
             message=message,
             server_date_s=http_date_s(answer.exchange.headers.get("date", "")),
+            first_sent_before_s=answer.first_sent_before_s,
+            took_s=answer.exchange.latency_s or 0.0,
+            replayed=says_replayed(answer.exchange.headers),
         )
 
     @property
@@ -162,8 +171,14 @@ class ApiClient:
 
     @property
     def server_clock_skew_s(self) -> float | None:
-        """How far the server's clock is ahead of ours, to about a second; None if unknown."""
+        """How far the server's clock is ahead of our wall, to about a second; None if unknown."""
         return self._measures.server_clock_skew_s
+
+    def server_now_s(self) -> float | None:
+        """What the server's clock says now (UTC epoch seconds), to about a second; None if unknown.
+        Steps of our wall don't move it."""
+        ahead_s = self._measures.server_less_monotonic_s
+        return None if ahead_s is None else ahead_s + self._clock.monotonic_s()
 
     def close(self) -> None:
         """End running calls and close all connections. A second call does nothing."""

@@ -33,3 +33,12 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
         until_s = http_date_s(text)
         wait_s = None if until_s is None else until_s - now_s
     return wait_s if wait_s and 0 < wait_s <= _FARTHEST_S else None
+
+
+def says_replayed(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is marked as one given before. The header's name isn't documented, only
+    that there is one: any with "replay" in its name counts. headers: names in lower case."""
+    return any(
+        "replay" in name and text.strip().lower() not in ("", "0", "false", "no")
+        for name, text in headers.items()
+    )

@@ -19,9 +19,11 @@ class Measures:
         self.requests = 0
         self.latency_s: float | None = None
         self.server_clock_skew_s: float | None = None
+        self.server_less_monotonic_s: float | None = None
 
-    def note(self, exchange: Exchange, now_s: float) -> None:
-        """Learn from an exchange that just ended. now_s: UTC epoch seconds, by our clock."""
+    def note(self, exchange: Exchange, *, now_s: float, monotonic_s: float) -> None:
+        """Learn from an exchange that just ended. now_s: UTC epoch seconds, by our wall;
+        monotonic_s: at the same moment."""
         latency_s, skew_s = exchange.latency_s, _skew_s(exchange, now_s)
         with self._lock:
             self.requests += exchange.sent
@@ -30,6 +32,7 @@ class Measures:
                 self.latency_s = before_s + _NEWEST_SHARE * (latency_s - before_s)
             if skew_s is not None:
                 self.server_clock_skew_s = skew_s
+                self.server_less_monotonic_s = skew_s + now_s - monotonic_s
 
 
 def _skew_s(exchange: Exchange, now_s: float) -> float | None:

@@ -17,10 +17,12 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.budget.schema import clocks, keys, outstanding
 from connector.budget.statements import Statement, Transaction
-from connector.clock import Clock, SystemClock
+from connector.clock import Clock, SteadyClock, SystemClock
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOTE_EVERY_S = 10.0
+_BOOT_MARGIN_S = 60.0
+"""The last seconds before a machine crashed may be on no disk: a boot could begin before them."""
 
 _BOOT = clocks.c.boot == sa.bindparam("boot")
 _THIS_BOOT = Statement(sa.select(clocks.c.offset_s, clocks.c.reading_s).where(_BOOT))
@@ -138,6 +140,15 @@ class BootClock:
             wall_s=self._clock.now_s(),
         )
         self._noted_s = reading_s
+
+
+def steady_clock(database: Database, rule: LedgerClock, clock: Clock) -> SteadyClock:
+    """The ledger's clock for one process to read without the ledger; `rule` is open."""
+    with database.quick_write() as tx:
+        offset_s = rule.now_s(tx) - clock.monotonic_s()
+    # a boot's offset is stored: within it, nothing but time moves the clock
+    since_s = offset_s + _BOOT_MARGIN_S if isinstance(rule, BootClock) else float("-inf")
+    return SteadyClock(clock, offset_s, since_s)
 
 
 def ledger_clock(database: Database, clock: Clock) -> LedgerClock:

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from connector.budget import Lane, Permit
-from connector.budget.clockrules import ledger_clock
+from connector.budget.clockrules import ledger_clock, steady_clock
 from connector.budget.database import Database
 from connector.budget.dispatcher import Dispatcher
 from connector.budget.keys import key_id
@@ -18,7 +18,7 @@ from connector.budget.policy import readings
 from connector.budget.policy.windows import Limits, windows_of
 from connector.budget.report import BudgetState, Eta, Reporter
 from connector.budget.waiting import Mail
-from connector.clock import Clock, SystemClock
+from connector.clock import Clock, SteadyClock, SystemClock
 
 
 class RateBudget:
@@ -54,6 +54,8 @@ class RateBudget:
             windows=self._windows,
             request_timeout_s=request_timeout_s,
         )
+        self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
+        """The ledger's clock: what decides about a write uses no other."""
         self._reporter = Reporter(database, key=key, clock=time_source, windows=self._windows)
         self._dispatcher = Dispatcher(self._ledger, self._clock, stop)
 

@@ -74,12 +74,13 @@ class WriteSettings(Section):
     """How rows are checked and sent.
 
     default_region: ISO 3166 country of phone numbers without a country code.
-    key_memory_s: how long the API surely remembers an idempotency key.
+    key_memory_s: how long an idempotency key is trusted; after that, a write whose answer is
+    missing is looked up before it is sent again.
     retention_days: how long outcomes and hashes of closed rows are kept.
     """
 
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
-    key_memory_s: Positive = 12 * 3600.0
+    key_memory_s: Positive = 600.0
     retention_days: Annotated[int, Field(ge=1)] = 90
     max_in_flight: Annotated[int, Field(ge=1, le=64)] = 64
 

@@ -66,7 +66,7 @@ def scope_of(session: Session, database: Database) -> int:
 def begin_sending(session: Session, database: Database) -> None:
     """Note that the configured key sends from now on; the push lock is held."""
     key = key_number(session.settings, session.ledger)
-    Scopes(database).begin(key, int(session.clock.now_s() * 1000))
+    Scopes(database).begin(key, int(session.budget.steady_clock.now_s() * 1000))
 
 
 def destination_number(settings: Settings) -> int:

@@ -90,7 +90,7 @@ class _Push:
         self._rejects: RejectsFile | None = None
         self._watcher = Watcher(late_reject=self._reject, progress=self._moved)
         self._report = PushReport()
-        self._push = Push(outbox, self._terms(), clock=session.clock)
+        self._push = Push(outbox, self._terms(), clock=session.budget.steady_clock)
         destination = destination_number(session.settings)
         self._results = ResultStore(outbox.database, outbox.scope, destination)
 

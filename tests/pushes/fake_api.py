@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -38,15 +38,16 @@ class FakeApi:
     """Prospects and notes. fate: what becomes of the nth POST (from 0): `ok`; `lost` (applied,
     no answer), `unsent` (not applied, no answer), `crash before`, `crash after` (applied).
 
-    keys_ttl_s: how long a key is remembered; None = for ever. Each request takes 10 ms.
+    keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
+    request takes 10 ms. Steps of the wall aren't the server's.
     """
 
     clock: FakeClock
     keys_ttl_s: float | None = None
     fate: Callable[[int], str] = lambda _: "ok"
+    marks_replays: bool = False
     skew_s: float = 0.0
     latency_s: float | None = 0.01
-    server_clock_skew_s: float | None = None
     prospects: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     applied: list[Applied] = field(default_factory=list)
@@ -56,9 +57,14 @@ class FakeApi:
         self._lock = threading.RLock()
         self._keys: dict[str, tuple[float, WriteAnswer]] = {}
         self._ids = itertools.count(1)
+        self._base_s = self.clock.now_s() - self.clock.monotonic_s()
+        self._was_heard = False
 
     def now_ms(self) -> int:
-        return int((self.clock.now_s() + self.skew_s) * 1000)
+        return int((self._base_s + self.clock.monotonic_s() + self.skew_s) * 1000)
+
+    def server_now_s(self) -> float | None:
+        return self.now_ms() / 1000 if self._was_heard else None
 
     def edit(self, id_: str, *, touch: bool = True, **fields: Any) -> None:
         """A recruiter changes a prospect."""
@@ -104,6 +110,9 @@ class FakeApi:
             if fate == "unsent":
                 raise unreachable()
             answer = self._answer(resource, body, idempotency_key)
+            if first_sent_s is not None:
+                before_s = self.clock.monotonic_s() - first_sent_s
+                answer = replace(answer, first_sent_before_s=before_s)
             if fate == "crash after":
                 raise Crash
             if fate == "lost":
@@ -112,13 +121,13 @@ class FakeApi:
 
     def _tick(self) -> None:
         self.clock.advance(0.01)
-        self.server_clock_skew_s = self.skew_s
+        self._was_heard = True
 
     def _answer(self, resource: str, body: bytes, key: str) -> WriteAnswer:
         kept = self._keys.get(key)
-        now_s = self.clock.now_s()
+        now_s = self.clock.monotonic_s()
         if kept and (self.keys_ttl_s is None or now_s - kept[0] <= self.keys_ttl_s):
-            return kept[1]
+            return replace(kept[1], replayed=self.marks_replays)
         answer = self._apply(resource, orjson.loads(body), key)
         self._keys[key] = (now_s, answer)
         return answer

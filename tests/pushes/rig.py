@@ -14,7 +14,7 @@ from connector.api.client import ApiClient
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import hold
-from connector.clock import Clock, SystemClock
+from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox.decisions import Mode
 from connector.upsert.outbox.outbox import Outbox
@@ -89,6 +89,7 @@ class Rig:
 
     def __post_init__(self) -> None:
         durable = isinstance(self.clock, SystemClock)  # a crash that is only played needs no disk
+        self.steady = SteadyClock(self.clock, self.clock.now_s() - self.clock.monotonic_s())
         self.database = Database(self.url, durable=durable, suffix="-outbox")
 
     def push(
@@ -107,7 +108,7 @@ class Rig:
         outbox = Outbox(self.database, SCOPE)
         terms = Terms(run_id, source, mode, force, self.retry_total_s)
         with hold(self.database, "push", run_id=run_id) as held:
-            push = Push(outbox, terms, clock=self.clock)
+            push = Push(outbox, terms, clock=self.steady)
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
             rejects: list[Reject] = []
             plan = push.plan(

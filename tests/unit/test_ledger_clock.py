@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from freezegun import freeze_time
 
-from connector.budget.clockrules import BootClock, boot_id, first_offset_s, ledger_clock
+from connector.budget.clockrules import (
+    BootClock,
+    boot_id,
+    first_offset_s,
+    ledger_clock,
+    steady_clock,
+)
 from connector.budget.database import Database
 from connector.budget.schema import MIGRATIONS
-from connector.clock import FakeClock, SystemClock
+from connector.clock import FakeClock, SteadyClock, SystemClock
 
 
 @pytest.fixture
@@ -101,6 +107,41 @@ def test_this_machine_names_its_boot():
     """Linux does; a fake clock has none."""
     assert boot_id(FakeClock()) == ""
     assert len(boot_id(SystemClock())) in (0, 36)
+
+
+@pytest.mark.parametrize("step_s", [7200.0, -7200.0])
+def test_a_stamp_has_the_same_age_whatever_the_wall_does(database: Database, step_s: float):
+    """Stamped by one process, read by the next after a step: 300 s are 300 s."""
+    clock = FakeClock()
+    clock.advance(100)  # the machine has been up for a while
+    stamp_s = steady(database, clock).now_s()
+    clock.advance(300)
+    clock.step(step_s)
+    assert steady(database, clock).age_s(stamp_s) == pytest.approx(300)
+
+
+def test_the_age_of_an_earlier_boots_stamp_is_not_sure(database: Database):
+    """The wall alone says how long the machine was off, and it may be wrong."""
+    before = FakeClock(1_760_000_000.0)
+    before.advance(500)
+    stamp_s = steady(database, before).now_s()
+    after = FakeClock(1_760_000_500.0)
+    after.advance(5)
+    assert steady(database, after).age_s(stamp_s) == float("inf")
+
+
+def test_a_stamp_of_the_future_or_none_has_no_sure_age(database: Database):
+    """Whatever wrote it kept another time."""
+    rule = steady(database, FakeClock())
+    assert rule.age_s(rule.now_s() + 1) == rule.age_s(None) == float("inf")
+
+
+def steady(database: Database, clock: FakeClock) -> SteadyClock:
+    """The ledger's clock in a process that starts now."""
+    rule = BootClock(clock)
+    with database.quick_write() as tx:
+        rule.open(tx)
+    return steady_clock(database, rule, clock)
 
 
 def test_postgresql_keeps_its_own_time(postgres_url: str):

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.errors import OutboxConflict
 from connector.upsert.outbox.identity import Aliases, Hasher, stored_salt
-from connector.upsert.outbox.schema import MIGRATIONS, writes
-from connector.upsert.outbox.states import State
+from connector.upsert.outbox.schema import MIGRATIONS, key_memory, writes
+from connector.upsert.outbox.statements import insert_or_replace
+from connector.upsert.outbox.states import LearntMemory, State
 from connector.upsert.outbox.writes import (
     COLUMNS,
     PROSPECTS,
@@ -183,6 +184,20 @@ class Outbox:
             .where(self._in(State.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
             .values(state=State.CLOSED.value)
         )
+
+    def learnt_memory(self, since_ms: int) -> LearntMemory:
+        """What was learnt since `since_ms` of the API's memory for idempotency keys."""
+        query = sa.select(key_memory.c.remembered_s, key_memory.c.forgets).where(
+            key_memory.c.scope == self.scope, key_memory.c.noted_ms >= since_ms
+        )
+        with self.database.read() as connection:
+            found = connection.execute(query).first()
+        return LearntMemory() if found is None else LearntMemory(found[0], found[1])
+
+    def note_memory(self, connection: sa.Connection, learnt: LearntMemory, at_ms: int) -> None:
+        """Keep what was learnt for later runs."""
+        row = {"scope": self.scope, "remembered_s": learnt.remembered_s, "forgets": learnt.forgets}
+        insert_or_replace(connection, key_memory, [{**row, "noted_ms": at_ms}])
 
     def _step(
         self,

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from connector.clock import Clock
+from connector.clock import SteadyClock
 from connector.upsert.outbox.decisions import Action, Decision, Mode, decide_together
 from connector.upsert.outbox.evidence import EvidenceFinder, Known
 from connector.upsert.outbox.identity import Hasher
@@ -67,7 +67,7 @@ class Planner:
         mode: Mode,
         force: bool,
         dry_run: bool,
-        clock: Clock,
+        clock: SteadyClock,
     ) -> None:
         self._outbox, self._results, self._finder = outbox, results, finder
         self._run_id, self._source = run_id, source
@@ -190,9 +190,9 @@ class Planner:
         self._new, self._found = [], []
         if self._dry_run or not (new or found):
             return
-        at_ms = int(self._clock.now_s() * 1000)
         with self._outbox.database.write() as connection:
-            self._outbox.plan(connection, new, at_ms)
+            self._outbox.plan(connection, new, int(self._clock.now_s() * 1000))
+            at_ms = int(self._clock.wall_s() * 1000)  # for people
             self._results.put(connection, self._run_id, found, at_ms)
 
 

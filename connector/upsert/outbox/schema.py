@@ -113,5 +113,15 @@ scopes = sa.Table(
     sa.Column("sent_ms", sa.BigInteger),
 )
 
-# the second for ledgers of before `outbox_scopes`: each makes the tables that are missing
-MIGRATIONS = (metadata.create_all, metadata.create_all)
+key_memory = sa.Table(
+    "outbox_key_memory",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("remembered_s", sa.Double, nullable=False),
+    sa.Column("forgets", sa.Boolean, nullable=False),
+    sa.Column("noted_ms", sa.BigInteger, nullable=False),
+)
+
+# the second for ledgers of before `outbox_scopes`: each makes the tables that are missing;
+# the third for those of before `outbox_key_memory`
+MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all)

@@ -10,6 +10,7 @@ recruiter's edit and forgotten key: none doubled, none lost, what can't be told 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -49,25 +50,76 @@ def key_is_remembered(age_s: float, key_memory_s: float, request_timeout_s: floa
     return age_s < key_memory_s - min(request_timeout_s, key_memory_s / 2)
 
 
+@dataclass(frozen=True)
+class LearntMemory:
+    """What answers to repeated writes have shown of the API's memory for idempotency keys.
+
+    remembered_s: the greatest age of a key that was answered with a replay. forgets: a write that
+    surely had been applied was carried out once more.
+    """
+
+    remembered_s: float = 0.0
+    forgets: bool = False
+
+    def after(self, age_s: float, remembered: bool | None) -> LearntMemory:
+        """With one more answer, to a key first sent `age_s` ago. remembered: see
+        `was_remembered`."""
+        if remembered is None:
+            return self
+        if not remembered:
+            return LearntMemory(forgets=True)
+        return LearntMemory(max(self.remembered_s, age_s))
+
+
+def was_remembered(
+    *, status: int, item: Mapping[str, Any], replayed: bool, created_before: bool,
+    first_server_ms: int | None, again_server_ms: int | None,
+) -> bool | None:  # fmt: skip
+    """Whether the answer to a repeated write is the one that the API gave first; None: it may be
+    that the first request never arrived.
+
+    replayed: it is marked so. created_before: the person was known before the first request.
+    first_server_ms, again_server_ms: no later than the server's clock said when the write was
+    sent first, and when it was repeated.
+    """
+    if replayed:
+        return True
+    created_ms, updated_ms = _time(item, "createdAt"), _time(item, "updatedAt")
+    changed_ms = updated_ms if status == 200 else created_ms
+    if again_server_ms is not None and changed_ms is not None and changed_ms < again_server_ms:
+        return True
+    if status == 200 and not created_before and None not in (created_ms, first_server_ms):
+        # whom the first request created, the second only matched
+        return None if created_ms < first_server_ms else False  # type: ignore[operator]
+    return None
+
+
+def _time(item: Mapping[str, Any], name: str) -> float | None:
+    value = item.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
 def fate_of_prospect(
     payload: Mapping[str, Any],
     item: Mapping[str, Any] | None,
     *,
     known_before: bool,
     accepted_updated_at_ms: int | None,
-    sent_server_ms: int,
+    sent_server_ms: int | None,
 ) -> Fate:
     """What the prospect as it is now tells of a write that may have reached it.
 
     item: the prospect; None if there is none. known_before: it existed before the write, so that
     its absence is somebody's deletion. accepted_updated_at_ms: its `updatedAt` after the write
-    before this one. sent_server_ms: the earliest the write can have been sent, server time.
+    before this one. sent_server_ms: the earliest the write can have been sent, server time; None:
+    that isn't known.
     """
     if item is None:
         return Fate.UNKNOWN if known_before else Fate.NOT_APPLIED
-    updated_at_ms = item.get("updatedAt", item.get("createdAt"))
-    if isinstance(updated_at_ms, int | float) and (
-        updated_at_ms == accepted_updated_at_ms or updated_at_ms < sent_server_ms
+    updated_at_ms = _time(item, "updatedAt" if "updatedAt" in item else "createdAt")
+    if updated_at_ms is not None and (
+        updated_at_ms == accepted_updated_at_ms
+        or (sent_server_ms is not None and updated_at_ms < sent_server_ms)
     ):
         return Fate.NOT_APPLIED
     return Fate.APPLIED if compare(payload, item).equal else Fate.UNKNOWN
@@ -78,7 +130,7 @@ def fate_of_activity(
     items: list[Mapping[str, Any]],
     *,
     complete: bool,
-    sent_server_ms: int,
+    sent_server_ms: int | None,
 ) -> Fate:
     """What the prospect's notes (tasks, meetings) tell of one that may have been created.
 
@@ -90,9 +142,9 @@ def fate_of_activity(
     return Fate.NOT_APPLIED if complete and not since else Fate.UNKNOWN
 
 
-def _created_since(item: Mapping[str, Any], server_ms: int) -> bool:
-    created_at_ms = item.get("createdAt")
-    return not isinstance(created_at_ms, int | float) or created_at_ms >= server_ms
+def _created_since(item: Mapping[str, Any], server_ms: int | None) -> bool:
+    created_at_ms = _time(item, "createdAt")
+    return created_at_ms is None or server_ms is None or created_at_ms >= server_ms
 
 
 def _says_the_same(payload: Mapping[str, Any], item: Mapping[str, Any]) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.errors import ConnectorError
+from connector.upsert.outbox.states import LearntMemory, key_is_remembered
 
 SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
 
@@ -20,8 +21,7 @@ class Api(Protocol):
     @property
     def latency_s(self) -> float | None: ...
 
-    @property
-    def server_clock_skew_s(self) -> float | None: ...
+    def server_now_s(self) -> float | None: ...
 
     def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page: ...
 
@@ -42,22 +42,42 @@ class Api(Protocol):
     ) -> WriteAnswer: ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class KeyMemory:
-    """memory_s: how long the API surely knows an idempotency key. request_timeout_s: see states."""
+    """How long the API remembers an idempotency key, as far as that is known.
 
-    memory_s: float
+    trusted_s: how long a key is trusted without evidence. request_timeout_s: see
+    `states.key_is_remembered`. learnt: what answers to repeated writes have shown so far.
+    """
+
+    trusted_s: float
     request_timeout_s: float
+    learnt: LearntMemory = field(default_factory=LearntMemory)
+
+    @property
+    def memory_s(self) -> float:
+        if self.learnt.forgets:
+            return 0.0
+        return max(self.trusted_s, self.learnt.remembered_s)
 
     @property
     def usable_s(self) -> float:
         return self.memory_s - min(self.request_timeout_s, self.memory_s / 2)
 
+    def learn(self, age_s: float, remembered: bool | None) -> bool:
+        """Learn from an answer, see `LearntMemory.after`; whether it was news."""
+        before, self.learnt = self.learnt, self.learnt.after(age_s, remembered)
+        return self.learnt != before
 
-def server_ms(api: Api, now_ms: int) -> int | None:
-    """The earliest the server's clock can say at `now_ms`; None where nothing is known of it."""
-    skew_s = api.server_clock_skew_s
-    return None if skew_s is None else now_ms + int(skew_s * 1000) - SKEW_ERROR_MS
+    def is_sure(self, age_s: float) -> bool:
+        """Whether the API surely still knows a key that was first sent `age_s` ago."""
+        return key_is_remembered(age_s, self.memory_s, self.request_timeout_s)
+
+
+def server_ms(api: Api) -> int | None:
+    """The earliest the server's clock can say now; None where nothing is known of it."""
+    now_s = api.server_now_s()
+    return None if now_s is None else int(now_s * 1000) - SKEW_ERROR_MS
 
 
 class UnfilteredList(ConnectorError):

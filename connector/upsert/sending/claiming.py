@@ -134,9 +134,8 @@ class Claimer:
 
     def again(self, connection: sa.Connection, flight: Flight) -> Flight:
         """Surely not applied so far: the same key and bytes, as if for the first time."""
-        at_ms = self._now_ms()
         write = self.outbox.send_again(
-            connection, flight.write, at_ms=at_ms, server_ms=server_ms(self.api, at_ms)
+            connection, flight.write, at_ms=self._now_ms(), server_ms=server_ms(self.api)
         )
         return replace(flight, write=write, resumed=False, started_s=self.clock.monotonic_s())
 
@@ -156,9 +155,8 @@ class Claimer:
             )
 
     def _send(self, connection: sa.Connection, write: Write) -> Write:
-        at_ms = self._now_ms()
         return self.outbox.send(
-            connection, write, at_ms=at_ms, server_ms=server_ms(self.api, at_ms)
+            connection, write, at_ms=self._now_ms(), server_ms=server_ms(self.api)
         )
 
     def _close(self, connection: sa.Connection, write: Write, outcome: str) -> None:

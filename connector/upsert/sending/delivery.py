@@ -14,17 +14,17 @@ import orjson
 
 from connector.api.client import WriteAnswer
 from connector.budget import Lane
-from connector.clock import Clock
+from connector.clock import SteadyClock
 from connector.errors import Unreachable
 from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.states import (
     Fate,
     fate_of_activity,
     fate_of_prospect,
-    key_is_remembered,
+    was_remembered,
 )
 from connector.upsert.outbox.writes import PROSPECTS, Write
-from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, UnfilteredList
+from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, UnfilteredList, server_ms
 
 _MAX_PAGES = 5
 _ASKING_AGAIN_S = 60.0
@@ -36,7 +36,8 @@ class Delivered:
     """What came of one errand. Of answer, fate, exists and error one is set.
 
     fate: by looking, where the key was too old to ask; item: the prospect looked at. exists:
-    whether there is somebody to update; nothing was sent.
+    whether there is somebody to update; nothing was sent. key_age_s, remembered: what the answer
+    to a repeated write shows of the API's memory, see `states.was_remembered`.
     """
 
     write: Write
@@ -45,13 +46,15 @@ class Delivered:
     item: Mapping[str, Any] | None = None
     exists: bool | None = None
     error: BaseException | None = None
+    key_age_s: float = 0.0
+    remembered: bool | None = None
 
 
 class Courier:
     """Delivers writes; any number of threads may use it at once."""
 
-    def __init__(self, api: Api, *, keys: KeyMemory, clock: Clock) -> None:
-        self._api, self._keys, self._clock = api, keys, clock
+    def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock) -> None:
+        self._api, self.keys, self._clock = api, keys, clock
 
     def look(self, write: Write) -> Delivered:
         """Whether there is somebody whom `write` would update."""
@@ -75,7 +78,7 @@ class Courier:
     def _deliver(self, write: Write, resumed: bool, accepted_ms: int | None) -> Delivered:
         if not resumed or self._is_young(write):
             try:
-                return Delivered(write, answer=self._post(write, resumed))
+                return self._answered(write, self._post(write, resumed))
             except Unreachable:
                 if self._is_young(write):
                     raise
@@ -89,18 +92,32 @@ class Courier:
             idempotency_key=write.idempotency_key,
             lane=Lane.PUSH,
             first_sent_s=self._clock.monotonic_s() - self._age_s(write) if resumed else None,
-            remembered_s=self._keys.usable_s,
+            remembered_s=self.keys.usable_s,
             patience_s=_ASKING_AGAIN_S if resumed else math.inf,
         )
 
+    def _answered(self, write: Write, answer: WriteAnswer) -> Delivered:
+        """The answer, and what it shows of the API's memory where the write was repeated."""
+        age_s = answer.first_sent_before_s
+        if age_s is None:
+            return Delivered(write, answer=answer)
+        now_ms = server_ms(self._api)
+        remembered = was_remembered(
+            status=answer.status,
+            item=answer.item,
+            replayed=answer.replayed,
+            created_before=write.kind != PROSPECTS or write.prospect_id is not None,
+            first_server_ms=self._sent_server_ms(write),
+            again_server_ms=None if now_ms is None else now_ms - int(answer.took_s * 1000),
+        )
+        return Delivered(write, answer=answer, key_age_s=age_s, remembered=remembered)
+
     def _age_s(self, write: Write) -> float:
-        assert write.sent_ms is not None
-        return max(0.0, self._clock.now_s() - write.sent_ms / 1000)
+        """By the ledger's clock; infinite where that can't tell."""
+        return self._clock.age_s(None if write.sent_ms is None else write.sent_ms / 1000)
 
     def _is_young(self, write: Write) -> bool:
-        return write.idempotency_key is not None and key_is_remembered(
-            self._age_s(write), self._keys.memory_s, self._keys.request_timeout_s
-        )
+        return write.idempotency_key is not None and self.keys.is_sure(self._age_s(write))
 
     def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
         """The fate of a write whose key may be forgotten, by looking at what is there now."""
@@ -143,12 +160,14 @@ class Courier:
             sent_server_ms=self._sent_server_ms(write),
         )
 
-    def _sent_server_ms(self, write: Write) -> int:
-        """No later than the server's clock can have said when it was sent first."""
-        assert write.sent_ms is not None
-        by_now = int((self._api.server_clock_skew_s or 0.0) * 1000) + write.sent_ms
-        by_then = by_now if write.sent_server_ms is None else write.sent_server_ms
-        return min(by_now - SKEW_ERROR_MS, by_then)
+    def _sent_server_ms(self, write: Write) -> int | None:
+        """No later than the server's clock can have said when it was sent first; None: not
+        known."""
+        now_s, age_s = self._api.server_now_s(), self._age_s(write)
+        guesses = [] if write.sent_server_ms is None else [write.sent_server_ms]
+        if now_s is not None and age_s < math.inf:
+            guesses.append(int((now_s - age_s) * 1000) - SKEW_ERROR_MS)
+        return min(guesses, default=None)
 
     def _exists(self, write: Write) -> bool:
         """Whether there is somebody to update. One request more, since a POST would create."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from connector.budget.locks import Held
-from connector.clock import Clock
+from connector.clock import SteadyClock
 from connector.upsert.collecting import rare_collections
 from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox.decisions import Mode
@@ -28,6 +28,8 @@ from connector.upsert.sending.sending import Sender, Watcher
 from connector.upsert.sending.settling import Settler
 
 _DAY_MS = 86_400_000
+_LEARNT_DAYS = 30
+"""What an API was seen to remember may have changed after so long."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ class Terms:
 
 
 class Push:
-    """One push of one input, with everything it needs handed in."""
+    """One push of one input, with everything it needs handed in. clock: the ledger's."""
 
-    def __init__(self, outbox: Outbox, terms: Terms, *, clock: Clock) -> None:
+    def __init__(self, outbox: Outbox, terms: Terms, *, clock: SteadyClock) -> None:
         self._outbox, self._terms, self._clock = outbox, terms, clock
         self._receipts = Receipts(outbox.scope)
         self._results = ResultStore(outbox.database, outbox.scope, terms.destination)
@@ -149,6 +151,8 @@ class Push:
             self._terms.mode,
             self._terms.force,
         )
+        now_ms = int(self._clock.now_s() * 1000)
+        keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
         sender = Sender(
             self._outbox,
             self._results,

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import sqlalchemy as sa
 
 from connector.budget.locks import Held
-from connector.clock import Clock
+from connector.clock import SteadyClock
 from connector.errors import Interrupted
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.results import ResultStore, RowResult
@@ -60,7 +60,7 @@ class Sender:
         held: Held,
         *,
         run_id: str,
-        clock: Clock,
+        clock: SteadyClock,
         width: Callable[[], int],
         watcher: Watcher,
     ) -> None:
@@ -133,11 +133,13 @@ class Sender:
         self, connection: sa.Connection, flight: Flight, delivered: Delivered
     ) -> Flight | None:
         """Settle one arrival; the errand that follows at once, if there is one."""
+        if self._courier.keys.learn(delivered.key_age_s, delivered.remembered):
+            self._outbox.note_memory(connection, self._courier.keys.learnt, self._now_ms())
         follows = self._settler.settle(
             connection,
             flight,
             delivered,
-            at_ms=int(self._clock.now_s() * 1000),
+            at_ms=self._now_ms(),
             now_s=self._clock.monotonic_s(),
         )
         if follows in (Next.LEFT, Next.FATAL):
@@ -192,7 +194,7 @@ class Sender:
 
     def _store_results(self, connection: sa.Connection) -> list[tuple[RowProgress, RowResult]]:
         finished, self._finished = [(row, row.result) for row in self._finished], []
-        at_ms = int(self._clock.now_s() * 1000)
+        at_ms = int(self._clock.wall_s() * 1000)
         by_run: dict[str, list[RowResult]] = {}
         for row, result in finished:
             by_run.setdefault(row.first.run_id, []).append(result)
@@ -237,6 +239,9 @@ class Sender:
         while not self._arrivals.empty():
             arrived.append(self._arrivals.get())
         return [(self._flying.pop(each.write.id), each) for each in arrived]
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now_s() * 1000)
 
     def _end(self, error: BaseException | None) -> None:
         """No new writes; an error says more than the signal that ended the rest."""

@@ -79,3 +79,28 @@ def test_a_write_is_not_sent_again_once_its_key_may_be_forgotten(bench: Bench):
         client.post("notes", b"{}", idempotency_key="k", remembered_s=50)
     assert caught.value.sent == 1
     assert bench.budget.outcomes == [429, "unsent"]
+
+
+def test_an_answer_to_a_repeated_write_says_so_and_whether_it_is_a_replay(bench: Bench):
+    """The marking header's name isn't documented: any with "replay" in it counts."""
+    client = bench.serve(
+        drop,
+        answer(201, {"item": {"id": "p1"}}, headers=["X-Idempotent-Replayed: true"]),
+        answer(201, {"item": {"id": "p2"}}, headers=["Replayed: false"]),
+    )
+    repeated = client.post("prospects", b"{}", idempotency_key="k1")
+    assert repeated.replayed
+    assert (repeated.first_sent_before_s or 0) > 0
+    once = client.post("prospects", b"{}", idempotency_key="k2")
+    assert (once.replayed, once.first_sent_before_s) == (False, None)
+
+
+def test_the_servers_time_ignores_steps_of_our_wall(bench: Bench):
+    """Two hours back here are none there: what was changed before a write is told by that time."""
+    dated = answer(200, {"items": []}, headers=["Date: Thu, 09 Oct 2025 08:53:20 GMT"])
+    client = bench.serve(dated)
+    client.page("notes", {})
+    bench.clock.step(-7200)
+    assert client.server_now_s() == pytest.approx(1_760_000_000, abs=2)
+    bench.clock.advance(60)
+    assert client.server_now_s() == pytest.approx(1_760_000_060, abs=2)

@@ -13,6 +13,10 @@ from pathlib import Path
 import pytest
 
 from connector.clock import FakeClock
+from connector.errors import Unreachable
+from connector.settings.tree import WriteSettings
+from connector.upsert.outbox.states import LearntMemory, key_is_remembered, was_remembered
+from connector.upsert.sending.api import KeyMemory
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 
@@ -194,3 +198,90 @@ def test_a_note_is_created_once_whatever_happens(tmp_path: Path, crash: str, key
     assert len(api.notes) == 1
     assert rig.push([row]).statuses == {2: "unchanged"}
     rig.close()
+
+
+@pytest.mark.parametrize("step_s", [-2 * HOUR_S, 2 * HOUR_S, -30 * 24 * HOUR_S])
+def test_a_step_of_the_wall_makes_no_key_younger(tmp_path: Path, step_s: float):
+    """Six answers are missing, the API forgets keys after 20 minutes, and the wall is set: each
+    change is made once."""
+    clock = FakeClock()
+    api = FakeApi(clock, keys_ttl_s=1200)
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=600)
+    rows = [{"email": f"n{n}@example.org", "title": "New"} for n in range(6)]
+    api.fate = lambda n: "lost" if n < 6 else "ok"
+    with pytest.raises(Unreachable):
+        rig.push(rows)
+    clock.advance(2 * HOUR_S)
+    clock.step(step_s)
+    pushed = rig.push(rows)
+    assert set(pushed.statuses.values()) == {"unchanged"}
+    assert len(api.applied) == len(api.prospects) == 6
+    rig.close()
+
+
+def test_a_key_is_trusted_for_ten_minutes():
+    """Less the time that a repeated request may take to arrive; then its write is looked up."""
+    memory_s = WriteSettings().key_memory_s
+    assert memory_s == 600
+    assert key_is_remembered(539, memory_s, 60)
+    assert not key_is_remembered(541, memory_s, 60)
+
+
+NOTE = {**ROW, "note": {"body": "hello"}}
+
+
+def test_an_api_without_idempotency_is_found_out_and_looked_at_from_then_on(tmp_path: Path):
+    """The repeated creation is answered 200, not 201: the API has forgotten its key within
+    seconds. The next lost answer, a note's, is looked up instead of being sent twice."""
+    clock = FakeClock()
+    api = FakeApi(clock, keys_ttl_s=-1)
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=600)
+    api.fate = lambda n: "lost" if n == 0 else "ok"
+    with pytest.raises(Unreachable):
+        rig.push([ROW])
+    clock.advance(30)
+    rig.push([ROW])
+    first = api.posts
+    api.fate = lambda n: "lost" if n == first else "ok"
+    rig.push([NOTE])
+    clock.advance(30)
+    assert rig.push([NOTE]).statuses[2] == "unchanged"
+    assert len(api.notes) == 1
+    rig.close()
+
+
+def test_an_api_that_marks_replays_is_believed_again(tmp_path: Path):
+    """What was learnt of a forgetful API is forgotten once it is seen to remember."""
+    learnt = LearntMemory().after(5.0, remembered=False)
+    assert learnt.forgets
+    assert not KeyMemory(600, 60, learnt).is_sure(0.0)
+    learnt = learnt.after(40.0, remembered=True)
+    assert KeyMemory(600, 60, learnt).is_sure(500.0)
+    assert KeyMemory(30, 1, learnt).memory_s == 40.0
+
+
+@pytest.mark.parametrize(
+    ("status", "created_ms", "updated_ms", "replayed", "remembered"),
+    [
+        (201, 1_000, 1_000, False, True),  # made by the first request
+        (201, 9_500, 9_500, False, None),  # the first may never have arrived
+        (200, 500, 1_500, False, True),  # last changed before the repeat
+        (200, 9_000, 9_500, False, False),  # whom the first request made was matched
+        (200, 500, 9_500, False, None),
+        (200, 9_000, 9_500, True, True),
+    ],
+)
+def test_what_the_answer_to_a_repeated_write_shows(
+    status: int, created_ms: int, updated_ms: int, replayed: bool, remembered: bool | None
+):
+    """First sent at 8,000 or 900, repeated at 9,400 by the server's clock."""
+    item = {"createdAt": created_ms, "updatedAt": updated_ms}
+    first_ms = 900 if created_ms == 1_000 else 8_000
+    assert remembered is was_remembered(
+        status=status,
+        item=item,
+        replayed=replayed,
+        created_before=False,
+        first_server_ms=first_ms,
+        again_server_ms=9_400,
+    )
