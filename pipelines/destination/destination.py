@@ -77,13 +77,14 @@ class Destination:
         self.loader = Loader(
             self._dlt_destination(),
             dataset=settings.dataset,
-            pipelines_dir=self._places.pipelines_dir,
+            folder=self._places.pipelines_dir,
             file_format=_FILE_FORMATS.get(settings.destination),
         )
+        self._stack.callback(self.loader.close)
         self.warehouse: Warehouse = (
             DuckWarehouse(self._connection, settings.dataset)
             if self._is_duckdb
-            else ServerWarehouse(self.loader.pipeline)
+            else ServerWarehouse(lambda: self.loader.pipeline)
         )
         self._room.fit(self.loader.recover)
 
@@ -116,7 +117,7 @@ class Destination:
         """
         if worth_publishing:
             self._unpublished.touch()
-        self._room.fit(partial(self.loader.load, batches), undo=self.loader.drop_failed)
+        self._room.fit(partial(self.loader.load, batches))
         if self._is_duckdb:
             self._room.fit(partial(checkpoint_if_due, self._connection, self._places.working_file))
 
@@ -172,7 +173,6 @@ class Destination:
 
     def forget_old_loads(self) -> None:
         """Drop what dlt keeps of each load for good: hourly pulls would grow it for years."""
-        self.loader.forget_old_packages()
         states = self.name("_dlt_pipeline_state")
         self.query(
             f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from dlt.common.configuration.exceptions import ConfigurationException
 
@@ -16,15 +17,19 @@ _SAFE = re.compile(
 )
 
 
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it was raised for, down to the error that started it."""
+    seen: set[int] = set()
+    below: object = error
+    while isinstance(below, BaseException) and id(below) not in seen:
+        seen.add(id(below))
+        yield below
+        below = getattr(below, "exception", None) or below.__cause__ or below.__context__
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The error that started it, at the end of the chain."""
-    seen = {id(error)}
-    while True:
-        below = getattr(error, "exception", None) or error.__cause__ or error.__context__
-        if not isinstance(below, BaseException) or id(below) in seen:
-            return error
-        seen.add(id(below))
-        error = below
+    return list(chain(error))[-1]
 
 
 def describe(error: BaseException) -> str:

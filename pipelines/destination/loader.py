@@ -1,125 +1,92 @@
 """dlt's part of a pull: load packages, schema evolution, and the state that travels with rows.
 
-A load package holds rows and state together. dlt commits the package before it writes its local
-state, and loads rows before the state's row: after a kill anywhere, rows may be read and loaded
-a second time (an upsert: no harm), and none is skipped.
+A load package holds rows and state together, and dlt loads rows before the state's row: after a
+kill anywhere, rows may be read and loaded a second time (an upsert: no harm), and none is skipped.
+
+dlt's local files are scratch. Each run, and each load after a failed one, begins without them,
+from the state and the schema in the destination: a package that a kill cut short, whether dlt was
+renaming it or had loaded a half of it, is read again instead of being finished. So there is one
+way to recover, it is taken every time, and nothing that dlt finds on disk can keep it from loading.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import shutil
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import dlt
-from dlt.common.configuration.exceptions import ConfigurationException
 from dlt.common.storages.exceptions import StorageException
-from dlt.pipeline.exceptions import PipelineStepFailed
 
+from connector.errors import ConnectorError
 from connector.logs import get_logger
 from pipelines.destination.batches import Batch, as_table
 from pipelines.destination.dropped import restore_dropped
-from pipelines.destination.load_errors import load_failed
+from pipelines.destination.load_errors import chain, load_failed
 from pipelines.destination.quiet_dlt import SCHEMA_NAME, make_pipeline
 
 _log = get_logger("load")
-_UNREADABLE = (StorageException, FileNotFoundError, KeyError, ValueError)
+Marks = dict[str, dict[str, Any]]
 
 
 class Loader:
     """One dlt pipeline. Not thread-safe; one pull at a time (see the pull lock).
 
     destination: a dlt destination. file_format: of load files, None for the destination's own.
+    folder: for dlt's scratch files and for marks that no load has carried yet.
     """
 
     def __init__(
-        self, destination: Any, *, dataset: str, pipelines_dir: Path, file_format: str | None
+        self, destination: Any, *, dataset: str, folder: Path, file_format: str | None
     ) -> None:
-        self._file_format = file_format
-        self._pipelines_dir = pipelines_dir
-        self._open = partial(make_pipeline, destination, dataset, pipelines_dir)
+        self._destination, self._dataset = destination, dataset
+        self._file_format, self._folder = file_format, folder
         self._columns: dict[str, dict[str, Any]] = {}
-        self._aborting = pipelines_dir.with_name(f"{pipelines_dir.name}.aborting")
-        try:
-            self.pipeline = self._open()
-        except _UNREADABLE as error:
-            self.pipeline = self._anew(type(error).__name__)
+        self._local_marks = _LocalMarks(folder.with_name(f"{folder.name}.marks.json"))
+        self._is_clean = False
+        with _translated():
+            self.pipeline = self._fresh_pipeline()
 
-    def _anew(self, reason: str) -> dlt.Pipeline:
-        """Without dlt's local files, which a kill or a power failure has cut short.
+    def _fresh_pipeline(self) -> dlt.Pipeline:
+        """In a folder of its own; what others have left beside it is removed if it can be."""
+        if self._folder.exists() and not self._folder.is_dir():
+            self._folder.unlink()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.close()
+        scratch = tempfile.mkdtemp(prefix="run-", dir=self._folder)
+        return make_pipeline(self._destination, self._dataset, Path(scratch))
 
-        They are a copy: state and schema are in the destination as of the last load. What wasn't
-        loaded is read again.
-        """
-        _log.warning("load.local_state_unreadable", reason=reason)
-        dropped = self._pipelines_dir.with_name(f"{self._pipelines_dir.name}.dropped")
-        shutil.rmtree(dropped, ignore_errors=True)
-        if self._pipelines_dir.exists():
-            self._pipelines_dir.rename(dropped)  # all at once: half of it would be worse than none
-        shutil.rmtree(dropped, ignore_errors=True)
-        self._aborting.unlink(missing_ok=True)
-        return self._open()
+    def close(self) -> None:
+        """Remove dlt's local files; the pipeline can't be used any more."""
+        for leftover in self._folder.iterdir():
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
 
     def recover(self) -> None:
-        """Finish what a killed run left: newer state of the destination, pending packages. Make
-        tables and columns anew that somebody dropped.
+        """Take state and schema from the destination. Make tables and columns anew that somebody
+        dropped.
 
         Raises:
-            DestinationError: the destination can't be reached, or refuses a pending package.
+            DestinationError: the destination can't be reached or read.
         """
         with _translated():
-            if self._aborting.exists():
-                self.pipeline = self._anew("an abort was cut short")
-            try:
-                self._catch_up()
-            except PipelineStepFailed as error:
-                if not _is_about_local_files(error):
-                    raise
-                self.pipeline = self._anew(type(error).__name__)
-                self._catch_up()
+            self.pipeline.sync_destination()
+            self._set_state(self._local_marks.after(self._sources()))
+        self._is_clean = True
         self._learn_columns()
         self._restore_dropped()
 
-    def _catch_up(self) -> None:
-        self.pipeline.sync_destination()
-        if not self.pipeline.has_pending_data:
-            return
-        if self._is_half_loaded():
-            _log.info("load.reading_again")
-            self._abort()
-        else:
-            _log.info("load.finishing_pending")
-            self.pipeline.run()
-        self.pipeline.sync_destination()
-
-    def _abort(self) -> None:
-        """Drop the pending package, and go back to the state before it.
-
-        dlt does the one before the other: killed between them, it would keep the marks of rows
-        that were never loaded. So who finds that an abort was begun trusts the destination alone.
-        """
-        self._aborting.touch()
-        try:
-            self.pipeline.abort_packages()
-        except PipelineStepFailed as error:
-            self.pipeline = self._anew(type(error).__name__)
-        else:
-            self._aborting.unlink()
-
-    def _is_half_loaded(self) -> bool:
-        """Whether a pending package has begun to load.
-
-        Finishing it would copy rows into a staging table that may hold them already, and the
-        upsert doesn't dedupe: each would land twice. So it is dropped with its state, and the
-        chunk is read again.
-        """
-        packages = self.pipeline._get_load_storage().normalized_packages
-        return any(
-            jobs["started_jobs"] or jobs["completed_jobs"] or jobs["failed_jobs"]
-            for jobs in map(packages.get_load_package_jobs, packages.list_packages())
-        )
+    def _begin_again(self) -> None:
+        """Without what a failed load has left, in dlt's files and in its memory."""
+        with _translated():
+            self.pipeline = self._fresh_pipeline()
+        self.recover()
 
     def _restore_dropped(self) -> None:
         """What dropped tables held is read again."""
@@ -144,45 +111,53 @@ class Loader:
 
     def mark(self, table: str) -> dict[str, Any]:
         """What dlt's state says about `table`; empty if nothing."""
-        sources = self.pipeline.state.get("sources", {})
-        found = sources.get(SCHEMA_NAME, {}).get("resources", {}).get(table, {})
+        found = self._sources().get(SCHEMA_NAME, {}).get("resources", {}).get(table, {})
         return dict(found.get("mark", {}))
 
     def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put marks into the local state alone; the next load carries them on."""
+        """Note marks that come with no rows, in a file; the next load carries them on."""
+        self._local_marks.add(marks)
+        self._set_state(marks)
+
+    def _set_state(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
+        if not marks:
+            return
         with self.pipeline.managed_state() as state:
             resources = state.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
             for table, mark in marks.items():
                 resources.setdefault("resources", {}).setdefault(table, {})["mark"] = dict(mark)
 
+    def _sources(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.pipeline.state.get("sources", {}))
+
     def load(self, batches: Sequence[Batch]) -> None:
-        """Upsert every batch in one load package.
+        """Upsert every batch in one load package. It may be called again after it has failed.
 
         Raises:
             DestinationError: the rows can't be written; what was loaded before stays.
         """
+        if not self._is_clean:
+            self._begin_again()
+        try:
+            self._load(batches)
+        except Exception as error:
+            if not _is_about_local_files(error):
+                raise
+            _log.warning("load.local_files_unusable", folder=str(self._folder))
+            self._begin_again()
+            self._load(batches)
+        self._local_marks.loaded(self._sources())
+        self._learn_columns()
+
+    def _load(self, batches: Sequence[Batch]) -> None:
+        self._is_clean = False
         with _translated():
             self.pipeline.run(
                 [self._resource(batch) for batch in batches],
                 schema=self._schema(),
                 loader_file_format=self._file_format,  # type: ignore[arg-type]
             )
-        self._learn_columns()
-
-    def drop_failed(self) -> None:
-        """Drop a load that has failed, and the state that went with it.
-
-        Raises:
-            DestinationError: what it has left at the destination can't be taken back.
-        """
-        with _translated():
-            self._abort()
-
-    def forget_old_packages(self, keep: int = 3) -> None:
-        """Drop the records that dlt keeps of completed loads, all but the last few."""
-        packages = self.pipeline._get_load_storage().loaded_packages
-        for load_id in sorted(packages.list_packages())[:-keep]:
-            packages.delete_package(load_id)
+        self._is_clean = True
 
     def _schema(self) -> dlt.Schema:
         if self.pipeline.default_schema_name is None:
@@ -210,12 +185,52 @@ class Loader:
         return "upsert" if "upsert" in known else "delete-insert"
 
 
-def _is_about_local_files(error: BaseException | None) -> bool:
-    while error is not None:
-        if isinstance(error, _UNREADABLE) and not isinstance(error, ConfigurationException):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+class _LocalMarks:
+    """Marks that no load has carried to the destination yet, in a file of the state directory.
+
+    They hold only together with the state of the load before them: the file names it by a digest,
+    and counts for nothing where the destination has another one. file: its path.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._marks: Marks = {}
+        self._base = ""
+
+    def after(self, sources: Mapping[str, Any]) -> Marks:
+        """Those that come after the state `sources`, as the destination has it."""
+        self._base, self._marks = _digest(sources), {}
+        try:
+            found = json.loads(self._file.read_text())
+            if found["base"] == self._base:
+                self._marks = {name: dict(mark) for name, mark in found["marks"].items()}
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            pass  # none yet, or cut short: their pages are read again
+        return dict(self._marks)
+
+    def add(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
+        self._marks |= {name: dict(mark) for name, mark in marks.items()}
+        written = self._file.with_name(f"{self._file.name}.new")
+        written.write_text(json.dumps({"base": self._base, "marks": self._marks}))
+        written.replace(self._file)
+
+    def loaded(self, sources: Mapping[str, Any]) -> None:
+        """The destination has the state `sources` now, and with it all marks."""
+        self._base, self._marks = _digest(sources), {}
+        self._file.unlink(missing_ok=True)
+
+
+def _digest(sources: Mapping[str, Any]) -> str:
+    text = json.dumps(sources, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_about_local_files(error: BaseException) -> bool:
+    """Whether dlt failed at a file of its own, which another process may have removed."""
+    return any(
+        isinstance(cause, StorageException | FileNotFoundError | NotADirectoryError)
+        for cause in chain(error)
+    )
 
 
 class _translated:  # noqa: N801 - reads as a word in `with _translated():`
@@ -225,5 +240,5 @@ class _translated:  # noqa: N801 - reads as a word in `with _translated():`
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PipelineStepFailed):
+        if isinstance(error, Exception) and not isinstance(error, ConnectorError):
             raise load_failed(error) from error

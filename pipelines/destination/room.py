@@ -36,10 +36,8 @@ class Room:
     ) -> None:
         self._connection, self._limit_mb, self._most_mb = connection, first_mb, most_mb
 
-    def fit(self, work: Callable[[], T], *, undo: Callable[[], None] = lambda: None) -> T:
+    def fit(self, work: Callable[[], T]) -> T:
         """What `work` returns. It is done again, with twice the memory, where that was too little.
-
-        undo: takes back what a failed `work` has left.
 
         Raises:
             duckdb.Error, DestinationError: what `work` raises; OutOfMemory where the machine has
@@ -52,7 +50,6 @@ class Room:
                 is_too_little = isinstance(root_cause(error), duckdb.OutOfMemoryException)
                 if not (is_too_little and self._widen()):
                     raise
-            undo()
 
     def _widen(self) -> bool:
         if self._most_mb is None:

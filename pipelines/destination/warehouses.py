@@ -6,7 +6,7 @@ for servers (PostgreSQL is tested; what is used is plain SQL).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -143,15 +143,18 @@ class DuckWarehouse:
 
 
 class ServerWarehouse:
-    """A database server, through dlt's SQL client. A connection lives for one call only."""
+    """A database server, through dlt's SQL client. A connection lives for one call only.
 
-    def __init__(self, pipeline: dlt.Pipeline) -> None:
+    pipeline: gives the pipeline, which is another one after a failed load.
+    """
+
+    def __init__(self, pipeline: Callable[[], dlt.Pipeline]) -> None:
         self._pipeline = pipeline
 
     @contextmanager
     def _client(self) -> Iterator[Any]:
         try:
-            with self._pipeline.sql_client() as client:
+            with self._pipeline().sql_client() as client:
                 yield client
         except Exception as error:
             raise load_failed(error) from error

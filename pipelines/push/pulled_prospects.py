@@ -100,7 +100,8 @@ def _open_server(settings: Settings, stack: ExitStack) -> Tables:
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiringcenter-")))
     stack.enter_context(own_configuration())
     destination = dlt.destination(settings.destination)
-    return ServerWarehouse(make_pipeline(destination, settings.dataset, folder))
+    pipeline = make_pipeline(destination, settings.dataset, folder)
+    return ServerWarehouse(lambda: pipeline)
 
 
 def _columns(tables: Tables, dataset: str, table: str) -> list[str]:

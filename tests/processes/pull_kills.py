@@ -1,16 +1,21 @@
-"""Pulls that are killed at random instants until one is let live: for tests and the bench."""
+"""Pulls that are killed, at random instants or before a file operation: for tests and the bench."""
 
 from __future__ import annotations
 
 import os
 import random
+import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import duckdb
+
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
+from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 
@@ -30,15 +35,28 @@ def slow_sandbox() -> Iterator[Sandbox]:
 
 
 @contextmanager
-def pulling_from(sandbox: Sandbox, folder: Path) -> Iterator[Zygote]:
-    """Starts pulls into `folder`."""
+def small_sandbox() -> Iterator[Sandbox]:
+    """Answers at once; a first pull makes some 1,500 file operations, a later one 600."""
+    options = SandboxOptions(
+        prospects=50, notes=30, tasks=20, meetings=10, max_limits=dict.fromkeys(RESOURCES, 20)
+    )
+    with Sandbox(options) as running:
+        yield running
+
+
+@contextmanager
+def pulling_from(
+    sandbox: Sandbox, folder: Path, *, watches_files: bool = False
+) -> Iterator[Zygote]:
+    """Starts pulls into `folder`, their state in it too."""
     environment = {
         "HIRINGCENTER_API_KEY": sandbox.api_key,
         "HIRINGCENTER_BASE_URL": sandbox.url,
         "HIRINGCENTER_RATE_LIMITS": "1000000/60s",
         "HIRINGCENTER_PULL__CHUNK_PAGES": str(CHUNK_PAGES),
     }
-    with Zygote(folder, environment) as running:
+    environment["HIRINGCENTER_STATE_DIR"] = "state"
+    with Zygote(folder, environment, watches_files=watches_files) as running:
         yield running
 
 
@@ -61,3 +79,91 @@ def kill_until_done(
 def assert_landed(zygote: Zygote, sandbox: Sandbox) -> None:
     """The published file equals the API."""
     assert_equal_to_truth(sandbox, all_duckdb(zygote.folder / "data" / "hiringcenter.duckdb"))
+
+
+class KillPoints:
+    """Kills pulls before chosen file operations, and looks at what comes after.
+
+    A point costs a second: a later pull goes into the folder of the point before, with rows
+    created, changed and deleted in between. zygote: one that watches files.
+    """
+
+    def __init__(self, zygote: Zygote, sandbox: Sandbox) -> None:
+        self._zygote, self._sandbox = zygote, sandbox
+        self._changes = 0
+        zygote.folder /= "pulls"
+        self._fresh_folder()
+        self._run(FileFault())
+        self.first = len(zygote.operations())
+        """File operations of a first pull, about: threads make it vary."""
+        self._change()
+        self._run(FileFault())
+        self.later = len(zygote.operations())
+        self._expected_files = self._files()
+
+    def try_first(self, number: int) -> str | None:
+        """Kill a first pull before operation `number`; what is wrong afterwards, or None."""
+        self._fresh_folder()
+        return self._try(number)
+
+    def try_later(self, number: int) -> str | None:
+        """Kill a pull that finds changes before operation `number`."""
+        self._change()
+        return self._try(number)
+
+    def damage(self, file: Path) -> str | None:
+        """What is wrong after pulls that found `file` (in the folder) damaged, or None."""
+        self._change()
+        return self._recover(f"damaged {file}")
+
+    @property
+    def folder(self) -> Path:
+        return self._zygote.folder
+
+    def _try(self, number: int) -> str | None:
+        code = self._run(FileFault(kill_before=number))
+        operation = f"{number}: {self._zygote.operations()[-1]}"
+        return self._recover(operation) if code == -signal.SIGKILL else self._wrong(operation)
+
+    def _recover(self, what: str) -> str | None:
+        """At most two runs; a folder in which something is wrong isn't used again."""
+        if self._run(FileFault()) != 0:
+            self._run(FileFault())
+        return self._wrong(what)
+
+    def _wrong(self, what: str) -> str | None:
+        try:
+            assert self._code == 0, (self.folder / "err").read_text()
+            assert_landed(self._zygote, self._sandbox)
+            stray = self._files() - self._expected_files
+            assert not stray, f"left behind: {stray}"
+        except (AssertionError, OSError, duckdb.Error) as error:
+            self._fresh_folder()
+            self._run(FileFault())
+            return f"{what}: {error}"
+        return None
+
+    def _run(self, fault: FileFault) -> int:
+        self._zygote.start("pull", "--full", "-q", fault=fault)
+        self._code = self._zygote.wait()
+        return self._code
+
+    def _change(self) -> None:
+        """A row of each list created, changed and deleted."""
+        self._changes += 1
+        for resource in RESOURCES:
+            store = self._sandbox.store
+            ids = [record["id"] for record in store.all(resource)]
+            field = {"prospects": "firstName", "notes": "text"}.get(resource, "title")
+            store.create(resource, {field: f"New {self._changes}"})
+            store.update(resource, ids[1], {field: f"Changed {self._changes}"})
+            store.delete(resource, ids[0])
+
+    def _fresh_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+
+    def _files(self) -> set[str]:
+        """Files of the folder, with numbers made equal."""
+        found = (path for path in self.folder.rglob("*") if not path.is_dir())
+        return {re.sub(r"\d+", "0", str(path.relative_to(self.folder))) for path in found}

@@ -37,8 +37,7 @@ class Zygote:
     def __init__(
         self, folder: Path, environment: Mapping[str, str], *, watches_files: bool = False
     ) -> None:
-        self.folder = folder
-        self._log = folder.with_name(f"{folder.name}.operations") if watches_files else None
+        self.folder, self._watches_files = folder, watches_files
         preload = {"LD_PRELOAD": _library()} if watches_files else {}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.processes.zygote"],
@@ -51,12 +50,13 @@ class Zygote:
         assert self._read() == "ready"
 
     def start(self, *arguments: str, fault: FileFault | None = None) -> int:
-        """Run one command line; its pid. Its output is in the files `out` and `err`.
+        """Run one command line in `folder`, which may be another one each time; its pid.
 
-        fault: what befalls its file operations below `folder`; only if `watches_files`.
+        Its output is in the files `out` and `err`. fault: what befalls its file operations below
+        `folder`; only if `watches_files`.
         """
-        command: dict[str, Any] = {"arguments": arguments}
-        if self._log is not None:
+        command: dict[str, Any] = {"arguments": arguments, "folder": str(self.folder)}
+        if self._watches_files:
             self._log.unlink(missing_ok=True)
             command["log"] = str(self._log)
             command["fault"] = dataclasses.asdict(fault or FileFault())
@@ -65,8 +65,11 @@ class Zygote:
 
     def operations(self) -> list[str]:
         """File operations of the child started last, as `name path`, in order."""
-        assert self._log is not None
         return self._log.read_text().splitlines()
+
+    @property
+    def _log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.operations")
 
     def wait(self) -> int:
         """Wait for the child started last: its exit code, negative for a signal."""
@@ -120,12 +123,13 @@ def _serve() -> None:
 def _become(command: dict[str, Any]) -> None:
     from pipelines.cli import main
 
+    os.chdir(command["folder"])
     for name, descriptor in (("out", 1), ("err", 2)):
         opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(opened, descriptor)
     sys.argv = ["hiringcenter", *command["arguments"]]
     if "log" in command:
-        watch(os.getcwd(), command["log"], FileFault(**command["fault"]))  # noqa: PTH109
+        watch(command["folder"], command["log"], FileFault(**command["fault"]))
     try:
         main()
     except SystemExit as end:

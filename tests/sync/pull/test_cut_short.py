@@ -1,23 +1,92 @@
-"""What a kill leaves of dlt's local state."""
+"""What a kill, or another program, leaves of dlt's local files."""
 
 from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 
 from pipelines.destination.destination import Destination
 from pipelines.places import places
 from tests.sync.pull.conftest import Puller
 
+COLUMNS = {
+    "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
+    "name": {"name": "name", "data_type": "text"},
+}
 
-def test_marks_of_an_abort_that_was_cut_short_are_not_believed(puller: Puller):
+
+def _folder(puller: Puller) -> Path:
+    return places(puller.settings).pipelines_dir
+
+
+def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
+    """A scan that met nothing new is resumed where it stopped, not begun again."""
+    puller.pull_ok("prospects")
+    with Destination(puller.settings) as destination:
+        destination.loader.set_marks({"prospects": {"at": "page 7"}})
+    with Destination(puller.settings) as destination:
+        assert destination.loader.mark("prospects") == {"at": "page 7"}
+        destination.load_rows("t", [{"id": "1"}], COLUMNS)  # carries them to the destination
+    assert list(_folder(puller).parent.iterdir()) == [_folder(puller)]
+    with Destination(puller.settings) as destination:
+        assert destination.loader.mark("prospects") == {"at": "page 7"}
+
+
+@pytest.mark.parametrize("damage", ["other load", "emptied", "no object"])
+def test_marks_of_another_load_or_cut_short_are_not_believed(puller: Puller, damage: str):
     """Rows that they speak of may never have been loaded: the destination knows better."""
-    puller.pull_ok()
-    folder = places(puller.settings).pipelines_dir
+    puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
         loaded = destination.loader.mark("prospects")
         destination.loader.set_marks({"prospects": {"of": "rows that never arrived"}})
-    begun = folder.with_name(f"{folder.name}.aborting")
-    begun.touch()
+    file = _folder(puller).with_name("hiringcenter.marks.json")
+    found = json.loads(file.read_text())
+    found["base"] = "the state of another load"
+    file.write_text({"other load": json.dumps(found), "emptied": "", "no object": "[]"}[damage])
     with Destination(puller.settings) as destination:
         assert destination.loader.mark("prospects") == loaded
-    assert not begun.exists()
+
+
+def _half_renamed(folder: Path) -> None:
+    """Killed where dlt has normalized a package and not removed what it was made of."""
+    for part in ("normalize/extracted/1.0/new_jobs", "load/normalized/1.0/new_jobs"):
+        (folder / "hiringcenter" / part).mkdir(parents=True)
+
+
+def _emptied(folder: Path) -> None:
+    for part in ("state.json", "normalize/.version", "load/.version", "schemas/x.schema.json"):
+        (folder / "hiringcenter" / part).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "hiringcenter" / part).write_text("")
+
+
+def _file_instead(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+@pytest.mark.parametrize("leave", [_half_renamed, _emptied, _file_instead])
+def test_nothing_that_is_found_on_disk_keeps_a_pull_from_ending(
+    puller: Puller, leave: Callable[[Path], None]
+):
+    """Each of them stopped every later pull, `--reset` too; now none is read, and all are removed.
+    Marks and schema come from the destination: nothing is read again."""
+    puller.pull_ok()
+    leave(_folder(puller))
     puller.pull_ok()
     puller.assert_true()
+    assert puller.counts("rows_written") == dict.fromkeys(puller.counts("rows_written"), 0)
+    assert list(_folder(puller).iterdir()) == []
+
+
+def test_files_removed_while_a_pull_runs_cost_nothing(puller: Puller):
+    """A program that sweeps folders took dlt's: the load is made again."""
+    with Destination(puller.settings) as destination:
+        destination.load_rows("t", [{"id": "1", "name": "a"}], COLUMNS)
+        shutil.rmtree(_folder(puller))
+        destination.load_rows("t", [{"id": "2", "name": "b"}], COLUMNS)
+        found = destination.query(f"SELECT id, name FROM {destination.name('t')} ORDER BY id")
+    assert found == [("1", "a"), ("2", "b")]
