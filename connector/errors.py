@@ -158,22 +158,73 @@ class BadSetting(ConfigurationError):
         super().__init__(f"{place}: {name}: {reason}")
 
 
+class UnknownAccount(UnknownSetting):
+    """An account that the settings don't have. `known`: those that they have."""
+
+    def __init__(self, *, name: str, known: Iterable[str]) -> None:
+        self.known = tuple(known)
+        super().__init__(
+            name=f"accounts.{name}", place="--account", nearest=nearest(name, self.known)
+        )
+        listed = ", ".join(self.known)
+        self.args = (
+            f"--account {name}: there is no such account. "
+            + (f"Accounts: {listed}." if listed else "The settings have no [accounts.<name>]."),
+        )
+
+
+class UntrustedFile(ConfigurationError):
+    """A settings file of the working folder that another user may have written. `path`, `reason`:
+    a clause."""
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        self.path, self.reason = path, reason
+        super().__init__(
+            f"{path} isn't read: {reason}, and a settings file can redirect the API key. If it is "
+            "yours, take it over (chown, chmod go-w), or name its folder yourself with --project."
+        )
+
+
+class StateConflict(ConfigurationError):
+    """Two state directories both know what was sent. `old`: of version 0.1; `new`."""
+
+    def __init__(self, *, old: str, new: str) -> None:
+        self.old, self.new = old, new
+        super().__init__(
+            f"Two state directories hold runs and sent rows: {old} (of version 0.1) and {new}. "
+            "They can't be merged, since each hides contacts with a secret of its own. Where they "
+            f"are of different API keys, keep both: put HIRINGCENTER_STATE_DIR={old} into this "
+            "project's .env. Where they are of one key, keep the one whose pushes are newer: to "
+            f"keep {new}, rename {old} to {old}.old; then run the next push with --new-ledger, "
+            "which looks up what that state doesn't know before it sends."
+        )
+
+
 class MissingKey(ConfigurationError):
     """No API key is configured. `variable`: the environment variable that would hold it;
-    `accounts`: those that could be named instead."""
+    `accounts`: those that could be named instead; `searched`: where it was looked for, besides
+    the environment."""
 
     def __init__(
-        self, variable: str = "HIRINGCENTER_API_KEY", accounts: Iterable[str] = ()
+        self,
+        variable: str = "HIRINGCENTER_API_KEY",
+        accounts: Iterable[str] = (),
+        *,
+        searched: str = "",
     ) -> None:
-        self.variable, self.accounts = variable, tuple(accounts)
-        named = f" Or use --all-accounts, or --account: {', '.join(self.accounts)}."
+        self.variable, self.accounts, self.searched = variable, tuple(accounts), searched
+        if self.accounts:
+            first = self.accounts[0]
+            super().__init__(
+                f"Accounts: {', '.join(self.accounts)}. Add --account {first} or --all-accounts."
+            )
+            return
         super().__init__(
-            f"No API key: {variable} is not set. Create a key in HiringCenter under "
-            "Settings -> API / Webhooks -> Add API Key, then put "
+            f"No API key: {variable} is not set{searched and f' (looked in {searched})'}. Create a "
+            "key in HiringCenter under Settings -> API / Webhooks -> Add API Key, then put "
             f"{variable}=<your key> into the environment or into .env. "
             "To try the connector without a key, use the embedded sandbox: `make sync`, or "
             "`hiringcenter sandbox`."
-            f"{named if self.accounts else ''}"
         )
 
 

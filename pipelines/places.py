@@ -8,10 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from connector.errors import ConfigurationError
-from connector.settings import Settings
-
-_UNUSABLE = "'%?"  # in a path: dlt pastes it into SQL, or DuckDB takes what follows for options
+from connector.settings import Settings, state_dir
 
 
 @dataclass(frozen=True)
@@ -60,10 +57,9 @@ def places(settings: Settings) -> Places:
     digest = hashlib.sha256(place.encode()).hexdigest()[:10]
     name = settings.duckdb_path.stem if settings.destination == "duckdb" else settings.dataset
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
-    work_dir = settings.state_dir.absolute() / "work" / f"{plain}-{digest}"
-    return Places(
-        settings.state_dir.absolute(), work_dir, work_dir / "pipelines" / settings.dataset
-    )
+    state_path = settings.state_path
+    work_dir = state_path / "work" / f"{plain}-{digest}"
+    return Places(state_path, work_dir, work_dir / "pipelines" / settings.dataset)
 
 
 def _place(settings: Settings) -> str:
@@ -73,27 +69,14 @@ def _place(settings: Settings) -> str:
     return f"{settings.destination}:{_database_name(settings.destination)}#{settings.dataset}"
 
 
-def prepare_state_dir(settings: Settings) -> None:
-    """Make the state directory, for this user alone (0700).
+def prepare_state_dir(settings: Settings) -> Path:
+    """Make the state directory, for this user alone; one of version 0.1 in the project moves in.
 
     Raises:
         ConfigurationError: it can't be made or written, or nothing can be loaded from its path.
+        AlreadyRunning: a run of version 0.1 is at work.
     """
-    path = settings.state_dir.absolute()
-    if found := sorted(set(_UNUSABLE) & set(str(path))):
-        raise ConfigurationError(
-            f"{path}: DuckDB and dlt can't load from a path with {' or '.join(found)} in it. "
-            "Set HIRINGCENTER_STATE_DIR to another place."
-        )
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.stat().st_mode & 0o077:
-            path.chmod(0o700)
-    except OSError as error:
-        raise ConfigurationError(
-            f"{path}: the state directory can't be used: {error.strerror}. Make it writable for "
-            "you alone, or set HIRINGCENTER_STATE_DIR to another place."
-        ) from error
+    return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
 
 
 def _database_name(destination: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from connector import logs
 from connector.api.client import ApiClient
@@ -12,9 +13,11 @@ from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
 from connector.history import History, new_run_id
-from connector.settings import Settings
+from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.places import prepare_state_dir
 from pipelines.signals import StopSignal, stop_on_signals
+
+_log = logs.get_logger("session")
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,7 @@ def open_session(settings: Settings, *, kind: str, run_id: str | None = None) ->
     logs.hide(key)
     run_id = run_id or new_run_id()
     logs.bind_run(run_id)
+    _say_where_the_key_goes(settings.base_url)
     prepare_state_dir(settings)
     clock = SystemClock()
     with ExitStack() as stack:
@@ -73,3 +77,11 @@ def open_session(settings: Settings, *, kind: str, run_id: str | None = None) ->
         )
         history = History(ledger)
         yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, history)
+
+
+def _say_where_the_key_goes(base_url: str) -> None:
+    """Once per run, where it isn't the vendor's host: a settings file may have redirected it."""
+    host = urlsplit(base_url).hostname or ""
+    if host != VENDOR_HOST:
+        tell = _log.info if is_loopback(host) else _log.warning
+        tell("session.base_url", base_url=base_url, note="not the vendor's host")

@@ -25,12 +25,19 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the developer's own settings, and none writes into the checkout."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No test sees the developer's own settings, and none writes into the checkout or the user's
+    home."""
     for name in list(os.environ):
         if name.startswith("HIRINGCENTER_"):
             monkeypatch.delenv(name)
+    home = tmp_path / "home"
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.chdir(tmp_path)
+    yield
+    for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # commands set them for their process
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,8 @@ the environment: `HIRINGCENTER_PULL__FULL_SHARE`.
 
 from __future__ import annotations
 
-from connector.settings.loading import CONFIG_FILE, account_settings, load
+from connector.settings.loading import VENDOR_HOST, account_settings, load
+from connector.settings.project import CONFIG_FILE, Project, open_project
 from connector.settings.tree import (
     Account,
     AlertSettings,
@@ -29,9 +30,11 @@ from connector.settings.values import (
 
 __all__ = [
     "CONFIG_FILE",
+    "VENDOR_HOST",
     "Account",
     "AlertSettings",
     "HttpSettings",
+    "Project",
     "PullSettings",
     "PushJob",
     "RateLimit",
@@ -44,5 +47,6 @@ __all__ = [
     "check_public_url",
     "is_loopback",
     "load",
+    "open_project",
     "parse_rate_limits",
 ]

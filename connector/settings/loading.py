@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -12,10 +13,12 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 
-from connector.errors import BadSetting, ConfigurationError, UnknownSetting, nearest
+from connector.errors import BadSetting, ConfigurationError, UnknownAccount, UnknownSetting, nearest
+from connector.settings.project import CONFIG_FILE, Project, open_project
 from connector.settings.tree import PREFIX, Account, PushJob, Settings
 
-CONFIG_FILE = Path("config/hiringcenter.toml")
+VENDOR_HOST = "api.hiringcenterpro.com"
+_RUN_BY_US = ("account", "project")  # fields of Settings that are no settings
 
 
 class _MergedEnvironment(EnvSettingsSource):
@@ -38,7 +41,7 @@ def _is_section(annotation: Any) -> TypeGuard[type[BaseModel]]:
 
 def _known_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
-        if model is Settings and name == "account":
+        if model is Settings and name in _RUN_BY_US:
             continue
         annotation = field.annotation
         if _is_section(annotation):
@@ -56,7 +59,7 @@ def _check_variables(variables: Mapping[str, str], place: str, own_keys: set[str
 
 
 def _check_table(table: Mapping[str, Any], model: type[BaseModel], place: str) -> None:
-    known = [name for name in model.model_fields if (model, name) != (Settings, "account")]
+    known = [name for name in model.model_fields if model is not Settings or name not in _RUN_BY_US]
     for name, value in table.items():
         if name not in known:
             raise UnknownSetting(name=name, place=place, nearest=nearest(name, known))
@@ -70,10 +73,10 @@ def _check_table(table: Mapping[str, Any], model: type[BaseModel], place: str) -
             _check_table(value, annotation, f"{place} [{name}]")
 
 
-def _read_toml(config: Path | None) -> tuple[dict[str, Any], str]:
-    path = config or CONFIG_FILE
-    if config is None and not path.exists():
-        return {}, str(path)
+def _read_toml(config: Path | None, project: Project) -> tuple[dict[str, Any], str]:
+    path = config or project.config
+    if path is None:
+        return {}, str(CONFIG_FILE)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
     except FileNotFoundError:
@@ -114,16 +117,22 @@ def load(
     *,
     overrides: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
-    dotenv: Path = Path(".env"),
+    project: Path | None = None,
 ) -> Settings:
-    """All settings, merged and checked.
+    """All settings, merged and checked; relative paths are those of the project.
+
+    config: a TOML file given by hand instead of the project's. project: its folder, given by
+    hand; else the nearest one upwards.
 
     Raises:
+        UsageError: `project` is no folder.
+        UntrustedFile: another user may have written a settings file of the working folder.
         UnknownSetting: a name in any place that the connector doesn't know.
         BadSetting: a value that can't be used.
         ConfigurationError: the TOML file is missing or unreadable.
     """
-    table, place = _read_toml(config)
+    found = open_project(project)
+    table, place = _read_toml(config, found)
     _check_table(table, Settings, place)
     own_keys = {
         str(account.get("api_key_env", "")).upper()
@@ -131,15 +140,58 @@ def load(
         if isinstance(account, Mapping)
     }
     environment = _ours(os.environ if environ is None else environ)
-    file_variables = _ours(dotenv_values(dotenv)) if dotenv.is_file() else {}
-    _check_variables(file_variables, str(dotenv), own_keys)
+    file_variables = _ours(_dotenv(found))
+    _check_variables(file_variables, str(found.dotenv), own_keys)
     _check_variables(environment, "environment", own_keys)
     variables = {**file_variables, **environment}
     named = _MergedEnvironment(variables)()
     place = f"settings ({place}, .env, environment)"
     settings = _validate(_merge(_merge(table, named), overrides or {}), place)
+    settings = settings.model_copy(update=_in_project(settings, found))
     _check_accounts(settings, place)
     return settings
+
+
+def _dotenv(project: Project) -> Mapping[str, str | None]:
+    if project.dotenv is None:
+        return {}
+    try:
+        return dotenv_values(project.dotenv)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{project.dotenv}: can't be read: {error}.") from None
+
+
+def _in_project(settings: Settings, project: Project) -> dict[str, Any]:
+    """What depends on the project: relative paths, and what people should hear."""
+    notes = [*project.notes]
+    notes += [
+        f"accounts.{name}: api_key_env = {account.api_key_env!r} is read for one version more. "
+        f"Name the variable {PREFIX}API_KEY_{name.upper()}."
+        for name, account in settings.accounts.items()
+        if not account.api_key_env.upper().startswith(PREFIX)
+    ]
+    path = project.path
+    return {
+        "project": replace(project, notes=tuple(notes)),
+        "duckdb_path": path(settings.duckdb_path),
+        "state_dir": path(settings.state_dir),
+        "push": {
+            name: job.model_copy(
+                update={
+                    field: path(value)
+                    for field in ("file", "database", "mapping")
+                    if (value := getattr(job, field)) is not None
+                }
+            )
+            for name, job in settings.push.items()
+        },
+        "accounts": {
+            name: account.model_copy(update={"duckdb_path": path(account.duckdb_path)})
+            if account.duckdb_path is not None
+            else account
+            for name, account in settings.accounts.items()
+        },
+    }
 
 
 def _check_accounts(settings: Settings, place: str) -> None:
@@ -170,13 +222,12 @@ def account_settings(
     """`settings` as account `name` sees them: its key, and its own places where it names any.
 
     Raises:
-        UnknownSetting: no `[accounts.<name>]`.
+        UnknownAccount: no `[accounts.<name>]`.
     """
     if name not in settings.accounts:
-        known = nearest(name, settings.accounts)
-        raise UnknownSetting(name=f"accounts.{name}", place="--account", nearest=known)
+        raise UnknownAccount(name=name, known=settings.accounts)
     account = settings.accounts[name]
-    variables = {**dotenv_values(Path(".env")), **(os.environ if environ is None else environ)}
+    variables = {**_dotenv(settings.project), **(os.environ if environ is None else environ)}
     own = {
         field: value
         for field in Account.model_fields

@@ -14,6 +14,8 @@ from pydantic_settings import (
 )
 
 from connector.errors import MissingKey
+from connector.settings.project import Project
+from connector.settings.state_dir import LEDGER, default_state_dir, effective
 from connector.settings.values import RateLimit, check_base_url, check_ledger_url, parse_rate_limits
 
 PREFIX = "HIRINGCENTER_"
@@ -150,7 +152,7 @@ class Settings(BaseSettings):
     destination: str = "duckdb"
     duckdb_path: Path = Path("data/hiringcenter.duckdb")
     dataset: Dataset = "hiringcenter"
-    state_dir: Path = Path(".hiringcenter")
+    state_dir: Path = Field(default_factory=default_state_dir)
     http: HttpSettings = HttpSettings()
     pull: PullSettings = PullSettings()
     writes: WriteSettings = WriteSettings()
@@ -159,6 +161,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     account: str | None = Field(default=None, exclude=True)
+    project: Project = Field(default_factory=lambda: Project(Path.cwd()), exclude=True)
 
     @classmethod
     def settings_customise_sources(
@@ -177,8 +180,9 @@ class Settings(BaseSettings):
         """The API key; MissingKey if none is set."""
         if self.api_key is None:
             if self.account:
-                raise MissingKey(self.accounts[self.account].api_key_env)
-            raise MissingKey(f"{PREFIX}API_KEY", self.accounts)
+                variable = self.accounts[self.account].api_key_env
+                raise MissingKey(variable, searched=self.project.searched)
+            raise MissingKey(f"{PREFIX}API_KEY", self.accounts, searched=self.project.searched)
         return self.api_key.get_secret_value()
 
     @property
@@ -187,6 +191,11 @@ class Settings(BaseSettings):
         return {name: job for name, job in self.push.items() if job.account in (None, self.account)}
 
     @property
+    def state_path(self) -> Path:
+        """Where state is kept: `state_dir`, or a subfolder of one that was there before."""
+        return effective(self.state_dir)
+
+    @property
     def resolved_ledger_url(self) -> str:
         """The ledger's SQLAlchemy URL: the configured one, or SQLite in the state directory."""
-        return self.ledger_url or f"sqlite:///{(self.state_dir / 'ledger.db').absolute()}"
+        return self.ledger_url or f"sqlite:///{self.state_path / LEDGER}"

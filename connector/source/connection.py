@@ -6,13 +6,13 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from connector.api.client import ApiClient
 from connector.budget import Budget
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.settings import RateLimit
+from connector.settings.state_dir import LEDGER, default_state_dir, prepare
 
 REQUEST_TIMEOUT_S = 60.0
 
@@ -88,6 +88,6 @@ class Connection:
         )
 
 
-def default_ledger_url(data_dir: Path) -> str:
-    """One ledger for all pipelines of this user. data_dir: dlt's."""
-    return f"sqlite:///{(data_dir / 'hiringcenter' / 'ledger.db').absolute()}"
+def default_ledger_url() -> str:
+    """The user's one ledger, which the commands use as well."""
+    return f"sqlite:///{prepare(default_state_dir()) / LEDGER}"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import dlt
-from dlt.common.runtime.run_context import active as active_context
 from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.extract import DltResource
 from dlt.extract.hints import TResourceHints
@@ -55,15 +53,15 @@ def hiringcenter(
 
     api_key: from HiringCenter, Settings -> API / Webhooks; argument, or dlt's secret
     `sources.hiringcenter.api_key`. rate_limits: requests per seconds that the key may spend.
-    ledger_url: where the spent requests are counted, for all processes that share the key; a
-    SQLite file in dlt's data directory if None. budget: one of your own instead.
+    ledger_url: where the spent requests are counted, for all processes that share the key; the
+    user's own, as of the commands, if None. budget: one of your own instead.
 
     Raises (while it runs)
         IncompleteList: a list can't be read to its end, which a silent part of it would hide.
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
     """
     limits: Sequence[RateLimit] = parse_rate_limits(rate_limits)
-    ledger = ledger_url or default_ledger_url(Path(active_context().data_dir))
+    ledger = ledger_url or default_ledger_url()
     connection = Connection(Access(api_key, check_base_url(base_url), limits, ledger, budget))
     for name in RESOURCES:
         yield _resource(name, connection, page_size)

@@ -29,6 +29,7 @@ class Options:
 
     json: bool = False
     config: Path | None = None
+    project: Path | None = None
     account: str | None = None
     all_accounts: bool = False
     verbosity: int = 0
@@ -43,6 +44,17 @@ _SHARED: dict[str, Any] = {
         Annotated[
             Path | None,
             typer.Option("--config", metavar="F", help="Settings file (config/hiringcenter.toml)."),
+        ],
+        None,
+    ),
+    "project": (
+        Annotated[
+            Path | None,
+            typer.Option(
+                "--project",
+                metavar="DIR",
+                help="Folder of config/hiringcenter.toml and .env (default: the nearest one up).",
+            ),
         ],
         None,
     ),
@@ -115,7 +127,8 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
     from connector.errors import UsageError
     from connector.settings import account_settings, load
 
-    settings = load(options.config)
+    settings = load(options.config, project=options.project)
+    _apply_project(settings)
     if options.all_accounts:
         if options.account is not None or not settings.accounts:
             raise UsageError(
@@ -125,6 +138,19 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
     if options.account is not None:
         settings = account_settings(settings, options.account)
     return work(settings, output)
+
+
+def _apply_project(settings: Settings) -> None:
+    """dlt reads its `.dlt/` in the project, not in the working folder; people hear what was odd."""
+    from connector import logs
+
+    project = settings.project
+    folder = project.folder if project.uses_dlt_files else settings.state_path
+    for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # read when dlt is first imported
+        os.environ.setdefault(name, str(folder))
+    log = logs.get_logger("settings")
+    for note in project.notes:
+        log.warning("settings.note", note=note)
 
 
 def _each_account(settings: Settings, work: Work, output: Output) -> Result:

@@ -82,7 +82,7 @@ def rejects_path(request: PushRequest, settings: Settings) -> Path:
         return path
     if request.rejects is not None:
         raise UsageError(f"--rejects {path}: that folder can't be written. Choose another place.")
-    inner = settings.state_dir / "rejects"
+    inner = settings.state_path / "rejects"
     inner.mkdir(mode=0o700, exist_ok=True)
     return inner / path.name
 

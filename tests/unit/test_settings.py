@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import platformdirs
 import pytest
 
 from connector.errors import BadSetting, ConfigurationError, MissingKey, UnknownSetting
@@ -37,13 +38,15 @@ def test_flags_beat_environment_beat_dotenv_beat_toml_beat_defaults(tmp_path: Pa
 
 
 def test_defaults_are_what_the_readme_says():
-    """With nothing configured: the vendor's host and limits, DuckDB, a local state directory."""
+    """With nothing configured: the vendor's host and limits, DuckDB here, the user's own state."""
     settings = load(environ={})
     assert settings.base_url == "https://api.hiringcenterpro.com/v2"
     assert settings.rate_limits == (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
     assert settings.destination == "duckdb"
     assert settings.duckdb_path == Path("data/hiringcenter.duckdb")
-    assert settings.resolved_ledger_url == f"sqlite:///{Path('.hiringcenter/ledger.db').absolute()}"
+    state = platformdirs.user_state_path("hiringcenter")
+    assert state.is_relative_to(Path.cwd() / "home"), "tests never touch the user's own"
+    assert settings.resolved_ledger_url == f"sqlite:///{state / 'ledger.db'}"
 
 
 @pytest.mark.parametrize(
@@ -199,5 +202,5 @@ def test_an_account_has_its_own_key_and_places(tmp_path: Path):
     assert west.dataset == "west"
     with pytest.raises(MissingKey, match="WEST"):
         _ = west.key
-    with pytest.raises(UnknownSetting, match="Did you mean 'east'"):
+    with pytest.raises(UnknownSetting, match="Accounts: east, west"):
         account_settings(settings, "eats", environ)

@@ -17,7 +17,7 @@ from connector.budget.locks import hold
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import account_settings, load
 from pipelines import demo
-from pipelines.places import pull_lock_name
+from pipelines.places import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
 
 JOB = '[push.people]\nfile = "people.csv"\n'
@@ -157,7 +157,7 @@ def test_a_held_lock_is_between_a_failure_and_success(
     """75 is worse than 0 and 3, and better than 1."""
     configure(west_key=west_key or east.api_key)
     own = account_settings(load(), "east")
-    own.state_dir.mkdir()
+    prepare_state_dir(own)
     database = Database(own.resolved_ledger_url)
     with hold(database, pull_lock_name(own), run_id="the-other"):
         ended = run("pull", "notes", "--all-accounts", "--json")
@@ -285,7 +285,7 @@ def test_without_an_account_the_configured_ones_are_offered(run: Run, configure:
     """`hiringcenter pull` has no key of its own here, and says what to type instead."""
     ended = run("pull")
     assert ended.code == 2
-    assert "--all-accounts, or --account: east, west, north" in ended.err
+    assert "Accounts: east, west, north. Add --account east or --all-accounts." in ended.err
 
 
 def test_make_sync_syncs_all_configured_accounts(

@@ -15,7 +15,7 @@ from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.sandbox import Sandbox
 from connector.settings import load
-from pipelines.places import pull_lock_name
+from pipelines.places import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
 
 
@@ -111,7 +111,7 @@ def test_an_unknown_option_is_exit_2_with_json_too(run: Run, sandbox: Sandbox):
 def test_a_second_pull_meets_the_lock(run: Run, sandbox: Sandbox):
     """Exit 75, naming who holds it; nothing is asked of the API."""
     settings = load()
-    settings.state_dir.mkdir()
+    prepare_state_dir(settings)
     database = Database(settings.resolved_ledger_url)
     with hold(database, pull_lock_name(settings), run_id="the-other"):
         ended = run("pull", "--json")
