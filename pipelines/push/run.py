@@ -164,7 +164,7 @@ class _Push:
         if self._rejects is not None:
             self._rejects.add(reject)
         elif len(self._report.noteworthy) < _NOTEWORTHY:  # a dry run stores no results
-            told = RowResult(reject.row_number, Status.REJECTED, None, redact(reject.reason))
+            told = RowResult(reject.row_number, Status.REJECTED, None, redact(reject.public_reason))
             self._report.noteworthy.append(told)
 
     def _make_plan(self, rows: Input, validator: Validator) -> None:

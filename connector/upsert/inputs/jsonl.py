@@ -24,6 +24,8 @@ class JsonLinesInput(Input):
         InputError: no line holds an object.
     """
 
+    omits_cells = True
+
     def __init__(self, open_bytes: OpenBytes, encoding: Encoding, *, name: str) -> None:
         self._open_bytes, self._encoding = open_bytes, encoding
         super().__init__(name=name, columns=[], description=f"JSON Lines, {encoding.label}")

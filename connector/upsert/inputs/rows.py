@@ -54,9 +54,11 @@ class Input(ABC):
     name: the file or table, for people. columns: as the source names them, in order.
     description: what was detected (format, encoding, delimiter, sheet).
     from_table: the rows come from a database, where read-only columns are expected.
+    omits_cells: a row may leave out columns (see `InputRow.values`).
     """
 
     from_table = False
+    omits_cells = False
 
     def __init__(self, *, name: str, columns: list[str], description: str) -> None:
         self.name, self.columns, self.description = name, columns, description

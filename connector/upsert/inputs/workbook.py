@@ -88,13 +88,11 @@ class WorkbookInput(Input):
                 self.empty_rows.add(number)
                 continue
             values = dict(zip(self.columns, cells[:width], strict=True))
-            problem = None
-            if beyond is not None:
-                problem = (
-                    f"{shown(beyond)[:80]!r} stands in a column without a header. Name the "
-                    "column, or empty the cell."
-                )
-            yield InputRow(number, values, problem)
+            if beyond is None:
+                yield InputRow(number, values)
+                continue
+            problem = "a cell stands in a column without a header. Name the column, or empty it."
+            yield InputRow(number, values, problem, shown(beyond)[:80])
 
 
 def _open(file: LocalFile, wanted: str | None) -> tuple[CalamineSheet, int, int]:

@@ -79,7 +79,7 @@ class Planner:
 
     def reject(self, reject: Reject) -> None:
         """Count a row that didn't pass its checks."""
-        self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.reason))
+        self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.public_reason))
 
     def plan(self, staging: Staging) -> Iterator[tuple[StagedRow, Decision]]:
         """Plan every staged row; yields those that are rejected or uncertain, for the rejects."""

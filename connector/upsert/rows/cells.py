@@ -1,13 +1,16 @@
 """Cells of every type a source can hold, as the text a person would read.
 
 Files of text hold text; sheets, Parquet and tables hold numbers, dates, lists, bytes. What has
-one obvious text becomes it; the rest is refused by name, and shown in the rejects file.
+one obvious text becomes it; the rest is refused by name, and shown in the rejects file. So it is
+with text that a spreadsheet or another program has altered: what is certain is undone
+(`="02134"` is 02134), what isn't is refused, and nothing is guessed.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -15,9 +18,29 @@ from typing import Any
 from uuid import UUID
 
 NOT_COMPUTED = "#NOT-COMPUTED!"
+# What spreadsheets show where there is no value, in the languages they are sold in; case aside.
 ERROR_WORDS = frozenset(
-    "#N/A #REF! #VALUE! #DIV/0! #NAME? #NULL! #NUM! #SPILL! #CALC! #FIELD! #BLOCKED! "
-    f"#GETTING_DATA {NOT_COMPUTED}".split()
+    f"{NOT_COMPUTED} "
+    "#NULL! #DIV/0! #VALUE! #REF! #NAME? #NUM! #N/A #N/A! #SPILL! #CALC! #FIELD! #BLOCKED! #BUSY! "
+    "#CONNECT! #UNKNOWN! #EXTERNAL! #PYTHON! #TIMEOUT! #GETTING_DATA #ERROR! #LOADING! #CIRCULAR! "
+    "#WERT! #BEZUG! #ZAHL! #NV #ÜBERLAUF! #KALK! #FELD! #BLOCKIERT! #DATEN_ABRUFEN "
+    "#NUL! #VALEUR! #NOM? #NOMBRE! #CHARGEMENT_DONNEES #EPARS! #ÉPARS! #PROPAGATION! #CALCUL! "
+    "#CHAMP! #BLOQUE! #NULO! #VALOR! #NOMBRE? #N/D #N/D! #DESBORDAMIENTO! #CAMPO! #NÚM! #NOME? "
+    "#DESPEJAR! #NULLO! #VALORE! #RIF! #ESPANSIONE! #CALCOLO! #LEEG! #DEEL/0! #WAARDE! #VERW! "
+    "#NAAM? #GETAL! #N/B #OVERLOPEN! #SKÄRNING! #DIVISION/0! #VÄRDEFEL! #REFERENS! #NAMN? "
+    "#OGILTIGT! #SAKNAS! #VÆRDI! #REFERENCE! #NAVN? #I/T #VERDI! #TYHJÄ! #JAKO/0! #ARVO! "
+    "#VIITTAUS! #NIMI? #LUKU! #PUUTTUU! #PUUTTUU #ZERO! #DZIEL/0! #ARG! #ADR! #NAZWA? #LICZBA! "
+    "#DĚLENÍ_NULOU! #HODNOTA! #ODKAZ! #NÁZEV? #ČÍSLO! #NENÍ_K_DISPOZICI #NEDOSTUPNÝ #NULLA! "
+    "#ZÉRÓOSZTÓ! #ÉRTÉK! #HIV! #NÉV? #SZÁM! #HIÁNYZIK #ПУСТО! #ДЕЛ/0! #ЗНАЧ! #ССЫЛКА! #ИМЯ? "
+    "#ЧИСЛО! #Н/Д #ДІЛ/0! #ЗНАЧЕННЯ! #ПОСИЛАННЯ! #НАЗВА? #БОШ! #BOŞ! #SAYI/0! #DEĞER! #BAŞV! #AD? "
+    "#SAYI! #YOK #ΔΙΑΙΡ/0! #ΤΙΜΗ! #ΑΝΑΦ! #ΟΝΟΜΑ? #ΑΡΙΘ! #Δ/Υ #KEINWERT! #FEHLER! #ERREUR! #ERRO! "
+    "#ERRORE! #ОШИБКА!".casefold().split()
+)
+# with the Spanish marks before the word; `Err:502` of LibreOffice; ##### where a column is narrow
+_ERROR_SHAPE = re.compile(
+    r"#[¡¿][\w/]{2,20}[!?]?|#N/A\s.*|(?:err|error|fehler|erreur|errore|fout|fel|erro):\s?5\d\d"
+    r"|#{3,}",
+    re.I,
 )
 _LONGEST_WHOLE = 10**21
 NO_TEXT = {
@@ -42,14 +65,70 @@ class Unreadable:
         return self.text
 
 
+class BadCell(ValueError):
+    """What is wrong with a cell. detail: more of it, which may quote the cell, so that it goes
+    into the rejects file alone; the message itself holds nothing of the cell."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.detail = detail
+        super().__init__(reason)
+
+
+def is_error_word(text: str) -> bool:
+    """Whether `text` is what a spreadsheet shows where it has no value."""
+    return text.casefold() in ERROR_WORDS or _ERROR_SHAPE.fullmatch(text) is not None
+
+
 def check_readable(value: Any) -> None:
     """Raises ValueError for what a spreadsheet or a table shows where it has no value."""
     if isinstance(value, Unreadable):
         raise ValueError(f"holds {value.what}. {value.advice}")
     if value == NOT_COMPUTED:
         raise ValueError("holds a formula without a stored value. Open and save the workbook")
-    if isinstance(value, str) and value in ERROR_WORDS:
+    if isinstance(value, str) and is_error_word(value):
         raise ValueError(f"shows the error {value}. Correct it, or empty the cell")
+
+
+# a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
+MAY_BE_ALTERED = re.compile(
+    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:[.,]\d+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
+)
+_AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
+_KEPT_AS_TEXT = re.compile(r"'([+(]?[\d\s().+\-/:,]*\d[\d\s().+\-/:,]*)'?|'([=@][^']*|[+-]\d[^']*)")
+_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E-?\d+", re.I)
+_WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
+MOST_EXACT = 2**53  # the largest integer up to which a float holds each
+
+
+def unaltered(text: str, *, is_code: bool = False) -> str:
+    """`text` (a trimmed cell) as it was before a spreadsheet or an export altered it.
+
+    is_code: of a field whose numbers are names (a postal code, an id): 10014.0 is 10014 there.
+
+    Raises:
+        ValueError: what it was is lost.
+    """
+    if match := _AS_TEXT.fullmatch(text):
+        text = match[1].replace('""', '"').strip()
+    elif match := _KEPT_AS_TEXT.fullmatch(text):
+        text = (match[1] or match[2]).strip()
+    check_readable(text)
+    if _SHORTENED.fullmatch(text):
+        raise ValueError(
+            "is a number that a spreadsheet has shortened; its last digits are lost. Format the "
+            "column as text, and fill in the number"
+        )
+    if is_code and (match := _WHOLE_AS_FLOAT.fullmatch(text)):
+        if abs(int(match[1])) >= MOST_EXACT:
+            raise ValueError(_INEXACT)
+        text = match[1]
+    return text
+
+
+_INEXACT = (
+    "is a number of more digits than a spreadsheet holds; its last ones are lost. Format the "
+    "column as text, and fill in the number"
+)
 
 
 def text_of(value: Any) -> str:
@@ -75,6 +154,8 @@ def _number_text(value: int | float | Decimal) -> str:
         raise ValueError(f"holds {value}, which is no number. Empty the cell, or correct it")
     if isinstance(value, int):
         return str(value)
+    if isinstance(value, float) and abs(value) >= MOST_EXACT:
+        raise ValueError(_INEXACT)
     if -_LONGEST_WHOLE < value < _LONGEST_WHOLE and value == int(value):
         return str(int(value))
     return format(value, "f") if isinstance(value, Decimal) else repr(value)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from connector.upsert.rows.mapping import Mapping
 
 REASON_COLUMN = "_hc_reject_reason"
+ROW_COLUMN = "_hc_row"
+ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
 OWN_PREFIXES = ("_hc_", "_dlt_")
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
@@ -25,7 +27,9 @@ class ColumnPlan:
     """What is read from where. fields: column → API field, in the input's order.
 
     constants: API field → value, for every row. ignored: columns that aren't read.
-    place: the input, for people.
+    place: the input, for people. left_out: columns that match no field, with the field that each
+    looks like. full_name: the column that holds first and last name together. export: the
+    program whose export this is.
     """
 
     place: str
@@ -33,6 +37,9 @@ class ColumnPlan:
     constants: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
     constants_place: str = "[constants]"
+    left_out: tuple[tuple[str, str | None], ...] = ()
+    full_name: str | None = None
+    export: str | None = None
 
     def column_of(self, api_field: str) -> str:
         """The column behind `api_field`; the field itself where it is a constant."""

@@ -7,6 +7,7 @@ up nearly all of a file, only where it provably agrees with them (there is a tes
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import lru_cache
 
 import phonenumbers
@@ -23,10 +24,51 @@ _PLAIN_US_PHONE = re.compile(
     r"(?:\+?1[ .-]?)?(?:\(([2-9]\d{2})\) ?|([2-9]\d{2})[ .-]?)(\d{3})[ .-]?(\d{4})", re.ASCII
 )
 _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
-_PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-–/·]+(?:\s*(?:x|ext\.?|extension|#)\s*\d{1,7})?", re.I)
+_PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-—−/·]+(?:\s*(?:x|ext\.?|extension|#)\s*\d{1,7})?", re.I)
+_DECIMAL = re.compile(r"\+?(\d+)[.,](\d+)")
 _SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
+_LINE_DIGITS = 4  # of the last group of a phone such as 415555.0100
 _NANP = frozenset({"US", "CA"})
 _TOO = {ValidationResult.TOO_SHORT: "too short", ValidationResult.TOO_LONG: "too long"}
+
+
+# Signs that can't be seen, so that nobody typed them: soft hyphen, zero-width space and joiners,
+# marks of direction, byte order mark. Word's hyphens look like, and stand for, the plain one.
+_UNSEEN = (
+    *(0xAD, 0x61C, 0x180E, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F)),
+    *(*range(0x2060, 0x2065), *range(0x2066, 0x206A)),
+)
+_FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
+_UNDONE = dict.fromkeys(_UNSEEN) | {0x2010: "-", 0x2011: "-"} | _FULL_WIDTH
+
+
+def plain_contact(text: str) -> str:
+    """`text`, an email or a phone, without the signs that Word, a browser or an address book has
+    slipped in and that can be undone with certainty."""
+    return text if text.isascii() else text.translate(_UNDONE).strip()
+
+
+def plain_email(address: str) -> str:
+    """`address` as it was typed: see `plain_contact`; also without apostrophes around it.
+
+    Raises:
+        ValueError: it holds a sign that no address has, such as a curly quote.
+    """
+    plain = plain_contact(address)
+    if plain.startswith("'"):
+        if not plain.endswith("'"):
+            raise ValueError("it begins with an apostrophe")
+        plain = plain[1:-1].strip()
+    if not plain.isascii():
+        odd = next((char for char in plain if char > "\x7f" and not _is_letter(char)), None)
+        if odd is not None:
+            name = unicodedata.name(odd, f"U+{ord(odd):04X}")
+            raise ValueError(f"it holds a sign that no address has: {name}")
+    return plain
+
+
+def _is_letter(char: str) -> bool:
+    return unicodedata.category(char)[0] in "LMN"
 
 
 def email_identity(address: str) -> str:
@@ -76,6 +118,12 @@ def e164(text: str, region: str) -> tuple[str, str | None]:
 def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     if _SHORTENED_NUMBER.fullmatch(text):
         raise ValueError("a spreadsheet has shortened the number; format the column as text")
+    text = plain_contact(text)
+    if (match := _DECIMAL.fullmatch(text)) and len(match[2]) != _LINE_DIGITS:
+        if not match[2].strip("0"):
+            return _phone_from_float(text[: match.end(1)], region), None
+        if len(match[2]) < _LINE_DIGITS - 1:
+            raise ValueError("it is a decimal number; format the column as text")
     if not _PHONE_SHAPE.fullmatch(text):
         raise ValueError("it holds other characters than one number")
     try:
@@ -88,6 +136,26 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
         raise ValueError(f"it is {_TOO.get(possible, 'not complete')} for {country}")
     lost = f"the extension {number.extension} is left out" if number.extension else None
     return phonenumbers.format_number(number, PhoneNumberFormat.E164), lost
+
+
+def _phone_from_float(digits: str, region: str) -> str:
+    """The phone that a program has kept as the number `digits`.0, where it can only be that one:
+    valid in `region`, and not as well with the region's country code in front."""
+    number = _valid_number(digits, region)
+    if number is None:
+        raise ValueError(f"it is a decimal number, and no phone of {region}; format it as text")
+    abroad = _valid_number(f"+{digits.lstrip('+')}", region)
+    if abroad is not None and abroad.country_code == number.country_code and abroad != number:
+        raise ValueError("it is a decimal number, with or without country code; format it as text")
+    return phonenumbers.format_number(number, PhoneNumberFormat.E164)
+
+
+def _valid_number(text: str, region: str) -> phonenumbers.PhoneNumber | None:
+    try:
+        number = phonenumbers.parse(text, region)
+    except NumberParseException:
+        return None
+    return number if phonenumbers.is_valid_number(number) else None
 
 
 def _is_plain_e164(text: str) -> bool:

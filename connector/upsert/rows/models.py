@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
-from connector.upsert.rows.contact import e164, email_identity
+from connector.upsert.rows.cells import BadCell
+from connector.upsert.rows.contact import e164, email_identity, plain_email
 from connector.upsert.rows.values import (
     as_boolean,
     as_labels,
@@ -28,9 +29,10 @@ _NO_CONTROLS = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"
 def _check_email(address: str, info: ValidationInfo) -> str:
     """The address stays as it was typed; its identity is noted in the context."""
     try:
+        address = plain_email(address)
         row_context(info).email = email_identity(address)
     except ValueError as error:
-        raise ValueError(f"is no email address ({error}). Correct it, or empty the cell") from None
+        raise BadCell("is no email address", f"{error}") from None
     return address
 
 
@@ -39,7 +41,7 @@ def _to_e164(text: str, info: ValidationInfo) -> str:
     try:
         number, lost = e164(text, context.region)
     except ValueError as error:
-        raise ValueError(f"is no phone number ({error}). Correct it, or empty the cell") from None
+        raise BadCell("is no phone number", f"{error}") from None
     if lost:
         context.warnings.append(f"phone: {lost}")
     return number
@@ -140,6 +142,13 @@ ACTIVITY_FIELDS = tuple(
     for name in model.__annotations__
 )
 FIELDS = PROSPECT_FIELDS + ACTIVITY_FIELDS
+# fields whose digits are a name, or that hold no fraction: 10014.0 is 10014 there
+CODES = frozenset({"stageId", "pipelineId", "userId", "jobId", "postalCode", "office"}) | frozenset(
+    {"source", "newSourceName", "assignedTo", "ownerId", "muteWebhook", "update", "pin", "date"}
+    | {"dueAt", "meetingDate"}
+)
+# of those, the ones that hold no words, so that odd hyphens and spaces in them are undone
+PLAIN_CODES = CODES - {"office", "source", "newSourceName"}
 LONG_TEXT = frozenset({"notes", "body", "task"})
 NOT_TEXT = frozenset({"licenseStatus", "labels", "resume", "mentions"}) | frozenset(
     {"muteWebhook", "update", "pin", "date", "dueAt", "meetingDate"}

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from connector.upsert.rows.cells import ERROR_WORDS, check_readable, shown, text_of
+from connector.upsert.rows.cells import (
+    MAY_BE_ALTERED,
+    BadCell,
+    check_readable,
+    shown,
+    text_of,
+    unaltered,
+)
 from connector.upsert.rows.columns import ColumnPlan
-from connector.upsert.rows.models import LONG_TEXT, NOT_CLEARED, NOT_TEXT
+from connector.upsert.rows.contact import plain_contact
+from connector.upsert.rows.models import CODES, LONG_TEXT, NOT_CLEARED, NOT_TEXT, PLAIN_CODES
+from connector.upsert.rows.names import split_name
 from connector.upsert.rows.values import RowContext
 
 _SHOWN_CHARS = 60
+_EMPTY_CONSTANT = (
+    "is empty, and a constant goes into every row: it would clear everybody's. Remove it"
+)
 _US_POSTAL_DIGITS = 5
 _REASONS = {
     "missing": "is empty, and the API requires it. Fill it in",
@@ -29,14 +41,37 @@ _REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is wrong with one cell. column: as the input names it. reason: and what to do."""
+    """What is wrong with one cell. column: as the input names it. reason: and what to do, without
+    the cell's value. value, detail: what the cell holds, and more about it that may quote it."""
 
     column: str
     field: str
     reason: str
+    value: Any = None
+    detail: str = ""
+
+    @classmethod
+    def of(cls, column: str, field: str, error: ValueError, value: Any = None) -> Problem:
+        """What `error`, raised by a check of `value`, says about the cell."""
+        if not isinstance(error, BadCell):
+            return cls(column, field, str(error), value)
+        reason = f"{error}. Correct it, or empty the cell"
+        return cls(column, field, reason, value, error.detail)
 
     def __str__(self) -> str:
-        return f"{self.column}: {self.reason}."
+        """For the rejects file, beside the row."""
+        reason = self.reason
+        if self.detail:
+            what, _, next_step = reason.partition(". ")
+            reason = f"{what} ({self.detail}). {next_step}"
+        value = "" if self.value is None else f"{_quoted(self.value)} "
+        return f"{self.column}: {value}{reason}."
+
+    @property
+    def without_value(self) -> str:
+        """For everywhere else: the column, what is wrong, and how long the cell is."""
+        length = "" if self.value is None else f" ({len(shown(self.value))} characters)"
+        return f"{self.column}: {self.reason}{length}."
 
 
 @dataclass(frozen=True)
@@ -44,13 +79,15 @@ class PayloadMaker:
     """Makes one kind of payload out of a row.
 
     cells: (column, field) in the input's order. constants: field → value, for every row.
-    prefix: what the kind's fields begin with in a mapping, as in `note.`.
+    prefix: what the kind's fields begin with in a mapping, as in `note.`. full_name: the column
+    that holds first and last name together, if one does.
     """
 
     adapter: TypeAdapter[Any]
     prefix: str
     cells: tuple[tuple[str, str], ...]
     constants: dict[str, Any]
+    full_name: str | None = None
 
     @classmethod
     def of(cls, plan: ColumnPlan, adapter: TypeAdapter[Any], prefix: str) -> PayloadMaker:
@@ -65,6 +102,7 @@ class PayloadMaker:
             prefix,
             tuple((column, name.removeprefix(prefix)) for column, name in fields if mine(name)),
             {name.removeprefix(prefix): value for name, value in constants if mine(name)},
+            None if prefix else plan.full_name,
         )
 
     def filled(self, values: Mapping[str, Any]) -> bool:
@@ -109,42 +147,71 @@ class PayloadMaker:
         for column, name in self.cells:
             value = values.get(column)
             if type(value) is str and (trimmed := value.strip()):
-                if trimmed[0] != "#" or trimmed not in ERROR_WORDS:
+                if trimmed.isascii() and not MAY_BE_ALTERED.match(trimmed):
                     fields[name] = value if name in LONG_TEXT else trimmed
                     continue
-                value = trimmed
-            if value is None or value == "" or is_empty(value):
-                if clear_empty and name not in NOT_CLEARED:
+            elif value is None or value == "" or is_empty(value):
+                # a column that the row doesn't mention says nothing
+                if clear_empty and name not in NOT_CLEARED and column in values:
                     fields[name] = None
                 continue
             try:
-                fields[name] = _settled(value, name)
+                settled = _settled(value, name)
             except ValueError as error:
-                problems.append(Problem(column, name, str(error)))
+                problems.append(Problem.of(column, name, error))
                 continue
-            if name == "postalCode" and len(fields[name]) < _US_POSTAL_DIGITS:
-                context.warnings.append(f"{column}: {fields[name]} may have lost leading zeros")
+            if settled == "":  # ="" is an empty cell
+                if clear_empty and name not in NOT_CLEARED:
+                    fields[name] = None
+                continue
+            fields[name] = settled
+            if name == "postalCode" and len(settled) < _US_POSTAL_DIGITS:
+                context.warnings.append(f"{column}: {settled} may have lost leading zeros")
+        if self.full_name is not None:
+            self._add_names(fields, values.get(self.full_name), problems)
         return fields
 
-    def constant_problems(self, context: RowContext) -> Iterator[Problem]:
-        """What is wrong with the constants alone."""
-        own = PayloadMaker(
-            self.adapter, self.prefix, tuple((name, name) for name in self.constants), {}
-        )
-        problems: list[Problem] = []
-        own.payload(self.constants, context, problems)
-        yield from (problem for problem in problems if problem.field in self.constants)
+    def _add_names(self, fields: dict[str, Any], value: Any, problems: list[Problem]) -> None:
+        if is_empty(value):
+            return
+        try:
+            names = split_name(_settled(value, "firstName"))
+        except ValueError as error:
+            problems.append(Problem.of(self.full_name or "", "firstName", error, value))
+            return
+        fields["firstName"], fields["lastName"] = names
+
+    def with_settled_constants(self, context: RowContext, problems: list[Problem]) -> PayloadMaker:
+        """This maker, its constants read as cells are; `problems` gets what is wrong with them."""
+        names = tuple((name, name) for name in self.constants)
+        own = PayloadMaker(self.adapter, self.prefix, names, {})
+        found: list[Problem] = []
+        settled = own._fields(self.constants, context, found, clear_empty=False)
+        for name, value in self.constants.items():
+            if _says_nothing(value, name) or settled.get(name, "") is None:
+                found.append(Problem(name, name, _EMPTY_CONSTANT))
+        own.payload(self.constants, context, found)
+        known = {problem.field: problem for problem in reversed(found)}
+        problems += [known[name] for name in self.constants if name in known]
+        return replace(self, constants=settled)
 
     def _problems(self, error: ValidationError, known: set[str]) -> Iterator[Problem]:
         for detail in error.errors(include_url=False):
             name = str(detail["loc"][0])
             if name not in known:
                 column = next((col for col, field in self.cells if field == name), None)
-                yield Problem(column or f"{self.prefix}{name}", name, _reason(detail))
+                yield _problem(column or f"{self.prefix}{name}", name, detail)
 
 
 def _settled(value: Any, name: str) -> Any:
-    """`value` as the models take it. Raises ValueError where it has none, or no text."""
+    """`value` as the models take it, what other programs did to it undone; "" where nothing is
+    left. Raises ValueError where it has none, or no text."""
+    if isinstance(value, str):
+        trimmed = value.strip()
+        text = unaltered(trimmed, is_code=name in CODES)
+        if name in PLAIN_CODES:
+            text = plain_contact(text).replace("\xa0", " ")
+        return value if name in LONG_TEXT and text == trimmed else text
     check_readable(value)
     return value if name in NOT_TEXT else text_of(value)
 
@@ -154,13 +221,21 @@ def is_empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
-def _reason(detail: Any) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
+def _says_nothing(value: Any, name: str) -> bool:
+    if name == "labels" and isinstance(value, str):
+        return not value.strip(" ;|[]")
+    return is_empty(value) or value in ([], {}, '=""')
+
+
+def _problem(column: str, name: str, detail: Any) -> Problem:
+    """What pydantic found wrong with one field."""
+    kind, context, value = detail["type"], detail.get("ctx", {}), detail["input"]
     if kind == "missing":
-        return _REASONS[kind]
-    text = str(context["error"]) if kind == "value_error" else detail["msg"]
-    reason = _REASONS[kind].format(**context) if kind in _REASONS else text.rstrip(".")
-    return f"{_quoted(detail['input'])} {reason}"
+        return Problem(column, name, _REASONS[kind])
+    if kind == "value_error":
+        return Problem.of(column, name, context["error"], value)
+    reason = _REASONS[kind].format(**context) if kind in _REASONS else detail["msg"].rstrip(".")
+    return Problem(column, name, reason, value)
 
 
 def _quoted(value: Any) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import Any, NamedTuple
 
 from connector.errors import BadMapping, InputError
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.rows.columns import DELETED_COLUMN, ColumnPlan
+from connector.upsert.rows.columns import ABSENT_COLUMN, DELETED_COLUMN, ColumnPlan
 from connector.upsert.rows.models import ACTIVITIES, ACTIVITY_PREFIXES, PROSPECT
 from connector.upsert.rows.payloads import PayloadMaker, Problem, is_empty
 from connector.upsert.rows.values import RowContext, time_zone
@@ -45,8 +47,9 @@ class Reject:
     """A row that would fail again unchanged. values: as the input held them, by column.
 
     column: the first column that is wrong, None where the row as a whole is. reason: all that
-    is wrong, and what to do; it quotes cells, so it belongs into files, not into logs.
+    is wrong, and what to do; it quotes cells, so it goes into the rejects file alone.
     raw: the row as it stands in the input, where it couldn't be read as one; for the file alone.
+    without_values: the reason for logs, ledger and results; "" where `reason` quotes nothing.
     """
 
     row_number: int
@@ -54,6 +57,12 @@ class Reject:
     column: str | None
     reason: str
     raw: str | None = None
+    without_values: str = ""
+
+    @property
+    def public_reason(self) -> str:
+        """The reason as it may be logged and stored."""
+        return self.without_values or self.reason
 
 
 class Validator:
@@ -84,9 +93,15 @@ class Validator:
             kind: PayloadMaker.of(plan, ACTIVITIES[kind], f"{prefix}.")
             for prefix, kind in ACTIVITY_PREFIXES.items()
         }
-        self._activities = {kind: one for kind, one in makers.items() if one.cells or one.constants}
         self._tells_deleted = DELETED_COLUMN in plan.ignored
+        self._may_omit = ABSENT_COLUMN in plan.ignored
         self._check_plan()
+        self._prospect = self._with_constants(self._prospect)
+        self._activities = {
+            kind: self._with_constants(one)
+            for kind, one in makers.items()
+            if one.cells or one.constants
+        }
 
     def check(self, row: InputRow) -> ValidRow | Reject:
         """`row` as it may be sent, or why it may not. Never raises for what a row holds."""
@@ -94,16 +109,20 @@ class Validator:
             return Reject(row.row_number, row.values, None, row.problem, row.raw)
         context = RowContext(self._region, self._zone)
         problems: list[Problem] = []
-        payload = self._prospect.payload(
-            row.values, context, problems, clear_empty=self._clear_empty
-        )
-        activities = self._made_activities(row.values, context, problems)
+        values = _mentioned(row.values) if self._may_omit else row.values
+        payload = self._prospect.payload(values, context, problems, clear_empty=self._clear_empty)
+        activities = self._made_activities(values, context, problems)
         if payload is not None:
-            problems += self._row_problems(payload, row.values)
+            problems += self._row_problems(payload, values)
             payload["update"] = payload.get("update", True) and self._mode != "create-only"
         if problems or payload is None:
-            reason = " ".join(str(problem) for problem in problems)
-            return Reject(row.row_number, row.values, problems[0].column or None, reason)
+            return Reject(
+                row.row_number,
+                row.values,
+                problems[0].column or None,
+                " ".join(map(str, problems)),
+                without_values=" ".join(problem.without_value for problem in problems),
+            )
         return ValidRow(
             row.row_number,
             payload,
@@ -172,7 +191,7 @@ class Validator:
         try:
             return replace(context, zone=time_zone(named))
         except ValueError as error:
-            problems.append(Problem(column or "meeting.timeZone", "timeZone", f"{named!r} {error}"))
+            problems.append(Problem.of(column or "meeting.timeZone", "timeZone", error, named))
             return context
 
     def _check_plan(self) -> None:
@@ -183,10 +202,38 @@ class Validator:
                 reason="no column for email or phone, so that every push would create everybody "
                 "anew. Add one, or push with --mode create-only.",
             )
-        for maker in (self._prospect, *self._activities.values()):
-            for problem in maker.constant_problems(RowContext(self._region, self._zone)):
-                name = f"{maker.prefix}{problem.field}"
-                raise BadMapping(
-                    place=self._plan.constants_place,
-                    reason=f"[constants] {name}: {problem.reason}.",
-                )
+        for name in ("email", "phone"):
+            if name in self._plan.constants:
+                raise self._bad_constant(name, "every row would be the same person. Remove it.")
+        if self._mode == "update-only" and "update" in self._plan.constants:
+            raise self._bad_constant("update", "--mode update-only decides this. Remove it.")
+
+    def _with_constants(self, maker: PayloadMaker) -> PayloadMaker:
+        """`maker` with its constants read as cells are, once for all rows."""
+        problems: list[Problem] = []
+        settled = maker.with_settled_constants(RowContext(self._region, self._zone), problems)
+        if "timeZone" in settled.constants and not problems:
+            self._in_meeting_zone(replace(settled, cells=()), {}, RowContext("", UTC), problems)
+        for problem in problems:
+            told = str(problem).removeprefix(f"{problem.column}: ")
+            raise self._bad_constant(f"{maker.prefix}{problem.field}", told)
+        return settled
+
+    def _bad_constant(self, name: str, reason: str) -> BadMapping:
+        return BadMapping(place=self._plan.constants_place, reason=f"[constants] {name}: {reason}")
+
+
+def _mentioned(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A row of a rejects file without the columns that its input's row didn't mention, except
+    where somebody has filled them in since."""
+    try:
+        absent = json.loads(values.get(ABSENT_COLUMN) or "[]")
+    except (TypeError, ValueError):
+        absent = []
+    if not isinstance(absent, list):
+        return values
+    return {
+        column: value
+        for column, value in values.items()
+        if not (is_empty(value) and column in absent)
+    }

@@ -16,14 +16,18 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import ValidationInfo
 
-from connector.upsert.rows.cells import json_ready, text_of
+from connector.upsert.rows.cells import check_readable, json_ready, text_of
 
 _TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
 _FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
 _LICENSES = ("not_started", "in_progress", "licensed")
 _SPACES = re.compile(r"[\s_-]+")
-# 2001-09-09 and 2286-11-20: in between, ms have 13 digits, and seconds have 10
-_FIRST_MS, _LAST_MS = 10**12, 10**13
+# from 2001-09-09 on ms have 13 digits, and seconds 10
+_FIRST_MS = 10**12
+# years that something can have happened in, or be due in; zero dates (1899-12-30, 1970-01-01),
+# years of two digits (0025) and `never` (9999-12-31) lie outside
+_FIRST_YEAR, _LAST_YEAR = 1980, 2100
+_LAST_MS = 1000 * int(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
 
 
 @dataclass(slots=True)
@@ -75,6 +79,8 @@ def as_labels(value: Any, info: ValidationInfo) -> Any:
     else:
         parts = value if isinstance(value, list | tuple) else [value]
     labels = [text_of(part).strip() for part in parts if part is not None]
+    for label in labels:
+        check_readable(label)
     return list(dict.fromkeys(label for label in labels if label))
 
 
@@ -143,6 +149,11 @@ def as_ms(value: Any, info: ValidationInfo) -> Any:
 
 
 def _ms(moment: datetime | date, zone: tzinfo) -> int:
+    if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+        raise ValueError(
+            f"is in the year {moment.year}, which is none of {_FIRST_YEAR} to {_LAST_YEAR}. "
+            "Correct it"
+        )
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)
     if moment.tzinfo is None:
@@ -155,7 +166,9 @@ def _ms(moment: datetime | date, zone: tzinfo) -> int:
 
 def _checked_ms(number: int) -> int:
     if not _FIRST_MS <= number < _LAST_MS:
-        raise ValueError("is no time in Unix milliseconds, which have 13 digits")
+        raise ValueError(
+            "is no time in Unix milliseconds, which have 13 digits. Write it as 2025-03-31"
+        )
     return number
 
 

@@ -406,3 +406,259 @@ def test_no_row_of_any_values_ends_the_run(values: dict[str, Any]) -> None:
         assert orjson.loads(orjson.dumps(checked.payload)) == checked.payload
     else:
         assert checked.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ('="Globex"', "Globex"),
+        ('="He said ""hi"""', 'He said "hi"'),
+        ("=“01940”", "01940"),
+        ("=”01940”", "01940"),
+        ("'01941", "01941"),
+        ("'+1 (415) 555", "+1 (415) 555"),
+        ("'=mc2", "=mc2"),
+        ("'@home", "@home"),
+        ("'90s Records", "'90s Records"),
+        ("'t Hoen", "'t Hoen"),
+        ("Web 2.0", "Web 2.0"),
+        ("5.0", "5.0"),
+        ("1e309", "1e309"),
+        ("#1", "#1"),
+        ("=1+1", "=1+1"),
+    ],
+)
+def test_text_that_a_program_has_wrapped_is_unwrapped(text: str, sent: str) -> None:
+    """Where there is one thing it can have been; text that only looks like it stays."""
+    assert payload({"company": text}) == {"company": sent}
+
+
+def test_an_empty_text_formula_is_an_empty_cell() -> None:
+    """`=""` says what an empty cell says."""
+    assert payload({"company": '=""'}) == {}
+    assert payload({"company": '=""'}, clear_empty=True) == {"company": None}
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "sent"),
+    [
+        ("postalCode", "10014.0", "10014"),
+        ("postalCode", "10014,00", "10014"),
+        ("postalCode", "１２３－４５６７", "123-4567"),
+        ("postalCode", "1234\u00a0AB", "1234 AB"),
+        ("stageId", "17.0", "17"),
+        ("userId", '="007"', "007"),
+        ("muteWebhook", "1.0", True),
+        ("phone", "4155550100.0", "+14155550100"),
+        ("phone", "4155550100,0", "+14155550100"),
+        ("phone", "14155550100.00", "+14155550100"),
+        ("phone", '="4155550100"', "+14155550100"),
+        ("phone", "'+14155550100", "+14155550100"),
+        ("phone", "\u202a+1 415‑555‑0100\u202c", "+14155550100"),
+        ("phone", "415\u00ad555\u200b0100", "+14155550100"),
+        ("phone", "＋１４１５５５５０１００", "+14155550100"),
+        ("phone", "415.555.0100", "+14155550100"),
+        ("phone", "415555.0100", "+14155550100"),
+    ],
+)
+def test_what_is_certain_is_undone(column: str, text: str, sent: Any) -> None:
+    """A number kept as a float, text kept as a formula, signs that can't be seen."""
+    assert payload({column: text}) == {column: sent}
+
+
+@pytest.mark.parametrize(
+    ("text", "sent"),
+    [
+        ("tom‑b@example.com", "tom-b@example.com"),
+        ("tom\u00adb\u200b@example.com", "tomb@example.com"),
+        ("ｔｏｍ＠example．com", "tom@example.com"),
+        ("\ufefftom@example.com", "tom@example.com"),
+        ("\u00a0tom@example.com\u00a0", "tom@example.com"),
+        ("'tom@example.com'", "tom@example.com"),
+        ("josé@example.com", "josé@example.com"),
+        ("名前@example.com", "名前@example.com"),
+    ],
+)
+def test_an_email_is_sent_as_it_was_typed(text: str, sent: str) -> None:
+    """What Word and browsers slip in goes; letters of every script stay."""
+    row = check({**ANN, "email": text})
+    assert (row.payload["email"], row.email) == (sent, sent)
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("email", "“mara@example.com"),
+        ("email", "mara@example.com”"),
+        ("email", "‘mara@example.com’"),
+        ("email", "'mara@example.com"),
+        ("email", "tom–b@example.com"),
+        ("email", "tom\u00a0b@example.com"),
+        ("email", "tom…@example.com"),
+        ("phone", "612345678.0"),
+        ("phone", "212555143.0"),
+        ("phone", "212555014.3"),
+        ("phone", "415555.01"),
+        ("phone", "447911123456.0"),
+        ("phone", "6.12346E+11"),
+        ("phone", "6,12346E+11"),
+        ("phone", "6.12346e11"),
+        ("phone", "“4155550100"),
+        ("company", "6.12346E+11"),
+        ("stageId", "1.23457E+15"),
+        ("stageId", "12345678901234567.0"),
+        ("postalCode", 12345678901234567890.0),
+        ("company", float(2**53)),
+    ],
+)
+def test_what_is_lost_is_rejected_with_its_cell(column: str, text: Any) -> None:
+    """A digit more or less is somebody else's phone."""
+    row = check({**ANN, column: text})
+    assert isinstance(row, Reject)
+    assert row.column == column
+    assert str(text) not in row.public_reason
+
+
+def test_a_float_may_be_a_phone_with_or_without_country_code() -> None:
+    """491711234567.0 in Germany is two people's; 1711234567.0 is one's."""
+    assert "phone" in check({**ANN, "phone": "491711234567.0"}, default_region="DE").reason
+    found = check({**ANN, "phone": "1711234567.0"}, default_region="DE")
+    assert found.phone == "+491711234567"
+
+
+ERRORS = [
+    *("#N/A", "#NAME?", "#NV", "#WERT!", "#BEZUG!", "#VALEUR!", "#N/D", "#ERROR!", "#REF!", "#n/a"),
+    *("#DIV/0!", "#NULL!", "#NUM!", "#¡VALOR!", "#¿NOMBRE?", "#¡DIV/0!", "#ЗНАЧ!", "#N/B", "#I/T"),
+    *("#SPILL!", "#GETTING_DATA", "#KALK!", "#ÜBERLAUF!", "Err:502", "Err:504", "########", "###"),
+]
+
+
+@pytest.mark.parametrize("word", [*ERRORS, "#N/A N/A", " #REF! ", '="#N/A"'])
+@pytest.mark.parametrize("column", ["company", "phone", "labels", "notes", "firstName"])
+def test_an_error_word_is_never_sent(column: str, word: str) -> None:
+    """In whatever language, whatever field; and never taken for an empty cell."""
+    row = check({**ANN, column: word}, clear_empty=True)
+    assert isinstance(row, Reject)
+    assert row.column == column
+    assert "shows the error" in row.reason
+
+
+def test_an_error_word_among_labels_is_found() -> None:
+    """One of several parts."""
+    assert "shows the error" in reason({"labels": "Hot; #N/A"})
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("0024-03-01", "0025-03-01T10:00", "1899-12-30", "1900-01-01", "1904-01-01", "1970-01-01"),
+        *("9999-12-31", "2101-01-01", date(1899, 12, 30), datetime(25, 3, 1, tzinfo=UTC)),
+        *(9999999999999, "03/04/2025", "3.4.2025", "45717", "45717.5", "25-03-01", "20250301"),
+    ],
+)
+@pytest.mark.parametrize("field", ["note.date", "task.dueAt", "meeting.meetingDate"])
+def test_a_date_that_cannot_be_meant_is_rejected(field: str, value: Any) -> None:
+    """Years of two digits, zero dates, `never`, and what may be another day."""
+    cells = {"note.body": "x", "task.task": "x", "task.assignedTo": "u", **MEETING}
+    row = check({**ANN, **cells, field: value})
+    assert isinstance(row, Reject)
+    assert row.column == field
+
+
+def test_a_time_kept_as_a_float_or_as_text_is_the_time() -> None:
+    """13 digits and `.0`; `="2025-07-01"`."""
+    for text in ("1751374800123.0", '="1751374800123"'):
+        row = check({**ANN, "note.body": "x", "note.date": text})
+        assert row.activities[0].payload["date"] == 1751374800123
+
+
+def test_a_column_that_the_row_does_not_mention_says_nothing() -> None:
+    """With clear_empty an empty cell clears; one that isn't there doesn't."""
+    validator = Validator(Mapping.match([*ANN, "company", "title", "labels"]), clear_empty=True)
+    row = validator.check(InputRow(2, {**ANN, "title": None}))
+    assert isinstance(row, ValidRow)
+    assert row.payload == {**ANN, "title": None, "update": True}
+
+
+@pytest.mark.parametrize(
+    ("constants", "sent"),
+    [
+        ({"source": 2026}, "2026"),
+        ({"source": 2026.0}, "2026"),
+        ({"source": " Fair "}, "Fair"),
+        ({"source": '="Fair"'}, "Fair"),
+        ({"source": date(2026, 3, 1)}, "2026-03-01"),
+    ],
+)
+def test_a_constant_takes_the_path_of_cells(constants: dict[str, Any], sent: str) -> None:
+    """A year without quotes is the text a cell would be."""
+    assert check(ANN, Mapping(constants=constants)).payload["source"] == sent
+
+
+@pytest.mark.parametrize(
+    ("constants", "name"),
+    [
+        ({"company": ""}, "company"),
+        ({"company": "  "}, "company"),
+        ({"company": '=""'}, "company"),
+        ({"labels": []}, "labels"),
+        ({"labels": " ; "}, "labels"),
+        ({"resume": {}}, "resume"),
+        ({"firstName": ""}, "firstName"),
+        ({"company": "#N/A"}, "company"),
+        ({"company": True}, "company"),
+        ({"stageId": float("nan")}, "stageId"),
+        ({"source": 6e30}, "source"),
+        ({"note.body": " "}, "note.body"),
+        ({"note.body": "x", "note.date": "0025-01-01"}, "note.date"),
+        ({"note.body": "x", "note.date": "01/02/2025"}, "note.date"),
+        ({**MEETING, "meeting.timeZone": "Mars/Base"}, "meeting.timeZone"),
+        ({"muteWebhook": "perhaps"}, "muteWebhook"),
+    ],
+)
+@pytest.mark.parametrize("clear_empty", [True, False])
+def test_a_constant_that_cannot_be_right_is_refused_at_once(
+    constants: dict[str, Any], name: str, clear_empty: bool
+) -> None:
+    """No rejects file could mend it, so the mapping is named, and the constant."""
+    values = {column: value for column, value in ANN.items() if column not in constants}
+    columns = Mapping.match(list(values), Mapping(constants=constants, place="m.toml"))
+    with pytest.raises(BadMapping, match=rf"m\.toml: \[constants\] {re.escape(name)}: "):
+        Validator(columns, clear_empty=clear_empty)
+
+
+@pytest.mark.parametrize("name", ["email", "phone"])
+@pytest.mark.parametrize("mode", ["upsert", "create-only", "update-only"])
+def test_a_constant_contact_is_refused(name: str, mode: str) -> None:
+    """Every row would be the same person."""
+    columns = Mapping.match(["firstName", "lastName"], Mapping(constants={name: "x"}))
+    with pytest.raises(BadMapping, match=f"{name}: every row would be the same person"):
+        Validator(columns, mode=mode)
+
+
+def test_a_constant_that_the_mode_contradicts_is_refused() -> None:
+    """`update = false` while only updating."""
+    columns = Mapping.match(list(ANN), Mapping(constants={"update": False}))
+    with pytest.raises(BadMapping, match="update: --mode update-only"):
+        Validator(columns, mode="update-only")
+
+
+@pytest.mark.parametrize(
+    ("column", "secret"),
+    [
+        *(("phone", "41555501"), ("email", "mara.ortega"), ("email", "名(前@example.com")),
+        *(("company", "Globex" * 200), ("note.date", "Tuesday"), ("licenseStatus", "revoked")),
+        *(("resume", "[secret]"), ("meeting.timeZone", "Home"), ("note.mentions", "Bob")),
+        *(("labels", "hush" * 60), ("muteWebhook", "psst"), ("firstName", "Ann\x07")),
+    ],
+)
+def test_what_a_row_holds_is_in_its_reason_for_the_rejects_file_alone(
+    column: str, secret: str
+) -> None:
+    """Elsewhere the column and the length do."""
+    row = check({**ANN, **MEETING, "note.body": "x", column: secret})
+    assert isinstance(row, Reject)
+    assert secret[:60].encode("unicode_escape").decode() in row.reason or secret[:60] in row.reason
+    assert secret not in row.public_reason
+    assert column in row.public_reason
+    assert f"({len(secret)} characters)" in row.public_reason

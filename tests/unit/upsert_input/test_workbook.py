@@ -109,7 +109,8 @@ def test_a_value_below_no_header_rejects_its_row(write: WriteFile) -> None:
 
     reasons = rejects(open_input(write(workbook(fill), name="people.xlsx")))
     assert reasons[0] is None
-    assert "'lost' stands in a column without a header" in str(reasons[1])
+    assert "a cell stands in a column without a header. Name" in str(reasons[1])
+    assert str(reasons[1]).endswith("or empty it.")
 
 
 @pytest.mark.parametrize("name", ["people.csv", "people.xlsx.gz"])
