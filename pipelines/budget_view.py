@@ -112,7 +112,12 @@ def _window_line(window: WindowReport) -> str:
     if window.push_limit < window.limit:
         line += f"; pushes stop at {window.push_limit}, the rest is kept for pulls"
     if window.foreign_in_s > 0:
-        line += "; somebody else spends from this key"
+        line += (
+            f"; another program spends from this key (up to {window.foreign} of this window),"
+            f" so room is left for it for {_wait(window.foreign_in_s)}"
+        )
+    if window.spacing_s > 0:
+        line += f"; requests {_wait(window.spacing_s)} apart"
     if window.next_free_in_s > 0:
         line += f"; next slot in {_wait(window.next_free_in_s)}"
     return line

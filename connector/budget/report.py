@@ -19,7 +19,7 @@ from connector.budget.past_pulls import PastPulls
 from connector.budget.policy import permits
 from connector.budget.policy.forecast import constraints, forecast
 from connector.budget.policy.lanes import Pulls
-from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.learnt import FeedbackState, window_spacing_s
 from connector.budget.policy.permits import Facts, Terms
 from connector.budget.policy.windows import Limits, Window, windows_of
 from connector.budget.schema import spent
@@ -40,7 +40,8 @@ class WindowReport:
 
     pull, push: requests of each lane that count. push_limit: where pushes stop for pulls.
     next_free_in_s: until one more slot is free; 0 if one is.
-    foreign_in_s: how much longer others are known to spend from it; 0 if they aren't.
+    foreign_in_s: how much longer room is left for others that spend from it; 0 if there are none.
+    foreign: how many requests of theirs may count. spacing_s: between two requests, 0 for none.
     """
 
     length_s: float
@@ -51,6 +52,8 @@ class WindowReport:
     push: int
     next_free_in_s: float
     foreign_in_s: float
+    foreign: int = 0
+    spacing_s: float = 0.0
 
     @property
     def used(self) -> int:
@@ -183,6 +186,8 @@ class Reporter:
             free_at_s = view.lookups.free_at_s(index, None, ceiling.all - 1)
         if free_at_s is None:
             free_at_s = now_s + window.held_s
+        learnt = view.learnt.of(window)
+        foreign_in_s = max(0.0, learnt.foreign_until_s - now_s)
         return WindowReport(
             length_s=window.length_s,
             configured=window.limit,
@@ -191,7 +196,9 @@ class Reporter:
             pull=live.pull,
             push=live.push,
             next_free_in_s=max(0.0, free_at_s - now_s),
-            foreign_in_s=max(0.0, view.learnt.of(window).foreign_until_s - now_s),
+            foreign_in_s=foreign_in_s,
+            foreign=learnt.foreign_most if foreign_in_s > 0 else 0,
+            spacing_s=window_spacing_s(window, learnt, now_s, live.all),
         )
 
     def _eta(self, view: _View, count: int, lane: Lane, in_flight: int) -> Eta:

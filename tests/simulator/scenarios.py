@@ -35,6 +35,28 @@ def optimum_s(limits: Limits, requests: int) -> float:
     return starts_s[-1]
 
 
+def left_by_others_s(outcome: Outcome, limits: Limits) -> float:
+    """The optimum in what the others of this run left: the limits less their mean share."""
+    per_s = outcome.world.server.foreign_accepted / outcome.makespan_s
+    return optimum_s([(int(n - per_s * s), s) for n, s in limits], outcome.done)
+
+
+def pull_after_others_s(spent: int, *, pages: int = 36) -> float:
+    """How long a pull takes after others have spent `spent` of the hour, the last just now; the
+    headers speak of the hour."""
+    scenario = Scenario(pages, shows="longest")
+    world = _world(scenario, memory_ledger(scenario))
+    pull = Process(world, "pull", Lane.PULL, pages, LATENCY, 4)
+    for number in range(spent):
+        world.at(
+            3000 * (number + 1) / spent, lambda: world.server.arrive(world.now_s, foreign=True)
+        )
+    world.at(3000.0, pull.start)
+    world.run(lambda: pull.finished_s is not None)
+    assert pull.finished_s is not None
+    return pull.finished_s - 3000
+
+
 def counters(kind: str, limits: Limits, random: Random) -> list[Counter]:
     """Counters of one kind: sliding, fixed (at any alignment), bucket, small bucket, weighted."""
     made: list[Counter] = []
@@ -74,7 +96,8 @@ class Scenario:
     """processes: how many; requests: of all of them together; starts_s: when each begins.
 
     kill_s: when the last process is killed (its work is lost, the others go on).
-    foreign: somebody else's requests per second at a time. lanes: of the processes, in turn.
+    foreign: others' requests per second at a time. lanes: of the processes, in turn.
+    shows: the window that the headers speak of, see `Server`.
     """
 
     requests: int
@@ -89,6 +112,7 @@ class Scenario:
     foreign: Callable[[float], float] | None = None
     headers: str = "delta"
     retry_after: str = "delta"
+    shows: str = "fullest"
     clock_rate: float = 1.0
     wall_offset_s: float = 0.0
     request_timeout_s: float = 60.0
@@ -139,6 +163,7 @@ def _world(scenario: Scenario, ledger: SimulatedLedger) -> World:
         counters(scenario.kind, scenario.limits, random),
         headers=scenario.headers,
         retry_after=scenario.retry_after,
+        shows=scenario.shows,
         clock_rate=scenario.clock_rate,
         wall_offset_s=scenario.wall_offset_s,
     )

@@ -123,12 +123,14 @@ class Server:
     """Counters in front of one key. Counts a request when it arrives; refused ones don't count.
 
     headers: "delta", "epoch" or "none". retry_after: "delta", "date" or "none".
+    shows: the counter that headers speak of: the "fullest", or the "longest".
     clock_rate: how fast its clock runs against true time; wall_offset_s: by how much it is off.
     """
 
     counters: Sequence[Counter]
     headers: str = "delta"
     retry_after: str = "delta"
+    shows: str = "fullest"
     clock_rate: float = 1.0
     wall_offset_s: float = 0.0
     accepted: int = 0
@@ -159,7 +161,9 @@ class Server:
             self.refused += 1
 
     def _answer(self, blocking: Counter, wait_s: float, now_s: float) -> tuple[int, dict[str, str]]:
-        shown = blocking if wait_s > 0 else min(self.counters, key=lambda each: _left(each, now_s))
+        fullest = min(self.counters, key=lambda each: _left(each, now_s))
+        shown = self.counters[-1] if self.shows == "longest" else fullest
+        shown = blocking if wait_s > 0 else shown
         wall_s = EPOCH_S + now_s + self.wall_offset_s
         answer = {"date": formatdate(math.floor(wall_s), usegmt=True)}
         if self.headers != "none":

@@ -22,7 +22,9 @@ from tests.simulator.scenarios import (
     SCALED,
     Scenario,
     any_exact,
+    left_by_others_s,
     optimum_s,
+    pull_after_others_s,
     push_beside_pulls,
     run,
 )
@@ -101,14 +103,22 @@ def in_bursts(now_s: float) -> float:
     "others",
     [evenly, in_bursts],
 )
-def test_with_somebody_taking_half_of_the_key_few_of_ours_are_refused(
+def test_with_others_taking_half_of_the_key_ours_use_the_rest_and_few_are_refused(
     kind: str, others: Callable[[float], float]
 ):
-    """At most 1 % of our own; a scheduler that doesn't listen has ten times as many."""
-    scenario = Scenario(1500, limits=REAL[:1], kind=kind, foreign=others)
+    """At most 1 % of our own; a scheduler that doesn't listen has ten times as many. And what the
+    others leave is used: at most 1.1 times as long as that takes at best."""
+    scenario = Scenario(3000, limits=REAL[:1], kind=kind, foreign=others)
     outcome = run(scenario)
-    assert outcome.done == 1500
+    assert outcome.done == 3000
     assert outcome.refused_share <= 0.01
+    assert outcome.makespan_s <= 1.1 * left_by_others_s(outcome, scenario.limits)
+
+
+@pytest.mark.parametrize("spent", [1, 500, 3000])
+def test_a_pull_after_others_is_as_fast_as_alone_while_the_hour_has_room(spent: int):
+    """36 requests, with 5,999 to 3,000 of the hour free."""
+    assert pull_after_others_s(spent) <= 1.1 * pull_after_others_s(0)
 
 
 def test_whoever_does_not_listen_is_refused_often():

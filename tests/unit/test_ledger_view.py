@@ -23,7 +23,10 @@ from connector.settings import RateLimit
 from pipelines.budget_view import Plan, as_bars, as_json, as_lines
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-MINUTE = WindowReport(60.0, 300, 280, 200, pull=100, push=150, next_free_in_s=0, foreign_in_s=12)
+MINUTE = WindowReport(
+    60.0, 300, 280, 200, pull=100, push=150, next_free_in_s=0, foreign_in_s=12, foreign=10,
+    spacing_s=0.107,
+)  # fmt: skip
 HOUR = WindowReport(3600.0, 6000, 6000, 6000, 6000, 0, next_free_in_s=90.5, foreign_in_s=0)
 STATE = BudgetState(
     now_s=1000.0,
@@ -44,7 +47,8 @@ def test_lines_say_what_is_used_free_held_and_when_it_ends():
     assert "per 60 s: 250 of 280 used (pull 100, push 150), 30 free" in text
     assert "configured 300, lowered by what the server answers" in text
     assert "pushes stop at 200" in text
-    assert "somebody else spends from this key" in text
+    assert "another program spends from this key (up to 10 of this window)" in text
+    assert "room is left for it for 12 s; requests 0.107 s apart" in text
     assert "per 1 h: 6000 of 6000 used (pull 6000, push 0), 0 free; next slot in 90.5 s" in text
     assert "On hold for 7.5 s (until 2026-03-01T12:00:07Z): 429, asked to wait 8 s" in text
     assert "5000 more requests (push) would be done in 2 h 1 min (2026-03-01T14:01:40Z)" in text

@@ -4,14 +4,14 @@ Alone, nothing here ever changes a grant. `Remaining` lags by what is in flight,
 compared with our own count directly but with bounds on it: between a request's grant and its
 answer the server surely counted at least `own.least` and at most `own.most` of ours.
 
-    others_least = used − own.most > 0   proof that somebody else spends from the key
-    others_most  = used − own.least      what they may have spent
+    others_least = used − own.most > 0   proof that another program spends from the key
+    others_most  = used − own.least      what it may have spent
 
-Proof opens *foreign mode* for one window's length: the ceiling falls by others_most and 5 %, and
-grants are evenly spaced. A 429 that neither others nor a limit lower than known explain *paces*
-the window: the server counts in a way of its own (a weighted counter, a smaller bucket), or
-doesn't say that others are there. Every 429 puts a
-*hold* on the key; behind it goes one probe, then twice as many with each answer. The first
+Proof opens *foreign mode* for one window: the ceiling falls by what others may have spent and a
+margin, and grants are spaced near that ceiling (`learnt.spacing_s`), not before. A 429 that
+neither others nor a limit lower than known explain *paces* the window: the server counts in a way
+of its own (a weighted counter, a smaller bucket), or doesn't say that others are there. Every 429
+puts a *hold* on the key; behind it goes one probe, then twice as many with each answer. The first
 request a ledger ever sends is such a probe too, since the limits may be lower than configured.
 """
 
@@ -22,10 +22,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from connector.budget.policy.learnt import FASTEST_PACE, FeedbackState, pace_of
+from connector.budget.policy.learnt import FASTEST_PACE, FeedbackState, WindowState, pace_of
 from connector.budget.policy.readings import Reading, slack_s
 from connector.budget.policy.windows import Window
 
+FOREIGN_LASTS = 1.25
+"""Lengths of its window that foreign mode goes on for after the last proof. With 1, it ends just
+when a burst of a window ago may be repeated: blindly, with dozens of requests in flight."""
+OTHERS_GROW = 2.0
+"""By how much faster others may become between two answers, against their whole window so far."""
 SLOWER = 0.8
 SLOWEST = 0.05
 PACE_LASTS = 30
@@ -71,7 +76,11 @@ def update(
     """
     before = _remember_reset(state, reading)
     window = window_of(windows, before, reading)
-    state = before if window is None else _read_window(before, window, reading, own, now_s)
+    state = (
+        before
+        if window is None
+        else _read_window(before, window, reading, own, granted_s=granted_s, now_s=now_s)
+    )
     if not reading.refused:
         return _widen(state, granted_s)
     if granted_s >= state.hold_until_s:  # not the rest of a burst that was refused already
@@ -131,7 +140,13 @@ def _tighten(state: FeedbackState, window: Window, reading: Reading) -> Feedback
 
 
 def _read_window(
-    state: FeedbackState, window: Window, reading: Reading, own: OwnCounts, now_s: float
+    state: FeedbackState,
+    window: Window,
+    reading: Reading,
+    own: OwnCounts,
+    *,
+    granted_s: float,
+    now_s: float,
 ) -> FeedbackState:
     """What the headers say of `window`: its limit, and whether others spend from it."""
     state = _tighten(state, window, reading)
@@ -139,21 +154,38 @@ def _read_window(
     if used is None:
         return state
     proven = not reading.refused and used > own.most(window)  # a refusal just says 0 remain
-    if not proven and now_s >= learnt.foreign_until_s:
+    known = now_s < learnt.foreign_until_s
+    if not proven and not known:
         return state
+    others = _others(learnt, window, used, own, now_s) if known else used - own.least(window)
+    remaining, remaining_read_s = reading.remaining or 0, now_s
+    if known and granted_s < learnt.remaining_read_s and learnt.remaining < remaining:
+        # answers overtake each other: this one may well be older than the one that told less
+        remaining, remaining_read_s = learnt.remaining, learnt.remaining_read_s
     if proven or reading.refused:
-        learnt = replace(learnt, foreign_until_s=now_s + window.length_s)
-    if proven and now_s - learnt.pace_since_s <= window.length_s:
+        learnt = replace(learnt, foreign_until_s=now_s + FOREIGN_LASTS * window.length_s)
+    if proven and now_s - max(learnt.pace_since_s, state.hold_until_s) <= window.length_s:
         learnt = replace(learnt, paced_until_s=0.0)  # that 429 is explained
-    return state.with_window(
-        window,
-        replace(
-            learnt,
-            foreign_most=max(0, used - own.least(window)),
-            remaining=reading.remaining or 0,
-            server_limit=reading.limit or 0,
-        ),
+    learnt = replace(
+        learnt,
+        foreign_most=max(0, others),
+        foreign_read_s=now_s,
+        remaining=remaining,
+        remaining_read_s=remaining_read_s,
+        server_limit=reading.limit or 0,
     )
+    return state.with_window(window, learnt)
+
+
+def _others(learnt: WindowState, window: Window, used: int, own: OwnCounts, now_s: float) -> int:
+    """What others may have spent, where something is known of them.
+
+    The upper bound alone takes each of our requests in flight for one of theirs. But since the
+    last reading they can hardly have spent more than at twice their pace so far.
+    """
+    since = (now_s - learnt.foreign_read_s) / window.length_s
+    grown = learnt.foreign_most + math.ceil(OTHERS_GROW * learnt.foreign_most * since)
+    return max(used - own.most(window), min(used - own.least(window), grown))
 
 
 def _explain(

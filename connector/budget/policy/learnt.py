@@ -15,8 +15,16 @@ from typing import Any
 
 from connector.budget.policy.windows import Window
 
-MARGIN = 0.05
-"""The share of a window that is left to others while they are known to be there."""
+MARGIN = 0.03
+"""The share of a window that is left to others, beside what they may have spent, while they are
+known to be there: enough for what they send within one latency."""
+NEAR_OTHERS = 0.5
+NEAR_SHARE = 0.1
+"""With others there, grants are spaced once less is free than this share of what they may have
+spent, or of the limit: as much as they can add before we hear of it."""
+CATCH_UP = 2.0
+"""How much faster than evenly these go: what others leave isn't even, and a slot that they left
+unused a while ago is else never taken."""
 FASTEST_PACE = 0.98
 """Evenly spaced and this much below the limit, even a weighted counter is content."""
 PACE_RISE = 0.05
@@ -28,15 +36,17 @@ class WindowState:
     """What was learnt of one window. Times: ledger seconds; 0 = never.
 
     limit: as last reported, where it is lower than configured. foreign_until_s: end of foreign
-    mode. foreign_most, remaining, server_limit: others_most, Remaining and Limit at the last
-    reading in it.
+    mode. foreign_most: what others may have spent, as read at foreign_read_s. remaining:
+    Remaining, as read at remaining_read_s. server_limit: Limit at the last reading.
     pace: share of the limit to keep to until paced_until_s, since pace_since_s.
     """
 
     limit: int | None = None
     foreign_until_s: float = 0.0
     foreign_most: int = 0
+    foreign_read_s: float = 0.0
     remaining: int = 0
+    remaining_read_s: float = 0.0
     server_limit: int = 0
     pace: float = 1.0
     pace_since_s: float = 0.0
@@ -114,14 +124,30 @@ def pace_of(window: Window, learnt: WindowState, now_s: float) -> float:
     return min(FASTEST_PACE, learnt.pace + PACE_RISE * lengths)
 
 
-def spacing_s(windows: Sequence[Window], state: FeedbackState, now_s: float) -> float:
-    """Seconds between two grants: 0, except for paced windows and those with others in them."""
-    spacings_s = [
-        window.held_s / _limit(window, state.of(window), now_s)
-        for window in windows
-        if now_s < max(state.of(window).foreign_until_s, state.of(window).paced_until_s)
-    ]
-    return max(spacings_s, default=0.0)
+def spacing_s(
+    windows: Sequence[Window], state: FeedbackState, now_s: float, live: Sequence[int]
+) -> float:
+    """Seconds between two grants: 0, except in paced windows, and near the ceiling of those
+    that others spend from.
+
+    live: per window, the permits that still count.
+    """
+    return max(
+        window_spacing_s(window, state.of(window), now_s, count)
+        for window, count in zip(windows, live, strict=True)
+    )
+
+
+def window_spacing_s(window: Window, learnt: WindowState, now_s: float, live: int) -> float:
+    """Seconds between two grants that one window asks for; live: permits that still count."""
+    limit = _limit(window, learnt, now_s)
+    evenly_s = window.held_s / limit
+    if now_s < learnt.paced_until_s:
+        return evenly_s
+    near = max(NEAR_OTHERS * learnt.foreign_most, NEAR_SHARE * window.limit)
+    if now_s < learnt.foreign_until_s and limit - live < near:
+        return evenly_s / CATCH_UP
+    return 0.0
 
 
 def width(state: FeedbackState, now_s: float) -> int | None:

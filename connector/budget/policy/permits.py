@@ -105,7 +105,7 @@ def terms(
         ),
         not_before_s=state.hold_until_s,
         width=learnt.width(state, now_s),
-        spacing_s=learnt.spacing_s(windows, state, now_s),
+        spacing_s=learnt.spacing_s(windows, state, now_s, [each.all for each in facts.live]),
         reserved=any(reserves),
         pull_first=not lanes.pull_has_its_share(corrected, facts.live),
         until_s=learnt.changes_at_s(state, now_s),

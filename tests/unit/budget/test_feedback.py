@@ -53,40 +53,77 @@ def limits(state: FeedbackState, now_s: float = 101.0) -> tuple[int, ...]:
     return learnt.limits(WINDOWS, state, now_s)
 
 
+def spacing_s(state: FeedbackState, now_s: float, live: int = 0) -> float:
+    return learnt.spacing_s(WINDOWS, state, now_s, [live, live])
+
+
 def test_alone_nothing_changes():
     """The server counts no more than we may have sent, however far Remaining lags."""
     state = after(ok(remaining=200), own=Own(at_most=100, at_least=1))
     assert limits(state) == (300, 6000)
-    assert learnt.spacing_s(WINDOWS, state, 101) == 0
+    assert spacing_s(state, 101) == 0
     assert learnt.width(state, 101) is None
     assert state.windows == {}
 
 
 def test_more_than_we_can_have_sent_proves_others():
-    """60 of 160 are others' at least, 70 at most: 300 - 70 - 5 % stay for us, evenly spaced."""
+    """60 of 160 are others' at least, 70 at most: 300 - 70 - 3 % stay for us."""
     state = after(ok(remaining=140))
-    assert limits(state) == (300 - 70 - 15 - 1, 6000)
-    assert learnt.spacing_s(WINDOWS, state, 101) == pytest.approx(60.05 / 214)
+    assert limits(state) == (300 - 70 - 9 - 1, 6000)
     assert learnt.width(state, 101) == 140
 
 
-def test_foreign_mode_ends_a_window_after_the_last_proof():
+def test_requests_are_spaced_only_near_the_ceiling_that_others_leave():
+    """220 stay beside others' 70: as fast as ever until less than half of those 70 is free."""
+    state = after(ok(remaining=140))
+    assert spacing_s(state, 101, live=220 - 35) == 0
+    assert spacing_s(state, 101, live=220 - 34) == pytest.approx(60.05 / 220 / 2)
+
+
+def test_one_foreign_request_in_the_hour_slows_nothing_down():
+    """5,818 of 5,999 are ours still, and go out as they did until 600 of them are left."""
+    state = after(ok(limit=6000, remaining=5898, reset_s=1800.0), own=Own(100, 99))
+    assert limits(state)[1] == 6000 - 3 - 180 - 1
+    assert spacing_s(state, 101, live=5000) == 0
+    assert 0 < spacing_s(state, 101, live=5300) < 1
+
+
+def test_requests_in_flight_are_not_taken_for_others():
+    """What others had spent a second ago is known; since then they can't have spent 40."""
+    state = after(ok(remaining=180), own=Own(110, 110))
+    assert state.windows["60"].foreign_most == 10
+    state = after(ok(remaining=130), state, Own(160, 120), granted_s=100.0, now_s=101.0)
+    assert state.windows["60"].foreign_most == 11
+    state = after(ok(remaining=100), state, Own(160, 130), granted_s=101.0, now_s=102.0)
+    assert state.windows["60"].foreign_most == 40, "unless the server proves it"
+
+
+def test_an_answer_that_was_overtaken_does_not_raise_what_remains():
+    """Sent before the last answer came, it may be older, whatever it says."""
+    state = after(ok(remaining=140))
+    state = after(ok(remaining=20), state, granted_s=100.5, now_s=101.0)
+    assert learnt.width(after(ok(remaining=90), state, granted_s=100.9, now_s=101.2), 102) == 20
+    assert learnt.width(after(ok(remaining=90), state, granted_s=101.1, now_s=101.4), 102) == 90
+
+
+def test_foreign_mode_ends_a_window_and_a_quarter_after_the_last_proof():
+    """After exactly one, our own burst of a window ago would be repeated blindly."""
     state = after(ok(remaining=140))
     again = after(ok(remaining=200), state, now_s=130.0)
-    assert limits(again, 159.0)[0] < 300
-    assert limits(again, 160.0) == (300, 6000)
-    assert learnt.changes_at_s(state, 101.0) == 160.0
+    assert limits(again, 174.0)[0] < 300
+    assert limits(again, 175.0) == (300, 6000)
+    assert learnt.changes_at_s(state, 101.0) == 175.0
 
 
-def test_others_who_took_everything_leave_us_a_twentieth():
+def test_others_who_took_everything_leave_us_a_few():
     """Somebody must ask from time to time whether they are still there."""
     state = after(ok(remaining=0), own=Own(1, 1))
-    assert limits(state)[0] == 15
+    assert limits(state)[0] == 9
 
 
 def test_the_hour_is_recognised_by_its_limit():
     state = after(ok(limit=6000, remaining=3000))
-    assert limits(state) == (300, 6000 - 2910 - 300 - 1)
+    assert limits(state) == (300, 6000 - 2910 - 180 - 1)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +229,7 @@ def test_an_answer_to_a_request_from_before_the_hold_proves_nothing():
 def test_a_429_that_nothing_explains_paces_its_window():
     state = after(refusal(limit=300, remaining=0, reset_s=5.0, retry_after_s=5.0))
     assert limits(state)[0] == 294
-    assert learnt.spacing_s(WINDOWS, state, 110) == pytest.approx(60.05 / 294)
+    assert spacing_s(state, 110) == pytest.approx(60.05 / 294)
     assert limits(state, 100 + 30 * 60.0 + 1)[0] == 300
 
 
@@ -213,20 +250,28 @@ def test_a_paced_window_that_is_refused_again_slows_down_and_recovers():
 def test_a_429_that_taught_a_lower_limit_needs_no_pace():
     state = after(refusal(limit=100, remaining=0, reset_s=30.0, retry_after_s=30.0))
     assert limits(state)[0] == 100
-    assert learnt.spacing_s(WINDOWS, state, 140) == 0
+    assert spacing_s(state, 140) == 0
 
 
 def test_others_found_behind_a_429_end_its_pace():
     paced = after(refusal(limit=300, remaining=0, reset_s=5.0, retry_after_s=5.0))
     state = after(ok(remaining=140), paced, granted_s=106, now_s=107)
     assert state.windows["60"].paced_until_s == 0
-    assert limits(state, 168) == (300, 6000)
+    assert limits(state, 183) == (300, 6000)
+
+
+def test_others_found_after_a_hold_as_long_as_the_window_end_its_pace_too():
+    """The hold lasted as long as the window: nothing could be learnt of others before its end."""
+    paced = after(refusal(limit=300, remaining=0, reset_s=60.0, retry_after_s=60.0))
+    assert paced.windows["60"].paced_until_s > 0
+    state = after(ok(remaining=290), paced, Own(2, 1), granted_s=160, now_s=161)
+    assert state.windows["60"].paced_until_s == 0
 
 
 def test_a_429_among_others_keeps_foreign_mode_on():
     state = after(ok(remaining=140))
     state = after(refusal(limit=300, remaining=0, reset_s=5.0), state, granted_s=109, now_s=110)
-    assert state.windows["60"].foreign_until_s == 170
+    assert state.windows["60"].foreign_until_s == 185
     assert state.windows["60"].paced_until_s == 0
 
 
@@ -258,7 +303,7 @@ def test_whatever_servers_say_limits_stay_within_1_and_what_was_configured(
         for limit, window in zip(learnt.limits(WINDOWS, state, now_s), WINDOWS, strict=True):
             assert 1 <= limit <= window.limit
         assert state.hold_until_s <= now_s + 3600
-        assert 0 <= learnt.spacing_s(WINDOWS, state, now_s) <= WINDOWS[-1].held_s
+        assert 0 <= spacing_s(state, now_s, live=150) <= WINDOWS[-1].held_s
         width = learnt.width(state, now_s)
         assert width is None or width >= 1
 
