@@ -130,6 +130,22 @@ class DestinationError(RunError):
     """The destination could not be read or written."""
 
 
+class DestinationRefused(DestinationError):
+    """The destination will not take these rows, however often they are loaded.
+
+    `reason`: its kind of error.
+    """
+
+    def __init__(self, *, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"The destination refused rows: {reason}. They are read again by the next run, and "
+            "rows loaded before them are kept. Undo what was changed by hand in its tables "
+            "(a column's type, a constraint, a trigger), or leave the field out with "
+            "exclude_columns in [pull.<resource>]."
+        )
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like `name`; None if none does."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any, Self
 import dlt
 import duckdb
 
-from connector.errors import ConfigurationError
+from connector.errors import ConfigurationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from pipelines.destination import memory, quiet_dlt
@@ -24,6 +25,7 @@ from pipelines.destination.foreign_writes import (
 )
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
+from pipelines.destination.more_column import forms
 from pipelines.destination.publish import publish, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
@@ -54,6 +56,8 @@ class Destination:
         self._settings = settings
         self._places: Places = places(settings)
         self._stack = ExitStack()
+        self.warnings: dict[str, Counter[str]] = {}
+        """By table: what could not land in a column of its own, and how often."""
         self._is_duckdb = settings.destination == "duckdb"
         try:
             tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
@@ -117,9 +121,25 @@ class Destination:
         """
         if worth_publishing:
             self._unpublished.touch()
-        self._room.fit(partial(self.loader.load, batches))
+        self._load_in_some_form(batches)
         if self._is_duckdb:
             self._room.fit(partial(checkpoint_if_due, self._connection, self._places.working_file))
+
+    def _load_in_some_form(self, batches: Sequence[Batch]) -> None:
+        known = {batch.table: self.columns(batch.table) for batch in batches}
+        refusal: DestinationRefused | None = None
+        for form in forms(self._settings.destination, batches, known):
+            try:
+                self._room.fit(partial(self.loader.load, form.batches))
+            except DestinationRefused as error:
+                _log.info("load.refused", reason=str(error))
+                refusal = refusal or error
+                continue
+            for table, counts in form.warnings.items():
+                self.warnings.setdefault(table, Counter()).update(counts)
+            return
+        assert refusal is not None
+        raise refusal
 
     def load_rows(
         self,

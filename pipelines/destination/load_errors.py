@@ -5,15 +5,37 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+import duckdb
 from dlt.common.configuration.exceptions import ConfigurationException
+from dlt.destinations.exceptions import DatabaseTerminalException
 
-from connector.errors import ConfigurationError, ConnectorError, DestinationError
+from connector.errors import (
+    ConfigurationError,
+    ConnectorError,
+    DestinationError,
+    DestinationRefused,
+)
 from connector.logs import redact
 
 # Errors of a connection, a file or a configuration name hosts, paths and fields; those of data
 # quote values. By the beginnings of their names: every ...Exception and ...Violation has an "io".
 _SAFE = re.compile(
     r"(IO|Connection|Operational|Permission|Catalog|Fatal|OutOfMemory|Config|DiskFull|Insufficient)"
+)
+
+
+_CAUSES = ("exception", "job_exception", "client_exception")
+# SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
+_REFUSING_CLASSES = {"22", "23", "42", "54"}
+_NOT_REFUSING = {"42501", "42P01"}  # no privilege, no such table
+_DUCKDB_REFUSALS = (
+    duckdb.BinderException,
+    duckdb.ConstraintException,
+    duckdb.ConversionException,
+    duckdb.InvalidInputException,
+    duckdb.OutOfRangeException,
+    duckdb.ParserException,
+    duckdb.TypeMismatchException,
 )
 
 
@@ -24,7 +46,8 @@ def chain(error: BaseException) -> Iterator[BaseException]:
     while isinstance(below, BaseException) and id(below) not in seen:
         seen.add(id(below))
         yield below
-        below = getattr(below, "exception", None) or below.__cause__ or below.__context__
+        inside = (getattr(below, name, None) for name in _CAUSES)  # dlt wraps without `from`
+        below = next(filter(None, inside), None) or below.__cause__ or below.__context__
 
 
 def root_cause(error: BaseException) -> BaseException:
@@ -44,6 +67,20 @@ def describe(error: BaseException) -> str:
     return f"{told}: {redact(str(cause).strip().splitlines()[0])}"
 
 
+def is_refusal(error: BaseException) -> bool:
+    """Whether the destination would refuse the same load again: of names, types, numbers, sizes.
+
+    A relation that is missing isn't one: somebody dropped it, and it is made anew.
+    """
+    cause = root_cause(error)
+    if isinstance(cause, _DUCKDB_REFUSALS):
+        return True
+    code = str(getattr(cause, "pgcode", None) or "")
+    if code:
+        return code[:2] in _REFUSING_CLASSES and code not in _NOT_REFUSING
+    return any(isinstance(each, DatabaseTerminalException) for each in chain(error))
+
+
 def load_failed(error: BaseException) -> ConnectorError:
     """The failure of a load as an error of ours."""
     if isinstance(error, DestinationError):
@@ -54,6 +91,8 @@ def load_failed(error: BaseException) -> ConnectorError:
             "dlt way, such as DESTINATION__POSTGRES__CREDENTIALS="
             "postgresql://user:password@host:5432/database; none of its parts may be empty."
         )
+    if is_refusal(error):
+        return DestinationRefused(reason=describe(error))
     return DestinationError(
         f"The destination could not be written: {describe(error)}. Rows loaded before it are "
         "kept, and the next run goes on from there. Check that the destination is reachable, "

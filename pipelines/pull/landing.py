@@ -34,7 +34,12 @@ class Landing:
     @property
     def warnings(self) -> dict[str, Counter[str]]:
         """By resource: what could not land as it came, and how often."""
-        return {name: maker.warnings for name, maker in self._makers.items() if maker.warnings}
+        moved = self._destination.warnings
+        found = {
+            name: maker.warnings + moved.get(name, Counter())
+            for name, maker in self._makers.items()
+        }
+        return {name: counts for name, counts in found.items() if counts}
 
     def create_tables(self) -> None:
         """Tables with every column of the contract, also where a list is empty."""

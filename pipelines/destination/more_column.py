@@ -1,0 +1,179 @@
+"""Fields that can't be columns at a destination land in the JSON column `_hc_more`, by API name.
+
+Most are known beforehand: names of system columns, more columns than a table may have, more values
+than a row of PostgreSQL's 8 kB has room for. Others show when a load is refused: then the fields
+that are new to the table move, and they are remembered in the column's schema, so that no later
+load is refused for them; and if that isn't enough, for this load alone, every field that the API's
+contract doesn't name.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+import pyarrow as pa
+
+from connector.source.columns import FIELD_HINT
+from connector.source.fields import CONTRACT
+from connector.source.naming import column_name, is_reserved
+from pipelines.destination.batches import Batch, as_table
+
+MORE_COLUMN = "_hc_more"
+_REMEMBERED = "x-hc-moved"  # a hint of MORE_COLUMN: columns that were refused
+_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
+_NOT_COLUMNS = {
+    "postgres": _SYSTEM_COLUMNS,
+    "redshift": _SYSTEM_COLUMNS | {"oid", "insertxid", "deletexid"},
+}
+_MOST_COLUMNS = {"postgres": 1600, "redshift": 1600, "mssql": 1024, "synapse": 1024}
+_SPARE_COLUMNS = 20  # for those that are ours or dlt's
+# of a page of 8192: what is left for optional values, long ones kept elsewhere by a pointer of 18
+_MOST_BYTES = {"postgres": 7000}
+_BYTES = {"bool": 1, "text": 21, "json": 21}  # at most, alignment included; others 8
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Columns = Mapping[str, Mapping[str, Any]]
+Warnings = dict[str, Counter[str]]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What to load. warnings: by table, which fields went to `_hc_more`, and how often."""
+
+    batches: Sequence[Batch]
+    warnings: Warnings
+
+
+def forms(
+    destination: str, batches: Sequence[Batch], known: Mapping[str, Columns]
+) -> Iterator[Form]:
+    """What to load; then, each time that was refused, the same rows with fewer columns.
+
+    destination: its name, as dlt calls it. known: by table, the columns at the destination.
+    """
+    impossible = {
+        batch.table: _impossible(destination, batch, known[batch.table]) for batch in batches
+    }
+    new = {batch.table: _optional(batch) - set(known[batch.table]) for batch in batches}
+    every = {batch.table: _optional(batch) for batch in batches}
+    before = None
+    for names, is_remembered in ((impossible, True), (new, True), (every, False)):
+        moved = {table: names[table] | impossible[table] for table in names}
+        if moved == before:
+            continue
+        before, warnings = moved, Warnings()
+        yield Form(
+            [
+                _Move(destination, batch, moved[batch.table], known[batch.table], warnings).done(
+                    is_remembered=is_remembered
+                )
+                for batch in batches
+            ],
+            warnings,
+        )
+
+
+def _impossible(destination: str, batch: Batch, known: Columns) -> set[str]:
+    optional = _optional(batch)
+    found = optional & {*_NOT_COLUMNS.get(destination, ()), *_remembered(known)}
+    if (most := _MOST_COLUMNS.get(destination)) is not None:
+        new = [name for name in batch.columns if name in optional - found - set(known)]
+        room = max(0, most - _SPARE_COLUMNS - len({*known, *batch.columns} - set(new) - found))
+        found |= set(new[room:])
+    return found
+
+
+def _optional(batch: Batch) -> set[str]:
+    """Columns of fields that the contract doesn't name."""
+    if batch.table not in CONTRACT:
+        return set()
+    own = {column_name(name) for name in CONTRACT[batch.table]}
+    return {name for name in batch.columns if name not in own and not is_reserved(name)}
+
+
+def _remembered(known: Columns) -> Sequence[str]:
+    return tuple(known.get(MORE_COLUMN, {}).get(_REMEMBERED, ()))
+
+
+class _Move:
+    """Moves columns of a batch, and single values of rows that are too big."""
+
+    def __init__(
+        self,
+        destination: str,
+        batch: Batch,
+        names: set[str],
+        known: Columns,
+        warnings: Warnings,
+    ) -> None:
+        self._destination, self._batch = destination, batch
+        self._names, self._known, self._warnings = names, known, warnings
+        self._more: dict[int, dict[str, Any]] = defaultdict(dict)
+
+    def done(self, *, is_remembered: bool) -> Batch:
+        batch = self._batch
+        most_bytes = _MOST_BYTES.get(self._destination)
+        may_be_too_big = most_bytes is not None and len(batch.columns) * 21 > most_bytes
+        if not (self._names or may_be_too_big):
+            return batch
+        rows = as_table(batch)
+        for name in sorted(self._names):
+            self._move(name, enumerate(rows[name].to_pylist()))
+        rows = rows.drop_columns(sorted(self._names))
+        if most_bytes is not None and may_be_too_big:
+            rows = self._without_what_is_too_big(rows, most_bytes)
+        if not (self._names or self._more):
+            return batch
+        more: dict[str, Any] = {"name": MORE_COLUMN, "data_type": "json", "nullable": True}
+        if remembered := {*_remembered(self._known), *(self._names if is_remembered else ())}:
+            more[_REMEMBERED] = sorted(remembered)
+        columns = {name: batch.columns[name] for name in rows.column_names} | {MORE_COLUMN: more}
+        texts = [_json(self._more[at]) if at in self._more else None for at in range(len(rows))]
+        rows = rows.append_column(MORE_COLUMN, pa.array(texts, pa.string()))
+        return replace(batch, rows=rows, columns=columns)
+
+    def _move(self, name: str, values: Any) -> None:
+        column = self._batch.columns[name]
+        label = str(column.get(FIELD_HINT, name))
+        count = 0
+        for at, value in values:
+            if value is not None:
+                is_json = column["data_type"] == "json"
+                self._more[at][label] = orjson.Fragment(value) if is_json else _plain(value)
+                count += 1
+        if count:
+            what = f"field {label} has no place in a column of {self._destination}"
+            found = self._warnings.setdefault(self._batch.table, Counter())
+            found[f"{what}; kept in {MORE_COLUMN}"] += count
+
+    def _without_what_is_too_big(self, rows: pa.Table, most_bytes: int) -> pa.Table:
+        optional = _optional(self._batch)
+        sizes = [0] * len(rows)
+        for index, name in enumerate(rows.column_names):
+            if name not in optional:
+                continue
+            size = _BYTES.get(self._batch.columns[name]["data_type"], 8)
+            values, moved = rows[name].to_pylist(), []
+            for at, value in enumerate(values):
+                sizes[at] += 0 if value is None else size
+                if value is not None and sizes[at] > most_bytes:
+                    moved.append((at, value))
+                    values[at] = None
+            if moved:
+                self._move(name, moved)
+                kept = pa.array(values, rows.schema.field(name).type)
+                rows = rows.set_column(index, rows.schema.field(name), kept)
+        return rows
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return orjson.dumps(values, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _plain(value: Any) -> Any:
+    """A time as the API has it: Unix milliseconds."""
+    return (value - _EPOCH) // timedelta(milliseconds=1) if isinstance(value, datetime) else value
