@@ -9,17 +9,20 @@ CSV ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint types sync push bench clean test-airflow
+.PHONY: help setup check test lint types sync push bench lock clean test-airflow
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
-$(STAMP): pyproject.toml config/constraints.txt
+LOCKS := config/requirements.lock config/requirements-dev.lock
+
+$(STAMP): pyproject.toml config/requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }
 	@echo "Installing into $(VENV) (a minute or two, once) ..." >&2
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c config/constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r config/requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 setup: $(STAMP) ## Create .venv and install everything, tests included
@@ -54,6 +57,18 @@ types: $(STAMP) ## Mypy, strict
 
 bench: $(STAMP) ## The numbers the design promises, beside their yardsticks
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+lock: $(STAMP) ## Choose current versions of what is needed, with hashes, for Python 3.11-3.14; and list their licences
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv pip-licenses
+	@$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  --extra dev -o config/requirements-dev.lock
+	@$(BIN)/uv pip compile --quiet pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
+	  --extra postgres --extra telemetry -c config/requirements-dev.lock -o config/requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r config/requirements-dev.lock
+	@$(BIN)/pip-licenses --format=markdown --order=license --ignore-packages hiringcenter-connector pip uv \
+	  pip-licenses prettytable wcwidth >config/licenses.md
 
 clean: ## Remove what was built and installed; data, ledger and settings stay
 	@rm -rf $(VENV) $(AIRFLOW_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

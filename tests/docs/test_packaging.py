@@ -82,11 +82,12 @@ def test_the_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path):
     (wheel,) = built.glob("*.whl")
     venv.create(tmp_path / "venv", with_pip=True)
     binaries = tmp_path / "venv/bin"
-    constraints = ROOT / "config/constraints.txt"
-    subprocess.run(
-        [binaries / "pip", "install", "-q", "--no-compile", "-c", constraints, wheel],
-        check=True, capture_output=True, cwd=tmp_path,
-    )  # fmt: skip
+    lock = ROOT / "config/requirements.lock"
+    for arguments in (["--require-hashes", "-r", lock], ["--no-deps", wheel]):
+        subprocess.run(
+            [binaries / "pip", "install", "-q", "--no-compile", *arguments],
+            check=True, capture_output=True, cwd=tmp_path,
+        )  # fmt: skip
     with Sandbox(SandboxOptions(prospects=30, notes=20, tasks=10, meetings=5)) as sandbox:
         environment = {
             **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
