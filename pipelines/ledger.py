@@ -10,6 +10,7 @@ from connector.budget.database import Database
 from connector.history import FreshnessLog, History
 from connector.settings import Settings
 from pipelines.places import prepare_state_dir
+from pipelines.relabelling import settle_labels
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ def open_ledger(settings: Settings) -> Iterator[LedgerView]:
     prepare_state_dir(settings)
     database = Database(settings.resolved_ledger_url)
     try:
+        settle_labels(settings, database)
         yield LedgerView(database, History(database), FreshnessLog(database))
     finally:
         database.close()

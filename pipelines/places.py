@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from connector.errors import ConfigurationError
 from connector.settings import Settings, state_dir
+from pipelines.labels import label_of
 
 
 @dataclass(frozen=True)
@@ -40,33 +42,133 @@ class Places:
 
 
 def destination_label(settings: Settings) -> str:
-    """What people call the destination: `duckdb:/data/x.duckdb#hiringcenter`."""
-    if settings.destination == "duckdb":
-        return f"{_place(settings)}#{settings.dataset}"
-    return _place(settings)
+    """What people call the destination: `duckdb:/data/x.duckdb#hiringcenter`.
+
+    Raises:
+        ConfigurationError: dlt's configuration doesn't say where it is.
+    """
+    if is_duckdb(settings):
+        return _bounded(f"{_place(settings)}#{settings.dataset}", 512)
+    return _bounded(_place(settings), 512)
 
 
 def pull_lock_name(settings: Settings) -> str:
     """The lock of the one pull that may run per destination."""
-    return f"pull into {_place(settings)}"
+    return f"pull into {_bounded(_place(settings), 240)}"
 
 
 def places(settings: Settings) -> Places:
     """The working paths of the settings' destination."""
-    place = _place(settings)
-    digest = hashlib.sha256(place.encode()).hexdigest()[:10]
-    name = settings.duckdb_path.stem if settings.destination == "duckdb" else settings.dataset
-    plain = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    name = duckdb_file(settings).stem if is_duckdb(settings) else settings.dataset
     state_path = settings.state_path
-    work_dir = state_path / "work" / f"{plain}-{digest}"
+    work_dir = state_path / "work" / work_folder(name, _place(settings))
     return Places(state_path, work_dir, work_dir / "pipelines" / settings.dataset)
+
+
+def work_folder(name: str, place: str) -> str:
+    """The name of a destination's working folder. name: of the file or dataset, for people."""
+    digest = hashlib.sha256(place.encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}-{digest}"
+
+
+def is_duckdb(settings: Settings) -> bool:
+    """Whether rows go to a DuckDB file of ours, published for analysts; by type, not by name."""
+    return destination_type(settings) == "duckdb"
+
+
+def duckdb_file(settings: Settings) -> Path:
+    """The file that analysts open, at the end of all links: a link stays one when it is replaced.
+
+    Raises:
+        ConfigurationError: the links lead in a circle.
+    """
+    path = settings.duckdb_path
+    try:
+        resolved = path.resolve()
+        resolved.is_file()
+    except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
+        raise ConfigurationError(
+            f"HIRINGCENTER_DUCKDB_PATH={path}: this path can't be followed: its links lead in a "
+            "circle, or one of its folders can't be read."
+        ) from error
+    return resolved
+
+
+def destination_type(settings: Settings) -> str:
+    """dlt's type of the configured destination: `postgres`, also of one that is named otherwise.
+
+    Raises:
+        ConfigurationError: dlt knows no such destination.
+    """
+    return "duckdb" if settings.destination == "duckdb" else _configured(settings)[0]
 
 
 def _place(settings: Settings) -> str:
     """What only one pull may write at a time: a DuckDB file, or a dataset of a server."""
     if settings.destination == "duckdb":
-        return f"duckdb:{settings.duckdb_path.absolute()}"
-    return f"{settings.destination}:{_database_name(settings.destination)}#{settings.dataset}"
+        return f"duckdb:{duckdb_file(settings)}"
+    kind, configuration = _configured(settings)
+    if kind == "duckdb":
+        _check_same_file(settings, configuration)
+        return f"duckdb:{duckdb_file(settings)}"
+    label = label_of(kind, configuration)
+    if label is None:
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r}: where it is isn't configured. "
+            f"{credentials_advice(settings.destination)}"
+        )
+    return f"{label}#{settings.dataset}"
+
+
+def credentials_advice(destination: str) -> str:
+    """How to say where a destination is, the dlt way."""
+    variable = f"DESTINATION__{destination.upper()}"
+    return (
+        f"Set it the dlt way: {variable}__CREDENTIALS, such as "
+        f"postgresql://user:password@host:5432/database, or {variable}__BUCKET_URL; or "
+        f"[destination.{destination}] in .dlt/secrets.toml."
+    )
+
+
+def _configured(settings: Settings) -> tuple[str, Any]:
+    """(dlt's type of the destination, its configuration as far as it is there)."""
+    from dlt.common.configuration.exceptions import ConfigurationException
+
+    from pipelines.destination.quiet_dlt import resolved_destination
+
+    try:
+        destination, configuration = resolved_destination(settings.destination)
+    except ConfigurationException as error:  # its message may quote the value
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r}: dlt can't read its configuration "
+            f"({type(error).__name__}). {credentials_advice(settings.destination)}"
+        ) from error
+    except Exception as error:
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r}: dlt can't make this destination "
+            f"({type(error).__name__}). Install its extra, and check its name."
+        ) from error
+    return destination.destination_type.rpartition(".")[2], configuration
+
+
+def _check_same_file(settings: Settings, configuration: Any) -> None:
+    """A destination of type duckdb under another name may have a file of its own configured."""
+    named = getattr(getattr(configuration, "credentials", None), "database", None)
+    if isinstance(named, str) and Path(named).resolve() != duckdb_file(settings):
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r} is a DuckDB file, and its "
+            f"credentials name another one than HIRINGCENTER_DUCKDB_PATH. Set "
+            f"HIRINGCENTER_DUCKDB_PATH to the file that analysts open, and leave out the "
+            f"credentials of {settings.destination!r}."
+        )
+
+
+def _bounded(name: str, length: int) -> str:
+    """A key of the ledger has a length; what goes beyond it is told apart by a digest."""
+    if len(name) <= length:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: length - 18]}..{digest}"
 
 
 def prepare_state_dir(settings: Settings) -> Path:
@@ -77,10 +179,3 @@ def prepare_state_dir(settings: Settings) -> Path:
         AlreadyRunning: a run of version 0.1 is at work.
     """
     return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
-
-
-def _database_name(destination: str) -> str:
-    """A server's address as the dlt way of credentials gives it, without user and password."""
-    variable = f"DESTINATION__{destination.upper()}__CREDENTIALS"
-    url = os.environ.get(variable, "")
-    return url.rpartition("@")[2] or "configured"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.settings import Settings
+from pipelines.places import is_duckdb
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class PublishedCopy:
 
 def published_copy(settings: Settings) -> PublishedCopy | None:
     """The copy of the settings' destination; None where readers use a server."""
-    if settings.destination != "duckdb":
+    if not is_duckdb(settings):
         return None
     try:
         made_s = settings.duckdb_path.stat().st_mtime

@@ -15,6 +15,7 @@ from connector.clock import Clock, SystemClock
 from connector.history import History, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.places import prepare_state_dir
+from pipelines.relabelling import settle_labels
 from pipelines.signals import StopSignal, stop_on_signals
 
 _log = logs.get_logger("session")
@@ -54,6 +55,7 @@ def open_session(settings: Settings, *, kind: str, run_id: str | None = None) ->
         stop = stack.enter_context(stop_on_signals())
         ledger = Database(settings.resolved_ledger_url)
         stack.callback(ledger.close)
+        settle_labels(settings, ledger)
         budget = stack.enter_context(
             RateBudget(
                 ledger,

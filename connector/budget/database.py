@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -18,6 +18,7 @@ from connector.budget.filelock import FileLock
 from connector.budget.ledger_errors import cant_open, translated
 from connector.budget.statements import Transaction
 from connector.errors import LedgerTooNew
+from connector.logs import hide
 
 Migration = Callable[[sa.Connection], None]
 
@@ -67,7 +68,7 @@ class Database:
             parsed = parsed.set(database=str(self.path))
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-        self.name = str(self.path or parsed.render_as_string(hide_password=True))
+        self.name = str(self.path or _server_name(parsed))
         self.engine = self._sqlite(self.path, parsed) if self.path else _postgres(parsed)
 
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
@@ -164,12 +165,39 @@ class Database:
                 migration(connection)
             _store_version(connection, component, found, len(migrations))
 
+    def version(self, component: str) -> int:
+        """To which version `component`'s tables were brought; 0 if to none."""
+        with self.read() as connection:
+            query = sa.select(_versions.c.version).where(_versions.c.component == component)
+            return int(connection.scalar(query) or 0)
+
+    def scrub(self) -> None:
+        """Write a SQLite file anew, so that nothing that was deleted can be read in it. What
+        PostgreSQL deletes is gone with its next vacuum."""
+        if not self.is_sqlite:
+            return
+        with self._guarded(), self._exclusive(), closing(self.engine.raw_connection()) as raw:
+            cursor = raw.cursor()
+            cursor.execute("VACUUM")
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def close(self) -> None:
         if self._kept is not None:
             self._kept.close()
         self.engine.dispose()
         if self._lock is not None:
             self._lock.close()
+
+
+def _server_name(url: sa.URL) -> str:
+    """A server for messages: host, port and database, never a user or what opens it. Passwords
+    may be in the query as well; libpq's own messages are kept from quoting them."""
+    parameters = {name: value for name, value in url.query.items() if isinstance(value, str)}
+    for secret in (url.password, parameters.get("password"), parameters.get("sslpassword")):
+        hide(str(secret or ""))
+    host = parameters.get("host") or url.host or "localhost"
+    port = parameters.get("port") or url.port or 5432
+    return f"postgresql://{host}:{port}/{parameters.get('dbname') or url.database or ''}"
 
 
 def _postgres(url: sa.URL) -> sa.Engine:

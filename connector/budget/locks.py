@@ -32,7 +32,7 @@ holders = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("holder", sa.String(512), nullable=False),
 )
-_MIGRATIONS = (_metadata.create_all,)
+MIGRATIONS = (_metadata.create_all,)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Held:
 @contextmanager
 def hold(database: Database, name: str, *, run_id: str) -> Iterator[Held]:
     """Hold the lock `name` for this process; AlreadyRunning (naming the holder) if it is taken."""
-    database.migrate("locks", _MIGRATIONS)
+    database.migrate("locks", MIGRATIONS)
     with ExitStack() as stack:
         taken = _file_lock if database.is_sqlite else _advisory_lock
         if not stack.enter_context(taken(database, name)):
@@ -68,12 +68,21 @@ def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode()).digest()
 
 
+def forget_file(database: Database, name: str) -> None:
+    """Remove the file of a lock whose name is given up; PostgreSQL has none."""
+    if database.path is not None:
+        _file_of(database.path, name).unlink(missing_ok=True)
+
+
+def _file_of(ledger: Path, name: str) -> Path:
+    return ledger.parent / "locks" / f"{_digest(name).hex()[:24]}.lock"
+
+
 @contextmanager
 def _file_lock(database: Database, name: str) -> Iterator[bool]:
     assert database.path is not None
-    folder = Path(database.path).parent / "locks"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{_digest(name).hex()[:24]}.lock"
+    path = _file_of(database.path, name)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:

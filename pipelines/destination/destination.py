@@ -32,7 +32,14 @@ from pipelines.destination.seen import SeenIds
 from pipelines.destination.unfinished import UnfinishedScans
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
 from pipelines.destination.working_file import checkpoint_if_due, open_working_file
-from pipelines.places import Places, places, prepare_state_dir, pull_lock_name
+from pipelines.places import (
+    Places,
+    destination_type,
+    duckdb_file,
+    places,
+    prepare_state_dir,
+    pull_lock_name,
+)
 
 __all__ = ["Destination", "pull_lock_name"]
 
@@ -54,11 +61,12 @@ class Destination:
         memory.settle()
         prepare_state_dir(settings)
         self._settings = settings
+        self._type = destination_type(settings)
         self._places: Places = places(settings)
         self._stack = ExitStack()
         self.warnings: dict[str, Counter[str]] = {}
         """By table: what could not land in a column of its own, and how often."""
-        self._is_duckdb = settings.destination == "duckdb"
+        self._is_duckdb = self._type == "duckdb"
         try:
             tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
             self._stack.enter_context(quiet_dlt.own_configuration(job_tries=tries))
@@ -82,7 +90,7 @@ class Destination:
             self._dlt_destination(),
             dataset=settings.dataset,
             folder=self._places.pipelines_dir,
-            file_format=_FILE_FORMATS.get(settings.destination),
+            file_format=_FILE_FORMATS.get(self._type),
         )
         self._stack.callback(self.loader.close)
         self.warehouse: Warehouse = (
@@ -95,7 +103,7 @@ class Destination:
     def _dlt_destination(self) -> Any:
         if self._is_duckdb:
             return DuckDb(self._connection)
-        if self._settings.destination not in _FILE_FORMATS:
+        if self._type not in _FILE_FORMATS:
             _log.warning("destination.untested", destination=self._settings.destination)
         try:
             return dlt.destination(self._settings.destination)
@@ -108,7 +116,7 @@ class Destination:
     @property
     def published_path(self) -> Path | None:
         """The file that analysts open; None where the destination is a server."""
-        return self._settings.duckdb_path.absolute() if self._is_duckdb else None
+        return duckdb_file(self._settings) if self._is_duckdb else None
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of a table by column name; empty if there is no such table yet."""

@@ -8,6 +8,7 @@ buckets, catalogs, under `destination.`. *How* they go is decided here alone.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import dlt
+from dlt.common.configuration import inject_section
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.provider import ConfigProvider
 from dlt.common.configuration.specs import PluggableRunContext
+from dlt.common.configuration.specs.base_configuration import BaseConfiguration, is_secret_hint
+from dlt.common.configuration.specs.config_section_context import ConfigSectionContext
 from dlt.common.configuration.utils import get_resolved_traces
 
-from connector.logs import get_logger
+from connector.logs import get_logger, hide
 
 PIPELINE_NAME = "hiringcenter"
 SCHEMA_NAME = "hiringcenter"
@@ -56,6 +60,7 @@ _CREDENTIALS = """
     sftp_allow_agent sftp_look_for_keys sftp_gss_auth sftp_gss_kex sftp_gss_deleg_creds
     sftp_gss_host sftp_gss_trust_dns
 """
+_SECRET_PARAMETER = re.compile(r"(?i)pass|token|secret|key")
 _lock = threading.Lock()
 _users = 0
 _replaced: Sequence[ConfigProvider] = ()
@@ -184,6 +189,32 @@ def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
     context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
     context.initialize_runtime()
     return before
+
+
+def resolved_destination(name: str) -> tuple[Any, Any]:
+    """(dlt's destination, its configuration as far as it is there); secrets are hidden from logs.
+
+    Raises:
+        Exception: of any kind: what dlt, or a library of the destination, says.
+    """
+    with own_configuration(), inject_section(ConfigSectionContext(pipeline_name=PIPELINE_NAME)):
+        destination = dlt.destination(name)
+        configuration = destination.configuration(destination.spec(), accept_partial=True)
+    _hide_secrets(configuration)
+    return destination, configuration
+
+
+def _hide_secrets(configuration: Any) -> None:
+    for name, hint in configuration.get_resolvable_fields().items():
+        value = getattr(configuration, name, None)
+        if isinstance(value, BaseConfiguration):
+            _hide_secrets(value)
+        elif isinstance(value, str) and is_secret_hint(hint):
+            hide(value)
+        elif name == "query" and isinstance(value, Mapping):
+            for each, text in value.items():
+                if _SECRET_PARAMETER.search(each):
+                    hide(str(text))
 
 
 def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:

@@ -14,6 +14,7 @@ from connector.errors import InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input, sql_input, table_input
 from connector.upsert.outbox.decisions import Mode
+from pipelines.places import is_duckdb
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,7 +138,7 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
             delimiter=request.delimiter,
             sheet=request.sheet,
         )
-    if request.database is None and settings.destination != "duckdb":
+    if request.database is None and not is_duckdb(settings):
         return _server_input(settings, request)
     path = request.database or settings.duckdb_path
     if request.database is None and not path.exists():

@@ -37,7 +37,7 @@ def account_number(settings: Settings, facts: Mapping[str, Any]) -> int | None:
     account_id = facts.get("accountId")
     if not isinstance(account_id, str | int) or isinstance(account_id, bool) or account_id == "":
         return None
-    return _number(f"{settings.base_url}\0{account_id}")
+    return number_of(f"{settings.base_url}\0{account_id}")
 
 
 def note_account(settings: Settings, ledger: Database, facts: Mapping[str, Any]) -> None:
@@ -71,9 +71,10 @@ def begin_sending(session: Session, database: Database) -> None:
 
 def destination_number(settings: Settings) -> int:
     """The number that stands for the destination in the outbox."""
-    return _number(destination_label(settings))
+    return number_of(destination_label(settings))
 
 
-def _number(name: str) -> int:
+def number_of(name: str) -> int:
+    """The number that stands for a name: of a destination, of an account."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)

@@ -17,6 +17,7 @@ from connector.settings import Settings
 from connector.upsert.outbox.comparing import READ_AS, same_phone
 from connector.upsert.outbox.pulled import NothingPulled, Pulled, PulledProspect
 from connector.upsert.rows.models import PROSPECT_FIELDS
+from pipelines.places import is_duckdb
 
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at
@@ -47,7 +48,7 @@ class Tables(Protocol):
 
 
 def _open(settings: Settings, stack: ExitStack) -> Tables | None:
-    if settings.destination != "duckdb":
+    if not is_duckdb(settings):
         return _open_server(settings, stack)
     if not settings.duckdb_path.exists():
         return None

@@ -1,0 +1,245 @@
+"""Labels of version 0.1 in the ledger: moved to those of today, and their texts wiped out.
+
+Version 0.1 called a server by whatever stood behind the @ of its credentials' variable: with
+`?password=` in it, or the whole of a service account's JSON. What the ledger keeps under such a
+label (run history, freshness, results that haven't landed, the working folder) belongs to the
+place that it named, and is found under that place's label from now on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import sqlalchemy as sa
+
+from connector.budget import locks
+from connector.budget.database import Database
+from connector.errors import ConfigurationError
+from connector.history import FreshnessLog, History
+from connector.logs import get_logger
+from connector.settings import Settings
+from pipelines.labels import label_of
+from pipelines.places import destination_label, work_folder
+
+_log = get_logger("ledger")
+_LABEL = re.compile(r"(?P<name>[^:]*):(?P<rest>.*)#(?P<dataset>[A-Za-z_][A-Za-z0-9_]{0,62})", re.S)
+_PULL = "pull into "
+_runs = sa.table("runs", *map(sa.column, ("label", "lock_name", "error", "summary")))
+_holders = sa.table("lock_holders", sa.column("name"))
+_results = sa.table("push_results", sa.column("destination"))
+
+
+def _freshness(name: str) -> sa.TableClause:
+    return sa.table(name, *map(sa.column, ("label", "resource", "last_pull_ms")))
+
+
+_FRESHNESS = (_freshness("freshness"), _freshness("freshness_published"))
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A destination as the ledger has it. place: what its lock and its folder are named by."""
+
+    label: str
+
+    @property
+    def place(self) -> str:
+        return self.label.rpartition("#")[0] if self.label.startswith("duckdb:") else self.label
+
+    @property
+    def folder(self) -> str:
+        name, _, dataset = self.label.rpartition("#")
+        plain = Path(name.partition(":")[2]).stem if name.startswith("duckdb:") else dataset
+        return work_folder(plain, self.place)
+
+
+def settle_labels(settings: Settings, ledger: Database) -> None:
+    """Move what the ledger has under labels of version 0.1. Costs a look where nothing is left.
+
+    Raises:
+        BudgetError: the ledger, or its outbox, can't be written.
+    """
+    History(ledger), FreshnessLog(ledger)
+    ledger.migrate("locks", locks.MIGRATIONS)
+    old, own = _label_of_old(settings), _label_of_today(settings)
+    done = ledger.version("labels")
+    moves: dict[str, str] = {}
+    for index, label in enumerate(sorted(_labels(ledger, only=None if not done else old)), 1):
+        new = own if own and label == old else label if done else cleaned(label, index)
+        if new != label:
+            moves[label] = new
+    if moves:
+        _move(settings, ledger, moves)
+    if moves or not done:
+        with _outbox(settings, ledger) as outbox:
+            if outbox is not None:
+                outbox.scrub()
+        ledger.scrub()
+        ledger.migrate("labels", (lambda _: None,))
+
+
+def cleaned(label: str, index: int) -> str:
+    """A label of version 0.1 without what isn't a place. index: tells unknown places apart."""
+    found = _LABEL.fullmatch(label)
+    if not found:
+        return label
+    name, rest, dataset = found["name"], found["rest"], found["dataset"]
+    if rest == "configured":  # moved as soon as its own settings are in use
+        return label
+    place = _place_of(name, rest)
+    return f"{place or f'{name}:unknown {index}'}#{dataset}"
+
+
+def _place_of(name: str, rest: str) -> str | None:
+    if name == "duckdb":
+        return f"duckdb:{os.path.realpath(rest)}"
+    if name == "motherduck" or rest.startswith("md:"):
+        return label_of("motherduck", {"credentials": {"database": rest}})
+    if re.search(r"""[{}"\s]""", rest):
+        return label_of("bigquery", {"project_id": _project(rest)})
+    with suppress(ValueError):
+        parts = urlsplit(rest if "://" in rest else f"//{rest}")
+        credentials = {
+            "host": parts.hostname,
+            "port": parts.port,
+            "database": parts.path.lstrip("/"),
+            "query": dict(parse_qsl(parts.query)),
+            "drivername": parts.scheme,
+        }
+        return label_of(name, {"credentials": credentials})
+    return None
+
+
+def _project(text: str) -> str | None:
+    """Of a service account's JSON, or of what stands behind the @ in it."""
+    with suppress(ValueError, TypeError, KeyError):
+        return str(json.loads(text)["project_id"])
+    found = re.search(r'"project_id"\s*:\s*"([^"]+)"', text) or re.match(
+        r"([a-z0-9-]+)\.iam\.gserviceaccount\.com", text
+    )
+    return found[1] if found else None
+
+
+def _label_of_old(settings: Settings) -> str:
+    """What version 0.1 called the destination of these settings."""
+    if settings.destination == "duckdb":
+        return f"duckdb:{settings.duckdb_path.absolute()}#{settings.dataset}"
+    url = os.environ.get(f"DESTINATION__{settings.destination.upper()}__CREDENTIALS", "")
+    return f"{settings.destination}:{url.rpartition('@')[2] or 'configured'}#{settings.dataset}"
+
+
+def _label_of_today(settings: Settings) -> str | None:
+    try:
+        return destination_label(settings)
+    except ConfigurationError:
+        return None
+
+
+def _labels(ledger: Database, *, only: str | None) -> set[str]:
+    """The labels that the ledger has; of `only` one, whether it has that."""
+    found: set[str] = set()
+    with ledger.read() as connection:
+        for table in (_runs, *_FRESHNESS):
+            query = sa.select(table.c.label).distinct()
+            if only is not None:
+                query = query.where(table.c.label == only)
+            found.update(connection.scalars(query))
+    return found
+
+
+def _move(settings: Settings, ledger: Database, moves: dict[str, str]) -> None:
+    """Outbox and folders first: killed in between, the ledger still knows what is to be moved."""
+    with _outbox(settings, ledger) as outbox, ledger.write() as connection:
+        if outbox is not None:
+            _move_results(outbox, moves)
+        for old, new in moves.items():
+            before, after = _Named(old), _Named(new)
+            _move_folder(settings, ledger, before, after)
+            for table in _FRESHNESS:
+                _move_freshness(connection, table, old, new)
+            connection.execute(sa.update(_runs).where(_runs.c.label == old).values(label=new))
+            _move_locks(connection, before, after)
+            if not before.label.startswith("duckdb:"):
+                _clean_texts(connection, before.place, after.place)
+    _log.info("ledger.labels_moved", labels=len(moves))
+
+
+def _clean_texts(connection: sa.Connection, old: str, new: str) -> None:
+    """In what runs said of themselves, as it is and inside JSON."""
+    for before, after in ((old, new), (json.dumps(old)[1:-1], json.dumps(new)[1:-1])):
+        for column in (_runs.c.error, _runs.c.summary):
+            connection.execute(
+                sa.update(_runs)
+                .where(column.contains(before, autoescape=True))
+                .values({column.name: sa.func.replace(column, before, after)})
+            )
+
+
+def _move_freshness(connection: sa.Connection, table: sa.TableClause, old: str, new: str) -> None:
+    """Of a resource that is known under both, the newer stays."""
+    known = {
+        row.resource: row.last_pull_ms
+        for row in connection.execute(
+            sa.select(table.c.resource, table.c.last_pull_ms).where(table.c.label == new)
+        )
+    }
+    rows = connection.execute(
+        sa.select(table.c.resource, table.c.last_pull_ms).where(table.c.label == old)
+    ).all()
+    for resource, pulled_ms in rows:
+        mine = table.c.resource == resource
+        worse = old if known.get(resource, -1) >= pulled_ms else new
+        connection.execute(sa.delete(table).where(mine, table.c.label == worse))
+        connection.execute(sa.update(table).where(mine, table.c.label == old).values(label=new))
+
+
+def _move_locks(connection: sa.Connection, before: _Named, after: _Named) -> None:
+    old, new = f"{_PULL}{before.place}", f"{_PULL}{after.place}"
+    connection.execute(sa.update(_runs).where(_runs.c.lock_name == old).values(lock_name=new))
+    taken = connection.scalar(sa.select(_holders.c.name).where(_holders.c.name == new))
+    if taken is None:
+        connection.execute(sa.update(_holders).where(_holders.c.name == old).values(name=new))
+    else:
+        connection.execute(sa.delete(_holders).where(_holders.c.name == old))
+
+
+def _move_folder(settings: Settings, ledger: Database, before: _Named, after: _Named) -> None:
+    work = settings.state_path / "work"
+    old, new = work / before.folder, work / after.folder
+    if old.is_dir() and not new.exists():
+        old.rename(new)
+    locks.forget_file(ledger, f"{_PULL}{before.place}")
+
+
+def _move_results(outbox: Database, moves: dict[str, str]) -> None:
+    from pipelines.push.outbox import number_of
+
+    with outbox.write() as connection:
+        if not sa.inspect(connection).has_table(_results.name):
+            return
+        for old, new in moves.items():
+            connection.execute(
+                sa.update(_results)
+                .where(_results.c.destination == number_of(old))
+                .values(destination=number_of(new))
+            )
+
+
+@contextmanager
+def _outbox(settings: Settings, ledger: Database) -> Iterator[Database | None]:
+    """The outbox beside the ledger; None where there is none yet."""
+    from pipelines.push.outbox import outbox_database
+
+    path = ledger.path
+    if path is not None and not path.with_name(f"{path.stem}-outbox{path.suffix}").exists():
+        yield None
+        return
+    with closing(outbox_database(settings)) as database:
+        yield database
