@@ -12,7 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any, TextIO, cast
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -88,14 +88,16 @@ class _RedactingHandler(logging.StreamHandler[TextIO]):
         return redact(super().format(record))
 
 
-def _renderer(stream: TextIO) -> Iterable[Any]:
+def _renderer(stream: TextIO, shape: str) -> Iterable[Any]:
     timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     yield structlog.contextvars.merge_contextvars
     yield structlog.processors.add_log_level
     yield timestamp
     yield structlog.processors.ExceptionRenderer(_way_of)
     yield _redact_event
-    if stream.isatty():
+    if shape == "json":
+        yield structlog.processors.JSONRenderer()
+    elif stream.isatty():
         yield structlog.dev.ConsoleRenderer(colors=True)
     else:
         yield structlog.processors.LogfmtRenderer(
@@ -103,12 +105,31 @@ def _renderer(stream: TextIO) -> Iterable[Any]:
         )
 
 
-def configure(verbosity: int = 0, stream: TextIO | None = None) -> None:
-    """Send logs to `stream` (stderr if None). verbosity: -1 warnings, 0 info, 1 debug, 2 all."""
-    stream = stream or sys.stderr
+class _Stderr:
+    """Whatever `sys.stderr` is when a line is written: a progress bar puts itself in its place, so
+    that lines appear above it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        return sys.stderr.isatty()
+
+
+def configure(
+    verbosity: int = 0, stream: TextIO | None = None, *, shape: Literal["text", "json"] = "text"
+) -> None:
+    """Send logs to `stream` (stderr if None). verbosity: -1 warnings, 0 info, 1 debug, 2 all.
+
+    shape: lines for people (on a terminal) and logfmt (elsewhere), or one JSON object a line.
+    """
+    stream = stream or cast("TextIO", _Stderr())
     level = {-1: logging.WARNING, 0: logging.INFO}.get(max(-1, verbosity), logging.DEBUG)
     structlog.configure(
-        processors=list(_renderer(stream)),
+        processors=list(_renderer(stream, shape)),
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,

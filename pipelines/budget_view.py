@@ -154,7 +154,7 @@ def _when(wait_s: float) -> str:
 
 def _wait(wait_s: float) -> str:
     """Up to two minutes in seconds, then in the two largest units."""
-    from pipelines.commands.durations import duration
+    from pipelines.wording import duration
 
     if math.isinf(wait_s):
         return "never, as the limits are"

@@ -132,6 +132,12 @@ class AlertSettings(Section):
     max_age_s: Positive | None = None
 
 
+class LogSettings(Section):
+    """format: `text` is for people on a terminal and logfmt elsewhere; `json` one object a line."""
+
+    format: Literal["text", "json"] = "text"
+
+
 class TelemetrySettings(Section):
     """Run spans through OpenTelemetry's own OTEL_* environment; off unless enabled."""
 
@@ -160,6 +166,7 @@ class Settings(BaseSettings):
     accounts: dict[AccountName, Account] = {}
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    logs: LogSettings = LogSettings()
     account: str | None = Field(default=None, exclude=True)
     project: Project = Field(default_factory=lambda: Project(Path.cwd()), exclude=True)
 

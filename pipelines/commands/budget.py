@@ -67,5 +67,7 @@ def look(settings: Settings, output: Output, plan: int | None) -> Result:
     on_terminal = sys.stdout.isatty() and not output.json
     draw = budget_view.as_bars if on_terminal else budget_view.as_lines
     return Result(
-        summary=budget_view.as_json(state, planned, now), lines=list(draw(state, planned, now))
+        summary=budget_view.as_json(state, planned, now),
+        lines=list(draw(state, planned, now)),
+        is_answer=True,
     )

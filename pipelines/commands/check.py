@@ -44,4 +44,9 @@ def _work(settings: Settings, output: Output) -> Result:  # noqa: ARG001 - every
             f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}" for check in checks
         ],
         exit_code=0 if fine else 1,
+        events=[
+            ("check.failed", {"check": check.name, "detail": check.detail})
+            for check in checks
+            if not check.ok
+        ],
     )

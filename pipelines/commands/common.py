@@ -76,7 +76,10 @@ _SHARED: dict[str, Any] = {
         0,
     ),
     "quiet": (
-        Annotated[bool, typer.Option("-q", "--quiet", help="Only results, warnings and errors.")],
+        Annotated[
+            bool,
+            typer.Option("-q", "--quiet", help="For cron: silent if all is well, else log lines."),
+        ],
         False,
     ),
 }
@@ -114,20 +117,28 @@ def run_command(options: Options, work: Work) -> NoReturn:
 
     os.umask(0o077)
     output = Output(json=options.json, verbosity=options.verbosity)
-    logs.configure(options.verbosity)
+    logs.configure(_log_level(options, output))
     result = guarded(lambda: _for_accounts(options, work, output))
-    output.text(result.lines)
+    output.result(result)
     if result.error is not None:
         output.error(result.error)
     output.object(result.summary)
     sys.exit(result.exit_code)
 
 
+def _log_level(options: Options, output: Output) -> int:
+    """Beside a progress bar, only warnings."""
+    return -1 if output.shows_progress and not options.verbosity else options.verbosity
+
+
 def _for_accounts(options: Options, work: Work, output: Output) -> Result:
+    from connector import logs
     from connector.errors import UsageError
     from connector.settings import account_settings, load
 
     settings = load(options.config, project=options.project)
+    if settings.logs.format == "json":
+        logs.configure(_log_level(options, output), shape="json")
     _apply_project(settings)
     if options.all_accounts:
         if options.account is not None or not settings.accounts:
@@ -177,6 +188,12 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
             line for name, result in results.items() for line in (f"Account {name}:", *result.lines)
         ],
         exit_code=code,
+        events=[
+            (event, {"account": name, **facts})
+            for name, result in results.items()
+            for event, facts in result.events
+        ],
+        is_answer=any(result.is_answer for result in results.values()),
     )
 
 

@@ -9,6 +9,10 @@ from typing import Any
 
 import orjson
 
+from pipelines.commands.result import Result
+
+ALREADY_RUNNING = 75
+
 
 class Output:
     """json: stdout gets exactly one JSON object (UTF-8), as its last line; text goes to stderr.
@@ -20,6 +24,22 @@ class Output:
         self.json, self.verbosity = json, verbosity
         if isinstance(sys.stdout, TextIOWrapper):  # a name that it can't write is no failed run
             sys.stdout.reconfigure(errors="backslashreplace")
+
+    @property
+    def is_quiet(self) -> bool:
+        """For cron: nothing where all is well, else log lines."""
+        return self.verbosity < 0
+
+    def result(self, result: Result) -> None:
+        """A command's result as text. Quiet, what ran is told only if it needs a look; what was
+        asked for (`runs`, `budget`) always is."""
+        if not self.is_quiet or result.is_answer:
+            self.text(result.lines)
+        elif result.exit_code not in (0, ALREADY_RUNNING):
+            from connector.logs import get_logger
+
+            for event, facts in result.events:
+                get_logger("command").warning(event, **facts)
 
     @property
     def shows_progress(self) -> bool:
@@ -37,9 +57,17 @@ class Output:
         stream.flush()
 
     def error(self, error: BaseException, *, account: str | None = None) -> None:
-        """One line: what happened (to which account) and what to do next, without secrets."""
-        from connector.logs import redact
+        """One line: what happened (to which account) and what to do next, without secrets.
 
+        In a log (`-q`) it has a time and the run's id; a lock that another run holds is no news
+        there.
+        """
+        from connector.logs import get_logger, redact
+
+        if self.is_quiet:
+            if getattr(error, "exit_code", 1) != ALREADY_RUNNING:
+                get_logger("command").error("command.failed", message=redact(str(error)))
+            return
         whose = "Error" if account is None else f"Error (account {account})"
         sys.stderr.write(f"{whose}: {redact(str(error))}\n")
 

@@ -53,11 +53,11 @@ def _pull(
 
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
+    from pipelines.progress import progress_of
     from pipelines.pull.run import pull
     from pipelines.pull.view import pull_lines
-    from pipelines.pull.watching import watch_of
 
-    report = pull(settings, wanted, watch_of(shown=output.shows_progress))
+    report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
     return Result(
         summary=report.summary,
         lines=pull_lines(report, settings),

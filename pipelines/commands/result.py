@@ -13,13 +13,17 @@ _WORST_FIRST = (2, 1, 75, 3, 0)
 class Result:
     """summary: the JSON object of `--json`. lines: text or rich renderables for people.
 
-    error: what ended the work early, told on stderr; it is in `summary` as well.
+    error: what ended the work early, told on stderr; it is in `summary` as well. events: what a log
+    says of a result that needs a look, by name and facts. is_answer: the text is what was asked
+    for, not news of a run.
     """
 
     summary: Mapping[str, Any]
     lines: Sequence[Any] = field(default_factory=tuple)
     exit_code: int = 0
     error: Exception | None = None
+    events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    is_answer: bool = False
 
 
 def worst(exit_codes: Sequence[int]) -> int:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.commands.common import Options, common_options, run_command
-from pipelines.commands.durations import duration, utc
 from pipelines.commands.result import Result
+from pipelines.wording import duration, utc
 
 if TYPE_CHECKING:
     from connector.history import RunRecord
@@ -56,10 +56,12 @@ def recent_runs(settings: Settings, last: int) -> Result:
     with open_ledger(settings) as ledger:
         records = ledger.history.recent(last, label)
     if not records:
-        return Result({"status": "ok", "runs": []}, lines=["No runs yet. Start: hiringcenter pull"])
+        none = ["No runs yet. Start: hiringcenter pull"]
+        return Result({"status": "ok", "runs": []}, lines=none, is_answer=True)
     return Result(
         summary={"status": "ok", "runs": [_facts(record) for record in records]},
         lines=[_table(records)],
+        is_answer=True,
     )
 
 
@@ -82,7 +84,8 @@ def one_run(settings: Settings, run_id: str) -> Result:
     lines += [
         f"row {row['row_number']}: {row['status']}: {row['message'] or ''}" for row in noteworthy
     ]
-    return Result(summary={**facts, "status": record.status, "noteworthy": noteworthy}, lines=lines)
+    summary = {**facts, "status": record.status, "noteworthy": noteworthy}
+    return Result(summary=summary, lines=lines, is_answer=True)
 
 
 def _noteworthy(settings: Settings, run_id: str) -> list[dict[str, Any]]:

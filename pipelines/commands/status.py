@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pipelines.commands.common import Options, common_options, run_command
-from pipelines.commands.durations import duration, parse_duration_s, utc
 from pipelines.commands.observed import observed
 from pipelines.commands.result import Result
+from pipelines.wording import duration, parse_duration_s, utc
 
 if TYPE_CHECKING:
     from connector.history import Freshness
@@ -64,6 +64,17 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
         summary=summary if copy is None else summary | {"copy": copy.facts()},
         lines=[_table(facts), *_copy_lines(facts, copy), *_advice(stale)],
         exit_code=1 if stale else 0,
+        events=[
+            (
+                "status.stale",
+                {
+                    "resource": name,
+                    "last_pull": facts[name]["last_pull"],
+                    "age_s": facts[name]["age_s"],
+                },
+            )
+            for name in stale
+        ],
     )
 
 

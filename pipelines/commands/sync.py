@@ -33,6 +33,7 @@ def _sync(options: Options) -> None:
 
 def sync(settings: Settings, output: Output) -> Result:
     """Every part in order; the exit code is the worst of them."""
+    from connector.logs import redact
     from connector.source.fields import RESOURCES
     from pipelines.commands.pull import run_pull
     from pipelines.pull.scanning import Wanted
@@ -44,6 +45,8 @@ def sync(settings: Settings, output: Output) -> Result:
             break
         parts[f"push {name}"] = guarded(partial(_push, settings, name, output))
     code = worst([part.exit_code for part in parts.values()])
+    told = next((name for name, part in parts.items() if part.exit_code == code), "")
+    others = {name: part.error for name, part in parts.items() if part.error and name != told}
     pull, *pushes = parts.values()
     return Result(
         summary={
@@ -51,9 +54,29 @@ def sync(settings: Settings, output: Output) -> Result:
             "pull": pull.summary,
             "push": dict(zip(settings.jobs, (part.summary for part in pushes), strict=False)),
         },
-        lines=[line for name, part in parts.items() for line in (f"{name}:", *part.lines)],
+        lines=[
+            line
+            for name, part in parts.items()
+            for line in (
+                f"{name}:",
+                *part.lines,
+                *([f"Error: {redact(str(others[name]))}"] if name in others else []),
+            )
+        ],
         exit_code=code,
-        error=next((part.error for part in parts.values() if part.exit_code == code), None),
+        events=[
+            (event, {"part": name, **facts})
+            for name, part in parts.items()
+            for event, facts in (
+                *part.events,
+                *(
+                    [("sync.failed", {"message": redact(str(others[name]))})]
+                    if name in others
+                    else []
+                ),
+            )
+        ],
+        error=parts[told].error,
     )
 
 

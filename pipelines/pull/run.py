@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.failure import error_facts
 from pipelines.places import destination_label, pull_lock_name
+from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.published_copy import published_copy
 from pipelines.pull.account import account_batch
 from pipelines.pull.booking import Booking
@@ -20,7 +20,6 @@ from pipelines.pull.deletions import flag_deleted
 from pipelines.pull.fetching import Fetching
 from pipelines.pull.landing import Landing
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
-from pipelines.pull.watching import NoWatch, Watch
 from pipelines.push.outbox import note_account
 from pipelines.push.results import land_push_results
 from pipelines.session import Session, open_session
@@ -46,9 +45,7 @@ class PullReport:
     warnings: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def pull(
-    settings: Settings, wanted: Wanted, watch_of: Callable[[Session], Watch] | None = None
-) -> PullReport:
+def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = None) -> PullReport:
     """Pull the wanted resources into the configured destination.
 
     A resource that fails doesn't stop the others; the first error is the report's. What has
@@ -64,18 +61,18 @@ def pull(
             session.history.start(
                 session.run_id, "pull", destination_label(settings), lock_name=name
             )
-            watch = watch_of(session) if watch_of else NoWatch()
+            progress = progress_of(session) if progress_of else NoProgress()
             try:
-                return _Pull(session, wanted, watch).run()
+                return _Pull(session, wanted, progress).run()
             finally:
-                watch.close()
+                progress.stop()
 
 
 class _Pull:
     """The steps of one pull, in order, and what they leave for its report."""
 
-    def __init__(self, session: Session, wanted: Wanted, watch: Watch) -> None:
-        self._session, self._wanted, self._watch = session, wanted, watch
+    def __init__(self, session: Session, wanted: Wanted, progress: Progress) -> None:
+        self._session, self._wanted, self._progress = session, wanted, progress
         self._began_s = session.clock.monotonic_s()
         self._runs: dict[str, ResourceRun] = {}
         self._errors: list[ConnectorError] = []
@@ -149,7 +146,7 @@ class _Pull:
             pages += chunk.page_count
             landing.land(chunk)
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
-            self._watch.moved(pages, self._expected_pages(), rows)
+            self._show(pages, rows)
         self._errors += fetching.errors.values()
         for name, scan in scans.items():
             if name not in fetching.errors and scan.outcome is not None:
@@ -212,6 +209,11 @@ class _Pull:
         """A resource's part of the summary; rows: those not flagged deleted, once counted."""
         rows = self._report.live_rows.get(name)
         return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
+
+    def _show(self, pages: int, rows: int) -> None:
+        total = self._expected_pages()
+        left = None if total is None else max(0, total - pages)
+        self._progress.show(Standing("page", pages, total, rows=rows, requests_left=left))
 
     def _expected_pages(self) -> int | None:
         """Pages that the runs will need, from the last complete scans; None at the first."""

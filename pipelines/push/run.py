@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,12 +31,12 @@ from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
 from pipelines.failure import error_facts
 from pipelines.places import destination_label
+from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.input import PushRequest, open_rows, rejects_path
 from pipelines.push.outbox import begin_sending, destination_number, outbox_database, scope_of
 from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.report import PushReport, counted, forecast
 from pipelines.push.results import land_after_push
-from pipelines.push.watching import NoWatch, PushWatch
 from pipelines.session import Session, open_session
 
 _log = get_logger("push")
@@ -47,7 +47,7 @@ _LIKELY_LATENCY_S = 0.3
 def push(
     settings: Settings,
     request: PushRequest,
-    watch_of: Callable[[Session], PushWatch] | None = None,
+    progress_of: ProgressOf | None = None,
 ) -> PushReport:
     """Push the rows of `request` to the API.
 
@@ -67,9 +67,9 @@ def push(
             begin_sending(session, database)
             label = destination_label(settings)
             session.history.start(session.run_id, "push", label, lock_name=name)
-        watch = watch_of(session) if watch_of else NoWatch()
-        stack.callback(watch.close)
-        return _Push(session, request, Outbox(database, scope), held, watch).run()
+        progress = progress_of(session) if progress_of else NoProgress()
+        stack.callback(progress.stop)
+        return _Push(session, request, Outbox(database, scope), held, progress).run()
 
 
 class _Push:
@@ -81,10 +81,10 @@ class _Push:
         request: PushRequest,
         outbox: Outbox,
         held: Held | None,
-        watch: PushWatch,
+        progress: Progress,
     ) -> None:
         self._session, self._request, self._outbox = session, request, outbox
-        self._held, self._watch = held, watch
+        self._held, self._progress = held, progress
         self._began_s = session.clock.monotonic_s()
         self._plan = PlanCounts()
         self._rejects: RejectsFile | None = None
@@ -175,7 +175,7 @@ class _Push:
                 pulled,
                 dry_run=self._request.dry_run,
                 on_reject=self._reject,
-                on_read=self._watch.read,
+                on_read=lambda rows: self._progress.show(Standing("row", rows)),
             )
         self._report.notes += rows.notes
         _log.info(
@@ -207,7 +207,7 @@ class _Push:
 
     def _moved(self, done: int) -> None:
         left = self._requests_planned - self._session.client.requests
-        self._watch.sent(done, self._plan.to_send, max(0, left))
+        self._progress.show(Standing("row", done, self._plan.to_send, requests_left=max(0, left)))
 
     @property
     def _requests_planned(self) -> int:

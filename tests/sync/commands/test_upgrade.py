@@ -1,4 +1,4 @@
-"""A folder in which version 0.1 worked, met by this version: what was sent is known, nothing is lost."""
+"""A folder in which version 0.1 worked: what it sent is known, and nothing is lost."""
 
 from __future__ import annotations
 
