@@ -399,6 +399,40 @@ class InputError(UsageError):
         super().__init__(f"{where}: {reason}")
 
 
+class InputChanged(InputError):
+    """The input isn't what it was when its reading began; nothing of it was sent."""
+
+    quotes = False
+
+    def __init__(self, *, place: str) -> None:
+        super().__init__(
+            place=place,
+            reason="was changed while it was read, so its rows may be of two versions. Nothing was "
+            "sent. Run the push again when nothing writes to the file.",
+        )
+
+
+class EncodingGuessed(InputError):
+    """An encoding that was guessed decides how words read; nothing of the input was sent.
+
+    codec: the guess. Its notes (PEP 678) have the readings to choose from: cells, which are for
+    the person at the terminal alone.
+    """
+
+    quotes = False
+
+    def __init__(self, *, place: str, codec: str, readings: Iterable[str]) -> None:
+        self.codec = codec
+        super().__init__(
+            place=place,
+            reason="nothing in it tells its encoding, and words depend on it "
+            f"({codec} is a guess). Nothing was sent. Choose by how the cells read (--dry-run "
+            "shows them too), then push with --encoding NAME.",
+        )
+        for reading in readings:
+            self.add_note(reading)
+
+
 class UnknownColumn(InputError):
     """A column that no field of the API matches. `column`, `nearest`: the field it looks like.
 

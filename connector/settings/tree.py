@@ -90,7 +90,8 @@ class WriteSettings(Section):
 class PushJob(Section):
     """One `[push.<name>]`: what `push --job NAME` and `sync` send.
 
-    encoding, delimiter, sheet: of `file`, where they would be detected wrongly.
+    encoding, delimiter, sheet: of `file`, where they would be detected wrongly; skip_rows: lines
+    above its header.
     account: the only one it is for; None: whichever is being worked for.
     """
 
@@ -103,6 +104,7 @@ class PushJob(Section):
     encoding: str | None = None
     delimiter: str | None = None
     sheet: str | None = None
+    skip_rows: Annotated[int, Field(ge=0)] = 0
     max_changes: Annotated[int, Field(ge=0)] | None = None
     account: str | None = None
 

@@ -57,7 +57,8 @@ class Output:
         stream.flush()
 
     def error(self, error: BaseException, *, account: str | None = None) -> None:
-        """One line: what happened (to which account) and what to do next, without secrets.
+        """One line: what happened (to which account) and what to do next, without secrets; below
+        it, what the error notes for the person at the terminal alone.
 
         In a log (`-q`) it has a time and the run's id; a lock that another run holds is no news
         there.
@@ -69,7 +70,8 @@ class Output:
                 get_logger("command").error("command.failed", message=redact(str(error)))
             return
         whose = "Error" if account is None else f"Error (account {account})"
-        sys.stderr.write(f"{whose}: {redact(str(error))}\n")
+        notes = "".join(f"  {redact(note)}\n" for note in getattr(error, "__notes__", ()))
+        sys.stderr.write(f"{whose}: {redact(str(error))}\n{notes}")
 
     def object(self, summary: Any) -> None:
         """The summary, where `--json` asked for it."""

@@ -71,6 +71,10 @@ def _push(
         str | None,
         typer.Option("--sheet", metavar="NAME", help="Of a workbook, instead of the first."),
     ] = None,
+    skip_rows: Annotated[
+        int | None,
+        typer.Option("--skip-rows", metavar="N", min=0, help="Lines of a FILE above its header."),
+    ] = None,
     mapping: Annotated[
         Path | None,
         typer.Option("--mapping", metavar="F", help="TOML: input column = API field."),
@@ -112,6 +116,7 @@ def _push(
             "encoding": encoding,
             "delimiter": delimiter,
             "sheet": sheet,
+            "skip_rows": skip_rows,
             "mapping": mapping,
             "mode": None if mode is None else mode.value,
             "max_changes": max_changes,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from connector.errors import InputError, UnknownSetting, UsageError, nearest
+from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input, sql_input, table_input
 from connector.upsert.outbox.decisions import Mode
@@ -25,8 +25,8 @@ class PushRequest:
     """What one push is asked to do. Exactly one of file, table and sql; `-` = CSV on stdin.
 
     database: another DuckDB file for `table` and `sql` than the destination. encoding,
-    delimiter, sheet: of `file`; None: as detected. rejects: where rows that weren't applied go;
-    None: beside the input.
+    delimiter, sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header.
+    rejects: where rows that weren't applied go; None: beside the input.
     """
 
     file: str | None = None
@@ -36,6 +36,7 @@ class PushRequest:
     encoding: str | None = None
     delimiter: str | None = None
     sheet: str | None = None
+    skip_rows: int = 0
     mapping: Path | None = None
     mode: Mode = "upsert"
     dry_run: bool = False
@@ -53,8 +54,10 @@ class PushRequest:
             )
         if self.database is not None and self.file is not None:
             raise UsageError("--database goes with --table or --sql; a FILE has its own rows.")
-        if self.file is None and any((self.encoding, self.delimiter, self.sheet)):
-            raise UsageError("--encoding, --delimiter and --sheet say how to read a FILE.")
+        if self.file is None and any((self.encoding, self.delimiter, self.sheet, self.skip_rows)):
+            raise UsageError(
+                "--encoding, --delimiter, --sheet and --skip-rows say how to read a FILE."
+            )
 
     @property
     def source(self) -> str:
@@ -118,6 +121,7 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
         encoding=job.encoding,
         delimiter=job.delimiter,
         sheet=job.sheet,
+        skip_rows=job.skip_rows,
         mapping=job.mapping,
         mode=job.mode,
         max_changes=job.max_changes,
@@ -130,14 +134,10 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
 
     Raises:
         InputError: they can't be read.
+        EncodingGuessed: a file whose encoding has to be named first.
     """
     if request.file is not None:
-        return open_input(
-            request.file,
-            encoding=request.encoding,
-            delimiter=request.delimiter,
-            sheet=request.sheet,
-        )
+        return _file_input(request, request.file)
     if request.database is None and not is_duckdb(settings):
         return _server_input(settings, request)
     path = request.database or settings.duckdb_path
@@ -149,6 +149,23 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
     if request.table is not None:
         return table_input(path, request.table, schema=settings.dataset)
     return sql_input(path, request.sql or "", schema=settings.dataset)
+
+
+def _file_input(request: PushRequest, file: str) -> Input:
+    """The rows of a file. Only a dry run reads them by an encoding that is a guess and decides how
+    words read: what was garbled once is garbled in HiringCenter."""
+    rows = open_input(
+        file,
+        encoding=request.encoding,
+        delimiter=request.delimiter,
+        sheet=request.sheet,
+        skip_rows=request.skip_rows,
+    )
+    guess = rows.guess
+    if guess is None or not guess.decides_words or request.dry_run:
+        return rows
+    rows.close()
+    raise EncodingGuessed(place=rows.name, codec=guess.codec, readings=guess.lines())
 
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 # format → what people call it, and which options it knows
 _OPTIONS = {
-    "csv": ("a CSV file", {"--encoding", "--delimiter"}),
+    "csv": ("a CSV file", {"--encoding", "--delimiter", "--skip-rows"}),
     "jsonl": ("JSON Lines", {"--encoding"}),
-    "xlsx": ("a workbook", {"--sheet"}),
+    "xlsx": ("a workbook", {"--sheet", "--skip-rows"}),
     "parquet": ("a Parquet file", set[str]()),
 }
 
@@ -38,34 +38,46 @@ def open_input(
     encoding: str | None = None,
     delimiter: str | None = None,
     sheet: str | None = None,
+    skip_rows: int = 0,
 ) -> Input:
     """The rows of a file, or of stdin where `path` is `-`; gzip is opened on the way.
 
-    encoding, delimiter, sheet: what to take instead of what would be detected.
+    encoding, delimiter, sheet: what to take instead of what would be detected. skip_rows: lines of
+    text, or rows of a sheet, that stand above the header.
 
     Raises:
         InputError: the file is missing, of no known format, its header can't be used, or one of
-            the three is given that its format doesn't have.
+            the four is given that its format doesn't have.
+        InputChanged: also behind the last row: something wrote to the file meanwhile.
     """
     file = locate(path)
     try:
         with file.reading():
-            opened = _open(file, encoding=encoding, delimiter=delimiter, sheet=sheet)
+            opened = _open(file, encoding, delimiter, sheet, skip_rows)
     except BaseException:
         file.close()
         raise
-    opened.on_close = file.close
+    opened.on_close, opened.on_end, opened.reading = file.close, file.check_unchanged, file.reading
     return opened
 
 
 def _open(
-    file: LocalFile, *, encoding: str | None, delimiter: str | None, sheet: str | None
+    file: LocalFile,
+    encoding: str | None,
+    delimiter: str | None,
+    sheet: str | None,
+    skip_rows: int,
 ) -> Input:
     told = tell_format(file)
-    given = {"--encoding": encoding, "--delimiter": delimiter, "--sheet": sheet}
+    given = {
+        "--encoding": encoding,
+        "--delimiter": delimiter,
+        "--sheet": sheet,
+        "--skip-rows": skip_rows,
+    }
     _check_options(told, {name for name, value in given.items() if value}, place=file.name)
     if told == "xlsx":
-        return _workbook(file, sheet)
+        return _workbook(file, sheet, skip_rows)
     if told == "parquet":
         return _parquet(file)
     if encoding:
@@ -75,7 +87,7 @@ def _open(
     if told == "jsonl":
         return JsonLinesInput(file.open, found, name=file.name)
     named = named_delimiter(delimiter, place=file.name) if delimiter else None
-    return DelimitedInput(file.open, found, name=file.name, delimiter=named)
+    return DelimitedInput(file.open, found, name=file.name, delimiter=named, skip_rows=skip_rows)
 
 
 def _check_options(told: str, given: Set[str], *, place: str) -> None:
@@ -85,11 +97,11 @@ def _check_options(told: str, given: Set[str], *, place: str) -> None:
         raise InputError(place=place, reason=f"is {called}, which has no {name}. Leave it out.")
 
 
-def _workbook(file: LocalFile, sheet: str | None) -> Input:
+def _workbook(file: LocalFile, sheet: str | None, skip_rows: int) -> Input:
     """Imported only where needed, as are the formats below: each brings a large library."""
     from connector.upsert.inputs.workbook import WorkbookInput
 
-    return WorkbookInput(file, sheet=sheet)
+    return WorkbookInput(file, sheet=sheet, skip_rows=skip_rows)
 
 
 def _parquet(file: LocalFile) -> Input:

@@ -1,9 +1,9 @@
 """Which encoding a text file has, decided on all of its bytes before the first row is read.
 
-A sample would misjudge the file whose first accent comes late. The order: byte order mark;
+A sample would misjudge the file whose first accent comes late. Certain are: a byte order mark;
 UTF-16 by its zero bytes; UTF-8 if all of the file is valid, or if most of its accents are (then
-the rows with the others are rejected, where guessing again would garble every name);
-charset-normalizer on the lines that aren't ASCII, with CP1252 where it is as plausible as any.
+the rows with the others are rejected, where guessing again would garble every name). Anything
+else is a guess, and called one.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from charset_normalizer import from_bytes
-
 from connector.errors import InputError
+from connector.upsert.inputs.guessing import Guess, guess_encoding, is_between_words
 
-MAX_LINE_BYTES = 64 * 1024 * 1024
+MAX_LINE_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 _SAMPLE_BYTES = 64 * 1024
 _MARKS = (
@@ -34,8 +33,6 @@ _MULTIBYTE_UTF8 = re.compile(
 )
 _HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 _UNDEFINED_CP1252 = b"\x81\x8d\x8f\x90\x9d"
-_WINDOWS = [f"cp{number}" for number in range(1250, 1258)]
-_CANDIDATES = [*_WINDOWS, "cp932", "gb18030", "big5", "cp949"]
 UNDECODABLE = "hiringcenter.undecodable"
 
 OpenBytes = Callable[[], BinaryIO]
@@ -54,11 +51,13 @@ codecs.register_error(UNDECODABLE, _mark_undecodable)
 
 @dataclass(frozen=True)
 class Encoding:
-    """codec: Python's name. label: for people. damaged: some bytes can't be decoded by it."""
+    """codec: Python's name. label: for people. damaged: some bytes can't be decoded by it.
+    guess: how it was guessed; None where it is certain."""
 
     codec: str
     label: str
     damaged: bool
+    guess: Guess | None = None
 
     def text(self, stream: BinaryIO) -> io.TextIOWrapper:
         """`stream` as text whose line ends are left as they are."""
@@ -68,7 +67,7 @@ class Encoding:
 def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
     """The encoding of all the bytes. Raises InputError for what can't be text."""
     with open_bytes() as stream:
-        head = stream.read(4096)
+        head = stream.read(_SAMPLE_BYTES)
     for mark, codec, label in _MARKS:
         if head.startswith(mark):
             return Encoding(codec, label, not _decodes(open_bytes, codec, place))
@@ -78,7 +77,7 @@ def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
         return Encoding(codec, label, not _decodes(open_bytes, codec, place))
     if _decodes(open_bytes, "utf-8", place):
         return Encoding("utf-8", "UTF-8", damaged=False)
-    return _eight_bit(open_bytes)
+    return _eight_bit(open_bytes, place)
 
 
 def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding:
@@ -96,14 +95,22 @@ def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding
 
 
 def _utf16_by_zeros(head: bytes) -> tuple[str, str] | None:
-    """UTF-16 without a mark: line ends, delimiters and ASCII have a zero in the same half."""
-    pairs = max(1, len(head) // 2)
-    even, odd = head[0::2].count(0) / pairs, head[1::2].count(0) / pairs
-    if odd > 0.2 and even < 0.02:
+    """UTF-16 without a mark: line ends, delimiters and ASCII have a zero in the same half, which
+    are few where the words are in another alphabet."""
+    even, odd = head[0::2].count(0), head[1::2].count(0)
+    if odd > 10 * even and _reads_as(head, "utf-16-le"):
         return "utf-16-le", "UTF-16 LE without BOM"
-    if even > 0.2 and odd < 0.02:
+    if even > 10 * odd and _reads_as(head, "utf-16-be"):
         return "utf-16-be", "UTF-16 BE without BOM"
     return None
+
+
+def _reads_as(head: bytes, codec: str) -> bool:
+    """Whether `head` is lines of text with delimiters in this kind of UTF-16."""
+    text = head[: len(head) // 2 * 2].decode(codec, "replace")
+    ascii_count = sum(character < "\x80" for character in text)
+    has_lines = len(text) < 200 or "\n" in text or "\r" in text
+    return has_lines and "\0" not in text and ascii_count * 20 > len(text)
 
 
 def _chunks(open_bytes: OpenBytes) -> Iterator[bytes]:
@@ -136,27 +143,31 @@ def _step(decoder: codecs.IncrementalDecoder, chunk: bytes, *, final: bool) -> b
     return True
 
 
-def _eight_bit(open_bytes: OpenBytes) -> Encoding:
-    utf8_count, other_count, undefined, sample = 0, 0, False, bytearray()
+def _eight_bit(open_bytes: OpenBytes, place: str) -> Encoding:
+    utf8_count, other_count, between_words, sample = 0, 0, True, bytearray()
     with open_bytes() as stream:
-        for line in stream:
+        for line in _lines(stream):
             if line.isascii():
                 continue
             rest, found = _MULTIBYTE_UTF8.subn(b"", line)
             utf8_count += found
             other_count += len(_HIGH_BYTE.findall(rest))
             if len(sample) < _SAMPLE_BYTES:
-                sample += line[:_SAMPLE_BYTES]
-            undefined = undefined or any(byte in line for byte in _UNDEFINED_CP1252)
+                sample += line[: _SAMPLE_BYTES // 4]
+            between_words = between_words and is_between_words(line.decode("cp1252", UNDECODABLE))
     if utf8_count > other_count:
         return Encoding("utf-8", "UTF-8 with undecodable bytes", damaged=True)
-    codec = _most_plausible(bytes(sample).translate(None, _UNDEFINED_CP1252))
-    return Encoding(codec, codec.upper(), damaged=undefined if codec == "cp1252" else True)
+    guess = guess_encoding(bytes(sample), decides_words=not between_words)
+    codec = guess.codec if guess.decides_words else "cp1252"
+    return Encoding(
+        codec, f"{codec.upper()} (guessed)", not _decodes(open_bytes, codec, place), guess
+    )
 
 
-def _most_plausible(sample: bytes) -> str:
-    matches = from_bytes(sample, cp_isolation=_CANDIDATES)
-    best = matches.best()
-    if best is None or any("cp1252" in match.could_be_from_charset for match in matches):
-        return "cp1252"
-    return best.encoding
+def _lines(stream: BinaryIO) -> Iterator[bytes]:
+    """The lines of an 8-bit text, however they end; those of old Macs end in a carriage return."""
+    rest = b""
+    while chunk := stream.read(_CHUNK_BYTES):
+        *whole, rest = (rest + chunk).splitlines(keepends=True)
+        yield from whole
+    yield rest

@@ -11,29 +11,54 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TextIO
 
 from connector.errors import InputError
 from connector.upsert.inputs.decoding import Encoding, OpenBytes
 from connector.upsert.inputs.dialect import DELIMITERS, declared_delimiter, detect_delimiter
-from connector.upsert.inputs.headers import check_header, clean_header
+from connector.upsert.inputs.headers import (
+    LOOKED_AT_ROWS,
+    check_first_row,
+    check_header,
+    clean_header,
+)
 from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
 from connector.upsert.rows.columns import REASON_COLUMN
 
-MAX_CELL_CHARS = 16 * 1024 * 1024
+MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
+MAX_CELLS = 20_000
 _SAMPLE_CHARS = 64 * 1024
+
+# first line, last line, cells, what is wrong, the line itself where it has no cells
+_Record = tuple[int, int, list[str], str | None, str | None]
 
 
 class _Lines:
-    """The file's lines as the reader takes them; `last` is the one it took last."""
+    """The file's lines as the reader takes them, bounded before it builds cells of them.
 
-    def __init__(self, lines: Iterable[str]) -> None:
-        self._lines, self.last = iter(lines), ""
+    last: the one it took last. record_chars: of the lines since this was set to 0.
+    """
+
+    def __init__(self, lines: Iterable[str], *, delimiter: str, place: str) -> None:
+        self._lines, self._delimiter, self._place = iter(lines), delimiter, place
+        self.last, self.record_chars = "", 0
 
     def __iter__(self) -> Iterator[str]:
         for line in self._lines:
             self.last = line
+            self.record_chars += len(line)
+            if self.record_chars > MAX_CELLS:
+                self._check()
             yield line
+
+    def _check(self) -> None:
+        if self.record_chars > MAX_RECORD_CHARS:
+            reason = f"a row of more than {MAX_RECORD_CHARS >> 20} million characters. Is a quote "
+            raise InputError(place=self._place, reason=reason + "missing?")
+        if self.last.count(self._delimiter) > MAX_CELLS:
+            reason = f"a row of more than {MAX_CELLS:,} cells. Is this a list of people?"
+            raise InputError(place=self._place, reason=reason)
 
 
 class DelimitedInput(Input):
@@ -44,17 +69,25 @@ class DelimitedInput(Input):
     """
 
     def __init__(
-        self, open_bytes: OpenBytes, encoding: Encoding, *, name: str, delimiter: str | None = None
+        self,
+        open_bytes: OpenBytes,
+        encoding: Encoding,
+        *,
+        name: str,
+        delimiter: str | None = None,
+        skip_rows: int = 0,
     ) -> None:
         self._open_bytes, self._encoding = open_bytes, encoding
         csv.field_size_limit(MAX_CELL_CHARS)
         with encoding.text(open_bytes()) as text:
-            sample = text.readlines(_SAMPLE_CHARS)
-        declared = declared_delimiter(sample[0]) if sample else None
-        self._skipped_lines = 1 if declared else 0
-        sample = _from_header(sample[self._skipped_lines :])
+            first_lines = [text.readline(), *itertools.islice(text, max(0, skip_rows - 1))]
+            declared = declared_delimiter(first_lines[0])
+            self._skipped_lines = max(skip_rows, 1 if declared else 0)
+            sample = first_lines[self._skipped_lines :] + text.readlines(_SAMPLE_CHARS)
+        sample = _from_header(sample)
         self._delimiter = delimiter or declared or detect_delimiter(sample)
         super().__init__(name=name, columns=[], description=self._describe())
+        self.guess = encoding.guess
         self._header_line, header = self._header()
         self._header_width, self.columns = len(header), clean_header(header)
         check_header(self.columns, place=name, line=self._header_line)
@@ -65,12 +98,24 @@ class DelimitedInput(Input):
     def _header(self) -> tuple[int, list[str]]:
         """(the line the header starts on, its cells)."""
         with self._encoding.text(self._open_bytes()) as text:
-            for line, _, cells, problem, _ in self._records(text):
+            records = self._records(text)
+            for line, _, cells, problem, _ in records:
                 if problem:
                     raise InputError(place=self.name, line=line, reason=f"the header: {problem}")
                 if cells:
+                    below = ((line, cells) for line, _, cells, *_ in self._readable(records))
+                    check_first_row(itertools.chain([(line, cells)], below), place=self.name)
                     return line, cells
-        raise InputError(place=self.name, reason="is empty. The first row must name the columns.")
+        below_what = f" below its first {self._skipped_lines} lines" if self._skipped_lines else ""
+        raise InputError(
+            place=self.name, reason=f"is empty{below_what}. The first row must name the columns."
+        )
+
+    @staticmethod
+    def _readable(records: Iterator[_Record]) -> Iterator[_Record]:
+        """The first `records`, up to one that can't be read; what is wrong is told in its turn."""
+        with suppress(InputError):
+            yield from itertools.islice(records, LOOKED_AT_ROWS)
 
     def _rows(self) -> Iterator[InputRow]:
         columns, width = self.columns, len(self.columns)
@@ -101,17 +146,16 @@ class DelimitedInput(Input):
         csv.writer(text, delimiter=self._delimiter, lineterminator="").writerow(cells)
         return text.getvalue()[:MAX_RAW_CHARS]
 
-    def _records(
-        self, text: TextIO
-    ) -> Iterator[tuple[int, int, list[str], str | None, str | None]]:
-        """(first line, last line, cells, what is wrong, the line itself where it has no cells) of
-        each record, empty ones too."""
+    def _records(self, text: TextIO) -> Iterator[_Record]:
+        """Each record, empty ones too."""
         for _ in range(self._skipped_lines):
-            next(text)
-        lines, offset = _Lines(text), self._skipped_lines
+            next(text, None)
+        lines = _Lines(text, delimiter=self._delimiter, place=self.name)
+        offset = self._skipped_lines
         reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
         while True:
             start = reader.line_num + 1 + offset
+            lines.record_chars = 0
             try:
                 cells = next(reader)
             except StopIteration:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from connector.errors import InputError
@@ -45,12 +46,16 @@ def detect_delimiter(lines: Sequence[str]) -> str:
 
 
 def _fitness(lines: Sequence[str], delimiter: str) -> tuple[float, int]:
-    """(share of rows as wide as the header, header's width); one column fits nothing."""
+    """(share of rows as wide as the header, header's width); one column fits nothing. Where the
+    first row is a title of one cell, the width is that of most rows below."""
     try:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
     except csv.Error:
         return (0.0, 0)
+    widths = Counter(map(len, rows))
     width = len(rows[0]) if rows else 0
+    if width < 2 and len(rows) > 1:
+        width = Counter(map(len, rows[1:])).most_common(1)[0][0]
     if width < 2:
         return (0.0, 0)
-    return (sum(len(row) == width for row in rows) / len(rows), width)
+    return (widths[width] / len(rows), width)

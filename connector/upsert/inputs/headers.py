@@ -1,10 +1,67 @@
-"""The header of an input: every column has a name, and no two have the same."""
+"""The header of an input: where it is; every column has a name, and no two have the same."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from connector.errors import DoubledColumn, InputError
+from connector.upsert.rows.field_names import field_called
+
+LOOKED_AT_ROWS = 50
+_EMAIL = re.compile(r"\s*[^@\s]+@[^@\s]+\.[^@\s]+\s*")
+_PHONE = re.compile(r"\s*\+?[\d\s().-]{7,20}\s*")
+_FEWEST_COLUMNS = 3  # of a table below a title; two are also a name with a comma in it
+
+
+def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) -> None:
+    """Raises InputError where the first of `rows` is a title above the header, or a row of data.
+
+    rows: (line, cells), the first with something in it first.
+    """
+    remaining = iter(rows)
+    first_line, first = next(remaining)
+    if _known(first):
+        return
+    below = [(line, cells) for line, cells in remaining if any(cells)]
+    header = next((line for line, cells in below if _known(cells) >= 2), None)
+    if header is None and len(_filled(first)) < 2:
+        header = _first_full_row(below)
+    if header is not None:
+        raise InputError(
+            place=place,
+            line=header,
+            reason=f"looks like the header, below {header - 1} other lines. Pass --skip-rows "
+            f"{header - 1}, or remove them.",
+        )
+    for position, cell in enumerate(first, start=1):
+        kind = "an email address" if _EMAIL.fullmatch(cell) else "a phone number"
+        if _EMAIL.fullmatch(cell) or _PHONE.fullmatch(cell):
+            raise InputError(
+                place=place,
+                line=first_line,
+                reason=f"cell {position} is {kind}, so this is a row and no header. Put a row "
+                "above it that names the columns.",
+            )
+
+
+def _known(cells: Sequence[str]) -> int:
+    return sum(field_called(cell.strip()) is not None for cell in cells)
+
+
+def _filled(cells: Sequence[str]) -> list[str]:
+    return [cell for cell in cells if cell.strip()]
+
+
+def _first_full_row(rows: Sequence[tuple[int, Sequence[str]]]) -> int | None:
+    """The line of the first row that is as wide as most rows, where that is a table."""
+    widths = Counter(len(_filled(cells)) for _, cells in rows)
+    table = {width: count for width, count in widths.items() if width >= _FEWEST_COLUMNS}
+    if not table or 2 * sum(table.values()) < len(rows):
+        return None
+    widest = max(table, key=lambda width: (table[width], width))
+    return next(line for line, cells in rows if len(_filled(cells)) >= widest)
 
 
 def clean_header(cells: Sequence[str]) -> list[str]:

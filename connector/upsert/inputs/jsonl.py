@@ -29,6 +29,7 @@ class JsonLinesInput(Input):
     def __init__(self, open_bytes: OpenBytes, encoding: Encoding, *, name: str) -> None:
         self._open_bytes, self._encoding = open_bytes, encoding
         super().__init__(name=name, columns=[], description=f"JSON Lines, {encoding.label}")
+        self.guess = encoding.guess
         found: dict[str, None] = {}
         problem = None
         for row in self._rows():

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
+
+from connector.errors import InputError
+from connector.upsert.inputs.guessing import Guess
 
 MAX_RAW_CHARS = 32_000  # what a cell of a spreadsheet holds
 
@@ -38,10 +42,10 @@ class EmptyRows:
     count: int = 0
     first: list[int] = field(default_factory=list)
 
-    def add(self, row_number: int) -> None:
-        self.count += 1
-        if len(self.first) < 5:
-            self.first.append(row_number)
+    def add(self, row_number: int, count: int = 1) -> None:
+        """Note `count` empty rows from `row_number` on."""
+        self.count += count
+        self.first += range(row_number, row_number + min(count, 5 - len(self.first)))
 
     def note(self) -> str:
         numbers = ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
@@ -55,19 +59,35 @@ class Input(ABC):
     description: what was detected (format, encoding, delimiter, sheet).
     from_table: the rows come from a database, where read-only columns are expected.
     omits_cells: a row may leave out columns (see `InputRow.values`).
+    guess: how the encoding was guessed; None where it is certain. on_end: called behind the last
+    row, before anything is sent; raises InputChanged. reading: what turns a failing read into an
+    InputError.
     """
 
     from_table = False
     omits_cells = False
+    guess: Guess | None = None
 
     def __init__(self, *, name: str, columns: list[str], description: str) -> None:
         self.name, self.columns, self.description = name, columns, description
         self.empty_rows = EmptyRows()
         self.on_close: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __iter__(self) -> Iterator[InputRow]:
         self.empty_rows = EmptyRows()
-        return self._rows()
+        try:
+            with self.reading():
+                yield from self._rows()
+        except InputError:
+            self._check_end()  # what changed meanwhile explains what can't be read
+            raise
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self.on_end is not None:
+            self.on_end()
 
     @abstractmethod
     def _rows(self) -> Iterator[InputRow]: ...
@@ -75,7 +95,18 @@ class Input(ABC):
     @property
     def notes(self) -> list[str]:
         """What people should know about the rows read so far, beside the rows themselves."""
-        return [self.empty_rows.note()] if self.empty_rows.count else []
+        empty = [self.empty_rows.note()] if self.empty_rows.count else []
+        return [*self._guess_notes(), *empty]
+
+    def _guess_notes(self) -> list[str]:
+        if self.guess is None:
+            return []
+        if not self.guess.decides_words:
+            return ["the encoding is guessed; only signs between words depend on it (--encoding)"]
+        return [
+            "the encoding is guessed, and words depend on it. A push needs --encoding NAME:",
+            *self.guess.lines(),
+        ]
 
     def close(self) -> None:
         """Give back what is held; the input can't be read afterwards."""

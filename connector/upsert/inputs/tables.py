@@ -24,6 +24,9 @@ _ABOUT_THE_QUERY = (
 )  # fmt: skip
 _QUOTED = re.compile(r"""(['"]).*\1""")
 
+_AS_TEXT = re.compile(r"\b(UHUGEINT|BIGNUM|VARINT|TIME WITH TIME ZONE|TIME_NS|VARIANT)\b")
+_NESTED = ("STRUCT", "MAP", "UNION", "TUPLE")
+
 Database = duckdb.DuckDBPyConnection | str | Path
 
 
@@ -54,7 +57,7 @@ def _input(database: Database, query: str, schema: str | None, *, name: str) -> 
     @contextmanager
     def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
         with _connected(database, schema) as connection, _explained(name):
-            yield connection.sql(query).to_arrow_reader(BATCH_ROWS)
+            yield _readable(connection.sql(query)).to_arrow_reader(BATCH_ROWS)
 
     with _connected(database, schema) as connection, _explained(name):
         _check_one_select(connection, query, name)
@@ -62,6 +65,29 @@ def _input(database: Database, query: str, schema: str | None, *, name: str) -> 
     return BatchesInput(
         open_batches, name=name, columns=columns, description=f"DuckDB, {name}", from_table=True
     )
+
+
+def _readable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
+    """`relation` with what Arrow would hand over as another value (a TIMETZ without its offset, a
+    UHUGEINT as -1) as the text that DuckDB shows."""
+    kinds = [str(kind) for kind in relation.types]
+    if not any(map(_AS_TEXT.search, kinds)):
+        return relation
+    return relation.project(
+        ", ".join(
+            f"{_as_text(f'#{position}', kind)} AS {quoted(name)}"
+            for position, (name, kind) in enumerate(zip(relation.columns, kinds, strict=True), 1)
+        )
+    )
+
+
+def _as_text(reference: str, kind: str) -> str:
+    """A column as text; within lists and structs, as the same type with text inside."""
+    if not _AS_TEXT.search(kind):
+        return reference
+    is_nested = kind.startswith(_NESTED) or kind.endswith("]")
+    to = _AS_TEXT.sub("VARCHAR", kind) if is_nested else "VARCHAR"
+    return f"CAST({reference} AS {to})"
 
 
 def _check_one_select(connection: duckdb.DuckDBPyConnection, query: str, name: str) -> None:

@@ -1,8 +1,9 @@
-"""XLSX workbooks: one sheet, its stored values, and what the reader of values leaves out.
+"""XLSX workbooks: one sheet, as it shows its values, and what it can't show.
 
 Formulas count as the value that was stored when the workbook was saved. Cells that show an error
-(`#N/A`) and formulas without a stored value read as empty, which would leave a field alone in
-silence; so the sheet's XML is searched for them, and they become text that is rejected.
+(`#N/A`), formulas that no program has computed, and numbers of more digits than a spreadsheet
+keeps become values that are rejected; they are never taken for empty. A merged cell's value counts
+for every row that it covers.
 """
 
 from __future__ import annotations
@@ -10,128 +11,192 @@ from __future__ import annotations
 import itertools
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from python_calamine import (
-    CalamineError,
-    CalamineSheet,
-    CalamineWorkbook,
-    SheetTypeEnum,
-    SheetVisibleEnum,
-)
-
 from connector.errors import InputError, nearest
 from connector.upsert.inputs.files import LocalFile
-from connector.upsert.inputs.headers import check_header, clean_header
-from connector.upsert.inputs.rows import Input, InputRow
-from connector.upsert.inputs.sheet_xml import SheetXmlError, valueless_cells
+from connector.upsert.inputs.headers import (
+    LOOKED_AT_ROWS,
+    check_first_row,
+    check_header,
+    clean_header,
+)
+from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
+from connector.upsert.inputs.sheet_xml import (
+    Merge,
+    SheetName,
+    SheetRow,
+    SheetXmlError,
+    Workbook,
+    column_letters,
+)
 from connector.upsert.rows.cells import shown
 
-MAX_WORKBOOK_BYTES = 2 * 1024**3
-_SHOWN_SHEETS = 10
+_SHOWN_SHEETS, _SHOWN_MERGES = 10, 5
 # zipfile's words for odd archives: RuntimeError for encrypted parts, NotImplementedError for
 # compression it doesn't know, ValueError and OSError for offsets that point nowhere
 _DAMAGE = (
-    *(CalamineError, SheetXmlError, zipfile.BadZipFile, zlib.error, LookupError),
-    *(EOFError, NotImplementedError, RuntimeError, ValueError, OSError),
+    *(SheetXmlError, zipfile.BadZipFile, zlib.error, LookupError),
+    *(EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError),
 )
 
 
 class WorkbookInput(Input):
-    """One sheet of an XLSX file. `row_number` is the sheet's. The sheet is held in memory.
+    """One sheet of an XLSX file. `row_number` is the sheet's.
 
-    sheet: its name; the first visible one if None.
+    sheet: its name; the first visible one if None. skip_rows: rows above the header.
 
     Raises:
         InputError: no workbook, no such sheet, no header, a doubled or unnamed column.
     """
 
-    def __init__(self, file: LocalFile, *, sheet: str | None = None) -> None:
-        local = file.unzipped()
-        self._sheet, position, count = _open(local, sheet)
+    def __init__(self, file: LocalFile, *, sheet: str | None = None, skip_rows: int = 0) -> None:
+        self._file_name, self._skip_rows = file.name, skip_rows
+        self._stream = file.unzipped().open()
+        with self._readable():
+            self._workbook = Workbook(self._stream, place=file.name)
+            self._sheet = _choose(self._workbook.sheets, sheet, place=file.name)
+            self._merges = self._workbook.merges(self._sheet)
+        count = len(self._workbook.sheets)
         another = f" (sheet {self._sheet.name!r}; --sheet takes another)" if count > 1 else ""
+        position = self._workbook.sheets.index(self._sheet) + 1
         super().__init__(
             name=file.name + another,
             columns=[],
-            description=f"XLSX, sheet {self._sheet.name!r} ({position + 1} of {count})",
+            description=f"XLSX, sheet {self._sheet.name!r} ({position} of {count})",
         )
-        self._valueless = _find_valueless(local, position)
-        local.close()
-        self._header_row, self.columns = self._header()
+        self._header_row, self._first_column, self.columns = self._header()
         check_header(self.columns, place=self.name, line=self._header_row)
+        last_column = self._first_column + len(self.columns) - 1
+        self._merges = [
+            merge
+            for merge in self._merges
+            if merge.first_row > self._header_row
+            and self._first_column <= merge.last_column
+            and merge.first_column <= last_column
+        ]
+        self.omits_cells = bool(self._merges)
 
-    def _sheet_rows(self) -> Iterator[tuple[int, list[Any]]]:
-        """(row number, cells from the sheet's first used column on)."""
-        first_column = self._sheet.start[1] if self._sheet.start else 0
-        for number, cells in enumerate(self._sheet.iter_rows(), start=1):
-            for column, word in self._valueless.get(number, {}).items():
-                if 0 <= column - first_column < len(cells):
-                    cells[column - first_column] = word
-            yield number, cells
+    def _sheet_rows(self) -> Iterator[SheetRow]:
+        rows = self._workbook.rows(self._sheet)
+        return itertools.dropwhile(lambda row: row.number <= self._skip_rows, rows)
 
-    def _header(self) -> tuple[int, list[str]]:
-        for number, cells in self._sheet_rows():
-            if any(cell != "" for cell in cells):
-                return number, clean_header([shown(cell) for cell in cells])
-        raise InputError(
-            place=self.name,
-            reason=f"sheet {self._sheet.name!r} is empty. Name another with --sheet.",
-        )
+    def _header(self) -> tuple[int, int, list[str]]:
+        """(the header's row, its first column, the names)."""
+        with self._readable():
+            looked_at = list(itertools.islice(self._sheet_rows(), LOOKED_AT_ROWS))
+        if not looked_at:
+            below = f" below row {self._skip_rows}" if self._skip_rows else ""
+            reason = f"sheet {self._sheet.name!r} is empty{below}. Name another with --sheet."
+            raise InputError(place=self.name, reason=reason)
+        check_first_row(((row.number, _texts(row)) for row in looked_at), place=self.name)
+        header = looked_at[0]
+        return header.number, min(header.cells), clean_header(_texts(header))
 
     def _rows(self) -> Iterator[InputRow]:
-        width = len(self.columns)
-        for number, cells in itertools.islice(self._sheet_rows(), self._header_row, None):
-            beyond = next((cell for cell in cells[width:] if cell != ""), None)
-            if all(cell == "" for cell in cells):
-                self.empty_rows.add(number)
+        with self._readable():
+            yield from self._filled_rows()
+
+    def _filled_rows(self) -> Iterator[InputRow]:
+        merged = _Merged(self._merges)
+        expected = self._header_row + 1
+        for number, cells in self._sheet_rows():
+            if number <= self._header_row:
                 continue
-            values = dict(zip(self.columns, cells[:width], strict=True))
-            if beyond is None:
-                yield InputRow(number, values)
-                continue
-            problem = "a cell stands in a column without a header. Name the column, or empty it."
-            yield InputRow(number, values, problem, shown(beyond)[:80])
+            if number > expected:
+                self.empty_rows.add(expected, number - expected)
+            expected = number + 1
+            values: dict[str, Any] = {}
+            for column, name in enumerate(self.columns, start=self._first_column):
+                values[name] = cells.pop(column, "")
+            for name, value in merged.covered(number, values, self._first_column, self.columns):
+                if value is None:
+                    del values[name]
+                else:
+                    values[name] = value
+            yield self._row(number, values, cells)
+
+    def _row(self, number: int, values: dict[str, Any], rest: dict[int, Any]) -> InputRow:
+        if not rest:
+            return InputRow(number, values)
+        column, value = next(iter(rest.items()))
+        problem = (
+            f"cell {column_letters(column)}{number} stands in a column without a header. Name the "
+            "column, or empty the cell."
+        )
+        return InputRow(number, values, problem, shown(value)[:MAX_RAW_CHARS])
+
+    @property
+    def notes(self) -> list[str]:
+        if not self._merges:
+            return super().notes
+        named = ", ".join(merge.reference for merge in self._merges[:_SHOWN_MERGES])
+        more = ", …" if len(self._merges) > _SHOWN_MERGES else ""
+        merged = (
+            f"merged cells ({named}{more}): their value counts for each row that they cover, in "
+            "their first column; their other columns are left as they are in HiringCenter"
+        )
+        return [*super().notes, merged]
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            yield
+        except _DAMAGE as error:
+            reason = f"can't be read as a workbook ({error}). Save it again as .xlsx, or as CSV."
+            raise InputError(place=self._file_name, reason=reason) from None
 
 
-def _open(file: LocalFile, wanted: str | None) -> tuple[CalamineSheet, int, int]:
-    """(the sheet, its position among all, how many there are)."""
-    with _readable(file.name):
-        with zipfile.ZipFile(file.path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > MAX_WORKBOOK_BYTES:
-                raise InputError(place=file.name, reason="is too large. Save the sheet as CSV.")
-        workbook = CalamineWorkbook.from_path(str(file.path))
-        sheets = workbook.sheets_metadata
-        names = [sheet.name for sheet in sheets if sheet.typ == SheetTypeEnum.WorkSheet]
-        chosen = wanted or _first_visible(workbook)
-        if chosen not in names:
-            like = nearest(chosen or "", names)
-            hint = f" Did you mean {like!r}?" if like else ""
-            there = ", ".join(map(repr, names[:_SHOWN_SHEETS]))
-            raise InputError(
-                place=file.name,
-                reason=f"has no sheet {chosen!r}.{hint} --sheet takes one of {there}.",
+class _Merged:
+    """What merged ranges say about the rows that they cover, as these come by in order."""
+
+    def __init__(self, merges: Iterable[Merge]) -> None:
+        self._coming = list(reversed(list(merges)))
+        self._open: list[tuple[Merge, Any]] = []
+
+    def covered(
+        self, number: int, values: dict[str, Any], first_column: int, columns: list[str]
+    ) -> list[tuple[str, Any]]:
+        """(column, value) of each covered cell in row `number`; None: the source doesn't say."""
+        self._open = [each for each in self._open if each[0].last_row >= number]
+        while self._coming and self._coming[-1].first_row <= number:
+            merge = self._coming.pop()
+            if merge.last_row < number:
+                continue
+            at = merge.first_column - first_column
+            starts_here = merge.first_row == number and 0 <= at < len(columns)
+            self._open.append((merge, values[columns[at]] if starts_here else None))
+        if len(self._open) > len(columns):
+            raise SheetXmlError("its merged cells overlap")
+        return [
+            (columns[at], value if at == merge.first_column - first_column else None)
+            for merge, value in self._open
+            for at in range(
+                max(0, merge.first_column - first_column),
+                min(len(columns), merge.last_column - first_column + 1),
             )
-        position = [sheet.name for sheet in sheets].index(chosen)
-        return workbook.get_sheet_by_name(chosen), position, len(sheets)
+            if values.get(columns[at]) == ""
+        ]
 
 
-def _find_valueless(file: LocalFile, position: int) -> dict[int, dict[int, str]]:
-    with _readable(file.name):
-        return valueless_cells(file.path, position)
+def _texts(row: SheetRow) -> list[str]:
+    """The row's cells as text, from the first that has something in it on."""
+    first, last = min(row.cells), max(row.cells)
+    return [shown(row.cells.get(column, "")) for column in range(first, last + 1)]
 
 
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    try:
-        yield
-    except _DAMAGE as error:
-        reason = f"can't be read as a workbook ({error}). Save it again as .xlsx, or as CSV."
-        raise InputError(place=name, reason=reason) from None
-
-
-def _first_visible(workbook: CalamineWorkbook) -> str | None:
-    sheets = [one for one in workbook.sheets_metadata if one.typ == SheetTypeEnum.WorkSheet]
-    visible = [one for one in sheets if one.visible == SheetVisibleEnum.Visible] or sheets
-    return visible[0].name if visible else None
+def _choose(sheets: list[SheetName], wanted: str | None, *, place: str) -> SheetName:
+    for sheet in sheets:
+        if sheet.name == wanted or (wanted is None and sheet.visible):
+            return sheet
+    if wanted is None and sheets:
+        return sheets[0]
+    names = [sheet.name for sheet in sheets]
+    like = nearest(wanted or "", names)
+    hint = f" Did you mean {like!r}?" if like else ""
+    there = ", ".join(map(repr, names[:_SHOWN_SHEETS]))
+    raise InputError(
+        place=place, reason=f"has no sheet {wanted!r}.{hint} --sheet takes one of {there}."
+    )

@@ -5,7 +5,11 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import os
 import sys
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +17,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from connector.errors import DoubledColumn, InputError
+from connector.errors import DoubledColumn, InputChanged, InputError
 from connector.upsert.inputs import InputRow, open_input
 from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.validation import Reject
-from tests.unit.upsert_input.conftest import WriteFile
+from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 
 def values(path: Path, **options: Any) -> list[list[Any]]:
@@ -194,21 +198,21 @@ def test_a_damaged_gzip_is_refused(write: WriteFile) -> None:
         open_input(write(gzip.compress(b"a,b\n" + b"1,2\n" * 99_999)[:-20], name="x.csv.gz"))
 
 
-def test_stdin_is_spooled_privately(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """It can be read twice, nobody else may read the copy, and the copy goes."""
-    spool = tmp_path / "spool"
-    spool.mkdir()
-    monkeypatch.setenv("TMPDIR", str(spool))
-    monkeypatch.setattr("tempfile.tempdir", str(spool))
+def test_stdin_is_spooled_without_a_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It can be read twice, and no kill at any instant leaves a copy; those that version 0.1 left
+    are swept, a young one stays: its push may still run."""
+    old, young = tmp_path / "hiringcenter-input-old", tmp_path / "hiringcenter-input-young"
+    for path in (old, young):
+        path.write_text("Ann;ann@example.com")
+    os.utime(old, (1, 1))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a;b\n1;2\n")))
     with open_input("-") as read:
-        (copy,) = spool.iterdir()
-        assert copy.stat().st_mode & 0o777 == 0o600
+        assert list(tmp_path.iterdir()) == [young]
         assert read.name == "stdin"
         assert (
             [row.values for row in read] == [row.values for row in read] == [{"a": "1", "b": "2"}]
         )
-    assert list(spool.iterdir()) == []
 
 
 def test_a_missing_file_a_folder_and_an_old_workbook_are_refused(
@@ -225,12 +229,173 @@ def test_a_missing_file_a_folder_and_an_old_workbook_are_refused(
             open_input(path)
 
 
-def test_a_file_that_changes_while_it_is_read_is_noticed(write: WriteFile) -> None:
+def test_a_file_that_changes_before_it_is_read_is_noticed(write: WriteFile) -> None:
     """Rows of two versions never mix."""
     read = open_input(write("a,b\n1,2\n"))
     write("a,b\n1,2\n3,4\n")
-    with pytest.raises(InputError, match="was changed while it was read"):
+    with pytest.raises(InputChanged, match="was changed while it was read"):
         list(read)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_name("new.csv")
+    other.write_bytes(path.read_bytes())
+    other.replace(path)
+
+
+def appended(path: Path) -> None:
+    with path.open("ab") as stream:
+        stream.write(b"3,4\n")
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 3)
+
+
+def edited_in_place(path: Path) -> None:
+    """Same size, same time: only the bytes tell."""
+    status = path.stat()
+    with path.open("r+b") as stream:
+        stream.seek(-2, os.SEEK_END)
+        stream.write(b"9")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    ("change", "zipped"),
+    [
+        *((change, False) for change in (replaced, appended, cut, edited_in_place)),
+        *((change, True) for change in (replaced, appended, cut)),
+    ],
+)
+def test_a_file_that_changes_while_its_rows_are_read_ends_in_an_error(
+    write: WriteFile, change: Callable[[Path], None], zipped: bool
+) -> None:
+    """Behind its last row, before anything is sent; the rows until then are of one version."""
+    text = "a,b\n" + "".join(f"{n},{n * 7919 % 10007}\n" for n in range(60_000))
+    path = write(gzip.compress(text.encode()) if zipped else text)
+    with open_input(path) as read:
+        rows = iter(read)
+        next(rows)
+        change(path)
+        with pytest.raises(InputChanged):
+            for _ in rows:
+                pass
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_read_to_its_end(write: WriteFile) -> None:
+    """It is held open, so its name isn't needed any more."""
+    path = write("a,b\n1,2\n")
+    with open_input(path) as read:
+        path.unlink()
+        assert len(list(read)) == 1
+
+
+def zipped(*parts: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for part in parts:
+            archive.writestr(part, "x")
+    return content.getvalue()
+
+
+OLE = b"\xd0\xcf\x11\xe0" + bytes(3000)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted with a password. Remove the"),
+        (OLE + "Workbook".encode("utf-16-le"), r"an old Excel workbook. Save it as \.xlsx or CSV"),
+        (zipped("mimetype", "content.xml"), r"an OpenDocument sheet \(.ods\)"),
+        (zipped("Index/Document.iwa"), "an Apple Numbers document"),
+        (zipped("[Content_Types].xml", "_rels/.rels", "xl/workbook.bin"), r"binary .*\(.xlsb\)"),
+        (zipped("people.csv"), r"a ZIP archive \(of 'people.csv'\). Unpack it"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"SQLite format 3\0", "an SQLite database"),
+        (bytes(8) + b"DUCK", "a DuckDB database. .*--database FILE"),
+        (b"<html><table><tr><td>First Name", "a web page or XML"),
+        (b"\x28\xb5\x2f\xfd", "packed with zstd"),
+    ],
+)
+def test_what_is_not_read_is_called_by_its_name(
+    write: WriteFile, content: bytes, message: str
+) -> None:
+    """Whatever it is called, and what to save it as."""
+    with pytest.raises(InputError, match=message):
+        open_input(write(content, name="people.xlsx"))
+
+
+def test_lines_above_the_header_are_named_with_the_way_out() -> None:
+    """A title, a date, an empty line: the error names the header's line; --skip-rows reads it."""
+    path = INPUTS / "lines-above-the-header.csv"
+    with pytest.raises(InputError, match=r"line 4: looks like the header.* --skip-rows 3,"):
+        open_input(path)
+    with open_input(path, skip_rows=3) as read:
+        assert [(row.row_number, row.values["First Name"]) for row in read] == [(5, "Mara")]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("People\n\nVorname;Nachname;Mail\nAnn;Lee;a@b.co\nBob;Lee;b@b.co\n", 3),
+        ("Report,,\nby Ann,,\nFirst Name,Last Name,Email\n", 3),
+        ('"two\nlines"\nfirst_name|email\nAnn|a@b.co\n', 3),
+    ],
+)
+def test_a_title_is_told_from_a_header(write: WriteFile, text: str, line: int) -> None:
+    """By the fields below it, or by the table below it where a mapping names its columns."""
+    with pytest.raises(InputError, match=f"line {line}: .*--skip-rows {line - 1},"):
+        open_input(write(text))
+    with open_input(write(text), skip_rows=line - 1) as read:
+        assert len(read.columns) > 1
+
+
+@pytest.mark.parametrize("text", ["email\na@b.co\n", "name\n'Lee, Ann'\n'Low, Bob'\n", "a\nb,c\n"])
+def test_a_header_of_one_column_is_no_title(write: WriteFile, text: str) -> None:
+    """A list of one column may have commas in its cells."""
+    assert len(open_input(write(text)).columns) == 1
+
+
+def test_a_file_without_a_header_is_not_quoted(write: WriteFile) -> None:
+    """Its first row is somebody; the message has the cell's number alone."""
+    with pytest.raises(InputError, match="line 1: cell 3 is an email address") as caught:
+        open_input(write("Ann,Lee,ann@example.com\nBob,Lee,bob@example.com\n"))
+    assert "Ann" not in str(caught.value)
+    assert "@" not in str(caught.value)
+
+
+def test_more_lines_skipped_than_there_are_is_an_error(write: WriteFile) -> None:
+    """Not a crash."""
+    with pytest.raises(InputError, match="is empty below its first 9 lines"):
+        open_input(write("a,b\n"), skip_rows=9)
+
+
+def test_a_gzip_file_that_unpacks_to_far_more_is_refused(write: WriteFile) -> None:
+    """Before it is read to its end; the error names the limit."""
+    packer = zlib.compressobj(9, wbits=31)
+    lines = b"a,b\n" * 250_000
+    content = b"".join(packer.compress(lines) for _ in range(200)) + packer.flush()
+    with pytest.raises(InputError, match="more than 200 times its size .*128 MB"):
+        open_input(write(content, name="x.csv.gz"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n" + "," * 1_000_000 + "\n", "a row of more than 20,000 cells"),
+        (
+            "a,b\n" + ('"' + ("x" * 999 + "\n") * 9_000 + '",') * 4,
+            "a row of more than 32 million characters",
+        ),
+    ],
+)
+def test_a_row_beyond_any_reason_refuses_the_file(
+    write: WriteFile, text: str, message: str
+) -> None:
+    """Before it fills the memory with cells."""
+    with pytest.raises(InputError, match=message):
+        list(open_input(write(text)))
 
 
 _cell = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)

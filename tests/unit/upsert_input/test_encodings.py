@@ -6,6 +6,7 @@ import pytest
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
+from connector.upsert.inputs.guessing import is_between_words
 from tests.unit.upsert_input.conftest import WriteFile
 
 PEOPLE = "First;Last\nZoë;Müller\nJosé;Muñoz\nRené;O’Brien – €5\n"
@@ -22,7 +23,7 @@ CELLS = [["Zoë", "Müller"], ["José", "Muñoz"], ["René", "O’Brien – €5
         ("utf-16-le", b"", "UTF-16 LE without BOM"),
         ("utf-16-be", b"", "UTF-16 BE without BOM"),
         ("utf-32", b"", "UTF-32"),
-        ("cp1252", b"", "CP1252"),
+        ("cp1252", b"", "CP1252 (guessed)"),
     ],
 )
 def test_each_encoding_is_told_and_reported(
@@ -65,6 +66,73 @@ def test_other_alphabets_are_told_from_western_ones(
     got = [read.columns, *(list(row.values.values()) for row in read)]
     delimiter = ";" if ";" in text else ","
     assert got == [line.split(delimiter) for line in text.splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("mac_roman", "Åsa;Lindström\rGünther;Weiß\r"),
+        ("mac_roman", "Renée;O’Brien\n"),
+        ("cp850", "Chloé;Lefèvre\nGünther;Weiß\n"),
+        ("cp437", "José;Muñoz\nRené;Müller\n"),
+        ("cp1250", "Łukasz;Wiśniewski\nZdeněk;Dvořák\n"),
+        ("cp852", "Łukasz;Wiśniewski\nZdeněk;Dvořák\n"),
+        ("cp1254", "Şükrü;Yıldız\nÇağla;Işık\n"),
+        ("cp1257", "Jānis;Bērziņš\nŽydrūnas;Šarūnas\n"),
+        ("cp1255", "משה;כהן\n"),
+        ("cp1253", "Γιώργος;Παπαδόπουλος\n"),
+        ("cp1251", "Анна;Иванова\n"),
+        ("koi8_r", "Иван;Петров\n"),
+        ("cp866", "Иван;Петров\n"),
+        ("cp932", "山田;太郎\n"),
+        ("big5", "王;小明\n"),
+        ("cp1252", "José;Muñoz\n"),
+    ],
+)
+def test_few_names_are_enough_for_a_guess_that_is_called_one(
+    write: WriteFile, encoding: str, text: str
+) -> None:
+    """Also of Macs and DOS. Whether it is right or not: words depend on it, and that is noted with
+    the cells as each likely code page reads them."""
+    with open_input(write("a;b\n" + text, encoding)) as read:
+        assert [list(row.values.values()) for row in read] == [
+            line.split(";") for line in text.splitlines()
+        ]
+        assert "(guessed)" in read.description
+        assert read.guess is not None
+        assert read.guess.decides_words
+        first = text.split(";")[0] if not text.split(";")[0].isascii() else ""
+        assert first in read.notes[1]
+        assert "--encoding" in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    "cell", ["Globex © 2024", "“Smart” Co – €5", "Acme® Inc", "5 € – 7 €", "½ day", "50°"]
+)
+def test_signs_between_words_decide_nothing(write: WriteFile, cell: str) -> None:
+    """They are CP1252, wherever they come from; no push is stopped for them."""
+    with open_input(write(f"a;b\nx;{cell}\n", "cp1252")) as read:
+        assert next(iter(read)).values["b"] == cell
+        assert read.guess is not None
+        assert not read.guess.decides_words
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["Zo‘", "Andr‚", "£ukasz", "O’Brien", "Mu¤oz", "Sar…", "™zil", "Mu–oz", "Al’", "Ð"],
+)
+def test_a_sign_at_a_word_may_be_a_letter_of_another_code_page(cell: str) -> None:
+    """As CP1252 reads what Macs and DOS wrote: a quote that nothing opened is no quote."""
+    assert not is_between_words(f"x,{cell},y")
+
+
+def test_utf_16_without_a_mark_is_told_in_any_alphabet(write: WriteFile) -> None:
+    """Few of its bytes are zero then, and they would be valid UTF-8 as well."""
+    text = "имя;фамилия\n" + "Владислав;Константинопольский\n" * 40
+    for codec in ("utf-16-le", "utf-16-be"):
+        with open_input(write(text.encode(codec))) as read:
+            assert read.columns == ["имя", "фамилия"]
+            assert read.guess is None
 
 
 def test_one_broken_byte_does_not_garble_the_other_names(write: WriteFile) -> None:
@@ -147,5 +215,5 @@ def test_an_option_that_the_format_does_not_have_is_refused(write: WriteFile) ->
 
 def test_a_file_without_line_ends_is_no_text(write: WriteFile) -> None:
     """It is refused before it fills the memory."""
-    with pytest.raises(InputError, match="no line end within 64 MB"):
-        open_input(write(b"x" * (66 * 1024 * 1024)))
+    with pytest.raises(InputError, match="no line end within 32 MB"):
+        open_input(write(b"x" * (34 * 1024 * 1024)))

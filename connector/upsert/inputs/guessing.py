@@ -1,0 +1,171 @@
+"""A guess at the encoding of bytes that say nothing about it, and whether words depend on it.
+
+charset-normalizer names code pages under which the bytes aren't noise; short lists of names are
+too little for it to choose by. So its candidates, and the pages that Western spreadsheets write,
+are compared by how the words read: in the letters of one language, in the case that words have.
+A guess stays a guess: where it decides how a word reads, somebody has to look.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from charset_normalizer import from_bytes
+
+_WESTERN = {"cp1252": 0.0, "mac_roman": 0.3, "cp850": 0.3, "cp437": 0.35}
+_OTHERS = {
+    **{"cp1250": 0.25, "cp1254": 0.4, "cp1257": 0.45, "cp852": 0.45, "mac_latin2": 0.8},
+    **{"iso8859_2": 0.6, "cp1251": 0.3, "koi8_r": 0.4, "cp866": 0.5, "mac_cyrillic": 0.6},
+    **{"cp1253": 0.4, "cp1255": 0.5, "cp1256": 0.6, "cp874": 0.8, "iso8859_5": 0.8},
+    **{"cp932": 0.3, "gb18030": 0.35, "big5": 0.4, "cp949": 0.4, "euc_jp": 0.6},
+}
+_PRIORS = _WESTERN | _OTHERS
+# first bytes of the characters that are common, and so likely in a name
+_COMMON_LEADS = {
+    "cp932": (range(0x81, 0x84), range(0x88, 0x99)),
+    "euc_jp": (range(0xA4, 0xA6), range(0xB0, 0xD0)),
+    "gb18030": (range(0xB0, 0xD8),),
+    "big5": (range(0xA4, 0xC7),),
+    "cp949": (range(0xB0, 0xC9),),
+}
+_ALPHABETS = tuple(
+    frozenset(letters + letters.upper())
+    for letters in (
+        *("àâæçéèêëîïôœùûüÿ", "áéíñóúü", "áâãàçéêíóôõú", "äöüßé", "àèéìòù", "åäöé", "æøåéö"),
+        *("ąćęłńóśźż", "áäčďéěíĺľňóôŕřšťúůýž", "áéíóöőúüű", "ăâîșțşţ", "čćđšž", "áðéíóúýþæö"),
+        *("çğıöşüâîİ", "āčēģīķļņšūž", "ąčęėįšųūž", "äõöüšž", "àçéèíïóòúü·"),
+    )
+)
+_VOWELS = frozenset("аеёиоуыэюяіїє" + "αεηιουωάέήίόύώ")
+_WORD = re.compile(r"[^\W\d_]*(?:[^\x00-\x7f]+[^\W\d_]*)+")
+_CELL_ENDS = re.compile(r'[,;|\t\r\n"]+')
+_OPENING, _CLOSING = "‘“„‚«‹¿¡", "’”“‘»›?!"
+_TYPED = frozenset(_OPENING + _CLOSING + "–—…©®™€·")
+_ENDING = "©®™"  # stand right behind a name
+_SHOWN_CELLS, _SHOWN_CHARS, _SHOWN_CODECS = 3, 40, 4
+_MOST_WORDS = 400
+
+
+@dataclass(frozen=True)
+class Guess:
+    """codec: the likeliest. readings: it and its rivals, each with a few cells as it reads them.
+
+    decides_words: whether letters depend on it, and not just signs that stand between words.
+    """
+
+    codec: str
+    readings: tuple[tuple[str, tuple[str, ...]], ...]
+    decides_words: bool
+
+    def lines(self) -> list[str]:
+        """The readings for a person to choose from; they quote the input."""
+        return [f"{codec:>12} reads {', '.join(cells)}" for codec, cells in self.readings]
+
+
+def is_between_words(text: str) -> bool:
+    """Whether the signs of `text` beyond ASCII all stand between words, as quotes, dashes and ©
+    do. What else may be a letter of another code page."""
+    for match in re.finditer(r"[^\x00-\x7f]", text):
+        sign, at = match[0], match.start()
+        before, after = text[at - 1 : at], text[at + 1 : at + 2]
+        if unicodedata.category(sign)[0] in "LMC":
+            return False
+        if after.isalpha() and not (sign in _OPENING and _is_closed(text[at + 1 :])):
+            return False
+        if before.isalpha() and sign not in _ENDING and not _closes(sign, text[:at]):
+            return False
+    return True
+
+
+def _is_closed(rest: str) -> bool:
+    return any(sign in rest for sign in _CLOSING)
+
+
+def _closes(sign: str, earlier: str) -> bool:
+    return sign in _CLOSING and any(opening in earlier for opening in _OPENING)
+
+
+def guess_encoding(sample: bytes, *, decides_words: bool) -> Guess:
+    """The likeliest code page of `sample`: lines with bytes beyond ASCII, in none of Unicode's
+    encodings."""
+    codecs = [*_WESTERN, *(match.encoding for match in from_bytes(sample, cp_isolation=[*_OTHERS]))]
+    costs = {codec: _cost(sample, codec) for codec in dict.fromkeys(codecs) if codec in _PRIORS}
+    ranked = sorted(costs, key=lambda codec: costs[codec])
+    return Guess(ranked[0], _readings(sample, ranked), decides_words)
+
+
+def _cost(sample: bytes, codec: str) -> float:
+    """How badly `sample` reads as `codec`; a word's worst is about 4."""
+    words = _WORD.findall(_decoded(sample, codec))[:_MOST_WORDS]
+    costs = [_word_cost(word, codec) for word in words]
+    return sum(costs) / max(1, len(costs)) + _PRIORS[codec] * 0.5
+
+
+def _word_cost(word: str, codec: str) -> float:
+    foreign = [letter for letter in word if not letter.isascii()]
+    cost = sum(_sign_cost(letter) for letter in foreign)
+    letters = [letter for letter in word if letter.isalpha()]
+    if any(one.islower() and two.isupper() for one, two in pairwise(letters)):
+        cost += 2.0
+    if re.search(r"^[^\W\d_]{2}", word) and word[0] == foreign[0] and word[0].islower():
+        cost += 0.3
+    if letters[:2] and all(letter.isupper() for letter in letters[:2]) and word[-1].islower():
+        cost += 1.0
+    scripts = {_script(letter) for letter in letters}
+    if len(scripts) > 1:
+        return cost + 4.0
+    if scripts == {"LATIN"}:
+        accented = {letter for letter in foreign if letter.isalpha()}
+        cost += 2.0 if len(foreign) == len(word) > 1 else 0.0
+        return cost + min(len(accented - alphabet) for alphabet in _ALPHABETS)
+    if scripts & {"CYRILLIC", "GREEK"} and len(letters) > 2:
+        vowels = sum(letter.lower() in _VOWELS for letter in letters) / len(letters)
+        cost += 1.5 * abs(vowels - 0.45)
+    if codec in _COMMON_LEADS:
+        cost += sum(_is_rare(letter, codec) for letter in foreign) / max(1, len(foreign))
+    return cost
+
+
+def _sign_cost(letter: str) -> float:
+    if letter == "\ufffd" or unicodedata.category(letter)[0] == "C":
+        return 4.0
+    if letter.isalpha():
+        return 1.0 if "\uff61" <= letter <= "\uff9f" else 0.0  # halfwidth katakana
+    return 0.3 if letter in _TYPED else 2.0
+
+
+def _script(letter: str) -> str:
+    if letter.isascii():
+        return "LATIN"
+    script = unicodedata.name(letter, "?").partition(" ")[0]
+    return "CJK" if script in ("HIRAGANA", "KATAKANA", "HANGUL") else script
+
+
+def _is_rare(letter: str, codec: str) -> bool:
+    lead = letter.encode(codec, "replace")[0]
+    return not any(lead in leads for leads in _COMMON_LEADS[codec])
+
+
+def _decoded(sample: bytes, codec: str) -> str:
+    return sample.decode(codec, "replace")
+
+
+def _readings(sample: bytes, ranked: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The best ranked codecs that read something differently, with the first cells that show it."""
+    found: dict[tuple[str, ...], str] = {}
+    for codec in ranked:
+        cells = _foreign_cells(_CELL_ENDS.split(_decoded(sample, codec)))
+        found.setdefault(cells, codec)
+        if len(found) == _SHOWN_CODECS:
+            break
+    return tuple((codec, cells) for cells, codec in found.items())
+
+
+def _foreign_cells(cells: Iterable[str]) -> tuple[str, ...]:
+    foreign = (cell.strip() for cell in cells if not cell.isascii())
+    shown = (repr(cell[:_SHOWN_CHARS]) for cell in foreign)
+    return tuple(list(dict.fromkeys(shown))[:_SHOWN_CELLS])
