@@ -16,7 +16,6 @@ from connector.api.client import WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import Unreachable
-from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.states import (
     Fate,
     fate_of_activity,
@@ -24,9 +23,9 @@ from connector.upsert.outbox.states import (
     was_remembered,
 )
 from connector.upsert.outbox.writes import PROSPECTS, Write
-from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, UnfilteredList, server_ms
+from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, server_ms
+from connector.upsert.sending.people import People
 
-_MAX_PAGES = 5
 _ASKING_AGAIN_S = 60.0
 """An earlier run was patient with this write already, and others wait for it to be settled."""
 
@@ -55,11 +54,13 @@ class Courier:
 
     def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock) -> None:
         self._api, self.keys, self._clock = api, keys, clock
+        self._people = People(api)
 
     def look(self, write: Write) -> Delivered:
         """Whether there is somebody whom `write` would update."""
         try:
-            return Delivered(write, exists=self._exists(write))
+            found = self._people.of(write.prospect_id, orjson.loads(write.body))
+            return Delivered(write, exists=found is not None)
         except BaseException as error:  # noqa: BLE001 - judged by the thread that keeps the outbox
             return Delivered(write, error=error)
 
@@ -126,11 +127,11 @@ class Courier:
         payload = orjson.loads(write.body)
         item: Mapping[str, Any] | None
         if write.prospect_id is not None:
-            item = self._api.record(PROSPECTS, write.prospect_id, lane=Lane.PUSH)
+            item = self._people.by_id(write.prospect_id)
         elif write.names.row is not None:
             return Delivered(write, fate=Fate.UNKNOWN)
         else:
-            item, sure = self._find(payload)
+            item, sure = self._people.by_contact(payload)
             if item is None and not sure:
                 return Delivered(write, fate=Fate.UNKNOWN)
         fate = fate_of_prospect(
@@ -143,20 +144,11 @@ class Courier:
         return Delivered(write, fate=fate, item=item)
 
     def _fate_of_activity(self, write: Write) -> Fate:
-        payload = orjson.loads(write.body)
-        items: list[Mapping[str, Any]] = []
-        own = {"prospectId": str(write.prospect_id)}
-        place: dict[str, str] = {}
-        for _ in range(_MAX_PAGES):
-            page = self._api.page(write.kind, {**own, **place}, lane=Lane.PUSH)
-            items += [item for item in page.items if isinstance(item, dict)]
-            if page.next_params is None:
-                break
-            place = page.next_params
+        there = self._people.attached(write.kind, str(write.prospect_id))
         return fate_of_activity(
-            payload,
-            [item for item in items if item.get("prospectId") == write.prospect_id],
-            complete=page.next_params is None,
+            orjson.loads(write.body),
+            there.items,
+            complete=there.complete,
             sent_server_ms=self._sent_server_ms(write),
         )
 
@@ -168,27 +160,3 @@ class Courier:
         if now_s is not None and age_s < math.inf:
             guesses.append(int((now_s - age_s) * 1000) - SKEW_ERROR_MS)
         return min(guesses, default=None)
-
-    def _exists(self, write: Write) -> bool:
-        """Whether there is somebody to update. One request more, since a POST would create."""
-        id_ = write.prospect_id
-        if id_ is not None and self._api.record(PROSPECTS, id_, lane=Lane.PUSH) is not None:
-            return True
-        item, sure = self._find(orjson.loads(write.body))
-        if item is None and not sure:
-            raise UnfilteredList
-        return item is not None
-
-    def _find(self, payload: Mapping[str, Any]) -> tuple[Mapping[str, Any] | None, bool]:
-        """The prospect with the payload's email or else phone, and whether its absence is sure."""
-        sure = True
-        for name, same in (("email", same_email), ("phone", same_phone)):
-            if not payload.get(name):
-                continue
-            page = self._api.page(PROSPECTS, {name: payload[name]}, lane=Lane.PUSH)
-            found = [item for item in page.items if isinstance(item, dict)]
-            for item in found:
-                if same(payload[name], item.get(name)):
-                    return item, True
-            sure = sure and not found  # a filter that wasn't honoured tells nothing
-        return None, sure
