@@ -508,6 +508,23 @@ class BudgetClosed(BudgetError):
 # --- outbox ---------------------------------------------------------------------------------
 
 
+class OutboxLost(UsageError):
+    """The ledger's outbox, which knows what was sent, isn't there or isn't the one it was.
+
+    outbox: where it should be. reason: what is there instead, as in "has vanished".
+    """
+
+    def __init__(self, *, outbox: str, reason: str) -> None:
+        self.outbox, self.reason = outbox, reason
+        super().__init__(
+            f"The outbox {outbox} {reason}. It remembers what was sent: without it, everything "
+            "would be sent once more. So nothing is sent from here on. If the ledger is kept "
+            "elsewhere, set HIRINGCENTER_LEDGER_URL to it; if the outbox was moved or a backup "
+            "has it, put it back; else add --new-ledger, which starts a new one and looks people "
+            "up in HiringCenter before it writes."
+        )
+
+
 class OutboxConflict(RunError):
     """A write isn't where this run left it. `row_number`, `expected`, `wanted`: its states."""
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -17,10 +18,22 @@ from sqlalchemy.engine import make_url
 from connector.budget.filelock import FileLock
 from connector.budget.ledger_errors import cant_open, translated
 from connector.budget.statements import Transaction
-from connector.errors import LedgerTooNew
+from connector.errors import LedgerTooNew, LedgerUnusable
 from connector.logs import hide
 
 Migration = Callable[[sa.Connection], None]
+
+
+class Proof(Protocol):
+    """That a database is the one that was opened; each method raises the error that says not.
+
+    of_file: without a transaction. of_rows: at the begin of each write transaction.
+    """
+
+    def of_file(self) -> None: ...
+
+    def of_rows(self, connection: sa.Connection) -> None: ...
+
 
 LOCK_WAIT_S = 30.0
 """How long a ledger that others hold is waited for. A write transaction takes milliseconds."""
@@ -57,14 +70,15 @@ class Database:
         self, url: str, *, durable: bool = False, suffix: str = "", lock_wait_s: float = LOCK_WAIT_S
     ) -> None:
         parsed = make_url(url)
+        self.url = url
         self.is_sqlite = parsed.get_backend_name() == "sqlite"
         self.path: Path | None = None
         self._lock: FileLock | None = None
         self._kept: sa.PoolProxiedConnection | None = None  # under the lock
         self._durable, self._lock_wait_s = durable, lock_wait_s
+        self._proof: Proof | None = None
         if self.is_sqlite:
-            path = Path(parsed.database or "")
-            self.path = path.with_name(f"{path.stem}{suffix}{path.suffix}")
+            self.path = half_path(url, suffix)
             parsed = parsed.set(database=str(self.path))
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
@@ -94,13 +108,19 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """A write transaction; commits at the end, rolls back on an exception."""
-        with self._guarded(), self._exclusive():
-            if self.is_sqlite:
-                with self._begun(write=True) as connection:
-                    yield connection
-            else:
-                with self.engine.begin() as connection:
-                    yield connection
+        with self._guarded(), self._exclusive(), self._begun_for_write() as connection:
+            if self._proof is not None:
+                self._proof.of_file()
+                self._proof.of_rows(connection)
+            yield connection
+
+    def _begun_for_write(self) -> AbstractContextManager[sa.Connection]:
+        return self._begun(write=True) if self.is_sqlite else self.engine.begin()
+
+    def require(self, proof: Proof) -> None:
+        """From now on, let no write transaction begin without `proof`, and let it explain
+        failures."""
+        self._proof = proof
 
     @contextmanager
     def quick_write(self) -> Iterator[Transaction]:
@@ -124,8 +144,15 @@ class Database:
             else:  # whose pool finds out whether the server has hung up
                 connection.close()
 
-    def _guarded(self) -> AbstractContextManager[None]:
-        return translated(self.name, self.engine.dialect)
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        try:
+            with translated(self.name, self.engine.dialect):
+                yield
+        except LedgerUnusable:
+            if self._proof is not None:  # a file that was emptied looks damaged first
+                self._proof.of_file()
+            raise
 
     def _exclusive(self) -> AbstractContextManager[None]:
         return nullcontext() if self._lock is None else self._lock.held(self._lock_wait_s)
@@ -200,6 +227,15 @@ def _server_name(url: sa.URL) -> str:
     return f"postgresql://{host}:{port}/{parameters.get('dbname') or url.database or ''}"
 
 
+def half_path(url: str, suffix: str) -> Path | None:
+    """Where a SQLite ledger keeps the file of `suffix`, see `Database`; None on PostgreSQL."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    path = Path(parsed.database or "")
+    return path.with_name(f"{path.stem}{suffix}{path.suffix}")
+
+
 def _postgres(url: sa.URL) -> sa.Engine:
     arguments = {"connect_timeout": 10, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
     return sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
@@ -219,3 +255,9 @@ def _store_version(
         connection.execute(
             sa.update(_versions).where(_versions.c.component == component).values(version=version)
         )
+
+
+def forget_version(connection: sa.Connection, component: str) -> None:
+    """Let `component`'s tables be made again by the next `migrate`."""
+    _versions.create(connection, checkfirst=True)
+    connection.execute(sa.delete(_versions).where(_versions.c.component == component))

@@ -85,6 +85,11 @@ _SHARED: dict[str, Any] = {
 }
 
 
+NEW_LEDGER: Any = typer.Option(
+    "--new-ledger", help="Where the outbox was lost: a new one, people looked up first."
+)
+
+
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(options, …)` the shared options; Typer sees them beside its own."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipelines.commands.common import Options, common_options, run_command
+from pipelines.commands.common import NEW_LEDGER, Options, common_options, run_command
 from pipelines.commands.observed import observed
 from pipelines.commands.output import Output
 from pipelines.commands.result import Result
@@ -103,6 +103,7 @@ def _push(
         Path | None,
         typer.Option("--rejects", metavar="F", help="Rows not applied (FILE.rejects.csv)."),
     ] = None,
+    new_ledger: Annotated[bool, NEW_LEDGER] = False,
 ) -> None:
     """Push prospects from a file, a table or a query to the API; every row is accounted for."""
 
@@ -125,6 +126,7 @@ def _push(
             "force": force,
             "clear_empty": clear_empty,
             "ignore_unknown": ignore_unknown,
+            "new_ledger": new_ledger,
         }
         changes = {name: value for name, value in given.items() if value is not None}
         if options.all_accounts and file == "-":

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.common import Options, common_options, guarded, run_command
+from pipelines.commands.common import NEW_LEDGER, Options, common_options, guarded, run_command
 from pipelines.commands.observed import observed
 from pipelines.commands.output import Output
 from pipelines.commands.result import Result, worst
@@ -25,13 +26,13 @@ def register(app: typer.Typer) -> None:
 
 
 @common_options
-def _sync(options: Options) -> None:
+def _sync(options: Options, new_ledger: Annotated[bool, NEW_LEDGER] = False) -> None:
     """Pull everything, then run every push job of the configuration; a part that fails doesn't
     stop the others."""
-    run_command(options, observed("sync", sync))
+    run_command(options, observed("sync", partial(sync, new_ledger=new_ledger)))
 
 
-def sync(settings: Settings, output: Output) -> Result:
+def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Result:
     """Every part in order; the exit code is the worst of them."""
     from connector.logs import redact
     from connector.source.fields import RESOURCES
@@ -43,7 +44,9 @@ def sync(settings: Settings, output: Output) -> Result:
     for name in settings.jobs:
         if any(part.exit_code > 128 for part in parts.values()):
             break
-        parts[f"push {name}"] = guarded(partial(_push, settings, name, output))
+        parts[f"push {name}"] = guarded(
+            partial(_push, settings, name, output, new_ledger=new_ledger)
+        )
     code = worst([part.exit_code for part in parts.values()])
     told = next((name for name, part in parts.items() if part.exit_code == code), "")
     others = {name: part.error for name, part in parts.items() if part.error and name != told}
@@ -80,8 +83,9 @@ def sync(settings: Settings, output: Output) -> Result:
     )
 
 
-def _push(settings: Settings, name: str, output: Output) -> Result:
+def _push(settings: Settings, name: str, output: Output, *, new_ledger: bool) -> Result:
     from pipelines.commands.push import run_push
     from pipelines.push.input import job_request
 
-    return run_push(settings, job_request(settings, name), output)
+    request = replace(job_request(settings, name), new_ledger=new_ledger)
+    return run_push(settings, request, output)

@@ -26,7 +26,8 @@ class PushRequest:
 
     database: another DuckDB file for `table` and `sql` than the destination. encoding,
     delimiter, sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header.
-    rejects: where rows that weren't applied go; None: beside the input.
+    rejects: where rows that weren't applied go; None: beside the input. new_ledger: where the
+    outbox was lost, start a new one.
     """
 
     file: str | None = None
@@ -45,6 +46,7 @@ class PushRequest:
     ignore_unknown: bool = False
     max_changes: int | None = None
     rejects: Path | None = None
+    new_ledger: bool = False
 
     def __post_init__(self) -> None:
         given = [each for each in (self.file, self.table, self.sql) if each is not None]

@@ -3,27 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
 from connector.budget import Lane
 from connector.budget.database import Database
-from connector.budget.keys import key_id
-from connector.errors import Refused, Unauthorized
+from connector.budget.keys import OUTBOX_SUFFIX, key_id
+from connector.errors import OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger
 from connector.settings import Settings
+from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox
 from connector.upsert.outbox.scopes import Scopes
 from pipelines.places import destination_label
 from pipelines.session import Session
 
 _log = get_logger("push")
+_DAY_MS = 86_400_000
 
 
 def outbox_database(settings: Settings) -> Database:
-    """The outbox's own file beside a SQLite ledger, where a long write blocks no permit; on
-    PostgreSQL the ledger's database. Close it after use."""
-    return Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
+    """The outbox for who only looks into it. Close it after use."""
+    return Database(settings.resolved_ledger_url, durable=True, suffix=OUTBOX_SUFFIX)
+
+
+def outbox_of(session: Session, *, new_ledger: bool = False, dry_run: bool = False) -> OpenOutbox:
+    """The outbox of the session's ledger, proven to be its own. Close it after use.
+
+    new_ledger: where it was lost, a new one that looks people up first; a dry run makes do with
+    one that is gone afterwards.
+
+    Raises:
+        OutboxLost: it is not the one that the ledger had.
+    """
+    now_ms = int(session.budget.steady_clock.now_s() * 1000)
+    until_ms = now_ms + session.settings.writes.retention_days * _DAY_MS
+    try:
+        opened = open_outbox(
+            session.ledger, look_first_until_ms=until_ms, new_ledger=new_ledger and not dry_run
+        )
+    except OutboxLost:
+        if not (dry_run and new_ledger):
+            raise
+        return TryOutbox(until_ms)
+    if dry_run and new_ledger and opened.knows_nothing:
+        opened.look_first_ms, opened.started_now = until_ms, True
+    return opened
+
+
+class TryOutbox(OpenOutbox):
+    """An outbox that knows nothing, and is gone when it is closed."""
+
+    def __init__(self, look_first_ms: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="hiringcenter-")
+        database = Database(f"sqlite:///{self._folder.name}/ledger.db")
+        super().__init__(database, look_first_ms, knows_nothing=True, started_now=True)
+
+    def close(self) -> None:
+        super().close()
+        self._folder.cleanup()
 
 
 def key_number(settings: Settings, ledger: Database) -> int:
@@ -42,9 +81,14 @@ def account_number(settings: Settings, facts: Mapping[str, Any]) -> int | None:
 
 def note_account(settings: Settings, ledger: Database, facts: Mapping[str, Any]) -> None:
     """Keep what GET /auth says of the key's account, for the key that will replace it."""
-    with closing(outbox_database(settings)) as database:
+    try:
+        outbox = open_outbox(ledger, look_first_until_ms=0)
+    except OutboxLost as error:  # a push is who needs it
+        _log.warning("push.no_outbox", why=str(error))
+        return
+    with closing(outbox):
         key = key_number(settings, ledger)
-        Scopes(database).note(key, account_number(settings, facts))
+        Scopes(outbox.database).note(key, account_number(settings, facts))
 
 
 def scope_of(session: Session, database: Database) -> int:
@@ -65,6 +109,7 @@ def scope_of(session: Session, database: Database) -> int:
 
 def begin_sending(session: Session, database: Database) -> None:
     """Note that the configured key sends from now on; the push lock is held."""
+    count_push(session.ledger, database)
     key = key_number(session.settings, session.ledger)
     Scopes(database).begin(key, int(session.budget.steady_clock.now_s() * 1000))
 

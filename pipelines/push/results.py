@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from connector.budget import locks
-from connector.errors import AlreadyRunning
+from connector.errors import AlreadyRunning, OutboxLost
 from connector.logs import get_logger
 from connector.upsert.outbox.results import ResultStore
 from pipelines.destination.batches import Batch
@@ -14,7 +15,7 @@ from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.pull.booking import Booking
 from pipelines.pull.bookkeeping import at, runs_batch
-from pipelines.push.outbox import destination_number, key_number, outbox_database
+from pipelines.push.outbox import destination_number, key_number, outbox_of
 from pipelines.session import Session
 
 _log = get_logger("push")
@@ -44,14 +45,16 @@ def land_push_results(destination: Destination, session: Session) -> int:
     settings = session.settings
     if not destination.columns(TABLE):
         destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
-    database = outbox_database(settings)
     try:
+        outbox = outbox_of(session)
+    except OutboxLost as error:  # a pull goes on without; a push stops before it comes here
+        _log.warning("push.no_outbox", why=str(error))
+        return 0
+    with closing(outbox):
         store = ResultStore(
-            database, key_number(settings, session.ledger), destination_number(settings)
+            outbox.database, key_number(settings, session.ledger), destination_number(settings)
         )
         return _land(destination, store)
-    finally:
-        database.close()
 
 
 def _land_runs(destination: Destination, session: Session) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from connector.budget import Lane, locks
@@ -11,6 +11,7 @@ from connector.budget.locks import Held
 from connector.errors import (
     ConnectorError,
     DestinationError,
+    OutboxLost,
     RunError,
     TooManyChanges,
     Unexpected,
@@ -33,7 +34,7 @@ from pipelines.failure import error_facts
 from pipelines.places import destination_label
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.input import PushRequest, open_rows, rejects_path
-from pipelines.push.outbox import begin_sending, destination_number, outbox_database, scope_of
+from pipelines.push.outbox import begin_sending, destination_number, outbox_of, scope_of
 from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.report import PushReport, counted, forecast
 from pipelines.push.results import land_after_push
@@ -42,6 +43,7 @@ from pipelines.session import Session, open_session
 _log = get_logger("push")
 _NOTEWORTHY = 50
 _LIKELY_LATENCY_S = 0.3
+_HEALTHY = "The outbox is healthy: --new-ledger does nothing. It may stay, or be left out."
 
 
 def push(
@@ -57,8 +59,9 @@ def push(
         BudgetError: the ledger can't be used; nothing was sent.
     """
     with open_session(settings, kind="push") as session, ExitStack() as stack:
-        database = outbox_database(settings)
-        stack.callback(database.close)
+        opened = outbox_of(session, new_ledger=request.new_ledger, dry_run=request.dry_run)
+        stack.callback(opened.close)
+        database = opened.database
         scope = scope_of(session, database)
         held = None
         if not request.dry_run:
@@ -69,7 +72,11 @@ def push(
             session.history.start(session.run_id, "push", label, lock_name=name)
         progress = progress_of(session) if progress_of else NoProgress()
         stack.callback(progress.stop)
-        return _Push(session, request, Outbox(database, scope), held, progress).run()
+        outbox = Outbox(database, scope)
+        work = _Push(session, request, outbox, opened.look_first_ms, held, progress)
+        if request.new_ledger and not opened.started_now:
+            work.note(_HEALTHY)
+        return work.run()
 
 
 class _Push:
@@ -80,6 +87,7 @@ class _Push:
         session: Session,
         request: PushRequest,
         outbox: Outbox,
+        look_first_ms: int,
         held: Held | None,
         progress: Progress,
     ) -> None:
@@ -90,6 +98,8 @@ class _Push:
         self._rejects: RejectsFile | None = None
         self._watcher = Watcher(late_reject=self._reject, progress=self._moved)
         self._report = PushReport()
+        now_ms = session.budget.steady_clock.now_s() * 1000
+        self._looks_first = look_first_ms > now_ms
         self._push = Push(outbox, self._terms(), clock=session.budget.steady_clock)
         destination = destination_number(session.settings)
         self._results = ResultStore(outbox.database, outbox.scope, destination)
@@ -104,7 +114,12 @@ class _Push:
             settings.http.retry_total_s,
             settings.writes.retention_days,
             destination_number(settings),
+            self._looks_first,
         )
+
+    def note(self, text: str) -> None:
+        """Something about this run, for people."""
+        self._report.notes.append(text)
 
     def run(self) -> PushReport:
         """The report, whatever happened; also noted in the run history."""
@@ -178,12 +193,23 @@ class _Push:
                 on_read=lambda rows: self._progress.show(Standing("row", rows)),
             )
         self._report.notes += rows.notes
+        self._tell_look_ups()
         _log.info(
             "push.planned",
             rows=self._plan.rows,
             to_send=self._plan.to_send,
             writes=self._plan.writes,
         )
+
+    def _tell_look_ups(self) -> None:
+        """Before the first request: what a lost outbox costs."""
+        if self._plan.look_ups:
+            _log.warning("push.looks_first", look_ups=self._plan.look_ups, rows=self._plan.to_send)
+            self._report.notes.append(
+                f"The outbox is new and doesn't know what was sent before: at most "
+                f"{self._plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
+                "there already is not sent."
+            )
 
     def _check_changes(self) -> None:
         allowed = self._request.max_changes
@@ -212,7 +238,7 @@ class _Push:
     @property
     def _requests_planned(self) -> int:
         looks = self._plan.prospect_writes if self._request.mode == "update-only" else 0
-        return self._plan.writes + looks
+        return self._plan.writes + max(looks, self._plan.look_ups)
 
     def _finish(self, error: ConnectorError | None) -> None:
         session = self._session
@@ -220,8 +246,9 @@ class _Push:
         self._report.summary, self._report.error = summary, error
         if self._request.dry_run:
             return
-        self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
-        self._tell_left_behind()
+        with suppress(OutboxLost):
+            self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
+            self._tell_left_behind()
         message = redact(str(error)) if error else None
         session.history.finish(session.run_id, summary["status"], summary, message)
 
@@ -241,6 +268,8 @@ class _Push:
             summary |= forecast(self._plan, requests=requests, eta_s=self._eta_s(requests))
         elif not_sent:
             summary["not_sent"] = not_sent
+        if self._plan.look_ups:
+            summary["look_ups"] = self._plan.look_ups
         if self._watcher.recovered:
             summary["recovered"] = self._watcher.recovered
         if self._rejects is not None and self._rejects.count:

@@ -16,7 +16,7 @@ _SHOWN = 20
 
 def push_lines(report: PushReport) -> list[Any]:
     """The input, rows by outcome, what went wrong row by row, and what to do next."""
-    if isinstance(report.error, UsageError):
+    if isinstance(report.error, UsageError) and not report.summary.get("requests"):
         return []
     return [*report.notes, _table(report.summary), *_rows(report), *_end(report.summary)]
 

@@ -38,7 +38,8 @@ class PlanCounts:
     that need one.
 
     would_create, would_update: of those, by what the API will do; the rest can't be told.
-    writes: requests that change something.
+    writes: requests that change something. look_ups: at most so many come before them, since an
+    outbox was lost.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
@@ -48,6 +49,7 @@ class PlanCounts:
     would_update: int = 0
     prospect_writes: int = 0
     writes: int = 0
+    look_ups: int = 0
 
 
 class Planner:
@@ -68,7 +70,9 @@ class Planner:
         force: bool,
         dry_run: bool,
         clock: SteadyClock,
+        looks_first: bool = False,
     ) -> None:
+        self._looks_first = looks_first and not force
         self._outbox, self._results, self._finder = outbox, results, finder
         self._run_id, self._source = run_id, source
         self._mode, self._force, self._dry_run = mode, force, dry_run
@@ -139,6 +143,9 @@ class Planner:
             for position, (kind, content, body) in enumerate(asked + activities, start=first)
         ]
         self._count(new, decision, sends)
+        if self._looks_first:
+            is_known = any(name in known.found for name in plain.names.present())
+            self.counts.look_ups += len(activities) + (sends and not is_known)
         self._new += new
 
     def _open_activities(

@@ -9,12 +9,16 @@ recruiter's edit and forgotten key: none doubled, none lost, what can't be told 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from html import unescape
 from typing import Any
 
 from connector.upsert.outbox.comparing import compare
+
+_MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 
 
 class State(StrEnum):
@@ -137,7 +141,7 @@ def fate_of_activity(
     complete: `items` are all of them created since `sent_server_ms`.
     """
     since = [item for item in items if _created_since(item, sent_server_ms)]
-    if any(_says_the_same(payload, item) for item in since):
+    if any(says_the_same(payload, item) for item in since):
         return Fate.APPLIED
     return Fate.NOT_APPLIED if complete and not since else Fate.UNKNOWN
 
@@ -147,5 +151,19 @@ def _created_since(item: Mapping[str, Any], server_ms: int | None) -> bool:
     return created_at_ms is None or server_ms is None or created_at_ms >= server_ms
 
 
-def _says_the_same(payload: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
-    return all(item.get(name) == value for name, value in payload.items() if name in item)
+def says_the_same(payload: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether a note, task or meeting, as it is read, is the one that `payload` asks for."""
+    return all(_same(value, item[name]) for name, value in payload.items() if name in item)
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    """Markup, spaces and how numbers are written aside: the API keeps bodies as HTML."""
+    if wanted in (None, "") or found in (None, ""):
+        return wanted in (None, "") and found in (None, "")
+    if isinstance(wanted, str | int | float) and isinstance(found, str | int | float):
+        return wanted == found or _plain(wanted) == _plain(found)
+    return bool(wanted == found)
+
+
+def _plain(value: str | float) -> str:
+    return " ".join(unescape(_MARKUP.sub(" ", str(value))).split())

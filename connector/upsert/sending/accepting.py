@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Accepted, Receipts
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.states import State, Status
 from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, Write
 from connector.upsert.sending.flights import Flight
 
@@ -41,8 +41,9 @@ class Accepting:
         row.status = status
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self.outbox.close(
-            connection, write, outcome=status, prospect_id=row.prospect_id, at_ms=at_ms
-        )
+            connection, write, outcome=status, prospect_id=row.prospect_id, at_ms=at_ms,
+            state=_state_of(flight),
+        )  # fmt: skip
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")
@@ -67,8 +68,9 @@ class Accepting:
         write = flight.write
         assert write.prospect_id is not None
         self.outbox.close(
-            connection, write, outcome="created", prospect_id=write.prospect_id, at_ms=at_ms
-        )
+            connection, write, outcome="created", prospect_id=write.prospect_id, at_ms=at_ms,
+            state=_state_of(flight),
+        )  # fmt: skip
         self.receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
         flight.row.done.append(write.kind)
 
@@ -81,6 +83,11 @@ class Accepting:
         if gone:
             self.uncertain -= gone
             self.outbox.settle_uncertain(connection, write.names, prospect_id)
+
+
+def _state_of(flight: Flight) -> State:
+    """What was only looked at hasn't been marked as sending."""
+    return State.PLANNED if flight.looks else State.SENDING
 
 
 def _kept(

@@ -80,13 +80,29 @@ def server_ms(api: Api) -> int | None:
     return None if now_s is None else int(now_s * 1000) - SKEW_ERROR_MS
 
 
-class UnfilteredList(ConnectorError):
-    """A list answered with people that weren't asked for."""
+class Untold(ConnectorError):
+    """Whether something is in HiringCenter already can't be told; it was not sent."""
 
     transient = True
 
+
+class UnfilteredList(Untold):
+    """A list answered with people that weren't asked for."""
+
     def __init__(self) -> None:
         super().__init__(
-            "the API didn't filter its list by email or phone, so whether this person exists "
+            "the API didn't filter its list by email, phone or name, so whether this person exists "
             "can't be told; nothing was sent"
+        )
+
+
+class LongList(Untold):
+    """A person has more notes (tasks, meetings) than are looked through. `kind`, `seen`."""
+
+    def __init__(self, *, kind: str, seen: int) -> None:
+        self.kind, self.seen = kind, seen
+        super().__init__(
+            f"this person has more than {seen} {kind}, so whether it is among them can't be told; "
+            "it was not sent. Look at the person in HiringCenter, and push the row with --force "
+            "if it is missing"
         )

@@ -35,8 +35,8 @@ _STATUS = {
 class Claimer:
     """Starts rows and their activities, within the caller's transaction.
 
-    force: send what is unchanged or uncertain too. looks_first: ask for each person before
-    anything is posted, since a POST would create them.
+    force: send what is unchanged or uncertain too. looks_first: whoever has no receipt here is
+    looked up before anything is posted, and so is what goes with them.
     """
 
     outbox: Outbox
@@ -46,6 +46,7 @@ class Claimer:
     clock: Clock
     mode: Mode
     force: bool
+    looks_first: bool = False
 
     def start(self, connection: sa.Connection, rows: Sequence[RowProgress]) -> Iterable[Flight]:
         """The first errand of each row that needs one; the others are left without any."""
@@ -73,7 +74,8 @@ class Claimer:
         if decision.action is not Action.SEND:
             return self._settle(connection, row, decision)
         row.rest.popleft()
-        looks = self.mode == "update-only"
+        is_known = any(name in known.found for name in write.names.present())
+        looks = self.mode == "update-only" or (self.looks_first and not is_known)
         write = replace(write, prospect_id=decision.prospect_id)
         if not looks:
             write = self._send(connection, write)
@@ -123,12 +125,14 @@ class Claimer:
             elif self._is_uncertain(write):
                 row.failures.append(f"{write.kind}: {UNCERTAIN}")
                 self._close(connection, write, "skipped")
+            elif self.looks_first and row.status is not Status.CREATED:
+                return self._flight(row, _addressed(write), looks=True)
             else:
                 return self._flight(row, self._send(connection, _addressed(write)))
         return None
 
     def post(self, connection: sa.Connection, flight: Flight) -> Flight:
-        """There is somebody to update: send what was only looked up so far."""
+        """It isn't there yet, or is to be changed: send what was only looked up so far."""
         write = self._send(connection, flight.write)
         return replace(flight, write=write, looks=False, started_s=self.clock.monotonic_s())
 

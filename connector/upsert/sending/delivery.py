@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,14 +16,16 @@ from connector.api.client import WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import Unreachable
+from connector.upsert.outbox.comparing import compare
 from connector.upsert.outbox.states import (
     Fate,
     fate_of_activity,
     fate_of_prospect,
+    says_the_same,
     was_remembered,
 )
 from connector.upsert.outbox.writes import PROSPECTS, Write
-from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, server_ms
+from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, LongList, server_ms
 from connector.upsert.sending.people import People
 
 _ASKING_AGAIN_S = 60.0
@@ -35,7 +37,8 @@ class Delivered:
     """What came of one errand. Of answer, fate, exists and error one is set.
 
     fate: by looking, where the key was too old to ask; item: the prospect looked at. exists:
-    whether there is somebody to update; nothing was sent. key_age_s, remembered: what the answer
+    whether it is there, so far nothing was sent; is_equal: and needs no change; write: without
+    what is there already. key_age_s, remembered: what the answer
     to a repeated write shows of the API's memory, see `states.was_remembered`.
     """
 
@@ -44,25 +47,58 @@ class Delivered:
     fate: Fate | None = None
     item: Mapping[str, Any] | None = None
     exists: bool | None = None
+    is_equal: bool = False
     error: BaseException | None = None
     key_age_s: float = 0.0
     remembered: bool | None = None
 
 
 class Courier:
-    """Delivers writes; any number of threads may use it at once."""
+    """Delivers writes; any number of threads may use it at once.
 
-    def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock) -> None:
-        self._api, self.keys, self._clock = api, keys, clock
+    compares: who is looked up is compared with the write, not only found.
+    """
+
+    def __init__(
+        self, api: Api, *, keys: KeyMemory, clock: SteadyClock, compares: bool = False
+    ) -> None:
+        self._api, self.keys, self._clock, self._compares = api, keys, clock, compares
         self._people = People(api)
 
     def look(self, write: Write) -> Delivered:
-        """Whether there is somebody whom `write` would update."""
+        """What is there of what `write` would create or update."""
         try:
-            found = self._people.of(write.prospect_id, orjson.loads(write.body))
-            return Delivered(write, exists=found is not None)
+            if write.kind != PROSPECTS:
+                is_there = self._is_attached(write.kind, str(write.prospect_id), write.body)
+                return Delivered(write, exists=is_there, is_equal=is_there)
+            return self._look_at_person(write)
         except BaseException as error:  # noqa: BLE001 - judged by the thread that keeps the outbox
             return Delivered(write, error=error)
+
+    def _look_at_person(self, write: Write) -> Delivered:
+        payload = orjson.loads(write.body)
+        if write.names.row is not None and write.prospect_id is None:
+            people = self._people.by_name(payload)
+            item = next((each for each in people if not compare(payload, each).differs), None)
+        else:
+            item = self._people.of(write.prospect_id, payload)
+        if item is None or not self._compares:
+            return Delivered(write, exists=item is not None)
+        id_ = str(item.get("id") or write.prospect_id)
+        if payload.get("notes"):  # it becomes a note of the person, and another each time
+            note = orjson.dumps({"body": payload["notes"]})
+            if self._is_attached("notes", id_, note):
+                del payload["notes"]
+        write = replace(write, prospect_id=id_, body=orjson.dumps(payload))
+        return Delivered(write, exists=True, item=item, is_equal=compare(payload, item).equal)
+
+    def _is_attached(self, kind: str, prospect_id: str, body: bytes) -> bool:
+        there, payload = self._people.attached(kind, prospect_id), orjson.loads(body)
+        if any(says_the_same(payload, item) for item in there.items):
+            return True
+        if not there.complete:
+            raise LongList(kind=kind, seen=len(there.items))
+        return False
 
     def deliver(
         self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None

@@ -50,7 +50,7 @@ class RowProgress:
 @dataclass
 class Flight:
     """One errand of a thread. resumed: the write may have been sent before. looks: it only asks
-    whether there is somebody to update. Times: monotonic seconds."""
+    what is there. Times: monotonic seconds."""
 
     row: RowProgress
     write: Write

@@ -39,7 +39,7 @@ class Terms:
     source: the input's name, the same each time it is pushed. force: send what is unchanged or
     uncertain too. retry_total_s: for how long one write is tried. retention_days: how long
     outcomes, and receipts that nothing uses, are kept. destination: a number that stands for
-    where results land.
+    where results land. looks_first: whoever the outbox doesn't know is looked up before a write.
     """
 
     run_id: str
@@ -49,6 +49,7 @@ class Terms:
     retry_total_s: float = 300.0
     retention_days: int = 90
     destination: int = 0
+    looks_first: bool = False
 
 
 class Push:
@@ -126,6 +127,7 @@ class Push:
             force=self._terms.force,
             dry_run=dry_run,
             clock=self._clock,
+            looks_first=self._terms.looks_first,
         )
 
     def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
@@ -141,6 +143,8 @@ class Push:
             self._terms.retry_total_s,
             blocked=set(),
             uncertain=self._outbox.uncertain(),
+            updates_only=self._terms.mode == "update-only",
+            looks_first=self._terms.looks_first and not self._terms.force,
         )
         claimer = Claimer(
             self._outbox,
@@ -150,13 +154,14 @@ class Push:
             self._clock,
             self._terms.mode,
             self._terms.force,
+            looks_first=self._terms.looks_first and not self._terms.force,
         )
         now_ms = int(self._clock.now_s() * 1000)
         keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
         sender = Sender(
             self._outbox,
             self._results,
-            Courier(api, keys=keys, clock=self._clock),
+            Courier(api, keys=keys, clock=self._clock, compares=settler.looks_first),
             claimer,
             settler,
             held,

@@ -22,7 +22,7 @@ from connector.upsert.outbox.writes import (
     uncertain_names,
 )
 from connector.upsert.sending.accepting import Accepting
-from connector.upsert.sending.api import UnfilteredList
+from connector.upsert.sending.api import Untold
 from connector.upsert.sending.delivery import Delivered
 from connector.upsert.sending.flights import Flight
 
@@ -53,7 +53,8 @@ class Settler:
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
     uncertain: see `Outbox.uncertain`. last_answer_s: monotonic, when the API was last heard.
     recovering: what earlier runs left open is being settled. unanswered: why one of those is
-    still open.
+    still open. updates_only: nobody is created. looks_first: what is found as it should be isn't
+    sent.
     """
 
     outbox: Outbox
@@ -64,6 +65,8 @@ class Settler:
     last_answer_s: float = float("-inf")
     recovering: bool = False
     unanswered: BaseException | None = None
+    updates_only: bool = False
+    looks_first: bool = False
 
     def __post_init__(self) -> None:
         self._accepting = Accepting(self.outbox, self.receipts, self.uncertain)
@@ -91,7 +94,7 @@ class Settler:
             return self._settle_error(connection, flight, arrived.error, at_ms)
         self.last_answer_s = now_s
         if arrived.exists is not None:
-            return self._settle_look(connection, flight, arrived.exists, at_ms)
+            return self._settle_look(connection, flight, arrived, at_ms)
         if arrived.answer is not None:
             self._settle_answer(connection, flight, arrived.answer, at_ms)
             return Next.GO_ON
@@ -115,11 +118,22 @@ class Settler:
             self._accepting.prospect(connection, flight, answer.item, status, at_ms)
 
     def _settle_look(
-        self, connection: sa.Connection, flight: Flight, exists: bool, at_ms: int
+        self, connection: sa.Connection, flight: Flight, arrived: Delivered, at_ms: int
     ) -> Next:
-        if exists:
+        flight.write = arrived.write
+        if not arrived.exists:
+            if flight.write.kind == PROSPECTS and self.updates_only:
+                self.refuse(connection, flight, Status.REJECTED, _ABSENT, at_ms)
+                return Next.GO_ON
             return Next.POST
-        self.refuse(connection, flight, Status.REJECTED, _ABSENT, at_ms)
+        if flight.write.kind != PROSPECTS:
+            self._accepting.activity(connection, flight, at_ms)
+            flight.row.done.pop()  # it was there before
+            return Next.GO_ON
+        if not (arrived.is_equal and self.looks_first):
+            return Next.POST
+        self._accepting.prospect(connection, flight, arrived.item or {}, Status.UPDATED, at_ms)
+        flight.row.status = Status.UNCHANGED
         return Next.GO_ON
 
     def _settle_fate(
@@ -161,7 +175,7 @@ class Settler:
         if isinstance(error, Refused):
             self._settle_refusal(connection, flight, error, at_ms)
             return Next.GO_ON
-        if isinstance(error, UnfilteredList):
+        if isinstance(error, Untold):
             self.refuse(connection, flight, Status.FAILED, str(error), at_ms)
             return Next.GO_ON
         if isinstance(error, Unreachable | UnexpectedAnswer):

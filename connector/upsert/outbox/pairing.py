@@ -1,0 +1,276 @@
+"""Whether the outbox is still the one that belongs to its ledger.
+
+The ledger's budget remembers that it has an outbox: both hold one token, and a number that rises
+with each push. An outbox that vanished, was emptied, replaced, or is an older copy of itself knows
+too little of what was sent, and each step of a push asks for the proof. A budget that was lost
+instead takes its outbox back.
+"""
+
+from __future__ import annotations
+
+import secrets as randomness
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from connector.budget import keys
+from connector.budget.database import Database, forget_version, half_path
+from connector.budget.schema import MIGRATIONS as BUDGET_MIGRATIONS
+from connector.budget.schema import secrets
+from connector.errors import LedgerUnusable, OutboxLost
+from connector.logs import get_logger
+from connector.upsert.outbox.schema import MIGRATIONS, receipts, salts, writes
+from connector.upsert.outbox.statements import insert_or_replace
+from connector.upsert.outbox.states import State
+
+_TOKEN, _PUSHES, _LOOK_FIRST = "token", "pushes", "look-first"  # among the outbox's salts
+_OUTBOX_TOKEN, _OUTBOX_PUSHES = "outbox-token", "outbox-pushes"  # among the budget's secrets
+_PAIRING_LOCK = 7_466_104_402
+_VANISHED = "has vanished"
+_EMPTIED = "is empty"
+_REPLACED = "was replaced by another"
+_OLDER = "is an older copy of itself: pushes have used a newer one since"
+_DAMAGED = "is damaged"
+
+_FIRST_TABLES = {"outbox_aliases", "outbox_receipts", "outbox_attached", "push_results"}
+_log = get_logger("outbox")
+
+
+@dataclass
+class OpenOutbox:
+    """An outbox that is proven to be the ledger's own. Close it after use.
+
+    look_first_ms: until when (ledger's clock) whoever isn't known here is looked up before a
+    write, since an outbox was lost; 0: it never was. knows_nothing: no push has used it yet.
+    started_now: because an outbox was lost.
+    """
+
+    database: Database
+    look_first_ms: int = 0
+    knows_nothing: bool = False
+    started_now: bool = False
+
+    def close(self) -> None:
+        self.database.close()
+
+
+@dataclass
+class _TokenProof:
+    """Proof for each write transaction, at the price of a stat and a row."""
+
+    name: str
+    path: Path | None
+    token: bytes
+    _file: tuple[int, int] | None = field(init=False, default=None)
+    _size: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            found = self.path.stat()
+            self._file, self._size = (found.st_dev, found.st_ino), found.st_size
+
+    def of_file(self) -> None:
+        """SQLite goes on with a file that has no name any more."""
+        if self.path is None:
+            return
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            raise OutboxLost(outbox=self.name, reason=_VANISHED) from None
+        except OSError as error:
+            raise OutboxLost(outbox=self.name, reason=f"can't be seen: {error.strerror}") from error
+        if (found.st_dev, found.st_ino) != self._file:
+            raise OutboxLost(outbox=self.name, reason=_REPLACED)
+        if found.st_size < self._size:  # it never shrinks
+            raise OutboxLost(outbox=self.name, reason="was emptied or cut")
+        self._size = found.st_size
+
+    def of_rows(self, connection: sa.Connection) -> None:
+        try:
+            token = _value(connection, _TOKEN)
+        except (sa.exc.ProgrammingError, sa.exc.OperationalError) as error:
+            if isinstance(error, sa.exc.OperationalError) and "no such table" not in str(error):
+                raise
+            raise OutboxLost(outbox=self.name, reason="has lost its tables") from error
+        if token != self.token:
+            raise OutboxLost(outbox=self.name, reason=_REPLACED if token else _EMPTIED)
+
+
+def open_outbox(
+    ledger: Database, *, look_first_until_ms: int, new_ledger: bool = False
+) -> OpenOutbox:
+    """The outbox of `ledger`: its own file beside a SQLite ledger, where a long write blocks no
+    permit; on PostgreSQL the ledger's database.
+
+    new_ledger: where it was lost or never was, start one that looks people up first, until
+    `look_first_until_ms` of the ledger's clock.
+
+    Raises:
+        OutboxLost: the ledger had another one.
+    """
+    ledger.migrate("budget", BUDGET_MIGRATIONS)
+    with _locked(ledger) as connection:
+        token = _secret(connection, _OUTBOX_TOKEN)
+        pushes = _number(_secret(connection, _OUTBOX_PUSHES))
+        path = half_path(ledger.url, keys.OUTBOX_SUFFIX)
+        reason = _file_reason(path) if token is not None else None
+        database: Database | None = None
+        try:
+            if reason is None:
+                database = _opened(ledger)
+                reason = _why_lost(database, token, pushes)
+            if reason is not None and not new_ledger:
+                raise OutboxLost(outbox=_name(ledger, path), reason=reason)
+            if reason is not None:
+                _log.warning("outbox.started_new", outbox=_name(ledger, path), former=reason)
+                database = _started_new(ledger, database, path)
+            assert database is not None
+            opened = _paired(connection, database, None if reason else token)
+            if new_ledger and (reason is not None or opened.knows_nothing):
+                opened.look_first_ms, opened.started_now = look_first_until_ms, True
+                _store(database, _LOOK_FIRST, _bytes(look_first_until_ms))
+        except BaseException:
+            if database is not None:
+                database.close()
+            raise
+    return opened
+
+
+def count_push(ledger: Database, outbox: Database) -> None:
+    """A push begins: outbox and ledger count it, the outbox first. Its lock is held."""
+    with outbox.write() as connection:
+        pushes = _number(_value(connection, _PUSHES))
+    with ledger.write() as connection:
+        pushes = max(pushes, _number(_secret(connection, _OUTBOX_PUSHES))) + 1
+    _store(outbox, _PUSHES, _bytes(pushes))
+    with ledger.write() as connection:
+        _remember(connection, _OUTBOX_PUSHES, _bytes(pushes))
+
+
+@contextmanager
+def _locked(ledger: Database) -> Iterator[sa.Connection]:
+    """One process at a time looks at the pair."""
+    with ledger.write() as connection:
+        if not ledger.is_sqlite:
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PAIRING_LOCK)))
+        yield connection
+
+
+def _opened(ledger: Database) -> Database:
+    return Database(ledger.url, durable=True, suffix=keys.OUTBOX_SUFFIX)
+
+
+def _name(ledger: Database, path: Path | None) -> str:
+    return ledger.name if path is None else str(path)
+
+
+def _file_reason(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    if not path.exists():
+        return _VANISHED
+    return None if path.stat().st_size else _EMPTIED
+
+
+def _why_lost(database: Database, token: bytes | None, pushes: int) -> str | None:
+    """Why this isn't the outbox that the ledger remembers; None: it is, or none is remembered."""
+    try:
+        with database.read() as connection:
+            tables = set(sa.inspect(connection).get_table_names())
+            found = _value(connection, _TOKEN) if salts.name in tables else None
+            own_pushes = _number(_value(connection, _PUSHES)) if found else 0
+    except LedgerUnusable as error:
+        if token is None or "damaged" not in error.reason:
+            raise
+        return _DAMAGED
+    if token is None:
+        return None
+    if found is None:
+        return _EMPTIED
+    if found != token:
+        return _REPLACED
+    if {writes.name, *_FIRST_TABLES} - tables:
+        return "has lost tables"
+    return _OLDER if own_pushes < pushes else None
+
+
+def _started_new(ledger: Database, lost: Database | None, path: Path | None) -> Database:
+    """Another outbox; a file that isn't ours any more is kept beside it."""
+    if lost is not None:
+        lost.close()
+    if path is not None:
+        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        for ending in ("", "-wal", "-shm"):
+            file = path.with_name(path.name + ending)
+            if file.exists():
+                file.replace(path.with_name(f"{path.stem}.lost-{stamp}{path.suffix}{ending}"))
+    database = _opened(ledger)
+    if not database.is_sqlite:  # what is left of it stays, and counts
+        with database.write() as connection:
+            forget_version(connection, "outbox")
+            if sa.inspect(connection).has_table(salts.name):
+                connection.execute(sa.delete(salts).where(salts.c.name.in_([_TOKEN, _PUSHES])))
+    return database
+
+
+def _paired(connection: sa.Connection, database: Database, token: bytes | None) -> OpenOutbox:
+    """Both sides hold the same token; the outbox has it first, so that a kill between is healed."""
+    database.migrate("outbox", MIGRATIONS)
+    with database.write() as outbox:
+        found = _value(outbox, _TOKEN)
+        if found is None:
+            found = randomness.token_bytes(32)
+            _put(outbox, _TOKEN, found)
+        elif token is None:
+            _log.warning("outbox.adopted", why="the ledger's budget is new, its outbox isn't")
+            # their ages are of a clock that is gone: they are looked up before they are repeated
+            outbox.execute(
+                sa.update(writes).where(writes.c.state == State.SENDING.value).values(sent_ms=None)
+            )
+        if (salt := keys.salt_of(connection)) is not None:
+            _put(outbox, keys.SALT_COPY, salt)
+        look_first_ms = _number(_value(outbox, _LOOK_FIRST))
+        is_used = _value(outbox, _PUSHES) is not None or any(
+            outbox.scalar(sa.select(sa.literal(1)).select_from(table).limit(1))
+            for table in (receipts, writes)
+        )
+    if found != token:
+        _remember(connection, _OUTBOX_TOKEN, found)
+        _remember(connection, _OUTBOX_PUSHES, _bytes(0))
+    database.require(_TokenProof(database.name, database.path, found))
+    return OpenOutbox(database, look_first_ms, knows_nothing=not is_used)
+
+
+def _value(connection: sa.Connection, name: str) -> bytes | None:
+    found = connection.scalar(sa.select(salts.c.value).where(salts.c.name == name))
+    return None if found is None else bytes(found)
+
+
+def _put(connection: sa.Connection, name: str, value: bytes) -> None:
+    insert_or_replace(connection, salts, [{"name": name, "value": value}])
+
+
+def _store(database: Database, name: str, value: bytes) -> None:
+    with database.write() as connection:
+        _put(connection, name, value)
+
+
+def _secret(connection: sa.Connection, name: str) -> bytes | None:
+    found = connection.scalar(sa.select(secrets.c.value).where(secrets.c.name == name))
+    return None if found is None else bytes(found)
+
+
+def _remember(connection: sa.Connection, name: str, value: bytes) -> None:
+    insert_or_replace(connection, secrets, [{"name": name, "value": value}])
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _number(value: bytes | None) -> int:
+    return int.from_bytes(value or b"", "big")

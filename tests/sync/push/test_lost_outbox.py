@@ -1,0 +1,194 @@
+"""An outbox that is lost is noticed, named, and replaced only when that is asked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from connector.errors import OutboxLost
+from connector.sandbox import Sandbox
+from connector.settings import Settings
+from pipelines.pull.run import pull
+from pipelines.pull.scanning import Wanted
+from pipelines.push.input import PushRequest
+from pipelines.push.report import PushReport
+from pipelines.push.run import push
+
+HEADER = "First Name,Last Name,E-mail,Title,note.body\n"
+ROWS = ["Ada,L,ada@example.org,Dr,Called", "Bob,B,bob@example.org,,", "Cy,Y,cy@example.org,Ms,"]
+
+
+@pytest.fixture
+def people(tmp_path: Path) -> Path:
+    path = tmp_path / "people.csv"
+    path.write_text(HEADER + "".join(f"{row}\n" for row in ROWS))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def either(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings with a ledger of either kind."""
+    if request.param == "sqlite":
+        return settings
+    url = str(request.getfixturevalue("postgres_url"))
+    return settings.model_copy(update={"ledger_url": url})
+
+
+def push_file(settings: Settings, path: Path, **options: Any) -> PushReport:
+    return push(settings, PushRequest(file=str(path), **options))
+
+
+def outbox_file(settings: Settings) -> Path:
+    return settings.state_dir / "ledger-outbox.db"
+
+
+def posts(sandbox: Sandbox) -> int:
+    return sum(request.method == "POST" for request in sandbox.requests)
+
+
+def vanish(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+def test_a_push_without_its_outbox_stops_and_a_new_one_looks_first(
+    settings: Settings, sandbox: Sandbox, people: Path
+):
+    """Exit 2 and not one request; with --new-ledger what is there already isn't sent."""
+    push_file(settings, people)
+    vanish(outbox_file(settings))
+    sandbox.clear_log()
+    for dry_run in (False, True):
+        with pytest.raises(OutboxLost, match="has vanished") as caught:
+            push_file(settings, people, dry_run=dry_run)
+        assert caught.value.exit_code == 2
+    assert sandbox.requests == []
+
+    told = push_file(settings, people, dry_run=True, new_ledger=True)
+    assert told.summary["would_request"] == 4 + 4
+    assert sandbox.requests == []
+    report = push_file(settings, people, new_ledger=True)
+    assert (report.exit_code, report.summary["unchanged"]) == (0, 3), report.noteworthy
+    assert report.summary["look_ups"] == 4
+    assert any("look-ups" in note for note in report.notes)
+    assert posts(sandbox) == 0
+    again = push_file(settings, people, new_ledger=True)
+    assert (again.summary["unchanged"], again.summary["requests"]) == (3, 0)
+    assert any("--new-ledger does nothing" in note for note in again.notes)
+
+
+def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
+    settings: Settings, sandbox: Sandbox, people: Path, postgres_url: str
+):
+    """One database holds both halves; the budget remembers the other one."""
+    settings = settings.model_copy(update={"ledger_url": postgres_url})
+    push_file(settings, people)
+    engine = sa.create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        names = [t for t in sa.inspect(connection).get_table_names() if t.startswith("outbox_")]
+        connection.execute(sa.text(f"DROP TABLE {', '.join(names)}"))
+    engine.dispose()
+    sandbox.clear_log()
+    with pytest.raises(OutboxLost, match="--new-ledger"):
+        push_file(settings, people)
+    pull(settings, Wanted(("prospects",)))
+    report = push_file(settings, people, new_ledger=True)
+    assert report.summary["unchanged"] == 3, report.noteworthy
+    assert posts(sandbox) == 0
+
+
+@pytest.mark.parametrize("loss", ["vanished", "emptied in place"])
+def test_an_outbox_that_is_lost_while_a_push_runs_stops_it(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, loss: str
+):
+    """SQLite would go on with a file that nobody finds again. What was sent by then is found by
+    looking."""
+    path = tmp_path / "people.csv"
+    rows = "".join(f"N{n},X,n{n}@example.org,,\n" for n in range(200))
+    path.write_text(HEADER + rows)
+    file = outbox_file(settings)
+
+    def lose(request: Any) -> None:
+        if request.method == "POST" and file.exists() and posts(sandbox) == 60:
+            if loss == "vanished":
+                vanish(file)
+            else:
+                os.truncate(file, 0)
+
+    sandbox.options.script = lose
+    report = push_file(settings, path)
+    sandbox.options.script = None
+    assert (report.exit_code, report.summary["error"]["type"]) == (2, "OutboxLost")
+    assert report.summary["not_sent"] > 0
+    sent = posts(sandbox)
+    assert sent < 200
+    report = push_file(settings, path, new_ledger=True)
+    assert report.exit_code == 0, report.noteworthy
+    assert report.summary["unchanged"] + report.summary["created"] == 200
+    emails = [change.payload["email"] for change in sandbox.applied]
+    assert len(emails) == len(set(emails)) == 200
+
+
+def test_a_new_outbox_sends_what_differs_and_creates_who_is_missing(
+    either: Settings, sandbox: Sandbox, people: Path
+):
+    """On either ledger: one is as the file says, one was changed, one deleted, one note is gone."""
+    push_file(either, people)
+    store = sandbox.store
+    ids = {p.get("email"): p["id"] for p in store.all("prospects")}
+    store.update("prospects", ids["cy@example.org"], {"title": "Mr"})
+    store.delete("prospects", ids["bob@example.org"])
+    for note in store.all("notes"):
+        store.delete("notes", note["id"])
+    lose_all(either)
+    report = push_file(either, people, new_ledger=True)
+    assert report.exit_code == 0, report.noteworthy
+    counts = {name: report.summary[name] for name in ("created", "updated", "unchanged")}
+    assert counts == {"created": 1, "updated": 2, "unchanged": 0}
+    assert [note["body"] for note in store.all("notes")] == ["Called"]
+    titles = {p.get("email"): p.get("title") for p in store.all("prospects")}
+    assert titles["cy@example.org"] == "Ms"
+    # another file, later, without the flag: nobody it names was known to the new outbox
+    other = people.with_name("other.csv")
+    known = store.all("prospects")[0]
+    other.write_text(
+        f"First Name,Last Name,E-mail\n{known['firstName']},{known['lastName']},{known['email']}\n"
+    )
+    assert push_file(either, other).summary["unchanged"] == 1
+
+
+def lose_all(settings: Settings) -> None:
+    if settings.ledger_url is None:
+        vanish(outbox_file(settings))
+        return
+    engine = sa.create_engine(settings.ledger_url.replace("postgresql:", "postgresql+psycopg:"))
+    with engine.begin() as connection:
+        for name in ("outbox_receipts", "outbox_aliases", "outbox_attached"):
+            connection.execute(sa.text(f"DELETE FROM {name}"))
+        connection.execute(sa.text("DELETE FROM outbox_salts WHERE name = 'token'"))
+    engine.dispose()
+
+
+def test_a_budget_that_is_lost_takes_its_outbox_back(
+    settings: Settings, sandbox: Sandbox, people: Path
+):
+    """What was sent is found under the same numbers: nothing is sent again, nothing is stuck."""
+    push_file(settings, people)
+    vanish(settings.state_dir / "ledger.db")
+    sandbox.clear_log()
+    report = push_file(settings, people)
+    assert (report.exit_code, report.summary["unchanged"]) == (0, 3)
+    assert sandbox.requests == []
+
+
+def test_a_pull_goes_on_without_the_outbox(settings: Settings, people: Path):
+    """It has no part in what was lost, and makes no new outbox either."""
+    push_file(settings, people)
+    vanish(outbox_file(settings))
+    assert pull(settings, Wanted(("prospects",))).summary["status"] == "ok"
+    with pytest.raises(OutboxLost):
+        push_file(settings, people)
