@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def stop_on_signals() -> Iterator[StopSignal]:
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         stop.signal_number = number
-        stop.set()
+        # not here: the thread that this interrupts may hold the lock that `set` takes
+        _thread.start_new_thread(stop.set, ())
         signal.signal(number, signal.SIG_DFL)
 
     if threading.current_thread() is not threading.main_thread():

@@ -2,7 +2,8 @@
 
 A caller that finds nobody at the ledger asks for itself, which spares two changes of threads; all
 others leave it to the dispatcher's thread, which sleeps until the time the ledger computed and
-never polls the ledger. Answers ride in the next grant's transaction, or go alone a few
+never polls the ledger. So does the main thread: Python handles signals there, between any two
+steps of an exchange. Answers ride in the next grant's transaction, or go alone a few
 milliseconds later when nobody waits.
 """
 
@@ -57,6 +58,10 @@ class Dispatcher:
             if not self._asked_at_once(waiter):
                 self._room.news.set()
                 waiter.done.wait()
+        except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
+            if (permit := self._room.give_up(waiter)) is not None:
+                self._room.post(Mail(unsent=[permit.id]))
+            raise
         finally:
             self._room.leave(self._clock.monotonic_s())
         if waiter.error is not None:
@@ -67,6 +72,8 @@ class Dispatcher:
     def _asked_at_once(self, waiter: Waiter) -> bool:
         """Whether `waiter` was served (or failed) in its own thread: the ledger was free, and
         asking it was not known to be in vain."""
+        if threading.current_thread() is threading.main_thread():
+            return False
         if self._stopped or self._retry_at_s.get(waiter.lane, -inf) > waiter.since_s:
             return False
         if not self._at_ledger.acquire(blocking=False):
@@ -164,7 +171,9 @@ class Dispatcher:
     def _hand_out(self, exchange: Exchange, began_s: float) -> None:
         for lane, ids in exchange.granted.items():
             by_s = send_by_s(began_s)
-            self._room.grant(lane, [Permit(number, lane, by_s) for number in ids])
+            left = self._room.grant(lane, [Permit(number, lane, by_s) for number in ids])
+            if left:
+                self._room.post(Mail(unsent=[permit.id for permit in left]))
         self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in exchange.wait_s.items()}
         if exchange.hold_s is not None:
             log.warning(

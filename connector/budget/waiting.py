@@ -102,13 +102,25 @@ class WaitingRoom:
                 if waiters
             }
 
-    def grant(self, lane: Lane, permits: Sequence[Permit]) -> None:
-        """Give `permits` to those who have waited longest."""
+    def grant(self, lane: Lane, permits: Sequence[Permit]) -> list[Permit]:
+        """Give `permits` to those who have waited longest; those that nobody waits for any more
+        are left over: callers give up, and a signal sends them all away, at any moment."""
         with self._lock:
-            served = [self._waiters[lane].popleft() for _ in permits]
-        for waiter, permit in zip(served, permits, strict=True):
+            waiters = self._waiters[lane]
+            served = [waiters.popleft() for _ in range(min(len(waiters), len(permits)))]
+        for waiter, permit in zip(served, permits, strict=False):
             waiter.permit = permit
             waiter.done.set()
+        return list(permits[len(served) :])
+
+    def give_up(self, waiter: Waiter) -> Permit | None:
+        """`waiter` is interrupted: it waits no more; the permit that it had got by then."""
+        with self._lock:
+            if waiter in self._waiters[waiter.lane]:
+                self._waiters[waiter.lane].remove(waiter)
+                return None
+        waiter.done.wait()  # it was taken out to be served, or to be told why not
+        return waiter.permit
 
     def fail_all(self, error: Exception) -> None:
         with self._lock:

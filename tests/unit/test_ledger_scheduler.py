@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -112,6 +113,44 @@ def test_a_signal_ends_waiting_with_its_number(tmp_path: Path):
         stop.set()
         errors = [wait.exception() for wait in waits]
     assert [error.exit_code for error in errors if isinstance(error, Interrupted)] == [130] * 4
+
+
+def test_a_signal_during_a_callers_own_exchange_loses_no_permit(tmp_path: Path):
+    """One caller is at the ledger for itself when all are sent away: it gets Interrupted like the
+    others, and what the ledger granted meanwhile is given back."""
+    stop = StopSignal()
+    blocker = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with opened(tmp_path, (10, 600.0), stop=stop) as budget, ThreadPoolExecutor(2) as pool:
+        with blocker.quick_write():  # the exchange that has begun can't go on
+            own = pool.submit(budget.permit, Lane.PULL)
+            while not budget._dispatcher._at_ledger.locked():
+                time.sleep(0.001)
+            stop.set()
+            other = pool.submit(budget.permit, Lane.PULL)  # wakes the dispatcher
+            assert isinstance(other.exception(), Interrupted)
+        assert isinstance(own.exception(), Interrupted)
+    with opened(tmp_path, (10, 600.0)) as budget:
+        assert (budget.state().in_flight, budget.state().windows[0].used) == (0, 0)
+    blocker.close()
+
+
+def test_an_interrupted_caller_waits_no_more(tmp_path: Path):
+    """Ctrl-C in a program that doesn't handle signals: the next permit isn't kept for the dead."""
+    with opened(tmp_path, (1, 600.0)) as budget, ThreadPoolExecutor(1) as pool:
+        spend(budget, 1)
+
+        def interrupt() -> None:
+            while not budget._dispatcher.waiting(Lane.PULL):
+                time.sleep(0.001)
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        interrupted = pool.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            budget.permit(Lane.PULL)
+        interrupted.result()
+        signal.signal(signal.SIGINT, before)
+        assert budget._dispatcher.waiting(Lane.PULL) == 0
 
 
 def test_after_a_signal_no_permit_is_given(tmp_path: Path):
