@@ -11,7 +11,7 @@ from connector.clock import Clock
 from connector.logs import get_logger
 from connector.upsert.sending.pace import in_flight_for
 from pipelines.session import Session
-from pipelines.wording import plural, remaining
+from pipelines.wording import eta, plural
 
 _EVERY_S = 10.0
 _BAR_CELLS = 12
@@ -144,7 +144,7 @@ class Bar(_Paced):
     def show(self, standing: Standing) -> None:
         if self.is_due():
             left_s = self.left_s(standing)
-            self._left = "" if left_s is None else f" · {remaining(left_s)}"
+            self._left = "" if left_s is None else f" · {eta(left_s)}"
         self._progress.update(
             self._task, completed=standing.done, total=standing.total, text=self._text(standing)
         )

@@ -41,15 +41,15 @@ def elapsed(length_s: float) -> str:
     return f"{length_s:.1f} s" if length_s < _SOON_S else duration(length_s)
 
 
-def remaining(length_s: float, now: datetime | None = None) -> str:
-    """`45 s left`, `1 h 19 min left, done about 01:52` (the local clock; with the day, if it is
-    another one)."""
+def eta(length_s: float, now: datetime | None = None) -> str:
+    """How long something will take: `45 s`, `1 h 19 min, done about 01:52` (the local clock; with
+    the day, if that is another one)."""
     if length_s < _SOON_S:
-        return f"{length_s:.0f} s left"
+        return f"{length_s:.0f} s"
     now = now or datetime.now().astimezone()
     done = now + timedelta(seconds=length_s)
     clock = f"{done:%H:%M}" if done.date() == now.date() else f"{done:%a %H:%M}"
-    return f"{duration(length_s)} left, done about {clock}"
+    return f"{duration(length_s)}, done about {clock}"
 
 
 def utc(ms: int | None) -> str | None:

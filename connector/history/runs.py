@@ -103,9 +103,12 @@ class History:
             query = query.where(_runs.c.label == label)
         return self._select(query.order_by(_runs.c.started_ms.desc()).limit(n))
 
-    def get(self, run_id: str) -> RunRecord | None:
-        """One run; None if there is none of that id."""
-        return next(iter(self._select(sa.select(_runs).where(_runs.c.run_id == run_id))), None)
+    def find(self, prefix: str, most: int = 10) -> list[RunRecord]:
+        """The run of this id, else those whose ids begin with it, newest first."""
+        begins = _runs.c.run_id.startswith(prefix, autoescape=True)
+        query = sa.select(_runs).where(begins).order_by(_runs.c.run_id.desc())
+        found = self._select(query.limit(most))
+        return [record for record in found if record.run_id == prefix] or found
 
     def unlanded(self, label: str) -> list[RunRecord]:
         """Finished runs of one destination that its `_hc_runs` doesn't have yet, oldest first."""

@@ -55,12 +55,13 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
     from pipelines.progress import progress_of
     from pipelines.pull.run import pull
-    from pipelines.pull.view import pull_lines
+    from pipelines.pull.view import pull_events, pull_lines
 
     report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
     return Result(
         summary=report.summary,
         lines=pull_lines(report, settings),
+        events=pull_events(report),
         exit_code=report.error.exit_code if report.error else 0,
         error=report.error,
     )

@@ -148,13 +148,14 @@ def run_push(settings: Settings, request: PushRequest, output: Output) -> Result
     """One push as a command's result."""
     from pipelines.progress import progress_of
     from pipelines.push.run import push
-    from pipelines.push.view import push_lines
+    from pipelines.push.view import push_events, push_lines
 
     report = push(settings, request, progress_of("push", bar=output.shows_progress))
     return Result(
         summary=report.summary,
         lines=push_lines(report),
         exit_code=report.exit_code,
+        events=push_events(report),
         is_answer=request.dry_run,
         error=report.error,
     )

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pipelines.commands.common import Options, common_options, run_command
 from pipelines.commands.result import Result
-from pipelines.wording import duration, utc
+from pipelines.wording import elapsed, plural, utc
 
 if TYPE_CHECKING:
     from connector.history import RunRecord
     from connector.settings import Settings
+    from connector.upsert.outbox.results import RowResult
 
 
 _MOST_ROWS = 1_000
@@ -66,39 +68,43 @@ def recent_runs(settings: Settings, last: int) -> Result:
 
 
 def one_run(settings: Settings, run_id: str) -> Result:
-    """One run with everything that is known about it.
+    """One run with everything that is known about it. run_id: whole, or as much of its beginning as
+    tells it apart.
 
     Raises:
-        UsageError: there is no run of that id.
+        UsageError: there is no run of that id, or there are several.
     """
     from connector.errors import UsageError
     from pipelines.ledger import open_ledger
+    from pipelines.push.view import grouped, row_line
 
     with open_ledger(settings) as ledger:
-        record = ledger.history.get(run_id)
-    if record is None:
+        found = ledger.history.find(run_id)
+    if not found:
         raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
+    if len(found) > 1:
+        ids = ", ".join(each.run_id for each in found)
+        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Add a letter or two.")
+    record = found[0]
     facts = _facts(record)
     lines = [f"{name}: {_text(value)}" for name, value in facts.items() if value is not None]
-    noteworthy = _noteworthy(settings, run_id) if record.kind == "push" else []
-    lines += [
-        f"row {row['row_number']}: {row['status']}: {row['message'] or ''}" for row in noteworthy
-    ]
+    results = _noteworthy(settings, record.run_id) if record.kind == "push" else []
+    lines += [row_line(*group) for group in grouped(results)]
+    noteworthy = [result._asdict() for result in results]
     summary = {**facts, "status": record.status, "noteworthy": noteworthy}
     return Result(summary=summary, lines=lines, is_answer=True)
 
 
-def _noteworthy(settings: Settings, run_id: str) -> list[dict[str, Any]]:
+def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
     from connector.upsert.outbox.results import ResultStore
     from pipelines.push.outbox import outbox_database
 
     database = outbox_database(settings)
     try:
-        found = ResultStore(database, scope=0).noteworthy(run_id, _MOST_ROWS)
+        return ResultStore(database, scope=0).noteworthy(run_id, _MOST_ROWS)
     finally:
         database.close()
-    return [row._asdict() for row in found]
 
 
 def _facts(record: RunRecord) -> dict[str, Any]:
@@ -121,31 +127,43 @@ def _text(value: Any) -> str:
 
 
 def _table(records: list[RunRecord]) -> Any:
+    """At 80 columns the ids are whole, and what there is no room for is wrapped."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "kind", "status", "started", "took", "requests", "what"):
-        table.add_column(name, justify="right" if name in ("took", "requests") else "left")
+    for name in ("run", "kind", "status", "took", "requests"):
+        right = name in ("took", "requests")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("what", overflow="fold")
     for record in records:
         took = (
             ""
             if record.finished_ms is None
-            else duration((record.finished_ms - record.started_ms) / 1000)
+            else elapsed((record.finished_ms - record.started_ms) / 1000)
         )
         table.add_row(
-            record.run_id, record.kind, record.status, utc(record.started_ms), took,
-            str(record.summary.get("requests", "")), record.error or _what(record),
+            record.run_id, record.kind, record.status, took,
+            str(record.summary.get("requests", "")), _what(record),
         )  # fmt: skip
     return table
 
 
 def _what(record: RunRecord) -> str:
-    if record.kind == "pull":
-        counts = record.summary.get("resources", {})
-        written = sum(facts["rows_written"] for facts in counts.values())
-        deleted = sum(facts["rows_deleted"] for facts in counts.values())
-        return f"{written:,} rows written, {deleted:,} deleted"
-    names = ("created", "updated", "unchanged", "rejected", "failed")
-    return ", ".join(
-        f"{record.summary[name]:,} {name}" for name in names if record.summary.get(name)
-    )
+    if record.kind == "push":
+        named = record.summary.get("job") or record.summary.get("source")
+        counts = ", ".join(_push_counts(record.summary))
+        facts = ": ".join(part for part in (named, counts) if part)
+    else:
+        lists = record.summary.get("resources", {}).values()
+        written = sum(each["rows_written"] for each in lists)
+        deleted = sum(each["rows_deleted"] for each in lists)
+        facts = f"{plural(written, 'row')} written, {deleted:,} deleted"
+    return " · ".join(part for part in (facts, record.error) if part)
+
+
+def _push_counts(summary: dict[str, Any]) -> Iterator[str]:
+    for name in ("created", "updated", "unchanged", "kept", "rejected", "failed"):
+        if summary.get(name):
+            yield f"{summary[name]:,} {name}"
+    if summary.get("not_sent"):
+        yield f"{summary['not_sent']:,} to go"

@@ -51,7 +51,7 @@ class Booking:
         """
         history, run_id = self._session.history, self._session.run_id
         waiting = history.unlanded(self._label)
-        own = history.get(run_id)
+        own = next(iter(history.find(run_id)), None)
         assert own is not None
         ended = RunRecord(
             run_id, "pull", self._label, summary["status"], own.started_ms,

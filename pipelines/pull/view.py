@@ -10,6 +10,7 @@ from rich.table import Table
 from connector.settings import Settings
 from pipelines.published_copy import published_copy
 from pipelines.pull.run import PullReport
+from pipelines.wording import elapsed, plural
 
 
 def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
@@ -18,6 +19,24 @@ def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
     is_empty = report.error is not None and not any(facts["rows_read"] for facts in resources)
     lines: list[Any] = [_table(report)] if resources and not is_empty else []
     return [*lines, *_notes(report, settings)]
+
+
+def pull_events(report: PullReport) -> list[tuple[str, dict[str, Any]]]:
+    """What a log says of a pull that needs a look: its counts, and lists that aren't complete."""
+    summary = report.summary
+    run_id = {"run_id": summary.get("run_id")}
+    lists = summary.get("resources", {}).items()
+    return [
+        (
+            "pull.ended",
+            {**run_id, "status": summary.get("status"), "requests": summary.get("requests")},
+        ),
+        *(
+            ("pull.incomplete", {**run_id, "resource": name, "why": facts["why_incomplete"]})
+            for name, facts in lists
+            if facts.get("why_incomplete")
+        ),
+    ]
 
 
 def _table(report: PullReport) -> Table:
@@ -39,8 +58,8 @@ def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
         for what, times in counts.items():
             yield f"Warning: {resource}: {what} ({times}x)"
     summary = report.summary
-    waited = f", {summary['waited_s']:.0f} s of them waiting" if summary["waited_s"] >= 1 else ""
-    yield f"{summary['requests']} requests in {summary['seconds']:.1f} s{waited}."
+    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
+    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
     yield from _copy_notes(report, settings)
 
 

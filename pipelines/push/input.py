@@ -62,6 +62,13 @@ class PushRequest:
             )
 
     @property
+    def title(self) -> str:
+        """What people call the input: the file as they named it, the table, or just a query."""
+        if self.file is not None:
+            return "stdin" if self.file == "-" else self.file
+        return f"table {self.table}" if self.table is not None else "query"
+
+    @property
     def source(self) -> str:
         """The input's name, the same each time it is pushed; without what a query may quote."""
         if self.file is not None:

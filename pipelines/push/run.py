@@ -257,6 +257,7 @@ class _Push:
         summary: dict[str, Any] = {
             "run_id": session.run_id,
             "status": "failed" if error else "ok",
+            "source": self._request.title,
             **counted(self._plan.outcomes + self._watcher.outcomes),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),

@@ -1,17 +1,20 @@
-"""A push's report as text for people."""
+"""A push's report as text for people, and as events for a log."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.table import Table
 
 from connector.errors import UsageError
+from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
 from pipelines.push.report import PushReport
+from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20
+_COUNTS = tuple(status.value for status in Status)
 
 
 def push_lines(report: PushReport) -> list[Any]:
@@ -21,8 +24,36 @@ def push_lines(report: PushReport) -> list[Any]:
     return [*report.notes, _table(report.summary), *_rows(report), *_end(report.summary)]
 
 
+def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
+    """What a log says of a push that needs a look: its counts, and what is wrong with which row."""
+    facts = ("run_id", "source", "job", "status", "rows", *_COUNTS, "not_sent", "rejects_file")
+    found = {name: report.summary[name] for name in facts if report.summary.get(name)}
+    run_id = {"run_id": report.summary.get("run_id")}
+    return [
+        ("push.ended", found),
+        *(
+            ("push.rows", {**run_id, "rows": rows, "status": status, "message": message})
+            for rows, status, message in grouped(report.noteworthy)
+        ),
+    ]
+
+
+def grouped(results: Iterable[RowResult]) -> list[tuple[str, str, str]]:
+    """(row numbers, status, message) of results; rows with one message are together."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for result in results:
+        found.setdefault((result.status.value, result.message or ""), []).append(result.row_number)
+    return [(numbers(rows), status, message) for (status, message), rows in found.items()]
+
+
+def row_line(rows: str, status: str, message: str) -> str:
+    """`row 3: rejected: …`, `rows 3, 7-9: rejected: …`."""
+    noun = "row" if rows.isdigit() else "rows"
+    return f"{noun} {rows}: {status}: {message}".rstrip(": ")
+
+
 def _table(summary: dict[str, Any]) -> Table:
-    names = [status.value for status in Status]
+    names = list(_COUNTS)
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
     if "not_sent" in summary:
         names.append("not_sent")
@@ -34,9 +65,14 @@ def _table(summary: dict[str, Any]) -> Table:
 
 
 def _rows(report: PushReport) -> Iterator[str]:
-    for result in report.noteworthy[:_SHOWN]:
-        yield f"row {result.row_number}: {result.status}: {result.message or ''}".rstrip(": ")
-    if len(report.noteworthy) > _SHOWN:
+    lines = grouped(report.noteworthy)
+    for line in lines[:_SHOWN]:
+        yield row_line(*line)
+    if len(lines) <= _SHOWN:
+        return
+    if "eta_s" in report.summary:  # a dry run isn't in the history
+        yield f"… and {plural(len(lines) - _SHOWN, 'reason')} more: --rejects F writes all rows."
+    else:
         yield f"… more: hiringcenter runs {report.summary['run_id']}"
 
 
@@ -44,10 +80,10 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
     if "rejects_file" in summary:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."
     if "eta_s" in summary:
-        requests = summary["would_request"]
-        yield f"Nothing was sent. It would take {requests:,} requests, {summary['eta_s']:.0f} s."
+        requests = plural(summary["would_request"], "request")
+        yield f"Nothing was sent. It would take {requests}: {eta(summary['eta_s'])}."
         return
-    if "not_sent" in summary:
-        yield f"{summary['not_sent']:,} rows were not sent; push again to go on."
-    waited = f", {summary['waited_s']:.0f} s of them waiting" if summary["waited_s"] >= 1 else ""
-    yield f"{summary['requests']:,} requests in {summary['seconds']:.1f} s{waited}."
+    if summary.get("not_sent"):
+        yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send the rest."
+    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
+    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."

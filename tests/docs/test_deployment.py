@@ -43,24 +43,46 @@ def cron_lines() -> list[tuple[list[str], str]]:
     return [(part[:5], part[5]) for part in parts]
 
 
-def test_cron_is_silent_while_all_is_well_and_speaks_when_data_is_old(
+_LOG_LINE = re.compile(r"timestamp=\S+Z level=(warning|error) event=\S+ .*run_id=\d{8}T\d{6}-\w+")
+
+
+def test_cron_mails_nothing_while_all_is_well_and_log_lines_when_it_is_not(
     home: tuple[Path, dict[str, str]],
 ):
-    """Each line as cron runs it, through sh: it mails whatever is printed."""
+    """Each line as cron runs it, through sh, far from the project: it mails whatever is printed.
+    A push with a bad row, a push whose file is gone, a second run beside the first, old data."""
     folder, environment = home
 
     def cron(command: str) -> str:
-        paths = {"HC": str(BIN / "hiringcenter"), "HOME_DIR": str(folder)}
-        return subprocess.run(
-            ["/bin/sh", "-c", command], env=environment | paths, check=True, timeout=120,
-            capture_output=True, text=True, cwd="/",
-        ).stdout  # fmt: skip
+        """The mail that this line would send."""
+        paths = {"HC": str(BIN / "hiringcenter"), "PROJECT": str(folder)}
+        ended = subprocess.run(
+            ["/bin/sh", "-c", command], env=environment | paths, timeout=120, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd="/",
+        )  # fmt: skip
+        return ended.stdout
 
     (_, sync), (_, full), (_, switch) = cron_lines()
-    assert "never" in cron(switch), "nothing was pulled yet"
+    assert "event=status.stale" in cron(switch), "nothing was pulled yet"
+    people = folder / "people.csv"
+    people.write_text("First Name,Last Name,Email\nAda,Byron,ada@example.com\n")
+    (folder / "config").mkdir()
+    (folder / "config/hiringcenter.toml").write_text('[push.people]\nfile = "people.csv"\n')
     assert [cron(line) for line in (sync, full, switch)] == ["", "", ""]
-    assert "prospects" in (folder / "sync.log").read_text()
-    assert "too old" in cron(switch.replace("2h", "0s"))
+    assert "event=status.stale" in cron(switch.replace("2h", "0s"))
+
+    with people.open("a") as more:
+        more.write("Bob,Lee,not-an-address\n")
+    mail = cron(sync).splitlines()
+    assert any("event=push.ended" in line and "rejected=1" in line for line in mail)
+    assert all(_LOG_LINE.match(line) for line in mail), mail
+    assert "not-an-address" not in "".join(mail), "what a cell holds is in the rejects file alone"
+
+    people.unlink()
+    mail = cron(sync).splitlines()
+    assert any("people.csv" in line for line in mail)
+    assert all(_LOG_LINE.match(line) for line in mail), mail
+    assert mail == (folder / "sync.log").read_text().splitlines()[-len(mail) :]
 
 
 def test_cron_schedules_are_schedules():
@@ -82,9 +104,14 @@ def units() -> dict[str, configparser.ConfigParser]:
 
 
 def test_systemd_units_say_what_the_exit_codes_mean():
-    """3 (rejects) and 75 (held) are no failures; it runs as a user, and its timer starts it."""
+    """75 (held) is no failure, rejected rows are mailed; it runs as a user with a state directory
+    of its own, and its timer starts it."""
     service, timer = units()["hiringcenter-sync.service"], units()["hiringcenter-sync.timer"]
-    assert set(service["Service"]["SuccessExitStatus"].split()) == {"3", "75"}
+    assert service["Service"]["SuccessExitStatus"] == "75"
+    assert service["Service"]["StateDirectory"] == "hiringcenter"
+    assert "HIRINGCENTER_STATE_DIR=%S/hiringcenter" in service["Service"]["Environment"]
+    mailer = service["Unit"]["OnFailure"].replace("%N", "")
+    assert mailer in units(), "the unit that mails a failure is there"
     assert service["Service"]["User"] != "root"
     assert timer["Install"]["WantedBy"] == "timers.target"
     command = shlex.split(service["Service"]["ExecStart"])[1:]

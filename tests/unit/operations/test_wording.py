@@ -1,0 +1,73 @@
+"""Times, durations and counts as people say them; a bar that fits a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+
+from connector.errors import UsageError
+from pipelines import wording
+from pipelines.progress import Bar, Standing
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
+
+
+@pytest.mark.parametrize(
+    ("length_s", "told"),
+    [
+        (0.4, "0 s"),
+        (45, "45 s"),
+        (4752, "1 h 19 min, done about 13:19"),
+        (86_400 + 3600, "1 d 1 h, done about Tue 13:00"),
+    ],
+)
+def test_an_eta_is_what_people_say(length_s: float, told: str):
+    """Seconds while they can be waited for, then two units and the time on the clock."""
+    assert wording.eta(length_s, NOON) == told
+
+
+def test_counts_have_their_plural():
+    """One row, two rows."""
+    assert [wording.plural(n, "row") for n in (0, 1, 2, 12_000)] == [
+        "0 rows", "1 row", "2 rows", "12,000 rows",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [([3], "3"), ([3, 4], "3-4"), ([2, 3, 4, 9], "2-4, 9"), ([1, 3, 5, 7, 8], "1, 3 and 3 more")],
+)
+def test_row_numbers_are_folded(rows: list[int], told: str):
+    """However many rows share one reason, they are one line."""
+    assert wording.numbers(rows, most=2) == told
+
+
+@pytest.mark.parametrize("text", ["", "2", "2 weeks", "-1h"])
+def test_what_is_no_duration_is_refused(text: str):
+    """With what would be one."""
+    with pytest.raises(UsageError, match="45m"):
+        wording.parse_duration_s(text)
+
+
+class _Clock:
+    def monotonic_s(self) -> float:
+        return 0.0
+
+
+def test_the_bar_of_a_large_pull_is_one_line_of_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Done, of how many, rows, and when it will be done: nothing is cut."""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    bar = Bar("pull", _Clock(), lambda requests: requests * 8.0)  # type: ignore[arg-type]
+    bar.show(Standing("page", 1_234, 6_001, rows=246_800, requests_left=4_767))
+    bar.stop()
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    lines = [line.strip() for line in re.split(r"[\r\n]+", plain) if "pages" in line]
+    assert lines
+    assert max(map(len, lines)) <= 80
+    assert "1,234 of 6,001 pages, 246,800 rows · 10 h 35 min, done about" in lines[-1]
