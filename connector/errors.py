@@ -18,12 +18,50 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import traceback
 from collections.abc import Iterable
 
+MESSAGE_MAX = 8000  # characters; the last part of a message says what to do
+NAME_MAX = 80
+_LINE_ENDS = dict.fromkeys(map(ord, "\r\v\f\x85\u2028\u2029"), " ")
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # C0 but tab and newline, DEL, C1
+    "\u2028-\u202e\u2066-\u2069"  # line separators, overrides of direction
+    "\ud800-\udfff]"  # lone surrogates, which no output can hold
+)
+
+
+def printable(text: str) -> str:
+    """`text` without what steers a terminal or hides what a line says.
+
+    Words of servers and files pass through here before any terminal, log, report, ledger or
+    rejects message shows them: errors and `logs.redact` do so by themselves.
+    """
+    if not _UNPRINTABLE.search(text):
+        return text
+    return _UNPRINTABLE.sub(_instead, text)
+
+
+def _instead(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else _LINE_ENDS.get(code, "")
+
+
+def quoted(name: str) -> str:
+    """A name from a file or a server as a message quotes it: in quotation marks, and bounded."""
+    return repr(printable(name if len(name) <= NAME_MAX else name[: NAME_MAX - 1] + "…"))
+
+
+def bounded(text: str, most: int = MESSAGE_MAX) -> str:
+    """`text`, its middle left out where it is longer than `most`."""
+    if len(text) <= most:
+        return text
+    return f"{text[: most * 3 // 4]} … {text[-(most // 4) :]}"
+
 
 class ConnectorError(Exception):
-    """Root of the tree.
+    """Root of the tree. Messages are printable and bounded, whatever they quote.
 
     exit_code: what a command that ends with this error exits with.
     transient: True where the same call may succeed later without a change by the user.
@@ -34,6 +72,9 @@ class ConnectorError(Exception):
     exit_code = 1
     transient = False
     quotes = False
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(bounded(message)))
 
 
 class UsageError(ConnectorError):
@@ -147,8 +188,12 @@ class DestinationRefused(DestinationError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`; None if none does."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """The known name that looks most like `name`; None if none does, or `name` is no mere slip:
+    comparing two long texts takes the square of their length."""
+    if len(name) > NAME_MAX:
+        return None
+    short = [each for each in known if len(each) <= NAME_MAX]
+    matches = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
@@ -160,9 +205,10 @@ class UnknownSetting(ConfigurationError):
 
     def __init__(self, *, name: str, place: str, nearest: str | None) -> None:
         self.name, self.place, self.nearest = name, place, nearest
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
         super().__init__(
-            f"{place}: unknown setting {name!r}.{hint} Remove it, or see config/hiringcenter.toml."
+            f"{place}: unknown setting {quoted(name)}.{hint} Remove it, or see "
+            "config/hiringcenter.toml."
         )
 
 
@@ -443,12 +489,12 @@ class UnknownColumn(InputError):
         self, *, place: str, column: str, nearest: str | None, is_only: bool = False
     ) -> None:
         self.column, self.nearest = column, nearest
-        hint = f" Did you mean {nearest!r}?" if nearest else ""
+        hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
         if is_only:
             hint += " It is the only column; if it is several, name their --delimiter."
         super().__init__(
             place=place,
-            reason=f"column {column!r} matches no field of the API.{hint} Rename it, map or "
+            reason=f"column {quoted(column)} matches no field of the API.{hint} Rename it, map or "
             "ignore it in a mapping file (--mapping), or pass --ignore-unknown.",
         )
 
@@ -460,11 +506,11 @@ class DoubledColumn(InputError):
         self, *, place: str, columns: tuple[str, str], field: str, line: int | None = None
     ) -> None:
         self.columns, self.field = columns, field
-        reason = f"two columns are called {field!r}. Rename or remove one."
+        reason = f"two columns are called {quoted(field)}. Rename or remove one."
         if columns[0] != columns[1]:
             reason = (
-                f"columns {columns[0]!r} and {columns[1]!r} both stand for {field!r}. Remove one, "
-                "or name it under `ignore` in a mapping file (--mapping)."
+                f"columns {quoted(columns[0])} and {quoted(columns[1])} both stand for {field!r}. "
+                "Remove one, or name it under `ignore` in a mapping file (--mapping)."
             )
         super().__init__(place=place, line=line, reason=reason)
 

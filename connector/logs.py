@@ -16,11 +16,17 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
+from connector.errors import printable
+
 MASK = "***"
-_EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
+# Possessive (`++`) and anchored at the start of a word, or a long word without what they look for
+# takes the square of its length.
+_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]++(?:\.[\w-]++)++")
 _PHONE = re.compile(r"(?<![\w.:-])\+\d[\d ()-]{7,17}\d(?![\w.:-])")
-_BEARER = re.compile(r"(?i)(bearer\s+)[^\s'\",]+")
-_USERINFO = re.compile(r"(://[^\s/:@]+:)[^\s/@]+(@)")
+_BEARER = re.compile(r"(?i)(bearer\s++)[^\s'\",]++")
+_USERINFO = re.compile(r"(://[^\s/:@]++:)[^\s/@]++(@)")
+_LONGEST = 100_000
+"""Characters of a text that are looked through; what follows is left out."""
 _secrets: set[str] = set()
 
 
@@ -38,8 +44,11 @@ def masked(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """`text` without the hidden secrets, bearer tokens, URL passwords, emails and phones."""
-    text = masked(text)
+    """`text`, printable and without the hidden secrets, bearer tokens, URL passwords, emails and
+    phones."""
+    text = masked(printable(text))
+    if len(text) > _LONGEST:
+        text = text[:_LONGEST].rsplit(None, 1)[0] + " …"  # no half of an email
     text = _BEARER.sub(rf"\1{MASK}", text)
     text = _USERINFO.sub(rf"\1{MASK}\2", text)
     return _PHONE.sub(MASK, _EMAIL.sub(MASK, text))
@@ -49,7 +58,7 @@ def _redacted(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
-        return {key: _redacted(item) for key, item in value.items()}
+        return {redact(str(key)): _redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
         return [_redacted(item) for item in value]
     if isinstance(value, int | float | bool) or value is None:

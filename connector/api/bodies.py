@@ -14,9 +14,10 @@ from typing import Any
 
 import orjson
 
-from connector.logs import redact
+from connector.logs import masked, redact
 
 _SAID_MAX = 300  # characters
+_READ_MAX = 20_000  # of what a server says; cut before it is looked through
 _INT_DIGITS_MAX = 4000  # Python refuses to read longer integers; kept as text
 _LONG_DIGITS = b"0" * 19  # the shortest integer over 64 bits
 _DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
@@ -102,5 +103,6 @@ def said(value: Any) -> str:
 
 
 def _short(text: str) -> str:
-    line = redact(" ".join(text.split()).encode("utf-8", "replace").decode("utf-8"))
+    text = masked(text)[:_READ_MAX].encode("utf-8", "replace").decode("utf-8")
+    line = redact(" ".join(text.split()))
     return line if len(line) <= _SAID_MAX else line[: _SAID_MAX - 1] + "…"

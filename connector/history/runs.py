@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from connector.budget.database import Database
+from connector.errors import printable
 
 _metadata = sa.MetaData()
 _runs = sa.Table(
@@ -91,7 +92,7 @@ class History:
                 sa.update(_runs)
                 .where(_runs.c.run_id == run_id)
                 .values(
-                    status=status, finished_ms=_now_ms(), error=error,
+                    status=status, finished_ms=_now_ms(), error=error and printable(error),
                     summary=json.dumps(summary, default=str),
                 )
             )  # fmt: skip

@@ -23,7 +23,7 @@ CONFIG_FILE = Path("config/hiringcenter.toml")
 DOTENV_FILE = Path(".env")
 DLT_FILES = (Path(".dlt/config.toml"), Path(".dlt/secrets.toml"))
 _LARGEST_DOTENV = 1 << 20  # bytes; what is larger was not written as settings
-_OWN_NAME = re.compile(rb"^\s*(?:export\s+)?HIRINGCENTER_\w", re.MULTILINE | re.IGNORECASE)
+_OWN_NAME = re.compile(rb"^[ \t]*+(?:export\s+)?HIRINGCENTER_\w", re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True)

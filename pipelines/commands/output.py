@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from io import TextIOWrapper
 from typing import Any
 
@@ -48,10 +49,12 @@ class Output:
 
     def text(self, lines: Iterable[Any]) -> None:
         """Strings and rich renderables for people."""
+        from connector.errors import printable
+
         stream = sys.stderr if self.json else sys.stdout
         for line in lines:
             if isinstance(line, str):
-                stream.write(line + "\n")
+                stream.write(printable(line) + "\n")
             else:
                 self._render(line, stream)
         stream.flush()
@@ -78,12 +81,35 @@ class Output:
         if self.json:
             options = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
             sys.stdout.flush()
-            sys.stdout.buffer.write(orjson.dumps(summary, default=str, option=options) + b"\n")
+            try:
+                text = orjson.dumps(summary, default=str, option=options).decode()
+            except TypeError:  # a lone surrogate, as in the name of a file
+                text = json.dumps(summary, default=str)
+            sys.stdout.buffer.write(_escaped(text).encode() + b"\n")
             sys.stdout.buffer.flush()
 
     @staticmethod
     def _render(renderable: Any, stream: Any) -> None:
         from rich.console import Console
+        from rich.segment import Segment
 
-        console = Console(file=stream, highlight=False, width=None if stream.isatty() else 160)
-        console.print(renderable)
+        from connector.errors import printable
+
+        class PrintableConsole(Console):
+            """Cells of a table may hold names from files and servers."""
+
+            def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+                for segment in super().render(*args, **kwargs):
+                    yield Segment(printable(segment.text), segment.style, segment.control)
+
+        width = None if stream.isatty() else 160
+        PrintableConsole(file=stream, highlight=False, width=width).print(renderable)
+
+
+def _escaped(json_text: str) -> str:
+    """JSON with what `printable` would leave out written as \\uXXXX: the value stays."""
+    from connector.errors import printable
+
+    if printable(json_text) == json_text:
+        return json_text
+    return "".join(char if printable(char) == char else f"\\u{ord(char):04x}" for char in json_text)

@@ -11,6 +11,7 @@ import humanize
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from connector.errors import printable
 from connector.history import RunRecord
 from pipelines.report import charts
 from pipelines.report.facts import (
@@ -29,6 +30,7 @@ def render(facts: ReportFacts) -> str:
     environment = Environment(
         loader=PackageLoader("pipelines.report", "."),
         autoescape=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

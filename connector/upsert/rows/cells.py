@@ -94,7 +94,7 @@ MAY_BE_ALTERED = re.compile(
     r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:[.,]\d+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
 )
 _AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
-_KEPT_AS_TEXT = re.compile(r"'([+(]?[\d\s().+\-/:,]*\d[\d\s().+\-/:,]*)'?|'([=@][^']*|[+-]\d[^']*)")
+_KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
 _SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E-?\d+", re.I)
 _WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
 MOST_EXACT = 2**53  # the largest integer up to which a float holds each

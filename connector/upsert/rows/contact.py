@@ -24,7 +24,7 @@ _PLAIN_US_PHONE = re.compile(
     r"(?:\+?1[ .-]?)?(?:\(([2-9]\d{2})\) ?|([2-9]\d{2})[ .-]?)(\d{3})[ .-]?(\d{4})", re.ASCII
 )
 _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
-_PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-—−/·]+(?:\s*(?:x|ext\.?|extension|#)\s*\d{1,7})?", re.I)
+_PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-—−/·]++(?:(?:x|ext\.?|extension|#)\s*+\d{1,7})?", re.I)
 _DECIMAL = re.compile(r"\+?(\d+)[.,](\d+)")
 _SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
 _LINE_DIGITS = 4  # of the last group of a phone such as 415555.0100

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TextIO
 
-from connector.errors import InputError
+from connector.errors import InputError, printable
 from connector.upsert.rows.cells import shown
 from connector.upsert.rows.columns import REASON_COLUMN
 from connector.upsert.rows.validation import Reject
@@ -85,7 +85,7 @@ class RejectsFile:
             self._writer.writerow([*self._columns, REASON_COLUMN])
         cells = [shown(reject.values.get(column)) for column in self._columns]
         beyond = [] if reject.raw is None else [reject.raw]
-        self._writer.writerow([*cells, reject.reason, *beyond])
+        self._writer.writerow([*cells, printable(reject.reason), *beyond])
         self.count += 1
 
     def close(self) -> None:
