@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "connector.errors": set(),
     "connector.clock": set(),
-    "connector.logs": set(),
+    "connector.logs": {"connector.errors"},
     "connector.settings": {"connector.errors"},
     "connector.budget": {"connector.errors", "connector.clock", "connector.logs"},
     "connector.history": {
