@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from typing import Any
 from connector.errors import ConfigurationError
 from connector.settings import Settings, state_dir
 from pipelines.labels import label_of
+
+_UNUSABLE = "?\\"
+_SERVICE = r"(?i)[a-z][a-z0-9+]+:|md:.*|:.*:"  # s3://bucket, md:database, :memory:
 
 
 @dataclass(frozen=True)
@@ -80,18 +84,39 @@ def duckdb_file(settings: Settings) -> Path:
     """The file that analysts open, at the end of all links: a link stays one when it is replaced.
 
     Raises:
-        ConfigurationError: the links lead in a circle.
+        ConfigurationError: DuckDB can't use this path, or its links lead in a circle.
     """
     path = settings.duckdb_path
+    _check_path(path)
     try:
         resolved = path.resolve()
-        resolved.is_file()
+        is_folder = resolved.is_dir()
     except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
         raise ConfigurationError(
             f"HIRINGCENTER_DUCKDB_PATH={path}: this path can't be followed: its links lead in a "
             "circle, or one of its folders can't be read."
         ) from error
+    if is_folder:
+        raise ConfigurationError(
+            f"HIRINGCENTER_DUCKDB_PATH={path}: this is a folder; name a file, such as "
+            f"{path / 'hiringcenter.duckdb'}."
+        )
+    _check_path(resolved)
     return resolved
+
+
+def _check_path(path: Path) -> None:
+    """DuckDB takes what follows a ? for options, a \\ for a slash, and a prefix for a service."""
+    text = str(path)
+    reason = None
+    if found := sorted(set(_UNUSABLE) & set(text)):
+        reason = f"DuckDB can't use a path with {' or '.join(found)} in it"
+    elif any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
+        reason = "it has control characters, or bytes that aren't UTF-8"
+    elif any(re.fullmatch(_SERVICE, part) for part in path.parts):
+        reason = "it must be a file of this machine (for a service, see HIRINGCENTER_DESTINATION)"
+    if reason:
+        raise ConfigurationError(f"HIRINGCENTER_DUCKDB_PATH={text!r}: {reason}. Set another path.")
 
 
 def destination_type(settings: Settings) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import sqlalchemy as sa
+import structlog
 
 # how fast an example runs says more about the machine than about the code
 hypothesis.settings.register_profile(
@@ -36,6 +37,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.chdir(tmp_path)
     yield
+    structlog.reset_defaults()  # a command's log goes to a stderr that is closed by now
     for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # commands set them for their process
         os.environ.pop(name, None)
 

@@ -29,7 +29,7 @@ _MARK_TEXT = (
     "State of the HiringCenter connector: rate budget, sent rows, run history, working files.\n"
     "Without it, pushed rows can't be recognised. To move it, move the whole folder.\n"
 )
-_UNUSABLE = "'%?"  # in a path: dlt pastes it into SQL, or DuckDB takes what follows for options
+_UNUSABLE = "'%?\\"  # in a path: dlt pastes it into SQL, or DuckDB takes what follows for options
 _HISTORY = {
     LEDGER: ("runs",),
     "ledger-outbox.db": ("outbox_writes", "outbox_receipts"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import duckdb
 
 _MARK = "_hc_runs"  # every dataset of ours has this table
+_MARTS = "_marts"
 _STAGING = "_staging"  # dlt's: holds tables of the same names
 
 
@@ -40,6 +41,20 @@ def datasets(connection: duckdb.DuckDBPyConnection, catalog: str, own: str) -> l
     ).fetchall()
     found = {row[0] for row in rows} | {own}
     return sorted(found - {f"{each}{_STAGING}" for each in found})
+
+
+def foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    """Tables and views of an opened file that belong to no dataset of ours, nor to its marts."""
+    catalog = working_catalog(connection)
+    rows = connection.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = ? UNION ALL "
+        "SELECT schema_name, view_name FROM duckdb_views() WHERE database_name = ? "
+        "AND NOT internal ORDER BY ALL",
+        [catalog, catalog],
+    ).fetchall()
+    ours = {schema for schema, name in rows if name == _MARK}
+    ours |= {f"{schema}{_MARTS}" for schema in ours}
+    return [f"{schema}.{name}" for schema, name in rows if schema not in ours]
 
 
 def tables(connection: duckdb.DuckDBPyConnection, catalog: str, dataset: str) -> list[TableName]:

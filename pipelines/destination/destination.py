@@ -20,13 +20,13 @@ from pipelines.destination.batches import Batch
 from pipelines.destination.duckdb_destination import DuckDb
 from pipelines.destination.foreign_writes import (
     Published,
-    guard_against_writer,
     is_as_published,
+    refuse_other_database,
 )
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.more_column import forms
-from pipelines.destination.publish import publish, try_publishing
+from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
 from pipelines.destination.unfinished import UnfinishedScans
@@ -77,6 +77,8 @@ class Destination:
 
     def _open(self) -> None:
         settings = self._settings
+        if self.published_path is not None:
+            refuse_other_database(self.published_path, self._record)
         self._connection: duckdb.DuckDBPyConnection = open_working_file(
             self._places,
             published=self.published_path,
@@ -209,6 +211,7 @@ class Destination:
 
     def publish(self) -> bool:
         """Make the analysts' copy where rows, or somebody else, changed it; True if it was made.
+        Elsewhere only what it says about runs is brought up to date.
 
         Not while a scan has landed some of its rows only: who opens the copy sees whole pulls.
         """
@@ -218,13 +221,17 @@ class Destination:
         if names := self.unfinished.names():
             _log.warning("publish.waits", unfinished=names)
             return False
-        record = Published(self._places.work_dir / "published.json")
+        record = self._record
         if not self._unpublished.exists() and is_as_published(path, record):
-            guard_against_writer(path)
+            self._room.fit(partial(refresh, self._connection, path, self._settings.dataset, record))
             return False
         self._room.fit(partial(publish, self._connection, path, self._settings.dataset, record))
         self._unpublished.unlink(missing_ok=True)
         return True
+
+    @property
+    def _record(self) -> Published:
+        return Published(self._places.work_dir / "published.json")
 
     @property
     def is_published(self) -> bool:

@@ -15,7 +15,11 @@ import os
 import time
 from pathlib import Path
 
+import duckdb
+
+from connector.errors import ConfigurationError, DestinationError
 from connector.logs import get_logger
+from pipelines.destination.datasets import foreign_tables
 
 _log = get_logger("publish")
 _NOWHERE = "/dev/null"
@@ -36,6 +40,47 @@ class Published:
             return bool(json.loads(self._file.read_text()) == _signature(path))
         except (OSError, ValueError):
             return False
+
+    def is_ours(self, path: Path) -> bool:
+        """Whether `path` is that copy, whatever somebody has written into it since."""
+        try:
+            return bool(json.loads(self._file.read_text())[0] == path.stat().st_ino)
+        except (OSError, ValueError, LookupError, TypeError):
+            return False
+
+
+def refuse_other_database(path: Path, record: Published) -> None:
+    """Nothing is published over a database that isn't a copy of ours.
+
+    A copy that another installation has published, or this one before its state was lost, is told
+    by its tables. Where somebody has added to the copy of this one, theirs is kept beside it.
+
+    Raises:
+        ConfigurationError: `path` has tables of somebody's own.
+        DestinationError: another program has it open for writing, so that nobody can tell.
+    """
+    if not path.is_file() or path.stat().st_size == 0 or record.is_ours(path):
+        return
+    try:
+        with duckdb.connect(str(path), read_only=True) as connection:
+            others = foreign_tables(connection)
+    except duckdb.IOException as error:
+        if "lock" not in str(error):
+            return  # no database, or damaged: kept beside the copy when that is made
+        raise DestinationError(
+            f"{path}: another program has this database open for writing, and it isn't the copy "
+            "that this installation has published. Close that program, or set "
+            "HIRINGCENTER_DUCKDB_PATH to a path of its own, and run the command again."
+        ) from error
+    except duckdb.Error:
+        return
+    if others:
+        shown = ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
+        raise ConfigurationError(
+            f"{path}: this is a database of your own (it has {shown}), and a published copy would "
+            "replace it. Set HIRINGCENTER_DUCKDB_PATH to another path, and ATTACH the copy from "
+            "your database."
+        )
 
 
 def is_as_published(path: Path, record: Published) -> bool:

@@ -8,6 +8,7 @@ gets the newest.
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import duckdb
@@ -26,6 +27,7 @@ _log = get_logger("publish")
 _STORAGE_VERSION = "v1.0.0"  # the oldest DuckDB that can read the copy
 _MODE = 0o444
 _ALIAS = "_hc_published"
+_ABOUT_RUNS = ("_hc_runs", "_hc_freshness")
 
 
 def publish(
@@ -53,6 +55,31 @@ def publish(
         _sweep(path)
         raise _unwritable(path, error) from error
     _log.info("publish.done", file=str(path), bytes=path.stat().st_size)
+
+
+def refresh(
+    connection: duckdb.DuckDBPyConnection, path: Path, dataset: str, record: Published
+) -> None:
+    """Bring what the copy says about runs up to date; all other tables are as they were.
+
+    A copy of the file's bytes, with two small tables made anew: a tenth of what `publish` costs.
+
+    Raises:
+        DestinationError: the copy can't be written; the old one stays as it is.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        _sweep(path)
+        shutil.copyfile(path, temporary)
+        _renew(connection, temporary, dataset)
+        _seal(temporary)
+        guard_against_writer(path)
+        temporary.replace(path)
+        record.remember(path)
+        _sync(path.parent)
+    except (OSError, duckdb.Error) as error:
+        _sweep(path)
+        raise _unwritable(path, error) from error
 
 
 def try_publishing(path: Path) -> None:
@@ -102,6 +129,19 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> 
             for name in tables(cursor, working, each):
                 cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                 cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
+    finally:
+        cursor.execute(f"DETACH {_ALIAS}")
+        cursor.close()
+
+
+def _renew(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> None:
+    cursor = connection.cursor()
+    quoted = str(target).replace("'", "''")
+    cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
+    try:
+        for name in tables(cursor, working_catalog(cursor), dataset):
+            if name.table in _ABOUT_RUNS:
+                cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()

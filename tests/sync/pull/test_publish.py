@@ -10,11 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
+from connector.errors import ConfigurationError
+from pipelines.checks import run_checks
 from tests.sync.pull.conftest import Puller
+from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 
 _WRITER = """
 import duckdb, os, sys
@@ -92,13 +96,90 @@ def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     assert version[0]["storage_version"].startswith("v1.0.0")
 
 
-def test_nothing_is_published_where_nothing_changed(puller: Puller):
-    """The very same file stays; who has it open isn't told to look again."""
+def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller: Puller):
+    """`_hc_runs` and `_hc_freshness` tell of the last pull; rows, mode and format are as before."""
     assert puller.pull_ok().published
-    before = puller.settings.duckdb_path.stat()
+    path = puller.settings.duckdb_path
+    before = _about_runs(path)
     assert not puller.pull_ok().published
-    after = puller.settings.duckdb_path.stat()
-    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+    after = _about_runs(path)
+    assert (before[0], after[0]) == (1, 2)
+    assert all(after[1][name] > moment for name, moment in before[1].items())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o444
+    assert list(path.parent.iterdir()) == [path]
+    with duckdb.connect(str(path), read_only=True) as connection:
+        version = connection.execute("SELECT tags FROM duckdb_databases() LIMIT 1").fetchone()
+    assert version is not None
+    assert version[0]["storage_version"].startswith("v1.0.0")
+    puller.assert_true()
+
+
+def _about_runs(path: Path) -> tuple[int, dict[str, Any]]:
+    """(runs, when each resource was pulled last) as the copy tells."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        runs = connection.execute("SELECT count(*) FROM hiringcenter._hc_runs").fetchone()
+        fresh = connection.execute("SELECT resource, last_pull_at FROM hiringcenter._hc_freshness")
+        assert runs is not None
+        return runs[0], dict(fresh.fetchall())
+
+
+def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
+    """A chain of links to where no file is yet; and again with the file there."""
+    path = puller.settings.duckdb_path
+    shared = path.parent.parent / "shared"
+    for folder in (path.parent, shared):
+        folder.mkdir()
+    path.symlink_to("middle.duckdb")
+    (path.parent / "middle.duckdb").symlink_to(shared / "hc.duckdb")
+    for _ in range(2):
+        puller.pull_ok()
+        _change(puller)
+        assert path.is_symlink()
+        assert not (shared / "hc.duckdb").is_symlink()
+    puller.pull_ok()
+    assert_equal_to_truth(puller.sandbox, all_duckdb(shared / "hc.duckdb"))
+    assert [file.name for file in shared.iterdir()] == ["hc.duckdb"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "CREATE SCHEMA hiringcenter; CREATE TABLE hiringcenter.prospects AS SELECT 1 AS id",
+        "CREATE TABLE mine AS SELECT 42 AS answer",
+        "CREATE VIEW mine AS SELECT 42 AS answer",
+        "CREATE SCHEMA east; CREATE TABLE east._hc_runs (id INT); CREATE TABLE mine (id INT)",
+    ],
+)
+def test_a_database_of_somebodys_own_is_refused_before_any_request(puller: Puller, sql: str):
+    """By `pull` and by `check`, in words; the file stays as it is."""
+    path = puller.settings.duckdb_path
+    path.parent.mkdir()
+    with duckdb.connect(str(path)) as connection:
+        connection.execute(sql)
+    before = path.read_bytes()
+    report = puller.pull()
+    assert isinstance(report.error, ConfigurationError)
+    assert "a database of your own" in str(report.error)
+    assert "HIRINGCENTER_DUCKDB_PATH" in str(report.error)
+    assert puller.sandbox.requests == []
+    (check,) = (check for check in run_checks(puller.settings) if check.name == "destination")
+    assert not check.ok
+    assert "a database of your own" in check.detail
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
+    """Quotes, blanks, globs and what URLs escape."""
+    name = """it's 100% "so" #1 [a]*{x};.duckdb"""
+    puller.change(duckdb_path=puller.settings.duckdb_path.with_name(name))
+    for _ in range(2):
+        puller.pull_ok()
+    _change(puller)
+    puller.pull_ok()
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        found = connection.execute("SELECT count(*) FROM hiringcenter.prospects").fetchone()
+    assert found == (301,)
 
 
 def test_a_missing_copy_is_made_again(puller: Puller):

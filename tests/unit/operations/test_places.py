@@ -8,10 +8,10 @@ import pytest
 
 from connector.errors import ConfigurationError
 from connector.settings import load
-from pipelines.places import places, prepare_state_dir
+from pipelines.places import places, prepare_state_dir, pull_lock_name
 
 
-@pytest.mark.parametrize("name", ["o'brien", "100%", "what?", 'a"b', "a b", "ünï"])
+@pytest.mark.parametrize("name", ["o'brien", "100%", "a#b", 'a"b', "a b", "ünï"])
 def test_any_name_of_the_analysts_file_has_a_plain_working_folder(name: str, tmp_path: Path):
     """dlt pastes load files' paths into SQL, and DuckDB takes what follows a ? for options."""
     settings = load(environ={"HIRINGCENTER_DUCKDB_PATH": f"{name}.duckdb"})
@@ -28,10 +28,23 @@ def test_two_files_never_share_a_working_folder():
     assert one != other
 
 
-@pytest.mark.parametrize("folder", ["o'brien", "100%", "what?"])
+@pytest.mark.parametrize("folder", ["o'brien", "100%", "what?", "back\\slash"])
 def test_a_state_directory_that_cannot_be_loaded_from_is_refused(folder: str, tmp_path: Path):
     """Before anything is sent, and naming the setting that helps."""
     settings = load(environ={"HIRINGCENTER_STATE_DIR": str(tmp_path / folder)})
     with pytest.raises(ConfigurationError, match="HIRINGCENTER_STATE_DIR"):
         prepare_state_dir(settings)
     assert not (tmp_path / folder).exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["what?.duckdb", "data?/x.duckdb", "back\\slash.duckdb", "a\nb.duckdb", "a\x1bb.duckdb",
+     "\udcff.duckdb", "s3://bucket/x.duckdb", "md:sales", ":memory:", "."],
+)  # fmt: skip
+def test_a_file_that_duckdb_can_not_use_is_refused(path: str):
+    """With the setting's name, wherever the path is needed first; nothing is sent or written."""
+    settings = load().model_copy(update={"duckdb_path": Path.cwd() / path})
+    with pytest.raises(ConfigurationError, match="HIRINGCENTER_DUCKDB_PATH") as failure:
+        pull_lock_name(settings)
+    assert str(failure.value).isprintable()
