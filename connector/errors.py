@@ -20,7 +20,9 @@ import difflib
 import os
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_SHOWN_COLUMNS = 20
 
 MESSAGE_MAX = 8000  # characters; the last part of a message says what to do
 NAME_MAX = 80
@@ -480,23 +482,75 @@ class EncodingGuessed(InputError):
 
 
 class UnknownColumn(InputError):
-    """A column that no field of the API matches. `column`, `nearest`: the field it looks like.
+    """Columns that no field of the API matches. `column`, `nearest`: the first of them, and the
+    field it looks like; `others`: the same of the others.
 
     is_only: a file's only column, which may be several that weren't told apart.
     """
 
     def __init__(
-        self, *, place: str, column: str, nearest: str | None, is_only: bool = False
+        self,
+        *,
+        place: str,
+        column: str,
+        nearest: str | None,
+        is_only: bool = False,
+        others: Sequence[tuple[str, str | None]] = (),
     ) -> None:
-        self.column, self.nearest = column, nearest
-        hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
+        self.column, self.nearest, self.others = column, nearest, tuple(others)
+        if others:
+            names = listed_columns([(column, nearest), *others])
+            found = f"{len(others) + 1} columns match no field of the API: {names}."
+        else:
+            hint = f" Did you mean {nearest!r}?" if nearest else ""
+            found = f"column {quoted(column)} matches no field of the API.{hint}"
         if is_only:
-            hint += " It is the only column; if it is several, name their --delimiter."
+            found += " It is the only column; if it is several, name their --delimiter."
+        them = "them" if others else "it"
         super().__init__(
             place=place,
-            reason=f"column {quoted(column)} matches no field of the API.{hint} Rename it, map or "
-            "ignore it in a mapping file (--mapping), or pass --ignore-unknown.",
+            reason=f"{found} Rename {them}, map or ignore {them} in a mapping file (--mapping), or "
+            "pass --ignore-unknown.",
         )
+
+
+class NoHeader(UnknownColumn):
+    """The first row doesn't name columns. Its cells aren't quoted: they may be a person's.
+
+    lengths: of its cells, in characters. data_in: the first cell that looks like a value, from 1.
+    """
+
+    def __init__(
+        self, *, place: str, lengths: Sequence[int], data_in: int | None, is_only: bool = False
+    ) -> None:
+        self.lengths, self.data_in = tuple(lengths), data_in
+        self.column, self.nearest, self.others = "", None, ()
+        shown = ", ".join(map(str, self.lengths[:_SHOWN_COLUMNS]))
+        shown += ", …" if len(self.lengths) > _SHOWN_COLUMNS else ""
+        count = f"its {len(self.lengths)} columns" if len(self.lengths) > 1 else "its columns"
+        found = f"none of {count} ({shown} characters) names a field of the API."
+        if data_in is not None:
+            found = f"the first row looks like data (column {data_in}), not like column names."
+        if is_only:
+            found += " It is the only column; if it is several, name their --delimiter."
+        InputError.__init__(
+            self,
+            place=place,
+            reason=f"{found} Put a row above it that names the columns, as in First Name, Last "
+            "Name, Email; or map the columns in a mapping file (--mapping).",
+        )
+
+
+def listed_columns(columns: Sequence[tuple[str, str | None]]) -> str:
+    """Columns with the field each looks like, those that look like one first."""
+    ordered = sorted(columns, key=lambda each: each[1] is None)
+    shown = [
+        quoted(column) + (f" (did you mean {near!r}?)" if near else "")
+        for column, near in ordered[:_SHOWN_COLUMNS]
+    ]
+    if more := len(ordered) - _SHOWN_COLUMNS:
+        shown += [f"and {more} more"] if more > 0 else []
+    return ", ".join(shown)
 
 
 class DoubledColumn(InputError):

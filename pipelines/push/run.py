@@ -161,6 +161,7 @@ class _Push:
             place=rows.name,
             from_table=rows.from_table,
         )
+        self._report.notes += plan.notes
         return Validator(
             plan,
             default_region=settings.writes.default_region,

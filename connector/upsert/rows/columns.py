@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping as AnyMapping
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from connector.errors import BadMapping, DoubledColumn, InputError, UnknownColumn, nearest
-from connector.upsert.rows.field_names import field_called, field_like, normalized
+from connector.errors import (
+    BadMapping,
+    DoubledColumn,
+    InputError,
+    NoHeader,
+    UnknownColumn,
+    listed_columns,
+    nearest,
+)
+from connector.upsert.rows.field_names import (
+    Export,
+    export_of,
+    field_called,
+    field_like,
+    field_meant,
+    is_full_name,
+    normalized,
+)
 from connector.upsert.rows.models import ACTIVITY_FIELDS, ACTIVITY_PREFIXES, REQUIRED
 
 if TYPE_CHECKING:
@@ -19,6 +36,7 @@ ROW_COLUMN = "_hc_row"
 ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
 OWN_PREFIXES = ("_hc_", "_dlt_")
+_DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an email, a phone
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
 
 
@@ -46,33 +64,101 @@ class ColumnPlan:
         columns = (column for column, name in self.fields.items() if name == api_field)
         return next(columns, api_field)
 
+    @property
+    def notes(self) -> list[str]:
+        """What people should know about the columns."""
+        notes = [f"columns as {self.export} exports them"] if self.export else []
+        if self.left_out:
+            notes.append(f"columns left out: {listed_columns(self.left_out)}")
+        return notes
+
 
 def match_columns(
     columns: Sequence[str], mapping: Mapping, ignore_unknown: bool, place: str, from_table: bool
 ) -> ColumnPlan:
     mapped = _mapped(columns, mapping, place)
     ignored_names = {normalized(name) for name in mapping.ignore}
-    fields: dict[str, str] = {}
-    ignored: list[str] = []
-    for column in columns:
-        target = mapped.get(column)
-        if target is None:
-            if normalized(column) in ignored_names or _is_passed_over(column, from_table):
-                ignored.append(column)
-                continue
-            target = field_called(column)
-        if target is not None:
-            fields[column] = target
-        elif ignore_unknown:
-            ignored.append(column)
-        else:
-            is_only = len(columns) == 1 and not from_table
-            raise UnknownColumn(
-                place=place, column=column, nearest=field_like(column), is_only=is_only
-            )
+    ignored = [
+        column
+        for column in columns
+        if column not in mapped
+        and (normalized(column) in ignored_names or _is_passed_over(column, from_table))
+    ]
+    open_columns = [column for column in columns if column not in {*mapped, *ignored}]
+    export = None if from_table else export_of(open_columns)
+    fields, unmatched, foreign = _matched(open_columns, export, {*mapping.constants}, mapped)
+    full_name = _full_name(unmatched + foreign, {*fields.values(), *mapping.constants})
+    unmatched = [column for column in unmatched if column != full_name]
+    foreign = [column for column in foreign if column != full_name]
+    left_out = [(column, field_like(column)) for column in unmatched]
+    if left_out and not ignore_unknown:
+        raise _unknown(left_out, columns, len(fields), place, from_table)
+    fields = {column: fields[column] for column in columns if column in fields}
     _check_doubles(fields, mapping, place)
-    _check_required(fields, mapping, place)
-    return ColumnPlan(place, fields, mapping.constants, tuple(ignored), mapping.place)
+    _check_required(fields, mapping, place, full_name)
+    return ColumnPlan(
+        place,
+        fields,
+        mapping.constants,
+        tuple(column for column in columns if column not in fields and column != full_name),
+        mapping.place,
+        (*left_out, *((column, None) for column in foreign)),
+        full_name,
+        export.name if export else None,
+    )
+
+
+def _matched(
+    columns: Sequence[str], export: Export | None, given: set[str], mapped: AnyMapping[str, str]
+) -> tuple[dict[str, str], list[str], list[str]]:
+    """(column → field, columns that match none, columns that an export is known to have beside).
+
+    given: fields that are constants.
+    """
+    fields = dict(mapped)
+    taken = {*mapped.values(), *given}
+    told = dict(export.targets(columns, taken)) if export else {}
+    fields |= {column: target for column, target in told.items() if target is not None}
+    others = [column for column in columns if column not in told]
+    named = {column: target for column in others if (target := field_called(column))}
+    fields |= named
+    taken |= {*fields.values()}
+    unmatched = []
+    for column in others:
+        if column in named:
+            continue
+        meant = field_meant(column)
+        if meant is not None and meant not in taken:
+            fields[column] = meant
+            taken.add(meant)
+        else:
+            unmatched.append(column)
+    return fields, unmatched, [column for column, target in told.items() if target is None]
+
+
+def _full_name(columns: Sequence[str], given: set[str]) -> str | None:
+    """The column that holds first and last name, where nothing else gives either."""
+    if given & {"firstName", "lastName"}:
+        return None
+    return next((column for column in columns if is_full_name(column)), None)
+
+
+def _unknown(
+    unknown: Sequence[tuple[str, str | None]],
+    columns: Sequence[str],
+    matched: int,
+    place: str,
+    from_table: bool,
+) -> InputError:
+    """The error for columns that match nothing; quotes them unless they may be somebody's data."""
+    is_only = len(columns) == 1 and not from_table
+    if not from_table:
+        data_in = next((n for n, name in enumerate(columns, 1) if _DATA.fullmatch(name)), None)
+        if (data_in and matched < 2) or not (matched or any(near for _, near in unknown)):
+            lengths = [len(column) for column in columns]
+            return NoHeader(place=place, lengths=lengths, data_in=data_in, is_only=is_only)
+    (column, near), *others = unknown
+    return UnknownColumn(place=place, column=column, nearest=near, is_only=is_only, others=others)
 
 
 def _is_passed_over(column: str, from_table: bool) -> bool:
@@ -111,8 +197,12 @@ def _check_doubles(fields: AnyMapping[str, str], mapping: Mapping, place: str) -
         first[name] = column
 
 
-def _check_required(fields: AnyMapping[str, str], mapping: Mapping, place: str) -> None:
+def _check_required(
+    fields: AnyMapping[str, str], mapping: Mapping, place: str, full_name: str | None
+) -> None:
     known = {*fields.values(), *mapping.constants}
+    if full_name is not None:
+        known |= {"firstName", "lastName"}
     wanted = sorted(REQUIRED["prospects"])
     for prefix, kind in ACTIVITY_PREFIXES.items():
         if any(name in known for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):

@@ -19,8 +19,7 @@ from connector.upsert.rows.cells import (
 from connector.upsert.rows.columns import ColumnPlan
 from connector.upsert.rows.contact import plain_contact
 from connector.upsert.rows.models import CODES, LONG_TEXT, NOT_CLEARED, NOT_TEXT, PLAIN_CODES
-from connector.upsert.rows.names import split_name
-from connector.upsert.rows.values import RowContext
+from connector.upsert.rows.values import RowContext, split_name
 
 _SHOWN_CHARS = 60
 _EMPTY_CONSTANT = (

@@ -1,4 +1,4 @@
-"""Cells that aren't plain text: yes/no, lists, objects, times, one of a few words.
+"""Cells that aren't plain text: yes/no, lists, objects, times, full names, one of a few words.
 
 Each takes a cell as any source holds it, and raises ValueError with what to do about it.
 """
@@ -28,6 +28,28 @@ _FIRST_MS = 10**12
 # years of two digits (0025) and `never` (9999-12-31) lie outside
 _FIRST_YEAR, _LAST_YEAR = 1980, 2100
 _LAST_MS = 1000 * int(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
+
+_NAME = r"[^\W\d_]+(?:['’\-‐‑][^\W\d_]+)*"  # letters, as in Anna-Lena or O'Neil
+_TWO_NAMES = re.compile(rf"({_NAME})\s+({_NAME})")
+_LAST_FIRST = re.compile(rf"({_NAME}),\s*({_NAME}(?:\s+{_NAME})*)")
+# what stands before a name, or begins a last name of two words; what stands after one
+_BEFORE_NAMES = frozenset(
+    [
+        *("mr", "mrs", "ms", "mx", "miss", "dr", "prof", "sir", "madam", "herr", "frau", "mme"),
+        *("mlle", "sr", "sra", "the", "von", "van", "de", "der", "den", "del", "della", "di", "da"),
+        *("dos", "la", "le", "bin", "ibn", "el"),
+    ]
+)
+_AFTER_NAMES = frozenset(
+    [
+        *("jr", "sr", "ii", "iii", "iv", "phd", "md", "mba", "cpa", "esq", "rn", "inc", "llc"),
+        *("ltd", "gmbh", "ag", "corp", "company", "team", "group", "office"),
+    ]
+)
+_UNCERTAIN = (
+    "can't be split into first and last name with certainty. Write it as `Lee, Ann`, or give the "
+    "two a column each"
+)
 
 
 @dataclass(slots=True)
@@ -185,3 +207,21 @@ def time_zone(name: Any) -> tzinfo:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValueError("is no IANA time zone. Write it as in America/New_York") from None
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(first name, last name) of `Ann Lee` or `Lee, Ann`.
+
+    Raises:
+        ValueError: which part is which can't be told.
+    """
+    if match := _TWO_NAMES.fullmatch(name):
+        first, last = match.groups()
+    elif match := _LAST_FIRST.fullmatch(name):
+        last, first = match.groups()
+    else:
+        raise ValueError(_UNCERTAIN)
+    words = [word.casefold() for word in (*first.split(), last)]
+    if words[0] in _BEFORE_NAMES or not _AFTER_NAMES.isdisjoint(words):
+        raise ValueError(_UNCERTAIN)
+    return first, last

@@ -149,3 +149,208 @@ def test_required_fields_need_a_column_or_a_constant() -> None:
     assert Mapping.match(["firstName"], Mapping(constants={"lastName": "Unknown"}))
     with pytest.raises(InputError, match=r"no column for task\.assignedTo, which"):
         plan("task.task")
+
+
+def test_all_unknown_columns_are_named_at_once() -> None:
+    """One round of fixing is enough; those that look like a field come first."""
+    with pytest.raises(UnknownColumn) as caught:
+        plan("Shoe size", "Compnay", "Hat", place="people.csv")
+    assert (
+        "3 columns match no field of the API: 'Compnay' (did you mean 'company'?), 'Shoe size', "
+        "'Hat'. Rename them" in str(caught.value)
+    )
+    assert len(caught.value.others) == 2
+
+
+def test_what_ignore_unknown_leaves_out_is_listed() -> None:
+    """A mistyped field is seen before the rest; nothing is left out in silence."""
+    found = plan("Shoe size", "Compnay", ignore_unknown=True)
+    assert found.notes == ["columns left out: 'Compnay' (did you mean 'company'?), 'Shoe size'"]
+    assert plan("email").notes == []
+
+
+def test_names_of_columns_are_cut_before_they_are_compared_or_shown() -> None:
+    """A header cell of 200 kB, 10,000 of them: an answer at once, of a size that can be read."""
+    with pytest.raises(UnknownColumn) as caught:
+        plan("Company" * 30_000, *(f"c{n}" for n in range(10_000)))
+    assert len(str(caught.value)) < 2_000
+    assert "and 9981 more" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["Mara", "Ortega", "mara@example.com"],
+        ["Mara", "Ortega", "x", "(212) 555-0143"],
+        ["Mara", "Ortega", "Office", "mara@example.com"],
+        ["Mara", "Ortega", "Globex"],
+        ["Mara^Ortega^mara@example.com"],
+    ],
+)
+def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
+    """Its first row is a person's: numbers and lengths are shown, and what to do."""
+    with pytest.raises(UnknownColumn, match="Put a row above it that names the columns") as caught:
+        Mapping.match(cells, place="people.csv")
+    assert "Mara" not in str(caught.value)
+    assert "example" not in str(caught.value)
+
+
+GOOGLE_NEW = (
+    "First Name,Middle Name,Last Name,Phonetic First Name,Phonetic Middle Name,Phonetic Last Name,"
+    "Name Prefix,Name Suffix,Nickname,File As,Organization Name,Organization Title,"
+    "Organization Department,Birthday,Notes,Photo,Labels,E-mail 1 - Label,E-mail 1 - Value,"
+    "E-mail 2 - Label,E-mail 2 - Value,Phone 1 - Label,Phone 1 - Value,Address 1 - Label,"
+    "Address 1 - Formatted,Address 1 - Street,Address 1 - City,Address 1 - PO Box,"
+    "Address 1 - Region,Address 1 - Postal Code,Address 1 - Country,Address 1 - Extended Address,"
+    "Website 1 - Label,Website 1 - Value"
+)
+GOOGLE_OLD = (
+    "Name,Given Name,Additional Name,Family Name,Yomi Name,Given Name Yomi,Additional Name Yomi,"
+    "Family Name Yomi,Name Prefix,Name Suffix,Initials,Nickname,Short Name,Maiden Name,Birthday,"
+    "Gender,Location,Billing Information,Directory Server,Mileage,Occupation,Hobby,Sensitivity,"
+    "Priority,Subject,Notes,Language,Photo,Group Membership,E-mail 1 - Type,E-mail 1 - Value,"
+    "Phone 1 - Type,Phone 1 - Value,Organization 1 - Type,Organization 1 - Name,"
+    "Organization 1 - Yomi Name,Organization 1 - Title"
+)
+OUTLOOK = (
+    "First Name,Middle Name,Last Name,Title,Suffix,Nickname,Given Yomi,Surname Yomi,E-mail Address,"
+    "E-mail 2 Address,E-mail 3 Address,Home Phone,Home Phone 2,Business Phone,Business Phone 2,"
+    "Mobile Phone,Car Phone,Other Phone,Primary Phone,Pager,Business Fax,Home Fax,Other Fax,"
+    "Company Main Phone,Callback,Radio Phone,Telex,TTY/TDD Phone,IMAddress,Job Title,Department,"
+    "Company,Office Location,Manager's Name,Assistant's Name,Assistant's Phone,Company Yomi,"
+    "Business Street,Business City,Business State,Business Postal Code,Business Country/Region,"
+    "Home Street,Home City,Home State,Home Postal Code,Home Country/Region,Other Street,Other City,"
+    "Other State,Other Postal Code,Other Country/Region,Personal Web Page,Spouse,Schools,Hobby,"
+    "Location,Web Page,Birthday,Anniversary,Notes"
+)
+LINKEDIN = "First Name,Last Name,URL,Email Address,Company,Position,Connected On"
+HUBSPOT = (
+    "Record ID,First Name,Last Name,Email,Phone Number,Contact owner,Lead Status,"
+    "Marketing contact status,Create Date,Last Activity Date,Job Title,Company Name,City,"
+    "State/Region,Postal Code,Street Address,Country/Region,Associated Company IDs"
+)
+
+
+@pytest.mark.parametrize(
+    ("export", "header", "fields"),
+    [
+        (
+            "Google Contacts",
+            GOOGLE_NEW,
+            {
+                "First Name": "firstName",
+                "Last Name": "lastName",
+                "E-mail 1 - Value": "email",
+                "Phone 1 - Value": "phone",
+                "Organization Name": "company",
+                "Organization Title": "title",
+                "Notes": "notes",
+                "Address 1 - Street": "streetAddress",
+                "Address 1 - City": "city",
+                "Address 1 - Region": "state",
+                "Address 1 - Postal Code": "postalCode",
+            },
+        ),
+        (
+            "Google Contacts",
+            GOOGLE_OLD,
+            {
+                "Given Name": "firstName",
+                "Family Name": "lastName",
+                "E-mail 1 - Value": "email",
+                "Phone 1 - Value": "phone",
+                "Organization 1 - Name": "company",
+                "Organization 1 - Title": "title",
+                "Notes": "notes",
+            },
+        ),
+        (
+            "Outlook",
+            OUTLOOK,
+            {
+                "First Name": "firstName",
+                "Last Name": "lastName",
+                "E-mail Address": "email",
+                "Mobile Phone": "phone",
+                "Company": "company",
+                "Job Title": "title",
+                "Notes": "notes",
+                "Home Street": "streetAddress",
+                "Home City": "city",
+                "Home State": "state",
+                "Home Postal Code": "postalCode",
+            },
+        ),
+        (
+            "LinkedIn",
+            LINKEDIN,
+            {
+                "First Name": "firstName",
+                "Last Name": "lastName",
+                "Email Address": "email",
+                "Company": "company",
+                "Position": "title",
+            },
+        ),
+        (
+            "HubSpot",
+            HUBSPOT,
+            {
+                "First Name": "firstName",
+                "Last Name": "lastName",
+                "Email": "email",
+                "Phone Number": "phone",
+                "Company Name": "company",
+                "Job Title": "title",
+                "City": "city",
+                "State/Region": "state",
+                "Postal Code": "postalCode",
+                "Street Address": "streetAddress",
+            },
+        ),
+    ],
+)
+def test_the_exports_of_address_books_are_recognised(
+    export: str, header: str, fields: dict[str, str]
+) -> None:
+    """No mapping file is needed; what has no field is left out, and listed."""
+    columns = header.split(",")
+    found = Mapping.match(columns)
+    assert found.fields == fields
+    assert found.export == export
+    assert {column for column, _ in found.left_out} == {*columns} - {*fields}
+    assert found.notes[0] == f"columns as {export} exports them"
+
+
+def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
+    """Whoever maps the business phone means it, and may take the title for one."""
+    mapping = Mapping(columns={"Business Phone": "phone", "Title": "title"}, ignore=("Job Title",))
+    fields = Mapping.match(OUTLOOK.split(","), mapping).fields
+    assert (fields["Business Phone"], fields["Title"]) == ("phone", "title")
+    assert "Mobile Phone" not in fields
+
+
+@pytest.mark.parametrize(
+    ("column", "field"),
+    [
+        *(("Given Name", "firstName"), ("Family Name", "lastName"), ("Email Address", "email")),
+        *(("E-mail Address", "email"), ("Phone Number", "phone"), ("Mobile Phone", "phone")),
+        *(("Company Name", "company"), ("Job Title", "title"), ("Organization Name", "company")),
+    ],
+)
+def test_a_name_with_one_meaning_needs_no_mapping(column: str, field: str) -> None:
+    """In whatever file it stands, unless another column has the field's own name."""
+    others = [name for name in NAMES if name != field]
+    assert Mapping.match([*others, column]).fields[column] == field
+    with pytest.raises(UnknownColumn, match=f"Did you mean '{field}'"):
+        Mapping.match([*NAMES, *({field} - {*NAMES}), column])
+
+
+def test_a_full_name_stands_for_both_names() -> None:
+    """Where neither has a column of its own; otherwise it is a column like any other."""
+    found = Mapping.match(["Full Name", "email"])
+    assert (found.full_name, found.fields, found.ignored) == ("Full Name", {"email": "email"}, ())
+    with pytest.raises(UnknownColumn):
+        plan("Name")
+    with pytest.raises(UnknownColumn):
+        Mapping.match(["Name", "lastName", "email"])

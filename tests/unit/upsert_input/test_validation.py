@@ -662,3 +662,43 @@ def test_what_a_row_holds_is_in_its_reason_for_the_rejects_file_alone(
     assert secret not in row.public_reason
     assert column in row.public_reason
     assert f"({len(secret)} characters)" in row.public_reason
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "last"),
+    [
+        ("Ann Lee", "Ann", "Lee"),
+        ("Lee, Ann", "Ann", "Lee"),
+        ("Lee, Ann Marie", "Ann Marie", "Lee"),
+        ("Anna-Lena O'Neil", "Anna-Lena", "O'Neil"),
+        ("Łukasz Wiśniewski", "Łukasz", "Wiśniewski"),
+    ],
+)
+def test_a_full_name_is_split_where_that_is_certain(name: str, first: str, last: str) -> None:
+    """Two words, or a comma between last and first name."""
+    row = check({"Name": name, "email": "ann@example.com"})
+    assert (row.payload["firstName"], row.payload["lastName"]) == (first, last)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Ann", "Ann Marie Lee", "Ludwig van Beethoven", "Dr Lee", "Mr. Lee", "Lee Jr", "Lee, Jr"),
+        *(
+            "Globex Inc",
+            "Ann & Bob",
+            "Ann Lee, PhD",
+            "李小龙",
+            "Ann B. Lee",
+            "Ann  9",
+            "de Vries",
+            "",
+        ),
+        *("ann@example.com", "Lee; Ann", "#N/A"),
+    ],
+)
+def test_a_full_name_is_never_split_by_guessing(name: str) -> None:
+    """The cell is named, and two ways out."""
+    row = check({"Name": name, "email": "ann@example.com"})
+    assert isinstance(row, Reject)
+    assert name == "" or row.column == "Name"
