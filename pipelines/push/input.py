@@ -14,6 +14,7 @@ from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageE
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input, sql_input, table_input
 from connector.upsert.outbox.decisions import Mode
+from connector.upsert.rows.rejects import next_rejects_name
 from pipelines.places import is_duckdb
 
 if TYPE_CHECKING:
@@ -101,12 +102,11 @@ def rejects_path(request: PushRequest, settings: Settings) -> Path:
 
 
 def _rejects_beside(request: PushRequest, account: str | None) -> Path:
-    ending = ".rejects.csv" if account is None else f".{account}.rejects.csv"
     if request.file is not None and request.file != "-":
         path = Path(request.file)
-        return path.with_name(f"{path.name}{ending}")
+        return path.with_name(next_rejects_name(path.name, account))
     name = "stdin" if request.file else (request.table or "query").replace("/", "_")
-    return Path(f"{name}{ending}")
+    return Path(next_rejects_name(name, account))
 
 
 def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> PushRequest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from connector.budget import Lane, locks
@@ -24,7 +25,7 @@ from connector.upsert.outbox.planning import PlanCounts
 from connector.upsert.outbox.results import ResultStore, RowResult
 from connector.upsert.outbox.states import Status
 from connector.upsert.rows.mapping import Mapping
-from connector.upsert.rows.rejects import RejectsFile
+from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.validation import Reject, Validator
 from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, in_flight_for
@@ -171,10 +172,21 @@ class _Push:
 
     @contextmanager
     def _rejects_file(self, rows: Input) -> Iterator[None]:
-        path = rejects_path(self._request, self._session.settings)
-        with RejectsFile(path, rows.columns) as rejects:
-            self._rejects = rejects
-            yield
+        settings = self._session.settings
+        path = rejects_path(self._request, settings)
+        rejects = RejectsFile(
+            path,
+            rows.columns,
+            source=self._request.source,
+            written=WrittenRejects(settings.state_dir / "rejects-written"),
+            omits_cells=rows.omits_cells,
+        )
+        try:
+            with rejects:
+                self._rejects = rejects
+                yield
+        finally:
+            self._report.notes += _rejects_notes(rejects, path)
 
     def _reject(self, reject: Reject) -> None:
         if self._rejects is not None:
@@ -274,7 +286,9 @@ class _Push:
             summary["look_ups"] = self._plan.look_ups
         if self._watcher.recovered:
             summary["recovered"] = self._watcher.recovered
-        if self._rejects is not None and self._rejects.count:
+        if self._rejects is not None and self._rejects.failure is not None:
+            summary["rejects_error"] = self._rejects.failure.strerror or "can't be written"
+        elif self._rejects is not None and self._rejects.count:
             summary["rejects_file"] = str(self._rejects.path)
         return summary | ({"error": error_facts(error)} if error else {})
 
@@ -304,3 +318,21 @@ class _Push:
                 self._report.notes.append("A pull is running: it, or the next, lands the results.")
         except DestinationError as error:
             self._report.notes.append(f"The results wait for the next pull: {redact(str(error))}")
+
+
+def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:
+    """What people should know about the rejects file itself."""
+    if rejects.failure is not None:
+        note = (
+            f"The rejects file {asked} can't be written ({rejects.failure.strerror}): its "
+            f"{rejects.count} rows are listed by `hiringcenter runs` alone. Make room or choose "
+            "another --rejects, then push again: they are rejected again."
+        )
+    elif rejects.count and rejects.path != asked:
+        note = (
+            f"{asked} was changed since it was written, so it stays as it is; the rejects of this "
+            f"push are in {rejects.path}."
+        )
+    else:
+        return []
+    return [note]

@@ -37,6 +37,7 @@ ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
 OWN_PREFIXES = ("_hc_", "_dlt_")
 _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an email, a phone
+_LONGEST_VALUE = 320  # of an email
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
 
 
@@ -153,7 +154,9 @@ def _unknown(
     """The error for columns that match nothing; quotes them unless they may be somebody's data."""
     is_only = len(columns) == 1 and not from_table
     if not from_table:
-        data_in = next((n for n, name in enumerate(columns, 1) if _DATA.fullmatch(name)), None)
+        data_in = next(
+            (n for n, name in enumerate(columns, 1) if _DATA.fullmatch(name[:_LONGEST_VALUE])), None
+        )
         if (data_in and matched < 2) or not (matched or any(near for _, near in unknown)):
             lengths = [len(column) for column in columns]
             return NoHeader(place=place, lengths=lengths, data_in=data_in, is_only=is_only)

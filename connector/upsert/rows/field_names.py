@@ -105,7 +105,7 @@ class Export:
     ) -> Iterator[tuple[str, str | None]]:
         """(column, its field or None) of the columns that belong to this export. taken: fields
         that something else gives already."""
-        by_name = {normalized(column): column for column in columns}
+        by_name = {normalized(name): name for name in columns if len(name) <= _LONGEST_NAME}
         given = set(taken)
         for name, target in self.fields.items():
             if name in by_name:

@@ -3,22 +3,30 @@
 RFC 4180 in UTF-8 with a byte order mark, so that spreadsheets open it as it is. Cells are the
 input's, unchanged: a cell that starts with `=` stays so, since a file that is pushed again must
 hold what it held. Bytes that couldn't be decoded go back as they were, and are rejected again
-until somebody retypes them.
+until somebody retypes them. A file that was changed since it was written holds somebody's work:
+it is never written over, and never removed.
 """
 
 from __future__ import annotations
 
 import codecs
 import csv
+import hashlib
+import io
+import json
 import os
-from collections.abc import Sequence
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Any, Self
 
 from connector.errors import InputError, printable
 from connector.upsert.rows.cells import shown
-from connector.upsert.rows.columns import REASON_COLUMN
+from connector.upsert.rows.columns import ABSENT_COLUMN, REASON_COLUMN, ROW_COLUMN
 from connector.upsert.rows.validation import Reject
 
 _AS_IT_WAS = "hiringcenter.as_it_was"
@@ -41,12 +49,9 @@ def _bytes_of_surrogates(error: UnicodeError) -> tuple[bytes, int]:
 codecs.register_error(_AS_IT_WAS, _bytes_of_surrogates)
 
 
-def _check_place(path: Path) -> None:
-    """Whatever is at `path` is written over; so it may only be rejects of an earlier push."""
-    if path.exists() and not (path.is_file() and _is_rejects_file(path)):
-        raise InputError(
-            place=str(path), reason="isn't a rejects file. Choose another place with --rejects."
-        )
+_NUMBERED = re.compile(r"(?P<base>.+\.rejects)(?:-(?P<number>\d+))?(?P<ending>\.csv)", re.S)
+_CHUNK_BYTES = 1 << 20
+_STALE_S = 600.0  # a copy into place takes seconds
 
 
 def _is_rejects_file(path: Path) -> bool:
@@ -57,65 +62,225 @@ def _is_rejects_file(path: Path) -> bool:
         return False
 
 
-class RejectsFile:
-    """Rejected rows, written as they come. path: where they are once the file is closed.
+def next_rejects_name(name: str, account: str | None = None) -> str:
+    """Where the rejects of a file called `name` go: `people.csv.rejects.csv`, and those of a
+    rejects file `people.csv.rejects-2.csv`."""
+    of_account = f".{account}" if account else ""
+    match = _NUMBERED.fullmatch(name.removesuffix(".gz"))
+    if match is None:
+        return f"{name}{of_account}.rejects.csv"
+    base = match["base"].removesuffix(".rejects").removesuffix(of_account)
+    return f"{base}{of_account}.rejects-{int(match['number'] or 1) + 1}.csv"
 
-    Nothing is written where nothing was rejected; an older rejects file at `path` is then
-    removed, so that what lies there is always of the last push, unless this push reads a
-    rejects file itself, which may be that one. Mode 0600.
+
+def _names_from(path: Path) -> Iterator[Path]:
+    """`path`, then the same with -2, -3 … at its end."""
+    yield path
+    match = _NUMBERED.fullmatch(path.name)
+    base, ending = (match["base"], match["ending"]) if match else (path.stem, path.suffix)
+    number = int(match["number"] or 1) if match else 1
+    while True:
+        number += 1
+        yield path.with_name(f"{base}-{number}{ending}")
+
+
+class WrittenRejects:
+    """Which rejects files this machine has written, by their bytes, so that one that was changed
+    since is told from one that wasn't. folder: keeps a small file for each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def is_unchanged(self, path: Path, source: str) -> bool:
+        """Whether what lies at `path` is what a push of `source` has written there."""
+        try:
+            known = json.loads(self._note_of(path).read_bytes())
+            return known["source"] == source and _digest(path) in known["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def note(self, path: Path, source: str, digest: str) -> None:
+        """Such a file is about to be at `path`; until then the one before counts as well."""
+        note = self._note_of(path)
+        before = [_digest(path)] if self.is_unchanged(path, source) else []
+        with suppress(OSError):  # forgotten, it counts as changed
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            known = {"source": source, "sha256": [digest, *before]}
+            part = note.with_suffix(f".{os.getpid()}.part")
+            part.write_text(json.dumps(known), encoding="utf-8")
+            part.replace(note)
+
+    def forget(self, path: Path) -> None:
+        with suppress(OSError):
+            self._note_of(path).unlink(missing_ok=True)
+
+    def _note_of(self, path: Path) -> Path:
+        name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()
+        return self._folder / f"{name[:32]}.json"
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+class RejectsFile:
+    """Rejected rows, put aside as they come, and into their place when the file is closed.
+
+    path: where they go, and after `close` where they are: beside it, with a number, where
+    somebody's changed rejects file is in the way. failure: why they couldn't be written; the rows
+    are counted all the same. Nothing is written where nothing was rejected; rejects of an earlier
+    push of `source` that nobody has changed are then removed, so that what is left is of the last
+    push or somebody's. Mode 0600.
+
+    columns: the input's. written: what earlier pushes wrote; None: nothing is known of that.
+    omits_cells: rows may leave out columns, which is noted beside them.
 
     Raises:
-        InputError: the file can't be written there, or another kind of file is there.
+        InputError: the folder can't be written, or another kind of file is at `path`.
     """
 
-    def __init__(self, path: str | Path, columns: Sequence[str]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        columns: Sequence[str],
+        *,
+        source: str = "",
+        written: WrittenRejects | None = None,
+        omits_cells: bool = False,
+    ) -> None:
         self.path, self.count = Path(path), 0
-        _check_place(self.path)
-        self._removes_old = REASON_COLUMN not in columns
-        self._columns = [column for column in columns if column != REASON_COLUMN]
-        self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        self._stream: TextIO | None = None
+        self.failure: OSError | None = None
+        self._source, self._written = source, written
+        self._columns = [name for name in columns if name not in (REASON_COLUMN, ROW_COLUMN)]
+        self._notes_absent = omits_cells and ABSENT_COLUMN not in self._columns
+        self._rows: io.TextIOWrapper | None = None
+        self._check_place()
+        self._sweep()
+
+    def _check_place(self) -> None:
+        place = str(self.path)
+        if self.path.exists() and not (self.path.is_file() and _is_rejects_file(self.path)):
+            raise InputError(
+                place=place, reason="isn't a rejects file. Choose another place with --rejects."
+            )
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                place=place,
+                reason=f"rejects can't be written there: {error.strerror}. Choose another "
+                "--rejects.",
+            ) from None
+
+    def _sweep(self) -> None:
+        """Remove what a push that was killed left half-copied."""
+        with suppress(OSError):
+            for each in os.scandir(self.path.parent):
+                is_part = each.name.startswith(f".{self.path.name}.") and each.name.endswith(
+                    ".part"
+                )
+                if is_part and each.stat().st_mtime < time.time() - _STALE_S:
+                    Path(each.path).unlink()
 
     def add(self, reject: Reject) -> None:
         """Append one row. What couldn't be read as a row stands right of the reason, where it makes
         the row one cell too long: pushed again unfixed, it is rejected again."""
-        if self._stream is None:
-            self._stream = self._open()
-            self._writer = csv.writer(self._stream)
-            self._writer.writerow([*self._columns, REASON_COLUMN])
-        cells = [shown(reject.values.get(column)) for column in self._columns]
-        beyond = [] if reject.raw is None else [reject.raw]
-        self._writer.writerow([*cells, printable(reject.reason), *beyond])
         self.count += 1
+        if self.failure is not None:
+            return
+        try:
+            self._write(reject)
+        except OSError as error:
+            self._fail(error)
+
+    def _write(self, reject: Reject) -> None:
+        if self._rows is None:
+            # without a name, so that nothing is left of it if the process is killed
+            self._file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
+            self._rows = io.TextIOWrapper(
+                self._file, encoding="utf-8-sig", errors=_AS_IT_WAS, newline=""
+            )
+            self._writer = csv.writer(self._rows)
+            absent = [ABSENT_COLUMN] if self._notes_absent else []
+            self._writer.writerow([*self._columns, *absent, ROW_COLUMN, REASON_COLUMN])
+        values = reject.values
+        cells = [shown(values.get(column)) for column in self._columns]
+        if self._notes_absent:
+            cells.append(self._absent(values))
+        number = shown(values.get(ROW_COLUMN)) or str(reject.row_number)
+        beyond = [] if reject.raw is None else [reject.raw]
+        self._writer.writerow([*cells, number, printable(reject.reason), *beyond])
+
+    def _absent(self, values: dict[str, Any]) -> str:
+        absent = [column for column in self._columns if column not in values]
+        return json.dumps(absent, ensure_ascii=False) if absent else ""
 
     def close(self) -> None:
         """Put the file in its place, whole or not at all."""
-        if self._stream is None:
-            if self._removes_old:
-                self.path.unlink(missing_ok=True)
+        if self.failure is not None:
             return
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self._unfinished.replace(self.path)
+        if self._rows is None:
+            self._remove_older()
+            return
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        try:
+            digest = self._copy_to(part)
+            self.path = self._free_place()
+            if self._written is not None:
+                self._written.note(self.path, self._source, digest)
+            part.replace(self.path)
+            self._rows.close()
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            self._fail(error)
+
+    def _copy_to(self, part: Path) -> str:
+        """The rows as a file of their own on disk; returns its digest."""
+        assert self._rows is not None
+        self._rows.flush()
+        self._file.seek(0)
+        rows, digest = self._file, hashlib.sha256()
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as copy:
+            while chunk := rows.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+            os.fsync(copy.fileno())
+        return digest.hexdigest()
+
+    def _free_place(self) -> Path:
+        """The first name at which nothing lies, or what an earlier push of this source wrote."""
+        return next(
+            path
+            for path in _names_from(self.path)
+            if not os.path.lexists(path) or self._is_ours(path)
+        )
+
+    def _is_ours(self, path: Path) -> bool:
+        return self._written is not None and self._written.is_unchanged(path, self._source)
+
+    def _remove_older(self) -> None:
+        for path in _names_from(self.path):
+            if not os.path.lexists(path):
+                return
+            if self._written is not None and self._is_ours(path):
+                with suppress(OSError):
+                    path.unlink()
+                    self._written.forget(path)
+
+    def _fail(self, error: OSError) -> None:
+        self.failure = error
+        self.discard()
 
     def discard(self) -> None:
         """Leave what lies at `path` as it is."""
-        if self._stream is not None:
-            self._stream.close()
-            self._unfinished.unlink(missing_ok=True)
-
-    def _open(self) -> TextIO:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        except OSError as error:
-            raise InputError(
-                place=str(self.path),
-                reason=f"rejects can't be written there: {error.strerror}. Choose another "
-                "--rejects.",
-            ) from None
-        return os.fdopen(descriptor, "w", encoding="utf-8-sig", errors=_AS_IT_WAS, newline="")
+        if self._rows is not None:
+            with suppress(OSError):
+                self._rows.close()
+            self._rows = None
 
     def __enter__(self) -> Self:
         return self

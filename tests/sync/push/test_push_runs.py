@@ -101,12 +101,12 @@ def test_what_detection_gets_wrong_can_be_said_with_the_job(
 def test_fixing_the_rejects_file_and_pushing_it_finishes_the_job(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """Its columns are the input's own and the reason; the reason column is no field."""
+    """Its columns are the input's own, row number and reason; the last two are no fields."""
     path = write(tmp_path, "Ada,L,ada@example.org,,", ",L,bob@example.org,,", "Cy,Y,cy@,,")
     rejects = Path(push_file(settings, path).summary["rejects_file"])
     assert rejects == tmp_path / "people.csv.rejects.csv"
     header = rejects.read_text("utf-8-sig").splitlines()[0]
-    assert header == PEOPLE.strip() + ",_hc_reject_reason"
+    assert header == PEOPLE.strip() + ",_hc_row,_hc_reject_reason"
     fixed = (
         rejects.read_text("utf-8-sig").replace("\n,L", "\nBob,L").replace("cy@,", "cy@example.org,")
     )

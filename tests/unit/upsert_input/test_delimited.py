@@ -106,8 +106,8 @@ def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
     for _ in range(2):
         with RejectsFile(path, ["First Name", "Email"]) as rejects:
             rejects.add(Reject(row.row_number, row.values, None, str(row.problem), row.raw))
-        (row,) = open_input(path)
-        assert "4 cells where the header has 3" in str(row.problem)
+        (row,) = open_input(rejects.path)
+        assert "5 cells where the header has 4" in str(row.problem)
         assert row.raw == line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from datetime import date
 from pathlib import Path
 
@@ -12,17 +13,31 @@ from hypothesis import strategies as st
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
-from connector.upsert.rows.rejects import RejectsFile
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.rejects import RejectsFile, WrittenRejects, next_rejects_name
+from connector.upsert.rows.validation import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
 
 COLUMNS = ["First Name", 'note; or, "note"']
 
 
-def rejected(path: Path, *rows: dict[str, object], columns: list[str] = COLUMNS) -> None:
-    with RejectsFile(path, columns) as rejects:
+def rejects_file(path: Path, columns: list[str] = COLUMNS, source: str = "a.csv") -> RejectsFile:
+    """As a push of `source` opens it; what was written is remembered beside the files."""
+    written = WrittenRejects(path.parent / ".written")
+    return RejectsFile(path, columns, source=source, written=written)
+
+
+def rejected(
+    path: Path, *rows: dict[str, object], columns: list[str] = COLUMNS, source: str = "a.csv"
+) -> Path:
+    with rejects_file(path, columns, source) as rejects:
         for row in rows:
             rejects.add(Reject(2, row, None, 'why; and, "what" to do'))
+    return rejects.path
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.name != ".written")
 
 
 def test_it_has_the_inputs_columns_and_the_reason(tmp_path: Path) -> None:
@@ -33,21 +48,22 @@ def test_it_has_the_inputs_columns_and_the_reason(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
     with path.open(newline="", encoding="utf-8-sig") as stream:
         assert list(csv.reader(stream)) == [
-            [*COLUMNS, "_hc_reject_reason"],
-            ["Zoë", "=1+1", 'why; and, "what" to do'],
+            [*COLUMNS, "_hc_row", "_hc_reject_reason"],
+            ["Zoë", "=1+1", "2", 'why; and, "what" to do'],
         ]
 
 
 def test_the_rejects_of_a_rejects_file_have_one_reason(tmp_path: Path) -> None:
-    """The new one."""
+    """The new one; and the row number that they had in the first input."""
     path = tmp_path / "rejects.csv"
     rejected(
         path,
-        {"First Name": "x", "_hc_reject_reason": "old"},
-        columns=["First Name", "_hc_reject_reason"],
+        {"First Name": "x", "_hc_row": "17", "_hc_reject_reason": "old"},
+        columns=["First Name", "_hc_row", "_hc_reject_reason"],
     )
-    assert open_input(path).columns == ["First Name", "_hc_reject_reason"]
+    assert open_input(path).columns == ["First Name", "_hc_row", "_hc_reject_reason"]
     assert "old" not in path.read_text("utf-8")
+    assert [row.values["_hc_row"] for row in open_input(path)] == ["17"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -96,16 +112,16 @@ def test_nothing_rejected_leaves_no_file(tmp_path: Path) -> None:
     """An old one would be taken for this push's."""
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "x"})
-    with RejectsFile(path, COLUMNS) as rejects:
+    with rejects_file(path) as rejects:
         assert rejects.count == 0
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
 def test_a_rejects_file_that_is_pushed_itself_is_never_removed(tmp_path: Path) -> None:
     """It may be the input; what somebody has fixed by hand stays theirs."""
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "x"})
-    RejectsFile(path, open_input(path).columns).close()
+    rejects_file(path, open_input(path).columns, "rejects.csv").close()
     assert path.exists()
 
 
@@ -126,11 +142,12 @@ def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "old"})
     old = path.read_bytes()
-    rejects = RejectsFile(path, COLUMNS)
+    rejects = rejects_file(path)
     rejects.add(Reject(2, {}, None, "why"))
     assert path.read_bytes() == old
+    assert files(tmp_path) == ["rejects.csv"], "a killed push leaves no copy of the rows"
     rejects.discard()
-    assert [file.name for file in tmp_path.iterdir()] == ["rejects.csv"]
+    assert files(tmp_path) == ["rejects.csv"]
 
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
@@ -138,3 +155,119 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="Choose another --rejects"):
         rejected(tmp_path / "file" / "rejects.csv", {"First Name": "x"})
+
+
+def test_a_file_that_was_changed_by_hand_is_never_written_over(tmp_path: Path) -> None:
+    """The next rejects go beside it; those are written over as long as nobody changes them."""
+    path = tmp_path / "people.csv.rejects.csv"
+    rejected(path, {"First Name": "x"})
+    fixed = path.read_bytes().replace(b"x", b"Xaver")
+    path.write_bytes(fixed)
+    for name in ("y", "z"):
+        beside = rejected(path, {"First Name": name})
+        assert beside == tmp_path / "people.csv.rejects-2.csv"
+    assert path.read_bytes() == fixed
+    assert b"z," in beside.read_bytes()
+    beside.write_bytes(b"")
+    assert rejected(path, {"First Name": "q"}) == tmp_path / "people.csv.rejects-3.csv"
+
+
+def test_what_was_changed_by_hand_stays_where_nothing_is_rejected(tmp_path: Path) -> None:
+    """Only what nobody has touched is removed."""
+    path = tmp_path / "people.csv.rejects.csv"
+    rejected(path, {"First Name": "x"})
+    path.write_bytes(path.read_bytes().replace(b"x", b"Xaver"))
+    rejected(path, {"First Name": "y"})
+    rejected(path)
+    assert files(tmp_path) == ["people.csv.rejects.csv"]
+
+
+def test_another_inputs_rejects_are_somebodys_too(tmp_path: Path) -> None:
+    """Two jobs with one --rejects don't revert each other."""
+    path = tmp_path / "bad.csv"
+    rejected(path, {"First Name": "x"})
+    for _ in range(2):
+        assert rejected(path, {"First Name": "y"}, source="b.csv") == tmp_path / "bad-2.csv"
+    rejected(path, source="b.csv")
+    assert files(tmp_path) == ["bad.csv"]
+
+
+def test_an_unknown_rejects_file_counts_as_changed(tmp_path: Path) -> None:
+    """The state directory was lost, or another machine wrote it."""
+    path = tmp_path / "rejects.csv"
+    rejected(path, {"First Name": "x"})
+    with RejectsFile(path, COLUMNS, written=WrittenRejects(tmp_path / "lost")) as rejects:
+        rejects.add(Reject(2, {}, None, "why"))
+    assert rejects.path == tmp_path / "rejects-2.csv"
+
+
+@pytest.mark.parametrize(
+    ("name", "account", "expected"),
+    [
+        ("people.csv", None, "people.csv.rejects.csv"),
+        ("people.csv", "east", "people.csv.east.rejects.csv"),
+        ("people.csv.rejects.csv", None, "people.csv.rejects-2.csv"),
+        ("people.csv.rejects-2.csv", None, "people.csv.rejects-3.csv"),
+        ("people.rejects.csv.gz", None, "people.rejects-2.csv"),
+        ("people.csv.east.rejects.csv", "east", "people.csv.east.rejects-2.csv"),
+        ("people.csv.rejects.csv", "east", "people.csv.east.rejects-2.csv"),
+    ],
+)
+def test_the_rejects_of_a_rejects_file_are_numbered(
+    name: str, account: str | None, expected: str
+) -> None:
+    """`.rejects.csv.rejects.csv` says nothing more."""
+    assert next_rejects_name(name, account) == expected
+
+
+def test_what_a_row_did_not_mention_is_noted(tmp_path: Path) -> None:
+    """Pushed again with --clear-empty, it still says nothing, unless somebody fills it in."""
+    path = tmp_path / "rejects.csv"
+    columns = ["firstName", "lastName", "email", "company", "title"]
+    with RejectsFile(path, columns, omits_cells=True) as rejects:
+        rejects.add(Reject(1, {"firstName": "A", "lastName": "L", "title": ""}, None, "why"))
+    path.write_bytes(path.read_bytes().replace(b"A,L,,", b"A,L,a@example.com,"))
+    read = open_input(path)
+    (row,) = map(Validator(Mapping.match(read.columns), clear_empty=True).check, read)
+    assert isinstance(row, ValidRow)
+    assert row.payload == {
+        "firstName": "A",
+        "lastName": "L",
+        "email": "a@example.com",
+        "title": None,
+        "update": True,
+    }
+
+
+def test_rows_that_cannot_be_written_are_still_counted(tmp_path: Path) -> None:
+    """The folder went, or the disk is full: the push ends with its counts and says so."""
+    folder = tmp_path / "gone"
+    with RejectsFile(folder / "rejects.csv", COLUMNS) as rejects:
+        folder.rmdir()
+        rejects.add(Reject(2, {}, None, "why"))
+        rejects.add(Reject(3, {}, None, "why"))
+    assert rejects.count == 2
+    assert isinstance(rejects.failure, FileNotFoundError)
+
+
+def test_a_place_that_is_lost_at_the_end_is_reported_too(tmp_path: Path) -> None:
+    """Nothing half-written is left."""
+    folder = tmp_path / "gone"
+    with RejectsFile(folder / "rejects.csv", COLUMNS) as rejects:
+        rejects.add(Reject(2, {}, None, "why"))
+        folder.rmdir()
+    assert rejects.failure is not None
+    assert files(tmp_path) == []
+
+
+def test_what_a_killed_push_left_half_copied_is_removed(tmp_path: Path) -> None:
+    """Of this file alone, and not while it may still be written."""
+    old, fresh, other = (
+        tmp_path / name for name in (".r.csv.1.part", ".r.csv.2.part", ".other.csv.1.part")
+    )
+    for path in (old, fresh, other):
+        path.touch()
+    for path in (old, other):
+        os.utime(path, (1, 1))
+    RejectsFile(tmp_path / "r.csv", COLUMNS).close()
+    assert files(tmp_path) == [".other.csv.1.part", ".r.csv.2.part"]

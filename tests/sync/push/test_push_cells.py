@@ -1,0 +1,210 @@
+"""What becomes of cells on their way: small inputs of the kinds that 0.1 sent wrong, end to end."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from connector.sandbox import Sandbox
+from connector.settings import Settings
+from pipelines.push.input import PushRequest
+from pipelines.push.report import PushReport
+from pipelines.push.run import push
+from pipelines.push.view import push_lines
+
+INPUTS = Path(__file__).parents[2] / "inputs"
+
+
+@pytest.fixture
+def push_input(settings: Settings, tmp_path: Path) -> Any:
+    """push_input("floats.csv") pushes a copy of that file; options are those of `PushRequest`."""
+
+    def push_copy(name: str, **options: Any) -> PushReport:
+        path = tmp_path / name
+        if not path.exists():
+            shutil.copy(INPUTS / name, path)
+        return push(settings, PushRequest(file=str(path), **options))
+
+    return push_copy
+
+
+def known(sandbox: Sandbox, email: str, *fields: str) -> list[Any]:
+    (found,) = [one for one in sandbox.store.all("prospects") if one.get("email") == email]
+    return [found.get(name) for name in fields]
+
+
+def test_numbers_and_text_that_a_spreadsheet_has_altered(push_input: Any, sandbox: Sandbox) -> None:
+    """212555143.0 is nobody's phone; a postal code with a decimal and text formulas are undone."""
+    report = push_input("floats.csv")
+    assert (report.exit_code, report.summary["rejected"]) == (3, 1)
+    assert [result.message.split(":")[0] for result in report.noteworthy] == ["Phone"]
+    path = Path(report.summary["rejects_file"])
+    path.write_text(path.read_text("utf-8-sig").replace("212555143.0", "212-555-0143"))
+    assert push_input(path.name).summary["created"] == 1
+    assert push_input("excel-text.csv").summary["updated"] == 1
+    assert known(sandbox, "mara@example.com", "phone", "company", "postalCode") == [
+        "+12125550143",
+        "Globex",
+        "01940",
+    ]
+    assert known(sandbox, "tom@example.com", "company", "postalCode") == ["Initech", "01941"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rejected", "column"),
+    [("error-words.csv", 9, "Company"), ("old-note.csv", 1, "note.date")],
+)
+def test_what_cannot_be_undone_is_rejected_with_its_cell(
+    push_input: Any, sandbox: Sandbox, name: str, rejected: int, column: str
+) -> None:
+    """Every row by itself, before anything is sent."""
+    report = push_input(name, clear_empty=True)
+    assert (report.summary["rejected"], report.summary["rows"]) == (rejected, rejected)
+    assert {result.message.split(":")[0] for result in report.noteworthy} == {column}
+    assert sandbox.requests == []
+
+
+def test_a_curly_quote_is_rejected_and_a_hyphen_of_word_is_undone(
+    push_input: Any, sandbox: Sandbox
+) -> None:
+    """An address is never sent as it only looks."""
+    summary = push_input("curly-quote.csv").summary
+    assert (summary["rejected"], summary["created"]) == (1, 1)
+    assert known(sandbox, "tom-b@example.com", "firstName") == ["Tom"]
+
+
+def test_what_a_row_never_mentioned_is_not_cleared(push_input: Any, sandbox: Sandbox) -> None:
+    """With --clear-empty either; Tom's company is new, Mara's stays."""
+    push_input("not-mentioned-1.jsonl")
+    push_input("not-mentioned-2.jsonl", clear_empty=True)
+    assert known(sandbox, "mara@example.com", "company", "title") == ["Globex", "Manager"]
+    assert known(sandbox, "tom@example.com", "company") == ["Initech"]
+
+
+def test_constants_are_cells_or_refused_before_anything_is_sent(
+    push_input: Any, sandbox: Sandbox
+) -> None:
+    """A year is text; a contact or nothing for everybody is a mistake, exit 2."""
+    for name in ("constant-phone.toml", "constant-empty.toml"):
+        report = push_input("new-last-name.csv", mapping=INPUTS / name)
+        assert (report.exit_code, report.summary["error"]["type"]) == (2, "BadMapping")
+    assert sandbox.requests == []
+    report = push_input("address-book.csv", mapping=INPUTS / "constant-number.toml")
+    assert report.summary["created"] == 1
+    assert any("Google Contacts" in note for note in report.notes)
+    (change,) = sandbox.applied
+    assert change.payload == {
+        "firstName": "Mara",
+        "lastName": "Ortega",
+        "email": "mara@example.com",
+        "phone": "+12125550143",
+        "company": "Globex",
+        "source": "2027",
+        "update": change.payload["update"],
+    }
+
+
+SECRETS = [
+    "Wilhelmina",
+    "Featherstone",
+    "2125550177",
+    "212-55",
+    "wilma(at)",
+    "sore throat",
+    "Zürau",
+]
+BROKEN = """First Name,Last Name,Email,Phone,Postal Code,note.body,note.date
+Wilhelmina,Featherstone,wilma(at)example.com,,,,
+Wilhelmina,Featherstone,,2125550177999,,,
+Wilhelmina,Featherstone,"wilma(at),2125550177",212-55,,,
+"Wilhelmina" Featherstone,x
+Wilhelmina,Featherstone,w@example.com,2125550177,1,sore throat,Zürau,too,many
+Wilhelmina,,w@example.com,,,sore throat,yesterday Zürau
+,Featherstone,w@example.com,2125550177,6.1E+11,sore throat\x07,2025-01-01
+"""
+
+
+def test_rows_that_cannot_be_sent_are_in_the_rejects_file_alone(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither on the terminal nor in logs, ledger or results; there, row, column and length are."""
+    path = tmp_path / "people.csv"
+    path.write_text(BROKEN)
+    report = push(settings, PushRequest(file=str(path)))
+    dry = push(settings, PushRequest(file=str(path), dry_run=True))
+    assert report.summary["rejected"] == report.summary["rows"] == 7
+    rejects = Path(report.summary["rejects_file"]).read_text("utf-8-sig")
+    assert all(secret in rejects for secret in SECRETS)
+    with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
+        connection.execute(f"USE {settings.duckdb_path.stem}.{settings.dataset}")
+        messages = connection.execute("SELECT row_number, message FROM _hc_push_results").fetchall()
+    assert "(20 characters)" in dict(messages)[2]
+    elsewhere = [str(line) for each in (report, dry) for line in push_lines(each)]
+    elsewhere += [str(messages), *capfd.readouterr()]
+    for file in settings.state_dir.rglob("*"):
+        if file.is_file():
+            elsewhere.append(file.read_bytes().decode("utf-8", "replace"))
+    for secret in SECRETS:
+        assert not any(secret in text for text in elsewhere), secret
+
+
+def test_a_first_row_of_data_is_quoted_nowhere(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A file without a header: exit 2, and what to do."""
+    path = tmp_path / "people.csv"
+    path.write_text("Wilhelmina,Featherstone,w@example.com,Office\n")
+    report = push(settings, PushRequest(file=str(path)))
+    assert (report.exit_code, report.summary["rows"]) == (2, 0)
+    assert "Put a row above it that names the columns" in str(report.error)
+    told = [str(report.error), str(report.summary), *capfd.readouterr()]
+    assert not any("Wilhelmina" in text or "w@" in text for text in told)
+
+
+def test_rejects_that_somebody_has_mended_are_never_written_over(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """The hourly push of the same file puts its own beside them, and says so; pushed, the mended
+    rows keep the numbers they had in the first file."""
+    path = tmp_path / "people.csv"
+    path.write_text("First Name,Last Name,Email\nA,L,a@example.com\nB,L,b@\nC,L,c@\n")
+
+    def again(of: Path = path) -> PushReport:
+        return push(settings, PushRequest(file=str(of)))
+
+    rejects = Path(again().summary["rejects_file"])
+    mended = rejects.read_text("utf-8-sig").replace("b@", "b@example.com", 1)
+    rejects.write_text(mended)
+    report = again()
+    assert Path(report.summary["rejects_file"]).name == "people.csv.rejects-2.csv"
+    assert any("was changed since it was written" in note for note in report.notes)
+    assert rejects.read_text() == mended
+    report = again(rejects)
+    assert (report.summary["created"], report.summary["rejected"]) == (1, 1)
+    third = Path(report.summary["rejects_file"])
+    assert third.name == "people.csv.rejects-3.csv"
+    assert third.read_text("utf-8-sig").splitlines()[1].startswith("C,L,c@,4,")
+
+
+def test_a_rejects_file_that_cannot_be_written_stops_no_push(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Its folder went while rows were sent: counts, exit 3 and a warning all the same."""
+    path, folder = tmp_path / "people.csv", tmp_path / "out"
+    path.write_text("First Name,Last Name,Email\nA,L,a@example.com\nB,L,b@\n")
+    folder.mkdir()
+
+    def remove(_: Any) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    sandbox.options.script = remove
+    report = push(settings, PushRequest(file=str(path), rejects=folder / "bad.csv"))
+    assert report.exit_code == 3
+    assert (report.summary["created"], report.summary["rejected"]) == (1, 1)
+    assert "rejects_file" not in report.summary
+    assert report.summary["rejects_error"] == "No such file or directory"
+    assert any("can't be written" in note for note in report.notes)
