@@ -92,6 +92,7 @@ class PushJob(Section):
 
     encoding, delimiter, sheet: of `file`, where they would be detected wrongly; skip_rows: lines
     above its header.
+    allow_shared_contact: send rows that share an email or phone with another first name.
     account: the only one it is for; None: whichever is being worked for.
     """
 
@@ -106,6 +107,7 @@ class PushJob(Section):
     sheet: str | None = None
     skip_rows: Annotated[int, Field(ge=0)] = 0
     max_changes: Annotated[int, Field(ge=0)] | None = None
+    allow_shared_contact: bool = False
     account: str | None = None
 
 

@@ -99,6 +99,13 @@ def _push(
         int | None,
         typer.Option("--max-changes", metavar="N", min=0, help="Send nothing if more would go."),
     ] = None,
+    allow_shared_contact: Annotated[
+        bool,
+        typer.Option(
+            "--allow-shared-contact",
+            help="Send rows that share an email or phone with another first name.",
+        ),
+    ] = False,
     rejects: Annotated[
         Path | None,
         typer.Option("--rejects", metavar="F", help="Rows not applied (FILE.rejects.csv)."),
@@ -127,6 +134,7 @@ def _push(
             "clear_empty": clear_empty,
             "ignore_unknown": ignore_unknown,
             "new_ledger": new_ledger,
+            "allow_shared_contact": allow_shared_contact or None,
         }
         changes = {name: value for name, value in given.items() if value is not None}
         if options.all_accounts and file == "-":

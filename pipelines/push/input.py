@@ -28,7 +28,8 @@ class PushRequest:
     database: another DuckDB file for `table` and `sql` than the destination. encoding,
     delimiter, sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header.
     rejects: where rows that weren't applied go; None: beside the input. new_ledger: where the
-    outbox was lost, start a new one.
+    outbox was lost, start a new one. job: whose source this is, if a job's. allow_shared_contact:
+    send rows that seem to be about another person than the one who has their email or phone.
     """
 
     file: str | None = None
@@ -48,6 +49,8 @@ class PushRequest:
     max_changes: int | None = None
     rejects: Path | None = None
     new_ledger: bool = False
+    allow_shared_contact: bool = False
+    job: str | None = None
 
     def __post_init__(self) -> None:
         given = [each for each in (self.file, self.table, self.sql) if each is not None]
@@ -71,9 +74,15 @@ class PushRequest:
 
     @property
     def source(self) -> str:
-        """The input's name, the same each time it is pushed; without what a query may quote."""
+        """The input's name, the same each time it is pushed: a job's, else where its rows lie."""
+        return self.place if self.job is None else f"job {self.job}"
+
+    @property
+    def place(self) -> str:
+        """Where the rows lie; without what a query may quote."""
         if self.file is not None:
-            return "stdin" if self.file == "-" else f"file {Path(self.file).absolute()}"
+            sheet = "" if self.sheet is None else f", sheet {self.sheet}"
+            return "stdin" if self.file == "-" else f"file {Path(self.file).resolve()}{sheet}"
         where = "" if self.database is None else f" of {self.database.absolute()}"
         if self.table is not None:
             return f"table {self.table}{where}"
@@ -135,6 +144,8 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
         mode=job.mode,
         max_changes=job.max_changes,
         dry_run=dry_run,
+        allow_shared_contact=job.allow_shared_contact,
+        job=name,
     )
 
 

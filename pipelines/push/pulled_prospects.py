@@ -128,12 +128,12 @@ class PulledProspects:
 
     def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
         found = self._select(["id", self._column("updated_at"), "_hc_deleted_at"], "id", ids)
-        return {row[0]: PulledProspect(row[0], _ms(row[1]), _ms(row[2])) for row in found}
+        return {str(id_): PulledProspect(str(id_), _ms(at), _ms(gone)) for id_, at, gone in found}
 
     def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:
         columns = ["id", self._column("updated_at"), "_hc_deleted_at", *self._fields.values()]
         return {
-            row[0]: PulledProspect(row[0], _ms(row[1]), _ms(row[2]), self._read(row[3:]))
+            str(row[0]): PulledProspect(str(row[0]), _ms(row[1]), _ms(row[2]), self._read(row[3:]))
             for row in self._select(columns, "id", ids)
         }
 
@@ -142,7 +142,7 @@ class PulledProspects:
             return {}
         found: dict[str, set[str]] = {}
         for id_, email in self._living(["id", "lower(email)"], "lower(email)", emails):
-            found.setdefault(email, set()).add(id_)
+            found.setdefault(email, set()).add(str(id_))
         return {email: frozenset(ids) for email, ids in found.items()}
 
     def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
@@ -156,7 +156,7 @@ class PulledProspects:
         for id_, theirs, key in self._living(["id", "phone", end], end, ends):
             for phone in ends[key]:
                 if same_phone(phone, theirs):
-                    found.setdefault(phone, set()).add(id_)
+                    found.setdefault(phone, set()).add(str(id_))
         return {phone: frozenset(ids) for phone, ids in found.items()}
 
     def _living(

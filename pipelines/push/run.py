@@ -116,6 +116,8 @@ class _Push:
             settings.writes.retention_days,
             destination_number(settings),
             self._looks_first,
+            allow_shared_contact=request.allow_shared_contact,
+            place=request.place,
         )
 
     def note(self, text: str) -> None:

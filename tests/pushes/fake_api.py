@@ -14,7 +14,7 @@ from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.clock import FakeClock
-from connector.errors import Unreachable
+from connector.errors import Refused, Unreachable
 
 _WRITE_ONLY = ("update", "muteWebhook")
 
@@ -39,13 +39,18 @@ class FakeApi:
     no answer), `unsent` (not applied, no answer), `crash before`, `crash after` (applied).
 
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
-    request takes 10 ms. Steps of the wall aren't the server's.
+    request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
+    numbers_ids: ids are integers. on_match: what a match answers with `update: false`: `existing`
+    (200 and the person as they are), `conflict` (409), or `ignored` (the person is updated).
     """
 
     clock: FakeClock
     keys_ttl_s: float | None = None
     fate: Callable[[int], str] = lambda _: "ok"
     marks_replays: bool = False
+    drops_phones: bool = False
+    numbers_ids: bool = False
+    on_match: str = "existing"
     skew_s: float = 0.0
     latency_s: float | None = 0.01
     prospects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -79,7 +84,7 @@ class FakeApi:
             table = getattr(self, resource)
             name, value = next(iter(params.items()))
             return Page(
-                [dict(row) for row in table.values() if row.get(name) == value], None, None, ""
+                [dict(row) for row in table.values() if str(row.get(name)) == value], None, None, ""
             )
 
     def record(
@@ -136,12 +141,24 @@ class FakeApi:
         fields = {name: value for name, value in payload.items() if name not in _WRITE_ONLY}
         table = getattr(self, resource)
         match = self._match(fields) if resource == "prospects" else None
+        if match and payload.get("update") is False and self.on_match != "ignored":
+            if self.on_match == "conflict":
+                raise Refused(status=409, url_path="/prospects", said="this prospect exists")
+            return WriteAnswer(200, dict(match), None, None)
+        if self.numbers_ids and "prospectId" in fields:
+            fields["prospectId"] = int(fields["prospectId"])
+        if self.drops_phones and fields.get("phone"):
+            fields["phone"] = None
         status = 200 if match else 201
-        record = match or {"id": f"{resource[0]}{next(self._ids)}", "createdAt": self.now_ms()}
+        record = match or {"id": self._next_id(resource), "createdAt": self.now_ms()}
         record |= fields | {"updatedAt": self.now_ms()}
-        table[record["id"]] = record
-        self.applied.append(Applied(resource, record["id"], key, payload))
+        table[str(record["id"])] = record
+        self.applied.append(Applied(resource, str(record["id"]), key, payload))
         return WriteAnswer(status, dict(record), None, None)
+
+    def _next_id(self, resource: str) -> str | int:
+        number = next(self._ids)
+        return number if self.numbers_ids else f"{resource[0]}{number}"
 
     def _match(self, fields: Mapping[str, Any]) -> dict[str, Any] | None:
         for name in ("email", "phone"):

@@ -99,6 +99,7 @@ class Rig:
         source: str = "people.csv",
         mode: Mode = "upsert",
         force: bool = False,
+        allow_shared_contact: bool = False,
         dry_run: bool = False,
         watcher: Watcher | None = None,
     ) -> Pushed:
@@ -106,7 +107,14 @@ class Rig:
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
-        terms = Terms(run_id, source, mode, force, self.retry_total_s)
+        terms = Terms(
+            run_id,
+            source,
+            mode,
+            force,
+            self.retry_total_s,
+            allow_shared_contact=allow_shared_contact,
+        )
         with hold(self.database, "push", run_id=run_id) as held:
             push = Push(outbox, terms, clock=self.steady)
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]

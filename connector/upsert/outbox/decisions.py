@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 from connector.upsert.outbox.receipts import Found, Receipt
+from connector.upsert.outbox.shared_contacts import DISPUTED, OtherPerson
 
 Mode = Literal["upsert", "create-only", "update-only"]
 
@@ -43,7 +44,11 @@ class Evidence:
     by_email, by_phone, by_row: where its aliases lead. pulled_by_email, pulled_by_phone: ids that
     the destination has for its contacts; looked up only for rows that look as if they'd be sent.
     receipt: of the prospect that `prospect_id` names. stale: why what was accepted last no longer
-    holds. uncertain: an earlier write of the same content has an unknown fate.
+    holds. uncertain: an earlier write of the same content has an unknown fate. disputed: the
+    prospect that was expected behind a contact of the row, and the one that answered. others: known
+    people of another first name whom the contacts lead to. fits: the first name agrees with that
+    of a person whom they lead to. settled: of those people, on whom this source has settled the
+    first name; created: by creating them.
     """
 
     by_email: Found | None = None
@@ -54,15 +59,23 @@ class Evidence:
     receipt: Receipt | None = None
     stale: str | None = None
     uncertain: bool = False
+    disputed: tuple[str, str] | None = None
+    others: tuple[OtherPerson, ...] = ()
+    fits: bool = False
+    settled: frozenset[str] = frozenset()
+    created: bool = False
 
 
 @dataclass(frozen=True)
 class Decision:
-    """prospect_id: whom the row is about, where that is known. reason: for people, or None."""
+    """prospect_id: whom the row is about, where that is known; of a row that is sent, whom the API
+    is expected to find. reason: for people, or None. names: of the people that the reason is
+    about, for the rejects file alone."""
 
     action: Action
     prospect_id: str | None = None
     reason: str | None = None
+    names: str | None = None
 
 
 def best_of(*found: Found | None) -> Found | None:
@@ -71,18 +84,33 @@ def best_of(*found: Found | None) -> Found | None:
     return min(known, key=lambda each: not each.confirmed, default=None)
 
 
-def decide(content: bytes, evidence: Evidence, *, mode: Mode, force: bool) -> Decision:
+def decide(
+    content: bytes,
+    evidence: Evidence,
+    *,
+    mode: Mode,
+    force: bool,
+    allow_shared_contact: bool = False,
+) -> Decision:
     """The next step for a row whose payload hashes to `content`."""
+    if evidence.disputed is not None:
+        if allow_shared_contact:  # whoever has the contact now
+            return Decision(Action.SEND)
+        expected, answered = evidence.disputed
+        disputed = DISPUTED.format(expected=expected, answered=answered)
+        return Decision(Action.REJECT, None, disputed)
     conflict = _two_people(evidence)
     if conflict is not None:
         return Decision(Action.REJECT, None, conflict)
     leads_to = best_of(evidence.by_email, evidence.by_phone, evidence.by_row)
     if leads_to is not None:
         prospect_id: str | None = leads_to.prospect_id
+        sent_to = prospect_id if leads_to.confirmed and leads_to != evidence.by_row else None
     else:
         prospect_id = _only(evidence.pulled_by_email | evidence.pulled_by_phone)
+        sent_to = prospect_id
     if force:
-        return Decision(Action.SEND, prospect_id)
+        return Decision(Action.SEND, sent_to)
     if evidence.uncertain:
         return Decision(Action.UNCERTAIN, prospect_id, UNCERTAIN)
     receipt = evidence.receipt
@@ -91,11 +119,15 @@ def decide(content: bytes, evidence: Evidence, *, mode: Mode, force: bool) -> De
         return Decision(Action.UNCHANGED, prospect_id, reason)
     if mode == "create-only" and prospect_id is not None and evidence.stale is None:
         return Decision(Action.UNCHANGED, prospect_id, EXISTS)
-    return Decision(Action.SEND, prospect_id, evidence.stale)
+    return Decision(Action.SEND, sent_to, evidence.stale)
 
 
 def decide_together(
-    rows: Sequence[tuple[bytes, Evidence]], *, mode: Mode, force: bool
+    rows: Sequence[tuple[bytes, Evidence]],
+    *,
+    mode: Mode,
+    force: bool,
+    allow_shared_contact: bool = False,
 ) -> list[Decision]:
     """The next step for each row (content, evidence) of one person, in file order.
 
@@ -103,12 +135,19 @@ def decide_together(
     applying them again would end where it began. Else each is sent in its turn, and compared
     once more with what was accepted by then.
     """
+
+    def one(content: bytes, evidence: Evidence) -> Decision:
+        return decide(
+            content,
+            evidence,
+            mode=mode,
+            force=force,
+            allow_shared_contact=allow_shared_contact,
+        )
+
     if len(rows) == 1:
-        return [decide(rows[0][0], rows[0][1], mode=mode, force=force)]
-    each = [
-        decide(content, replace(evidence, receipt=None), mode=mode, force=force)
-        for content, evidence in rows
-    ]
+        return [one(*rows[0])]
+    each = [one(content, replace(evidence, receipt=None)) for content, evidence in rows]
     if not force and _repeat_the_tails(rows, each):
         return [Decision(Action.UNCHANGED, decision.prospect_id) for decision in each]
     return each

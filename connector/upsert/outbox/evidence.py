@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import orjson
 import sqlalchemy as sa
 
+from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.decisions import Evidence, best_of
-from connector.upsert.outbox.identity import Aliases
+from connector.upsert.outbox.identity import Aliases, stored_first_name
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.pulled import Pulled, is_suspect, why_stale
+from connector.upsert.outbox.pulled import (
+    Pulled,
+    PulledProspect,
+    is_gone,
+    is_suspect,
+    why_stale,
+)
 from connector.upsert.outbox.receipts import Found, Receipts
+from connector.upsert.outbox.shared_contacts import Name, OtherPerson, first_name
 from connector.upsert.outbox.staging import StagedRow, names_of_row
 from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, names_of
 
@@ -71,11 +79,17 @@ class LookedUp:
 class EvidenceFinder:
     """Evidence for staged rows: the ledger's, and what the last pull saw since."""
 
-    def __init__(self, outbox: Outbox, receipts: Receipts, pulled: Pulled) -> None:
+    def __init__(self, outbox: Outbox, receipts: Receipts, pulled: Pulled, *, source: str) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
+        self._source = outbox.hasher.alias("source", source)
         self._uncertain = outbox.uncertain()
         self._open = {name for write in outbox.open_sends() for name in names_of(write)}
+        with outbox.database.read() as connection:
+            self._disputed = receipts.disputed(connection)
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
+        self._unsettled |= self._disputed.keys()
+        self.gone: set[str] = set()
+        """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
     def look_up(self, rows: Sequence[StagedRow], *, sift: bool) -> LookedUp:
         """Everything known of `rows`. sift: tell apart those that are plainly unchanged."""
@@ -89,6 +103,8 @@ class EvidenceFinder:
         }
         self._add_edits(rest, evidence)
         self._add_contacts(rest, evidence)
+        self._add_people(rest, evidence)
+        self._add_settled(rest, evidence)
         return LookedUp(known, plain, evidence)
 
     def _known(self, rows: Sequence[StagedRow]) -> Known:
@@ -153,8 +169,12 @@ class EvidenceFinder:
         }
         seen = self.pulled.with_fields({receipt.prospect_id for _, receipt in suspects.values()})
         for id_, (row, receipt) in suspects.items():
-            stale = why_stale(receipt, seen.get(receipt.prospect_id), orjson.loads(row.payload))
+            found = seen.get(receipt.prospect_id)
+            stale = why_stale(receipt, found, orjson.loads(row.payload))
             evidence[id_] = replace(evidence[id_], stale=stale)
+            if is_gone(receipt.accepted_ms, found, self.pulled.complete_ms):
+                self.gone.add(receipt.prospect_id)
+                evidence[id_] = _without(evidence[id_], {receipt.prospect_id})
 
     def _add_contacts(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:
         """For rows that look as if they would be sent: who has their contacts by now."""
@@ -171,6 +191,152 @@ class EvidenceFinder:
                 pulled_by_email=by_email.get(email or "", frozenset()),
                 pulled_by_phone=by_phone.get(phone or "", frozenset()),
             )
+
+    def _add_people(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:
+        """Who the people are whom a row's contacts lead to: whether its first name is theirs."""
+        weighed = [row for row in rows if _leads(evidence[row.id])]
+        ids = {
+            id_
+            for row in weighed
+            if row.content not in _tail(evidence[row.id])
+            for id_ in _leads(evidence[row.id])
+        }
+        seen = self.pulled.with_fields(ids)
+        for row in weighed:
+            own = evidence[row.id]
+            gone = {
+                found.prospect_id
+                for found in (own.by_email, own.by_phone)
+                if found is not None
+                and found.prospect_id in ids
+                and is_gone(found.accepted_ms, seen.get(found.prospect_id), self.pulled.complete_ms)
+            }
+            self.gone |= gone
+            evidence[row.id] = self._with_people(row, _without(own, gone), seen)
+        for row in rows:
+            for alias in (row.email, row.phone):
+                if alias is not None and alias in self._disputed:
+                    disputed = self._disputed[alias]
+                    evidence[row.id] = replace(evidence[row.id], disputed=disputed)
+
+    def _with_people(
+        self, row: StagedRow, own: Evidence, seen: Mapping[str, PulledProspect]
+    ) -> Evidence:
+        payload = orjson.loads(row.payload)
+        name = first_name(payload.get("firstName"))
+        if name is None:
+            return own
+        hashed = self._outbox.hasher.name(name)
+        others, strangers, fits = [], set(), False
+        for id_ in sorted(_leads(own)):
+            ledger = [each for each in (own.by_email, own.by_phone) if each and each[0] == id_]
+            agrees = _agreement(name, hashed, ledger[0] if ledger else None, seen.get(id_))
+            by_email = id_ in own.pulled_by_email or _holds(
+                own.by_email, id_, seen.get(id_), "email", same_email, payload
+            )
+            by_phone = id_ in own.pulled_by_phone or _holds(
+                own.by_phone, id_, seen.get(id_), "phone", same_phone, payload
+            )
+            if agrees is False and (by_email or by_phone):
+                in_clear = seen[id_].fields.get("firstName") if id_ in seen else None
+                others.append(OtherPerson(id_, by_email, by_phone, in_clear))
+            elif agrees is False:
+                strangers.add(id_)  # by a contact that isn't theirs any more, or never was
+            elif agrees and (by_email or by_phone):
+                fits = True
+        return replace(_without(own, strangers), others=tuple(others), fits=fits)
+
+    def _add_settled(self, rows: Sequence[StagedRow], evidence: dict[int, Evidence]) -> None:
+        """Which first names this source has settled on the very people that the rows lead to."""
+        weighed = [
+            row
+            for row in rows
+            if evidence[row.id].others or row.activities or row.person is not None
+        ]
+        ids = {id_ for row in weighed for id_ in _leads(evidence[row.id])}
+        if not ids:
+            return
+        with self._outbox.database.read() as connection:
+            settled = self._receipts.settled(connection, self._source, ids)
+        for row in weighed:
+            name = first_name(orjson.loads(row.payload).get("firstName"))
+            if name is None:
+                continue
+            alias = self._outbox.hasher.alias("name", str(name.whole))
+            own = evidence[row.id]
+            found = {id_ for id_ in _leads(own) if (id_, alias) in settled}
+            evidence[row.id] = replace(
+                own,
+                others=tuple(each for each in own.others if each.prospect_id not in found),
+                settled=frozenset(found),
+                created=any(settled[id_, alias] for id_ in found),
+            )
+
+
+def _leads(evidence: Evidence) -> frozenset[str]:
+    """Everybody whom a row's contacts lead to."""
+    found = (evidence.by_email, evidence.by_phone)
+    ledger = {each.prospect_id for each in found if each is not None}
+    return evidence.pulled_by_email | evidence.pulled_by_phone | ledger
+
+
+def _without(evidence: Evidence, ids: Collection[str]) -> Evidence:
+    """`evidence` as if its contacts didn't lead to `ids`."""
+    if not ids:
+        return evidence
+
+    def kept(found: Found | None) -> Found | None:
+        return None if found is None or found.prospect_id in ids else found
+
+    receipt = evidence.receipt
+    return replace(
+        evidence,
+        by_email=kept(evidence.by_email),
+        by_phone=kept(evidence.by_phone),
+        by_row=kept(evidence.by_row),
+        receipt=None if receipt is None or receipt.prospect_id in ids else receipt,
+    )
+
+
+def _agreement(
+    name: Name, hashed: Name, found: Found | None, pulled: PulledProspect | None
+) -> bool | None:
+    """Whether a row's first name agrees with a person's, the newer of what is known; None where
+    that isn't known."""
+    accepted = stored_first_name(found.names) if found else None
+    ours = None if accepted is None else accepted.agrees(hashed)
+    if pulled is None or "firstName" not in pulled.fields:
+        return ours
+    read = first_name(pulled.fields["firstName"])
+    theirs = None if read is None else read.agrees(name)
+    if found is None or _is_newer(pulled, found):
+        return theirs
+    if _is_newer(pulled, found) is None and ours is not None and theirs is not None:
+        return ours or theirs
+    return theirs if ours is None else ours
+
+
+def _is_newer(pulled: PulledProspect, found: Found) -> bool | None:
+    """Whether the pulled copy is newer than what was accepted last; None: that can't be told."""
+    if pulled.updated_at_ms is None or found.updated_at_ms is None:
+        return None
+    return pulled.updated_at_ms > found.updated_at_ms
+
+
+def _holds(
+    found: Found | None,
+    prospect_id: str,
+    pulled: PulledProspect | None,
+    contact: str,
+    same: Callable[[Any, Any], bool],
+    payload: Mapping[str, Any],
+) -> bool:
+    """Whether a prospect has a row's contact, as the ledger says and no newer copy denies."""
+    if found is None or found.prospect_id != prospect_id or not found.confirmed:
+        return False
+    if pulled is None or contact not in pulled.fields or not _is_newer(pulled, found):
+        return True
+    return same(payload.get(contact), pulled.fields[contact])
 
 
 def _tail(evidence: Evidence) -> tuple[bytes, ...]:

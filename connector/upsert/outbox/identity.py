@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.upsert.outbox.schema import salts
+from connector.upsert.outbox.shared_contacts import Name, first_name, folded
 from connector.upsert.outbox.statements import insert_new
 
-AliasKind = Literal["email", "phone", "row", "prospect"]
-_ALIAS_KINDS: tuple[AliasKind, ...] = ("email", "phone", "row", "prospect")
+AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
+_ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
 CONTENT_BYTES = 16
+_NAME_BYTES = 4
 # How the API is to treat a write, not what the prospect is: two payloads that differ in these
 # alone say the same.
 MANNERS = frozenset({"update", "muteWebhook"})
@@ -45,6 +47,7 @@ class Hasher:
         # copies of a keyed state: keying costs as much as hashing
         self._aliases = {kind: _keyed(salt, 8, f"{kind}:".encode()) for kind in _ALIAS_KINDS}
         self._content = _keyed(salt, CONTENT_BYTES)
+        self._name = _keyed(salt, _NAME_BYTES, b"name:")
 
     def alias(self, kind: AliasKind, value: str) -> int:
         """A signed 64-bit number for one contact. value: normalised already."""
@@ -65,6 +68,23 @@ class Hasher:
         state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
         return state.digest()
 
+    def names(self, first: Any, last: Any) -> bytes:
+        """Keyed hashes of a person's names: the last one's, then the whole first name's and those
+        of its other forms, none where there is no first name. Four bytes each."""
+        name = first_name(first)
+        forms = (name.whole, *sorted(map(str, name.forms - {name.whole}))) if name else ()
+        last = folded(last) if isinstance(last, str) else ""
+        return b"".join(self._hashed(text) for text in (f"last:{last}", *forms))
+
+    def name(self, name: Name) -> Name:
+        """`name` as keyed hashes, to be compared with stored ones."""
+        return Name(self._hashed(name.whole), frozenset(map(self._hashed, name.forms)))
+
+    def _hashed(self, text: str | bytes) -> bytes:
+        state = self._name.copy()
+        state.update(str(text).encode("utf-8", "surrogatepass"))
+        return state.digest()
+
     def aliases(
         self, *, email: str | None, phone: str | None, content: bytes = b"", ordinal: int = 0
     ) -> Aliases:
@@ -75,6 +95,15 @@ class Hasher:
             email=None if email is None else self.alias("email", email),
             phone=None if phone is None else self.alias("phone", phone),
         )
+
+
+def stored_first_name(names: bytes | None) -> Name | None:
+    """The first name within what `Hasher.names` made; None where it isn't known."""
+    if names is None or len(names) <= _NAME_BYTES:
+        return None
+    starts = range(_NAME_BYTES, len(names), _NAME_BYTES)
+    forms = [names[start : start + _NAME_BYTES] for start in starts]
+    return Name(forms[0], frozenset(forms))
 
 
 def _keyed(salt: bytes, size: int, begin: bytes = b"") -> hashlib.blake2b:

@@ -7,19 +7,29 @@ run counts the same and stores nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from connector.clock import SteadyClock
-from connector.upsert.outbox.decisions import Action, Decision, Mode, decide_together
+from connector.upsert.outbox.decisions import (
+    EXISTS,
+    Action,
+    Decision,
+    Evidence,
+    Mode,
+    decide,
+    decide_together,
+)
 from connector.upsert.outbox.evidence import EvidenceFinder, Known
 from connector.upsert.outbox.identity import Hasher
 from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.receipts import Receipts
 from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.staging import StagedRow, Staging, names_of_row
+from connector.upsert.outbox.shared_contacts import Candidate, first_name, judge
+from connector.upsert.outbox.staging import Forest, StagedRow, Staging, names_of_row
 from connector.upsert.outbox.states import Status
 from connector.upsert.outbox.writes import PROSPECTS, Write
 from connector.upsert.rows.validation import Reject
@@ -55,7 +65,8 @@ class PlanCounts:
 class Planner:
     """Plans one run.
 
-    source: the input's name, the same each time it is pushed.
+    source: the input's name, the same each time it is pushed. allow_shared_contact: send rows
+    that seem to be about another person than the one who has their contact.
     """
 
     def __init__(
@@ -68,6 +79,7 @@ class Planner:
         source: str,
         mode: Mode,
         force: bool,
+        allow_shared_contact: bool,
         dry_run: bool,
         clock: SteadyClock,
         looks_first: bool = False,
@@ -76,6 +88,7 @@ class Planner:
         self._outbox, self._results, self._finder = outbox, results, finder
         self._run_id, self._source = run_id, source
         self._mode, self._force, self._dry_run = mode, force, dry_run
+        self._allow_shared_contact = allow_shared_contact
         self._clock = clock
         self._new: list[Write] = []
         self._found: list[RowResult] = []
@@ -107,15 +120,49 @@ class Planner:
                     RowResult(row.row_number, Status.UNCHANGED, looked_up.plain[row.id], row.note)
                 )
                 continue
-            rows = [(row.content, evidence[row.id]) for row in person]
-            decisions = decide_together(rows, mode=self._mode, force=self._force)
-            number = self._person_number(person[0], decisions)
-            for row, decision in zip(person, decisions, strict=True):
-                stale = evidence[row.id].stale is not None
-                self._book(row, decision, known, person=number, stale=stale)
-                if decision.action in (Action.REJECT, Action.UNCERTAIN):
-                    yield row, decision
+            rejected = self._two_behind_one_contact(person, evidence)
+            for row, decision in rejected:
+                self._book(row, decision, known, person=row.id, stale=False)
+                yield row, decision
+            rest = _split(person, rejected, evidence) if rejected else [person]
+            for rows in rest:
+                yield from self._plan_person(rows, known, evidence)
         self.flush()
+
+    def _plan_person(
+        self, rows: list[StagedRow], known: Known, evidence: Mapping[int, Evidence]
+    ) -> Iterator[tuple[StagedRow, Decision]]:
+        decisions = decide_together(
+            [(row.content, evidence[row.id]) for row in rows],
+            mode=self._mode,
+            force=self._force,
+            allow_shared_contact=self._allow_shared_contact,
+        )
+        number = self._person_number(rows[0], decisions)
+        for row, decision in zip(rows, decisions, strict=True):
+            own = evidence[row.id]
+            if self._mode == "create-only" and not _adds_activities(decision, own):
+                row = row._replace(activities=None)
+            self._book(row, decision, known, person=number, stale=own.stale is not None)
+            if decision.action in (Action.REJECT, Action.UNCERTAIN):
+                yield row, decision
+
+    def _two_behind_one_contact(
+        self, rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]
+    ) -> list[tuple[StagedRow, Decision]]:
+        """Rows that seem to be about another person than the one who has their contact; each is
+        judged by itself, before rows are taken together."""
+        if self._allow_shared_contact or (len(rows) == 1 and not evidence[rows[0].id].others):
+            return []
+        rejected = {}
+        for row in rows:  # those that stand for nobody, whatever else there is
+            own = decide(row.content, evidence[row.id], mode=self._mode, force=self._force)
+            if own.action is Action.REJECT:
+                rejected[row.row_number] = own
+        rest = [row for row in rows if row.row_number not in rejected]
+        for number, found in judge([_candidate(row, evidence[row.id]) for row in rest]).items():
+            rejected[number] = Decision(Action.REJECT, None, found.reason, found.names)
+        return [(row, rejected[row.row_number]) for row in rows if row.row_number in rejected]
 
     def _person_number(self, row: StagedRow, decisions: Sequence[Decision]) -> int:
         """One number for rows that must not go out at once: also those of one prospect whose
@@ -155,7 +202,7 @@ class Planner:
         return [
             each
             for each in activities_of(row, self._outbox.hasher)
-            if (decision.prospect_id, each[0], each[1]) not in known.attached
+            if self._force or (decision.prospect_id, each[0], each[1]) not in known.attached
         ]
 
     def _write(self, row: StagedRow, decision: Decision, person: int, stale: bool) -> Write:
@@ -193,11 +240,14 @@ class Planner:
 
     def flush(self) -> None:
         """Store what has been planned so far."""
-        new, found = self._new, self._found
+        new, found, gone = self._new, self._found, set(self._finder.gone)
         self._new, self._found = [], []
-        if self._dry_run or not (new or found):
+        self._finder.gone.clear()
+        if self._dry_run or not (new or found or gone):
             return
         with self._outbox.database.write() as connection:
+            if gone:
+                Receipts(self._outbox.scope).forget_people(connection, gone)
             self._outbox.plan(connection, new, int(self._clock.now_s() * 1000))
             at_ms = int(self._clock.wall_s() * 1000)  # for people
             self._results.put(connection, self._run_id, found, at_ms)
@@ -209,6 +259,67 @@ def activities_of(row: StagedRow, hasher: Hasher) -> list[tuple[str, bytes, byte
         return []
     asked: list[tuple[str, dict[str, Any]]] = orjson.loads(row.activities)
     return [(kind, hasher.content(payload), orjson.dumps(payload)) for kind, payload in asked]
+
+
+def _candidate(row: StagedRow, evidence: Evidence) -> Candidate:
+    """A row as it is judged: its names, its contacts, and what is known of whom they lead to."""
+    text = orjson.loads(row.payload).get("firstName")
+    keys = (("email", row.email), ("phone", row.phone))
+    contacts = [(kind, key) for kind, key in keys if key is not None]
+    found = [("email", row.email, evidence.by_email), ("phone", row.phone, evidence.by_phone)]
+    people = [each for _, _, each in found if each and each.confirmed]
+    repeats = any(each.is_last(row.content) for each in people)
+    return Candidate(
+        row.row_number,
+        first_name(text),
+        str(text or ""),
+        (*contacts, *(("prospect", id_) for id_ in {each.prospect_id for each in people})),
+        (row.email, row.phone) if len(contacts) == 2 else None,
+        evidence.others,
+        rank=0 if repeats else 1 if evidence.fits else 2,
+        settled=frozenset(
+            key
+            for kind, alias, each in found
+            if each and each.prospect_id in evidence.settled
+            for key in ((kind, alias), ("prospect", each.prospect_id))
+        ),
+    )
+
+
+def _split(
+    rows: Sequence[StagedRow],
+    rejected: Sequence[tuple[StagedRow, Decision]],
+    evidence: Mapping[int, Evidence],
+) -> list[list[StagedRow]]:
+    """`rows` without the rejected ones, by person: those may have been all that joined them."""
+    out = {row.id for row, _ in rejected}
+    rest = [row for row in rows if row.id not in out]
+    people, first = Forest(len(rest)), dict[tuple[str, int | str], int]()
+    for number, row in enumerate(rest, start=1):
+        for key in _joins(row, evidence[row.id]):
+            people.unite(first.setdefault(key, number), number)
+    groups: dict[int, list[StagedRow]] = {}
+    for number, row in enumerate(rest, start=1):
+        groups.setdefault(people.find(number), []).append(row)
+    return list(groups.values())
+
+
+def _joins(row: StagedRow, evidence: Evidence) -> Iterator[tuple[str, int | str]]:
+    for alias in (row.email, row.phone):
+        if alias is not None:
+            yield "alias", alias
+    for found in (evidence.by_email, evidence.by_phone):
+        if found is not None:
+            yield "prospect", found.prospect_id
+
+
+def _adds_activities(decision: Decision, evidence: Evidence) -> bool:
+    """Whether a row of a push that only creates has anybody to add activities to: whom it creates,
+    or has created before, if its activities were cut short then."""
+    if decision.action is Action.UNCHANGED:
+        is_own = evidence.created or evidence.by_row is not None
+        return is_own and decision.reason != EXISTS
+    return True
 
 
 def _chunks(people: Iterable[list[StagedRow]], rows: int) -> Iterator[list[list[StagedRow]]]:

@@ -61,6 +61,13 @@ class NothingPulled:
         return {}
 
 
+def is_gone(accepted_ms: int, pulled: PulledProspect | None, complete_ms: int | None) -> bool:
+    """Whether the last pull shows that a prospect was deleted after `accepted_ms`; see below."""
+    if pulled is None:
+        return complete_ms is not None and complete_ms > accepted_ms
+    return pulled.deleted_at_ms is not None and pulled.deleted_at_ms > accepted_ms
+
+
 def is_suspect(
     accepted_ms: int,
     accepted_updated_at_ms: int | None,
@@ -72,10 +79,8 @@ def is_suspect(
     accepted_ms, accepted_updated_at_ms: when it was accepted, by our clock and by `updatedAt`.
     pulled: None where the destination has no such prospect. complete_ms: see `Pulled`.
     """
-    if pulled is None:
-        return complete_ms is not None and complete_ms > accepted_ms
-    if pulled.deleted_at_ms is not None and pulled.deleted_at_ms > accepted_ms:
-        return True
+    if pulled is None or is_gone(accepted_ms, pulled, complete_ms):
+        return is_gone(accepted_ms, pulled, complete_ms)
     if pulled.updated_at_ms is None or accepted_updated_at_ms is None:
         return False
     return pulled.updated_at_ms > accepted_updated_at_ms

@@ -15,12 +15,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from connector.upsert.outbox.identity import CONTENT_BYTES, Aliases
-from connector.upsert.outbox.schema import aliases, attached, receipts
+from connector.upsert.outbox.schema import aliases, attached, disputed, receipts, settled_names
 from connector.upsert.outbox.statements import insert_new, insert_or_replace
 
 _TAIL_LENGTH = 16
 _FIND = (
-    "SELECT a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms, r.seen_ms, a.alias "
+    "SELECT a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms, r.seen_ms, "
+    "r.names, a.alias "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
     "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
@@ -45,7 +46,8 @@ class Found(NamedTuple):
     """Where an alias leads. confirmed: the API's answer carried that contact too.
 
     tail and what follows: as the prospect's receipt has them; tail: contents, end to end;
-    seen_ms: when a push last used it, roughly.
+    seen_ms: when a push last used it, roughly; names: see `Hasher.names`, None where that isn't
+    known (receipts of version 0.1).
     """
 
     prospect_id: str
@@ -54,6 +56,7 @@ class Found(NamedTuple):
     accepted_ms: int = 0
     updated_at_ms: int | None = None
     seen_ms: int = 0
+    names: bytes | None = None
 
     def is_last(self, content: bytes) -> bool:
         """Whether `content` was accepted last."""
@@ -70,7 +73,8 @@ class Found(NamedTuple):
 class Accepted:
     """One answer of the API. email_kept, phone_kept: whether the answer carries that contact.
 
-    content: None where the API took nothing over (it only named the prospect).
+    content: None where the API took nothing over (it only named the prospect). hashed_names: the
+    person's, see `Hasher.names`; None: as they were.
     """
 
     prospect_id: str
@@ -80,6 +84,7 @@ class Accepted:
     updated_at_ms: int | None
     email_kept: bool = True
     phone_kept: bool = True
+    hashed_names: bytes | None = None
 
 
 class Receipts:
@@ -96,7 +101,7 @@ class Receipts:
         found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
         assert found.cursor is not None
         # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the look-up
-        return {row[6]: Found._make(row[:6]) for row in found.cursor.fetchall()}
+        return {row[7]: Found._make(row[:7]) for row in found.cursor.fetchall()}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
@@ -119,7 +124,14 @@ class Receipts:
         before = self.of(connection, [accepted.prospect_id]).get(accepted.prospect_id)
         new = () if accepted.content is None else (accepted.content,)
         tail = (*(before.tail if before else ()), *new)[-_TAIL_LENGTH:]
-        self._store(connection, accepted.prospect_id, tail, accepted.at_ms, accepted.updated_at_ms)
+        self._store(
+            connection,
+            accepted.prospect_id,
+            tail,
+            accepted.at_ms,
+            accepted.updated_at_ms,
+            accepted.hashed_names,
+        )
 
     def break_tail(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
         """A write of unknown fate went to `prospect_id`: what was accepted last isn't known."""
@@ -136,21 +148,18 @@ class Receipts:
         tail: tuple[bytes, ...],
         at_ms: int,
         updated_at_ms: int | None,
+        names: bytes | None = None,
     ) -> None:
-        insert_or_replace(
-            connection,
-            receipts,
-            [
-                {
-                    "scope": self._scope,
-                    "prospect_id": prospect_id,
-                    "tail": b"".join(tail),
-                    "accepted_ms": at_ms,
-                    "updated_at_ms": updated_at_ms,
-                    "seen_ms": at_ms,
-                }
-            ],
-        )
+        row = {
+            "scope": self._scope,
+            "prospect_id": prospect_id,
+            "tail": b"".join(tail),
+            "accepted_ms": at_ms,
+            "updated_at_ms": updated_at_ms,
+            "seen_ms": at_ms,
+        }
+        known = {} if names is None else {"names": names}
+        insert_or_replace(connection, receipts, [row | known])
 
     def _name(self, connection: sa.Connection, accepted: Accepted) -> None:
         """A prospect has one email and one phone: the former ones no longer lead to it."""
@@ -207,6 +216,76 @@ class Receipts:
         """Book one created note, task or meeting."""
         row = {"scope": self._scope, "prospect_id": prospect_id, "kind": kind, "content": content}
         insert_new(connection, attached, [{**row, "seen_ms": at_ms}])
+
+    def names_of(self, connection: sa.Connection, prospect_id: str) -> bytes | None:
+        """The names that a prospect was last seen to have; None where they aren't known."""
+        names = connection.scalar(
+            sa.select(receipts.c.names).where(
+                receipts.c.scope == self._scope, receipts.c.prospect_id == prospect_id
+            )
+        )
+        return None if names is None else bytes(names)
+
+    def settle_name(
+        self, connection: sa.Connection, prospect_id: str, source: int, name: int, *, created: bool
+    ) -> None:
+        """`source` has settled the first name `name` on a prospect. created: by creating them."""
+        row = {"scope": self._scope, "prospect_id": prospect_id, "source": source, "name": name}
+        insert_new(connection, settled_names, [{**row, "created": created}])
+
+    def settled(
+        self, connection: sa.Connection, source: int, prospect_ids: Collection[str]
+    ) -> dict[tuple[str, int], bool]:
+        """(prospect id, first name) that `source` has settled → whether it created them so."""
+        if not prospect_ids:
+            return {}
+        query = sa.select(
+            settled_names.c.prospect_id, settled_names.c.name, settled_names.c.created
+        ).where(
+            settled_names.c.scope == self._scope,
+            settled_names.c.prospect_id.in_(prospect_ids),
+            settled_names.c.source == source,
+        )
+        return {(row[0], row[1]): row[2] for row in connection.execute(query)}
+
+    def dispute(
+        self, connection: sa.Connection, names: Aliases, expected: str, answered: str, at_ms: int
+    ) -> None:
+        """The API answered with another prospect than these contacts lead to."""
+        rows = [
+            {
+                "scope": self._scope,
+                "alias": alias,
+                "expected_id": expected,
+                "answered_id": answered,
+                "at_ms": at_ms,
+            }
+            for alias in names.present()
+        ]
+        insert_or_replace(connection, disputed, rows)
+
+    def settle_dispute(self, connection: sa.Connection, names: Aliases) -> None:
+        """A write was accepted under these contacts, as it was meant to be."""
+        connection.execute(
+            sa.delete(disputed).where(
+                disputed.c.scope == self._scope, disputed.c.alias.in_(names.present())
+            )
+        )
+
+    def disputed(self, connection: sa.Connection) -> dict[int, tuple[str, str]]:
+        """alias → (expected id, answered id), of every contact that is disputed."""
+        query = sa.select(disputed.c.alias, disputed.c.expected_id, disputed.c.answered_id)
+        found = connection.execute(query.where(disputed.c.scope == self._scope))
+        return {row[0]: (row[1], row[2]) for row in found}
+
+    def forget_people(self, connection: sa.Connection, prospect_ids: Collection[str]) -> None:
+        """No contact leads to these people any more: they were deleted."""
+        connection.execute(
+            sa.delete(aliases).where(
+                aliases.c.scope + 0 == self._scope,  # as above: by prospect
+                aliases.c.prospect_id.in_(prospect_ids),
+            )
+        )
 
     def touch(self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int) -> None:
         """Receipts that are still in use stay beyond their retention."""

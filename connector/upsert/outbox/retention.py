@@ -11,7 +11,14 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.schema import aliases, attached, receipts, results, writes
+from connector.upsert.outbox.schema import (
+    aliases,
+    attached,
+    receipts,
+    results,
+    settled_names,
+    writes,
+)
 from connector.upsert.outbox.states import State
 
 
@@ -41,8 +48,9 @@ def forget(outbox: Outbox, before_ms: int) -> None:
 
 
 def _forget_aliases(connection: sa.Connection, scope: int) -> None:
-    """Names that lead to prospects without a receipt."""
+    """Names that lead to prospects without a receipt, and those settled on them."""
     receipt = sa.select(receipts.c.prospect_id).where(receipts.c.scope == scope)
-    connection.execute(
-        sa.delete(aliases).where(aliases.c.scope == scope, aliases.c.prospect_id.not_in(receipt))
-    )
+    for table in (aliases, settled_names):
+        connection.execute(
+            sa.delete(table).where(table.c.scope == scope, table.c.prospect_id.not_in(receipt))
+        )

@@ -8,6 +8,8 @@ Emails and phones are in no column: an alias is a keyed hash of one. What a pers
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -39,6 +41,7 @@ writes = sa.Table(
     sa.Column("content", _Hash, nullable=False),
     sa.Column("prospect_id", sa.String(256)),
     sa.Column("stale", sa.Boolean, nullable=False),
+    sa.Column("creates", sa.Boolean),
     sa.Column("body", sa.LargeBinary),
     sa.Column("row_values", sa.LargeBinary),
     sa.Column("note", sa.Text),
@@ -73,6 +76,30 @@ receipts = sa.Table(
     sa.Column("accepted_ms", sa.BigInteger, nullable=False),
     sa.Column("updated_at_ms", sa.BigInteger),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sa.Column("names", sa.LargeBinary),
+    sqlite_with_rowid=False,
+)
+
+# which first names each source has settled on which person (see `shared_contacts`)
+settled_names = sa.Table(
+    "outbox_settled_names",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("prospect_id", sa.String(256), primary_key=True),
+    sa.Column("source", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("created", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+disputed = sa.Table(
+    "outbox_disputed",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("expected_id", sa.String(256), nullable=False),
+    sa.Column("answered_id", sa.String(256), nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 
@@ -122,6 +149,22 @@ key_memory = sa.Table(
     sa.Column("noted_ms", sa.BigInteger, nullable=False),
 )
 
+
+def _add_names(connection: sa.Connection) -> None:
+    """What tells two people behind one contact apart; for writes, whether it only creates."""
+    metadata.create_all(connection)
+    _add_column(connection, receipts.c.names)
+    _add_column(connection, writes.c.creates)
+
+
+def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
+    """Add a column that may hold null, where the table lacks it."""
+    table = column.table.name
+    if column.name not in {each["name"] for each in sa.inspect(connection).get_columns(table)}:
+        kind = column.type.compile(connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}")
+
+
 # the second for ledgers of before `outbox_scopes`: each makes the tables that are missing;
 # the third for those of before `outbox_key_memory`
-MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all)
+MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all, _add_names)

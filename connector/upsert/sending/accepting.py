@@ -10,20 +10,28 @@ import orjson
 import sqlalchemy as sa
 
 from connector.upsert.outbox.comparing import same_email, same_phone
+from connector.upsert.outbox.identity import stored_first_name
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Accepted, Receipts
+from connector.upsert.outbox.shared_contacts import first_name
 from connector.upsert.outbox.states import State, Status
 from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, Write
 from connector.upsert.sending.flights import Flight
 
+_OTHER = (
+    "HiringCenter changed prospect {answered}, where {expected} was expected: the row's email or "
+    "phone belongs to {answered} now. Look at both in HiringCenter, and put {answered} right"
+)
+
 
 @dataclass
 class Accepting:
-    """Books accepted writes within the caller's transaction. uncertain: see `Settler`."""
+    """Books accepted writes within the caller's transaction. uncertain, disputed: see `Settler`."""
 
     outbox: Outbox
     receipts: Receipts
     uncertain: set[UncertainWrite]
+    disputed: dict[int, tuple[str, str]]
 
     def prospect(
         self,
@@ -32,10 +40,13 @@ class Accepting:
         item: Mapping[str, Any],
         status: Status,
         at_ms: int,
+        *,
+        left_alone: bool = False,
     ) -> None:
         """The API has `item` after the write, as `status` says.
 
-        Its names lead to it from now on; what was taken over is its newest content.
+        Its names lead to it from now on; what was taken over is its newest content. left_alone:
+        nothing was taken over, whatever the row says.
         """
         row, write = flight.row, flight.write
         row.status = status
@@ -50,18 +61,67 @@ class Accepting:
             return
         payload = orjson.loads(write.body)
         updated_at_ms = item.get("updatedAt")
+        hasher = self.outbox.hasher
+        first, last = (_named(name, item, payload) for name in ("firstName", "lastName"))
         self.receipts.accept(
             connection,
             Accepted(
                 row.prospect_id,
                 write.names,
-                None if status is Status.UNCHANGED else write.content,
+                None if left_alone else write.content,
                 at_ms,
                 int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
                 email_kept=_kept("email", same_email, payload, item),
                 phone_kept=_kept("phone", same_phone, payload, item),
+                hashed_names=hasher.names(first, last),
             ),
         )
+        if write.names.row is None:
+            self._settle_disputes(connection, write)
+        name = first_name(payload.get("firstName"))
+        if name is not None and not left_alone:
+            self.receipts.settle_name(
+                connection,
+                row.prospect_id,
+                hasher.alias("source", write.source),
+                hasher.alias("name", str(name.whole)),
+                created=status is Status.CREATED,
+            )
+
+    def other_prospect(
+        self, connection: sa.Connection, flight: Flight, item: Mapping[str, Any], at_ms: int
+    ) -> None:
+        """The API has changed another prospect than the one whom the row's contacts led to.
+
+        The contacts follow only where that prospect was known to have the row's first name before
+        the write; else they are disputed, and lead nowhere until somebody decides.
+        """
+        row, write = flight.row, flight.write
+        answered, expected = str(item["id"]), write.prospect_id or ""
+        name = first_name(orjson.loads(write.body).get("firstName"))
+        before = stored_first_name(self.receipts.names_of(connection, answered))
+        if name is not None and before is not None:
+            follows = before.agrees(self.outbox.hasher.name(name))
+        else:
+            follows = False
+        if follows:
+            self.prospect(connection, flight, item, Status.UPDATED, at_ms)
+        else:
+            self.outbox.close(
+                connection, write, outcome=Status.FAILED, prospect_id=answered, at_ms=at_ms
+            )
+            self.receipts.break_tail(connection, answered, at_ms)
+            self.receipts.dispute(connection, write.names, expected, answered, at_ms)
+            for alias in write.names.present():
+                self.disputed[alias] = (expected, answered)
+        row.status, row.prospect_id = Status.FAILED, answered
+        row.failures.append(_OTHER.format(answered=answered, expected=expected))
+
+    def _settle_disputes(self, connection: sa.Connection, write: Write) -> None:
+        if not self.disputed.keys().isdisjoint(write.names.present()):
+            self.receipts.settle_dispute(connection, write.names)
+            for alias in write.names.present():
+                self.disputed.pop(alias, None)
 
     def activity(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
         """A note, task or meeting is there; it is not created again."""
@@ -88,6 +148,11 @@ class Accepting:
 def _state_of(flight: Flight) -> State:
     """What was only looked at hasn't been marked as sending."""
     return State.PLANNED if flight.looks else State.SENDING
+
+
+def _named(name: str, item: Mapping[str, Any], payload: Mapping[str, Any]) -> Any:
+    """A name as the answer has it; as it was sent where the answer doesn't show it."""
+    return item[name] if name in item else payload.get(name)
 
 
 def _kept(

@@ -9,7 +9,15 @@ import orjson
 import sqlalchemy as sa
 
 from connector.clock import Clock
-from connector.upsert.outbox.decisions import UNCERTAIN, Action, Decision, Mode, decide
+from connector.upsert.outbox.decisions import (
+    EXISTS,
+    UNCERTAIN,
+    Action,
+    Decision,
+    Evidence,
+    Mode,
+    decide,
+)
 from connector.upsert.outbox.evidence import Known, known_of
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
@@ -47,6 +55,12 @@ class Claimer:
     mode: Mode
     force: bool
     looks_first: bool = False
+    allow_shared_contact: bool = False
+    began_ms: int = 0
+
+    def __post_init__(self) -> None:
+        self._attached: set[tuple[str, str, bytes]] = set()
+        """Activities that this push has sent: with `force` each is created once more, not more."""
 
     def start(self, connection: sa.Connection, rows: Sequence[RowProgress]) -> Iterable[Flight]:
         """The first errand of each row that needs one; the others are left without any."""
@@ -85,11 +99,27 @@ class Claimer:
         evidence = known.of(write.names, write.content)
         if write.stale:
             evidence = replace(evidence, stale="changed since")
-        decision = decide(write.content, evidence, mode=self.mode, force=self.force)
-        if decision.prospect_id is None:  # only the last pull knew
-            decision = replace(decision, prospect_id=write.prospect_id)
+        disputed = self.settler.disputed
+        evidence = replace(
+            evidence,
+            disputed=next((disputed[n] for n in write.names.present() if n in disputed), None),
+        )
+        decision = decide(
+            write.content,
+            evidence,
+            mode=self.mode,
+            force=self.force,
+            allow_shared_contact=self.allow_shared_contact,
+        )
+        if decision.prospect_id is None or not self._is_newer_than_plan(evidence):
+            decision = replace(decision, prospect_id=write.prospect_id)  # the plan knew the pull
         receipt = evidence.receipt
         return decision, receipt.updated_at_ms if receipt else None
+
+    def _is_newer_than_plan(self, evidence: Evidence) -> bool:
+        """Whether something was accepted for the row's person since the push began."""
+        found = (evidence.by_email, evidence.by_phone, evidence.by_row)
+        return any(each is not None and each.accepted_ms >= self.began_ms for each in found)
 
     def _settle(
         self, connection: sa.Connection, row: RowProgress, decision: Decision
@@ -100,6 +130,7 @@ class Claimer:
         row.status = status
         if reason:
             row.notes.append(reason)
+        row.left_alone = reason == EXISTS
         self._close(connection, row.rest.popleft(), status)
         return self.go_on(connection, row)
 
@@ -115,7 +146,7 @@ class Claimer:
         """The next errand of a row that has begun; None: it has its outcome."""
         while row.rest:
             write = replace(row.rest.popleft(), prospect_id=row.prospect_id)
-            if row.status in (Status.REJECTED, Status.FAILED):
+            if row.status in (Status.REJECTED, Status.FAILED) or row.left_alone:
                 self._close(connection, write, "skipped")
             elif write.prospect_id is None:
                 row.failures.append(f"{write.kind}: {_NO_ID}")
@@ -175,8 +206,12 @@ class Claimer:
 
     def _is_attached(self, connection: sa.Connection, write: Write) -> bool:
         assert write.prospect_id is not None
-        there = self.receipts.attached(connection, [write.prospect_id])
-        return (write.prospect_id, write.kind, write.content) in there
+        entry = (write.prospect_id, write.kind, write.content)
+        if not self.force:
+            return entry in self.receipts.attached(connection, [write.prospect_id])
+        is_there = entry in self._attached
+        self._attached.add(entry)
+        return is_there
 
     def _is_uncertain(self, write: Write) -> bool:
         entry = (write.prospect_id or "", write.kind, write.content)

@@ -15,7 +15,7 @@ import orjson
 from connector.api.client import WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
-from connector.errors import Unreachable
+from connector.errors import ConnectorError, Unreachable
 from connector.upsert.outbox.comparing import compare
 from connector.upsert.outbox.states import (
     Fate,
@@ -38,8 +38,9 @@ class Delivered:
 
     fate: by looking, where the key was too old to ask; item: the prospect looked at. exists:
     whether it is there, so far nothing was sent; is_equal: and needs no change; write: without
-    what is there already. key_age_s, remembered: what the answer
-    to a repeated write shows of the API's memory, see `states.was_remembered`.
+    what is there already. key_age_s, remembered: what the answer to a repeated write shows of the
+    API's memory, see `states.was_remembered`. expected_is_gone: somebody was created where a
+    prospect was to be changed, who doesn't exist any more.
     """
 
     write: Write
@@ -48,6 +49,7 @@ class Delivered:
     item: Mapping[str, Any] | None = None
     exists: bool | None = None
     is_equal: bool = False
+    expected_is_gone: bool = False
     error: BaseException | None = None
     key_age_s: float = 0.0
     remembered: bool | None = None
@@ -83,7 +85,7 @@ class Courier:
         else:
             item = self._people.of(write.prospect_id, payload)
         if item is None or not self._compares:
-            return Delivered(write, exists=item is not None)
+            return Delivered(write, exists=item is not None, item=item)
         id_ = str(item.get("id") or write.prospect_id)
         if payload.get("notes"):  # it becomes a note of the person, and another each time
             note = orjson.dumps({"body": payload["notes"]})
@@ -121,6 +123,17 @@ class Courier:
                     raise
         return self._investigate(write, accepted_ms)
 
+    def _is_gone(self, write: Write, answer: WriteAnswer) -> bool:
+        """Whether the prospect to be changed is gone, where somebody else was created instead."""
+        if write.kind != PROSPECTS or write.prospect_id is None or answer.status != 201:
+            return False
+        if answer.item.get("id") is None or str(answer.item["id"]) == write.prospect_id:
+            return False
+        try:
+            return self._people.by_id(write.prospect_id) is None
+        except ConnectorError:  # not known: reported as if they were still there
+            return False
+
     def _post(self, write: Write, resumed: bool) -> WriteAnswer:
         assert write.idempotency_key is not None
         return self._api.post(
@@ -135,9 +148,9 @@ class Courier:
 
     def _answered(self, write: Write, answer: WriteAnswer) -> Delivered:
         """The answer, and what it shows of the API's memory where the write was repeated."""
-        age_s = answer.first_sent_before_s
+        age_s, is_gone = answer.first_sent_before_s, self._is_gone(write, answer)
         if age_s is None:
-            return Delivered(write, answer=answer)
+            return Delivered(write, answer=answer, expected_is_gone=is_gone)
         now_ms = server_ms(self._api)
         remembered = was_remembered(
             status=answer.status,
@@ -147,7 +160,13 @@ class Courier:
             first_server_ms=self._sent_server_ms(write),
             again_server_ms=None if now_ms is None else now_ms - int(answer.took_s * 1000),
         )
-        return Delivered(write, answer=answer, key_age_s=age_s, remembered=remembered)
+        return Delivered(
+            write,
+            answer=answer,
+            expected_is_gone=is_gone,
+            key_age_s=age_s,
+            remembered=remembered,
+        )
 
     def _age_s(self, write: Write) -> float:
         """By the ledger's clock; infinite where that can't tell."""

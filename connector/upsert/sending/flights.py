@@ -15,6 +15,7 @@ class RowProgress:
     """One row that is being sent. own: planned by this run, not found open from an earlier one.
 
     status: the prospect's, once it is known; `done` activities were created, `failures` weren't.
+    left_alone: the prospect exists, and a push that only creates adds nothing to it.
     """
 
     first: Write
@@ -22,6 +23,7 @@ class RowProgress:
     own: bool
     prospect_id: str | None = None
     status: Status | None = None
+    left_alone: bool = False
     notes: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)

@@ -36,10 +36,12 @@ _LEARNT_DAYS = 30
 class Terms:
     """How one push is to be done.
 
-    source: the input's name, the same each time it is pushed. force: send what is unchanged or
-    uncertain too. retry_total_s: for how long one write is tried. retention_days: how long
-    outcomes, and receipts that nothing uses, are kept. destination: a number that stands for
-    where results land. looks_first: whoever the outbox doesn't know is looked up before a write.
+    source: the input's name, the same each time it is pushed. place: where its rows lie, if that
+    isn't its name. force: send what is unchanged or uncertain too. allow_shared_contact: send rows
+    that seem to be about another person than the one who has their contact. retry_total_s: for
+    how long one write is tried. retention_days: how long outcomes, and receipts that nothing
+    uses, are kept. destination: a number that stands for where results land.
+    looks_first: whoever the outbox doesn't know is looked up before a write.
     """
 
     run_id: str
@@ -50,6 +52,8 @@ class Terms:
     retention_days: int = 90
     destination: int = 0
     looks_first: bool = False
+    allow_shared_contact: bool = False
+    place: str | None = None
 
 
 class Push:
@@ -57,6 +61,7 @@ class Push:
 
     def __init__(self, outbox: Outbox, terms: Terms, *, clock: SteadyClock) -> None:
         self._outbox, self._terms, self._clock = outbox, terms, clock
+        self._began_ms = int(clock.now_s() * 1000)
         self._receipts = Receipts(outbox.scope)
         self._results = ResultStore(outbox.database, outbox.scope, terms.destination)
 
@@ -76,7 +81,8 @@ class Push:
         rows have been read.
         """
         if not dry_run:
-            self._outbox.supersede(self._terms.source)
+            for name in {self._terms.source, self._terms.place} - {None}:
+                self._outbox.supersede(str(name))
         planner = self._planner(pulled, dry_run)
 
         def reject(found: Reject) -> None:
@@ -96,7 +102,9 @@ class Push:
             )
             for row, decision in planner.plan(staging):
                 values = values_of(row.row_values)
-                on_reject(Reject(row.row_number, values, None, decision.reason or ""))
+                reason = decision.reason or ""
+                told = f"{reason} ({decision.names})" if decision.names else reason
+                on_reject(Reject(row.row_number, values, None, told, without_values=reason))
         return planner.counts
 
     def discard(self) -> None:
@@ -120,11 +128,12 @@ class Push:
         return Planner(
             self._outbox,
             self._results,
-            EvidenceFinder(self._outbox, self._receipts, pulled),
+            EvidenceFinder(self._outbox, self._receipts, pulled, source=self._terms.source),
             run_id=self._terms.run_id,
             source=self._terms.source,
             mode=self._terms.mode,
             force=self._terms.force,
+            allow_shared_contact=self._terms.allow_shared_contact,
             dry_run=dry_run,
             clock=self._clock,
             looks_first=self._terms.looks_first,
@@ -137,12 +146,15 @@ class Push:
 
         Raises what `Sender.send` raises.
         """
+        with self._outbox.database.read() as connection:
+            disputed = self._receipts.disputed(connection)
         settler = Settler(
             self._outbox,
             self._receipts,
             self._terms.retry_total_s,
             blocked=set(),
             uncertain=self._outbox.uncertain(),
+            disputed=disputed,
             updates_only=self._terms.mode == "update-only",
             looks_first=self._terms.looks_first and not self._terms.force,
         )
@@ -155,6 +167,8 @@ class Push:
             self._terms.mode,
             self._terms.force,
             looks_first=self._terms.looks_first and not self._terms.force,
+            allow_shared_contact=self._terms.allow_shared_contact,
+            began_ms=self._began_ms,
         )
         now_ms = int(self._clock.now_s() * 1000)
         keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)

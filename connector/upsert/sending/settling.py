@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -34,6 +36,11 @@ _UNANSWERED = (
     "no usable answer; the next push of any file asks again with the same key, so that it is "
     "applied once ({error})"
 )
+_STRANGER = (
+    "HiringCenter created prospect {answered}, where {expected} was to be changed: {expected} "
+    "hasn't this email or phone any more. Look at both in HiringCenter; if they are one person, "
+    "delete {answered} and correct the contact in the row"
+)
 
 
 class Next(StrEnum):
@@ -51,10 +58,10 @@ class Settler:
     """Settles arrivals within the caller's transaction.
 
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
-    uncertain: see `Outbox.uncertain`. last_answer_s: monotonic, when the API was last heard.
-    recovering: what earlier runs left open is being settled. unanswered: why one of those is
-    still open. updates_only: nobody is created. looks_first: what is found as it should be isn't
-    sent.
+    uncertain: see `Outbox.uncertain`. disputed: see `Receipts.disputed`. last_answer_s: monotonic,
+    when the API was last heard. recovering: what earlier runs left open is being settled.
+    unanswered: why one of those is still open. updates_only: nobody is created. looks_first: what
+    is found as it should be isn't sent.
     """
 
     outbox: Outbox
@@ -62,6 +69,7 @@ class Settler:
     retry_total_s: float
     blocked: set[int | str]
     uncertain: set[UncertainWrite]
+    disputed: dict[int, tuple[str, str]]
     last_answer_s: float = float("-inf")
     recovering: bool = False
     unanswered: BaseException | None = None
@@ -69,7 +77,7 @@ class Settler:
     looks_first: bool = False
 
     def __post_init__(self) -> None:
-        self._accepting = Accepting(self.outbox, self.receipts, self.uncertain)
+        self._accepting = Accepting(self.outbox, self.receipts, self.uncertain, self.disputed)
 
     @property
     def unreachable(self) -> BaseException | None:
@@ -96,13 +104,18 @@ class Settler:
         if arrived.exists is not None:
             return self._settle_look(connection, flight, arrived, at_ms)
         if arrived.answer is not None:
-            self._settle_answer(connection, flight, arrived.answer, at_ms)
+            self._settle_answer(connection, flight, arrived, arrived.answer, at_ms)
             return Next.GO_ON
         assert arrived.fate is not None
         return self._settle_fate(connection, flight, arrived, arrived.fate, at_ms, now_s)
 
     def _settle_answer(
-        self, connection: sa.Connection, flight: Flight, answer: WriteAnswer, at_ms: int
+        self,
+        connection: sa.Connection,
+        flight: Flight,
+        arrived: Delivered,
+        answer: WriteAnswer,
+        at_ms: int,
     ) -> None:
         row = flight.row
         if answer.message:
@@ -111,11 +124,28 @@ class Settler:
             self._accepting.activity(connection, flight, at_ms)
         elif answer.status != 201 and _leaves_matches_alone(flight.write):
             row.notes.append(EXISTS)
-            self._accepting.prospect(connection, flight, answer.item, Status.UNCHANGED, at_ms)
+            row.left_alone = True
+            self._accepting.prospect(
+                connection, flight, answer.item, Status.UNCHANGED, at_ms, left_alone=True
+            )
+        elif answer.status == 201:
+            self._accepting.prospect(connection, flight, answer.item, Status.CREATED, at_ms)
+            self._note_stranger(flight, arrived)
+        elif not is_expected(flight.write, answer.item):
+            self._accepting.other_prospect(connection, flight, answer.item, at_ms)
         else:
-            created = answer.status == 201
-            status = Status.CREATED if created else Status.UPDATED
-            self._accepting.prospect(connection, flight, answer.item, status, at_ms)
+            self._accepting.prospect(connection, flight, answer.item, Status.UPDATED, at_ms)
+
+    def _note_stranger(self, flight: Flight, arrived: Delivered) -> None:
+        """Somebody was created where another prospect was to be changed."""
+        row, expected = flight.row, flight.write.prospect_id
+        if is_expected(flight.write, {"id": row.prospect_id}):
+            return
+        if arrived.expected_is_gone:
+            row.notes.append(f"prospect {expected} was deleted in HiringCenter")
+            return
+        row.status = Status.FAILED
+        row.failures.append(_STRANGER.format(answered=row.prospect_id, expected=expected))
 
     def _settle_look(
         self, connection: sa.Connection, flight: Flight, arrived: Delivered, at_ms: int
@@ -196,6 +226,7 @@ class Settler:
                 connection, write, outcome=Status.UNCHANGED, prospect_id=None, at_ms=at_ms
             )
             flight.row.status = Status.UNCHANGED
+            flight.row.left_alone = True
             flight.row.notes.append(EXISTS)
             return
         said = f"HiringCenter refused it ({error.status}): {error.said}"
@@ -227,6 +258,13 @@ class Settler:
         if flight.write.kind == PROSPECTS:
             flight.row.status = Status.FAILED
         flight.row.failures.append(why)
+
+
+def is_expected(write: Write, item: Mapping[str, Any]) -> bool:
+    """Whether an answer is about the prospect whom the write was meant for; where nobody in
+    particular was expected, or none is named, it is."""
+    id_ = item.get("id")
+    return write.prospect_id is None or id_ is None or str(id_) == write.prospect_id
 
 
 def _leaves_matches_alone(write: Write) -> bool:

@@ -192,7 +192,7 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     pull(settings, Wanted(("prospects",)))
     sandbox.clear_log()
     known = next(p for p in sandbox.store.all("prospects") if p.get("email"))
-    people.write_text(people.read_text() + f"K,K,{known['email']},,new title\n")
+    people.write_text(people.read_text() + f"{known['firstName']},K,{known['email']},,new title\n")
     summary = push_file(settings, people, dry_run=True).summary
     assert (summary["would_create"], summary["would_update"]) == (2, 1)
     assert summary["eta_s"] >= 0
@@ -319,3 +319,82 @@ def test_the_summary_is_json(settings: Settings, people: Path):
     for name in ("run_id", "status", "rows", "requests", "seconds", "waited_s"):
         assert name in summary
     assert adds_up(summary)
+
+
+INPUTS = Path(__file__).parents[2] / "inputs"
+
+
+def reasons(report: PushReport) -> str:
+    """The rejects file as a spreadsheet shows it."""
+    return Path(report.summary["rejects_file"]).read_text("utf-8-sig")
+
+
+@pytest.mark.parametrize("name", ["family-one-phone.csv", "shared-mailbox.csv"])
+def test_two_people_behind_one_contact_stay_two(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, name: str
+):
+    """The second row is rejected, naming the first by its number; who they are is in the rejects
+    file alone. After a pull likewise; --allow-shared-contact sends it."""
+    path = tmp_path / name
+    path.write_bytes((INPUTS / name).read_bytes())
+    before = {p["id"] for p in sandbox.store.all("prospects")}
+    report = push_file(settings, path)
+    assert (report.exit_code, report.summary["created"], report.summary["rejected"]) == (3, 1, 1)
+    message = report.noteworthy[0].message or ""
+    assert "row 3 has another first name than row 2" in message
+    assert "Mara" not in message
+    assert "the other: Mara" in reasons(report)
+    pull(settings, Wanted(("prospects",)))
+    report = push_file(settings, path)
+    assert (report.summary["unchanged"], report.summary["rejected"]) == (1, 1)
+    assert "than prospect" in (report.noteworthy[0].message or "")
+    assert push_file(settings, path, dry_run=True).summary["rejected"] == 1
+    (made,) = [p for p in sandbox.store.all("prospects") if p["id"] not in before]
+    assert (made["firstName"], made["company"]) == ("Mara", "Globex")
+    assert len(sandbox.applied) == 1
+    assert push_file(settings, path, allow_shared_contact=True).summary["updated"] == 1
+    assert len(sandbox.store.all("prospects")) == len(before) + 1
+
+
+def test_a_new_last_name_is_an_ordinary_change(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Two files of different names, a week apart."""
+    for name, outcome in (("new-last-name.csv", "created"), ("new-last-name-2.csv", "updated")):
+        path = tmp_path / name
+        path.write_bytes((INPUTS / name).read_bytes())
+        report = push_file(settings, path)
+        assert (report.exit_code, report.summary[outcome]) == (0, 1)
+    assert prospect(sandbox, "mara@example.com")["lastName"] == "Ortega-Lind"
+
+
+def test_whom_only_a_pull_knows_isnt_overwritten(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """A prospect that HiringCenter has, and a row with its phone and another name: 0 requests."""
+    theirs = {"firstName": "Ann", "lastName": "L", "email": None, "phone": "(415) 555-0132"}
+    id_ = sandbox.store.create("prospects", theirs)["id"]
+    pull(settings, Wanted(("prospects",)))
+    path = write(tmp_path, "Bob,B,bob@example.org,415-555-0132,")
+    report = push_file(settings, path)
+    assert report.summary["rejected"] == 1
+    assert f"prospect {id_}" in (report.noteworthy[0].message or "")
+    assert "the other: Ann" in reasons(report)
+    assert sandbox.applied == []
+
+
+def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """Its file may be another each day: a name that this job has settled on a person is no other
+    person's, whatever a recruiter calls them since."""
+    path = write(tmp_path, "Robert,B,bob@example.org,,")
+    settings = settings.model_copy(update={"push": {"daily": PushJob(file=path)}})
+    assert push(settings, job_request(settings, "daily")).summary["created"] == 1
+    sandbox.store.update(
+        "prospects", prospect(sandbox, "bob@example.org")["id"], {"firstName": "Bob"}
+    )
+    pull(settings, Wanted(("prospects",)))
+    path = path.rename(tmp_path / "tomorrow.csv")
+    path.write_text(PEOPLE + "Robert,B,bob@example.org,,Dr\n")
+    assert push_file(settings, path).summary["rejected"] == 1
+    settings = settings.model_copy(update={"push": {"daily": PushJob(file=path)}})
+    assert push(settings, job_request(settings, "daily")).summary["updated"] == 1

@@ -1,0 +1,199 @@
+"""Two people behind one contact: whether a row is about the person whom its contacts lead to. Pure.
+
+Families share a phone and offices a mailbox. The API matches by either contact and overwrites
+whom it finds, so a shared contact alone doesn't make two people one: first names and the other
+contact decide. Each row is judged by itself, before rows are taken together.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+# Letters whose accent or ligature no decomposition takes apart, and spellings without the accent
+# that people use beside plain omission.
+_PLAIN = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}
+)
+_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+# combining accents of Latin, Greek and Cyrillic; optional vowel signs of Hebrew and Arabic. Vowel
+# signs of other scripts are letters, not accents.
+_ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
+_LONGEST = 40
+_SENTENCE = (
+    "row {row} has another first name than {other}, and the same {contact}: two people behind one "
+    "contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
+    "are one person, push it with --allow-shared-contact."
+)
+DISPUTED = (
+    "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
+    "expected. Look at both in HiringCenter; push the row with --allow-shared-contact to send it "
+    "to whoever has the contact now."
+)
+
+
+def folded(name: str) -> str:
+    """`name` without case, accents, spaces and punctuation; "" where no letter is left."""
+    if name.isascii():
+        return "".join(filter(str.isalnum, name.lower()))
+    return _without_marks(unicodedata.normalize("NFKC", name).casefold().translate(_PLAIN))
+
+
+def _without_marks(text: str) -> str:
+    kept = (
+        char
+        for char in unicodedata.normalize("NFKD", text)
+        if (char.isalnum() or unicodedata.category(char)[0] == "M") and not _is_accent(char)
+    )
+    return unicodedata.normalize("NFC", "".join(kept))
+
+
+def _is_accent(char: str) -> bool:
+    return any(first <= ord(char) <= last for first, last in _ACCENTS)
+
+
+class Name(NamedTuple):
+    """A first name. whole: folded; forms: whatever it may be shortened to, itself included. Both
+    are text, or keyed hashes of it (see `Hasher.name`)."""
+
+    whole: str | bytes
+    forms: frozenset[str | bytes]
+
+    def agrees(self, other: Name) -> bool:
+        """Whether both may be one person's: equal, or one is a prefix or the initials of the
+        other. Nicknames (Bob, Robert) are other names."""
+        return self.whole in other.forms or other.whole in self.forms
+
+
+@lru_cache(maxsize=20_000)
+def first_name(text: object) -> Name | None:
+    """`text` as a first name; None where there is none, which contradicts nobody."""
+    if not isinstance(text, str) or not (whole := folded(text)):
+        return None
+    forms = {whole[:length] for length in range(1, min(len(whole), _LONGEST) + 1)} | {whole}
+    words = [word for part in text.split() for word in part.replace(".", "-").split("-")]
+    initials = "".join(folded(word)[:1] for word in words)
+    if len(initials) > 1:
+        forms.add(initials)
+    if not text.isascii():
+        spelled_out = unicodedata.normalize("NFKC", text).casefold().translate(_SPELLED_OUT)
+        forms.add(folded(spelled_out))
+    return Name(whole, frozenset(forms))
+
+
+class OtherPerson(NamedTuple):
+    """A known prospect of another first name whom a row's contacts lead to. by_email, by_phone:
+    which of them. first_name: where it is known in clear."""
+
+    prospect_id: str
+    by_email: bool
+    by_phone: bool
+    first_name: str | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One row to be judged. contacts: keys of its email, its phone and the prospects they lead to.
+
+    both: email and phone, where it has both. others: known people of another first name. rank: the
+    lower, the better known that the row is about whom it matches. settled: those of `contacts`
+    that lead to a person on whom this source has settled the name, so that no row speaks against.
+    """
+
+    row_number: int
+    name: Name | None
+    text: str
+    contacts: tuple[tuple[str, Hashable], ...]
+    both: Hashable | None
+    others: tuple[OtherPerson, ...] = ()
+    rank: int = 2
+    settled: frozenset[tuple[str, Hashable]] = frozenset()
+
+
+class Conflict(NamedTuple):
+    """Why a row isn't sent. reason: without names. names: this row's and the other's."""
+
+    reason: str
+    names: str
+
+
+def judge(rows: Sequence[Candidate]) -> dict[int, Conflict]:
+    """row number → why it is rejected, for rows that share contacts with each other (or one row).
+
+    Judged against whom the API has first, then against the file's other rows: those that surely
+    are about the person they match come first, then the order of the file decides.
+    """
+    conflicts: dict[int, Conflict] = {}
+    twins = _twins(rows)
+    for row in rows:
+        found = _against_known(row, twins)
+        if found is not None:
+            conflicts[row.row_number] = found
+    if len(rows) > 1:
+        rest = [row for row in rows if row.name and row.row_number not in conflicts]
+        _judge_within_file(sorted(rest, key=lambda row: (row.rank, row.row_number)), conflicts)
+    return conflicts
+
+
+def _twins(rows: Sequence[Candidate]) -> dict[Hashable, dict[Name, Candidate]]:
+    """Email and phone → the first row of each first name that has both."""
+    twins: dict[Hashable, dict[Name, Candidate]] = {}
+    if len(rows) > 1:
+        for row in rows:
+            if row.both is not None and row.name is not None:
+                twins.setdefault(row.both, {}).setdefault(row.name, row)
+    return twins
+
+
+def _against_known(row: Candidate, twins: dict[Hashable, dict[Name, Candidate]]) -> Conflict | None:
+    if row.name is None:
+        return None
+    for other in row.others:
+        known = f"prospect {other.prospect_id}"
+        if other.by_email != other.by_phone:
+            contact = "email" if other.by_email else "phone"
+            return _conflict(row, known, contact, other.first_name)
+        for name, twin in twins.get(row.both, {}).items():
+            if not name.agrees(row.name):
+                both = f"{known} and row {twin.row_number}"
+                return _conflict(row, both, "email and phone", twin.text)
+    return None
+
+
+def _judge_within_file(rows: Sequence[Candidate], conflicts: dict[int, Conflict]) -> None:
+    claims: dict[tuple[str, Hashable], dict[Name, Candidate]] = {}
+    for row in rows:
+        assert row.name is not None
+        found = _against_claims(row, claims)
+        if found is not None:
+            conflicts[row.row_number] = found
+            continue
+        for contact in row.contacts:
+            claims.setdefault(contact, {}).setdefault(row.name, row)
+
+
+def _against_claims(
+    row: Candidate, claims: dict[tuple[str, Hashable], dict[Name, Candidate]]
+) -> Conflict | None:
+    assert row.name is not None
+    for kind, key in row.contacts:
+        if (kind, key) in row.settled:
+            continue
+        for name, other in claims.get((kind, key), {}).items():
+            if not name.agrees(row.name):
+                contact = f"prospect ({key})" if kind == "prospect" else kind
+                return _conflict(row, f"row {other.row_number}", contact, other.text)
+    return None
+
+
+def _conflict(row: Candidate, other: str, contact: str, text: str | None) -> Conflict:
+    names = f"this row: {row.text}" + (f"; the other: {text}" if text else "")
+    return Conflict(conflict_reason(row.row_number, other, contact), names)
+
+
+def conflict_reason(row_number: int, other: str, contact: str) -> str:
+    """Why a row isn't sent, for people; without names. other: `prospect ID` or `row N`."""
+    return _SENTENCE.format(row=row_number, other=other, contact=contact)

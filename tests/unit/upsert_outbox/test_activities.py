@@ -1,0 +1,84 @@
+"""Notes, tasks and meetings of rows: for whom, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connector.clock import FakeClock
+from tests.pushes.fake_api import Crash, FakeApi
+from tests.pushes.rig import Rig
+
+ROW = {"email": "ada@example.org", "note": {"body": "hello"}}
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    return FakeApi(FakeClock())
+
+
+@pytest.fixture
+def rig(api: FakeApi, tmp_path: Path) -> Iterator[Rig]:
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    yield rig
+    rig.close()
+
+
+@pytest.mark.parametrize("on_match", ["existing", "conflict"])
+@pytest.mark.parametrize("is_known", [True, False])
+def test_create_only_adds_nothing_to_people_who_exist(
+    rig: Rig, api: FakeApi, on_match: str, is_known: bool
+):
+    """Whether they are known from a receipt or only to the API, in both revisions of its answer."""
+    api.on_match = on_match
+    if is_known:
+        rig.push([{"email": ROW["email"]}], source="other.csv")
+    else:
+        api.post("prospects", b'{"email": "ada@example.org"}', idempotency_key="theirs")
+    row = {**ROW, "update": False, "title": "Dr"}
+    for _ in range(2):
+        pushed = rig.push([row], mode="create-only")
+        assert pushed.statuses == {2: "unchanged"}
+        assert "exists already" in (pushed.messages[2] or "")
+    assert api.notes == {}
+
+
+def test_create_only_finishes_what_it_began(rig: Rig, api: FakeApi):
+    """Killed between the prospect and its note: the next push adds the note, and then no more."""
+    row = {**ROW, "update": False}
+    api.fate = lambda n: "crash before" if n == 1 else "ok"
+    with pytest.raises(Crash):
+        rig.push([row], mode="create-only")
+    for _ in range(2):
+        rig.push([row], mode="create-only")
+        assert len(api.notes) == 1
+    rig.push([{**row, "note": {"body": "one more"}}], mode="create-only", source="other.csv")
+    assert len(api.notes) == 1
+
+
+def test_force_creates_an_activity_again(rig: Rig, api: FakeApi):
+    """Once more for each push with --force; not once for each row that asks for it."""
+    rig.push([ROW])
+    assert rig.push([ROW]).statuses == {2: "unchanged"}
+    assert len(api.notes) == 1
+    rig.push([ROW, ROW], force=True)
+    assert len(api.notes) == 2
+    assert rig.push([ROW]).statuses == {2: "unchanged"}
+
+
+def test_ids_that_are_numbers_are_the_same_ids(rig: Rig, api: FakeApi):
+    """A note whose answer was lost is found among the notes of prospect 1, though the API's id is
+    an integer; it isn't posted again."""
+    api.numbers_ids, api.keys_ttl_s, rig.key_memory_s = True, 60.0, 60.0
+    api.fate = lambda n: "crash after" if n == 1 else "ok"
+    with pytest.raises(Crash):
+        rig.push([ROW])
+    api.clock.advance(3600)
+    pushed = rig.push([ROW])
+    assert pushed.statuses == {2: "unchanged"}
+    assert len(api.notes) == 1
+    (note,) = api.notes.values()
+    assert note["prospectId"] == 1
+    assert rig.push([{**ROW, "title": "Dr"}]).statuses == {2: "updated"}
