@@ -14,7 +14,7 @@ from connector.errors import InputError
 from connector.upsert.inputs.decoding import Encoding, OpenBytes
 from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
 
-MAX_NAMES = 20_000
+MAX_NAMES, MAX_LINE_CHARS, MAX_DEPTH = 20_000, 8 * 1024 * 1024, 64
 
 
 class JsonLinesInput(Input):
@@ -80,6 +80,9 @@ class _NotARow(Exception):
 
 
 def _object(line: str) -> dict[str, Any]:
+    if len(line) > MAX_LINE_CHARS:
+        limit = f"{MAX_LINE_CHARS >> 20} million"
+        raise _NotARow(f"a line of more than {limit} characters. Write one object per line")
     try:
         value = json.loads(line, object_pairs_hook=_pairs, parse_constant=_constant)
     except json.JSONDecodeError as error:
@@ -91,7 +94,17 @@ def _object(line: str) -> dict[str, Any]:
         raise _NotARow("no valid JSON (a number that is too long). Write it as text") from None
     if not isinstance(value, dict):
         raise _NotARow("no JSON object. Write one object per line")
+    if line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(value):
+        raise _NotARow(f"nested more than {MAX_DEPTH} deep. Leave out what isn't needed")
     return value
+
+
+def _is_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [item for each in inner for item in each if isinstance(item, dict | list)]
+    return bool(level)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def _is_mask(section: str) -> bool:
     codes = "".join(text for kind, text in tokens if kind == "code")
     if _NO_MASK & set(codes) or not {"0", "#"} & set(codes):
         return False
-    if any(text.startswith("$") for kind, text in tokens if kind == "bracket"):
+    if any(re.match(r"\$[^-]", text) for kind, text in tokens if kind == "bracket"):
         return False
     literals = "".join(
         text for kind, text in tokens if kind == "literal" or (kind == "code" and text not in "0#")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gzip
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 
 from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import open_input, sql_input, table_input
+from connector.upsert.rows.cells import Unreadable
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
@@ -47,6 +49,9 @@ def test_json_lines_have_the_columns_of_all_their_lines(write: WriteFile) -> Non
         ('{"a":1,"a":2}', "a name stands twice"),
         ('{"a":NaN}', "NaN is no JSON"),
         ('{"a":' + "[" * 100_000, "no valid JSON"),
+        ('{"a":' + "[" * 900 + "]" * 900 + "}", "nested more than 64 deep"),
+        ('{"a":' + "1" * 5_000 + "}", "no valid JSON (a number that is too long)"),
+        ('{"a":"' + "x" * 9_000_000 + '"}', "a line of more than 8 million characters"),
     ],
 )
 def test_a_line_that_is_no_object_is_named(write: WriteFile, line: str, problem: str) -> None:
@@ -89,6 +94,13 @@ def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
         open_input(write("{}\n[]\n", name="x.jsonl"))
     with pytest.raises(InputError, match="no line holds a JSON object"):
         open_input(write("{}\n", name="x.jsonl"))
+
+
+def test_names_without_number_are_refused(write: WriteFile) -> None:
+    """A name per value isn't a table; each would be a column."""
+    text = "".join(f'{{"n{n}": 1, "m{n}": 1}}\n' for n in range(11_000))
+    with pytest.raises(InputError, match="more than 20,000 different names by line 10001"):
+        open_input(write(text, name="x.jsonl"))
 
 
 def test_json_lines_are_told_by_their_first_byte(write: WriteFile) -> None:
@@ -271,6 +283,141 @@ def test_a_timestamp_with_a_zone_is_the_same_moment() -> None:
         connection.execute("SET TimeZone = 'Asia/Tokyo'")
         (row,) = sql_input(connection, "SELECT TIMESTAMPTZ '2025-01-02 03:04:05Z' t")
     assert row.values["t"] == datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (
+            "340282366920938463463374607431768211455::UHUGEINT",
+            "340282366920938463463374607431768211455",
+        ),
+        (
+            "-170141183460469231731687303715884105727::HUGEINT",
+            "-170141183460469231731687303715884105727",
+        ),
+        (
+            "'123456789012345678901234567890123456789012'::BIGNUM",
+            "123456789012345678901234567890123456789012",
+        ),
+        ("18446744073709551615::UBIGINT", "18446744073709551615"),
+        ("1.1::FLOAT", "1.1"),
+        ("16777216::FLOAT", "16777216"),
+        ("0.1::DOUBLE", "0.1"),
+        ("1.10::DECIMAL(38, 2)", "1.10"),
+        ("'01:02:03+02'::TIMETZ", "01:02:03+02"),
+        ("TIME '01:02:03.5'", "01:02:03.500000"),
+        ("'01:02:03.123456789'::TIME_NS", "01:02:03.123456789"),
+        ("'2025-01-02 03:04:05'::TIMESTAMP_S", "2025-01-02T03:04:05"),
+        ("'2025-01-02 03:04:05.123'::TIMESTAMP_MS", "2025-01-02T03:04:05.123000"),
+        ("42::VARIANT", "42"),
+    ],
+)
+def test_what_arrow_would_change_arrives_as_duckdb_shows_it(value: str, text: str) -> None:
+    """The largest integers, floats of 32 bits, times with their offset; and a column whose name
+    differs in case alone stays another column."""
+    query = f"""SELECT 'Ann' "firstName", 'Lee' "lastName", 'a@b.co' email, {value} company"""
+    with duckdb.connect() as connection:
+        (row,) = checked(sql_input(connection, query))
+        assert isinstance(row, ValidRow)
+        assert row.payload["company"] == text
+        (both,) = sql_input(connection, f'SELECT {value} a, 2 "A"')
+        assert both.values["A"] == 2
+
+
+def test_what_arrow_would_change_is_right_within_lists_and_structs() -> None:
+    """An object's floats are those that were written, its times have their offset."""
+    query = "SELECT {'a': [1.1::FLOAT], 'b': '01:02:03+02'::TIMETZ, 'c': 5::UHUGEINT} resume"
+    with duckdb.connect() as connection:
+        (row,) = sql_input(connection, query)
+    assert row.values["resume"] == {"a": [1.1], "b": "01:02:03+02", "c": "5"}
+
+
+def test_digits_that_a_double_has_made_up_are_rejected() -> None:
+    """An id that went through a floating-point number may be somebody else's."""
+    query = "SELECT 12345678901234567890::DOUBLE a UNION ALL SELECT 5551234567::DOUBLE"
+    with duckdb.connect() as connection:
+        first, second = sql_input(connection, query)
+    assert isinstance(first.values["a"], Unreadable)
+    assert second.values["a"] == 5551234567.0
+
+
+def test_parquet_keeps_what_its_types_mean(tmp_path: Path) -> None:
+    """Short floats, decimals, nanoseconds; a time marked as UTC by others than Arrow has that."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table(
+            {
+                "f": pa.array([1.1, None], pa.float32()),
+                "h": pa.array([0.1, 2.0], pa.float16()),
+                "l": pa.array([[1.1], []], pa.list_(pa.float32())),
+                "d": pa.array([Decimal("1.10"), None], pa.decimal256(40, 2)),
+                "n": pa.array([1735787045123456789, None], pa.timestamp("ns")),
+                "t": pa.array([3723000000, None], pa.time64("us")),
+                "s": pa.array(["same", "same"]).dictionary_encode(),
+            }
+        ),
+        path,
+    )
+    first, second = open_input(path)
+    assert first.values == {
+        "f": 1.1,
+        "h": 0.1,
+        "l": [1.1],
+        "d": Decimal("1.10"),
+        "n": datetime(2025, 1, 2, 3, 4, 5, 123456),
+        "t": time(1, 2, 3),
+        "s": "same",
+    }
+    assert second.values["f"] is None
+    with duckdb.connect() as connection:
+        connection.execute(
+            f"COPY (SELECT '03:02:03+02'::TIMETZ t, TIME '01:02:03' u) TO '{path}' (FORMAT parquet)"
+        )
+    (row,) = open_input(path)
+    assert row.values == {"t": time(1, 2, 3, tzinfo=UTC), "u": time(1, 2, 3)}
+
+
+def test_a_long_text_that_all_rows_share_takes_its_memory_once(tmp_path: Path) -> None:
+    """A thousand bytes of Parquet would be six gigabytes: rows come in slices that fit."""
+    path = tmp_path / "x.parquet"
+    table = pa.table({"a": pa.array(["x" * 1_000_000]).dictionary_encode().take([0] * 3_000)})
+    pq.write_table(table, path, dictionary_pagesize_limit=1 << 24)
+    before = pa.default_memory_pool().max_memory()
+    with open_input(path) as read:
+        assert sum(len(row.values["a"]) for row in read) == 3_000_000_000
+    assert pa.default_memory_pool().max_memory() <= max(before, 400 * 1024**2)
+
+
+def long_list() -> pa.Table:
+    return pa.table({"a": pa.array([[1] * 6_000_000], pa.list_(pa.int8()))})
+
+
+def many_rows() -> pa.Table:
+    buffers = [None, pa.py_buffer(bytes(21_000_000))]
+    return pa.table({"a": pa.Array.from_buffers(pa.int8(), 21_000_000, buffers)})
+
+
+def long_row() -> pa.Table:
+    return pa.table({"a": pa.array([["x" * 1_000_000] * 70])})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (long_list, "6,000,000 items of lists in a row group, and the limit is 5,000,000"),
+        (many_rows, "21,000,000 rows, and the limit is 20,000,000"),
+        (long_row, "rows of more than 64 MB, the limit"),
+    ],
+)
+def test_parquet_beyond_a_limit_is_refused(
+    tmp_path: Path, make: Callable[[], pa.Table], message: str
+) -> None:
+    """A few kilobytes each; the error names the limit."""
+    path = tmp_path / "x.parquet"
+    pq.write_table(make(), path, compression="zstd", dictionary_pagesize_limit=1 << 24)
+    with pytest.raises(InputError, match=message):
+        list(open_input(path))
 
 
 @pytest.mark.parametrize("value", ["Wants a raise", "it's a secret: a raise", 'says "a raise"'])
