@@ -448,8 +448,11 @@ class InputError(UsageError):
 
 
 class InputChanged(InputError):
-    """The input isn't what it was when its reading began; nothing of it was sent."""
+    """The input isn't what it was when its reading began; nothing of it was sent. Exit 1: it was
+    right when it was read, and will be again."""
 
+    exit_code = 1
+    transient = True
     quotes = False
 
     def __init__(self, *, place: str) -> None:

@@ -10,10 +10,11 @@ import duckdb
 import pytest
 
 from connector.budget import locks
-from connector.errors import AlreadyRunning, InputError, UnknownSetting, UsageError
+from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSetting, UsageError
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from pipelines.commands.runs import one_run
+from pipelines.progress import Standing
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.input import PushRequest, job_request
@@ -398,3 +399,30 @@ def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, t
     assert push_file(settings, path).summary["rejected"] == 1
     settings = settings.model_copy(update={"push": {"daily": PushJob(file=path)}})
     assert push(settings, job_request(settings, "daily")).summary["updated"] == 1
+
+
+class Meddler:
+    """Somebody who writes to the file while its rows are read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def show(self, standing: Standing) -> None:
+        with self._path.open("a") as stream:
+            stream.write("Eve,E,eve@example.org,,\n")
+
+    def stop(self) -> None:
+        pass
+
+
+def test_a_file_that_changes_while_it_is_planned_sends_nothing(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """It ends in an error that says so, and the next push sends all of it."""
+    path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(6_000)))
+    changed = push(settings, PushRequest(file=str(path)), lambda _: Meddler(path))
+    assert isinstance(changed.error, InputChanged)
+    assert changed.exit_code == 1
+    assert sandbox.applied == []
+    write(tmp_path, "Ada,L,ada@example.org,,Dr")
+    assert push_file(settings, path).summary["created"] == 1

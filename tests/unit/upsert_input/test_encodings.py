@@ -7,7 +7,7 @@ import pytest
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
 from connector.upsert.inputs.guessing import is_between_words
-from tests.unit.upsert_input.conftest import WriteFile
+from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 PEOPLE = "First;Last\nZoë;Müller\nJosé;Muñoz\nRené;O’Brien – €5\n"
 CELLS = [["Zoë", "Müller"], ["José", "Muñoz"], ["René", "O’Brien – €5"]]
@@ -104,6 +104,20 @@ def test_few_names_are_enough_for_a_guess_that_is_called_one(
         first = text.split(";")[0] if not text.split(";")[0].isascii() else ""
         assert first in read.notes[1]
         assert "--encoding" in read.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("file", "names"),
+    [
+        ("mac-roman.csv", [("Åsa", "Lindström"), ("Günther", "Weiß")]),
+        ("dos-850.csv", [("Chloé", "Lefèvre"), ("Günther", "Weiß")]),
+        ("central-european.csv", [("Łukasz", "Wiśniewski"), ("Zdeněk", "Dvořák")]),
+    ],
+)
+def test_the_fixtures_are_guessed_right(file: str, names: list[tuple[str, str]]) -> None:
+    """Of a Mac, of DOS, of Central Europe."""
+    with open_input(INPUTS / file) as read:
+        assert [(row.values["First Name"], row.values["Last Name"]) for row in read] == names
 
 
 @pytest.mark.parametrize(

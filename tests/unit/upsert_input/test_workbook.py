@@ -370,6 +370,32 @@ def test_a_merged_value_counts_for_each_of_its_rows(write: WriteFile) -> None:
         assert "merged cells (B2:B3, A5:B5)" in read.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("cells-without-references.xlsx", [None]),
+        ("formula-never-computed.xlsx", [None]),
+        ("nineteen-digits.xlsx", [None]),
+        ("stray-cell.xlsx", [{}, None]),
+        ("zip-formats.xlsx", [{"postalCode": "01940-1234"}, {"postalCode": "01940"}]),
+        ("merged-company.xlsx", [{"company": "Globex"}] * 3),
+    ],
+)
+def test_the_fixtures_have_their_right_outcome(
+    file: str, expected: list[dict[str, str] | None]
+) -> None:
+    """What is sent beside name and email; None: rejected, with --clear-empty too."""
+    with open_input(INPUTS / file) as read:
+        validator = Validator(Mapping.match(read.columns), clear_empty=True)
+        checked = [validator.check(row) for row in read]
+    sent = [None if isinstance(row, Reject) else row.payload for row in checked]
+    names = ("firstName", "lastName", "email", "update")
+    assert [
+        payload and {name: value for name, value in payload.items() if name not in names}
+        for payload in sent
+    ] == expected
+
+
 def test_a_title_above_the_header_of_a_sheet_is_named(write: WriteFile) -> None:
     """As in text; --skip-rows counts the sheet's rows."""
 
