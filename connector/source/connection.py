@@ -5,23 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from connector.api.client import ApiClient
 from connector.budget import Budget
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
-from connector.settings import RateLimit
-from connector.settings.state_dir import LEDGER, default_state_dir, prepare
-
-REQUEST_TIMEOUT_S = 60.0
+from connector.settings import HttpSettings, RateLimit
+from connector.settings.state_dir import LEDGER, prepare
 
 
 @dataclass(frozen=True)
 class Access:
     """How the API is reached. ledger_url: SQLAlchemy URL of the budget that the key shares.
 
-    budget: one of the caller's, instead of one at `ledger_url`; it is not closed.
+    budget: one of the caller's, instead of one at `ledger_url`; it is not closed. http: how long
+    a request may take, and for how long it is tried again.
     """
 
     api_key: str
@@ -29,6 +29,7 @@ class Access:
     limits: Sequence[RateLimit]
     ledger_url: str
     budget: Budget | None = None
+    http: HttpSettings = field(default_factory=HttpSettings)
 
 
 class Connection:
@@ -69,7 +70,8 @@ class Connection:
                     base_url=access.base_url,
                     api_key=access.api_key,
                     budget=budget,
-                    request_timeout_s=REQUEST_TIMEOUT_S,
+                    request_timeout_s=access.http.request_timeout_s,
+                    retry_total_s=access.http.retry_total_s,
                 )
             )
             self._open = opening.pop_all()
@@ -83,11 +85,11 @@ class Connection:
                 ledger,
                 api_key=self._access.api_key,
                 limits=self._access.limits,
-                request_timeout_s=REQUEST_TIMEOUT_S,
+                request_timeout_s=self._access.http.request_timeout_s,
             )
         )
 
 
-def default_ledger_url() -> str:
+def default_ledger_url(state_dir: Path) -> str:
     """The user's one ledger, which the commands use as well."""
-    return f"sqlite:///{prepare(default_state_dir()) / LEDGER}"
+    return f"sqlite:///{prepare(state_dir) / LEDGER}"

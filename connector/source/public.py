@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 import dlt
+from dlt.common.configuration.specs import BaseConfiguration
 from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.extract import DltResource
 from dlt.extract.hints import TResourceHints
 
 from connector.budget import Budget
 from connector.clock import SystemClock
-from connector.logs import get_logger
-from connector.settings import RateLimit, check_base_url, parse_rate_limits
+from connector.errors import MissingKey
+from connector.logs import get_logger, hide
+from connector.settings import Settings, check_base_url, load, parse_rate_limits
 from connector.source.columns import DELETED_COLUMN
 from connector.source.connection import Access, Connection, default_ledger_url
 from connector.source.fields import RESOURCES
@@ -22,19 +25,27 @@ from connector.source.records import ODD_COLUMNS, ODD_TABLE, odd_rows
 from connector.source.rows import RowMaker
 from connector.source.scans import ScanKind, ScanPlan
 
-BASE_URL = "https://api.hiringcenterpro.com/v2"
-RATE_LIMITS = "300/60s,6000/3600s"
+SECTION = "hiringcenter"
+_CHECKED: dict[str, Callable[[Any], Any]] = {
+    "base_url": check_base_url,
+    "rate_limits": parse_rate_limits,
+}
 log = get_logger("source")
 UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
 
 
-@dlt.source(name="hiringcenter", section="hiringcenter", max_table_nesting=0)
+@dlt.source(
+    name="hiringcenter",
+    section=SECTION,
+    max_table_nesting=0,
+    spec=BaseConfiguration,  # without fields: dlt would fill arguments from bare names as well
+)
 def hiringcenter(
-    api_key: str = dlt.secrets.value,
-    base_url: str = BASE_URL,
-    rate_limits: str = RATE_LIMITS,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    rate_limits: str | None = None,
     ledger_url: str | None = None,
-    page_size: int = 200,
+    page_size: int | None = None,
     budget: Budget | None = None,
 ) -> Iterable[DltResource]:
     """Every prospect, note, task and meeting of a HiringCenter account, one row per `id`.
@@ -51,24 +62,97 @@ def hiringcenter(
     the API's names in snake_case, milliseconds are timestamps, lists and objects JSON, and what
     doesn't fit its column lands beside it (`<column>__v_<type>`).
 
-    api_key: from HiringCenter, Settings -> API / Webhooks; argument, or dlt's secret
-    `sources.hiringcenter.api_key`. rate_limits: requests per seconds that the key may spend.
-    ledger_url: where the spent requests are counted, for all processes that share the key; the
-    user's own, as of the commands, if None. budget: one of your own instead.
+    What isn't given comes from dlt's `sources.hiringcenter.*` (`SOURCES__HIRINGCENTER__API_KEY`,
+    `[sources.hiringcenter]` in .dlt/secrets.toml), from nowhere else in dlt's configuration; then
+    from the settings of the commands (`HIRINGCENTER_API_KEY`, .env, config/hiringcenter.toml).
+
+    api_key: from HiringCenter, Settings -> API / Webhooks. rate_limits: requests per seconds that
+    the key may spend, such as 300/60s,6000/3600s. ledger_url: where the spent requests are counted,
+    for all processes that share the key; by default the user's own, as of the commands. budget: one
+    of your own instead.
 
     Raises (while it runs)
         IncompleteList: a list can't be read to its end, which a silent part of it would hide.
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
     """
-    limits: Sequence[RateLimit] = parse_rate_limits(rate_limits)
-    ledger = ledger_url or default_ledger_url()
-    connection = Connection(Access(api_key, check_base_url(base_url), limits, ledger, budget))
+    given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
+             "ledger_url": ledger_url, "page_size": page_size}  # fmt: skip
+    options = _options(given)
+    connection = Connection(
+        Access(
+            api_key=options.key,
+            base_url=options.base_url,
+            limits=options.rate_limits,
+            ledger_url=options.ledger_url or default_ledger_url(options.state_dir),
+            budget=budget,
+            http=options.http,
+        )
+    )
     for name in RESOURCES:
-        yield _resource(name, connection, page_size)
+        yield _resource(name, connection, options.pull.page_size)
+
+
+def _options(given: Mapping[str, Any]) -> Settings:
+    """The settings of the commands, with dlt's `sources.hiringcenter.*` and then `given` over them.
+
+    Raises:
+        MissingKey: no API key anywhere. ValueError, ConfigurationError: a value that can't be used.
+    """
+    overrides: dict[str, Any] = {}
+    for name, value in given.items():
+        accessor: Any = dlt.secrets if name in ("api_key", "ledger_url") else dlt.config
+        if value is None:
+            value = accessor.get(f"sources.{SECTION}.{name}")
+        if value is not None:
+            overrides[name] = _CHECKED.get(name, lambda same: same)(value)
+    page_size = overrides.pop("page_size", None)
+    if page_size is not None:
+        overrides["pull"] = {"page_size": page_size}
+    options = load(overrides=overrides)
+    if options.api_key is None:
+        raise MissingKey(searched=f"dlt's sources.{SECTION}.api_key, {options.project.searched}")
+    hide(options.key)
+    return options
+
+
+class _Steps:
+    """A list's pages, one step after the other, in whichever of dlt's threads takes the next.
+
+    dlt closes what it reads from when another list has failed; a generator at work can't be closed,
+    and dlt would report that instead of the failure. So one at work ends after its step.
+    """
+
+    def __init__(self, pages: Generator[Any]) -> None:
+        self._pages = pages
+        self._lock = threading.Lock()
+        self._is_running = self._is_closed = False
+        self.is_taken = self.has_ended = False
+
+    def __call__(self) -> Any:
+        with self._lock:
+            if self._is_closed:
+                return None
+            self._is_running = True
+        try:
+            return next(self._pages)
+        except StopIteration:
+            self.has_ended = True
+            return None
+        finally:
+            with self._lock:
+                self._is_running = self.is_taken = False
+                if self._is_closed:
+                    self._pages.close()
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_closed = True
+            if not self._is_running:
+                self._pages.close()
 
 
 def _resource(name: str, connection: Connection, page_size: int) -> DltResource:
-    def pages() -> Iterator[Any]:
+    def read() -> Generator[Any]:
         maker = RowMaker(name, _known_columns(name), for_dlts_files=True)
         hinted, seen = 0, set[int]()
         with connection.client() as client:
@@ -83,12 +167,25 @@ def _resource(name: str, connection: Connection, page_size: int) -> DltResource:
                     yield dlt.mark.with_table_name(odd, ODD_TABLE)
         _warn(name, maker.warnings)
 
+    def pages() -> Iterator[Any]:
+        """Steps, which dlt takes in its threads, so that the lists are read side by side."""
+        steps = _Steps(read())
+        try:
+            while not steps.has_ended:
+                if steps.is_taken:
+                    yield None
+                else:
+                    steps.is_taken = True
+                    yield steps
+        finally:
+            steps.close()
+
     resource = dlt.resource(pages, name=name, primary_key="id", write_disposition=UPSERT)
     resource.apply_hints(  # before the columns, which a variant would inherit
         table_name=ODD_TABLE, columns=ODD_COLUMNS, create_table_variant=True
     )
     resource.apply_hints(columns=_public(RowMaker(name, {}).columns))
-    return resource.parallelize()
+    return resource
 
 
 def _all_of(resource: str) -> ScanPlan:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 from dlt.common.pipeline import LoadInfo
 from dlt.pipeline.exceptions import PipelineStepFailed
 
-from connector.errors import IncompleteList, Unauthorized
+from connector.errors import IncompleteList, MissingKey, Unauthorized, Unreachable
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.source import hiringcenter
 from tests.sync.pull.conftest import dlt_credentials
@@ -213,6 +215,64 @@ def test_key_and_place_may_come_from_dlts_configuration(
     monkeypatch.setenv("SOURCES__HIRINGCENTER__BASE_URL", sandbox.url)
     monkeypatch.setenv("SOURCES__HIRINGCENTER__LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     assert len(list(hiringcenter().with_resources("meetings"))) == JUST_A_FEW["meetings"]
+
+
+def test_bare_names_of_dlt_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+):
+    """`BASE_URL`, set for something else, would send the key there."""
+    with Sandbox(SandboxOptions(**JUST_A_FEW)) as elsewhere:
+        for prefix in ("", "SOURCES__", "HIRINGCENTER__HIRINGCENTER__"):
+            monkeypatch.setenv(f"{prefix}BASE_URL", elsewhere.url)
+            monkeypatch.setenv(f"{prefix}API_KEY", "hc_of_somebody_else")
+            monkeypatch.setenv(f"{prefix}PAGE_SIZE", "1")
+        for name in list(os.environ):
+            if name.startswith("HIRINGCENTER__"):
+                monkeypatch.delenv(name)
+        ledger_url = f"sqlite:///{tmp_path / 'ledger.db'}"
+        source = hiringcenter(sandbox.api_key, base_url=sandbox.url, ledger_url=ledger_url)
+        assert len(list(source.with_resources("meetings"))) == JUST_A_FEW["meetings"]
+        assert len(sandbox.requests) == 1
+        assert elsewhere.requests == []
+
+
+def test_what_is_not_given_comes_from_the_settings_of_the_commands(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+):
+    """`HIRINGCENTER_*`; dlt's `sources.hiringcenter.*` wins over them, arguments over both."""
+    monkeypatch.setenv("HIRINGCENTER_API_KEY", sandbox.api_key)
+    monkeypatch.setenv("HIRINGCENTER_BASE_URL", "https://api.example.com/v2")
+    monkeypatch.setenv("HIRINGCENTER_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("HIRINGCENTER_PULL__PAGE_SIZE", "1")
+    monkeypatch.setenv("SOURCES__HIRINGCENTER__BASE_URL", sandbox.url)
+    monkeypatch.setenv("SOURCES__HIRINGCENTER__PAGE_SIZE", "2")
+    source = hiringcenter(page_size=3)
+    assert len(list(source.with_resources("meetings"))) == JUST_A_FEW["meetings"]
+    assert [dict(request.params)["limit"] for request in sandbox.requests] == ["3", "3"]
+    assert (tmp_path / "state" / "ledger.db").is_file()
+
+
+def test_a_missing_key_says_where_it_was_looked_for():
+    """Both ways of giving it are named."""
+    with pytest.raises(MissingKey, match=r"HIRINGCENTER_API_KEY.*sources\.hiringcenter\.api_key"):
+        hiringcenter()
+
+
+@pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
+@pytest.mark.parametrize("parallel_lists", [("notes",), RESOURCES])
+def test_a_host_that_can_not_be_reached_is_told(
+    run: Run, pipeline: dlt.Pipeline, monkeypatch: pytest.MonkeyPatch, parallel_lists: Any
+):
+    """Also where four lists are read at once; dlt would say `generator already executing`."""
+    monkeypatch.setenv("HIRINGCENTER_HTTP__RETRY_TOTAL_S", "0.2")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        with pytest.raises(PipelineStepFailed) as failure:
+            run(*parallel_lists, base_url=f"http://127.0.0.1:{port}/v2")
+    assert any(isinstance(cause, Unreachable) for cause in causes(failure.value))
+    assert "Connection refused" in str(failure.value)
+    assert "already executing" not in str(failure.value)
 
 
 def test_the_key_is_never_sent_in_the_open(tmp_path: Path):
