@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import commands
+from pipelines.commands.output import keep_standard_streams
 
 _ORDER = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
 _ABOUT = "HiringCenter to your warehouse and back, at the pace the API allows."
@@ -56,6 +57,7 @@ def _root(
 
 def main() -> None:
     """Run the command line; never returns."""
+    keep_standard_streams()
     _forget_variables_of_dlt()
     try:
         sys.exit(build_app()(standalone_mode=False))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from io import TextIOWrapper
 from typing import Any
 
@@ -13,6 +15,38 @@ import orjson
 from pipelines.commands.result import Result
 
 ALREADY_RUNNING = 75
+
+
+class _LenientText(TextIOWrapper):
+    """A text stream that drops what can't be written: a run that has sent things must end in its
+    own words and exit code, also where nobody hears it."""
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            super().flush()
+
+
+def keep_standard_streams() -> None:
+    """Make stderr one that never fails, and give closed descriptors a place.
+
+    A closed one would be taken by the next file that is opened, a ledger or a socket, and what a
+    library prints would go there.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest one that is free
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
+    if sys.stderr is None or type(sys.stderr) is TextIOWrapper:
+        raw = open(2, "wb", buffering=0, closefd=False)  # noqa: SIM115
+        sys.stderr = _LenientText(raw, errors="backslashreplace", write_through=True)
 
 
 class Output:

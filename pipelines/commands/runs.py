@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -150,20 +149,15 @@ def _table(records: list[RunRecord]) -> Any:
 
 def _what(record: RunRecord) -> str:
     if record.kind == "push":
+        from pipelines.push.report import outcomes_in_words
+
         named = record.summary.get("job") or record.summary.get("source")
-        counts = ", ".join(_push_counts(record.summary))
-        facts = ": ".join(part for part in (named, counts) if part)
+        facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)
+        if record.status == "stopped":  # by a signal, which says less than the counts
+            return facts
     else:
         lists = record.summary.get("resources", {}).values()
         written = sum(each["rows_written"] for each in lists)
         deleted = sum(each["rows_deleted"] for each in lists)
         facts = f"{plural(written, 'row')} written, {deleted:,} deleted"
     return " · ".join(part for part in (facts, record.error) if part)
-
-
-def _push_counts(summary: dict[str, Any]) -> Iterator[str]:
-    for name in ("created", "updated", "unchanged", "kept", "rejected", "failed"):
-        if summary.get(name):
-            yield f"{summary[name]:,} {name}"
-    if summary.get("not_sent"):
-        yield f"{summary['not_sent']:,} to go"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,9 +36,22 @@ class PushReport:
         return EXIT_BAD_ROWS if bad else 0
 
 
-def counted(outcomes: Counter[Status]) -> dict[str, int]:
+def counted(outcomes: Counter[Status], not_sent: int) -> dict[str, int]:
     """`rows` and its parts, which always add up."""
-    return {"rows": outcomes.total(), **{status.value: outcomes[status] for status in Status}}
+    return {
+        "rows": outcomes.total() + not_sent,
+        **{status.value: outcomes[status] for status in Status},
+        "not_sent": not_sent,
+    }
+
+
+def outcomes_in_words(summary: Mapping[str, Any]) -> str:
+    """`145 created, 3 rejected, 222 to go`."""
+    names = ("created", "updated", "unchanged", "kept", "rejected", "failed", "not_sent")
+    words = {"not_sent": "to go"}
+    return ", ".join(
+        f"{summary[name]:,} {words.get(name, name)}" for name in names if summary.get(name)
+    )
 
 
 def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]:
@@ -45,7 +59,6 @@ def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]
     untold = plan.to_send - plan.would_create - plan.would_update
     told = {"would_create": plan.would_create, "would_update": plan.would_update}
     return {
-        "rows": plan.outcomes.total() + plan.to_send,
         **told,
         **({"would_send": untold} if untold else {}),
         "would_request": requests,

@@ -11,7 +11,7 @@ from connector.budget import Lane, locks
 from connector.budget.locks import Held
 from connector.errors import (
     ConnectorError,
-    DestinationError,
+    Interrupted,
     OutboxLost,
     RunError,
     TooManyChanges,
@@ -28,7 +28,7 @@ from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.validation import Reject, Validator
 from connector.upsert.sending.api import KeyMemory
-from connector.upsert.sending.pace import Pace, in_flight_for
+from connector.upsert.sending.pace import Pace, files_free, in_flight_for
 from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
 from pipelines.failure import error_facts
@@ -44,6 +44,8 @@ from pipelines.session import Session, open_session
 _log = get_logger("push")
 _NOTEWORTHY = 50
 _LIKELY_LATENCY_S = 0.3
+_FILES_KEPT_FREE = 24
+"""For the rejects, and for the destination when the results are landed."""
 _HEALTHY = "The outbox is healthy: --new-ledger does nothing. It may stay, or be left out."
 
 
@@ -205,7 +207,7 @@ class _Push:
                 pulled,
                 dry_run=self._request.dry_run,
                 on_reject=self._reject,
-                on_read=lambda rows: self._progress.show(Standing("row", rows)),
+                on_read=self._read,
             )
         self._report.notes += rows.notes
         self._tell_look_ups()
@@ -215,6 +217,12 @@ class _Push:
             to_send=self._plan.to_send,
             writes=self._plan.writes,
         )
+
+    def _read(self, rows: int) -> None:
+        stop = self._session.stop
+        if stop.is_set():
+            raise Interrupted(stop.signal_number)
+        self._progress.show(Standing("row", rows))
 
     def _tell_look_ups(self) -> None:
         """Before the first request: what a lost outbox costs."""
@@ -239,9 +247,17 @@ class _Push:
             session.client,
             self._held,
             keys=KeyMemory(settings.writes.key_memory_s, settings.http.request_timeout_s),
-            pace=Pace(self._rate_per_s(), settings.writes.max_in_flight),
+            pace=Pace(self._rate_per_s(), self._most_in_flight()),
             watcher=self._watcher,
         )
+
+    def _most_in_flight(self) -> int:
+        """As the settings say, and as this process may open connections."""
+        wanted = self._session.settings.writes.max_in_flight
+        room = files_free() - _FILES_KEPT_FREE
+        if room < wanted:
+            _log.warning("push.few_open_files", in_flight=max(1, room), instead_of=wanted)
+        return max(1, min(wanted, room))
 
     def _rate_per_s(self) -> float:
         return max(each.limit / each.length_s for each in self._session.settings.rate_limits)
@@ -269,21 +285,20 @@ class _Push:
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session = self._session
+        not_sent = self._plan.to_send - self._watcher.outcomes.total()
+        stopped = isinstance(error, Interrupted)
         summary: dict[str, Any] = {
             "run_id": session.run_id,
-            "status": "failed" if error else "ok",
+            "status": "stopped" if stopped else "failed" if error else "ok",
             "source": self._request.title,
-            **counted(self._plan.outcomes + self._watcher.outcomes),
+            **counted(self._plan.outcomes + self._watcher.outcomes, not_sent),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
         }
-        not_sent = self._plan.to_send - self._watcher.outcomes.total()
         if self._request.dry_run:
             requests = self._requests_planned
             summary |= forecast(self._plan, requests=requests, eta_s=self._eta_s(requests))
-        elif not_sent:
-            summary["not_sent"] = not_sent
         if self._plan.look_ups:
             summary["look_ups"] = self._plan.look_ups
         if self._watcher.recovered:
@@ -297,7 +312,7 @@ class _Push:
     def _eta_s(self, requests: int) -> float:
         if not requests:
             return 0.0
-        session, most = self._session, self._session.settings.writes.max_in_flight
+        session, most = self._session, self._most_in_flight()
         latency_s = session.client.latency_s or _LIKELY_LATENCY_S
         width = in_flight_for(latency_s, self._rate_per_s(), most)
         return session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
@@ -318,8 +333,11 @@ class _Push:
         try:
             if not land_after_push(self._session):
                 self._report.notes.append("A pull is running: it, or the next, lands the results.")
-        except DestinationError as error:
-            self._report.notes.append(f"The results wait for the next pull: {redact(str(error))}")
+        except Exception as error:  # noqa: BLE001 - what was pushed is told whatever fails now
+            if not isinstance(error, ConnectorError):
+                _log.debug("push.not_landed", exc_info=error)
+                error = Unexpected(error, doing="the results were landed")
+            self.note(f"The results wait for the next pull: {redact(str(error))}")
 
 
 def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from connector.errors import UsageError
 from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
-from pipelines.push.report import PushReport
+from pipelines.push.report import PushReport, outcomes_in_words
 from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20
@@ -21,7 +21,9 @@ def push_lines(report: PushReport) -> list[Any]:
     """The input, rows by outcome, what went wrong row by row, and what to do next."""
     if isinstance(report.error, UsageError) and not report.summary.get("requests"):
         return []
-    return [*report.notes, _table(report.summary), *_rows(report), *_end(report.summary)]
+    summary = report.summary
+    short = [f"stopped · {outcomes_in_words(summary)}"] if summary["status"] == "stopped" else []
+    return [*report.notes, *short, _table(summary), *_rows(report), *_end(summary)]
 
 
 def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
@@ -55,7 +57,7 @@ def row_line(rows: str, status: str, message: str) -> str:
 def _table(summary: dict[str, Any]) -> Table:
     names = list(_COUNTS)
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
-    if "not_sent" in summary:
+    if summary["not_sent"] and "eta_s" not in summary:
         names.append("not_sent")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rows", *names):

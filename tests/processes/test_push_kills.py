@@ -51,8 +51,14 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         os.kill(pid, number)
         assert zygote.wait() == code
         summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
-        assert 0 < summary["created"] == summary["rows"] < 400
-        assert summary["not_sent"] == 400 - summary["rows"]
+        assert (summary["status"], summary["rows"]) == ("stopped", 400)
+        assert 0 < summary["created"] == 400 - summary["not_sent"] < 400
+        told = f"stopped · {summary['created']} created, {summary['not_sent']} to go"
+        zygote.start("runs")
+        assert zygote.wait() == 0
+        (line,) = [line for line in (tmp_path / "out").read_text().splitlines() if "push" in line]
+        assert " stopped " in line
+        assert told.removeprefix("stopped · ") in line
         zygote.start("push", "people.csv", "--json", "-q")
         assert zygote.wait() == 0
         emails = [change.payload["email"] for change in sandbox.applied]

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from connector.sandbox import Sandbox, SandboxOptions
+from tests.processes.zygote import ROOT
 
 BUSY = """
 import sys, threading, time
@@ -54,3 +59,33 @@ def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path):
     assert ended.returncode == 1
     assert ended.stderr.startswith("Error: ")
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.parametrize(
+    "around", ["ulimit -n 40; {} 2>&-", "{} 2>/dev/full"], ids=["closed, few files", "full"]
+)
+def test_a_push_that_nobody_hears_is_done_and_counted(tmp_path: Path, around: str):
+    """stderr closed or full, hardly a file to open: every row is sent, and the object on stdout
+    tells of it."""
+    rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(30))
+    (tmp_path / "people.csv").write_text(f"firstName,lastName,email\n{rows}N,X,bad@\n")
+    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, latency_s=0.05)
+    command = f"{sys.executable} -m pipelines.cli push people.csv --json"
+    with Sandbox(options) as sandbox:
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "HIRINGCENTER_API_KEY": sandbox.api_key,
+            "HIRINGCENTER_BASE_URL": sandbox.url,
+            "HIRINGCENTER_RATE_LIMITS": "60000/60s",
+            "HIRINGCENTER_STATE_DIR": str(tmp_path / "state"),
+        }
+        ended = subprocess.run(
+            ["sh", "-c", around.format(command)],
+            cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        assert len(sandbox.applied) == 30
+    assert ended.returncode == 3
+    summary = json.loads(ended.stdout.splitlines()[-1])
+    assert (summary["rows"], summary["created"], summary["rejected"]) == (31, 30, 1)

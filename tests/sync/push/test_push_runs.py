@@ -49,7 +49,7 @@ def landed(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
 
 
 def adds_up(summary: dict[str, Any]) -> bool:
-    names = ("created", "updated", "unchanged", "rejected", "failed")
+    names = ("created", "updated", "unchanged", "rejected", "failed", "not_sent")
     return bool(summary["rows"] == sum(summary[name] for name in names))
 
 
