@@ -93,7 +93,8 @@ def _push(
         bool, typer.Option("--clear-empty", help="An empty cell clears its field.")
     ] = False,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="Leave out columns that match no field.")
+        bool,
+        typer.Option("--ignore-unknown", help="Leave out columns that match no field; lists them."),
     ] = False,
     max_changes: Annotated[
         int | None,

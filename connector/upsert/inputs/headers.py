@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from connector.errors import DoubledColumn, InputError
-from connector.upsert.rows.field_names import field_called
+from connector.upsert.rows.field_names import field_called, field_meant
 
 LOOKED_AT_ROWS = 50
 _EMAIL = re.compile(r"\s*[^@\s]+@[^@\s]+\.[^@\s]+\s*")
@@ -47,7 +47,7 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
 
 
 def _known(cells: Sequence[str]) -> int:
-    return sum(field_called(cell.strip()) is not None for cell in cells)
+    return sum((field_called(cell) or field_meant(cell)) is not None for cell in cells)
 
 
 def _filled(cells: Sequence[str]) -> list[str]:

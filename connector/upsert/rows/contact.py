@@ -30,8 +30,6 @@ _SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
 _LINE_DIGITS = 4  # of the last group of a phone such as 415555.0100
 _NANP = frozenset({"US", "CA"})
 _TOO = {ValidationResult.TOO_SHORT: "too short", ValidationResult.TOO_LONG: "too long"}
-
-
 # Signs that can't be seen, so that nobody typed them: soft hyphen, zero-width space and joiners,
 # marks of direction, byte order mark. Word's hyphens look like, and stand for, the plain one.
 _UNSEEN = (
@@ -40,12 +38,19 @@ _UNSEEN = (
 )
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _UNDONE = dict.fromkeys(_UNSEEN) | {0x2010: "-", 0x2011: "-"} | _FULL_WIDTH
+# signs that can't be seen and that no name needs, beside the joiners of some scripts
+_UNSEEN_IN_NAMES = {code: None for code in _UNSEEN if code not in (0x200C, 0x200D)} | {0xA0: " "}
 
 
 def plain_contact(text: str) -> str:
     """`text`, an email or a phone, without the signs that Word, a browser or an address book has
     slipped in and that can be undone with certainty."""
     return text if text.isascii() else text.translate(_UNDONE).strip()
+
+
+def plain_name(text: str) -> str:
+    """`text`, a person's name, without signs that can't be seen; other spaces are plain ones."""
+    return text if text.isascii() else text.translate(_UNSEEN_IN_NAMES).strip()
 
 
 def plain_email(address: str) -> str:
@@ -126,6 +131,8 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
             raise ValueError("it is a decimal number; format the column as text")
     if not _PHONE_SHAPE.fullmatch(text):
         raise ValueError("it holds other characters than one number")
+    if text.isdigit() and text[0] != "0":
+        _check_country_code(text, region)
     try:
         number = phonenumbers.parse(text, region)
     except NumberParseException as error:
@@ -139,15 +146,23 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
 
 
 def _phone_from_float(digits: str, region: str) -> str:
-    """The phone that a program has kept as the number `digits`.0, where it can only be that one:
-    valid in `region`, and not as well with the region's country code in front."""
+    """The phone that a program has kept as the number `digits`.0, where it can only be that one."""
     number = _valid_number(digits, region)
     if number is None:
         raise ValueError(f"it is a decimal number, and no phone of {region}; format it as text")
-    abroad = _valid_number(f"+{digits.lstrip('+')}", region)
-    if abroad is not None and abroad.country_code == number.country_code and abroad != number:
-        raise ValueError("it is a decimal number, with or without country code; format it as text")
+    _check_country_code(digits, region)
     return phonenumbers.format_number(number, PhoneNumberFormat.E164)
+
+
+def _check_country_code(digits: str, region: str) -> None:
+    """Raises ValueError where `digits` may begin with the region's country code, whose `+` a
+    spreadsheet has dropped, or may be a number inside the region: two people's phones."""
+    number = _valid_number(digits, region)
+    abroad = _valid_number(f"+{digits.lstrip('+')}", region)
+    if number is None or abroad is None or abroad == number:
+        return
+    if abroad.country_code == number.country_code:
+        raise ValueError("it may begin with a country code or not; write it with + and the code")
 
 
 def _valid_number(text: str, region: str) -> phonenumbers.PhoneNumber | None:

@@ -17,7 +17,7 @@ from connector.upsert.rows.cells import (
     unaltered,
 )
 from connector.upsert.rows.columns import ColumnPlan
-from connector.upsert.rows.contact import plain_contact
+from connector.upsert.rows.contact import plain_contact, plain_name
 from connector.upsert.rows.models import CODES, LONG_TEXT, NOT_CLEARED, NOT_TEXT, PLAIN_CODES
 from connector.upsert.rows.values import RowContext, split_name
 
@@ -210,6 +210,8 @@ def _settled(value: Any, name: str) -> Any:
         text = unaltered(trimmed, is_code=name in CODES)
         if name in PLAIN_CODES:
             text = plain_contact(text).replace("\xa0", " ")
+        elif name in ("firstName", "lastName"):
+            text = plain_name(text)
         return value if name in LONG_TEXT and text == trimmed else text
     check_readable(value)
     return value if name in NOT_TEXT else text_of(value)
