@@ -30,9 +30,12 @@ def _check_email(address: str, info: ValidationInfo) -> str:
     """The address stays as it was typed; its identity is noted in the context."""
     try:
         address = plain_email(address)
-        row_context(info).email = email_identity(address)
     except ValueError as error:
-        raise BadCell("is no email address", f"{error}") from None
+        raise ValueError(f"is no email address ({error}). Correct it, or empty the cell") from None
+    try:
+        row_context(info).email = email_identity(address)
+    except ValueError as error:  # which may quote signs of it
+        raise BadCell("is no email address", str(error)) from None
     return address
 
 
@@ -41,7 +44,7 @@ def _to_e164(text: str, info: ValidationInfo) -> str:
     try:
         number, lost = e164(text, context.region)
     except ValueError as error:
-        raise BadCell("is no phone number", f"{error}") from None
+        raise ValueError(f"is no phone number ({error}). Correct it, or empty the cell") from None
     if lost:
         context.warnings.append(f"phone: {lost}")
     return number

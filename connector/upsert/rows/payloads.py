@@ -69,8 +69,8 @@ class Problem:
     @property
     def without_value(self) -> str:
         """For everywhere else: the column, what is wrong, and how long the cell is."""
-        length = "" if self.value is None else f" ({len(shown(self.value))} characters)"
-        return f"{self.column}: {self.reason}{length}."
+        length = "" if self.value is None else f"({len(shown(self.value))} characters) "
+        return f"{self.column}: {length}{self.reason}."
 
 
 @dataclass(frozen=True)
