@@ -379,31 +379,6 @@ class Unreachable(ApiError):
 # --- source ---------------------------------------------------------------------------------
 
 
-class IncompleteList(ApiError):
-    """A list ended before all of it was there. `resource`, `total_count` (None: the server
-    doesn't say it), `listed`: how many different ids were found, `missing`: how many were not.
-    """
-
-    quotes = False
-
-    def __init__(self, *, resource: str, total_count: int | None, listed: int) -> None:
-        self.resource, self.total_count, self.listed = resource, total_count, listed
-        self.missing = None if total_count is None else total_count - listed
-        if total_count is None:
-            found = (
-                f"the API gives {listed} {resource}, no next page and no totalCount; more may exist"
-            )
-        else:
-            found = (
-                f"totalCount says {total_count} {resource}, but only {listed} different ids could "
-                f"be listed: {self.missing} are missing"
-            )
-        super().__init__(
-            f"GET /{resource}: {found}. What was found is kept, and nothing was flagged deleted. "
-            "Run the pull again; if this stays, ask HiringCenter how to page through this list."
-        )
-
-
 class EndlessList(ApiError):
     """Pages of a list repeat, or stay empty, without an end. `resource`, `reason`."""
 

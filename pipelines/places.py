@@ -35,11 +35,6 @@ class Places:
         return self.pipelines_dir.parent
 
     @property
-    def unfinished_dir(self) -> Path:
-        """Marks of scans that have landed rows and haven't ended."""
-        return self.work_dir / "unfinished"
-
-    @property
     def working_file(self) -> Path:
         """DuckDB only: the file that loads go to; what analysts open is a copy of it."""
         return self.work_dir / "_hc_working.duckdb"

@@ -104,11 +104,20 @@ class ApiClient:
         return replace(page, size_bytes=len(answer.exchange.body))
 
     def record(
-        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
+        self,
+        resource: str,
+        record_id: str,
+        *,
+        lane: Lane = Lane.PULL,
+        patience_s: float = math.inf,
     ) -> dict[str, Any] | None:
-        """One record; None if the API says that there is none (404)."""
+        """One record; None if the API says that there is none (404).
+
+        patience_s: tries end after this, where that is sooner than `retry_total_s`.
+        """
         item_name = ENDPOINTS[resource].item_name
-        call = Call("GET", f"/{resource}/{_quoted(record_id)}", lane, absent_at_404=True)
+        path = f"/{resource}/{_quoted(record_id)}"
+        call = Call("GET", path, lane, absent_at_404=True, patience_s=patience_s)
         answer = self._caller.answer(call, lambda body: to_item(item_name, body))
         found: dict[str, Any] | None = answer.value
         return found

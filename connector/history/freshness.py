@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from connector.budget.database import Database
 
-_metadata = sa.MetaData()
 
-
-def _table(name: str) -> sa.Table:
+def _table(name: str, *added: sa.Column[Any]) -> sa.Table:
     return sa.Table(
         name,
-        _metadata,
+        sa.MetaData(),
         sa.Column("label", sa.String(512), primary_key=True),
         sa.Column("resource", sa.String(64), primary_key=True),
         sa.Column("run_id", sa.String(64), nullable=False),
@@ -23,26 +22,43 @@ def _table(name: str) -> sa.Table:
         sa.Column("rows", sa.BigInteger, nullable=False),
         sa.Column("last_pull_ms", sa.BigInteger, nullable=False),
         sa.Column("last_complete_ms", sa.BigInteger),
+        *added,
     )
 
 
-_freshness = _table("freshness")
-_published = _table("freshness_published")
+def _added() -> tuple[sa.Column[Any], ...]:
+    return sa.Column("complete", sa.Boolean), sa.Column("why_incomplete", sa.Text)
+
+
+_NAMES = ("freshness", "freshness_published")
+_freshness, _published = (_table(name, *_added()) for name in _NAMES)
+_first_freshness, _first_published = map(_table, _NAMES)
 
 
 def _create_published(connection: sa.Connection) -> None:
     """Where pulls were noted before: what they noted had been published."""
-    _published.create(connection)
-    connection.execute(sa.insert(_published).from_select(list(_freshness.c.keys()), _freshness))
+    _first_published.create(connection)
+    names = list(_first_freshness.c.keys())
+    connection.execute(sa.insert(_first_published).from_select(names, _first_freshness))
 
 
-_MIGRATIONS = (_freshness.create, _create_published)
+def _add_completeness(connection: sa.Connection) -> None:
+    for name in _NAMES:
+        for column in ("complete BOOLEAN", "why_incomplete TEXT"):
+            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column}")
+
+
+_MIGRATIONS = (_first_freshness.create, _create_published, _add_completeness)
 
 
 @dataclass(frozen=True)
 class Freshness:
-    """One resource after its last finished scan. Times are UTC epoch ms, of a scan's beginning:
-    what changed later may be missing. rows: not flagged deleted. reason: why this scan."""
+    """One resource after its last scan. Times are UTC epoch ms, of a scan's beginning: what
+    changed later may be missing. rows: not flagged deleted. reason: why this scan.
+
+    last_pull_ms: of the last scan that has ended; 0 where none has. complete: whether the last
+    scan, if it was a full one, is proven complete. why_incomplete: why not.
+    """
 
     resource: str
     run_id: str
@@ -51,6 +67,8 @@ class Freshness:
     rows: int
     last_pull_ms: int
     last_complete_ms: int | None
+    complete: bool | None = None
+    why_incomplete: str | None = None
 
 
 class FreshnessLog:

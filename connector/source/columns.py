@@ -18,6 +18,7 @@ from connector.source.values import natural_type
 
 HASH_COLUMN = "_hc_hash"
 DELETED_COLUMN = "_hc_deleted_at"
+UNLISTED_COLUMN = "_hc_unlisted_at"
 FIELD_HINT = "x-hc-field"
 _DIRECT = {"text": str, "bool": bool}
 
@@ -64,6 +65,7 @@ class Columns:
         self.schemas["id"] |= {"nullable": False, "primary_key": True}
         self._declare(HASH_COLUMN, "text")
         self._declare(DELETED_COLUMN, "timestamp")
+        self._declare(UNLISTED_COLUMN, "timestamp")
 
     def learn(self, api_name: str, value: Any) -> Column:
         """The column of a field met for the first time, typed by `value` unless it is known."""

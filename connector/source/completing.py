@@ -1,124 +1,373 @@
-"""When a list ended before all of it was there: ask for all at once, then in slices."""
+"""When a list ended before all of it was there, or may have: what else can be asked for.
+
+A list that ends in a full page with nothing to say that it is the last (no page token, no count
+that agrees) is probed once: the same page again, half as long. A server that names a next page
+then, as it must, names one wherever there is more, and the end was one; it works whatever the
+largest `limit` is, for tokens and for `startAfter`. A server that names none never does: then
+more is asked for by a bigger `limit`, by the time of the last row, and of prospects in slices.
+
+Slices: prospects have no documented page token. Where the server doesn't give all at once either,
+rows are asked for by stage and by label, as learned from the rows seen. Rows that have neither, or
+were cut, are then asked for by title, company, name and parts of names, and what is still cut is
+divided by a second filter: each of these ways in turn, since nobody knows which of them helps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import string
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
-from connector.errors import IncompleteList, Refused, Unreachable
+from connector.errors import EndlessList, Refused, Unreachable
 from connector.logs import get_logger
-from connector.source.listing import Listing, PlaceLost, Step
+from connector.source.listing import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
 from connector.source.records import split
 from connector.source.sightings import Sightings
-from connector.source.slices import Slice
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
-ALL_MAX = 100_000  # rows of one answer
 MARGIN = 50  # rows that may be added while we ask
+PATIENCE = 8  # requests that bring nothing, where nothing is likely to be missing
 _WIDER = 10
 log = get_logger("source")
 
 
-def is_uncounted_cut(resource: str, step: Step) -> bool:
-    """Whether a last page may be a part only: full, of a list without tokens, and uncounted."""
-    page = step.page
-    return (
-        not ENDPOINTS[resource].paged
-        and not {"pageToken", "startAfter"} & step.asked.keys()
-        and page.next_params is None
-        and page.total_count is None
-        and len(page.items) >= step.limit
-    )
+def may_be_cut(step: Step, seen: Sightings) -> bool:
+    """Whether a last page may be a part only, for all that the server says.
 
-
-def the_rest(client: ApiClient, resource: str, seen: Sightings, last: Step) -> Iterator[Step]:
-    """What the list has beyond `last`, its last page. The caller notes each step in `seen`.
-
-    Raises:
-        IncompleteList: rows are missing still, as far as the server says how many there are.
+    Full: as long as was asked for, as the pages before, or a usual maximum.
     """
-    total_count = seen.totals.last
-    if total_count is None:
-        yield from _uncounted(client, resource, seen, last)
-        return
-    limit = last.limit
-    for step in _all_at_once(client, resource, total_count):
-        limit = step.limit
-        seen.totals.say(step.page.total_count)
-        yield step
-    if seen.missing() and resource in SLICED:
-        for step in _in_slices(client, resource, seen, limit):
-            yield step
-            if not seen.missing():
+    is_counted = seen.totals.last is not None and not seen.is_miscounted()
+    if step.page.next_params is not None or is_counted:
+        return False
+    return step.is_full or (_may_be_a_maximum(len(step.page.items)) and not _has_place(step))
+
+
+def _may_be_a_maximum(rows: int) -> bool:
+    """Whether a server may have cut a page there: at a round number below what was asked for."""
+    return rows in LIMITS or (rows > 0 and rows % 100 == 0)
+
+
+def _has_place(step: Step) -> bool:
+    return not {"pageToken", "startAfter"}.isdisjoint(step.asked)
+
+
+class TheRest:
+    """What a list has beyond `last`, its last page. Iterate it once, noting each step in `seen`.
+
+    params: the list's filters. slices: what was learned of its rows. is_proven: afterwards,
+    whether the end is one. helped: whether rows came that the pages before didn't have.
+    """
+
+    def __init__(
+        self,
+        client: ApiClient,
+        resource: str,
+        params: Params,
+        *,
+        seen: Sightings,
+        last: Step,
+        slices: Slices,
+    ) -> None:
+        self._client, self._resource, self._params = client, resource, dict(params)
+        self._seen, self._last, self._slices = seen, last, slices
+        self._listed = seen.listed()
+        self.is_proven = False
+
+    @property
+    def helped(self) -> bool:
+        return self._seen.listed() > self._listed
+
+    def __iter__(self) -> Iterator[Step]:
+        if self._seen.missing():
+            yield from self._counted()
+            if self._seen.missing() or not may_be_cut(self._last, self._seen):
+                self.is_proven = not self._seen.missing()
                 return
-    if seen.missing():
-        raise IncompleteList(resource=resource, total_count=seen.totals.last, listed=seen.listed())
+        yield from self._uncounted()
 
+    def _counted(self) -> Iterator[Step]:
+        """Until as many rows are there as the server counts.
 
-def _all_at_once(client: ApiClient, resource: str, total_count: int) -> Iterator[Step]:
-    """The list again, in pages as big as the server gives."""
-    limit = min(ALL_MAX, total_count + max(MARGIN, total_count // 50))
-    log.info("source.all_at_once", resource=resource, total_count=total_count, limit=limit)
-    try:
-        yield from Listing(client, resource, {}, page_size=limit)
-    except PlaceLost:
-        log.info("source.page_token_lost", resource=resource)
-    except Unreachable as error:  # too much for one answer; slices are smaller
-        log.warning("source.all_at_once_failed", resource=resource, last=error.last)
+        A list whose pages ended in a short one was read to its end: what it counts beyond is
+        hidden, or slipped through while rows moved. Then few requests are worth it.
+        """
+        is_cut = self._last.is_full or not (_has_place(self._last) or self._is_gap_small())
+        last = self._last
+        for step in self._until_barren(self._all_at_once()):
+            self._seen.totals.say(step.page.total_count)
+            yield step
+            last = step
+        if is_cut and self._seen.missing():
+            for step in self._in_slices(last.limit):
+                yield step
+                if not self._seen.missing():
+                    return
+        self._last = last
 
+    def _is_gap_small(self) -> bool:
+        return self._seen.missing() <= max(MARGIN, self._seen.listed() // 10)
 
-def _uncounted(client: ApiClient, resource: str, seen: Sightings, last: Step) -> Iterator[Step]:
-    """Nobody counts: believed once a bigger page isn't full, and no slice has more."""
-    if _pages_when_asked_for_less(client, resource, len(last.page.items)):
-        return
-    limit = last.limit
-    for step in _ever_wider(client, resource, len(last.page.items)):
-        limit = step.limit
-        yield step
-    listed = seen.listed()
-    yield from _in_slices(client, resource, seen, limit)
-    if seen.listed() > listed:
-        raise IncompleteList(resource=resource, total_count=None, listed=seen.listed())
+    def _until_barren(self, steps: Iterator[Step]) -> Iterator[Step]:
+        barren, listed = 0, self._seen.listed()
+        for step in steps:
+            yield step
+            barren = 0 if self._seen.listed() > listed else barren + 1
+            listed = self._seen.listed()
+            if barren >= PATIENCE or not self._seen.missing():
+                return
 
-
-def _pages_when_asked_for_less(client: ApiClient, resource: str, rows: int) -> bool:
-    """Whether the list has page tokens after all, and ended just where a page did."""
-    step = next(iter(Listing(client, resource, {}, page_size=max(1, rows // 2))))
-    return step.next_params is not None
-
-
-def _ever_wider(client: ApiClient, resource: str, rows: int) -> Iterator[Step]:
-    """The list again with bigger and bigger limits, until one isn't filled."""
-    limit = rows * _WIDER
-    while limit <= ALL_MAX:
-        step = next(iter(Listing(client, resource, {}, page_size=limit)))
-        yield step
-        more = len(step.page.items)
-        if more <= rows or more < step.limit or step.limit < limit:
-            return
-        rows, limit = more, limit * _WIDER
-
-
-def _in_slices(client: ApiClient, resource: str, seen: Sightings, limit: int) -> Iterator[Step]:
-    """Slice after slice; the caller stops when nothing is missing any more."""
-    while (piece := seen.slices.next()) is not None:
+    def _all_at_once(self) -> Iterator[Step]:
+        """The list again, in pages as big as the server gives."""
+        total_count = self._seen.totals.last or 0
+        limit = min(LIMIT_MAX, total_count + max(MARGIN, total_count // 50))
+        log.info("source.all_at_once", resource=self._resource, of=total_count, limit=limit)
         try:
-            yield from _slice(client, resource, seen, piece, limit)
-        except PlaceLost:
-            log.info("source.page_token_lost", resource=resource)
-        except Refused as refused:
-            log.warning("source.slice_refused", resource=resource, status=refused.status)
+            yield from self._listing(page_size=limit)
+        except (PlaceLost, EndlessList):
+            log.info("source.page_token_lost", resource=self._resource)
+        except Unreachable as error:  # too much for one answer; slices are smaller
+            log.warning("source.all_at_once_failed", resource=self._resource, last=error.last)
+
+    def _uncounted(self) -> Iterator[Step]:
+        if self._is_followed_when_halved():
+            self.is_proven = True
+            return
+        limit = self._last.limit
+        if not _has_place(self._last):
+            for step in self._ever_wider():
+                limit = step.limit
+                yield step
+        if not self.is_proven:
+            yield from self._by_time()
+        if not self.is_proven and self._resource in SLICED and not self._params:
+            listed = self._seen.listed()
+            yield from self._in_slices(limit)
+            self.is_proven = self._seen.listed() == listed
+
+    def _is_followed_when_halved(self) -> bool:
+        """Whether the server names a next page for the first half of the last one."""
+        place = {name: self._last.asked[name] for name in _PLACES if name in self._last.asked}
+        half = max(1, len(self._last.page.items) // 2)
+        try:
+            step = next(iter(self._listing(page_size=half, next_params=place)))
+        except (PlaceLost, Refused):
+            return "pageToken" in place  # which the pages before named
+        return step.page.next_params is not None
+
+    def _ever_wider(self) -> Iterator[Step]:
+        """The list again with bigger and bigger limits, until one isn't filled."""
+        rows = len(self._last.page.items)
+        limit = max(rows, self._last.limit) * _WIDER
+        while limit <= LIMIT_MAX:
+            step = next(iter(self._listing(page_size=limit)))
+            yield step
+            more = len(step.page.items)
+            self.is_proven = rows < more < step.limit and not _may_be_a_maximum(more)
+            if more <= rows or more < step.limit or step.limit < limit:
+                return
+            rows, limit = more, limit * _WIDER
+
+    def _by_time(self) -> Iterator[Step]:
+        """Behind the last row, for servers that know `startAfter` and never name a place."""
+        field, order = ENDPOINTS[self._resource].order_by, ENDPOINTS[self._resource].order
+        step = self._last
+        while field is not None:
+            times = [ms for item in step.page.items if (ms := _ms(item, field)) is not None]
+            if not times:
+                return
+            last_ms = times[-1] + (-1 if order == "ascending" else 1)
+            listed = self._seen.listed()
+            try:
+                place = {"startAfter": str(last_ms)}
+                following = next(iter(self._listing(page_size=step.limit, next_params=place)))
+            except (PlaceLost, Refused):
+                return
+            yield following
+            if self._seen.listed() == listed:
+                # rows of before: those that share the last millisecond, or the first page again
+                self.is_proven = len(following.page.items) < len(step.page.items)
+                return
+            if following.page.next_params is None and not following.is_full:
+                self.is_proven = True
+                return
+            step = following
+
+    def _in_slices(self, limit: int) -> Iterator[Step]:
+        """Slice after slice; the caller stops when nothing is missing any more."""
+        if self._resource not in SLICED or self._params:
+            return
+        while (piece := self._slices.next()) is not None:
+            try:
+                yield from self._slice(piece, limit)
+            except (PlaceLost, EndlessList):
+                log.info("source.page_token_lost", resource=self._resource)
+            except Refused as refused:
+                log.warning("source.slice_refused", resource=self._resource, status=refused.status)
+
+    def _slice(self, piece: Slice, limit: int) -> Iterator[Step]:
+        read = 0
+        for step in Listing(
+            self._client, self._resource, dict(piece.params), page_size=limit
+        ):  # fmt: skip
+            read += len(step.page.items)
+            if step.next_params is None:
+                total = step.page.total_count
+                is_cut = read < total if total is not None else step.is_full
+                self._slices.answered(piece, split(step.page.items)[0], is_cut=is_cut)
+            yield step
+
+    def _listing(self, *, page_size: int, next_params: Params | None = None) -> Listing:
+        return Listing(
+            self._client, self._resource, self._params,
+            page_size=page_size, next_params=next_params,
+        )  # fmt: skip
 
 
-def _slice(
-    client: ApiClient, resource: str, seen: Sightings, piece: Slice, limit: int
-) -> Iterator[Step]:
-    read = 0
-    for step in Listing(client, resource, dict(piece.params), page_size=limit):
-        read += len(step.page.items)
-        if step.next_params is None:
-            total = step.page.total_count
-            is_cut = read < total if total is not None else len(step.page.items) >= step.limit
-            seen.slices.answered(piece, split(step.page.items)[0], is_cut=is_cut)
-        yield step
+_PLACES = ("pageToken", "startAfter")
+
+
+def _ms(item: Any, field: str) -> int | None:
+    value = item.get(field) if isinstance(item, dict) else None
+    return value if type(value) is int else None
+
+
+# --- slices -----------------------------------------------------------------------------------
+
+SLICES_MAX = 400  # requests; a list that needs more can't be read this way
+VALUES_MAX = 200  # per filter
+_FIELDS = {
+    "stage": ("currentStage",),
+    "label": ("labels",),
+    "title": ("title",),
+    "company": ("company",),
+    "name": ("firstName", "lastName"),
+}
+_DIVIDERS = ("label", "title", "company", "name", "stage")
+_EXACT = ("stage", "label")  # a server may take the others' values for parts of what it has
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The rows that all of `params` (filter → value) match."""
+
+    params: tuple[tuple[str, str], ...]
+
+    def and_also(self, name: str, value: str) -> Slice:
+        return Slice((*self.params, (name, value)))
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(name for name, _ in self.params)
+
+
+class Slices:
+    """What to ask for next: each stage, each label, then all other ways in turn."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, dict[str, None]] = {name: {} for name in _FIELDS}
+        self._stage_ids: dict[str, None] = {}
+        self._done: set[Slice] = set()
+        self._cut: deque[Slice] = deque()
+        self._ignored: set[str] = set()
+        self._finds_parts = True  # of names, as far as we know
+
+    def learn(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Remember the stages, labels, titles, companies and names of rows."""
+        for record in records:
+            for name, fields in _FIELDS.items():
+                for field in fields:
+                    _learn(self._values[name], record.get(field))
+            _learn(self._stage_ids, record.get("currentStageId"))
+
+    def next(self) -> Slice | None:
+        """A slice that was not asked for yet; None when there is none, or too many were."""
+        if len(self._done) >= SLICES_MAX:
+            return None
+        found = next((one for one in self._candidates() if one not in self._done), None)
+        if found is not None:
+            self._done.add(found)
+        return found
+
+    def answered(self, asked: Slice, records: list[dict[str, Any]], *, is_cut: bool) -> None:
+        """Learn from a slice's rows. is_cut: the server has more of them than it gave."""
+        self.learn(records)
+        name, value = asked.params[-1]
+        if sum(_matches(record, name, value) for record in records) < len(records) / 2:
+            self._ignored.add(name)  # everything comes, whatever is asked
+        elif is_cut:
+            self._cut.append(asked)
+        if not records and asked.names == {"name"} and self._is_part(value):
+            self._finds_parts = False
+
+    def _is_part(self, value: str) -> bool:
+        """Whether rows are known whose name has `value` in it."""
+        return any(value in known.casefold() for known in self._values["name"])
+
+    def _candidates(self) -> Iterator[Slice]:
+        yield from self._whole("stage", self._values["stage"])
+        yield from self._whole("label", self._values["label"])
+        yield from self._whole("stage", self._stage_ids)  # some servers filter by id
+        others = (
+            self._whole("title", self._values["title"]),
+            self._whole("company", self._values["company"]),
+            self._whole("name", self._parts()),
+            self._whole("name", self._values["name"]),
+            *(self._divided(name) for name in _DIVIDERS),
+        )
+        turn = len(self._done) % len(others)
+        yield from chain(*others[turn:], *others[:turn])
+
+    def _whole(self, name: str, values: Iterable[str]) -> Iterator[Slice]:
+        for value in list(values):
+            if name not in self._ignored and value.strip():
+                yield Slice(((name, value),))
+
+    def _divided(self, name: str) -> Iterator[Slice]:
+        values = [*self._values[name]]
+        if name == "name":
+            values = [*self._letters(), *values]
+        for cut in list(self._cut):
+            if name not in cut.names and name not in self._ignored:
+                yield from (cut.and_also(name, value) for value in values if value.strip())
+
+    def _parts(self) -> Iterator[str]:
+        """Letters, then two where one was too many, and so on."""
+        letters = self._letters()
+        yield from letters
+        for cut in list(self._cut):
+            if cut.names == {"name"}:
+                yield from (cut.params[0][1] + letter for letter in letters)
+
+    def _letters(self) -> list[str]:
+        """What names are made of, where the server looks for parts of names."""
+        if not self._finds_parts:
+            return []
+        seen = chain.from_iterable(name.casefold() for name in self._values["name"])
+        return [each for each in dict.fromkeys(chain(seen, string.ascii_lowercase)) if each.strip()]
+
+
+def _learn(known: dict[str, None], value: Any) -> None:
+    for text in value if isinstance(value, list) else (value,):
+        if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:
+            known[text] = None
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [item for item in value if isinstance(item, str) and item.strip()]
+    return [value] if isinstance(value, str) and value.strip() else []
+
+
+def _matches(record: Mapping[str, Any], name: str, value: str) -> bool:
+    texts = [text for field in _FIELDS[name] for text in _texts(record.get(field))]
+    if name == "stage":
+        texts += _texts(record.get("currentStageId"))
+    if name not in _EXACT:
+        return value.strip().casefold() in " ".join(texts).casefold()
+    wanted = {part.strip().casefold() for part in (value, *value.split(","))}
+    return any(text.strip().casefold() in wanted for text in texts)

@@ -2,52 +2,59 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn
 
 from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
 from connector.api.envelopes import Page
 from connector.errors import EndlessList, Refused
 from connector.logs import get_logger
+from connector.source.records import record_id
+from connector.source.sightings import IdCount
 
 LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses a bigger one
+LIMIT_MAX = 100_000  # rows of one answer
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
-REPEATED_PAGES_MAX = 10  # in one walk; rows that move meanwhile can make a page come twice
+BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
 _BAD_REQUEST = (400, 422)
 _PLACE_GONE = (400, 404, 410, 422)
-_WIDENINGS_MAX = 6
 
 Params = Mapping[str, str]
 log = get_logger("source")
 
 
 class PlaceLost(Exception):
-    """The server no longer knows the page token: the list has to be begun anew."""
+    """The server no longer knows the page token: the list has to be begun again."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One page. asked: the parameters that gave it. limit: rows asked for.
 
-    next_params: what to add for the next page; None where the server says this is the last.
+    next_params: what to add for the next page; None where this is the last. is_full: it has as
+    many rows as pages of this list get, so that more may follow whatever the server says (more
+    than were asked for come from a server that doesn't look at the limit).
     """
 
     page: Page
     asked: dict[str, str]
     limit: int
     next_params: dict[str, str] | None
+    is_full: bool
 
 
 class Listing:
     """Iterate it once. params: filters. page_size: rows to ask for; falls where it is refused.
 
     next_params: where to begin, from an earlier `Step`; None: at the beginning.
+    walked: the ids of the pages so far, those by `startAfter` aside.
 
-    Raises (while iterating)
+    Raises (while iterating; every page that brought something was yielded)
         PlaceLost: the server refused the page token.
-        EndlessList: pages repeat, or stay empty, without an end.
+        EndlessList: pages bring nothing new, or stay empty, without an end.
         ApiError: what ApiClient.page raises.
     """
 
@@ -62,48 +69,52 @@ class Listing:
     ) -> None:
         self._client, self._resource, self._params = client, resource, dict(params)
         self.page_size = page_size
+        self.walked, self._odd = IdCount(), IdCount()
         self._next: dict[str, str] | None = dict(next_params) if next_params else None
-        self._seen: set[int] = set()
-        self._contents: set[int] = set()
-        self._repeated_pages = 0
-        self._widenings = 0
+        self._pages = self._empty_pages = self._longest = 0
+        self._recent: set[str] = set()
+        self._counted = self._counted_at = 0
+        self._times = _TimePages(resource)
+
+    @property
+    def skipped(self) -> int:
+        """How many milliseconds may have more rows than were listed."""
+        return self._times.skipped()
 
     def __iter__(self) -> Iterator[Step]:
         """Each page once. A short page is no end, and an empty one isn't either."""
-        empty_pages = 0
         while True:
             step = self._step()
             yield step
             if step.next_params is None:
                 return
-            empty_pages = 0 if step.page.items else empty_pages + 1
-            if empty_pages >= EMPTY_PAGES_MAX:
-                raise EndlessList(resource=self._resource, reason=f"{empty_pages} pages were empty")
-            self._check_for_news(step.page)
-            self._advance(step)
+            self._next = step.next_params
 
-    def _check_for_news(self, page: Page) -> None:
-        """A token that is new each time, on pages that aren't, would go on for ever."""
-        ids = [item.get("id") if isinstance(item, dict) else None for item in page.items]
-        if not ids or None in ids:
-            return
-        mark = hash(tuple(map(str, ids)))
-        self._repeated_pages += mark in self._contents
-        self._contents.add(mark)
-        if self._repeated_pages >= REPEATED_PAGES_MAX:
-            reason = f"{self._repeated_pages} pages held the same rows as earlier ones"
-            raise EndlessList(resource=self._resource, reason=reason)
+    # --- asking -------------------------------------------------------------------------------
 
     def _step(self) -> Step:
         place = self._next or {}
         page = self._with_place(place) if place else self._first()
-        asked = {**self._params, **place, "limit": str(self.page_size)}
-        return Step(page, asked, self.page_size, overlapping(self._resource, page))
+        limit = self._limit  # as it was accepted
+        asked = {**self._params, **place, "limit": str(limit)}
+        rows = len(page.items)
+        is_full = rows == limit or 0 < self._longest <= rows
+        step = Step(page, asked, limit, None, is_full)
+        step = replace(step, next_params=self._after(step, place))
+        self._longest = max(self._longest, rows)
+        return step
+
+    @property
+    def _limit(self) -> int:
+        return self._times.limit or self.page_size
 
     def _with_place(self, place: Params) -> Page:
         try:
             return self._page(place)
         except Refused as refused:
+            if refused.status in _PLACE_GONE and self._times.limit is not None:
+                self._times.refuse()  # the limit, probably: the usual one has worked
+                return self._with_place(place)
             if refused.status in _PLACE_GONE:
                 raise PlaceLost from refused
             raise
@@ -121,22 +132,127 @@ class Listing:
             return self._first()
 
     def _page(self, place: Params) -> Page:
-        params = {**self._params, "limit": str(self.page_size), **place}
+        params = {**self._params, "limit": str(self._limit), **place}
         return self._client.page(self._resource, params)
 
-    def _advance(self, step: Step) -> None:
-        """Go on to the next page; one that was asked for before would go on for ever."""
-        self._next = step.next_params
-        mark = hash(tuple(sorted((step.next_params or {}).items())))
-        if mark not in self._seen:
-            self._seen.add(mark)
-        elif "startAfter" in (step.next_params or {}) and self._widenings < _WIDENINGS_MAX:
-            self._widenings += 1  # more rows share this millisecond than fit on a page
-            self.page_size *= 2
-        else:
-            raise EndlessList(
-                resource=self._resource, reason="the server named a page that was read before"
+    # --- what follows -------------------------------------------------------------------------
+
+    def _after(self, step: Step, place: Params) -> dict[str, str] | None:
+        """What to add for the next page; None at the end."""
+        following = overlapping(self._resource, step.page)
+        if "startAfter" not in place:
+            self.walked.add(filter(None, map(record_id, step.page.items)))
+        if following is None:
+            return None
+        if not step.page.items:
+            self._empty_pages += 1
+            if self._empty_pages >= EMPTY_PAGES_MAX:
+                self._fail(f"{self._empty_pages} pages were empty")
+            return following
+        self._empty_pages = 0
+        has_news = self._note_news(step.page.items)
+        if _time(step.page) is not None:
+            return self._times.after(step, place, following, has_news=has_news)
+        if not has_news and following == place:
+            if "startAfter" in place and not step.is_full:
+                return None
+            self._fail("the server names the page that was just read as the next one")
+        self._note_progress(step.page.items)
+        return following
+
+    def _note_news(self, items: list[Any]) -> bool:
+        """Whether a page has items that the pages just before it didn't have."""
+        keys = set(map(_key, items))
+        has_news = not keys <= self._recent
+        self._recent = keys if has_news else self._recent | keys
+        return has_news
+
+    def _note_progress(self, items: list[Any]) -> None:
+        """Stop where page after page brings rows that were listed before.
+
+        Counting different ids takes longer the more there are, so it is done after a tenth more
+        pages each time: a list of 1000 pages that begins again is stopped after 1100.
+        """
+        self._odd.add(_key(item) for item in items if record_id(item) is None)
+        self._pages += 1
+        if self._pages < self._counted_at + max(BARREN_PAGES_MAX, self._counted_at // 10):
+            return
+        listed = self.walked.distinct() + self._odd.distinct()
+        if listed == self._counted:
+            self._fail(
+                f"{self._pages - self._counted_at} pages in a row brought nothing new after "
+                f"{listed} rows"
             )
+        self._counted, self._counted_at = listed, self._pages
+
+    def _fail(self, reason: str) -> NoReturn:
+        raise EndlessList(resource=self._resource, reason=reason)
+
+
+class _TimePages:
+    """Going on by `startAfter`: a millisecond that rows may share on both sides of a page's end.
+
+    limit: rows to ask for instead of the usual number, where more share one; None: the usual.
+    """
+
+    def __init__(self, resource: str) -> None:
+        self._resource = resource
+        self.limit: int | None = None
+        self._may_widen = True
+        self._passed = 0  # how often in a row the place was moved without news
+        self._crowded: list[int] = []  # rows of the pages that were passed, full of one millisecond
+        self._page: tuple[int, int] | None = None  # rows and limit of the last page with news
+        self._most: int | None = None  # that the server gives, where that is less than asked for
+
+    def after(
+        self, step: Step, place: Params, following: dict[str, str], *, has_news: bool
+    ) -> dict[str, str] | None:
+        """What follows a page that names its last row; a server may name it on the last page."""
+        if has_news:
+            self._learn_most(step)
+            self._passed = 0
+        if has_news and following != place:
+            self.limit = None
+            return following
+        if not step.is_full:
+            return None
+        if len(step.page.items) >= step.limit and self._widen(step.limit * 2):
+            return dict(place)
+        return self._past(step)
+
+    def refuse(self) -> None:
+        """The server refused `limit`."""
+        self.limit, self._may_widen = None, False
+
+    def skipped(self) -> int:
+        """How many milliseconds may have more rows than were listed."""
+        return sum(rows >= (self._most or rows + 1) for rows in self._crowded)
+
+    def _learn_most(self, step: Step) -> None:
+        if self._page is not None and self._page[0] < self._page[1]:
+            self._most = max(self._page[0], self._most or 0)
+        self._page = (len(step.page.items), step.limit)
+
+    def _widen(self, limit: int) -> bool:
+        if not self._may_widen or limit > LIMIT_MAX:
+            return False
+        self.limit = limit
+        return True
+
+    def _past(self, step: Step) -> dict[str, str]:
+        """Behind the millisecond, and behind the next where a server lists that one too."""
+        time_ms, rows = _time(step.page) or 0, len(step.page.items)
+        if self._passed == 0:
+            self._crowded.append(rows)
+            if rows >= step.limit:
+                self._most = max(rows, self._most or 0)
+        if self._passed > 1:
+            reason = "what follows the last row is what was read before"
+            raise EndlessList(resource=self._resource, reason=reason)
+        target_ms = time_ms - self._passed * _back(self._resource, step.page)
+        self._passed += 1
+        self.limit = None
+        return {**(step.page.next_params or {}), "startAfter": str(target_ms)}
 
 
 def overlapping(resource: str, page: Page) -> dict[str, str] | None:
@@ -145,11 +261,22 @@ def overlapping(resource: str, page: Page) -> dict[str, str] | None:
     `startAfter` names a millisecond that other rows may share, on both sides of the boundary:
     it is moved by one, so that those are read again instead of being left out.
     """
-    after = (page.next_params or {}).get("startAfter")
-    if after is None or not after.lstrip("-").isdecimal():
+    time_ms = _time(page)
+    if time_ms is None:
         return page.next_params
-    back = -1 if _is_ascending(resource, page.items) else 1
-    return {**(page.next_params or {}), "startAfter": str(int(after) + back)}
+    return {**(page.next_params or {}), "startAfter": str(time_ms + _back(resource, page))}
+
+
+def _time(page: Page) -> int | None:
+    """The millisecond that the next page starts after; None where it is no time."""
+    after = (page.next_params or {}).get("startAfter")
+    is_time = after is not None and after.lstrip("-").isdecimal()
+    return int(after) if after is not None and is_time else None
+
+
+def _back(resource: str, page: Page) -> int:
+    """One millisecond towards the beginning of the list."""
+    return -1 if _is_ascending(resource, page.items) else 1
 
 
 def _is_ascending(resource: str, items: list[Any]) -> bool:
@@ -163,3 +290,9 @@ def _is_ascending(resource: str, items: list[Any]) -> bool:
 
 def _has_time(item: Any, field: str) -> bool:
     return isinstance(item, dict) and type(item.get(field)) is int
+
+
+def _key(item: Any) -> str:
+    """What an item is known by: its id, or its content where it has none."""
+    known = record_id(item)
+    return f"#{json.dumps(item, sort_keys=True)}" if known is None else known

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import Page
-from connector.errors import ExpiringPages
+from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
-from connector.source.boundaries import reread
-from connector.source.completing import SLICED, is_uncounted_cut, the_rest
+from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
 from connector.source.listing import Listing, PlaceLost, Step
+from connector.source.lookups import Found, LookUps
 from connector.source.records import split
-from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
+from connector.source.scans import Doubt, DoubtKind, ScanKind, ScanOutcome, ScanPlan
 from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
+REREADS_MAX = 6  # requests, for one boundary between two pages
+NARROW = (ScanKind.OPEN, ScanKind.WINDOW)
 log = get_logger("source")
 
 
@@ -26,7 +29,7 @@ class ScannedPage:
     """What one request brought.
 
     records: each with a usable id, in order; one id may come again on a later page. odd: items
-    that are no record. place: JSON-able; where a scan goes on once this page is loaded.
+    that are no record. place: JSON-able; where a scan resumes once this page is loaded.
     size_bytes: of the answer they came in.
     """
 
@@ -48,13 +51,16 @@ class Scan:
     plan: what to read; a scan may widen it to a full one, which later places say too. page_size:
     rows to ask for. started_ms: when this scan began (the first time, if it is resumed);
     watermarks don't go beyond it. place: where an earlier run stopped, None: at the beginning.
-    expected_ids: rows that the filters of an open or window scan should match as far as the
-    destination knows; those it doesn't list are looked at one by one. A resumed scan leaves that
-    to the next one, since it can't tell which of them an earlier run listed.
+    known: the doubt that the last full scan left; it is not paid for again.
+    newest_known_ms: the newest time of the plan's order among known rows: a list whose first row
+    is older isn't newest first. expected_ids: rows that the filters of an open or window scan
+    should match as far as the destination knows; those it doesn't list are looked at one by one.
+    A resumed scan leaves that to the next one, since it can't tell which of them an earlier run
+    listed.
+    alive: afterwards, those of the expected that were found. warnings: what couldn't be looked at.
 
     Raises (while iterating; pages that were yielded are good)
-        IncompleteList: the list can't be read to its end.
-        EndlessList: it has none. ExpiringPages: page tokens expire too fast.
+        ExpiringPages: page tokens expire too fast.
         ApiError: what ApiClient raises.
     """
 
@@ -66,32 +72,47 @@ class Scan:
         page_size: int,
         started_ms: int,
         place: Mapping[str, Any] | None = None,
+        known: Doubt | None = None,
+        newest_known_ms: int | None = None,
         expected_ids: Iterable[str] = (),
     ) -> None:
         self.plan = plan
         self.outcome: ScanOutcome | None = None
+        self.alive: list[str] = []
+        self.warnings: Counter[str] = Counter()
         place = place or {}
         self.started_ms = int(place.get("started_ms", started_ms))
-        self._client = client
-        self._page_size = int(place.get("page_size", page_size))
+        self._client, self._known, self._newest_known_ms = client, known, newest_known_ms
+        self._page_size = min(int(place.get("page_size", page_size)), page_size)
         self._next: dict[str, str] | None = place.get("next")
         self._ended = bool(place.get("ended"))
         self._end_is_sure = bool(place.get("end_is_sure", True))
         self._is_settled = self._ended  # nothing is missing: below the watermark, or counted
         self._seen = Sightings.from_json(self.started_ms, place.get("seen", {}))
+        self._skipped = int(place.get("skipped", 0))
+        self._slices = Slices()
         self._expected = set() if "seen" in place else set(expected_ids)
         self._gone: list[str] = []
         self._last: Step | None = None
+        self._endless: str | None = None
+        self._is_cut = self._helped = False
         self._unfinished = False
 
     def __iter__(self) -> Iterator[ScannedPage]:
-        yield from self._whole_walk()
-        if not self._unfinished and self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
+        yield from self._through_the_list()
+        if not self._unfinished and self.plan.kind in NARROW:
             yield from self._those_that_left()
-        if not self._unfinished and self._last is not None and self._is_short():
-            for step in the_rest(self._client, self.plan.resource, self._seen, self._last):
-                yield self._scanned(step.page)
         self.outcome = self._outcome()
+
+    def _through_the_list(self) -> Iterator[ScannedPage]:
+        try:
+            yield from self._whole_walk()
+        except EndlessList as error:
+            log.warning("source.endless", resource=self.plan.resource, reason=error.reason)
+            self._endless = error.reason
+            return
+        if not self._unfinished:
+            yield from self._rest()
 
     # --- walking --------------------------------------------------------------------------------
 
@@ -106,15 +127,15 @@ class Scan:
                 pages = self._seen.pages - before
                 stalls = stalls + 1 if pages <= furthest else 0
                 furthest = max(furthest, pages)
-                self._begin_anew(stalls)
+                self._restart(stalls)
 
-    def _begin_anew(self, stalls: int) -> None:
+    def _restart(self, stalls: int) -> None:
         self._seen.begin_anew()
         if stalls > STALLS_MAX:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
         log.warning("source.page_token_lost", resource=self.plan.resource, goes="anew")
         self._next = None
-        if self.plan.max_pages is not None:  # a place that the next run can't go on at is none
+        if self.plan.max_pages is not None:  # a place that the next run can't resume at is none
             self.plan = replace(self.plan, max_pages=None)
 
     def _walk(self) -> Iterator[ScannedPage]:
@@ -125,11 +146,12 @@ class Scan:
             page_size=self._page_size,
             next_params=self._next,
         )
-        before: Step | None = None
+        self._seen.walked = listing.walked
+        skipped, before = self._skipped, None
         for pages, step in enumerate(listing, start=1):
-            self._page_size = listing.page_size
+            self._page_size, self._skipped = listing.page_size, skipped + listing.skipped
             if self._seen.totals.say(step.page.total_count) and before is not None:
-                yield from self._moved(before, step)
+                yield from self._reread(before, step)
             yield self._page(step)
             before = step
             if self._ended:
@@ -138,18 +160,51 @@ class Scan:
                 self._unfinished = True
                 return
 
-    def _moved(self, before: Step, step: Step) -> Iterator[ScannedPage]:
-        for page in reread(self._client, self.plan.resource, self._seen.totals, before, step):
+    def _reread(self, before: Step, step: Step) -> Iterator[ScannedPage]:
+        """Two neighbouring pages again, after rows were deleted and others moved up between them.
+
+        Where pages are counted off from the top, a deletion moves the first rows of the next page
+        to the end of the one that was read. Read until both came under one `totalCount`, so that
+        nothing moved in between.
+        """
+        last, other = step, before
+        total_count = step.page.total_count
+        for _ in range(REREADS_MAX):
+            try:
+                page = self._client.page(self.plan.resource, other.asked)
+            except Refused:
+                log.info("source.page_token_lost", resource=self.plan.resource, goes="on")
+                return
             yield self._scanned(page)
+            if page.total_count == total_count:
+                return
+            self._seen.totals.say(page.total_count)
+            total_count, last, other = page.total_count, other, last
 
     def _page(self, step: Step) -> ScannedPage:
+        is_first = self._last is None and self._next is None
         scanned = self._scanned(step.page, in_order=True)
+        if is_first:
+            self._look_at_order()
         self._last, self._next = step, step.next_params
         is_through = self._is_below_watermark()
         self._ended = self._next is None or is_through
         self._end_is_sure = step.page.is_sure
-        self._is_settled = is_through or (self._ended and not self._is_short())
+        self._is_settled = is_through or (self._ended and not self._is_open())
         return replace(scanned, place=self._place())
+
+    def _look_at_order(self) -> None:
+        """A list that began with the newest row would begin with one as new as those known."""
+        plan, known_ms = self.plan, self._newest_known_ms
+        if plan.kind is not ScanKind.HEAD or plan.order is None or known_ms is None:
+            return
+        first_ms = self._seen.times.first_ms(plan.order)
+        if first_ms is None or first_ms < known_ms:
+            reason = f"the first row isn't the newest that is known, so all of it; {plan.reason}"
+            self.plan = replace(
+                plan, kind=ScanKind.FULL, reason=reason, since_ms=None, order=None,
+                max_pages=plan.full_max_pages,
+            )  # fmt: skip
 
     def _is_below_watermark(self) -> bool:
         """Whether a head scan is through: its list is in order, and its last row is older."""
@@ -160,12 +215,37 @@ class Scan:
         ordered = self._seen.times.is_newest_first(plan.order)
         return ordered and last_ms is not None and last_ms < plan.since_ms
 
-    def _is_short(self) -> bool:
-        """Whether the server ended the list before all of it was there."""
-        if self._is_settled or self.plan.kind in (ScanKind.OPEN, ScanKind.WINDOW):
+    def _is_open(self) -> bool:
+        """Whether more of the list may be there than what was read when it ended."""
+        if self.plan.kind not in NARROW and self._seen.missing() > 0:
+            return True
+        return self._last is not None and may_be_cut(self._last, self._seen)
+
+    def _rest(self) -> Iterator[ScannedPage]:
+        """What is beyond the last page, unless the last scan has tried that in vain."""
+        last = self._last
+        if last is None or self._is_settled:
+            return
+        missing = 0 if self.plan.kind in NARROW else self._seen.missing()
+        self._is_cut = not missing
+        if self._was_tried_in_vain(missing):
+            return
+        rest = TheRest(
+            self._client, self.plan.resource, self.plan.params,
+            seen=self._seen, last=last, slices=self._slices,
+        )  # fmt: skip
+        for step in rest:
+            yield self._scanned(step.page)
+        self._is_cut = not rest.is_proven and not self._seen.missing()
+        self._helped = rest.helped
+
+    def _was_tried_in_vain(self, missing: int) -> bool:
+        known = self._known
+        if known is None:
             return False
-        cut = self._last is not None and is_uncounted_cut(self.plan.resource, self._last)
-        return cut or self._seen.missing() > 0
+        if missing:
+            return known.kind is DoubtKind.COUNT and known.covers(missing)
+        return known.kind is DoubtKind.FULL_PAGE and not known.helped
 
     # --- pages and places -----------------------------------------------------------------------
 
@@ -173,12 +253,12 @@ class Scan:
         records, odd = split(page.items)
         ids = self._seen.see(records, odd, in_order=in_order)
         if self.plan.resource in SLICED:
-            self._seen.slices.learn(records)
+            self._slices.learn(records)
         self._expected.difference_update(ids)
         return ScannedPage(self.plan.resource, records, odd, self._place(), page.size_bytes)
 
     def _place(self) -> dict[str, Any]:
-        """Where to go on: behind this page, nowhere since all is read, or at the beginning."""
+        """Where to resume: behind this page, nowhere since all is read, or at the beginning."""
         place = {"plan": self.plan.to_json(), "started_ms": self.started_ms}
         if self._ended and not self._is_settled:
             return place
@@ -187,6 +267,7 @@ class Scan:
             "next": self._next,
             "ended": self._ended,
             "end_is_sure": self._end_is_sure,
+            "skipped": self._skipped,
             "seen": self._seen.to_json(),
         }
 
@@ -198,24 +279,27 @@ class Scan:
             left = f"{len(self._expected)} rows left the {self.plan.kind} list"
             reason = f"{left}; {self.plan.reason}"
             self.plan = replace(self.plan, kind=ScanKind.FULL, params={}, reason=reason)
-            self._seen = Sightings(self.started_ms)
+            self._seen, self._last, self._endless = Sightings(self.started_ms), None, None
             self._ended, self._is_settled, self._next = False, False, None
-            yield from self._whole_walk()
+            yield from self._through_the_list()
             return
+        look_ups = LookUps(self._client, self.plan.resource)
         for record_id in sorted(self._expected):
-            record = self._client.record(self.plan.resource, record_id)
-            if record is None:
+            found, record = look_ups.look(record_id)
+            if found is Found.GONE:
                 self._gone.append(record_id)
-            else:
+            elif record is not None:
+                self.alive.append(record_id)
                 yield self._scanned(Page([record], None, None, "one"))
+        self.warnings.update(look_ups.warnings)
 
     def _outcome(self) -> ScanOutcome:
         seen = self._seen
         is_sure = self._end_is_sure or (seen.totals.last is not None and not seen.missing())
-        complete = self.plan.kind is ScanKind.FULL and not self._unfinished and is_sure
+        doubt = None if self._unfinished else self._doubt(is_sure)
         return ScanOutcome(
-            complete=complete,
-            why=self._why(complete, is_sure),
+            complete=self.plan.kind is ScanKind.FULL and not self._unfinished and doubt is None,
+            why=self._why(doubt),
             total_count=seen.totals.last,
             pages=seen.pages,
             rows=seen.rows,
@@ -224,14 +308,46 @@ class Scan:
             page_size=self._page_size,
             gone=tuple(self._gone),
             unfinished=self._unfinished,
+            doubt=doubt,
         )
 
-    def _why(self, complete: bool, is_sure: bool) -> str:
-        if self._unfinished:
-            return f"stopped after {self.plan.max_pages} pages, as planned; the next run goes on"
+    def _doubt(self, is_sure: bool) -> Doubt | None:
+        """What keeps the end from being proven; of narrow scans, only what has no end."""
+        listed, total = self._seen.listed(), self._seen.totals
+        if self._endless is not None:
+            why = f"the list doesn't end: {self._endless}"
+            return Doubt(DoubtKind.ENDLESS, why, listed=listed)
+        if self.plan.kind is not ScanKind.FULL:
+            return None
+        if missing := self._seen.missing():
+            why = f"totalCount is {total.last}, and {missing} of those rows aren't listed"
+            return Doubt(DoubtKind.COUNT, why, missing, listed, self._helped)
+        if self._is_cut:
+            why = (
+                f"the last page is full ({listed} rows so far), and the API names no next page and "
+                "no totalCount that agrees: more rows may exist"
+            )
+            return Doubt(DoubtKind.FULL_PAGE, why, listed=listed, helped=self._helped)
+        if total.is_placeholder:
+            why = f"totalCount is {total.last} or more, which can't be the number of rows"
+            return Doubt(DoubtKind.COUNT, why, listed=listed)
+        if self._skipped:
+            why = (
+                f"more rows than a page takes share a millisecond ({self._skipped} times): those "
+                "beyond the page can't be asked for"
+            )
+            return Doubt(DoubtKind.SAME_TIME, why, listed=listed)
         if not is_sure:
-            return "the list ended in an answer without a list, which proves nothing"
-        if not complete:
+            why = "the list ended in an answer without a list, which proves nothing"
+            return Doubt(DoubtKind.NO_LIST, why, listed=listed)
+        return None
+
+    def _why(self, doubt: Doubt | None) -> str:
+        if self._unfinished:
+            return f"stopped after {self.plan.max_pages} pages, as planned; the next run resumes"
+        if doubt is not None:
+            return doubt.why
+        if self.plan.kind is not ScanKind.FULL:
             return f"a {self.plan.kind} scan reads a part of the list"
         total = self._seen.totals.last
         return "the list ended" if total is None else f"the list ended; totalCount says {total}"

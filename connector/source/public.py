@@ -17,7 +17,7 @@ from connector.clock import SystemClock
 from connector.errors import MissingKey
 from connector.logs import get_logger, hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
-from connector.source.columns import DELETED_COLUMN
+from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
 from connector.source.connection import Access, Connection, default_ledger_url
 from connector.source.fields import RESOURCES
 from connector.source.paging import Scan
@@ -58,7 +58,8 @@ def hiringcenter(
                      loader_file_format="parquet")
 
     Each run reads each selected list once, in full, and upserts; rows that were deleted in
-    HiringCenter stay (the command `hiringcenter pull` finds those, and pulls less). Columns are
+    HiringCenter stay (the command `hiringcenter pull` finds those, and pulls less). A list that
+    isn't proven to be whole is loaded as far as it came, with a warning that says why. Columns are
     the API's names in snake_case, milliseconds are timestamps, lists and objects JSON, and what
     doesn't fit its column lands beside it (`<column>__v_<type>`).
 
@@ -72,7 +73,6 @@ def hiringcenter(
     of your own instead.
 
     Raises (while it runs)
-        IncompleteList: a list can't be read to its end, which a silent part of it would hide.
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
     """
     given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
@@ -165,6 +165,8 @@ def _resource(name: str, connection: Connection, page_size: int) -> DltResource:
                 odd = _unseen(odd_rows(name, page.odd), seen)
                 if odd:
                     yield dlt.mark.with_table_name(odd, ODD_TABLE)
+            if scan.outcome is not None and scan.outcome.doubt is not None:
+                log.warning("source.incomplete", resource=name, why=scan.outcome.why)
         _warn(name, maker.warnings)
 
     def pages() -> Iterator[Any]:
@@ -203,8 +205,9 @@ def _known_columns(resource: str) -> TTableSchemaColumns:
 
 
 def _public(columns: TTableSchemaColumns) -> TTableSchemaColumns:
-    """Without the tombstone, which only `hiringcenter pull` sets."""
-    return {name: column for name, column in columns.items() if name != DELETED_COLUMN}
+    """Without the columns that only `hiringcenter pull` sets."""
+    own = (DELETED_COLUMN, UNLISTED_COLUMN)
+    return {name: column for name, column in columns.items() if name not in own}
 
 
 def _hints(columns: TTableSchemaColumns) -> TResourceHints:

@@ -9,7 +9,7 @@ scans are taken while they are cheap; else narrow ones, between periodic full on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from math import ceil
@@ -37,7 +37,8 @@ class ScanPlan:
     the field a head scan is ordered by. params: filters of the list. max_pages: where this run
     stops, to be gone on with by the next; None: at the end. look_max: how many rows that left a
     filtered list are looked at one by one; with more, the whole list is cheaper. backfill: asked
-    for by `--since`; leaves watermarks alone.
+    for by `--since`; leaves watermarks alone. full_max_pages: `max_pages` of the full scan that a
+    head scan becomes where its list isn't newest first.
     """
 
     resource: str
@@ -49,6 +50,7 @@ class ScanPlan:
     max_pages: int | None = None
     look_max: int = 0
     backfill: bool = False
+    full_max_pages: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"kind": str(self.kind), "params": dict(self.params)}
@@ -58,13 +60,54 @@ class ScanPlan:
         return cls(**{**facts, "kind": ScanKind(facts["kind"])})
 
 
+class DoubtKind(StrEnum):
+    """What keeps a full scan that has ended from being proven complete."""
+
+    COUNT = "count"  # the server counts more rows than it lists
+    FULL_PAGE = "full page"  # the last page is full, and nothing says that it is the last
+    SAME_TIME = "same time"  # more rows share a millisecond than a page takes
+    NO_LIST = "no list"  # the end was an answer without a list
+    ENDLESS = "endless"  # pages bring nothing new, and each names a next one
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Why a scan that has ended isn't proven complete.
+
+    why: a sentence for people. gap: rows that the server counts and doesn't list; 0 where it
+    doesn't count. listed: rows of the list. helped: asking for more than pages brought rows.
+    """
+
+    kind: DoubtKind
+    why: str
+    gap: int = 0
+    listed: int = 0
+    helped: bool = False
+
+    def is_known(self, before: Doubt | None) -> bool:
+        """Whether the scan before had the same doubt: of this kind, and hardly smaller."""
+        return before is not None and self.kind is before.kind and before.covers(self.gap)
+
+    def covers(self, gap: int) -> bool:
+        """Whether a gap is this one still: no more than 1 % of the list wider, at least 10."""
+        return gap <= self.gap + max(10, self.listed // 100)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"kind": str(self.kind)}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any] | None) -> Self | None:
+        return cls(**{**facts, "kind": DoubtKind(facts["kind"])}) if facts else None
+
+
 @dataclass(frozen=True)
 class ScanOutcome:
     """How a scan ended. complete: every row of the list was read, so what wasn't seen is deleted.
 
-    why: a sentence for people. total_count: the server's, None where it doesn't count. pages:
-    requests for pages, in all runs of this scan. rows: items read, repetitions included.
-    newest_ms: field → newest time. order: the field by which rows came newest first, if any.
+    why: a sentence for people. doubt: of a scan that came to its end, why that isn't proven to
+    be all; None where it is, or was not to be. total_count: the server's, None where it doesn't
+    count. pages: requests for pages, in all runs of this scan. rows: items read, repetitions
+    included. newest_ms: field → newest time. order: the field by which rows came newest first.
     page_size: rows per page that the server accepts. gone: ids that the API says don't exist any
     more. unfinished: stopped at `max_pages`; the next run goes on at the last page's place.
     """
@@ -79,15 +122,26 @@ class ScanOutcome:
     page_size: int | None = None
     gone: tuple[str, ...] = ()
     unfinished: bool = False
+    doubt: Doubt | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"doubt": self.doubt.to_json() if self.doubt else None}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        gone, doubt = tuple(facts.get("gone", ())), Doubt.from_json(facts.get("doubt"))
+        return cls(**{**facts, "gone": gone, "doubt": doubt})
 
 
 @dataclass(frozen=True)
 class ResourceFacts:
     """What the scans of one resource left behind; JSON-able by `to_json`.
 
-    newest_ms: field → newest time that a finished scan saw (the watermarks). last_complete_ms:
-    when the last complete scan began. rows, pages, page_size, order: of the last complete scan.
-    open_pages: of the last narrow scan. full_begun_ms: a full scan that stopped at `max_pages`.
+    newest_ms: field → newest time that a finished scan saw (the watermarks). last_full_ms,
+    last_complete_ms: when the last full scan that came to its end began, and the last one that
+    is proven complete. rows, pages, page_size, order: of the last full one. full_begun_ms: a full
+    scan that stopped at `max_pages`. doubt: of the last full scan. looked_ms: when rows that are
+    known to be unlisted were last looked at.
     """
 
     newest_ms: Mapping[str, int] = field(default_factory=dict)
@@ -97,17 +151,26 @@ class ResourceFacts:
     page_size: int | None = None
     order: str | None = None
     full_begun_ms: int | None = None
-
-    @property
-    def watermark_ms(self) -> int | None:
-        return max(self.newest_ms.values(), default=None)
+    last_full_ms: int | None = None
+    doubt: Doubt | None = None
+    looked_ms: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"newest_ms": dict(self.newest_ms)}
+        doubt = self.doubt.to_json() if self.doubt else None
+        return asdict(self) | {"newest_ms": dict(self.newest_ms), "doubt": doubt}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        return cls(**facts)
+        """Of any version: what this one doesn't know is left out."""
+        known = {each.name: facts[each.name] for each in fields(cls) if each.name in facts}
+        known["doubt"] = Doubt.from_json(facts.get("doubt"))
+        known.setdefault("last_full_ms", facts.get("last_complete_ms"))
+        return cls(**known)
+
+    def usual_page_size(self, configured: int) -> int:
+        """Rows to ask for: what the server took before, never more than is configured."""
+        known = self.page_size
+        return known if type(known) is int and 1 <= known <= configured else configured
 
     def after(self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int) -> ResourceFacts:
         """The facts once a scan that began at `started_ms` has ended and its rows are loaded."""
@@ -121,17 +184,27 @@ class ResourceFacts:
                 for name in names
             }
             known = replace(known, newest_ms=newest_ms)
-        if not outcome.complete:
+        if plan.kind is not ScanKind.FULL:
+            return known
+        known = replace(known, doubt=self._still(outcome.doubt))
+        if outcome.doubt is not None and outcome.doubt.kind is DoubtKind.NO_LIST:
             return known
         return replace(
             known,
-            last_complete_ms=started_ms,
+            last_full_ms=started_ms,
+            last_complete_ms=started_ms if outcome.complete else self.last_complete_ms,
             rows=outcome.rows,
             pages=outcome.pages,
             page_size=outcome.page_size,
             order=outcome.order,
             full_begun_ms=None,
         )
+
+    def _still(self, doubt: Doubt | None) -> Doubt | None:
+        """The doubt to remember: the gap as it was reported, or it could grow in small steps."""
+        if doubt is None or self.doubt is None or not doubt.is_known(self.doubt):
+            return doubt
+        return replace(doubt, gap=min(doubt.gap, self.doubt.gap))
 
 
 def plan(
@@ -153,25 +226,25 @@ def plan(
         return ScanPlan(resource, ScanKind.FULL, "asked for with --full")
     if since_ms is not None:
         return _backfill(resource, facts, since_ms)
-    if facts.last_complete_ms is None or facts.pages is None:
+    if facts.last_full_ms is None or facts.pages is None:
         return ScanPlan(resource, ScanKind.FULL, "no complete scan yet")
     share = pull.full_share * hourly_limit
     if facts.pages <= share:
         reason = f"a full scan costs {facts.pages} requests, the share allows {share:.0f}"
         return ScanPlan(resource, ScanKind.FULL, reason)
-    narrow = _narrow(resource, facts, pull, now_ms)
+    narrow = _narrow(resource, facts, pull, now_ms, hourly_limit)
     # a scan that lies in the future began under a clock that was wrong
-    due = not 0 <= now_ms - facts.last_complete_ms < pull.full_every_s * 1000
+    due = not 0 <= now_ms - facts.last_full_ms < pull.full_every_s * 1000
     if narrow is not None and not due and facts.full_begun_ms is None:
         return narrow
     return _spread(resource, facts, hourly_limit, share, due=due)
 
 
 def _narrow(
-    resource: str, facts: ResourceFacts, pull: PullSettings, now_ms: int
+    resource: str, facts: ResourceFacts, pull: PullSettings, now_ms: int, hourly_limit: int
 ) -> ScanPlan | None:
     """The cheap scan that finds most changes; None where the list has no order or filter for it."""
-    last = _utc(facts.last_complete_ms)
+    last = _utc(facts.last_full_ms)
     rest = f"the rest waits for a full scan: the last, at {last}, cost {facts.pages} requests"
     look_max = facts.pages or 0
     if resource == "tasks":
@@ -191,7 +264,11 @@ def _narrow(
         return None
     until_ms = watermark_ms - int(pull.lookback_s * 1000)
     reason = f"newest first by {order} down to {_utc(until_ms)}; {rest}"
-    return ScanPlan(resource, ScanKind.HEAD, reason, since_ms=until_ms, order=order)
+    at_once = max(1, int(AT_ONCE_SHARE * hourly_limit))
+    return ScanPlan(
+        resource, ScanKind.HEAD, reason, since_ms=until_ms, order=order,
+        full_max_pages=at_once if (facts.pages or 0) > at_once else None,
+    )  # fmt: skip
 
 
 def _spread(

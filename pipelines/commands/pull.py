@@ -62,7 +62,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
         summary=report.summary,
         lines=pull_lines(report, settings),
         events=pull_events(report),
-        exit_code=report.error.exit_code if report.error else 0,
+        exit_code=report.exit_code,
         error=report.error,
     )
 

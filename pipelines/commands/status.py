@@ -62,7 +62,7 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
     summary = {"status": "stale" if stale else "ok", "resources": facts}
     return Result(
         summary=summary if copy is None else summary | {"copy": copy.facts()},
-        lines=[_table(facts), *_copy_lines(facts, copy), *_advice(stale)],
+        lines=[_table(facts), *_doubts(facts), *_copy_lines(facts, copy), *_advice(stale)],
         exit_code=1 if stale else 0,
         events=[
             (
@@ -99,11 +99,21 @@ def _facts(
 ) -> dict[str, Any]:
     """fresh: what readers see. landed: what the destination has; newer where it isn't published."""
     newer = landed if landed is not None and landed != fresh else None
-    waiting = {"unpublished_pull": utc(newer.last_pull_ms) if newer else None}
+    waiting = {"unpublished_pull": utc(newer.last_pull_ms or None) if newer else None}
     if fresh is None:
         return {
             "rows": None, "last_pull": None, "last_complete_scan": None, "age_s": None,
-            "scan": None, "reason": None, "stale": max_age_s is not None, **waiting,
+            "scan": None, "reason": None, "complete": None, "stale": max_age_s is not None,
+            **waiting,
+        }  # fmt: skip
+    completeness: dict[str, Any] = {"complete": fresh.complete}
+    if fresh.why_incomplete is not None:
+        completeness["why_incomplete"] = fresh.why_incomplete
+    if not fresh.last_pull_ms:  # a first scan that hasn't come to its end
+        return {
+            "rows": fresh.rows, "last_pull": None, "last_complete_scan": None, "age_s": None,
+            "scan": fresh.scan, "reason": fresh.reason, **completeness,
+            "stale": max_age_s is not None, **waiting,
         }  # fmt: skip
     age_s = (now_ms - fresh.last_pull_ms) / 1000
     is_told = age_s >= -_CLOCK_STEP_S  # a pull in the future says how wrong a clock was, no more
@@ -114,6 +124,7 @@ def _facts(
         "age_s": round(max(0.0, age_s)),
         "scan": fresh.scan,
         "reason": fresh.reason,
+        **completeness,
         "stale": max_age_s is not None and (age_s > max_age_s or not is_told),
         **waiting,
     }
@@ -127,12 +138,21 @@ def _table(facts: dict[str, dict[str, Any]]) -> Any:
         table.add_column(name, justify="right" if name == "rows" else "left")
     for name, fact in facts.items():
         if fact["last_pull"] is None:
-            table.add_row(name, "", "never", "never", "")
+            rows = "" if fact["rows"] is None else f"{fact['rows']:,}"
+            table.add_row(name, rows, "never", "never", "")
             continue
         age = duration(fact["age_s"]) + (" (too old)" if fact["stale"] else "")
         complete = fact["last_complete_scan"] or "never"
         table.add_row(name, f"{fact['rows']:,}", fact["last_pull"], complete, age)
     return table
+
+
+def _doubts(facts: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{name}: the last full scan isn't proven complete: {fact['why_incomplete']}."
+        for name, fact in facts.items()
+        if "why_incomplete" in fact
+    ]
 
 
 def _copy_lines(facts: dict[str, dict[str, Any]], copy: PublishedCopy | None) -> list[str]:

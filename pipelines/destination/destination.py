@@ -15,6 +15,7 @@ import duckdb
 from connector.errors import ConfigurationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
+from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
 from pipelines.destination import memory, quiet_dlt
 from pipelines.destination.batches import Batch
 from pipelines.destination.duckdb_destination import DuckDb
@@ -29,7 +30,6 @@ from pipelines.destination.more_column import forms
 from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
-from pipelines.destination.unfinished import UnfinishedScans
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
 from pipelines.destination.working_file import checkpoint_if_due, open_working_file
 from pipelines.places import (
@@ -87,7 +87,6 @@ class Destination:
         self._stack.callback(self._connection.close)
         self._room = Room(self._connection)
         self.seen = SeenIds(self._connection, settings.dataset)
-        self.unfinished = UnfinishedScans(self._places.unfinished_dir, settings.dataset)
         self.loader = Loader(
             self._dlt_destination(),
             dataset=settings.dataset,
@@ -161,14 +160,23 @@ class Destination:
         """Upsert rows of one table. columns: dlt column schemas by name."""
         self.load([Batch(table, rows, columns, key=primary_key)])
 
-    def unchanged(self, table: str, rows: Sequence[Mapping[str, Any]]) -> set[str]:
-        """Ids of those `rows` that are there with the same content and not flagged deleted."""
-        if not rows or not self.columns(table):
+    def unchanged(
+        self, table: str, rows: Sequence[Mapping[str, Any]], *, is_listed: bool = True
+    ) -> set[str]:
+        """Ids of those `rows` that are there with the same content and not flagged deleted.
+
+        is_listed: the rows are in a list, so that one that is known to be unlisted has changed.
+        """
+        columns = self.columns(table)
+        if not rows or not columns:
             return set()
-        return self.warehouse.unchanged(table, {row["id"]: row["_hc_hash"] for row in rows})
+        hashes = {row["id"]: row["_hc_hash"] for row in rows}
+        is_listed = is_listed and UNLISTED_COLUMN in columns
+        return self.warehouse.unchanged(table, hashes, is_listed=is_listed)
 
     def missing(self, table: str) -> list[str]:
-        """Ids of rows, not flagged deleted, that the scan in `seen` hasn't met."""
+        """Ids of rows, neither flagged deleted nor known to be unlisted, that the scan in `seen`
+        hasn't met."""
         return self.warehouse.missing(table, self.seen) if self.columns(table) else []
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
@@ -176,6 +184,22 @@ class Destination:
         if ids:
             self._unpublished.touch()
             self.warehouse.tombstone(table, ids, at_ms)
+
+    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        """Note that rows have left the list and are there still; UTC epoch ms."""
+        if ids:
+            self._unpublished.touch()
+            self.warehouse.unlist(table, ids, at_ms)
+
+    def unlisted(self, table: str) -> list[str]:
+        """Ids of live rows that are known to be unlisted."""
+        if UNLISTED_COLUMN not in self.columns(table):
+            return []
+        sql = (
+            f"SELECT id FROM {self.name(table)} "  # noqa: S608 - names of ours
+            f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NOT NULL"
+        )
+        return [row[0] for row in self.query(sql)]
 
     def live_count(self, table: str) -> int:
         """Rows not flagged deleted; 0 where there is no such table yet."""
@@ -212,14 +236,9 @@ class Destination:
     def publish(self) -> bool:
         """Make the analysts' copy where rows, or somebody else, changed it; True if it was made.
         Elsewhere only what it says about runs is brought up to date.
-
-        Not while a scan has landed some of its rows only: who opens the copy sees whole pulls.
         """
         path = self.published_path
         if path is None:
-            return False
-        if names := self.unfinished.names():
-            _log.warning("publish.waits", unfinished=names)
             return False
         record = self._record
         if not self._unpublished.exists() and is_as_published(path, record):

@@ -15,7 +15,7 @@ import dlt
 import duckdb
 import pyarrow as pa
 
-from connector.source.rows import DELETED_COLUMN, HASH_COLUMN
+from connector.source.columns import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
 from pipelines.destination.load_errors import load_failed
 from pipelines.destination.seen import SeenIds
 
@@ -34,16 +34,26 @@ _DATA_TYPES = {
 class Warehouse(Protocol):
     """Tables are named as in the dataset; ids are texts; times are UTC epoch ms."""
 
-    def unchanged(self, table: str, hashes: Mapping[str, str]) -> set[str]:
-        """The ids whose row has this very hash and isn't flagged deleted."""
+    def unchanged(
+        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
+    ) -> set[str]:
+        """The ids whose row has this very hash and isn't flagged deleted.
+
+        is_listed: nor known to be unlisted; the table must have that column.
+        """
         ...
 
     def missing(self, table: str, seen: SeenIds) -> list[str]:
-        """Ids of rows, not flagged deleted, that the scan hasn't seen."""
+        """Ids of rows, neither flagged deleted nor known to be unlisted, that the scan hasn't
+        seen."""
         ...
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Flag rows deleted; their other columns stay."""
+        ...
+
+    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        """Note of live rows that they have left the list, unless that was noted before."""
         ...
 
     def live_count(self, table: str) -> int:
@@ -77,7 +87,9 @@ class DuckWarehouse:
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection, self._dataset = connection, dataset
 
-    def unchanged(self, table: str, hashes: Mapping[str, str]) -> set[str]:
+    def unchanged(
+        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
+    ) -> set[str]:
         arriving = pa.table(
             {"id": pa.array(hashes, pa.string()), "hash": pa.array(hashes.values(), pa.string())}
         )
@@ -86,6 +98,7 @@ class DuckWarehouse:
         found = cursor.execute(
             f"SELECT t.id FROM {self.name(table)} t JOIN arriving a ON t.id = a.id "  # noqa: S608
             f"AND t.{HASH_COLUMN} = a.hash WHERE t.{DELETED_COLUMN} IS NULL"
+            + (f" AND t.{UNLISTED_COLUMN} IS NULL" if is_listed else "")
         ).fetchall()
         cursor.close()
         return {row[0] for row in found}
@@ -93,16 +106,23 @@ class DuckWarehouse:
     def missing(self, table: str, seen: SeenIds) -> list[str]:
         found = self._connection.execute(
             f"SELECT id FROM {self.name(table)} ANTI JOIN {seen.table(table)} USING (id) "  # noqa: S608
-            f"WHERE {DELETED_COLUMN} IS NULL"
+            f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
         ).fetchall()
         return [row[0] for row in found]
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        self._update(table, ids, f"{DELETED_COLUMN} = ?, {UNLISTED_COLUMN} = NULL", "", at_ms)
+
+    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        where = f"AND {UNLISTED_COLUMN} IS NULL"
+        self._update(table, ids, f"{UNLISTED_COLUMN} = ?", where, at_ms)
+
+    def _update(self, table: str, ids: Sequence[str], what: str, where: str, at_ms: int) -> None:
         cursor = self._connection.cursor()
-        cursor.register("gone", pa.table({"id": pa.array(ids, pa.string())}))
+        cursor.register("changing", pa.table({"id": pa.array(ids, pa.string())}))
         cursor.execute(
-            f"UPDATE {self.name(table)} SET {DELETED_COLUMN} = ? "  # noqa: S608
-            f"WHERE id IN (SELECT id FROM gone) AND {DELETED_COLUMN} IS NULL",
+            f"UPDATE {self.name(table)} SET {what} "  # noqa: S608
+            f"WHERE id IN (SELECT id FROM changing) AND {DELETED_COLUMN} IS NULL {where}",
             [_timestamp(at_ms)],
         )
         cursor.close()
@@ -159,15 +179,18 @@ class ServerWarehouse:
         except Exception as error:
             raise load_failed(error) from error
 
-    def unchanged(self, table: str, hashes: Mapping[str, str]) -> set[str]:
+    def unchanged(
+        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
+    ) -> set[str]:
         found: set[str] = set()
+        listed = f"AND {UNLISTED_COLUMN} IS NULL " if is_listed else ""
         ids = list(hashes)
         with self._client() as client:
             for start in range(0, len(ids), _IN_ONE_QUERY):
                 some = ids[start : start + _IN_ONE_QUERY]
                 sql = (
                     f"SELECT id, {HASH_COLUMN} FROM {self._name(client, table)} "  # noqa: S608
-                    f"WHERE {DELETED_COLUMN} IS NULL AND id IN ({_places(some)})"
+                    f"WHERE {DELETED_COLUMN} IS NULL {listed}AND id IN ({_places(some)})"
                 )
                 rows = client.execute_sql(sql, *some)
                 found.update(row[0] for row in rows if hashes[row[0]] == row[1])
@@ -175,17 +198,27 @@ class ServerWarehouse:
 
     def missing(self, table: str, seen: SeenIds) -> list[str]:
         with self._client() as client:
-            sql = f"SELECT id FROM {self._name(client, table)} WHERE {DELETED_COLUMN} IS NULL"  # noqa: S608
+            sql = (
+                f"SELECT id FROM {self._name(client, table)} "  # noqa: S608
+                f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
+            )
             with client.execute_query(sql) as cursor:
                 return seen.missing(table, _portions(cursor))
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        self._update(table, ids, f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL", "", at_ms)
+
+    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
+        where = f"AND {UNLISTED_COLUMN} IS NULL "
+        self._update(table, ids, f"{UNLISTED_COLUMN} = %s", where, at_ms)
+
+    def _update(self, table: str, ids: Sequence[str], what: str, where: str, at_ms: int) -> None:
         with self._client() as client:
             for start in range(0, len(ids), _IN_ONE_QUERY):
                 some = ids[start : start + _IN_ONE_QUERY]
                 client.execute_sql(
-                    f"UPDATE {self._name(client, table)} SET {DELETED_COLUMN} = %s "  # noqa: S608
-                    f"WHERE {DELETED_COLUMN} IS NULL AND id IN ({_places(some)})",
+                    f"UPDATE {self._name(client, table)} SET {what} "  # noqa: S608
+                    f"WHERE {DELETED_COLUMN} IS NULL {where}AND id IN ({_places(some)})",
                     _timestamp(at_ms),
                     *some,
                 )

@@ -98,7 +98,6 @@ def _start_over(
 ) -> None:
     """dlt's local state speaks of the file that is gone; rows come back from the copy."""
     shutil.rmtree(places.all_pipelines_dir, ignore_errors=True)
-    shutil.rmtree(places.unfinished_dir, ignore_errors=True)
     if published is None or not published.exists():
         return
     try:

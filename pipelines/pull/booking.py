@@ -24,13 +24,20 @@ class Booking:
         self._freshness = FreshnessLog(session.ledger)
 
     def note(self, run: ResourceRun) -> None:
-        """The scan of `run` has ended and its rows are in the destination."""
+        """What the scan of `run` has brought is in the destination, be it all or a part.
+
+        A full scan that hasn't ended makes nothing fresher, and leaves a table that isn't proven
+        to be whole.
+        """
         ended = run.mark.ended
-        if ended is None or ended.unfinished or run.mark.plan.backfill:
+        is_over = ended is not None and not ended.unfinished
+        is_part = run.finds_deletions and run.counts["rows_read"] > 0
+        if run.mark.plan.backfill or not (is_over or is_part):
             return
         before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}
         known = before.get(run.resource)
-        complete_ms = run.mark.started_ms if ended.complete else None
+        known_pull_ms = known.last_pull_ms if known else 0
+        complete_ms = run.mark.started_ms if ended is not None and ended.complete else None
         self._freshness.note(
             self._label,
             Freshness(
@@ -39,8 +46,10 @@ class Booking:
                 scan=str(run.mark.plan.kind),
                 reason=run.reason,
                 rows=self._destination.live_count(run.resource),
-                last_pull_ms=run.mark.started_ms,
+                last_pull_ms=run.mark.started_ms if is_over else known_pull_ms,
                 last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
+                complete=run.complete,
+                why_incomplete=run.why_incomplete,
             ),
         )
 
@@ -67,7 +76,7 @@ class Booking:
         history.mark_landed([*(record.run_id for record in waiting), run_id])
 
     def publish(self) -> bool:
-        """Let readers see what has landed, if they may; True if a new copy was made."""
+        """Let readers see what has landed; True if a new copy was made."""
         was_made = self._destination.publish()
         if self._destination.is_published:
             self._freshness.publish(self._label)

@@ -27,7 +27,7 @@ RUN_COLUMNS = _columns(
 )  # fmt: skip
 FRESHNESS_COLUMNS = _columns(
     "resource", resource="text", run_id="text", scan="text", reason="text", rows="bigint",
-    last_pull_at="timestamp", last_complete_at="timestamp",
+    last_pull_at="timestamp", last_complete_at="timestamp", complete="bool", why_incomplete="text",
 )  # fmt: skip
 
 
@@ -45,8 +45,10 @@ def freshness_batch(freshness: Iterable[Freshness]) -> Batch:
             "scan": fresh.scan,
             "reason": fresh.reason,
             "rows": fresh.rows,
-            "last_pull_at": at(fresh.last_pull_ms),
+            "last_pull_at": at(fresh.last_pull_ms or None),
             "last_complete_at": at(fresh.last_complete_ms),
+            "complete": fresh.complete,
+            "why_incomplete": fresh.why_incomplete,
         }
         for fresh in freshness
     ]

@@ -1,80 +1,133 @@
-"""Rows that a complete scan didn't meet: looked at before they are flagged.
+"""Rows that a full scan didn't meet: looked at by their ids before anything is said of them.
 
-Pages drift while rows come and go, so a living row can slip through a complete scan. Few missing
-rows are asked for one by one; of many, a sample decides whether the scan can be believed.
+That a row isn't listed proves nothing by itself. Pages drift while rows come and go, archived
+rows leave a list and can still be read, and a list may hide rows that it counts. So a row is
+flagged deleted where the API says that there is none (404), and noted as unlisted where it shows
+it. After a scan that is proven complete, a sample stands for many; after one that isn't, and whose
+doubt was there before, each is looked at, some in each pull.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from connector.api.client import ApiClient
-from connector.errors import Refused
 from connector.logs import get_logger
+from connector.source.lookups import LOOK_AT_MOST, Found, LookUps
 from pipelines.destination.destination import Destination
 from pipelines.pull.landing import Landing
-from pipelines.pull.scanning import ResourceRun
+from pipelines.pull.scanning import ResourceRun, expected_ids
 
 _log = get_logger("pull")
-LOOK_AT_MOST = 50
-_REFUSED: dict[str, Any] = {}
+_LOOK_AGAIN_MS = 86_400_000  # at rows that are known to be unlisted: they may be deleted later
 
 
-def flag_deleted(
+@dataclass
+class _Looks:
+    """What looking at rows found, by id. records: of those that are there."""
+
+    gone: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)
+    unaskable: list[str] = field(default_factory=list)
+
+    @property
+    def alive(self) -> list[str]:
+        return [str(record["id"]) for record in self.records]
+
+
+def settle_absent_rows(
     destination: Destination, landing: Landing, run: ResourceRun, client: ApiClient, *, now_ms: int
 ) -> None:
-    """Flag what the finished scan of `run` proves deleted; bring home what it merely missed.
+    """Flag what the ended scan of `run` proves deleted; note what it lacks and is there still.
 
     Raises:
-        ApiError: a missing row can't be looked at; nothing was flagged.
+        Unauthorized: the key is refused altogether. BudgetError, Interrupted: as ApiClient.
         DestinationError: the flags can't be written.
     """
     ended = run.mark.ended
     assert ended is not None
     gone = set(ended.gone)
-    if run.finds_deletions and ended.complete:
-        gone |= _proven(destination.missing(run.resource), landing, run, client)
+    unlisted = _still_expected(destination, run)
+    if run.finds_deletions and (ended.complete or (run.doubt and not run.is_doubt_new)):
+        missing = destination.missing(run.resource)
+        sample = _some(missing)
+        again = _those_to_look_at_again(destination, run, LOOK_AT_MOST - len(sample), now_ms)
+        looks = _look(client, run, [*sample, *again])
+        if looks.records:
+            landing.land_records(run.resource, looks.records)
+        unlisted += looks.alive
+        gone |= set(looks.gone)
+        if ended.complete:
+            gone |= _believed(run, missing, looks)
+    destination.unlist(run.resource, unlisted, now_ms)
     if gone:
         destination.tombstone(run.resource, sorted(gone), now_ms)
         run.counts["rows_deleted"] += len(gone)
         _log.info("pull.deleted", resource=run.resource, rows=len(gone))
 
 
-def _proven(
-    missing: Sequence[str], landing: Landing, run: ResourceRun, client: ApiClient
-) -> set[str]:
-    looked_at = missing
-    if len(missing) > LOOK_AT_MOST:
-        looked_at = random.sample(list(missing), LOOK_AT_MOST)
-    looks = [_look(client, run, record_id) for record_id in looked_at]
-    if _REFUSED in looks and _is_empty_unsaid(run):
-        _log.warning("pull.empty_list_not_believed", resource=run.resource, missing=len(missing))
+def _still_expected(destination: Destination, run: ResourceRun) -> list[str]:
+    """Rows that match the filters of a narrow scan still, and that its list lacked."""
+    if not run.alive:
+        return []
+    alive = set(run.alive)
+    return [one for one in expected_ids(destination, run.mark.plan) if one in alive]
+
+
+def _some(ids: Sequence[str]) -> list[str]:
+    return random.sample(list(ids), LOOK_AT_MOST) if len(ids) > LOOK_AT_MOST else list(ids)
+
+
+def _those_to_look_at_again(
+    destination: Destination, run: ResourceRun, most: int, now_ms: int
+) -> list[str]:
+    """Some of the rows that are known to be unlisted: once a day, and with `--full`."""
+    looked_ms = run.facts.looked_ms
+    is_due = looked_ms is None or not 0 <= now_ms - looked_ms < _LOOK_AGAIN_MS
+    if not (is_due or run.is_full_wanted):
+        return []
+    run.looked_ms = now_ms
+    unlisted = destination.unlisted(run.resource)
+    return random.sample(unlisted, min(len(unlisted), max(0, most)))
+
+
+def _look(client: ApiClient, run: ResourceRun, ids: Sequence[str]) -> _Looks:
+    looks, look_ups = _Looks(), LookUps(client, run.resource)
+    for record_id in ids:
+        found, record = look_ups.look(record_id)
+        if record is not None:
+            looks.records.append(record)
+        elif found is Found.GONE:
+            looks.gone.append(record_id)
+        else:
+            (looks.unaskable if found is Found.UNASKABLE else looks.undecided).append(record_id)
+    run.warnings.update(look_ups.warnings)
+    return looks
+
+
+def _believed(run: ResourceRun, missing: Sequence[str], looks: _Looks) -> set[str]:
+    """Rows that a complete scan alone proves deleted.
+
+    Where a sample of many rows has none that is there, the others weren't looked at. Where there
+    is no call for single records, nothing else can be asked, unless nobody counted an empty list.
+    """
+    is_empty_unsaid = run.mark.ended is not None and _is_empty_unsaid(run)
+    if looks.unaskable:
+        if not is_empty_unsaid:
+            return set(missing) - set(looks.undecided) - set(looks.alive)
+        _log.warning("pull.empty_list_ignored", resource=run.resource, missing=len(missing))
         return set()
-    found = [record for record in looks if record]
-    if found:
-        landing.land_records(run.resource, found)
-    if found and len(looked_at) < len(missing):
-        _log.warning(
-            "pull.scan_missed_rows", resource=run.resource, missing=len(missing),
-            looked_at=len(looked_at), alive=len(found), flagged=0,
-        )  # fmt: skip
-        return set()
-    return set(missing) - {str(record["id"]) for record in found}
+    is_sample = len(missing) > LOOK_AT_MOST
+    if is_sample and not looks.records and 2 * len(looks.undecided) < LOOK_AT_MOST:
+        return set(missing) - set(looks.undecided)
+    return set()
 
 
 def _is_empty_unsaid(run: ResourceRun) -> bool:
     """Whether a scan met nothing at all, and nobody counted."""
     ended = run.mark.ended
     return ended is not None and ended.rows == 0 and ended.total_count != 0
-
-
-def _look(client: ApiClient, run: ResourceRun, record_id: str) -> dict[str, Any] | None:
-    """The record if it is alive; None if the API says there is none; `_REFUSED` if it has no
-    such call: then the scan alone decides."""
-    try:
-        return client.record(run.resource, record_id)
-    except Refused as error:
-        _log.warning("pull.look_refused", resource=run.resource, status=error.status)
-        return _REFUSED

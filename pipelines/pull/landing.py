@@ -8,6 +8,7 @@ from typing import Any
 
 from connector.errors import BadSetting
 from connector.settings import PullSettings
+from connector.source.columns import UNLISTED_COLUMN
 from connector.source.paging import ScannedPage
 from connector.source.records import ODD_COLUMNS, ODD_TABLE, odd_rows
 from connector.source.rows import RowMaker
@@ -30,16 +31,28 @@ class Landing:
         self._destination, self._runs = destination, runs
         self._makers = {name: _row_maker(destination, name, pull) for name in runs}
         self._missing = _missing_tables(destination, runs)
+        self._add_columns()
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
         """By resource: what could not land as it came, and how often."""
         moved = self._destination.warnings
         found = {
-            name: maker.warnings + moved.get(name, Counter())
+            name: maker.warnings + self._runs[name].warnings + moved.get(name, Counter())
             for name, maker in self._makers.items()
         }
         return {name: counts for name, counts in found.items() if counts}
+
+    def _add_columns(self) -> None:
+        """Columns that tables of an earlier version lack, before anything asks for them."""
+        tables = [
+            name
+            for name in self._runs
+            if name not in self._missing and UNLISTED_COLUMN not in self._destination.columns(name)
+        ]
+        if tables:
+            batches = [Batch(name, (), self._makers[name].columns) for name in tables]
+            self._destination.load(batches, worth_publishing=False)
 
     def create_tables(self) -> None:
         """Tables with every column of the contract, also where a list is empty."""
@@ -65,8 +78,10 @@ class Landing:
             self._runs[resource].counts["rows_written"] += count
 
     def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
-        """Load single records that were looked at by their ids."""
-        rows = self.changed(resource, self._makers[resource].rows(records))
+        """Load single records that were looked at by their ids, since their list lacks them."""
+        rows = self._makers[resource].rows(records)
+        unchanged = self._destination.unchanged(resource, rows, is_listed=False)
+        rows = [row for row in rows if row["id"] not in unchanged]
         self._runs[resource].counts["rows_read"] += len(records)
         self._runs[resource].counts["rows_written"] += len(rows)
         self._load({resource: rows}, {})
@@ -99,9 +114,6 @@ class Landing:
             batches.append(Batch(ODD_TABLE, list(odd.values()), ODD_COLUMNS))
         if PUSH_RESULTS in self._missing:
             batches.append(Batch(PUSH_RESULTS, (), PUSH_COLUMNS, key=PUSH_KEY))
-        for batch in batches:
-            if batch.table in self._runs and len(batch.rows):
-                self._destination.unfinished.begin(batch.table)
         if batches:
             self._destination.load(batches)
         self._missing = frozenset()

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.budget import locks
-from connector.errors import ConnectorError, Interrupted, Refused, Unexpected
+from connector.errors import ConnectorError, EndlessList, Interrupted, Refused, Unexpected
 from connector.logs import get_logger
 from connector.settings import Settings
+from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
 from pipelines.failure import error_facts
 from pipelines.places import destination_label, pull_lock_name
@@ -16,7 +17,7 @@ from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.published_copy import published_copy
 from pipelines.pull.account import account_batch
 from pipelines.pull.booking import Booking
-from pipelines.pull.deletions import flag_deleted
+from pipelines.pull.deletions import settle_absent_rows
 from pipelines.pull.fetching import Fetching
 from pipelines.pull.landing import Landing
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
@@ -32,8 +33,9 @@ class PullReport:
     """What a pull did. summary: the JSON of `--json`. error: what ended it early, if anything.
 
     live_rows: rows per table that aren't flagged deleted. published: a new copy was made.
-    is_visible: readers see all that has landed. unfinished: resources in the midst of a scan.
-    warnings: per resource, what could not land as it came, and how often.
+    is_visible: readers see all that has landed. doubts: resource → whether the doubt is new, of
+    full scans that came to their end and aren't proven complete. warnings: per resource, what
+    could not land as it came, and how often.
     """
 
     summary: dict[str, Any]
@@ -41,15 +43,22 @@ class PullReport:
     live_rows: dict[str, int] = field(default_factory=dict)
     published: bool = False
     is_visible: bool = True
-    unfinished: list[str] = field(default_factory=list)
+    doubts: dict[str, bool] = field(default_factory=dict)
     warnings: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """3: a full scan isn't proven complete, for a reason that the last one didn't have."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if any(self.doubts.values()) else 0
 
 
 def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = None) -> PullReport:
     """Pull the wanted resources into the configured destination.
 
     A resource that fails doesn't stop the others; the first error is the report's. What has
-    landed is published unless a scan, of this run or one before, has landed a part of its rows.
+    landed is published, whatever became of the scans: each row is as the API gave it.
 
     Raises:
         AlreadyRunning: another pull holds the destination.
@@ -106,15 +115,16 @@ class _Pull:
             try:
                 self._fetch_and_land(destination, landing)
                 landing.create_tables()
+            except ConnectorError as error:
+                self._errors.append(error)
+            try:
                 self._end_scans(destination, landing)
+                self._book(destination, account)
             finally:
                 self._report.warnings = {
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
-                self._report.unfinished = destination.unfinished.names()
                 self._report.is_visible = destination.is_published
-            if not isinstance(worst_of(self._errors), Interrupted):
-                self._book(destination, account)
 
     def _account(self) -> dict[str, Any] | None:
         """GET /auth first: a wrong key is one clear line, not four."""
@@ -151,25 +161,41 @@ class _Pull:
         for name, scan in scans.items():
             if name not in fetching.errors and scan.outcome is not None:
                 self._runs[name].ended(scan.outcome)
+                self._runs[name].alive = scan.alive
+                self._runs[name].warnings += scan.warnings
                 destination.loader.set_marks({name: self._runs[name].state()})
 
     def _end_scans(self, destination: Destination, landing: Landing) -> None:
-        """What follows from each ended scan: deletions, watermarks, freshness."""
+        """What follows from each scan: deletions, watermarks, freshness."""
         booking = Booking(self._session, destination)
         for run in self._runs.values():
-            if run.mark.ended is None:
-                continue
-            now_ms = int(self._session.clock.now_s() * 1000)
             try:
-                flag_deleted(destination, landing, run, self._session.client, now_ms=now_ms)
+                if run.mark.ended is not None:
+                    self._end_scan(destination, landing, run)
+                self._note(booking, destination, run)
             except ConnectorError as error:
                 self._errors.append(error)
-                continue
-            destination.loader.set_marks({run.resource: run.booked()})
-            if not run.leaves_unfinished:
-                destination.unfinished.end(run.resource)
-            booking.note(run)
+
+    def _end_scan(self, destination: Destination, landing: Landing, run: ResourceRun) -> None:
+        now_ms = int(self._session.clock.now_s() * 1000)
+        settle_absent_rows(destination, landing, run, self._session.client, now_ms=now_ms)
+        destination.loader.set_marks({run.resource: run.booked()})
+        self._note_doubt(run)
+
+    def _note(self, booking: Booking, destination: Destination, run: ResourceRun) -> None:
+        booking.note(run)
+        if run.mark.ended is not None or run.counts["rows_read"]:
             self._report.live_rows[run.resource] = destination.live_count(run.resource)
+
+    def _note_doubt(self, run: ResourceRun) -> None:
+        if run.doubt is None:
+            return
+        self._report.doubts[run.resource] = run.is_doubt_new
+        _log.warning(
+            "pull.incomplete", resource=run.resource, why=run.doubt.why, is_new=run.is_doubt_new
+        )
+        if run.is_doubt_new and run.doubt.kind is DoubtKind.ENDLESS:
+            self._errors.append(EndlessList(resource=run.resource, reason=run.doubt.why))
 
     def _book(self, destination: Destination, account: dict[str, Any] | None) -> None:
         booking = Booking(self._session, destination)
@@ -185,7 +211,7 @@ class _Pull:
         summary = self._summary(error)
         copy = published_copy(session.settings)
         if copy is not None and not report.is_visible:
-            summary["copy"] = copy.facts() | {"unfinished": report.unfinished}
+            summary["copy"] = copy.facts()
         message = summary["error"]["message"] if error else None
         session.budget.pull_ended(session.client.requests)
         session.history.finish(session.run_id, summary["status"], summary, message)

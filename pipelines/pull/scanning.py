@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from connector.api.client import ApiClient
 from connector.logs import get_logger
 from connector.settings import PullSettings, RateLimit
-from connector.source.columns import DELETED_COLUMN
+from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
+from connector.source.naming import column_name
 from connector.source.paging import Scan, plan_of
-from connector.source.scans import ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
+from connector.source.scans import Doubt, ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
 from pipelines.destination.destination import Destination
 
 _log = get_logger("pull")
@@ -52,20 +54,18 @@ class ScanMark:
             "started_ms": self.started_ms,
             "place": self.place,
             "seen": self.seen,
-            "ended": asdict(self.ended) if self.ended else None,
+            "ended": self.ended.to_json() if self.ended else None,
         }
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ScanMark:
         ended = facts.get("ended")
-        if ended:
-            ended = ScanOutcome(**{**ended, "gone": tuple(ended.get("gone", ()))})
         return cls(
             plan=ScanPlan.from_json(facts["plan"]),
             started_ms=facts["started_ms"],
             place=facts.get("place"),
             seen=facts.get("seen", 0),
-            ended=ended,
+            ended=ScanOutcome.from_json(ended) if ended else None,
         )
 
 
@@ -74,7 +74,8 @@ class ResourceRun:
     """One resource in this run. facts: what finished scans left. mark: the scan of now.
 
     left: an unfinished scan that a look back (`--since`) leaves in its place, for later pulls.
-    leaves_unfinished: rows of such a scan have landed, and the rest is still to come.
+    is_full_wanted: asked for with `--full`. alive: rows that a filtered list lacked, and that are
+    there. looked_ms: when rows known to be unlisted were looked at. warnings: as in the report.
     """
 
     resource: str
@@ -82,7 +83,10 @@ class ResourceRun:
     mark: ScanMark
     resumed: bool = False
     left: ScanMark | None = None
-    leaves_unfinished: bool = False
+    is_full_wanted: bool = False
+    alive: list[str] = field(default_factory=list)
+    looked_ms: int | None = None
+    warnings: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(
         default_factory=lambda: {"rows_read": 0, "rows_written": 0, "rows_deleted": 0}
     )
@@ -94,18 +98,43 @@ class ResourceRun:
     @property
     def reason(self) -> str:
         return (
-            f"goes on where a run stopped: {self.mark.plan.reason}"
+            f"resumes where a run stopped: {self.mark.plan.reason}"
             if self.resumed
             else (self.mark.plan.reason)
         )
 
+    @property
+    def complete(self) -> bool | None:
+        """Whether a full scan is proven complete; None where the scan isn't a full one."""
+        if self.mark.plan.kind is not ScanKind.FULL:
+            return None
+        return self.mark.ended is not None and self.mark.ended.complete
+
+    @property
+    def why_incomplete(self) -> str | None:
+        """Why a full scan isn't proven complete, for people."""
+        if self.complete is not False:
+            return None
+        ended = self.mark.ended
+        return ended.why if ended else "the scan has not come to its end; the next pull resumes it"
+
+    @property
+    def doubt(self) -> Doubt | None:
+        return self.mark.ended.doubt if self.mark.ended else None
+
+    @property
+    def is_doubt_new(self) -> bool:
+        """Whether the last full scan had no such doubt."""
+        return self.doubt is not None and not self.doubt.is_known(self.facts.doubt)
+
     def summary(self) -> dict[str, Any]:
         """The resource's part of the run's summary."""
-        ended = self.mark.ended
+        why = self.why_incomplete
         return {
             "scan": str(self.mark.plan.kind),
             "reason": self.reason,
-            "complete": bool(ended and ended.complete),
+            "complete": self.complete,
+            **({} if why is None else {"why_incomplete": why}),
             **self.counts,
         }
 
@@ -130,6 +159,7 @@ class ResourceRun:
         ended = self.mark.ended
         assert ended is not None
         facts = self.facts.after(self.mark.plan, ended, started_ms=self.mark.started_ms)
+        facts = replace(facts, looked_ms=self.looked_ms or facts.looked_ms)
         scan = replace(self.mark, ended=None) if ended.unfinished else self.left
         return {"facts": facts.to_json(), "scan": scan.to_json() if scan else None}
 
@@ -143,9 +173,8 @@ def begin(
     limits: tuple[RateLimit, ...],
     now_ms: int,
 ) -> ResourceRun:
-    """The run of one resource: resumed where an earlier scan can be gone on with."""
-    state = {} if wanted.reset else destination.loader.mark(resource)
-    facts = ResourceFacts.from_json(state["facts"]) if "facts" in state else ResourceFacts()
+    """The run of one resource: resumed where an earlier scan can be."""
+    facts, left = (ResourceFacts(), None) if wanted.reset else _known(destination, resource)
     fresh = plan(
         resource,
         facts,
@@ -155,23 +184,34 @@ def begin(
         full=wanted.full,
         since_ms=wanted.since_ms,
     )
-    left = ScanMark.from_json(state["scan"]) if state.get("scan") else None
-    if left is not None and _can_go_on(destination, left, fresh, wanted, now_ms):
+    if left is not None and _can_resume(destination, left, fresh, wanted, now_ms):
         mark = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
         run = ResourceRun(resource, facts, mark, resumed=True)
     else:
         is_part = fresh.backfill and fresh.kind is not ScanKind.FULL
-        run = ResourceRun(
-            resource, facts, ScanMark(fresh, now_ms), left=left if is_part else None,
-            leaves_unfinished=is_part and resource in destination.unfinished,
-        )  # fmt: skip
+        run = ResourceRun(resource, facts, ScanMark(fresh, now_ms), left=left if is_part else None)
         if run.left is None:
             destination.seen.begin(resource)
+    run.is_full_wanted = wanted.full
     _log.info("pull.scan", resource=resource, scan=str(run.mark.plan.kind), reason=run.reason)
     return run
 
 
-def _can_go_on(
+def _known(destination: Destination, resource: str) -> tuple[ResourceFacts, ScanMark | None]:
+    """What finished scans left, and the scan that an earlier run didn't end.
+
+    A state that another version, or a damaged file, has left unreadable is one that isn't there.
+    """
+    state = destination.loader.mark(resource)
+    try:
+        facts = ResourceFacts.from_json(state["facts"]) if "facts" in state else ResourceFacts()
+        return facts, ScanMark.from_json(state["scan"]) if state.get("scan") else None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        _log.warning("pull.state_unreadable", resource=resource, error=type(error).__name__)
+        return ResourceFacts(), None
+
+
+def _can_resume(
     destination: Destination, left: ScanMark, fresh: ScanPlan, wanted: Wanted, now_ms: int
 ) -> bool:
     if wanted.since_ms is not None or left.plan.backfill:
@@ -186,18 +226,35 @@ def _can_go_on(
 def scan_of(
     run: ResourceRun, client: ApiClient, destination: Destination, *, page_size: int
 ) -> Scan:
-    """The scan of `run`, at the place where it goes on."""
+    """The scan of `run`, at the place where it resumes. page_size: as configured."""
     return Scan(
         client,
         run.mark.plan,
-        page_size=run.facts.page_size or page_size,
+        page_size=run.facts.usual_page_size(page_size),
         started_ms=run.mark.started_ms,
         place=run.mark.place,
-        expected_ids=_expected_ids(destination, run.mark.plan),
+        known=run.facts.doubt,
+        newest_known_ms=_newest_known_ms(destination, run.mark.plan),
+        expected_ids=expected_ids(destination, run.mark.plan),
     )
 
 
-def _expected_ids(destination: Destination, plan: ScanPlan) -> list[str]:
+def _newest_known_ms(destination: Destination, plan: ScanPlan) -> int | None:
+    """The newest time of a head scan's order among the rows that its list should begin with."""
+    columns = destination.columns(plan.resource)
+    name = column_name(plan.order) if plan.order else ""
+    if plan.kind is not ScanKind.HEAD or columns.get(name, {}).get("data_type") != "timestamp":
+        return None
+    unpinned = " AND pin IS NOT TRUE" if columns.get("pin", {}).get("data_type") == "bool" else ""
+    sql = (
+        f"SELECT max({name}) FROM {destination.name(plan.resource)} "  # noqa: S608 - names of ours
+        f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL{unpinned}"
+    )
+    ((newest,),) = destination.query(sql)
+    return round(newest.timestamp() * 1000) if newest else None
+
+
+def expected_ids(destination: Destination, plan: ScanPlan) -> list[str]:
     """Rows that the plan's filters should match, as far as the destination knows."""
     if plan.backfill or not destination.columns(plan.resource):
         return []
@@ -211,6 +268,6 @@ def _expected_ids(destination: Destination, plan: ScanPlan) -> list[str]:
         return []
     sql = (
         f"SELECT id FROM {destination.name(plan.resource)} "  # noqa: S608 - names of ours
-        f"WHERE {DELETED_COLUMN} IS NULL AND {where}"
+        f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL AND {where}"
     )
     return [row[0] for row in destination.query(sql, parameters)]

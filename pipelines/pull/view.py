@@ -44,7 +44,7 @@ def _table(report: PullReport) -> Table:
     for name in ("resource", "scan", "read", "written", "deleted", "rows now"):
         table.add_column(name, justify="left" if name in ("resource", "scan") else "right")
     for name, facts in report.summary["resources"].items():
-        scan = facts["scan"] if facts["complete"] else f"{facts['scan']} (partial)"
+        scan = f"{facts['scan']} (unproven)" if facts["complete"] is False else facts["scan"]
         counts = [facts[count] for count in ("rows_read", "rows_written", "rows_deleted")]
         live = report.live_rows.get(name)
         table.add_row(
@@ -54,6 +54,11 @@ def _table(report: PullReport) -> Table:
 
 
 def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
+    for resource, facts in report.summary["resources"].items():
+        if "why_incomplete" in facts and (report.error is None or facts["rows_read"]):
+            yield f"{resource}: not proven complete: {facts['why_incomplete']}."
+        if resource in report.doubts:
+            yield _what_follows(resource, is_new=report.doubts[resource])
     for resource, counts in report.warnings.items():
         for what, times in counts.items():
             yield f"Warning: {resource}: {what} ({times}x)"
@@ -63,6 +68,18 @@ def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
     yield from _copy_notes(report, settings)
 
 
+def _what_follows(resource: str, *, is_new: bool) -> str:
+    if is_new:
+        return (
+            f"{resource}: what was read is published, and nothing was flagged deleted. If it stays "
+            "so, later pulls don't ask again, and prove deletions one by one."
+        )
+    return (
+        f"{resource}: it was so at the last pull too; deletions are proven one by one (at most 50 "
+        "look-ups a pull)."
+    )
+
+
 def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     copy = published_copy(settings)
     if copy is None:
@@ -70,8 +87,6 @@ def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     if report.published:
         yield f"A new copy is at {copy.path}."
     elif not report.is_visible:
-        names = ", ".join(report.unfinished)
-        why = f": a scan of {names} has not ended" if names else ""
-        yield f"{copy.still()}{why}. Run it again to have it published."
+        yield f"{copy.still()}. Run it again to have the rest published."
     elif report.error is None:
         yield f"Nothing changed; the copy is at {copy.path}."

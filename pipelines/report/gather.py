@@ -74,7 +74,7 @@ def _freshness(ledger: LedgerView, label: str, copy: PublishedCopy | None) -> li
             continue
         complete_ms = fresh.last_complete_ms
         complete_s = None if complete_ms is None else complete_ms / 1000
-        last_s = fresh.last_pull_ms / 1000
+        last_s = fresh.last_pull_ms / 1000 if fresh.last_pull_ms else None
         shown.append(Freshness(name, fresh.rows, last_s, complete_s, fresh.scan, fresh.reason))
     return shown
 

@@ -69,10 +69,12 @@ def _body(**fields: Any) -> bytes:
 
 @pytest.mark.parametrize("said", [_body(), _body(items=None, pagination={"nextPageToken": None})])
 def test_an_answer_without_a_list_deletes_nothing(puller: Puller, between: Between, said: bytes):
-    """Even if the rows can't be looked at: the scan isn't complete, and nothing failed."""
+    """Even if the rows can't be looked at: the scan isn't complete, and that is told."""
     puller.pull_ok("meetings", "tasks")
     between.answers = {"meetings": (200, said), "meetings/": (404, _body(error="Not found"))}
     report = puller.pull_ok("meetings", "tasks")
+    assert report.exit_code == 3
+    assert "proves nothing" in report.summary["resources"]["meetings"]["why_incomplete"]
     assert report.summary["resources"]["meetings"]["complete"] is False
     assert report.summary["resources"]["tasks"]["complete"] is True
     assert puller.counts("rows_deleted") == {"meetings": 0, "tasks": 0}
@@ -90,10 +92,19 @@ def test_an_empty_list_is_believed_when_its_rows_are_gone_too(
 ):
     """The answer says that it is empty, and a sample of the rows is asked for by id."""
     puller.pull_ok("meetings")
-    between.answers = {"meetings": said}
+    between.answers = {"meetings": said, "meetings/": (404, _body(error="Not found"))}
+    assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 70
+
+
+def test_rows_that_an_empty_list_hides_are_looked_at_in_turn(puller: Puller, between: Between):
+    """Fifty are there, as far as a sample of 70 goes; with `--full` those are looked at again."""
+    puller.pull_ok("meetings")
+    between.answers = {"meetings": (200, _body(items=[]))}
     assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 0
     between.answers["meetings/"] = (404, _body(error="Not found"))
-    assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 70
+    for full, deleted in ((False, 20), (False, 0), (True, 50)):
+        report = puller.pull_ok("meetings", full=full)
+        assert report.summary["resources"]["meetings"]["rows_deleted"] == deleted
 
 
 def test_an_uncounted_empty_list_deletes_nothing_where_no_row_can_be_looked_at(

@@ -1,8 +1,9 @@
-"""A pull in which one resource fails: what the others brought is published, if it is whole."""
+"""A pull in which one resource fails, or isn't read to its end: what came is published."""
 
 from __future__ import annotations
 
-import json
+import os
+import signal
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pydantic import SecretStr
 
 from connector.budget.database import Database
-from connector.errors import Unauthorized
+from connector.errors import Interrupted, Unauthorized
 from connector.history import FreshnessLog
 from connector.sandbox import RESOURCES
 from connector.sandbox.options import ALL_PERMISSIONS
@@ -74,51 +75,76 @@ def test_what_the_others_brought_is_published(puller: Puller):
     assert "/meetings" in error
 
 
-def test_nothing_is_published_while_a_scan_has_landed_a_part(puller: Puller):
-    """Notes fail in the middle: the copy stays the old one, and text, JSON and status say so."""
+def test_half_of_a_scan_is_published_with_the_others_and_told(puller: Puller):
+    """Notes fail in the middle: the edited half is in the copy, nothing is flagged deleted, and
+    the summary, `_hc_freshness` and `status` say that the notes aren't proven complete."""
     puller.pull_ok()
-    before = puller.settings.duckdb_path.stat().st_ino
+    puller.sandbox.store.delete("notes", puller.sandbox.store.all("notes")[0]["id"])
     for resource in ("notes", "tasks"):
         for record in puller.sandbox.store.all(resource):
             puller.sandbox.store.update(resource, record["id"], {"createdByApi": None})
     _forbid_after_first_page(puller, "notes")
     report = puller.pull()
     assert isinstance(report.error, Unauthorized)
-    assert not report.published
-    assert puller.settings.duckdb_path.stat().st_ino == before
-    assert report.summary["copy"]["unfinished"] == ["notes"]
-    assert "is still that of" in str(pull_lines(report, puller.settings)[-1])
+    assert report.published
+    assert report.summary["resources"]["notes"]["complete"] is False
+    assert "not come to its end" in report.summary["resources"]["notes"]["why_incomplete"]
+    assert report.summary["resources"]["tasks"]["complete"] is True
+    landed = puller.landed()
+    assert len(landed["notes"]) == 200
+    edited = sum(row.get("created_by_api") is None for row in landed["notes"].values())
+    assert 50 <= edited < 200
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        fresh = connection.execute(
+            "SELECT complete, why_incomplete IS NULL, last_pull_at IS NULL "
+            "FROM hiringcenter._hc_freshness WHERE resource IN ('notes', 'tasks') ORDER BY resource"
+        ).fetchall()
+    assert fresh == [(False, False, False), (True, True, False)]
     told = status(puller.settings, None)
-    tasks = told.summary["resources"]["tasks"]
-    assert tasks["unpublished_pull"] > tasks["last_pull"]
-    assert told.summary["copy"]["published_at"] == report.summary["copy"]["published_at"]
-    assert any("tasks" in line and "not in it" in line for line in told.lines[1:])
+    assert told.summary["resources"]["notes"]["complete"] is False
+    assert any("notes" in line and "proven complete" in line for line in told.lines[1:])
     _allow(puller)
     assert puller.pull_ok().published
     puller.assert_true()
-    assert json.dumps(status(puller.settings, None).summary).count('"unpublished_pull": null') == 4
 
 
-def test_a_part_that_an_earlier_pull_left_counts_whoever_fails_now(puller: Puller):
-    """Notes stopped in their middle; then they are forbidden from the start, and others end."""
+def test_half_of_a_first_scan_is_there_and_is_no_fresh_data(puller: Puller):
+    """Notes stopped in their middle, then are forbidden from the start: the others don't wait."""
     _forbid_after_first_page(puller, "notes")
-    assert not puller.pull().published
+    assert puller.pull().published
+    assert 50 <= len(puller.landed()["notes"]) < 200
+    told = status(puller.settings, 3600.0).summary["resources"]["notes"]
+    assert (told["complete"], told["last_pull"], told["stale"]) == (False, None, True)
     report = puller.pull("prospects", "tasks")
-    assert report.error is None
-    assert not report.published
-    assert report.summary["copy"] == {
-        "path": str(puller.settings.duckdb_path), "published_at": None, "unfinished": ["notes"],
-    }  # fmt: skip
-    assert not any(_ages(puller).values())
-    assert not puller.pull().published
+    assert report.exit_code == 0
+    assert _ages(puller) == {name: name != "notes" for name in RESOURCES}
     _allow(puller)
-    assert puller.pull_ok("notes").published  # with it, what the others had brought
-    assert _ages(puller)["prospects"]
+    puller.pull_ok("notes")
     puller.pull_ok()
     puller.assert_true()
 
 
-def test_a_part_that_changed_nothing_is_no_part(puller: Puller):
+def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
+    """A signal in the midst: what had been loaded is there, and the next pull resumes."""
+    puller.change_pull(chunk_pages=1)
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 50)
+
+    def stop(request: Any) -> None:
+        if "pageToken" in dict(request.params):
+            os.kill(os.getpid(), signal.SIGTERM)
+            puller.sandbox.options.script = None
+
+    puller.sandbox.options.script = stop
+    report = puller.pull()
+    assert isinstance(report.error, Interrupted)
+    assert report.published
+    assert report.summary["resources"]["prospects"]["complete"] is False
+    assert 0 < sum(map(len, puller.landed().values())) < 690
+    puller.pull_ok()
+    puller.assert_true()
+
+
+def test_a_part_that_changed_nothing_is_published_too(puller: Puller):
     """The failed scan met only rows that are there already: its table is as it was."""
     puller.pull_ok()
     puller.sandbox.store.create("tasks", {"prospectId": "p", "assignedTo": "u", "task": "call"})
@@ -131,15 +157,6 @@ def test_a_part_that_changed_nothing_is_no_part(puller: Puller):
     )
 
 
-def test_looking_back_does_not_end_what_another_scan_began(puller: Puller):
-    """`--since` over a list that was cut in its middle: the rest of it is still to come."""
-    _forbid_after_first_page(puller, "notes")
-    puller.pull("notes")
-    _allow(puller)
-    assert not puller.pull_ok("notes", since_ms=0).published
-    assert puller.pull_ok("notes").published
-
-
 def test_a_planned_stop_is_published(puller: Puller):
     """A full scan that is spread over several pulls: each of them is whole, as planned."""
     puller.change_pull(page_size=50)
@@ -148,8 +165,10 @@ def test_a_planned_stop_is_published(puller: Puller):
     puller.change(rate_limits=(RateLimit(6, 0.5),))
     puller.sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
     report = puller.pull_ok("prospects")
-    assert not report.summary["resources"]["prospects"]["complete"]
-    assert report.published
+    facts = report.summary["resources"]["prospects"]
+    assert facts["complete"] is False
+    assert "as planned" in facts["why_incomplete"]
+    assert (report.exit_code, report.published) == (0, True)
 
 
 def test_a_deleted_copy_is_no_fresh_data(puller: Puller):
@@ -168,6 +187,8 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
     database = Database(puller.settings.resolved_ledger_url)
     with database.write() as connection:
         connection.exec_driver_sql("DROP TABLE freshness_published")
+        for column in ("complete", "why_incomplete"):
+            connection.exec_driver_sql(f"ALTER TABLE freshness DROP COLUMN {column}")
         connection.exec_driver_sql(
             "UPDATE schema_versions SET version = 1 WHERE component = 'freshness'"
         )

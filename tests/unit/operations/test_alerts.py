@@ -9,7 +9,6 @@ from pydantic import SecretStr
 
 from connector.errors import (
     ConfigurationError,
-    IncompleteList,
     LedgerUnusable,
     MissingKey,
     Unauthorized,
@@ -49,7 +48,6 @@ def test_a_failure_is_told_without_what_it_quotes():
     [
         (MissingKey(), True),
         (LedgerUnusable(ledger="x", reason="is damaged", action="Move it away."), True),
-        (IncompleteList(resource="prospects", total_count=9, listed=7), True),
         (Unexpected(ValueError("Ada Byron")), True),
         (UnknownColumn(place="people.csv", column="Ada Byron", nearest=None), False),
         (Unauthorized(status=403, url_path="/prospects", said="Ada Byron is not yours"), False),

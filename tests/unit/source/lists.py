@@ -60,7 +60,9 @@ class ListServer:
             revision="pagination",
         )
 
-    def record(self, resource: str, record_id: str) -> dict[str, Any] | None:
+    def record(
+        self, resource: str, record_id: str, *, patience_s: float = 0
+    ) -> dict[str, Any] | None:
         self.records_asked.append(record_id)
         return next((row for row in self.rows if row["id"] == record_id), None)
 

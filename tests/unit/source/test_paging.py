@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import Page
-from connector.errors import EndlessList, ExpiringPages, IncompleteList, Refused
+from connector.errors import ExpiringPages, Refused
 from connector.source.listing import overlapping
 from connector.source.paging import Scan, ScannedPage, plan_of
-from connector.source.scans import ScanKind, ScanPlan
+from connector.source.scans import Doubt, DoubtKind, ScanKind, ScanPlan
 from tests.unit.source.lists import ListServer, expired, records
 
 NOW_MS = 20_000_000
@@ -33,6 +33,14 @@ def ids(pages: list[ScannedPage]) -> list[str]:
 
 def read(made: Scan) -> list[str]:
     return ids(list(made))
+
+
+def doubt_of(made: Scan) -> Doubt:
+    """Of a scan that was read; it isn't complete."""
+    assert made.outcome is not None
+    assert not made.outcome.complete
+    assert made.outcome.doubt is not None
+    return made.outcome.doubt
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -120,48 +128,64 @@ def test_an_empty_page_with_a_next_one_is_not_the_end():
     assert made.outcome.complete
 
 
-def test_a_page_named_twice_ends_in_an_error_and_keeps_what_was_read():
+def test_a_page_that_names_itself_ends_the_scan_and_keeps_what_was_read():
     """Not in an endless loop, and not as a complete list."""
 
     def loop(page: Page, params: Any) -> Page:
         return Page(page.items, {"pageToken": "10"}, None, "x")
 
     made = scan(ListServer(records(40), answer=loop))
-    pages: list[ScannedPage] = []
-    with pytest.raises(EndlessList, match="read before"):
-        pages.extend(made)
-    assert len(ids(pages)) == 20
-    assert made.outcome is None
+    assert len(read(made)) == 20
+    assert doubt_of(made).kind is DoubtKind.ENDLESS
 
 
-def test_empty_pages_without_an_end_end_in_an_error():
+def test_one_token_for_all_pages_is_followed_while_pages_bring_rows():
+    """A server may keep the place itself, and name the same token until there is no more."""
+    numbers = iter(range(10))
+
+    def scroll(page: Page, params: Any) -> Page:
+        number = next(numbers)
+        rows = server.rows[number * 10 :][:10]
+        return Page(rows, {"pageToken": "0"} if number < 3 else None, None, "x")
+
+    server = ListServer(records(35), answer=scroll)
+    made = scan(server)
+    assert read(made) == [row["id"] for row in server.rows]
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_empty_pages_without_an_end_are_stopped():
     """Each with a new token."""
     numbers = iter(range(10**6))
     server = ListServer(
         [], answer=lambda *_: Page([], {"pageToken": f"t{next(numbers)}"}, None, "x")
     )
-    with pytest.raises(EndlessList, match="empty"):
-        read(scan(server))
+    made = scan(server)
+    read(made)
+    assert doubt_of(made).kind is DoubtKind.ENDLESS
+    assert "empty" in doubt_of(made).why
     assert len(server.asked) <= 60
 
 
-def test_the_same_pages_under_new_tokens_end_in_an_error():
-    """A server that wraps around, or ignores its tokens, names a new one on every page."""
+@pytest.mark.parametrize("capped_at", [None, 20])
+@pytest.mark.parametrize("shift", [0, 3])
+def test_a_list_that_begins_again_under_new_tokens_is_stopped(capped_at: int | None, shift: int):
+    """By pages that bring no new id, wherever they are cut, and never by a count, which may be
+    capped: all rows are there, and the scan isn't called complete."""
     numbers = iter(range(10**6))
 
     def wrap(page: Page, params: Any) -> Page:
         number = next(numbers)
-        again = server.rows[number % 3 * 10 :][:10]
-        return Page(again, {"pageToken": f"t{number}"}, None, "x")
+        start = number * 10 % (len(server.rows) + shift)
+        again = (server.rows * 2)[start:][:10]
+        return Page(again, {"pageToken": f"t{number}"}, capped_at, "x")
 
-    server = ListServer(records(30), answer=wrap)
+    server = ListServer(records(200), answer=wrap)
     made = scan(server)
-    pages: list[ScannedPage] = []
-    with pytest.raises(EndlessList, match="same rows"):
-        pages.extend(made)
-    assert len(set(ids(pages))) == 30
-    assert len(server.asked) <= 20
-    assert made.outcome is None
+    assert len(set(read(made))) == 200
+    assert len(server.asked) <= 50
+    assert doubt_of(made).kind is DoubtKind.ENDLESS
 
 
 def test_odd_items_in_the_middle_cost_no_other_row():
@@ -294,7 +318,7 @@ def test_an_expired_token_begins_the_list_anew():
     server.before = expire
     made = scan(server)
     assert set(read(made)) == {row["id"] for row in server.rows}
-    assert len(server.asked) == 9
+    assert len(server.asked) == 10  # the last page is full: one asks whether it is the last
     assert made.outcome is not None
     assert made.outcome.complete
 
@@ -530,25 +554,24 @@ def test_a_name_filter_for_whole_names_is_not_asked_for_letters():
     assert sum(len(asked.get("name", "xx")) == 1 for asked in server.asked) == 1
 
 
-def test_rows_in_no_slice_are_an_honest_failure():
-    """It names totalCount and how many are missing; what was found was handed on."""
+def test_rows_in_no_slice_are_told_with_their_number():
+    """And totalCount; what was found was handed on."""
     rows = prospects(100) + [{"id": f"lost{n}"} for n in range(30)]
     server = ListServer(rows, paged=False, counted=True, matches=by_filter, clamps=40)
     made = scan(server, "prospects")
-    pages: list[ScannedPage] = []
-    with pytest.raises(IncompleteList, match=r"totalCount says 130 .* 30 are missing") as error:
-        pages.extend(made)
-    assert error.value.missing == 30
-    assert len(set(ids(pages))) == 100
-    assert made.outcome is None
+    assert len(set(read(made))) == 100
+    doubt = doubt_of(made)
+    assert (doubt.kind, doubt.gap) == (DoubtKind.COUNT, 30)
+    assert "totalCount is 130" in doubt.why
     assert len(server.asked) < 100
 
 
 def test_filters_that_the_server_ignores_do_not_pass_for_slices():
     """Everything comes back, whatever is asked: not asked again and again."""
     server = ListServer(prospects(3000), paged=False, counted=True, clamps=40)
-    with pytest.raises(IncompleteList):
-        read(scan(server, "prospects"))
+    made = scan(server, "prospects")
+    read(made)
+    assert doubt_of(made).gap == 2960
     assert len(server.asked) <= 20
 
 
@@ -573,10 +596,12 @@ def test_a_list_without_tokens_and_count_is_asked_for_more_until_it_is_not_full(
 
 
 def test_a_cut_list_without_count_is_never_called_complete():
-    """The failure names totalCount, which would have told."""
+    """The doubt names totalCount, which would have told."""
     server = ListServer(prospects(3000), paged=False, matches=by_filter, clamps=1000)
-    with pytest.raises(IncompleteList, match="no totalCount"):
-        read(scan(server, "prospects"))
+    made = scan(server, "prospects")
+    read(made)
+    assert doubt_of(made).kind is DoubtKind.FULL_PAGE
+    assert "no totalCount" in doubt_of(made).why
 
 
 def test_tokens_that_stop_early_are_noticed_by_the_count():
@@ -589,8 +614,9 @@ def test_tokens_that_stop_early_are_noticed_by_the_count():
     sliced = ListServer(prospects(160), counted=True, matches=by_filter, clamps=10, answer=shallow)
     assert len(set(read(scan(sliced, "prospects")))) == 160
     useless = ListServer(prospects(160), counted=True, clamps=10, answer=shallow)
-    with pytest.raises(IncompleteList):
-        read(scan(useless, "prospects"))
+    made = scan(useless, "prospects")
+    read(made)
+    assert doubt_of(made).gap == 120
 
 
 # --- watermarks -----------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ def types(maker: RowMaker) -> dict[str, Any]:
 def test_every_column_of_the_contract_is_there_before_any_row(resource: str):
     """Also where all values are null for ever."""
     maker = RowMaker(resource, {})
-    assert len(maker.columns) == len(CONTRACT[resource]) + 2
+    assert len(maker.columns) == len(CONTRACT[resource]) + 3
     assert maker.columns["id"]["primary_key"]
     assert types(maker)["_hc_deleted_at"] == "timestamp"
 

@@ -20,7 +20,8 @@ NEWEST = {"createdAt": NOW_MS - 2 * HOUR_MS, "updatedAt": NOW_MS - HOUR_MS}
 
 def facts(pages: int, **changes: Any) -> ResourceFacts:
     known: dict[str, Any] = {
-        "newest_ms": NEWEST, "last_complete_ms": NOW_MS - 3 * HOUR_MS, "rows": pages * 200,
+        "newest_ms": NEWEST, "last_complete_ms": NOW_MS - 3 * HOUR_MS,
+        "last_full_ms": NOW_MS - 3 * HOUR_MS, "rows": pages * 200,
         "pages": pages, "page_size": 200, "order": "createdAt",
     }  # fmt: skip
     return ResourceFacts(**{**known, **changes})
@@ -55,7 +56,7 @@ def test_above_the_share_each_list_has_its_narrow_scan(resource: str, kind: str)
 
 def test_a_complete_scan_in_the_future_is_no_reason_to_wait():
     """It began while the clock was wrong; else no full scan would come until then."""
-    known = facts(2000, last_complete_ms=NOW_MS + 400 * 24 * HOUR_MS)
+    known = facts(2000, last_full_ms=NOW_MS + 400 * 24 * HOUR_MS)
     assert planned("notes", known).kind is ScanKind.FULL
 
 
@@ -75,14 +76,14 @@ def test_a_head_scan_reads_down_to_the_watermark_less_the_lookback():
 
 def test_a_day_after_the_last_complete_scan_the_next_is_full():
     """At once while that leaves half of the hour to others."""
-    known = facts(2000, last_complete_ms=NOW_MS - 24 * HOUR_MS)
+    known = facts(2000, last_full_ms=NOW_MS - 24 * HOUR_MS)
     made = planned("notes", known)
     assert (made.kind, made.max_pages) == (ScanKind.FULL, None)
 
 
 def test_a_full_scan_that_the_hour_does_not_hold_is_spread_over_runs():
     """And gone on with, whatever the clock says meanwhile."""
-    known = facts(8000, last_complete_ms=NOW_MS - 24 * HOUR_MS)
+    known = facts(8000, last_full_ms=NOW_MS - 24 * HOUR_MS)
     made = planned("notes", known)
     assert (made.kind, made.max_pages) == (ScanKind.FULL, 3000)
     stopped = known.after(made, ScanOutcome(False, "", unfinished=True), started_ms=NOW_MS)
