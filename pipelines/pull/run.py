@@ -191,9 +191,6 @@ class _Pull:
         if run.doubt is None:
             return
         self._report.doubts[run.resource] = run.is_doubt_new
-        _log.warning(
-            "pull.incomplete", resource=run.resource, why=run.doubt.why, is_new=run.is_doubt_new
-        )
         if run.is_doubt_new and run.doubt.kind is DoubtKind.ENDLESS:
             self._errors.append(EndlessList(resource=run.resource, reason=run.doubt.why))
 
