@@ -112,10 +112,11 @@ class ResourceRun:
 
     @property
     def why_incomplete(self) -> str | None:
-        """Why a full scan isn't proven complete, for people."""
-        if self.complete is not False:
-            return None
+        """Why a full scan isn't proven complete, for people; of one that brought nothing, the
+        run's error says it."""
         ended = self.mark.ended
+        if self.complete is not False or (ended is None and not self.counts["rows_read"]):
+            return None
         return ended.why if ended else "the scan has not come to its end; the next pull resumes it"
 
     @property

@@ -55,7 +55,7 @@ def _table(report: PullReport) -> Table:
 
 def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
     for resource, facts in report.summary["resources"].items():
-        if "why_incomplete" in facts and (report.error is None or facts["rows_read"]):
+        if "why_incomplete" in facts:
             yield f"{resource}: not proven complete: {facts['why_incomplete']}."
         if resource in report.doubts:
             yield _what_follows(resource, is_new=report.doubts[resource])
