@@ -24,19 +24,16 @@ def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
 def pull_events(report: PullReport) -> list[tuple[str, dict[str, Any]]]:
     """What a log says of a pull that needs a look: its counts, and lists that aren't complete."""
     summary = report.summary
-    run_id = {"run_id": summary.get("run_id")}
-    lists = summary.get("resources", {}).items()
-    return [
-        (
-            "pull.ended",
-            {**run_id, "status": summary.get("status"), "requests": summary.get("requests")},
-        ),
-        *(
-            ("pull.incomplete", {**run_id, "resource": name, "why": facts["why_incomplete"]})
-            for name, facts in lists
-            if facts.get("why_incomplete")
-        ),
+    lists = summary.get("resources", {})
+    events = [
+        ("pull.incomplete", {"resource": name, "why": facts["why_incomplete"]})
+        for name, facts in lists.items()
+        if facts.get("why_incomplete")
     ]
+    if any(facts["rows_read"] for facts in lists.values()):
+        ended = {"status": summary["status"], "requests": summary["requests"]}
+        events.insert(0, ("pull.ended", ended))
+    return [(name, {"run_id": summary.get("run_id"), **facts}) for name, facts in events]
 
 
 def _table(report: PullReport) -> Table:
