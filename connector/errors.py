@@ -264,6 +264,21 @@ class StateConflict(ConfigurationError):
         )
 
 
+class CopyOfAnother(ConfigurationError):
+    """Another installation publishes to this path. `path`; `age_s`: since it last did."""
+
+    def __init__(self, *, path: str, age_s: float) -> None:
+        self.path, self.age_s = path, age_s
+        ago = f"{age_s / 3600:.0f} h" if age_s >= 5400 else f"{age_s / 60:.0f} min"
+        super().__init__(
+            f"{path}: another installation (another user, machine or state directory) published "
+            f"this copy {ago} ago; two that publish to one path undo each other's work. Set "
+            "HIRINGCENTER_DUCKDB_PATH to a path of your own, or share its ledger "
+            "(HIRINGCENTER_LEDGER_URL), or, if the other one is gone, take the copy over: "
+            "hiringcenter pull --take-over"
+        )
+
+
 class MissingKey(ConfigurationError):
     """No API key is configured. `variable`: the environment variable that would hold it;
     `accounts`: those that could be named instead; `searched`: where it was looked for, besides

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,13 +41,18 @@ def _pull(
     ] = None,
     reset: Annotated[
         bool,
-        typer.Option("--reset", help="Forget what earlier scans learnt of each, and scan anew."),
+        typer.Option("--reset", help="Forget what earlier scans learnt of each, and scan again."),
+    ] = False,
+    take_over: Annotated[
+        bool,
+        typer.Option("--take-over", help="Publish over the copy of another installation."),
     ] = False,
 ) -> None:
     """Pull from the API into the destination; with no RESOURCE, all four."""
 
     def work(settings: Settings, output: Output) -> Result:
-        return run_pull(settings, _wanted(resources, full=full, since=since, reset=reset), output)
+        wanted = _wanted(resources, full=full, since=since, reset=reset)
+        return run_pull(settings, replace(wanted, take_over=take_over), output)
 
     run_command(options, observed("pull", work))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-_MARK = "_hc_runs"  # every dataset of ours has this table
+MARK = "_hc_runs"  # every dataset of ours has this table
 _MARTS = "_marts"
 _STAGING = "_staging"  # dlt's: holds tables of the same names
 
@@ -37,7 +37,7 @@ def datasets(connection: duckdb.DuckDBPyConnection, catalog: str, own: str) -> l
     """Ours in `catalog`, without dlt's staging, sorted. own: is one even if it is new."""
     rows = connection.execute(
         "SELECT schema_name FROM duckdb_tables() WHERE database_name = ? AND table_name = ?",
-        [catalog, _MARK],
+        [catalog, MARK],
     ).fetchall()
     found = {row[0] for row in rows} | {own}
     return sorted(found - {f"{each}{_STAGING}" for each in found})
@@ -52,7 +52,7 @@ def foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
         "AND NOT internal ORDER BY ALL",
         [catalog, catalog],
     ).fetchall()
-    ours = {schema for schema, name in rows if name == _MARK}
+    ours = {schema for schema, name in rows if name == MARK}
     ours |= {f"{schema}{_MARTS}" for schema in ours}
     return [f"{schema}.{name}" for schema, name in rows if schema not in ours]
 

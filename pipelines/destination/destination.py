@@ -24,6 +24,7 @@ from pipelines.destination.foreign_writes import (
     is_as_published,
     refuse_other_database,
 )
+from pipelines.destination.installation import installation_id
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.more_column import forms
@@ -52,15 +53,18 @@ _FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 class Destination:
     """The configured destination, opened for loading. Hold the pull lock while it is open.
 
+    take_over: publish over the copy of another installation.
+
     Raises:
         ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
         DestinationError: it can't be opened or written.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, take_over: bool = False) -> None:
         memory.settle()
         prepare_state_dir(settings)
-        self._settings = settings
+        self._settings, self._take_over = settings, take_over
+        self._own_id = installation_id(settings)
         self._type = destination_type(settings)
         self._places: Places = places(settings)
         self._stack = ExitStack()
@@ -78,7 +82,9 @@ class Destination:
     def _open(self) -> None:
         settings = self._settings
         if self.published_path is not None:
-            refuse_other_database(self.published_path, self._record)
+            refuse_other_database(
+                self.published_path, self._record, self._own_id, take_over=self._take_over
+            )
         self._connection: duckdb.DuckDBPyConnection = open_working_file(
             self._places,
             published=self.published_path,
@@ -242,9 +248,15 @@ class Destination:
             return False
         record = self._record
         if not self._unpublished.exists() and is_as_published(path, record):
-            self._room.fit(partial(refresh, self._connection, path, self._settings.dataset, record))
+            self._room.fit(
+                partial(
+                    refresh, self._connection, path, self._settings.dataset, record, self._own_id
+                )
+            )
             return False
-        self._room.fit(partial(publish, self._connection, path, self._settings.dataset, record))
+        self._room.fit(
+            partial(publish, self._connection, path, self._settings.dataset, record, self._own_id)
+        )
         self._unpublished.unlink(missing_ok=True)
         return True
 

@@ -20,6 +20,7 @@ import duckdb
 from connector.errors import ConfigurationError, DestinationError
 from connector.logs import get_logger
 from pipelines.destination.datasets import foreign_tables
+from pipelines.destination.installation import publisher_of, refuse_another
 
 _log = get_logger("publish")
 _NOWHERE = "/dev/null"
@@ -49,14 +50,18 @@ class Published:
             return False
 
 
-def refuse_other_database(path: Path, record: Published) -> None:
+def refuse_other_database(
+    path: Path, record: Published, own_id: str, *, take_over: bool = False
+) -> None:
     """Nothing is published over a database that isn't a copy of ours.
 
     A copy that another installation has published, or this one before its state was lost, is told
     by its tables. Where somebody has added to the copy of this one, theirs is kept beside it.
+    own_id: this installation's. take_over: publish over another installation's copy.
 
     Raises:
         ConfigurationError: `path` has tables of somebody's own.
+        CopyOfAnother: another installation published it within a day.
         DestinationError: another program has it open for writing, so that nobody can tell.
     """
     if not path.is_file() or path.stat().st_size == 0 or record.is_ours(path):
@@ -64,6 +69,7 @@ def refuse_other_database(path: Path, record: Published) -> None:
     try:
         with duckdb.connect(str(path), read_only=True) as connection:
             others = foreign_tables(connection)
+            publisher = publisher_of(connection)
     except duckdb.IOException as error:
         if "lock" not in str(error):
             return  # no database, or damaged: kept beside the copy when that is made
@@ -81,6 +87,7 @@ def refuse_other_database(path: Path, record: Published) -> None:
             "replace it. Set HIRINGCENTER_DUCKDB_PATH to another path, and ATTACH the copy from "
             "your database."
         )
+    refuse_another(path, publisher, own_id, take_over=take_over)
 
 
 def is_as_published(path: Path, record: Published) -> bool:

@@ -21,6 +21,7 @@ from pipelines.destination.foreign_writes import (
     guard_against_writer,
     keep_what_others_wrote,
 )
+from pipelines.destination.installation import sign
 from pipelines.destination.load_errors import describe
 
 _log = get_logger("publish")
@@ -31,11 +32,16 @@ _ABOUT_RUNS = ("_hc_runs", "_hc_freshness")
 
 
 def publish(
-    connection: duckdb.DuckDBPyConnection, path: Path, dataset: str, record: Published
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    dataset: str,
+    record: Published,
+    own_id: str,
 ) -> None:
     """Copy every dataset's tables (without dlt's own) to `path`. dataset: the one of this run.
 
     record: remembers the copy, so that what somebody else writes to it is noticed and kept.
+    own_id: this installation's, which the copy names.
 
     Raises:
         DestinationError: the copy can't be written; the old one stays as it is.
@@ -44,7 +50,7 @@ def publish(
     try:
         _make_folder(path.parent)
         _sweep(path)
-        _copy(connection, temporary, dataset)
+        _copy(connection, temporary, dataset, own_id)
         _seal(temporary)
         keep_what_others_wrote(path, record)
         guard_against_writer(path)
@@ -58,7 +64,11 @@ def publish(
 
 
 def refresh(
-    connection: duckdb.DuckDBPyConnection, path: Path, dataset: str, record: Published
+    connection: duckdb.DuckDBPyConnection,
+    path: Path,
+    dataset: str,
+    record: Published,
+    own_id: str,
 ) -> None:
     """Bring what the copy says about runs up to date; all other tables are as they were.
 
@@ -71,7 +81,7 @@ def refresh(
     try:
         _sweep(path)
         shutil.copyfile(path, temporary)
-        _renew(connection, temporary, dataset)
+        _renew(connection, temporary, dataset, own_id)
         _seal(temporary)
         guard_against_writer(path)
         temporary.replace(path)
@@ -119,7 +129,7 @@ def _sweep(path: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> None:
+def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str) -> None:
     cursor = connection.cursor()
     quoted = str(target).replace("'", "''")
     cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
@@ -129,12 +139,13 @@ def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> 
             for name in tables(cursor, working, each):
                 cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                 cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
+        sign(cursor, _ALIAS, dataset, own_id)
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()
 
 
-def _renew(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) -> None:
+def _renew(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str) -> None:
     cursor = connection.cursor()
     quoted = str(target).replace("'", "''")
     cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
@@ -142,6 +153,7 @@ def _renew(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str) ->
         for name in tables(cursor, working_catalog(cursor), dataset):
             if name.table in _ABOUT_RUNS:
                 cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
+        sign(cursor, _ALIAS, dataset, own_id)
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()

@@ -26,12 +26,14 @@ class Wanted:
     """What the caller asked for.
 
     since_ms: a bounded look back; UTC epoch ms. reset: forget watermarks and unfinished scans.
+    take_over: publish over the copy of another installation.
     """
 
     resources: tuple[str, ...]
     full: bool = False
     since_ms: int | None = None
     reset: bool = False
+    take_over: bool = False
 
 
 @dataclass(frozen=True)
