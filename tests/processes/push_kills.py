@@ -9,11 +9,14 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import duckdb
+
 from connector.sandbox import Faults, Sandbox, SandboxOptions
+from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote
 
 FAULTS = Faults(
@@ -61,12 +64,95 @@ def push_under_fire(
     return killed
 
 
+@dataclass
+class KillPoints:
+    """Pushes killed before single file operations. operations: of a whole push. wrong: what each
+    point that didn't recover in two runs, or not to the truth, left behind."""
+
+    operations: int = 0
+    tried: int = 0
+    killed: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+def push_killed_before(folder: Path, choose: Callable[[int], Iterable[int]]) -> KillPoints:
+    """Push a few people with notes, killed before each of the chosen file operations, and again
+    until it is done. choose: how many operations a push has → which of them (from 1)."""
+    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)
+    found = KillPoints()
+    with (
+        Sandbox(options) as sandbox,
+        Zygote(folder, environment(sandbox, None), watches_files=True) as zygote,
+    ):
+        if error := _push_at(zygote, sandbox, folder / "whole", FileFault()):
+            found.wrong.append(error)
+        found.operations = len(zygote.operations())
+        for point in choose(found.operations):
+            found.tried += 1
+            place = folder / f"point-{point}"
+            fault = FileFault(kill_before=point)
+            if error := _push_at(zygote, sandbox, place, fault, found):
+                found.wrong.append(f"before operation {point}: {error}")
+    return found
+
+
+_PEOPLE = 6
+
+
+def _push_at(
+    zygote: Zygote,
+    sandbox: Sandbox,
+    place: Path,
+    fault: FileFault,
+    found: KillPoints | None = None,
+) -> str | None:
+    """What is wrong after a push with `fault` and at most two more; None: the truth."""
+    place.mkdir()
+    domain = f"{place.name}.example.org"
+    rows = [f"N{n},X,n{n}@{domain},Dr,Called {n}" for n in range(_PEOPLE)]
+    (place / "people.csv").write_text(
+        "\n".join(["firstName,lastName,email,title,note.body", *rows])
+    )
+    zygote.folder = place
+    zygote.start("push", "people.csv", "--json", "-q", fault=fault)
+    code = zygote.wait()
+    if found is not None:
+        found.killed += code == -signal.SIGKILL
+    for _ in range(2):
+        if code == 0:
+            break
+        zygote.start("push", "people.csv", "--json", "-q")
+        code = zygote.wait()
+    if code != 0:
+        return f"exit {code}: {(place / 'err').read_text()[-500:]}{(place / 'out').read_text()}"
+    own = [change for change in sandbox.applied if change.payload.get("email", "").endswith(domain)]
+    ids = {change.id for change in own}
+    notes = [change for change in sandbox.applied if change.payload.get("prospectId") in ids]
+    if len(own) != _PEOPLE or len(ids) != _PEOPLE or len(notes) != _PEOPLE:
+        return f"{len(own)} changes of {len(ids)} people, {len(notes)} notes"
+    return _unlanded(place)
+
+
+def _unlanded(place: Path) -> str | None:
+    """What the published copy lacks of the last run."""
+    summary = json.loads((place / "out").read_text().splitlines()[-1])
+    if summary["rows"] != _PEOPLE or summary["failed"] or summary["rejected"]:
+        return f"last run: {summary}"
+    with duckdb.connect(str(place / "data" / "hiringcenter.duckdb"), read_only=True) as copy:
+        landed = copy.execute(
+            "SELECT count(*) FROM hiringcenter.hiringcenter._hc_push_results WHERE run_id = ?",
+            [summary["run_id"]],
+        ).fetchone()
+    return None if landed == (_PEOPLE,) else f"{landed} results of the last run have landed"
+
+
 def environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]:
     environment = {
         "HIRINGCENTER_API_KEY": sandbox.api_key,
         "HIRINGCENTER_BASE_URL": sandbox.url,
         "HIRINGCENTER_RATE_LIMITS": "30000/60s",
         "HIRINGCENTER_WRITES__MAX_IN_FLIGHT": "8",
+        "HIRINGCENTER_STATE_DIR": "state",
     }
     if keys_ttl_s is not None:
         environment["HIRINGCENTER_WRITES__KEY_MEMORY_S"] = str(keys_ttl_s)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from connector.sandbox import Sandbox, SandboxOptions
-from tests.processes.push_kills import environment, push_under_fire
+from tests.processes.push_kills import environment, push_killed_before, push_under_fire
 from tests.processes.zygote import Zygote, until
 
 
@@ -63,3 +63,12 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         assert zygote.wait() == 0
         emails = [change.payload["email"] for change in sandbox.applied]
     assert len(emails) == len(set(emails)) == 400
+
+
+@pytest.mark.slow
+def test_a_push_killed_before_any_file_operation_recovers(tmp_path: Path):
+    """A sample of the points, spread over the whole push; `make bench` tries them all: in at most
+    two runs each change and each note is made once, and the results have landed."""
+    found = push_killed_before(tmp_path, lambda count: [count // 5, count // 2, count * 4 // 5])
+    assert (found.tried, found.wrong) == (3, [])
+    assert found.killed >= 2
