@@ -100,6 +100,7 @@ class Rig:
         mode: Mode = "upsert",
         force: bool = False,
         allow_shared_contact: bool = False,
+        looks_first: bool = False,
         dry_run: bool = False,
         watcher: Watcher | None = None,
     ) -> Pushed:
@@ -114,6 +115,7 @@ class Rig:
             force,
             self.retry_total_s,
             allow_shared_contact=allow_shared_contact,
+            looks_first=looks_first,
         )
         with hold(self.database, "push", run_id=run_id) as held:
             push = Push(outbox, terms, clock=self.steady)

@@ -157,6 +157,7 @@ class Push:
             disputed=disputed,
             updates_only=self._terms.mode == "update-only",
             looks_first=self._terms.looks_first and not self._terms.force,
+            allow_shared_contact=self._terms.allow_shared_contact,
         )
         claimer = Claimer(
             self._outbox,

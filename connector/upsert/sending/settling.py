@@ -12,9 +12,11 @@ import sqlalchemy as sa
 
 from connector.api.client import WriteAnswer
 from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
+from connector.upsert.outbox.comparing import same_email, same_phone
 from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
+from connector.upsert.outbox.shared_contacts import Candidate, OtherPerson, first_name, judge
 from connector.upsert.outbox.states import Fate, State, Status
 from connector.upsert.outbox.writes import (
     PROSPECTS,
@@ -61,7 +63,7 @@ class Settler:
     uncertain: see `Outbox.uncertain`. disputed: see `Receipts.disputed`. last_answer_s: monotonic,
     when the API was last heard. recovering: what earlier runs left open is being settled.
     unanswered: why one of those is still open. updates_only: nobody is created. looks_first: what
-    is found as it should be isn't sent.
+    is found as it should be isn't sent. allow_shared_contact: see `Claimer`.
     """
 
     outbox: Outbox
@@ -75,6 +77,7 @@ class Settler:
     unanswered: BaseException | None = None
     updates_only: bool = False
     looks_first: bool = False
+    allow_shared_contact: bool = False
 
     def __post_init__(self) -> None:
         self._accepting = Accepting(self.outbox, self.receipts, self.uncertain, self.disputed)
@@ -150,6 +153,7 @@ class Settler:
     def _settle_look(
         self, connection: sa.Connection, flight: Flight, arrived: Delivered, at_ms: int
     ) -> Next:
+        was_known = flight.write.prospect_id is not None
         flight.write = arrived.write
         if not arrived.exists:
             if flight.write.kind == PROSPECTS and self.updates_only:
@@ -160,11 +164,30 @@ class Settler:
             self._accepting.activity(connection, flight, at_ms)
             flight.row.done.pop()  # it was there before
             return Next.GO_ON
+        if not was_known and (conflict := self._other_person(flight, arrived.item or {})):
+            self.refuse(connection, flight, Status.REJECTED, conflict, at_ms)
+            return Next.GO_ON
         if not (arrived.is_equal and self.looks_first):
             return Next.POST
         self._accepting.prospect(connection, flight, arrived.item or {}, Status.UPDATED, at_ms)
         flight.row.status = Status.UNCHANGED
         return Next.GO_ON
+
+    def _other_person(self, flight: Flight, item: Mapping[str, Any]) -> str | None:
+        """Why the row isn't about whom the look-up found by a contact; None: it may be."""
+        payload = orjson.loads(flight.write.body)
+        name, found = first_name(payload.get("firstName")), first_name(item.get("firstName"))
+        if self.allow_shared_contact or name is None or found is None or name.agrees(found):
+            return None
+        by_email, by_phone = (
+            bool(payload.get(kind)) and same(payload[kind], item.get(kind))
+            for kind, same in (("email", same_email), ("phone", same_phone))
+        )
+        other = OtherPerson(str(item.get("id")), by_email, by_phone)
+        number = flight.write.row_number
+        row = Candidate(number, name, "", contacts=(), both=None, others=(other,))
+        conflict = judge([row]).get(number)
+        return None if conflict is None else conflict.reason
 
     def _settle_fate(
         self,
