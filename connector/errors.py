@@ -311,10 +311,14 @@ class MissingKey(ConfigurationError):
 
 
 class Unauthorized(ApiError):
-    """401 or 403: the key is wrong, inactive, or may not do this. `status`, `url_path`."""
+    """401 or 403: the key is wrong, inactive, or may not do this. `status`, `url_path`.
+
+    exit_code: a refused key is configuration; what a good one may not do is this list's failure.
+    """
 
     def __init__(self, *, status: int, url_path: str, said: str) -> None:
         self.status, self.url_path = status, url_path
+        self.exit_code = 2 if status == 401 else 1
         what = "The API key was refused" if status == 401 else "The API key may not do this"
         super().__init__(
             f"{what} ({status} at {url_path}: {said.rstrip('.')}). Check HIRINGCENTER_API_KEY (or "

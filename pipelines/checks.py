@@ -6,8 +6,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from connector.budget import locks
-from connector.errors import AlreadyRunning, ConnectorError, Unauthorized
+from connector.budget import Lane, locks
+from connector.errors import AlreadyRunning, ConnectorError
 from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
@@ -16,24 +16,31 @@ from pipelines.push.outbox import note_account
 from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0
+PATIENCE_S = 8.0
+"""For the one request: whoever asks what is wrong waits at the terminal."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. detail: what was found, and where it isn't ok, what to do."""
+    """One thing that was looked at. detail: what was found, and where it isn't ok, what to do.
+
+    exit_code: as the command ends because of it, if it isn't ok.
+    """
 
     name: str
     ok: bool
     detail: str
+    exit_code: int = 1
 
 
-def run_checks(settings: Settings) -> list[Check]:
-    """Every check, in the order people fix things. One request is sent.
+def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Check]:
+    """Every check, in the order people fix things. One request is sent, and tried for
+    `patience_s`.
 
     Raises:
         MissingKey, BudgetError: there is nothing to check with.
     """
-    with open_session(settings, kind="check") as session:
+    with open_session(settings, kind="check", patience_s=patience_s) as session:
         account = _guarded("key", lambda: _key(session))
         return [
             account,
@@ -47,18 +54,19 @@ def _guarded(name: str, look: Callable[[], Check]) -> Check:
     try:
         return look()
     except ConnectorError as error:
-        return Check(name, False, redact(str(error)))
+        return Check(name, False, redact(str(error)), error.exit_code)
 
 
 def _key(session: Session) -> Check:
-    try:
-        account = session.client.account()
-    except Unauthorized as error:
-        return Check("key", False, str(error))
+    wait_s = session.budget.state().next_in_s[Lane.PULL]
+    if wait_s > PATIENCE_S / 2:
+        detail = f"not asked: the next request may go out in {wait_s:.0f} s. Check again then"
+        return Check("key", False, detail)
+    account = session.client.account()
     note_account(session.settings, session.ledger, account)
     if account.get("active") is False:
         advice = "Activate it in HiringCenter under Settings -> API / Webhooks."
-        return Check("key", False, f"the key is known but not active. {advice}")
+        return Check("key", False, f"the key is known but not active. {advice}", 2)
     return Check("key", True, f"valid, account {account.get('accountId')}; {_may(account)}")
 
 
@@ -92,7 +100,10 @@ def _budget(session: Session) -> Check:
 def _clock(session: Session) -> Check:
     skew_s = session.client.server_clock_skew_s
     if skew_s is None:
-        return Check("clock", True, "the server doesn't say what time it is")
+        what = "doesn't say what time it is" if session.client.latency_s else "didn't answer"
+        return Check(
+            "clock", False, f"unknown, since the server {what}; see that NTP is on (`timedatectl`)"
+        )
     if abs(skew_s) > SKEW_MAX_S:
         return Check(
             "clock", False, f"this clock is {-skew_s:+.0f} s off the server's; turn on NTP"

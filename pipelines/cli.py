@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from pipelines.signals import StoppedEarly, raise_on_signals
 
-from pipelines import commands
-from pipelines.commands.output import keep_standard_streams
+if TYPE_CHECKING:
+    import typer
 
 _ORDER = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
 _ABOUT = "HiringCenter to your warehouse and back, at the pace the API allows."
@@ -20,6 +21,18 @@ _ABOUT = "HiringCenter to your warehouse and back, at the pace the API allows."
 
 def build_app() -> typer.Typer:
     """The Typer application with every command of `pipelines.commands`."""
+    import typer
+
+    from pipelines import commands
+
+    def root(
+        version: bool = typer.Option(
+            False, "--version", is_eager=True, callback=_print_version,
+            help="Show the version and exit.",
+        ),
+    ) -> None:  # fmt: skip
+        pass
+
     app = typer.Typer(
         name="hiringcenter",
         help=_ABOUT,
@@ -28,7 +41,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(_root)
+    app.callback()(root)
     found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
     for name in _ORDER:
         if name in found:
@@ -38,32 +51,27 @@ def build_app() -> typer.Typer:
 
 def _print_version(asked: bool) -> None:
     if asked:
+        import typer
+
         from connector import __version__
 
         typer.echo(f"hiringcenter {__version__}")
         raise typer.Exit
 
 
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
-        ),
-    ] = False,
-) -> None:
-    pass
-
-
 def main() -> None:
     """Run the command line; never returns."""
-    keep_standard_streams()
-    _forget_variables_of_dlt()
     try:
+        from pipelines.commands.output import keep_standard_streams
+
+        keep_standard_streams()
+        _forget_variables_of_dlt()
         sys.exit(build_app()(standalone_mode=False))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         _silence_stdout()
         sys.exit(0)
+    except (StoppedEarly, KeyboardInterrupt) as error:
+        sys.exit(_tell_stopped(error))
     except Exception as error:  # noqa: BLE001 - a traceback of Python's would say what it holds
         is_usage = hasattr(error, "show")  # only usage errors of Typer show themselves
         sys.exit(_tell_usage(error) if is_usage else _tell_fault(error))
@@ -78,6 +86,17 @@ def _forget_variables_of_dlt() -> None:
             "DLT_ALLOW_EXTERNAL_SCHEDULERS", "DLT_DISABLE_PLUGINS",
         ):  # fmt: skip
             del os.environ[name]
+
+
+def _tell_stopped(error: BaseException) -> int:
+    """A signal before any command was at work, as while all is imported."""
+    from connector.errors import Interrupted
+
+    number = error.signal_number if isinstance(error, StoppedEarly) else signal.SIGINT
+    stopped = Interrupted(number)
+    sys.stderr.write(f"Error: {stopped}\n")
+    _tell_machines({"type": "Interrupted", "message": str(stopped)}, status="stopped")
+    return stopped.exit_code
 
 
 def _tell_usage(error: Any) -> int:
@@ -102,11 +121,11 @@ def _tell_fault(error: Exception) -> int:
     return 1
 
 
-def _tell_machines(facts: dict[str, str]) -> None:
+def _tell_machines(facts: dict[str, str], *, status: str = "failed") -> None:
     if "--json" in sys.argv:
         from pipelines.commands.output import Output
 
-        Output(json=True).object({"status": "failed", "error": facts})
+        Output(json=True).object({"status": status, "error": facts})
 
 
 def run() -> None:
@@ -115,6 +134,7 @@ def run() -> None:
     Python would take most of a second to free what the system takes back anyway. What must be
     closed is closed by whoever opened it; a thread that is still at work is waited for.
     """
+    raise_on_signals()
     try:
         main()
     except SystemExit as ended:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ class Session:
 
 
 @contextmanager
-def open_session(settings: Settings, *, kind: str, run_id: str | None = None) -> Iterator[Session]:
+def open_session(
+    settings: Settings, *, kind: str, run_id: str | None = None, patience_s: float = math.inf
+) -> Iterator[Session]:
     """A session of one run. kind: what the run does, as in its history (`pull`, `push`).
+    patience_s: calls end after this, where that is sooner than the settings' time-outs.
 
     Raises:
         MissingKey: no API key is configured.
@@ -71,8 +75,8 @@ def open_session(settings: Settings, *, kind: str, run_id: str | None = None) ->
                 base_url=settings.base_url,
                 api_key=key,
                 budget=budget,
-                request_timeout_s=settings.http.request_timeout_s,
-                retry_total_s=settings.http.retry_total_s,
+                request_timeout_s=min(settings.http.request_timeout_s, patience_s * 0.75),
+                retry_total_s=min(settings.http.retry_total_s, patience_s),
                 clock=clock,
                 stop=stop,
             )

@@ -12,6 +12,39 @@ from types import FrameType
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
+class StoppedEarly(BaseException):
+    """A signal came where nothing listens for one: before a run, or outside of any.
+
+    signal_number: which. No KeyboardInterrupt, of which Typer would make an exit of its own.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        self.signal_number = signal_number
+        super().__init__(signal_number)
+
+
+def raise_on_signals() -> None:
+    """From now on, SIGINT and SIGTERM raise StoppedEarly in the main thread, wherever it is.
+
+    `stop_on_signals` takes over while a run is at work.
+    """
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        raise StoppedEarly(number)
+
+    for number in _SIGNALS:
+        signal.signal(number, on_signal)
+
+
+def ignore_signals() -> None:
+    """From now on, signals that `raise_on_signals` took are too late: what is left is to tell the
+    result, once."""
+    for number in _SIGNALS:
+        handler = signal.getsignal(number)
+        if getattr(handler, "__module__", None) == __name__:
+            signal.signal(number, signal.SIG_IGN)
+
+
 class StopSignal(threading.Event):
     """Set when a signal asked to stop. signal_number: which one (SIGTERM where nobody knows)."""
 

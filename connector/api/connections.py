@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
@@ -26,7 +27,18 @@ def checked_base_url(base_url: str) -> str:
     Raises:
         BadSetting: it would show the key to the network.
     """
-    parts = urlsplit(base_url)
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.port is None or parts.port >= 0
+    except ValueError:
+        usable = False
+    usable = usable and re.fullmatch(r"[\x21-\x7e\xa0-\U0010ffff]+", base_url) is not None
+    if not usable:
+        raise BadSetting(
+            name="base_url",
+            place="HIRINGCENTER_BASE_URL",
+            reason="the URL holds a space, a control character or a port that is none",
+        )
     plain = not (parts.username or parts.password or parts.query or parts.fragment)
     safe = parts.scheme == "https" or (parts.scheme == "http" and _is_loopback(parts.hostname))
     if plain and safe and parts.hostname:

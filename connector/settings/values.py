@@ -45,9 +45,15 @@ def is_loopback(host: str | None) -> bool:
 
 def check_public_url(url: str) -> str:
     """`url`; ValueError unless it is https, or http to loopback."""
+    if not re.fullmatch(r"[\x21-\x7e\xa0-\U0010ffff]*", url):
+        raise ValueError("the URL holds a space or a control character; write a space as %20")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected an https:// URL")
+    try:
+        parts.port  # noqa: B018 - it is read only when it is asked for
+    except ValueError:
+        raise ValueError("the port must be a number from 0 to 65535") from None
     if parts.scheme == "http" and not is_loopback(parts.hostname):
         raise ValueError(
             f"plain http to {parts.hostname} would show what is sent to the network; use https "

@@ -8,7 +8,7 @@ import typer
 
 from pipelines.commands.common import Options, common_options, run_command
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result
+from pipelines.commands.result import Result, worst
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -29,8 +29,6 @@ def _check(options: Options) -> None:
 
 
 def _work(settings: Settings, output: Output) -> Result:  # noqa: ARG001 - every work gets both
-    from dataclasses import asdict
-
     from pipelines.checks import run_checks
 
     checks = run_checks(settings)
@@ -38,12 +36,14 @@ def _work(settings: Settings, output: Output) -> Result:  # noqa: ARG001 - every
     return Result(
         summary={
             "status": "ok" if fine else "failed",
-            "checks": [asdict(check) for check in checks],
+            "checks": [
+                {"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks
+            ],
         },
         lines=[
             f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}" for check in checks
         ],
-        exit_code=0 if fine else 1,
+        exit_code=worst([0 if check.ok else check.exit_code for check in checks]),
         events=[
             ("check.failed", {"check": check.name, "detail": check.detail})
             for check in checks

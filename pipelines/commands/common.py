@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import typer
 from pipelines.commands.output import Output
 from pipelines.commands.result import Result, worst
 from pipelines.failure import error_facts
+from pipelines.signals import StoppedEarly, ignore_signals
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -124,6 +126,7 @@ def run_command(options: Options, work: Work) -> NoReturn:
     output = Output(json=options.json, verbosity=options.verbosity)
     logs.configure(_log_level(options, output))
     result = guarded(lambda: _for_accounts(options, work, output))
+    ignore_signals()
     output.result(result)
     if result.error is not None:
         output.error(result.error)
@@ -204,15 +207,16 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
 
 def guarded(work: Callable[[], Result]) -> Result:
     """The result of `work`; a failed one for whatever it raises."""
-    from connector.errors import ConnectorError, RunError, Unexpected
+    from connector.errors import ConnectorError, Interrupted, Unexpected
     from connector.logs import get_logger
 
     try:
         return work()
     except ConnectorError as error:
         return _failed(error, error.exit_code)
-    except KeyboardInterrupt:
-        return _failed(RunError("Stopped by Ctrl-C before anything was done."), 130)
+    except (StoppedEarly, KeyboardInterrupt) as error:
+        stopped = Interrupted(getattr(error, "signal_number", signal.SIGINT))
+        return _failed(stopped, stopped.exit_code)
     except BrokenPipeError:
         raise
     except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
@@ -221,6 +225,7 @@ def guarded(work: Callable[[], Result]) -> Result:
 
 
 def _failed(error: Exception, exit_code: int) -> Result:
+    status = "stopped" if exit_code > 128 else "failed"
     return Result(
-        summary={"status": "failed", "error": error_facts(error)}, exit_code=exit_code, error=error
+        summary={"status": status, "error": error_facts(error)}, exit_code=exit_code, error=error
     )

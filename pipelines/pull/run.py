@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.budget import locks
-from connector.errors import ConnectorError, EndlessList, Interrupted, Refused, Unexpected
+from connector.errors import (
+    ConnectorError,
+    EndlessList,
+    Interrupted,
+    Refused,
+    Unauthorized,
+    Unexpected,
+    UsageError,
+)
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.scans import DoubtKind
@@ -131,7 +139,9 @@ class _Pull:
         session = self._session
         try:
             facts = session.client.account()
-        except Refused as error:
+        except (Refused, Unauthorized) as error:
+            if error.status == 401:
+                raise
             _log.warning("pull.no_account", status=error.status)
             return None
         note_account(session.settings, session.ledger, facts)
@@ -245,6 +255,7 @@ class _Pull:
 
 
 def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:
-    """The error to report: a signal before all others, else the first."""
+    """The error to report: a signal before all others, then a refused key, else the first."""
     signals = [error for error in errors if isinstance(error, Interrupted)]
-    return next(iter(signals or errors), None)
+    refused = [error for error in errors if error.exit_code == UsageError.exit_code]
+    return next(iter(signals or refused or errors), None)

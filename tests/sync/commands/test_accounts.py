@@ -71,9 +71,9 @@ def rows(account: str) -> int:
 
 
 def test_a_broken_account_does_not_stop_the_others(run: Run, configure: Configure):
-    """Exit 1 for the refused key; the accounts before and after it are pulled; one object."""
+    """Exit 2 for the refused key; the accounts before and after it are pulled; one object."""
     ended = run("pull", "--all-accounts", "--json")
-    assert ended.code == 1
+    assert ended.code == 2
     assert ended.summary["status"] == "failed"
     parts = ended.summary["accounts"]
     assert list(parts) == ["east", "west", "north"]
@@ -116,11 +116,11 @@ def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east:
 def test_sync_pulls_and_pushes_what_it_can(
     run: Run, configure: Configure, east: Sandbox, north: Sandbox
 ):
-    """Pushes included; rejects (3) don't hide the refused key (1)."""
+    """Pushes included; rejects (3) don't hide the refused key (2)."""
     Path("people.csv").write_text(PEOPLE + BAD_ROW)
     configure(JOB)
     ended = run("sync", "--all-accounts", "--json")
-    assert ended.code == 1
+    assert ended.code == 2
     parts = ended.summary["accounts"]
     assert [part["status"] for part in parts.values()] == ["ok", "failed", "ok"]
     for name, sandbox in (("east", east), ("north", north)):
@@ -150,11 +150,11 @@ def test_a_missing_key_is_worse_than_a_refused_one(
     assert ended.summary["accounts"]["north"]["status"] == "ok"
 
 
-@pytest.mark.parametrize(("west_key", "code"), [(None, 75), ("k-west-wrong", 1)])
+@pytest.mark.parametrize(("west_key", "code"), [(None, 75), ("k-west-wrong", 2)])
 def test_a_held_lock_is_between_a_failure_and_success(
     run: Run, configure: Configure, east: Sandbox, west_key: str | None, code: int
 ):
-    """75 is worse than 0 and 3, and better than 1."""
+    """75 is worse than 0 and 3, and better than 2."""
     configure(west_key=west_key or east.api_key)
     own = account_settings(load(), "east")
     prepare_state_dir(own)
@@ -170,7 +170,7 @@ def test_a_held_lock_is_between_a_failure_and_success(
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
-        (("check",), 1),
+        (("check",), 2),
         (("status",), 0),
         (("status", "--max-age", "2h"), 1),
         (("budget", "--plan", "10"), 0),
@@ -296,7 +296,7 @@ def test_make_sync_syncs_all_configured_accounts(
     with pytest.raises(SystemExit) as end:
         demo.main(["--json"])
     summary = json.loads(capfd.readouterr().out)
-    assert end.value.code == 1
+    assert end.value.code == 2
     assert list(summary["accounts"]) == ["east", "west", "north"]
 
 

@@ -65,7 +65,7 @@ def test_a_refused_key_of_one_account(run: Run, sandbox: Sandbox, monkeypatch: p
         monkeypatch.setenv("HIRINGCENTER_ALERTS__WEBHOOK_URL", listener.url)
         ended = run("pull", "--account", "east", "--json")
     (alert,) = bodies(listener)
-    assert ended.code == 1
+    assert ended.code == 2
     assert (alert["event"], alert["account"]) == ("failure", "east")
     assert "Unauthorized" in alert["message"]
     assert alert["facts"]["run_id"] == ended.summary["run_id"]

@@ -58,7 +58,7 @@ def test_a_wrong_key_is_one_clear_line(run: Run, sandbox: Sandbox, monkeypatch: 
     """Not one per resource; and the key isn't in it."""
     monkeypatch.setenv("HIRINGCENTER_API_KEY", "wrong-key-4711")
     ended = run("pull", "-q")
-    assert ended.code == 1
+    assert ended.code == 2
     assert len(ended.err.strip().splitlines()) == 1
     assert "HIRINGCENTER_API_KEY" in ended.err
     assert "wrong-key-4711" not in ended.err + ended.out
@@ -137,7 +137,7 @@ def test_check_says_what_to_do(run: Run, sandbox: Sandbox, monkeypatch: pytest.M
     sandbox.options.active = False
     Path("data").write_text("in the way")
     ended = run("check")
-    assert ended.code == 1
+    assert ended.code == 2
     lines = {line.split(":")[0]: line for line in ended.out.splitlines()}
     assert "Settings" in lines["FAIL  key"]
     assert "FAIL  destination" in lines
