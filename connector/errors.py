@@ -173,6 +173,19 @@ class DestinationError(RunError):
     """The destination could not be read or written."""
 
 
+class WorkingFileFailed(DestinationError):
+    """DuckDB failed at the working file; `path`: where that is. The next run checks it."""
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(
+            f"{path}: the working file failed, or the folder that it is copied to ({reason}). "
+            "Run the command again: the next run reads the whole file first, and where it is "
+            "damaged puts it aside and makes it anew from what can be read of it, the published "
+            "copy and the API."
+        )
+
+
 class DestinationRefused(DestinationError):
     """The destination will not take these rows, however often they are loaded.
 

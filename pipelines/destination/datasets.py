@@ -8,7 +8,7 @@ import duckdb
 
 MARK = "_hc_runs"  # every dataset of ours has this table
 _MARTS = "_marts"
-_STAGING = "_staging"  # dlt's: holds tables of the same names
+STAGING = "_staging"  # dlt's: holds tables of the same names
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def datasets(connection: duckdb.DuckDBPyConnection, catalog: str, own: str) -> l
         [catalog, MARK],
     ).fetchall()
     found = {row[0] for row in rows} | {own}
-    return sorted(found - {f"{each}{_STAGING}" for each in found})
+    return sorted(found - {f"{each}{STAGING}" for each in found})
 
 
 def foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import dlt
 import duckdb
 
-from connector.errors import ConfigurationError, DestinationRefused
+from connector.errors import ConfigurationError, DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
@@ -32,7 +32,7 @@ from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
 from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
-from pipelines.destination.working_file import checkpoint_if_due, open_working_file
+from pipelines.destination.working_file import checkpoint_if_due, open_working_file, suspected
 from pipelines.places import (
     Places,
     destination_type,
@@ -75,8 +75,9 @@ class Destination:
             tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
             self._stack.enter_context(quiet_dlt.own_configuration(job_tries=tries))
             self._open()
-        except BaseException:
+        except BaseException as error:
             self._stack.close()
+            self._raise_suspected(error)
             raise
 
     def _open(self) -> None:
@@ -143,13 +144,16 @@ class Destination:
     def _load_in_some_form(self, batches: Sequence[Batch]) -> None:
         known = {batch.table: self.columns(batch.table) for batch in batches}
         refusal: DestinationRefused | None = None
-        for form in forms(self._settings.destination, batches, known):
+        for form in forms(self._type, batches, known):
             try:
                 self._room.fit(partial(self.loader.load, form.batches))
             except DestinationRefused as error:
                 _log.info("load.refused", reason=str(error))
                 refusal = refusal or error
                 continue
+            except DestinationError as error:  # whoever catches it may not end the pull
+                self._raise_suspected(error)
+                raise
             for table, counts in form.warnings.items():
                 self.warnings.setdefault(table, Counter()).update(counts)
             return
@@ -281,5 +285,11 @@ class Destination:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self.close()
+        if error is not None:
+            self._raise_suspected(error)
+
+    def _raise_suspected(self, error: BaseException) -> None:
+        if failed := suspected(self._places, error):
+            raise failed from error

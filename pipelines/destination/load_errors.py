@@ -61,7 +61,8 @@ def describe(error: BaseException) -> str:
     name = type(cause).__name__
     code = getattr(cause, "pgcode", None)
     told = f"{name} {code}" if code else name
-    is_safe = isinstance(cause, OSError) or _SAFE.match(name)
+    is_damage = isinstance(cause, duckdb.Error) and "corrupt" in str(cause)[:80].lower()
+    is_safe = isinstance(cause, OSError) or _SAFE.match(name) or is_damage
     if not is_safe or not str(cause).strip():
         return told
     return f"{told}: {redact(str(cause).strip().splitlines()[0])}"

@@ -15,6 +15,7 @@ from pathlib import Path
 import duckdb
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
+from tests.processes.damage import remove_what_was_put_aside
 from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
@@ -132,6 +133,7 @@ class KillPoints:
         return self._wrong(what)
 
     def _wrong(self, what: str) -> str | None:
+        remove_what_was_put_aside(self.folder)
         try:
             assert self._code == 0, (self.folder / "err").read_text()
             assert_landed(self._zygote, self._sandbox)

@@ -15,7 +15,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from connector.errors import ConfigurationError
+from connector.errors import ConfigurationError, WorkingFileFailed
 from pipelines.checks import run_checks
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
@@ -326,6 +326,48 @@ def test_a_damaged_working_file_is_moved_aside(puller: Puller):
     puller.pull_ok()
     puller.assert_true()
     assert len(list(working.parent.glob("*.damaged-*"))) == 1
+
+
+@pytest.mark.parametrize("table", ["prospects", "_dlt_version"])
+def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, table: str):
+    """It opens, and fails where the block is read: the run names the file, and the next one makes
+    it anew from what can be read; tombstones are kept, and no row is believed to be there."""
+    store = puller.sandbox.store
+    store.delete("notes", store.all("notes")[0]["id"])
+    puller.pull_ok()
+    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    _damage_block_of(working, table)
+    store.create("prospects", {"firstName": "New", "lastName": "Person"})
+    report = puller.pull(full=True)
+    if report.error is not None:
+        assert type(report.error) is WorkingFileFailed
+        assert str(working) in str(report.error)
+        puller.pull_ok(full=True)
+    puller.assert_true()
+    assert len(list(working.parent.glob("*.damaged-*"))) == 1
+    assert not list(working.parent.glob("suspect"))
+
+
+def test_an_emptied_working_file_is_filled_from_the_copy(puller: Puller):
+    """DuckDB takes it for a new one; tombstones would be lost, and everything written again."""
+    puller.pull_ok()
+    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    working.write_bytes(b"")
+    puller.pull_ok()
+    puller.assert_true()
+    assert set(puller.counts("rows_written").values()) == {0}
+
+
+def _damage_block_of(working: Path, table: str) -> None:
+    with duckdb.connect(str(working)) as connection:
+        (block,) = connection.execute(
+            f"SELECT min(block_id) FROM pragma_storage_info('hiringcenter.{table}') "
+            "WHERE block_id >= 0"
+        ).fetchall()[0]
+        (size,) = connection.execute("SELECT block_size FROM pragma_database_size()").fetchall()[0]
+    with working.open("r+b") as stream:
+        stream.seek(3 * 4096 + block * size + 100)  # three headers come before the blocks
+        stream.write(b"\xff\x00\xff\x00")
 
 
 def _forget_state(folder: Path) -> None:
