@@ -202,6 +202,22 @@ class DestinationRefused(DestinationError):
         )
 
 
+class DestinationLocked(DestinationError):
+    """Another session holds a lock on the tables. `blockers`: which, in words, where it is known;
+    `pids`: their process ids on the server; `waited_s`: for how long they were waited for."""
+
+    def __init__(self, *, blockers: Sequence[str], pids: Sequence[int], waited_s: float) -> None:
+        self.blockers, self.pids, self.waited_s = tuple(blockers), tuple(pids), waited_s
+        who = "; ".join(self.blockers) or "the server doesn't say which"
+        end = " or ".join(f"SELECT pg_terminate_backend({pid})" for pid in self.pids)
+        way = f", or end it on the server: {end}" if end else ""
+        super().__init__(
+            f"The destination's tables have been locked by another session for {waited_s:.0f} s: "
+            f"{who}. Nothing is lost: rows loaded before are kept. Commit or roll back the "
+            f"transaction that is open there{way}. Then run the command again."
+        )
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like `name`; None if none does, or `name` is no mere slip:
     comparing two long texts takes the square of their length."""

@@ -85,7 +85,7 @@ def _destination(session: Session) -> Check:
             stack.enter_context(lock)
         except AlreadyRunning as error:
             return Check("destination", True, f"in use by a pull ({error.holder})")
-        destination = stack.enter_context(Destination(settings))
+        destination = stack.enter_context(Destination(settings, stop=session.stop))
         return Check("destination", True, f"{destination.try_writing()} is writable")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-import dlt
 import duckdb
 
 from connector.errors import ConfigurationError, DestinationError, DestinationRefused
@@ -28,6 +28,7 @@ from pipelines.destination.installation import installation_id
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.more_column import forms
+from pipelines.destination.postgres import Patience, blockers_of, server_destination
 from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
@@ -46,6 +47,7 @@ __all__ = ["Destination", "pull_lock_name"]
 
 _log = get_logger("destination")
 _KEPT_STATES = 20
+T = TypeVar("T")
 # of load files; what isn't named gets its destination's own. CSV would make '' null.
 _FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 
@@ -53,14 +55,21 @@ _FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 class Destination:
     """The configured destination, opened for loading. Hold the pull lock while it is open.
 
-    take_over: publish over the copy of another installation.
+    take_over: publish over the copy of another installation. stop: when set, another session's
+    lock is waited for no longer.
 
     Raises:
         ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
         DestinationError: it can't be opened or written.
     """
 
-    def __init__(self, settings: Settings, *, take_over: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        take_over: bool = False,
+        stop: threading.Event | None = None,
+    ) -> None:
         memory.settle()
         prepare_state_dir(settings)
         self._settings, self._take_over = settings, take_over
@@ -68,6 +77,7 @@ class Destination:
         self._type = destination_type(settings)
         self._places: Places = places(settings)
         self._stack = ExitStack()
+        self._stop = stop
         self.warnings: dict[str, Counter[str]] = {}
         """By table: what could not land in a column of its own, and how often."""
         self._is_duckdb = self._type == "duckdb"
@@ -106,7 +116,14 @@ class Destination:
             if self._is_duckdb
             else ServerWarehouse(lambda: self.loader.pipeline)
         )
-        self._room.fit(self.loader.recover)
+        self._attempt(self.loader.recover)
+
+    def _attempt(self, work: Callable[[], T]) -> T:
+        """What `work` returns, with more memory, or after others' locks, where it needs that."""
+        if self._type != "postgres":
+            return self._room.fit(work)
+        blockers = partial(blockers_of, self.loader.pipeline, self._settings.dataset)
+        return Patience(blockers, stop=self._stop).wait_out(partial(self._room.fit, work))
 
     def _dlt_destination(self) -> Any:
         if self._is_duckdb:
@@ -114,7 +131,7 @@ class Destination:
         if self._type not in _FILE_FORMATS:
             _log.warning("destination.untested", destination=self._settings.destination)
         try:
-            return dlt.destination(self._settings.destination)
+            return server_destination(self._settings)
         except Exception as error:
             raise ConfigurationError(
                 f"HIRINGCENTER_DESTINATION={self._settings.destination!r}: dlt can't make this "
@@ -146,7 +163,7 @@ class Destination:
         refusal: DestinationRefused | None = None
         for form in forms(self._type, batches, known):
             try:
-                self._room.fit(partial(self.loader.load, form.batches))
+                self._attempt(partial(self.loader.load, form.batches))
             except DestinationRefused as error:
                 _log.info("load.refused", reason=str(error))
                 refusal = refusal or error
@@ -182,24 +199,26 @@ class Destination:
             return set()
         hashes = {row["id"]: row["_hc_hash"] for row in rows}
         is_listed = is_listed and UNLISTED_COLUMN in columns
-        return self.warehouse.unchanged(table, hashes, is_listed=is_listed)
+        return self._attempt(partial(self.warehouse.unchanged, table, hashes, is_listed=is_listed))
 
     def missing(self, table: str) -> list[str]:
         """Ids of rows, neither flagged deleted nor known to be unlisted, that the scan in `seen`
         hasn't met."""
-        return self.warehouse.missing(table, self.seen) if self.columns(table) else []
+        if not self.columns(table):
+            return []
+        return self._attempt(partial(self.warehouse.missing, table, self.seen))
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Flag rows deleted; UTC epoch ms. Their other columns stay."""
         if ids:
             self._unpublished.touch()
-            self.warehouse.tombstone(table, ids, at_ms)
+            self._attempt(partial(self.warehouse.tombstone, table, ids, at_ms))
 
     def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Note that rows have left the list and are there still; UTC epoch ms."""
         if ids:
             self._unpublished.touch()
-            self.warehouse.unlist(table, ids, at_ms)
+            self._attempt(partial(self.warehouse.unlist, table, ids, at_ms))
 
     def unlisted(self, table: str) -> list[str]:
         """Ids of live rows that are known to be unlisted."""
@@ -213,11 +232,13 @@ class Destination:
 
     def live_count(self, table: str) -> int:
         """Rows not flagged deleted; 0 where there is no such table yet."""
-        return self.warehouse.live_count(table) if self.columns(table) else 0
+        if not self.columns(table):
+            return 0
+        return self._attempt(partial(self.warehouse.live_count, table))
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query; its parameters are `%s`. Table names: see `name`."""
-        return self.warehouse.query(sql, parameters)
+        return self._attempt(partial(self.warehouse.query, sql, parameters))
 
     def name(self, table: str) -> str:
         """A table's quoted, qualified name for `query`."""
@@ -229,7 +250,7 @@ class Destination:
         Raises:
             DestinationError: it can't be written.
         """
-        self.warehouse.try_writing(self._settings.dataset)
+        self._attempt(partial(self.warehouse.try_writing, self._settings.dataset))
         if self.published_path is None:
             return f"{self._settings.destination}, schema {self._settings.dataset}"
         try_publishing(self.published_path)

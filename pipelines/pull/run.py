@@ -109,7 +109,9 @@ class _Pull:
 
     def _work(self) -> None:
         session = self._session
-        with Destination(session.settings, take_over=self._wanted.take_over) as destination:
+        with Destination(
+            session.settings, take_over=self._wanted.take_over, stop=session.stop
+        ) as destination:
             self._report.is_visible = destination.is_published
             now_ms = int(session.clock.now_s() * 1000)
             for resource in self._wanted.resources:

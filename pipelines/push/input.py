@@ -218,16 +218,16 @@ def _server_rows(
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     import tempfile
 
-    import dlt
     from dlt.destinations.exceptions import DatabaseException
 
+    from pipelines.destination.postgres import server_destination
     from pipelines.destination.quiet_dlt import make_pipeline, own_configuration
 
     with (
         own_configuration(),
         tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder,
     ):
-        destination = dlt.destination(settings.destination)
+        destination = server_destination(settings)
         pipeline = make_pipeline(destination, settings.dataset, Path(folder))
         try:
             with pipeline.sql_client() as client:

@@ -93,14 +93,13 @@ class PublishedCopy:
 
 
 def _open_server(settings: Settings, stack: ExitStack) -> Tables:
-    import dlt
-
+    from pipelines.destination.postgres import server_destination
     from pipelines.destination.quiet_dlt import make_pipeline, own_configuration
     from pipelines.destination.warehouses import ServerWarehouse
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiringcenter-")))
     stack.enter_context(own_configuration())
-    destination = dlt.destination(settings.destination)
+    destination = server_destination(settings)
     pipeline = make_pipeline(destination, settings.dataset, folder)
     return ServerWarehouse(lambda: pipeline)
 

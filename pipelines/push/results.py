@@ -86,7 +86,7 @@ def land_after_push(session: Session) -> bool:
     try:
         with (
             locks.hold(session.ledger, name, run_id=session.run_id),
-            Destination(session.settings) as destination,
+            Destination(session.settings, stop=session.stop) as destination,
         ):
             land_push_results(destination, session)
             _land_runs(destination, session)

@@ -1,0 +1,163 @@
+"""PostgreSQL: no statement waits without limit behind another session's lock.
+
+An analyst's transaction that was begun and left open holds its tables against ALTER TABLE for as
+long as it stays so, and behind the waiting ALTER TABLE every other reader waits too. So each of our
+statements gives up after a moment and is tried again; between two turns people hear who is in the
+way, and signals are obeyed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import dlt
+from dlt.destinations import postgres
+
+from connector.clock import Clock, SystemClock
+from connector.errors import ConnectorError, DestinationLocked, Interrupted
+from connector.logs import get_logger
+from connector.settings import Settings
+from pipelines.destination.load_errors import chain
+from pipelines.places import destination_type
+
+LOCK_TIMEOUT_S = 2
+"""Of one statement. Who waits for ALTER TABLE keeps all later readers waiting as long."""
+PATIENCE_S = 120.0
+_APPLICATION = "hiringcenter"
+_LOCK_NOT_AVAILABLE = "55P03"
+_BLOCKERS = """
+SELECT a.pid, a.application_name, a.usename,
+       to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'), min(c.relname)
+FROM pg_locks l
+JOIN pg_stat_activity a ON a.pid = l.pid
+JOIN pg_class c ON c.oid = l.relation
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND a.pid <> pg_backend_pid() AND n.nspname IN (%s, %s)
+GROUP BY 1, 2, 3, 4 ORDER BY 4 LIMIT 3
+"""
+_log = get_logger("destination")
+T = TypeVar("T")
+
+
+class Postgres(postgres):
+    """dlt's, with a limit to how long a statement waits for a lock, and a name in the server's
+    list of sessions."""
+
+    @property
+    def destination_type(self) -> str:
+        return "dlt.destinations.postgres"
+
+    def configuration(self, initial_config: Any, accept_partial: bool = False) -> Any:
+        configuration = super().configuration(initial_config, accept_partial)
+        credentials = configuration.credentials
+        if credentials is not None:
+            query = dict(credentials.query or {})
+            options = query.get("options") or ""
+            if "lock_timeout" not in options:
+                query["options"] = f"{options} -clock_timeout={LOCK_TIMEOUT_S}s".strip()
+            query.setdefault("application_name", _APPLICATION)
+            credentials.query = query
+        return configuration
+
+
+def server_destination(settings: Settings) -> Any:
+    """dlt's destination of the settings; on PostgreSQL the one that waits for no lock for ever.
+
+    Raises:
+        Exception: of any kind: what dlt, or a library of the destination, says.
+    """
+    if destination_type(settings) == "postgres":
+        return Postgres(destination_name=settings.destination.rpartition(".")[2])
+    return dlt.destination(settings.destination)
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """A session that holds a lock on one of our tables. What it asks for is never looked at.
+
+    since: when its transaction began, UTC; None where the server doesn't tell its user.
+    """
+
+    pid: int
+    application: str | None
+    user: str | None
+    since: str | None
+    table: str
+
+    def __str__(self) -> str:
+        who = f"pid {self.pid} ({self.application or 'no application name'}"
+        who += f", user {self.user})" if self.user else ")"
+        since = f" since {self.since} UTC" if self.since else ""
+        return f"{who} holds {self.table}{since}"
+
+
+class Patience:
+    """Tries again what another session's lock stands in the way of.
+
+    blockers: who that may be. stop: when set, the next turn isn't taken.
+    """
+
+    def __init__(
+        self,
+        blockers: Callable[[], Sequence[Blocker]],
+        *,
+        stop: threading.Event | None = None,
+        patience_s: float = PATIENCE_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self._blockers, self._stop, self._patience_s = blockers, stop, patience_s
+        self._clock = clock or SystemClock()
+
+    def wait_out(self, work: Callable[[], T]) -> T:
+        """What `work` returns. It is done again while it fails for a lock.
+
+        Raises:
+            DestinationLocked: the lock was held for too long. Interrupted: a signal came.
+        """
+        began_s = self._clock.monotonic_s()
+        while True:
+            try:
+                return work()
+            except ConnectorError as error:
+                if not is_locked(error):
+                    raise
+                held = list(self._blockers())
+                waited_s = self._clock.monotonic_s() - began_s
+                self._tell(held, waited_s)
+                if self._stop is not None and self._stop.is_set():
+                    raise Interrupted(getattr(self._stop, "signal_number", 15)) from error
+                if waited_s >= self._patience_s:
+                    raise DestinationLocked(
+                        blockers=[str(each) for each in held],
+                        pids=[each.pid for each in held],
+                        waited_s=waited_s,
+                    ) from error
+
+    def _tell(self, held: Sequence[Blocker], waited_s: float) -> None:
+        if not held:
+            _log.warning("destination.locked", waited_s=round(waited_s))
+        for each in held:
+            _log.warning(
+                "destination.locked", table=each.table, pid=each.pid, user=each.user,
+                application=each.application, since=each.since, waited_s=round(waited_s),
+            )  # fmt: skip
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether a statement gave up because another session holds a lock."""
+    return any(getattr(cause, "pgcode", None) == _LOCK_NOT_AVAILABLE for cause in chain(error))
+
+
+def blockers_of(pipeline: dlt.Pipeline, dataset: str) -> list[Blocker]:
+    """Sessions that hold locks on the tables of a dataset; empty where the server doesn't say."""
+    try:
+        with pipeline.sql_client() as client:
+            rows = client.execute_sql(_BLOCKERS, dataset, f"{dataset}_staging")
+    except Exception as error:  # noqa: BLE001 - what it would add isn't worth a failure
+        _log.debug("destination.blockers_unknown", exc_info=error)
+        return []
+    return [Blocker(*row) for row in rows or ()]
