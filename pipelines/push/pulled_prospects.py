@@ -39,6 +39,23 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
         yield PulledProspects(tables, readable, complete_ms=complete_ms)
 
 
+def rows_sent_before(settings: Settings) -> int:
+    """How many rows of earlier pushes the destination knows to have been written.
+
+    Raises:
+        DestinationError: it can't be read.
+    """
+    with ExitStack() as stack:
+        tables = _open(settings, stack)
+        if tables is None or not _columns(tables, settings.dataset, "_hc_push_results"):
+            return 0
+        ((count,),) = tables.query(
+            f"SELECT count(*) FROM {tables.name('_hc_push_results')} "  # noqa: S608 - a name of ours
+            "WHERE status IN ('created', 'updated')"
+        )
+        return int(count)
+
+
 class Tables(Protocol):
     """Queries on tables; parameters are `%s`."""
 

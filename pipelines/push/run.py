@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.budget import Lane, locks
+from connector.budget.database import Database
 from connector.budget.locks import Held
 from connector.errors import (
     ConnectorError,
@@ -36,7 +37,7 @@ from pipelines.places import destination_label
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.input import PushRequest, open_rows, rejects_path
 from pipelines.push.outbox import begin_sending, destination_number, outbox_of, scope_of
-from pipelines.push.pulled_prospects import open_pulled
+from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.report import PushReport, counted, forecast
 from pipelines.push.results import land_after_push
 from pipelines.session import Session, open_session
@@ -64,6 +65,8 @@ def push(
     with open_session(settings, kind="push") as session, ExitStack() as stack:
         opened = outbox_of(session, new_ledger=request.new_ledger, dry_run=request.dry_run)
         stack.callback(opened.close)
+        if opened.knows_nothing and not request.new_ledger:
+            _refuse_without_memory(settings, opened.database)
         database = opened.database
         scope = scope_of(session, database)
         held = None
@@ -80,6 +83,19 @@ def push(
         if request.new_ledger and not opened.started_now:
             work.note(_HEALTHY)
         return work.run()
+
+
+def _refuse_without_memory(settings: Settings, outbox: Database) -> None:
+    """A state directory that was deleted or left behind: its pushes can be seen at the destination,
+    and would all be sent once more.
+
+    Raises:
+        OutboxLost: so it is.
+    """
+    sent = rows_sent_before(settings)
+    if sent:
+        reason = f"knows of no push, and {destination_label(settings)} has {sent:,} rows of some"
+        raise OutboxLost(outbox=outbox.name, reason=reason)
 
 
 class _Push:

@@ -66,3 +66,22 @@ def test_results_of_a_push_wait_while_the_copy_is_anothers(run: Run, sandbox: Sa
     ended = run("push", "people.csv")
     assert (ended.code, "results wait" in ended.out) == (0, True)
     assert "1 created" in run("runs").out
+
+
+def test_a_push_without_its_state_is_refused_beside_what_was_sent_before(
+    run: Run, sandbox: Sandbox, use, monkeypatch: pytest.MonkeyPatch
+):
+    """The state directory was deleted or left behind; every row and note would be sent again. The
+    destination knows; the ways out are the shared ledger, then --new-ledger, which looks first."""
+    use("one")
+    Path("people.csv").write_text("First Name,Last Name,Email\nAda,Byron,ada@example.com\n")
+    assert run("pull").code == 0
+    assert run("push", "people.csv").code == 0
+    use("two")
+    asked = len(sandbox.requests)
+    refused = run("push", "people.csv", "--json")
+    assert (refused.code, refused.summary["error"]["type"]) == (2, "OutboxLost")
+    assert refused.err.index("HIRINGCENTER_LEDGER_URL") < refused.err.index("--new-ledger")
+    assert len(sandbox.requests) == asked
+    pushed = run("push", "people.csv", "--new-ledger", "--json").summary
+    assert (pushed["unchanged"], pushed["created"], pushed["updated"]) == (1, 0, 0)
