@@ -185,7 +185,7 @@ class _Strings:
 
     def read(self, stream: IO[bytes]) -> None:
         parts: list[str] = []
-        state = {"skipped": 0, "in": 0}
+        state = {"skipped": 0, "in": 0, "chars": 0}
 
         def start(name: str, _: dict[str, str]) -> None:
             local = _local(name)
@@ -202,10 +202,14 @@ class _Strings:
                 self._text += "".join(parts).encode("utf-8", "surrogatepass")
                 self._ends.append(len(self._text))
                 parts.clear()
+                state["chars"] = 0
 
         def text(chunk: str) -> None:
             if state["in"]:
                 parts.append(chunk)
+                state["chars"] += len(chunk)
+                if state["chars"] > MAX_ROW_CHARS:
+                    raise SheetXmlError("one of its strings has no end")
                 if len(self._text) > MAX_STRING_BYTES:
                     limit = f"{MAX_STRING_BYTES >> 20} MB"
                     reason = f"has more than {limit} of shared strings, the limit. Save it as CSV."
