@@ -501,7 +501,7 @@ class EncodingGuessed(InputError):
             place=place,
             reason="nothing in it tells its encoding, and words depend on it "
             f"({codec} is a guess). Nothing was sent. Choose by how the cells read (--dry-run "
-            "shows them too), then push with --encoding NAME.",
+            "shows them too), then push with --encoding NAME (`encoding` of a push job).",
         )
         for reading in readings:
             self.add_note(reading)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
@@ -17,8 +18,7 @@ from connector.upsert.outbox.decisions import Mode
 from connector.upsert.rows.rejects import next_rejects_name
 from pipelines.places import is_duckdb
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+_FETCHED_ROWS = 5_000
 
 
 @dataclass(frozen=True)
@@ -190,32 +190,23 @@ def _file_input(request: PushRequest, file: str) -> Input:
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:
     """A table or query of a destination that is a server, through dlt's SQL client."""
-    from connector.upsert.inputs.batches import BatchesInput
+    from connector.upsert.inputs.batches import RecordsInput
 
     name = "query" if request.table is None else f"table {request.table}"
 
     @contextmanager
-    def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
-        with _server_rows(settings, request, name) as batches:
-            yield batches
+    def open_records() -> Iterator[Iterable[Sequence[Any]]]:
+        with _server_cursor(settings, request, name) as cursor:
+            yield chain.from_iterable(cursor.iter_fetch(_FETCHED_ROWS))
 
-    with open_batches() as batches:
-        first = next(iter(batches), None)
-    if first is None:
-        raise InputError(place=name, reason="has no rows.")
-    return BatchesInput(
-        open_batches,
-        name=name,
-        columns=list(first.schema.names),
-        description=f"{settings.destination}, {name}",
-        from_table=True,
-    )
+    with _server_cursor(settings, request, name) as cursor:
+        columns = [str(column[0]) for column in cursor.native_cursor.description]
+    description = f"{settings.destination}, {name}"
+    return RecordsInput(open_records, name=name, columns=columns, description=description)
 
 
 @contextmanager
-def _server_rows(
-    settings: Settings, request: PushRequest, name: str
-) -> Iterator[Iterator[pa.RecordBatch]]:
+def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Iterator[Any]:
     import tempfile
 
     from dlt.destinations.exceptions import DatabaseException
@@ -233,7 +224,7 @@ def _server_rows(
             with pipeline.sql_client() as client:
                 sql = request.sql or f"SELECT * FROM {_table(client, request.table or '')}"  # noqa: S608
                 with client.execute_query(sql) as cursor:
-                    yield _batches(cursor)
+                    yield cursor
         except DatabaseException as error:
             reason = f"{type(error).__name__}. Check the name, or the query."
             raise InputError(place=name, reason=reason) from None
@@ -245,8 +236,3 @@ def _table(client: Any, table: str) -> str:
         escape = client.capabilities.escape_identifier
         return f"{escape(schema)}.{escape(name)}"
     return str(client.make_qualified_table_name(name))
-
-
-def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    for table in cursor.iter_arrow(5_000):
-        yield from table.to_batches()

@@ -1,9 +1,9 @@
-"""Rows out of Arrow record batches: Parquet files, and tables and queries."""
+"""Rows out of Arrow record batches (Parquet files, DuckDB's tables) and servers' cursors."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC
 from typing import Any
@@ -19,6 +19,7 @@ BATCH_ROWS = 5_000
 _EXACT_BELOW = 2**53  # a double holds each whole number below it
 
 OpenBatches = Callable[[], AbstractContextManager[Iterable[pa.RecordBatch]]]
+OpenRecords = Callable[[], AbstractContextManager[Iterable[Sequence[Any]]]]
 
 
 class BatchesInput(Input):
@@ -60,6 +61,28 @@ class BatchesInput(Input):
         if name in self._utc_times:
             cells = [cell and cell.replace(tzinfo=UTC) for cell in cells]
         return cells
+
+
+class RecordsInput(Input):
+    """Rows of a server's cursor, as its driver hands them out: in Python's own types, which hold
+    its decimals and times as they are. `row_number` is the position, from 1.
+
+    open_records: starts reading from the first row on.
+    """
+
+    from_table = True
+
+    def __init__(
+        self, open_records: OpenRecords, *, name: str, columns: list[str], description: str
+    ) -> None:
+        super().__init__(name=name, columns=columns, description=description)
+        check_header(columns, place=name)
+        self._open_records = open_records
+
+    def _rows(self) -> Iterator[InputRow]:
+        with self._open_records() as records:
+            for number, record in enumerate(records, start=1):
+                yield InputRow(number, dict(zip(self.columns, record, strict=True)))
 
 
 def _cells(column: pa.Array) -> list[Any]:

@@ -1,0 +1,55 @@
+"""Rows of a destination that is a server: its values arrive as they are."""
+
+from __future__ import annotations
+
+import datetime
+from decimal import Decimal
+
+import psycopg2
+import pytest
+
+from connector.errors import InputError
+from connector.settings import Settings
+from pipelines.push.input import PushRequest, open_rows
+from tests.sync.pull.conftest import dlt_credentials
+
+QUERY = """
+    SELECT 1.10::numeric amount, 12345678901234567890123::numeric big, 1.1::real short,
+    '01:02:03+02'::timetz at, 1700000000000 ms, NULL::text nothing
+"""
+
+
+@pytest.fixture
+def server(settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE SCHEMA {settings.dataset}")
+        cursor.execute(f"CREATE TABLE {settings.dataset}.empty (email text)")
+    connection.close()
+    return settings.model_copy(update={"destination": "postgres"})
+
+
+def test_decimals_and_times_of_a_server_arrive_as_they_are(server: Settings) -> None:
+    """No digits are added, none are rounded, no offset is lost."""
+    with open_rows(server, PushRequest(sql=QUERY)) as rows:
+        assert rows.from_table
+        (row,) = rows
+    zone = datetime.timezone(datetime.timedelta(hours=2))
+    assert row.values == {
+        "amount": Decimal("1.10"),
+        "big": Decimal(12345678901234567890123),
+        "short": 1.1,
+        "at": datetime.time(1, 2, 3, tzinfo=zone),
+        "ms": 1700000000000,
+        "nothing": None,
+    }
+    assert str(row.values["amount"]) == "1.10"
+
+
+def test_a_table_without_rows_is_no_error(server: Settings) -> None:
+    """There is nothing to push; a table that isn't there is one."""
+    with open_rows(server, PushRequest(table="empty")) as rows:
+        assert rows.columns == ["email"]
+        assert list(rows) == []
+    with pytest.raises(InputError, match="Check the name"):
+        open_rows(server, PushRequest(table="none"))
