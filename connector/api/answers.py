@@ -22,6 +22,7 @@ from connector.errors import (
 from connector.logs import redact
 
 Read = Callable[[Any], Any]
+_REDIRECTS = {300, 301, 302, 303, 305, 307, 308}
 
 
 @dataclass(frozen=True)
@@ -84,13 +85,17 @@ def failure(answer: Answer, *, url_path: str, host: str) -> ApiError:
     status, reason = answer.exchange.status, answer.reason
     if status is None:
         return UntrustedServer(host=host, reason=reason)
-    if 300 <= status < 400:
+    if status in _REDIRECTS:
         target = _origin(answer.exchange.headers.get("location", ""), host)
         return Redirected(status=status, url_path=url_path, target=target)
     if status in (401, 403):
         return Unauthorized(status=status, url_path=url_path, said=reason)
     if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
         return Refused(status=status, url_path=url_path, said=reason)
+    if status == 304:
+        reason = (
+            "it says that nothing has changed, which nobody asked; a cache in between is broken"
+        )
     return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)
 
 

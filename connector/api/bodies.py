@@ -1,8 +1,9 @@
 """Bytes of an answer → what they say. Pure.
 
 orjson is fast and right for nearly every body. What it refuses (lone surrogates, a byte order
-mark, numbers beyond a double) or changes without a word (integers over 64 bits become floats) is
-read by the standard library instead, so that one odd record never costs a page.
+mark, numbers beyond a double) or changes without a word (integers over 64 bits, and digits that a
+double doesn't hold) is read by the standard library instead, so that one odd record never costs a
+page. What is nested deeper than either reads becomes text before it is read.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from decimal import Decimal
+from typing import Any, Self
 
 import orjson
 
@@ -19,8 +21,17 @@ from connector.logs import masked, redact
 _SAID_MAX = 300  # characters
 _READ_MAX = 20_000  # of what a server says; cut before it is looked through
 _INT_DIGITS_MAX = 4000  # Python refuses to read longer integers; kept as text
-_LONG_DIGITS = b"0" * 19  # the shortest integer over 64 bits
-_DIGITS_TO_ZERO = bytes(48 if 48 <= byte <= 57 else 32 for byte in range(256))
+_LONG_DIGITS = b"0" * 17  # the shortest number that a double may not hold, period included
+_SMALL = b"0e-000"  # 1e-400
+_SHAPES = bytes(
+    48 if byte in b"0123456789." else {69: 101, 101: 101, 45: 45}.get(byte, 32)
+    for byte in range(256)
+)
+_SUSPECT = re.compile(rb"[:\[,\s]-?(?:[\d.]{17}|\d++(?:\.\d++)?[eE]-\d{3})")
+_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
+_NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+_DEPTH_MAX = 60
+_DEEP = "hc-nested-too-deep"
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
@@ -35,21 +46,91 @@ class NotJson(ValueError):
 def read_json(body: bytes) -> Any:
     """The value that `body` holds, whatever its content type claimed.
 
-    Integers keep every digit. Bytes that aren't UTF-8 arrive as lone surrogates (U+DC80..U+DCFF)
-    and numbers beyond a double (1e400, NaN) as text, for the reader to deal with.
+    Integers keep every digit. Bytes that aren't UTF-8 arrive as lone surrogates (U+DC80..U+DCFF),
+    1e400 and NaN as text, and what else a double, or the reader, doesn't hold as KeptAsText.
 
     Raises:
         NotJson: there is no JSON value in it.
     """
-    if _LONG_DIGITS not in body.translate(_DIGITS_TO_ZERO):
+    if _is_deep(body):
+        return _flat(body)
+    shape = body.translate(_SHAPES)
+    is_suspect = (_LONG_DIGITS in shape or _SMALL in shape) and _SUSPECT.search(b" " + body)
+    if not is_suspect:
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
             pass  # the standard library decides
     try:
-        return json.loads(_text(body), parse_int=_integer, parse_float=_real, parse_constant=str)
+        return _carefully(body)
+    except RecursionError:  # a bracket in a text has hidden how deep it is
+        return _flat(body)
+    except ValueError:
+        raise NotJson(f"the answer is not JSON but {describe(body)}") from None
+
+
+def _flat(body: bytes) -> Any:
+    try:
+        return _carefully(_flattened(body), object_hook=_undeepened)
     except (ValueError, RecursionError):
         raise NotJson(f"the answer is not JSON but {describe(body)}") from None
+
+
+def _carefully(body: bytes, **hooks: Any) -> Any:
+    return json.loads(
+        _text(body), parse_int=_integer, parse_float=_real, parse_constant=str, **hooks
+    )
+
+
+def _is_deep(body: bytes) -> bool:
+    """Whether something in it is nested deeper than _DEPTH_MAX, at the cost of a few milliseconds
+    a megabyte: its brackets alone, of which each round takes away the innermost."""
+    brackets = body.translate(None, _NO_BRACKETS)
+    for _ in range(_DEPTH_MAX):
+        fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        if len(fewer) == len(brackets):
+            return False
+        brackets = fewer
+    return True
+
+
+def _flattened(body: bytes) -> bytes:
+    """`body` with each value that is nested too deep replaced by one that holds its text."""
+    parts: list[bytes] = []
+    depth, done, deep_from = 0, 0, -1
+    for token in _TOKEN.finditer(body):
+        sign = token[0][:1]
+        if sign in b"[{":
+            depth += 1
+            if depth == _DEPTH_MAX + 1:
+                parts.append(body[done : token.start()])
+                deep_from = token.start()
+        elif sign in b"]}":
+            depth -= 1
+            if depth == _DEPTH_MAX and deep_from >= 0:
+                deep = body[deep_from : token.end()].decode("utf-8", "surrogateescape")
+                parts.append(json.dumps({_DEEP: deep}).encode())
+                done, deep_from = token.end(), -1
+    if depth or deep_from >= 0:
+        raise ValueError("a value doesn't end")
+    return b"".join([*parts, body[done:]])
+
+
+def _undeepened(value: dict[str, Any]) -> Any:
+    if value.keys() == {_DEEP}:
+        return KeptAsText(value[_DEEP], "nested too deep, kept as text")
+    return value
+
+
+class KeptAsText(str):
+    """A value that Python's types don't hold, as it was sent. why: what is warned about."""
+
+    why: str
+
+    def __new__(cls, text: str, why: str) -> Self:
+        made = super().__new__(cls, text)
+        made.why = why
+        return made
 
 
 def _text(body: bytes) -> str:
@@ -64,7 +145,17 @@ def _integer(digits: str) -> int | str:
 
 
 def _real(text: str) -> float | str:
-    return value if math.isfinite(value := float(text)) else text
+    value = float(text)
+    if not math.isfinite(value):
+        return text
+    if len(text) < 17 and "e-" not in text.lower():
+        return value
+    try:
+        exact = Decimal(text)
+        same = exact in (Decimal(repr(value)), Decimal(f"{value:.17g}"))
+    except ArithmeticError:  # an exponent of more digits than any number has
+        same = False
+    return value if same else KeptAsText(text, "number that no double holds kept as text")
 
 
 def describe(body: bytes) -> str:

@@ -6,6 +6,7 @@ import logging
 import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
 from ipaddress import ip_address
 from typing import Any, cast
 from urllib.parse import SplitResult, urlsplit
@@ -68,13 +69,16 @@ def open_client(base_url: str, headers: Mapping[str, str]) -> httpx.Client:
         BadSetting: the environment names a proxy or certificates that can't be used.
     """
     pool = _pool(urlsplit(base_url))
-    return httpx.Client(
+    client = httpx.Client(
         transport=_Transport(pool),
         headers=dict(headers),
         timeout=None,  # noqa: S113 - see above
         follow_redirects=False,
         trust_env=False,  # what is taken from the environment is taken here
     )
+    # a cookie that a proxy or a login page sets has no business in the next request
+    client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+    return client
 
 
 def _pool(base: SplitResult) -> httpcore.ConnectionPool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from connector.api.connections import checked_base_url, open_client
 from connector.logs import redact
 
 BODY_MAX_BYTES = 256 * 1024 * 1024
+_GZIP_FIRST = 0x1F
 _NETWORK_ERRORS = (
     httpcore.NetworkError,
     httpcore.TimeoutException,
@@ -121,16 +123,60 @@ class Transport:
 
 
 def _read_body(response: httpx.Response, exchange: Exchange) -> None:
-    chunks: list[bytes] = []
-    size = 0
-    for chunk in response.iter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > BODY_MAX_BYTES:
-            exchange.too_large = True
-            exchange.failure = f"an answer of more than {BODY_MAX_BYTES >> 20} MB"
-            return
-    exchange.body = b"".join(chunks)
+    body = bytearray()
+    coding = exchange.headers.get("content-encoding", "").strip().lower()
+    unpacker = Unpacker(coding) if coding in ("gzip", "x-gzip", "deflate") else None
+    for chunk in response.iter_raw():
+        for part in [chunk] if unpacker is None else unpacker.unpack(chunk):
+            body += part
+            if len(body) > BODY_MAX_BYTES:
+                exchange.too_large = True
+                exchange.failure = f"an answer of more than {BODY_MAX_BYTES >> 20} MB"
+                return
+    if unpacker is not None and body and not unpacker.is_whole:
+        exchange.failure = f"the {coding} of the answer ends in its middle"
+        return
+    exchange.body = bytes(body)
+
+
+class Unpacker:
+    """Unpacks gzip, all of its members, and deflate with and without its head, bit by bit.
+
+    httpx stops after the first member of gzip, which leaves a list cut in its middle. is_whole:
+    whether what came so far ends where its packing says.
+
+    Raises (unpack):
+        httpx.DecodingError: that isn't packed so.
+    """
+
+    _PART_BYTES = 1 << 20
+
+    def __init__(self, coding: str) -> None:
+        self._is_gzip = coding != "deflate"
+        self._stream = self._fresh()
+        self._began = False
+        self.is_whole = False
+
+    def _fresh(self) -> Any:
+        return zlib.decompressobj(zlib.MAX_WBITS | 16 if self._is_gzip else zlib.MAX_WBITS)
+
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        """What `data`, the next of it, unpacks to, in parts of at most 1 MB."""
+        while data:
+            if self._stream.eof:
+                if not self._is_gzip or data[0] != _GZIP_FIRST:
+                    return  # padding behind the end
+                self._stream = self._fresh()
+            try:
+                yield self._stream.decompress(data, self._PART_BYTES)
+            except zlib.error as error:
+                if self._is_gzip or self._began:
+                    raise httpx.DecodingError(str(error)) from error
+                self._stream, self._began = zlib.decompressobj(-zlib.MAX_WBITS), True
+                continue
+            self._began = True
+            self.is_whole = self._stream.eof
+            data = self._stream.unconsumed_tail or self._stream.unused_data
 
 
 def _explain(error: Exception) -> tuple[str, bool]:

@@ -32,6 +32,7 @@ from connector.source.values import (
 __all__ = ["DELETED_COLUMN", "HASH_COLUMN", "RowMaker"]
 
 _FORMAT = b"hc-row-1"  # change it when unchanged records make other rows: all are written again
+_STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS  # refuses KeptAsText
 _DLT_MARKS = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
 
 
@@ -92,11 +93,11 @@ class RowMaker:
     def _row(self, record: dict[str, Any]) -> dict[str, Any]:
         record = self._privacy.applied(record)
         try:
-            content = orjson.dumps(record, option=orjson.OPT_SORT_KEYS)
+            content = orjson.dumps(record, option=_STRICT)
             if b"\\u0000" in content or (self._for_dlts_files and _DLT_MARKS in content):
                 return self._careful_row(record)
             return self._filled(record, content)
-        except (TypeError, _NotPlain):  # a lone surrogate, over 64 bits, nested too deep
+        except (TypeError, RecursionError, _NotPlain):  # a lone surrogate, over 64 bits, too deep
             return self._careful_row(record)
 
     def _careful_row(self, record: dict[str, Any]) -> dict[str, Any]:

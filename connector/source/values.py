@@ -8,6 +8,8 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from connector.api.bodies import KeptAsText
+
 INT64_MAX = 2**63 - 1
 INT64_MIN = -(2**63)
 EXACT_FLOAT_MAX = 2**53  # up to here every integer is a double
@@ -70,6 +72,9 @@ def holdable(value: Any, warnings: Counter[str], depth: int = 0) -> Any:
     NUL and lone surrogates become U+FFFD; numbers over 64 bits and infinities become text, and
     so does what is nested too deep. Counts each in `warnings`.
     """
+    if isinstance(value, KeptAsText):
+        warnings[value.why] += 1
+        return _holdable_text(str(value), warnings)
     if isinstance(value, str):
         return _holdable_text(value, warnings)
     if isinstance(value, dict | list):

@@ -80,3 +80,10 @@ def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
     assert client.requests == 3
     with pytest.raises(errors.UnexpectedAnswer, match="no list"):
         client.page("notes", {"pageToken": "t"})
+
+
+def test_304_is_no_redirect(bench: Bench):
+    """A cache in between is broken: nobody is told to change HIRINGCENTER_BASE_URL."""
+    client = bench.serve(answer(304))
+    with pytest.raises(errors.UnexpectedAnswer, match="a cache in between"):
+        client.page("notes", {})

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import threading
+import zlib
 
 import pytest
 
+from connector.api import transport
 from connector.budget import Lane
 from tests.sync.client.conftest import KEY, Bench
 from tests.sync.client.raw_server import (
@@ -100,3 +103,57 @@ def test_the_servers_clock_and_the_latency_are_learnt_by_the_way(bench: Bench):
     assert client.latency_s is not None
     assert client.latency_s > 0
     assert client.server_clock_skew_s == pytest.approx(60, abs=2)
+
+
+LIST = b'{"success": true, "items": [{"id": "1"}, {"id": "2"}]}'
+
+
+def _raw_deflate(text: bytes) -> bytes:
+    packer = zlib.compressobj(wbits=-15)
+    return packer.compress(text) + packer.flush()
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"),
+    [
+        ("gzip", gzip.compress(LIST[:20]) + gzip.compress(LIST[20:])),
+        ("gzip", gzip.compress(LIST) + b"\0" * 512),
+        ("x-gzip", gzip.compress(LIST)),
+        ("deflate", zlib.compress(LIST)),
+        ("deflate", _raw_deflate(LIST)),
+        ("identity", LIST),
+    ],
+    ids=["gzip of two members", "padded gzip", "x-gzip", "deflate", "raw deflate", "as it is"],
+)
+def test_every_packing_is_read_whole(bench: Bench, coding: str, body: bytes):
+    """All members of gzip; deflate with and without its head."""
+    client = bench.serve(answer(200, body, headers=[f"Content-Encoding: {coding}"]))
+    assert [item["id"] for item in client.page("notes", {}).items] == ["1", "2"]
+
+
+def test_a_packed_answer_that_ends_in_its_middle_is_asked_for_again(bench: Bench):
+    """Also where what arrived is a whole JSON value."""
+    whole = gzip.compress(LIST)
+    client = bench.serve(
+        answer(200, whole[:-4], headers=["Content-Encoding: gzip"]),
+        answer(200, whole, headers=["Content-Encoding: gzip"]),
+    )
+    assert len(client.page("notes", {}).items) == 2
+    assert client.requests == 2
+
+
+def test_a_bomb_of_gzip_is_unpacked_in_bounded_parts():
+    """A gigabyte of zeros arrives as parts of a megabyte, of which the reader may have enough."""
+    bomb = gzip.compress(bytes(50_000_000))
+    parts = transport.Unpacker("gzip").unpack(bomb)
+    assert max(len(next(parts)) for _ in range(10)) <= 1 << 20
+
+
+def test_cookies_are_never_sent_back(bench: Bench):
+    """Whatever a proxy or a login page sets."""
+    client = bench.serve(
+        answer(200, LIST, headers=["Set-Cookie: session=abc; Path=/"]), answer(200, LIST)
+    )
+    for _ in range(2):
+        client.page("notes", {})
+    assert "cookie" not in bench.server.received[1].headers

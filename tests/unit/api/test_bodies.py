@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector import logs
-from connector.api.bodies import NotJson, describe, error_text, read_json
+from connector.api.bodies import KeptAsText, NotJson, describe, error_text, read_json
 
 _values = st.recursive(
     st.none()
@@ -124,3 +124,40 @@ def test_an_error_that_quotes_the_key_is_masked():
 def test_a_long_error_is_cut():
     """A stack trace is no message."""
     assert len(error_text(b'{"message": "' + b"x" * 5000 + b'"}')) == 300
+
+
+@pytest.mark.parametrize(
+    "number", ["12345678901234567.89", "1e-400", "9007199254740993.0", "3.14159265358979323846"]
+)
+def test_a_number_that_no_double_holds_is_kept_as_text(number: str):
+    """With what is warned about; orjson would round it without a word."""
+    (item,) = read_json(f'{{"items": [{{"score":{number}}}]}}'.encode())["items"]
+    assert item == {"score": number}
+    assert isinstance(item["score"], KeptAsText)
+    assert "kept as text" in item["score"].why
+
+
+@pytest.mark.parametrize(
+    "number", ["0.1", "0.10000000000000001", "1.50", "1e-7", "5e-324", "1767225600000.125", "1e300"]
+)
+def test_a_number_that_a_double_holds_stays_one(number: str):
+    """However it is spelt; 17 digits are how C prints any double."""
+    assert read_json(f"[{number}]".encode()) == [float(number)]
+
+
+@pytest.mark.parametrize(
+    ("depth", "inmost"), [(61, "[x]"), (900, "x"), (3000, "]}"), (100_000, "x"), (100_000, "]}")]
+)
+@pytest.mark.parametrize("signs", ["[]", "{}"])
+def test_what_is_nested_too_deep_is_text_in_its_record_alone(depth: int, inmost: str, signs: str):
+    """The other records of the page are as they were, and nothing of this one is lost."""
+    opening = "[" if signs == "[]" else '{"a":'
+    deep = f'{opening * depth}"{inmost}"{signs[1] * depth}'
+    body = f'{{"items": [{{"id": "1"}}, {{"id": "2", "x": {deep}}}, {{"id": "3", "y": [1]}}]}}'
+    first, second, third = read_json(body.encode())["items"]
+    assert (first, third) == ({"id": "1"}, {"id": "3", "y": [1]})
+    kept = second["x"]
+    while not isinstance(kept, str):
+        kept = kept[0] if isinstance(kept, list) else kept["a"]
+    assert isinstance(kept, KeptAsText)
+    assert f'"{inmost}"' in kept

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connector.api.bodies import read_json
 from connector.errors import ConfigurationError
 from connector.source.columns import FIELD_HINT
 from connector.source.fields import CONTRACT
@@ -295,3 +296,16 @@ def test_marks_inside_json_are_handed_over_as_text():
     maker = RowMaker("prospects", {}, for_dlts_files=True)
     assert row({"labels": ["\uf02bVIP"]}, maker) == {"labels": '["\uf02bVIP"]'}
     assert row({"labels": ["\uf02bVIP"]}) == {"labels": ["\uf02bVIP"]}
+
+
+def test_a_number_that_no_double_holds_and_what_is_too_deep_are_warned_about():
+    """They land as text beside their columns; the names are in the warnings, the values aren't."""
+    body = b'[{"id": "1", "score": 1.5}, {"id": "2", "score": 12345678901234567.89, "x": %b}]'
+    maker = RowMaker("notes", {})
+    first, second = maker.rows(read_json(body % (b"[" * 900 + b"]" * 900)))
+    assert first["score"] == 1.5
+    assert second["score__v_text"] == "12345678901234567.89"
+    assert {name for name in maker.warnings if "kept as text" in name} == {
+        '"score": number that no double holds kept as text',
+        '"x": nested too deep, kept as text',
+    }
