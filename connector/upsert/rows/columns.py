@@ -37,6 +37,7 @@ ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
 OWN_PREFIXES = ("_hc_", "_dlt_")
 _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an email, a phone
+_MOST_COMPARED = 200  # columns that are looked at for a field that they resemble
 _LONGEST_VALUE = 320  # of an email
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
 
@@ -91,7 +92,10 @@ def match_columns(
     full_name = _full_name(unmatched + foreign, {*fields.values(), *mapping.constants})
     unmatched = [column for column in unmatched if column != full_name]
     foreign = [column for column in foreign if column != full_name]
-    left_out = [(column, field_like(column)) for column in unmatched]
+    left_out = [
+        (column, field_like(column) if position < _MOST_COMPARED else None)
+        for position, column in enumerate(unmatched)
+    ]
     if left_out and not ignore_unknown:
         raise _unknown(left_out, columns, len(fields), place, from_table)
     fields = {column: fields[column] for column in columns if column in fields}

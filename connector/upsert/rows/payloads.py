@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +23,7 @@ from connector.upsert.rows.models import CODES, LONG_TEXT, NOT_CLEARED, NOT_TEXT
 from connector.upsert.rows.values import RowContext, split_name
 
 _SHOWN_CHARS = 60
+_NEVER_DATES = PLAIN_CODES | {"firstName", "lastName", "email", "phone"}
 _EMPTY_CONSTANT = (
     "is empty, and a constant goes into every row: it would clear everybody's. Remove it"
 )
@@ -214,7 +216,14 @@ def _settled(value: Any, name: str) -> Any:
             text = plain_name(text)
         return value if name in LONG_TEXT and text == trimmed else text
     check_readable(value)
-    return value if name in NOT_TEXT else text_of(value)
+    if name in NOT_TEXT:
+        return value
+    if isinstance(value, date) and name in _NEVER_DATES:
+        raise ValueError(
+            "holds a date: a spreadsheet has made one of something else. Format the column as "
+            "text, and fill in what was there"
+        )
+    return text_of(value)
 
 
 def is_empty(value: Any) -> bool:

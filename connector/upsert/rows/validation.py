@@ -205,6 +205,11 @@ class Validator:
         for name in ("email", "phone"):
             if name in self._plan.constants:
                 raise self._bad_constant(name, "every row would be the same person. Remove it.")
+        if self._mode != "create-only" and {"firstName", "lastName"} <= {*self._plan.constants}:
+            reason = (
+                "so is firstName: everybody whom a row matches would get this one name. Remove "
+            )
+            raise self._bad_constant("lastName", reason + "one, or push with --mode create-only.")
         if self._mode == "update-only" and "update" in self._plan.constants:
             raise self._bad_constant("update", "--mode update-only decides this. Remove it.")
 

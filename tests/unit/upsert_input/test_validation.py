@@ -631,6 +631,22 @@ def test_a_constant_that_cannot_be_right_is_refused_at_once(
         Validator(columns, clear_empty=clear_empty)
 
 
+@pytest.mark.parametrize("column", ["postalCode", "stageId", "firstName", "phone"])
+def test_a_date_that_a_spreadsheet_has_made_is_no_code_and_no_name(column: str) -> None:
+    """1-2 typed into a sheet is the first or second of some month."""
+    assert "holds a date" in reason({column: datetime(2026, 1, 2)})
+    assert "holds a date" in reason({column: date(2026, 1, 2)})
+
+
+def test_one_name_for_everybody_is_refused() -> None:
+    """Unless nobody is changed; one of the two may be a constant."""
+    constants = Mapping(constants={"firstName": "Dear", "lastName": "Friend"})
+    columns = Mapping.match(["email"], constants)
+    with pytest.raises(BadMapping, match="everybody whom a row matches would get this one name"):
+        Validator(columns)
+    assert Validator(columns, mode="create-only")
+
+
 @pytest.mark.parametrize("name", ["email", "phone"])
 @pytest.mark.parametrize("mode", ["upsert", "create-only", "update-only"])
 def test_a_constant_contact_is_refused(name: str, mode: str) -> None:
