@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from connector.errors import InputError
-from connector.upsert.inputs.guessing import Guess, guess_encoding, is_between_words
+from connector.upsert.inputs.guessing import (
+    Guess,
+    guess_encoding,
+    guess_of,
+    is_between_words,
+)
 
 MAX_LINE_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -33,6 +38,7 @@ _MULTIBYTE_UTF8 = re.compile(
 )
 _HIGH_BYTE = re.compile(rb"[\x80-\xff]")
 _UNDEFINED_CP1252 = b"\x81\x8d\x8f\x90\x9d"
+_ESCAPED_JAPANESE = re.compile(rb"\x1b\$[@B]")
 UNDECODABLE = "hiringcenter.undecodable"
 
 OpenBytes = Callable[[], BinaryIO]
@@ -75,6 +81,9 @@ def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
     if utf16:
         codec, label = utf16
         return Encoding(codec, label, not _decodes(open_bytes, codec, place))
+    if _ESCAPED_JAPANESE.search(head) and _decodes(open_bytes, "iso2022_jp", place):
+        guess = guess_of("iso2022_jp", head)
+        return Encoding("iso2022_jp", "ISO2022_JP (guessed)", damaged=False, guess=guess)
     if _decodes(open_bytes, "utf-8", place):
         return Encoding("utf-8", "UTF-8", damaged=False)
     return _eight_bit(open_bytes, place)
@@ -109,8 +118,8 @@ def _reads_as(head: bytes, codec: str) -> bool:
     """Whether `head` is lines of text with delimiters in this kind of UTF-16."""
     text = head[: len(head) // 2 * 2].decode(codec, "replace")
     ascii_count = sum(character < "\x80" for character in text)
-    has_lines = len(text) < 200 or "\n" in text or "\r" in text
-    return has_lines and "\0" not in text and ascii_count * 20 > len(text)
+    share = 20 if "\n" in text or "\r" in text else 5
+    return "\0" not in text and ascii_count > max(1, len(text) // share)
 
 
 def _chunks(open_bytes: OpenBytes) -> Iterator[bytes]:

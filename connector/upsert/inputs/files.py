@@ -311,7 +311,7 @@ def tell_format(file: LocalFile) -> str:
         )
     if text.startswith(b"{"):
         return "jsonl"
-    if text.startswith(b"[") and _named_json(file.name):
+    if text.startswith(b"[") and (_named_json(file.name) or text[1:].lstrip().startswith(b"{")):
         raise InputError(
             place=file.name, reason="a JSON list. Write one JSON object per line (JSON Lines)."
         )

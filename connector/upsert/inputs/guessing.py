@@ -98,6 +98,11 @@ def guess_encoding(sample: bytes, *, decides_words: bool) -> Guess:
     return Guess(ranked[0], _readings(sample, ranked), decides_words)
 
 
+def guess_of(codec: str, sample: bytes) -> Guess:
+    """The guess that can only be `codec`."""
+    return Guess(codec, _readings(sample, [codec]), decides_words=True)
+
+
 def _cost(sample: bytes, codec: str) -> float:
     """How badly `sample` reads as `codec`; a word's worst is about 4."""
     words = _WORD.findall(_decoded(sample, codec))[:_MOST_WORDS]
@@ -113,7 +118,7 @@ def _word_cost(word: str, codec: str) -> float:
         cost += 2.0
     if re.search(r"^[^\W\d_]{2}", word) and word[0] == foreign[0] and word[0].islower():
         cost += 0.3
-    if letters[:2] and all(letter.isupper() for letter in letters[:2]) and word[-1].islower():
+    if word[:2].isalpha() and word[:2].isupper() and word[-1].islower():
         cost += 1.0
     scripts = {_script(letter) for letter in letters}
     if len(scripts) > 1:

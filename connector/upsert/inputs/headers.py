@@ -22,10 +22,13 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
     """
     remaining = iter(rows)
     first_line, first = next(remaining)
-    if _known(first):
+    known = _known(first)
+    if known >= 2:
         return
     below = [(line, cells) for line, cells in remaining if any(cells)]
     header = next((line for line, cells in below if _known(cells) >= 2), None)
+    if header is None and known:
+        return
     if header is None and len(_filled(first)) < 2:
         header = _first_full_row(below)
     if header is not None:
@@ -37,13 +40,18 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
         )
     for position, cell in enumerate(first, start=1):
         kind = "an email address" if _EMAIL.fullmatch(cell) else "a phone number"
-        if _EMAIL.fullmatch(cell) or _PHONE.fullmatch(cell):
+        if _EMAIL.fullmatch(cell) or _is_phone(cell):
             raise InputError(
                 place=place,
                 line=first_line,
                 reason=f"cell {position} is {kind}, so this is a row and no header. Put a row "
                 "above it that names the columns.",
             )
+
+
+def _is_phone(cell: str) -> bool:
+    digits = sum(character.isdigit() for character in cell)
+    return _PHONE.fullmatch(cell) is not None and (digits >= 10 or "+" in cell)
 
 
 def _known(cells: Sequence[str]) -> int:

@@ -112,7 +112,7 @@ def _json_list(text: str) -> list[Any] | None:
         return None
     try:
         parsed = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         if '"' in text:
             raise ValueError(
                 'starts like a JSON list and isn\'t one. Write ["A", "B"], or A;B'
@@ -126,7 +126,7 @@ def as_object(value: Any) -> Any:
     parsed = _parsed(value)
     if not isinstance(parsed, dict):
         raise ValueError('is no JSON object. Write it as in {"name": "value"}')
-    return json_ready(parsed)
+    return _ready(parsed)
 
 
 def as_objects(value: Any) -> Any:
@@ -134,7 +134,14 @@ def as_objects(value: Any) -> Any:
     parsed = _parsed(value)
     if not isinstance(parsed, list | tuple) or not all(isinstance(one, dict) for one in parsed):
         raise ValueError('is no JSON list of objects. Write it as in [{"name": "value"}]')
-    return json_ready(parsed)
+    return _ready(parsed)
+
+
+def _ready(parsed: Any) -> Any:
+    try:
+        return json_ready(parsed)
+    except RecursionError:
+        raise ValueError("is nested too deep. Leave out what isn't needed") from None
 
 
 def _parsed(value: Any) -> Any:

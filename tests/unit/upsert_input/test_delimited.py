@@ -314,6 +314,7 @@ OLE = b"\xd0\xcf\x11\xe0" + bytes(3000)
         (b"%PDF-1.7", "a PDF document"),
         (b"SQLite format 3\0", "an SQLite database"),
         (bytes(8) + b"DUCK", "a DuckDB database. .*--database FILE"),
+        (b'[{"firstName": "A"}]', "a JSON list. Write one JSON object per line"),
         (b"<html><table><tr><td>First Name", "a web page or XML"),
         (b"\x28\xb5\x2f\xfd", "packed with zstd"),
     ],
@@ -340,6 +341,7 @@ def test_lines_above_the_header_are_named_with_the_way_out() -> None:
     [
         ("People\n\nVorname;Nachname;Mail\nAnn;Lee;a@b.co\nBob;Lee;b@b.co\n", 3),
         ("Report,,\nby Ann,,\nFirst Name,Last Name,Email\n", 3),
+        ("sep=;\nTitle\nFirst Name;Email\nAnn;a@b.co\n", 3),
         ('"two\nlines"\nfirst_name|email\nAnn|a@b.co\n', 3),
     ],
 )
@@ -363,6 +365,9 @@ def test_a_file_without_a_header_is_not_quoted(write: WriteFile) -> None:
         open_input(write("Ann,Lee,ann@example.com\nBob,Lee,bob@example.com\n"))
     assert "Ann" not in str(caught.value)
     assert "@" not in str(caught.value)
+    with pytest.raises(InputError, match="line 1: cell 2 is a phone number"):
+        open_input(write("Ann,(415) 555-0100\nBob,\n"))
+    assert open_input(write("Name,2024-2025\nAnn,1\n")).columns == ["Name", "2024-2025"]
 
 
 def test_more_lines_skipped_than_there_are_is_an_error(write: WriteFile) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from connector.errors import InputError
@@ -87,6 +89,8 @@ def test_other_alphabets_are_told_from_western_ones(
         ("cp932", "山田;太郎\n"),
         ("big5", "王;小明\n"),
         ("cp1252", "José;Muñoz\n"),
+        ("cp1252", "Pat;O’Brien\n"),
+        ("iso2022_jp", "山田;太郎\n"),
     ],
 )
 def test_few_names_are_enough_for_a_guess_that_is_called_one(
@@ -101,8 +105,8 @@ def test_few_names_are_enough_for_a_guess_that_is_called_one(
         assert "(guessed)" in read.description
         assert read.guess is not None
         assert read.guess.decides_words
-        first = text.split(";")[0] if not text.split(";")[0].isascii() else ""
-        assert first in read.notes[1]
+        foreign = next(cell for cell in re.split(r"[;\r\n]", text) if not cell.isascii())
+        assert foreign in read.notes[1]
         assert "--encoding" in read.notes[0]
 
 
@@ -147,6 +151,12 @@ def test_utf_16_without_a_mark_is_told_in_any_alphabet(write: WriteFile) -> None
         with open_input(write(text.encode(codec))) as read:
             assert read.columns == ["имя", "фамилия"]
             assert read.guess is None
+
+
+def test_a_nul_in_a_short_file_is_no_utf_16(write: WriteFile) -> None:
+    """One zero byte is a damaged cell."""
+    (row,) = open_input(write(b"First Name,Email\nA\0nn,a@b.co\n"))
+    assert row.values["First Name"] == "A\0nn"
 
 
 def test_one_broken_byte_does_not_garble_the_other_names(write: WriteFile) -> None:

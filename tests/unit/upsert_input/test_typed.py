@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from connector.errors import DoubledColumn, InputError
-from connector.upsert.inputs import open_input, sql_input, table_input
+from connector.upsert.inputs import InputRow, open_input, sql_input, table_input
 from connector.upsert.rows.cells import Unreadable
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Reject, Validator, ValidRow
@@ -94,6 +94,23 @@ def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
         open_input(write("{}\n[]\n", name="x.jsonl"))
     with pytest.raises(InputError, match="no line holds a JSON object"):
         open_input(write("{}\n", name="x.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("labels", "[" * 100_000),
+        ("labels", '["' + "[" * 100_000),
+        ("resume", '{"a":' * 100_000),
+        ("resume", '{"a":' * 700 + "1" + "}" * 700),
+    ],
+)
+def test_json_in_a_cell_is_as_deep_as_it_may_be(column: str, cell: str) -> None:
+    """A deep one rejects its row, or is a label of its own; the push goes on."""
+    row = {"firstName": "A", "lastName": "B", "email": "a@b.co", column: cell}
+    checked = Validator(Mapping.match(list(row))).check(InputRow(1, row))
+    assert isinstance(checked, Reject)
+    assert column in checked.reason
 
 
 def test_names_without_number_are_refused(write: WriteFile) -> None:
