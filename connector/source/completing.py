@@ -31,6 +31,7 @@ from connector.source.sightings import Sightings
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
 MARGIN = 50  # rows that may be added while we ask
+MAXIMA = frozenset({*LIMITS, 250, 300, 400, 2000, 2500, 5000, 10_000})  # of pages, as servers have
 PATIENCE = 8  # requests that bring nothing, where nothing is likely to be missing
 _WIDER = 10
 log = get_logger("source")
@@ -44,12 +45,7 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
     is_counted = seen.totals.last is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
         return False
-    return step.is_full or (_may_be_a_maximum(len(step.page.items)) and not _has_place(step))
-
-
-def _may_be_a_maximum(rows: int) -> bool:
-    """Whether a server may have cut a page there: at a round number below what was asked for."""
-    return rows in LIMITS or (rows > 0 and rows % 100 == 0)
+    return step.is_full or (len(step.page.items) in MAXIMA and not _has_place(step))
 
 
 def _has_place(step: Step) -> bool:
@@ -145,9 +141,7 @@ class TheRest:
         if not self.is_proven:
             yield from self._by_time()
         if not self.is_proven and self._resource in SLICED and not self._params:
-            listed = self._seen.listed()
-            yield from self._in_slices(limit)
-            self.is_proven = self._seen.listed() == listed
+            yield from self._in_slices(limit)  # more of it; that there is no more, they can't say
 
     def _is_followed_when_halved(self) -> bool:
         """Whether the server names a next page for the first half of the last one."""
@@ -167,7 +161,7 @@ class TheRest:
             step = next(iter(self._listing(page_size=limit)))
             yield step
             more = len(step.page.items)
-            self.is_proven = rows < more < step.limit and not _may_be_a_maximum(more)
+            self.is_proven = rows < more < step.limit and more not in MAXIMA
             if more <= rows or more < step.limit or step.limit < limit:
                 return
             rows, limit = more, limit * _WIDER

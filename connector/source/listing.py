@@ -79,7 +79,7 @@ class Listing:
     @property
     def skipped(self) -> int:
         """How many milliseconds may have more rows than were listed."""
-        return self._times.skipped()
+        return self._times.skipped
 
     def __iter__(self) -> Iterator[Step]:
         """Each page once. A short page is no end, and an empty one isn't either."""
@@ -193,24 +193,24 @@ class _TimePages:
     """Going on by `startAfter`: a millisecond that rows may share on both sides of a page's end.
 
     limit: rows to ask for instead of the usual number, where more share one; None: the usual.
+    skipped: how many milliseconds may have more rows than were listed.
     """
 
     def __init__(self, resource: str) -> None:
         self._resource = resource
         self.limit: int | None = None
         self._may_widen = True
+        self.skipped = 0
         self._passed = 0  # how often in a row the place was moved without news
-        self._crowded: list[int] = []  # rows of the pages that were passed, full of one millisecond
-        self._page: tuple[int, int] | None = None  # rows and limit of the last page with news
-        self._most: int | None = None  # that the server gives, where that is less than asked for
+        self._is_cut = False  # what was passed, if rows follow: then the server gives no more
 
     def after(
         self, step: Step, place: Params, following: dict[str, str], *, has_news: bool
     ) -> dict[str, str] | None:
         """What follows a page that names its last row; a server may name it on the last page."""
         if has_news:
-            self._learn_most(step)
-            self._passed = 0
+            self.skipped += self._is_cut
+            self._is_cut, self._passed = False, 0
         if has_news and following != place:
             self.limit = None
             return following
@@ -224,15 +224,6 @@ class _TimePages:
         """The server refused `limit`."""
         self.limit, self._may_widen = None, False
 
-    def skipped(self) -> int:
-        """How many milliseconds may have more rows than were listed."""
-        return sum(rows >= (self._most or rows + 1) for rows in self._crowded)
-
-    def _learn_most(self, step: Step) -> None:
-        if self._page is not None and self._page[0] < self._page[1]:
-            self._most = max(self._page[0], self._most or 0)
-        self._page = (len(step.page.items), step.limit)
-
     def _widen(self, limit: int) -> bool:
         if not self._may_widen or limit > LIMIT_MAX:
             return False
@@ -241,11 +232,11 @@ class _TimePages:
 
     def _past(self, step: Step) -> dict[str, str]:
         """Behind the millisecond, and behind the next where a server lists that one too."""
-        time_ms, rows = _time(step.page) or 0, len(step.page.items)
-        if self._passed == 0:
-            self._crowded.append(rows)
-            if rows >= step.limit:
-                self._most = max(rows, self._most or 0)
+        time_ms = _time(step.page) or 0
+        if self._passed == 0 and len(step.page.items) >= step.limit:
+            self.skipped += 1
+        elif self._passed == 0:
+            self._is_cut = True
         if self._passed > 1:
             reason = "what follows the last row is what was read before"
             raise EndlessList(resource=self._resource, reason=reason)

@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import Page
-from connector.errors import ExpiringPages, Refused
+from connector.errors import (
+    ExpiringPages,
+    Refused,
+    Unauthorized,
+    UnexpectedAnswer,
+    Unreachable,
+)
 from connector.source.listing import overlapping
+from connector.source.lookups import Found, LookUps
 from connector.source.paging import Scan, ScannedPage, plan_of
-from connector.source.scans import Doubt, DoubtKind, ScanKind, ScanPlan
+from connector.source.scans import Doubt, DoubtKind, ResourceFacts, ScanKind, ScanPlan
 from tests.unit.source.lists import ListServer, expired, records
 
 NOW_MS = 20_000_000
@@ -636,6 +643,8 @@ def test_watermarks_come_from_data_and_never_from_the_future():
     assert made.outcome is not None
     assert made.outcome.newest_ms == {"createdAt": NOW_MS, "updatedAt": 5}
     assert str(2**70) not in json.dumps(page.place)  # states hold 64 bits
+    first = next(iter(scan(counting(ListServer(records(30)), lambda _: 2**70))))
+    assert str(2**70) not in json.dumps(first.place)
 
 
 @pytest.mark.parametrize(
@@ -705,3 +714,336 @@ def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
     assert len(read(made)) == 50
     assert made.outcome is not None
     assert made.outcome.complete
+
+
+# --- counts that can't be trusted -----------------------------------------------------------------
+
+
+def counting(server: ListServer, count: Any) -> ListServer:
+    """`server`, whose pages say `count(rows)` instead of what is there."""
+    server._answer = lambda page, _: replace(page, total_count=count(len(server.rows)))
+    return server
+
+
+@pytest.mark.parametrize(
+    ("count", "gap"), [(lambda rows: rows + 1, 1), (lambda _: 2**31 - 1, 0), (lambda _: 2**70, 0)]
+)
+@pytest.mark.parametrize("paged", [True, False])
+def test_a_count_that_is_too_high_is_paid_for_once(count: Any, gap: int, paged: bool):
+    """A hidden row, or a number that stands for "unknown": a few requests more, and a doubt; the
+    scan after it, which knows the doubt, asks for the pages alone."""
+    server = counting(ListServer(records(75), paged=paged), count)
+    first = scan(server, "prospects", page_size=10 if paged else 100)
+    pages = 8 if paged else 1
+    assert len(set(read(first))) == 75
+    assert len(server.asked) <= pages + 8
+    doubt = doubt_of(first)
+    assert (doubt.kind, doubt.gap) == (DoubtKind.COUNT, gap)
+    server.asked.clear()
+    again = scan(server, "prospects", page_size=10 if paged else 100, known=doubt)
+    assert len(set(read(again))) == 75
+    assert len(server.asked) == pages
+    assert doubt_of(again).is_known(doubt)
+    assert "totalCount" in doubt_of(again).why
+
+
+def test_a_gap_that_has_grown_is_looked_into_again():
+    """By more than 1 % of the list, at least 10."""
+    known = Doubt(DoubtKind.COUNT, "", gap=1, listed=75)
+    near, far = (
+        scan(counting(ListServer(records(75)), lambda rows, by=by: rows + by), known=known)
+        for by in (11, 12)
+    )
+    read(near)
+    read(far)
+    assert doubt_of(near).is_known(known)
+    assert not doubt_of(far).is_known(known)
+    big = Doubt(DoubtKind.COUNT, "", gap=0, listed=5000)
+    assert [big.covers(gap) for gap in (50, 51)] == [True, False]
+    assert not Doubt(DoubtKind.FULL_PAGE, "").is_known(big)
+
+
+@pytest.mark.parametrize("twin", [{"id": "r3"}, {"id": 7}, {"id": "r3", "createdAt": 1}])
+def test_a_row_that_is_listed_and_counted_twice_is_not_missing(twin: dict[str, Any]):
+    """On another page, or as 7 and "7": as many requests as pages, and complete."""
+    rows = [*records(70), {"id": "7"}, *records(3, 70), twin]
+    server = ListServer(rows, counted=True)
+    made = scan(server, "prospects")
+    assert len(read(made)) == 75
+    assert len(server.asked) == 8
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+# --- startAfter: a last page that names its last row ----------------------------------------------
+
+
+def naming_its_last(rows: list[dict[str, Any]], **options: Any) -> ListServer:
+    """As `by_time`, with a last row named on every page, the last one too."""
+
+    def answer(page: Page, params: Any) -> Page:
+        after = int(params.get("startAfter", 10**15))
+        inclusive = options.get("inclusive", False)
+        left = [
+            row for row in rows
+            if row["createdAt"] < after or (inclusive and row["createdAt"] == after)
+        ]  # fmt: skip
+        items = left[: min(int(params["limit"]), options.get("clamps", 10**6))]
+        return Page(items, {"startAfter": str(items[-1]["createdAt"])} if items else None, None, "")
+
+    return ListServer(rows, answer=answer)
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+@pytest.mark.parametrize("clamps", [10**6, 7])
+@pytest.mark.parametrize("count", [1, 3, 20, 45])
+def test_a_last_page_that_names_its_last_row_is_the_last(inclusive: bool, clamps: int, count: int):
+    """A page below its limit that brings no new id is the end, run after run: the page size stays
+    as it is, and is never what a server was once asked for."""
+    server = naming_its_last(records(count), inclusive=inclusive, clamps=clamps)
+    facts = ResourceFacts()
+    for _ in range(9):
+        server.asked.clear()
+        made = scan(server, page_size=facts.usual_page_size(10))
+        assert set(read(made)) == {row["id"] for row in server.rows}
+        assert len(server.asked) <= -(-count // min(clamps - 1, 9)) + 3
+        assert made.outcome is not None
+        assert made.outcome.complete, made.outcome.why
+        facts = facts.after(made.plan, made.outcome, started_ms=NOW_MS)
+        assert facts.page_size == 10
+
+
+def test_rows_of_one_millisecond_are_asked_for_at_once_where_the_server_gives_them():
+    """And the pages after them are as long as before."""
+    rows = [*records(5), *({"id": f"m{n}", "createdAt": 9_000_000} for n in range(500))]
+    rows += [{"id": f"o{n}", "createdAt": 8_000_000 - n} for n in range(30)]
+    server = naming_its_last(rows)
+    made = scan(server)
+    assert set(read(made)) == {row["id"] for row in rows}
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert server.asked[-1]["limit"] == "10"
+    assert made.outcome.page_size == 10
+
+
+def test_more_rows_of_one_millisecond_than_a_page_takes_are_stepped_past_and_told():
+    """What comes after them is read; those beyond the page can't be, and nothing is final."""
+    rows = [*records(5), *({"id": f"m{n}", "createdAt": 9_000_000} for n in range(500))]
+    rows += [{"id": f"o{n}", "createdAt": 8_000_000 - n} for n in range(30)]
+    made = scan(naming_its_last(rows, clamps=10))
+    found = set(read(made))
+    assert {f"o{n}" for n in range(30)} | {f"r{n}" for n in range(5)} <= found
+    assert doubt_of(made).kind is DoubtKind.SAME_TIME
+    assert made.outcome is not None
+    assert made.outcome.page_size == 10
+
+
+def test_an_odd_item_on_the_last_page_is_no_news_for_ever():
+    """The page that comes again has it again."""
+    rows = [*records(12), {"id": None, "createdAt": 9_980_000}]
+    made = scan(naming_its_last(rows))
+    pages = list(made)
+    assert len(set(ids(pages))) == 12
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+@pytest.mark.parametrize("bad", [10**18, 10**30, 0, -5, None, "200", True])
+def test_a_page_size_that_no_server_honoured_is_not_taken_from_a_state(bad: Any):
+    """An earlier version left such; what is configured is asked for."""
+    assert ResourceFacts(page_size=bad).usual_page_size(200) == 200
+    assert ResourceFacts(page_size=50).usual_page_size(200) == 50
+    if type(bad) is int and bad > 0:
+        server = ListServer(records(35))
+        place = {**next(iter(scan(server))).place, "page_size": bad}
+        read(scan(server, place=place))
+        assert server.asked[-1]["limit"] == "10"
+
+
+# --- a full last page -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
+def test_a_full_page_that_nothing_calls_the_last_is_not_believed(resource: str):
+    """200 of 450 rows, no token, no count: what is there lands, and is in doubt; the next scan
+    knows it, and asks for nothing but the page."""
+    rows = [{"id": f"r{n}"} for n in range(450)]
+    server = ListServer(rows, paged=False, clamps=200)
+    made = scan(server, resource, page_size=200)
+    assert len(set(read(made))) == 200
+    assert len(server.asked) <= 1 + 8
+    doubt = doubt_of(made)
+    assert doubt.kind is DoubtKind.FULL_PAGE
+    server.asked.clear()
+    again = scan(server, resource, page_size=200, known=doubt)
+    assert len(read(again)) == 200
+    assert len(server.asked) == 1
+    assert doubt_of(again).is_known(doubt)
+
+
+@pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
+def test_what_a_full_page_hides_is_read_where_a_bigger_limit_brings_it(resource: str):
+    """And the list is complete."""
+    server = ListServer([{"id": f"r{n}"} for n in range(451)], paged=False)
+    made = scan(server, resource, page_size=200)
+    assert len(set(read(made))) == 451
+    assert len(server.asked) <= 4
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+def test_what_a_full_page_hides_is_read_by_time_where_the_server_knows_it():
+    """An old server pages by `startAfter`, and never names it."""
+    rows = records(450)
+
+    def answer(page: Page, params: Any) -> Page:
+        after = int(params.get("startAfter", 10**15))
+        left = [row for row in rows if row["createdAt"] < after]
+        return Page(left[: min(int(params["limit"]), 200)], None, None, "bare")
+
+    made = scan(ListServer(rows, answer=answer), page_size=200)
+    assert set(read(made)) == {row["id"] for row in rows}
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
+@pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
+def test_a_full_last_page_of_a_paged_list_costs_one_request(resource: str):
+    """A server that names a next page for half of it would have named one for all of it. A short
+    last page, or a count that agrees, costs none."""
+    for rows, counted, requests in ((40, False, 5), (39, False, 4), (40, True, 4), (0, False, 1)):
+        server = ListServer([{"id": f"r{n}"} for n in range(rows)], counted=counted)
+        made = scan(server, resource)
+        assert len(set(read(made))) == rows
+        assert len(server.asked) == requests
+        assert made.outcome is not None
+        assert made.outcome.complete
+
+
+def test_a_count_below_what_is_listed_is_no_proof_of_an_end():
+    """It is capped: a full page may be a part."""
+    server = counting(ListServer(prospects(450), paged=False), lambda _: 100)
+    made = scan(server, "prospects", page_size=200)
+    assert len(set(read(made))) == 450
+    assert len(server.asked) <= 4
+
+
+# --- lists that aren't newest first ---------------------------------------------------------------
+
+
+def test_pinned_notes_at_the_top_hide_no_new_note():
+    """Nor do they cost more than the page they are on."""
+    pinned = [{"id": f"p{n}", "createdAt": 1000 + n, "pin": True} for n in range(4)]
+    server = ListServer(pinned + records(500))
+    known_ms = server.rows[24]["createdAt"]
+    made = scan(server, plan=head(known_ms), newest_known_ms=known_ms)
+    assert {f"r{n}" for n in range(20)} <= set(read(made))
+    assert len(server.asked) == 3
+    assert made.plan.kind is ScanKind.HEAD
+
+
+@pytest.mark.parametrize(
+    "first", [{"createdAt": 1000}, {"createdAt": 9_000_000}, {"createdAt": None}, {}]
+)
+def test_a_list_whose_first_rows_are_older_than_known_ones_is_read_whole(first: dict[str, Any]):
+    """Something else than the time of creation orders it: new rows may be anywhere."""
+    rows = [*({"id": f"p{n}", **first} for n in range(10)), *records(60)]
+    server = ListServer(rows)
+    plan = replace(head(9_990_000), full_max_pages=None)
+    made = scan(server, plan=plan, newest_known_ms=9_995_000)
+    pages = list(made)
+    assert set(ids(pages)) == {row["id"] for row in rows}
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert {plan_of(page.place).kind for page in pages} == {ScanKind.FULL}
+
+
+def test_a_big_list_that_is_not_newest_first_is_read_in_parts():
+    """As any full scan that an hour can't hold."""
+    rows = [{"id": "old", "createdAt": 1}, *records(100)]
+    plan = replace(head(9_990_000), full_max_pages=3)
+    made = scan(ListServer(rows), plan=plan, newest_known_ms=9_995_000)
+    assert len(list(made)) == 3
+    assert made.outcome is not None
+    assert made.outcome.unfinished
+
+
+# --- looking at single rows -----------------------------------------------------------------------
+
+
+def answering(answers: dict[str, Any]) -> LookUps:
+    """Look-ups of a server that answers each id as told: a record, None for 404, or an error."""
+
+    class Server:
+        def record(self, resource: str, record_id: str, *, patience_s: float) -> Any:
+            answer = answers[record_id]
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    return LookUps(cast(ApiClient, Server()), "prospects")
+
+
+def refused(status: int) -> Exception:
+    if status in (401, 403):
+        return Unauthorized(status=status, url_path="/x", said="no")
+    if status >= 500:
+        return Unreachable(url_path="/x", tries=3, tried_s=5, last=str(status))
+    if status == 200:
+        return UnexpectedAnswer(status=200, url_path="/x", reason="no item")
+    return Refused(status=status, url_path="/x", said="no")
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        ({"id": "a"}, Found.ALIVE),
+        (None, Found.GONE),
+        (refused(410), Found.GONE),
+        (refused(405), Found.UNASKABLE),
+        *((answer, Found.UNDECIDED) for answer in map(refused, (200, 400, 403, 500, 503))),
+        ({}, Found.UNDECIDED),
+        ({"id": "b"}, Found.UNDECIDED),
+    ],
+)
+def test_a_row_is_gone_or_there_only_where_the_api_says_so(answer: Any, found: Found):
+    """What it neither shows nor denies stays undecided, with a warning, and fails nothing."""
+    look_ups = answering({"a": answer})
+    assert look_ups.look("a")[0] is found
+    assert bool(look_ups.warnings) is (found is Found.UNDECIDED)
+
+
+def test_a_key_that_is_refused_altogether_is_no_undecided_row():
+    """401 is the run's failure."""
+    with pytest.raises(Unauthorized):
+        answering({"a": refused(401)}).look("a")
+
+
+def test_a_server_in_trouble_is_not_asked_for_every_row():
+    """After five failures in a row the rest waits for the next pull."""
+    answers = {f"a{n}": refused(503) for n in range(20)}
+    asked = [0]
+    look_ups = answering(answers)
+    for record_id in answers:
+        look_ups.look(record_id)
+        asked[0] += 1
+    assert sum(look_ups.warnings.values()) == 20
+    assert look_ups.look("unknown")[0] is Found.UNDECIDED
+
+
+def test_an_open_task_that_can_not_be_looked_at_stays_as_it_is():
+    """403: the others are settled, and the run is told."""
+    server = ListServer(tasks(10), matches=is_open)
+
+    def record(_: str, record_id: str, *, patience_s: float) -> Any:
+        if record_id == "secret":
+            raise refused(403)
+        return next((row for row in server.rows if row["id"] == record_id), None)
+
+    server.record = record  # type: ignore[method-assign, assignment]
+    made = scan(server, plan=open_plan(5), expected_ids=["t1", "t2", "gone", "secret"])
+    assert "t2" in read(made)
+    assert made.outcome is not None
+    assert made.outcome.gone == ("gone",)
+    assert made.alive == ["t2"]
+    assert sum(made.warnings.values()) == 1
