@@ -15,6 +15,7 @@ from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, RateLimit, Settings
 from pipelines.pull.run import PullReport, pull
 from pipelines.pull.scanning import Wanted
+from tests.sync.pull.between import Between
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
 
 
@@ -87,6 +88,15 @@ def sandbox() -> Iterator[Sandbox]:
 def puller(sandbox: Sandbox, tmp_path: Path) -> Puller:
     """Into DuckDB."""
     return Puller(sandbox, settings_for(sandbox, tmp_path))
+
+
+@pytest.fixture
+def between(puller: Puller) -> Iterator[Between]:
+    proxy = Between(puller.sandbox.url)
+    puller.change(base_url=proxy.url)
+    yield proxy
+    proxy.server.shutdown()
+    proxy.server.server_close()
 
 
 @pytest.fixture(params=["duckdb", "postgres"])

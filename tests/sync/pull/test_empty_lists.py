@@ -2,65 +2,13 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
+from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
-
-
-class Between:
-    """A proxy before the sandbox. answers: what it says itself, (status, body) by list; a list
-    with an id behind it too, as `meetings/`."""
-
-    def __init__(self, upstream: str) -> None:
-        self.answers: dict[str, tuple[int, bytes]] = {}
-        parts = urlsplit(upstream)
-        between = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                name = urlsplit(self.path).path.removeprefix(parts.path).lstrip("/")
-                own = between.answers.get(name.partition("/")[0] + "/" * ("/" in name))
-                status, body = own or self._upstream()
-                self.send_response(status)
-                if status != 204:
-                    self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def _upstream(self) -> tuple[int, bytes]:
-                connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
-                headers = {"Authorization": self.headers["Authorization"]}
-                connection.request("GET", self.path, headers=headers)
-                answer = connection.getresponse()
-                found = (answer.status, answer.read())
-                connection.close()
-                return found
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}{parts.path}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture
-def between(puller: Puller) -> Iterator[Between]:
-    proxy = Between(puller.sandbox.url)
-    puller.change(base_url=proxy.url)
-    yield proxy
-    proxy.server.shutdown()
-    proxy.server.server_close()
 
 
 def _body(**fields: Any) -> bytes:

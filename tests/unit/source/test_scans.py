@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import strategies as st
 
 from connector.settings import PullSettings
 from connector.source.fields import RESOURCES
-from connector.source.scans import ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
+from connector.source.scans import (
+    Doubt,
+    DoubtKind,
+    ResourceFacts,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+    plan,
+)
 
 HOUR_MS = 3_600_000
 NOW_MS = 1_800_000_000_000
@@ -163,3 +172,39 @@ def test_only_a_complete_scan_counts_as_one():
     known = facts(2000).after(planned("notes", facts(2000)), narrow, started_ms=NOW_MS)
     assert known.newest_ms["createdAt"] == NOW_MS
     assert (known.pages, known.last_complete_ms) == (2000, NOW_MS - 3 * HOUR_MS)
+
+
+# --- doubts -----------------------------------------------------------------------------------
+
+
+def doubtful(gap: int) -> ScanOutcome:
+    doubt = Doubt(DoubtKind.COUNT, "", gap=gap, listed=200)
+    return ScanOutcome(False, "", pages=1200, rows=9, page_size=200, order="createdAt", doubt=doubt)
+
+
+def test_a_full_scan_in_doubt_counts_for_the_plan_and_not_as_complete():
+    """The next ones are narrow again: a doubt doesn't cost a full scan each time."""
+    full = planned("notes", ResourceFacts())
+    known = ResourceFacts().after(full, doubtful(3), started_ms=NOW_MS - HOUR_MS)
+    assert (known.last_full_ms, known.last_complete_ms) == (NOW_MS - HOUR_MS, None)
+    known = replace(known, newest_ms=NEWEST)
+    assert planned("notes", known).kind is ScanKind.HEAD
+    assert ResourceFacts.from_json(json.loads(json.dumps(known.to_json()))) == known
+
+
+def test_a_gap_that_grows_in_small_steps_is_new_in_the_end():
+    """The one that was reported is remembered, until another is reported or there is none."""
+    full, known, reported = planned("notes", ResourceFacts(), full=True), ResourceFacts(), []
+    for gap in (1, 5, 9, 13, 14, 2, 13, 0, 1):
+        outcome = doubtful(gap) if gap else ScanOutcome(True, "")
+        if outcome.doubt is not None and not outcome.doubt.is_known(known.doubt):
+            reported.append(gap)
+        known = known.after(full, outcome, started_ms=NOW_MS)
+    assert reported == [1, 13, 13, 1]
+
+
+def test_facts_of_other_versions_are_read():
+    """0.1 had no doubts; a newer version may know more."""
+    old = {"newest_ms": {}, "last_complete_ms": 5, "rows": 1, "pages": 1, "page_size": 200}
+    assert ResourceFacts.from_json(old).last_full_ms == 5
+    assert ResourceFacts.from_json({**old, "added_later": 1}).pages == 1

@@ -1,0 +1,61 @@
+"""A proxy before the sandbox, for servers that are odd in their own ways."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+
+class Between:
+    """A proxy before the sandbox. answers: what it says itself, (status, body) by list; a list
+    with an id behind it too, as `meetings/`. change: what it makes of the sandbox's own answers to
+    a path below the base (status, parsed body), changed in place or as a status in its stead.
+    asked: all paths."""
+
+    def __init__(self, upstream: str) -> None:
+        self.answers: dict[str, tuple[int, bytes]] = {}
+        self.change: Callable[[str, Any], int | None] = lambda _path, _body: None
+        self.asked: list[str] = []
+        parts = urlsplit(upstream)
+        between = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                name = urlsplit(self.path).path.removeprefix(parts.path).lstrip("/")
+                between.asked.append(name)
+                own = between.answers.get(name.partition("/")[0] + "/" * ("/" in name))
+                status, body = own or self._changed(name, *self._upstream())
+                self.send_response(status)
+                if status != 204:
+                    self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _upstream(self) -> tuple[int, bytes]:
+                connection = http.client.HTTPConnection(str(parts.hostname), parts.port)
+                headers = {"Authorization": self.headers["Authorization"]}
+                connection.request("GET", self.path, headers=headers)
+                answer = connection.getresponse()
+                found = (answer.status, answer.read())
+                connection.close()
+                return found
+
+            @staticmethod
+            def _changed(name: str, status: int, body: bytes) -> tuple[int, bytes]:
+                parsed = json.loads(body)
+                changed = between.change(name, parsed)
+                return changed or status, json.dumps(parsed).encode()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}{parts.path}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
