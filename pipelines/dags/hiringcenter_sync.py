@@ -11,7 +11,7 @@ Airflow connections (optional; a key in the worker's environment or in .env work
     hiringcenter_default, or hiringcenter_<account>: password = API key; extra may name the
     variable that the account reads it from: {"api_key_env": "HIRINGCENTER_API_KEY_EAST"}
 
-What the exit codes become: 0 success · 3 success with a warning (some rows were rejected) ·
+What the exit codes become: 0 success · 3 success with a warning (see the summary) ·
 75 skipped (another run holds the lock) · 2, or a refused key, failed without retries ·
 everything else: retried, which is safe, since a run goes on where the last one stopped.
 """
@@ -106,7 +106,10 @@ def _judge(code: int, summary: dict[str, Any]) -> None:
     if code not in (0, REJECTS):
         raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
     if code == REJECTS:
-        log.warning("Some rows were rejected or failed; see the summary and the rejects file.")
+        log.warning(
+            "Something needs a look: rows were rejected or failed, or a list isn't proven complete. "
+            "See the summary."
+        )
 
 
 @dag(
