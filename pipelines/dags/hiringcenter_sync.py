@@ -107,8 +107,8 @@ def _judge(code: int, summary: dict[str, Any]) -> None:
         raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
     if code == REJECTS:
         log.warning(
-            "Something needs a look: rows were rejected or failed, or a list isn't proven complete. "
-            "See the summary."
+            "Some rows were rejected or failed, or a list isn't proven complete; see the summary "
+            "and the rejects file."
         )
 
 
