@@ -27,6 +27,7 @@ _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
 _PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-—−/·]++(?:(?:x|ext\.?|extension|#)\s*+\d{1,7})?", re.I)
 _DECIMAL = re.compile(r"\+?(\d+)[.,](\d+)")
 _SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
+_MAIL_LINK, _PHONE_LINK = "mailto:", "tel:"  # what a copied link begins with
 _LINE_DIGITS = 4  # of the last group of a phone such as 415555.0100
 _NANP = frozenset({"US", "CA"})
 _TOO = {ValidationResult.TOO_SHORT: "too short", ValidationResult.TOO_LONG: "too long"}
@@ -60,6 +61,8 @@ def plain_email(address: str) -> str:
         ValueError: it holds a sign that no address has, such as a curly quote.
     """
     plain = plain_contact(address)
+    if ":" in plain and plain[: len(_MAIL_LINK)].lower() == _MAIL_LINK:
+        plain = plain[len(_MAIL_LINK) :]
     if plain.startswith("'"):
         if not plain.endswith("'"):
             raise ValueError("it begins with an apostrophe")
@@ -124,6 +127,8 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     if _SHORTENED_NUMBER.fullmatch(text):
         raise ValueError("a spreadsheet has shortened the number; format the column as text")
     text = plain_contact(text)
+    if text[: len(_PHONE_LINK)].lower() == _PHONE_LINK:
+        text = text[len(_PHONE_LINK) :].strip()
     if (match := _DECIMAL.fullmatch(text)) and len(match[2]) != _LINE_DIGITS:
         if not match[2].strip("0"):
             return _phone_from_float(text[: match.end(1)], region), None

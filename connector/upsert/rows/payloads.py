@@ -173,13 +173,15 @@ class PayloadMaker:
         return fields
 
     def _add_names(self, fields: dict[str, Any], value: Any, problems: list[Problem]) -> None:
-        if is_empty(value):
-            return
+        """First and last name out of a full one; where that fails, it is the full name's fault."""
+        names = ("?", "?")
         try:
+            if is_empty(value):
+                raise ValueError(_REASONS["missing"])
             names = split_name(_settled(value, "firstName"))
         except ValueError as error:
-            problems.append(Problem.of(self.full_name or "", "firstName", error, value))
-            return
+            quoted = None if is_empty(value) else value
+            problems.append(Problem.of(self.full_name or "", "firstName", error, quoted))
         fields["firstName"], fields["lastName"] = names
 
     def with_settled_constants(self, context: RowContext, problems: list[Problem]) -> PayloadMaker:
