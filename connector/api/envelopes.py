@@ -15,9 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from connector.api.bodies import NoContent, said
 from connector.api.endpoints import ENDPOINTS
+
+_TOKEN_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 on
 
 
 class UnknownShape(ValueError):
@@ -177,6 +180,8 @@ def _token(value: Any) -> str | None:
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str | int) and value is not True:
+        if len(quote(str(value), safe="", errors="replace")) > _TOKEN_MAX:
+            raise UnknownShape("`nextPageToken` is longer than any URL may be")
         return str(value)
     raise UnknownShape(f"`nextPageToken` is {_kind(value)}")
 

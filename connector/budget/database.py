@@ -7,10 +7,11 @@ blocking file lock stands in front of every write transaction; the kernel queues
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -83,7 +84,9 @@ class Database:
         elif parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = str(self.path or _server_name(parsed))
-        self.engine = self._sqlite(self.path, parsed) if self.path else _postgres(parsed)
+        self.engine = (
+            self._sqlite(self.path, parsed) if self.path else _postgres(parsed, 2 * lock_wait_s)
+        )
 
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
         try:
@@ -236,9 +239,31 @@ def half_path(url: str, suffix: str) -> Path | None:
     return path.with_name(f"{path.stem}{suffix}{path.suffix}")
 
 
-def _postgres(url: sa.URL) -> sa.Engine:
+def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
+    """answer_within_s: of one statement; a server that is stopped, or its host, says nothing at
+    all, and the system keeps such a connection for hours."""
+    import psycopg
+
+    class BoundedConnection(psycopg.Connection[Any]):
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            until_s = answer_within_s if timeout is None else timeout
+            began_s = time.monotonic()
+            try:
+                return super().wait(gen, interval, until_s)
+            except psycopg.Error as error:
+                if time.monotonic() - began_s < until_s or timeout is not None:
+                    raise
+                self.pgconn.finish()  # what it was doing, nobody knows
+                raise psycopg.OperationalError(f"no answer within {until_s:g} s") from error
+
     arguments = {"connect_timeout": 10, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
-    return sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
+    engine = sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
+
+    def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:
+        return BoundedConnection.connect(*cargs, **cparams)
+
+    sa.event.listen(engine, "do_connect", connect)
+    return engine
 
 
 def _on_begin(connection: sa.Connection) -> None:

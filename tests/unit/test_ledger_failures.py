@@ -206,3 +206,22 @@ def test_a_lock_that_was_given_up_is_not_held_later(tmp_path: Path):
     with lock.held(5.0):
         pass
     lock.close()
+
+
+def _froze_under(database: Database, frozen: list[int]) -> None:
+    with database.read() as connection:
+        frozen += connection.exec_driver_sql("SELECT pg_backend_pid()").scalars()
+        os.kill(frozen[0], signal.SIGSTOP)
+        connection.exec_driver_sql("SELECT 1")
+
+
+def test_a_frozen_postgresql_is_told_in_words(postgres_url: str):
+    """It accepts and keeps connections, and answers nothing: no statement waits for it for ever."""
+    database, frozen = Database(postgres_url, lock_wait_s=0.25), list[int]()
+    try:
+        with pytest.raises(LedgerUnusable, match=r"no answer within 0\.5 s"):
+            _froze_under(database, frozen)
+    finally:
+        for pid in frozen:
+            os.kill(pid, signal.SIGCONT)
+        database.close()

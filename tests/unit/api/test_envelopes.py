@@ -262,3 +262,11 @@ def test_no_key_metadata_is_an_error(body: Any):
     """So that `check` doesn't call an error page a valid key."""
     with pytest.raises(UnknownShape):
         to_account(body)
+
+
+def test_a_page_token_that_no_url_holds_is_an_unknown_shape():
+    """Told in words; a long one that a URL holds is followed."""
+    with pytest.raises(UnknownShape, match="longer than any URL"):
+        to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 100_000})
+    page = to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 8000})
+    assert page.next_params == {"pageToken": "x" * 8000}
