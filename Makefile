@@ -8,6 +8,9 @@ AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
 ARGS ?=
 
+# what was given on this command line (ARGS=…) isn't for the makes that the suite runs
+MAKEOVERRIDES :=
+
 .DEFAULT_GOAL := help
 .PHONY: help setup check test lint types sync push bench lock clean test-airflow
 

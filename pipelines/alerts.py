@@ -50,8 +50,11 @@ def alerts_of(
     for name, push in _pushes(kind, summary):
         bad = int(push.get("rejected", 0)) + int(push.get("failed", 0))
         if bad > rules.reject_threshold:
-            facts = {**_ids(push, exit_code), **_counts(push), **({"job": name} if name else {})}
-            message = f"{bad} of {push.get('rows', bad)} rows were rejected or failed."
+            what = {"job": name or push.get("job"), "source": push.get("source")}
+            told = {key: value for key, value in what.items() if value}
+            facts = {**_ids(push, exit_code), **_counts(push), **told}
+            named = f"{told.get('job') or told['source']}: " if told else ""
+            message = f"{named}{bad} of {push.get('rows', bad)} rows were rejected or failed."
             found.append(_alert("rejects", kind, message, settings, facts))
     return found
 

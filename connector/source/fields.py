@@ -25,11 +25,11 @@ _NAMES = {
     ),
     "tasks": (
         "id prospectId task assignedTo assignedBy createdBy createdAt updatedAt dueAt completedAt "
-        "createdByApi"
+        "createdByApi createdByApiKeyId createdByApiKeyName"
     ),
     "meetings": (
         "id prospectId meetingDate timeZone meetingType ownerId location notes createdBy "
-        "createdByApi createdAt updatedAt"
+        "createdByApi createdByApiKeyId createdByApiKeyName createdAt updatedAt"
     ),
 }
 _NOT_TEXT = {

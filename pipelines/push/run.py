@@ -307,6 +307,7 @@ class _Push:
             "run_id": session.run_id,
             "status": "stopped" if stopped else "failed" if error else "ok",
             "source": self._request.title,
+            **({"job": self._request.job} if self._request.job else {}),
             **counted(self._plan.outcomes + self._watcher.outcomes, not_sent),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),

@@ -21,6 +21,7 @@ from pipelines.report.facts import (
     changes,
     rows_over_time,
 )
+from pipelines.wording import duration
 
 SHOWN_RUNS = 30
 
@@ -36,7 +37,7 @@ def render(facts: ReportFacts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=_count, at=_at, ago=partial(_ago, facts.now_s), seconds=_seconds
+        count=_count, at=_at, ago=partial(_ago, facts.now_s), length_of=_length
     )
     return environment.get_template("report.html.j2").render(
         facts=facts,
@@ -94,5 +95,5 @@ def _ago(now_s: float, at_s: float | None) -> str:
     return f"{humanize.naturaldelta(max(0.0, now_s - at_s))} ago"
 
 
-def _seconds(value: Any) -> str:
-    return "–" if value is None else f"{float(value):,.0f} s"
+def _length(value: Any) -> str:
+    return "–" if value is None else duration(float(value))

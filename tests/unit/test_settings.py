@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 import pytest
+from pydantic import BaseModel
 
 from connector.errors import BadSetting, ConfigurationError, MissingKey, UnknownSetting
-from connector.settings import RateLimit, account_settings, load
+from connector.settings import Account, PushJob, RateLimit, Settings, account_settings, load
 
 KEY = "hc_live_0123456789abcdef"
 
@@ -184,6 +187,24 @@ def test_the_example_configuration_is_valid_with_every_line_uncommented(tmp_path
     assert settings.push["spring"].max_changes == 5000
     assert settings.accounts["east"].api_key_env == "HIRINGCENTER_API_KEY_EAST"
     assert load(example, environ={}) == load(environ={})
+
+
+def test_the_example_configuration_shows_every_setting():
+    """Also those of push jobs and accounts; the key alone belongs elsewhere."""
+    text = (Path(__file__).parents[2] / "config/hiringcenter.example.toml").read_text()
+    shown = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
+    shown |= set(re.findall(r"^(?:# )?\[(\w+)", text, re.MULTILINE))
+    shown |= set(re.findall(r"^(?:# )?\[pull\.(\w+)", text, re.MULTILINE))
+
+    def names(model: type[BaseModel]) -> Iterator[str]:
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from names(field.annotation)
+            yield name
+
+    known = {*names(Settings), *names(PushJob), *names(Account)}
+    alike = {"tasks", "meetings"}  # as [pull.prospects] and [pull.notes]
+    assert known - shown == {"api_key", "project", *alike}
 
 
 def test_an_account_has_its_own_key_and_places(tmp_path: Path):
