@@ -129,7 +129,7 @@ def test_an_alert_that_cannot_be_delivered_is_a_warning(capsys: pytest.CaptureFi
     assert "s3cret" not in shown
 
 
-@pytest.mark.parametrize("where", ["http://127.0.0.1:9/s3cret", "http://127.0.0.1:9/s3cret"])
+@pytest.mark.parametrize("where", ["http://127.0.0.1:9/s3cret", "http://[::1]:9/s3cret"])
 def test_a_webhook_that_is_down_changes_nothing(capsys: pytest.CaptureFixture[str], where: str):
     """The run's result and exit code stay; so does whatever the run raised."""
     done = Result({"status": "failed", "error": {"type": "X", "message": "m"}}, exit_code=1)
