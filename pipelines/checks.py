@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from connector.budget import Lane, locks
@@ -12,7 +12,7 @@ from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.places import pull_lock_name
-from pipelines.push.outbox import note_account
+from pipelines.push.outbox import note_account, outbox_of
 from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0
@@ -46,6 +46,7 @@ def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Ch
             account,
             _guarded("destination", lambda: _destination(session)),
             _guarded("budget", lambda: _budget(session)),
+            _guarded("outbox", lambda: _outbox(session)),
             _guarded("clock", lambda: _clock(session)),
         ]
 
@@ -95,6 +96,11 @@ def _budget(session: Session) -> Check:
         f"{window.free} of {window.limit} free in {window.length_s:g} s" for window in state.windows
     )
     return Check("budget", True, windows)
+
+
+def _outbox(session: Session) -> Check:
+    with closing(outbox_of(session)):
+        return Check("outbox", True, "the one that this ledger had before")
 
 
 def _clock(session: Session) -> Check:

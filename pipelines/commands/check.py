@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     app.command(
         "check",
-        short_help="Is everything ready? Key, destination, budget, clock",
+        short_help="Is everything ready? Key, destination, budget, outbox, clock",
         epilog="Example: hiringcenter check --account east",
     )(_check)
 
 
 @common_options
 def _check(options: Options) -> None:
-    """Key, permissions, destination, budget and clock: each ok, or what to do."""
+    """Key, permissions, destination, budget, outbox and clock: each ok, or what to do."""
     run_command(options, _work)
 
 

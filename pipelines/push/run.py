@@ -22,6 +22,7 @@ from connector.logs import get_logger, redact
 from connector.settings import Settings
 from connector.upsert.inputs import Input
 from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.planning import PlanCounts
 from connector.upsert.outbox.results import ResultStore, RowResult
 from connector.upsert.outbox.states import Status
@@ -79,7 +80,7 @@ def push(
         progress = progress_of(session) if progress_of else NoProgress()
         stack.callback(progress.stop)
         outbox = Outbox(database, scope)
-        work = _Push(session, request, outbox, opened.look_first_ms, held, progress)
+        work = _Push(session, request, outbox, opened, held, progress)
         if request.new_ledger and not opened.started_now:
             work.note(_HEALTHY)
         return work.run()
@@ -106,7 +107,7 @@ class _Push:
         session: Session,
         request: PushRequest,
         outbox: Outbox,
-        look_first_ms: int,
+        opened: OpenOutbox,
         held: Held | None,
         progress: Progress,
     ) -> None:
@@ -118,7 +119,8 @@ class _Push:
         self._watcher = Watcher(late_reject=self._reject, progress=self._moved)
         self._report = PushReport()
         now_ms = session.budget.steady_clock.now_s() * 1000
-        self._looks_first = look_first_ms > now_ms
+        self._looks_first = opened.look_first_ms > now_ms
+        self._is_new_outbox = opened.started_now
         self._push = Push(outbox, self._terms(), clock=session.budget.steady_clock)
         destination = destination_number(session.settings)
         self._results = ResultStore(outbox.database, outbox.scope, destination)
@@ -243,7 +245,8 @@ class _Push:
     def _tell_look_ups(self) -> None:
         """Before the first request: what a lost outbox costs."""
         if self._plan.look_ups:
-            _log.warning("push.looks_first", look_ups=self._plan.look_ups, rows=self._plan.to_send)
+            tell = _log.warning if self._is_new_outbox else _log.info
+            tell("push.looks_first", look_ups=self._plan.look_ups, rows=self._plan.to_send)
             self._report.notes.append(
                 f"The outbox is new and doesn't know what was sent before: at most "
                 f"{self._plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "

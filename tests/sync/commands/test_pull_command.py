@@ -123,11 +123,11 @@ def test_a_second_pull_meets_the_lock(run: Run, sandbox: Sandbox):
 
 
 def test_check_looks_at_everything(run: Run, sandbox: Sandbox):
-    """Key, destination, budget, clock; one request."""
+    """Key, destination, budget, outbox, clock; one request."""
     ended = run("check", "--json")
     assert ended.code == 0
     checks = {check["name"]: check for check in ended.summary["checks"]}
-    assert list(checks) == ["key", "destination", "budget", "clock"]
+    assert list(checks) == ["key", "destination", "budget", "outbox", "clock"]
     assert "acct_sandbox" in checks["key"]["detail"]
     assert len(sandbox.requests) == 1
 

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from connector.errors import OutboxLost
 from connector.sandbox import Sandbox
 from connector.settings import Settings
+from pipelines.checks import run_checks
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.input import PushRequest
@@ -186,9 +187,13 @@ def test_a_budget_that_is_lost_takes_its_outbox_back(
 
 
 def test_a_pull_goes_on_without_the_outbox(settings: Settings, people: Path):
-    """It has no part in what was lost, and makes no new outbox either."""
+    """It has no part in what was lost, and makes no new outbox either; `check` says so."""
     push_file(settings, people)
+    assert [check.ok for check in run_checks(settings)] == [True] * 5
     vanish(outbox_file(settings))
+    (check,) = [check for check in run_checks(settings) if not check.ok]
+    assert check.name == "outbox"
+    assert "--new-ledger" in check.detail
     assert pull(settings, Wanted(("prospects",))).summary["status"] == "ok"
     with pytest.raises(OutboxLost):
         push_file(settings, people)
