@@ -17,6 +17,7 @@ Each message says what happened, where, and what to do next; the facts behind it
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
 import traceback
@@ -138,15 +139,40 @@ def _fault_said(kind: str, place: str) -> str:
     )
 
 
+_SHORT_OF = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EROFS}
+)
+
+
 def _system_said(error: BaseException, place: str) -> str | None:
     """What the operating system refused, where it did; its words hold no data."""
-    if not isinstance(error, OSError) or error.errno is None:
+    what = _refused(error)
+    if what is None:
         return None
     return (
-        f"The system refused something at {place}: {os.strerror(error.errno)}. Nothing is lost. "
-        "Mend that on this machine (disk space, permissions, open files), then run the command "
-        "again."
+        f"The system refused something at {place}: {what}. Nothing is lost. "
+        "Mend that on this machine (disk space, permissions, open files, memory), then run the "
+        "command again."
     )
+
+
+def _refused(error: BaseException) -> str | None:
+    """What a library made of it, with another error in front, counts where the system ran short of
+    something: a full disk is no fault of either."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    cause: BaseException | None = error
+    for _ in range(20):
+        if isinstance(cause, OSError) and cause.errno in _SHORT_OF:
+            return os.strerror(cause.errno)
+        if isinstance(cause, MemoryError):
+            return os.strerror(errno.ENOMEM)
+        if isinstance(cause, RuntimeError) and str(cause) == "can't start new thread":
+            return "no more threads may be started"
+        if cause is None:
+            break
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _our_line(error: BaseException) -> str:

@@ -80,3 +80,29 @@ def test_a_logged_traceback_holds_frames_and_types_only(foreign: bool):
     assert "test_unexpected.py" in shown
     assert "Ada" not in shown
     assert "Ada" in "".join(traceback.format_exception(error)), "the yardstick itself"
+
+
+def _raised(error: BaseException, cause: BaseException | None = None) -> Unexpected:
+    try:
+        raise error from cause
+    except Exception as caught:  # noqa: BLE001 - whatever the test gives
+        return Unexpected(caught)
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "said"),
+    [
+        (ValueError("load failed"), OSError(errno.ENOSPC, "x"), "No space left on device"),
+        (KeyError("x"), OSError(errno.EMFILE, "x"), "Too many open files"),
+        (MemoryError(), None, "Cannot allocate memory"),
+        (RuntimeError("can't start new thread"), None, "no more threads"),
+    ],
+    ids=["full disk", "open files", "memory", "threads"],
+)
+def test_what_the_system_ran_short_of_is_no_fault_of_the_connector(
+    error: BaseException, cause: BaseException | None, said: str
+):
+    """Also behind the error that a library made of it."""
+    message = str(_raised(error, cause))
+    assert said in message
+    assert "fault of the connector" not in message
