@@ -9,6 +9,7 @@ fails instead of changing what others read.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -32,22 +33,37 @@ class Published:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def remember(self, path: Path) -> None:
-        self._file.write_text(json.dumps(_signature(path)))
+    @property
+    def folder(self) -> Path:
+        """Where it is kept: in the state directory."""
+        return self._file.parent
+
+    def expect(self, new: Path, path: Path) -> None:
+        """`new` is about to be renamed to `path`: either is ours, whenever a kill comes."""
+        known = [_signature(path)] if path.exists() and self.is_untouched(path) else []
+        written = self._file.with_name(f"{self._file.name}.new")
+        written.write_text(json.dumps([*known, _signature(new)]))
+        written.replace(self._file)
 
     def is_untouched(self, path: Path) -> bool:
         """Whether `path` is the copy that was published last, unchanged."""
-        try:
-            return bool(json.loads(self._file.read_text()) == _signature(path))
-        except (OSError, ValueError):
-            return False
+        return path.exists() and _signature(path) in self._signatures()
 
     def is_ours(self, path: Path) -> bool:
         """Whether `path` is that copy, whatever somebody has written into it since."""
+        return path.exists() and path.stat().st_ino in [known[0] for known in self._signatures()]
+
+    def _signatures(self) -> list[list[int]]:
+        """Of the copy, and of the one before where a kill came between them; none if damaged."""
         try:
-            return bool(json.loads(self._file.read_text())[0] == path.stat().st_ino)
-        except (OSError, ValueError, LookupError, TypeError):
-            return False
+            found = json.loads(self._file.read_text())
+        except (OSError, ValueError):
+            return []
+        if not isinstance(found, list):
+            return []
+        if found and isinstance(found[0], int):  # as version 0.1 wrote it
+            found = [found]
+        return [known for known in found if isinstance(known, list) and len(known) == 3]
 
 
 def refuse_other_database(
@@ -102,7 +118,9 @@ def keep_what_others_wrote(path: Path, record: Published) -> None:
     if not path.exists() or is_as_published(path, record):
         return
     kept = path.with_name(f"{path.stem}.kept-{time.strftime('%Y%m%dT%H%M%S')}{path.suffix}")
-    if not kept.exists():
+    if path.is_dir():
+        path.rename(kept)
+    elif not kept.exists():
         os.link(path, kept)
     if _has_log(path):
         _log_of(path).rename(_log_of(kept))
@@ -120,15 +138,31 @@ def guard_against_writer(path: Path) -> None:
 
 
 def is_held_for_writing(path: Path) -> bool:
-    """Whether a process of this machine holds DuckDB's write lock on `path`."""
+    """Whether a process of this machine holds DuckDB's write lock on `path`.
+
+    False where the file system has no locks: nobody can hold one there.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)
     finally:
         os.close(descriptor)
     return False
+
+
+def has_locks(file: Path) -> bool:
+    """Whether a file like `file` can be locked; on some network and container mounts none can."""
+    trial = file.with_name(f"{file.name}.locks")
+    try:
+        with trial.open("w") as opened:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        trial.unlink(missing_ok=True)
+    return True
 
 
 def _kept_is_held(path: Path) -> bool:

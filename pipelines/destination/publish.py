@@ -19,6 +19,7 @@ from pipelines.destination.datasets import datasets, tables, working_catalog
 from pipelines.destination.foreign_writes import (
     Published,
     guard_against_writer,
+    has_locks,
     keep_what_others_wrote,
 )
 from pipelines.destination.installation import sign
@@ -50,12 +51,12 @@ def publish(
     try:
         _make_folder(path.parent)
         _sweep(path)
-        _copy(connection, temporary, dataset, own_id)
+        _copy_where_locks_are(connection, temporary, dataset, own_id, record.folder)
         _seal(temporary)
         keep_what_others_wrote(path, record)
         guard_against_writer(path)
+        record.expect(temporary, path)
         temporary.replace(path)
-        record.remember(path)
         _sync(path.parent)
     except (OSError, duckdb.Error) as error:
         _sweep(path)
@@ -80,12 +81,14 @@ def refresh(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         _sweep(path)
+        if not has_locks(temporary):
+            return publish(connection, path, dataset, record, own_id)
         shutil.copyfile(path, temporary)
         _renew(connection, temporary, dataset, own_id)
         _seal(temporary)
         guard_against_writer(path)
+        record.expect(temporary, path)
         temporary.replace(path)
-        record.remember(path)
         _sync(path.parent)
     except (OSError, duckdb.Error) as error:
         _sweep(path)
@@ -127,6 +130,21 @@ def _sweep(path: Path) -> None:
     """Half-made copies of runs that were killed."""
     for stale in path.parent.glob(f".{path.name}.*.tmp*"):
         stale.unlink(missing_ok=True)
+
+
+def _copy_where_locks_are(
+    connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str, folder: Path
+) -> None:
+    """DuckDB writes no file on a mount without locks: there it is made in `folder`, and moved."""
+    if has_locks(target):
+        return _copy(connection, target, dataset, own_id)
+    made = folder / f"{target.name}.made"
+    try:
+        made.unlink(missing_ok=True)
+        _copy(connection, made, dataset, own_id)
+        shutil.copyfile(made, target)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str) -> None:

@@ -1,20 +1,36 @@
-"""A hundred pulls killed at random instants, each series resumed until one ends; pushes killed
-before each of their file operations."""
+"""Pulls killed at random instants and before their file operations, and files damaged at random.
+
+`HC_KILL_POINTS=100:1000:7 python -m tests.bench kills` tries every seventh point from 100 to 1000.
+"""
 
 from __future__ import annotations
 
+import os
+import random
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.bench import Row
-from tests.processes.pull_kills import kill_until_done, pulling_from, slow_sandbox
-from tests.processes.push_kills import push_killed_before
+from tests.processes.file_operations import library
+from tests.processes.pull_kills import (
+    KillPoints,
+    kill_until_done,
+    pulling_from,
+    slow_sandbox,
+    small_sandbox,
+)
 
 SERIES = 10
 KILLS = 10
+DAMAGED = 100
 
 
 def run() -> list[Row]:
+    return [_random_instants(), *_file_operations()]
+
+
+def _random_instants() -> Row:
     cut = 0
     for seed in range(SERIES):
         with (
@@ -23,25 +39,45 @@ def run() -> list[Row]:
             pulling_from(sandbox, Path(folder)) as zygote,
         ):
             cut += kill_until_done(zygote, sandbox, kills=KILLS, seed=seed, within_s=5.0)
-    return [
-        _pushes(),
-        Row(
-            f"{SERIES * KILLS} SIGKILLs, pulls resumed until done",
-            f"{cut} cut runs, {SERIES} of {SERIES} equal to the truth",
-            "equal each time",
-            True,
-        ),
-    ]
-
-
-def _pushes() -> Row:
-    """A push before every operation that it makes, and what two more runs come to."""
-    with tempfile.TemporaryDirectory() as folder:
-        found = push_killed_before(Path(folder), lambda count: range(1, count + 1))
-    healed = found.tried - len(found.wrong)
     return Row(
-        f"pushes killed before each of {found.operations} file operations",
-        f"{found.killed} cut, {healed} of {found.tried} done and true within two runs",
-        "all of them",
-        not found.wrong,
+        f"{SERIES * KILLS} SIGKILLs, pulls resumed until done",
+        f"{cut} cut runs, {SERIES} of {SERIES} equal to the truth",
+        "equal each time",
+        True,
+    )
+
+
+def _file_operations() -> list[Row]:
+    if library() is None:
+        return [Row("kills before file operations", "no C compiler here", "none stuck")]
+    with (
+        small_sandbox() as sandbox,
+        tempfile.TemporaryDirectory() as folder,
+        pulling_from(sandbox, Path(folder), watches_files=True) as zygote,
+    ):
+        points = KillPoints(zygote, sandbox)
+        chance = random.Random(1)
+        return [
+            _row("first pulls", _numbers(points.first), points.try_first),
+            _row("later pulls", _numbers(points.later), points.try_later),
+            _row("damaged files", range(DAMAGED), lambda _: points.try_damage(chance)),
+        ]
+
+
+def _numbers(many: int) -> range:
+    """Every second operation: with those that threads shift, all kinds of them."""
+    start, stop, step = os.environ.get("HC_KILL_POINTS", f"1:{many}:2").split(":")
+    return range(int(start), min(int(stop), many), int(step))
+
+
+def _row(what: str, numbers: Iterable[int], attempt: Callable[[int], str | None]) -> Row:
+    wrong = [attempt(number) for number in numbers]
+    found = [each for each in wrong if each is not None]
+    for each in found:
+        print(f"{what}: {each}")
+    return Row(
+        f"{what}: {len(wrong)} points",
+        f"{len(wrong) - len(found)} equal to the truth in at most two runs",
+        "all, and no file left behind",
+        not found,
     )

@@ -50,6 +50,13 @@ EXPORTED int file_operations_watch(const char *below, const char *log, long kill
     return 0;
 }
 
+static char without_locks[PATH_MAX];
+
+/* Files below `below` can't be locked, as on some network mounts. */
+EXPORTED void file_operations_no_locks(const char *below) {
+    snprintf(without_locks, sizeof without_locks, "%s", below);
+}
+
 static void resolve(int at, const char *path, char *found) {
     if (path && path[0] == '/') {
         snprintf(found, PATH_MAX, "%s", path);
@@ -185,3 +192,23 @@ ON_PATH("link", link, AT_FDCWD, 0, (const char *from, const char *path), from, p
 ON_PATH("link", linkat, at, 0, (int in, const char *from, int at, const char *path, int flags), in, from, at, path, flags)
 ON_PATH("link", symlink, AT_FDCWD, 0, (const char *from, const char *path), from, path)
 ON_PATH("link", symlinkat, at, 0, (const char *from, int at, const char *path), from, at, path)
+
+#define FCNTL(name)                                                                             \
+    EXPORTED int name(int fd, int command, ...) {                                               \
+        NEXT(name);                                                                             \
+        va_list more;                                                                           \
+        va_start(more, command);                                                                \
+        void *argument = va_arg(more, void *);                                                  \
+        va_end(more);                                                                           \
+        if (without_locks[0] && (command == F_SETLK || command == F_SETLKW || command == F_GETLK)) { \
+            char found[PATH_MAX];                                                               \
+            resolve(fd, "", found);                                                             \
+            if (!strncmp(found, without_locks, strlen(without_locks))) {                        \
+                errno = ENOTSUP;                                                                \
+                return -1;                                                                      \
+            }                                                                                   \
+        }                                                                                       \
+        return next(fd, command, argument);                                                     \
+    }
+FCNTL(fcntl)
+FCNTL(fcntl64)

@@ -28,11 +28,13 @@ class FileFault:
     """kill_before, fail_from: numbers of operations, from 1; 0: never.
 
     From `fail_from` on, every operation but removals fails with `errno`.
+    without_locks: a folder, relative to the watched one, in which no file can be locked.
     """
 
     kill_before: int = 0
     fail_from: int = 0
     errno: int = 0
+    without_locks: str = ""
 
 
 @functools.cache
@@ -51,6 +53,8 @@ def library() -> Path | None:
 
 def watch(folder: str, log: str, fault: FileFault) -> None:
     """Count this process' operations below `folder` from now on; each is appended to `log`."""
+    if fault.without_locks:
+        ctypes.CDLL(None).file_operations_no_locks(f"{folder}/{fault.without_locks}".encode())
     begun = ctypes.CDLL(None).file_operations_watch(
         folder.encode(),
         log.encode(),

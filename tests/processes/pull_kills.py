@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
-from tests.processes.damage import remove_what_was_put_aside
+from tests.processes.damage import DAMAGES, remove_what_was_put_aside, state_files
 from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
@@ -82,6 +82,10 @@ def assert_landed(zygote: Zygote, sandbox: Sandbox) -> None:
     assert_equal_to_truth(sandbox, all_duckdb(zygote.folder / "data" / "hiringcenter.duckdb"))
 
 
+# an error that names the damaged file and what to do
+NAMED = re.compile(r"(?s)/state/\S+.* (Move it away|Remove it)|file is in the way.*Move it away")
+
+
 class KillPoints:
     """Kills pulls before chosen file operations, and looks at what comes after.
 
@@ -112,10 +116,29 @@ class KillPoints:
         self._change()
         return self._try(number)
 
-    def damage(self, file: Path) -> str | None:
-        """What is wrong after pulls that found `file` (in the folder) damaged, or None."""
+    def try_operation(self, contains: str) -> str | None:
+        """Kill a later pull before the first operation on a path with `contains` in it."""
         self._change()
-        return self._recover(f"damaged {file}")
+        self._run(FileFault())
+        operations = self._zygote.operations()
+        return self.try_later(next(at for at, op in enumerate(operations, 1) if contains in op))
+
+    def try_damage(self, chance: random.Random, file: str = "") -> str | None:
+        """Damage a file whose path contains `file`, after a pull or a killed one, somehow."""
+        self._change()
+        self._run(FileFault(kill_before=chance.choice([0, chance.randrange(1, self.later)])))
+        found = [each for each in state_files(self.folder) if file in str(each)]
+        damaged = chance.choice(sorted(found))
+        how = chance.choice(sorted(DAMAGES))
+        DAMAGES[how](damaged, chance)
+        return self._recover(f"{how} {damaged.relative_to(self.folder)}")
+
+    def try_without_locks(self, folder: str) -> str | None:
+        """What is wrong after a pull that can't lock files in `folder`, or None."""
+        self._change()
+        self._run(FileFault(without_locks=folder))
+        kept = list(self.folder.rglob("*.kept-*"))
+        return f"kept {kept}" if kept else self._wrong(f"no locks in {folder}")
 
     @property
     def folder(self) -> Path:
@@ -135,15 +158,21 @@ class KillPoints:
     def _wrong(self, what: str) -> str | None:
         remove_what_was_put_aside(self.folder)
         try:
-            assert self._code == 0, (self.folder / "err").read_text()
+            if NAMED.search(error := (self.folder / "err").read_text()) and self._code:
+                self._begin_again()  # the way out is named
+                return None
+            assert self._code == 0, error
             assert_landed(self._zygote, self._sandbox)
             stray = self._files() - self._expected_files
             assert not stray, f"left behind: {stray}"
         except (AssertionError, OSError, duckdb.Error) as error:
-            self._fresh_folder()
-            self._run(FileFault())
+            self._begin_again()
             return f"{what}: {error}"
         return None
+
+    def _begin_again(self) -> None:
+        self._fresh_folder()
+        self._run(FileFault())
 
     def _run(self, fault: FileFault) -> int:
         self._zygote.start("pull", "--full", "-q", fault=fault)

@@ -1,17 +1,20 @@
-"""A process may end before any of its file operations, its C code's included."""
+"""A process may end before any of its file operations, its C code's included; files may break."""
 
 from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.processes.file_operations import FileFault, library
+from tests.processes.pull_kills import KillPoints, pulling_from, small_sandbox
 from tests.processes.zygote import ROOT
 
 SCRIPT = """
@@ -63,3 +66,40 @@ def test_operations_fail_from_the_chosen_one_on_but_removals(tmp_path: Path):
     code, _, left, error = outcome(tmp_path / "full", FileFault(fail_from=3, errno=errno.ENOSPC))
     assert (code, left) == (1, ["a"])
     assert os.strerror(errno.ENOSPC) in error
+
+
+@pytest.fixture(scope="module")
+def points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillPoints]:
+    folder = tmp_path_factory.mktemp("points")
+    with small_sandbox() as sandbox, pulling_from(sandbox, folder, watches_files=True) as zygote:
+        yield KillPoints(zygote, sandbox)
+
+
+@pytest.mark.slow
+def test_a_pull_killed_before_a_file_operation_loses_nothing_and_leaves_nothing(points: KillPoints):
+    """A sample, another one each time; every one of them: make bench. At most two runs later the
+    copy equals the API, and no file is there that an undisturbed pull doesn't leave."""
+    chance = random.Random()
+    wrong = [points.try_first(chance.randrange(1, points.first))]
+    wrong += [points.try_later(chance.randrange(1, points.later)) for _ in range(2)]
+    assert wrong == [None] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["rename data/hiringcenter.duckdb", "load/normalized"])
+def test_a_pull_killed_where_it_used_to_be_stuck(points: KillPoints, operation: str):
+    """Between the copy and the record of it; between dlt's two renames."""
+    assert points.try_operation(operation) is None
+
+
+@pytest.mark.slow
+def test_a_damaged_file_heals_or_is_named(points: KillPoints):
+    """One of dlt's, the marks, the working file, the copy, the ledger. (A hundred: make bench.)"""
+    chance = random.Random()
+    assert points.try_damage(chance) is None
+
+
+@pytest.mark.slow
+def test_a_folder_without_locks_gets_a_copy_each_time_and_nothing_beside_it(points: KillPoints):
+    """As some network mounts are; DuckDB can't write there, so the copy is made elsewhere."""
+    assert points.try_without_locks("data") is None
