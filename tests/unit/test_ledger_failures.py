@@ -19,6 +19,7 @@ from connector.budget.database import Database
 from connector.budget.filelock import FileLock, LockHeld
 from connector.budget.scheduler import RateBudget
 from connector.errors import BudgetClosed, BudgetError, LedgerTooNew, LedgerUnusable
+from connector.logs import redact
 from connector.settings import RateLimit
 
 LIMITS = [RateLimit(1000, 60.0)]
@@ -225,3 +226,22 @@ def test_a_frozen_postgresql_is_told_in_words(postgres_url: str):
         for pid in frozen:
             os.kill(pid, signal.SIGCONT)
         database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql://etl:s3cr3t-pass@127.0.0.1:1/budget",
+     "postgresql://etl@127.0.0.1:1/budget?password=s3cr3t-pass&sslmode=disable",
+     "postgresql://127.0.0.1:1/budget?user=etl&password=s3cr3t-pass"],
+)  # fmt: skip
+def test_a_server_is_named_without_what_opens_it(url: str):
+    """Host, port and database; wherever in its URL the password is."""
+    with (
+        closing(Database(url)) as database,
+        pytest.raises(LedgerUnusable) as failure,
+        database.read(),
+    ):
+        pass
+    assert database.name == "postgresql://127.0.0.1:1/budget"
+    assert "s3cr3t-pass" not in redact(str(failure.value))
+    assert "etl@" not in str(failure.value)
