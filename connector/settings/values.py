@@ -45,9 +45,9 @@ def is_loopback(host: str | None) -> bool:
 
 def check_public_url(url: str) -> str:
     """`url`; ValueError unless it is https, or http to loopback."""
+    parts = urlsplit(url)
     if not re.fullmatch(r"[\x21-\x7e\xa0-\U0010ffff]*", url):
         raise ValueError("the URL holds a space or a control character; write a space as %20")
-    parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError("expected an https:// URL")
     try:
