@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from connector.budget import Lane, locks
 from connector.errors import AlreadyRunning, ConnectorError
 from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
-from pipelines.places import pull_lock_name
+from pipelines.places import destination_label, pull_lock_name
 from pipelines.push.outbox import note_account, outbox_of
 from pipelines.session import Session, open_session
 
@@ -24,13 +25,15 @@ PATIENCE_S = 8.0
 class Check:
     """One thing that was looked at. detail: what was found, and where it isn't ok, what to do.
 
-    exit_code: as the command ends because of it, if it isn't ok.
+    exit_code: as the command ends because of it, if it isn't ok. facts: the same for machines, as
+    numbers and lists.
     """
 
     name: str
     ok: bool
     detail: str
     exit_code: int = 1
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Check]:
@@ -67,8 +70,14 @@ def _key(session: Session) -> Check:
     note_account(session.settings, session.ledger, account)
     if account.get("active") is False:
         advice = "Activate it in HiringCenter under Settings -> API / Webhooks."
-        return Check("key", False, f"the key is known but not active. {advice}", 2)
-    return Check("key", True, f"valid, account {account.get('accountId')}; {_may(account)}")
+        detail = f"the key is known but not active. {advice}"
+        return Check("key", False, detail, 2, _account_facts(account))
+    detail = f"valid, account {account.get('accountId')}; {_may(account)}"
+    return Check("key", True, detail, facts=_account_facts(account))
+
+
+def _account_facts(account: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: account.get(name) for name in ("accountId", "active", "permissions")}
 
 
 def _may(account: dict[str, object]) -> str:
@@ -87,7 +96,9 @@ def _destination(session: Session) -> Check:
         except AlreadyRunning as error:
             return Check("destination", True, f"in use by a pull ({error.holder})")
         destination = stack.enter_context(Destination(settings, stop=session.stop))
-        return Check("destination", True, f"{destination.try_writing()} is writable")
+        place = destination.try_writing()
+        facts = {"destination": destination_label(settings)}
+        return Check("destination", True, f"{place} is writable", facts=facts)
 
 
 def _budget(session: Session) -> Check:
@@ -95,7 +106,11 @@ def _budget(session: Session) -> Check:
     windows = ", ".join(
         f"{window.free} of {window.limit} free in {window.length_s:g} s" for window in state.windows
     )
-    return Check("budget", True, windows)
+    facts = [
+        {"limit": window.limit, "length_s": window.length_s, "free": window.free}
+        for window in state.windows
+    ]
+    return Check("budget", True, windows, facts={"windows": facts})
 
 
 def _outbox(session: Session) -> Check:
@@ -111,7 +126,7 @@ def _clock(session: Session) -> Check:
             "clock", False, f"unknown, since the server {what}; see that NTP is on (`timedatectl`)"
         )
     if abs(skew_s) > SKEW_MAX_S:
-        return Check(
-            "clock", False, f"this clock is {-skew_s:+.0f} s off the server's; turn on NTP"
-        )
-    return Check("clock", True, f"within {abs(skew_s):.0f} s of the server's")
+        detail = f"this clock is {-skew_s:+.0f} s off the server's; turn on NTP"
+        return Check("clock", False, detail, facts={"skew_s": round(-skew_s, 3)})
+    detail = f"within {abs(skew_s):.0f} s of the server's"
+    return Check("clock", True, detail, facts={"skew_s": round(-skew_s, 3)})

@@ -37,7 +37,8 @@ def _work(settings: Settings, output: Output) -> Result:  # noqa: ARG001 - every
         summary={
             "status": "ok" if fine else "failed",
             "checks": [
-                {"name": check.name, "ok": check.ok, "detail": check.detail} for check in checks
+                {"name": check.name, "ok": check.ok, "detail": check.detail, **check.facts}
+                for check in checks
             ],
         },
         lines=[

@@ -128,6 +128,9 @@ def test_check_looks_at_everything(run: Run, sandbox: Sandbox):
     assert ended.code == 0
     checks = {check["name"]: check for check in ended.summary["checks"]}
     assert list(checks) == ["key", "destination", "budget", "outbox", "clock"]
+    assert isinstance(checks["clock"]["skew_s"], float), "facts are typed, not only words"
+    assert checks["budget"]["windows"][0]["limit"] == 1_000_000
+    assert checks["key"]["active"] is True
     assert "acct_sandbox" in checks["key"]["detail"]
     assert len(sandbox.requests) == 1
 
