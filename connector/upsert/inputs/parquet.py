@@ -1,8 +1,9 @@
 """Parquet files, a batch of rows at a time, bounded by what their footer says before any is read.
 
 A few bytes of Parquet can stand for gigabytes: one long text that a million rows share, a page of
-zeros, a list without an end. So columns of text are read as dictionaries, in which a shared text
-is held once; batches are as short as their longest text asks for; the rest has limits.
+zeros, a list without an end. So columns of text that are stored in little room are read as
+dictionaries, in which a shared text is held once; batches are as short as the longest text of the
+others asks for; the rest has limits.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from connector.upsert.inputs.files import LocalFile
 MAX_ROWS, MAX_COLUMNS, MAX_LIST_ITEMS = 20_000_000, 5_000, 5_000_000
 MAX_ROW_GROUP_BYTES = 512 * 1024**2
 MAX_ROW_BYTES = 64 * 1024**2
-_BATCH_BYTES = 32 * 1024**2
+_BATCH_BYTES, _SMALL_BYTES, _PROBED_ROWS = 32 * 1024**2, 4 * 1024**2, 65_536
 _SHARED_PREFIXES = {"DELTA_BYTE_ARRAY"}  # an encoding in which a long text may take no room
+_DICTIONARIES = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 
 
 def parquet_input(file: LocalFile) -> BatchesInput:
@@ -37,12 +39,16 @@ def parquet_input(file: LocalFile) -> BatchesInput:
     with _opened(local) as opened:
         _check_limits(opened.metadata, file.name)
         columns = list(opened.schema_arrow.names)
-        texts, batch_rows = _text_columns(opened.metadata), _batch_rows(opened.metadata)
         utc_times = _utc_times(opened.metadata)
+        shared, large = _text_columns(opened.metadata)
+        batch_rows = _batch_rows(opened.metadata)
+    for column in large:
+        batch_rows = min(batch_rows, _rows_that_fit(_longest(local, column)))
+    pa.default_memory_pool().release_unused()
 
     @contextmanager
     def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
-        with _opened(local, read_dictionary=texts) as read:
+        with _opened(local, read_dictionary=shared) as read:
             yield _short_batches(read.iter_batches(batch_size=batch_rows), file.name)
 
     return BatchesInput(
@@ -92,13 +98,27 @@ def _leaves(metadata: pq.FileMetaData) -> Iterator[tuple[pq.ColumnSchema, set[st
         yield metadata.schema.column(number), encodings
 
 
-def _text_columns(metadata: pq.FileMetaData) -> list[str]:
-    """Those that can be read as dictionaries."""
-    return [
-        column.path
-        for column, encodings in _leaves(metadata)
-        if column.physical_type == "BYTE_ARRAY" and not encodings & _SHARED_PREFIXES
-    ]
+def _text_columns(metadata: pq.FileMetaData) -> tuple[list[str], list[str]]:
+    """Columns of text that rows may share: (those whose dictionaries are small, the others)."""
+    shared: list[str] = []
+    large: list[str] = []
+    for number, (column, encodings) in enumerate(_leaves(metadata)):
+        if column.physical_type == "BYTE_ARRAY" and encodings & _DICTIONARIES:
+            chunks = (group.column(number) for group in _row_groups(metadata))
+            size = max((chunk.total_uncompressed_size for chunk in chunks), default=0)
+            (shared if size <= _SMALL_BYTES else large).append(column.path)
+    return shared, large
+
+
+def _longest(file: LocalFile, column: str) -> int:
+    """The most bytes that a row of this one column of text takes."""
+    with _opened(file, read_dictionary=[column]) as opened:
+        batches = opened.iter_batches(batch_size=_PROBED_ROWS, columns=[column])
+        return max((_shared_bytes(batch.column(0)) for batch in batches), default=0)
+
+
+def _rows_that_fit(row_bytes: int) -> int:
+    return max(1, min(BATCH_ROWS, _BATCH_BYTES // max(1, row_bytes)))
 
 
 def _batch_rows(metadata: pq.FileMetaData) -> int:
@@ -110,7 +130,7 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
             size = column.total_uncompressed_size
             shares = not _SHARED_PREFIXES.isdisjoint(column.encodings)
             row_bytes = max(row_bytes, size if shares else size // max(1, group.num_rows))
-    return max(1, min(BATCH_ROWS, _BATCH_BYTES // row_bytes))
+    return _rows_that_fit(row_bytes)
 
 
 def _utc_times(metadata: pq.FileMetaData) -> frozenset[str]:
@@ -134,7 +154,7 @@ def _short_batches(batches: Iterable[pa.RecordBatch], place: str) -> Iterator[pa
             limit = f"{MAX_ROW_BYTES >> 20} MB"
             reason = f"has rows of more than {limit}, the limit. Is this a list of people?"
             raise InputError(place=place, reason=reason)
-        rows = max(1, min(BATCH_ROWS, _BATCH_BYTES // row_bytes))
+        rows = _rows_that_fit(row_bytes)
         yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 
 
