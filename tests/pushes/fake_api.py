@@ -60,7 +60,7 @@ class FakeApi:
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
-        self._keys: dict[str, tuple[float, WriteAnswer]] = {}
+        self._keys: dict[str, tuple[float, WriteAnswer | Refused]] = {}
         self._ids = itertools.count(1)
         self._base_s = self.clock.now_s() - self.clock.monotonic_s()
         self._was_heard = False
@@ -115,35 +115,39 @@ class FakeApi:
             if fate == "unsent":
                 raise unreachable()
             answer = self._answer(resource, body, idempotency_key)
-            if first_sent_s is not None:
+            if isinstance(answer, WriteAnswer) and first_sent_s is not None:
                 before_s = self.clock.monotonic_s() - first_sent_s
                 answer = replace(answer, first_sent_before_s=before_s)
             if fate == "crash after":
                 raise Crash
             if fate == "lost":
                 raise unreachable()
+            if isinstance(answer, Refused):
+                raise answer
             return answer
 
     def _tick(self) -> None:
         self.clock.advance(0.01)
         self._was_heard = True
 
-    def _answer(self, resource: str, body: bytes, key: str) -> WriteAnswer:
+    def _answer(self, resource: str, body: bytes, key: str) -> WriteAnswer | Refused:
         kept = self._keys.get(key)
         now_s = self.clock.monotonic_s()
         if kept and (self.keys_ttl_s is None or now_s - kept[0] <= self.keys_ttl_s):
+            if isinstance(kept[1], Refused):
+                return kept[1]
             return replace(kept[1], replayed=self.marks_replays)
         answer = self._apply(resource, orjson.loads(body), key)
         self._keys[key] = (now_s, answer)
         return answer
 
-    def _apply(self, resource: str, payload: dict[str, Any], key: str) -> WriteAnswer:
+    def _apply(self, resource: str, payload: dict[str, Any], key: str) -> WriteAnswer | Refused:
         fields = {name: value for name, value in payload.items() if name not in _WRITE_ONLY}
         table = getattr(self, resource)
         match = self._match(fields) if resource == "prospects" else None
         if match and payload.get("update") is False and self.on_match != "ignored":
             if self.on_match == "conflict":
-                raise Refused(status=409, url_path="/prospects", said="this prospect exists")
+                return Refused(status=409, url_path="/prospects", said="this prospect exists")
             return WriteAnswer(200, dict(match), None, None)
         if self.numbers_ids and "prospectId" in fields:
             fields["prospectId"] = int(fields["prospectId"])

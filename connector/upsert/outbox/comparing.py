@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from connector.upsert.outbox.identity import MANNERS
-
+# How the API is to treat a write, not what the prospect is: two payloads that differ in these
+# alone say the same.
+MANNERS = frozenset({"update", "muteWebhook"})
 # What is written under one name and read under another.
 READ_AS = {"stageId": "currentStageId"}
 # The contract names these in what is read, so an absent one is null; others may be write-only.

@@ -11,6 +11,7 @@ import orjson
 import sqlalchemy as sa
 
 from connector.budget.database import Database
+from connector.upsert.outbox.comparing import MANNERS
 from connector.upsert.outbox.schema import salts
 from connector.upsert.outbox.shared_contacts import Name, first_name, folded
 from connector.upsert.outbox.statements import insert_new
@@ -19,9 +20,6 @@ AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
 _ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
 CONTENT_BYTES = 16
 _NAME_BYTES = 4
-# How the API is to treat a write, not what the prospect is: two payloads that differ in these
-# alone say the same.
-MANNERS = frozenset({"update", "muteWebhook"})
 
 
 class Aliases(NamedTuple):

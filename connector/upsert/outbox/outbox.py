@@ -130,6 +130,7 @@ class Outbox:
             "idempotency_key": sent.idempotency_key,
             "body": sent.body,
             "prospect_id": sent.prospect_id,
+            "creates": sent.creates,
             "sent_ms": at_ms,
             "sent_server_ms": server_ms,
         }
@@ -145,6 +146,29 @@ class Outbox:
         values = {"idempotency_key": key, "sent_ms": at_ms, "sent_server_ms": server_ms}
         self._step(connection, write, State.SENDING, State.SENDING, values)
         return replace(write, idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
+
+    def send_as_update(
+        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
+    ) -> Write:
+        """sending → sending: what only creates has met the prospect that `write` names now, and was
+        surely not applied; new bytes and a new key from now on."""
+        key = secrets.token_hex(16)
+        values = {
+            "idempotency_key": key,
+            "body": write.body,
+            "prospect_id": write.prospect_id,
+            "creates": False,
+            "sent_ms": at_ms,
+            "sent_server_ms": server_ms,
+        }
+        self._step(connection, write, State.SENDING, State.SENDING, values)
+        return replace(
+            write,
+            idempotency_key=key,
+            creates=False,
+            sent_ms=at_ms,
+            sent_server_ms=server_ms,
+        )
 
     def close(
         self,

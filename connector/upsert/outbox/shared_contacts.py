@@ -8,10 +8,12 @@ contact decide. Each row is judged by itself, before rows are taken together.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from connector.upsert.outbox.comparing import same_email, same_phone
 
 # Letters whose accent or ligature no decomposition takes apart, and spellings without the accent
 # that people use beside plain omission.
@@ -192,6 +194,22 @@ def _against_claims(
 def _conflict(row: Candidate, other: str, contact: str, text: str | None) -> Conflict:
     names = f"this row: {row.text}" + (f"; the other: {text}" if text else "")
     return Conflict(conflict_reason(row.row_number, other, contact), names)
+
+
+def conflict_with(
+    row_number: int, payload: Mapping[str, Any], item: Mapping[str, Any]
+) -> Conflict | None:
+    """Why a row isn't sent to the prospect `item` that the API has matched with it."""
+    name, other = first_name(payload.get("firstName")), first_name(item.get("firstName"))
+    if name is None or other is None or name.agrees(other):
+        return None
+    by_email = bool(payload.get("email")) and same_email(payload["email"], item.get("email"))
+    by_phone = bool(payload.get("phone")) and same_phone(payload["phone"], item.get("phone"))
+    if by_email and by_phone:
+        return None
+    contact = "email" if by_email else "phone" if by_phone else "email or phone"
+    reason = conflict_reason(row_number, f"prospect {item.get('id')}", contact)
+    return Conflict(reason, f"this row: {payload['firstName']}; the other: {item['firstName']}")
 
 
 def conflict_reason(row_number: int, other: str, contact: str) -> str:

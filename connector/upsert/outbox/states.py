@@ -129,6 +129,20 @@ def fate_of_prospect(
     return Fate.APPLIED if compare(payload, item).equal else Fate.UNKNOWN
 
 
+def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None) -> Fate | None:
+    """What the person who has a write's contact now tells of a write that only creates; None: they
+    were there before it, so that it did nothing.
+
+    item, sent_server_ms: as above. Whoever was created since then was created by it.
+    """
+    if item is None:
+        return Fate.NOT_APPLIED
+    created_at_ms = _time(item, "createdAt")
+    if created_at_ms is None or sent_server_ms is None:
+        return Fate.UNKNOWN
+    return Fate.APPLIED if created_at_ms >= sent_server_ms else None
+
+
 def fate_of_activity(
     payload: Mapping[str, Any],
     items: list[Mapping[str, Any]],

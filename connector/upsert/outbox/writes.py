@@ -20,9 +20,10 @@ class Write:
     person: rows of one run with the same number are about one person and are sent in file order.
     body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
     JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
-    no longer holds, so it is sent even where it says the same. id: 0 until it is stored.
-    sent_ms: by our clock; sent_server_ms: no later than the server's clock said at that instant,
-    None where that isn't known.
+    no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
+    creates somebody or does nothing, since nobody is known whom it is about. id: 0 until it is
+    stored. sent_ms: by our clock; sent_server_ms: no later than the server's clock said at that
+    instant, None where that isn't known.
     """
 
     run_id: str
@@ -38,6 +39,7 @@ class Write:
     note: str | None = None
     prospect_id: str | None = None
     stale: bool = False
+    creates: bool = False
     id: int = 0
     idempotency_key: str | None = None
     sent_ms: int | None = None
@@ -79,6 +81,7 @@ def from_record(row: Sequence[Any]) -> Write:
     """The write in a row of `COLUMNS`."""
     id_, email, phone, other, *plain = row
     values: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
+    values["creates"] = bool(values["creates"])  # null before version 0.2
     values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
     return Write(id=id_, names=Aliases(email, phone, other), **values)
 

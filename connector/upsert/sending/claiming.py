@@ -92,7 +92,7 @@ class Claimer:
         looks = self.mode == "update-only" or (self.looks_first and not is_known)
         write = replace(write, prospect_id=decision.prospect_id)
         if not looks:
-            write = self._send(connection, write)
+            write = self._send(connection, self._careful(write))
         return self._flight(row, write, looks=looks, accepted_updated_at_ms=updated_at_ms)
 
     def _decide(self, write: Write, known: Known) -> tuple[Decision, int | None]:
@@ -164,8 +164,30 @@ class Claimer:
 
     def post(self, connection: sa.Connection, flight: Flight) -> Flight:
         """It isn't there yet, or is to be changed: send what was only looked up so far."""
-        write = self._send(connection, flight.write)
+        write = self._send(connection, self._careful(flight.write))
         return replace(flight, write=write, looks=False, started_s=self.clock.monotonic_s())
+
+    def update(self, connection: sa.Connection, flight: Flight) -> Flight:
+        """The prospect that a creation has met is to be changed."""
+        payload = {**orjson.loads(flight.write.body), "update": True}
+        write = self.outbox.send_as_update(
+            connection,
+            replace(flight.write, body=orjson.dumps(payload)),
+            at_ms=self._now_ms(),
+            server_ms=server_ms(self.api),
+        )
+        return replace(flight, write=write, resumed=False, started_s=self.clock.monotonic_s())
+
+    def _careful(self, write: Write) -> Write:
+        """A write about nobody known only creates: if somebody has its contact, HiringCenter
+        leaves them as they are and says so, and they are looked at first."""
+        is_about_nobody = (
+            write.kind == PROSPECTS and write.prospect_id is None and write.names.row is None
+        )
+        payload = orjson.loads(write.body) if is_about_nobody else {}
+        if payload.get("update") is not True or self.allow_shared_contact:
+            return write
+        return replace(write, creates=True, body=orjson.dumps({**payload, "update": False}))
 
     def again(self, connection: sa.Connection, flight: Flight) -> Flight:
         """Surely not applied so far: the same key and bytes, as if for the first time."""

@@ -15,17 +15,26 @@ import orjson
 from connector.api.client import WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
-from connector.errors import ConnectorError, Unreachable
+from connector.errors import ConnectorError, Refused, Unreachable
 from connector.upsert.outbox.comparing import compare
+from connector.upsert.outbox.shared_contacts import conflict_with
 from connector.upsert.outbox.states import (
     Fate,
     fate_of_activity,
+    fate_of_creation,
     fate_of_prospect,
     says_the_same,
     was_remembered,
 )
 from connector.upsert.outbox.writes import PROSPECTS, Write
-from connector.upsert.sending.api import SKEW_ERROR_MS, Api, KeyMemory, LongList, server_ms
+from connector.upsert.sending.api import (
+    SKEW_ERROR_MS,
+    Api,
+    KeyMemory,
+    LongList,
+    UnfilteredList,
+    server_ms,
+)
 from connector.upsert.sending.people import People
 
 _ASKING_AGAIN_S = 60.0
@@ -34,13 +43,14 @@ _ASKING_AGAIN_S = 60.0
 
 @dataclass(frozen=True)
 class Delivered:
-    """What came of one errand. Of answer, fate, exists and error one is set.
+    """What came of one errand. Of answer, fate, exists, met and error one is set.
 
     fate: by looking, where the key was too old to ask; item: the prospect looked at. exists:
     whether it is there, so far nothing was sent; is_equal: and needs no change; write: without
     what is there already. key_age_s, remembered: what the answer to a repeated write shows of the
     API's memory, see `states.was_remembered`. expected_is_gone: somebody was created where a
-    prospect was to be changed, who doesn't exist any more.
+    prospect was to be changed, who doesn't exist any more. met: the prospect that a creation has
+    met, as it was before and still is.
     """
 
     write: Write
@@ -50,6 +60,7 @@ class Delivered:
     exists: bool | None = None
     is_equal: bool = False
     expected_is_gone: bool = False
+    met: Mapping[str, Any] | None = None
     error: BaseException | None = None
     key_age_s: float = 0.0
     remembered: bool | None = None
@@ -117,7 +128,11 @@ class Courier:
     def _deliver(self, write: Write, resumed: bool, accepted_ms: int | None) -> Delivered:
         if not resumed or self._is_young(write):
             try:
-                return self._answered(write, self._post(write, resumed))
+                return self._answered(write, self._post(write, resumed), resumed)
+            except Refused as error:
+                if error.status != 409 or not write.creates:
+                    raise
+                return self._after_conflict(write, error, resumed)
             except Unreachable:
                 if self._is_young(write):
                     raise
@@ -146,8 +161,33 @@ class Courier:
             patience_s=_ASKING_AGAIN_S if resumed else math.inf,
         )
 
-    def _answered(self, write: Write, answer: WriteAnswer) -> Delivered:
+    def _after_conflict(self, write: Write, error: Refused, resumed: bool) -> Delivered:
+        """Somebody has the contact already: who it is."""
+        found = self._people.by_contact(orjson.loads(write.body))
+        if found.item is not None:
+            return self._met(write, found.item, repeated=resumed)
+        if not found.sure:
+            raise UnfilteredList
+        raise error
+
+    def _met(self, write: Write, item: Mapping[str, Any], *, repeated: bool) -> Delivered:
+        """A creation has met somebody; whom it created itself, where it was sent before."""
+        if repeated and self._fate_of_creation(write, item) is Fate.APPLIED:
+            # an API that remembers the key would have answered as it did then
+            return Delivered(write, fate=Fate.APPLIED, item=item, remembered=False)
+        return Delivered(write, met=item)
+
+    def _fate_of_creation(self, write: Write, item: Mapping[str, Any] | None) -> Fate | None:
+        """See `states.fate_of_creation`; whoever has another first name was made by others."""
+        if item and conflict_with(write.row_number, orjson.loads(write.body), item):
+            return None
+        return fate_of_creation(item, self._sent_server_ms(write))
+
+    def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
         """The answer, and what it shows of the API's memory where the write was repeated."""
+        if write.creates and answer.status != 201:
+            repeated = resumed or answer.first_sent_before_s is not None
+            return self._met(write, answer.item, repeated=repeated)
         age_s, is_gone = answer.first_sent_before_s, self._is_gone(write, answer)
         if age_s is None:
             return Delivered(write, answer=answer, expected_is_gone=is_gone)
@@ -189,6 +229,11 @@ class Courier:
             item, sure = self._people.by_contact(payload)
             if item is None and not sure:
                 return Delivered(write, fate=Fate.UNKNOWN)
+            if write.creates:
+                created = self._fate_of_creation(write, item)
+                if created is None:
+                    return Delivered(write, met=item)
+                return Delivered(write, fate=created, item=item)
         fate = fate_of_prospect(
             payload,
             item,

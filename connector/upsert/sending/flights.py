@@ -15,7 +15,8 @@ class RowProgress:
     """One row that is being sent. own: planned by this run, not found open from an earlier one.
 
     status: the prospect's, once it is known; `done` activities were created, `failures` weren't.
-    left_alone: the prospect exists, and a push that only creates adds nothing to it.
+    left_alone: the prospect exists, and a push that only creates adds nothing to it. names: of the
+    people that `failures` are about, for the rejects file alone.
     """
 
     first: Write
@@ -24,6 +25,7 @@ class RowProgress:
     prospect_id: str | None = None
     status: Status | None = None
     left_alone: bool = False
+    names: str | None = None
     notes: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)

@@ -148,6 +148,8 @@ class Sender:
             return None
         if follows is Next.POST:
             return self._claimer.post(connection, flight)
+        if follows is Next.UPDATE:
+            return self._claimer.update(connection, flight)
         if follows is Next.AGAIN:
             return self._claimer.again(connection, flight)
         return self._go_on(connection, flight.row)
@@ -211,7 +213,10 @@ class Sender:
             if result.status in (Status.REJECTED, Status.FAILED):
                 values = values_of(row.first.row_values)
                 message = result.message or ""
-                self._watcher.late_reject(Reject(result.row_number, values, None, message))
+                told = f"{message} ({row.names})" if row.names else message
+                self._watcher.late_reject(
+                    Reject(result.row_number, values, None, told, without_values=message)
+                )
         if finished:
             self._watcher.progress(self._watcher.outcomes.total())
 

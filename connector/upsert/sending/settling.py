@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -12,11 +12,11 @@ import sqlalchemy as sa
 
 from connector.api.client import WriteAnswer
 from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
-from connector.upsert.outbox.comparing import same_email, same_phone
+from connector.upsert.outbox.comparing import compare
 from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
-from connector.upsert.outbox.shared_contacts import Candidate, OtherPerson, first_name, judge
+from connector.upsert.outbox.shared_contacts import conflict_with, first_name
 from connector.upsert.outbox.states import Fate, State, Status
 from connector.upsert.outbox.writes import (
     PROSPECTS,
@@ -50,6 +50,7 @@ class Next(StrEnum):
 
     GO_ON = "go on"  # the write is settled
     POST = "post"  # there is somebody to update
+    UPDATE = "update"  # a creation has met somebody who is to be changed
     AGAIN = "again"  # surely not applied: once more, same key and bytes
     LEFT = "left"  # stopped by a signal: it stays as it is
     FATAL = "fatal"  # the run must end
@@ -106,6 +107,8 @@ class Settler:
         self.last_answer_s = now_s
         if arrived.exists is not None:
             return self._settle_look(connection, flight, arrived, at_ms)
+        if arrived.met is not None:
+            return self._settle_meeting(connection, flight, arrived.met, at_ms)
         if arrived.answer is not None:
             self._settle_answer(connection, flight, arrived, arrived.answer, at_ms)
             return Next.GO_ON
@@ -153,7 +156,7 @@ class Settler:
     def _settle_look(
         self, connection: sa.Connection, flight: Flight, arrived: Delivered, at_ms: int
     ) -> Next:
-        was_known = flight.write.prospect_id is not None
+        known_id, item = flight.write.prospect_id, arrived.item or {}
         flight.write = arrived.write
         if not arrived.exists:
             if flight.write.kind == PROSPECTS and self.updates_only:
@@ -164,30 +167,59 @@ class Settler:
             self._accepting.activity(connection, flight, at_ms)
             flight.row.done.pop()  # it was there before
             return Next.GO_ON
-        if not was_known and (conflict := self._other_person(flight, arrived.item or {})):
-            self.refuse(connection, flight, Status.REJECTED, conflict, at_ms)
+        is_found_by_contact = known_id is None or str(item.get("id", known_id)) != known_id
+        if is_found_by_contact and self._is_another(connection, flight, item, at_ms):
             return Next.GO_ON
         if not (arrived.is_equal and self.looks_first):
             return Next.POST
-        self._accepting.prospect(connection, flight, arrived.item or {}, Status.UPDATED, at_ms)
+        self._accepting.prospect(connection, flight, item, Status.UPDATED, at_ms)
         flight.row.status = Status.UNCHANGED
         return Next.GO_ON
 
-    def _other_person(self, flight: Flight, item: Mapping[str, Any]) -> str | None:
-        """Why the row isn't about whom the look-up found by a contact; None: it may be."""
-        payload = orjson.loads(flight.write.body)
-        name, found = first_name(payload.get("firstName")), first_name(item.get("firstName"))
-        if self.allow_shared_contact or name is None or found is None or name.agrees(found):
-            return None
-        by_email, by_phone = (
-            bool(payload.get(kind)) and same(payload[kind], item.get(kind))
-            for kind, same in (("email", same_email), ("phone", same_phone))
+    def _settle_meeting(
+        self, connection: sa.Connection, flight: Flight, item: Mapping[str, Any], at_ms: int
+    ) -> Next:
+        """A creation has met somebody, and left them as they are."""
+        if self._is_another(connection, flight, item, at_ms):
+            return Next.GO_ON
+        if compare(orjson.loads(flight.write.body), item).equal:
+            self._accepting.prospect(connection, flight, item, Status.UPDATED, at_ms)
+            if not _changed_since(item, flight.write.sent_server_ms):
+                flight.row.status = Status.UNCHANGED
+            return Next.GO_ON
+        return Next.UPDATE
+
+    def _is_another(
+        self, connection: sa.Connection, flight: Flight, item: Mapping[str, Any], at_ms: int
+    ) -> bool:
+        """Whether a row is refused, since the person with its contact seems to be another one;
+        else it is about that person."""
+        write, payload = flight.write, orjson.loads(flight.write.body)
+        id_ = write.prospect_id if item.get("id") is None else str(item["id"])
+        found = (
+            None if self.allow_shared_contact else conflict_with(write.row_number, payload, item)
         )
-        other = OtherPerson(str(item.get("id")), by_email, by_phone)
-        number = flight.write.row_number
-        row = Candidate(number, name, "", contacts=(), both=None, others=(other,))
-        conflict = judge([row]).get(number)
-        return None if conflict is None else conflict.reason
+        if found is not None and not self._has_settled(connection, write, id_, payload):
+            self.refuse(connection, flight, Status.REJECTED, found.reason, at_ms)
+            flight.row.names = found.names
+            return True
+        flight.write = replace(write, prospect_id=id_)
+        return False
+
+    def _has_settled(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        prospect_id: str | None,
+        payload: Mapping[str, Any],
+    ) -> bool:
+        """Whether the source of `write` has settled its first name on that very person."""
+        hasher, name = self.outbox.hasher, first_name(payload.get("firstName"))
+        if name is None or prospect_id is None:
+            return False
+        source = hasher.alias("source", write.source)
+        settled = self.receipts.settled(connection, source, [prospect_id])
+        return (prospect_id, hasher.alias("name", str(name.whole))) in settled
 
     def _settle_fate(
         self,
@@ -244,7 +276,8 @@ class Settler:
         self, connection: sa.Connection, flight: Flight, error: Refused, at_ms: int
     ) -> None:
         write = flight.write
-        if error.status == 409 and write.kind == PROSPECTS and _leaves_matches_alone(write):
+        leaves_alone = _leaves_matches_alone(write) and not write.creates
+        if error.status == 409 and write.kind == PROSPECTS and leaves_alone:
             self.outbox.close(
                 connection, write, outcome=Status.UNCHANGED, prospect_id=None, at_ms=at_ms
             )
@@ -281,6 +314,15 @@ class Settler:
         if flight.write.kind == PROSPECTS:
             flight.row.status = Status.FAILED
         flight.row.failures.append(why)
+
+
+def _changed_since(item: Mapping[str, Any], server_ms: int | None) -> bool:
+    """Whether the prospect may have been changed by a write sent at `server_ms`, at a server that
+    doesn't know `update: false`."""
+    updated_at_ms = item.get("updatedAt")
+    if server_ms is None or not isinstance(updated_at_ms, int | float):
+        return False
+    return updated_at_ms >= server_ms
 
 
 def is_expected(write: Write, item: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 
 from connector.clock import FakeClock
@@ -112,6 +113,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(case: Case, crash: str, edit:
     assert api.posts == posts, "sent again by itself"
 
 
+@pytest.mark.parametrize("case", ["update"], indirect=True)
 def test_what_is_uncertain_is_sent_by_force_alone(case: Case):
     """Neither the same file nor time sends it; --force does, or a newer change of that person."""
     api, rig = case.api, case.rig
@@ -132,6 +134,7 @@ def test_what_is_uncertain_is_sent_by_force_alone(case: Case):
     assert rig.push([ROW]).statuses == {2: "unchanged"}
 
 
+@pytest.mark.parametrize("case", ["update"], indirect=True)
 def test_a_newer_change_settles_what_was_uncertain(case: Case):
     """After another change was accepted, the uncertain content is a new change like any other."""
     api, rig = case.api, case.rig
@@ -285,3 +288,50 @@ def test_what_the_answer_to_a_repeated_write_shows(
         first_server_ms=first_ms,
         again_server_ms=9_400,
     )
+
+
+@pytest.mark.parametrize("on_match", ["existing", "conflict"])
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("crash", CRASHES)
+@pytest.mark.parametrize("post", [0, 1])
+def test_a_creation_that_meets_somebody_changes_them_once(
+    tmp_path: Path, post: int, crash: str, key: str, on_match: str
+):
+    """The crash hits the creation, which leaves the person alone, or the update that follows it:
+    it is applied once, or reported as uncertain where only the update's key is forgotten."""
+    clock = FakeClock()
+    api = FakeApi(clock, on_match=on_match)
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=MEMORY_S)
+    api.post("prospects", orjson.dumps({**ROW, "title": "Old"}), idempotency_key="theirs")
+    clock.advance(60)
+    waits_s, api.keys_ttl_s = KEYS[key]
+    api.posts, api.applied = 0, []
+    api.fate = lambda n: crash if n == post else "ok"
+    with pytest.raises((Crash, Exception)):
+        rig.push([ROW])
+    clock.advance(waits_s)
+    pushed = rig.push([ROW])
+    assert pushed.statuses[2] in ("unchanged", "updated")
+    assert [change.payload["title"] for change in api.applied] == ["New"]
+    assert len(api.prospects) == 1
+    assert rig.push([ROW]).statuses == {2: "unchanged"}
+    rig.close()
+
+
+@pytest.mark.parametrize("on_match", ["existing", "conflict"])
+def test_a_creation_is_never_uncertain(tmp_path: Path, on_match: str):
+    """The answer was lost, the key forgotten, the person edited since: whom it meets was created
+    by itself. The edit stands, and nobody is created twice."""
+    clock = FakeClock()
+    api = FakeApi(clock, keys_ttl_s=MEMORY_S, on_match=on_match)
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=MEMORY_S)
+    rig.push([{"email": "other@example.org"}])
+    api.fate = lambda n: "crash after" if n == 1 else "ok"
+    with pytest.raises(Crash):
+        rig.push([ROW])
+    api.edit("p2", title="Recruiter's")
+    clock.advance(13 * HOUR_S)
+    assert rig.push([ROW]).statuses == {2: "unchanged"}
+    assert api.prospects["p2"]["title"] == "Recruiter's"
+    assert len(api.prospects) == 2
+    rig.close()

@@ -427,3 +427,74 @@ def test_a_phone_that_a_pull_saw_move_is_rejected_before_anything_is_sent(rig: R
     assert pushed.statuses == {2: "rejected"}
     assert "prospect p2" in (pushed.messages[2] or "")
     assert api.posts == posts
+
+
+# --- whom only the API knows: no receipt, no pull ------------------------------------------------
+
+
+def theirs(api: FakeApi, payload: dict[str, Any]) -> None:
+    """Somebody whom this connector hasn't heard of, since a while."""
+    api.post("prospects", orjson.dumps(payload), idempotency_key=f"theirs {len(api.prospects)}")
+    api.clock.advance(3600)
+    api.posts, api.applied = 0, []
+
+
+@pytest.fixture(params=["existing", "conflict"])
+def unknown(request: pytest.FixtureRequest, api: FakeApi) -> FakeApi:
+    """Both revisions of what `update: false` answers on a match."""
+    api.on_match = request.param
+    theirs(api, person("Ann", "ann", P, company="Acme"))
+    return api
+
+
+@pytest.mark.parametrize(
+    "row", [person("Bob", "bob", P), person("Bob", "ann"), person("Bob", None, P)]
+)
+def test_another_person_who_is_met_is_left_alone(rig: Rig, unknown: FakeApi, row: Any):
+    """Bob's row is a creation, which meets Ann and does nothing: rejected, naming her prospect;
+    her name is in the rejects alone. The option overwrites her."""
+    pushed = rig.push([row])
+    assert pushed.statuses == {2: "rejected"}
+    assert "prospect p1" in (pushed.messages[2] or "")
+    assert "Ann" not in (pushed.messages[2] or "")
+    assert "the other: Ann" in pushed.rejects[-1].reason
+    assert (names(unknown), unknown.posts, unknown.applied) == (["Ann"], 1, [])
+    assert rig.push([row], allow_shared_contact=True).statuses == {2: "updated"}
+    assert names(unknown) == ["Bob"]
+
+
+def test_the_person_who_is_met_is_updated(rig: Rig, unknown: FakeApi):
+    """Two POSTs, one change; then it costs nothing."""
+    row = person("A.", "ann", Q, title="Dr")
+    assert rig.push([row]).statuses == {2: "updated"}
+    assert (unknown.posts, len(unknown.applied), len(unknown.prospects)) == (2, 1, 1)
+    assert unknown.applied[0].payload == row | {"update": True}
+    assert rig.push([row]).statuses == {2: "unchanged"}
+    assert unknown.posts == 2
+
+
+def test_whoever_is_met_as_the_row_says_needs_no_change(rig: Rig, unknown: FakeApi):
+    """One POST that changes nothing, and then none."""
+    row = person("Ann", "ann", P, company="Acme")
+    for _ in range(2):
+        assert rig.push([row]).statuses == {2: "unchanged"}
+        assert (unknown.posts, unknown.applied) == (1, [])
+
+
+def test_a_server_that_ignores_update_false_has_updated(rig: Rig, api: FakeApi):
+    """Its answer is what the row says: nothing more is sent."""
+    theirs(api, person("Ann", "ann"))
+    api.on_match = "ignored"
+    assert rig.push([person("Ann", "ann", title="Dr")]).statuses == {2: "updated"}
+    assert (api.posts, len(api.applied)) == (1, 1)
+
+
+def test_update_only_looks_whom_it_would_change(rig: Rig, unknown: FakeApi):
+    """Who is found is another person: nothing is sent."""
+    pushed = rig.push([person("Bob", "bob", P)], mode="update-only")
+    assert pushed.statuses == {2: "rejected"}
+    assert "prospect p1" in (pushed.messages[2] or "")
+    assert unknown.posts == 0
+    assert rig.push([person("Ann", None, P, title="Dr")], mode="update-only").statuses == {
+        2: "updated"
+    }
