@@ -97,10 +97,12 @@ def test_a_pull_that_fails_tells_no_credentials(
 def test_what_works_tells_no_credentials_either(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ):
-    """A pull that lands, its history and report; and the message of one that finds it locked."""
+    """A pull that lands in a named destination, its history and report; and the message of one
+    that finds it locked."""
     url = dlt_credentials(postgres_url).replace("unused", SECRET)
-    monkeypatch.setenv("HIRINGCENTER_DESTINATION", "postgres")
-    monkeypatch.setenv(_PG, f"{url}&password={SECRET}")
+    monkeypatch.setenv("HIRINGCENTER_DESTINATION", "warehouse")
+    monkeypatch.setenv("DESTINATION__WAREHOUSE__DESTINATION_TYPE", "postgres")
+    monkeypatch.setenv("DESTINATION__WAREHOUSE__CREDENTIALS", f"{url}&password={SECRET}")
     pulled = run("pull", "notes", "-vv")
     assert pulled.code == 0
     settings = load()
