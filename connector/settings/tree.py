@@ -54,7 +54,7 @@ class PullSettings(Section):
     """When a scan is full, and how a long one is cut.
 
     full_share: a full scan is taken each time while it costs at most this share of the longest
-    window. full_every_s: otherwise, how old the last complete scan may get.
+    window. full_every_s: otherwise, how old the last full scan may get.
     """
 
     full_share: Fraction = 0.10

@@ -23,7 +23,7 @@ from typing import Any
 
 from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
-from connector.errors import EndlessList, Refused, Unreachable
+from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
 from connector.source.listing import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
 from connector.source.records import split
@@ -98,6 +98,8 @@ class TheRest:
             self._seen.totals.say(step.page.total_count)
             yield step
             last = step
+            if not self._seen.missing():
+                break
         if is_cut and self._seen.missing():
             for step in self._in_slices(last.limit):
                 yield step
@@ -109,12 +111,13 @@ class TheRest:
         return self._seen.missing() <= max(MARGIN, self._seen.listed() // 10)
 
     def _until_barren(self, steps: Iterator[Step]) -> Iterator[Step]:
+        """Steps while some of them bring rows."""
         barren, listed = 0, self._seen.listed()
         for step in steps:
             yield step
             barren = 0 if self._seen.listed() > listed else barren + 1
             listed = self._seen.listed()
-            if barren >= PATIENCE or not self._seen.missing():
+            if barren >= PATIENCE:
                 return
 
     def _all_at_once(self) -> Iterator[Step]:
@@ -141,7 +144,8 @@ class TheRest:
         if not self.is_proven:
             yield from self._by_time()
         if not self.is_proven and self._resource in SLICED and not self._params:
-            yield from self._in_slices(limit)  # more of it; that there is no more, they can't say
+            # more of it, if there is more; that there isn't, they can't say
+            yield from self._until_barren(self._in_slices(limit))
 
     def _is_followed_when_halved(self) -> bool:
         """Whether the server names a next page for the first half of the last one."""
@@ -158,7 +162,10 @@ class TheRest:
         rows = len(self._last.page.items)
         limit = max(rows, self._last.limit) * _WIDER
         while limit <= LIMIT_MAX:
-            step = next(iter(self._listing(page_size=limit)))
+            try:
+                step = next(iter(self._listing(page_size=limit)))
+            except (Refused, Unreachable, UnexpectedAnswer):  # too much for one answer
+                return
             yield step
             more = len(step.page.items)
             self.is_proven = rows < more < step.limit and more not in MAXIMA
@@ -168,7 +175,8 @@ class TheRest:
 
     def _by_time(self) -> Iterator[Step]:
         """Behind the last row, for servers that know `startAfter` and never name a place."""
-        field, order = ENDPOINTS[self._resource].order_by, ENDPOINTS[self._resource].order
+        order = ENDPOINTS[self._resource].order
+        field = ENDPOINTS[self._resource].order_by or self._seen.times.order
         step = self._last
         while field is not None:
             times = [ms for item in step.page.items if (ms := _ms(item, field)) is not None]
@@ -205,9 +213,7 @@ class TheRest:
 
     def _slice(self, piece: Slice, limit: int) -> Iterator[Step]:
         read = 0
-        for step in Listing(
-            self._client, self._resource, dict(piece.params), page_size=limit
-        ):  # fmt: skip
+        for step in Listing(self._client, self._resource, dict(piece.params), page_size=limit):
             read += len(step.page.items)
             if step.next_params is None:
                 total = step.page.total_count

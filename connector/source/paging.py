@@ -15,7 +15,14 @@ from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
 from connector.source.listing import Listing, PlaceLost, Step
 from connector.source.lookups import Found, LookUps
 from connector.source.records import split
-from connector.source.scans import Doubt, DoubtKind, ScanKind, ScanOutcome, ScanPlan
+from connector.source.scans import (
+    Doubt,
+    DoubtKind,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+    usual_page_size,
+)
 from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
@@ -83,7 +90,7 @@ class Scan:
         place = place or {}
         self.started_ms = int(place.get("started_ms", started_ms))
         self._client, self._known, self._newest_known_ms = client, known, newest_known_ms
-        self._page_size = min(int(place.get("page_size", page_size)), page_size)
+        self._page_size = usual_page_size(place.get("page_size"), page_size)
         self._next: dict[str, str] | None = place.get("next")
         self._ended = bool(place.get("ended"))
         self._end_is_sure = bool(place.get("end_is_sure", True))

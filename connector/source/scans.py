@@ -133,6 +133,14 @@ class ScanOutcome:
         return cls(**{**facts, "gone": gone, "doubt": doubt})
 
 
+def usual_page_size(known: Any, configured: int) -> int:
+    """Rows to ask for: what a server took before, never more than is configured.
+
+    known: as a state says it, which an earlier version may have filled with nonsense.
+    """
+    return known if type(known) is int and 1 <= known <= configured else configured
+
+
 @dataclass(frozen=True)
 class ResourceFacts:
     """What the scans of one resource left behind; JSON-able by `to_json`.
@@ -166,11 +174,6 @@ class ResourceFacts:
         known["doubt"] = Doubt.from_json(facts.get("doubt"))
         known.setdefault("last_full_ms", facts.get("last_complete_ms"))
         return cls(**known)
-
-    def usual_page_size(self, configured: int) -> int:
-        """Rows to ask for: what the server took before, never more than is configured."""
-        known = self.page_size
-        return known if type(known) is int and 1 <= known <= configured else configured
 
     def after(self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int) -> ResourceFacts:
         """The facts once a scan that began at `started_ms` has ended and its rows are loaded."""

@@ -14,7 +14,15 @@ from connector.settings import PullSettings, RateLimit
 from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
 from connector.source.naming import column_name
 from connector.source.paging import Scan, plan_of
-from connector.source.scans import Doubt, ResourceFacts, ScanKind, ScanOutcome, ScanPlan, plan
+from connector.source.scans import (
+    Doubt,
+    ResourceFacts,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+    plan,
+    usual_page_size,
+)
 from pipelines.destination.destination import Destination
 
 _log = get_logger("pull")
@@ -233,7 +241,7 @@ def scan_of(
     return Scan(
         client,
         run.mark.plan,
-        page_size=run.facts.usual_page_size(page_size),
+        page_size=usual_page_size(run.facts.page_size, page_size),
         started_ms=run.mark.started_ms,
         place=run.mark.place,
         known=run.facts.doubt,

@@ -111,6 +111,25 @@ def test_a_list_without_an_end_is_published_and_named(puller: Puller, between: B
     assert puller.pull().exit_code == 0
 
 
+def test_a_legacy_list_whose_last_page_names_its_last_row_ends(puller: Puller, between: Between):
+    """Pull after pull, with pages as long as before."""
+    puller.sandbox.options.envelope = "legacy"
+    puller.change_pull(page_size=60)
+
+    def name_the_last(path: str, body: Any) -> None:
+        if path == "notes" and body["notes"]:
+            body["lastNote"] = body["notes"][-1]["createdAt"]
+
+    between.change = name_the_last
+    for _ in range(3):
+        report = puller.pull_ok("notes")
+        assert report.summary["resources"]["notes"]["complete"] is True
+        assert report.summary["requests"] <= 1 + 5
+    limits = {dict(one.params)["limit"] for one in puller.sandbox.requests if one.params}
+    assert limits == {"60"}
+    assert len(landed_duckdb(puller.settings.duckdb_path, "notes")) == 200
+
+
 def test_rows_that_can_not_be_looked_at_stay_undecided(puller: Puller, between: Between):
     """They left the list, and GET answers 403, 500, or 200 without the record: warnings, exit 0,
     and what is proven deleted beside them is flagged."""

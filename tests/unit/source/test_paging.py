@@ -22,7 +22,14 @@ from connector.errors import (
 from connector.source.listing import overlapping
 from connector.source.lookups import Found, LookUps
 from connector.source.paging import Scan, ScannedPage, plan_of
-from connector.source.scans import Doubt, DoubtKind, ResourceFacts, ScanKind, ScanPlan
+from connector.source.scans import (
+    Doubt,
+    DoubtKind,
+    ResourceFacts,
+    ScanKind,
+    ScanPlan,
+    usual_page_size,
+)
 from tests.unit.source.lists import ListServer, expired, records
 
 NOW_MS = 20_000_000
@@ -804,7 +811,7 @@ def test_a_last_page_that_names_its_last_row_is_the_last(inclusive: bool, clamps
     facts = ResourceFacts()
     for _ in range(9):
         server.asked.clear()
-        made = scan(server, page_size=facts.usual_page_size(10))
+        made = scan(server, page_size=usual_page_size(facts.page_size, 10))
         assert set(read(made)) == {row["id"] for row in server.rows}
         assert len(server.asked) <= -(-count // min(clamps - 1, 9)) + 3
         assert made.outcome is not None
@@ -851,13 +858,12 @@ def test_an_odd_item_on_the_last_page_is_no_news_for_ever():
 @pytest.mark.parametrize("bad", [10**18, 10**30, 0, -5, None, "200", True])
 def test_a_page_size_that_no_server_honoured_is_not_taken_from_a_state(bad: Any):
     """An earlier version left such; what is configured is asked for."""
-    assert ResourceFacts(page_size=bad).usual_page_size(200) == 200
-    assert ResourceFacts(page_size=50).usual_page_size(200) == 50
-    if type(bad) is int and bad > 0:
-        server = ListServer(records(35))
-        place = {**next(iter(scan(server))).place, "page_size": bad}
-        read(scan(server, place=place))
-        assert server.asked[-1]["limit"] == "10"
+    assert usual_page_size(bad, 200) == 200
+    assert usual_page_size(50, 200) == 50
+    server = ListServer(records(35))
+    place = {**next(iter(scan(server))).place, "page_size": bad}
+    read(scan(server, place=place))
+    assert server.asked[-1]["limit"] == "10"
 
 
 # --- a full last page -----------------------------------------------------------------------------
@@ -892,7 +898,8 @@ def test_what_a_full_page_hides_is_read_where_a_bigger_limit_brings_it(resource:
     assert made.outcome.complete
 
 
-def test_what_a_full_page_hides_is_read_by_time_where_the_server_knows_it():
+@pytest.mark.parametrize("resource", ["prospects", "notes"])
+def test_what_a_full_page_hides_is_read_by_time_where_the_server_knows_it(resource: str):
     """An old server pages by `startAfter`, and never names it."""
     rows = records(450)
 
@@ -901,7 +908,7 @@ def test_what_a_full_page_hides_is_read_by_time_where_the_server_knows_it():
         left = [row for row in rows if row["createdAt"] < after]
         return Page(left[: min(int(params["limit"]), 200)], None, None, "bare")
 
-    made = scan(ListServer(rows, answer=answer), page_size=200)
+    made = scan(ListServer(rows, answer=answer), resource, page_size=200)
     assert set(read(made)) == {row["id"] for row in rows}
     assert made.outcome is not None
     assert made.outcome.complete
