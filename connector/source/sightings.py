@@ -98,7 +98,7 @@ class Times:
                 newest = min(max(times), self._until_ms)
                 self.newest[field] = max(newest, self.newest.get(field, newest))
             if in_order:
-                self._see_in_order(field, [record for record in records if not record.get("pin")])
+                self._see_in_order(field, [one for one in records if one.get("pin") is not True])
 
     def _see_in_order(self, field: str, records: Sequence[Mapping[str, Any]]) -> None:
         times = [ms for record in records if _is_time(ms := record.get(field))]
