@@ -87,19 +87,24 @@ def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[An
     from rich.text import Text
 
     for window in state.windows:
-        cells = [("█" * cells, style) for cells, style in _cells(window)]
+        cells = [(sign * cells, style) for sign, cells, style in _cells(window)]
         yield Text.assemble(f"{_name(window):<12} ", *cells)
         yield Text(f"  {_window_line(window).split(': ', 1)[1]}")
-    yield Text.assemble(("█ pull  ", "cyan"), ("█ push  ", "magenta"), ("█ free", "bright_black"))
+    yield Text.assemble(("█ pull  ", "cyan"), ("▒ push  ", "magenta"), ("· free", "bright_black"))
     yield from _notes(state, plan, now)
 
 
-def _cells(window: WindowReport) -> list[tuple[int, str]]:
-    """How many cells of a bar each part takes; together always all of them."""
+def _cells(window: WindowReport) -> list[tuple[str, int, str]]:
+    """(sign, how many cells of a bar, colour) of each part; together always all of them. The signs
+    tell them apart where there are no colours."""
     whole = max(window.limit, window.used)
     pull = round(window.pull / whole * _BAR_CELLS)
     push = min(_BAR_CELLS - pull, round(window.push / whole * _BAR_CELLS))
-    return [(pull, "cyan"), (push, "magenta"), (_BAR_CELLS - pull - push, "bright_black")]
+    return [
+        ("█", pull, "cyan"),
+        ("▒", push, "magenta"),
+        ("·", _BAR_CELLS - pull - push, "bright_black"),
+    ]
 
 
 def _window_line(window: WindowReport) -> str:

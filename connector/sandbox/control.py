@@ -1,11 +1,15 @@
 """`/__sandbox__/…`: look at and change a sandbox from another process.
 
-No key is needed, and nothing here is counted or logged.
+No key is needed, and nothing here is counted or logged. So a page in the user's browser must not
+get at it: only this machine's own names are answered (a rebound DNS name isn't one), and no page of
+another origin.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,6 +21,8 @@ from connector.sandbox.state import State
 from connector.sandbox.validation import json_object
 
 PREFIX = "/__sandbox__"
+_OWN_NAMES = ("127.0.0.1", "localhost", "::1")
+Answer = Callable[[Request], Awaitable[Response]]
 
 
 class Control:
@@ -33,16 +39,27 @@ class Control:
 
     def routes(self) -> list[BaseRoute]:
         return [
-            Route(f"{PREFIX}/requests", self.requests),
-            Route(f"{PREFIX}/applied", self.applied),
-            Route(f"{PREFIX}/unknown", self.unknown),
-            Route(f"{PREFIX}/stats", self.stats),
-            Route(f"{PREFIX}/store/{{resource}}", self.store, methods=["GET", "POST"]),
-            Route(f"{PREFIX}/store/{{resource}}/{{record_id}}", self.record),
-            Route(f"{PREFIX}/options", self.options, methods=["POST"]),
-            Route(f"{PREFIX}/clear", self.clear, methods=["POST"]),
-            Route(f"{PREFIX}/spend", self.spend, methods=["POST"]),
+            self._route("/requests", self.requests),
+            self._route("/applied", self.applied),
+            self._route("/unknown", self.unknown),
+            self._route("/stats", self.stats),
+            self._route("/store/{resource}", self.store, "GET", "POST"),
+            self._route("/store/{resource}/{record_id}", self.record),
+            self._route("/options", self.options, "POST"),
+            self._route("/clear", self.clear, "POST"),
+            self._route("/spend", self.spend, "POST"),
         ]
+
+    @staticmethod
+    def _route(path: str, answer: Answer, *methods: str) -> Route:
+        async def guarded(request: Request) -> Response:
+            reason = _why_not(request)
+            if reason is not None:
+                body = encode({"error": "Forbidden", "message": reason})
+                return Response(body, 403, media_type="application/json")
+            return await answer(request)
+
+        return Route(f"{PREFIX}{path}", guarded, methods=list(methods) or ["GET"])
 
     async def requests(self, request: Request) -> Response:
         """From `?after=<number>` on, where given."""
@@ -100,6 +117,17 @@ class Control:
     async def spend(self, request: Request) -> Response:
         count = json_object(await request.body())["count"]
         return _json({"spent": self._state.limits.spend(int(count), self._state.clock.now_s())})
+
+
+def _why_not(request: Request) -> str | None:
+    """Why a request may come from a page of another site; None: from this machine's own program."""
+    own = request.headers.get("host", "")
+    if (urlsplit(f"//{own}").hostname or "") not in _OWN_NAMES:
+        return "the control API answers to 127.0.0.1 and localhost only"
+    origin = request.headers.get("origin")
+    if origin is not None and origin != f"http://{own}":
+        return "the control API isn't for pages of other origins"
+    return None
 
 
 def _changed(state: State, resource: str, order: dict[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from connector.settings import Settings
 
 _DEFAULT = Path("hiringcenter-report.html")
+_TITLE = b"<title>HiringCenter connector report</title>"
+_HEAD_BYTES = 2048
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +47,7 @@ def make_report(settings: Settings, path: Path, *, show: bool) -> Result:
     """Write the report to `path`, and open it if `show`.
 
     Raises:
-        UsageError: `path` can't be written.
+        UsageError: `path` can't be written, or is something else than an earlier report.
     """
     import webbrowser
 
@@ -52,10 +55,14 @@ def make_report(settings: Settings, path: Path, *, show: bool) -> Result:
     from pipelines.report.gather import gather
     from pipelines.report.render import render
 
+    _check_target(path)
     facts = gather(settings)
+    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.write_text(render(facts), encoding="utf-8")
+        new.write_text(render(facts), encoding="utf-8")
+        new.replace(path)
     except OSError as error:
+        new.unlink(missing_ok=True)
         raise UsageError(
             f"{path}: the report can't be written: {error.strerror}. Name another file: --output F."
         ) from error
@@ -65,3 +72,24 @@ def make_report(settings: Settings, path: Path, *, show: bool) -> Result:
         summary={"status": "ok", "file": str(path), "runs": len(facts.runs)},
         lines=[f"The report is at {path} ({len(facts.runs)} runs)."],
     )
+
+
+def _check_target(path: Path) -> None:
+    """A slip of the hand must not replace somebody's file, nor a link lead to one."""
+    from connector.errors import UsageError
+
+    if path.is_symlink():
+        raise UsageError(
+            f"{path} is a link, which isn't followed. Name the file itself: --output F."
+        )
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as there:
+            is_report = _TITLE in there.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UsageError(
+            f"{path}: this file can't be read: {error.strerror}. Name another file: --output F."
+        ) from error
+    if not is_report:
+        raise UsageError(f"{path} exists and isn't a report. Name another file: --output F.")

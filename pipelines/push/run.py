@@ -307,7 +307,7 @@ class _Push:
         not_sent = self._plan.to_send - self._watcher.outcomes.total()
         stopped = isinstance(error, Interrupted)
         summary: dict[str, Any] = {
-            "run_id": session.run_id,
+            "run_id": None if self._request.dry_run else session.run_id,  # no run is kept of it
             "status": "stopped" if stopped else "failed" if error else "ok",
             "source": self._request.title,
             **({"job": self._request.job} if self._request.job else {}),

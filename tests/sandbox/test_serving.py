@@ -99,6 +99,25 @@ def test_control_from_another_process(serve: Serve):
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example"},
+        {"host": "evil.example:80", "origin": "http://evil.example:80"},
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://127.0.0.1:1"},
+    ],
+)
+def test_control_is_not_for_pages_in_a_browser(serve: Serve, headers: dict[str, str]):
+    """Neither across origins nor through a rebound name: logged bodies hold what tests sent."""
+    sandbox, _ = serve(notes=1)
+    assert httpx.get(f"{sandbox.control_url}/requests", headers=headers).status_code == 403
+    answer = httpx.post(f"{sandbox.control_url}/clear", headers=headers)
+    assert answer.status_code == 403
+    assert "access-control-allow-origin" not in answer.headers
+
+
+@pytest.mark.parametrize(
     ("path", "order"),
     [
         ("/options", {"colour": "red"}),

@@ -65,12 +65,16 @@ def test_json_holds_the_same_facts():
 
 
 def test_bars_are_as_long_as_their_window():
-    """Pull, push and free fill one bar of 40 cells, whatever the share."""
+    """Pull, push and free fill one bar of 40 cells, whatever the share; without colours (NO_COLOR)
+    their signs tell them apart."""
     console = Console(file=io.StringIO(), width=200)
     for line in as_bars(STATE, None, NOW):
         console.print(line)
     drawn = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
-    assert [line.count("█") for line in drawn if line.startswith("per")] == [40, 40]
+    bars = [line for line in drawn if line.startswith("per")]
+    assert [sum(map(bar.count, "█▒·")) for bar in bars] == [40, 40]
+    assert "·" in bars[0], "50 of 300 are free"
+    assert "·" not in bars[1], "nothing is free"
 
 
 def test_without_a_plan_or_a_hold_nothing_is_said_of_them():
@@ -86,8 +90,7 @@ def test_without_a_plan_or_a_hold_nothing_is_said_of_them():
 @pytest.fixture
 def spending(tmp_path: Path) -> Iterator[RateBudget]:
     """Another process' budget in the state directory of the command, with 2 of 300 spent."""
-    (tmp_path / ".hiringcenter").mkdir(mode=0o700)
-    database = Database(f"sqlite:///{tmp_path / '.hiringcenter' / 'ledger.db'}")
+    database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
     limits = [RateLimit(300, 60.0), RateLimit(6000, 3600.0)]
     with RateBudget(database, api_key="secret-key", limits=limits, request_timeout_s=5) as budget:
         for lane in Lane:
@@ -99,14 +102,24 @@ def spending(tmp_path: Path) -> Iterator[RateBudget]:
 
 
 COMMAND = [sys.executable, "-m", "pipelines.cli", "budget", "--plan", "10"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+ROOT = Path(__file__).parents[2]
+
+
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a command that uses the ledger of `spending`."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HIRINGCENTER_API_KEY": "secret-key",
+        "HIRINGCENTER_LEDGER_URL": f"sqlite:///{tmp_path / 'ledger.db'}",
+    }
 
 
 def test_the_command_tells_who_is_connected(spending: RateBudget, tmp_path: Path):
     """Its JSON is the last line of stdout, and the key is nowhere in it."""
     done = subprocess.run(
         [*COMMAND, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True,
-        env={**ENVIRONMENT, "HIRINGCENTER_API_KEY": "secret-key"},
+        env=environment(tmp_path),
     )  # fmt: skip
     facts = json.loads(done.stdout.splitlines()[-1])
     assert [window["used"] for window in facts["windows"]] == [2, 2]
@@ -120,7 +133,7 @@ def test_the_command_draws_bars_on_a_terminal(spending: RateBudget, tmp_path: Pa
     ours, theirs = pty.openpty()
     subprocess.run(
         COMMAND, cwd=tmp_path, stdout=theirs, stderr=subprocess.PIPE, check=True,
-        env={**ENVIRONMENT, "HIRINGCENTER_API_KEY": "secret-key"},
+        env=environment(tmp_path),
     )  # fmt: skip
     os.close(theirs)
     assert "█" in os.read(ours, 65536).decode()
@@ -129,6 +142,7 @@ def test_the_command_draws_bars_on_a_terminal(spending: RateBudget, tmp_path: Pa
 
 def test_without_a_key_the_command_says_where_to_get_one(tmp_path: Path):
     """Exit 2, and the variable's name."""
-    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, env=ENVIRONMENT)
+    keyless = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(COMMAND, cwd=tmp_path, capture_output=True, text=True, env=keyless)
     assert done.returncode == 2
     assert "HIRINGCENTER_API_KEY" in done.stderr

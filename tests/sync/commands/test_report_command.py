@@ -26,7 +26,7 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
     assert ended.summary["runs"] == 2
     page = Path(ended.summary["file"]).read_text()
     assert "2 rows: 1 created" in page
-    assert "Email: … is no email address" in page
+    assert "Email: (12 characters) is no email address" in page
     assert "<script" not in page
     assert sandbox.api_key not in page
     assert sandbox.requests == []
@@ -49,6 +49,21 @@ def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.Monkey
     monkeypatch.setattr(webbrowser, "_tryorder", None)  # it has read BROWSER before
     assert run("report", "--open").code == 0
     assert Path("opened").read_text() == Path("hiringcenter-report.html").absolute().as_uri()
+
+
+@pytest.mark.parametrize("kind", ["a file of somebody's", "a link"])
+def test_nothing_but_an_earlier_report_is_overwritten(run: Run, kind: str):
+    """A slip in --output costs no file."""
+    Path("mine.html").write_text("<html>mine</html>")
+    target = "mine.html"
+    if kind == "a link":
+        Path("report.html").symlink_to("mine.html")
+        target = "report.html"
+    ended = run("report", "--output", target)
+    assert (ended.code, "--output" in ended.err) == (2, True)
+    assert Path("mine.html").read_text() == "<html>mine</html>"
+    assert run("report", "--output", "new.html").code == 0
+    assert run("report", "--output", "new.html").code == 0
 
 
 def test_a_place_that_can_not_be_written_is_a_usage_error(run: Run):
