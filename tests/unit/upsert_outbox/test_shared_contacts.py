@@ -309,6 +309,23 @@ def test_receipts_of_version_0_1_have_no_names(rig: Rig, api: FakeApi):
     assert rig.push([bob], source="other.csv").statuses == {2: "updated"}
 
 
+def test_an_outbox_without_names_is_upgraded(rig: Rig):
+    """Tables as version 0.1 made them: what was accepted stays accepted, and names are learnt."""
+    rig.push([person("Ann", "ann", P)])
+    with rig.database.write() as connection:
+        for statement in (
+            "ALTER TABLE outbox_receipts DROP COLUMN names",
+            "ALTER TABLE outbox_writes DROP COLUMN creates",
+            "DROP TABLE outbox_settled_names",
+            "DROP TABLE outbox_disputed",
+            "UPDATE schema_versions SET version = 3 WHERE component = 'outbox'",
+        ):
+            connection.exec_driver_sql(statement)
+    assert rig.push([person("Ann", "ann", P)]).statuses == {2: "unchanged"}
+    assert rig.push([person("Ann", "ann", P, title="Dr")]).statuses == {2: "updated"}
+    assert rig.push([person("Bob", "bob", P)], source="other.csv").statuses == {2: "rejected"}
+
+
 def test_a_contact_that_its_person_has_lost_is_free(rig: Rig, api: FakeApi):
     """A newer copy shows Ann with another phone: Bob's row with her old one creates him."""
     rig.push([person("Ann", "ann", P)])
