@@ -36,7 +36,11 @@ _HELD = "Look for a stopped or hanging hiringcenter process, end it and run the 
 
 
 def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
-    """The ledger's file or lock file could not be made or opened."""
+    """The ledger's file, or a lock file beside it, could not be made or opened."""
+    if isinstance(error, IsADirectoryError):
+        return LedgerUnusable(
+            ledger=ledger, reason=f"can't be used: {error.filename} is a folder", action=_MOVE_AWAY
+        )
     return LedgerUnusable(
         ledger=ledger,
         reason=f"can't be opened: {error.strerror}",

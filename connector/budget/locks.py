@@ -22,6 +22,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from connector.budget.database import Database
+from connector.budget.ledger_errors import cant_open
 from connector.errors import AlreadyRunning, BudgetError
 
 _metadata = sa.MetaData()
@@ -82,8 +83,11 @@ def _file_of(ledger: Path, name: str) -> Path:
 def _file_lock(database: Database, name: str) -> Iterator[bool]:
     assert database.path is not None
     path = _file_of(database.path, name)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cant_open(database.name, error) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.budget import Lane
+from connector.budget import Lane, locks
 from connector.budget.database import Database
 from connector.budget.filelock import FileLock, LockHeld
 from connector.budget.scheduler import RateBudget
@@ -89,6 +89,26 @@ def test_a_folder_nobody_may_write_says_so(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerUnusable, match=r"can't be opened.*HIRINGCENTER_STATE_DIR"):
         Database(f"sqlite:///{tmp_path / 'file' / 'ledger.db'}")
+
+
+@pytest.mark.parametrize("name", ["ledger.db", "ledger.db.lock"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, name: str):
+    """As a container's mount of a file that isn't there makes one; it only has to be moved."""
+    (tmp_path / name).mkdir()
+    with pytest.raises(LedgerUnusable, match=rf"/{name} is a folder.*Move it away"):
+        Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+
+
+def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path):
+    database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with locks.hold(database, "a lock", run_id="r"):
+        (lock,) = (tmp_path / "locks").iterdir()
+    lock.unlink()
+    lock.mkdir()
+    with pytest.raises(LedgerUnusable, match=r"\.lock is a folder.*Move it away"):
+        with locks.hold(database, "a lock", run_id="r"):
+            pass
+    database.close()
 
 
 def test_a_read_only_ledger_says_so(tmp_path: Path):
