@@ -1054,3 +1054,44 @@ def test_an_open_task_that_can_not_be_looked_at_stays_as_it_is():
     assert made.outcome.gone == ("gone",)
     assert made.alive == ["t2"]
     assert sum(made.warnings.values()) == 1
+
+
+# --- servers of every kind ------------------------------------------------------------------------
+
+
+@given(
+    count=st.integers(0, 60),
+    shared=st.sampled_from([1, 3]),
+    clamp=st.sampled_from([7, 10, 25, 10**6]),
+    style=st.sampled_from(["token", "named where there is more", "named always", "inclusive"]),
+    counted=st.sampled_from([None, 0, 1, -5, 2**31 - 1]),
+)
+def test_no_paged_list_loses_a_row_or_is_called_complete_without_its_rows(
+    count: int, shared: int, clamp: int, style: str, counted: int | None
+):
+    """Whatever its pages, places and counts look like, and for few requests more than pages."""
+    rows = [{"id": f"r{n}", "createdAt": 10**7 - n // shared * 1000} for n in range(count)]
+
+    def answer(_: Page, params: Any) -> Page:
+        limit = min(int(params["limit"]), clamp)
+        total = None if counted is None else max(0, count + counted)
+        if style == "token":
+            start = int(params.get("pageToken", "0"))
+            more = {"pageToken": str(start + limit)} if start + limit < count else None
+            return Page(rows[start : start + limit], more, total, "x")
+        after = int(params.get("startAfter", 10**15)) - (style != "inclusive")
+        left = [row for row in rows if row["createdAt"] <= after]
+        items = left[:limit]
+        is_named = bool(items) and (style != "named where there is more" or len(left) > limit)
+        place = {"startAfter": str(items[-1]["createdAt"])} if is_named else None
+        return Page(items, place, total, "x")
+
+    server = ListServer(rows, answer=answer)
+    made = scan(server)
+    assert set(read(made)) == {row["id"] for row in rows}
+    assert made.outcome is not None
+    if counted is None or counted <= 0:
+        assert made.outcome.complete, made.outcome.why
+    else:
+        assert doubt_of(made).kind is DoubtKind.COUNT
+    assert len(server.asked) <= 2 * (count // 4 + 1) + 8
