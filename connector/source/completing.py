@@ -45,11 +45,7 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
     is_counted = seen.totals.last is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
         return False
-    return step.is_full or (len(step.page.items) in MAXIMA and not _has_place(step))
-
-
-def _has_place(step: Step) -> bool:
-    return not {"pageToken", "startAfter"}.isdisjoint(step.asked)
+    return step.is_full or (len(step.page.items) in MAXIMA and step.place is None)
 
 
 class TheRest:
@@ -92,7 +88,7 @@ class TheRest:
         A list whose pages ended in a short one was read to its end: what it counts beyond is
         hidden, or slipped through while rows moved. Then few requests are worth it.
         """
-        is_cut = self._last.is_full or not (_has_place(self._last) or self._is_gap_small())
+        is_cut = self._last.is_full or not (self._last.place or self._is_gap_small())
         last = self._last
         for step in self._until_barren(self._all_at_once()):
             self._seen.totals.say(step.page.total_count)
@@ -137,7 +133,7 @@ class TheRest:
             self.is_proven = True
             return
         limit = self._last.limit
-        if not _has_place(self._last):
+        if self._last.place is None:
             for step in self._ever_wider():
                 limit = step.limit
                 yield step
@@ -149,12 +145,12 @@ class TheRest:
 
     def _is_followed_when_halved(self) -> bool:
         """Whether the server names a next page for the first half of the last one."""
-        place = {name: self._last.asked[name] for name in _PLACES if name in self._last.asked}
+        place = self._last.place
         half = max(1, len(self._last.page.items) // 2)
         try:
             step = next(iter(self._listing(page_size=half, next_params=place)))
         except (PlaceLost, Refused):
-            return "pageToken" in place  # which the pages before named
+            return "pageToken" in (place or {})  # which the pages before named
         return step.page.next_params is not None
 
     def _ever_wider(self) -> Iterator[Step]:
@@ -226,9 +222,6 @@ class TheRest:
             self._client, self._resource, self._params,
             page_size=page_size, next_params=next_params,
         )  # fmt: skip
-
-
-_PLACES = ("pageToken", "startAfter")
 
 
 def _ms(item: Any, field: str) -> int | None:

@@ -19,6 +19,7 @@ LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses
 LIMIT_MAX = 100_000  # rows of one answer
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
 BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
+PLACES = ("pageToken", "startAfter")
 _BAD_REQUEST = (400, 422)
 _PLACE_GONE = (400, 404, 410, 422)
 
@@ -44,6 +45,12 @@ class Step:
     limit: int
     next_params: dict[str, str] | None
     is_full: bool
+
+    @property
+    def place(self) -> dict[str, str] | None:
+        """Where the page is; None at the beginning of the list."""
+        named = {name: self.asked[name] for name in PLACES if name in self.asked}
+        return named or None
 
 
 class Listing:

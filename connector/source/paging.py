@@ -265,14 +265,18 @@ class Scan:
         return ScannedPage(self.plan.resource, records, odd, self._place(), page.size_bytes)
 
     def _place(self) -> dict[str, Any]:
-        """Where to resume: behind this page, nowhere since all is read, or at the beginning."""
+        """Where to resume: behind this page, nowhere since all is read, at this page again where
+        it may not be the last, or at the beginning where rows are missing."""
         place = {"plan": self.plan.to_json(), "started_ms": self.started_ms}
-        if self._ended and not self._is_settled:
-            return place
+        following, ended = self._next, self._ended
+        if ended and not self._is_settled:
+            if self._last is None or self._seen.missing():
+                return place
+            following, ended = self._last.place, False
         return place | {
             "page_size": self._page_size,
-            "next": self._next,
-            "ended": self._ended,
+            "next": following,
+            "ended": ended,
             "end_is_sure": self._end_is_sure,
             "skipped": self._skipped,
             "seen": self._seen.to_json(),

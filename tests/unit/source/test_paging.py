@@ -927,6 +927,18 @@ def test_a_full_last_page_of_a_paged_list_costs_one_request(resource: str):
         assert made.outcome.complete
 
 
+def test_a_scan_killed_at_a_full_last_page_asks_for_that_page_again():
+    """It may not be the last; what came before it was loaded."""
+    server = ListServer(records(40))
+    place = json.loads(json.dumps(list(scan(server))[-1].place))
+    server.asked.clear()
+    made = scan(server, place=place)
+    assert read(made) == [f"r{n}" for n in range(30, 40)]
+    assert [asked["pageToken"] for asked in server.asked] == ["30", "30"]
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
 def test_a_count_below_what_is_listed_is_no_proof_of_an_end():
     """It is capped: a full page may be a part."""
     server = counting(ListServer(prospects(450), paged=False), lambda _: 100)
