@@ -21,7 +21,7 @@ import errno
 import os
 import re
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 _SHOWN_COLUMNS = 20
 
@@ -570,17 +570,28 @@ class NoHeader(UnknownColumn):
     """The first row doesn't name columns. Its cells aren't quoted: they may be a person's.
 
     lengths: of its cells, in characters. data_in: the first cell that looks like a value, from 1.
+    matched: how many of them are fields. near: position → the field that the cell looks like.
     """
 
     def __init__(
-        self, *, place: str, lengths: Sequence[int], data_in: int | None, is_only: bool = False
+        self,
+        *,
+        place: str,
+        lengths: Sequence[int],
+        data_in: int | None,
+        is_only: bool = False,
+        matched: int = 0,
+        near: Mapping[int, str] | None = None,
     ) -> None:
         self.lengths, self.data_in = tuple(lengths), data_in
         self.column, self.nearest, self.others = "", None, ()
         shown = ", ".join(map(str, self.lengths[:_SHOWN_COLUMNS]))
         shown += ", …" if len(self.lengths) > _SHOWN_COLUMNS else ""
         count = f"its {len(self.lengths)} columns" if len(self.lengths) > 1 else "its columns"
-        found = f"none of {count} ({shown} characters) names a field of the API."
+        found = f"{matched or 'none'} of {count} ({shown} characters) names a field of the API."
+        if near:
+            like = [f"column {position} like {field!r}" for position, field in near.items()]
+            found += f" It may be a header all the same: {', '.join(like[:_SHOWN_COLUMNS])}."
         if data_in is not None:
             found = f"the first row looks like data (column {data_in}), not like column names."
         if is_only:
@@ -606,13 +617,26 @@ def listed_columns(columns: Sequence[tuple[str, str | None]]) -> str:
 
 
 class DoubledColumn(InputError):
-    """Two columns for one field, or two of one name. `columns`; `field`: what both stand for."""
+    """Two columns for one field, or two of one name. `columns`; `field`: what both stand for;
+    `positions`: theirs, from 1, where their name isn't quoted, since it may be somebody's data."""
 
     def __init__(
-        self, *, place: str, columns: tuple[str, str], field: str, line: int | None = None
+        self,
+        *,
+        place: str,
+        columns: tuple[str, str],
+        field: str,
+        line: int | None = None,
+        positions: tuple[int, int] | None = None,
     ) -> None:
-        self.columns, self.field = columns, field
+        self.columns, self.field, self.positions = columns, field, positions
         reason = f"two columns are called {quoted(field)}. Rename or remove one."
+        if positions is not None:
+            reason = (
+                f"columns {positions[0]} and {positions[1]} have the same name "
+                f"({len(field)} characters). Rename or remove one; if this row is data, put a row "
+                "above it that names the columns."
+            )
         if columns[0] != columns[1]:
             reason = (
                 f"columns {quoted(columns[0])} and {quoted(columns[1])} both stand for {field!r}. "

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from connector.errors import DoubledColumn, InputError
-from connector.upsert.rows.field_names import field_called, field_meant
+from connector.upsert.rows.field_names import field_called, field_meant, is_field_word
 
 LOOKED_AT_ROWS = 50
 _EMAIL = re.compile(r"\s*[^@\s]+@[^@\s]+\.[^@\s]+\s*")
@@ -84,12 +84,15 @@ def clean_header(cells: Sequence[str]) -> list[str]:
 
 
 def check_header(names: Sequence[str], *, place: str, line: int | None = None) -> None:
-    """Raises InputError for a header without a name, DoubledColumn for a name used twice."""
+    """Raises InputError for a header without a name, DoubledColumn for a name used twice.
+
+    line: of a file's first row, which may be a person's: only words for fields are quoted of it.
+    """
     if not names:
         raise InputError(
             place=place, line=line, reason="no header. The first row must name the columns."
         )
-    seen: set[str] = set()
+    seen: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
         if not name:
             raise InputError(
@@ -98,5 +101,10 @@ def check_header(names: Sequence[str], *, place: str, line: int | None = None) -
                 reason=f"column {position} has no name. Name it in the header, or remove it.",
             )
         if name in seen:
-            raise DoubledColumn(place=place, columns=(name, name), field=name, line=line)
-        seen.add(name)
+            positions = (seen[name], position)
+            quotes = line is None or is_field_word(name)
+            raise DoubledColumn(
+                place=place, columns=(name, name), field=name, line=line,
+                positions=None if quotes else positions,
+            )  # fmt: skip
+        seen[name] = position

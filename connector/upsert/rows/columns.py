@@ -23,6 +23,7 @@ from connector.upsert.rows.field_names import (
     field_called,
     field_like,
     field_meant,
+    is_field_word,
     is_full_name,
     normalized,
 )
@@ -78,7 +79,7 @@ class ColumnPlan:
 def match_columns(
     columns: Sequence[str], mapping: Mapping, ignore_unknown: bool, place: str, from_table: bool
 ) -> ColumnPlan:
-    mapped = _mapped(columns, mapping, place)
+    mapped = _mapped(columns, mapping, place, from_table)
     ignored_names = {normalized(name) for name in mapping.ignore}
     ignored = [
         column
@@ -155,15 +156,23 @@ def _unknown(
     place: str,
     from_table: bool,
 ) -> InputError:
-    """The error for columns that match nothing; quotes them unless they may be somebody's data."""
+    """The error for columns that match nothing; quotes them unless they may be somebody's data.
+
+    A name, a company or a town may look like a field (`Tate` like `state`), or be called as one: a
+    first row counts as a header where two of its cells are fields, or half of them.
+    """
     is_only = len(columns) == 1 and not from_table
     if not from_table:
         data_in = next(
             (n for n, name in enumerate(columns, 1) if _DATA.fullmatch(name[:_LONGEST_VALUE])), None
         )
-        if (data_in and matched < 2) or not (matched or any(near for _, near in unknown)):
+        if matched < 2 and (data_in or 2 * matched < len(columns)):
             lengths = [len(column) for column in columns]
-            return NoHeader(place=place, lengths=lengths, data_in=data_in, is_only=is_only)
+            nears = {columns.index(column) + 1: near for column, near in unknown if near}
+            return NoHeader(
+                place=place, lengths=lengths, data_in=data_in, is_only=is_only, matched=matched,
+                near=dict(sorted(nears.items())),
+            )  # fmt: skip
     (column, near), *others = unknown
     return UnknownColumn(place=place, column=column, nearest=near, is_only=is_only, others=others)
 
@@ -174,14 +183,17 @@ def _is_passed_over(column: str, from_table: bool) -> bool:
     return from_table and normalized(column) in _READ_ONLY
 
 
-def _mapped(columns: Sequence[str], mapping: Mapping, place: str) -> dict[str, str]:
+def _mapped(
+    columns: Sequence[str], mapping: Mapping, place: str, from_table: bool
+) -> dict[str, str]:
     """[columns], by the names that the input itself uses."""
     by_name = {normalized(column): column for column in columns}
     mapped = {}
     for name, target in mapping.columns.items():
         column = name if name in columns else by_name.get(normalized(name))
         if column is None:
-            near = nearest(name, columns)
+            # of a row that may be a person's, only words for fields are shown
+            near = nearest(name, columns if from_table else filter(is_field_word, columns))
             hint = f" Did you mean {near!r}?" if near else ""
             raise BadMapping(
                 place=mapping.place, reason=f"[columns]: {place} has no column {name!r}.{hint}"

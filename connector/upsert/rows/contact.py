@@ -146,7 +146,9 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     if possible != ValidationResult.IS_POSSIBLE:
         country = phonenumbers.region_code_for_number(number) or region
         raise ValueError(f"it is {_TOO.get(possible, 'not complete')} for {country}")
-    lost = f"the extension {number.extension} is left out" if number.extension else None
+    extension = number.extension or ""  # it isn't quoted: warnings are kept where rows aren't
+    digits = "digit" if len(extension) == 1 else "digits"
+    lost = f"the extension ({len(extension)} {digits}) is left out" if extension else None
     return phonenumbers.format_number(number, PhoneNumberFormat.E164), lost
 
 

@@ -71,6 +71,11 @@ def field_meant(name: str) -> str | None:
     return _SYNONYMS.get(normalized(name))
 
 
+def is_field_word(name: str) -> bool:
+    """Whether `name` is a word for a field, so that a message may quote it: no person's data."""
+    return field_called(name) is not None or normalized(name) in {*_SYNONYMS, *_SUGGESTED}
+
+
 def is_full_name(name: str) -> bool:
     """Whether a column called `name` holds first and last name together."""
     return normalized(name) in _FULL_NAMES

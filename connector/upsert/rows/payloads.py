@@ -167,7 +167,8 @@ class PayloadMaker:
                 continue
             fields[name] = settled
             if name == "postalCode" and len(settled) < _US_POSTAL_DIGITS:
-                context.warnings.append(f"{column}: {settled} may have lost leading zeros")
+                short = f"{column}: its {len(settled)} characters may lack leading zeros"
+                context.warnings.append(short)
         if self.full_name is not None:
             self._add_names(fields, values.get(self.full_name), problems)
         return fields

@@ -146,8 +146,9 @@ def test_a_quote_that_hides_the_rows_below_refuses_the_file(write: WriteFile, te
         ("", "is empty"),
         ("\n\n", "is empty"),
         ("a,,b\n1,2,3\n", "line 1: column 2 has no name"),
-        ("a,b,a\n1,2,3\n", "line 1: two columns are called 'a'"),
-        ("\n a ,b,a\n1,2,3\n", "line 2: two columns are called 'a'"),
+        ("a,b,a\n1,2,3\n", "line 1: columns 1 and 3 have the same name"),
+        ("\n a ,b,a\n1,2,3\n", "line 2: columns 1 and 3 have the same name"),
+        ("Email,b,Email\n1,2,3\n", "line 1: two columns are called 'Email'"),
     ],
 )
 def test_a_header_that_cannot_name_columns_is_refused(
@@ -162,7 +163,14 @@ def test_a_doubled_header_carries_its_facts(write: WriteFile) -> None:
     """The error's data are attributes."""
     with pytest.raises(DoubledColumn) as caught:
         open_input(write("x,x\n"))
-    assert (caught.value.field, caught.value.line) == ("x", 1)
+    assert (caught.value.field, caught.value.line, caught.value.positions) == ("x", 1, (1, 2))
+
+
+def test_a_doubled_cell_of_a_first_row_that_is_data_is_not_quoted(write: WriteFile) -> None:
+    """Somebody whose first name is the last name as well, say; positions and a length are enough."""
+    with pytest.raises(DoubledColumn, match="columns 1 and 2 .*7 characters.* is data") as caught:
+        open_input(write("Ekwueme,Ekwueme,Globex\nAnn,Lee,Globex\n"))
+    assert "Ekwueme" not in str(caught.value)
 
 
 def test_unnamed_columns_at_the_right_are_left_out_while_empty(write: WriteFile) -> None:

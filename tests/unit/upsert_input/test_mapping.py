@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from connector.errors import BadMapping, DoubledColumn, InputError, UnknownColumn
+from connector.errors import BadMapping, DoubledColumn, InputError, NoHeader, UnknownColumn
 from connector.upsert.rows.columns import ColumnPlan
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.models import FIELDS
@@ -185,14 +185,30 @@ def test_names_of_columns_are_cut_before_they_are_compared_or_shown() -> None:
         ["Mara", "Ortega", "Office", "mara@example.com"],
         ["Mara", "Ortega", "Globex"],
         ["Mara^Ortega^mara@example.com"],
+        ["Mara", "Tate", "Globex"],  # like `state`
+        ["Mara", "Ortega", "Globex", "Source"],  # a company's name that is a field's
+        ["Mara", "Nate", "Tate", "Citi", "Notes"],
     ],
 )
 def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
     """Its first row is a person's: numbers and lengths are shown, and what to do."""
     with pytest.raises(UnknownColumn, match="Put a row above it that names the columns") as caught:
         Mapping.match(cells, place="people.csv")
-    assert "Mara" not in str(caught.value)
-    assert "example" not in str(caught.value)
+    for cell in ("Mara", "Ortega", "example", "Tate", "Globex", "Citi"):
+        assert cell not in str(caught.value)
+
+
+def test_a_header_that_looks_like_data_is_told_by_positions() -> None:
+    """Which column looks like which field; in other languages one field alone may be named."""
+    with pytest.raises(NoHeader, match=r"1 of its 4 columns .* column 2 like 'company'"):
+        Mapping.match(["Vorname", "Compnay", "Stadt", "email"])
+
+
+def test_a_mapping_that_names_no_column_quotes_no_cell() -> None:
+    """Where the first row is a person's, whose name looks like what the mapping says."""
+    mapping = Mapping(columns={"Marla": "firstName"})
+    with pytest.raises(BadMapping, match=r"has no column 'Marla'\.$"):
+        Mapping.match(["Marta", "Lee"], mapping)
 
 
 GOOGLE_NEW = (

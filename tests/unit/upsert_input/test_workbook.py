@@ -139,7 +139,7 @@ def test_a_workbook_that_cannot_be_read_is_refused(write: WriteFile, content: by
 
 def test_a_doubled_header_names_its_row(write: WriteFile) -> None:
     """As in any other format."""
-    with pytest.raises(InputError, match="line 2: two columns are called 'a'"):
+    with pytest.raises(InputError, match="line 2: columns 1 and 2 have the same name"):
         open_input(
             write(workbook(lambda sheet: [sheet.append(row) for row in ([], ["a", "a"])] and None))
         )
