@@ -158,6 +158,8 @@ def _configured(settings: Settings) -> tuple[str, Any]:
 
     try:
         destination, configuration = resolved_destination(settings.destination)
+    except ConfigurationError:  # a file of dlt's that is broken
+        raise
     except ConfigurationException as error:  # its message may quote the value
         raise ConfigurationError(
             f"HIRINGCENTER_DESTINATION={settings.destination!r}: dlt can't read its configuration "

@@ -6,7 +6,9 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+
+from connector.errors import nearest, quoted
 
 _MOST = 10**9
 _LONGEST_S = 366 * 86_400.0
@@ -85,4 +87,49 @@ def check_ledger_url(url: str) -> str:
         raise ValueError(expected)
     if kind == "sqlite" and (not rest.startswith("/") or rest in ("/", "/:memory:")):
         raise ValueError(expected)
+    if query := rest.partition("?")[2]:
+        if kind == "sqlite":
+            raise ValueError("a SQLite ledger takes no options after ?")
+        _check_options(query)
     return f"{kind}://{rest}"
+
+
+_INTEGERS = (
+    "connect_timeout", "keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count",
+    "tcp_user_timeout",
+)  # fmt: skip
+_CHOICES = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "target_session_attrs": (
+        "any", "read-write", "read-only", "primary", "standby", "prefer-standby"
+    ),
+    "channel_binding": ("disable", "prefer", "require"),
+    "gssencmode": ("disable", "prefer", "require"),
+}  # fmt: skip
+
+
+def _check_options(query: str) -> None:
+    """ValueError, naming the option and never its value, for what libpq doesn't take.
+
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    """
+    from psycopg.pq import Conninfo  # only those who need it wait for it
+
+    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name not in known:
+            like = nearest(name, known)
+            hint = f" Did you mean {like!r}?" if like else ""
+            is_name = re.fullmatch(r"\w+", name) and "@" not in query  # else part of a password?
+            what = quoted(name) if is_name else "what follows the first ?"
+            raise ValueError(f"{what} is no option of PostgreSQL.{hint}")
+        if name in _INTEGERS and not re.fullmatch(r"-?\d{1,9}", value):
+            raise ValueError(f"the option {name} isn't a whole number")
+        if name == "port" and not all(_is_port(each) for each in value.split(",")):
+            raise ValueError("the option port isn't a port")
+        if name in _CHOICES and value not in _CHOICES[name]:
+            raise ValueError(f"the option {name} takes {', '.join(_CHOICES[name])}")
+
+
+def _is_port(text: str) -> bool:
+    return not text or (text.isdecimal() and 0 < int(text[:6]) < 65_536)

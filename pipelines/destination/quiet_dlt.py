@@ -8,8 +8,10 @@ buckets, catalogs, under `destination.`. *How* they go is decided here alone.
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,11 +21,13 @@ import dlt
 from dlt.common.configuration import inject_section
 from dlt.common.configuration.container import Container
 from dlt.common.configuration.providers.provider import ConfigProvider
+from dlt.common.configuration.providers.toml import TomlProviderReadException
 from dlt.common.configuration.specs import PluggableRunContext
 from dlt.common.configuration.specs.base_configuration import BaseConfiguration, is_secret_hint
 from dlt.common.configuration.specs.config_section_context import ConfigSectionContext
 from dlt.common.configuration.utils import get_resolved_traces
 
+from connector.errors import ConfigurationError
 from connector.logs import get_logger, hide
 
 PIPELINE_NAME = "hiringcenter"
@@ -181,7 +185,7 @@ def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
         context = container[PluggableRunContext]
         before = list(context.providers.providers)
     else:  # dlt starts telemetry, Sentry and such once, when its first part asks for options
-        context = PluggableRunContext()
+        context = run_context()
         before = list(context.providers.providers)
         context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
         container[PluggableRunContext] = context
@@ -189,6 +193,39 @@ def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
     context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
     context.initialize_runtime()
     return before
+
+
+def run_context() -> PluggableRunContext:
+    """dlt's, which reads `.dlt/config.toml` and `.dlt/secrets.toml`, those of the home as well."""
+    try:
+        return PluggableRunContext()
+    except TomlProviderReadException as error:
+        raise _unreadable([*map(Path, error.full_paths)]) from error
+
+
+def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
+    """Which of dlt's files it is, and where; never its words, which quote what stands there."""
+    for path in filter(Path.is_file, map(Path.absolute, paths)):
+        line = None
+        try:
+            text = path.read_text(encoding="utf-8")
+            tomllib.loads(text)
+        except OSError as error:
+            reason = f"can't be read: {os.strerror(error.errno or 0)}"
+        except UnicodeDecodeError as error:
+            line, reason = error.object[: error.start].count(b"\n") + 1, "isn't UTF-8"
+        except tomllib.TOMLDecodeError as error:
+            found = re.search(r"at line (\d+)", str(error))
+            line = int(found[1]) if found else text.count("\n") + 1
+            reason = "isn't valid TOML"
+        except RecursionError:
+            reason = "is nested too deep"
+        else:
+            continue
+        place = str(path) if line is None else f"{path}, line {line}"
+        return ConfigurationError(f"{place}: {reason}. dlt reads this file; correct or remove it.")
+    listed = " or ".join(map(str, paths))
+    return ConfigurationError(f"{listed}: dlt can't read this file. Correct or remove it.")
 
 
 def resolved_destination(name: str) -> tuple[Any, Any]:

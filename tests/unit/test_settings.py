@@ -119,6 +119,33 @@ def test_a_ledger_url_that_can_be_no_ledger_is_refused(url: str):
     assert "hush" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:hush@h/d?nonsense=1", "'nonsense' is no option of PostgreSQL"),
+        ("postgresql://u:hush@h/d?sslmod=require", "Did you mean 'sslmode'"),
+        ("postgresql://u:hush@h/d?autocommit=hush", "'autocommit' is no option"),
+        ("postgresql://u:hush@h/d?sslmode=hush", "sslmode takes disable, allow"),
+        ("postgresql://u:hush@h/d?connect_timeout=hush", "connect_timeout isn't a whole number"),
+        ("postgresql://u:hush@h/d?port=hush", "port isn't a port"),
+        ("postgresql://u:5?hush=hush@h/d", "what follows the first ?"),
+        ("sqlite:////tmp/l.db?hush=1", "takes no options"),
+    ],
+)
+def test_an_option_of_a_ledger_url_that_no_driver_takes_is_refused(url: str, said: str):
+    """Named, without its value, which may be what opens the server."""
+    with pytest.raises(BadSetting, match=re.escape(said)) as raised:
+        load(environ={"HIRINGCENTER_LEDGER_URL": url})
+    assert raised.value.exit_code == 2
+    assert "hush" not in str(raised.value)
+
+
+def test_options_that_libpq_knows_are_taken():
+    """Also several hosts and their ports, as libpq has them."""
+    url = "postgresql:///d?host=a,b&port=5432,5433&sslmode=verify-full&connect_timeout=3&user=u"
+    assert load(environ={"HIRINGCENTER_LEDGER_URL": url}).resolved_ledger_url == url
+
+
 def test_postgres_may_be_called_by_its_short_name():
     """libpq and hosting services say `postgres://`."""
     settings = load(environ={"HIRINGCENTER_LEDGER_URL": "postgres://u:p@h:5433/d?sslmode=require"})

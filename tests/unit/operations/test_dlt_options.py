@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import dlt
@@ -15,7 +17,8 @@ from dlt.common.configuration.specs.base_configuration import (
     CredentialsConfiguration,
 )
 
-from pipelines.destination.quiet_dlt import is_place, own_configuration
+from connector.errors import ConfigurationError
+from pipelines.destination.quiet_dlt import is_place, own_configuration, run_context
 from tests.dlt_options import HARMFUL, harmful_environment, specs
 
 DESTINATIONS = ("postgres", "filesystem", "bigquery", "snowflake", "duckdb", "warehouse")
@@ -134,3 +137,27 @@ def test_files_are_shielded_as_well(tmp_path: Any):
     finally:
         (tmp_path / ".dlt" / "config.toml").unlink()
         context.reload_providers()
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"good = 1\n[destination]\npassword = hush\n", ", line 3: isn't valid TOML"),
+        (b"good = 1\n[hush", ", line 2: isn't valid TOML"),
+        (b"hush = 1\nhush = 1\n", ", line 2: isn't valid TOML"),
+        (b'a = 1\nhush = "\xff"\n', ", line 2: isn't UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config.toml", "secrets.toml"])
+def test_a_broken_file_of_dlts_is_named_with_its_line(
+    tmp_path: Path, name: str, content: bytes, where: str
+):
+    """Exit 2; what stands there isn't quoted."""
+    file = tmp_path / ".dlt" / name
+    file.parent.mkdir()
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match=f"{re.escape(name + where)}") as raised:
+        run_context()
+    assert str(tmp_path) in str(raised.value)
+    assert "hush" not in str(raised.value)
+    assert raised.value.exit_code == 2

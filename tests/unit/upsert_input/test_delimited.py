@@ -167,7 +167,7 @@ def test_a_doubled_header_carries_its_facts(write: WriteFile) -> None:
 
 
 def test_a_doubled_cell_of_a_first_row_that_is_data_is_not_quoted(write: WriteFile) -> None:
-    """Somebody whose first name is the last name as well, say; positions and a length are enough."""
+    """Whose first name is also the last name, say: positions and a length are enough."""
     with pytest.raises(DoubledColumn, match="columns 1 and 2 .*7 characters.* is data") as caught:
         open_input(write("Ekwueme,Ekwueme,Globex\nAnn,Lee,Globex\n"))
     assert "Ekwueme" not in str(caught.value)
