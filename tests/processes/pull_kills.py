@@ -133,6 +133,19 @@ class KillPoints:
         DAMAGES[how](damaged, chance)
         return self._recover(f"{how} {damaged.relative_to(self.folder)}")
 
+    def try_failing(self, number: int, code: int) -> str | None:
+        """What is wrong where every operation from `number` on fails with errno `code`, or None:
+        that pull ends in words and with its counts, and the next ones recover."""
+        self._change()
+        self._zygote.start("pull", "--full", "--json", fault=FileFault(0, number, code))
+        ended = self._zygote.wait()
+        said = (self.folder / "out").read_text()
+        if ended not in (0, 1, 3) or not said.endswith("}\n"):
+            return f"failing from {number}: exit {ended}, {said}"
+        if "fault of the connector" in said:
+            return f"failing from {number}: {said}"
+        return self._recover(f"failing from {number}")
+
     def try_without_locks(self, folder: str) -> str | None:
         """What is wrong after a pull that can't lock files in `folder`, or None."""
         self._change()

@@ -100,6 +100,13 @@ def test_a_damaged_file_heals_or_is_named(points: KillPoints):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(points: KillPoints, code: int):
+    """Full, or dying: one JSON object, no fault of the connector's own, and the next run heals."""
+    assert points.try_failing(random.Random().randrange(1, points.later), code) is None
+
+
+@pytest.mark.slow
 def test_a_folder_without_locks_gets_a_copy_each_time_and_nothing_beside_it(points: KillPoints):
     """As some network mounts are; DuckDB can't write there, so the copy is made elsewhere."""
     assert points.try_without_locks("data") is None
