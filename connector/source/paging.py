@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 from connector.api.client import ApiClient
@@ -65,6 +66,7 @@ class Scan:
     A resumed scan leaves that to the next one, since it can't tell which of them an earlier run
     listed.
     alive: afterwards, those of the expected that were found. warnings: what couldn't be looked at.
+    pages_read: pages that were yielded.
 
     Raises (while iterating; pages that were yielded are good)
         ExpiringPages: page tokens expire too fast.
@@ -87,6 +89,7 @@ class Scan:
         self.outcome: ScanOutcome | None = None
         self.alive: list[str] = []
         self.warnings: Counter[str] = Counter()
+        self.pages_read = 0
         place = place or {}
         self.started_ms = int(place.get("started_ms", started_ms))
         self._client, self._known, self._newest_known_ms = client, known, newest_known_ms
@@ -120,6 +123,26 @@ class Scan:
             return
         if not self._unfinished:
             yield from self._rest()
+
+    def pages_left(self, usual: Callable[[ScanPlan], int | None]) -> int | None:
+        """How many pages are still to come in this run; None where that can't be told.
+
+        Of a full scan by the server's count, once a page has brought one, else by `usual`: what
+        the last scan of a kind read. Another thread may be walking meanwhile.
+        """
+        if self.outcome is not None or self._ended:
+            return 0
+        seen, total = self._seen, self._seen.totals
+        count = None if total.is_placeholder else total.last
+        if self.plan.kind is ScanKind.FULL and count is not None and seen.rows:
+            left = ceil(max(0, count - seen.rows) * seen.pages / seen.rows)
+        elif (pages := usual(self.plan)) is None:
+            return None
+        else:
+            left = max(1, pages - seen.pages)
+        if self.plan.max_pages is None:
+            return left
+        return min(left, max(0, self.plan.max_pages - self.pages_read))
 
     # --- walking --------------------------------------------------------------------------------
 
@@ -257,6 +280,7 @@ class Scan:
     # --- pages and places -----------------------------------------------------------------------
 
     def _scanned(self, page: Page, *, in_order: bool = False) -> ScannedPage:
+        self.pages_read += 1
         records, odd = split(page.items)
         ids = self._seen.see(records, odd, in_order=in_order)
         if self.plan.resource in SLICED:

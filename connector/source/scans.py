@@ -149,7 +149,7 @@ class ResourceFacts:
     last_complete_ms: when the last full scan that came to its end began, and the last one that
     is proven complete. rows, pages, page_size, order: of the last full one. full_begun_ms: a full
     scan that stopped at `max_pages`. doubt: of the last full scan. looked_ms: when rows that are
-    known to be unlisted were last looked at.
+    known to be unlisted were last looked at. narrow_pages: kind → pages of the last such scan.
     """
 
     newest_ms: Mapping[str, int] = field(default_factory=dict)
@@ -162,10 +162,20 @@ class ResourceFacts:
     last_full_ms: int | None = None
     doubt: Doubt | None = None
     looked_ms: int | None = None
+    narrow_pages: Mapping[str, int] = field(default_factory=dict)
+
+    def pages_of(self, plan: ScanPlan) -> int | None:
+        """Pages that the last scan of the plan's kind read; None where there was none."""
+        if plan.kind is ScanKind.FULL:
+            return self.pages
+        return None if plan.backfill else self.narrow_pages.get(plan.kind)
 
     def to_json(self) -> dict[str, Any]:
         doubt = self.doubt.to_json() if self.doubt else None
-        return asdict(self) | {"newest_ms": dict(self.newest_ms), "doubt": doubt}
+        narrow_pages = {str(kind): pages for kind, pages in self.narrow_pages.items()}
+        return asdict(self) | {
+            "newest_ms": dict(self.newest_ms), "doubt": doubt, "narrow_pages": narrow_pages,
+        }  # fmt: skip
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
@@ -188,7 +198,8 @@ class ResourceFacts:
             }
             known = replace(known, newest_ms=newest_ms)
         if plan.kind is not ScanKind.FULL:
-            return known
+            pages = {} if plan.backfill else {str(plan.kind): outcome.pages}
+            return replace(known, narrow_pages={**self.narrow_pages, **pages})
         known = replace(known, doubt=self._still(outcome.doubt))
         if outcome.doubt is not None and outcome.doubt.kind is DoubtKind.NO_LIST:
             return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from connector.errors import (
 )
 from connector.logs import get_logger
 from connector.settings import Settings
+from connector.source.paging import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
 from pipelines.failure import error_facts
@@ -92,6 +94,7 @@ class _Pull:
         self._session, self._wanted, self._progress = session, wanted, progress
         self._began_s = session.clock.monotonic_s()
         self._runs: dict[str, ResourceRun] = {}
+        self._scans: dict[str, Scan] = {}
         self._errors: list[ConnectorError] = []
         self._report = PullReport(summary={})
 
@@ -151,13 +154,13 @@ class _Pull:
 
     def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:
         session, pull_settings = self._session, self._session.settings.pull
-        scans = {
+        self._scans = {
             name: scan_of(run, session.client, destination, page_size=pull_settings.page_size)
             for name, run in self._runs.items()
             if run.mark.ended is None
         }
         fetching = Fetching(
-            scans,
+            self._scans,
             chunk_s=pull_settings.chunk_s,
             chunk_pages=pull_settings.chunk_pages,
             clock=session.clock,
@@ -170,7 +173,7 @@ class _Pull:
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._show(pages, rows)
         self._errors += fetching.errors.values()
-        for name, scan in scans.items():
+        for name, scan in self._scans.items():
             if name not in fetching.errors and scan.outcome is not None:
                 self._runs[name].ended(scan.outcome)
                 self._runs[name].alive = scan.alive
@@ -246,14 +249,27 @@ class _Pull:
         return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
 
     def _show(self, pages: int, rows: int) -> None:
-        total = self._expected_pages()
-        left = None if total is None else max(0, total - pages)
+        """How far the run is. pages: those that have landed; others wait for that."""
+        left = self._pages_left()
+        total = None
+        if left is not None:
+            total = max(pages, left + sum(scan.pages_read for scan in self._scans.values()))
         self._progress.show(Standing("page", pages, total, rows=rows, requests_left=left))
 
+    def _pages_left(self) -> int | None:
+        """Pages that are still to be asked for; None where that can't be told of some list."""
+        scans = self._scans.items()
+        return _sum(scan.pages_left(self._runs[name].facts.pages_of) for name, scan in scans)
+
     def _expected_pages(self) -> int | None:
-        """Pages that the runs will need, from the last complete scans; None at the first."""
-        known = [run.facts.pages for run in self._runs.values()]
-        return None if None in known else sum(pages or 0 for pages in known)
+        """Pages that the run will ask for, from the last scans of the same kinds."""
+        return _sum(run.expected_pages for run in self._runs.values())
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """None where one of them is."""
+    known = [*counts]
+    return None if None in known else sum(filter(None, known))
 
 
 def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:

@@ -102,6 +102,19 @@ class ResourceRun:
     )
 
     @property
+    def expected_pages(self) -> int | None:
+        """Pages that this run will ask for, if it is as the last scan of this kind; None where
+        there was none."""
+        usual = self.facts.pages_of(self.mark.plan)
+        if self.mark.ended is not None:
+            return 0
+        if usual is None:
+            return None
+        read = (self.mark.place or {}).get("seen", {}).get("pages", 0)
+        left = max(1, usual - read)
+        return left if self.mark.plan.max_pages is None else min(left, self.mark.plan.max_pages)
+
+    @property
     def finds_deletions(self) -> bool:
         return self.mark.plan.kind is ScanKind.FULL
 

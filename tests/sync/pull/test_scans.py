@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from connector.errors import BadSetting
 from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
+from connector.source.scans import ResourceFacts, ScanKind, ScanPlan
+from pipelines.progress import Standing
+from pipelines.pull.run import pull
+from pipelines.pull.scanning import ResourceRun, ScanMark, Wanted
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb
 
@@ -48,6 +53,64 @@ def test_first_scans_are_full_and_say_why(puller: Puller):
         ).fetchone()
     assert fresh == ("full", "no complete scan yet", 200, True)
     assert run == ("pull", "ok", 7, 690, 690, 0, "no complete scan yet")  # one: are 200 notes all?
+
+
+class Shown:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.standings: list[Standing] = []
+
+    def show(self, standing: Standing) -> None:
+        self.standings.append(standing)
+
+    def stop(self) -> None:
+        pass
+
+
+def _shown(puller: Puller, *resources: str) -> list[Standing]:
+    shown = Shown()
+    report = pull(puller.settings, Wanted(resources or RESOURCES), lambda _: shown)
+    assert report.error is None
+    return shown.standings
+
+
+def test_a_first_pull_knows_how_many_pages_follow(puller: Puller):
+    """The lists carry their counts: so there is an ETA before anything was ever read."""
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    puller.change_pull(chunk_pages=8)
+    standings = _shown(puller)
+    pages = 15 + 10 + 6 + 4  # 300, 200, 120, 70 rows, 20 a page
+    ahead = [each for each in standings if each.requests_left]
+    assert ahead
+    assert pages in {each.total for each in ahead}
+    # a full last page is followed by a look whether it is the last
+    assert pages <= standings[-1].done == (standings[-1].total or 0) <= pages + 3
+
+
+def test_a_narrow_scan_expects_the_pages_of_the_last_one(narrow_puller: Puller):
+    """Not those of the full scan; there was none before the first."""
+    narrow_puller.pull_ok("notes")
+    assert {each.total for each in _shown(narrow_puller, "notes")} == {1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "expected"),
+    [
+        ({}, None, 2),
+        ({"kind": ScanKind.FULL}, None, 700),
+        ({"kind": ScanKind.FULL}, {"seen": {"pages": 500}}, 200),
+        ({"kind": ScanKind.FULL, "max_pages": 30}, {"seen": {"pages": 500}}, 30),
+        ({"kind": ScanKind.OPEN}, None, None),
+    ],
+)
+def test_what_a_run_expects_of_a_list(
+    changes: dict[str, Any], place: dict[str, Any] | None, expected: int | None
+):
+    """The budget keeps so much room: as the last scan of that kind read, less what was read."""
+    facts = ResourceFacts(pages=700, narrow_pages={"head": 2})
+    plan = ScanPlan(**{"resource": "notes", "kind": ScanKind.HEAD, "reason": "", **changes})
+    assert ResourceRun("notes", facts, ScanMark(plan, 0, place)).expected_pages == expected
 
 
 def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller: Puller):

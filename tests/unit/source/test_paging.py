@@ -1107,3 +1107,38 @@ def test_no_paged_list_loses_a_row_or_is_called_complete_without_its_rows(
     else:
         assert doubt_of(made).kind is DoubtKind.COUNT
     assert len(server.asked) <= 2 * (count // 4 + 1) + 8
+
+
+# --- how much is left -----------------------------------------------------------------------------
+
+
+def _left(made: Scan, usual: int | None = None) -> list[int | None]:
+    """Before each page, and at the end."""
+    counts = [made.pages_left(lambda _: usual)]
+    counts += [made.pages_left(lambda _: usual) for _ in made]
+    return [*counts, made.pages_left(lambda _: usual)]
+
+
+def test_a_first_scan_knows_from_its_first_page_how_many_follow():
+    """By the server's count and the rows that a page takes, whatever was asked for."""
+    assert _left(scan(ListServer(records(45), counted=True, clamps=10), page_size=50)) == [
+        None, 4, 3, 2, 1, 0, 0,
+    ]  # fmt: skip
+
+
+def test_without_a_count_the_last_scan_tells_how_many_follow():
+    """At least one, until the list has ended; a count that can't be one says nothing."""
+    assert _left(scan(ListServer(records(40))), usual=3) == [3, 2, 1, 1, 0, 0]
+    assert _left(scan(ListServer(records(40)))) == [None, None, None, None, 0, 0]
+
+
+def test_a_scan_that_stops_as_planned_counts_to_there():
+    """The pages beyond are the next run's."""
+    plan = ScanPlan("notes", ScanKind.FULL, "test", max_pages=2)
+    assert _left(scan(ListServer(records(95), counted=True), plan=plan)) == [None, 1, 0, 0]
+
+
+def test_a_narrow_scan_ignores_the_count_of_the_list():
+    """It reads a part of what is counted."""
+    plan = ScanPlan("notes", ScanKind.HEAD, "test", since_ms=10_000_000, order="createdAt")
+    assert _left(scan(ListServer(records(95), counted=True), plan=plan), usual=2)[:2] == [2, 0]

@@ -208,3 +208,17 @@ def test_facts_of_other_versions_are_read():
     old = {"newest_ms": {}, "last_complete_ms": 5, "rows": 1, "pages": 1, "page_size": 200}
     assert ResourceFacts.from_json(old).last_full_ms == 5
     assert ResourceFacts.from_json({**old, "added_later": 1}).pages == 1
+
+
+def test_a_narrow_scan_expects_what_the_last_of_its_kind_read():
+    """Not the pages of the full scan; a look back (`--since`) is no measure for either."""
+    known = facts(700)
+    head = planned("notes", known)
+    assert (head.kind, known.pages_of(head)) == (ScanKind.HEAD, None)
+    after = known.after(head, ScanOutcome(False, "", pages=3), started_ms=NOW_MS)
+    back = planned("notes", after, since_ms=NOW_MS - 90 * HOUR_MS)
+    after = after.after(back, ScanOutcome(False, "", pages=50), started_ms=NOW_MS)
+    after = ResourceFacts.from_json(json.loads(json.dumps(after.to_json())))
+    assert after.pages_of(head) == 3
+    assert after.pages_of(back) is None
+    assert after.pages_of(planned("notes", after, full=True)) == 700
