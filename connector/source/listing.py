@@ -20,7 +20,7 @@ LIMIT_MAX = 100_000  # rows of one answer
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
 BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
 PLACES = ("pageToken", "startAfter")
-_BAD_REQUEST = (400, 422)
+BAD_REQUEST = (400, 422)
 _PLACE_GONE = (400, 404, 410, 422)
 
 Params = Mapping[str, str]
@@ -56,7 +56,8 @@ class Step:
 class Listing:
     """Iterate it once. params: filters. page_size: rows to ask for; falls where it is refused.
 
-    next_params: where to begin, from an earlier `Step`; None: at the beginning.
+    next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit
+    that is refused isn't the fault, since it was accepted before: nothing smaller is tried.
     walked: the ids of the pages so far, those by `startAfter` aside.
 
     Raises (while iterating; every page that brought something was yielded)
@@ -73,7 +74,9 @@ class Listing:
         *,
         page_size: int,
         next_params: Params | None = None,
+        keeps_size: bool = False,
     ) -> None:
+        self._keeps_size = keeps_size
         self._client, self._resource, self._params = client, resource, dict(params)
         self.page_size = page_size
         self.walked, self._odd = IdCount(), IdCount()
@@ -132,7 +135,7 @@ class Listing:
             return self._page({})
         except Refused as refused:
             smaller = [size for size in LIMITS if size < self.page_size]
-            if refused.status not in _BAD_REQUEST or not smaller:
+            if refused.status not in BAD_REQUEST or self._keeps_size or not smaller:
                 raise
             log.info("source.limit_refused", resource=self._resource, limit=self.page_size)
             self.page_size = smaller[0]

@@ -13,10 +13,11 @@ from connector.api.envelopes import Page
 from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
 from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
-from connector.source.listing import Listing, PlaceLost, Step
+from connector.source.listing import BAD_REQUEST, Listing, PlaceLost, Step
 from connector.source.lookups import Found, LookUps
 from connector.source.records import split
 from connector.source.scans import (
+    FILTERED,
     Doubt,
     DoubtKind,
     ScanKind,
@@ -28,7 +29,6 @@ from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
 REREADS_MAX = 6  # requests, for one boundary between two pages
-NARROW = (ScanKind.OPEN, ScanKind.WINDOW)
 log = get_logger("source")
 
 
@@ -106,11 +106,12 @@ class Scan:
         self._last: Step | None = None
         self._endless: str | None = None
         self._is_cut = self._helped = False
+        self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
         self._unfinished = False
 
     def __iter__(self) -> Iterator[ScannedPage]:
         yield from self._through_the_list()
-        if not self._unfinished and self.plan.kind in NARROW:
+        if not self._unfinished and self.plan.kind in FILTERED:
             yield from self._those_that_left()
         self.outcome = self._outcome()
 
@@ -158,6 +159,19 @@ class Scan:
                 stalls = stalls + 1 if pages <= furthest else 0
                 furthest = max(furthest, pages)
                 self._restart(stalls)
+            except Refused as refused:
+                if self.plan.kind not in FILTERED or refused.status not in BAD_REQUEST:
+                    raise
+                self._without_filter(refused)
+
+    def _without_filter(self, refused: Refused) -> None:
+        """The server doesn't take the filter, so that all of the list is read instead."""
+        plan, self._refused_size = self.plan, self._page_size
+        log.warning("source.filter_refused", resource=plan.resource, status=refused.status)
+        reason = f"the server refuses its filter ({refused.status}), so all of it; {plan.reason}"
+        self.plan = replace(
+            plan, kind=ScanKind.FULL, params={}, reason=reason, max_pages=plan.full_max_pages
+        )
 
     def _restart(self, stalls: int) -> None:
         self._seen.begin_anew()
@@ -175,6 +189,7 @@ class Scan:
             self.plan.params,
             page_size=self._page_size,
             next_params=self._next,
+            keeps_size=self.plan.kind in FILTERED,
         )
         self._seen.walked = listing.walked
         skipped, before = self._skipped, None
@@ -247,7 +262,7 @@ class Scan:
 
     def _is_open(self) -> bool:
         """Whether more of the list may be there than what was read when it ended."""
-        if self.plan.kind not in NARROW and self._seen.missing() > 0:
+        if self.plan.kind not in FILTERED and self._seen.missing() > 0:
             return True
         return self._last is not None and may_be_cut(self._last, self._seen)
 
@@ -256,7 +271,7 @@ class Scan:
         last = self._last
         if last is None or self._is_settled:
             return
-        missing = 0 if self.plan.kind in NARROW else self._seen.missing()
+        missing = 0 if self.plan.kind in FILTERED else self._seen.missing()
         self._is_cut = not missing
         if self._was_tried_in_vain(missing):
             return
@@ -303,6 +318,7 @@ class Scan:
             "ended": ended,
             "end_is_sure": self._end_is_sure,
             "skipped": self._skipped,
+            "refused_size": self._refused_size,
             "seen": self._seen.to_json(),
         }
 
@@ -344,6 +360,8 @@ class Scan:
             gone=tuple(self._gone),
             unfinished=self._unfinished,
             doubt=doubt,
+            # where all of the list is given in smaller pages alone, the page was what it refused
+            filter_refused=self._refused_size == self._page_size,
         )
 
     def _doubt(self, is_sure: bool) -> Doubt | None:

@@ -29,6 +29,9 @@ class ScanKind(StrEnum):
     WINDOW = "window"
 
 
+FILTERED = (ScanKind.OPEN, ScanKind.WINDOW)
+
+
 @dataclass(frozen=True)
 class ScanPlan:
     """One pass over one list.
@@ -38,7 +41,7 @@ class ScanPlan:
     stops, to be gone on with by the next; None: at the end. look_max: how many rows that left a
     filtered list are looked at one by one; with more, the whole list is cheaper. backfill: asked
     for by `--since`; leaves watermarks alone. full_max_pages: `max_pages` of the full scan that a
-    head scan becomes where its list isn't newest first.
+    narrow one becomes where its list isn't newest first, or its filter is refused.
     """
 
     resource: str
@@ -110,6 +113,7 @@ class ScanOutcome:
     included. newest_ms: field → newest time. order: the field by which rows came newest first.
     page_size: rows per page that the server accepts. gone: ids that the API says don't exist any
     more. unfinished: stopped at `max_pages`; the next run goes on at the last page's place.
+    filter_refused: the server wouldn't take the plan's filter, and all of the list was read.
     """
 
     complete: bool
@@ -123,6 +127,7 @@ class ScanOutcome:
     gone: tuple[str, ...] = ()
     unfinished: bool = False
     doubt: Doubt | None = None
+    filter_refused: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"doubt": self.doubt.to_json() if self.doubt else None}
@@ -150,6 +155,7 @@ class ResourceFacts:
     is proven complete. rows, pages, page_size, order: of the last full one. full_begun_ms: a full
     scan that stopped at `max_pages`. doubt: of the last full scan. looked_ms: when rows that are
     known to be unlisted were last looked at. narrow_pages: kind → pages of the last such scan.
+    filter_refused_ms: when the server refused the filter of this list; None: it takes it.
     """
 
     newest_ms: Mapping[str, int] = field(default_factory=dict)
@@ -163,6 +169,7 @@ class ResourceFacts:
     doubt: Doubt | None = None
     looked_ms: int | None = None
     narrow_pages: Mapping[str, int] = field(default_factory=dict)
+    filter_refused_ms: int | None = None
 
     def pages_of(self, plan: ScanPlan) -> int | None:
         """Pages that the last scan of the plan's kind read; None where there was none."""
@@ -187,9 +194,13 @@ class ResourceFacts:
 
     def after(self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int) -> ResourceFacts:
         """The facts once a scan that began at `started_ms` has ended and its rows are loaded."""
-        if outcome.unfinished:
-            return replace(self, full_begun_ms=self.full_begun_ms or started_ms)
         known = self
+        if outcome.filter_refused:
+            known = replace(self, filter_refused_ms=started_ms)
+        elif plan.kind in FILTERED:
+            known = replace(self, filter_refused_ms=None)
+        if outcome.unfinished:
+            return replace(known, full_begun_ms=self.full_begun_ms or started_ms)
         if not plan.backfill:
             names = {*self.newest_ms, *outcome.newest_ms}
             newest_ms = {
@@ -247,11 +258,16 @@ def plan(
         reason = f"a full scan costs {facts.pages} requests, the share allows {share:.0f}"
         return ScanPlan(resource, ScanKind.FULL, reason)
     narrow = _narrow(resource, facts, pull, now_ms, hourly_limit)
-    # a scan that lies in the future began under a clock that was wrong
-    due = not 0 <= now_ms - facts.last_full_ms < pull.full_every_s * 1000
+    due = not _is_recent(facts.last_full_ms, pull, now_ms)
     if narrow is not None and not due and facts.full_begun_ms is None:
         return narrow
     return _spread(resource, facts, hourly_limit, share, due=due)
+
+
+def _is_recent(at_ms: int | None, pull: PullSettings, now_ms: int) -> bool:
+    """Whether it was less than `full_every_s` ago. What lies in the future happened under a clock
+    that was wrong."""
+    return at_ms is not None and 0 <= now_ms - at_ms < pull.full_every_s * 1000
 
 
 def _narrow(
@@ -261,27 +277,34 @@ def _narrow(
     last = _utc(facts.last_full_ms)
     rest = f"the rest waits for a full scan: the last, at {last}, cost {facts.pages} requests"
     look_max = facts.pages or 0
+    at_once = max(1, int(AT_ONCE_SHARE * hourly_limit))
+    full_max_pages = at_once if (facts.pages or 0) > at_once else None
+    if resource in ("tasks", "meetings") and _is_recent(facts.filter_refused_ms, pull, now_ms):
+        return None
     if resource == "tasks":
         reason = f"tasks not completed; {rest}"
         return ScanPlan(
-            resource, ScanKind.OPEN, reason, params={"incompleteOnly": "true"}, look_max=look_max
-        )
+            resource, ScanKind.OPEN, reason, params={"incompleteOnly": "true"},
+            look_max=look_max, full_max_pages=full_max_pages,
+        )  # fmt: skip
     if resource == "meetings":
         first_ms = now_ms - int(pull.meetings_past_s * 1000)
         last_ms = now_ms + int(pull.meetings_ahead_s * 1000)
         params = {"meetingDateAfter": str(first_ms), "meetingDateBefore": str(last_ms)}
         reason = f"meetings from {_utc(first_ms)} to {_utc(last_ms)}; {rest}"
-        return ScanPlan(resource, ScanKind.WINDOW, reason, params=params, look_max=look_max)
+        return ScanPlan(
+            resource, ScanKind.WINDOW, reason, params=params,
+            look_max=look_max, full_max_pages=full_max_pages,
+        )  # fmt: skip
     order = "createdAt" if resource == "notes" else facts.order
     watermark_ms = facts.newest_ms.get(order) if order else None
     if order is None or watermark_ms is None:
         return None
     until_ms = watermark_ms - int(pull.lookback_s * 1000)
     reason = f"newest first by {order} down to {_utc(until_ms)}; {rest}"
-    at_once = max(1, int(AT_ONCE_SHARE * hourly_limit))
     return ScanPlan(
         resource, ScanKind.HEAD, reason, since_ms=until_ms, order=order,
-        full_max_pages=at_once if (facts.pages or 0) > at_once else None,
+        full_max_pages=full_max_pages,
     )  # fmt: skip
 
 
@@ -291,6 +314,8 @@ def _spread(
     """A full scan that the share doesn't cover: at once while it leaves half of the window."""
     pages = facts.pages or 0
     why = "a full scan is due" if due else "the list has no order that would allow less"
+    if not due and facts.filter_refused_ms is not None and resource in ("tasks", "meetings"):
+        why = f"the server refused the filter of this list at {_utc(facts.filter_refused_ms)}"
     if facts.full_begun_ms is not None:
         why = f"goes on with the full scan begun at {_utc(facts.full_begun_ms)}"
     at_once = AT_ONCE_SHARE * hourly_limit if due else share

@@ -111,7 +111,7 @@ class ResourceRun:
         if usual is None:
             return None
         read = (self.mark.place or {}).get("seen", {}).get("pages", 0)
-        left = max(1, usual - read)
+        left = max(1, usual - int(read))
         return left if self.mark.plan.max_pages is None else min(left, self.mark.plan.max_pages)
 
     @property

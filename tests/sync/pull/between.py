@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 class Between:
     """A proxy before the sandbox. answers: what it says itself, (status, body) by list; a list
-    with an id behind it too, as `meetings/`. change: what it makes of the sandbox's own answers to
+    with an id behind it too, as `meetings/`. refused: queries with this text in them are answered
+    400. change: what it makes of the sandbox's own answers to
     a path below the base (status, parsed body), changed in place or as a status in its stead.
     asked: all paths."""
 
     def __init__(self, upstream: str) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {}
+        self.refused: str | None = None
         self.change: Callable[[str, Any], int | None] = lambda _path, _body: None
         self.asked: list[str] = []
         parts = urlsplit(upstream)
@@ -31,6 +33,8 @@ class Between:
                 name = urlsplit(self.path).path.removeprefix(parts.path).lstrip("/")
                 between.asked.append(name)
                 own = between.answers.get(name.partition("/")[0] + "/" * ("/" in name))
+                if between.refused is not None and between.refused in self.path:
+                    own = (400, b'{"error": {"message": "unknown parameter"}}')
                 status, body = own or self._changed(name, *self._upstream())
                 self.send_response(status)
                 if status != 204:

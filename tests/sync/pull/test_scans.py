@@ -16,6 +16,7 @@ from connector.source.scans import ResourceFacts, ScanKind, ScanPlan
 from pipelines.progress import Standing
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import ResourceRun, ScanMark, Wanted
+from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb
 
@@ -124,6 +125,25 @@ def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller:
     landed = puller.landed()
     assert landed["notes"][note["id"]]["body"] == "<p>new</p>"
     assert "completed_at" in landed["tasks"][open_task["id"]]
+
+
+def test_a_filter_that_is_refused_costs_one_request_and_is_not_asked_again(
+    narrow_puller: Puller, between: Between
+):
+    """The whole list is read in the same run, deletions included; the next pull knows."""
+    puller, store = narrow_puller, narrow_puller.sandbox.store
+    between.refused = "incompleteOnly"
+    gone = next(task for task in store.all("tasks") if task.get("completedAt") is not None)
+    store.delete("tasks", gone["id"])
+    puller.pull_ok("tasks")
+    facts = puller.reports[-1].summary["resources"]["tasks"]
+    assert (facts["scan"], facts["complete"], facts["rows_deleted"]) == ("full", True, 1)
+    assert facts["reason"].startswith("the server refuses its filter (400), so all of it")
+    between.asked.clear()
+    puller.pull_ok("tasks")
+    facts = puller.reports[-1].summary["resources"]["tasks"]
+    assert facts["reason"].startswith("the server refused the filter of this list at ")
+    assert between.asked.count("tasks") == 2  # the share: the rest of the list is the next runs'
 
 
 def test_what_narrow_scans_miss_the_next_full_one_finds(narrow_puller: Puller):

@@ -1109,6 +1109,62 @@ def test_no_paged_list_loses_a_row_or_is_called_complete_without_its_rows(
     assert len(server.asked) <= 2 * (count // 4 + 1) + 8
 
 
+# --- filters that are refused ---------------------------------------------------------------------
+
+
+def _refusing(status: int, *, above: int = 10) -> ListServer:
+    """A server that takes no filter, and no page above so many rows."""
+
+    def answer(page: Page, params: Any) -> Page:
+        if "incompleteOnly" in params or int(params["limit"]) > above:
+            raise Refused(status=status, url_path="/tasks", said="unknown parameter")
+        return page
+
+    return ListServer(records(25, completedAt=None), answer=answer, matches=is_open)
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_a_refused_filter_makes_the_scan_a_full_one(status: int):
+    """In the same run, one request later, whatever was expected of the filter; every place is one
+    of the full scan."""
+    server = _refusing(status)
+    made = scan(server, plan=open_plan(5), expected_ids=["r1", "gone"])
+    pages = list(made)
+    assert len(ids(pages)) == 25
+    assert [request.get("incompleteOnly") for request in server.asked] == [
+        "true", None, None, None,
+    ]  # fmt: skip
+    assert server.records_asked == []
+    assert f"the server refuses its filter ({status}), so all of it; test" in made.plan.reason
+    assert {plan_of(page.place).kind for page in pages} == {ScanKind.FULL}
+    assert made.outcome is not None
+    assert (made.outcome.complete, made.outcome.filter_refused) == (True, True)
+
+
+def test_a_refused_filter_is_remembered_by_a_resumed_scan():
+    """The run that read the first page was killed."""
+    first = next(iter(scan(_refusing(400), plan=open_plan(5))))
+    place = json.loads(json.dumps(first.place))
+    resumed = scan(_refusing(400), plan=plan_of(place), place=place)
+    assert len(read(resumed)) == 15
+    assert resumed.outcome is not None
+    assert resumed.outcome.filter_refused
+
+
+def test_a_refused_page_size_is_no_refused_filter():
+    """All of the list is given in smaller pages alone: the filter may be tried again."""
+    made = scan(_refusing(400, above=25), plan=open_plan(5), page_size=100)
+    assert len(read(made)) == 25
+    assert made.outcome is not None
+    assert not made.outcome.filter_refused
+
+
+def test_other_refusals_of_a_filtered_list_end_it():
+    """A 403 is about the key, and of no other list either."""
+    with pytest.raises(Refused):
+        read(scan(_refusing(403), plan=open_plan(5)))
+
+
 # --- how much is left -----------------------------------------------------------------------------
 
 

@@ -222,3 +222,30 @@ def test_a_narrow_scan_expects_what_the_last_of_its_kind_read():
     assert after.pages_of(head) == 3
     assert after.pages_of(back) is None
     assert after.pages_of(planned("notes", after, full=True)) == 700
+
+
+@pytest.mark.parametrize("resource", ["tasks", "meetings"])
+def test_a_refused_filter_is_asked_again_after_a_while(resource: str):
+    """Until then the list is read in parts, as one that can't be narrowed; the reason is told."""
+    narrow = planned(resource, facts(700))
+    full = replace(narrow, kind=ScanKind.FULL, params={})
+    after = facts(700).after(full, ScanOutcome(True, "", filter_refused=True), started_ms=NOW_MS)
+    after = ResourceFacts.from_json(json.loads(json.dumps(replace(after, pages=700).to_json())))
+    soon = planned(resource, after, now_ms=NOW_MS + HOUR_MS)
+    assert (soon.kind, soon.max_pages) == (ScanKind.FULL, 600)
+    assert "refused the filter of this list" in soon.reason
+    later = replace(after, last_full_ms=NOW_MS + 24 * HOUR_MS)
+    again = planned(resource, later, now_ms=NOW_MS + 25 * HOUR_MS)
+    assert again.kind is narrow.kind
+    assert later.after(again, ScanOutcome(False, ""), started_ms=NOW_MS).filter_refused_ms is None
+
+
+def test_a_big_list_whose_filter_is_refused_is_read_in_parts_too():
+    """At once what leaves half of the hour to others; the refusal is remembered after the first."""
+    assert planned("tasks", facts(700)).full_max_pages is None
+    narrow = planned("tasks", facts(3500))
+    assert narrow.full_max_pages == 3000
+    full = replace(narrow, kind=ScanKind.FULL, params={}, max_pages=3000)
+    unfinished = ScanOutcome(False, "", unfinished=True, filter_refused=True)
+    after = facts(3500).after(full, unfinished, started_ms=NOW_MS)
+    assert (after.filter_refused_ms, after.full_begun_ms) == (NOW_MS, NOW_MS)
