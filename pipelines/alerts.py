@@ -46,15 +46,14 @@ def alerts_of(
         return list(_stale(summary, exit_code, settings))
     if exit_code in _FAILED and rules.on_failure:
         message = _message(kind, summary) or "The run could not finish; see its log."
-        found.append(_alert("failure", kind, message, settings, _ids(summary, exit_code)))
+        facts = {**_ids(summary, exit_code), **_named(summary)}
+        found.append(_alert("failure", kind, message, settings, facts))
     for name, push in _pushes(kind, summary):
         bad = int(push.get("rejected", 0)) + int(push.get("failed", 0))
         if bad > rules.reject_threshold:
-            what = {"job": name or push.get("job"), "source": push.get("source")}
-            told = {key: value for key, value in what.items() if value}
-            facts = {**_ids(push, exit_code), **_counts(push), **told}
-            named = f"{told.get('job') or told['source']}: " if told else ""
-            message = f"{named}{bad} of {push.get('rows', bad)} rows were rejected or failed."
+            facts = {**_ids(push, exit_code), **_counts(push), **_named(push, name)}
+            counts = f"{bad} of {push.get('rows', bad)} rows were rejected or failed."
+            message = _of_job_or_file(push, name) + counts
             found.append(_alert("rejects", kind, message, settings, facts))
     return found
 
@@ -104,15 +103,29 @@ def _alert(
 
 
 def _message(kind: str, summary: Mapping[str, Any]) -> str | None:
-    error = summary.get("error")
-    if isinstance(error, Mapping):
-        return _told(kind, str(error.get("type")), str(error.get("message", "")))
-    parts = [summary.get("pull"), *dict(summary.get("push") or {}).values()]
-    told = (_message(kind, part) for part in parts if isinstance(part, Mapping))
-    return next((message for message in told if message), None)
+    """What failed first: the run itself, the pull of a sync, or one of its jobs, by name."""
+    pushes = dict(summary.get("push") or {}).items()
+    jobs = ({**push, "job": name} for name, push in pushes)
+    for part in (summary, summary.get("pull") or {}, *jobs):
+        error = part.get("error")
+        if isinstance(error, Mapping):
+            message = _shareable(kind, str(error.get("type")), str(error.get("message", "")))
+            return _of_job_or_file(part) + message
+    return None
 
 
-def _told(kind: str, name: str, message: str) -> str:
+def _named(push: Mapping[str, Any], job: str | None = None) -> dict[str, str]:
+    """The job and the file, table or query of a push, as far as it has them."""
+    names = {"job": job or push.get("job"), "source": push.get("source")}
+    return {name: value for name, value in names.items() if value}
+
+
+def _of_job_or_file(push: Mapping[str, Any], job: str | None = None) -> str:
+    """`spring: `, `people.csv: `, or nothing."""
+    return next((f"{name}: " for name in _named(push, job).values()), "")
+
+
+def _shareable(kind: str, name: str, message: str) -> str:
     """The message of an error, where its type is known to quote nobody's data."""
     found = getattr(errors, name, None)
     if isinstance(found, type) and issubclass(found, ConnectorError) and not found.quotes:

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 
+def status_of(error: BaseException | None) -> str:
+    """`ok`, `stopped` (by a signal) or `failed`: how a run that ended with `error` ended."""
+    from connector.errors import Interrupted
+
+    if error is None:
+        return "ok"
+    return "stopped" if isinstance(error, Interrupted) else "failed"
+
+
 def error_facts(error: BaseException) -> dict[str, str]:
     """`{"type", "message"}` as every failed summary carries it, without secrets.
 

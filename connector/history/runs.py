@@ -39,7 +39,7 @@ _DIED = "The process ended without a word (killed, or the machine went down); th
 @dataclass(frozen=True)
 class RunRecord:
     """One run. kind: pull or push. label: the destination it works for. finished_ms: None while
-    it runs. status: running, ok, failed (push: as its summary says). Times are UTC epoch ms."""
+    it runs. status: running, ok, failed, stopped (by a signal). Times are UTC epoch ms."""
 
     run_id: str
     kind: str

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result, worst
-from pipelines.failure import error_facts
+from pipelines.commands.result import Result, status_of_exit, worst
+from pipelines.failure import error_facts, status_of
 from pipelines.signals import StoppedEarly, ignore_signals
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
     code = worst([result.exit_code for result in results.values()])
     return Result(
         summary={
-            "status": "ok" if code in (0, 3) else "failed",
+            "status": status_of_exit(code),
             "accounts": {name: result.summary for name, result in results.items()},
         },
         lines=[
@@ -225,7 +225,5 @@ def guarded(work: Callable[[], Result]) -> Result:
 
 
 def _failed(error: Exception, exit_code: int) -> Result:
-    status = "stopped" if exit_code > 128 else "failed"
-    return Result(
-        summary={"status": status, "error": error_facts(error)}, exit_code=exit_code, error=error
-    )
+    facts = {"status": status_of(error), "error": error_facts(error)}
+    return Result(summary=facts, exit_code=exit_code, error=error)

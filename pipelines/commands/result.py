@@ -32,3 +32,10 @@ def worst(exit_codes: Sequence[int]) -> int:
     if signals:
         return signals[0]
     return min(exit_codes, key=_WORST_FIRST.index, default=0)
+
+
+def status_of_exit(code: int) -> str:
+    """The status of several runs that end with `code` together."""
+    if code in (0, 3):
+        return "ok"
+    return "stopped" if code > 128 else "failed"

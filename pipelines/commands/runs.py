@@ -153,11 +153,11 @@ def _what(record: RunRecord) -> str:
 
         named = record.summary.get("job") or record.summary.get("source")
         facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)
-        if record.status == "stopped":  # by a signal, which says less than the counts
-            return facts
     else:
         lists = record.summary.get("resources", {}).values()
         written = sum(each["rows_written"] for each in lists)
         deleted = sum(each["rows_deleted"] for each in lists)
         facts = f"{plural(written, 'row')} written, {deleted:,} deleted"
+    if record.status == "stopped":  # by a signal, whose message says less than the counts
+        return facts
     return " · ".join(part for part in (facts, record.error) if part)

@@ -11,7 +11,7 @@ import typer
 from pipelines.commands.common import NEW_LEDGER, Options, common_options, guarded, run_command
 from pipelines.commands.observed import observed
 from pipelines.commands.output import Output
-from pipelines.commands.result import Result, worst
+from pipelines.commands.result import Result, status_of_exit, worst
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -53,7 +53,7 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
     pull, *pushes = parts.values()
     return Result(
         summary={
-            "status": "ok" if code in (0, 3) else "failed",
+            "status": status_of_exit(code),
             "pull": pull.summary,
             "push": dict(zip(settings.jobs, (part.summary for part in pushes), strict=False)),
         },

@@ -21,7 +21,7 @@ from connector.settings import Settings
 from connector.source.paging import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
-from pipelines.failure import error_facts
+from pipelines.failure import error_facts, status_of
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.published_copy import published_copy
@@ -233,7 +233,7 @@ class _Pull:
         session = self._session
         facts: dict[str, Any] = {
             "run_id": session.run_id,
-            "status": "failed" if error else "ok",
+            "status": status_of(error),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),

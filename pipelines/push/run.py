@@ -33,7 +33,7 @@ from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, files_free, in_flight_for
 from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
-from pipelines.failure import error_facts
+from pipelines.failure import error_facts, status_of
 from pipelines.places import destination_label
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.input import PushRequest, open_rows, rejects_path
@@ -305,10 +305,9 @@ class _Push:
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session = self._session
         not_sent = self._plan.to_send - self._watcher.outcomes.total()
-        stopped = isinstance(error, Interrupted)
         summary: dict[str, Any] = {
             "run_id": None if self._request.dry_run else session.run_id,  # no run is kept of it
-            "status": "stopped" if stopped else "failed" if error else "ok",
+            "status": status_of(error),
             "source": self._request.title,
             **({"job": self._request.job} if self._request.job else {}),
             **counted(self._plan.outcomes + self._watcher.outcomes, not_sent),

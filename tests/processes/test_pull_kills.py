@@ -84,7 +84,7 @@ def test_a_signal_ends_the_pull_at_a_safe_point(
     os.kill(pid, number)
     assert zygote.wait() == code
     summary = json.loads((zygote.folder / "out").read_text())
-    assert summary["status"] == "failed"
+    assert summary["status"] == "stopped"
     assert summary["error"]["type"] == "Interrupted"
     before = len(sandbox.requests)
     zygote.start("pull", "-q")

@@ -138,7 +138,11 @@ def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
     report = puller.pull()
     assert isinstance(report.error, Interrupted)
     assert report.published
+    assert report.summary["status"] == "stopped"
     assert report.summary["resources"]["prospects"]["complete"] is False
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+        runs = connection.execute("SELECT status FROM hiringcenter._hc_runs").fetchall()
+    assert runs == [("stopped",)]
     assert 0 < sum(map(len, puller.landed().values())) < 690
     puller.pull_ok()
     puller.assert_true()

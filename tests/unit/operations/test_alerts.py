@@ -61,7 +61,21 @@ def test_messages_that_may_quote_data_stay_here(error: Exception, told: bool, ki
     summary = {"pull": {}, "push": {"spring": part}} if kind == "sync" else part
     (alert,) = alerts_of(kind, summary, 1, settings())
     assert "Ada" not in alert.message
-    assert (alert.message == str(error)) == told
+    named = "spring: " if kind == "sync" else ""
+    assert (alert.message == named + str(error)) == told
+
+
+def test_a_failure_names_the_file_or_job():
+    """Of a push by hand, of a job, and of the part of a sync that failed."""
+    failed = {**FAILED, "run_id": "r1", "source": "people.csv"}
+    (by_hand,) = alerts_of("push", failed, 1, settings())
+    assert by_hand.message.startswith("people.csv: The push failed")
+    assert by_hand.facts["source"] == "people.csv"
+    (of_job,) = alerts_of("push", {**failed, "job": "spring"}, 1, settings())
+    assert of_job.message.startswith("spring: The push failed")
+    assert (of_job.facts["job"], of_job.facts["source"]) == ("spring", "people.csv")
+    (of_sync,) = alerts_of("sync", {"pull": PUSH, "push": {"spring": failed}}, 1, settings())
+    assert of_sync.message.startswith("spring: The sync failed")
 
 
 @pytest.mark.parametrize("code", [0, 75, 130, 143])
