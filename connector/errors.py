@@ -112,7 +112,8 @@ class Interrupted(ConnectorError):
         self.signal_number = signal_number
         self.exit_code = 128 + signal_number
         super().__init__(
-            "Stopped by a signal. What was fetched or sent is kept; run the command again to go on."
+            "Stopped by a signal. What was fetched or sent is kept; run the command again to "
+            "resume."
         )
 
 
@@ -207,7 +208,7 @@ class WorkingFileFailed(DestinationError):
         super().__init__(
             f"{path}: the working file failed, or the folder that it is copied to ({reason}). "
             "Run the command again: the next run reads the whole file first, and where it is "
-            "damaged puts it aside and makes it anew from what can be read of it, the published "
+            "damaged puts it aside and rebuilds it from what can be read of it, the published "
             "copy and the API."
         )
 
@@ -265,7 +266,7 @@ class UnknownSetting(ConfigurationError):
         hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
         super().__init__(
             f"{place}: unknown setting {quoted(name)}.{hint} Remove it, or see "
-            "config/hiringcenter.toml."
+            "config/hiringcenter.example.toml."
         )
 
 
@@ -419,13 +420,14 @@ class UnexpectedAnswer(ApiError):
 
 
 class UntrustedServer(ApiError):
-    """The server couldn't prove who it is, so the key was not sent. `host`, `reason`."""
+    """TLS certificate verification failed, so the key was not sent. `host`, `reason`."""
 
     def __init__(self, *, host: str, reason: str) -> None:
         self.host, self.reason = host, reason
         super().__init__(
-            f"{host} could not prove who it is ({reason}), so the key was not sent. Behind a "
-            "company proxy that opens TLS, point SSL_CERT_FILE at the company's certificates."
+            f"{host}: TLS certificate verification failed ({reason}), so the key was not sent. "
+            "Behind a company proxy that opens TLS, point SSL_CERT_FILE at the company's "
+            "certificates."
         )
 
 
@@ -460,7 +462,8 @@ class EndlessList(ApiError):
         self.resource, self.reason = resource, reason
         super().__init__(
             f"GET /{resource} does not end: {reason}. What was read is kept, and nothing was "
-            "flagged deleted. Run the pull again; if this stays, tell HiringCenter's support."
+            "flagged deleted. Run the pull again; if this stays, report it to HiringCenter's "
+            "support."
         )
 
 
@@ -473,7 +476,7 @@ class ExpiringPages(ApiError):
         self.resource, self.restarts = resource, restarts
         super().__init__(
             f"GET /{resource}: page tokens expired before the next page could be asked for; the "
-            f"list was begun anew {restarts} times and got no further. What was read is kept. "
+            f"list was begun again {restarts} times and got no further. What was read is kept. "
             "Run the pull again when less is going on."
         )
 
@@ -525,7 +528,7 @@ class EncodingGuessed(InputError):
         self.codec = codec
         super().__init__(
             place=place,
-            reason="nothing in it tells its encoding, and words depend on it "
+            reason="nothing in it names its encoding, and words depend on it "
             f"({codec} is a guess). Nothing was sent. Choose by how the cells read (--dry-run "
             "shows them too), then push with --encoding NAME (`encoding` of a push job).",
         )

@@ -142,7 +142,7 @@ def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str
             + (f", {waiting} waiting" if waiting else "")
         )
     if not state.connected:
-        yield "Connected: nobody"
+        yield "Connected: no process"
     if plan is not None:
         for lane, eta in plan.etas.items():
             done = f"in {_wait(eta.done_in_s)} ({_moment(now, eta.done_in_s)})"

@@ -84,7 +84,7 @@ def _may(account: dict[str, object]) -> str:
     permissions = account.get("permissions")
     if isinstance(permissions, list) and permissions:
         return "may " + ", ".join(map(str, permissions))
-    return "its permissions aren't told"
+    return "its permissions aren't listed"
 
 
 def _destination(session: Session) -> Check:

@@ -93,9 +93,7 @@ def failure(answer: Answer, *, url_path: str, host: str) -> ApiError:
     if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
         return Refused(status=status, url_path=url_path, said=reason)
     if status == 304:
-        reason = (
-            "it says that nothing has changed, which nobody asked; a cache in between is broken"
-        )
+        reason = "304 to a request without a condition: a cache in between is broken"
     return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)
 
 

@@ -33,7 +33,9 @@ _runs = sa.Table(
     sa.Column("landed", sa.Boolean, nullable=False),
 )
 _MIGRATIONS = (_metadata.create_all,)
-_DIED = "The process ended without a word (killed, or the machine went down); the next run went on."
+_DIED = (
+    "The process ended without a result (killed, or the machine went down); the next run resumed."
+)
 
 
 @dataclass(frozen=True)

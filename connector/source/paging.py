@@ -177,7 +177,7 @@ class Scan:
         self._seen.begin_anew()
         if stalls > STALLS_MAX:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
-        log.warning("source.page_token_lost", resource=self.plan.resource, goes="anew")
+        log.warning("source.page_token_lost", resource=self.plan.resource, then="restart")
         self._next = None
         if self.plan.max_pages is not None:  # a place that the next run can't resume at is none
             self.plan = replace(self.plan, max_pages=None)
@@ -218,7 +218,7 @@ class Scan:
             try:
                 page = self._client.page(self.plan.resource, other.asked)
             except Refused:
-                log.info("source.page_token_lost", resource=self.plan.resource, goes="on")
+                log.info("source.page_token_lost", resource=self.plan.resource, then="resume")
                 return
             yield self._scanned(page)
             if page.total_count == total_count:

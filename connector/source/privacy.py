@@ -31,7 +31,7 @@ class Privacy:
         self._exclude, self._hashed = frozenset(exclude), frozenset(hashed)
         if "id" in self._exclude | self._hashed:
             raise ConfigurationError(
-                f"pull.{resource}: id can't be excluded or hashed: it tells rows apart."
+                f"pull.{resource}: id can't be excluded or hashed: it identifies the row."
             )
         if self._hashed and not hash_key:
             raise ConfigurationError(

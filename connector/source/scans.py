@@ -317,7 +317,7 @@ def _spread(
     if not due and facts.filter_refused_ms is not None and resource in ("tasks", "meetings"):
         why = f"the server refused the filter of this list at {_utc(facts.filter_refused_ms)}"
     if facts.full_begun_ms is not None:
-        why = f"goes on with the full scan begun at {_utc(facts.full_begun_ms)}"
+        why = f"resumes the full scan begun at {_utc(facts.full_begun_ms)}"
     at_once = AT_ONCE_SHARE * hourly_limit if due else share
     if pages <= at_once:
         return ScanPlan(resource, ScanKind.FULL, f"{why}: {pages} requests")

@@ -36,7 +36,9 @@ def _pull(
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", metavar="DATE", help="Look back to this date; later pulls go on as before."
+            "--since",
+            metavar="DATE",
+            help="Look back to this date; later pulls are planned as before.",
         ),
     ] = None,
     reset: Annotated[

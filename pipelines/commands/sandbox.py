@@ -24,7 +24,7 @@ WindowKind = Literal["sliding", "fixed", "weighted", "bucket"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sandbox", short_help="Play the API on this machine, no key needed", help=_HELP)(
+    app.command("sandbox", short_help="Run a local mock of the API; no key needed", help=_HELP)(
         sandbox
     )
 

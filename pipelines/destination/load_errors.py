@@ -96,6 +96,6 @@ def load_failed(error: BaseException) -> ConnectorError:
         return DestinationRefused(reason=describe(error))
     return DestinationError(
         f"The destination could not be written: {describe(error)}. Rows loaded before it are "
-        "kept, and the next run goes on from there. Check that the destination is reachable, "
+        "kept, and the next run resumes from there. Check that the destination is reachable, "
         "writable and not full (`hiringcenter check`), then run the command again."
     )

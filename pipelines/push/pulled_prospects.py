@@ -99,7 +99,7 @@ class PublishedCopy:
     def _unreadable(self, error: Exception) -> DestinationError:
         return DestinationError(
             f"{self._path}: the published copy can't be read ({type(error).__name__}). Pull to "
-            "make it anew, or move it away."
+            "make it again, or move it away."
         )
 
     def name(self, table: str) -> str:

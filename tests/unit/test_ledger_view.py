@@ -52,7 +52,7 @@ def test_lines_say_what_is_used_free_held_and_when_it_ends():
     assert "per 1 h: 6000 of 6000 used (pull 6000, push 0), 0 free; next slot in 90.5 s" in text
     assert "On hold for 7.5 s (until 2026-03-01T12:00:07Z): 429, asked to wait 8 s" in text
     assert "5000 more requests (push) would be done in 2 h 1 min (2026-03-01T14:01:40Z)" in text
-    assert "Connected: nobody" in text
+    assert "Connected: no process" in text
 
 
 def test_json_holds_the_same_facts():

@@ -37,7 +37,6 @@ _MULTIBYTE_UTF8 = re.compile(
     rb"[\xc2-\xdf][\x80-\xbf]|[\xe0-\xef][\x80-\xbf]{2}|[\xf0-\xf4][\x80-\xbf]{3}"
 )
 _HIGH_BYTE = re.compile(rb"[\x80-\xff]")
-_UNDEFINED_CP1252 = b"\x81\x8d\x8f\x90\x9d"
 _ESCAPED_JAPANESE = re.compile(rb"\x1b\$[@B]")
 UNDECODABLE = "hiringcenter.undecodable"
 

@@ -25,7 +25,7 @@ from connector.upsert.rows.values import RowContext, split_name
 _SHOWN_CHARS = 60
 _NEVER_DATES = PLAIN_CODES | {"firstName", "lastName", "email", "phone"}
 _EMPTY_CONSTANT = (
-    "is empty, and a constant goes into every row: it would clear everybody's. Remove it"
+    "is empty, and a constant goes into every row: it would clear this field. Remove it"
 )
 _US_POSTAL_DIGITS = 5
 _REASONS = {

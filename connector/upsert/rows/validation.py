@@ -140,7 +140,7 @@ class Validator:
                 Problem(
                     " and ".join(map(self._plan.column_of, ("email", "phone"))),
                     "email",
-                    "both empty, so that every push would create this person anew. Fill in one, "
+                    "both empty, so every push would create this person again. Fill in one, "
                     "or push with --mode create-only",
                 )
             )
@@ -157,7 +157,7 @@ class Validator:
                 Problem(
                     DELETED_COLUMN,
                     DELETED_COLUMN,
-                    "this prospect was deleted in HiringCenter, and a push would create it anew. "
+                    "this prospect was deleted in HiringCenter, and a push would create it again. "
                     "Leave such rows out, or empty this cell",
                 )
             )
@@ -199,15 +199,15 @@ class Validator:
         if self._mode != "create-only" and not known & {"email", "phone"}:
             raise InputError(
                 place=self._plan.place,
-                reason="no column for email or phone, so that every push would create everybody "
-                "anew. Add one, or push with --mode create-only.",
+                reason="no column for email or phone, so every push would create all rows "
+                "again. Add one, or push with --mode create-only.",
             )
         for name in ("email", "phone"):
             if name in self._plan.constants:
                 raise self._bad_constant(name, "every row would be the same person. Remove it.")
         if self._mode != "create-only" and {"firstName", "lastName"} <= {*self._plan.constants}:
             reason = (
-                "so is firstName: everybody whom a row matches would get this one name. Remove "
+                "so is firstName: every person that a row matches would get this one name. Remove "
             )
             raise self._bad_constant("lastName", reason + "one, or push with --mode create-only.")
         if self._mode == "update-only" and "update" in self._plan.constants:

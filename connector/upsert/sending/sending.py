@@ -144,7 +144,7 @@ class Sender:
         )
         if follows in (Next.LEFT, Next.FATAL):
             self._end(delivered.error)
-        if self._ending is not None and follows is not Next.GO_ON:
+        if self._ending is not None and follows is not Next.SETTLED:
             return None
         if follows is Next.POST:
             return self._claimer.post(connection, flight)

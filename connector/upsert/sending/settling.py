@@ -31,8 +31,8 @@ from connector.upsert.sending.delivery import Delivered
 from connector.upsert.sending.flights import Flight
 
 _ABSENT = (
-    "nobody has this email or phone, and --mode update-only creates nobody; push the row with "
-    "--mode upsert to create them"
+    "no prospect has this email or phone, and --mode update-only never creates prospects; push "
+    "the row with --mode upsert to create one"
 )
 _UNANSWERED = (
     "no usable answer; the next push of any file asks again with the same key, so that it is "
@@ -46,9 +46,9 @@ _STRANGER = (
 
 
 class Next(StrEnum):
-    """How a row goes on after one of its writes has arrived."""
+    """What follows for a row after one of its writes has arrived."""
 
-    GO_ON = "go on"  # the write is settled
+    SETTLED = "settled"
     POST = "post"  # there is somebody to update
     UPDATE = "update"  # a creation has met somebody who is to be changed
     AGAIN = "again"  # surely not applied: once more, same key and bytes
@@ -101,7 +101,7 @@ class Settler:
         at_ms: int,
         now_s: float,
     ) -> Next:
-        """Book what came of one errand."""
+        """Book what came of one request."""
         if arrived.error is not None:
             return self._settle_error(connection, flight, arrived.error, at_ms)
         self.last_answer_s = now_s
@@ -111,7 +111,7 @@ class Settler:
             return self._settle_meeting(connection, flight, arrived.met, at_ms)
         if arrived.answer is not None:
             self._settle_answer(connection, flight, arrived, arrived.answer, at_ms)
-            return Next.GO_ON
+            return Next.SETTLED
         assert arrived.fate is not None
         return self._settle_fate(connection, flight, arrived, arrived.fate, at_ms, now_s)
 
@@ -161,32 +161,32 @@ class Settler:
         if not arrived.exists:
             if flight.write.kind == PROSPECTS and self.updates_only:
                 self.refuse(connection, flight, Status.REJECTED, _ABSENT, at_ms)
-                return Next.GO_ON
+                return Next.SETTLED
             return Next.POST
         if flight.write.kind != PROSPECTS:
             self._accepting.activity(connection, flight, at_ms)
             flight.row.done.pop()  # it was there before
-            return Next.GO_ON
+            return Next.SETTLED
         is_found_by_contact = known_id is None or str(item.get("id", known_id)) != known_id
         if is_found_by_contact and self._is_another(connection, flight, item, at_ms):
-            return Next.GO_ON
+            return Next.SETTLED
         if not (arrived.is_equal and self.looks_first):
             return Next.POST
         self._accepting.prospect(connection, flight, item, Status.UPDATED, at_ms)
         flight.row.status = Status.UNCHANGED
-        return Next.GO_ON
+        return Next.SETTLED
 
     def _settle_meeting(
         self, connection: sa.Connection, flight: Flight, item: Mapping[str, Any], at_ms: int
     ) -> Next:
         """A creation has met somebody, and left them as they are."""
         if self._is_another(connection, flight, item, at_ms):
-            return Next.GO_ON
+            return Next.SETTLED
         if compare(orjson.loads(flight.write.body), item).equal:
             self._accepting.prospect(connection, flight, item, Status.UPDATED, at_ms)
             if not _changed_since(item, flight.write.sent_server_ms):
                 flight.row.status = Status.UNCHANGED
-            return Next.GO_ON
+            return Next.SETTLED
         return Next.UPDATE
 
     def _is_another(
@@ -242,7 +242,7 @@ class Settler:
             known = flight.write.prospect_id is not None
             status = Status.UPDATED if known else Status.CREATED
             self._accepting.prospect(connection, flight, arrived.item or {}, status, at_ms)
-        return Next.GO_ON
+        return Next.SETTLED
 
     def _give_up(self, connection: sa.Connection, flight: Flight, at_ms: int) -> None:
         write = flight.write
@@ -259,17 +259,17 @@ class Settler:
             return Next.LEFT
         if isinstance(error, Refused):
             self._settle_refusal(connection, flight, error, at_ms)
-            return Next.GO_ON
+            return Next.SETTLED
         if isinstance(error, Untold):
             self.refuse(connection, flight, Status.FAILED, str(error), at_ms)
-            return Next.GO_ON
+            return Next.SETTLED
         if isinstance(error, Unreachable | UnexpectedAnswer):
             if self.recovering:  # one write that is never answered must not stop all others
                 self.unanswered = error
             elif self.last_answer_s <= flight.started_s:  # nor was anybody else: an outage
                 return Next.FATAL
             self._leave_open(flight, _UNANSWERED.format(error=error))
-            return Next.GO_ON
+            return Next.SETTLED
         return Next.FATAL
 
     def _settle_refusal(

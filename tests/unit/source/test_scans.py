@@ -99,7 +99,7 @@ def test_a_full_scan_that_the_hour_does_not_hold_is_spread_over_runs():
     assert stopped.newest_ms == known.newest_ms
     again = planned("notes", stopped, now_ms=NOW_MS + HOUR_MS)
     assert (again.kind, again.max_pages) == (ScanKind.FULL, 3000)
-    assert "goes on" in again.reason
+    assert "resumes" in again.reason
 
 
 def test_full_when_asked_for():

@@ -644,7 +644,7 @@ def test_one_name_for_everybody_is_refused() -> None:
     """Unless nobody is changed; one of the two may be a constant."""
     constants = Mapping(constants={"firstName": "Dear", "lastName": "Friend"})
     columns = Mapping.match(["email"], constants)
-    with pytest.raises(BadMapping, match="everybody whom a row matches would get this one name"):
+    with pytest.raises(BadMapping, match="every person that a row matches would get this one name"):
         Validator(columns)
     assert Validator(columns, mode="create-only")
 
