@@ -467,6 +467,18 @@ class EndlessList(ApiError):
         )
 
 
+class UnreachablePages(ApiError):
+    """A list has more pages than can be asked for. `resource`, `reason`."""
+
+    def __init__(self, *, resource: str, reason: str) -> None:
+        self.resource, self.reason = resource, reason
+        super().__init__(
+            f"GET /{resource} can't be read to its end: {reason}. What was read is kept, and "
+            "nothing was flagged deleted. Look for a newer version of the connector; the API may "
+            "have changed."
+        )
+
+
 class ExpiringPages(ApiError):
     """Page tokens expire before the next page can be asked for. `resource`, `restarts`."""
 

@@ -6,7 +6,8 @@ Lists come as (newest first)
     legacy      {"success": true, "notes": [...], "lastNote": ms | null}, go on with startAfter=ms
     bare        {"prospects": [...], "totalCount": n}
 and are told apart by what is there, not by a version. An answer that can't be understood is an
-error: an empty page would say that there is nothing, and rows would be lost in silence. A list is
+error: an empty page would say that there is nothing, and rows would be lost in silence. Where only
+the place of the next page can't be understood, the rows are taken, and the page says why. A list is
 empty where the answer says so: `[]`, a `totalCount` of 0, or 204. `null` in its place, or no list
 at all beside `"success": true`, may mean the same, but proves nothing.
 """
@@ -35,7 +36,8 @@ class Page:
     in the same request for the next page; None: the server says that this is the last.
     total_count: rows in the whole list, where the server says so. revision: which envelope.
     is_sure: False where there is no list, only reason to take that for an empty one. size_bytes:
-    of the answer's body, decoded; 0 where nobody counted.
+    of the answer's body, decoded; 0 where nobody counted. cut: why the next page, which the server
+    speaks of, can't be asked for; None: it can, or this is the last.
     """
 
     items: list[Any]
@@ -44,6 +46,7 @@ class Page:
     revision: str
     is_sure: bool = True
     size_bytes: int = 0
+    cut: str | None = None
 
 
 class NoList(UnknownShape):
@@ -52,6 +55,10 @@ class NoList(UnknownShape):
     def __init__(self, page: Page) -> None:
         self.page = page
         super().__init__("there is no list in it, only success")
+
+
+class _NoPlace(ValueError):
+    """There is a next page, and no way to ask for it. The message says why."""
 
 
 class NotDone(UnknownShape):
@@ -65,8 +72,7 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
 
     Raises:
         NoList: there is none where an empty one may be meant.
-        UnknownShape: it holds no list, several that could be it, or an error; or it has a next
-            page that this connector doesn't know how to ask for.
+        UnknownShape: it holds no list, several that could be it, or an error.
     """
     if isinstance(body, NoContent):
         return Page(items=[], next_params=None, total_count=None, revision="empty")
@@ -79,12 +85,18 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     total_count = _count((pagination or {}).get("totalCount"), body.get("totalCount"))
     is_absent = _tells_only_success(resource, body)
     items, key = ([], "items") if is_absent else _items(resource, body)
+    next_params, cut = None, None
+    try:
+        next_params = _next_params(resource, body, pagination or {}, bool(items))
+    except _NoPlace as error:
+        cut = str(error)
     page = Page(
         items=items,
-        next_params=_next_params(resource, body, pagination or {}, bool(items)),
+        next_params=next_params,
         total_count=total_count,
         revision=_revision(resource, body, key),
         is_sure=total_count == 0 or not (is_absent or body.get(key) is None),
+        cut=cut,
     )
     if is_absent and not page.is_sure:
         raise NoList(page) if is_first else UnknownShape("there is no list in it, only success")
@@ -171,7 +183,7 @@ def _next_params(
         return {"startAfter": place}
     for part in (pagination, body):
         if part.get("hasMore") is True:
-            raise UnknownShape("it says `hasMore`, but names no next page")
+            raise _NoPlace("it says `hasMore`, but names no next page")
     return None
 
 
@@ -181,9 +193,9 @@ def _token(value: Any) -> str | None:
         return None
     if isinstance(value, str | int) and value is not True:
         if len(quote(str(value), safe="", errors="replace")) > _TOKEN_MAX:
-            raise UnknownShape("`nextPageToken` is longer than any URL may be")
+            raise _NoPlace("`nextPageToken` is longer than any URL may be")
         return str(value)
-    raise UnknownShape(f"`nextPageToken` is {_kind(value)}")
+    raise _NoPlace(f"`nextPageToken` is {_kind(value)}")
 
 
 def _place(value: Any) -> str | None:
@@ -192,7 +204,7 @@ def _place(value: Any) -> str | None:
         return None
     if isinstance(value, int | str):
         return str(value)
-    raise UnknownShape(f"the place of the last row is {_kind(value)}")
+    raise _NoPlace(f"the place of the last row is {_kind(value)}")
 
 
 def _count(*values: Any) -> int | None:

@@ -40,11 +40,14 @@ log = get_logger("source")
 def may_be_cut(step: Step, seen: Sightings) -> bool:
     """Whether a last page may be a part only, for all that the server says.
 
-    Full: as long as was asked for, as the pages before, or a usual maximum.
+    Full: as long as was asked for, as the pages before, or a usual maximum. Or the server speaks of
+    a next page that can't be asked for.
     """
     is_counted = seen.totals.last is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
         return False
+    if step.page.cut is not None:
+        return True
     return step.is_full or (len(step.page.items) in MAXIMA and step.place is None)
 
 
@@ -88,7 +91,8 @@ class TheRest:
         A list whose pages ended in a short one was read to its end: what it counts beyond is
         hidden, or slipped through while rows moved. Then few requests are worth it.
         """
-        is_cut = self._last.is_full or not (self._last.place or self._is_gap_small())
+        is_short = not (self._last.is_full or self._last.page.cut)
+        is_cut = not is_short or not (self._last.place or self._is_gap_small())
         last = self._last
         for step in self._until_barren(self._all_at_once()):
             self._seen.totals.say(step.page.total_count)
@@ -164,7 +168,8 @@ class TheRest:
                 return
             yield step
             more = len(step.page.items)
-            self.is_proven = rows < more < step.limit and more not in MAXIMA
+            is_end = step.page.cut is None and more not in MAXIMA
+            self.is_proven = is_end and rows < more < step.limit
             if more <= rows or more < step.limit or step.limit < limit:
                 return
             rows, limit = more, limit * _WIDER
@@ -188,9 +193,10 @@ class TheRest:
             yield following
             if self._seen.listed() == listed:
                 # rows of before: those that share the last millisecond, or the first page again
-                self.is_proven = len(following.page.items) < len(step.page.items)
+                is_end = following.page.cut is None
+                self.is_proven = is_end and len(following.page.items) < len(step.page.items)
                 return
-            if following.page.next_params is None and not following.is_full:
+            if not (following.page.next_params or following.is_full or following.page.cut):
                 self.is_proven = True
                 return
             step = following

@@ -105,6 +105,7 @@ class Scan:
         self._gone: list[str] = []
         self._last: Step | None = None
         self._endless: str | None = None
+        self._cut: str | None = None  # why what follows the last page can't be asked for
         self._is_cut = self._helped = False
         self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
         self._unfinished = False
@@ -234,8 +235,9 @@ class Scan:
         self._last, self._next = step, step.next_params
         is_through = self._is_below_watermark()
         self._ended = self._next is None or is_through
-        self._end_is_sure = step.page.is_sure
         self._is_settled = is_through or (self._ended and not self._is_open())
+        self._cut = None if self._is_settled else step.page.cut
+        self._end_is_sure = step.page.is_sure and self._cut is None
         return replace(scanned, place=self._place())
 
     def _look_at_order(self) -> None:
@@ -283,11 +285,16 @@ class Scan:
             yield self._scanned(step.page)
         self._is_cut = not rest.is_proven and not self._seen.missing()
         self._helped = rest.helped
+        if rest.is_proven and self._cut is not None:
+            self._cut, self._end_is_sure = None, True
 
     def _was_tried_in_vain(self, missing: int) -> bool:
         known = self._known
         if known is None:
             return False
+        if self._cut is not None:
+            is_known = known.kind is DoubtKind.NO_PLACE and known.covers(missing)
+            return is_known and not known.helped
         if missing:
             return known.kind is DoubtKind.COUNT and known.covers(missing)
         return known.kind is DoubtKind.FULL_PAGE and not known.helped
@@ -330,7 +337,8 @@ class Scan:
             left = f"{len(self._expected)} rows left the {self.plan.kind} list"
             reason = f"{left}; {self.plan.reason}"
             self.plan = replace(self.plan, kind=ScanKind.FULL, params={}, reason=reason)
-            self._seen, self._last, self._endless = Sightings(self.started_ms), None, None
+            self._seen, self._last = Sightings(self.started_ms), None
+            self._endless = self._cut = None
             self._ended, self._is_settled, self._next = False, False, None
             yield from self._through_the_list()
             return
@@ -365,11 +373,14 @@ class Scan:
         )
 
     def _doubt(self, is_sure: bool) -> Doubt | None:
-        """What keeps the end from being proven; of narrow scans, only what has no end."""
+        """What keeps the end from being proven; of narrow scans, only an end not reached."""
         listed, total = self._seen.listed(), self._seen.totals
         if self._endless is not None:
             why = f"the list doesn't end: {self._endless}"
             return Doubt(DoubtKind.ENDLESS, why, listed=listed)
+        if self._cut is not None:
+            why = f"there is more of the list than could be read: {self._cut}"
+            return Doubt(DoubtKind.NO_PLACE, why, self._seen.missing(), listed, self._helped)
         if self.plan.kind is not ScanKind.FULL:
             return None
         if missing := self._seen.missing():

@@ -71,6 +71,7 @@ class DoubtKind(StrEnum):
     SAME_TIME = "same time"  # more rows share a millisecond than a page takes
     NO_LIST = "no list"  # the end was an answer without a list
     ENDLESS = "endless"  # pages bring nothing new, and each names a next one
+    NO_PLACE = "no place"  # there is a next page, and no way to ask for it
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from connector.errors import (
     Refused,
     Unauthorized,
     Unexpected,
+    UnreachablePages,
     UsageError,
 )
 from connector.logs import get_logger
@@ -36,6 +37,8 @@ from pipelines.push.results import land_push_results
 from pipelines.session import Session, open_session
 
 _log = get_logger("pull")
+# doubts that mean that a list was not read to its end
+_UNREAD = {DoubtKind.ENDLESS: EndlessList, DoubtKind.NO_PLACE: UnreachablePages}
 
 
 @dataclass
@@ -206,8 +209,9 @@ class _Pull:
         if run.doubt is None:
             return
         self._report.doubts[run.resource] = run.is_doubt_new
-        if run.is_doubt_new and run.doubt.kind is DoubtKind.ENDLESS:
-            self._errors.append(EndlessList(resource=run.resource, reason=run.doubt.why))
+        unread = _UNREAD.get(run.doubt.kind)
+        if run.is_doubt_new and unread is not None:
+            self._errors.append(unread(resource=run.resource, reason=run.doubt.why))
 
     def _book(self, destination: Destination, account: dict[str, Any] | None) -> None:
         booking = Booking(self._session, destination)

@@ -89,7 +89,7 @@ class People:
             page = self._api.page(kind, {**own, **place}, lane=Lane.PUSH)
             items += [item for item in page.items if isinstance(item, dict)]
             if page.next_params is None:
-                return Attached(_of_person(items, prospect_id), True)
+                return Attached(_of_person(items, prospect_id), page.cut is None)
             place = page.next_params
         return Attached(_of_person(items, prospect_id), False)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import duckdb
 
+from connector.errors import UnreachablePages
 from connector.sandbox import RESOURCES
 from connector.settings import HttpSettings, RateLimit
 from pipelines.commands.output import Output
@@ -43,6 +44,28 @@ def _unlisted(puller: Puller) -> int:
         ).fetchone()
     assert found is not None
     return int(found[0])
+
+
+def test_rows_land_where_their_next_page_cannot_be_asked_for(puller: Puller, between: Between):
+    """`hasMore`, and no token: exit 1 at first, since the list wasn't read to its end; what was
+    read is published, nothing is flagged deleted, and the next pull only says it again."""
+
+    def no_token(path: str, body: Any) -> None:
+        if path == "tasks":
+            del body["items"][60:]
+            body["pagination"] = {"hasMore": True}
+
+    between.change = no_token
+    first = puller.pull()
+    assert isinstance(first.error, UnreachablePages)
+    assert (first.exit_code, first.published) == (1, True)
+    assert first.summary["resources"]["tasks"]["complete"] is False
+    assert "hasMore" in first.summary["resources"]["tasks"]["why_incomplete"]
+    assert len(puller.landed()["tasks"]) == 60
+    again = puller.pull()
+    assert (again.error, again.exit_code) == (None, 0)
+    assert puller.counts("rows_deleted")["tasks"] == 0
+    assert again.summary["requests"] == 7
 
 
 def test_a_hidden_row_is_told_once_and_keeps_nothing_back(puller: Puller, between: Between):

@@ -146,10 +146,6 @@ def test_every_revision_becomes_one_page(resource: str, body: Any, page: Page):
         ({"items": "none"}, "`items` is text"),
         ({"a": [], "b": []}, "several lists"),
         ({"items": [], "pagination": "p2"}, "`pagination` is text"),
-        ({"items": [1], "nextPageToken": {"a": 1}}, "`nextPageToken` is an object"),
-        ({"items": [1], "nextPageToken": True}, "`nextPageToken` is a boolean"),
-        ({"notes": [1], "lastNote": [5]}, "a list"),
-        ({"items": [1], "pagination": {"hasMore": True}}, "hasMore"),
         (None, "null"),
         ("text", "text"),
         (5, "a number"),
@@ -159,6 +155,25 @@ def test_what_is_no_list_is_an_error_that_says_what_it_is(body: Any, says: str):
     """An empty page would say that there is nothing, and rows would be lost in silence."""
     with pytest.raises(UnknownShape, match=says):
         to_page("notes", body)
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ({"items": [1], "nextPageToken": {"a": 1}}, "`nextPageToken` is an object"),
+        ({"items": [1], "nextPageToken": True}, "`nextPageToken` is a boolean"),
+        ({"items": [1], "pagination": {"nextPageToken": 1.5}}, "`nextPageToken` is a number"),
+        ({"notes": [1], "lastNote": [5]}, "a list"),
+        ({"items": [1], "pagination": {"hasMore": True}}, "hasMore"),
+    ],
+)
+def test_rows_are_taken_where_only_the_place_of_the_next_page_is_no_place(body: Any, says: str):
+    """And the page says that it isn't the last."""
+    page = to_page("notes", body)
+    assert page.items == [1]
+    assert page.next_params is None
+    assert page.cut is not None
+    assert says in page.cut
 
 
 @pytest.mark.parametrize(
@@ -264,9 +279,11 @@ def test_no_key_metadata_is_an_error(body: Any):
         to_account(body)
 
 
-def test_a_page_token_that_no_url_holds_is_an_unknown_shape():
+def test_a_page_token_that_no_url_holds_leaves_the_rows_of_its_page():
     """Told in words; a long one that a URL holds is followed."""
-    with pytest.raises(UnknownShape, match="longer than any URL"):
-        to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 100_000})
+    page = to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 100_000})
+    assert (page.items, page.next_params) == ([{"id": "1"}], None)
+    assert page.cut is not None
+    assert "longer than any URL" in page.cut
     page = to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 8000})
     assert page.next_params == {"pageToken": "x" * 8000}

@@ -887,6 +887,54 @@ def test_a_full_page_that_nothing_calls_the_last_is_not_believed(resource: str):
     assert doubt_of(again).is_known(doubt)
 
 
+def _names_no_place(page: Page, _params: Any) -> Page:
+    """As a server does that speaks of more, and not of where."""
+    return replace(page, next_params=None, cut="more, somewhere") if page.next_params else page
+
+
+@pytest.mark.parametrize("clamps", [10, 7])
+def test_a_page_whose_next_one_cannot_be_asked_for_is_kept_and_in_doubt(clamps: int):
+    """Short as it may be: its rows land, the list isn't complete, and the next scan, which knows
+    it, asks for nothing but the page. What is newest there is no watermark."""
+    server = ListServer(records(45), clamps=clamps, answer=_names_no_place)
+    made = scan(server)
+    assert len(set(read(made))) == clamps
+    assert len(server.asked) <= 1 + 8
+    doubt = doubt_of(made)
+    assert doubt.kind is DoubtKind.NO_PLACE
+    assert "more, somewhere" in doubt.why
+    assert made.outcome is not None
+    assert made.outcome.newest_ms == {}
+    server.asked.clear()
+    again = scan(server, known=doubt)
+    assert len(read(again)) == clamps
+    assert len(server.asked) == 1
+    assert doubt_of(again).is_known(doubt)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_what_follows_without_a_place_is_read_with_a_bigger_limit(counted: bool):
+    """And the list is complete; also where it is counted, and all of it was on that page."""
+    server = ListServer(records(45), counted=counted, answer=_names_no_place)
+    made = scan(server)
+    assert len(set(read(made))) == 45
+    assert made.outcome is not None
+    assert made.outcome.complete
+    assert made.outcome.newest_ms == {"createdAt": 10_000_000}
+
+
+def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
+    """What lies between its page and the watermark hasn't been read."""
+    server = ListServer(records(45), clamps=10, answer=_names_no_place)
+    plan = ScanPlan("notes", ScanKind.HEAD, "test", since_ms=10_000_000 - 30_500, order="createdAt")
+    made = scan(server, plan=plan)
+    read(made)
+    assert made.outcome is not None
+    assert made.outcome.newest_ms == {}
+    assert made.outcome.doubt is not None
+    assert made.outcome.doubt.kind is DoubtKind.NO_PLACE
+
+
 @pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
 def test_what_a_full_page_hides_is_read_where_a_bigger_limit_brings_it(resource: str):
     """And the list is complete."""
