@@ -12,6 +12,7 @@ from connector.errors import AlreadyRunning, ConnectorError
 from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
+from pipelines.destination.postgres import Silence
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.push.outbox import note_account, outbox_of
 from pipelines.session import Session, open_session
@@ -19,6 +20,7 @@ from pipelines.session import Session, open_session
 SKEW_MAX_S = 30.0
 PATIENCE_S = 8.0
 """For the one request: whoever asks what is wrong waits at the terminal."""
+SILENCE = Silence(connect_s=3.0, statement_s=3.0, most_s=PATIENCE_S)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def _destination(session: Session) -> Check:
             stack.enter_context(lock)
         except AlreadyRunning as error:
             return Check("destination", True, f"in use by a pull ({error.holder})")
-        destination = stack.enter_context(Destination(settings, stop=session.stop))
+        destination = stack.enter_context(Destination(settings, stop=session.stop, silence=SILENCE))
         place = destination.try_writing()
         facts = {"destination": destination_label(settings)}
         return Check("destination", True, f"{place} is writable", facts=facts)

@@ -57,7 +57,10 @@ def open_session(
     clock = SystemClock()
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        ledger = Database(settings.resolved_ledger_url)
+        ledger = Database(
+            settings.resolved_ledger_url,
+            answer_within_s=None if math.isinf(patience_s) else patience_s * 0.4,
+        )
         stack.callback(ledger.close)
         settle_labels(settings, ledger)
         budget = stack.enter_context(

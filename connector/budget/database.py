@@ -61,14 +61,21 @@ class Database:
     durable: True makes SQLite fsync each commit (outbox keys need it, permits don't).
     suffix: on SQLite, a file of its own beside the ledger (`ledger.db` → `ledger-outbox.db`),
     so that long writes there never block grants here; PostgreSQL keeps one database.
-    lock_wait_s: how long to wait for others before LedgerUnusable.
+    lock_wait_s: how long to wait for others before LedgerUnusable. answer_within_s: on PostgreSQL,
+    how long its server may say nothing.
 
     Raises:
         LedgerUnusable: here and in every method: missing, locked, full, damaged, unreachable.
     """
 
     def __init__(
-        self, url: str, *, durable: bool = False, suffix: str = "", lock_wait_s: float = LOCK_WAIT_S
+        self,
+        url: str,
+        *,
+        durable: bool = False,
+        suffix: str = "",
+        lock_wait_s: float = LOCK_WAIT_S,
+        answer_within_s: float | None = None,
     ) -> None:
         parsed = make_url(url)
         self.url = url
@@ -85,7 +92,9 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.name = str(self.path or _server_name(parsed))
         self.engine = (
-            self._sqlite(self.path, parsed) if self.path else _postgres(parsed, 2 * lock_wait_s)
+            self._sqlite(self.path, parsed)
+            if self.path
+            else _postgres(parsed, answer_within_s or 2 * lock_wait_s)
         )
 
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
@@ -256,7 +265,8 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
                 self.pgconn.finish()  # what it was doing, nobody knows
                 raise psycopg.OperationalError(f"no answer within {until_s:g} s") from error
 
-    arguments = {"connect_timeout": 10, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
+    connect_s = max(2, int(min(10, answer_within_s)))
+    arguments = {"connect_timeout": connect_s, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
     engine = sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
 
     def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:

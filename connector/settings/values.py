@@ -91,6 +91,8 @@ def check_ledger_url(url: str) -> str:
         if kind == "sqlite":
             raise ValueError("a SQLite ledger takes no options after ?")
         _check_options(query)
+    elif kind != "sqlite":
+        _driver()
     return f"{kind}://{rest}"
 
 
@@ -113,9 +115,7 @@ def _check_options(query: str) -> None:
 
     https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
     """
-    from psycopg.pq import Conninfo  # only those who need it wait for it
-
-    known = {option.keyword.decode() for option in Conninfo.get_defaults()}
+    known = {option.keyword.decode() for option in _driver().Conninfo.get_defaults()}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
             like = nearest(name, known)
@@ -129,6 +129,16 @@ def _check_options(query: str) -> None:
             raise ValueError("the option port isn't a port")
         if name in _CHOICES and value not in _CHOICES[name]:
             raise ValueError(f"the option {name} takes {', '.join(_CHOICES[name])}")
+
+
+def _driver() -> Any:
+    """psycopg's libpq; only those who need it wait for it."""
+    try:
+        from psycopg import pq
+    except ImportError as error:
+        extra = "pip install 'hiringcenter-connector[postgres]'"
+        raise ValueError(f"a ledger on PostgreSQL needs an extra: {extra}") from error
+    return pq
 
 
 def _is_port(text: str) -> bool:

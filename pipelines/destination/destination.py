@@ -28,7 +28,13 @@ from pipelines.destination.installation import installation_id
 from pipelines.destination.load_errors import describe
 from pipelines.destination.loader import Loader
 from pipelines.destination.more_column import forms
-from pipelines.destination.postgres import Patience, blockers_of, server_destination
+from pipelines.destination.postgres import (
+    Patience,
+    Silence,
+    blockers_of,
+    bounded_waits,
+    server_destination,
+)
 from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
@@ -56,7 +62,7 @@ class Destination:
     """The configured destination, opened for loading. Hold the pull lock while it is open.
 
     take_over: publish over the copy of another installation. stop: when set, another session's
-    lock is waited for no longer.
+    lock is waited for no longer. silence: how long a server may say nothing.
 
     Raises:
         ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
@@ -69,6 +75,7 @@ class Destination:
         *,
         take_over: bool = False,
         stop: threading.Event | None = None,
+        silence: Silence = Silence(),  # noqa: B008 - it is frozen
     ) -> None:
         memory.settle()
         prepare_state_dir(settings)
@@ -84,6 +91,8 @@ class Destination:
         try:
             tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
             self._stack.enter_context(quiet_dlt.own_configuration(job_tries=tries))
+            if self._type == "postgres":
+                self._stack.enter_context(bounded_waits(silence))
             self._open()
         except BaseException as error:
             self._stack.close()

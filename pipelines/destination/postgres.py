@@ -4,12 +4,20 @@ An analyst's transaction that was begun and left open holds its tables against A
 long as it stays so, and behind the waiting ALTER TABLE every other reader waits too. So each of our
 statements gives up after a moment and is tried again; between two turns people hear who is in the
 way, and signals are obeyed.
+
+Nor is a server waited for that is stopped, or whose machine is: it says nothing at all, and the
+system keeps such a connection for hours.
 """
 
 from __future__ import annotations
 
+import select
+import socket
+import struct
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -26,6 +34,9 @@ from pipelines.places import destination_type
 LOCK_TIMEOUT_S = 2
 """Of one statement. Who waits for ALTER TABLE keeps all later readers waiting as long."""
 PATIENCE_S = 120.0
+_SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
+"""What any client may ask first, see
+https://www.postgresql.org/docs/current/protocol-message-formats.html"""
 _APPLICATION = "hiringcenter"
 _LOCK_NOT_AVAILABLE = "55P03"
 _BLOCKERS = """
@@ -73,6 +84,77 @@ def server_destination(settings: Settings) -> Any:
     if destination_type(settings) == "postgres":
         return Postgres(destination_name=settings.destination.rpartition(".")[2])
     return dlt.destination(settings.destination)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """How long a server may say nothing. connect_s: to a new connection. statement_s: to a
+    statement, before it is asked for a sign of life; as long as it gives one, statements may take
+    their time, up to most_s."""
+
+    connect_s: float = 10.0
+    statement_s: float = 30.0
+    most_s: float = 3600.0
+
+
+@contextmanager
+def bounded_waits(silence: Silence) -> Iterator[None]:
+    """While it lasts, no connection of psycopg2's in this process waits longer than `silence`.
+
+    Its calls wait in C otherwise, where neither time nor signals end them.
+    """
+    from psycopg2 import extensions  # of an extra that not every destination needs
+
+    before = extensions.get_wait_callback()
+    extensions.set_wait_callback(lambda connection: _wait(connection, silence))
+    try:
+        yield
+    finally:
+        extensions.set_wait_callback(before)
+
+
+def _wait(connection: Any, silence: Silence) -> None:
+    """Until what `connection` is doing is done; psycopg2 closes it where this raises."""
+    from psycopg2 import OperationalError, extensions
+
+    began_s = time.monotonic()
+    is_new = connection.status == extensions.STATUS_SETUP
+    limit_s = silence.connect_s if is_new else silence.statement_s
+    while (state := connection.poll()) != extensions.POLL_OK:
+        silent_s = time.monotonic() - began_s
+        if silent_s >= limit_s:
+            if is_new or silent_s >= silence.most_s or not _is_alive(connection, silence):
+                raise OperationalError(f"the server gave no answer within {limit_s:g} s")
+            limit_s = silent_s + silence.statement_s
+        wait_s = max(0.0, began_s + limit_s - time.monotonic())
+        poller = select.poll()
+        poller.register(
+            connection, select.POLLIN if state == extensions.POLL_READ else select.POLLOUT
+        )
+        poller.poll(wait_s * 1000)
+
+
+def _is_alive(connection: Any, silence: Silence) -> bool:
+    """Whether the server answers somebody new, as one that is only busy does."""
+    known = connection.get_dsn_parameters()
+    host = (known.get("hostaddr") or known.get("host") or "localhost").partition(",")[0]
+    port = int((known.get("port") or "5432").partition(",")[0])
+    try:
+        with _socket(host, port, silence.connect_s) as asked:
+            asked.settimeout(silence.connect_s)
+            asked.sendall(_SSL_REQUEST)
+            return len(asked.recv(1)) == 1
+    except OSError:
+        return False
+
+
+def _socket(host: str, port: int, timeout_s: float) -> socket.socket:
+    if not host.startswith("/"):
+        return socket.create_connection((host, port), timeout_s)
+    opened = socket.socket(socket.AF_UNIX)
+    opened.settimeout(timeout_s)
+    opened.connect(f"{host}/.s.PGSQL.{port}")
+    return opened
 
 
 @dataclass(frozen=True)
