@@ -117,9 +117,11 @@ class Caller:
             self.budget.unsent(permit)
 
     def _timeout_s(self, call: Call, effort: Effort) -> float:
-        """The first try gets all its time; later ones end with the retry budget."""
+        """The first try gets all its time, unless the caller's patience with a read is shorter;
+        later ones end with the retry budget."""
         if not effort.tries:
-            return self.request_timeout_s
+            patience_s = call.patience_s if call.body is None else math.inf
+            return min(self.request_timeout_s, patience_s)
         return min(self.request_timeout_s, self._total_s(call) - effort.spent_s)
 
     def _total_s(self, call: Call) -> float:

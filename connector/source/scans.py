@@ -155,7 +155,8 @@ class ResourceFacts:
     last_complete_ms: when the last full scan that came to its end began, and the last one that
     is proven complete. rows, pages, page_size, order: of the last full one. full_begun_ms: a full
     scan that stopped at `max_pages`. doubt: of the last full scan. looked_ms: when rows that are
-    known to be unlisted were last looked at. narrow_pages: kind → pages of the last such scan.
+    known to be unlisted, or undecided, were last looked at. undecided: ids that left the list, and
+    that the API neither shows nor denies. narrow_pages: kind → pages of the last such scan.
     filter_refused_ms: when the server refused the filter of this list; None: it takes it.
     """
 
@@ -169,6 +170,7 @@ class ResourceFacts:
     last_full_ms: int | None = None
     doubt: Doubt | None = None
     looked_ms: int | None = None
+    undecided: tuple[str, ...] = ()
     narrow_pages: Mapping[str, int] = field(default_factory=dict)
     filter_refused_ms: int | None = None
 
@@ -189,6 +191,7 @@ class ResourceFacts:
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Of any version: what this one doesn't know is left out."""
         known = {each.name: facts[each.name] for each in fields(cls) if each.name in facts}
+        known["undecided"] = tuple(facts.get("undecided") or ())
         known["doubt"] = Doubt.from_json(facts.get("doubt"))
         known.setdefault("last_full_ms", facts.get("last_complete_ms"))
         return cls(**known)

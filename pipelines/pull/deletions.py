@@ -4,7 +4,8 @@ That a row isn't listed proves nothing by itself. Pages drift while rows come an
 rows leave a list and can still be read, and a list may hide rows that it counts. So a row is
 flagged deleted where the API says that there is none (404), and noted as unlisted where it shows
 it. After a scan that is proven complete, a sample stands for many; after one that isn't, and whose
-doubt was there before, each is looked at, some in each pull.
+doubt was there before, each is looked at, some in each pull. What was found alive, or undecided,
+is known then, and looked at once a day.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pipelines.pull.scanning import ResourceRun, expected_ids
 
 _log = get_logger("pull")
 _LOOK_AGAIN_MS = 86_400_000  # at rows that are known to be unlisted: they may be deleted later
+_UNDECIDED_MAX = 5000  # ids that a state remembers
 
 
 @dataclass
@@ -32,11 +34,17 @@ class _Looks:
     gone: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
+    unasked: list[str] = field(default_factory=list)
     unaskable: list[str] = field(default_factory=list)
 
     @property
     def alive(self) -> list[str]:
         return [str(record["id"]) for record in self.records]
+
+    @property
+    def open(self) -> set[str]:
+        """Of which nothing is known."""
+        return {*self.undecided, *self.unasked}
 
 
 def settle_absent_rows(
@@ -53,10 +61,14 @@ def settle_absent_rows(
     gone = set(ended.gone)
     unlisted = _still_expected(destination, run)
     if run.finds_deletions and (ended.complete or (run.doubt and not run.is_doubt_new)):
-        missing = destination.missing(run.resource)
+        absent = destination.missing(run.resource)
+        known = set(run.facts.undecided).intersection(absent)
+        missing = [one for one in absent if one not in known]
         sample = _some(missing)
-        again = _those_to_look_at_again(destination, run, LOOK_AT_MOST - len(sample), now_ms)
+        most = LOOK_AT_MOST - len(sample)
+        again = _those_to_look_at_again(destination, run, known, most, now_ms)
         looks = _look(client, run, [*sample, *again])
+        _remember_undecided(run, known.difference(again), looks)
         if looks.records:
             landing.land_records(run.resource, looks.records)
         unlisted += looks.alive
@@ -83,16 +95,25 @@ def _some(ids: Sequence[str]) -> list[str]:
 
 
 def _those_to_look_at_again(
-    destination: Destination, run: ResourceRun, most: int, now_ms: int
+    destination: Destination, run: ResourceRun, undecided: set[str], most: int, now_ms: int
 ) -> list[str]:
-    """Some of the rows that are known to be unlisted: once a day, and with `--full`."""
+    """Some of the rows known to be unlisted or undecided: once a day, and with `--full`."""
     looked_ms = run.facts.looked_ms
     is_due = looked_ms is None or not 0 <= now_ms - looked_ms < _LOOK_AGAIN_MS
     if not (is_due or run.is_full_wanted):
         return []
     run.looked_ms = now_ms
-    unlisted = destination.unlisted(run.resource)
-    return random.sample(unlisted, min(len(unlisted), max(0, most)))
+    rows = [*destination.unlisted(run.resource), *sorted(undecided)]
+    return random.sample(rows, min(len(rows), max(0, most)))
+
+
+def _remember_undecided(run: ResourceRun, known: set[str], looks: _Looks) -> None:
+    """known: those of earlier pulls that weren't looked at in this one."""
+    run.undecided = tuple(sorted(known.union(looks.undecided))[:_UNDECIDED_MAX])
+    if known:
+        run.warnings["left the list and stays as it is: an earlier look decided nothing"] += len(
+            known
+        )
 
 
 def _look(client: ApiClient, run: ResourceRun, ids: Sequence[str]) -> _Looks:
@@ -104,7 +125,8 @@ def _look(client: ApiClient, run: ResourceRun, ids: Sequence[str]) -> _Looks:
         elif found is Found.GONE:
             looks.gone.append(record_id)
         else:
-            (looks.unaskable if found is Found.UNASKABLE else looks.undecided).append(record_id)
+            others = {Found.UNASKABLE: looks.unaskable, Found.UNASKED: looks.unasked}
+            others.get(found, looks.undecided).append(record_id)
     run.warnings.update(look_ups.warnings)
     return looks
 
@@ -118,12 +140,12 @@ def _believed(run: ResourceRun, missing: Sequence[str], looks: _Looks) -> set[st
     is_empty_unsaid = run.mark.ended is not None and _is_empty_unsaid(run)
     if looks.unaskable:
         if not is_empty_unsaid:
-            return set(missing) - set(looks.undecided) - set(looks.alive)
+            return set(missing) - looks.open - set(looks.alive)
         _log.warning("pull.empty_list_ignored", resource=run.resource, missing=len(missing))
         return set()
     is_sample = len(missing) > LOOK_AT_MOST
-    if is_sample and not looks.records and 2 * len(looks.undecided) < LOOK_AT_MOST:
-        return set(missing) - set(looks.undecided)
+    if is_sample and not looks.records and 2 * len(looks.open) < LOOK_AT_MOST:
+        return set(missing) - looks.open
     return set()
 
 

@@ -85,7 +85,8 @@ class ResourceRun:
 
     left: an unfinished scan that a look back (`--since`) leaves in its place, for later pulls.
     is_full_wanted: asked for with `--full`. alive: rows that a filtered list lacked, and that are
-    there. looked_ms: when rows known to be unlisted were looked at. warnings: as in the report.
+    there. looked_ms: when rows known to be unlisted were looked at. undecided: rows that left the
+    list, and that the API neither shows nor denies. warnings: as in the report.
     """
 
     resource: str
@@ -96,6 +97,7 @@ class ResourceRun:
     is_full_wanted: bool = False
     alive: list[str] = field(default_factory=list)
     looked_ms: int | None = None
+    undecided: tuple[str, ...] | None = None
     warnings: Counter[str] = field(default_factory=Counter)
     counts: dict[str, int] = field(
         default_factory=lambda: {"rows_read": 0, "rows_written": 0, "rows_deleted": 0}
@@ -183,7 +185,9 @@ class ResourceRun:
         ended = self.mark.ended
         assert ended is not None
         facts = self.facts.after(self.mark.plan, ended, started_ms=self.mark.started_ms)
-        facts = replace(facts, looked_ms=self.looked_ms or facts.looked_ms)
+        undecided = facts.undecided if self.undecided is None else self.undecided
+        looked_ms = self.looked_ms or facts.looked_ms
+        facts = replace(facts, looked_ms=looked_ms, undecided=undecided)
         scan = replace(self.mark, ended=None) if ended.unfinished else self.left
         return {"facts": facts.to_json(), "scan": scan.to_json() if scan else None}
 

@@ -178,6 +178,14 @@ def test_rows_that_can_not_be_looked_at_stay_undecided(puller: Puller, between: 
     assert sum(report.warnings["prospects"].values()) == 3
     landed = landed_duckdb(puller.settings.duckdb_path, "prospects")
     assert landed.keys() & set(ids) == statuses.keys()
+    between.asked.clear()
+    again = puller.pull_ok("prospects")  # which knows them, and asks once a day, or when told to
+    assert _looks(between) == 0
+    assert sum(again.warnings["prospects"].values()) == 3
+    statuses.clear()
+    puller.pull_ok("prospects", full=True)
+    assert puller.counts("rows_deleted") == {"prospects": 3}
+    assert not landed_duckdb(puller.settings.duckdb_path, "prospects").keys() & set(ids)
 
 
 def test_archived_rows_are_remembered_and_deleted_ones_found(puller: Puller, between: Between):

@@ -1095,7 +1095,24 @@ def test_a_server_in_trouble_is_not_asked_for_every_row():
         look_ups.look(record_id)
         asked[0] += 1
     assert sum(look_ups.warnings.values()) == 20
-    assert look_ups.look("unknown")[0] is Found.UNDECIDED
+    assert look_ups.look("unknown")[0] is Found.UNASKED
+
+
+def test_rows_that_can_not_be_shown_hold_the_others_up_less_and_less():
+    """Fifty of them cost less than a minute and a half together, and others get time enough."""
+    patience_s: list[float] = []
+
+    class Server:
+        def record(self, resource: str, record_id: str, **options: float) -> Any:
+            patience_s.append(options["patience_s"])
+            raise refused(200)
+
+    look_ups = LookUps(cast(ApiClient, Server()), "prospects")
+    for number in range(50):
+        assert look_ups.look(f"a{number}")[0] is Found.UNDECIDED
+    assert patience_s[0] == 5
+    assert min(patience_s) == 1
+    assert sum(patience_s) < 90
 
 
 def test_an_open_task_that_can_not_be_looked_at_stays_as_it_is():
