@@ -48,7 +48,7 @@ class Evidence:
     prospect that was expected behind a contact of the row, and the one that answered. others: known
     people of another first name whom the contacts lead to. fits: the first name agrees with that
     of a person whom they lead to. settled: of those people, on whom this source has settled the
-    first name; created: by creating them.
+    first name; created: by creating them. contacts: how many the row has, of email and phone.
     """
 
     by_email: Found | None = None
@@ -64,6 +64,14 @@ class Evidence:
     fits: bool = False
     settled: frozenset[str] = frozenset()
     created: bool = False
+    contacts: int = 0
+
+    @property
+    def contacts_dropped(self) -> bool:
+        """Whether HiringCenter took over none of the row's contacts: it would find nobody by
+        them, and create the person once more."""
+        found = [each for each in (self.by_email, self.by_phone) if each and not each.confirmed]
+        return 0 < len(found) == self.contacts
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ class Known:
             by_row=by_row,
             receipt=leads_to.receipt if leads_to is not None else None,
             uncertain=any((name, PROSPECTS, content) in self.uncertain for name in names.present()),
+            contacts=sum(alias is not None for alias in (names.email, names.phone)),
         )
 
 

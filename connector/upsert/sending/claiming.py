@@ -19,8 +19,10 @@ from connector.upsert.outbox.decisions import (
     decide,
 )
 from connector.upsert.outbox.evidence import Known, known_of
+from connector.upsert.outbox.identity import stored_first_name
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import Receipts
+from connector.upsert.outbox.shared_contacts import first_name
 from connector.upsert.outbox.states import State, Status
 from connector.upsert.outbox.writes import PROSPECTS, Write, names_of
 from connector.upsert.sending.api import Api, server_ms
@@ -30,6 +32,11 @@ from connector.upsert.sending.settling import Settler
 _BEHIND = (
     "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
     "push again"
+)
+_DROPPED = (
+    "HiringCenter took over neither email nor phone of this row when prospect {prospect_id} was "
+    "created, and finds nobody by them: the row would create that person once more. Correct the "
+    "contact, or change prospect {prospect_id} in HiringCenter; --force creates them once more"
 )
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
 _STATUS = {
@@ -83,19 +90,25 @@ class Claimer:
             return self._skip(connection, row, Status.FAILED, _BEHIND)
         if write.kind != PROSPECTS:
             return self.go_on(connection, row)
-        decision, updated_at_ms = self._decide(write, known)
+        decision, evidence = self._decide(write, known)
         row.prospect_id = decision.prospect_id
         if decision.action is not Action.SEND:
             return self._settle(connection, row, decision)
         row.rest.popleft()
         is_known = any(name in known.found for name in write.names.present())
-        looks = self.mode == "update-only" or (self.looks_first and not is_known)
+        must_exist = None
+        receipt = evidence.receipt
+        if receipt and decision.prospect_id is None and self._lost_contacts(write, evidence):
+            must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
+        looks = self.mode == "update-only" or bool(must_exist)
+        looks = looks or (self.looks_first and not is_known)
         write = replace(write, prospect_id=decision.prospect_id)
         if not looks:
             write = self._send(connection, self._careful(write))
-        return self._flight(row, write, looks=looks, accepted_updated_at_ms=updated_at_ms)
+        flight = self._flight(row, write, looks=looks, accepted_updated_at_ms=_updated_ms(evidence))
+        return replace(flight, must_exist=must_exist)
 
-    def _decide(self, write: Write, known: Known) -> tuple[Decision, int | None]:
+    def _decide(self, write: Write, known: Known) -> tuple[Decision, Evidence]:
         evidence = known.of(write.names, write.content)
         if write.stale:
             evidence = replace(evidence, stale="changed since")
@@ -113,8 +126,16 @@ class Claimer:
         )
         if decision.prospect_id is None or not self._is_newer_than_plan(evidence):
             decision = replace(decision, prospect_id=write.prospect_id)  # the plan knew the pull
-        receipt = evidence.receipt
-        return decision, receipt.updated_at_ms if receipt else None
+        return decision, evidence
+
+    def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
+        """Whether the row's person is there already, without any contact to find them by."""
+        if self.force or not evidence.contacts_dropped:
+            return False
+        found = evidence.by_email or evidence.by_phone
+        theirs = stored_first_name(found.names) if found else None
+        own = first_name(orjson.loads(write.body).get("firstName"))
+        return theirs is None or own is None or theirs.agrees(self.outbox.hasher.name(own))
 
     def _is_newer_than_plan(self, evidence: Evidence) -> bool:
         """Whether something was accepted for the row's person since the push began."""
@@ -253,6 +274,10 @@ class Claimer:
 
     def _now_ms(self) -> int:
         return int(self.clock.now_s() * 1000)
+
+
+def _updated_ms(evidence: Evidence) -> int | None:
+    return evidence.receipt.updated_at_ms if evidence.receipt else None
 
 
 def _addressed(write: Write) -> Write:

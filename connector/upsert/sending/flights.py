@@ -54,7 +54,8 @@ class RowProgress:
 @dataclass
 class Flight:
     """One errand of a thread. resumed: the write may have been sent before. looks: it only asks
-    what is there. Times: monotonic seconds."""
+    what is there. must_exist: why the row is rejected
+    where nobody is found. Times: monotonic seconds."""
 
     row: RowProgress
     write: Write
@@ -63,3 +64,4 @@ class Flight:
     resumed: bool = False
     looks: bool = False
     accepted_updated_at_ms: int | None = None
+    must_exist: str | None = None

@@ -159,8 +159,9 @@ class Settler:
         known_id, item = flight.write.prospect_id, arrived.item or {}
         flight.write = arrived.write
         if not arrived.exists:
-            if flight.write.kind == PROSPECTS and self.updates_only:
-                self.refuse(connection, flight, Status.REJECTED, _ABSENT, at_ms)
+            why = _ABSENT if self.updates_only else flight.must_exist
+            if flight.write.kind == PROSPECTS and why is not None:
+                self.refuse(connection, flight, Status.REJECTED, why, at_ms)
                 return Next.SETTLED
             return Next.POST
         if flight.write.kind != PROSPECTS:

@@ -515,3 +515,21 @@ def test_update_only_looks_whom_it_would_change(rig: Rig, unknown: FakeApi):
     assert rig.push([person("Ann", None, P, title="Dr")], mode="update-only").statuses == {
         2: "updated"
     }
+
+
+def test_a_person_without_a_contact_is_not_created_again(rig: Rig, api: FakeApi):
+    """The API took over no contact of theirs, so that a change would find nobody: it is rejected,
+    unless they are found after all. Other names are other people."""
+    api.drops_phones = True
+    ann = {"firstName": "Ann", "phone": P}
+    assert rig.push([ann]).statuses == {2: "created"}
+    changed = rig.push([ann | {"title": "CEO"}, {"firstName": "Bob", "phone": Q}])
+    assert changed.statuses == {2: "rejected", 3: "created"}
+    assert "the row would create that person once more" in str(changed.messages[2])
+    assert rig.push([ann]).statuses == {2: "unchanged"}
+    assert rig.push([{"firstName": "Cy", "phone": P}]).statuses == {2: "created"}
+    assert names(api) == ["Ann", "Bob", "Cy"]
+    api.drops_phones = False
+    api.edit("p1", phone=P)
+    assert rig.push([ann | {"title": "CEO"}], source="b.csv").statuses == {2: "updated"}
+    assert names(api) == ["Ann", "Bob", "Cy"]
