@@ -46,6 +46,9 @@ _CELL_ENDS = re.compile(r'[,;|\t\r\n"]+')
 _OPENING, _CLOSING = "‘“„‚«‹¿¡", "’”“‘»›?!"
 _TYPED = frozenset(_OPENING + _CLOSING + "–—…©®™€·")
 _ENDING = "©®™"  # stand right behind a name
+# what else is typed between words; most others are letters of Macs and DOS: « is ½ there, … is à
+_BEHIND, _BESIDE_DIGITS, _FREE = "®™…²³°", "€£¥¢", "©–—•°½¼¾§±×÷\xa0"
+_PAIRED = {"«": "»", "»": "«", "‹": "›", "›": "‹"}
 _SHOWN_CELLS, _SHOWN_CHARS, _SHOWN_CODECS = 3, 40, 4
 _MOST_WORDS = 400
 
@@ -78,7 +81,25 @@ def is_between_words(text: str) -> bool:
             return False
         if before.isalpha() and sign not in _ENDING and not _closes(sign, text[:at]):
             return False
+        if not _is_typed(sign, text[:at], text[at + 1 :]):
+            return False
     return True
+
+
+def _is_typed(sign: str, earlier: str, rest: str) -> bool:
+    """Whether `sign` stands where people type it: between words, a letter of another code page
+    can stand as well."""
+    if sign in _PAIRED:
+        return _PAIRED[sign] in earlier + rest
+    if sign in _OPENING:
+        return not rest[:1].isspace() and _is_closed(rest)
+    if sign in _CLOSING:
+        return _closes(sign, earlier)
+    if sign in _BESIDE_DIGITS:
+        return earlier.rstrip()[-1:].isdigit() or rest.lstrip()[:1].isdigit()
+    if sign in _BEHIND and earlier[-1:].strip():
+        return True
+    return sign in _FREE
 
 
 def _is_closed(rest: str) -> bool:

@@ -64,7 +64,10 @@ class NumberFormat:
         self._has_time = bool(letters & {"h", "s"}) if code else number in {22, *_TIME_IDS}
         self._has_day = bool(letters & {"y", "d", "e"}) if code else number not in _TIME_IDS
         self._is_percent = "%" in letters if code else number in _PERCENT_IDS
-        self.decorates = not (self.is_date or self._is_percent or self._is_any_mask())
+        self._says_words = any(map(_words, self._sections))
+        self.decorates = not (
+            self.is_date or self._is_percent or self._says_words or self._is_any_mask()
+        )
 
     def value(self, number: int | float, *, from_1904: bool) -> Any:
         """What a cell with `number` in it holds; `number` itself, where the format decorates."""
@@ -72,6 +75,8 @@ class NumberFormat:
             return self._moment(number, from_1904)
         if self._is_percent:
             return f"{(Decimal(repr(number)) * 100).normalize():f}%"
+        if self._says_words and (words := _words(self._section_for(number))):
+            return words
         if self.decorates or number != int(number):
             return number
         section = self._section_for(number)
@@ -137,6 +142,16 @@ def _is_mask(section: str) -> bool:
         return False
     inner = re.search(r"[0#][^0#]+[0#]", _layout(tokens))
     return "00" in codes or inner is not None or bool(set(literals) - _MONEY)
+
+
+def _words(section: str) -> str:
+    """What `section` shows in the place of a number, such as `"Yes"`; "" where it shows digits, or
+    nothing that says anything."""
+    tokens = _tokens(section)
+    if any(kind == "code" and (text in "0#?@" or text.isalpha()) for kind, text in tokens):
+        return ""
+    text = "".join(text for kind, text in tokens if kind != "bracket").strip()
+    return text if any(map(str.isalnum, text)) else ""
 
 
 def _layout(tokens: list[tuple[str, str]]) -> str:

@@ -25,6 +25,11 @@ _ABOUT_THE_QUERY = (
 _QUOTED = re.compile(r"""(['"]).*\1""")
 
 _AS_TEXT = re.compile(r"\b(UHUGEINT|BIGNUM|VARINT|TIME WITH TIME ZONE|TIME_NS|VARIANT)\b")
+_JSON = {
+    "JSON": "CASE json_type({0}) WHEN 'VARCHAR' THEN {0} ->> '$' WHEN 'NULL' THEN NULL "
+    "ELSE CAST({0} AS VARCHAR) END",
+    "JSON[]": "from_json(to_json({0}), '[\"VARCHAR\"]')",
+}
 _NESTED = ("STRUCT", "MAP", "UNION", "TUPLE")
 
 Database = duckdb.DuckDBPyConnection | str | Path
@@ -69,9 +74,10 @@ def _input(database: Database, query: str, schema: str | None, *, name: str) -> 
 
 def _readable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
     """`relation` with what Arrow would hand over as another value (a TIMETZ without its offset, a
-    UHUGEINT as -1) as the text that DuckDB shows."""
+    UHUGEINT as -1) as the text that DuckDB shows, and with what JSON says in the place of its
+    spelling: "Acme" in JSON is Acme, and its null is none."""
     kinds = [str(kind) for kind in relation.types]
-    if not any(map(_AS_TEXT.search, kinds)):
+    if not any(_AS_TEXT.search(kind) or kind in _JSON for kind in kinds):
         return relation
     return relation.project(
         ", ".join(
@@ -83,6 +89,8 @@ def _readable(relation: duckdb.DuckDBPyRelation) -> duckdb.DuckDBPyRelation:
 
 def _as_text(reference: str, kind: str) -> str:
     """A column as text; within lists and structs, as the same type with text inside."""
+    if kind in _JSON:
+        return _JSON[kind].format(reference)
     if not _AS_TEXT.search(kind):
         return reference
     is_nested = kind.startswith(_NESTED) or kind.endswith("]")

@@ -18,6 +18,7 @@ from typing import Any
 from uuid import UUID
 
 NOT_COMPUTED = "#NOT-COMPUTED!"
+LOST = "\ufffd"  # what decoders put in the place of a character that they can't read
 # What spreadsheets show where there is no value, in the languages they are sold in; case aside.
 ERROR_WORDS = frozenset(
     f"{NOT_COMPUTED} "
@@ -87,15 +88,21 @@ def check_readable(value: Any) -> None:
         raise ValueError("holds a formula without a stored value. Open and save the workbook")
     if isinstance(value, str) and is_error_word(value):
         raise ValueError(f"shows the error {value}. Correct it, or empty the cell")
+    if isinstance(value, str) and LOST in value:
+        raise ValueError(
+            "holds a character that was lost when the text was converted (U+FFFD). Fill it in, or "
+            "convert the source again"
+        )
 
 
 # a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
 MAY_BE_ALTERED = re.compile(
-    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:[.,]\d+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
+    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
 )
 _AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
 _KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
-_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E-?\d+", re.I)
+_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E[+-]?\d+", re.I)
+_NO_CODE = re.compile(r"=.*|[+-]?\d+(?:[.,]\d+)+", re.DOTALL)
 _WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
 MOST_EXACT = 2**53  # the largest integer up to which a float holds each
 
@@ -123,6 +130,16 @@ def unaltered(text: str, *, is_code: bool = False) -> str:
             raise ValueError(_INEXACT)
         text = match[1]
     return text
+
+
+def check_code(text: str) -> None:
+    """Raises ValueError for a code, such as a postal code, that a spreadsheet shows as a formula,
+    with decimals, or with separators of thousands: 10,014 may be a piece of 10014 as well."""
+    if _NO_CODE.fullmatch(text):
+        raise ValueError(
+            "is a formula, or a number with decimals or separators of thousands, and no code. "
+            "Format the column as text, and fill in the code"
+        )
 
 
 _INEXACT = (

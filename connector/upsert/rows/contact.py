@@ -24,6 +24,9 @@ _PLAIN_US_PHONE = re.compile(
     r"(?:\+?1[ .-]?)?(?:\(([2-9]\d{2})\) ?|([2-9]\d{2})[ .-]?)(\d{3})[ .-]?(\d{4})", re.ASCII
 )
 _E164 = re.compile(r"\+[1-9]\d{6,14}", re.ASCII)
+# 000-000-0000, 123-456-7890, 999-999-9999: forms want a number, and many people give these. (An
+# area code never begins with 0 or 1, and 888 is the only one of three equal digits.)
+_PLACEHOLDER = re.compile(r"\+1(?:[01]\d{9}|([2-79])\1{9})|\+\d{1,3}0{7,}", re.ASCII)
 _PHONE_SHAPE = re.compile(r"[+\d\s().\-‐-—−/·]++(?:(?:x|ext\.?|extension|#)\s*+\d{1,7})?", re.I)
 _DECIMAL = re.compile(r"\+?(\d+)[.,](\d+)")
 _SHORTENED_NUMBER = re.compile(r"\d(?:[.,]\d+)?E\+\d+", re.I)
@@ -117,10 +120,16 @@ def e164(text: str, region: str) -> tuple[str, str | None]:
         ValueError: `text` can't be a phone number; the message says why.
     """
     if region in _NANP and (match := _PLAIN_US_PHONE.fullmatch(text)):
-        return f"+1{match[1] or match[2]}{match[3]}{match[4]}", None
+        return _somebodys(f"+1{match[1] or match[2]}{match[3]}{match[4]}"), None
     if _E164.fullmatch(text) and _is_plain_e164(text):
-        return text, None
+        return _somebodys(text), None
     return _library_phone(text, region)
+
+
+def _somebodys(number: str) -> str:
+    if _PLACEHOLDER.fullmatch(number):
+        raise ValueError("it is a placeholder, and nobody's number")
+    return number
 
 
 def _library_phone(text: str, region: str) -> tuple[str, str | None]:
@@ -149,7 +158,7 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     extension = number.extension or ""  # it isn't quoted: warnings are kept where rows aren't
     digits = "digit" if len(extension) == 1 else "digits"
     lost = f"the extension ({len(extension)} {digits}) is left out" if extension else None
-    return phonenumbers.format_number(number, PhoneNumberFormat.E164), lost
+    return _somebodys(phonenumbers.format_number(number, PhoneNumberFormat.E164)), lost
 
 
 def _phone_from_float(digits: str, region: str) -> str:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from connector.upsert.rows.cells import (
     MAY_BE_ALTERED,
     BadCell,
+    check_code,
     check_readable,
     shown,
     text_of,
@@ -215,6 +216,7 @@ def _settled(value: Any, name: str) -> Any:
         text = unaltered(trimmed, is_code=name in CODES)
         if name in PLAIN_CODES:
             text = plain_contact(text).replace("\xa0", " ")
+            check_code(text)
         elif name in ("firstName", "lastName"):
             text = plain_name(text)
         return value if name in LONG_TEXT and text == trimmed else text
@@ -226,7 +228,10 @@ def _settled(value: Any, name: str) -> Any:
             "holds a date: a spreadsheet has made one of something else. Format the column as "
             "text, and fill in what was there"
         )
-    return text_of(value)
+    text = text_of(value)
+    if name in PLAIN_CODES:
+        check_code(text)
+    return text
 
 
 def is_empty(value: Any) -> bool:

@@ -125,7 +125,11 @@ def test_the_fixtures_are_guessed_right(file: str, names: list[tuple[str, str]])
 
 
 @pytest.mark.parametrize(
-    "cell", ["Globex © 2024", "“Smart” Co – €5", "Acme® Inc", "5 € – 7 €", "½ day", "50°"]
+    "cell",
+    [
+        *("Globex © 2024", "“Smart” Co – €5", "Acme® Inc", "5 € – 7 €", "½ day", "50°", "A • B"),
+        *("« Acme »", "the ‘Globex’ way", "£ 5", "10…"),
+    ],
 )
 def test_signs_between_words_decide_nothing(write: WriteFile, cell: str) -> None:
     """They are CP1252, wherever they come from; no push is stopped for them."""
@@ -137,7 +141,11 @@ def test_signs_between_words_decide_nothing(write: WriteFile, cell: str) -> None
 
 @pytest.mark.parametrize(
     "cell",
-    ["Zo‘", "Andr‚", "£ukasz", "O’Brien", "Mu¤oz", "Sar…", "™zil", "Mu–oz", "Al’", "Ð"],
+    [
+        *("Zo‘", "Andr‚", "£ukasz", "O’Brien", "Mu¤oz", "Sar…", "™zil", "Mu–oz", "Al’", "Ð"),
+        *("¸ 2024 Acme", "Firma ¹ 5", "« moon", "¥ Boss", "Web … Paris", "Isso ‚ bom", "X ¨ Y"),
+        *("· louer", "† dra", "p” en”", "€. Y"),
+    ],
 )
 def test_a_sign_at_a_word_may_be_a_letter_of_another_code_page(cell: str) -> None:
     """As CP1252 reads what Macs and DOS wrote: a quote that nothing opened is no quote."""

@@ -328,6 +328,10 @@ def test_a_timestamp_with_a_zone_is_the_same_moment() -> None:
         ("'2025-01-02 03:04:05'::TIMESTAMP_S", "2025-01-02T03:04:05"),
         ("'2025-01-02 03:04:05.123'::TIMESTAMP_MS", "2025-01-02T03:04:05.123000"),
         ("42::VARIANT", "42"),
+        ("'\"Acme\"'::JSON", "Acme"),
+        ("'{\"at\": \"02134\"}'::JSON -> 'at'", "02134"),
+        ("'12.50'::JSON", "12.50"),
+        ("'{\"a\": 1}'::JSON", '{"a": 1}'),
     ],
 )
 def test_what_arrow_would_change_arrives_as_duckdb_shows_it(value: str, text: str) -> None:
@@ -340,6 +344,14 @@ def test_what_arrow_would_change_arrives_as_duckdb_shows_it(value: str, text: st
         assert row.payload["company"] == text
         (both,) = sql_input(connection, f'SELECT {value} a, 2 "A"')
         assert both.values["A"] == 2
+
+
+def test_null_in_json_is_an_empty_cell_and_lists_hold_texts() -> None:
+    """It isn't the word null; nor are the quotes of JSON part of a label."""
+    query = """SELECT 'null'::JSON a, '["A", "B", 1, null]'::JSON -> '$[*]' b, NULL::JSON c"""
+    with duckdb.connect() as connection:
+        (row,) = sql_input(connection, query)
+    assert row.values == {"a": None, "b": ["A", "B", "1", None], "c": None}
 
 
 def test_what_arrow_would_change_is_right_within_lists_and_structs() -> None:

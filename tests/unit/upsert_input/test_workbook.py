@@ -256,6 +256,15 @@ def cell_of(write: WriteFile, xml: str, **options: Any) -> Any:
         ("59", "d mmm yyyy", date(1900, 2, 28)),
         ("61", "d mmm yyyy", date(1900, 3, 1)),
         ("1.5", "[h]:mm", timedelta(hours=36)),
+        ("1", '"Yes";"Yes";"No"', "Yes"),
+        ("0", '"Yes";"Yes";"No"', "No"),
+        ("2", '[=1]"Male";[=2]"Female";General', "Female"),
+        ("3", '[=1]"Male";[=2]"Female";General', 3),
+        ("5", '0;-0;"none"', 5),
+        ("0", '0;-0;"none"', "none"),
+        ("5.5", '0.0;;"none"', 5.5),
+        ("5", ";;;", 5),
+        ("0", '_(* #,##0_);_(* "-"??_)', 0),
     ],
 )
 def test_a_number_is_read_as_its_format_means_it(
