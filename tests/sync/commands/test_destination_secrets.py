@@ -71,13 +71,14 @@ SHAPES: dict[str, tuple[str, Mapping[str, str]]] = {
 
 
 def assert_silent(*ended: Ended) -> None:
-    """Neither output nor any file below the test's folder has the secret."""
+    """Neither output nor any file below the test's folder has the secret or the user."""
     for each in ended:
-        assert SECRET not in each.out + each.err
+        assert not any(word in each.out + each.err for word in (SECRET, USER))
     for path in Path.cwd().rglob("*"):
-        assert SECRET not in path.name
+        assert not any(word in path.name for word in (SECRET, USER)), path
         if path.is_file():
-            assert SECRET.encode() not in path.read_bytes(), path
+            content = path.read_bytes()
+            assert not any(word.encode() in content for word in (SECRET, USER)), path
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -117,32 +117,64 @@ SECRETS = [
     "sore throat",
     "Zürau",
 ]
-BROKEN = """First Name,Last Name,Email,Phone,Postal Code,note.body,note.date
-Wilhelmina,Featherstone,wilma(at)example.com,,,,
-Wilhelmina,Featherstone,,2125550177999,,,
-Wilhelmina,Featherstone,"wilma(at),2125550177",212-55,,,
-"Wilhelmina" Featherstone,x
-Wilhelmina,Featherstone,w@example.com,2125550177,1,sore throat,Zürau,too,many
-Wilhelmina,,w@example.com,,,sore throat,yesterday Zürau
-,Featherstone,w@example.com,2125550177,6.1E+11,sore throat\x07,2025-01-01
-"""
+HEADER = (
+    "First Name,Last Name,Email,Phone,Postal Code,note.body,note.date,License Status,Labels,Resume"
+)
+GOOD = "Wilhelmina,Featherstone,w{}@example.com,,,,,,,"
+BROKEN_CELLS = {  # column → what can't be in it
+    "First Name": ["", "#NAME?"],
+    "Last Name": ["", "Featherstone\x07 of Zürau" * 400],
+    "Email": [
+        "",
+        "wilma(at)example.com",
+        '"wilma(at),2125550177"',
+        "wilma(at)’s@example.com",
+        "@Zürau",
+    ],
+    "Phone": ["2125550177999", "212-55", "212555017.0", "2.125550177E+15", "212-55 or sore throat"],
+    "Postal Code": ["6.1E+11", "########"],
+    "note.body": ["#WERT!"],
+    "note.date": ["yesterday Zürau", "2125550177", "1/2/25", "0000-00-00", "#REF!"],
+    "License Status": ["sore throat"],
+    "Labels": ['"[""Zürau"""'],
+    "Resume": ["Featherstone", "[1]", '"{""Zürau"": "'],
+}
+RAGGED = [
+    '"Wilhelmina" Featherstone,x',
+    "Wilhelmina,Featherstone",
+    "Wilhelmina,Featherstone,w@example.com,2125550177,1,sore throat,Zürau,too,many,cells,here",
+]
+
+
+def broken_rows() -> list[str]:
+    """Each wrong in another way, and each with somebody's data in it."""
+    names, rows = HEADER.split(","), []
+    for column, cells in BROKEN_CELLS.items():
+        for cell in cells:
+            row = GOOD.format(len(rows)).split(",")
+            row[names.index(column)] = cell
+            if column.startswith("note.") or len(rows) % 2:
+                row[5] = row[5] or "sore throat"
+            rows.append(",".join(row))
+    return rows + RAGGED
 
 
 def test_rows_that_cannot_be_sent_are_in_the_rejects_file_alone(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither on the terminal nor in logs, ledger or results; there, row, column and length are."""
-    path = tmp_path / "people.csv"
-    path.write_text(BROKEN)
+    """Neither on the terminal nor in logs, ledger or results; there, row, column and length are.
+    Thirty rows, each broken in another way."""
+    path, rows = tmp_path / "people.csv", broken_rows()
+    path.write_text("\n".join([HEADER, *rows, ""]))
     report = push(settings, PushRequest(file=str(path)))
     dry = push(settings, PushRequest(file=str(path), dry_run=True))
-    assert report.summary["rejected"] == report.summary["rows"] == 7
+    assert report.summary["rejected"] == report.summary["rows"] == len(rows) == 30
     rejects = Path(report.summary["rejects_file"]).read_text("utf-8-sig")
     assert all(secret in rejects for secret in SECRETS)
     with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
         connection.execute(f"USE {settings.duckdb_path.stem}.{settings.dataset}")
         messages = connection.execute("SELECT row_number, message FROM _hc_push_results").fetchall()
-    assert "(20 characters)" in dict(messages)[2]
+    assert "(20 characters)" in dict(messages)[7]
     elsewhere = [str(line) for each in (report, dry) for line in push_lines(each)]
     elsewhere += [str(messages), *capfd.readouterr()]
     for file in settings.state_dir.rglob("*"):
