@@ -160,7 +160,8 @@ def why_untrusted(path: Path) -> str | None:
             return f"it belongs to {_user_name(facts.st_uid)}, not to you or root"
         if stat.S_ISLNK(facts.st_mode):  # its own mode says nothing
             continue
-        if facts.st_mode & stat.S_IWOTH and not facts.st_mode & stat.S_ISVTX:
+        is_sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
+        if facts.st_mode & stat.S_IWOTH and not is_sticky:
             return "every user of this machine can write it"
         if facts.st_mode & stat.S_IWGRP and not _is_private_group(facts.st_gid):
             return "other users of its group can write it"

@@ -88,7 +88,10 @@ def test_without_project_and_key_it_says_where_it_looked(tmp_path: Path):
 
 @as_root
 @pytest.mark.parametrize("name", ["config/hiringcenter.toml", ".env", ".dlt/secrets.toml"])
-@pytest.mark.parametrize("fault", ["another user's", "writable by all", "a link of another user"])
+@pytest.mark.parametrize(
+    "fault",
+    ["another user's", "writable by all", "writable by all, and sticky", "a link of another user"],
+)
 def test_in_the_working_folder_a_file_that_others_wrote_is_refused_by_name(
     name: str, fault: str, tmp_path: Path
 ):
@@ -106,6 +109,8 @@ def _spoil(path: Path, fault: str) -> None:
         os.chown(path, STRANGER, STRANGER)
     elif fault == "writable by all":
         path.chmod(0o602)
+    elif fault == "writable by all, and sticky":  # which protects what is in a folder, no file
+        path.chmod(0o1602)
     else:
         target = path.rename(path.with_name("target"))
         path.symlink_to(target)
