@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import duckdb
@@ -54,10 +56,7 @@ def publish(
         _copy_where_locks_are(connection, temporary, dataset, own_id, record.folder)
         _seal(temporary)
         keep_what_others_wrote(path, record)
-        guard_against_writer(path)
-        record.expect(temporary, path)
-        temporary.replace(path)
-        _sync(path.parent)
+        _swap_in(temporary, path, record)
     except (OSError, duckdb.Error) as error:
         _sweep(path)
         raise _unwritable(path, error) from error
@@ -86,10 +85,7 @@ def refresh(
         shutil.copyfile(path, temporary)
         _renew(connection, temporary, dataset, own_id)
         _seal(temporary)
-        guard_against_writer(path)
-        record.expect(temporary, path)
-        temporary.replace(path)
-        _sync(path.parent)
+        _swap_in(temporary, path, record)
     except (OSError, duckdb.Error) as error:
         _sweep(path)
         raise _unwritable(path, error) from error
@@ -148,33 +144,42 @@ def _copy_where_locks_are(
 
 
 def _copy(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str) -> None:
-    cursor = connection.cursor()
-    quoted = str(target).replace("'", "''")
-    cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
-    try:
+    with _attached(connection, target, dataset, own_id) as cursor:
         working = working_catalog(cursor)
         for each in datasets(cursor, working, dataset):
             for name in tables(cursor, working, each):
                 cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                 cursor.execute(f"CREATE TABLE {_ALIAS}.{name} AS FROM {name}")
-        sign(cursor, _ALIAS, dataset, own_id)
-    finally:
-        cursor.execute(f"DETACH {_ALIAS}")
-        cursor.close()
 
 
 def _renew(connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str) -> None:
+    with _attached(connection, target, dataset, own_id) as cursor:
+        for name in tables(cursor, working_catalog(cursor), dataset):
+            if name.table in _ABOUT_RUNS:
+                cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
+
+
+@contextmanager
+def _attached(
+    connection: duckdb.DuckDBPyConnection, target: Path, dataset: str, own_id: str
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A cursor that has the copy `target` as `_ALIAS`; signed at the end."""
     cursor = connection.cursor()
     quoted = str(target).replace("'", "''")
     cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
     try:
-        for name in tables(cursor, working_catalog(cursor), dataset):
-            if name.table in _ABOUT_RUNS:
-                cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
+        yield cursor
         sign(cursor, _ALIAS, dataset, own_id)
     finally:
         cursor.execute(f"DETACH {_ALIAS}")
         cursor.close()
+
+
+def _swap_in(temporary: Path, path: Path, record: Published) -> None:
+    guard_against_writer(path)
+    record.expect(temporary, path)
+    temporary.replace(path)
+    _sync(path.parent)
 
 
 def _seal(path: Path) -> None:
