@@ -8,6 +8,7 @@ from typing import Any
 
 from connector.budget import locks
 from connector.errors import (
+    BudgetError,
     ConnectorError,
     EndlessList,
     Interrupted,
@@ -107,6 +108,9 @@ class _Pull:
             self._work()
         except ConnectorError as error:
             self._errors.append(error)
+        except Exception as error:  # noqa: BLE001 - what was done is told whatever fails
+            _log.debug("pull.unexpected", exc_info=error)
+            self._errors.append(Unexpected(error))
         except BaseException as error:
             self._finish(Unexpected(error))
             raise
@@ -223,15 +227,23 @@ class _Pull:
         destination.forget_old_loads()
 
     def _finish(self, error: ConnectorError | None) -> None:
-        session, report = self._session, self._report
-        summary = self._summary(error)
-        copy = published_copy(session.settings)
-        if copy is not None and not report.is_visible:
-            summary["copy"] = copy.facts()
+        session = self._session
+        self._tell(error)
+        summary = self._report.summary
         message = summary["error"]["message"] if error else None
-        session.budget.pull_ended(session.client.requests)
-        session.history.finish(session.run_id, summary["status"], summary, message)
-        report.summary, report.error = summary, error
+        try:
+            session.budget.pull_ended(session.client.requests)
+            session.history.finish(session.run_id, summary["status"], summary, message)
+        except BudgetError as failure:  # a full disk, say: what was done is told all the same
+            _log.warning("pull.not_noted", error=str(failure))
+            self._tell(error or failure)
+
+    def _tell(self, error: ConnectorError | None) -> None:
+        summary = self._summary(error)
+        copy = published_copy(self._session.settings)
+        if copy is not None and not self._report.is_visible:
+            summary["copy"] = copy.facts()
+        self._report.summary, self._report.error = summary, error
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session = self._session

@@ -11,6 +11,7 @@ from connector.budget import Lane, locks
 from connector.budget.database import Database
 from connector.budget.locks import Held
 from connector.errors import (
+    BudgetError,
     ConnectorError,
     Interrupted,
     OutboxLost,
@@ -152,6 +153,9 @@ class _Push:
             self._finish(error)
             if isinstance(error, RunError):
                 self._land()
+        except Exception as error:  # noqa: BLE001 - what was sent is told whatever fails
+            _log.debug("push.unexpected", exc_info=error)
+            self._finish(Unexpected(error))
         except BaseException as error:
             self._finish(Unexpected(error))
             raise
@@ -296,11 +300,16 @@ class _Push:
         self._report.summary, self._report.error = summary, error
         if self._request.dry_run:
             return
-        with suppress(OutboxLost):
-            self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
-            self._tell_left_behind()
         message = redact(str(error)) if error else None
-        session.history.finish(session.run_id, summary["status"], summary, message)
+        try:
+            with suppress(OutboxLost):
+                self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
+                self._tell_left_behind()
+            session.history.finish(session.run_id, summary["status"], summary, message)
+        except BudgetError as failure:  # a full disk, say: what was sent is told all the same
+            _log.warning("push.not_noted", error=redact(str(failure)))
+            error = error or failure
+            self._report.summary, self._report.error = self._summary(error), error
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session = self._session
@@ -343,8 +352,12 @@ class _Push:
             )
 
     def _forget(self) -> None:
-        if not self._request.dry_run:
+        if self._request.dry_run:
+            return
+        try:
             self._push.forget()
+        except BudgetError as error:  # the next push forgets more
+            _log.warning("push.nothing_forgotten", error=redact(str(error)))
 
     def _land(self) -> None:
         if self._request.dry_run:

@@ -1,0 +1,50 @@
+"""A disk that is full: what was done is told all the same, and the next run heals."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from pipelines.progress import Standing
+from pipelines.pull.run import pull
+from pipelines.pull.scanning import Wanted
+from tests.sync.pull.conftest import Puller
+
+ROOM_BYTES = 1024  # of any one file, the ledger's log of changes among them
+
+
+class FillsUp:
+    """A progress: no file of this process grows once a page has landed, until the pull ends."""
+
+    def __init__(self) -> None:
+        self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def show(self, _: Standing) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, self._before[1]))
+
+    def stop(self) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._before)
+
+
+@pytest.fixture
+def room() -> Iterator[None]:
+    """There is room again, whatever the test did."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("room")
+def test_a_ledger_without_room_doesnt_hide_what_a_pull_did(puller: Puller):
+    """From its first page on no file grows: exit 1, in words, with what was read until then."""
+    with structlog.testing.capture_logs():  # pytest's file can't grow either
+        report = pull(puller.settings, Wanted(("notes",)), lambda _: FillsUp())
+    assert report.exit_code == 1
+    assert "fault of the connector" not in str(report.error)
+    assert report.summary["status"] == "failed"
+    assert report.summary["resources"]["notes"]["rows_read"] == 200
+    healed = puller.pull_ok("notes")
+    assert healed.summary["resources"]["notes"]["rows"] == 200
