@@ -107,6 +107,7 @@ class Scan:
         self._endless: str | None = None
         self._cut: str | None = None  # why what follows the last page can't be asked for
         self._is_cut = self._helped = False
+        self._counts_by_page = False  # `totalCount` differs from page to page, and means no list
         self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
         self._unfinished = False
 
@@ -196,7 +197,8 @@ class Scan:
         skipped, before = self._skipped, None
         for pages, step in enumerate(listing, start=1):
             self._page_size, self._skipped = listing.page_size, skipped + listing.skipped
-            if self._seen.totals.say(step.page.total_count) and before is not None:
+            fell = self._seen.totals.say(step.page.total_count)
+            if fell and before is not None and not self._counts_by_page:
                 yield from self._reread(before, step)
             yield self._page(step)
             before = step
@@ -211,10 +213,11 @@ class Scan:
 
         Where pages are counted off from the top, a deletion moves the first rows of the next page
         to the end of the one that was read. Read until both came under one `totalCount`, so that
-        nothing moved in between.
+        nothing moved in between. Where each repeats its own, that is no count of the list.
         """
         last, other = step, before
-        total_count = step.page.total_count
+        total_count, grown = step.page.total_count, self._seen.totals.grown
+        repeated = 0
         for _ in range(REREADS_MAX):
             try:
                 page = self._client.page(self.plan.resource, other.asked)
@@ -224,8 +227,13 @@ class Scan:
             yield self._scanned(page)
             if page.total_count == total_count:
                 return
+            repeated = repeated + 1 if page.total_count == other.page.total_count else 0
             self._seen.totals.say(page.total_count)
             total_count, last, other = page.total_count, other, last
+            if repeated == REREADS_MAX:  # and whatever moved, moved back each time
+                log.info("source.count_by_page", resource=self.plan.resource)
+                self._counts_by_page, self._seen.totals.grown = True, grown
+                return
 
     def _page(self, step: Step) -> ScannedPage:
         is_first = self._last is None and self._next is None

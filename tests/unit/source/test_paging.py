@@ -935,6 +935,22 @@ def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
     assert made.outcome.doubt.kind is DoubtKind.NO_PLACE
 
 
+@pytest.mark.parametrize("last_is_full", [True, False])
+def test_a_count_of_what_remains_is_seen_through_at_the_first_boundary(last_is_full: bool):
+    """It falls from page to page while nothing is deleted: six requests tell, not six a page."""
+    count = 100 if last_is_full else 95
+
+    def remaining(page: Page, params: Any) -> Page:
+        return replace(page, total_count=count - int(params.get("pageToken", "0")))
+
+    server = ListServer(records(count), answer=remaining)
+    made = scan(server)
+    assert len(set(read(made))) == count
+    assert len(server.asked) <= 10 + 6 + last_is_full
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
 @pytest.mark.parametrize("resource", ["prospects", "notes", "tasks", "meetings"])
 def test_what_a_full_page_hides_is_read_where_a_bigger_limit_brings_it(resource: str):
     """And the list is complete."""
