@@ -10,6 +10,7 @@ ARGS ?=
 
 # what was given on this command line (ARGS=…) isn't for the makes that the suite runs
 MAKEOVERRIDES :=
+unexport ARGS CSV
 
 .DEFAULT_GOAL := help
 .PHONY: help setup check test lint types sync push bench lock clean test-airflow

@@ -104,3 +104,18 @@ def test_the_wheel_works_in_an_empty_environment(built: Path, tmp_path: Path):
         assert run("--version").startswith("hiringcenter 0.")
         assert "ok    key" in run("check")
         assert '"rows_read":30' in run("pull", "--json")
+
+
+@pytest.mark.parametrize("way", ["command line", "environment"])
+def test_arguments_for_make_are_for_that_make_alone(tmp_path: Path, way: str):
+    """`make test ARGS="-k one"`: the makes that the suite runs itself have none."""
+    (tmp_path / "inner.mk").write_text(f"include {ROOT}/Makefile\nprobe:\n\t@echo 'got $(ARGS)'\n")
+    (tmp_path / "outer.mk").write_text(
+        f"include {ROOT}/Makefile\nprobe:\n\t@echo 'got $(ARGS)'; make -s -f inner.mk probe\n"
+    )
+    given = ["ARGS=-k one"] if way == "command line" else []
+    answer = subprocess.run(
+        ["make", "-s", "-f", "outer.mk", "probe", *given], cwd=tmp_path, text=True, check=True,
+        env=os.environ | ({} if given else {"ARGS": "-k one"}), stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert answer.stdout.splitlines() == ["got -k one", "got "]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import signal
@@ -44,6 +45,29 @@ def test_the_overview_lists_every_command_in_full(run: Run):
     listed = lines[lines.index("Commands:") + 1 :]
     assert [line.split()[0] for line in listed] == list(COMMANDS)
     assert not any(line.endswith("...") for line in listed)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_h_is_help(run: Run, command: str):
+    """As in most programs."""
+    short = run(command, "-h")
+    assert (short.code, short.out) == (0, run(command, "--help").out)
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"), [("pu", ["pull", "push"]), ("pull --take", ["--take-over"])]
+)
+def test_shells_complete_commands_and_options(words: str, completed: list[str]):
+    """As `--install-completion` tells the shell to ask."""
+    asked = {
+        "_HIRINGCENTER_COMPLETE": "complete_bash", "COMP_WORDS": f"hiringcenter {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }  # fmt: skip
+    binary = Path(sys.executable).with_name("hiringcenter")
+    answer = subprocess.run(
+        [binary], env=os.environ | asked, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.split() == completed
 
 
 @pytest.mark.parametrize("command", COMMANDS[:-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
@@ -10,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.sandbox import Sandbox
 from connector.settings import load
+from pipelines.commands.runs import recent_runs
 from pipelines.places import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
 
@@ -160,13 +163,42 @@ def test_status_tells_age_and_exits_1_where_it_is_too_high(run: Run, sandbox: Sa
 
 
 def test_runs_lists_and_shows_one(run: Run, sandbox: Sandbox):
-    """Newest first; one run with its reasons; an unknown id is exit 2."""
+    """Newest first, ids whole at 80 columns; one run with its reasons, by as much of its id as
+    tells it apart; an unknown id, or one of several runs, is exit 2."""
     run_ids = [run("pull", "--json").summary["run_id"] for _ in range(2)]
     listed = run("runs", "--json").summary["runs"]
     assert [record["run_id"] for record in listed] == run_ids[::-1]
     shown = run("runs", run_ids[0])
     assert "no complete scan yet" in shown.out
+    assert run("runs", run_ids[0][:-2]).out == shown.out
     assert run("runs", "nope").code == 2
+    several = run("runs", "20")
+    assert several.code == 2
+    assert all(run_id in several.err for run_id in run_ids)
+    narrow = Console(width=80, file=io.StringIO(), record=True)
+    narrow.print(*recent_runs(load(), 20).lines)
+    lines = narrow.export_text().splitlines()
+    assert all(any(line.startswith(run_id) for line in lines) for run_id in run_ids)
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_base_url_that_is_not_the_vendors_is_told_once_a_run(run: Run, sandbox: Sandbox):
+    """A settings file may have redirected the key."""
+    ended = run("pull", "notes")
+    assert ended.err.count("session.base_url") == 1
+    assert sandbox.url in ended.err
+
+
+def test_logs_are_json_where_the_settings_say_so(
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    """One object a line, with time and run id; on a quiet run that fails, the failure too."""
+    monkeypatch.setenv("HIRINGCENTER_LOGS__FORMAT", "json")
+    lines = run("pull", "notes").err.splitlines()
+    lines += run("push", "nothing.csv", "-q").err.splitlines()
+    events = [json.loads(line) for line in lines]
+    assert {"pull.scan", "command.failed"} <= {event["event"] for event in events}
+    assert all(event["timestamp"] and event["run_id"] for event in events)
 
 
 def test_sync_pulls_and_reports_its_parts(run: Run, sandbox: Sandbox):

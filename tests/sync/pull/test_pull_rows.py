@@ -88,8 +88,9 @@ def test_a_deleted_row_keeps_its_columns(puller: Puller):
 
 def test_columns_of_the_contract_exist_where_a_list_is_empty(puller: Puller):
     """No record, yet every column, so that queries written today run today."""
-    for record in puller.sandbox.store.all("meetings"):
-        puller.sandbox.store.delete("meetings", record["id"])
+    for name in ("meetings", "tasks"):
+        for record in puller.sandbox.store.all(name):
+            puller.sandbox.store.delete(name, record["id"])
     puller.pull_ok()
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         columns = dict(
@@ -98,9 +99,13 @@ def test_columns_of_the_contract_exist_where_a_list_is_empty(puller: Puller):
                 "WHERE table_name = 'meetings'"
             ).fetchall()
         )
+        described = connection.execute("DESCRIBE hiringcenter.tasks").fetchall()
+        tasks = {name for (name, *_) in described}
     assert columns["meeting_date"] == "TIMESTAMP WITH TIME ZONE"
     assert columns["time_zone"] == "VARCHAR"
     assert {"id", "prospect_id", "owner_id", "location", "notes", "_hc_deleted_at"} <= set(columns)
+    by_key = {"created_by_api", "created_by_api_key_id", "created_by_api_key_name"}
+    assert by_key <= set(columns) & tasks
 
 
 def test_what_dlt_keeps_of_loads_is_bounded(any_puller: Puller, monkeypatch: pytest.MonkeyPatch):
