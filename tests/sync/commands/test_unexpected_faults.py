@@ -82,6 +82,7 @@ def test_a_fault_in_a_push_is_silent_about_data(
     Path("people.csv").write_text("First Name,Last Name,Email\nAda,Byron,a@example.com\n")
     ended = run("push", "people.csv", "--json", "-vv")
     assert (ended.code, ended.summary["error"]["type"]) == (1, "Unexpected")
+    assert (ended.summary["rows"], ended.summary["requests"]) == (0, 0), "what was done is told"
     _assert_silent(ended, run("runs", "--json").out)
 
 
