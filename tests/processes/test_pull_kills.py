@@ -14,6 +14,7 @@ from connector.sandbox import Sandbox
 from tests.processes.pull_kills import (
     CHUNK_PAGES,
     PAGES,
+    PROBES,
     assert_landed,
     kill_until_done,
     pulling_from,
@@ -50,7 +51,7 @@ def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
     zygote.start("pull", "-q")
     assert zygote.wait() == 0, (zygote.folder / "err").read_text()
     lists = [request for request in sandbox.requests if not request.path.endswith("/auth")]
-    assert PAGES <= len(lists) <= PAGES + CHUNK_PAGES
+    assert PAGES <= len(lists) <= PAGES + CHUNK_PAGES + PROBES
     assert_landed(zygote, sandbox)
 
 

@@ -23,6 +23,9 @@ API = "connector/api/"
 ELSEWHERE = {
     "connector/budget/locks.py": "gethostname, to tell people who holds a lock",
     "connector/budget/owners.py": "gethostname, to tell people who is connected",
+    "pipelines/destination/installation.py": "gethostname, to tell installations apart",
+    "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
+    "pipelines/labels.py": "spellings of an address, to name a server once",
     "pipelines/alerts.py": "tells people about failures at an address of their own, not the API's",
 }
 """What may import them outside of the client, and why. The sandbox is a server: it sends nothing

@@ -97,7 +97,7 @@ def test_errors_reports_rejects_and_the_ledger_hold_no_escapes(tmp_path: Path):
     history = History(database)
     history.start("r", "push", "duckdb")
     history.finish("r", "failed", {}, HOSTILE)
-    kept = history.get("r")
+    (kept,) = history.find("r")
     database.close()
     assert kept is not None
     check(str(kept.error))

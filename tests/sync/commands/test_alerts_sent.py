@@ -34,7 +34,7 @@ def test_rejects_of_a_push(
     assert len(sent) == told
     for alert in sent:
         assert (alert["event"], alert["message"]) == (
-            "rejects", "2 of 3 rows were rejected or failed.",
+            "rejects", "people.csv: 2 of 3 rows were rejected or failed.",
         )  # fmt: skip
         assert alert["facts"]["created"] == 1
         assert not any(word in json.dumps(alert) for word in ("Ada", "Bo", "Ito", "not-an-email"))
