@@ -206,6 +206,7 @@ class _Push:
             source=self._request.source,
             written=WrittenRejects(settings.state_dir / "rejects-written"),
             omits_cells=rows.omits_cells,
+            delimiter=rows.delimiter,
         )
         try:
             with rejects:

@@ -89,7 +89,9 @@ def detect_encoding(open_bytes: OpenBytes, *, place: str) -> Encoding:
 
 
 def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding:
-    """The encoding that somebody asked for. Raises InputError where it isn't known."""
+    """The encoding that somebody asked for. Raises InputError where it isn't known. A mark of
+    UTF-8 at the beginning is certain, and wins: a rejects file has one, pushed with the options
+    of the file that it came from."""
     try:
         b"a".decode(codec, "replace")  # Python also has codecs that aren't of text
         name = codecs.lookup(codec).name
@@ -99,6 +101,10 @@ def named_encoding(open_bytes: OpenBytes, codec: str, *, place: str) -> Encoding
             reason=f"unknown encoding {codec!r}. --encoding takes utf-8, utf-16, cp1252 …",
         ) from None
     codec = "utf-8-sig" if name == "utf-8" else name  # reads files with and without a mark
+    with open_bytes() as stream:
+        is_marked = stream.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8
+    if is_marked and codec != "utf-8-sig" and _decodes(open_bytes, "utf-8-sig", place):
+        return Encoding("utf-8-sig", f"UTF-8 with BOM, not {name.upper()}", damaged=False)
     return Encoding(codec, name.upper(), not _decodes(open_bytes, codec, place))
 
 

@@ -85,7 +85,7 @@ class DelimitedInput(Input):
             self._skipped_lines = max(skip_rows, 1 if declared else 0)
             sample = first_lines[self._skipped_lines :] + text.readlines(_SAMPLE_CHARS)
         sample = _from_header(sample)
-        self._delimiter = delimiter or declared or detect_delimiter(sample)
+        self.delimiter = delimiter or declared or detect_delimiter(sample)
         super().__init__(name=name, columns=[], description=self._describe())
         self.guess = encoding.guess
         self._header_line, header = self._header()
@@ -93,7 +93,7 @@ class DelimitedInput(Input):
         check_header(self.columns, place=name, line=self._header_line)
 
     def _describe(self) -> str:
-        return f"CSV, {self._encoding.label}, {DELIMITERS.get(self._delimiter, 'own')} delimiter"
+        return f"CSV, {self._encoding.label}, {DELIMITERS.get(self.delimiter, 'own')} delimiter"
 
     def _header(self) -> tuple[int, list[str]]:
         """(the line the header starts on, its cells)."""
@@ -143,16 +143,16 @@ class DelimitedInput(Input):
         if len(cells) == len(self.columns) + 1 and self.columns[-1] == REASON_COLUMN:
             return cells[-1]
         text = io.StringIO(newline="")
-        csv.writer(text, delimiter=self._delimiter, lineterminator="").writerow(cells)
+        csv.writer(text, delimiter=self.delimiter, lineterminator="").writerow(cells)
         return text.getvalue()[:MAX_RAW_CHARS]
 
     def _records(self, text: TextIO) -> Iterator[_Record]:
         """Each record, empty ones too."""
         for _ in range(self._skipped_lines):
             next(text, None)
-        lines = _Lines(text, delimiter=self._delimiter, place=self.name)
+        lines = _Lines(text, delimiter=self.delimiter, place=self.name)
         offset = self._skipped_lines
-        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         while True:
             start = reader.line_num + 1 + offset
             lines.record_chars = 0

@@ -35,8 +35,8 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
         raise InputError(
             place=place,
             line=header,
-            reason=f"looks like the header, below {header - 1} other lines. Pass --skip-rows "
-            f"{header - 1}, or remove them.",
+            reason="looks like the header, and isn't the first line. Pass --skip-rows "
+            f"{header - 1}, or remove what stands above it.",
         )
     for position, cell in enumerate(first, start=1):
         kind = "an email address" if _EMAIL.fullmatch(cell) else "a phone number"

@@ -59,13 +59,14 @@ class Input(ABC):
     description: what was detected (format, encoding, delimiter, sheet).
     from_table: the rows come from a database, where read-only columns are expected.
     omits_cells: a row may leave out columns (see `InputRow.values`).
-    guess: how the encoding was guessed; None where it is certain. on_end: called behind the last
-    row, before anything is sent; raises InputChanged. reading: what turns a failing read into an
-    InputError.
+    delimiter: of a CSV file's cells. guess: how the encoding was guessed; None where it is
+    certain. on_end: called behind the last row, before anything is sent; raises InputChanged.
+    reading: what turns a failing read into an InputError.
     """
 
     from_table = False
     omits_cells = False
+    delimiter = ","
     guess: Guess | None = None
 
     def __init__(self, *, name: str, columns: list[str], description: str) -> None:

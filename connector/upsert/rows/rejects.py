@@ -1,10 +1,11 @@
 """The file of rejected rows: the input's own columns and the reason, to be fixed and pushed again.
 
-RFC 4180 in UTF-8 with a byte order mark, so that spreadsheets open it as it is. Cells are the
-input's, unchanged: a cell that starts with `=` stays so, since a file that is pushed again must
-hold what it held. Bytes that couldn't be decoded go back as they were, and are rejected again
-until somebody retypes them. A file that was changed since it was written holds somebody's work:
-it is never written over, and never removed.
+RFC 4180 in UTF-8 with a byte order mark, so that spreadsheets open it as it is; with semicolons
+where the input has them, as the spreadsheet that wrote it expects. Cells are the input's,
+unchanged: a cell that starts with `=` stays so, since a file that is pushed again must hold what
+it held. Bytes that couldn't be decoded go back as they were, and are rejected again until somebody
+retypes them. A file that was changed since it was written holds somebody's work: it is never
+written over, and never removed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from connector.errors import InputError, printable
+from connector.upsert.inputs.dialect import DELIMITERS
 from connector.upsert.rows.cells import shown
 from connector.upsert.rows.columns import ABSENT_COLUMN, REASON_COLUMN, ROW_COLUMN
 from connector.upsert.rows.validation import Reject
@@ -55,9 +57,15 @@ _STALE_S = 600.0  # a copy into place takes seconds
 
 
 def _is_rejects_file(path: Path) -> bool:
+    """Also as a spreadsheet saves it again: in its own encoding, with its own delimiter."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-            return REASON_COLUMN in next(csv.reader(stream), [REASON_COLUMN])
+        with path.open("rb") as stream:
+            head = stream.read(_CHUNK_BYTES).replace(b"\0", b"").decode(errors="replace")
+        headers = (
+            next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), [REASON_COLUMN])
+            for delimiter in DELIMITERS
+        )
+        return any(REASON_COLUMN in header for header in headers)
     except (OSError, csv.Error):
         return False
 
@@ -134,7 +142,8 @@ class RejectsFile:
     push or somebody's. Mode 0600.
 
     columns: the input's. written: what earlier pushes wrote; None: nothing is known of that.
-    omits_cells: rows may leave out columns, which is noted beside them.
+    omits_cells: rows may leave out columns, which is noted beside them. delimiter: the input's;
+    what is neither a comma nor a semicolon becomes a comma, which any spreadsheet opens.
 
     Raises:
         InputError: the folder can't be written, or another kind of file is at `path`.
@@ -148,8 +157,10 @@ class RejectsFile:
         source: str = "",
         written: WrittenRejects | None = None,
         omits_cells: bool = False,
+        delimiter: str = ",",
     ) -> None:
         self.path, self.count = Path(path), 0
+        self._delimiter = ";" if delimiter == ";" else ","
         self.failure: OSError | None = None
         self._source, self._written = source, written
         self._columns = [name for name in columns if name not in (REASON_COLUMN, ROW_COLUMN)]
@@ -159,8 +170,12 @@ class RejectsFile:
         self._sweep()
 
     def _check_place(self) -> None:
+        """A file that is called as rejects are, but isn't one any more (a column removed by hand,
+        say), is somebody's: they go beside it, as beside any that was changed."""
         place = str(self.path)
-        if self.path.exists() and not (self.path.is_file() and _is_rejects_file(self.path)):
+        is_called_so = _NUMBERED.fullmatch(self.path.name) is not None
+        is_fit = self.path.is_file() and (is_called_so or _is_rejects_file(self.path))
+        if self.path.exists() and not is_fit:
             raise InputError(
                 place=place, reason="isn't a rejects file. Choose another place with --rejects."
             )
@@ -201,7 +216,7 @@ class RejectsFile:
             self._rows = io.TextIOWrapper(
                 self._file, encoding="utf-8-sig", errors=_AS_IT_WAS, newline=""
             )
-            self._writer = csv.writer(self._rows)
+            self._writer = csv.writer(self._rows, delimiter=self._delimiter)
             absent = [ABSENT_COLUMN] if self._notes_absent else []
             self._writer.writerow([*self._columns, *absent, ROW_COLUMN, REASON_COLUMN])
         values = reject.values

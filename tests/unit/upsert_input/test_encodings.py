@@ -249,3 +249,15 @@ def test_a_file_without_line_ends_is_no_text(write: WriteFile) -> None:
     """It is refused before it fills the memory."""
     with pytest.raises(InputError, match="no line end within 32 MB"):
         open_input(write(b"x" * (34 * 1024 * 1024)))
+
+
+def test_a_byte_order_mark_wins_over_the_encoding_that_is_named(write: WriteFile) -> None:
+    """A rejects file is pushed with the options of the file that it came from; it has a mark."""
+    read = open_input(write("name,b\nZoë,1\n".encode("utf-8-sig")), encoding="cp1252")
+    assert (read.columns, read.description) == (
+        ["name", "b"],
+        "CSV, UTF-8 with BOM, not CP1252, comma delimiter",
+    )
+    assert next(iter(read)).values["name"] == "Zoë"
+    damaged = open_input(write(b"\xef\xbb\xbfname,b\nZo\xeb,1\n"), encoding="cp1252")
+    assert damaged.description == "CSV, CP1252, comma delimiter"

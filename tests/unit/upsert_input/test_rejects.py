@@ -67,13 +67,23 @@ def test_the_rejects_of_a_rejects_file_have_one_reason(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=2), min_size=1, max_size=5))
-def test_every_text_reads_back_as_it_was(tmp_path: Path, rows: list[list[str]]) -> None:
-    """Quotes, line ends, NULs, formulas, white space: our own reader finds them again."""
-    path = tmp_path / "rejects.csv"
-    rejected(path, *[dict(zip(COLUMNS, row, strict=True)) for row in rows])
+@given(
+    st.lists(st.lists(st.text(max_size=6), min_size=2, max_size=2), min_size=1, max_size=5),
+    st.sampled_from([(",", "comma"), (";", "semicolon"), ("\t", "comma"), ("|", "comma")]),
+)
+def test_every_text_reads_back_as_it_was(
+    tmp_path: Path, rows: list[list[str]], delimiters: tuple[str, str]
+) -> None:
+    """Quotes, line ends, NULs, formulas, white space: our own reader finds them again. Semicolons
+    of the input stay semicolons, as the spreadsheet that wrote them expects."""
+    path, (delimiter, written) = tmp_path / "rejects.csv", delimiters
+    path.unlink(missing_ok=True)
+    with RejectsFile(path, COLUMNS, delimiter=delimiter) as rejects:
+        for row in rows:
+            values = dict(zip(COLUMNS, row, strict=True))
+            rejects.add(Reject(2, values, None, 'why; and, "what" to do'))
     read = open_input(path)
-    assert read.description == "CSV, UTF-8 with BOM, comma delimiter"
+    assert read.description == f"CSV, UTF-8 with BOM, {written} delimiter"
     assert [[row.values[column] for column in COLUMNS] for row in read] == rows
 
 
@@ -135,6 +145,32 @@ def test_no_other_file_is_written_over(tmp_path: Path, content: str) -> None:
     with pytest.raises(InputError, match="isn't a rejects file"):
         RejectsFile("/dev/null", COLUMNS)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "cp1252", "utf-16"])
+@pytest.mark.parametrize("delimiter", [";", "\t", ","])
+def test_a_rejects_file_that_a_spreadsheet_has_saved_is_one_still(
+    tmp_path: Path, encoding: str, delimiter: str
+) -> None:
+    """In the encoding and with the delimiter of that program; it is never written over."""
+    path = tmp_path / "fixed.csv"
+    fixed = delimiter.join(["Name", "_hc_row", "_hc_reject_reason"]) + "\r\n"
+    path.write_text(fixed + delimiter.join(["Zoë", "2", "why"]), encoding=encoding)
+    was = path.read_bytes()
+    assert rejected(path, {"First Name": "x"}) == tmp_path / "fixed-2.csv"
+    assert path.read_bytes() == was
+
+
+def test_rejects_without_their_reasons_block_no_push(tmp_path: Path) -> None:
+    """Who fixes cells may remove the columns that told what to fix; the next rejects go beside."""
+    path = tmp_path / "people.csv.rejects.csv"
+    path.write_text("First Name\nAnn\n")
+    assert rejected(path, {"First Name": "x"}) == tmp_path / "people.csv.rejects-2.csv"
+    assert path.read_text() == "First Name\nAnn\n"
+    folder = tmp_path / "b.csv.rejects.csv"
+    folder.mkdir()
+    with pytest.raises(InputError, match="isn't a rejects file"):
+        RejectsFile(folder, COLUMNS)
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
