@@ -101,6 +101,7 @@ def _tell_stopped(error: BaseException) -> int:
 
 def _tell_usage(error: Any) -> int:
     """Help on stderr; with `--json`, the object that every end has."""
+    error.message = error.message.removeprefix("Value error, ")  # Typer validates with pydantic
     error.show()
     _tell_machines({"type": "UsageError", "message": error.format_message()})
     return int(error.exit_code)

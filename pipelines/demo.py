@@ -16,7 +16,8 @@ DUCKDB_PATH = Path("data/sandbox.duckdb")
 STATE_DIR = Path("data/.sandbox-state")
 _LOUD = """\
 No API key is configured: this is the embedded SANDBOX with made-up people, not HiringCenter.
-Its rows go to {path}. For your own data put HIRINGCENTER_API_KEY=<your key> into .env.
+Its rows go to {path}.
+For your own data put HIRINGCENTER_API_KEY=<your key> into .env.
 """
 _QUERY = "SELECT current_stage, count(*) AS people FROM hiringcenter.prospects GROUP BY ALL"
 
@@ -85,7 +86,9 @@ def _tables() -> Iterator[str]:
         yield ""
         for (name,) in names:
             count = connection.execute(f'SELECT count(*) FROM hiringcenter."{name}"').fetchone()  # noqa: S608
-            yield f"  hiringcenter.{name:<18} {count[0] if count else 0:>6,} rows"
+            rows = count[0] if count else 0
+            noun = "row" if rows == 1 else "rows"
+            yield f"  hiringcenter.{name:<18} {rows:>6,} {noun}"
     yield ""
     yield "Ask it something (paste this):"
     yield f"  {_python()} -c \"import duckdb; print(duckdb.connect('{DUCKDB_PATH}', read_only=True)"

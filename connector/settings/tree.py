@@ -196,6 +196,13 @@ class Settings(BaseSettings):
             raise MissingKey(f"{PREFIX}API_KEY", self.accounts, searched=self.project.searched)
         return self.api_key.get_secret_value()
 
+    def check_account(self) -> None:
+        """Raises:
+        MissingKey: there are several accounts, and neither one is chosen nor a key beside them.
+        """
+        if self.accounts and self.account is None:
+            _ = self.key
+
     @property
     def jobs(self) -> dict[str, PushJob]:
         """The push jobs of the account in use, in order."""

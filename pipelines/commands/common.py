@@ -73,7 +73,10 @@ _SHARED: dict[str, Any] = {
     ),
     "verbose": (
         Annotated[
-            int, typer.Option("-v", "--verbose", count=True, help="More log lines; -vv all.")
+            int,
+            typer.Option(
+                "-v", "--verbose", count=True, show_default=False, help="More log lines; -vv all."
+            ),
         ],
         0,
     ),

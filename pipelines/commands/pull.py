@@ -28,7 +28,7 @@ def _pull(
     options: Options,
     resources: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RESOURCE]...", help="prospects, notes, tasks, meetings."),
+        typer.Argument(metavar="RESOURCE", help="prospects, notes, tasks, meetings."),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="A complete scan of each; deletions are found.")
@@ -104,7 +104,7 @@ def _since_ms(text: str) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"--since {text!r} is no date. Write 2026-03-01 or 2026-03-01T12:00:00+00:00."
+            f"--since {text!r} isn't a date. Write 2026-03-01 or 2026-03-01T12:00:00+00:00."
         ) from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

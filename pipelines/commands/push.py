@@ -43,7 +43,7 @@ def _push(
     file: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE]", help="CSV, TSV, JSONL, Parquet, XLSX, .gz too; - = CSV on stdin."
+            metavar="FILE", help="CSV, TSV, JSONL, Parquet, XLSX, .gz too; - = CSV on stdin."
         ),
     ] = None,
     table: Annotated[
@@ -61,7 +61,7 @@ def _push(
     ] = None,
     encoding: Annotated[
         str | None,
-        typer.Option("--encoding", metavar="NAME", help="Of a text file, as in cp1252."),
+        typer.Option("--encoding", metavar="NAME", help="Encoding of a text file, such as cp1252."),
     ] = None,
     delimiter: Annotated[
         str | None,
@@ -69,7 +69,7 @@ def _push(
     ] = None,
     sheet: Annotated[
         str | None,
-        typer.Option("--sheet", metavar="NAME", help="Of a workbook, instead of the first."),
+        typer.Option("--sheet", metavar="NAME", help="Sheet of a workbook, instead of the first."),
     ] = None,
     skip_rows: Annotated[
         int | None,
@@ -84,7 +84,10 @@ def _push(
         typer.Option("--mode", help="Create and update (upsert), or only one of them."),
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be sent, and until when.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Show what would be sent and how long that takes; send nothing."
+        ),
     ] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Send unchanged and uncertain rows too.")
@@ -98,7 +101,9 @@ def _push(
     ] = False,
     max_changes: Annotated[
         int | None,
-        typer.Option("--max-changes", metavar="N", min=0, help="Send nothing if more would go."),
+        typer.Option(
+            "--max-changes", metavar="N", min=0, help="Send nothing if more rows than N would be."
+        ),
     ] = None,
     allow_shared_contact: Annotated[
         bool,
@@ -109,7 +114,9 @@ def _push(
     ] = False,
     rejects: Annotated[
         Path | None,
-        typer.Option("--rejects", metavar="F", help="Rows not applied (FILE.rejects.csv)."),
+        typer.Option(
+            "--rejects", metavar="F", help="Where rejected rows go (default: FILE.rejects.csv)."
+        ),
     ] = None,
     new_ledger: Annotated[bool, NEW_LEDGER] = False,
 ) -> None:

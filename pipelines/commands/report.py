@@ -10,6 +10,7 @@ import typer
 
 from pipelines.commands.common import Options, common_options, run_command
 from pipelines.commands.result import Result
+from pipelines.wording import plural
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -36,6 +37,7 @@ def _report(
     """One self-contained HTML file: freshness, growth, changes, budget, pushes, runs."""
 
     def work(settings: Settings, _output: object) -> Result:
+        settings.check_account()
         named = settings.account and (options.all_accounts or output == _DEFAULT)
         path = output.with_stem(f"{output.stem}-{settings.account}") if named else output
         return make_report(settings, path, show=show)
@@ -70,7 +72,7 @@ def make_report(settings: Settings, path: Path, *, show: bool) -> Result:
         webbrowser.open(path.absolute().as_uri())
     return Result(
         summary={"status": "ok", "file": str(path), "runs": len(facts.runs)},
-        lines=[f"The report is at {path} ({len(facts.runs)} runs)."],
+        lines=[f"The report is at {path} ({plural(len(facts.runs), 'run')})."],
     )
 
 

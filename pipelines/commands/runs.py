@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 
 _MOST_ROWS = 1_000
+_SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
 
 
 def register(app: typer.Typer) -> None:
@@ -30,10 +32,12 @@ def register(app: typer.Typer) -> None:
 @common_options
 def _runs(
     options: Options,
-    run_id: Annotated[str | None, typer.Argument(metavar="[RUN_ID]", help="One run's details.")] = (
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN_ID", help="One run's details.")] = (
         None
     ),
-    last: Annotated[int, typer.Option("--last", min=1, help="How many, newest first.")] = 20,
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", min=1, help="How many, newest first.")
+    ] = 20,
 ) -> None:
     """The run history; with RUN_ID, one run's summary, rejects and warnings."""
     from connector.errors import UsageError
@@ -119,14 +123,16 @@ def _facts(record: RunRecord) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, indent: str = "\n  ") -> str:
     if isinstance(value, dict):
-        return "".join(f"\n  {name}: {_text(inner)}" for name, inner in value.items())
+        parts = (f"{indent}{name}: {_text(each, indent + '  ')}" for name, each in value.items())
+        return "".join(parts)
     return str(value)
 
 
 def _table(records: list[RunRecord]) -> Any:
-    """At 80 columns the ids are whole, and what there is no room for is wrapped."""
+    """At 80 columns the ids are whole, and what there is no room for is wrapped. Of an error, the
+    first sentence: `runs RUN_ID` has all of it."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -160,4 +166,7 @@ def _what(record: RunRecord) -> str:
         facts = f"{plural(written, 'row')} written, {deleted:,} deleted"
     if record.status == "stopped":  # by a signal, whose message says less than the counts
         return facts
-    return " · ".join(part for part in (facts, record.error) if part)
+    error = _SENTENCE.split(record.error or "", maxsplit=1)[0]
+    if error.startswith(f"{facts}:"):
+        return error
+    return " · ".join(part for part in (facts, error) if part)

@@ -15,41 +15,46 @@ if TYPE_CHECKING:
     from connector.sandbox import Sandbox, SandboxOptions
     from connector.settings import Settings
 
-_HELP = """Serve the embedded API, to try things out without a key.
-
-Example: hiringcenter sandbox --port 8808 --prospects 3000 --fault error_503=0.1
-"""
+_HELP = """Run a local mock of the API, to try things out without a key; Ctrl-C stops it. It prints
+the two settings that make the other commands use it."""
+_EXAMPLE = "Example: hiringcenter sandbox --port 8808 --prospects 3000 --fault error_503=0.1"
 Revision = Literal["pagination", "next_token", "legacy", "bare"]
 WindowKind = Literal["sliding", "fixed", "weighted", "bucket"]
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sandbox", short_help="Run a local mock of the API; no key needed", help=_HELP)(
-        sandbox
-    )
+    app.command(
+        "sandbox", short_help="Run a local mock of the API; no key needed", help=_HELP,
+        epilog=_EXAMPLE,
+    )(sandbox)  # fmt: skip
 
 
 @common_options
 def sandbox(
     common: Options,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 = any free one.")
+        int,
+        typer.Option(metavar="N", min=0, max=65535, help="Port on 127.0.0.1; 0 = any free one."),
     ] = 8808,
-    prospects: Annotated[int, typer.Option(help="Records to begin with.")] = 300,
-    notes: Annotated[int, typer.Option(help="Records to begin with.")] = 200,
-    tasks: Annotated[int, typer.Option(help="Records to begin with.")] = 120,
-    meetings: Annotated[int, typer.Option(help="Records to begin with.")] = 70,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same data.")] = 1,
+    prospects: Annotated[int, typer.Option(metavar="N", help="Prospects to begin with.")] = 300,
+    notes: Annotated[int, typer.Option(metavar="N", help="Notes to begin with.")] = 200,
+    tasks: Annotated[int, typer.Option(metavar="N", help="Tasks to begin with.")] = 120,
+    meetings: Annotated[int, typer.Option(metavar="N", help="Meetings to begin with.")] = 70,
+    seed: Annotated[int, typer.Option(metavar="N", help="The same seed gives the same data.")] = 1,
     today: Annotated[
         bool, typer.Option("--today", help="Data around today, instead of 2026-01-01.")
     ] = False,
-    api_key: Annotated[str, typer.Option(help="The key that it accepts.")] = "sandbox-key",
+    api_key: Annotated[
+        str, typer.Option(metavar="KEY", help="The key that it accepts.")
+    ] = "sandbox-key",
     revision: Annotated[Revision, typer.Option(help="How lists are wrapped.")] = "pagination",
     limits: Annotated[
         str, typer.Option(metavar="COUNT/SECONDSs,…", help="Rate windows, or none.")
     ] = "300/60s,6000/3600s",
     window_kind: Annotated[WindowKind, typer.Option(help="How windows count.")] = "sliding",
-    latency: Annotated[float, typer.Option(help="Seconds that each answer takes.")] = 0.0,
+    latency: Annotated[
+        float, typer.Option(metavar="S", help="Seconds that each answer takes.")
+    ] = 0.0,
     fault: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=PROBABILITY", help="Such as drop_after=0.05. Repeatable."),

@@ -46,12 +46,17 @@ def _status(
 
 
 def status(settings: Settings, max_age_s: float | None) -> Result:
-    """How fresh what readers see is. max_age_s: older, or never pulled, is exit 1."""
+    """How fresh what readers see is. max_age_s: older, or never pulled, is exit 1.
+
+    Raises:
+        MissingKey: there are several accounts, and none is chosen.
+    """
     import time
 
     from connector.source.fields import RESOURCES
     from pipelines.published_copy import published_copy
 
+    settings.check_account()
     copy = published_copy(settings)
     landed, visible = _known(settings, copy)
     now_ms = time.time_ns() // 1_000_000
@@ -164,7 +169,7 @@ def _copy_lines(facts: dict[str, dict[str, Any]], copy: PublishedCopy | None) ->
         since = f"; what was pulled of {', '.join(waiting)} since then is not in it"
         return [f"{copy.still()}{since if copy.made_at else ''}. Run `hiringcenter pull`."]
     if copy.made_at is None:
-        return [f"{copy.still()}."]
+        return [f"{copy.still()}. Run `hiringcenter pull`."]
     return [f"The copy at {copy.path} was published {copy.facts()['published_at']}."]
 
 

@@ -15,6 +15,7 @@ from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20
 _COUNTS = tuple(status.value for status in Status)
+_SHOWN_DRY = ("unchanged", "rejected")
 
 
 def push_lines(report: PushReport) -> list[Any]:
@@ -55,9 +56,11 @@ def row_line(rows: str, status: str, message: str) -> str:
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    names = list(_COUNTS)
+    """A dry run has no column for what can't happen in it, so that a terminal has room for all."""
+    is_dry = "eta_s" in summary
+    names = [name for name in _COUNTS if summary[name] or not is_dry or name in _SHOWN_DRY]
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
-    if summary["not_sent"] and "eta_s" not in summary:
+    if summary["not_sent"] and not is_dry:
         names.append("not_sent")
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rows", *names):
@@ -82,9 +85,19 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
     if "rejects_file" in summary:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."
     if "eta_s" in summary:
-        requests = plural(summary["would_request"], "request")
-        yield f"Nothing was sent. It would take {requests}: {eta(summary['eta_s'])}."
+        if "would_send" in summary:
+            yield "Which of these create and which update can be told after a pull."
+        needed = summary["would_request"]
+        takes = (
+            f": {eta(summary['eta_s'])}" if summary["eta_s"] >= 1 else " at once" if needed else ""
+        )
+        yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
         return
+    if summary.get("recovered"):
+        yield (
+            f"{plural(summary['recovered'], 'write')} that an earlier push had begun came first; "
+            "rows that they have brought up to date count as unchanged."
+        )
     if summary.get("not_sent"):
         yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send the rest."
     waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""

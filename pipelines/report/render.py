@@ -21,7 +21,7 @@ from pipelines.report.facts import (
     changes,
     rows_over_time,
 )
-from pipelines.wording import duration
+from pipelines.wording import duration, plural
 
 SHOWN_RUNS = 30
 
@@ -37,7 +37,7 @@ def render(facts: ReportFacts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=_count, at=_at, ago=partial(_ago, facts.now_s), length_of=_length
+        count=_count, at=_at, ago=partial(_ago, facts.now_s), length_of=_length, plural=plural
     )
     return environment.get_template("report.html.j2").render(
         facts=facts,

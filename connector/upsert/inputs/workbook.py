@@ -60,7 +60,8 @@ class WorkbookInput(Input):
             self._sheet = _choose(self._workbook.sheets, sheet, place=file.name)
             self._merges = self._workbook.merges(self._sheet)
         count = len(self._workbook.sheets)
-        another = f" (sheet {self._sheet.name!r}; --sheet takes another)" if count > 1 else ""
+        hint = "" if sheet else "; --sheet takes another"
+        another = f" (sheet {self._sheet.name!r}{hint})" if count > 1 else ""
         position = self._workbook.sheets.index(self._sheet) + 1
         super().__init__(
             name=file.name + another,

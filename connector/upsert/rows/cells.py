@@ -168,7 +168,7 @@ def text_of(value: Any) -> str:
 
 def _number_text(value: int | float | Decimal) -> str:
     if not math.isfinite(value):
-        raise ValueError(f"holds {value}, which is no number. Empty the cell, or correct it")
+        raise ValueError(f"holds {value}, which isn't a number. Empty the cell, or correct it")
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float) and abs(value) >= MOST_EXACT:

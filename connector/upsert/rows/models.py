@@ -31,11 +31,13 @@ def _check_email(address: str, info: ValidationInfo) -> str:
     try:
         address = plain_email(address)
     except ValueError as error:
-        raise ValueError(f"is no email address ({error}). Correct it, or empty the cell") from None
+        raise ValueError(
+            f"isn't an email address ({error}). Correct it, or empty the cell"
+        ) from None
     try:
         row_context(info).email = email_identity(address)
     except ValueError as error:  # which may quote signs of it
-        raise BadCell("is no email address", str(error)) from None
+        raise BadCell("isn't an email address", str(error)) from None
     return address
 
 
@@ -44,7 +46,7 @@ def _to_e164(text: str, info: ValidationInfo) -> str:
     try:
         number, lost = e164(text, context.region)
     except ValueError as error:
-        raise ValueError(f"is no phone number ({error}). Correct it, or empty the cell") from None
+        raise ValueError(f"isn't a phone number ({error}). Correct it, or empty the cell") from None
     if lost:
         context.warnings.append(f"phone: {lost}")
     return number

@@ -85,7 +85,7 @@ def as_license_status(value: Any) -> Any:
     """`Not Started` as `not_started`."""
     word = _SPACES.sub("_", text_of(value).strip().lower())
     if word not in _LICENSES:
-        raise ValueError(f"is no license status. Write one of {', '.join(_LICENSES)}")
+        raise ValueError(f"isn't a license status. Write one of {', '.join(_LICENSES)}")
     return word
 
 
@@ -125,7 +125,7 @@ def as_object(value: Any) -> Any:
     """An object, or the text of one in JSON."""
     parsed = _parsed(value)
     if not isinstance(parsed, dict):
-        raise ValueError('is no JSON object. Write it as in {"name": "value"}')
+        raise ValueError('isn\'t a JSON object. Write it as in {"name": "value"}')
     return _ready(parsed)
 
 
@@ -150,7 +150,7 @@ def _parsed(value: Any) -> Any:
     try:
         return json.loads(value, parse_constant=_no_constant)
     except (ValueError, RecursionError):
-        raise ValueError("is no valid JSON. Correct it, or leave the cell empty") from None
+        raise ValueError("isn't valid JSON. Correct it, or leave the cell empty") from None
 
 
 def _no_constant(name: str) -> Any:
@@ -172,7 +172,7 @@ def as_ms(value: Any, info: ValidationInfo) -> Any:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
-            "is no time. Write it as 2025-03-31T14:00:00+02:00, or in Unix milliseconds"
+            "isn't a time. Write it as 2025-03-31T14:00:00+02:00, or in Unix milliseconds"
         ) from None
     return _ms(moment, zone)
 
@@ -196,7 +196,7 @@ def _ms(moment: datetime | date, zone: tzinfo) -> int:
 def _checked_ms(number: int) -> int:
     if not _FIRST_MS <= number < _LAST_MS:
         raise ValueError(
-            "is no time in Unix milliseconds, which have 13 digits. Write it as 2025-03-31"
+            "isn't a time in Unix milliseconds, which have 13 digits. Write it as 2025-03-31"
         )
     return number
 

@@ -261,10 +261,10 @@ def test_a_warehouse_needs_a_dataset_for_each_account(run: Run, configure: Confi
         for name in ("a1", "a2")
     )
     configure(more)
-    assert run("status").code == 0
+    assert run("status", "--account", "a1").code == 0
     config = Path("config/hiringcenter.toml")
     config.write_text('destination = "postgres"\n' + config.read_text())
-    ended = run("status")
+    ended = run("status", "--account", "a1")
     assert ended.code == 2
     assert "its tables are those of 'a1'" in ended.err
 
@@ -311,3 +311,13 @@ def test_make_sync_with_settings_that_can_not_be_read_is_one_line(
         demo.main([])
     assert end.value.code == 2
     assert "Did you mean 'dataset'" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["status", "report"])
+def test_what_shows_one_account_wants_to_know_which(run: Run, configure: Configure, command: str):
+    """Without one, it would show a destination that no account has: never pulled."""
+    ended = run(command)
+    assert ended.code == 2
+    assert "east, west, north. Add --account east or --all-accounts" in ended.err
+    assert run(command, "--account", "west").code == 0
+    assert run(command, "--all-accounts").code == 0

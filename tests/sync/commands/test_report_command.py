@@ -26,7 +26,7 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
     assert ended.summary["runs"] == 2
     page = Path(ended.summary["file"]).read_text()
     assert "2 rows: 1 created" in page
-    assert "Email: (12 characters) is no email address" in page
+    assert "Email: (12 characters) isn&#39;t an email address" in page
     assert "<script" not in page
     assert sandbox.api_key not in page
     assert sandbox.requests == []

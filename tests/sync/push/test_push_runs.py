@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
+from rich.console import Console
 
 from connector.budget import locks
 from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSetting, UsageError
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
-from pipelines.commands.runs import one_run
+from pipelines.commands.runs import one_run, recent_runs
 from pipelines.progress import Standing
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
@@ -46,6 +49,14 @@ def landed(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
         connection.execute(f"ATTACH '{settings.duckdb_path}' AS copy (READ_ONLY)")
         connection.execute(f"USE copy.{settings.dataset}")
         return connection.execute(sql).fetchall()
+
+
+def shown(lines: Iterable[Any]) -> str:
+    """As a terminal of 80 columns shows it."""
+    console = Console(file=io.StringIO(), width=80, highlight=False, markup=False)
+    for line in lines:
+        console.print(line)
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 def adds_up(summary: dict[str, Any]) -> bool:
@@ -187,9 +198,18 @@ def test_one_row_that_never_gets_an_answer_fails_alone(
 
 
 def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
-    """Before any pull it can't tell new people from old ones; after one it can."""
-    summary = push_file(settings, people, dry_run=True).summary
+    """Before any pull it can't tell new people from old ones; after one it can. Its table has a
+    header of one line on a terminal of 80 columns, nothing cut."""
+    report = push_file(settings, people, dry_run=True)
+    summary = report.summary
     assert (summary["rows"], summary["would_send"], summary["requests"]) == (2, 2, 0)
+    header, counts, hint, end = shown(push_lines(report)[1:]).splitlines()
+    assert " ".join(header.split()) == (
+        "rows unchanged rejected would create would update would send"
+    )
+    assert counts.split() == ["2", "0", "0", "0", "0", "2"]
+    assert hint == "Which of these create and which update can be told after a pull."
+    assert end.startswith("Nothing was sent. It would take 2 requests")
     pull(settings, Wanted(("prospects",)))
     sandbox.clear_log()
     known = next(p for p in sandbox.store.all("prospects") if p.get("email"))
@@ -426,3 +446,21 @@ def test_a_file_that_changes_while_it_is_planned_sends_nothing(
     assert sandbox.applied == []
     write(tmp_path, "Ada,L,ada@example.org,,Dr")
     assert push_file(settings, path).summary["created"] == 1
+
+
+def test_the_list_of_runs_has_the_first_sentence_of_an_error(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """With the file once; one run shows all of it, and nested facts below what they belong to."""
+    monkeypatch.chdir(tmp_path)
+    Path("people.csv").write_text("First Name,Last Name,Email,Zip\nAda,B,ada@example.org,1\n")
+    failed = push(settings, PushRequest(file="people.csv")).summary["run_id"]
+    listed = " ".join(shown(recent_runs(settings, 5).lines).split())
+    assert listed.count("people.csv") == 1
+    assert "people.csv: column 'Zip' matches no field of the API." in listed
+    assert "--ignore-unknown" not in listed
+    assert "--ignore-unknown" in " ".join(one_run(settings, failed).lines)
+    pulled = pull(settings, Wanted(("notes",)))
+    lines = "\n".join(one_run(settings, pulled.summary["run_id"]).lines).splitlines()
+    notes = lines.index("  notes: ")
+    assert lines[notes + 1] == "    scan: full"

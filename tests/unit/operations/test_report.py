@@ -105,3 +105,18 @@ def test_lines_stay_in_their_box(raw: list[tuple[float, float]]):
         assert 0 <= float(x) <= charts.WIDTH
     for y in re.findall(r"V(-?[\d.]+)", drawn):
         assert 0 <= float(y) <= charts.HEIGHT
+
+
+def test_a_push_that_was_stopped_says_how_many_rows_it_has_not_sent():
+    """Its counts add up; one row is no "1 rows"."""
+    counts = {"created": 2, "updated": 0, "unchanged": 0, "rejected": 0, "failed": 0}
+    stopped = RunRecord(
+        "r", "push", "d", "stopped", 0, 1, {"rows": 5, **counts, "not_sent": 3}, None
+    )
+    page = render(facts([stopped], pushes=[Push(stopped)]))
+    assert "5 rows: 2 created" in page
+    assert "0 failed, 3 not sent" in page
+    done = RunRecord("r", "push", "d", "ok", 0, 1, {"rows": 1, **counts, "not_sent": 0}, None)
+    page = render(facts([done], pushes=[Push(done)]))
+    assert "1 row: 2 created" in page
+    assert "not sent" not in page

@@ -179,18 +179,18 @@ def test_a_postal_code_that_a_sheet_holds_as_a_number_is_doubted() -> None:
     ("cells", "message"),
     [
         ({"firstName": "  "}, "firstName: is empty, and the API requires it"),
-        ({"email": "x"}, r"email: 'x' is no email address \(.+\)\. Correct it"),
-        ({"phone": "12"}, r"phone: '12' is no phone number \(.+\)\. Correct it"),
+        ({"email": "x"}, r"email: 'x' isn't an email address \(.+\)\. Correct it"),
+        ({"phone": "12"}, r"phone: '12' isn't a phone number \(.+\)\. Correct it"),
         ({"licenseStatus": "maybe"}, "Write one of not_started, in_progress, licensed"),
         ({"muteWebhook": "perhaps"}, "muteWebhook: 'perhaps' is neither yes nor no"),
         ({"labels": '["a", '}, "starts like a JSON list and isn't one"),
         ({"labels": "x" * 201}, "has more than 200 characters"),
         ({"labels": [{"a": 1}]}, "holds an object"),
         ({"labels": [str(n) for n in range(101)]}, "more than 100 items"),
-        ({"resume": "[1]"}, "is no JSON object"),
-        ({"resume": "{'a': 1}"}, "is no valid JSON"),
-        ({"resume": '{"a": NaN}'}, "is no valid JSON"),
-        ({"resume": "[" * 100_000}, "is no valid JSON"),
+        ({"resume": "[1]"}, "isn't a JSON object"),
+        ({"resume": "{'a': 1}"}, "isn't valid JSON"),
+        ({"resume": '{"a": NaN}'}, "isn't valid JSON"),
+        ({"resume": "[" * 100_000}, "isn't valid JSON"),
         ({"resume": {"a": 2**70}}, "more than 64 bits"),
         ({"resume": {"a": "\ud800"}}, "half a character"),
         ({"company": "x" * 1001}, r"company: 'x{60}…' has more than 1000 characters"),
@@ -205,7 +205,7 @@ def test_a_postal_code_that_a_sheet_holds_as_a_number_is_doubted() -> None:
         ({"company": {"a": 1}}, "company: holds an object"),
         ({"company": True}, "company: holds a true/false value"),
         ({"company": timedelta(1)}, "company: holds a value of type timedelta"),
-        ({"company": float("nan")}, "company: holds nan, which is no number"),
+        ({"company": float("nan")}, "company: holds nan, which isn't a number"),
         ({"company": Decimal("Infinity")}, "company: holds Infinity"),
         ({"company": "#N/A"}, "company: shows the error #N/A"),
         ({"company": Unreadable("a date out of range")}, "company: holds a date out of range"),
@@ -244,7 +244,7 @@ def test_columns_are_named_as_the_input_names_them() -> None:
         Mapping(columns={"First": "firstName", "Surname": "lastName", "Mail": "email"}),
     )
     assert row.column == "Surname"
-    assert "Mail: 'x' is no email address" in row.reason
+    assert "Mail: 'x' isn't an email address" in row.reason
 
 
 def test_nobody_is_created_anew_with_each_push() -> None:
@@ -291,7 +291,7 @@ def test_constants_go_into_every_row_and_are_checked_once() -> None:
     """A bad one is the mapping's fault, before any row."""
     constants = Mapping(constants={"source": "Import", "labels": ["x"]}, place="m.toml")
     assert check(ANN, constants).payload["labels"] == ["x"]
-    with pytest.raises(BadMapping, match=r"m\.toml: \[constants\] licenseStatus: 'maybe' is no"):
+    with pytest.raises(BadMapping, match=r"m\.toml: \[constants\] licenseStatus: 'maybe' isn't a"):
         check(ANN, Mapping(constants={"licenseStatus": "maybe"}, place="m.toml"))
 
 
