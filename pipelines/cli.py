@@ -8,6 +8,7 @@ import pkgutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pipelines.signals import StoppedEarly, raise_on_signals
@@ -126,7 +127,8 @@ def _tell_machines(facts: dict[str, str], *, status: str = "failed") -> None:
     if "--json" in sys.argv:
         from pipelines.commands.output import Output
 
-        Output(json=True).object({"status": status, "error": facts})
+        with suppress(OSError):  # a stdout that can't be written is told on stderr, see `_flushed`
+            Output(json=True).object({"status": status, "error": facts})
 
 
 def run() -> None:

@@ -50,10 +50,11 @@ def test_all_that_was_said_arrives(tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path):
+@pytest.mark.parametrize("option", ["--help", "--json"])
+def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path, option: str):
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "pipelines.cli", "budget", "--help"],
+            [sys.executable, "-m", "pipelines.cli", "budget", option],
             cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False,
         )  # fmt: skip
     assert ended.returncode == 1
