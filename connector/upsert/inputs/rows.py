@@ -36,20 +36,20 @@ class InputRow(NamedTuple):
 
 
 @dataclass
-class EmptyRows:
-    """Rows with nothing in them. They are no rows, but are counted, and said to be there."""
+class RowNumbers:
+    """Rows that people should know of: how many, and the first of them."""
 
     count: int = 0
     first: list[int] = field(default_factory=list)
 
     def add(self, row_number: int, count: int = 1) -> None:
-        """Note `count` empty rows from `row_number` on."""
+        """Note `count` rows from `row_number` on."""
         self.count += count
         self.first += range(row_number, row_number + min(count, 5 - len(self.first)))
 
-    def note(self) -> str:
+    def __str__(self) -> str:
         numbers = ", ".join(map(str, self.first)) + (", …" if self.count > len(self.first) else "")
-        return f"empty rows passed over: {self.count} (row {numbers})"
+        return f"{self.count} (row {numbers})"
 
 
 class Input(ABC):
@@ -71,13 +71,13 @@ class Input(ABC):
 
     def __init__(self, *, name: str, columns: list[str], description: str) -> None:
         self.name, self.columns, self.description = name, columns, description
-        self.empty_rows = EmptyRows()
+        self.empty_rows = RowNumbers()
         self.on_close: Callable[[], None] | None = None
         self.on_end: Callable[[], None] | None = None
         self.reading: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __iter__(self) -> Iterator[InputRow]:
-        self.empty_rows = EmptyRows()
+        self.empty_rows = RowNumbers()
         try:
             with self.reading():
                 yield from self._rows()
@@ -96,8 +96,9 @@ class Input(ABC):
     @property
     def notes(self) -> list[str]:
         """What people should know about the rows read so far, beside the rows themselves."""
-        empty = [self.empty_rows.note()] if self.empty_rows.count else []
-        return [*self._guess_notes(), *empty]
+        empty = self.empty_rows  # they are no rows, but are said to be there
+        passed_over = [f"empty rows passed over: {empty}"] if empty.count else []
+        return [*self._guess_notes(), *passed_over]
 
     def _guess_notes(self) -> list[str]:
         if self.guess is None:

@@ -50,10 +50,12 @@ class Merge(NamedTuple):
 
 
 class SheetRow(NamedTuple):
-    """number: from 1. cells: column (from 0) → value, of those with something in them."""
+    """number: from 1. cells: column (from 0) → value, of those with something in them. hidden: by a
+    filter, or by hand."""
 
     number: int
     cells: dict[int, Any]
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -241,7 +243,7 @@ class _Rows:
         self._from_1904, self._computes_on_load = from_1904, computes_on_load
         self._done: list[SheetRow] = []
         self._number, self._last_number, self._column = 0, 0, -1
-        self._row_known = False
+        self._row_known = self._hidden = False
         self._cells: dict[int, Any] | None = None
         self._in_cell = self._in_value = self._has_formula = self._has_value = False
         self._phonetic = 0
@@ -271,6 +273,7 @@ class _Rows:
         elif local == "row":
             self._row_known = "r" in attributes
             self._number = int(attributes.get("r", self._last_number + 1))
+            self._hidden = _is_true(attributes.get("hidden"))
             self._column, self._cells, self._row_chars = -1, {}, 0
 
     def _place_cell(self, reference: str | None) -> None:
@@ -313,7 +316,7 @@ class _Rows:
                 raise SheetXmlError(f"row {self._number} is out of order")
             self._last_number = self._number
             if self._cells:
-                self._done.append(SheetRow(self._number, self._cells))
+                self._done.append(SheetRow(self._number, self._cells, self._hidden))
             self._cells = None
 
     def _value(self) -> Any:

@@ -23,7 +23,7 @@ from connector.upsert.inputs.headers import (
     check_header,
     clean_header,
 )
-from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
+from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow, RowNumbers
 from connector.upsert.inputs.sheet_xml import (
     Merge,
     SheetName,
@@ -54,6 +54,7 @@ class WorkbookInput(Input):
 
     def __init__(self, file: LocalFile, *, sheet: str | None = None, skip_rows: int = 0) -> None:
         self._file_name, self._skip_rows = file.name, skip_rows
+        self._hidden = RowNumbers()
         self._stream = file.unzipped().open()
         with self._readable():
             self._workbook = Workbook(self._stream, place=file.name)
@@ -103,12 +104,15 @@ class WorkbookInput(Input):
     def _filled_rows(self) -> Iterator[InputRow]:
         merged = _Merged(self._merges)
         expected = self._header_row + 1
-        for number, cells in self._sheet_rows():
+        self._hidden = RowNumbers()
+        for number, cells, hidden in self._sheet_rows():
             if number <= self._header_row:
                 continue
             if number > expected:
                 self.empty_rows.add(expected, number - expected)
             expected = number + 1
+            if hidden:
+                self._hidden.add(number)
             values: dict[str, Any] = {}
             for column, name in enumerate(self.columns, start=self._first_column):
                 values[name] = cells.pop(column, "")
@@ -131,15 +135,21 @@ class WorkbookInput(Input):
 
     @property
     def notes(self) -> list[str]:
+        found = super().notes
+        if self._hidden.count:
+            found.append(
+                f"rows that the sheet hides, by a filter or by hand: {self._hidden}; they count as "
+                "the others do. To leave them out, copy what is visible into a sheet of its own"
+            )
         if not self._merges:
-            return super().notes
+            return found
         named = ", ".join(merge.reference for merge in self._merges[:_SHOWN_MERGES])
         more = ", …" if len(self._merges) > _SHOWN_MERGES else ""
         merged = (
             f"merged cells ({named}{more}): their value counts for each row that they cover, in "
             "their first column; their other columns are left as they are in HiringCenter"
         )
-        return [*super().notes, merged]
+        return [*found, merged]
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -95,6 +95,15 @@ def check_readable(value: Any) -> None:
         )
 
 
+# Signs of Windows (’ “ € …) that a program has read as Latin-1, where these numbers are controls.
+# Five mean nothing there, and 0x85 may be a line end as well.
+_C1 = re.compile("[\x80-\x9f]")
+_MISREAD = {
+    code: bytes([code]).decode("cp1252")
+    for code in range(0x80, 0xA0)
+    if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)
+}
+
 # a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
 MAY_BE_ALTERED = re.compile(
     r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
@@ -119,6 +128,10 @@ def unaltered(text: str, *, is_code: bool = False) -> str:
         text = match[1].replace('""', '"').strip()
     elif match := _KEPT_AS_TEXT.fullmatch(text):
         text = (match[1] or match[2]).strip()
+    if not text.isascii() and _C1.search(text):
+        text = text.translate(_MISREAD)
+        if _C1.search(text):
+            raise ValueError("holds a control character. Remove or retype it")
     check_readable(text)
     if _SHORTENED.fullmatch(text):
         raise ValueError(

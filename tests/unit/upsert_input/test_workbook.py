@@ -276,6 +276,16 @@ def test_a_number_is_read_as_its_format_means_it(
     assert type(found) is type(value)
 
 
+def test_hidden_rows_count_and_are_told(write: WriteFile) -> None:
+    """A filter leaves them in the file: whoever pushes what they see should know."""
+    cell = "<c t='str'><v>x</v></c>"
+    rows = f"{HEAD}<row>{cell}</row><row hidden='1'>{cell}</row><row hidden='true'/>"
+    with open_input(write(raw_workbook(rows), name="x.xlsx")) as read:
+        for _ in (1, 2):
+            assert [row.row_number for row in read] == [2, 3]
+            assert [note for note in read.notes if "hides" in note and ": 1 (row 3);" in note]
+
+
 def test_dates_of_old_macs_begin_in_1904(write: WriteFile) -> None:
     """Four years and a day would be lost."""
     tags = "<workbookPr date1904='1'/>"
