@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from connector.upsert.outbox.results import RowResult
 
 
-_MOST_ROWS = 1_000
 _SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
 
 
@@ -102,10 +101,11 @@ def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
     from connector.upsert.outbox.results import ResultStore
     from pipelines.push.outbox import outbox_database
+    from pipelines.push.report import NOTEWORTHY_MAX
 
     database = outbox_database(settings)
     try:
-        return ResultStore(database, scope=0).noteworthy(run_id, _MOST_ROWS)
+        return ResultStore(database, scope=0).noteworthy(run_id, NOTEWORTHY_MAX)
     finally:
         database.close()
 

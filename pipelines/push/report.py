@@ -13,6 +13,7 @@ from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
 
 EXIT_BAD_ROWS = 3
+NOTEWORTHY_MAX = 1_000  # rows; what is beyond is counted alone
 
 
 @dataclass

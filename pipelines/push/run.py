@@ -40,12 +40,11 @@ from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.input import PushRequest, open_rows, rejects_path
 from pipelines.push.outbox import begin_sending, destination_number, outbox_of, scope_of
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
-from pipelines.push.report import PushReport, counted, forecast
+from pipelines.push.report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.push.results import land_after_push
 from pipelines.session import Session, open_session
 
 _log = get_logger("push")
-_NOTEWORTHY = 50
 _LIKELY_LATENCY_S = 0.3
 _FILES_KEPT_FREE = 24
 """For the rejects, and for the destination when the results are landed."""
@@ -218,7 +217,7 @@ class _Push:
     def _reject(self, reject: Reject) -> None:
         if self._rejects is not None:
             self._rejects.add(reject)
-        elif len(self._report.noteworthy) < _NOTEWORTHY:  # a dry run stores no results
+        elif len(self._report.noteworthy) < NOTEWORTHY_MAX:  # a dry run stores no results
             told = RowResult(reject.row_number, Status.REJECTED, None, redact(reject.public_reason))
             self._report.noteworthy.append(told)
 
@@ -304,7 +303,7 @@ class _Push:
         message = redact(str(error)) if error else None
         try:
             with suppress(OutboxLost):
-                self._report.noteworthy = self._results.noteworthy(session.run_id, _NOTEWORTHY)
+                self._report.noteworthy = self._results.noteworthy(session.run_id, NOTEWORTHY_MAX)
                 self._tell_left_behind()
             session.history.finish(session.run_id, summary["status"], summary, message)
         except BudgetError as failure:  # a full disk, say: what was sent is told all the same

@@ -10,7 +10,7 @@ from rich.table import Table
 from connector.errors import UsageError
 from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
-from pipelines.push.report import PushReport, outcomes_in_words
+from pipelines.push.report import NOTEWORTHY_MAX, PushReport, outcomes_in_words
 from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20
@@ -73,12 +73,21 @@ def _rows(report: PushReport) -> Iterator[str]:
     lines = grouped(report.noteworthy)
     for line in lines[:_SHOWN]:
         yield row_line(*line)
+    yield from _beyond(report)
     if len(lines) <= _SHOWN:
         return
     if "eta_s" in report.summary:  # a dry run isn't in the history
         yield f"… and {plural(len(lines) - _SHOWN, 'reason')} more: --rejects F writes all rows."
     else:
         yield f"… more: hiringcenter runs {report.summary['run_id']}"
+
+
+def _beyond(report: PushReport) -> Iterator[str]:
+    bad = (Status.REJECTED, Status.FAILED)
+    listed = sum(result.status in bad for result in report.noteworthy)
+    left = sum(report.summary[status.value] for status in bad) - listed
+    if left > 0 and len(report.noteworthy) >= NOTEWORTHY_MAX:
+        yield f"and {plural(left, 'row')} more that were rejected or failed."
 
 
 def _end(summary: dict[str, Any]) -> Iterator[str]:

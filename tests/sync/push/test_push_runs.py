@@ -16,13 +16,15 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSetting, UsageError
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
+from connector.upsert.outbox.results import RowResult
+from connector.upsert.outbox.states import Status
 from pipelines.commands.runs import one_run, recent_runs
 from pipelines.progress import Standing
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.input import PushRequest, job_request
 from pipelines.push.outbox import outbox_database
-from pipelines.push.report import PushReport
+from pipelines.push.report import NOTEWORTHY_MAX, PushReport
 from pipelines.push.run import push
 from pipelines.push.view import push_lines
 
@@ -202,6 +204,7 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     header of one line on a terminal of 80 columns, nothing cut."""
     report = push_file(settings, people, dry_run=True)
     summary = report.summary
+    assert summary["run_id"] is None, "`runs` knows none of it"
     assert (summary["rows"], summary["would_send"], summary["requests"]) == (2, 2, 0)
     header, counts, hint, end = shown(push_lines(report)[1:]).splitlines()
     assert " ".join(header.split()) == (
@@ -218,6 +221,32 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     assert (summary["would_create"], summary["would_update"]) == (2, 1)
     assert summary["eta_s"] >= 0
     assert sandbox.requests == []
+
+
+def test_rejects_of_one_reason_are_one_line(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """With their row numbers: of the push, of its dry run, and in `runs`, by the file's name."""
+    path = write(tmp_path, *(f"N{n},X,,," for n in range(60)), "Ada,L,ada@example.org,,Dr")
+    report = push_file(settings, path)
+    assert (report.summary["rejected"], report.summary["created"]) == (60, 1)
+    told = [line for line in push_lines(report) if str(line).startswith("row")]
+    assert len(told) == 1
+    assert told[0].startswith("rows 2-61: rejected: E-mail and Phone: both empty")
+    dry = push_file(settings, path, dry_run=True)
+    assert [line for line in push_lines(dry) if str(line).startswith("row")] == told
+    shown = one_run(settings, report.summary["run_id"])
+    assert [line for line in shown.lines if str(line).startswith("rows 2")] == told
+    assert any("people.csv" in line for line in shown.lines)
+
+
+def test_rows_beyond_those_that_are_listed_are_counted():
+    """Of very many, the first are listed, and it is said that there are more."""
+    listed = [RowResult(n, Status.REJECTED, None, "bad") for n in range(2, NOTEWORTHY_MAX + 2)]
+    counts = dict.fromkeys((status.value for status in Status), 0) | {"rejected": 1_500}
+    summary = {"status": "ok", "rows": 1_500, "not_sent": 0, "requests": 0, "seconds": 0.1}
+    report = PushReport({**summary, **counts, "waited_s": 0.0}, noteworthy=listed)
+    assert [line for line in push_lines(report) if str(line).startswith(("row", "and"))] == [
+        "rows 2-1001: rejected: bad", "and 500 rows more that were rejected or failed.",
+    ]  # fmt: skip
 
 
 def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, people: Path):
