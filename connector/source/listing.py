@@ -58,6 +58,7 @@ class Listing:
 
     next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit
     that is refused isn't the fault, since it was accepted before: nothing smaller is tried.
+    asks_twice: a place that is refused is asked for once more, before it counts as lost.
     walked: the ids of the pages so far, those by `startAfter` aside.
 
     Raises (while iterating; every page that brought something was yielded)
@@ -74,10 +75,12 @@ class Listing:
         *,
         page_size: int,
         next_params: Params | None = None,
+        asks_twice: bool = False,
         keeps_size: bool = False,
     ) -> None:
         self._keeps_size = keeps_size
         self._client, self._resource, self._params = client, resource, dict(params)
+        self._asks_twice = asks_twice
         self.page_size = page_size
         self.walked, self._odd = IdCount(), IdCount()
         self._next: dict[str, str] | None = dict(next_params) if next_params else None
@@ -118,16 +121,18 @@ class Listing:
     def _limit(self) -> int:
         return self._times.limit or self.page_size
 
-    def _with_place(self, place: Params) -> Page:
+    def _with_place(self, place: Params, *, again: bool = False) -> Page:
         try:
             return self._page(place)
         except Refused as refused:
             if refused.status in _PLACE_GONE and self._times.limit is not None:
                 self._times.refuse()  # the limit, probably: the usual one has worked
                 return self._with_place(place)
-            if refused.status in _PLACE_GONE:
-                raise PlaceLost from refused
-            raise
+            if refused.status not in _PLACE_GONE:
+                raise
+            if self._asks_twice and not again:
+                return self._with_place(place, again=True)
+            raise PlaceLost from refused
 
     def _first(self) -> Page:
         """The first page, for a smaller limit where the server refuses this one."""

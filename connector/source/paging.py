@@ -107,6 +107,7 @@ class Scan:
         self._endless: str | None = None
         self._cut: str | None = None  # why what follows the last page can't be asked for
         self._is_cut = self._helped = False
+        self._stalls = 0  # restarts in a row that got no further
         self._counts_by_page = False  # `totalCount` differs from page to page, and means no list
         self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
         self._unfinished = False
@@ -151,16 +152,16 @@ class Scan:
 
     def _whole_walk(self) -> Iterator[ScannedPage]:
         """To the end of the list; from its beginning again where the server forgets the place."""
-        stalls, furthest = 0, 0
+        furthest = 0
         while not self._ended and not self._unfinished:
             before = self._seen.pages
             try:
                 yield from self._walk()
             except PlaceLost:
                 pages = self._seen.pages - before
-                stalls = stalls + 1 if pages <= furthest else 0
+                self._stalls = self._stalls + 1 if pages <= furthest else 0
                 furthest = max(furthest, pages)
-                self._restart(stalls)
+                self._restart()
             except Refused as refused:
                 if self.plan.kind not in FILTERED or refused.status not in BAD_REQUEST:
                     raise
@@ -175,9 +176,9 @@ class Scan:
             plan, kind=ScanKind.FULL, params={}, reason=reason, max_pages=plan.full_max_pages
         )
 
-    def _restart(self, stalls: int) -> None:
+    def _restart(self) -> None:
         self._seen.begin_anew()
-        if stalls > STALLS_MAX:
+        if self._stalls > STALLS_MAX:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
         log.warning("source.page_token_lost", resource=self.plan.resource, then="restart")
         self._next = None
@@ -190,8 +191,9 @@ class Scan:
             self.plan.resource,
             self.plan.params,
             page_size=self._page_size,
-            next_params=self._next,
             keeps_size=self.plan.kind in FILTERED,
+            next_params=self._next,
+            asks_twice=self._stalls > 0,
         )
         self._seen.walked = listing.walked
         skipped, before = self._skipped, None

@@ -935,6 +935,20 @@ def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
     assert made.outcome.doubt.kind is DoubtKind.NO_PLACE
 
 
+def test_a_place_that_is_refused_now_and_then_is_asked_for_once_more():
+    """Where a restart got no further: 404 of one server behind a balancer, say."""
+
+    def before(number: int) -> None:
+        if number % 5 == 0:
+            raise expired()
+
+    server = ListServer(records(95), before=before)
+    made = scan(server)
+    assert len(set(read(made))) == 95
+    assert made.outcome is not None
+    assert made.outcome.complete
+
+
 @pytest.mark.parametrize("last_is_full", [True, False])
 def test_a_count_of_what_remains_is_seen_through_at_the_first_boundary(last_is_full: bool):
     """It falls from page to page while nothing is deleted: six requests tell, not six a page."""
