@@ -489,7 +489,7 @@ class ExpiringPages(ApiError):
         super().__init__(
             f"GET /{resource}: page tokens expired before the next page could be asked for; the "
             f"list was begun again {restarts} times and got no further. What was read is kept. "
-            "Run the pull again when less is going on."
+            "Run the pull again when the API is less busy."
         )
 
 

@@ -128,7 +128,7 @@ def e164(text: str, region: str) -> tuple[str, str | None]:
 
 def _somebodys(number: str) -> str:
     if _PLACEHOLDER.fullmatch(number):
-        raise ValueError("it is a placeholder, and nobody's number")
+        raise ValueError("it is a placeholder, not a real number")
     return number
 
 

@@ -92,7 +92,7 @@ class UnfilteredList(Untold):
     def __init__(self) -> None:
         super().__init__(
             "the API didn't filter its list by email, phone or name, so whether this person exists "
-            "can't be told; nothing was sent"
+            "isn't known; nothing was sent"
         )
 
 
@@ -102,7 +102,7 @@ class LongList(Untold):
     def __init__(self, *, kind: str, seen: int) -> None:
         self.kind, self.seen = kind, seen
         super().__init__(
-            f"this person has more than {seen} {kind}, so whether it is among them can't be told; "
+            f"this person has more than {seen} {kind}, so whether it is among them isn't known; "
             "it was not sent. Look at the person in HiringCenter, and push the row with --force "
             "if it is missing"
         )

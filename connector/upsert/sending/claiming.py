@@ -34,9 +34,9 @@ _BEHIND = (
     "push again"
 )
 _DROPPED = (
-    "HiringCenter took over neither email nor phone of this row when prospect {prospect_id} was "
-    "created, and finds nobody by them: the row would create that person once more. Correct the "
-    "contact, or change prospect {prospect_id} in HiringCenter; --force creates them once more"
+    "HiringCenter kept neither email nor phone of this row when prospect {prospect_id} was "
+    "created, and finds no one by them: the row would create that person again. Correct the "
+    "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
 )
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
 _STATUS = {
