@@ -10,7 +10,7 @@ import typer
 
 from pipelines.commands.common import NEW_LEDGER, Options, common_options, guarded, run_command
 from pipelines.commands.observed import observed
-from pipelines.commands.output import Output
+from pipelines.commands.output import ALREADY_RUNNING, Output
 from pipelines.commands.result import Result, status_of_exit, worst
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
         events=[
             (event, {"part": name, **facts})
             for name, part in parts.items()
+            if part.exit_code not in (0, ALREADY_RUNNING)
             for event, facts in (
                 *part.events,
                 *(

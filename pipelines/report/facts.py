@@ -26,12 +26,14 @@ class Freshness:
 
 @dataclass(frozen=True)
 class WindowUse:
-    """Requests of one window over time. counts: one per slot of `slot_s`, oldest first."""
+    """Requests of one window over time. counts: one per slot of `slot_s`, oldest first. whose: what
+    is counted, for people."""
 
     limit: int
     length_s: float
     slot_s: float
     counts: Sequence[int]
+    whose: str = "all of this key"
 
 
 @dataclass(frozen=True)

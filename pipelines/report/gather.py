@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 
@@ -84,7 +85,9 @@ def _budget(
 ) -> tuple[list[WindowUse], str]:
     shortest = min(settings.rate_limits, key=lambda limit: limit.length_s)
     longest = max(settings.rate_limits, key=lambda limit: limit.length_s)
-    hours = _use(longest, 3600.0, hourly(runs, now_s, _HOURS))
+    hours = replace(
+        _use(longest, 3600.0, hourly(runs, now_s, _HOURS)), whose="by runs into this destination"
+    )
     if settings.api_key is None:
         return [hours], ""
     ages_s, hold = _recent(settings, database)
