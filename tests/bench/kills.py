@@ -20,6 +20,7 @@ from tests.processes.pull_kills import (
     slow_sandbox,
     small_sandbox,
 )
+from tests.processes.push_kills import push_killed_before
 
 SERIES = 10
 KILLS = 10
@@ -27,7 +28,7 @@ DAMAGED = 100
 
 
 def run() -> list[Row]:
-    return [_random_instants(), *_file_operations()]
+    return [_random_instants(), *_file_operations(), *_file_operations_of_pushes()]
 
 
 def _random_instants() -> Row:
@@ -62,6 +63,23 @@ def _file_operations() -> list[Row]:
             _row("later pulls", _numbers(points.later), points.try_later),
             _row("damaged files", range(DAMAGED), lambda _: points.try_damage(chance)),
         ]
+
+
+def _file_operations_of_pushes() -> list[Row]:
+    if library() is None:
+        return []
+    with tempfile.TemporaryDirectory() as folder:
+        found = push_killed_before(Path(folder), _numbers)
+    for each in found.wrong:
+        print(f"pushes: {each}")
+    return [
+        Row(
+            f"pushes: {found.tried} points",
+            f"{found.killed} killed, {len(found.wrong)} wrong after at most two runs",
+            "each change and note made once",
+            not found.wrong and found.killed > 0,
+        )
+    ]
 
 
 def _numbers(many: int) -> range:

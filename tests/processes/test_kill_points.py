@@ -77,7 +77,7 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillPoints]:
 
 @pytest.mark.slow
 def test_a_pull_killed_before_a_file_operation_loses_nothing_and_leaves_nothing(points: KillPoints):
-    """A sample, another one each time; every one of them: make bench. At most two runs later the
+    """A sample, another one each time; every second of them: make bench. At most two runs later the
     copy equals the API, and no file is there that an undisturbed pull doesn't leave."""
     chance = random.Random()
     wrong = [points.try_first(chance.randrange(1, points.first))]

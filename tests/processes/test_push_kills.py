@@ -67,8 +67,8 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
 
 @pytest.mark.slow
 def test_a_push_killed_before_any_file_operation_recovers(tmp_path: Path):
-    """A sample of the points, spread over the whole push; `make bench` tries them all: in at most
-    two runs each change and each note is made once, and the results have landed."""
+    """A sample of the points, spread over the whole push; `make bench` tries every second one:
+    in at most two runs each change and each note is made once, and the results have landed."""
     found = push_killed_before(tmp_path, lambda count: [count // 5, count // 2, count * 4 // 5])
     assert (found.tried, found.wrong) == (3, [])
     assert found.killed >= 2

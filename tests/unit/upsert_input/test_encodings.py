@@ -124,6 +124,13 @@ def test_the_fixtures_are_guessed_right(file: str, names: list[tuple[str, str]])
         assert [(row.values["First Name"], row.values["Last Name"]) for row in read] == names
 
 
+def test_one_copyright_sign_makes_no_file_japanese() -> None:
+    """Nor stops it: no word depends on the sign."""
+    with open_input(INPUTS / "one-copyright-sign.csv") as read:
+        assert [row.values["Company"] for row in read] == ["Globex © 2024"]
+        assert read.guess is None or not read.guess.decides_words
+
+
 @pytest.mark.parametrize(
     "cell",
     [
