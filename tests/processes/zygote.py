@@ -7,6 +7,7 @@ the child is a process of its own, which may be killed by its pid.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -24,7 +25,18 @@ from tests.processes.file_operations import FileFault, library, watch
 
 ROOT = Path(__file__).parents[2]
 # what the commands import late: killed while importing, a child would prove little
-_HEAVY = ("pipelines.pull.run", "pipelines.pull.view", "pipelines.push.run", "pipelines.push.view")
+_HEAVY = (
+    "pipelines.commands.pull",
+    "pipelines.commands.push",
+    "pipelines.pull.run",
+    "pipelines.pull.view",
+    "pipelines.push.run",
+    "pipelines.push.view",
+    "dlt._workspace.cli",
+    "dlt.destinations.impl.duckdb.sql_client",
+    "dlt.sources.helpers.requests",
+    "pyarrow.parquet",
+)
 
 
 class Zygote:
@@ -107,6 +119,7 @@ def _library() -> str:
 def _serve() -> None:
     for module in _HEAVY:
         importlib.import_module(module)
+    gc.freeze()  # a child's collector needn't look through what was imported
     print("ready", flush=True)
     child = 0
     for line in sys.stdin:
