@@ -678,6 +678,10 @@ class LedgerUnusable(BudgetError):
         )
 
 
+class LedgerDamaged(LedgerUnusable):
+    """What its file holds can't be read as a database, or not all of it."""
+
+
 class LedgerTooNew(BudgetError):
     """A newer connector wrote the ledger. `component`, `found`, `known`: table versions."""
 

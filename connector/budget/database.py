@@ -28,12 +28,15 @@ Migration = Callable[[sa.Connection], None]
 class Proof(Protocol):
     """That a database is the one that was opened; each method raises the error that says not.
 
-    of_file: without a transaction. of_rows: at the begin of each write transaction.
+    of_file: without a transaction. of_rows: at the begin of each write transaction. of_failure:
+    where the database failed.
     """
 
     def of_file(self) -> None: ...
 
     def of_rows(self, connection: sa.Connection) -> None: ...
+
+    def of_failure(self, error: LedgerUnusable) -> None: ...
 
 
 LOCK_WAIT_S = 30.0
@@ -161,9 +164,9 @@ class Database:
         try:
             with translated(self.name, self.engine.dialect):
                 yield
-        except LedgerUnusable:
-            if self._proof is not None:  # a file that was emptied looks damaged first
-                self._proof.of_file()
+        except LedgerUnusable as error:
+            if self._proof is not None:
+                self._proof.of_failure(error)
             raise
 
     def _exclusive(self) -> AbstractContextManager[None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from connector.budget.filelock import LockHeld
-from connector.errors import LedgerUnusable
+from connector.errors import LedgerDamaged, LedgerUnusable
 
 _MOVE_AWAY = (
     "Move it away (the next run makes a new one), wait as long as the longest rate window, and "
@@ -32,19 +33,24 @@ _BY_SQLITE_CODE = {
     "SQLITE_LOCKED": ("is locked", _CLOSE_OTHERS),
 }
 _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+_BESIDE = ("-wal", "-shm", "-journal")
 _HELD = "Look for a stopped or hanging hiringcenter process, end it and run the command again."
 
 
 def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
     """The ledger's file, or a lock file beside it, could not be made or opened."""
     if isinstance(error, IsADirectoryError):
-        return LedgerUnusable(
-            ledger=ledger, reason=f"can't be used: {error.filename} is a folder", action=_MOVE_AWAY
-        )
+        return _in_the_way(ledger, error.filename)
     return LedgerUnusable(
         ledger=ledger,
         reason=f"can't be opened: {error.strerror}",
         action="Make the state directory writable, or set HIRINGCENTER_STATE_DIR.",
+    )
+
+
+def _in_the_way(ledger: str, folder: str) -> LedgerUnusable:
+    return LedgerUnusable(
+        ledger=ledger, reason=f"can't be used: {folder} is a folder", action=_MOVE_AWAY
     )
 
 
@@ -66,9 +72,16 @@ def translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
 
 
 def _unusable(ledger: str, code: str, error: BaseException) -> LedgerUnusable:
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR")):
+        for ending in _BESIDE:
+            if Path(ledger + ending).is_dir():
+                return _in_the_way(ledger, ledger + ending)
+    if "Could not decode to UTF-8" in str(error):  # text that SQLite itself doesn't look at
+        code = "SQLITE_CORRUPT"
     for prefix, (reason, action) in _BY_SQLITE_CODE.items():
         if code.startswith(prefix):
-            return LedgerUnusable(ledger=ledger, reason=reason, action=action)
+            kind = LedgerDamaged if prefix in _DAMAGED else LedgerUnusable
+            return kind(ledger=ledger, reason=reason, action=action)
     said = str(error).strip().splitlines()
     return LedgerUnusable(
         ledger=ledger,

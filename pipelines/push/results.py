@@ -46,15 +46,14 @@ def land_push_results(destination: Destination, session: Session) -> int:
     if not destination.columns(TABLE):
         destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
     try:
-        outbox = outbox_of(session)
-    except OutboxLost as error:  # a pull goes on without; a push stops before it comes here
+        with closing(outbox_of(session)) as outbox:
+            store = ResultStore(
+                outbox.database, key_number(settings, session.ledger), destination_number(settings)
+            )
+            return _land(destination, store)
+    except OutboxLost as error:  # a pull goes on without; the next push stops
         _log.warning("push.no_outbox", why=str(error))
         return 0
-    with closing(outbox):
-        store = ResultStore(
-            outbox.database, key_number(settings, session.ledger), destination_number(settings)
-        )
-        return _land(destination, store)
 
 
 def _land_runs(destination: Destination, session: Session) -> None:

@@ -99,6 +99,16 @@ def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, name: str):
         Database(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
+@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+def test_a_folder_in_the_place_of_a_file_that_sqlite_makes_is_named(tmp_path: Path, ending: str):
+    """SQLite itself only says that the database can't be opened."""
+    with opened(tmp_path / "ledger.db"):
+        pass
+    (tmp_path / f"ledger.db{ending}" / "inside").mkdir(parents=True)
+    with pytest.raises(LedgerUnusable, match=rf"{ending} is a folder.*Move it away"):
+        opened(tmp_path / "ledger.db").__enter__()
+
+
 def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path):
     database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
     with locks.hold(database, "a lock", run_id="r"):

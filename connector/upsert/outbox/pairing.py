@@ -9,10 +9,10 @@ instead takes its outbox back.
 from __future__ import annotations
 
 import secrets as randomness
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -21,7 +21,7 @@ from connector.budget import keys
 from connector.budget.database import Database, forget_version, half_path
 from connector.budget.schema import MIGRATIONS as BUDGET_MIGRATIONS
 from connector.budget.schema import secrets
-from connector.errors import LedgerUnusable, OutboxLost
+from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
 from connector.logs import get_logger
 from connector.upsert.outbox.schema import MIGRATIONS, receipts, salts, writes
 from connector.upsert.outbox.statements import insert_or_replace
@@ -35,6 +35,7 @@ _EMPTIED = "is empty"
 _REPLACED = "was replaced by another"
 _OLDER = "is an older copy of itself: pushes have used a newer one since"
 _DAMAGED = "is damaged"
+_A_FOLDER = "is a folder"
 
 _FIRST_TABLES = {"outbox_aliases", "outbox_receipts", "outbox_attached", "push_results"}
 _log = get_logger("outbox")
@@ -99,6 +100,11 @@ class _TokenProof:
         if token != self.token:
             raise OutboxLost(outbox=self.name, reason=_REPLACED if token else _EMPTIED)
 
+    def of_failure(self, error: LedgerUnusable) -> None:
+        self.of_file()  # one that was emptied looks damaged first
+        if isinstance(error, LedgerDamaged):
+            raise OutboxLost(outbox=self.name, reason=_DAMAGED) from error
+
 
 def open_outbox(
     ledger: Database, *, look_first_until_ms: int, new_ledger: bool = False
@@ -107,7 +113,8 @@ def open_outbox(
     permit; on PostgreSQL the ledger's database.
 
     new_ledger: where it was lost or never was, start one that looks people up first, until
-    `look_first_until_ms` of the ledger's clock.
+    `look_first_until_ms` of the ledger's clock. Whether it is damaged is then seen by reading all
+    of it: else it may be found in the midst of a push, each time.
 
     Raises:
         OutboxLost: the ledger had another one.
@@ -117,12 +124,12 @@ def open_outbox(
         token = _secret(connection, _OUTBOX_TOKEN)
         pushes = _number(_secret(connection, _OUTBOX_PUSHES))
         path = half_path(ledger.url, keys.OUTBOX_SUFFIX)
-        reason = _file_reason(path) if token is not None else None
+        reason = _file_reason(path, is_known=token is not None)
         database: Database | None = None
         try:
             if reason is None:
                 database = _opened(ledger)
-                reason = _why_lost(database, token, pushes)
+                reason = _why_lost(database, token, pushes, reads_all=new_ledger)
             if reason is not None and not new_ledger:
                 raise OutboxLost(outbox=_name(ledger, path), reason=reason)
             if reason is not None:
@@ -133,9 +140,11 @@ def open_outbox(
             if new_ledger and (reason is not None or opened.knows_nothing):
                 opened.look_first_ms, opened.started_now = look_first_until_ms, True
                 _store(database, _LOOK_FIRST, _bytes(look_first_until_ms))
-        except BaseException:
+        except BaseException as error:
             if database is not None:
                 database.close()
+                if isinstance(error, LedgerDamaged) and error.ledger == database.name:
+                    raise OutboxLost(outbox=database.name, reason=_DAMAGED) from error
             raise
     return opened
 
@@ -168,24 +177,32 @@ def _name(ledger: Database, path: Path | None) -> str:
     return ledger.name if path is None else str(path)
 
 
-def _file_reason(path: Path | None) -> str | None:
+def _file_reason(path: Path | None, *, is_known: bool) -> str | None:
     if path is None:
+        return None
+    if path.is_dir():
+        return _A_FOLDER
+    if not is_known:
         return None
     if not path.exists():
         return _VANISHED
     return None if path.stat().st_size else _EMPTIED
 
 
-def _why_lost(database: Database, token: bytes | None, pushes: int) -> str | None:
+def _why_lost(
+    database: Database, token: bytes | None, pushes: int, *, reads_all: bool
+) -> str | None:
     """Why this isn't the outbox that the ledger remembers; None: it is, or none is remembered."""
     try:
         with database.read() as connection:
             tables = set(sa.inspect(connection).get_table_names())
             found = _value(connection, _TOKEN) if salts.name in tables else None
             own_pushes = _number(_value(connection, _PUSHES)) if found else 0
-    except LedgerUnusable as error:
-        if token is None or "damaged" not in error.reason:
-            raise
+            if reads_all and database.is_sqlite:
+                check = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
+                if check != "ok":
+                    return _DAMAGED
+    except LedgerDamaged:
         return _DAMAGED
     if token is None:
         return None
@@ -203,7 +220,7 @@ def _started_new(ledger: Database, lost: Database | None, path: Path | None) -> 
     if lost is not None:
         lost.close()
     if path is not None:
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+        stamp = f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
         for ending in ("", "-wal", "-shm"):
             file = path.with_name(path.name + ending)
             if file.exists():

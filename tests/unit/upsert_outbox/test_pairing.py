@@ -15,6 +15,7 @@ from connector.budget.database import Database
 from connector.budget.keys import key_id
 from connector.errors import OutboxLost
 from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox
+from connector.upsert.outbox.schema import receipts
 
 UNTIL_MS = 1_760_000_000_000
 
@@ -55,6 +56,11 @@ def empty(path: Path) -> None:
 def be_damaged(path: Path) -> None:
     vanish(path)
     path.write_bytes(b"no database at all" * 100)
+
+
+def be_a_folder(path: Path) -> None:
+    vanish(path)
+    (path / "inside").mkdir(parents=True)
 
 
 def be_another(path: Path) -> None:
@@ -113,6 +119,55 @@ def test_an_outbox_that_is_not_the_ledgers_own_is_refused_with_the_ways_out(
     assert [file.read_bytes() for file in kept] == ([] if before is None else [before])
     with closing(opened(ledger)) as outbox:
         assert (outbox.look_first_ms, outbox.started_now) == (UNTIL_MS, False)
+
+
+def damage_receipts(ledger: Database) -> None:
+    """Many receipts, whose pages are overwritten; what an outbox is opened by stays."""
+    with closing(opened(ledger)) as outbox:
+        row = {"scope": 1, "tail": b"", "accepted_ms": 0, "seen_ms": 0}
+        rows = [{**row, "prospect_id": f"{number:0100}"} for number in range(500)]
+        with outbox.database.write() as connection:
+            connection.execute(sa.insert(receipts), rows)
+    content = bytearray(outbox_path(ledger).read_bytes())
+    for at in range(0, len(content), 4096):
+        if content[at : at + 4096].count(b"0" * 90) > 3:
+            content[at : at + 64] = os.urandom(64)
+    outbox_path(ledger).write_bytes(content)
+
+
+def test_damage_that_is_found_in_the_midst_of_a_push_names_the_same_way_out(ledger: Database):
+    """It opens, and fails at a page that is read later: `--new-ledger` sees that as well."""
+    damage_receipts(ledger)
+    for _ in range(2):
+        with (
+            closing(opened(ledger)) as outbox,
+            pytest.raises(OutboxLost, match="is damaged.*--new-ledger"),
+            outbox.database.read() as connection,
+        ):
+            connection.execute(sa.select(receipts)).all()
+    with closing(opened(ledger, new_ledger=True)) as outbox:
+        assert (outbox.look_first_ms, outbox.started_now) == (UNTIL_MS, True)
+        with outbox.database.read() as connection:
+            assert connection.execute(sa.select(receipts)).all() == []
+
+
+@pytest.mark.parametrize("lost", ["neither", "ledger"])
+def test_a_folder_or_no_database_in_its_place_is_a_lost_outbox(tmp_path: Path, lost: str):
+    """Also where the ledger is new and remembers none: a pull is to go on without."""
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    with closing(Database(url)) as ledger:
+        pushed(ledger)
+        path = outbox_path(ledger)
+    for be_wrong, words in ((be_damaged, "is damaged"), (be_a_folder, "is a folder")):
+        be_wrong(path)
+        if lost == "ledger":
+            vanish(tmp_path / "ledger.db")
+        with closing(Database(url)) as ledger:
+            with pytest.raises(OutboxLost, match=f"{words}.*--new-ledger"):
+                pushed(ledger)
+            with closing(opened(ledger, new_ledger=True)) as outbox:
+                assert outbox.started_now
+    assert len(list(tmp_path.glob("ledger-outbox.lost-*.db"))) == 2, "both are kept"
 
 
 def test_with_a_healthy_outbox_a_new_one_is_not_started(ledger: Database):
