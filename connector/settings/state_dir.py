@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import filecmp
 import os
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
@@ -74,6 +75,9 @@ def prepare(configured: Path, *, old: Path | None = None) -> Path:
     try:
         if old is not None and _is_movable(old, path):
             _adopt(old, path, is_default=configured == default_state_dir())
+        if old is not None and (path / LEDGER).is_file():
+            with contextlib.suppress(OSError):  # another process does the same
+                _remove_moved(old)
         _make(path)
         if (path / _MARK).exists() and path.stat().st_mode & 0o077:
             path.chmod(0o700)
@@ -93,13 +97,22 @@ def _make(path: Path) -> None:
         return
     _make_parents(path)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))  # 0700
-    (new / _MARK).write_text(_MARK_TEXT)
     try:
+        (new / _MARK).write_text(_MARK_TEXT)
         new.rename(path)
     except OSError:
         shutil.rmtree(new, ignore_errors=True)
         if not _is_ours(path):
             raise
+    _remove_unfinished(path, lambda left: {each.name for each in left.iterdir()} <= {_MARK})
+
+
+def _remove_unfinished(path: Path, is_left_behind: Callable[[Path], bool]) -> None:
+    """What runs that were killed have left beside `path`, of names that `mkdtemp` gives."""
+    for left in path.parent.glob(f".{path.name}-????????"):
+        with contextlib.suppress(OSError):
+            if left.is_dir() and left.stat().st_uid == os.geteuid() and is_left_behind(left):
+                shutil.rmtree(left)
 
 
 def _make_parents(path: Path) -> None:
@@ -127,22 +140,53 @@ def _adopt(old: Path, path: Path, *, is_default: bool) -> None:
         if not is_there:  # another process has just moved it
             return
         if path.exists() and _has_history(path):
+            if _is_copy(old, path):  # whoever made it was killed before the old one went
+                old.rename(_moved(old))
+                return
             if is_default:
                 raise StateConflict(old=str(old.absolute()), new=str(path))
             return  # configured by hand: what lies in the working folder is left alone
         if path.exists():
             path.rename(path.with_name(f"{path.name}.before-{time.time_ns()}"))
         _make_parents(path)
+        (old / _MARK).write_text(_MARK_TEXT)
         try:
             old.rename(path)
         except OSError:  # another file system
+            _remove_unfinished(path, lambda left: (left / _MARK).exists())
             new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+            (new / _MARK).write_text(_MARK_TEXT)
             shutil.copytree(old, new, dirs_exist_ok=True)
             new.chmod(0o700)
             new.rename(path)
-            old.rename(old.with_name(f"{old.name}.moved"))
-            shutil.rmtree(old.with_name(f"{old.name}.moved"), ignore_errors=True)
-        (path / _MARK).write_text(_MARK_TEXT)
+            old.rename(_moved(old))
+
+
+def _moved(old: Path) -> Path:
+    return old.with_name(f"{old.name}.moved")
+
+
+def _remove_moved(old: Path) -> None:
+    """The state of version 0.1 that was copied to another file system."""
+    moved = _moved(old)
+    if not (moved / _MARK).is_file() or moved.is_symlink() or why_untrusted(moved) is not None:
+        return
+    for each in moved.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        elif each.name != _MARK:  # which goes last: whoever is killed here is continued
+            each.unlink()
+    shutil.rmtree(moved)
+
+
+def _is_copy(old: Path, path: Path) -> bool:
+    """Whether a move to another file system made `path`: the same runs and sent rows, to the
+    byte."""
+    return (old / _MARK).exists() and all(
+        (old / name).is_file() == (path / name).is_file()
+        and (not (old / name).is_file() or filecmp.cmp(old / name, path / name, shallow=False))
+        for name in _HISTORY
+    )
 
 
 def _has_history(folder: Path) -> bool:

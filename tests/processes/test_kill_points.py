@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -66,6 +68,86 @@ def test_operations_fail_from_the_chosen_one_on_but_removals(tmp_path: Path):
     code, _, left, error = outcome(tmp_path / "full", FileFault(fail_from=3, errno=errno.ENOSPC))
     assert (code, left) == (1, ["a"])
     assert os.strerror(errno.ENOSPC) in error
+
+
+STATE_SCRIPT = """
+import os, random, shutil, sqlite3, sys, tarfile
+from pathlib import Path
+from connector.settings.state_dir import prepare
+from tests.processes.file_operations import FileFault, watch
+
+home, target, watched = map(Path, sys.argv[1:4])
+
+def run(number):
+    if (pid := os.fork()) == 0:
+        watch(str(watched), f"{home}.log", FileFault(kill_before=number))
+        prepare(target / "state", old=home / ".hiringcenter")
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+whole = home.with_name("whole")
+whole.mkdir()
+if sys.argv[4]:
+    with tarfile.open(sys.argv[4]) as archive:
+        archive.extractall(whole, filter="data")
+step = int(sys.argv[5])
+for number in range(random.randint(1, step), 1000, step):
+    for folder in (home, target):
+        shutil.rmtree(folder, ignore_errors=True)
+    target.mkdir()
+    shutil.copytree(whole, home)
+    ended = run(number)
+    again = run(0)
+    left = set(os.listdir(home) + os.listdir(target)) - {"data", "people.csv"}
+    known = 3
+    if sys.argv[4]:
+        with sqlite3.connect(target / "state/ledger-outbox.db") as outbox:
+            known = outbox.execute("SELECT count(*) FROM outbox_receipts").fetchone()[0]
+    mode = (target / "state").stat().st_mode & 0o777
+    found = (again, left, known, oct(mode), (target / "state/hiringcenter-state").exists())
+    if found != (0, {"state"}, 3, "0o700", True):
+        print(f"killed before operation {number}: {found}")
+    if ended == 0:
+        print(f"tried {number}")
+        break
+"""
+
+
+@pytest.mark.parametrize(
+    ("case", "step"), [("new", 1), ("moved", 1), ("copied from", 9), ("copied to", 23)]
+)
+def test_a_state_directory_comes_into_being_whatever_operation_a_run_was_killed_before(
+    tmp_path: Path, case: str, step: int
+):
+    """Made, or moved from where version 0.1 had it, to another file system as well: nothing of it
+    is lost, and nothing is left behind."""
+    shim = library()
+    if shim is None:
+        pytest.skip("needs a C compiler (cc) and LD_PRELOAD")
+    home, target = tmp_path / "home", tmp_path / "target"
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if "copied" in case else tmp_path) as elsewhere:
+        if "copied" in case:
+            target = Path(elsewhere) / "target"
+            if Path(elsewhere).stat().st_dev == tmp_path.stat().st_dev:
+                pytest.skip("one file system only")
+        watched = home if case == "copied from" else target if case == "copied to" else tmp_path
+        old = "" if case == "new" else str(ROOT / "tests/fixtures/state-0.1.tar.xz")
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                STATE_SCRIPT,
+                str(home),
+                str(target),
+                str(watched),
+                old,
+                str(step),
+            ],
+            env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+    assert re.fullmatch(r"tried \d+\n", done.stdout), done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
