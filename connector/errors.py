@@ -383,6 +383,16 @@ class Unauthorized(ApiError):
         )
 
 
+class InactiveKey(ConfigurationError):
+    """The API knows the key and says that it isn't active."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The API key is known but not active, so nothing was asked for. Activate it in "
+            "HiringCenter under Settings -> API / Webhooks, or set HIRINGCENTER_API_KEY to another."
+        )
+
+
 class Refused(ApiError):
     """Another 4xx, or a write answered `success: false`: the API understood the request and said
     no. `status`, `url_path`, `said`."""

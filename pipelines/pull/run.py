@@ -11,6 +11,7 @@ from connector.errors import (
     BudgetError,
     ConnectorError,
     EndlessList,
+    InactiveKey,
     Interrupted,
     Refused,
     Unauthorized,
@@ -157,6 +158,8 @@ class _Pull:
             _log.warning("pull.no_account", status=error.status)
             return None
         note_account(session.settings, session.ledger, facts)
+        if facts.get("active") is False:
+            raise InactiveKey
         return facts
 
     def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:

@@ -89,18 +89,32 @@ class People:
             page = self._api.page(kind, {**own, **place}, lane=Lane.PUSH)
             items += [item for item in page.items if isinstance(item, dict)]
             if page.next_params is None:
-                return Attached(_of_person(items, prospect_id), page.cut is None)
+                return _of_person(items, prospect_id, complete=page.cut is None)
             place = page.next_params
-        return Attached(_of_person(items, prospect_id), False)
+        return _of_person(items, prospect_id, complete=False)
 
     def _listed(self, params: Mapping[str, str]) -> list[Item]:
         page = self._api.page(PROSPECTS, params, lane=Lane.PUSH)
         return [item for item in page.items if isinstance(item, dict)]
 
 
-def _of_person(items: list[Item], prospect_id: str) -> list[Item]:
-    # ids are numbers in some answers; and a filter that isn't honoured lists everybody's
-    return [item for item in items if str(item.get("prospectId")) == prospect_id]
+def _of_person(items: list[Item], prospect_id: str, *, complete: bool) -> Attached:
+    """Those of one person. An item needn't name its person; where the filter was honoured it is
+    this one's, and where it wasn't, whose it is can't be told."""
+    own: list[Item] = []
+    nameless: list[Item] = []
+    others = False
+    for item in items:
+        named = item.get("prospectId")
+        if named is None:
+            nameless.append(item)
+        elif str(named) == prospect_id:  # ids are numbers in some answers
+            own.append(item)
+        else:
+            others = True
+    if not others:
+        return Attached(own + nameless, complete)
+    return Attached(own, complete and not nameless)
 
 
 def _name(item: Item) -> str:

@@ -67,6 +67,14 @@ def test_a_wrong_key_is_one_clear_line(run: Run, sandbox: Sandbox, monkeypatch: 
     assert "wrong-key-4711" not in ended.err + ended.out
 
 
+def test_an_inactive_key_is_configuration(run: Run, sandbox: Sandbox):
+    """`GET /auth` says so, and the lists would only refuse: exit 2 after one request."""
+    sandbox.options.active = False
+    ended = run("pull", "--json")
+    assert (ended.code, ended.summary["error"]["type"]) == (2, "InactiveKey")
+    assert len(sandbox.requests) == 1
+
+
 def test_a_server_that_is_down_is_told_with_how_long_it_was_tried(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):

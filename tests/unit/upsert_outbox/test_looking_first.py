@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from connector.api.envelopes import Page
 from connector.clock import FakeClock
+from connector.upsert.sending.people import People
 from tests.pushes.fake_api import FakeApi
 from tests.pushes.rig import Rig
 
@@ -43,6 +45,34 @@ def test_what_is_there_as_it_should_be_is_not_sent(rig: Rig):
     again = rig.push([row], looks_first=True)
     assert (again.plan.look_ups, again.statuses) == (0, {2: "unchanged"})
     assert api.posts == posts
+
+
+class _Answer:
+    """An API that answers every list with these items, filtered or not."""
+
+    def __init__(self, *items: dict[str, object]) -> None:
+        self._items = items
+
+    def page(self, resource: str, params: object, *, lane: object) -> Page:
+        return Page([dict(item) for item in self._items], None, None, "")
+
+
+@pytest.mark.parametrize(
+    ("items", "bodies", "complete"),
+    [
+        ([{"body": "mine"}, {"prospectId": 7, "body": "too"}], ["too", "mine"], True),
+        ([{"prospectId": "7", "body": "mine"}, {"prospectId": "8"}], ["mine"], True),
+        ([{"prospectId": "7", "body": "mine"}, {"prospectId": "8"}, {}], ["mine"], False),
+    ],
+    ids=["nameless in a filtered list", "unfiltered", "nameless in an unfiltered list"],
+)
+def test_a_note_need_not_name_its_person(
+    items: list[dict[str, object]], bodies: list[str], complete: bool
+):
+    """Every field but `id` may be missing: in a filtered list it is this person's, else nobody can
+    tell, and the list proves nothing."""
+    found = People(_Answer(*items)).attached("notes", "7")  # type: ignore[arg-type]
+    assert ([item["body"] for item in found.items], found.complete) == (bodies, complete)
 
 
 def test_what_differs_or_is_missing_is_sent(rig: Rig):
