@@ -117,6 +117,7 @@ class Database:
         connection.isolation_level = None  # we send BEGIN ourselves
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA secure_delete=ON")  # not every build of SQLite does by itself
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         cursor.close()
 

@@ -354,8 +354,9 @@ class _Push:
     def _forget(self) -> None:
         if self._request.dry_run:
             return
+        dropped = bool(self._plan.writes or self._watcher.recovered)
         try:
-            self._push.forget()
+            self._push.forget(bodies_dropped=dropped)
         except BudgetError as error:  # the next push forgets more
             _log.warning("push.nothing_forgotten", error=redact(str(error)))
 

@@ -193,3 +193,16 @@ def test_one_state_for_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     two = load(environ={})
     assert two.resolved_ledger_url == ledger
     assert places(two).work_dir != work
+
+
+def test_a_working_folder_that_was_removed_is_told_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Exit 2, and a project named by hand needs none."""
+    config = write(tmp_path / "mine" / "config/hiringcenter.toml", 'dataset = "mine"\n')
+    enter(tmp_path / "gone", monkeypatch).rmdir()
+    with pytest.raises(UsageError, match="working folder has been removed"):
+        open_project()
+    project = open_project(tmp_path / "mine")
+    assert project.config == config
+    assert project.path(Path("data/x.duckdb")).absolute() == tmp_path / "mine/data/x.duckdb"

@@ -27,6 +27,7 @@ from connector.upsert.sending.pace import Pace, in_flight_for
 from connector.upsert.sending.sending import Sender, Watcher
 from connector.upsert.sending.settling import Settler
 
+_SCRUBBED_BYTES = 64 * 1024**2
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30
 """What an API was seen to remember may have changed after so long."""
@@ -188,7 +189,11 @@ class Push:
         sender.recover()
         sender.send()
 
-    def forget(self) -> None:
-        """Drop what is older than its retention."""
+    def forget(self, *, bodies_dropped: bool = False) -> None:
+        """Drop what is older than its retention. bodies_dropped: by this push, so that pages that
+        SQLite has rewritten may still show some of them; an outbox that isn't large is scrubbed."""
         now_ms = int(self._clock.now_s() * 1000)
         forget(self._outbox, now_ms - self._terms.retention_days * _DAY_MS)
+        path = self._outbox.database.path
+        if bodies_dropped and path is not None and path.stat().st_size <= _SCRUBBED_BYTES:
+            self._outbox.database.scrub()

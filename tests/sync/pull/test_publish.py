@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
 from pipelines.checks import run_checks
+from pipelines.destination.foreign_writes import Published, keep_what_others_wrote
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 
@@ -273,6 +276,25 @@ def test_tables_somebody_added_are_kept_beside(puller: Puller):
     (kept,) = path.parent.glob("*.kept-*.duckdb")
     with duckdb.connect(str(kept), read_only=True) as connection:
         assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+def test_a_copy_of_another_user_is_kept_beside_where_links_to_it_are_refused():
+    """As Linux refuses hard links to others' files, and some mounts to any: `--take-over` needs
+    no more than a folder that both may write."""
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        folder = Path(name)
+        copy = folder / "hc.duckdb"
+        copy.write_bytes(b"published by root")
+        copy.chmod(0o444)
+        folder.chmod(0o777)
+        os.seteuid(65534)
+        try:
+            keep_what_others_wrote(copy, Published(folder / "published.json"))
+        finally:
+            os.seteuid(0)
+        (kept,) = folder.glob("*.kept-*.duckdb")
+        assert kept.read_bytes() == b"published by root"
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
