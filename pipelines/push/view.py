@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipelines.push.report import NOTEWORTHY_MAX, PushReport, outcomes_in_words
 from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20
+_LENGTH = re.compile(r"\(\d+ characters?\) ")
 _COUNTS = tuple(status.value for status in Status)
 _SHOWN_DRY = ("unchanged", "rejected")
 
@@ -42,11 +44,20 @@ def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
 
 
 def grouped(results: Iterable[RowResult]) -> list[tuple[str, str, str]]:
-    """(row numbers, status, message) of results; rows with one message are together."""
-    found: dict[tuple[str, str], list[int]] = {}
+    """(row numbers, status, message) of results; rows of one reason are together, however long the
+    cells are that it speaks of."""
+    found: dict[tuple[str, str], list[RowResult]] = {}
     for result in results:
-        found.setdefault((result.status.value, result.message or ""), []).append(result.row_number)
-    return [(numbers(rows), status, message) for (status, message), rows in found.items()]
+        reason = _LENGTH.sub("", result.message or "")
+        found.setdefault((result.status.value, reason), []).append(result)
+    return [
+        (
+            numbers([each.row_number for each in alike]),
+            status,
+            (alike[0].message or "") if len(alike) == 1 else reason,
+        )
+        for (status, reason), alike in found.items()
+    ]
 
 
 def row_line(rows: str, status: str, message: str) -> str:

@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 import pytest
 
 from connector.errors import UsageError
+from connector.upsert.outbox.results import RowResult
+from connector.upsert.outbox.states import Status
 from pipelines import wording
 from pipelines.progress import Bar, Standing
+from pipelines.push.view import grouped
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
@@ -42,6 +45,21 @@ def test_counts_have_their_plural():
 def test_row_numbers_are_folded(rows: list[int], told: str):
     """However many rows share one reason, they are one line."""
     assert wording.numbers(rows, most=2) == told
+
+
+def test_rows_of_one_reason_are_one_line():
+    """Also where the cells that it speaks of are of different lengths; one row keeps the length."""
+    bad = [
+        RowResult(
+            row, Status.REJECTED, None, f"email: ({length} characters) isn't an email address"
+        )
+        for row, length in ((3, 8), (4, 12))
+    ]
+    other = RowResult(7, Status.REJECTED, None, "phone: (5 characters) isn't a phone number")
+    assert grouped([*bad, other]) == [
+        ("3-4", "rejected", "email: isn't an email address"),
+        ("7", "rejected", "phone: (5 characters) isn't a phone number"),
+    ]
 
 
 @pytest.mark.parametrize("text", ["", "2", "2 weeks", "-1h"])
