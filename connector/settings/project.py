@@ -59,19 +59,34 @@ class Project:
         return path if self.folder == Path.cwd() else self.folder / path
 
 
+def _working_folder() -> Path | None:
+    """None: it was removed."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
 def open_project(given: Path | None = None) -> Project:
     """The project given by hand, or the nearest one upwards from the working folder.
 
     Raises:
-        UsageError: `given` is no folder.
+        UsageError: `given` is no folder, or there is no working folder any more.
         UntrustedFile: a file in the working folder itself could have been written by another user.
     """
     if given is not None:
         folder = given.expanduser().absolute()
         if not folder.is_dir():
             raise UsageError(f"--project {given}: no such folder.")
+        if _working_folder() is None:
+            os.chdir(folder)  # libraries ask for one
         return _project(folder, [*_settings_files(folder)], dotenv=folder / DOTENV_FILE)
-    here = Path.cwd()
+    here = _working_folder()
+    if here is None:
+        raise UsageError(
+            "The working folder has been removed. Run the command in another folder, or name one "
+            "with --project DIR."
+        )
     notes: list[str] = []
     for folder in (here, *here.parents):
         files = [path for path in _settings_files(folder) if _counts(path, here, notes)]

@@ -121,7 +121,10 @@ def keep_what_others_wrote(path: Path, record: Published) -> None:
     if path.is_dir():
         path.rename(kept)
     elif not kept.exists():
-        os.link(path, kept)
+        try:
+            os.link(path, kept)
+        except OSError:  # another user's file, or a file system without hard links
+            path.rename(kept)
     if _has_log(path):
         _log_of(path).rename(_log_of(kept))
     _log.warning("publish.kept_foreign_writes", file=str(path), kept=str(kept))
