@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,22 @@ def test_contacts_are_nowhere_in_the_state(settings: Settings, people: Path):
             content = path.read_bytes()
             for secret in (b"ada@example.org", b"4155550132", b"di@example.org", b"sandbox-key"):
                 assert secret not in content, path
+
+
+def test_what_sqlite_leaves_in_its_pages_goes_too(settings: Settings, tmp_path: Path):
+    """Some builds delete without overwriting, and all split and fill pages anew: once bodies are
+    dropped, nothing of them can be read in the file."""
+    push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,"))
+    (outbox,) = settings.state_dir.glob("*outbox.db")
+    with closing(sqlite3.connect(outbox, isolation_level=None)) as plain:
+        plain.execute("PRAGMA secure_delete = OFF")
+        plain.execute("CREATE TABLE bodies (body TEXT)")
+        plain.executemany("INSERT INTO bodies VALUES (?)", [("left@example.org " * 200,)] * 50)
+        plain.execute("DROP TABLE bodies")
+    assert b"left@example.org" in outbox.read_bytes()
+    push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,Dr"))
+    assert b"left@example.org" not in outbox.read_bytes()
+    assert push_file(settings, tmp_path / "people.csv").summary["unchanged"] == 1
 
 
 @pytest.mark.parametrize("status", [401, 403])
