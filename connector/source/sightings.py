@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
@@ -170,17 +171,24 @@ class Sightings:
         self.times = Times(until_ms)
         self.walked = IdCount()
         self._ids = IdCount()
+        self._odd_hashes: set[int] = set()
         self._page_ids: set[str] = set()
 
     def see(self, records: list[dict[str, Any]], odd: list[Any], *, in_order: bool) -> list[str]:
         """Take note of one page; the ids on it. in_order: it is the next page of the list."""
         self.pages += 1
         self.rows += len(records) + len(odd)
-        self.odd += len(odd)
+        self._count_odd(odd, in_order=in_order)
         ids = [str(record["id"]) for record in records]
         self._ids.add(ids)
         self.times.see(self._news(records, ids), in_order=in_order)
         return ids
+
+    def _count_odd(self, odd: list[Any], *, in_order: bool) -> None:
+        """All of the list's own pages; of pages read again, those that weren't seen before."""
+        hashes = [hash(json.dumps(item, sort_keys=True)) for item in odd]
+        self.odd += len(odd) if in_order else len(set(hashes) - self._odd_hashes)
+        self._odd_hashes.update(hashes)
 
     def _news(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:
         """Without what the page before had too: rows that came meanwhile moved it down."""

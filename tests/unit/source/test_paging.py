@@ -935,6 +935,23 @@ def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
     assert made.outcome.doubt.kind is DoubtKind.NO_PLACE
 
 
+def test_items_without_an_id_that_come_again_are_no_news():
+    """A server that ignores `startAfter` gives its first page again, the same odd items with it:
+    the search for what follows a full last page ends."""
+    rows = [*records(4), None, {"id": 7.5}, *records(4, first=4)]
+
+    def answer(page: Page, params: Any) -> Page:
+        return Page(rows, None, None, "bare")
+
+    server = ListServer(
+        rows, answer=answer, before=lambda number: number < 40 or pytest.fail("endless")
+    )
+    made = scan(server, "notes")
+    assert len(set(read(made))) == 8
+    assert doubt_of(made).kind is DoubtKind.FULL_PAGE
+    assert len(server.asked) <= 1 + 8
+
+
 def test_a_place_that_is_refused_now_and_then_is_asked_for_once_more():
     """Where a restart got no further: 404 of one server behind a balancer, say."""
 
