@@ -29,6 +29,10 @@ from connector.upsert.rows.columns import REASON_COLUMN
 MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
 MAX_CELLS = 20_000
 _SAMPLE_CHARS = 64 * 1024
+_STRAY_CR = (
+    "a carriage return that isn't in quotes cuts this row in two. Quote its cell, or take the "
+    "sign out."
+)
 
 # first line, last line, cells, what is wrong, the line itself where it has no cells
 _Record = tuple[int, int, list[str], str | None, str | None]
@@ -147,12 +151,28 @@ class DelimitedInput(Input):
         return text.getvalue()[:MAX_RAW_CHARS]
 
     def _records(self, text: TextIO) -> Iterator[_Record]:
-        """Each record, empty ones too."""
+        """Each record, empty ones too. The reader takes a stray carriage return in a cell for the
+        end of its row, which then seems whole: what follows it tells."""
+        held: _Record | None = None
+        for record, ends_in_stray_cr in self._read(text):
+            if held is not None:
+                line, last_line, cells, problem, raw = held
+                is_cut = len(record[2]) != len(cells)
+                yield line, last_line, cells, problem or (_STRAY_CR if is_cut else None), raw
+            held = record if ends_in_stray_cr else None
+            if held is None:
+                yield record
+        if held is not None:
+            yield held
+
+    def _read(self, text: TextIO) -> Iterator[tuple[_Record, bool]]:
+        """(record, whether it ends in a carriage return that the first line doesn't end in)."""
         for _ in range(self._skipped_lines):
             next(text, None)
         lines = _Lines(text, delimiter=self.delimiter, place=self.name)
         offset = self._skipped_lines
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        ends_in_cr: bool | None = None  # as all lines of old Macs do; the first line decides
         while True:
             start = reader.line_num + 1 + offset
             lines.record_chars = 0
@@ -163,10 +183,14 @@ class DelimitedInput(Input):
             except csv.Error as error:
                 last = reader.line_num + offset
                 broken = self._broken_quote(error, start, last, lines.last)
-                yield start, last, [], broken, lines.last.rstrip("\r\n")[:MAX_RAW_CHARS]
+                raw = lines.last.rstrip("\r\n")[:MAX_RAW_CHARS]
+                yield (start, last, [], broken, raw), False
                 continue
             problem = self._undecodable(cells) if self._encoding.damaged else None
-            yield start, reader.line_num + offset, cells, problem, None
+            ends_here = lines.last.endswith("\r")
+            ends_in_cr = ends_here if ends_in_cr is None else ends_in_cr
+            record = (start, reader.line_num + offset, cells, problem, None)
+            yield record, ends_here and not ends_in_cr
 
     def _broken_quote(self, error: csv.Error, start: int, last: int, line: str) -> str:
         """The problem of the row at `start`; raises InputError where the rest can't be read."""

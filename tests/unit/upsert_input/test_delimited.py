@@ -55,6 +55,14 @@ def test_mixed_line_ends_count_as_lines(write: WriteFile) -> None:
     assert numbers(rows) == [2, 3, 4]
 
 
+def test_a_stray_carriage_return_cuts_no_cell_in_silence(write: WriteFile) -> None:
+    """The first half seems whole, with its last cell cut; both halves are rejected."""
+    rows = list(open_input(write("first,last,company\nAnn,Lee,Ac\rme\nBob,Ray,Initech\n")))
+    assert [(row.row_number, row.problem is None) for row in rows] == [
+        (2, False), (3, False), (4, True),
+    ]  # fmt: skip
+
+
 def test_a_row_is_numbered_by_the_line_it_starts_on(write: WriteFile) -> None:
     """Cells with line ends in them move the numbers of the rows below."""
     rows = list(open_input(write('\n\na,b\n"x\ny\nz",1\n\nlast,2\n')))
