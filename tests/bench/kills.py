@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.bench import Row
-from tests.processes.file_operations import library
+from tests.processes.file_operations import FileFault, library
 from tests.processes.pull_kills import (
     KillPoints,
     kill_until_done,
@@ -25,6 +25,8 @@ from tests.processes.push_kills import push_killed_before
 SERIES = 10
 KILLS = 10
 DAMAGED = 100
+SERIES_BEFORE_OPERATIONS = 50
+KILLS_IN_SERIES = 6
 
 
 def run() -> list[Row]:
@@ -59,9 +61,15 @@ def _file_operations() -> list[Row]:
         points = KillPoints(zygote, sandbox)
         chance = random.Random(1)
         return [
-            _row("first pulls", _numbers(points.first), points.try_first),
-            _row("later pulls", _numbers(points.later), points.try_later),
-            _row("damaged files", range(DAMAGED), lambda _: points.try_damage(chance)),
+            _row(points, "first pulls", _numbers(points.first), points.try_first),
+            _row(points, "later pulls", _numbers(points.later), points.try_later),
+            _row(
+                points,
+                "series of killed pulls",
+                range(SERIES_BEFORE_OPERATIONS),
+                lambda number: points.try_series(_somewhere(points, chance), fresh=number % 4 == 0),
+            ),
+            _row(points, "damaged files", range(DAMAGED), lambda _: points.try_damage(chance)),
         ]
 
 
@@ -82,19 +90,28 @@ def _file_operations_of_pushes() -> list[Row]:
     ]
 
 
+def _somewhere(points: KillPoints, chance: random.Random) -> list[FileFault]:
+    """A pull that resumes another one makes fewer operations, or more."""
+    numbers = (chance.randrange(1, points.later + 100) for _ in range(KILLS_IN_SERIES))
+    return [FileFault(kill_before=number) for number in numbers]
+
+
 def _numbers(many: int) -> range:
     """Every second operation: with those that threads shift, all kinds of them."""
     start, stop, step = os.environ.get("HC_KILL_POINTS", f"1:{many}:2").split(":")
     return range(int(start), min(int(stop), many), int(step))
 
 
-def _row(what: str, numbers: Iterable[int], attempt: Callable[[int], str | None]) -> Row:
+def _row(
+    points: KillPoints, what: str, numbers: Iterable[int], attempt: Callable[[int], str | None]
+) -> Row:
+    cut = points.cut
     wrong = [attempt(number) for number in numbers]
     found = [each for each in wrong if each is not None]
     for each in found:
         print(f"{what}: {each}")
     return Row(
-        f"{what}: {len(wrong)} points",
+        f"{what}: {len(wrong)} tried, {points.cut - cut} pulls cut",
         f"{len(wrong) - len(found)} equal to the truth in at most two runs",
         "all, and no file left behind",
         not found,

@@ -25,7 +25,8 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 @dataclass(frozen=True)
 class FileFault:
-    """kill_before, fail_from: numbers of operations, from 1; 0: never.
+    """kill_before, fail_from: numbers of operations, from 1; 0: never. kill_at: a part of the
+    name or path of the operation to be killed before; threads don't shift it.
 
     From `fail_from` on, every operation but removals fails with `errno`.
     without_locks: a folder, relative to the watched one, in which no file can be locked.
@@ -35,6 +36,7 @@ class FileFault:
     fail_from: int = 0
     errno: int = 0
     without_locks: str = ""
+    kill_at: str = ""
 
 
 @functools.cache
@@ -55,6 +57,8 @@ def watch(folder: str, log: str, fault: FileFault) -> None:
     """Count this process' operations below `folder` from now on; each is appended to `log`."""
     if fault.without_locks:
         ctypes.CDLL(None).file_operations_no_locks(f"{folder}/{fault.without_locks}".encode())
+    if fault.kill_at:
+        ctypes.CDLL(None).file_operations_kill_at(fault.kill_at.encode())
     begun = ctypes.CDLL(None).file_operations_watch(
         folder.encode(),
         log.encode(),

@@ -8,8 +8,9 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import duckdb
@@ -97,15 +98,21 @@ class KillPoints:
     def __init__(self, zygote: Zygote, sandbox: Sandbox) -> None:
         self._zygote, self._sandbox = zygote, sandbox
         self._changes = 0
+        self.cut = 0
+        """Pulls that were really killed."""
         zygote.folder /= "pulls"
         self._fresh_folder()
         self._run(FileFault())
         self.first = len(zygote.operations())
         """File operations of a first pull, about: threads make it vary."""
+        self._expected_files = self._files()
+
+    @cached_property
+    def later(self) -> int:
+        """Those of a pull that finds changes, about; more than half of a first pull's."""
         self._change()
         self._run(FileFault())
-        self.later = len(zygote.operations())
-        self._expected_files = self._files()
+        return len(self._zygote.operations())
 
     def try_first(self, number: int) -> str | None:
         """Kill a first pull before operation `number`; what is wrong afterwards, or None."""
@@ -117,17 +124,23 @@ class KillPoints:
         self._change()
         return self._try(number)
 
-    def try_operation(self, contains: str) -> str | None:
-        """Kill a later pull before the first operation on a path with `contains` in it."""
-        self._change()
-        self._run(FileFault())
-        operations = self._zygote.operations()
-        return self.try_later(next(at for at, op in enumerate(operations, 1) if contains in op))
+    def try_series(self, faults: Iterable[FileFault], *, fresh: bool = False) -> str | None:
+        """Kill pulls one after the other, each in what the one before has left, and what came
+        of it. fresh: the first one is a first pull."""
+        if fresh:
+            self._fresh_folder()
+        killed = []
+        for fault in faults:
+            self._change()
+            if self._run(fault) not in (0, -signal.SIGKILL):  # 0: it had no such operation
+                return f"exit {self._code} after {killed}: {(self.folder / 'err').read_text()}"
+            killed.append(self._last_operation())
+        return self._recover(f"series of {killed}")
 
     def try_damage(self, chance: random.Random, file: str = "") -> str | None:
         """Damage a file whose path contains `file`, after a pull or a killed one, somehow."""
         self._change()
-        self._run(FileFault(kill_before=chance.choice([0, chance.randrange(1, self.later)])))
+        self._run(FileFault(kill_before=chance.choice([0, chance.randrange(1, self.first // 2)])))
         found = [each for each in state_files(self.folder) if file in str(each)]
         damaged = chance.choice(sorted(found))
         how = chance.choice(sorted(DAMAGES))
@@ -160,8 +173,14 @@ class KillPoints:
 
     def _try(self, number: int) -> str | None:
         code = self._run(FileFault(kill_before=number))
-        operation = f"{number}: {self._zygote.operations()[-1]}"
+        operation = f"{number}: {self._last_operation()}"
         return self._recover(operation) if code == -signal.SIGKILL else self._wrong(operation)
+
+    def _last_operation(self) -> str:
+        """Of the pull before; what a killed one didn't do any more."""
+        if self._code == -signal.SIGKILL:
+            self.cut += 1
+        return (self._zygote.operations() or ["none"])[-1]
 
     def _recover(self, what: str) -> str | None:
         """At most two runs; a folder in which something is wrong isn't used again."""
