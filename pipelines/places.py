@@ -94,7 +94,7 @@ def duckdb_file(settings: Settings) -> Path:
     if is_folder:
         raise ConfigurationError(
             f"HIRINGCENTER_DUCKDB_PATH={path}: this is a folder; name a file, such as "
-            f"{path / 'hiringcenter.duckdb'}."
+            f"{path / 'hiringcenter.duckdb'}, or move the folder away."
         )
     _check_path(resolved)
     return resolved

@@ -50,7 +50,9 @@ def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
 
 def _in_the_way(ledger: str, folder: str) -> LedgerUnusable:
     return LedgerUnusable(
-        ledger=ledger, reason=f"can't be used: {folder} is a folder", action=_MOVE_AWAY
+        ledger=ledger,
+        reason=f"can't be used: {folder} is a folder",
+        action="Move that folder away and run the command again.",
     )
 
 
@@ -72,7 +74,7 @@ def translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
 
 
 def _unusable(ledger: str, code: str, error: BaseException) -> LedgerUnusable:
-    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR")):
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")):
         for ending in _BESIDE:
             if Path(ledger + ending).is_dir():
                 return _in_the_way(ledger, ledger + ending)

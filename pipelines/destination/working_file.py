@@ -29,6 +29,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 _LOG_MAX_BYTES = 32 * 1024 * 1024
 _KEPT_DAMAGED = 2
+_NOTES = ("unpublished", "suspect")
 _NO_DAMAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
     errno.ENFILE, errno.ENOMEM, errno.ENOLCK,
@@ -48,6 +49,7 @@ def open_working_file(
     path = places.working_file
     try:
         places.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _put_folders_aside(places)
         connection = _connect(path)
         _check(places, connection)
         _suspicion(places).unlink(missing_ok=True)
@@ -196,6 +198,17 @@ def _rebuilt(
     else:
         _salvage(connection, aside)
     return connection
+
+
+def _put_folders_aside(places: Places) -> None:
+    """Folders in the place of our small files, such as a container's mount of a missing file
+    makes; each can be lost."""
+    for folder in [*places.work_dir.iterdir(), *places.all_pipelines_dir.glob("*.marks.json*")]:
+        is_ours = folder.name in _NOTES or folder.suffix in (".json", ".new")
+        if is_ours and folder.is_dir() and not folder.is_symlink():
+            aside = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
+            _log.warning("destination.folder_in_the_way", folder=str(folder), aside=str(aside))
+            folder.rename(aside)
 
 
 def _remove(path: Path) -> None:

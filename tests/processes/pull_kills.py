@@ -85,7 +85,10 @@ def assert_landed(zygote: Zygote, sandbox: Sandbox) -> None:
 
 
 # an error that names the damaged file and what to do
-NAMED = re.compile(r"(?s)/state/\S+.* (Move it away|Remove it)|file is in the way.*Move it away")
+NAMED = re.compile(
+    r"(?s)/state/\S+.* (Move it away|Remove it)|file is in the way.*Move it away"
+    r"|is a folder.* [Mm]ove (that|the) folder away"
+)
 
 
 class KillPoints:

@@ -95,17 +95,17 @@ def test_a_folder_nobody_may_write_says_so(tmp_path: Path):
 def test_a_folder_in_the_place_of_a_file_is_named(tmp_path: Path, name: str):
     """As a container's mount of a file that isn't there makes one; it only has to be moved."""
     (tmp_path / name).mkdir()
-    with pytest.raises(LedgerUnusable, match=rf"/{name} is a folder.*Move it away"):
+    with pytest.raises(LedgerUnusable, match=rf"/{name} is a folder.*Move that folder away"):
         Database(f"sqlite:///{tmp_path / 'ledger.db'}")
 
 
-@pytest.mark.parametrize("ending", ["-wal", "-journal"])
+@pytest.mark.parametrize("ending", ["-wal", "-shm", "-journal"])
 def test_a_folder_in_the_place_of_a_file_that_sqlite_makes_is_named(tmp_path: Path, ending: str):
     """SQLite itself only says that the database can't be opened."""
     with opened(tmp_path / "ledger.db"):
         pass
     (tmp_path / f"ledger.db{ending}" / "inside").mkdir(parents=True)
-    with pytest.raises(LedgerUnusable, match=rf"{ending} is a folder.*Move it away"):
+    with pytest.raises(LedgerUnusable, match=rf"{ending} is a folder.*Move that folder away"):
         opened(tmp_path / "ledger.db").__enter__()
 
 
@@ -115,7 +115,7 @@ def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path):
         (lock,) = (tmp_path / "locks").iterdir()
     lock.unlink()
     lock.mkdir()
-    with pytest.raises(LedgerUnusable, match=r"\.lock is a folder.*Move it away"):
+    with pytest.raises(LedgerUnusable, match=r"\.lock is a folder.*Move that folder away"):
         with locks.hold(database, "a lock", run_id="r"):
             pass
     database.close()
