@@ -34,7 +34,8 @@ def test_folders_in_the_place_of_small_files_are_put_aside(tmp_path: Path):
     """Each of them would end every later pull: as a record to be replaced, as a mark to be
     removed. dlt's own folder and what was damaged before stay."""
     places = Places(tmp_path, tmp_path, tmp_path / "dlt" / "x")
-    open_working_file(places, published=None, dataset="main").close()
+    with open_working_file(places, published=None, dataset="main") as connection:
+        connection.execute("CREATE TABLE kept AS SELECT 1 AS id")
     wrong = ["published.json", "published.json.new", "dlt/x.marks.json", "unpublished", "suspect"]
     stays = ["dlt", "_hc_working.duckdb.damaged-1"]
     for name in [*wrong, *stays]:
