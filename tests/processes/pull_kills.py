@@ -103,6 +103,8 @@ class KillPoints:
         self._changes = 0
         self.cut = 0
         """Pulls that were really killed."""
+        self.second_runs = 0
+        """Recoveries that took two."""
         zygote.folder /= "pulls"
         self._fresh_folder()
         self._run(FileFault())
@@ -186,10 +188,21 @@ class KillPoints:
         return (self._zygote.operations() or ["none"])[-1]
 
     def _recover(self, what: str) -> str | None:
-        """At most two runs; a folder in which something is wrong isn't used again."""
-        if self._run(FileFault()) != 0:
+        """At most two runs; a folder in which something is wrong isn't used again.
+
+        The first may end a scan that a killed pull has begun before the last changes were made.
+        """
+        if self._run(FileFault()) != 0 or not self._has_landed():
+            self.second_runs += 1
             self._run(FileFault())
         return self._wrong(what)
+
+    def _has_landed(self) -> bool:
+        try:
+            assert_landed(self._zygote, self._sandbox)
+        except (AssertionError, OSError, duckdb.Error):
+            return False
+        return True
 
     def _wrong(self, what: str) -> str | None:
         remove_what_was_put_aside(self.folder)
