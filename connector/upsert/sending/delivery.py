@@ -50,7 +50,8 @@ class Delivered:
     what is there already. key_age_s, remembered: what the answer to a repeated write shows of the
     API's memory, see `states.was_remembered`. expected_is_gone: somebody was created where a
     prospect was to be changed, who doesn't exist any more. met: the prospect that a creation has
-    met, as it was before and still is.
+    met, as it was before and still is. was_refused: the API said so itself (409), so that it surely
+    changed nothing.
     """
 
     write: Write
@@ -61,6 +62,7 @@ class Delivered:
     is_equal: bool = False
     expected_is_gone: bool = False
     met: Mapping[str, Any] | None = None
+    was_refused: bool = False
     error: BaseException | None = None
     key_age_s: float = 0.0
     remembered: bool | None = None
@@ -165,7 +167,7 @@ class Courier:
         """Somebody has the contact already: who it is."""
         found = self._people.by_contact(orjson.loads(write.body))
         if found.item is not None:
-            return self._met(write, found.item, repeated=resumed)
+            return replace(self._met(write, found.item, repeated=resumed), was_refused=True)
         if not found.sure:
             raise UnfilteredList
         raise error

@@ -108,7 +108,7 @@ class Settler:
         if arrived.exists is not None:
             return self._settle_look(connection, flight, arrived, at_ms)
         if arrived.met is not None:
-            return self._settle_meeting(connection, flight, arrived.met, at_ms)
+            return self._settle_meeting(connection, flight, arrived, at_ms)
         if arrived.answer is not None:
             self._settle_answer(connection, flight, arrived, arrived.answer, at_ms)
             return Next.SETTLED
@@ -178,14 +178,15 @@ class Settler:
         return Next.SETTLED
 
     def _settle_meeting(
-        self, connection: sa.Connection, flight: Flight, item: Mapping[str, Any], at_ms: int
+        self, connection: sa.Connection, flight: Flight, arrived: Delivered, at_ms: int
     ) -> Next:
         """A creation has met somebody, and left them as they are."""
+        item = arrived.met or {}
         if self._is_another(connection, flight, item, at_ms):
             return Next.SETTLED
         if compare(orjson.loads(flight.write.body), item).equal:
             self._accepting.prospect(connection, flight, item, Status.UPDATED, at_ms)
-            if not _changed_since(item, flight.write.sent_server_ms):
+            if arrived.was_refused or not _changed_since(item, flight.write.sent_server_ms):
                 flight.row.status = Status.UNCHANGED
             return Next.SETTLED
         return Next.UPDATE

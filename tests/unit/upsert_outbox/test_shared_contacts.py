@@ -525,7 +525,7 @@ def test_a_person_without_a_contact_is_not_created_again(rig: Rig, api: FakeApi)
     assert rig.push([ann]).statuses == {2: "created"}
     changed = rig.push([ann | {"title": "CEO"}, {"firstName": "Bob", "phone": Q}])
     assert changed.statuses == {2: "rejected", 3: "created"}
-    assert "the row would create that person once more" in str(changed.messages[2])
+    assert "the row would create that person again" in str(changed.messages[2])
     assert rig.push([ann]).statuses == {2: "unchanged"}
     assert rig.push([{"firstName": "Cy", "phone": P}]).statuses == {2: "created"}
     assert names(api) == ["Ann", "Bob", "Cy"]
