@@ -25,8 +25,8 @@ from tests.processes.push_kills import push_killed_before
 SERIES = 10
 KILLS = 10
 DAMAGED = 100
-SERIES_BEFORE_OPERATIONS = 50
-KILLS_IN_SERIES = 6
+SERIES_BEFORE_OPERATIONS = 30
+KILLS_IN_SERIES = 4  # requests of more would fill the lane until their deadline, a minute
 
 
 def run() -> list[Row]:
