@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SOON_S = 120.0
-_IRREGULAR = {"match": "matches", "person": "people", "entry": "entries"}
 
 
 def parse_duration_s(text: str) -> float:
@@ -59,7 +58,7 @@ def utc(ms: int | None) -> str | None:
 
 def plural(count: int, noun: str) -> str:
     """`1 row`, `2 rows`, `12,000 rows`."""
-    return f"{count:,} {noun if count == 1 else _IRREGULAR.get(noun, f'{noun}s')}"
+    return f"{count:,} {noun if count == 1 else f'{noun}s'}"
 
 
 def numbers(values: Sequence[int], *, most: int = 12) -> str:

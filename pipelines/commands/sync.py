@@ -49,7 +49,9 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
         )
     code = worst([part.exit_code for part in parts.values()])
     told = next((name for name, part in parts.items() if part.exit_code == code), "")
-    others = {name: part.error for name, part in parts.items() if part.error and name != told}
+    others = {  # what went wrong beside the error that stands for all
+        name: redact(str(part.error)) for name, part in parts.items() if part.error and name != told
+    }
     pull, *pushes = parts.values()
     return Result(
         summary={
@@ -63,7 +65,7 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
             for line in (
                 f"{name}:",
                 *part.lines,
-                *([f"Error: {redact(str(others[name]))}"] if name in others else []),
+                *([f"Error: {others[name]}"] if name in others else []),
             )
         ],
         exit_code=code,
@@ -73,11 +75,7 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
             if part.exit_code not in (0, ALREADY_RUNNING)
             for event, facts in (
                 *part.events,
-                *(
-                    [("sync.failed", {"message": redact(str(others[name]))})]
-                    if name in others
-                    else []
-                ),
+                *([("sync.failed", {"message": others[name]})] if name in others else []),
             )
         ],
         error=parts[told].error,

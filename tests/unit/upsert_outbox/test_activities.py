@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
-from connector.clock import FakeClock
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 
 ROW = {"email": "ada@example.org", "note": {"body": "hello"}}
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi(FakeClock())
-
-
-@pytest.fixture
-def rig(api: FakeApi, tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
-    yield rig
-    rig.close()
 
 
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -12,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.clock import FakeClock
 from connector.upsert.outbox.identity import Hasher, stored_first_name
 from connector.upsert.outbox.pulled import NothingPulled, PulledProspect
 from connector.upsert.outbox.schema import receipts
@@ -205,18 +202,6 @@ class Copy(NothingPulled):
             for value in values
         }
         return {value: ids for value, ids in found.items() if ids}
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi(FakeClock())
-
-
-@pytest.fixture
-def rig(api: FakeApi, tmp_path: Path) -> Iterator[Rig]:
-    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
-    yield rig
-    rig.close()
 
 
 def person(first: str, email: str | None = None, phone: str | None = None, **more: Any) -> Any:
