@@ -111,12 +111,14 @@ class Scan:
         self._counts_by_page = False  # `totalCount` differs from page to page, and means no list
         self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
         self._unfinished = False
+        self._note_standing()
 
     def __iter__(self) -> Iterator[ScannedPage]:
         yield from self._through_the_list()
         if not self._unfinished and self.plan.kind in FILTERED:
             yield from self._those_that_left()
         self.outcome = self._outcome()
+        self._note_standing()
 
     def _through_the_list(self) -> Iterator[ScannedPage]:
         try:
@@ -128,25 +130,25 @@ class Scan:
         if not self._unfinished:
             yield from self._rest()
 
-    def pages_left(self, usual: Callable[[ScanPlan], int | None]) -> int | None:
-        """How many pages are still to come in this run; None where that can't be told.
+    def progress(self, usual: Callable[[ScanPlan], int | None]) -> tuple[int, int | None]:
+        """How many pages this run has read, and how many are still to come; None: unknown.
 
         Of a full scan by the server's count, once a page has brought one, else by `usual`: what
-        the last scan of a kind read. Another thread may be walking meanwhile.
+        the last scan of a kind read. Another thread may be reading: both numbers are of one moment.
         """
-        if self.outcome is not None or self._ended:
-            return 0
-        seen, total = self._seen, self._seen.totals
-        count = None if total.is_placeholder else total.last
-        if self.plan.kind is ScanKind.FULL and count is not None and seen.rows:
-            left = ceil(max(0, count - seen.rows) * seen.pages / seen.rows)
-        elif (pages := usual(self.plan)) is None:
-            return None
+        read, pages, rows, count, is_over = self._standing
+        plan = self.plan
+        if is_over:
+            return read, 0
+        if plan.kind is ScanKind.FULL and count is not None and rows:
+            left = ceil(max(0, count - rows) * pages / rows)
+        elif (expected := usual(plan)) is None:
+            return read, None
         else:
-            left = max(1, pages - seen.pages)
-        if self.plan.max_pages is None:
-            return left
-        return min(left, max(0, self.plan.max_pages - self.pages_read))
+            left = max(1, expected - pages)
+        if plan.max_pages is not None:
+            left = min(left, max(0, plan.max_pages - read))
+        return read, left
 
     # --- walking --------------------------------------------------------------------------------
 
@@ -246,6 +248,7 @@ class Scan:
         is_through = self._is_below_watermark()
         self._ended = self._next is None or is_through
         self._is_settled = is_through or (self._ended and not self._is_open())
+        self._note_standing()
         self._cut = None if self._is_settled else step.page.cut
         self._end_is_sure = step.page.is_sure and self._cut is None
         return replace(scanned, place=self._place())
@@ -318,7 +321,15 @@ class Scan:
         if self.plan.resource in SLICED:
             self._slices.learn(records)
         self._expected.difference_update(ids)
+        if not in_order:
+            self._note_standing()
         return ScannedPage(self.plan.resource, records, odd, self._place(), page.size_bytes)
+
+    def _note_standing(self) -> None:
+        totals = self._seen.totals
+        count = None if totals.is_placeholder else totals.last
+        is_over = self._ended or self.outcome is not None
+        self._standing = (self.pages_read, self._seen.pages, self._seen.rows, count, is_over)
 
     def _place(self) -> dict[str, Any]:
         """Where to resume: behind this page, nowhere since all is read, at this page again where

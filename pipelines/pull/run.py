@@ -269,16 +269,12 @@ class _Pull:
 
     def _show(self, pages: int, rows: int) -> None:
         """How far the run is. pages: those that have landed; others wait for that."""
-        left = self._pages_left()
-        total = None
-        if left is not None:
-            total = max(pages, left + sum(scan.pages_read for scan in self._scans.values()))
+        progress = [
+            scan.progress(self._runs[name].facts.pages_of) for name, scan in self._scans.items()
+        ]
+        left = _sum(left for _, left in progress)
+        total = None if left is None else max(pages, left + sum(read for read, _ in progress))
         self._progress.show(Standing("page", pages, total, rows=rows, requests_left=left))
-
-    def _pages_left(self) -> int | None:
-        """Pages that are still to be asked for; None where that can't be told of some list."""
-        scans = self._scans.items()
-        return _sum(scan.pages_left(self._runs[name].facts.pages_of) for name, scan in scans)
 
     def _expected_pages(self) -> int | None:
         """Pages that the run will ask for, from the last scans of the same kinds."""

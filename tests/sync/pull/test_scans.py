@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -76,8 +78,19 @@ def _shown(puller: Puller, *resources: str) -> list[Standing]:
     return shown.standings
 
 
-def test_a_first_pull_knows_how_many_pages_follow(puller: Puller):
-    """The lists carry their counts: so there is an ETA before anything was ever read."""
+def test_a_first_pull_knows_how_many_pages_follow(puller: Puller, between: Between):
+    """Where lists carry their counts, there is an ETA before any was ever read to its end."""
+    rows = {"prospects": 300, "notes": 200, "tasks": 120, "meetings": 70}
+    asked = Counter[str]()
+    all_have_begun = threading.Barrier(len(RESOURCES))
+
+    def count_and_begin_together(name: str, body: Any) -> None:
+        body.setdefault("pagination", {})["totalCount"] = rows.get(name)
+        asked[name] += 1
+        if name in rows and asked[name] == 2:  # each has taken in its first page by now
+            all_have_begun.wait(timeout=60)
+
+    between.change = count_and_begin_together
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
     puller.change_pull(chunk_pages=8)
     standings = _shown(puller)

@@ -1282,9 +1282,9 @@ def test_other_refusals_of_a_filtered_list_end_it():
 
 def _left(made: Scan, usual: int | None = None) -> list[int | None]:
     """Before each page, and at the end."""
-    counts = [made.pages_left(lambda _: usual)]
-    counts += [made.pages_left(lambda _: usual) for _ in made]
-    return [*counts, made.pages_left(lambda _: usual)]
+    counts = [made.progress(lambda _: usual)[1]]
+    counts += [made.progress(lambda _: usual)[1] for _ in made]
+    return [*counts, made.progress(lambda _: usual)[1]]
 
 
 def test_a_first_scan_knows_from_its_first_page_how_many_follow():
