@@ -14,7 +14,7 @@ from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.destination.postgres import Silence
 from pipelines.places import destination_label, pull_lock_name
-from pipelines.push.outbox import note_account, outbox_of
+from pipelines.push.push_outbox import note_account, outbox_of
 from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0

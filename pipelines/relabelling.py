@@ -219,7 +219,7 @@ def _move_folder(settings: Settings, ledger: Database, before: _Named, after: _N
 
 
 def _move_results(outbox: Database, moves: dict[str, str]) -> None:
-    from pipelines.push.outbox import number_of
+    from pipelines.push.push_outbox import number_of
 
     with outbox.write() as connection:
         if not sa.inspect(connection).has_table(_results.name):
@@ -235,7 +235,7 @@ def _move_results(outbox: Database, moves: dict[str, str]) -> None:
 @contextmanager
 def _outbox(settings: Settings, ledger: Database) -> Iterator[Database | None]:
     """The outbox beside the ledger; None where there is none yet."""
-    from pipelines.push.outbox import outbox_database
+    from pipelines.push.push_outbox import outbox_database
 
     path = ledger.path
     if path is not None and not path.with_name(f"{path.stem}-outbox{path.suffix}").exists():

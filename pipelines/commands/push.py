@@ -15,7 +15,7 @@ from pipelines.commands.result import Result
 
 if TYPE_CHECKING:
     from connector.settings import Settings
-    from pipelines.push.input import PushRequest
+    from pipelines.push.push_input import PushRequest
 
 _EXAMPLE = """Example: hiringcenter push people.csv --dry-run
 
@@ -126,7 +126,7 @@ def _push(
         from dataclasses import replace
 
         from connector.errors import UsageError
-        from pipelines.push.input import PushRequest, job_request
+        from pipelines.push.push_input import PushRequest, job_request
 
         given: dict[str, Any] = {
             "encoding": encoding,
@@ -163,8 +163,8 @@ def _push(
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
     from pipelines.progress import progress_of
-    from pipelines.push.run import push
-    from pipelines.push.view import push_events, push_lines
+    from pipelines.push.push_run import push
+    from pipelines.push.push_view import push_events, push_lines
 
     report = push(settings, request, progress_of("push", bar=output.shows_progress))
     return Result(

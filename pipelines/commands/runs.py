@@ -78,7 +78,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     """
     from connector.errors import UsageError
     from pipelines.ledger import open_ledger
-    from pipelines.push.view import grouped, row_line
+    from pipelines.push.push_view import grouped, row_line
 
     with open_ledger(settings) as ledger:
         found = ledger.history.find(run_id)
@@ -100,8 +100,8 @@ def one_run(settings: Settings, run_id: str) -> Result:
 def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
     from connector.upsert.outbox.results import ResultStore
-    from pipelines.push.outbox import outbox_database
-    from pipelines.push.report import NOTEWORTHY_MAX
+    from pipelines.push.push_outbox import outbox_database
+    from pipelines.push.push_report import NOTEWORTHY_MAX
 
     database = outbox_database(settings)
     try:
@@ -155,7 +155,7 @@ def _table(records: list[RunRecord]) -> Any:
 
 def _what(record: RunRecord) -> str:
     if record.kind == "push":
-        from pipelines.push.report import outcomes_in_words
+        from pipelines.push.push_report import outcomes_in_words
 
         named = record.summary.get("job") or record.summary.get("source")
         facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)

@@ -84,7 +84,7 @@ def sync(settings: Settings, output: Output, *, new_ledger: bool = False) -> Res
 
 def _push(settings: Settings, name: str, output: Output, *, new_ledger: bool) -> Result:
     from pipelines.commands.push import run_push
-    from pipelines.push.input import job_request
+    from pipelines.push.push_input import job_request
 
     request = replace(job_request(settings, name), new_ledger=new_ledger)
     return run_push(settings, request, output)

@@ -17,9 +17,9 @@ from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
 from pipelines.pull.fetching import Chunk
 from pipelines.pull.scanning import ResourceRun
-from pipelines.push.results import COLUMNS as PUSH_COLUMNS
-from pipelines.push.results import KEY as PUSH_KEY
-from pipelines.push.results import TABLE as PUSH_RESULTS
+from pipelines.push.push_results import COLUMNS as PUSH_COLUMNS
+from pipelines.push.push_results import KEY as PUSH_KEY
+from pipelines.push.push_results import TABLE as PUSH_RESULTS
 
 
 class Landing:

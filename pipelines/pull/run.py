@@ -34,8 +34,8 @@ from pipelines.pull.deletions import settle_absent_rows
 from pipelines.pull.fetching import Fetching
 from pipelines.pull.landing import Landing
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
-from pipelines.push.outbox import note_account
-from pipelines.push.results import land_push_results
+from pipelines.push.push_outbox import note_account
+from pipelines.push.push_results import land_push_results
 from pipelines.session import Session, open_session
 
 _log = get_logger("pull")

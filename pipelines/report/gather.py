@@ -19,7 +19,7 @@ from connector.upsert.outbox.states import Status
 from pipelines.ledger import LedgerView, open_ledger
 from pipelines.places import destination_label
 from pipelines.published_copy import PublishedCopy, published_copy
-from pipelines.push.outbox import outbox_database
+from pipelines.push.push_outbox import outbox_database
 from pipelines.report.facts import (
     RESOURCES,
     Freshness,

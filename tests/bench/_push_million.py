@@ -21,9 +21,9 @@ from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.schema import aliases, receipts
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Validator, ValidRow
-from pipelines.push.input import PushRequest
-from pipelines.push.outbox import key_number, outbox_database
-from pipelines.push.run import push
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_outbox import key_number, outbox_database
+from pipelines.push.push_run import push
 
 _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")

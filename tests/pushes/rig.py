@@ -1,4 +1,4 @@
-"""A push as `pipelines.push.run` makes one, with rows from memory and no pace."""
+"""A push as `pipelines.push.push_run` makes one, with rows from memory and no pace."""
 
 from __future__ import annotations
 

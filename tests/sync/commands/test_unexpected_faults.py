@@ -11,7 +11,7 @@ import pytest
 
 import pipelines.commands.pull
 import pipelines.pull.run
-import pipelines.push.run
+import pipelines.push.push_run
 from connector.api.client import ApiClient
 from connector.sandbox import Sandbox
 from pipelines.commands.output import Output
@@ -78,7 +78,7 @@ def test_a_fault_in_a_push_is_silent_about_data(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
     """The next pull lands the run with what it may say of its error."""
-    monkeypatch.setattr(pipelines.push.run, "open_pulled", _fail)
+    monkeypatch.setattr(pipelines.push.push_run, "open_pulled", _fail)
     Path("people.csv").write_text("First Name,Last Name,Email\nAda,Byron,a@example.com\n")
     ended = run("push", "people.csv", "--json", "-vv")
     assert (ended.code, ended.summary["error"]["type"]) == (1, "Unexpected")

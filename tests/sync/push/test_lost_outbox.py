@@ -15,9 +15,9 @@ from connector.settings import Settings
 from pipelines.checks import run_checks
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
-from pipelines.push.input import PushRequest
-from pipelines.push.report import PushReport
-from pipelines.push.run import push
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_report import PushReport
+from pipelines.push.push_run import push
 
 HEADER = "First Name,Last Name,E-mail,Title,note.body\n"
 ROWS = ["Ada,L,ada@example.org,Dr,Called", "Bob,B,bob@example.org,,", "Cy,Y,cy@example.org,Ms,"]

@@ -10,7 +10,7 @@ import pytest
 
 from connector.errors import InputError
 from connector.settings import Settings
-from pipelines.push.input import PushRequest, open_rows
+from pipelines.push.push_input import PushRequest, open_rows
 from tests.sync.pull.conftest import dlt_credentials
 
 QUERY = """

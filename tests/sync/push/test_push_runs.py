@@ -24,11 +24,11 @@ from pipelines.commands.runs import one_run, recent_runs
 from pipelines.progress import Standing
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
-from pipelines.push.input import PushRequest, job_request
-from pipelines.push.outbox import outbox_database
-from pipelines.push.report import NOTEWORTHY_MAX, PushReport
-from pipelines.push.run import push
-from pipelines.push.view import push_lines
+from pipelines.push.push_input import PushRequest, job_request
+from pipelines.push.push_outbox import outbox_database
+from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport
+from pipelines.push.push_run import push
+from pipelines.push.push_view import push_lines
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 

@@ -10,9 +10,9 @@ from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
-from pipelines.push.input import PushRequest
-from pipelines.push.report import PushReport
-from pipelines.push.run import push
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_report import PushReport
+from pipelines.push.push_run import push
 
 
 @pytest.fixture

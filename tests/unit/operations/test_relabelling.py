@@ -18,7 +18,7 @@ from connector.upsert.outbox.results import ResultStore, RowResult
 from connector.upsert.outbox.states import Status
 from pipelines.ledger import open_ledger
 from pipelines.places import destination_label, places, prepare_state_dir, pull_lock_name
-from pipelines.push.outbox import destination_number, number_of, outbox_database
+from pipelines.push.push_outbox import destination_number, number_of, outbox_database
 from pipelines.relabelling import cleaned
 
 SECRET = "0ld-s3cr3t"

@@ -15,7 +15,7 @@ from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name
 from pipelines.pull.booking import Booking
 from pipelines.pull.bookkeeping import at, runs_batch
-from pipelines.push.outbox import destination_number, key_number, outbox_of
+from pipelines.push.push_outbox import destination_number, key_number, outbox_of
 from pipelines.session import Session
 
 _log = get_logger("push")

@@ -11,7 +11,7 @@ from rich.table import Table
 from connector.errors import UsageError
 from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
-from pipelines.push.report import NOTEWORTHY_MAX, PushReport, outcomes_in_words
+from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, outcomes_in_words
 from pipelines.wording import elapsed, eta, numbers, plural
 
 _SHOWN = 20

@@ -37,11 +37,11 @@ from connector.upsert.sending.sending import Watcher
 from pipelines.failure import error_facts, status_of
 from pipelines.places import destination_label
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
-from pipelines.push.input import PushRequest, open_rows, rejects_path
-from pipelines.push.outbox import begin_sending, destination_number, outbox_of, scope_of
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
-from pipelines.push.report import NOTEWORTHY_MAX, PushReport, counted, forecast
-from pipelines.push.results import land_after_push
+from pipelines.push.push_input import PushRequest, open_rows, rejects_path
+from pipelines.push.push_outbox import begin_sending, destination_number, outbox_of, scope_of
+from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
+from pipelines.push.push_results import land_after_push
 from pipelines.session import Session, open_session
 
 _log = get_logger("push")
