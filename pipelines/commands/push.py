@@ -163,8 +163,8 @@ def _push(
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
     from pipelines.progress import progress_of
+    from pipelines.push.push_report import push_events, push_lines
     from pipelines.push.push_run import push
-    from pipelines.push.push_view import push_events, push_lines
 
     report = push(settings, request, progress_of("push", bar=output.shows_progress))
     return Result(

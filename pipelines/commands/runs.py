@@ -78,7 +78,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     """
     from connector.errors import UsageError
     from pipelines.ledger import open_ledger
-    from pipelines.push.push_view import grouped, row_line
+    from pipelines.push.push_report import grouped, row_line
 
     with open_ledger(settings) as ledger:
         found = ledger.history.find(run_id)

@@ -1,19 +1,27 @@
-"""What a push did, as facts for machines and for people."""
+"""What a push did: facts for machines, lines for people, events for a log."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.errors import ConnectorError
+from rich.table import Table
+
+from connector.errors import ConnectorError, UsageError
 from connector.upsert.outbox.planning import PlanCounts
 from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
+from pipelines.wording import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3
 NOTEWORTHY_MAX = 1_000  # rows; what is beyond is counted alone
+_SHOWN = 20
+_LENGTH = re.compile(r"\(\d+ characters?\) ")
+_COUNTS = tuple(status.value for status in Status)
+_SHOWN_DRY = ("unchanged", "rejected")
 
 
 @dataclass
@@ -65,3 +73,107 @@ def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]
         "would_request": requests,
         "eta_s": round(eta_s, 1),
     }
+
+
+def push_lines(report: PushReport) -> list[Any]:
+    """The input, rows by outcome, what went wrong row by row, and what to do next."""
+    if isinstance(report.error, UsageError) and not report.summary.get("requests"):
+        return []
+    summary = report.summary
+    short = [f"stopped · {outcomes_in_words(summary)}"] if summary["status"] == "stopped" else []
+    return [*report.notes, *short, _table(summary), *_rows(report), *_end(summary)]
+
+
+def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
+    """What a log says of a push that needs a look: its counts, and what is wrong with which row."""
+    facts = ("run_id", "source", "job", "status", "rows", *_COUNTS, "not_sent", "rejects_file")
+    found = {name: report.summary[name] for name in facts if report.summary.get(name)}
+    run_id = {"run_id": report.summary.get("run_id")}
+    return [
+        ("push.ended", found),
+        *(
+            ("push.rows", {**run_id, "rows": rows, "status": status, "message": message})
+            for rows, status, message in grouped(report.noteworthy)
+        ),
+    ]
+
+
+def grouped(results: Iterable[RowResult]) -> list[tuple[str, str, str]]:
+    """(row numbers, status, message) of results; rows of one reason are together, however long the
+    cells are that it speaks of."""
+    found: dict[tuple[str, str], list[RowResult]] = {}
+    for result in results:
+        reason = _LENGTH.sub("", result.message or "")
+        found.setdefault((result.status.value, reason), []).append(result)
+    return [
+        (
+            numbers([each.row_number for each in alike]),
+            status,
+            (alike[0].message or "") if len(alike) == 1 else reason,
+        )
+        for (status, reason), alike in found.items()
+    ]
+
+
+def row_line(rows: str, status: str, message: str) -> str:
+    """`row 3: rejected: …`, `rows 3, 7-9: rejected: …`."""
+    noun = "row" if rows.isdigit() else "rows"
+    return f"{noun} {rows}: {status}: {message}".rstrip(": ")
+
+
+def _table(summary: dict[str, Any]) -> Table:
+    """A dry run has no column for what can't happen in it, so that a terminal has room for all."""
+    is_dry = "eta_s" in summary
+    names = [name for name in _COUNTS if summary[name] or not is_dry or name in _SHOWN_DRY]
+    names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
+    if summary["not_sent"] and not is_dry:
+        names.append("not_sent")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("rows", *names):
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_row(*(f"{summary[name]:,}" for name in ("rows", *names)))
+    return table
+
+
+def _rows(report: PushReport) -> Iterator[str]:
+    lines = grouped(report.noteworthy)
+    for line in lines[:_SHOWN]:
+        yield row_line(*line)
+    yield from _beyond(report)
+    if len(lines) <= _SHOWN:
+        return
+    if "eta_s" in report.summary:  # a dry run isn't in the history
+        yield f"… and {plural(len(lines) - _SHOWN, 'reason')} more: --rejects F writes all rows."
+    else:
+        yield f"… more: hiringcenter runs {report.summary['run_id']}"
+
+
+def _beyond(report: PushReport) -> Iterator[str]:
+    bad = (Status.REJECTED, Status.FAILED)
+    listed = sum(result.status in bad for result in report.noteworthy)
+    left = sum(report.summary[status.value] for status in bad) - listed
+    if left > 0 and len(report.noteworthy) >= NOTEWORTHY_MAX:
+        yield f"and {plural(left, 'row')} more that were rejected or failed."
+
+
+def _end(summary: dict[str, Any]) -> Iterator[str]:
+    if "rejects_file" in summary:
+        yield f"Fix the rows in {summary['rejects_file']} and push that file."
+    if "eta_s" in summary:
+        if "would_send" in summary:
+            yield "Which of these create and which update can be told after a pull."
+        needed = summary["would_request"]
+        takes = (
+            f": {eta(summary['eta_s'])}" if summary["eta_s"] >= 1 else " at once" if needed else ""
+        )
+        yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
+        return
+    if summary.get("recovered"):
+        yield (
+            f"{plural(summary['recovered'], 'write')} that an earlier push had begun came first; "
+            "rows that they have brought up to date count as unchanged."
+        )
+    if summary.get("not_sent"):
+        yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send the rest."
+    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
+    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."

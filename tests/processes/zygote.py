@@ -31,7 +31,7 @@ _HEAVY = (
     "pipelines.pull.run",
     "pipelines.pull.view",
     "pipelines.push.push_run",
-    "pipelines.push.push_view",
+    "pipelines.push.push_report",
     "dlt._workspace.cli",
     "dlt.destinations.impl.duckdb.sql_client",
     "dlt.sources.helpers.requests",

@@ -12,9 +12,8 @@ import pytest
 from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.push.push_input import PushRequest
-from pipelines.push.push_report import PushReport
+from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
-from pipelines.push.push_view import push_lines
 
 INPUTS = Path(__file__).parents[2] / "inputs"
 

@@ -26,9 +26,8 @@ from pipelines.pull.run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_outbox import outbox_database
-from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport
+from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push
-from pipelines.push.push_view import push_lines
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 

@@ -12,7 +12,7 @@ from connector.upsert.outbox.results import RowResult
 from connector.upsert.outbox.states import Status
 from pipelines import wording
 from pipelines.progress import Bar, Standing
-from pipelines.push.push_view import grouped
+from pipelines.push.push_report import grouped
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
