@@ -14,7 +14,7 @@ from pipelines.wording import elapsed, plural, utc
 if TYPE_CHECKING:
     from connector.history import RunRecord
     from connector.settings import Settings
-    from connector.upsert.outbox.results import RowResult
+    from connector.upsert.outbox.receipts import RowResult
 
 
 _SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
@@ -99,7 +99,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
 
 def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
-    from connector.upsert.outbox.results import ResultStore
+    from connector.upsert.outbox.receipts import ResultStore
     from pipelines.push.push_outbox import outbox_database
     from pipelines.push.push_report import NOTEWORTHY_MAX
 

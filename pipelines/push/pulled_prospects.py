@@ -14,8 +14,8 @@ import orjson
 
 from connector.errors import DestinationError
 from connector.settings import Settings
-from connector.upsert.outbox.comparing import READ_AS, same_phone
-from connector.upsert.outbox.pulled import NothingPulled, Pulled, PulledProspect
+from connector.upsert.outbox.evidence import NothingPulled, Pulled, PulledProspect
+from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.models import PROSPECT_FIELDS
 from pipelines.places import is_duckdb
 

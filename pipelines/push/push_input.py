@@ -14,7 +14,7 @@ from typing import Any
 from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input, sql_input, table_input
-from connector.upsert.outbox.decisions import Mode
+from connector.upsert.outbox.planner import Mode
 from connector.upsert.rows.rejects import next_rejects_name
 from pipelines.places import is_duckdb
 

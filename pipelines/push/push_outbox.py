@@ -14,8 +14,7 @@ from connector.budget.keys import OUTBOX_SUFFIX, key_id
 from connector.errors import OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox
-from connector.upsert.outbox.scopes import Scopes
+from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
 from pipelines.places import destination_label
 from pipelines.session import Session
 

@@ -11,9 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from connector.errors import ConnectorError, UsageError
-from connector.upsert.outbox.planning import PlanCounts
-from connector.upsert.outbox.results import RowResult
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.planner import PlanCounts
+from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.wording import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3

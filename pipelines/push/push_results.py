@@ -9,7 +9,7 @@ from typing import Any
 from connector.budget import locks
 from connector.errors import AlreadyRunning, OutboxLost
 from connector.logs import get_logger
-from connector.upsert.outbox.results import ResultStore
+from connector.upsert.outbox.receipts import ResultStore
 from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
 from pipelines.places import destination_label, pull_lock_name

@@ -24,9 +24,8 @@ from connector.settings import Settings
 from connector.upsert.inputs import Input
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
-from connector.upsert.outbox.planning import PlanCounts
-from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.planner import PlanCounts
+from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.validation import Reject, Validator

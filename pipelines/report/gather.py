@@ -14,8 +14,8 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
 from connector.history import RunRecord
 from connector.settings import RateLimit, Settings
-from connector.upsert.outbox.schema import MIGRATIONS, results
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
+from connector.upsert.outbox.receipts import Status
 from pipelines.ledger import LedgerView, open_ledger
 from pipelines.places import destination_label
 from pipelines.published_copy import PublishedCopy, published_copy

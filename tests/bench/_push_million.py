@@ -18,7 +18,7 @@ from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from connector.upsert.inputs import open_input
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.schema import aliases, receipts
+from connector.upsert.outbox.outbox_schema import aliases, receipts
 from connector.upsert.rows.mapping import Mapping
 from connector.upsert.rows.validation import Validator, ValidRow
 from pipelines.push.push_input import PushRequest

@@ -16,12 +16,11 @@ from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.outbox.decisions import Mode
+from connector.upsert.outbox.evidence import NothingPulled, Pulled
 from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.planning import PlanCounts
-from connector.upsert.outbox.pulled import NothingPulled, Pulled
-from connector.upsert.outbox.schema import results
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.outbox_schema import results
+from connector.upsert.outbox.planner import Mode, PlanCounts
+from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.validation import Activity, Reject, ValidRow
 from connector.upsert.sending.api import Api, KeyMemory
 from connector.upsert.sending.pace import Pace

@@ -1,29 +1,166 @@
-"""What is known of the people behind a chunk of rows, looked up set by set."""
+"""What to do with one row, given what is known of its person. Pure.
+
+What the last pull knows of prospects: who exists, who was deleted, what was edited since.
+
+What is known of the people behind a chunk of rows, looked up set by set.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, cast
 
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.outbox.comparing import same_email, same_phone
-from connector.upsert.outbox.decisions import Evidence, best_of
-from connector.upsert.outbox.identity import Aliases, stored_first_name
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.pulled import (
-    Pulled,
-    PulledProspect,
-    is_gone,
-    is_suspect,
-    why_stale,
+from connector.upsert.outbox.matching import (
+    READ_AS,
+    Aliases,
+    Name,
+    OtherPerson,
+    compare,
+    first_name,
+    same_email,
+    same_phone,
+    stored_first_name,
 )
-from connector.upsert.outbox.receipts import Found, Receipts
-from connector.upsert.outbox.shared_contacts import Name, OtherPerson, first_name
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, names_of
+from connector.upsert.outbox.receipts import Found, Receipt, Receipts
 from connector.upsert.outbox.staging import StagedRow, names_of_row
-from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, names_of
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of one row's person.
+
+    by_email, by_phone, by_row: where its aliases lead. pulled_by_email, pulled_by_phone: ids that
+    the destination has for its contacts; looked up only for rows that look as if they'd be sent.
+    receipt: of the prospect that `prospect_id` names. stale: why what was accepted last no longer
+    holds. uncertain: an earlier write of the same content has an unknown fate. disputed: the
+    prospect that was expected behind a contact of the row, and the one that answered. others: known
+    people of another first name whom the contacts lead to. fits: the first name agrees with that
+    of a person whom they lead to. settled: of those people, on whom this source has settled the
+    first name; created: by creating them. contacts: how many the row has, of email and phone.
+    """
+
+    by_email: Found | None = None
+    by_phone: Found | None = None
+    by_row: Found | None = None
+    pulled_by_email: frozenset[str] = frozenset()
+    pulled_by_phone: frozenset[str] = frozenset()
+    receipt: Receipt | None = None
+    stale: str | None = None
+    uncertain: bool = False
+    disputed: tuple[str, str] | None = None
+    others: tuple[OtherPerson, ...] = ()
+    fits: bool = False
+    settled: frozenset[str] = frozenset()
+    created: bool = False
+    contacts: int = 0
+
+    @property
+    def contacts_dropped(self) -> bool:
+        """Whether HiringCenter took over none of the row's contacts: it would find nobody by
+        them, and create the person once more."""
+        found = [each for each in (self.by_email, self.by_phone) if each and not each.confirmed]
+        return 0 < len(found) == self.contacts
+
+
+def best_of(*found: Found | None) -> Found | None:
+    """Of where the aliases lead, the one to believe: a confirmed one before others, in order."""
+    known = [each for each in found if each is not None]
+    return min(known, key=lambda each: not each.confirmed, default=None)
+
+
+@dataclass(frozen=True)
+class PulledProspect:
+    """One prospect as the destination has it. fields: by API name. Times: UTC epoch ms."""
+
+    id: str
+    updated_at_ms: int | None
+    deleted_at_ms: int | None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Pulled(Protocol):
+    """A look into the destination. Where nothing was pulled yet, every answer is empty."""
+
+    complete_ms: int | None
+    """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
+
+    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        """Those of `ids` that the destination has, deleted ones included; without `fields`."""
+        ...
+
+    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:
+        """The same with `fields`."""
+        ...
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
+        """email (casefolded) → ids of the living prospects that have it."""
+        ...
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
+        """phone (E.164) → ids of the living prospects that have it."""
+        ...
+
+
+class NothingPulled:
+    """A destination that has no prospects."""
+
+    complete_ms: int | None = None
+
+    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:  # noqa: ARG002
+        return {}
+
+    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:  # noqa: ARG002
+        return {}
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
+        return {}
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
+        return {}
+
+
+def is_gone(accepted_ms: int, pulled: PulledProspect | None, complete_ms: int | None) -> bool:
+    """Whether the last pull shows that a prospect was deleted after `accepted_ms`; see below."""
+    if pulled is None:
+        return complete_ms is not None and complete_ms > accepted_ms
+    return pulled.deleted_at_ms is not None and pulled.deleted_at_ms > accepted_ms
+
+
+def is_suspect(
+    accepted_ms: int,
+    accepted_updated_at_ms: int | None,
+    pulled: PulledProspect | None,
+    complete_ms: int | None,
+) -> bool:
+    """Whether the last pull shows something newer than what was accepted last.
+
+    accepted_ms, accepted_updated_at_ms: when it was accepted, by our clock and by `updatedAt`.
+    pulled: None where the destination has no such prospect. complete_ms: see `Pulled`.
+    """
+    if pulled is None or is_gone(accepted_ms, pulled, complete_ms):
+        return is_gone(accepted_ms, pulled, complete_ms)
+    if pulled.updated_at_ms is None or accepted_updated_at_ms is None:
+        return False
+    return pulled.updated_at_ms > accepted_updated_at_ms
+
+
+def why_stale(
+    receipt: Receipt, pulled: PulledProspect | None, payload: Mapping[str, Any]
+) -> str | None:
+    """Why a suspect's payload, though accepted last, is to be sent again; None if it holds."""
+    if pulled is None or (pulled.deleted_at_ms or 0) > receipt.accepted_ms:
+        return "the prospect was deleted since"
+    readable = {
+        name: value for name, value in payload.items() if READ_AS.get(name, name) in pulled.fields
+    }
+    differs = compare(readable, pulled.fields).differs
+    return f"{', '.join(differs)} changed in HiringCenter since" if differs else None
+
 
 Uncertain = Collection[UncertainWrite]
 

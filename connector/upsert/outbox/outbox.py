@@ -1,34 +1,298 @@
-"""The outbox: every write on disk, with its key and its exact bytes, before it is sent.
+"""The life of one write: what may follow what, and what to do with one found half-way.
+
+    planned → sending (committed, exact bytes and key) → closed | uncertain
+    planned → (gone)       superseded by a newer plan of the same source
+
+Pure. The rule for a write whose answer is missing was checked against 120 cases of crash point,
+recruiter's edit and forgotten key: none doubled, none lost, what can't be told is reported.
+
+One write of one input row, and how it is kept in the outbox's table.
+
+The outbox: every write on disk, with its key and its exact bytes, before it is sent.
 
 Each method is one step of `states`, inside the caller's transaction, and guarded: a write that
 isn't in the state the step starts from stops the run, instead of being sent twice.
+
+What the outbox forgets, and when.
+
+Bodies and rows of a write go as soon as its fate is known (see `outbox`). Here go, after the
+retention: planned writes that were never sent, hashes and outcomes of closed ones, results that
+have landed, and receipts that no push has used since. Writes whose answer is missing, and those
+of unknown fate, stay: forgetting them could send them twice.
 """
 
 from __future__ import annotations
 
+import re
 import secrets
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from html import unescape
 from typing import Any
 
 import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.errors import OutboxConflict
-from connector.upsert.outbox.identity import Aliases, Hasher, stored_salt
-from connector.upsert.outbox.schema import MIGRATIONS, key_memory, writes
-from connector.upsert.outbox.statements import insert_or_replace
-from connector.upsert.outbox.states import LearntMemory, State
-from connector.upsert.outbox.writes import (
-    COLUMNS,
-    PROSPECTS,
-    UncertainWrite,
-    Write,
-    by_row,
-    from_record,
-    to_record,
-    uncertain_names,
+from connector.upsert.outbox.matching import Aliases, Hasher, compare, stored_salt
+from connector.upsert.outbox.outbox_schema import (
+    MIGRATIONS,
+    aliases,
+    attached,
+    insert_or_replace,
+    key_memory,
+    receipts,
+    results,
+    settled_names,
+    writes,
 )
+
+_MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
+
+
+class State(StrEnum):
+    """Where one write stands; see the module."""
+
+    PLANNED = "planned"
+    SENDING = "sending"
+    CLOSED = "closed"
+    UNCERTAIN = "uncertain"
+
+
+class Fate(StrEnum):
+    """What is known of a write whose answer is missing."""
+
+    NOT_APPLIED = "not_applied"
+    APPLIED = "applied"
+    UNKNOWN = "unknown"
+
+
+def key_is_remembered(age_s: float, key_memory_s: float, request_timeout_s: float) -> bool:
+    """Whether the API surely still knows a key that was first sent `age_s` ago, also when the
+    request that repeats it takes its whole time-out to arrive."""
+    return age_s < key_memory_s - min(request_timeout_s, key_memory_s / 2)
+
+
+@dataclass(frozen=True)
+class LearntMemory:
+    """What answers to repeated writes have shown of the API's memory for idempotency keys.
+
+    remembered_s: the greatest age of a key that was answered with a replay. forgets: a write that
+    surely had been applied was carried out once more.
+    """
+
+    remembered_s: float = 0.0
+    forgets: bool = False
+
+    def after(self, age_s: float, remembered: bool | None) -> LearntMemory:
+        """With one more answer, to a key first sent `age_s` ago. remembered: see
+        `was_remembered`."""
+        if remembered is None:
+            return self
+        if not remembered:
+            return LearntMemory(forgets=True)
+        return LearntMemory(max(self.remembered_s, age_s))
+
+
+def was_remembered(
+    *, status: int, item: Mapping[str, Any], replayed: bool, created_before: bool,
+    first_server_ms: int | None, again_server_ms: int | None,
+) -> bool | None:  # fmt: skip
+    """Whether the answer to a repeated write is the one that the API gave first; None: it may be
+    that the first request never arrived.
+
+    replayed: it is marked so. created_before: the person was known before the first request.
+    first_server_ms, again_server_ms: no later than the server's clock said when the write was
+    sent first, and when it was repeated.
+    """
+    if replayed:
+        return True
+    created_ms, updated_ms = _time(item, "createdAt"), _time(item, "updatedAt")
+    changed_ms = updated_ms if status == 200 else created_ms
+    if again_server_ms is not None and changed_ms is not None and changed_ms < again_server_ms:
+        return True
+    if status == 200 and not created_before and None not in (created_ms, first_server_ms):
+        # whom the first request created, the second only matched
+        return None if created_ms < first_server_ms else False  # type: ignore[operator]
+    return None
+
+
+def _time(item: Mapping[str, Any], name: str) -> float | None:
+    value = item.get(name)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def fate_of_prospect(
+    payload: Mapping[str, Any],
+    item: Mapping[str, Any] | None,
+    *,
+    known_before: bool,
+    accepted_updated_at_ms: int | None,
+    sent_server_ms: int | None,
+) -> Fate:
+    """What the prospect as it is now tells of a write that may have reached it.
+
+    item: the prospect; None if there is none. known_before: it existed before the write, so that
+    its absence is somebody's deletion. accepted_updated_at_ms: its `updatedAt` after the write
+    before this one. sent_server_ms: the earliest the write can have been sent, server time; None:
+    that isn't known.
+    """
+    if item is None:
+        return Fate.UNKNOWN if known_before else Fate.NOT_APPLIED
+    updated_at_ms = _time(item, "updatedAt" if "updatedAt" in item else "createdAt")
+    if updated_at_ms is not None and (
+        updated_at_ms == accepted_updated_at_ms
+        or (sent_server_ms is not None and updated_at_ms < sent_server_ms)
+    ):
+        return Fate.NOT_APPLIED
+    return Fate.APPLIED if compare(payload, item).equal else Fate.UNKNOWN
+
+
+def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None) -> Fate | None:
+    """What the person who has a write's contact now tells of a write that only creates; None: they
+    were there before it, so that it did nothing.
+
+    item, sent_server_ms: as above. Whoever was created since then was created by it.
+    """
+    if item is None:
+        return Fate.NOT_APPLIED
+    created_at_ms = _time(item, "createdAt")
+    if created_at_ms is None or sent_server_ms is None:
+        return Fate.UNKNOWN
+    return Fate.APPLIED if created_at_ms >= sent_server_ms else None
+
+
+def fate_of_activity(
+    payload: Mapping[str, Any],
+    items: list[Mapping[str, Any]],
+    *,
+    complete: bool,
+    sent_server_ms: int | None,
+) -> Fate:
+    """What the prospect's notes (tasks, meetings) tell of one that may have been created.
+
+    complete: `items` are all of them created since `sent_server_ms`.
+    """
+    since = [item for item in items if _created_since(item, sent_server_ms)]
+    if any(says_the_same(payload, item) for item in since):
+        return Fate.APPLIED
+    return Fate.NOT_APPLIED if complete and not since else Fate.UNKNOWN
+
+
+def _created_since(item: Mapping[str, Any], server_ms: int | None) -> bool:
+    created_at_ms = _time(item, "createdAt")
+    return created_at_ms is None or server_ms is None or created_at_ms >= server_ms
+
+
+def says_the_same(payload: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
+    """Whether a note, task or meeting, as it is read, is the one that `payload` asks for."""
+    return all(_same(value, item[name]) for name, value in payload.items() if name in item)
+
+
+def _same(wanted: Any, found: Any) -> bool:
+    """Markup, spaces and how numbers are written aside: the API keeps bodies as HTML."""
+    if wanted in (None, "") or found in (None, ""):
+        return wanted in (None, "") and found in (None, "")
+    if isinstance(wanted, str | int | float) and isinstance(found, str | int | float):
+        return wanted == found or _plain(wanted) == _plain(found)
+    return bool(wanted == found)
+
+
+def _plain(value: str | float) -> str:
+    return " ".join(unescape(_MARKUP.sub(" ", str(value))).split())
+
+
+PROSPECTS = "prospects"
+
+
+UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """One request of one input row: the prospect (position 0) or one of its activities.
+
+    person: rows of one run with the same number are about one person and are sent in file order.
+    body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
+    JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
+    no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
+    creates somebody or does nothing, since nobody is known whom it is about. id: 0 until it is
+    stored. sent_ms: by our clock; sent_server_ms: no later than the server's clock said at that
+    instant, None where that isn't known.
+    """
+
+    run_id: str
+    source: str
+    row_number: int
+    position: int
+    kind: str
+    person: int
+    names: Aliases
+    content: bytes
+    body: bytes
+    row_values: bytes | None = None
+    note: str | None = None
+    prospect_id: str | None = None
+    stale: bool = False
+    creates: bool = False
+    id: int = 0
+    idempotency_key: str | None = None
+    sent_ms: int | None = None
+    sent_server_ms: int | None = None
+
+
+_PLAIN = [field.name for field in fields(Write) if field.name not in ("id", "names")]
+
+COLUMNS = [
+    writes.c.id,
+    writes.c.email_alias,
+    writes.c.phone_alias,
+    writes.c.row_alias,
+    *(writes.c[name] for name in _PLAIN),
+]
+
+
+def names_of(write: Write) -> tuple[int | str, ...]:
+    """Whatever tells whose write it is: its aliases, and its prospect's id where that is known."""
+    known = () if write.prospect_id is None else (write.prospect_id,)
+    return (*write.names.present(), *known)
+
+
+def uncertain_names(write: Write) -> set[UncertainWrite]:
+    """The entries that stand for `write` among those of unknown fate."""
+    return {(name, write.kind, write.content) for name in names_of(write)}
+
+
+def to_record(write: Write) -> dict[str, Any]:
+    """Its columns, all but what only storage knows."""
+    return {
+        **{name: getattr(write, name) for name in _PLAIN},
+        "email_alias": write.names.email,
+        "phone_alias": write.names.phone,
+        "row_alias": write.names.row,
+    }
+
+
+def from_record(row: Sequence[Any]) -> Write:
+    """The write in a row of `COLUMNS`."""
+    id_, email, phone, other, *plain = row
+    values: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
+    values["creates"] = bool(values["creates"])  # null before version 0.2
+    values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
+    return Write(id=id_, names=Aliases(email, phone, other), **values)
+
+
+def by_row(ordered: Iterable[Write]) -> Iterator[list[Write]]:
+    """Writes in file order, each row's together."""
+    row: list[Write] = []
+    for write in ordered:
+        if row and row[0].row_number != write.row_number:
+            yield row
+            row = []
+        row.append(write)
+    if row:
+        yield row
 
 
 class Outbox:
@@ -250,3 +514,37 @@ class Outbox:
 
 def _emptied(at_ms: int) -> dict[str, Any]:
     return {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
+
+
+def forget(outbox: Outbox, before_ms: int) -> None:
+    """Drop what was last of use before `before_ms` (UTC epoch ms)."""
+    scope = outbox.scope
+    over = (State.PLANNED.value, State.CLOSED.value)
+    with outbox.database.write() as connection:
+        connection.execute(
+            sa.delete(writes).where(
+                writes.c.scope == scope, writes.c.state.in_(over), writes.c.planned_ms < before_ms
+            )
+        )
+        connection.execute(
+            sa.delete(results).where(
+                results.c.scope == scope, results.c.landed, results.c.pushed_ms < before_ms
+            )
+        )
+        old = connection.execute(
+            sa.delete(receipts).where(receipts.c.scope == scope, receipts.c.seen_ms < before_ms)
+        ).rowcount
+        connection.execute(
+            sa.delete(attached).where(attached.c.scope == scope, attached.c.seen_ms < before_ms)
+        )
+        if old:
+            _forget_aliases(connection, scope)
+
+
+def _forget_aliases(connection: sa.Connection, scope: int) -> None:
+    """Names that lead to prospects without a receipt, and those settled on them."""
+    receipt = sa.select(receipts.c.prospect_id).where(receipts.c.scope == scope)
+    for table in (aliases, settled_names):
+        connection.execute(
+            sa.delete(table).where(table.c.scope == scope, table.c.prospect_id.not_in(receipt))
+        )

@@ -4,6 +4,11 @@ The ledger's budget remembers that it has an outbox: both hold one token, and a 
 with each push. An outbox that vanished, was emptied, replaced, or is an older copy of itself knows
 too little of what was sent, and each step of a push asks for the proof. A budget that was lost
 instead takes its outbox back.
+
+Which receipts an API key works with: its own, or those of its account's key before it.
+
+Keys get rotated; what an account has accepted stays accepted. The account is learnt from answers
+of `GET /auth`, and a key that has sent something under its own number keeps that number.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -23,9 +29,15 @@ from connector.budget.schema import MIGRATIONS as BUDGET_MIGRATIONS
 from connector.budget.schema import secrets
 from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
 from connector.logs import get_logger
-from connector.upsert.outbox.schema import MIGRATIONS, receipts, salts, writes
-from connector.upsert.outbox.statements import insert_or_replace
-from connector.upsert.outbox.states import State
+from connector.upsert.outbox.outbox import State
+from connector.upsert.outbox.outbox_schema import (
+    MIGRATIONS,
+    insert_or_replace,
+    receipts,
+    salts,
+    scopes,
+    writes,
+)
 
 _TOKEN, _PUSHES, _LOOK_FIRST = "token", "pushes", "look-first"  # among the outbox's salts
 _OUTBOX_TOKEN, _OUTBOX_PUSHES = "outbox-token", "outbox-pushes"  # among the budget's secrets
@@ -36,7 +48,6 @@ _REPLACED = "was replaced by another"
 _OLDER = "is an older copy of itself: pushes have used a newer one since"
 _DAMAGED = "is damaged"
 _A_FOLDER = "is a folder"
-
 _FIRST_TABLES = {"outbox_aliases", "outbox_receipts", "outbox_attached", "push_results"}
 _log = get_logger("outbox")
 
@@ -291,3 +302,81 @@ def _bytes(number: int) -> bytes:
 
 def _number(value: bytes | None) -> int:
     return int.from_bytes(value or b"", "big")
+
+
+class Scopes:
+    """Keys, accounts and scopes of one outbox, all as numbers that stand for them."""
+
+    def __init__(self, database: Database) -> None:
+        database.migrate("outbox", MIGRATIONS)
+        self._database = database
+
+    def of(self, key: int) -> int:
+        """The scope of `key`: another key's where both are known to be of one account."""
+        with self._database.read() as connection:
+            return _scope(connection, key) or key
+
+    def is_worth_asking(self, key: int) -> bool:
+        """Whether the account of `key` isn't known, and there is one whose receipts it may have."""
+        with self._database.read() as connection:
+            told = sa.select(scopes.c.key).where(scopes.c.key == key, scopes.c.told)
+            others = sa.select(scopes.c.key).where(scopes.c.account.is_not(None))
+            return (
+                connection.scalar(told.limit(1)) is None
+                and connection.scalar(others.limit(1)) is not None
+                and not _has_own(connection, key)
+            )
+
+    def note(self, key: int, account: int | None) -> None:
+        """`GET /auth` was answered with `account`; None: it names none."""
+        with self._database.write() as connection:
+            scope = _scope(connection, key)
+            if scope is None and account is not None and not _has_own(connection, key):
+                scope = connection.scalar(
+                    sa.select(scopes.c.scope)
+                    .where(scopes.c.account == account)
+                    .order_by(scopes.c.sent_ms.desc().nulls_last(), scopes.c.key)
+                    .limit(1)
+                )
+            facts = {"scope": scope or key, "account": account, "told": True}
+            insert_or_replace(connection, scopes, [{"key": key, **facts}])
+
+    def begin(self, key: int, at_ms: int) -> None:
+        """A push with `key` begins; the scope's lock is held.
+
+        The API may know an idempotency key only together with the API key it came with. So writes
+        that another API key left unanswered lose theirs: their fate is looked up instead.
+        """
+        with self._database.write() as connection:
+            scope = _scope(connection, key) or key
+            before = connection.scalar(
+                sa.select(scopes.c.key)
+                .where(scopes.c.scope == scope, scopes.c.sent_ms.is_not(None))
+                .order_by(scopes.c.sent_ms.desc())
+                .limit(1)
+            )
+            if (before or scope) != key:
+                connection.execute(
+                    sa.update(writes)
+                    .where(writes.c.scope == scope, writes.c.state == State.SENDING.value)
+                    .values(idempotency_key=None)
+                )
+            row: dict[str, Any] = {"key": key, "scope": scope, "told": False, "sent_ms": at_ms}
+            if _scope(connection, key) is None:
+                connection.execute(sa.insert(scopes).values(row))
+            else:
+                connection.execute(
+                    sa.update(scopes).where(scopes.c.key == key).values(sent_ms=at_ms)
+                )
+
+
+def _scope(connection: sa.Connection, key: int) -> int | None:
+    return connection.scalar(sa.select(scopes.c.scope).where(scopes.c.key == key))
+
+
+def _has_own(connection: sa.Connection, key: int) -> bool:
+    """Whether something was sent or accepted under the number of `key` itself."""
+    return any(
+        connection.scalar(sa.select(sa.literal(1)).where(table.c.scope == key).limit(1))
+        for table in (receipts, writes)
+    )

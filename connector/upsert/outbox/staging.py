@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from connector.upsert.outbox.identity import Aliases, Hasher
+from connector.upsert.outbox.matching import Aliases, Hasher
 
 _SCHEMA = """
 CREATE TABLE staged (

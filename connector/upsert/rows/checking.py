@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.outbox.identity import Hasher
+from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.receipts import Found
 from connector.upsert.outbox.staging import NewRow, Staging
 from connector.upsert.rows.validation import Activity, Reject, ValidRow

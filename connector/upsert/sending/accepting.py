@@ -9,13 +9,9 @@ from typing import Any
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.outbox.comparing import same_email, same_phone
-from connector.upsert.outbox.identity import stored_first_name
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.receipts import Accepted, Receipts
-from connector.upsert.outbox.shared_contacts import first_name
-from connector.upsert.outbox.states import State, Status
-from connector.upsert.outbox.writes import PROSPECTS, UncertainWrite, Write
+from connector.upsert.outbox.matching import first_name, same_email, same_phone, stored_first_name
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, UncertainWrite, Write
+from connector.upsert.outbox.receipts import Accepted, Receipts, Status
 from connector.upsert.sending.flights import Flight
 
 _OTHER = (

@@ -10,7 +10,7 @@ from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.errors import ConnectorError
-from connector.upsert.outbox.states import LearntMemory, key_is_remembered
+from connector.upsert.outbox.outbox import LearntMemory, key_is_remembered
 
 SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
 

@@ -9,22 +9,11 @@ import orjson
 import sqlalchemy as sa
 
 from connector.clock import Clock
-from connector.upsert.outbox.decisions import (
-    EXISTS,
-    UNCERTAIN,
-    Action,
-    Decision,
-    Evidence,
-    Mode,
-    decide,
-)
-from connector.upsert.outbox.evidence import Known, known_of
-from connector.upsert.outbox.identity import stored_first_name
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.receipts import Receipts
-from connector.upsert.outbox.shared_contacts import first_name
-from connector.upsert.outbox.states import State, Status
-from connector.upsert.outbox.writes import PROSPECTS, Write, names_of
+from connector.upsert.outbox.evidence import Evidence, Known, known_of
+from connector.upsert.outbox.matching import first_name, stored_first_name
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, Write, names_of
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, Action, Decision, Mode, decide
+from connector.upsert.outbox.receipts import Receipts, Status
 from connector.upsert.sending.api import Api, server_ms
 from connector.upsert.sending.flights import Flight, RowProgress
 from connector.upsert.sending.settling import Settler

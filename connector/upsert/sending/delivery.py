@@ -16,17 +16,17 @@ from connector.api.client import WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
-from connector.upsert.outbox.comparing import compare
-from connector.upsert.outbox.shared_contacts import conflict_with
-from connector.upsert.outbox.states import (
+from connector.upsert.outbox.matching import compare, conflict_with
+from connector.upsert.outbox.outbox import (
+    PROSPECTS,
     Fate,
+    Write,
     fate_of_activity,
     fate_of_creation,
     fate_of_prospect,
     says_the_same,
     was_remembered,
 )
-from connector.upsert.outbox.writes import PROSPECTS, Write
 from connector.upsert.sending.api import (
     SKEW_ERROR_MS,
     Api,

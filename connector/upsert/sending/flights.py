@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, field
 
-from connector.upsert.outbox.results import RowResult
-from connector.upsert.outbox.states import Status
-from connector.upsert.outbox.writes import Write
+from connector.upsert.outbox.outbox import Write
+from connector.upsert.outbox.receipts import RowResult, Status
 
 
 @dataclass

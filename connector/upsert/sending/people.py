@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from connector.budget import Lane
-from connector.upsert.outbox.comparing import same_email, same_phone
-from connector.upsert.outbox.writes import PROSPECTS
+from connector.upsert.outbox.matching import same_email, same_phone
+from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.sending.api import Api, UnfilteredList
 
 _MAX_PAGES = 20

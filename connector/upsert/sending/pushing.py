@@ -9,14 +9,10 @@ from connector.budget.locks import Held
 from connector.clock import SteadyClock
 from connector.upsert.collecting import rare_collections
 from connector.upsert.inputs.rows import InputRow
-from connector.upsert.outbox.decisions import Mode
-from connector.upsert.outbox.evidence import EvidenceFinder
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.planning import PlanCounts, Planner
-from connector.upsert.outbox.pulled import Pulled
-from connector.upsert.outbox.receipts import Found, Receipts
-from connector.upsert.outbox.results import ResultStore
-from connector.upsert.outbox.retention import forget
+from connector.upsert.outbox.evidence import EvidenceFinder, Pulled
+from connector.upsert.outbox.outbox import Outbox, forget
+from connector.upsert.outbox.planner import Mode, PlanCounts, Planner
+from connector.upsert.outbox.receipts import Found, Receipts, ResultStore
 from connector.upsert.outbox.staging import Staging
 from connector.upsert.rows.checking import Check, stage, values_of
 from connector.upsert.rows.validation import Reject

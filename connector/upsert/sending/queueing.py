@@ -6,8 +6,7 @@ from collections import deque
 
 import sqlalchemy as sa
 
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.writes import Write
+from connector.upsert.outbox.outbox import Outbox, Write
 
 _READ_AHEAD = 200
 _MOST_PARKED = 2_000

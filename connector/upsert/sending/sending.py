@@ -18,10 +18,8 @@ import sqlalchemy as sa
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
 from connector.errors import Interrupted
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.states import Status
-from connector.upsert.outbox.writes import Write
+from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.rows.checking import values_of
 from connector.upsert.rows.validation import Reject
 from connector.upsert.sending.claiming import Claimer

@@ -12,19 +12,19 @@ import sqlalchemy as sa
 
 from connector.api.client import WriteAnswer
 from connector.errors import Interrupted, Refused, UnexpectedAnswer, Unreachable
-from connector.upsert.outbox.comparing import compare
-from connector.upsert.outbox.decisions import EXISTS, UNCERTAIN
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.receipts import Receipts
-from connector.upsert.outbox.shared_contacts import conflict_with, first_name
-from connector.upsert.outbox.states import Fate, State, Status
-from connector.upsert.outbox.writes import (
+from connector.upsert.outbox.matching import compare, conflict_with, first_name
+from connector.upsert.outbox.outbox import (
     PROSPECTS,
+    Fate,
+    Outbox,
+    State,
     UncertainWrite,
     Write,
     names_of,
     uncertain_names,
 )
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN
+from connector.upsert.outbox.receipts import Receipts, Status
 from connector.upsert.sending.accepting import Accepting
 from connector.upsert.sending.api import Untold
 from connector.upsert.sending.delivery import Delivered

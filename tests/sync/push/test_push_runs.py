@@ -18,8 +18,7 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSetting, UsageError
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
-from connector.upsert.outbox.results import RowResult
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.commands.runs import one_run, recent_runs
 from pipelines.progress import Standing
 from pipelines.pull.run import pull

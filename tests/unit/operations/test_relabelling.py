@@ -14,8 +14,7 @@ from connector.budget import locks
 from connector.budget.database import Database
 from connector.history import Freshness, FreshnessLog, History
 from connector.settings import Settings
-from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from pipelines.ledger import open_ledger
 from pipelines.places import destination_label, places, prepare_state_dir, pull_lock_name
 from pipelines.push.push_outbox import destination_number, number_of, outbox_database

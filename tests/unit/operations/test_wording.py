@@ -8,8 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from connector.errors import UsageError
-from connector.upsert.outbox.results import RowResult
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines import wording
 from pipelines.progress import Bar, Standing
 from pipelines.push.push_report import grouped

@@ -16,7 +16,7 @@ import pytest
 from connector.clock import FakeClock
 from connector.errors import Unreachable
 from connector.settings.tree import WriteSettings
-from connector.upsert.outbox.states import LearntMemory, key_is_remembered, was_remembered
+from connector.upsert.outbox.outbox import LearntMemory, key_is_remembered, was_remembered
 from connector.upsert.sending.api import KeyMemory
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig

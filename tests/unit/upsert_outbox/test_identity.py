@@ -7,7 +7,7 @@ import gc
 import pytest
 
 from connector.upsert.collecting import rare_collections
-from connector.upsert.outbox.identity import Hasher
+from connector.upsert.outbox.matching import Hasher
 
 
 def test_aliases_stay_what_ledgers_already_hold():

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.budget.keys import key_id
 from connector.errors import OutboxLost
+from connector.upsert.outbox.outbox_schema import receipts
 from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox
-from connector.upsert.outbox.schema import receipts
 
 UNTIL_MS = 1_760_000_000_000
 
@@ -243,7 +243,7 @@ def test_a_budget_that_was_lost_takes_its_outbox_back(tmp_path: Path, loss: str)
 
 def test_a_ledger_of_before_is_paired_at_its_first_use(tmp_path: Path):
     """Neither half of it has heard of the other."""
-    from connector.upsert.outbox.schema import MIGRATIONS
+    from connector.upsert.outbox.outbox_schema import MIGRATIONS
 
     with closing(Database(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
         key_id("key", ledger)

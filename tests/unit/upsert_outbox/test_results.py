@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from connector.budget.database import Database
-from connector.upsert.outbox.results import ResultStore, RowResult
-from connector.upsert.outbox.schema import results
-from connector.upsert.outbox.states import Status
+from connector.upsert.outbox.outbox_schema import results
+from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 
 RUN = "run-1"
 

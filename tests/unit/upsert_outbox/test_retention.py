@@ -9,9 +9,8 @@ import pytest
 import sqlalchemy as sa
 
 from connector.clock import FakeClock
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.retention import forget
-from connector.upsert.outbox.schema import aliases, receipts, results, writes
+from connector.upsert.outbox.outbox import Outbox, forget
+from connector.upsert.outbox.outbox_schema import aliases, receipts, results, writes
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
 

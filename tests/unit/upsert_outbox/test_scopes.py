@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from connector.clock import FakeClock
-from connector.upsert.outbox.scopes import Scopes
+from connector.upsert.outbox.pairing import Scopes
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
 

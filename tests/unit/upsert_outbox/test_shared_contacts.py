@@ -10,10 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert.outbox.identity import Hasher, stored_first_name
-from connector.upsert.outbox.pulled import NothingPulled, PulledProspect
-from connector.upsert.outbox.schema import receipts
-from connector.upsert.outbox.shared_contacts import Candidate, OtherPerson, first_name, judge
+from connector.upsert.outbox.evidence import NothingPulled, PulledProspect
+from connector.upsert.outbox.matching import (
+    Candidate,
+    Hasher,
+    OtherPerson,
+    first_name,
+    judge,
+    stored_first_name,
+)
+from connector.upsert.outbox.outbox_schema import receipts
 from tests.pushes.fake_api import FakeApi
 from tests.pushes.rig import Rig
 

@@ -4,15 +4,20 @@
 nothing about another's account (see `scopes`).
 Emails and phones are in no column: an alias is a keyed hash of one. What a person's write holds
 (`body`, `row_values`) is dropped as soon as its fate is known. Times are UTC epoch milliseconds.
+
+Inserts that meet rows which are there already, the same for SQLite and PostgreSQL.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 metadata = sa.MetaData()
+
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _Hash = sa.LargeBinary(16)
 
@@ -22,6 +27,7 @@ salts = sa.Table(
     sa.Column("name", sa.String(16), primary_key=True),
     sa.Column("value", sa.LargeBinary(32), nullable=False),
 )
+
 
 writes = sa.Table(
     "outbox_writes",
@@ -55,6 +61,7 @@ writes = sa.Table(
     sa.Index("outbox_writes_by_age", "scope", "planned_ms"),
 )
 
+
 aliases = sa.Table(
     "outbox_aliases",
     metadata,
@@ -66,6 +73,7 @@ aliases = sa.Table(
     sa.Index("outbox_aliases_by_prospect", "prospect_id"),
     sqlite_with_rowid=False,
 )
+
 
 receipts = sa.Table(
     "outbox_receipts",
@@ -80,6 +88,7 @@ receipts = sa.Table(
     sqlite_with_rowid=False,
 )
 
+
 # which first names each source has settled on which person (see `shared_contacts`)
 settled_names = sa.Table(
     "outbox_settled_names",
@@ -92,6 +101,7 @@ settled_names = sa.Table(
     sqlite_with_rowid=False,
 )
 
+
 disputed = sa.Table(
     "outbox_disputed",
     metadata,
@@ -103,6 +113,7 @@ disputed = sa.Table(
     sqlite_with_rowid=False,
 )
 
+
 attached = sa.Table(
     "outbox_attached",
     metadata,
@@ -113,6 +124,7 @@ attached = sa.Table(
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+
 
 results = sa.Table(
     "push_results",
@@ -130,6 +142,7 @@ results = sa.Table(
     sqlite_with_rowid=False,
 )
 
+
 scopes = sa.Table(
     "outbox_scopes",
     metadata,
@@ -139,6 +152,7 @@ scopes = sa.Table(
     sa.Column("told", sa.Boolean, nullable=False),
     sa.Column("sent_ms", sa.BigInteger),
 )
+
 
 key_memory = sa.Table(
     "outbox_key_memory",
@@ -168,3 +182,27 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
 # the second for ledgers of before `outbox_scopes`: each makes the tables that are missing;
 # the third for those of before `outbox_key_memory`
 MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all, _add_names)
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def insert_new(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Insert `rows`; one whose primary key is taken changes nothing."""
+    if rows:
+        connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
+
+
+def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+    """Insert `rows`; one whose primary key is taken replaces the columns it names."""
+    if not rows:
+        return
+    insert = _insert(connection, table)
+    keys = [column.name for column in table.primary_key]
+    changes = {name: insert.excluded[name] for name in rows[0] if name not in keys}
+    connection.execute(insert.on_conflict_do_update(index_elements=keys, set_=changes), list(rows))
+
+
+def _insert(connection: sa.Connection, table: sa.Table) -> Any:
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    return dialect.insert(table)

@@ -1,35 +1,130 @@
-"""Two people behind one contact: whether a row is about the person whom its contacts lead to. Pure.
+"""Whether a prospect, as the API or a pull shows it, is what a payload asked for. Pure.
+
+Two people behind one contact: whether a row is about the person whom its contacts lead to. Pure.
 
 Families share a phone and offices a mailbox. The API matches by either contact and overwrites
 whom it finds, so a shared contact alone doesn't make two people one: first names and the other
 contact decide. Each row is judged by itself, before rows are taken together.
+
+Who a row is, and what it says, as keyed hashes: the outbox stores no email and no phone.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
+import secrets
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
-from connector.upsert.outbox.comparing import same_email, same_phone
+import orjson
+import sqlalchemy as sa
+
+from connector.budget.database import Database
+from connector.upsert.outbox.outbox_schema import insert_new, salts
+
+# How the API is to treat a write, not what the prospect is: two payloads that differ in these
+# alone say the same.
+MANNERS = frozenset({"update", "muteWebhook"})
+
+
+# What is written under one name and read under another.
+READ_AS = {"stageId": "currentStageId"}
+
+
+# The contract names these in what is read, so an absent one is null; others may be write-only.
+_ALWAYS_READ = frozenset(
+    {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}
+)
+
+_LEAST_DIGITS = 7
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """differs: fields whose value is another one. unseen: fields that can't be read at all."""
+
+    differs: tuple[str, ...]
+    unseen: tuple[str, ...]
+
+    @property
+    def equal(self) -> bool:
+        return not self.differs and not self.unseen
+
+
+def compare(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Comparison:
+    """`payload` as it was written against `item` as it is read. API names on both sides."""
+    differs, unseen = [], []
+    for name, wanted in payload.items():
+        read_as = READ_AS.get(name, name)
+        if name in MANNERS:
+            continue
+        if read_as not in item and read_as not in _ALWAYS_READ:
+            unseen.append(name)
+        elif not _same(name, wanted, item.get(read_as)):
+            differs.append(name)
+    return Comparison(tuple(differs), tuple(unseen))
+
+
+def _same(name: str, wanted: Any, found: Any) -> bool:
+    if name == "email":
+        return same_email(wanted, found)
+    if name == "phone":
+        return same_phone(wanted, found)
+    if name == "labels":
+        return _labels(wanted) == _labels(found)
+    if isinstance(wanted, str) and isinstance(found, str):
+        return wanted.strip() == found.strip()
+    return bool(wanted == found)
+
+
+def same_email(one: Any, other: Any) -> bool:
+    """Two addresses that reach one mailbox, as far as the API can tell: case doesn't count."""
+    if isinstance(one, str) and isinstance(other, str):
+        return one.strip().casefold() == other.strip().casefold()
+    return not one and not other
+
+
+def same_phone(one: Any, other: Any) -> bool:
+    """Two spellings of one number; the shorter may lack the country code."""
+    digits, others = _digits(one), _digits(other)
+    if len(digits) < _LEAST_DIGITS or len(others) < _LEAST_DIGITS:
+        return digits == others
+    return digits.endswith(others) or others.endswith(digits)
+
+
+def _digits(phone: Any) -> str:
+    return re.sub(r"\D", "", phone).lstrip("0") if isinstance(phone, str) else ""
+
+
+def _labels(labels: Any) -> list[str]:
+    if isinstance(labels, str):
+        labels = labels.split(",")
+    return sorted({str(label).strip() for label in labels or ()})
+
 
 # Letters whose accent or ligature no decomposition takes apart, and spellings without the accent
 # that people use beside plain omission.
 _PLAIN = str.maketrans(
     {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}
 )
+
 _SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+
 # combining accents of Latin, Greek and Cyrillic; optional vowel signs of Hebrew and Arabic. Vowel
 # signs of other scripts are letters, not accents.
 _ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
+
 _LONGEST = 40
 _SENTENCE = (
     "row {row} has another first name than {other}, and the same {contact}: two people behind one "
     "contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
     "are one person, push it with --allow-shared-contact."
 )
+
 DISPUTED = (
     "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
     "expected. Look at both in HiringCenter; push the row with --allow-shared-contact to send it "
@@ -215,3 +310,107 @@ def conflict_with(
 def conflict_reason(row_number: int, other: str, contact: str) -> str:
     """Why a row isn't sent, for people; without names. other: `prospect ID` or `row N`."""
     return _SENTENCE.format(row=row_number, other=other, contact=contact)
+
+
+AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
+
+_ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
+
+CONTENT_BYTES = 16
+
+_NAME_BYTES = 4
+
+
+class Aliases(NamedTuple):
+    """The names one row goes by, each a 64-bit keyed hash; None where the row has no such name.
+
+    row: for a row with neither email nor phone, its content and how many equal rows stand above
+    it in the input: two equal rows are two people, and the same file again is the same two.
+    """
+
+    email: int | None = None
+    phone: int | None = None
+    row: int | None = None
+
+    def present(self) -> tuple[int, ...]:
+        """Those that are known, email first."""
+        return tuple(alias for alias in self if alias is not None)
+
+
+class Hasher:
+    """Keyed hashes of contacts and payloads; without `salt` (32 bytes) they can't be guessed at."""
+
+    def __init__(self, salt: bytes) -> None:
+        # copies of a keyed state: keying costs as much as hashing
+        self._aliases = {kind: _keyed(salt, 8, f"{kind}:".encode()) for kind in _ALIAS_KINDS}
+        self._content = _keyed(salt, CONTENT_BYTES)
+        self._name = _keyed(salt, _NAME_BYTES, b"name:")
+
+    def alias(self, kind: AliasKind, value: str) -> int:
+        """A signed 64-bit number for one contact. value: normalised already."""
+        state = self._aliases[kind].copy()
+        state.update(value.casefold().encode("utf-8", "surrogatepass"))
+        return int.from_bytes(state.digest(), "big", signed=True)
+
+    def content(self, payload: Mapping[str, Any]) -> bytes:
+        """16 bytes for what `payload` says, whatever the order of its fields.
+
+        Raises:
+            TypeError: a value that JSON can't carry.
+        """
+        said = dict(payload)
+        for name in MANNERS:
+            said.pop(name, None)
+        state = self._content.copy()
+        state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        return state.digest()
+
+    def names(self, first: Any, last: Any) -> bytes:
+        """Keyed hashes of a person's names: the last one's, then the whole first name's and those
+        of its other forms, none where there is no first name. Four bytes each."""
+        name = first_name(first)
+        forms = (name.whole, *sorted(map(str, name.forms - {name.whole}))) if name else ()
+        last = folded(last) if isinstance(last, str) else ""
+        return b"".join(self._hashed(text) for text in (f"last:{last}", *forms))
+
+    def name(self, name: Name) -> Name:
+        """`name` as keyed hashes, to be compared with stored ones."""
+        return Name(self._hashed(name.whole), frozenset(map(self._hashed, name.forms)))
+
+    def _hashed(self, text: str | bytes) -> bytes:
+        state = self._name.copy()
+        state.update(str(text).encode("utf-8", "surrogatepass"))
+        return state.digest()
+
+    def aliases(
+        self, *, email: str | None, phone: str | None, content: bytes = b"", ordinal: int = 0
+    ) -> Aliases:
+        """All aliases of one row. ordinal: equal rows above it, where it has no contact."""
+        if email is None and phone is None:
+            return Aliases(row=self.alias("row", f"{content.hex()}:{ordinal}"))
+        return Aliases(
+            email=None if email is None else self.alias("email", email),
+            phone=None if phone is None else self.alias("phone", phone),
+        )
+
+
+def stored_first_name(names: bytes | None) -> Name | None:
+    """The first name within what `Hasher.names` made; None where it isn't known."""
+    if names is None or len(names) <= _NAME_BYTES:
+        return None
+    starts = range(_NAME_BYTES, len(names), _NAME_BYTES)
+    forms = [names[start : start + _NAME_BYTES] for start in starts]
+    return Name(forms[0], frozenset(forms))
+
+
+def _keyed(salt: bytes, size: int, begin: bytes = b"") -> hashlib.blake2b:
+    return hashlib.blake2b(begin, digest_size=size, key=salt)
+
+
+def stored_salt(database: Database) -> bytes:
+    """The salt of this outbox, made on first use. The tables exist."""
+    with database.write() as connection:
+        insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
+        salt = connection.scalar(sa.select(salts.c.value).where(salts.c.name == "outbox"))
+    assert salt is not None
+    return bytes(salt)
