@@ -16,7 +16,7 @@ from connector.errors import DestinationError
 from connector.settings import Settings
 from connector.upsert.outbox.evidence import NothingPulled, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
-from connector.upsert.rows.models import PROSPECT_FIELDS
+from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.places import is_duckdb
 
 _IN_ONE_QUERY = 1_000
@@ -82,7 +82,7 @@ class PublishedCopy:
     def __init__(self, path: Path, dataset: str) -> None:
         import duckdb
 
-        from connector.upsert.inputs.database_files import open_read_only
+        from connector.upsert.inputs.table_reader import open_read_only
 
         self._path, self._dataset, self._failure = path, dataset, duckdb.Error
         try:

@@ -190,7 +190,7 @@ def _file_input(request: PushRequest, file: str) -> Input:
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:
     """A table or query of a destination that is a server, through dlt's SQL client."""
-    from connector.upsert.inputs.batches import RecordsInput
+    from connector.upsert.inputs.table_reader import RecordsInput
 
     name = "query" if request.table is None else f"table {request.table}"
 

@@ -26,9 +26,9 @@ from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
-from connector.upsert.rows.validation import Reject, Validator
+from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, files_free, in_flight_for
 from connector.upsert.sending.pushing import Push, Terms
@@ -178,8 +178,8 @@ class _Push:
 
     def _validator(self, rows: Input) -> Validator:
         request, settings = self._request, self._session.settings
-        mapping = Mapping.load(request.mapping) if request.mapping else None
-        plan = Mapping.match(
+        mapping = ColumnMapping.load(request.mapping) if request.mapping else None
+        plan = ColumnMapping.match(
             rows.columns,
             mapping,
             request.ignore_unknown,

@@ -19,8 +19,8 @@ from connector.settings import Settings
 from connector.upsert.inputs import open_input
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import aliases, receipts
-from connector.upsert.rows.mapping import Mapping
-from connector.upsert.rows.validation import Validator, ValidRow
+from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.row_checks import Validator, ValidRow
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_outbox import key_number, outbox_database
 from pipelines.push.push_run import push
@@ -50,7 +50,7 @@ def accept_all(settings: Settings, path: Path) -> None:
     database = outbox_database(settings)
     outbox = Outbox(database, key_number(settings, ledger))
     rows = open_input(path)
-    validator = Validator(Mapping.match(rows.columns))
+    validator = Validator(ColumnMapping.match(rows.columns))
     names: list[dict[str, Any]] = []
     accepted: list[dict[str, Any]] = []
     now_ms = int(time.time() * 1000)

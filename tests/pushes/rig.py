@@ -15,13 +15,13 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.clock import Clock, SteadyClock, SystemClock
-from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox.evidence import NothingPulled, Pulled
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts
 from connector.upsert.outbox.receipts import Status
-from connector.upsert.rows.validation import Activity, Reject, ValidRow
+from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
 from connector.upsert.sending.api import Api, KeyMemory
 from connector.upsert.sending.pace import Pace
 from connector.upsert.sending.pushing import Push, Terms

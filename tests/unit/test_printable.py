@@ -22,7 +22,7 @@ from connector.history import History, RunRecord
 from connector.upsert.rows import contact
 from connector.upsert.rows.cells import unaltered
 from connector.upsert.rows.rejects import RejectsFile
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.row_checks import Reject
 from pipelines.commands.output import Output
 from pipelines.failure import error_facts
 from pipelines.report.facts import ReportFacts

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from connector.errors import InputError
-from connector.upsert.inputs.decoding import detect_encoding, named_encoding
-from connector.upsert.inputs.delimited import DelimitedInput
-from connector.upsert.inputs.dialect import named_delimiter
+from connector.upsert.inputs.csv_reader import DelimitedInput, named_delimiter
 from connector.upsert.inputs.files import LocalFile, locate, tell_format
-from connector.upsert.inputs.jsonl import JsonLinesInput
-from connector.upsert.inputs.rows import Input, InputRow
+from connector.upsert.inputs.jsonl_reader import JsonLinesInput
+from connector.upsert.inputs.reader import Input
+from connector.upsert.inputs.text_decoding import detect_encoding, named_encoding
+from connector.upsert.rows.cells import InputRow
 
 if TYPE_CHECKING:
-    from connector.upsert.inputs.tables import Database
+    from connector.upsert.inputs.table_reader import Database
 
 # format → what people call it, and which options it knows
 _OPTIONS = {
@@ -99,26 +99,26 @@ def _check_options(told: str, given: Set[str], *, place: str) -> None:
 
 def _workbook(file: LocalFile, sheet: str | None, skip_rows: int) -> Input:
     """Imported only where needed, as are the formats below: each brings a large library."""
-    from connector.upsert.inputs.workbook import WorkbookInput
+    from connector.upsert.inputs.workbook_reader import WorkbookInput
 
     return WorkbookInput(file, sheet=sheet, skip_rows=skip_rows)
 
 
 def _parquet(file: LocalFile) -> Input:
-    from connector.upsert.inputs.parquet import parquet_input
+    from connector.upsert.inputs.parquet_reader import parquet_input
 
     return parquet_input(file)
 
 
 def table_input(database: Database, table: str, *, schema: str | None = None) -> Input:
     """The rows of a table or view: see `tables.table_input`."""
-    from connector.upsert.inputs import tables
+    from connector.upsert.inputs import table_reader as tables
 
     return tables.table_input(database, table, schema=schema)
 
 
 def sql_input(database: Database, query: str, *, schema: str | None = None) -> Input:
     """The rows of one SELECT: see `tables.sql_input`."""
-    from connector.upsert.inputs import tables
+    from connector.upsert.inputs import table_reader as tables
 
     return tables.sql_input(database, query, schema=schema)

@@ -35,7 +35,7 @@ from connector.upsert.outbox.receipts import (
     Status,
 )
 from connector.upsert.outbox.staging import Forest, StagedRow, Staging, names_of_row
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.row_checks import Reject
 
 Mode = Literal["upsert", "create-only", "update-only"]
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 NOT_COMPUTED = "#NOT-COMPUTED!"
@@ -51,6 +51,26 @@ NO_TEXT = {
     list: "a list",
     tuple: "a list",
 }
+
+
+class InputRow(NamedTuple):
+    """One row, not yet checked. (A tuple, since a million are made; so is ValidRow.)
+
+    row_number: the line a row of text starts on, the sheet's row number, or the position in a
+    Parquet file, table or query; from 1, the header counted where there is one.
+    values: by column, as the source holds them; text formats hold text. A column that the row
+    doesn't mention (a key that a line of JSON leaves out) is missing here; one that it shows as
+    empty is there, as None or "". Only the latter may ever clear a field.
+    problem: why this row can't be read as a row of this input; None where it can. It never quotes
+    the row: it goes into logs and the ledger.
+    raw: the row as it stands in the input, where `values` can't hold all of it; for the rejects
+    file alone.
+    """
+
+    row_number: int
+    values: dict[str, Any]
+    problem: str | None = None
+    raw: str | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from connector.errors import nearest
-from connector.upsert.rows.models import FIELDS
+from connector.upsert.rows.write_schema import FIELDS
 
 _OTHER_WORDS = {
     "firstName": "forename givenname vorname first fname",

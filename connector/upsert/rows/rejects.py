@@ -26,10 +26,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from connector.errors import InputError, printable
-from connector.upsert.inputs.dialect import DELIMITERS
 from connector.upsert.rows.cells import shown
-from connector.upsert.rows.columns import ABSENT_COLUMN, REASON_COLUMN, ROW_COLUMN
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.column_mapping import ABSENT_COLUMN, REASON_COLUMN, ROW_COLUMN
+from connector.upsert.rows.row_checks import Reject
 
 _AS_IT_WAS = "hiringcenter.as_it_was"
 
@@ -52,6 +51,7 @@ codecs.register_error(_AS_IT_WAS, _bytes_of_surrogates)
 
 
 _NUMBERED = re.compile(r"(?P<base>.+\.rejects)(?:-(?P<number>\d+))?(?P<ending>\.csv)", re.S)
+_DELIMITERS = ",;\t|"
 _CHUNK_BYTES = 1 << 20
 _STALE_S = 600.0  # a copy into place takes seconds
 
@@ -63,7 +63,7 @@ def _is_rejects_file(path: Path) -> bool:
             head = stream.read(_CHUNK_BYTES).replace(b"\0", b"").decode(errors="replace")
         headers = (
             next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), [REASON_COLUMN])
-            for delimiter in DELIMITERS
+            for delimiter in _DELIMITERS
         )
         return any(REASON_COLUMN in header for header in headers)
     except (OSError, csv.Error):

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
 from connector.upsert.collecting import rare_collections
-from connector.upsert.inputs.rows import InputRow
+from connector.upsert.outbox.checked_rows import Check, stage, values_of
 from connector.upsert.outbox.evidence import EvidenceFinder, Pulled
 from connector.upsert.outbox.outbox import Outbox, forget
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner
 from connector.upsert.outbox.receipts import Found, Receipts, ResultStore
 from connector.upsert.outbox.staging import Staging
-from connector.upsert.rows.checking import Check, stage, values_of
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.row_checks import Reject
 from connector.upsert.sending.api import Api, KeyMemory
 from connector.upsert.sending.claiming import Claimer
 from connector.upsert.sending.delivery import Courier

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
 from connector.errors import Interrupted
+from connector.upsert.outbox.checked_rows import values_of
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from connector.upsert.rows.checking import values_of
-from connector.upsert.rows.validation import Reject
+from connector.upsert.rows.row_checks import Reject
 from connector.upsert.sending.claiming import Claimer
 from connector.upsert.sending.delivery import Courier, Delivered
 from connector.upsert.sending.flights import Flight, RowProgress

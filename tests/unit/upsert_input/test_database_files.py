@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from connector.upsert.inputs import sql_input, table_input
-from connector.upsert.inputs.database_files import open_read_only
+from connector.upsert.inputs.table_reader import open_read_only
 
 
 @pytest.fixture(params=["hiringcenter.duckdb", "other.duckdb", "main.duckdb", "it's.duckdb"])

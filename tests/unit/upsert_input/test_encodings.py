@@ -8,7 +8,7 @@ import pytest
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
-from connector.upsert.inputs.guessing import is_between_words
+from connector.upsert.inputs.text_decoding import is_between_words
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 PEOPLE = "First;Last\nZoë;Müller\nJosé;Muñoz\nRené;O’Brien – €5\n"

@@ -5,16 +5,15 @@ from __future__ import annotations
 import pytest
 
 from connector.errors import BadMapping, DoubledColumn, InputError, NoHeader, UnknownColumn
-from connector.upsert.rows.columns import ColumnPlan
-from connector.upsert.rows.mapping import Mapping
-from connector.upsert.rows.models import FIELDS
+from connector.upsert.rows.column_mapping import ColumnMapping, ColumnPlan
+from connector.upsert.rows.write_schema import FIELDS
 from tests.unit.upsert_input.conftest import WriteFile
 
 NAMES = ["firstName", "lastName"]
 
 
 def plan(*columns: str, **options: object) -> ColumnPlan:
-    return Mapping.match([*NAMES, *columns], **options)  # type: ignore[arg-type]
+    return ColumnMapping.match([*NAMES, *columns], **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -22,7 +21,7 @@ def plan(*columns: str, **options: object) -> ColumnPlan:
 )
 def test_headers_match_without_case_spaces_underscores_and_hyphens(header: str) -> None:
     """However somebody writes it."""
-    assert Mapping.match([header, "last name", "E-mail"]).fields == {
+    assert ColumnMapping.match([header, "last name", "E-mail"]).fields == {
         header: "firstName",
         "last name": "lastName",
         "E-mail": "email",
@@ -31,7 +30,7 @@ def test_headers_match_without_case_spaces_underscores_and_hyphens(header: str) 
 
 def test_every_field_of_the_write_schema_can_be_a_column() -> None:
     """Prospect fields by name, activity fields with their prefix."""
-    assert set(Mapping.match(list(FIELDS)).fields.values()) == set(FIELDS)
+    assert set(ColumnMapping.match(list(FIELDS)).fields.values()) == set(FIELDS)
     assert plan(
         "Meeting.Time Zone", "meeting.meetingdate", "meeting.owner_id", "Meeting.MeetingType"
     )
@@ -62,7 +61,7 @@ def test_unknown_columns_are_ignored_on_request() -> None:
 def test_an_only_column_may_be_several() -> None:
     """A delimiter that nobody would guess: the error names the option."""
     with pytest.raises(UnknownColumn, match="only column; .* --delimiter"):
-        Mapping.match(["firstName^lastName^email"])
+        ColumnMapping.match(["firstName^lastName^email"])
 
 
 def test_two_columns_for_one_field_are_refused() -> None:
@@ -95,7 +94,9 @@ def test_a_mapping_file_says_otherwise(write: WriteFile) -> None:
         '[constants]\nsource = "Import"\nnote.pin = true\n"note.userId" = "u1"\n',
         name="mapping.toml",
     )
-    found = Mapping.match(["Given", "LastName", "title", "Free text"], Mapping.load(path))
+    found = ColumnMapping.match(
+        ["Given", "LastName", "title", "Free text"], ColumnMapping.load(path)
+    )
     assert found.fields == {
         "Given": "firstName",
         "LastName": "lastName",
@@ -124,29 +125,29 @@ def test_a_mapping_file_says_otherwise(write: WriteFile) -> None:
 def test_a_mapping_file_that_is_wrong_is_refused(write: WriteFile, text: str, message: str) -> None:
     """The file, the section and the name are in the error."""
     with pytest.raises(BadMapping, match=message) as caught:
-        Mapping.load(write(text, name="m.toml"))
+        ColumnMapping.load(write(text, name="m.toml"))
     assert caught.value.place.endswith("m.toml")
 
 
 def test_a_missing_mapping_file_is_refused() -> None:
     """With its path."""
     with pytest.raises(BadMapping, match="none.toml: can't be read"):
-        Mapping.load("none.toml")
+        ColumnMapping.load("none.toml")
 
 
 def test_a_mapping_that_does_not_fit_the_input_is_refused() -> None:
     """A column that isn't there; a constant for what is a column already."""
     with pytest.raises(BadMapping, match="has no column 'Emial'. Did you mean 'Email'"):
-        plan("Email", mapping=Mapping(columns={"Emial": "email"}))
+        plan("Email", mapping=ColumnMapping(columns={"Emial": "email"}))
     with pytest.raises(BadMapping, match="'email' is also column 'Email'"):
-        plan("Email", mapping=Mapping(constants={"email": "a@b.co"}))
+        plan("Email", mapping=ColumnMapping(constants={"email": "a@b.co"}))
 
 
 def test_required_fields_need_a_column_or_a_constant() -> None:
     """Names for prospects; what an activity needs, once one of its fields is there."""
     with pytest.raises(InputError, match="no column for lastName"):
-        Mapping.match(["firstName", "email"])
-    assert Mapping.match(["firstName"], Mapping(constants={"lastName": "Unknown"}))
+        ColumnMapping.match(["firstName", "email"])
+    assert ColumnMapping.match(["firstName"], ColumnMapping(constants={"lastName": "Unknown"}))
     with pytest.raises(InputError, match=r"no column for task\.assignedTo, which"):
         plan("task.task")
 
@@ -193,7 +194,7 @@ def test_names_of_columns_are_cut_before_they_are_compared_or_shown() -> None:
 def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
     """Its first row is a person's: numbers and lengths are shown, and what to do."""
     with pytest.raises(UnknownColumn, match="Put a row above it that names the columns") as caught:
-        Mapping.match(cells, place="people.csv")
+        ColumnMapping.match(cells, place="people.csv")
     for cell in ("Mara", "Ortega", "example", "Tate", "Globex", "Citi"):
         assert cell not in str(caught.value)
 
@@ -201,14 +202,14 @@ def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
 def test_a_header_that_looks_like_data_is_told_by_positions() -> None:
     """Which column looks like which field; in other languages one field alone may be named."""
     with pytest.raises(NoHeader, match=r"1 of its 4 columns .* column 2 like 'company'"):
-        Mapping.match(["Vorname", "Compnay", "Stadt", "email"])
+        ColumnMapping.match(["Vorname", "Compnay", "Stadt", "email"])
 
 
 def test_a_mapping_that_names_no_column_quotes_no_cell() -> None:
     """Where the first row is a person's, whose name looks like what the mapping says."""
-    mapping = Mapping(columns={"Marla": "firstName"})
+    mapping = ColumnMapping(columns={"Marla": "firstName"})
     with pytest.raises(BadMapping, match=r"has no column 'Marla'\.$"):
-        Mapping.match(["Marta", "Lee"], mapping)
+        ColumnMapping.match(["Marta", "Lee"], mapping)
 
 
 GOOGLE_NEW = (
@@ -331,7 +332,7 @@ def test_the_exports_of_address_books_are_recognised(
 ) -> None:
     """No mapping file is needed; what has no field is left out, and listed."""
     columns = header.split(",")
-    found = Mapping.match(columns)
+    found = ColumnMapping.match(columns)
     assert found.fields == fields
     assert found.export == export
     assert {column for column, _ in found.left_out} == {*columns} - {*fields}
@@ -340,8 +341,10 @@ def test_the_exports_of_address_books_are_recognised(
 
 def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
     """Whoever maps the business phone means it, and may take the title for one."""
-    mapping = Mapping(columns={"Business Phone": "phone", "Title": "title"}, ignore=("Job Title",))
-    fields = Mapping.match(OUTLOOK.split(","), mapping).fields
+    mapping = ColumnMapping(
+        columns={"Business Phone": "phone", "Title": "title"}, ignore=("Job Title",)
+    )
+    fields = ColumnMapping.match(OUTLOOK.split(","), mapping).fields
     assert (fields["Business Phone"], fields["Title"]) == ("phone", "title")
     assert "Mobile Phone" not in fields
 
@@ -357,16 +360,16 @@ def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
 def test_a_name_with_one_meaning_needs_no_mapping(column: str, field: str) -> None:
     """In whatever file it stands, unless another column has the field's own name."""
     others = [name for name in NAMES if name != field]
-    assert Mapping.match([*others, column]).fields[column] == field
+    assert ColumnMapping.match([*others, column]).fields[column] == field
     with pytest.raises(UnknownColumn, match=f"Did you mean '{field}'"):
-        Mapping.match([*NAMES, *({field} - {*NAMES}), column])
+        ColumnMapping.match([*NAMES, *({field} - {*NAMES}), column])
 
 
 def test_a_full_name_stands_for_both_names() -> None:
     """Where neither has a column of its own; otherwise it is a column like any other."""
-    found = Mapping.match(["Full Name", "email"])
+    found = ColumnMapping.match(["Full Name", "email"])
     assert (found.full_name, found.fields, found.ignored) == ("Full Name", {"email": "email"}, ())
     with pytest.raises(UnknownColumn):
         plan("Name")
     with pytest.raises(UnknownColumn):
-        Mapping.match(["Name", "lastName", "email"])
+        ColumnMapping.match(["Name", "lastName", "email"])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
-from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects, next_rejects_name
-from connector.upsert.rows.validation import Reject, Validator, ValidRow
+from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
 
 COLUMNS = ["First Name", 'note; or, "note"']
@@ -264,7 +264,7 @@ def test_what_a_row_did_not_mention_is_noted(tmp_path: Path) -> None:
         rejects.add(Reject(1, {"firstName": "A", "lastName": "L", "title": ""}, None, "why"))
     path.write_bytes(path.read_bytes().replace(b"A,L,,", b"A,L,a@example.com,"))
     read = open_input(path)
-    (row,) = map(Validator(Mapping.match(read.columns), clear_empty=True).check, read)
+    (row,) = map(Validator(ColumnMapping.match(read.columns), clear_empty=True).check, read)
     assert isinstance(row, ValidRow)
     assert row.payload == {
         "firstName": "A",

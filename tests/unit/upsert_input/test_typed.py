@@ -17,13 +17,13 @@ import pytest
 from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import InputRow, open_input, sql_input, table_input
 from connector.upsert.rows.cells import Unreadable
-from connector.upsert.rows.mapping import Mapping
-from connector.upsert.rows.validation import Reject, Validator, ValidRow
+from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 
 def checked(read: Any) -> list[ValidRow | Reject]:
-    columns = Mapping.match(read.columns, place=read.name, from_table=read.from_table)
+    columns = ColumnMapping.match(read.columns, place=read.name, from_table=read.from_table)
     return [Validator(columns).check(row) for row in read]
 
 
@@ -108,7 +108,7 @@ def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
 def test_json_in_a_cell_is_as_deep_as_it_may_be(column: str, cell: str) -> None:
     """A deep one rejects its row, or is a label of its own; the push goes on."""
     row = {"firstName": "A", "lastName": "B", "email": "a@b.co", column: cell}
-    checked = Validator(Mapping.match(list(row))).check(InputRow(1, row))
+    checked = Validator(ColumnMapping.match(list(row))).check(InputRow(1, row))
     assert isinstance(checked, Reject)
     assert column in checked.reason
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from connector.errors import BadMapping, InputError
 from connector.upsert.inputs import InputRow
 from connector.upsert.rows.cells import Unreadable
-from connector.upsert.rows.mapping import Mapping
-from connector.upsert.rows.validation import Activity, Reject, Validator, ValidRow
+from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.row_checks import Activity, Reject, Validator, ValidRow
 
 ANN = {"firstName": "Ann", "lastName": "Lee", "email": "ann@example.com"}
 
 
-def check(values: dict[str, Any], mapping: Mapping | None = None, **options: Any) -> Any:
-    columns = Mapping.match(list(values), mapping, from_table=True)
+def check(values: dict[str, Any], mapping: ColumnMapping | None = None, **options: Any) -> Any:
+    columns = ColumnMapping.match(list(values), mapping, from_table=True)
     return Validator(columns, **options).check(InputRow(7, values))
 
 
@@ -241,7 +241,7 @@ def test_columns_are_named_as_the_input_names_them() -> None:
     """The person fixes their file, not our fields."""
     row = check(
         {"First": "Ann", "Surname": "", "Mail": "x"},
-        Mapping(columns={"First": "firstName", "Surname": "lastName", "Mail": "email"}),
+        ColumnMapping(columns={"First": "firstName", "Surname": "lastName", "Mail": "email"}),
     )
     assert row.column == "Surname"
     assert "Mail: 'x' isn't an email address" in row.reason
@@ -257,7 +257,7 @@ def test_nobody_is_created_anew_with_each_push() -> None:
 
 def test_columns_for_neither_email_nor_phone_are_refused_at_once() -> None:
     """Every row would be rejected; the file is."""
-    columns = Mapping.match(["firstName", "lastName"])
+    columns = ColumnMapping.match(["firstName", "lastName"])
     with pytest.raises(InputError, match="no column for email or phone"):
         Validator(columns)
     assert Validator(columns, mode="create-only")
@@ -281,7 +281,7 @@ def test_a_deleted_prospect_is_not_created_anew() -> None:
 
 def test_a_row_that_could_not_be_read_is_rejected_with_its_problem() -> None:
     """The reader's words reach the person."""
-    validator = Validator(Mapping.match(list(ANN)))
+    validator = Validator(ColumnMapping.match(list(ANN)))
     assert validator.check(InputRow(3, ANN, "2 cells where the header has 3.")) == Reject(
         3, ANN, None, "2 cells where the header has 3."
     )
@@ -289,10 +289,10 @@ def test_a_row_that_could_not_be_read_is_rejected_with_its_problem() -> None:
 
 def test_constants_go_into_every_row_and_are_checked_once() -> None:
     """A bad one is the mapping's fault, before any row."""
-    constants = Mapping(constants={"source": "Import", "labels": ["x"]}, place="m.toml")
+    constants = ColumnMapping(constants={"source": "Import", "labels": ["x"]}, place="m.toml")
     assert check(ANN, constants).payload["labels"] == ["x"]
     with pytest.raises(BadMapping, match=r"m\.toml: \[constants\] licenseStatus: 'maybe' isn't a"):
-        check(ANN, Mapping(constants={"licenseStatus": "maybe"}, place="m.toml"))
+        check(ANN, ColumnMapping(constants={"licenseStatus": "maybe"}, place="m.toml"))
 
 
 MEETING = {
@@ -324,12 +324,12 @@ def test_activities_are_made_where_their_cells_are_filled() -> None:
 
 def test_constants_alone_do_not_make_an_activity_of_an_empty_row() -> None:
     """Where the activity has columns, one must be filled; where it has none, every row gets it."""
-    mapping = Mapping(constants={"task.assignedTo": "u1"})
+    mapping = ColumnMapping(constants={"task.assignedTo": "u1"})
     assert check({**ANN, "task.task": ""}, mapping).activities == []
     assert check({**ANN, "task.task": "call"}, mapping).activities == [
         Activity("tasks", {"assignedTo": "u1", "task": "call"})
     ]
-    every = Mapping(constants={"note.body": "Imported"})
+    every = ColumnMapping(constants={"note.body": "Imported"})
     assert check(ANN, every).activities == [Activity("notes", {"body": "Imported"})]
 
 
@@ -395,7 +395,7 @@ _COLUMNS = [
     "note.mentions",
     *MEETING,
 ]
-_VALIDATOR = Validator(Mapping.match(_COLUMNS))
+_VALIDATOR = Validator(ColumnMapping.match(_COLUMNS))
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(_COLUMNS, _anything)))
@@ -605,7 +605,9 @@ def test_a_time_kept_as_a_float_or_as_text_is_the_time() -> None:
 
 def test_a_column_that_the_row_does_not_mention_says_nothing() -> None:
     """With clear_empty an empty cell clears; one that isn't there doesn't."""
-    validator = Validator(Mapping.match([*ANN, "company", "title", "labels"]), clear_empty=True)
+    validator = Validator(
+        ColumnMapping.match([*ANN, "company", "title", "labels"]), clear_empty=True
+    )
     row = validator.check(InputRow(2, {**ANN, "title": None}))
     assert isinstance(row, ValidRow)
     assert row.payload == {**ANN, "title": None, "update": True}
@@ -623,7 +625,7 @@ def test_a_column_that_the_row_does_not_mention_says_nothing() -> None:
 )
 def test_a_constant_takes_the_path_of_cells(constants: dict[str, Any], sent: str) -> None:
     """A year without quotes is the text a cell would be."""
-    assert check(ANN, Mapping(constants=constants)).payload["source"] == sent
+    assert check(ANN, ColumnMapping(constants=constants)).payload["source"] == sent
 
 
 @pytest.mark.parametrize(
@@ -653,7 +655,7 @@ def test_a_constant_that_cannot_be_right_is_refused_at_once(
 ) -> None:
     """No rejects file could mend it, so the mapping is named, and the constant."""
     values = {column: value for column, value in ANN.items() if column not in constants}
-    columns = Mapping.match(list(values), Mapping(constants=constants, place="m.toml"))
+    columns = ColumnMapping.match(list(values), ColumnMapping(constants=constants, place="m.toml"))
     with pytest.raises(BadMapping, match=rf"m\.toml: \[constants\] {re.escape(name)}: "):
         Validator(columns, clear_empty=clear_empty)
 
@@ -667,8 +669,8 @@ def test_a_date_that_a_spreadsheet_has_made_is_no_code_and_no_name(column: str) 
 
 def test_one_name_for_everybody_is_refused() -> None:
     """Unless nobody is changed; one of the two may be a constant."""
-    constants = Mapping(constants={"firstName": "Dear", "lastName": "Friend"})
-    columns = Mapping.match(["email"], constants)
+    constants = ColumnMapping(constants={"firstName": "Dear", "lastName": "Friend"})
+    columns = ColumnMapping.match(["email"], constants)
     with pytest.raises(BadMapping, match="every person that a row matches would get this one name"):
         Validator(columns)
     assert Validator(columns, mode="create-only")
@@ -678,14 +680,14 @@ def test_one_name_for_everybody_is_refused() -> None:
 @pytest.mark.parametrize("mode", ["upsert", "create-only", "update-only"])
 def test_a_constant_contact_is_refused(name: str, mode: str) -> None:
     """Every row would be the same person."""
-    columns = Mapping.match(["firstName", "lastName"], Mapping(constants={name: "x"}))
+    columns = ColumnMapping.match(["firstName", "lastName"], ColumnMapping(constants={name: "x"}))
     with pytest.raises(BadMapping, match=f"{name}: every row would be the same person"):
         Validator(columns, mode=mode)
 
 
 def test_a_constant_that_the_mode_contradicts_is_refused() -> None:
     """`update = false` while only updating."""
-    columns = Mapping.match(list(ANN), Mapping(constants={"update": False}))
+    columns = ColumnMapping.match(list(ANN), ColumnMapping(constants={"update": False}))
     with pytest.raises(BadMapping, match="update: --mode update-only"):
         Validator(columns, mode="update-only")
 

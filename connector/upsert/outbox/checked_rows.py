@@ -8,11 +8,11 @@ from typing import Any
 
 import orjson
 
-from connector.upsert.inputs.rows import InputRow
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.receipts import Found
 from connector.upsert.outbox.staging import NewRow, Staging
-from connector.upsert.rows.validation import Activity, Reject, ValidRow
+from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
 
 Check = Callable[[InputRow], ValidRow | Reject]
 _BATCH = 5_000

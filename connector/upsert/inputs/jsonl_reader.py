@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from connector.errors import InputError
-from connector.upsert.inputs.decoding import Encoding, OpenBytes
-from connector.upsert.inputs.rows import MAX_RAW_CHARS, Input, InputRow
+from connector.upsert.inputs.reader import MAX_RAW_CHARS, Input
+from connector.upsert.inputs.text_decoding import Encoding, OpenBytes
+from connector.upsert.rows.cells import InputRow
 
 MAX_NAMES, MAX_LINE_CHARS, MAX_DEPTH = 20_000, 8 * 1024 * 1024, 64
 

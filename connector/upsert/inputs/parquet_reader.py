@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from connector.errors import InputError
-from connector.upsert.inputs.batches import BATCH_ROWS, BatchesInput
 from connector.upsert.inputs.files import LocalFile
+from connector.upsert.inputs.table_reader import BATCH_ROWS, BatchesInput
 
 MAX_ROWS, MAX_COLUMNS, MAX_LIST_ITEMS = 20_000_000, 5_000, 5_000_000
 MAX_ROW_GROUP_BYTES = 512 * 1024**2

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping as AnyMapping
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from connector.errors import (
     BadMapping,
@@ -27,10 +28,7 @@ from connector.upsert.rows.field_names import (
     is_full_name,
     normalized,
 )
-from connector.upsert.rows.models import ACTIVITY_FIELDS, ACTIVITY_PREFIXES, REQUIRED
-
-if TYPE_CHECKING:
-    from connector.upsert.rows.mapping import Mapping
+from connector.upsert.rows.write_schema import ACTIVITY_FIELDS, ACTIVITY_PREFIXES, REQUIRED
 
 REASON_COLUMN = "_hc_reject_reason"
 ROW_COLUMN = "_hc_row"
@@ -77,7 +75,11 @@ class ColumnPlan:
 
 
 def match_columns(
-    columns: Sequence[str], mapping: Mapping, ignore_unknown: bool, place: str, from_table: bool
+    columns: Sequence[str],
+    mapping: ColumnMapping,
+    ignore_unknown: bool,
+    place: str,
+    from_table: bool,
 ) -> ColumnPlan:
     mapped = _mapped(columns, mapping, place, from_table)
     ignored_names = {normalized(name) for name in mapping.ignore}
@@ -115,7 +117,7 @@ def match_columns(
 
 
 def _matched(
-    columns: Sequence[str], export: Export | None, given: set[str], mapped: AnyMapping[str, str]
+    columns: Sequence[str], export: Export | None, given: set[str], mapped: Mapping[str, str]
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """(column → field, columns that match none, columns that an export is known to have beside).
 
@@ -184,7 +186,7 @@ def _is_passed_over(column: str, from_table: bool) -> bool:
 
 
 def _mapped(
-    columns: Sequence[str], mapping: Mapping, place: str, from_table: bool
+    columns: Sequence[str], mapping: ColumnMapping, place: str, from_table: bool
 ) -> dict[str, str]:
     """[columns], by the names that the input itself uses."""
     by_name = {normalized(column): column for column in columns}
@@ -202,7 +204,7 @@ def _mapped(
     return mapped
 
 
-def _check_doubles(fields: AnyMapping[str, str], mapping: Mapping, place: str) -> None:
+def _check_doubles(fields: Mapping[str, str], mapping: ColumnMapping, place: str) -> None:
     first: dict[str, str] = {}
     for column, name in fields.items():
         if name in first:
@@ -217,7 +219,7 @@ def _check_doubles(fields: AnyMapping[str, str], mapping: Mapping, place: str) -
 
 
 def _check_required(
-    fields: AnyMapping[str, str], mapping: Mapping, place: str, full_name: str | None
+    fields: Mapping[str, str], mapping: ColumnMapping, place: str, full_name: str | None
 ) -> None:
     known = {*fields.values(), *mapping.constants}
     if full_name is not None:
@@ -233,3 +235,113 @@ def _check_required(
             reason=f"no column for {', '.join(missing)}, which the API requires. Add the column, "
             "or map one or give a constant in a mapping file (--mapping).",
         )
+
+
+@dataclass(frozen=True)
+class ColumnMapping:
+    """A mapping file. place: its path, for people."""
+
+    columns: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
+    place: str = "mapping"
+
+    @classmethod
+    def load(cls, path: str | Path) -> ColumnMapping:
+        """The mapping in the TOML file at `path`.
+
+        Raises:
+            BadMapping: no such file, no TOML, an unknown name, an unknown or doubled field.
+        """
+        place = str(path)
+        table = _read(Path(path))
+        for name in table:
+            if name not in ("columns", "constants", "ignore"):
+                known = nearest(name, ("columns", "constants", "ignore"))
+                hint = f" Did you mean {known!r}?" if known else ""
+                raise BadMapping(
+                    place=place,
+                    reason=f"unknown name {name!r}.{hint} It may hold [columns], [constants] "
+                    "and ignore.",
+                )
+        ignore = table.get("ignore", [])
+        if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
+            raise BadMapping(place=place, reason='ignore: expected a list, as in ["Remarks"]')
+        columns = _section(table, "columns", place)
+        _check_columns(columns, place)
+        constants = _flat(_section(table, "constants", place))
+        return cls(
+            columns={name: _known_field(to, place, "columns") for name, to in columns.items()},
+            constants={_known_field(to, place, "constants"): it for to, it in constants.items()},
+            ignore=tuple(ignore),
+            place=place,
+        )
+
+    @staticmethod
+    def match(
+        columns: Sequence[str],
+        mapping: ColumnMapping | None = None,
+        ignore_unknown: bool = False,
+        *,
+        place: str = "input",
+        from_table: bool = False,
+    ) -> ColumnPlan:
+        """Where each of `columns` goes.
+
+        from_table: columns that the API only hands out (`id`, `created_at` …) are ignored, where
+        they are errors in a file. The connector's own (`_hc_…`, `_dlt_…`) are ignored always.
+
+        Raises:
+            UnknownColumn: a column that neither the mapping nor a field's name explains.
+            DoubledColumn: two columns for one field.
+            BadMapping: the mapping names a column that the input hasn't.
+            InputError: no column gives the first or the last name, or an activity its fields.
+        """
+        return match_columns(columns, mapping or ColumnMapping(), ignore_unknown, place, from_table)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        reason = f"can't be read: {error.strerror}. Check --mapping."
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        reason = f"can't be read as TOML: {error}."
+    raise BadMapping(place=str(path), reason=reason)
+
+
+def _section(table: Mapping[str, Any], name: str, place: str) -> dict[str, Any]:
+    section = table.get(name, {})
+    if not isinstance(section, dict):
+        raise BadMapping(place=place, reason=f"[{name}]: expected a table of names and values.")
+    return section
+
+
+def _flat(section: Mapping[str, Any]) -> dict[str, Any]:
+    """`note.body = "…"` is a table in a table in TOML; here it is the field `note.body`."""
+    flat: dict[str, Any] = {}
+    for name, value in section.items():
+        if isinstance(value, dict) and name in ACTIVITY_PREFIXES:
+            flat |= {f"{name}.{inner}": inner_value for inner, inner_value in value.items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _check_columns(columns: Mapping[str, Any], place: str) -> None:
+    for column, name in columns.items():
+        if not isinstance(name, str):
+            raise BadMapping(
+                place=place,
+                reason=f"[columns] {column!r}: expected the name of an API field. Quote a column "
+                "whose name holds a dot or a space.",
+            )
+
+
+def _known_field(name: str, place: str, section: str) -> str:
+    known = field_called(name)
+    if known is None:
+        like = field_like(name)
+        hint = f" Did you mean {like!r}?" if like else ""
+        raise BadMapping(place=place, reason=f"[{section}]: the API has no field {name!r}.{hint}")
+    return known
