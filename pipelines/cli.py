@@ -80,7 +80,7 @@ def main() -> None:
 
 def _forget_variables_of_dlt() -> None:
     """What dlt reads from the environment by itself, most of it when it is imported: how it names
-    columns and writes JSON. See `pipelines.destination.quiet_dlt` for all the rest."""
+    columns and writes JSON. See `pipelines.destination.dlt_options` for all the rest."""
     for name in list(os.environ):
         if name.startswith(("DLT_DEFAULT_NAMING_", "DLT_INTERVAL_")) or name in (
             "DLT_USE_JSON", "DLT_JSON_TYPED_PUA_START", "DLT_DLT_ID_LENGTH_BYTES",

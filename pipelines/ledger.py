@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from connector.budget.database import Database
 from connector.history import FreshnessLog, History
 from connector.settings import Settings
-from pipelines.places import prepare_state_dir
-from pipelines.relabelling import settle_labels
+from pipelines.destination.places import prepare_state_dir
+from pipelines.destination.relabelling import settle_labels
 
 
 @dataclass(frozen=True)

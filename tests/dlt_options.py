@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from dlt.common.configuration.specs.base_configuration import BaseConfiguration
 
-from pipelines.destination.quiet_dlt import is_place
+from pipelines.destination.dlt_options import is_place
 
 _PACKAGES = (
     "dlt.destinations.impl", "dlt.common", "dlt.pipeline", "dlt.load", "dlt.extract",

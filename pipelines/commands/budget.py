@@ -51,7 +51,7 @@ def look(settings: Settings, output: Output, plan: int | None) -> Result:
     from connector.budget.database import Database
     from connector.budget.report import open_report
     from pipelines import budget_view
-    from pipelines.places import prepare_state_dir
+    from pipelines.destination.places import prepare_state_dir
 
     logs.hide(settings.key)
     prepare_state_dir(settings)

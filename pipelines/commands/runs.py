@@ -53,8 +53,8 @@ def _runs(
 
 def recent_runs(settings: Settings, last: int) -> Result:
     """The last runs, newest first: of the account in use, or else all that the ledger knows."""
+    from pipelines.destination.places import destination_label
     from pipelines.ledger import open_ledger
-    from pipelines.places import destination_label
 
     label = destination_label(settings) if settings.account else None
     with open_ledger(settings) as ledger:

@@ -14,7 +14,7 @@ from pipelines.wording import duration, parse_duration_s, utc
 if TYPE_CHECKING:
     from connector.history import Freshness
     from connector.settings import Settings
-    from pipelines.published_copy import PublishedCopy
+    from pipelines.destination.places import SnapshotFacts
 
 _CLOCK_STEP_S = 60.0
 
@@ -54,10 +54,10 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
     import time
 
     from connector.source.fields import RESOURCES
-    from pipelines.published_copy import published_copy
+    from pipelines.destination.places import snapshot_facts
 
     settings.check_account()
-    copy = published_copy(settings)
+    copy = snapshot_facts(settings)
     landed, visible = _known(settings, copy)
     now_ms = time.time_ns() // 1_000_000
     facts = {
@@ -84,11 +84,11 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
 
 
 def _known(
-    settings: Settings, copy: PublishedCopy | None
+    settings: Settings, copy: SnapshotFacts | None
 ) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
     """By resource: what has landed, and what readers see of it."""
+    from pipelines.destination.places import destination_label
     from pipelines.ledger import open_ledger
-    from pipelines.places import destination_label
 
     label = destination_label(settings)
     with open_ledger(settings) as ledger:
@@ -160,7 +160,7 @@ def _doubts(facts: dict[str, dict[str, Any]]) -> list[str]:
     ]
 
 
-def _copy_lines(facts: dict[str, dict[str, Any]], copy: PublishedCopy | None) -> list[str]:
+def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) -> list[str]:
     """When the copy was published, and what has landed since."""
     if copy is None:
         return []

@@ -16,8 +16,7 @@ from connector.errors import ConfigurationError, DestinationError, DestinationRe
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
-from pipelines.destination import memory, quiet_dlt
-from pipelines.destination.batches import Batch
+from pipelines.destination import dlt_options, memory
 from pipelines.destination.duckdb_destination import DuckDb
 from pipelines.destination.foreign_writes import (
     Published,
@@ -26,8 +25,16 @@ from pipelines.destination.foreign_writes import (
 )
 from pipelines.destination.installation import installation_id
 from pipelines.destination.load_errors import describe
-from pipelines.destination.loader import Loader
+from pipelines.destination.loader import Batch, Loader
 from pipelines.destination.more_column import forms
+from pipelines.destination.places import (
+    Places,
+    destination_type,
+    duckdb_file,
+    places,
+    prepare_state_dir,
+    pull_lock_name,
+)
 from pipelines.destination.postgres import (
     Patience,
     Silence,
@@ -38,16 +45,8 @@ from pipelines.destination.postgres import (
 from pipelines.destination.publish import publish, refresh, try_publishing
 from pipelines.destination.room import Room
 from pipelines.destination.seen import SeenIds
-from pipelines.destination.warehouses import DuckWarehouse, ServerWarehouse, Warehouse
+from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse, Warehouse
 from pipelines.destination.working_file import checkpoint_if_due, open_working_file, suspected
-from pipelines.places import (
-    Places,
-    destination_type,
-    duckdb_file,
-    places,
-    prepare_state_dir,
-    pull_lock_name,
-)
 
 __all__ = ["Destination", "pull_lock_name"]
 
@@ -90,7 +89,7 @@ class Destination:
         self._is_duckdb = self._type == "duckdb"
         try:
             tries = 2 if self._is_duckdb else 5  # a file hardly ever recovers
-            self._stack.enter_context(quiet_dlt.own_configuration(job_tries=tries))
+            self._stack.enter_context(dlt_options.own_configuration(job_tries=tries))
             if self._type == "postgres":
                 self._stack.enter_context(bounded_waits(silence))
             self._open()

@@ -16,21 +16,77 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import dlt
+import orjson
+import pyarrow as pa
 from dlt.common.storages.exceptions import StorageException
 
 from connector.errors import ConnectorError
 from connector.logs import get_logger
-from pipelines.destination.batches import Batch, as_table
+from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
 from pipelines.destination.dropped import restore_dropped
 from pipelines.destination.load_errors import chain, load_failed
-from pipelines.destination.quiet_dlt import SCHEMA_NAME, make_pipeline
 
 _log = get_logger("load")
 Marks = dict[str, dict[str, Any]]
+# dlt takes dicts as well, at six times the cost. What makes Arrow unsafe is leaving types to
+# inference, which rounds 1.5 into an integer column in silence: here each column has its type.
+_ARROW_TYPES = {
+    "text": pa.string(),
+    "json": pa.string(),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),  # DuckDB refuses what dlt makes of "ms"
+    "binary": pa.binary(),
+    "date": pa.date32(),
+}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows for one table, each key at most once, as dicts or as the Arrow table of `to_table`.
+
+    columns: dlt column schemas by name. mark: what dlt's state is to say about `table` from these
+    rows on; None leaves it as it is.
+    """
+
+    table: str
+    rows: Sequence[Mapping[str, Any]] | pa.Table
+    columns: Mapping[str, Mapping[str, Any]]
+    key: str | Sequence[str] = "id"
+    mark: Mapping[str, Any] | None = None
+
+    def as_table(self) -> pa.Table:
+        """The rows with exactly the types of their columns."""
+        return self.rows if isinstance(self.rows, pa.Table) else to_table(self.rows, self.columns)
+
+
+def to_table(
+    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Mapping[str, Any]]
+) -> pa.Table:
+    """`rows` with every column of `columns` (dlt column schemas); what a row leaves out is null.
+
+    Raises:
+        pyarrow.ArrowInvalid, pyarrow.ArrowTypeError: a value that isn't of its column's type.
+        KeyError: a column of a type that rows of this connector never have.
+    """
+    arrays, fields = [], []
+    for name, column in columns.items():
+        values = [row.get(name) for row in rows]
+        if column["data_type"] == "json":
+            values = [
+                value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
+                for value in values
+            ]
+        arrow_type = _ARROW_TYPES[column["data_type"]]
+        arrays.append(pa.array(values, type=arrow_type))
+        fields.append(pa.field(name, arrow_type, nullable=column.get("nullable", True)))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
 class Loader:
@@ -168,7 +224,7 @@ class Loader:
         def items() -> Iterator[Any]:
             if batch.mark is not None:
                 dlt.current.resource_state(batch.table)["mark"] = dict(batch.mark)
-            yield as_table(batch)
+            yield batch.as_table()
 
         return dlt.resource(
             items,

@@ -21,7 +21,7 @@ import pyarrow as pa
 from connector.source.columns import FIELD_HINT
 from connector.source.fields import CONTRACT
 from connector.source.naming import column_name, is_reserved
-from pipelines.destination.batches import Batch, as_table
+from pipelines.destination.loader import Batch
 
 MORE_COLUMN = "_hc_more"
 _REMEMBERED = "x-hc-moved"  # a hint of MORE_COLUMN: columns that were refused
@@ -120,7 +120,7 @@ class _Move:
         may_be_too_big = most_bytes is not None and len(batch.columns) * 21 > most_bytes
         if not (self._names or may_be_too_big):
             return batch
-        rows = as_table(batch)
+        rows = batch.as_table()
         for name in sorted(self._names):
             self._move(name, enumerate(rows[name].to_pylist()))
         rows = rows.drop_columns(sorted(self._names))

@@ -29,7 +29,7 @@ from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
 from connector.settings import Settings
 from pipelines.destination.load_errors import chain
-from pipelines.places import destination_type
+from pipelines.destination.places import destination_type
 
 LOCK_TIMEOUT_S = 2
 """Of one statement. Who waits for ALTER TABLE keeps all later readers waiting as long."""

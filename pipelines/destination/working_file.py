@@ -17,8 +17,8 @@ from connector.errors import DestinationError, DestinationRefused, WorkingFileFa
 from connector.logs import get_logger
 from pipelines.destination.datasets import STAGING, TableName, datasets, tables
 from pipelines.destination.load_errors import chain, describe
+from pipelines.destination.places import Places
 from pipelines.destination.room import FIRST_MB, Room
-from pipelines.places import Places
 
 _log = get_logger("destination")
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {

@@ -13,7 +13,7 @@ import orjson
 from connector.logs import masked
 from connector.source.columns import DELETED_COLUMN, HASH_COLUMN
 from connector.source.values import holdable
-from pipelines.destination.batches import Batch
+from pipelines.destination.loader import Batch
 
 TABLE = "account"
 _SECRET = re.compile(r"(?i)key|secret|token|password")

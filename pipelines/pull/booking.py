@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from connector.history import Freshness, FreshnessLog, RunRecord
-from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
-from pipelines.places import destination_label
+from pipelines.destination.loader import Batch
+from pipelines.destination.places import destination_label
 from pipelines.pull.bookkeeping import freshness_batch, runs_batch
 from pipelines.pull.scanning import ResourceRun
 from pipelines.session import Session

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from connector.history import Freshness, RunRecord
-from pipelines.destination.batches import Batch
+from pipelines.destination.loader import Batch
 
 Columns = dict[str, dict[str, Any]]
 

@@ -12,9 +12,8 @@ from connector.source.columns import UNLISTED_COLUMN
 from connector.source.paging import ScannedPage
 from connector.source.records import ODD_COLUMNS, ODD_TABLE, odd_rows
 from connector.source.rows import RowMaker
-from pipelines.destination.arrow import to_table
-from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
+from pipelines.destination.loader import Batch, to_table
 from pipelines.pull.fetching import Chunk
 from pipelines.pull.scanning import ResourceRun
 from pipelines.push.push_results import COLUMNS as PUSH_COLUMNS

@@ -24,10 +24,9 @@ from connector.settings import Settings
 from connector.source.paging import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
+from pipelines.destination.places import destination_label, pull_lock_name, snapshot_facts
 from pipelines.failure import error_facts, status_of
-from pipelines.places import destination_label, pull_lock_name
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
-from pipelines.published_copy import published_copy
 from pipelines.pull.account import account_batch
 from pipelines.pull.booking import Booking
 from pipelines.pull.deletions import settle_absent_rows
@@ -243,7 +242,7 @@ class _Pull:
 
     def _tell(self, error: ConnectorError | None) -> None:
         summary = self._summary(error)
-        copy = published_copy(self._session.settings)
+        copy = snapshot_facts(self._session.settings)
         if copy is not None and not self._report.is_visible:
             summary["copy"] = copy.facts()
         self._report.summary, self._report.error = summary, error

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from connector.settings import Settings
-from pipelines.published_copy import published_copy
+from pipelines.destination.places import snapshot_facts
 from pipelines.pull.run import PullReport
 from pipelines.wording import elapsed, plural
 
@@ -78,7 +78,7 @@ def _what_follows(resource: str, *, is_new: bool) -> str:
 
 
 def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
-    copy = published_copy(settings)
+    copy = snapshot_facts(settings)
     if copy is None:
         return
     if report.published:

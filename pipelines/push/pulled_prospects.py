@@ -17,7 +17,7 @@ from connector.settings import Settings
 from connector.upsert.outbox.evidence import NothingPulled, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
-from pipelines.places import is_duckdb
+from pipelines.destination.places import is_duckdb
 
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at
@@ -110,9 +110,9 @@ class PublishedCopy:
 
 
 def _open_server(settings: Settings, stack: ExitStack) -> Tables:
+    from pipelines.destination.dlt_options import make_pipeline, own_configuration
     from pipelines.destination.postgres import server_destination
-    from pipelines.destination.quiet_dlt import make_pipeline, own_configuration
-    from pipelines.destination.warehouses import ServerWarehouse
+    from pipelines.destination.warehouse import ServerWarehouse
 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiringcenter-")))
     stack.enter_context(own_configuration())

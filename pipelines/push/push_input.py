@@ -16,7 +16,7 @@ from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input, sql_input, table_input
 from connector.upsert.outbox.planner import Mode
 from connector.upsert.rows.rejects import next_rejects_name
-from pipelines.places import is_duckdb
+from pipelines.destination.places import is_duckdb
 
 _FETCHED_ROWS = 5_000
 
@@ -211,8 +211,8 @@ def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Itera
 
     from dlt.destinations.exceptions import DatabaseException
 
+    from pipelines.destination.dlt_options import make_pipeline, own_configuration
     from pipelines.destination.postgres import server_destination
-    from pipelines.destination.quiet_dlt import make_pipeline, own_configuration
 
     with (
         own_configuration(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping
 from contextlib import closing
@@ -15,7 +14,7 @@ from connector.errors import OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
-from pipelines.places import destination_label
+from pipelines.destination.places import number_of
 from pipelines.session import Session
 
 _log = get_logger("push")
@@ -111,14 +110,3 @@ def begin_sending(session: Session, database: Database) -> None:
     count_push(session.ledger, database)
     key = key_number(session.settings, session.ledger)
     Scopes(database).begin(key, int(session.budget.steady_clock.now_s() * 1000))
-
-
-def destination_number(settings: Settings) -> int:
-    """The number that stands for the destination in the outbox."""
-    return number_of(destination_label(settings))
-
-
-def number_of(name: str) -> int:
-    """The number that stands for a name: of a destination, of an account."""
-    digest = hashlib.sha256(name.encode()).digest()
-    return int.from_bytes(digest[:8], "big", signed=True)

@@ -10,12 +10,12 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, OutboxLost
 from connector.logs import get_logger
 from connector.upsert.outbox.receipts import ResultStore
-from pipelines.destination.batches import Batch
 from pipelines.destination.destination import Destination
-from pipelines.places import destination_label, pull_lock_name
+from pipelines.destination.loader import Batch
+from pipelines.destination.places import destination_label, destination_number, pull_lock_name
 from pipelines.pull.booking import Booking
 from pipelines.pull.bookkeeping import at, runs_batch
-from pipelines.push.push_outbox import destination_number, key_number, outbox_of
+from pipelines.push.push_outbox import key_number, outbox_of
 from pipelines.session import Session
 
 _log = get_logger("push")

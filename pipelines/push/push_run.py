@@ -33,12 +33,12 @@ from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, files_free, in_flight_for
 from connector.upsert.sending.pushing import Push, Terms
 from connector.upsert.sending.sending import Watcher
+from pipelines.destination.places import destination_label, destination_number
 from pipelines.failure import error_facts, status_of
-from pipelines.places import destination_label
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path
-from pipelines.push.push_outbox import begin_sending, destination_number, outbox_of, scope_of
+from pipelines.push.push_outbox import begin_sending, outbox_of, scope_of
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.push.push_results import land_after_push
 from pipelines.session import Session, open_session

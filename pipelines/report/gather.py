@@ -16,9 +16,8 @@ from connector.history import RunRecord
 from connector.settings import RateLimit, Settings
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
+from pipelines.destination.places import SnapshotFacts, destination_label, snapshot_facts
 from pipelines.ledger import LedgerView, open_ledger
-from pipelines.places import destination_label
-from pipelines.published_copy import PublishedCopy, published_copy
 from pipelines.push.push_outbox import outbox_database
 from pipelines.report.facts import (
     RESOURCES,
@@ -53,7 +52,7 @@ def gather(settings: Settings) -> ReportFacts:
             now_s=now_s,
             destination=label,
             account=settings.account,
-            freshness=_freshness(ledger, label, published_copy(settings)),
+            freshness=_freshness(ledger, label, snapshot_facts(settings)),
             runs=runs,
             windows=windows,
             hold=hold,
@@ -61,7 +60,7 @@ def gather(settings: Settings) -> ReportFacts:
         )
 
 
-def _freshness(ledger: LedgerView, label: str, copy: PublishedCopy | None) -> list[Freshness]:
+def _freshness(ledger: LedgerView, label: str, copy: SnapshotFacts | None) -> list[Freshness]:
     """Of what readers see, as `status` tells it: a copy, or the server's own tables."""
     if copy is None:
         noted = ledger.freshness.of(label)

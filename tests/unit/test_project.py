@@ -10,7 +10,7 @@ import pytest
 
 from connector.errors import MissingKey, UntrustedFile, UsageError
 from connector.settings import load, open_project
-from pipelines.places import places, prepare_state_dir
+from pipelines.destination.places import places, prepare_state_dir
 
 STRANGER = 65534  # nobody
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.destination.destination import Destination
-from pipelines.places import places
+from pipelines.destination.places import places
 from tests.sync.pull.conftest import Puller
 
 COLUMNS = {

@@ -18,7 +18,7 @@ from dlt.common.configuration.specs.base_configuration import (
 )
 
 from connector.errors import ConfigurationError
-from pipelines.destination.quiet_dlt import is_place, own_configuration, run_context
+from pipelines.destination.dlt_options import is_place, own_configuration, run_context
 from tests.dlt_options import HARMFUL, harmful_environment, specs
 
 DESTINATIONS = ("postgres", "filesystem", "bigquery", "snowflake", "duckdb", "warehouse")

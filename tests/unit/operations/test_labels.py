@@ -15,8 +15,8 @@ from dlt.common.configuration.specs import PluggableRunContext
 from connector.errors import ConfigurationError
 from connector.logs import redact
 from connector.settings import Settings
-from pipelines.labels import label_of
-from pipelines.places import destination_label, destination_type, places, pull_lock_name
+from pipelines.destination.labels import label_of
+from pipelines.destination.places import destination_label, destination_type, places, pull_lock_name
 
 SECRET = "s3cr3t-pass"
 PG = "DESTINATION__POSTGRES__CREDENTIALS"
@@ -167,7 +167,7 @@ def test_label_lock_and_folder_of_every_shape(
 
 def places_of(label: str, folder: Path) -> Path:
     """The folder that all shapes of one label share, and no other label has."""
-    from pipelines.places import work_folder
+    from pipelines.destination.places import work_folder
 
     return folder / "state" / "work" / work_folder("hiringcenter", label)
 

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from connector.source.rows import RowMaker
-from pipelines.destination.batches import Batch
+from pipelines.destination.loader import Batch
 from pipelines.destination.more_column import Form, forms
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from connector.errors import ConfigurationError
 from connector.settings import load
-from pipelines.places import places, prepare_state_dir, pull_lock_name
+from pipelines.destination.places import places, prepare_state_dir, pull_lock_name
 
 
 @pytest.mark.parametrize("name", ["o'brien", "100%", "a#b", 'a"b', "a b", "ünï"])

@@ -15,10 +15,17 @@ from connector.budget.database import Database
 from connector.history import Freshness, FreshnessLog, History
 from connector.settings import Settings
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
+from pipelines.destination.places import (
+    destination_label,
+    destination_number,
+    number_of,
+    places,
+    prepare_state_dir,
+    pull_lock_name,
+)
+from pipelines.destination.relabelling import cleaned
 from pipelines.ledger import open_ledger
-from pipelines.places import destination_label, places, prepare_state_dir, pull_lock_name
-from pipelines.push.push_outbox import destination_number, number_of, outbox_database
-from pipelines.relabelling import cleaned
+from pipelines.push.push_outbox import outbox_database
 
 SECRET = "0ld-s3cr3t"
 ACCOUNT = {"type": "service_account", "project_id": "acme-data", "private_key": SECRET,

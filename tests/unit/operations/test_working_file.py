@@ -9,8 +9,8 @@ import duckdb
 import pytest
 
 from connector.errors import DestinationError
+from pipelines.destination.places import Places
 from pipelines.destination.working_file import open_working_file
-from pipelines.places import Places
 
 
 def test_a_full_disk_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

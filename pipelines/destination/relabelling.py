@@ -21,12 +21,13 @@ import sqlalchemy as sa
 
 from connector.budget import locks
 from connector.budget.database import Database
+from connector.budget.keys import OUTBOX_SUFFIX
 from connector.errors import ConfigurationError
 from connector.history import FreshnessLog, History
 from connector.logs import get_logger
 from connector.settings import Settings
-from pipelines.labels import label_of
-from pipelines.places import destination_label, work_folder
+from pipelines.destination.labels import label_of
+from pipelines.destination.places import destination_label, number_of, work_folder
 
 _log = get_logger("ledger")
 _LABEL = re.compile(r"(?P<name>[^:]*):(?P<rest>.*)#(?P<dataset>[A-Za-z_][A-Za-z0-9_]{0,62})", re.S)
@@ -219,8 +220,6 @@ def _move_folder(settings: Settings, ledger: Database, before: _Named, after: _N
 
 
 def _move_results(outbox: Database, moves: dict[str, str]) -> None:
-    from pipelines.push.push_outbox import number_of
-
     with outbox.write() as connection:
         if not sa.inspect(connection).has_table(_results.name):
             return
@@ -235,11 +234,10 @@ def _move_results(outbox: Database, moves: dict[str, str]) -> None:
 @contextmanager
 def _outbox(settings: Settings, ledger: Database) -> Iterator[Database | None]:
     """The outbox beside the ledger; None where there is none yet."""
-    from pipelines.push.push_outbox import outbox_database
-
     path = ledger.path
     if path is not None and not path.with_name(f"{path.stem}-outbox{path.suffix}").exists():
         yield None
         return
-    with closing(outbox_database(settings)) as database:
+    url = settings.resolved_ledger_url
+    with closing(Database(url, durable=True, suffix=OUTBOX_SUFFIX)) as database:
         yield database

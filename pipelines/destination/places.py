@@ -6,12 +6,13 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from connector.errors import ConfigurationError
 from connector.settings import Settings, state_dir
-from pipelines.labels import label_of
+from pipelines.destination.labels import label_of
 
 _UNUSABLE = "?\\"
 _SERVICE = r"(?i)[a-z][a-z0-9+]+:|md:.*|:.*:"  # s3://bucket, md:database, :memory:
@@ -49,6 +50,17 @@ def destination_label(settings: Settings) -> str:
     if is_duckdb(settings):
         return _bounded(f"{_place(settings)}#{settings.dataset}", 512)
     return _bounded(_place(settings), 512)
+
+
+def destination_number(settings: Settings) -> int:
+    """The number that stands for the destination in the outbox."""
+    return number_of(destination_label(settings))
+
+
+def number_of(name: str) -> int:
+    """The number that stands for a name: of a destination, of an account."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def pull_lock_name(settings: Settings) -> str:
@@ -154,7 +166,7 @@ def _configured(settings: Settings) -> tuple[str, Any]:
     """(dlt's type of the destination, its configuration as far as it is there)."""
     from dlt.common.configuration.exceptions import ConfigurationException
 
-    from pipelines.destination.quiet_dlt import resolved_destination
+    from pipelines.destination.dlt_options import resolved_destination
 
     try:
         destination, configuration = resolved_destination(settings.destination)
@@ -201,3 +213,33 @@ def prepare_state_dir(settings: Settings) -> Path:
         AlreadyRunning: a run of version 0.1 is at work.
     """
     return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
+
+
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What can be known of the analysts' file without opening it. made_at: when it was published
+    last; None where there is no file."""
+
+    path: Path
+    made_at: datetime | None
+
+    def facts(self) -> dict[str, Any]:
+        made_at = None if self.made_at is None else f"{self.made_at:%Y-%m-%dT%H:%M:%SZ}"
+        return {"path": str(self.path), "published_at": made_at}
+
+    def still(self) -> str:
+        """A sentence for people, for when rows have landed that the copy lacks."""
+        if self.made_at is None:
+            return f"There is no copy at {self.path} yet"
+        return f"The copy at {self.path} is still that of {self.made_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def snapshot_facts(settings: Settings) -> SnapshotFacts | None:
+    """Those of the settings' destination; None where readers use a server."""
+    if not is_duckdb(settings):
+        return None
+    try:
+        made_s = settings.duckdb_path.stat().st_mtime
+    except OSError:
+        return SnapshotFacts(settings.duckdb_path, None)
+    return SnapshotFacts(settings.duckdb_path, datetime.fromtimestamp(made_s, UTC))
