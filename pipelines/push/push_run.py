@@ -24,14 +24,14 @@ from connector.settings import Settings
 from connector.upsert.inputs import Input
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
-from connector.upsert.outbox.planner import PlanCounts
+from connector.upsert.outbox.planner import PlanCounts, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending.api import KeyMemory
 from connector.upsert.sending.pace import Pace, files_free, in_flight_for
-from connector.upsert.sending.pushing import Push, Terms
+from connector.upsert.sending.pushing import Push
 from connector.upsert.sending.sending import Watcher
 from pipelines.destination.places import destination_label, destination_number
 from pipelines.failure import error_facts, status_of
@@ -120,23 +120,23 @@ class _Push:
         now_ms = session.budget.steady_clock.now_s() * 1000
         self._looks_first = opened.look_first_ms > now_ms
         self._is_new_outbox = opened.started_now
-        self._push = Push(outbox, self._terms(), clock=session.budget.steady_clock)
+        self._push = Push(outbox, self._options(), clock=session.budget.steady_clock)
         destination = destination_number(session.settings)
         self._results = ResultStore(outbox.database, outbox.scope, destination)
 
-    def _terms(self) -> Terms:
+    def _options(self) -> PushOptions:
         settings, request = self._session.settings, self._request
-        return Terms(
+        return PushOptions(
             self._session.run_id,
             request.source,
             request.mode,
             request.force,
-            settings.http.retry_total_s,
-            settings.writes.retention_days,
-            destination_number(settings),
             self._looks_first,
-            allow_shared_contact=request.allow_shared_contact,
-            place=request.place,
+            request.allow_shared_contact,
+            source_path=request.place,
+            retry_total_s=settings.http.retry_total_s,
+            retention_days=settings.writes.retention_days,
+            destination=destination_number(settings),
         )
 
     def note(self, text: str) -> None:

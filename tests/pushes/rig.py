@@ -18,13 +18,13 @@ from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.outbox.evidence import NothingPulled, Pulled
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
-from connector.upsert.outbox.planner import Mode, PlanCounts
+from connector.upsert.outbox.planner import Mode, PlanCounts, PushOptions
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
 from connector.upsert.sending.api import Api, KeyMemory
 from connector.upsert.sending.pace import Pace
-from connector.upsert.sending.pushing import Push, Terms
+from connector.upsert.sending.pushing import Push
 from connector.upsert.sending.sending import Watcher
 
 SCOPE = 42
@@ -107,17 +107,17 @@ class Rig:
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
-        terms = Terms(
+        options = PushOptions(
             run_id,
             source,
             mode,
             force,
-            self.retry_total_s,
+            retry_total_s=self.retry_total_s,
             allow_shared_contact=allow_shared_contact,
             looks_first=looks_first,
         )
         with hold(self.database, "push", run_id=run_id) as held:
-            push = Push(outbox, terms, clock=self.steady)
+            push = Push(outbox, options, clock=self.steady)
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
             rejects: list[Reject] = []
             plan = push.plan(

@@ -40,6 +40,30 @@ from connector.upsert.rows.row_checks import Reject
 Mode = Literal["upsert", "create-only", "update-only"]
 
 
+@dataclass(frozen=True)
+class PushOptions:
+    """How one push is to be done.
+
+    source: the input's name, the same each time it is pushed. source_path: where its rows lie, if
+    that isn't its name. force: send what is unchanged or uncertain too. looks_first: whoever the
+    outbox doesn't know is looked up before a write. allow_shared_contact: send rows that seem to be
+    about another person than the one who has their contact. retry_total_s: for how long one write
+    is tried. retention_days: how long outcomes, and receipts that nothing uses, are kept.
+    destination: a number that stands for where results land.
+    """
+
+    run_id: str
+    source: str
+    mode: Mode = "upsert"
+    force: bool = False
+    looks_first: bool = False
+    allow_shared_contact: bool = False
+    source_path: str | None = None
+    retry_total_s: float = 300.0
+    retention_days: int = 90
+    destination: int = 0
+
+
 TWO_PEOPLE = (
     "email and phone belong to two different prospects ({email_id} and {phone_id}); merging two "
     "people can't be undone. Correct one of them, or split the row in two."

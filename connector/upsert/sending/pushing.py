@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
@@ -11,7 +10,7 @@ from connector.upsert.collecting import rare_collections
 from connector.upsert.outbox.checked_rows import Check, stage, values_of
 from connector.upsert.outbox.evidence import EvidenceFinder, Pulled
 from connector.upsert.outbox.outbox import Outbox, forget
-from connector.upsert.outbox.planner import Mode, PlanCounts, Planner
+from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Found, Receipts, ResultStore
 from connector.upsert.outbox.staging import Staging
 from connector.upsert.rows.cells import InputRow
@@ -29,38 +28,14 @@ _LEARNT_DAYS = 30
 """What an API was seen to remember may have changed after so long."""
 
 
-@dataclass(frozen=True)
-class Terms:
-    """How one push is to be done.
-
-    source: the input's name, the same each time it is pushed. place: where its rows lie, if that
-    isn't its name. force: send what is unchanged or uncertain too. allow_shared_contact: send rows
-    that seem to be about another person than the one who has their contact. retry_total_s: for
-    how long one write is tried. retention_days: how long outcomes, and receipts that nothing
-    uses, are kept. destination: a number that stands for where results land.
-    looks_first: whoever the outbox doesn't know is looked up before a write.
-    """
-
-    run_id: str
-    source: str
-    mode: Mode = "upsert"
-    force: bool = False
-    retry_total_s: float = 300.0
-    retention_days: int = 90
-    destination: int = 0
-    looks_first: bool = False
-    allow_shared_contact: bool = False
-    place: str | None = None
-
-
 class Push:
     """One push of one input, with everything it needs handed in. clock: the ledger's."""
 
-    def __init__(self, outbox: Outbox, terms: Terms, *, clock: SteadyClock) -> None:
-        self._outbox, self._terms, self._clock = outbox, terms, clock
+    def __init__(self, outbox: Outbox, options: PushOptions, *, clock: SteadyClock) -> None:
+        self._outbox, self._options, self._clock = outbox, options, clock
         self._began_ms = int(clock.now_s() * 1000)
         self._receipts = Receipts(outbox.scope)
-        self._results = ResultStore(outbox.database, outbox.scope, terms.destination)
+        self._results = ResultStore(outbox.database, outbox.scope, options.destination)
 
     def plan(
         self,
@@ -78,7 +53,7 @@ class Push:
         rows have been read.
         """
         if not dry_run:
-            for name in {self._terms.source, self._terms.place} - {None}:
+            for name in {self._options.source, self._options.source_path} - {None}:
                 self._outbox.supersede(str(name))
         planner = self._planner(pulled, dry_run)
 
@@ -106,15 +81,15 @@ class Push:
 
     def discard(self) -> None:
         """Drop the plan: nothing of it is to be sent."""
-        self._outbox.discard(self._terms.run_id)
-        self._results.discard(self._terms.run_id)
+        self._outbox.discard(self._options.run_id)
+        self._results.discard(self._options.run_id)
 
     def _find(self, names: Collection[int]) -> Mapping[int, Found]:
         """Where aliases lead; their receipts are in use, and stay."""
         with self._outbox.database.read() as connection:
             found = self._receipts.find(connection, names)
         now_ms = int(self._clock.now_s() * 1000)
-        ageing_ms = now_ms - self._terms.retention_days * _DAY_MS // 4
+        ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
         ageing = {each.prospect_id for each in found.values() if each.seen_ms < ageing_ms}
         if ageing:
             with self._outbox.database.write() as connection:
@@ -125,15 +100,15 @@ class Push:
         return Planner(
             self._outbox,
             self._results,
-            EvidenceFinder(self._outbox, self._receipts, pulled, source=self._terms.source),
-            run_id=self._terms.run_id,
-            source=self._terms.source,
-            mode=self._terms.mode,
-            force=self._terms.force,
-            allow_shared_contact=self._terms.allow_shared_contact,
+            EvidenceFinder(self._outbox, self._receipts, pulled, source=self._options.source),
+            run_id=self._options.run_id,
+            source=self._options.source,
+            mode=self._options.mode,
+            force=self._options.force,
+            allow_shared_contact=self._options.allow_shared_contact,
             dry_run=dry_run,
             clock=self._clock,
-            looks_first=self._terms.looks_first,
+            looks_first=self._options.looks_first,
         )
 
     def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
@@ -148,13 +123,13 @@ class Push:
         settler = Settler(
             self._outbox,
             self._receipts,
-            self._terms.retry_total_s,
+            self._options.retry_total_s,
             blocked=set(),
             uncertain=self._outbox.uncertain(),
             disputed=disputed,
-            updates_only=self._terms.mode == "update-only",
-            looks_first=self._terms.looks_first and not self._terms.force,
-            allow_shared_contact=self._terms.allow_shared_contact,
+            updates_only=self._options.mode == "update-only",
+            looks_first=self._options.looks_first and not self._options.force,
+            allow_shared_contact=self._options.allow_shared_contact,
         )
         claimer = Claimer(
             self._outbox,
@@ -162,10 +137,10 @@ class Push:
             settler,
             api,
             self._clock,
-            self._terms.mode,
-            self._terms.force,
-            looks_first=self._terms.looks_first and not self._terms.force,
-            allow_shared_contact=self._terms.allow_shared_contact,
+            self._options.mode,
+            self._options.force,
+            looks_first=self._options.looks_first and not self._options.force,
+            allow_shared_contact=self._options.allow_shared_contact,
             began_ms=self._began_ms,
         )
         now_ms = int(self._clock.now_s() * 1000)
@@ -177,7 +152,7 @@ class Push:
             claimer,
             settler,
             held,
-            run_id=self._terms.run_id,
+            run_id=self._options.run_id,
             clock=self._clock,
             width=lambda: in_flight_for(api.latency_s, pace.rate_per_s, pace.most),
             watcher=watcher,
@@ -189,7 +164,7 @@ class Push:
         """Drop what is older than its retention. bodies_dropped: by this push, so that pages that
         SQLite has rewritten may still show some of them; an outbox that isn't large is scrubbed."""
         now_ms = int(self._clock.now_s() * 1000)
-        forget(self._outbox, now_ms - self._terms.retention_days * _DAY_MS)
+        forget(self._outbox, now_ms - self._options.retention_days * _DAY_MS)
         path = self._outbox.database.path
         if bodies_dropped and path is not None and path.stat().st_size <= _SCRUBBED_BYTES:
             self._outbox.database.scrub()
