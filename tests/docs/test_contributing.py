@@ -1,0 +1,43 @@
+"""The picture in CONTRIBUTING.md is what the imports are."""
+
+from __future__ import annotations
+
+import re
+from graphlib import TopologicalSorter
+
+from tests.docs.pages import page
+from tests.unit.test_layers import imports_between_parts
+
+PICTURE = re.compile(r"^(?:connector|pipelines)\.\w+ +-> .*$", re.MULTILINE)
+
+
+def drawn() -> dict[str, set[str]]:
+    """Part → what it imports directly, as the picture has it."""
+    found = {}
+    for line in PICTURE.findall(page("CONTRIBUTING.md").text):
+        name, _, targets = (piece.strip() for piece in line.partition("->"))
+        top = name.partition(".")[0]
+        names = [] if targets == "nothing" else targets.split(", ")
+        found[name] = {each if "." in each else f"{top}.{each}" for each in names}
+    return found
+
+
+def reduced(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    """`arrows` without those that others imply; it must not have cycles."""
+    reached: dict[str, set[str]] = {}
+    for part in TopologicalSorter(arrows).static_order():
+        below = arrows.get(part, set())
+        reached[part] = below.union(*(reached[each] for each in below))
+    return {
+        part: {each for each in below if not any(each in reached[other] for other in below)}
+        for part, below in arrows.items()
+    }
+
+
+def test_the_picture_is_what_the_imports_are():
+    """Each part of the library with the arrows that no other arrow implies."""
+    found = reduced(imports_between_parts("connector"))
+    shown = drawn()
+    assert {name: shown[name] for name in sorted(shown)} == {
+        name: found[name] for name in sorted(found)
+    }
