@@ -24,7 +24,7 @@ class Page:
     def commands(self) -> list[str]:
         """What stands after `$ `, without the remark behind it."""
         lines = [line for block in self.blocks("console") for line in block.splitlines()]
-        return [line[2:].partition("   #")[0].strip() for line in lines if line.startswith("$ ")]
+        return [re.split(r"\s+# ", line[2:])[0].strip() for line in lines if line.startswith("$ ")]
 
     def section(self, heading: str) -> str:
         """What is below `heading` (as it is written, without #), subsections included."""

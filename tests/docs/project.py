@@ -18,6 +18,10 @@ from tests.processes.zygote import Zygote
 
 BIN = Path(sys.executable).parent
 PEOPLE = "First Name,Last Name,Email\nAda,Byron,ada@example.com\n"
+FAIR = """\
+Given name,Family name,Email,Mobile,Tags,Internal remark
+Grace,Hopper,grace@example.com,(212) 555-0199,Nurse;Fair,met at the stand
+"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ def readers_project(folder: Path) -> Iterator[ReadersProject]:
         copy(source, folder / name)
     (folder / ".venv").symlink_to(BIN.parent)
     (folder / "people.csv").write_text(PEOPLE)
+    (folder / "fair.csv").write_text(FAIR)
     with Sandbox(SandboxOptions(prospects=120, notes=80, tasks=40, meetings=20)) as sandbox:
         environment = {
             name: value

@@ -70,7 +70,7 @@ def documented_settings(heading: str) -> dict[str, str]:
     return {codes(row[0])[0]: row[1] for row in rows(section)}
 
 
-@pytest.mark.parametrize(("heading", "model"), section_models(Settings), ids=str)
+@pytest.mark.parametrize(("heading", "model"), [*section_models(Settings)], ids=str)
 def test_every_setting_is_documented_with_its_default(heading: str, model: type[BaseModel]):
     """And no other. A default in words stands where there is no value."""
     if heading.startswith("`[pull.") and heading != "`[pull]`":
