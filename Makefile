@@ -7,13 +7,14 @@ AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
 ARGS ?=
+FAST := tests/unit tests/sync/pull/test_account.py
 
 # what was given on this command line (ARGS=…) isn't for the makes that the suite runs
 MAKEOVERRIDES :=
 unexport ARGS CSV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test lint types sync push bench lock clean test-airflow
+.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -43,6 +44,9 @@ check: $(STAMP) ## Key, permissions, destination, budget and clock: each ok, or 
 
 test: $(STAMP) ## The whole suite
 	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(ARGS)
+
+test-fast: $(STAMP) ## Unit tests, one pull and one push, in a minute: for each change
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal -m "not slow" $(FAST) $(ARGS)
 
 test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(BIN)/python -m pytest -q tests/airflow $(ARGS)

@@ -9,12 +9,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 from connector.sandbox import Sandbox, SandboxOptions
 
@@ -180,6 +182,19 @@ def test_nothing_but_what_is_copied_reaches_the_build():
         assert not any(fnmatch(secret, rule) for rule in allowed)
 
 
+def test_the_workflow_runs_what_people_run():
+    """Every step is a target of the Makefile; every supported Python is tested."""
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
+    called = {target for step in steps for target in step["run"].removeprefix("make ").split()}
+    assert called == {"setup", "lint", "types", "test", "test-airflow"}
+    assert called <= targets
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    versions = re.findall(r":: Python :: (3\.\d+)", " ".join(project["classifiers"]))
+    assert workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == versions
+
+
 @pytest.mark.slow
 def test_what_is_copied_is_enough_to_install_it_all(tmp_path: Path):
     """A wheel built from it alone has every module, type marker and template of the checkout."""
@@ -189,7 +204,7 @@ def test_what_is_copied_is_enough_to_install_it_all(tmp_path: Path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     subprocess.run(
-        [BIN / "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, source],
         check=True, capture_output=True, timeout=240,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")

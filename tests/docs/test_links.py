@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -53,10 +52,3 @@ def test_files_that_a_page_names_exist(each: Page):
     """Recipes, examples and modules."""
     for name in re.findall(r"`((?:config|connector|docs|pipelines|tests)/[\w./-]*)`", each.text):
         assert (ROOT / name).exists() or name in WRITTEN_BY_USERS, name
-
-
-def test_pages_say_what_is_where_for_people_without_the_repository():
-    """The sdist has every page, and every file that a page links to."""
-    manifest = (ROOT / "MANIFEST.in").read_text().split()
-    for each in pages():
-        assert Path(each.name).parts[0] in {*manifest, "README.md"}, each.name

@@ -16,6 +16,7 @@ import pytest
 
 import connector
 from connector.sandbox import Sandbox, SandboxOptions
+from tests.docs.pages import pages
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,12 +50,13 @@ def test_the_wheel_holds_packages_types_and_templates_and_nothing_else(built: Pa
 
 
 def test_the_sdist_can_be_built_again(built: Path, tmp_path: Path):
-    """It carries the license, the README, the examples of settings; its wheel is the wheel."""
+    """It carries the license, the pages, the examples of settings; its wheel is the wheel."""
     (sdist,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml"} <= names
     assert {f"config/{path.name}" for path in (ROOT / "config").glob("*example*")} <= names
+    assert {each.name for each in pages()} <= names
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", tmp_path, sdist],
         check=True, capture_output=True,
