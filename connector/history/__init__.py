@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from connector.history.freshness import Freshness, FreshnessLog
-from connector.history.runs import History, RunRecord, new_run_id
+from connector.history.runs import Freshness, FreshnessLog, History, RunRecord, new_run_id
 
 __all__ = ["Freshness", "FreshnessLog", "History", "RunRecord", "new_run_id"]

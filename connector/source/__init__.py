@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from connector.source.fields import RESOURCES
 
 if TYPE_CHECKING:
-    from connector.source.public import hiringcenter
+    from connector.source.dlt_source import hiringcenter
 
 __all__ = ["RESOURCES", "hiringcenter"]
 
 
 def __getattr__(name: str) -> Any:
     if name == "hiringcenter":
-        from connector.source.public import hiringcenter
+        from connector.source.dlt_source import hiringcenter
 
         return hiringcenter
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,8 +25,8 @@ from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
 from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
-from connector.source.listing import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
-from connector.source.records import split
+from connector.source.fields import split
+from connector.source.list_pages import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
 from connector.source.sightings import Sightings
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows

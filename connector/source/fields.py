@@ -6,8 +6,14 @@ reference; fields that are not here land too, typed by their first value.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
+
+HASH_COLUMN = "_hc_hash"
+DELETED_COLUMN = "_hc_deleted_at"
+UNLISTED_COLUMN = "_hc_unlisted_at"
+FIELD_HINT = "x-hc-field"
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
 
@@ -47,3 +53,26 @@ CONTRACT: Mapping[str, Mapping[str, str]] = MappingProxyType(
     }
 )
 """Resource → API name of each field → dlt data type."""
+
+
+def record_id(item: Any) -> str | None:
+    """The id of `item` as text, by which its row is known; None where it can't be a row.
+
+    Integers are ids too (an id is a name, not a number: 7 and "7" are one row).
+    """
+    value = item.get("id") if isinstance(item, dict) else None
+    if type(value) is str:
+        return value or None
+    return str(value) if type(value) is int else None
+
+
+def split(items: Iterable[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Records with an id, and the other items, each in order; nothing is dropped."""
+    records: list[dict[str, Any]] = []
+    odd: list[Any] = []
+    for item in items:
+        if record_id(item) is None:
+            odd.append(item)
+        else:
+            records.append(item)
+    return records, odd

@@ -62,8 +62,8 @@ def _pull(
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
     from pipelines.progress import progress_of
-    from pipelines.pull.run import pull
-    from pipelines.pull.view import pull_events, pull_lines
+    from pipelines.pull.pull_run import pull
+    from pipelines.pull.pull_view import pull_events, pull_lines
 
     report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
     return Result(

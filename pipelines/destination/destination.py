@@ -15,7 +15,7 @@ import duckdb
 from connector.errors import ConfigurationError, DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
+from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
 from pipelines.destination import dlt_options, memory
 from pipelines.destination.duckdb_destination import DuckDb
 from pipelines.destination.foreign_writes import (

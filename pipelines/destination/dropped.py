@@ -9,7 +9,7 @@ import dlt
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from connector.logs import get_logger
-from connector.source.columns import HASH_COLUMN
+from connector.source.fields import HASH_COLUMN
 from pipelines.destination.load_errors import load_failed
 
 _log = get_logger("load")

@@ -18,9 +18,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from connector.source.columns import FIELD_HINT
-from connector.source.fields import CONTRACT
-from connector.source.naming import column_name, is_reserved
+from connector.source.fields import CONTRACT, FIELD_HINT
+from connector.source.row_maker import column_name, is_reserved
 from pipelines.destination.loader import Batch
 
 MORE_COLUMN = "_hc_more"

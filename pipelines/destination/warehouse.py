@@ -15,7 +15,7 @@ import dlt
 import duckdb
 import pyarrow as pa
 
-from connector.source.columns import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
+from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
 from pipelines.destination.load_errors import load_failed
 from pipelines.destination.seen import SeenIds
 

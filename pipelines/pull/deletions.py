@@ -17,9 +17,9 @@ from typing import Any
 
 from connector.api.client import ApiClient
 from connector.logs import get_logger
-from connector.source.lookups import LOOK_AT_MOST, Found, LookUps
+from connector.source.record_lookups import LOOK_AT_MOST, Found, LookUps
 from pipelines.destination.destination import Destination
-from pipelines.pull.landing import Landing
+from pipelines.pull.chunks import Landing
 from pipelines.pull.scanning import ResourceRun, expected_ids
 
 _log = get_logger("pull")

@@ -11,9 +11,9 @@ from typing import Any
 from connector.api.client import ApiClient
 from connector.logs import get_logger
 from connector.settings import PullSettings, RateLimit
-from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
-from connector.source.naming import column_name
-from connector.source.paging import Scan, plan_of
+from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
+from connector.source.row_maker import column_name
+from connector.source.scan import Scan, plan_of
 from connector.source.scans import (
     Doubt,
     ResourceFacts,

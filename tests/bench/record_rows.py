@@ -8,8 +8,8 @@ from typing import Any
 
 from connector.sandbox.options import BASE_TIME_MS, RESOURCES
 from connector.sandbox.records import Generated
-from connector.source.records import split
-from connector.source.rows import RowMaker
+from connector.source.fields import split
+from connector.source.row_maker import RowMaker
 from connector.source.sightings import Sightings
 from tests.bench import Row
 

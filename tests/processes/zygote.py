@@ -28,8 +28,8 @@ ROOT = Path(__file__).parents[2]
 _HEAVY = (
     "pipelines.commands.pull",
     "pipelines.commands.push",
-    "pipelines.pull.run",
-    "pipelines.pull.view",
+    "pipelines.pull.pull_run",
+    "pipelines.pull.pull_view",
     "pipelines.push.push_run",
     "pipelines.push.push_report",
     "dlt._workspace.cli",

@@ -12,7 +12,7 @@ import pytest
 from connector.api.client import ApiClient
 from connector.clock import FakeClock
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
-from connector.source.paging import Scan, ScannedPage
+from connector.source.scan import Scan, ScannedPage
 from connector.source.scans import ScanKind, ScanPlan
 from tests.sync.client.recording_budget import RecordingBudget
 

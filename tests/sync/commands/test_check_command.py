@@ -85,7 +85,7 @@ cli.run()
 """
 
 
-@pytest.mark.parametrize("module", ["typer", "connector.settings", "pipelines.pull.run"])
+@pytest.mark.parametrize("module", ["typer", "connector.settings", "pipelines.pull.pull_run"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_at_start_up_ends_with_its_object(
     tmp_path: Path, module: str, number: signal.Signals

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 import pipelines.commands.pull
-import pipelines.pull.run
+import pipelines.pull.pull_run
 import pipelines.push.push_run
 from connector.api.client import ApiClient
 from connector.sandbox import Sandbox
@@ -36,7 +36,7 @@ def _while_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _while_landing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines.pull.run.Landing, "land", _fail)
+    monkeypatch.setattr(pipelines.pull.pull_run.Landing, "land", _fail)
 
 
 def _before_anything(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from connector import logs
-from pipelines.pull.account import account_batch
+from pipelines.pull.run_tables import account_batch
 from tests.sync.pull.conftest import Puller
 
 KEY = "hc_live_0123456789abcdef"

@@ -14,8 +14,8 @@ from pipelines.commands.output import Output
 from pipelines.commands.pull import run_pull
 from pipelines.commands.status import status
 from pipelines.destination.destination import Destination
+from pipelines.pull.pull_view import pull_lines
 from pipelines.pull.scanning import Wanted
-from pipelines.pull.view import pull_lines
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from pipelines.progress import Standing
-from pipelines.pull.run import pull
+from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted
 from tests.sync.pull.conftest import Puller
 

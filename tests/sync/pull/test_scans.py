@@ -16,7 +16,7 @@ from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.scans import ResourceFacts, ScanKind, ScanPlan
 from pipelines.progress import Standing
-from pipelines.pull.run import pull
+from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import ResourceRun, ScanMark, Wanted
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller

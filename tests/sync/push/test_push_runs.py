@@ -21,7 +21,7 @@ from connector.settings import PushJob, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.commands.runs import one_run, recent_runs
 from pipelines.progress import Standing
-from pipelines.pull.run import pull
+from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_outbox import outbox_database

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from connector.clock import SystemClock
-from connector.source.paging import Scan, ScannedPage
-from pipelines.pull.fetching import CHUNK_BYTES, Chunk, Fetching
+from connector.source.scan import Scan, ScannedPage
+from pipelines.pull.chunks import CHUNK_BYTES, Chunk, Fetching
 
 
 class _Scan:

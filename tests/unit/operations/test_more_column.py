@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from connector.source.rows import RowMaker
+from connector.source.row_maker import RowMaker
 from pipelines.destination.loader import Batch
 from pipelines.destination.more_column import Form, forms
 

@@ -7,7 +7,7 @@ from dlt.common.normalizers.naming.snake_case import NamingConvention
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.source.naming import (
+from connector.source.row_maker import (
     MAX_LENGTH,
     column_name,
     is_reserved,

@@ -19,9 +19,9 @@ from connector.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
-from connector.source.listing import overlapping
-from connector.source.lookups import Found, LookUps
-from connector.source.paging import Scan, ScannedPage, plan_of
+from connector.source.list_pages import overlapping
+from connector.source.record_lookups import Found, LookUps
+from connector.source.scan import Scan, ScannedPage, plan_of
 from connector.source.scans import (
     Doubt,
     DoubtKind,

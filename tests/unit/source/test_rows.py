@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 
 from connector.api.bodies import read_json
 from connector.errors import ConfigurationError
-from connector.source.columns import FIELD_HINT
-from connector.source.fields import CONTRACT
-from connector.source.records import odd_rows, record_id, split
-from connector.source.rows import HASH_COLUMN, RowMaker
+from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id, split
+from connector.source.row_maker import RowMaker, odd_rows
 
 
 def row(record: dict[str, Any], maker: RowMaker | None = None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.source.values import (
+from connector.source.exact_values import (
     FIRST_MS,
     LAST_MS,
     fitted,

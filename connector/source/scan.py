@@ -13,9 +13,9 @@ from connector.api.envelopes import Page
 from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
 from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
-from connector.source.listing import BAD_REQUEST, Listing, PlaceLost, Step
-from connector.source.lookups import Found, LookUps
-from connector.source.records import split
+from connector.source.fields import split
+from connector.source.list_pages import BAD_REQUEST, Listing, PlaceLost, Step
+from connector.source.record_lookups import Found, LookUps
 from connector.source.scans import (
     FILTERED,
     Doubt,

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from connector.settings import Settings
 from pipelines.destination.places import snapshot_facts
-from pipelines.pull.run import PullReport
+from pipelines.pull.pull_run import PullReport
 from pipelines.wording import elapsed, plural
 
 

@@ -17,12 +17,10 @@ from connector.clock import SystemClock
 from connector.errors import MissingKey
 from connector.logs import get_logger, hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
-from connector.source.columns import DELETED_COLUMN, UNLISTED_COLUMN
 from connector.source.connection import Access, Connection, default_ledger_url
-from connector.source.fields import RESOURCES
-from connector.source.paging import Scan
-from connector.source.records import ODD_COLUMNS, ODD_TABLE, odd_rows
-from connector.source.rows import RowMaker
+from connector.source.fields import DELETED_COLUMN, RESOURCES, UNLISTED_COLUMN
+from connector.source.row_maker import ODD_COLUMNS, ODD_TABLE, RowMaker, odd_rows
+from connector.source.scan import Scan
 from connector.source.scans import ScanKind, ScanPlan
 
 SECTION = "hiringcenter"

@@ -12,7 +12,7 @@ from connector.api.endpoints import ENDPOINTS
 from connector.api.envelopes import Page
 from connector.errors import EndlessList, Refused
 from connector.logs import get_logger
-from connector.source.records import record_id
+from connector.source.fields import record_id
 from connector.source.sightings import IdCount
 
 LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses a bigger one

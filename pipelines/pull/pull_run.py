@@ -21,17 +21,15 @@ from connector.errors import (
 )
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.paging import Scan
+from connector.source.scan import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
 from pipelines.destination.places import destination_label, pull_lock_name, snapshot_facts
 from pipelines.failure import error_facts, status_of
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
-from pipelines.pull.account import account_batch
-from pipelines.pull.booking import Booking
+from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.deletions import settle_absent_rows
-from pipelines.pull.fetching import Fetching
-from pipelines.pull.landing import Landing
+from pipelines.pull.run_tables import Booking, account_batch
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
 from pipelines.push.push_outbox import note_account
 from pipelines.push.push_results import land_push_results

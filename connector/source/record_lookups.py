@@ -9,7 +9,7 @@ from typing import Any
 from connector.api.client import ApiClient
 from connector.errors import Redirected, Refused, Unauthorized, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
-from connector.source.records import record_id as id_of
+from connector.source.fields import record_id as id_of
 
 LOOK_AT_MOST = 50
 PATIENCE_S = 5.0  # for one row: one that the server can't show must not hold up the others

@@ -1,0 +1,204 @@
+"""What a pull lands beside the lists: the account, `_hc_runs` and `_hc_freshness`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from connector.history import Freshness, FreshnessLog, RunRecord
+from connector.logs import masked
+from connector.source.exact_values import holdable
+from connector.source.fields import DELETED_COLUMN, HASH_COLUMN
+from pipelines.destination.destination import Destination
+from pipelines.destination.loader import Batch
+from pipelines.destination.places import destination_label
+from pipelines.pull.scanning import ResourceRun
+from pipelines.session import Session
+
+ACCOUNT_TABLE = "account"
+_SECRET = re.compile(r"(?i)key|secret|token|password")
+_NAMED = ("accountId", "active", "permissions")
+ACCOUNT_COLUMNS: dict[str, dict[str, Any]] = {
+    "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
+    "active": {"name": "active", "data_type": "bool"},
+    "permissions": {"name": "permissions", "data_type": "json"},
+    "details": {"name": "details", "data_type": "json"},
+    HASH_COLUMN: {"name": HASH_COLUMN, "data_type": "text"},
+    DELETED_COLUMN: {"name": DELETED_COLUMN, "data_type": "timestamp"},
+}
+
+
+def account_batch(facts: Mapping[str, Any]) -> Batch:
+    """The one row of the account that `facts` (of GET /auth) describe.
+
+    details: what the contract doesn't name, except what could be a secret, at any depth.
+    """
+    known = _without_secrets(holdable(dict(facts), Counter()))
+    active = known.get("active")
+    details = {name: value for name, value in known.items() if name not in _NAMED}
+    row = {
+        "id": str(known.get("accountId") or "unknown"),
+        "active": active if isinstance(active, bool) else None,
+        "permissions": orjson.dumps(known.get("permissions")).decode(),
+        "details": orjson.dumps(details, option=orjson.OPT_SORT_KEYS).decode(),
+    }
+    content = orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
+    row[HASH_COLUMN] = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return Batch(ACCOUNT_TABLE, [row], ACCOUNT_COLUMNS)
+
+
+def _without_secrets(value: Any) -> Any:
+    """`value` without what is named like a secret, and without the key wherever it is quoted."""
+    if isinstance(value, dict):
+        kept = {name: item for name, item in value.items() if not _SECRET.search(name)}
+        return {name: _without_secrets(item) for name, item in kept.items()}
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return masked(value) if isinstance(value, str) else value
+
+
+Columns = dict[str, dict[str, Any]]
+
+
+def _columns(key: str, **types: str) -> Columns:
+    return {
+        name: {"name": name, "data_type": data_type, "nullable": name != key}
+        | ({"primary_key": True} if name == key else {})
+        for name, data_type in types.items()
+    }
+
+
+RUN_COLUMNS = _columns(
+    "run_id", run_id="text", kind="text", status="text", started_at="timestamp",
+    finished_at="timestamp", requests="bigint", rows_read="bigint", rows_written="bigint",
+    rows_deleted="bigint", resources="json", summary="json", error="text",
+)  # fmt: skip
+FRESHNESS_COLUMNS = _columns(
+    "resource", resource="text", run_id="text", scan="text", reason="text", rows="bigint",
+    last_pull_at="timestamp", last_complete_at="timestamp", complete="bool", why_incomplete="text",
+)  # fmt: skip
+
+
+def runs_batch(records: Iterable[RunRecord]) -> Batch:
+    """A row of `_hc_runs` per run."""
+    return Batch("_hc_runs", [_run_row(record) for record in records], RUN_COLUMNS, key="run_id")
+
+
+def freshness_batch(freshness: Iterable[Freshness]) -> Batch:
+    """A row of `_hc_freshness` per resource."""
+    rows = [
+        {
+            "resource": fresh.resource,
+            "run_id": fresh.run_id,
+            "scan": fresh.scan,
+            "reason": fresh.reason,
+            "rows": fresh.rows,
+            "last_pull_at": at(fresh.last_pull_ms or None),
+            "last_complete_at": at(fresh.last_complete_ms),
+            "complete": fresh.complete,
+            "why_incomplete": fresh.why_incomplete,
+        }
+        for fresh in freshness
+    ]
+    return Batch("_hc_freshness", rows, FRESHNESS_COLUMNS, key="resource")
+
+
+def at(ms: int | None) -> datetime | None:
+    """UTC epoch ms as a time."""
+    return None if ms is None else datetime.fromtimestamp(ms / 1000, UTC)
+
+
+def _run_row(record: RunRecord) -> dict[str, Any]:
+    resources: Mapping[str, Mapping[str, Any]] = record.summary.get("resources", {})
+    return {
+        "run_id": record.run_id,
+        "kind": record.kind,
+        "status": record.status,
+        "started_at": at(record.started_ms),
+        "finished_at": at(record.finished_ms),
+        "requests": record.summary.get("requests"),
+        **{name: _sum(resources, name) for name in ("rows_read", "rows_written", "rows_deleted")},
+        "resources": dict(resources) or None,
+        "summary": record.summary,
+        "error": record.error,
+    }
+
+
+def _sum(resources: Mapping[str, Mapping[str, Any]], name: str) -> int | None:
+    counts = [int(facts.get(name, 0)) for facts in resources.values()]
+    return sum(counts) if counts else None
+
+
+class Booking:
+    """Books one run into its ledger and its destination."""
+
+    def __init__(self, session: Session, destination: Destination) -> None:
+        self._session, self._destination = session, destination
+        self._label = destination_label(session.settings)
+        self._freshness = FreshnessLog(session.ledger)
+
+    def note(self, run: ResourceRun) -> None:
+        """What the scan of `run` has brought is in the destination, be it all or a part.
+
+        A full scan that hasn't ended makes nothing fresher, and leaves a table that isn't proven
+        to be whole.
+        """
+        ended = run.mark.ended
+        is_over = ended is not None and not ended.unfinished
+        is_part = run.finds_deletions and run.counts["rows_read"] > 0
+        if run.mark.plan.backfill or not (is_over or is_part):
+            return
+        before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}
+        known = before.get(run.resource)
+        known_pull_ms = known.last_pull_ms if known else 0
+        complete_ms = run.mark.started_ms if ended is not None and ended.complete else None
+        self._freshness.note(
+            self._label,
+            Freshness(
+                resource=run.resource,
+                run_id=self._session.run_id,
+                scan=str(run.mark.plan.kind),
+                reason=run.reason,
+                rows=self._destination.live_count(run.resource),
+                last_pull_ms=run.mark.started_ms if is_over else known_pull_ms,
+                last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
+                complete=run.complete,
+                why_incomplete=run.why_incomplete,
+            ),
+        )
+
+    def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
+        """`_hc_runs` (this run and those that could not land before), `_hc_freshness`, account.
+
+        summary: this run's, as far as it has come.
+        """
+        history, run_id = self._session.history, self._session.run_id
+        waiting = history.unlanded(self._label)
+        own = next(iter(history.find(run_id)), None)
+        assert own is not None
+        ended = RunRecord(
+            run_id, "pull", self._label, summary["status"], own.started_ms,
+            time.time_ns() // 1_000_000, dict(summary), summary.get("error", {}).get("message"),
+        )  # fmt: skip
+        batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
+        is_news = account is not None and not self._destination.unchanged(
+            account.table, account.rows
+        )
+        if account is not None and is_news:
+            batches.append(account)
+        self._destination.load(batches, worth_publishing=is_news)
+        history.mark_landed([*(record.run_id for record in waiting), run_id])
+
+    def publish(self) -> bool:
+        """Let readers see what has landed; True if a new copy was made."""
+        was_made = self._destination.publish()
+        if self._destination.is_published:
+            self._freshness.publish(self._label)
+        return was_made
