@@ -117,6 +117,13 @@ class Interrupted(ConnectorError):
         )
 
 
+def status_of(error: BaseException | None) -> str:
+    """How a run that ended with `error` ended: `ok`, `stopped` (by a signal) or `failed`."""
+    if error is None:
+        return "ok"
+    return "stopped" if isinstance(error, Interrupted) else "failed"
+
+
 class RunError(ConnectorError):
     """The run could not finish. Nothing is lost; what to do next is in the message."""
 

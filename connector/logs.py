@@ -16,7 +16,7 @@ from typing import Any, Literal, TextIO, cast
 
 import structlog
 
-from connector.errors import printable
+from connector.errors import ConnectorError, Unexpected, printable
 
 MASK = "***"
 # Possessive (`++`) and anchored at the start of a word, or a long word without what they look for
@@ -52,6 +52,15 @@ def redact(text: str) -> str:
     text = _BEARER.sub(rf"\1{MASK}", text)
     text = _USERINFO.sub(rf"\1{MASK}\2", text)
     return _PHONE.sub(MASK, _EMAIL.sub(MASK, text))
+
+
+def error_facts(error: BaseException) -> dict[str, str]:
+    """`{"type", "message"}` as every failed summary carries it, without secrets.
+
+    Only errors of the connector's own have a message to show; any other is a fault of it.
+    """
+    error = error if isinstance(error, ConnectorError) else Unexpected(error)
+    return {"type": type(error).__name__, "message": redact(str(error))}
 
 
 def _redacted(value: Any) -> Any:

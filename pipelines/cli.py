@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-import pkgutil
 import signal
 import sys
 import threading
@@ -17,14 +15,19 @@ if TYPE_CHECKING:
     import typer
 
 _ORDER = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
-_ABOUT = "HiringCenter to your warehouse and back, at the pace the API allows."
 
 
 def build_app() -> typer.Typer:
     """The Typer application with every command of `pipelines.commands`."""
     import typer
 
-    from pipelines import commands
+    from pipelines.commands import (  # noqa: F401 - each adds its commands
+        budget_command,
+        sandbox_command,
+        status_commands,
+        transfer_commands,
+    )
+    from pipelines.commands.invocation import app
 
     def root(
         version: bool = typer.Option(
@@ -34,19 +37,8 @@ def build_app() -> typer.Typer:
     ) -> None:  # fmt: skip
         pass
 
-    app = typer.Typer(
-        name="hiringcenter",
-        help=_ABOUT,
-        no_args_is_help=True,
-        context_settings={"help_option_names": ["-h", "--help"]},
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
     app.callback()(root)
-    found = {module.name for module in pkgutil.iter_modules(commands.__path__)}
-    for name in _ORDER:
-        if name in found:
-            importlib.import_module(f"pipelines.commands.{name}").register(app)
+    app.registered_commands.sort(key=lambda each: _ORDER.index(each.name or ""))
     return app
 
 
@@ -112,8 +104,7 @@ def _tell_fault(error: Exception) -> int:
     """What even the commands' own guard didn't expect, such as a stdout that can't be written."""
     import structlog
 
-    from connector.logs import get_logger
-    from pipelines.failure import error_facts
+    from connector.logs import error_facts, get_logger
 
     if structlog.is_configured():  # until then, it would write to stdout
         get_logger("command").debug("command.unexpected", exc_info=error)

@@ -30,7 +30,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         sys.argv = ["hiringcenter", "sync", *own, *arguments]
         command_line()
-    from pipelines.commands.common import Options, run_command
+    from pipelines.commands.invocation import Options, run_command
 
     options = Options(json="--json" in arguments, verbosity=-1 if "-q" in arguments else 0)
     run_command(options, _pull_from_sandbox)
@@ -56,8 +56,8 @@ def _pull_from_sandbox(settings: Any, output: Any) -> Any:
     from connector.sandbox import Sandbox, SandboxOptions
     from connector.settings import Settings
     from connector.source.fields import RESOURCES
-    from pipelines.commands.pull import run_pull
-    from pipelines.commands.result import Result
+    from pipelines.commands.output import Result
+    from pipelines.commands.transfer_commands import run_pull
     from pipelines.pull.scanning import Wanted
 
     sys.stderr.write(_LOUD.format(path=DUCKDB_PATH))

@@ -1,4 +1,4 @@
-"""What every command that talks to the API holds while it works: opened and closed in one place."""
+"""What a command holds while it works: with the API, or only the ledger to look at."""
 
 from __future__ import annotations
 
@@ -13,13 +13,44 @@ from connector.api.client import ApiClient
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
-from connector.history import History, new_run_id
+from connector.history import FreshnessLog, History, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.destination.places import prepare_state_dir
 from pipelines.destination.relabelling import settle_labels
 from pipelines.signals import StopSignal, stop_on_signals
 
 _log = logs.get_logger("session")
+
+
+@dataclass(frozen=True)
+class LedgerView:
+    """What the ledger knows about runs."""
+
+    database: Database
+    history: History
+    freshness: FreshnessLog
+
+
+@contextmanager
+def open_ledger(settings: Settings) -> Iterator[LedgerView]:
+    """The ledger for commands that only look: no key, no API, no destination.
+
+    Raises:
+        BudgetError: it can't be read.
+    """
+    with _ledger(settings) as database:
+        yield LedgerView(database, History(database), FreshnessLog(database))
+
+
+@contextmanager
+def _ledger(settings: Settings, answer_within_s: float | None = None) -> Iterator[Database]:
+    prepare_state_dir(settings)
+    database = Database(settings.resolved_ledger_url, answer_within_s=answer_within_s)
+    try:
+        settle_labels(settings, database)
+        yield database
+    finally:
+        database.close()
 
 
 @dataclass(frozen=True)
@@ -52,17 +83,12 @@ def open_session(
     logs.hide(key)
     run_id = run_id or new_run_id()
     logs.bind_run(run_id)
-    _say_where_the_key_goes(settings.base_url)
-    prepare_state_dir(settings)
+    _log_other_host(settings.base_url)
     clock = SystemClock()
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
-        ledger = Database(
-            settings.resolved_ledger_url,
-            answer_within_s=None if math.isinf(patience_s) else patience_s * 0.4,
-        )
-        stack.callback(ledger.close)
-        settle_labels(settings, ledger)
+        answer_within_s = None if math.isinf(patience_s) else patience_s * 0.4
+        ledger = stack.enter_context(_ledger(settings, answer_within_s))
         budget = stack.enter_context(
             RateBudget(
                 ledger,
@@ -88,9 +114,10 @@ def open_session(
         yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, history)
 
 
-def _say_where_the_key_goes(base_url: str) -> None:
-    """Once per run, where it isn't the vendor's host: a settings file may have redirected it."""
+def _log_other_host(base_url: str) -> None:
+    """Once per run, where it isn't the vendor's host: a settings file may have redirected the
+    key."""
     host = urlsplit(base_url).hostname or ""
     if host != VENDOR_HOST:
-        tell = _log.info if is_loopback(host) else _log.warning
-        tell("session.base_url", base_url=base_url, note="not the vendor's host")
+        log = _log.info if is_loopback(host) else _log.warning
+        log("session.base_url", base_url=base_url, note="not the vendor's host")

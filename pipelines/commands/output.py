@@ -1,20 +1,52 @@
-"""Where a command writes: facts on stdout, everything else on stderr."""
+"""What a command hands back, and where that is written: facts on stdout, the rest on stderr."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from io import TextIOWrapper
 from typing import Any
 
 import orjson
 
-from pipelines.commands.result import Result
-
 ALREADY_RUNNING = 75
+_WORST_FIRST = (2, 1, 75, 3, 0)
+
+
+@dataclass(frozen=True)
+class Result:
+    """summary: the JSON object of `--json`. lines: text or rich renderables for people.
+
+    error: what ended the work early, told on stderr; it is in `summary` as well. events: what a log
+    says of a result that needs a look, by name and facts. is_answer: the text is what was asked
+    for, not news of a run.
+    """
+
+    summary: Mapping[str, Any]
+    lines: Sequence[Any] = field(default_factory=tuple)
+    exit_code: int = 0
+    error: Exception | None = None
+    events: Sequence[tuple[str, Mapping[str, Any]]] = ()
+    is_answer: bool = False
+
+
+def worst(exit_codes: Sequence[int]) -> int:
+    """The exit code that stands for all: a signal's first, then 2, 1, 75, 3, 0."""
+    signals = [code for code in exit_codes if code > 128]
+    if signals:
+        return signals[0]
+    return min(exit_codes, key=_WORST_FIRST.index, default=0)
+
+
+def status_of_exit(code: int) -> str:
+    """The status of several runs that end with `code` together."""
+    if code in (0, 3):
+        return "ok"
+    return "stopped" if code > 128 else "failed"
 
 
 class _LenientText(TextIOWrapper):
@@ -52,11 +84,14 @@ def keep_standard_streams() -> None:
 class Output:
     """json: stdout gets exactly one JSON object (UTF-8), as its last line; text goes to stderr.
 
-    verbosity: below 0, no progress; above 0, tracebacks of what nobody expected.
+    verbosity: below 0, no progress; above 0, tracebacks of unexpected errors. all_accounts: the
+    command works for each account in turn.
     """
 
-    def __init__(self, *, json: bool = False, verbosity: int = 0) -> None:
-        self.json, self.verbosity = json, verbosity
+    def __init__(
+        self, *, json: bool = False, verbosity: int = 0, all_accounts: bool = False
+    ) -> None:
+        self.json, self.verbosity, self.all_accounts = json, verbosity, all_accounts
         if isinstance(sys.stdout, TextIOWrapper):  # a name that it can't write is no failed run
             sys.stdout.reconfigure(errors="backslashreplace")
 
@@ -78,8 +113,13 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether somebody watches: a terminal that isn't told to be quiet."""
-        return sys.stderr.isatty() and self.verbosity >= 0
+        """Whether a progress bar is of use: on a terminal, unless quiet."""
+        return sys.stderr.isatty() and not self.is_quiet
+
+    @property
+    def log_level(self) -> int:
+        """As `logs.configure` takes it. Beside a progress bar, only warnings."""
+        return -1 if self.shows_progress and not self.verbosity else self.verbosity
 
     def text(self, lines: Iterable[Any]) -> None:
         """Strings and rich renderables for people."""

@@ -18,14 +18,14 @@ from connector.errors import (
     Unexpected,
     UnreachablePages,
     UsageError,
+    status_of,
 )
-from connector.logs import get_logger
+from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.scan import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
 from pipelines.destination.places import destination_label, pull_lock_name, snapshot_facts
-from pipelines.failure import error_facts, status_of
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.deletions import settle_absent_rows

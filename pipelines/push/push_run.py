@@ -18,8 +18,9 @@ from connector.errors import (
     RunError,
     TooManyChanges,
     Unexpected,
+    status_of,
 )
-from connector.logs import get_logger, redact
+from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.inputs import Input
 from connector.upsert.outbox.outbox import Outbox
@@ -34,7 +35,6 @@ from connector.upsert.sending.pace import Pace, files_free, in_flight_for
 from connector.upsert.sending.pushing import Push
 from connector.upsert.sending.sending import Watcher
 from pipelines.destination.places import destination_label, destination_number
-from pipelines.failure import error_facts, status_of
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from connector.history import RunRecord
-from pipelines.report.facts import Freshness, Push, ReportFacts
-from pipelines.report.render import render
+from pipelines.report.report_facts import ReportFacts, ShownPush, ShownResource
+from pipelines.report.report_page import render
 from tests.unit.operations.test_report import NOW_S, facts, pull
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
@@ -103,8 +103,8 @@ def evil() -> ReportFacts:
         destination=EVIL,
         account=EVIL,
         hold=EVIL,
-        pushes=[Push(failed, [(EVIL, 1)])],
-        freshness=[Freshness(EVIL, 1, NOW_S, None, EVIL, EVIL)],
+        pushes=[ShownPush(failed, [(EVIL, 1)])],
+        freshness=[ShownResource(EVIL, 1, NOW_S, None, EVIL, EVIL)],
     )
 
 

@@ -26,8 +26,7 @@ from tests.processes.file_operations import FileFault, library, watch
 ROOT = Path(__file__).parents[2]
 # what the commands import late: killed while importing, a child would prove little
 _HEAVY = (
-    "pipelines.commands.pull",
-    "pipelines.commands.push",
+    "pipelines.commands.transfer_commands",
     "pipelines.pull.pull_run",
     "pipelines.pull.pull_view",
     "pipelines.push.push_run",

@@ -19,14 +19,14 @@ from connector.api.bodies import error_text
 from connector.budget.database import Database
 from connector.errors import ConnectorError, InputError, UnknownColumn, nearest, printable
 from connector.history import History, RunRecord
+from connector.logs import error_facts
 from connector.upsert.rows import contact
 from connector.upsert.rows.cells import unaltered
 from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.row_checks import Reject
 from pipelines.commands.output import Output
-from pipelines.failure import error_facts
-from pipelines.report.facts import ReportFacts
-from pipelines.report.render import render
+from pipelines.report.report_facts import ReportFacts
+from pipelines.report.report_page import render
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\x00"
 BIDI = "\u202e\u2066\u2069\u2028"

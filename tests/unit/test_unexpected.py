@@ -11,8 +11,8 @@ import pytest
 
 from connector import logs
 from connector.errors import ConnectorError, Unexpected
+from connector.logs import error_facts
 from connector.settings import values
-from pipelines.failure import error_facts
 
 PERSONAL = "Ada Byron said <p>call me</p> under hc_live_0123456789abcdef"
 

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-import pipelines.commands.pull
+import pipelines.commands.transfer_commands
 import pipelines.pull.pull_run
 import pipelines.push.push_run
 from connector.api.client import ApiClient
@@ -40,7 +40,7 @@ def _while_landing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines.commands.pull, "run_pull", _fail)
+    monkeypatch.setattr(pipelines.commands.transfer_commands, "run_pull", _fail)
 
 
 def _assert_silent(ended: Ended, *others: str) -> None:

@@ -11,8 +11,8 @@ from connector.errors import UnreachablePages
 from connector.sandbox import RESOURCES
 from connector.settings import HttpSettings, RateLimit
 from pipelines.commands.output import Output
-from pipelines.commands.pull import run_pull
-from pipelines.commands.status import status
+from pipelines.commands.status_commands import status
+from pipelines.commands.transfer_commands import run_pull
 from pipelines.destination.destination import Destination
 from pipelines.pull.pull_view import pull_lines
 from pipelines.pull.scanning import Wanted

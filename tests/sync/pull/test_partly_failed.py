@@ -17,7 +17,7 @@ from connector.history import FreshnessLog
 from connector.sandbox import RESOURCES
 from connector.sandbox.options import ALL_PERMISSIONS
 from connector.settings import HttpSettings, RateLimit
-from pipelines.commands.status import status
+from pipelines.commands.status_commands import status
 from pipelines.pull.pull_view import pull_lines
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import expected, landed_duckdb

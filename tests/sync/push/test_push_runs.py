@@ -19,7 +19,7 @@ from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSe
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
-from pipelines.commands.runs import one_run, recent_runs
+from pipelines.commands.status_commands import one_run, recent_runs
 from pipelines.progress import Standing
 from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted

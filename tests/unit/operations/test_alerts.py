@@ -15,12 +15,11 @@ from connector.errors import (
     Unexpected,
     UnknownColumn,
 )
+from connector.logs import error_facts
 from connector.settings import AlertSettings, Settings, load
 from pipelines.alerts import alerts_of, check_webhook, send
-from pipelines.commands.observed import observed
-from pipelines.commands.output import Output
-from pipelines.commands.result import Result
-from pipelines.failure import error_facts
+from pipelines.commands.invocation import observed
+from pipelines.commands.output import Output, Result
 from tests.unit.operations.listener import listening
 
 PUSH = {

@@ -24,8 +24,8 @@ from pipelines.destination.places import (
     pull_lock_name,
 )
 from pipelines.destination.relabelling import cleaned
-from pipelines.ledger import open_ledger
 from pipelines.push.push_outbox import outbox_database
+from pipelines.session import open_ledger
 
 SECRET = "0ld-s3cr3t"
 ACCOUNT = {"type": "service_account", "project_id": "acme-data", "private_key": SECRET,

@@ -9,19 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.history import RunRecord
-from pipelines.report import charts
-from pipelines.report.facts import (
-    Freshness,
-    Push,
+from pipelines.report import report_page as charts
+from pipelines.report.report_facts import (
     ReportFacts,
+    ShownPush,
+    ShownResource,
     WindowUse,
     by_minute,
     changes,
     hourly,
     rows_over_time,
+    without_cells,
 )
-from pipelines.report.gather import without_cells
-from pipelines.report.render import render
+from pipelines.report.report_page import render
 
 NOW_S = 1_760_000_000.0
 EVIL = "<script>alert('x')</script>"
@@ -60,8 +60,8 @@ def test_whatever_a_server_or_a_file_said_is_escaped():
             [failed],
             account=EVIL,
             hold=EVIL,
-            pushes=[Push(failed, [(EVIL, 1)])],
-            freshness=[Freshness(EVIL, 1, NOW_S, None, EVIL, EVIL)],
+            pushes=[ShownPush(failed, [(EVIL, 1)])],
+            freshness=[ShownResource(EVIL, 1, NOW_S, None, EVIL, EVIL)],
         )
     )
     assert "<script" not in page
@@ -99,8 +99,7 @@ def test_requests_by_minute_are_counted_from_now():
 @given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 1e9)), max_size=30))
 def test_lines_stay_in_their_box(raw: list[tuple[float, float]]):
     """Whatever the points, no coordinate leaves the picture."""
-    points = [charts.Point(x, y) for x, y in sorted(raw)]
-    drawn = charts.line(points, label="x", start_s=0, end_s=1e10)
+    drawn = charts.line(sorted(raw), label="x", start_s=0, end_s=1e10)
     for x in re.findall(r"[MH](-?[\d.]+)", drawn):
         assert 0 <= float(x) <= charts.WIDTH
     for y in re.findall(r"V(-?[\d.]+)", drawn):
@@ -113,10 +112,10 @@ def test_a_push_that_was_stopped_says_how_many_rows_it_has_not_sent():
     stopped = RunRecord(
         "r", "push", "d", "stopped", 0, 1, {"rows": 5, **counts, "not_sent": 3}, None
     )
-    page = render(facts([stopped], pushes=[Push(stopped)]))
+    page = render(facts([stopped], pushes=[ShownPush(stopped)]))
     assert "5 rows: 2 created" in page
     assert "0 failed, 3 not sent" in page
     done = RunRecord("r", "push", "d", "ok", 0, 1, {"rows": 1, **counts, "not_sent": 0}, None)
-    page = render(facts([done], pushes=[Push(done)]))
+    page = render(facts([done], pushes=[ShownPush(done)]))
     assert "1 row: 2 created" in page
     assert "not sent" not in page

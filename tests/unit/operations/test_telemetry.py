@@ -8,9 +8,8 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from connector.settings import Settings, load
-from pipelines.commands.observed import observed
-from pipelines.commands.output import Output
-from pipelines.commands.result import Result
+from pipelines.commands.invocation import observed
+from pipelines.commands.output import Output, Result
 from pipelines.telemetry import attributes, run_span
 from tests.unit.operations.listener import listening
 

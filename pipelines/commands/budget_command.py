@@ -3,49 +3,27 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-import typer
-
-from pipelines.commands.common import Options, common_options, run_command
-from pipelines.commands.output import Output
-from pipelines.commands.result import Result
+from pipelines.commands.invocation import command, option
+from pipelines.commands.output import Output, Result
 
 if TYPE_CHECKING:
     from connector.settings import Settings
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        "budget",
-        short_help="What the key may still send, and when",
-        epilog="Example: hiringcenter budget --plan 5000",
-    )(_budget)
-
-
-@common_options
+@command(
+    "budget",
+    short_help="What the key may still send, and when",
+    example="hiringcenter budget --plan 5000",
+)
 def _budget(
-    options: Options,
-    plan: Annotated[
-        int | None,
-        typer.Option(
-            "--plan", metavar="N", min=1, max=10**9, help="When N more requests would be done."
-        ),
-    ] = None,
-) -> None:
+    settings: Settings,
+    output: Output,
+    plan: int | None = option("--plan N", "When N more requests would be done.", min=1, max=10**9),
+) -> Result:
     """Used and free in each window, by lane; any hold and why; who is connected."""
-    run_command(options, lambda settings, output: look(settings, output, plan))
-
-
-def look(settings: Settings, output: Output, plan: int | None) -> Result:
-    """The budget now; sends nothing.
-
-    Raises:
-        MissingKey: no API key is configured.
-        BudgetError: the ledger can't be used.
-    """
-    from datetime import UTC, datetime
-
     from connector import logs
     from connector.budget import Lane
     from connector.budget.database import Database

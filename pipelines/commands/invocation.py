@@ -1,0 +1,249 @@
+"""How a command runs: its options, the settings, each account, its result and exit code.
+
+Nothing heavy (dlt, sqlalchemy, httpx, pydantic, rich) is imported when a module of this package is:
+`hiringcenter --help` imports them all.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from pipelines.commands.output import Output, Result, status_of_exit, worst
+from pipelines.signals import StoppedEarly, ignore_signals
+
+if TYPE_CHECKING:
+    from connector.settings import Settings
+
+Work = Callable[["Settings", Output], Result]
+
+app = typer.Typer(
+    name="hiringcenter",
+    help="HiringCenter to your warehouse and back, at the pace the API allows.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def option(usage: str, text: str, default: Any = None, **more: Any) -> Any:
+    """A command's option, as its help shows it: `--last N`, `-v --verbose`."""
+    words = usage.split()
+    names = [word for word in words if word.startswith("-")]
+    metavar = next((word for word in words if not word.startswith("-")), None)
+    return typer.Option(default, *names, metavar=metavar, help=text, **more)
+
+
+def flag(usage: str, text: str) -> Any:
+    """An option without a value."""
+    return option(usage, text, default=False)
+
+
+def argument(metavar: str, text: str) -> Any:
+    """A command's optional argument."""
+    return typer.Argument(None, metavar=metavar, help=text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options that every command has."""
+
+    json: bool = False
+    config: Path | None = None
+    project: Path | None = None
+    account: str | None = None
+    all_accounts: bool = False
+    verbosity: int = 0
+
+
+def _shared_options(
+    json: bool = flag("--json", "One JSON object as the last stdout line."),
+    config: Path | None = option("--config F", "Settings file (config/hiringcenter.toml)."),
+    project: Path | None = option(
+        "--project DIR",
+        "Folder of config/hiringcenter.toml and .env (default: the nearest one up).",
+    ),
+    account: str | None = option("--account NAME", "One of [accounts.<name>]."),
+    all_accounts: bool = flag("--all-accounts", "Each of [accounts.<name>]."),
+    verbose: int = option(
+        "-v --verbose", "More log lines; -vv all.", default=0, count=True, show_default=False
+    ),
+    quiet: bool = flag("-q --quiet", "For cron: silent if all is well, else log lines."),
+) -> Options:
+    """Typer reads these off the signature."""
+    return Options(json, config, project, account, all_accounts, -1 if quiet else verbose)
+
+
+def command(
+    name: str, *, short_help: str, example: str, observe: bool = False
+) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
+    """Make `work(settings, output, …options)` a command, with the options that all have.
+
+    example: for the help; several are separated by empty lines. observe: send the alerts and the
+    telemetry that the settings ask for.
+    """
+
+    def register(work: Callable[..., Result]) -> Callable[..., Result]:
+        # only the first two parameters are of a type that isn't imported here
+        own = _parameters(work, locals={"Settings": None})[2:]
+        shared = _parameters(_shared_options)
+
+        def run(**given: Any) -> None:
+            options = _shared_options(**{each.name: given.pop(each.name) for each in shared})
+            bound: Work = partial(work, **given)
+            run_command(options, observed(name, bound) if observe else bound)
+
+        run.__doc__ = work.__doc__
+        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+        run.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
+        examples = "\n\n".join(f"Example: {line}" for line in example.split("\n\n"))
+        app.command(name, short_help=short_help, epilog=examples)(run)
+        return work
+
+    return register
+
+
+def _parameters(function: Callable[..., Any], **evaluation: Any) -> list[inspect.Parameter]:
+    signature = inspect.signature(function, eval_str=True, **evaluation)
+    return [each.replace(kind=each.KEYWORD_ONLY) for each in signature.parameters.values()]
+
+
+def observed(kind: str, work: Work) -> Work:
+    """`work` in a span of the telemetry, with alerts about how it ended. kind: pull, push, …"""
+
+    def watched(settings: Settings, output: Output) -> Result:
+        from connector.logs import error_facts
+        from pipelines.alerts import alerts_of, check_webhook, send
+        from pipelines.telemetry import run_span
+
+        check_webhook(settings.alerts)
+        with run_span(kind, settings) as report:
+
+            def ended(summary: Any, exit_code: int) -> None:
+                report(summary, exit_code)
+                send(alerts_of(kind, summary, exit_code, settings), settings.alerts)
+
+            try:
+                result = work(settings, output)
+            except Exception as error:
+                facts = {"status": "failed", "error": error_facts(error)}
+                ended(facts, getattr(error, "exit_code", 1))
+                raise
+            ended(result.summary, result.exit_code)
+            return result
+
+    return watched
+
+
+def run_command(options: Options, work: Work) -> NoReturn:
+    """Load the settings, do `work`, print its result, exit with its code."""
+    from connector import logs
+
+    os.umask(0o077)
+    output = Output(
+        json=options.json, verbosity=options.verbosity, all_accounts=options.all_accounts
+    )
+    logs.configure(output.log_level)
+    result = guarded(lambda: _for_accounts(options, work, output))
+    ignore_signals()
+    output.result(result)
+    if result.error is not None:
+        output.error(result.error)
+    output.object(result.summary)
+    sys.exit(result.exit_code)
+
+
+def _for_accounts(options: Options, work: Work, output: Output) -> Result:
+    from connector import logs
+    from connector.errors import UsageError
+    from connector.settings import account_settings, load
+
+    settings = load(options.config, project=options.project)
+    if settings.logs.format == "json":
+        logs.configure(output.log_level, shape="json")
+    _apply_project(settings)
+    if options.all_accounts:
+        if options.account is not None or not settings.accounts:
+            raise UsageError(
+                "--all-accounts needs [accounts.<name>] in the settings, and no --account."
+            )
+        return _each_account(settings, work, output)
+    if options.account is not None:
+        settings = account_settings(settings, options.account)
+    return work(settings, output)
+
+
+def _apply_project(settings: Settings) -> None:
+    """dlt reads the `.dlt/` of the project, not of the working folder; notes become warnings."""
+    from connector import logs
+
+    project = settings.project
+    folder = project.folder if project.uses_dlt_files else settings.state_path
+    for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # read when dlt is first imported
+        os.environ.setdefault(name, str(folder))
+    log = logs.get_logger("settings")
+    for note in project.notes:
+        log.warning("settings.note", note=note)
+
+
+def _each_account(settings: Settings, work: Work, output: Output) -> Result:
+    from connector import logs
+    from connector.settings import account_settings
+
+    results: dict[str, Result] = {}
+    for name in settings.accounts:
+        logs.bind_account(name)
+        result = guarded(partial(work, account_settings(settings, name), output))
+        if result.error is not None:
+            output.error(result.error, account=name)
+        results[name] = result
+        if result.exit_code > 128:  # a signal stops the rest as well
+            break
+    code = worst([result.exit_code for result in results.values()])
+    return Result(
+        summary={
+            "status": status_of_exit(code),
+            "accounts": {name: result.summary for name, result in results.items()},
+        },
+        lines=[
+            line for name, result in results.items() for line in (f"Account {name}:", *result.lines)
+        ],
+        exit_code=code,
+        events=[
+            (event, {"account": name, **facts})
+            for name, result in results.items()
+            for event, facts in result.events
+        ],
+        is_answer=any(result.is_answer for result in results.values()),
+    )
+
+
+def guarded(work: Callable[[], Result]) -> Result:
+    """The result of `work`; a failed one for whatever it raises."""
+    from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
+    from connector.logs import error_facts, get_logger
+
+    failed: ConnectorError
+    try:
+        return work()
+    except ConnectorError as error:
+        failed = error
+    except (StoppedEarly, KeyboardInterrupt) as error:
+        failed = Interrupted(getattr(error, "signal_number", signal.SIGINT))
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
+        get_logger("command").debug("command.unexpected", exc_info=error)
+        failed = Unexpected(error)
+    facts = {"status": status_of(failed), "error": error_facts(failed)}
+    return Result(summary=facts, exit_code=failed.exit_code, error=failed)

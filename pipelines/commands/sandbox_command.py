@@ -1,0 +1,137 @@
+"""`hiringcenter sandbox`: a local mock of the API."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.commands.invocation import command, flag, option
+from pipelines.commands.output import Output, Result
+
+if TYPE_CHECKING:
+    from connector.sandbox import Sandbox, SandboxOptions
+    from connector.settings import Settings
+
+
+@command(
+    "sandbox",
+    short_help="Run a local mock of the API; no key needed",
+    example="hiringcenter sandbox --port 8808 --prospects 3000 --fault error_503=0.1",
+)
+def _sandbox(
+    _settings: Settings,
+    output: Output,
+    port: int = option(
+        "--port N", "Port on 127.0.0.1; 0 = any free one.", default=8808, min=0, max=65535
+    ),
+    prospects: int = option("--prospects N", "Prospects to begin with.", default=300),
+    notes: int = option("--notes N", "Notes to begin with.", default=200),
+    tasks: int = option("--tasks N", "Tasks to begin with.", default=120),
+    meetings: int = option("--meetings N", "Meetings to begin with.", default=70),
+    seed: int = option("--seed N", "The same seed gives the same data.", default=1),
+    today: bool = flag("--today", "Data around today, instead of 2026-01-01."),
+    api_key: str = option("--api-key KEY", "The key that it accepts.", default="sandbox-key"),
+    revision: Literal["pagination", "next_token", "legacy", "bare"] = option(
+        "--revision", "How lists are wrapped.", default="pagination"
+    ),
+    limits: str = option(
+        "--limits COUNT/SECONDSs,…", "Rate windows, or none.", default="300/60s,6000/3600s"
+    ),
+    window_kind: Literal["sliding", "fixed", "weighted", "bucket"] = option(
+        "--window-kind", "How windows count.", default="sliding"
+    ),
+    latency: float = option("--latency S", "Seconds that each answer takes.", default=0.0),
+    fault: list[str] | None = option(
+        "--fault NAME=PROBABILITY", "Such as drop_after=0.05. Repeatable."
+    ),
+    more: list[str] | None = option(
+        "--option NAME=JSON", "Any field of connector.sandbox.SandboxOptions. Repeatable."
+    ),
+) -> Result:
+    """Run a local mock of the API, to try things out without a key; Ctrl-C stops it. It prints
+    the two settings that make the other commands use it. With --json, the one object is printed as
+    soon as the port answers."""
+    from connector.errors import UsageError
+    from connector.sandbox import serve
+
+    changes: dict[str, Any] = {
+        "prospects": prospects,
+        "notes": notes,
+        "tasks": tasks,
+        "meetings": meetings,
+        "seed": seed,
+        "api_key": api_key,
+        "envelope": revision,
+        "windows": limits,
+        "window_kind": window_kind,
+        "latency_s": latency,
+        "faults": _pairs("--fault", fault),
+        **_pairs("--option", more),
+    }
+    options = _sandbox_options(changes, today=today)
+    try:
+        number = serve(options, port, partial(_announce, output))
+    except OSError as error:
+        raise UsageError(
+            f"Port {port} can't be served: {error.strerror}. Choose another one with --port."
+        ) from None
+    raise SystemExit(128 + number)
+
+
+def _sandbox_options(changes: dict[str, Any], *, today: bool) -> SandboxOptions:
+    from connector.errors import UsageError
+    from connector.sandbox import SandboxOptions, change_options, start_of_today_ms
+
+    options = SandboxOptions()
+    if today:
+        options.base_time_ms = start_of_today_ms()
+    try:
+        change_options(options, {**changes, "windows": _windows(changes["windows"])})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{error}. See hiringcenter sandbox --help.") from None
+    return options
+
+
+def _windows(value: Any) -> Any:
+    """`300/60s,6000/3600s` → pairs of count and seconds; `none` = unlimited."""
+    if not isinstance(value, str):
+        return value
+    if value == "none":
+        return None
+    try:
+        pairs = [window.strip().removesuffix("s").split("/") for window in value.split(",")]
+        return [[int(count), float(seconds)] for count, seconds in pairs]
+    except ValueError:
+        raise ValueError(
+            f"--limits {value!r}: expected count/seconds, as 300/60s,6000/3600s"
+        ) from None
+
+
+def _pairs(name: str, values: list[str] | None) -> dict[str, Any]:
+    from connector.errors import UsageError
+
+    pairs = [value.partition("=") for value in values or ()]
+    bad = next((left for left, equals, _ in pairs if not equals), None)
+    if bad is not None:
+        raise UsageError(f"{name}: expected NAME=VALUE, got {bad!r}.")
+    return {left: _json_or_word(right) for left, _, right in pairs}
+
+
+def _json_or_word(value: str) -> Any:
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value
+
+
+def _announce(output: Output, sandbox: Sandbox) -> None:
+    output.text(
+        [
+            f"The sandbox answers at {sandbox.url} (data of its own; nothing real).",
+            f"  export HIRINGCENTER_BASE_URL={sandbox.url}",
+            f"  export HIRINGCENTER_API_KEY={sandbox.api_key}",
+            "Ctrl-C stops it.",
+        ]
+    )
+    output.object({"url": sandbox.url, "port": sandbox.port, "control_url": sandbox.control_url})

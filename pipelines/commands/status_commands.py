@@ -1,0 +1,355 @@
+"""`hiringcenter check`, `status`, `runs` and `report`: what only looks."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipelines.commands.invocation import argument, command, flag, option
+from pipelines.commands.output import Output, Result, worst
+from pipelines.wording import duration, elapsed, parse_duration_s, plural, utc
+
+if TYPE_CHECKING:
+    from connector.history import Freshness, RunRecord
+    from connector.settings import Settings
+    from connector.upsert.outbox.receipts import RowResult
+    from pipelines.destination.places import SnapshotFacts
+
+_CLOCK_STEP_S = 60.0
+_SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
+_REPORT = Path("hiringcenter-report.html")
+
+
+# --- check ----------------------------------------------------------------------------------
+
+
+@command(
+    "check",
+    short_help="Is everything ready? Key, destination, budget, outbox, clock",
+    example="hiringcenter check --account east",
+)
+def _check(settings: Settings, _output: Output) -> Result:
+    """Key, permissions, destination, budget, outbox and clock: each ok, or what to do."""
+    from pipelines.checks import run_checks
+
+    checks = run_checks(settings)
+    bad = [check for check in checks if not check.ok]
+    return Result(
+        summary={
+            "status": "failed" if bad else "ok",
+            "checks": [
+                {"name": check.name, "ok": check.ok, "detail": check.detail, **check.facts}
+                for check in checks
+            ],
+        },
+        lines=[
+            f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}" for check in checks
+        ],
+        exit_code=worst([check.exit_code for check in bad]),
+        events=[("check.failed", {"check": check.name, "detail": check.detail}) for check in bad],
+    )
+
+
+# --- status ---------------------------------------------------------------------------------
+
+
+@command(
+    "status",
+    short_help="How old the data is, per resource",
+    example="hiringcenter status --max-age 2h",
+    observe=True,
+)
+def _status(
+    settings: Settings,
+    _output: Output,
+    max_age: str | None = option("--max-age AGE", "Exit 1 if anything is older: 90m, 2h, 1d."),
+) -> Result:
+    """Per resource, as readers see it: rows, last pull, last complete scan, age. Asks neither the
+    API nor the destination."""
+    limit_s = settings.alerts.max_age_s if max_age is None else parse_duration_s(max_age)
+    return status(settings, limit_s)
+
+
+def status(settings: Settings, max_age_s: float | None) -> Result:
+    """How fresh what readers see is. max_age_s: older, or never pulled, is exit 1.
+
+    Raises:
+        MissingKey: there are several accounts, and none is chosen.
+    """
+    from connector.source.fields import RESOURCES
+    from pipelines.destination.places import snapshot_facts
+
+    settings.check_account()
+    copy = snapshot_facts(settings)
+    landed, visible = _freshness(settings, copy)
+    now_ms = time.time_ns() // 1_000_000
+    facts = {
+        name: _age_facts(visible.get(name), landed.get(name), now_ms, max_age_s)
+        for name in RESOURCES
+    }
+    stale = {name: fact for name, fact in facts.items() if fact["stale"]}
+    advice = (
+        f"Too old: {', '.join(stale)}. Run `hiringcenter pull`; see `hiringcenter runs` for why."
+    )
+    summary = {"status": "stale" if stale else "ok", "resources": facts}
+    return Result(
+        summary=summary if copy is None else summary | {"copy": copy.facts()},
+        lines=[
+            _age_table(facts),
+            *(
+                f"{name}: the last full scan isn't proven complete: {fact['why_incomplete']}."
+                for name, fact in facts.items()
+                if "why_incomplete" in fact
+            ),
+            *_copy_lines(facts, copy),
+            *([advice] if stale else []),
+        ],
+        exit_code=1 if stale else 0,
+        events=[
+            (
+                "status.stale",
+                {"resource": name, "last_pull": fact["last_pull"], "age_s": fact["age_s"]},
+            )
+            for name, fact in stale.items()
+        ],
+    )
+
+
+def _freshness(
+    settings: Settings, copy: SnapshotFacts | None
+) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
+    """By resource: what has landed, and what readers see of it."""
+    from pipelines.destination.places import destination_label
+    from pipelines.session import open_ledger
+
+    label = destination_label(settings)
+    with open_ledger(settings) as ledger:
+        landed = {fresh.resource: fresh for fresh in ledger.freshness.of(label)}
+        published = {fresh.resource: fresh for fresh in ledger.freshness.published(label)}
+    if copy is None:
+        return landed, landed
+    return landed, published if copy.made_at else {}
+
+
+def _age_facts(
+    fresh: Freshness | None, landed: Freshness | None, now_ms: int, max_age_s: float | None
+) -> dict[str, Any]:
+    """fresh: what readers see. landed: what the destination has; newer where it isn't published."""
+    names = ("rows", "last_pull", "last_complete_scan", "age_s", "scan", "reason", "complete")
+    facts: dict[str, Any] = dict.fromkeys(names)
+    age_s = float("inf")
+    if fresh is not None:
+        facts |= {"rows": fresh.rows, "scan": fresh.scan, "reason": fresh.reason}
+        facts["complete"] = fresh.complete
+        if fresh.why_incomplete is not None:
+            facts["why_incomplete"] = fresh.why_incomplete
+    if fresh is not None and fresh.last_pull_ms:  # else a first scan that isn't finished yet
+        age_s = (now_ms - fresh.last_pull_ms) / 1000
+        facts |= {
+            "last_pull": utc(fresh.last_pull_ms),
+            "last_complete_scan": utc(fresh.last_complete_ms),
+            "age_s": round(max(0.0, age_s)),
+        }
+    # a pull in the future only shows that a clock was wrong
+    facts["stale"] = max_age_s is not None and not -_CLOCK_STEP_S <= age_s <= max_age_s
+    is_newer = landed is not None and landed != fresh
+    facts["unpublished_pull"] = utc(landed.last_pull_ms or None) if landed and is_newer else None
+    return facts
+
+
+def _age_table(facts: dict[str, dict[str, Any]]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("resource", "rows", "last pull", "last complete scan", "age"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    for name, fact in facts.items():
+        age = ""
+        if fact["age_s"] is not None:
+            age = duration(fact["age_s"]) + (" (too old)" if fact["stale"] else "")
+        rows = "" if fact["rows"] is None else f"{fact['rows']:,}"
+        pulled, scanned = (fact[each] or "never" for each in ("last_pull", "last_complete_scan"))
+        table.add_row(name, rows, pulled, scanned, age)
+    return table
+
+
+def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) -> list[str]:
+    """When the copy was published, and what has landed since."""
+    if copy is None:
+        return []
+    waiting = [name for name, fact in facts.items() if fact["unpublished_pull"]]
+    if waiting:
+        since = f"; what was pulled of {', '.join(waiting)} since then is not in it"
+        return [f"{copy.still()}{since if copy.made_at else ''}. Run `hiringcenter pull`."]
+    if copy.made_at is None:
+        return [f"{copy.still()}. Run `hiringcenter pull`."]
+    return [f"The copy at {copy.path} was published {copy.facts()['published_at']}."]
+
+
+# --- runs -----------------------------------------------------------------------------------
+
+
+@command("runs", short_help="What ran, and how it ended", example="hiringcenter runs --last 50")
+def _runs(
+    settings: Settings,
+    output: Output,
+    run_id: str | None = argument("RUN_ID", "One run's details."),
+    last: int = option("--last N", "How many, newest first.", default=20, min=1),
+) -> Result:
+    """The run history; with RUN_ID, one run's summary, rejects and warnings."""
+    from connector.errors import UsageError
+
+    if run_id is None:
+        return recent_runs(settings, last)
+    if output.all_accounts:
+        raise UsageError("A run is of one account: leave out --all-accounts, or RUN_ID.")
+    return one_run(settings, run_id)
+
+
+def recent_runs(settings: Settings, last: int) -> Result:
+    """The last runs, newest first: of the account in use, or else all that the ledger knows."""
+    from pipelines.destination.places import destination_label
+    from pipelines.session import open_ledger
+
+    label = destination_label(settings) if settings.account else None
+    with open_ledger(settings) as ledger:
+        records = ledger.history.recent(last, label)
+    return Result(
+        summary={"status": "ok", "runs": [_run_facts(record) for record in records]},
+        lines=[_run_table(records)] if records else ["No runs yet. Start: hiringcenter pull"],
+        is_answer=True,
+    )
+
+
+def one_run(settings: Settings, run_id: str) -> Result:
+    """One run with everything that is known about it. run_id: all of it, or an unambiguous
+    beginning.
+
+    Raises:
+        UsageError: there is no run of that id, or there are several.
+    """
+    from connector.errors import UsageError
+    from pipelines.push.push_report import grouped, row_line
+    from pipelines.session import open_ledger
+
+    with open_ledger(settings) as ledger:
+        found = ledger.history.find(run_id)
+    if not found:
+        raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
+    if len(found) > 1:
+        ids = ", ".join(each.run_id for each in found)
+        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Add a letter or two.")
+    record = found[0]
+    facts = _run_facts(record)
+    lines = [f"{name}: {_indented(value)}" for name, value in facts.items() if value is not None]
+    results = _noteworthy(settings, record.run_id) if record.kind == "push" else []
+    lines += [row_line(*group) for group in grouped(results)]
+    noteworthy = [result._asdict() for result in results]
+    summary = {**facts, "status": record.status, "noteworthy": noteworthy}
+    return Result(summary=summary, lines=lines, is_answer=True)
+
+
+def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
+    """Rejects, failures and warnings of a push, by row."""
+    from connector.upsert.outbox.receipts import ResultStore
+    from pipelines.push.push_outbox import outbox_database
+    from pipelines.push.push_report import NOTEWORTHY_MAX
+
+    database = outbox_database(settings)
+    try:
+        return ResultStore(database, scope=0).noteworthy(run_id, NOTEWORTHY_MAX)
+    finally:
+        database.close()
+
+
+def _run_facts(record: RunRecord) -> dict[str, Any]:
+    return {
+        **record.summary,
+        "run_id": record.run_id,
+        "kind": record.kind,
+        "destination": record.label,
+        "status": record.status,
+        "started_at": utc(record.started_ms),
+        "finished_at": utc(record.finished_ms),
+        "error": record.error,
+    }
+
+
+def _indented(value: Any, indent: str = "\n  ") -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    return "".join(
+        f"{indent}{name}: {_indented(each, indent + '  ')}" for name, each in value.items()
+    )
+
+
+def _run_table(records: list[RunRecord]) -> Any:
+    """At 80 columns the ids are whole, and what there is no room for is wrapped. Of an error, the
+    first sentence: `runs RUN_ID` has all of it."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("run", "kind", "status", "took", "requests"):
+        right = name in ("took", "requests")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    table.add_column("what", overflow="fold")
+    for record in records:
+        ended_ms = record.finished_ms
+        took = "" if ended_ms is None else elapsed((ended_ms - record.started_ms) / 1000)
+        requests = str(record.summary.get("requests", ""))
+        table.add_row(
+            record.run_id, record.kind, record.status, took, requests, _what_happened(record)
+        )
+    return table
+
+
+def _what_happened(record: RunRecord) -> str:
+    if record.kind == "push":
+        from pipelines.push.push_report import outcomes_in_words
+
+        named = record.summary.get("job") or record.summary.get("source")
+        facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)
+    else:
+        lists = record.summary.get("resources", {}).values()
+        written = sum(each["rows_written"] for each in lists)
+        deleted = sum(each["rows_deleted"] for each in lists)
+        facts = f"{plural(written, 'row')} written, {deleted:,} deleted"
+    if record.status == "stopped":  # by a signal, whose message says less than the counts
+        return facts
+    error = _SENTENCE.split(record.error or "", maxsplit=1)[0]
+    if error.startswith(f"{facts}:"):
+        return error
+    return " · ".join(part for part in (facts, error) if part)
+
+
+# --- report ---------------------------------------------------------------------------------
+
+
+@command(
+    "report",
+    short_help="All of it as one HTML file",
+    example="hiringcenter report --output report.html --open",
+)
+def _report(
+    settings: Settings,
+    output: Output,
+    path: Path = option("--output F", "The file.", default=_REPORT),
+    show: bool = flag("--open", "Open it in a browser."),
+) -> Result:
+    """One self-contained HTML file: freshness, growth, changes, budget, pushes, runs."""
+    import webbrowser
+
+    from pipelines.report.report_page import write_report
+
+    settings.check_account()
+    if settings.account and (output.all_accounts or path == _REPORT):
+        path = path.with_stem(f"{path.stem}-{settings.account}")
+    runs = write_report(settings, path)
+    if show:
+        webbrowser.open(path.absolute().as_uri())
+    return Result(
+        summary={"status": "ok", "file": str(path), "runs": runs},
+        lines=[f"The report is at {path} ({plural(runs, 'run')})."],
+    )

@@ -1,0 +1,244 @@
+"""`hiringcenter pull`, `push` and `sync`: what moves rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipelines.commands.invocation import argument, command, flag, guarded, option
+from pipelines.commands.output import ALREADY_RUNNING, Output, Result, status_of_exit, worst
+
+if TYPE_CHECKING:
+    from connector.settings import Settings
+    from pipelines.pull.scanning import Wanted
+    from pipelines.push.push_input import PushRequest
+
+_NEW_LEDGER = flag(
+    "--new-ledger", "Where the outbox was lost: start a new one, and look people up first."
+)
+_PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
+
+hiringcenter push people.csv --encoding cp1250 --delimiter ';'
+
+hiringcenter push people.xlsx --sheet May"""
+
+
+@command(
+    "pull",
+    short_help="From the API into the destination",
+    example="hiringcenter pull notes tasks --full",
+    observe=True,
+)
+def _pull(
+    settings: Settings,
+    output: Output,
+    resources: list[str] | None = argument("RESOURCE", "prospects, notes, tasks, meetings."),
+    full: bool = flag("--full", "A complete scan of each; deletions are found."),
+    since: str | None = option(
+        "--since DATE", "Look back to this date; later pulls are planned as before."
+    ),
+    reset: bool = flag("--reset", "Forget what earlier scans learnt of each, and scan again."),
+    take_over: bool = flag("--take-over", "Publish over the copy of another installation."),
+) -> Result:
+    """Pull from the API into the destination; with no RESOURCE, all four."""
+    from connector.errors import UsageError, nearest
+    from connector.source.fields import RESOURCES
+    from pipelines.pull.scanning import Wanted
+
+    for name in resources or ():
+        if name not in RESOURCES:
+            like = nearest(name, RESOURCES)
+            hint = f" Did you mean {like!r}?" if like else ""
+            raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
+    if since is not None and (full or reset):
+        raise UsageError("--since is a bounded look back: leave out --full and --reset.")
+    wanted = Wanted(
+        tuple(name for name in RESOURCES if not resources or name in resources),
+        full=full,
+        since_ms=None if since is None else _since_ms(since),
+        reset=reset,
+        take_over=take_over,
+    )
+    return run_pull(settings, wanted, output)
+
+
+def _since_ms(text: str) -> int:
+    from connector.errors import UsageError
+
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"--since {text!r} isn't a date. Write 2026-03-01 or 2026-03-01T12:00:00+00:00."
+        ) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
+    """One pull as a command's result."""
+    from pipelines.progress import progress_of
+    from pipelines.pull.pull_run import pull
+    from pipelines.pull.pull_view import pull_events, pull_lines
+
+    report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
+    return Result(
+        summary=report.summary,
+        lines=pull_lines(report, settings),
+        events=pull_events(report),
+        exit_code=report.exit_code,
+        error=report.error,
+    )
+
+
+@command(
+    "push",
+    short_help="Prospects from a file, table or query to the API",
+    example=_PUSH_EXAMPLES,
+    observe=True,
+)
+def _push(
+    settings: Settings,
+    output: Output,
+    file: str | None = argument(
+        "FILE", "CSV, TSV, JSONL, Parquet, XLSX, .gz too; - = CSV on stdin."
+    ),
+    table: str | None = option("--table NAME", "A table of the destination."),
+    sql: str | None = option("--sql QUERY", "The rows of one SELECT."),
+    database: Path | None = option("--database F", "Another DuckDB file for --table, --sql."),
+    job: str | None = option("--job NAME", "[push.<name>] of the settings."),
+    encoding: str | None = option("--encoding NAME", "Encoding of a text file, such as cp1252."),
+    delimiter: str | None = option("--delimiter C", "Of a CSV file: one character, or tab."),
+    sheet: str | None = option("--sheet NAME", "Sheet of a workbook, instead of the first."),
+    skip_rows: int | None = option("--skip-rows N", "Lines of a FILE above its header.", min=0),
+    mapping: Path | None = option("--mapping F", "TOML: input column = API field."),
+    mode: Literal["upsert", "create-only", "update-only"] | None = option(
+        "--mode", "Create and update (upsert), or only one of them."
+    ),
+    dry_run: bool = flag(
+        "--dry-run", "Show what would be sent and how long that takes; send nothing."
+    ),
+    force: bool = flag("--force", "Send unchanged and uncertain rows too."),
+    clear_empty: bool = flag("--clear-empty", "An empty cell clears its field."),
+    ignore_unknown: bool = flag(
+        "--ignore-unknown", "Leave out columns that match no field; lists them."
+    ),
+    max_changes: int | None = option(
+        "--max-changes N", "Send nothing if more rows than N would be.", min=0
+    ),
+    allow_shared_contact: bool = flag(
+        "--allow-shared-contact",
+        "Send rows that share an email or phone with another first name.",
+    ),
+    rejects: Path | None = option(
+        "--rejects F", "Where rejected rows go (default: FILE.rejects.csv)."
+    ),
+    new_ledger: bool = _NEW_LEDGER,
+) -> Result:
+    """Push prospects from a file, a table or a query to the API; every row is accounted for."""
+    from connector.errors import UsageError
+    from pipelines.push.push_input import PushRequest, job_request
+
+    given: dict[str, Any] = {
+        "encoding": encoding,
+        "delimiter": delimiter,
+        "sheet": sheet,
+        "skip_rows": skip_rows,
+        "mapping": mapping,
+        "mode": mode,
+        "max_changes": max_changes,
+        "rejects": rejects,
+        "dry_run": dry_run,
+        "force": force,
+        "clear_empty": clear_empty,
+        "ignore_unknown": ignore_unknown,
+        "new_ledger": new_ledger,
+        "allow_shared_contact": allow_shared_contact or None,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    if output.all_accounts and file == "-":
+        raise UsageError("Stdin can be read once: save it as a FILE to push to each account.")
+    if output.all_accounts and rejects is not None:
+        changes["rejects"] = rejects.with_stem(f"{rejects.stem}-{settings.account}")
+    if job is None:
+        request = PushRequest(file=file, table=table, sql=sql, database=database)
+    elif any(each is not None for each in (file, table, sql, database)):
+        raise UsageError("--job names its own source: leave out FILE, --table and --sql.")
+    else:
+        request = job_request(settings, job)
+    return run_push(settings, replace(request, **changes), output)
+
+
+def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
+    """One push as a command's result."""
+    from pipelines.progress import progress_of
+    from pipelines.push.push_report import push_events, push_lines
+    from pipelines.push.push_run import push
+
+    report = push(settings, request, progress_of("push", bar=output.shows_progress))
+    return Result(
+        summary=report.summary,
+        lines=push_lines(report),
+        exit_code=report.exit_code,
+        events=push_events(report),
+        is_answer=request.dry_run,
+        error=report.error,
+    )
+
+
+@command(
+    "sync",
+    short_help="Pull, then every push job of the settings",
+    example="hiringcenter sync --json",
+    observe=True,
+)
+def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) -> Result:
+    """Pull everything, then run every push job of the configuration; a part that fails doesn't
+    stop the others."""
+    from connector.logs import redact
+    from connector.source.fields import RESOURCES
+    from pipelines.pull.scanning import Wanted
+
+    assert settings.key  # a missing key is one error, not one per part
+    parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output))}
+    for name in settings.jobs:
+        if any(part.exit_code > 128 for part in parts.values()):
+            break
+        parts[f"push {name}"] = guarded(partial(_push_job, settings, name, output, new_ledger))
+    code = worst([part.exit_code for part in parts.values()])
+    worst_part = next((name for name, part in parts.items() if part.exit_code == code), "")
+    others = {  # errors besides the one that stands for all
+        name: redact(str(part.error))
+        for name, part in parts.items()
+        if part.error and name != worst_part
+    }
+    lines: list[Any] = []
+    events: list[tuple[str, dict[str, Any]]] = []
+    for name, part in parts.items():
+        lines += [f"{name}:", *part.lines]
+        if part.exit_code not in (0, ALREADY_RUNNING):
+            events += [(event, {"part": name, **facts}) for event, facts in part.events]
+        if name in others:
+            lines.append(f"Error: {others[name]}")
+            if part.exit_code != ALREADY_RUNNING:
+                events.append(("sync.failed", {"part": name, "message": others[name]}))
+    pull, *pushes = parts.values()
+    return Result(
+        summary={
+            "status": status_of_exit(code),
+            "pull": pull.summary,
+            "push": dict(zip(settings.jobs, (part.summary for part in pushes), strict=False)),
+        },
+        lines=lines,
+        exit_code=code,
+        events=events,
+        error=parts[worst_part].error,
+    )
+
+
+def _push_job(settings: Settings, name: str, output: Output, new_ledger: bool) -> Result:
+    from pipelines.push.push_input import job_request
+
+    return run_push(settings, replace(job_request(settings, name), new_ledger=new_ledger), output)
