@@ -1,28 +1,43 @@
-"""The API as Python calls."""
+"""The API as Python calls: a permit before each try, and tries until there is an answer."""
 
 from __future__ import annotations
 
 import math
+import random
 import re
+import signal
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 from urllib.parse import quote
 
 from connector import __version__
-from connector.api.calls import Call, Caller
 from connector.api.endpoints import ENDPOINTS, IDEMPOTENCY_KEY_MAX, check_parameters
 from connector.api.envelopes import Page, to_account, to_item, to_page
-from connector.api.headers import http_date_s, says_replayed
-from connector.api.measures import Measures
-from connector.api.transport import Transport
-from connector.budget import Budget, Lane
+from connector.api.retry import (
+    Action,
+    Answer,
+    Effort,
+    Outcome,
+    Read,
+    decide,
+    final_error,
+    understand,
+)
+from connector.api.transport import Exchange, Transport
+from connector.budget import Budget, Lane, Permit
+from connector.budget.policy.readings import http_date_s
 from connector.clock import Clock, SystemClock
-from connector.errors import BadSetting
-from connector.logs import hide
+from connector.errors import BadSetting, Interrupted, Unreachable
+from connector.logs import get_logger, hide
 
 Params = Mapping[str, str | Sequence[str]]
+READ_PATIENCE_S = 0.5  # after a signal: a page that is nearly here is kept
+WRITE_PATIENCE_S = 5.0  # a write on its way is worth waiting for: its answer settles its fate
+_NEWEST_SHARE = 0.2  # of the smoothed latency: it follows a change within ten answers
+log = get_logger("api")
 
 
 @dataclass(frozen=True)
@@ -30,8 +45,8 @@ class WriteAnswer:
     """What a POST came to. status: 201 created, 200 matched. item: the record as it is now.
 
     message: a warning of the API, for the user. server_date_s: the server's clock (UTC epoch
-    seconds, whole ones), None where it didn't say. first_sent_before_s: how long before the
-    answered try the same request was sent first; None: it was sent once. took_s: the answered try.
+    seconds, whole ones), None where it isn't known. first_sent_before_s: how long before the
+    answered try the same request was first sent; None: it was sent once. took_s: the answered try.
     replayed: the answer is marked as one that was given before.
     """
 
@@ -44,13 +59,35 @@ class WriteAnswer:
     replayed: bool = False
 
 
+@dataclass(frozen=True)
+class _Call:
+    """One request, tried again with the same bytes. path: quoted, below the base URL. The others
+    are the arguments of `ApiClient`'s methods."""
+
+    method: str
+    path: str
+    lane: Lane
+    params: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    idempotency_key: str | None = None
+    absent_at_404: bool = False
+    first_sent_s: float | None = None
+    remembered_s: float = math.inf
+    patience_s: float = math.inf
+
+    def headers(self) -> dict[str, str]:
+        if self.idempotency_key is None:
+            return {}
+        return {"Content-Type": "application/json", "X-Idempotency-Key": self.idempotency_key}
+
+
 class ApiClient:
     """Thread-safe. Close it, or use it as a context manager.
 
     base_url: https, or http to loopback. request_timeout_s: for one whole exchange, connecting
     and reading included. retry_total_s: for all tries of one call; waits for permits don't
     count. stop: when set, calls raise Interrupted within moments (a write that is on its way
-    gets `calls.WRITE_PATIENCE_S` to be answered).
+    gets WRITE_PATIENCE_S to be answered).
 
     Every call may raise
         Unauthorized: 401 or 403.
@@ -77,18 +114,19 @@ class ApiClient:
         stop: threading.Event | None = None,
     ) -> None:
         hide(api_key)
-        self._measures = Measures()
-        self._clock = clock or SystemClock()
         self._transport = Transport(base_url, headers=_headers(api_key))
-        self._caller = Caller(
-            transport=self._transport,
-            budget=budget,
-            measures=self._measures,
-            clock=self._clock,
-            stop=stop,
-            request_timeout_s=request_timeout_s,
-            retry_total_s=retry_total_s,
-        )
+        self._budget = budget
+        self._request_timeout_s, self._retry_total_s = request_timeout_s, retry_total_s
+        self._clock = clock or SystemClock()
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._server_ahead_of_monotonic_s: float | None = None
+        self.requests = 0
+        """How many tries were really sent."""
+        self.latency_s: float | None = None
+        """Smoothed seconds from sending a request to the head of its answer; None before any."""
+        self.server_clock_skew_s: float | None = None
+        """How far the server's clock is ahead of our wall, to about a second; None if unknown."""
 
     def page(self, resource: str, params: Params, *, lane: Lane = Lane.PULL) -> Page:
         """One page of a list. params: query parameters; a sequence repeats its name.
@@ -97,9 +135,14 @@ class ApiClient:
             ValueError: a list or a parameter that the API doesn't know.
         """
         check_parameters(resource, params)
-        call = Call("GET", f"/{resource}", lane, params=_pairs(params))
+        pairs = tuple(
+            (name, value)
+            for name, values in params.items()
+            for value in ([values] if isinstance(values, str) else values)
+        )
         is_first = params.keys().isdisjoint({"pageToken", "startAfter"})
-        answer = self._caller.answer(call, lambda body: to_page(resource, body, is_first=is_first))
+        call = _Call("GET", f"/{resource}", lane, params=pairs)
+        answer = self._answer(call, lambda body: to_page(resource, body, is_first=is_first))
         page: Page = answer.value
         return replace(page, size_bytes=len(answer.exchange.body))
 
@@ -115,16 +158,19 @@ class ApiClient:
 
         patience_s: tries end after this, where that is sooner than `retry_total_s`.
         """
+        if record_id in ("", ".", ".."):  # these would name another address
+            raise ValueError(f"{record_id!r} can't be the id of a record")
+        path = f"/{resource}/{quote(record_id, safe='')}"
+        call = _Call("GET", path, lane, absent_at_404=True, patience_s=patience_s)
         item_name = ENDPOINTS[resource].item_name
-        path = f"/{resource}/{_quoted(record_id)}"
-        call = Call("GET", path, lane, absent_at_404=True, patience_s=patience_s)
-        answer = self._caller.answer(call, lambda body: to_item(item_name, body))
-        found: dict[str, Any] | None = answer.value
+        found: dict[str, Any] | None = self._answer(
+            call, lambda body: to_item(item_name, body)
+        ).value
         return found
 
     def account(self, *, lane: Lane = Lane.PULL) -> dict[str, Any]:
         """Metadata of the key: its account, its permissions, whether it is active."""
-        facts: dict[str, Any] = self._caller.answer(Call("GET", "/auth", lane), to_account).value
+        facts: dict[str, Any] = self._answer(_Call("GET", "/auth", lane), to_account).value
         return facts
 
     def post(
@@ -140,7 +186,7 @@ class ApiClient:
     ) -> WriteAnswer:
         """Create or update one record. body: JSON. Each try sends the same key and bytes.
 
-        first_sent_s: when an earlier call sent this key first, by the clock's monotonic seconds.
+        first_sent_s: when an earlier call first sent this key, by the clock's monotonic seconds.
         remembered_s: for how long after that the API surely knows the key; no try starts later.
         patience_s: tries end after this, where that is sooner than `retry_total_s`.
 
@@ -150,43 +196,31 @@ class ApiClient:
         Raises:
             ValueError: an idempotency key that no header can hold, or longer than the API takes.
         """
-        _check_idempotency_key(idempotency_key)
+        if not re.fullmatch(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_MAX}}}", idempotency_key):
+            raise ValueError(
+                f"an idempotency key has 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"
+            )
         item_name = ENDPOINTS[resource].item_name
-        call = Call(
+        call = _Call(
             "POST", f"/{resource}", lane, body=body, idempotency_key=idempotency_key,
             first_sent_s=first_sent_s, remembered_s=remembered_s, patience_s=patience_s,
         )  # fmt: skip
-        answer = self._caller.answer(call, lambda body: (to_item(item_name, body), _message(body)))
+        answer = self._answer(call, lambda body: (to_item(item_name, body), _message(body)))
         item, message = answer.value
         return WriteAnswer(
             status=answer.exchange.status or 0,
             item=item,
             message=message,
-            server_date_s=http_date_s(answer.exchange.headers.get("date", "")),
+            server_date_s=http_date_s(answer.exchange.headers.get("date")),
             first_sent_before_s=answer.first_sent_before_s,
             took_s=answer.exchange.latency_s or 0.0,
-            replayed=says_replayed(answer.exchange.headers),
+            replayed=_is_replay(answer.exchange.headers),
         )
-
-    @property
-    def requests(self) -> int:
-        """How many tries were really sent."""
-        return self._measures.requests
-
-    @property
-    def latency_s(self) -> float | None:
-        """Smoothed seconds from sending a request to the head of its answer; None before any."""
-        return self._measures.latency_s
-
-    @property
-    def server_clock_skew_s(self) -> float | None:
-        """How far the server's clock is ahead of our wall, to about a second; None if unknown."""
-        return self._measures.server_clock_skew_s
 
     def server_now_s(self) -> float | None:
         """What the server's clock says now (UTC epoch seconds), to about a second; None if unknown.
         Steps of our wall don't move it."""
-        ahead_s = self._measures.server_less_monotonic_s
+        ahead_s = self._server_ahead_of_monotonic_s
         return None if ahead_s is None else ahead_s + self._clock.monotonic_s()
 
     def close(self) -> None:
@@ -198,6 +232,120 @@ class ApiClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    # --- one call: tries until there is an answer ------------------------------------------------
+
+    def _answer(self, call: _Call, read: Read) -> Answer:
+        """The first usable answer, as `read` makes it of a body."""
+        effort, first_sent_s = Effort(), call.first_sent_s
+        total_s = min(self._retry_total_s, call.patience_s)
+        keyed = call.idempotency_key is not None
+        while True:
+            permit = self._permit(call.lane)
+            started_s = self._clock.monotonic_s()
+            since_s = None if first_sent_s is None else started_s - first_sent_s
+            if since_s is not None and since_s > call.remembered_s:
+                self._budget.unsent(permit)
+                last = "its idempotency key may be forgotten by now, so it is not sent again"
+                raise _unreachable(call, effort, last)
+            exchange = self._try(call, permit, self._timeout_s(call, effort, total_s))
+            if exchange.sent and first_sent_s is None:
+                first_sent_s = started_s
+            took_s = self._clock.monotonic_s() - started_s
+            answer = understand(exchange, read, keyed=keyed, absent_at_404=call.absent_at_404)
+            effort = effort.after(answer.outcome, sent=exchange.sent, took_s=took_s)
+            wait_s = self._wait_s(call, answer, effort, total_s)
+            if wait_s is None:
+                return replace(answer, first_sent_before_s=since_s)
+            if self._clock.sleep(wait_s, self._stop):
+                self._check_stop()
+            effort = effort.waited(wait_s)
+
+    def _permit(self, lane: Lane) -> Permit:
+        """A permit that is still good; one that came too late goes back unused."""
+        while True:
+            self._check_stop()
+            permit = self._budget.permit(lane)
+            if self._clock.monotonic_s() <= permit.send_by_s:
+                return permit
+            self._budget.unsent(permit)
+
+    def _timeout_s(self, call: _Call, effort: Effort, total_s: float) -> float:
+        """The first try gets all its time, unless the caller's patience with a read is shorter;
+        later ones end with the retry budget."""
+        if effort.tries:
+            return min(self._request_timeout_s, total_s - effort.spent_s)
+        return min(self._request_timeout_s, call.patience_s if call.body is None else math.inf)
+
+    def _try(self, call: _Call, permit: Permit, timeout_s: float) -> Exchange:
+        """One exchange; the budget learns what became of it in any case."""
+        try:
+            exchange = self._transport.send(
+                call.method, call.path,
+                params=call.params, body=call.body, headers=call.headers(),
+                timeout_s=timeout_s, stop=self._stop,
+                patience_s=READ_PATIENCE_S if call.body is None else WRITE_PATIENCE_S,
+            )  # fmt: skip
+        except BaseException:
+            self._budget.unanswered(permit)
+            raise
+        self._measure(exchange)
+        if exchange.status is not None:
+            self._budget.answered(permit, exchange.status, exchange.headers)
+        elif exchange.sent:
+            self._budget.unanswered(permit)
+        else:
+            self._budget.unsent(permit)
+        return exchange
+
+    def _measure(self, exchange: Exchange) -> None:
+        """Learn the latency, and how far the server's clock is off."""
+        now_s, monotonic_s = self._clock.now_s(), self._clock.monotonic_s()
+        date_s, latency_s = http_date_s(exchange.headers.get("date")), exchange.latency_s
+        with self._lock:
+            self.requests += exchange.sent
+            if latency_s is None:
+                return
+            before_s = latency_s if self.latency_s is None else self.latency_s
+            self.latency_s = before_s + _NEWEST_SHARE * (latency_s - before_s)
+            if date_s is not None:  # whole seconds, and written half a latency ago
+                written_s = now_s - (time.monotonic() - exchange.head_s) - latency_s / 2
+                self.server_clock_skew_s = date_s + 0.5 - written_s
+                self._server_ahead_of_monotonic_s = self.server_clock_skew_s + now_s - monotonic_s
+
+    def _wait_s(self, call: _Call, answer: Answer, effort: Effort, total_s: float) -> float | None:
+        """Seconds until the next try; None if the answer is usable. Raises if it is the last."""
+        if answer.outcome not in (Outcome.USABLE, Outcome.FINAL):
+            self._check_stop()
+        decision = decide(
+            answer.outcome, answer.exchange.headers, effort,
+            total_s=total_s, now_s=self._clock.now_s(), jitter=random.random(),
+        )  # fmt: skip
+        status = answer.exchange.status
+        match decision.action:
+            case Action.RETURN:
+                return None
+            case Action.RETRY:
+                log.info(
+                    "api.retry", url_path=call.path, status=status,
+                    why=answer.reason, tries=effort.tries, wait_s=round(decision.wait_s, 3),
+                )  # fmt: skip
+                return decision.wait_s
+            case Action.GIVE_UP:
+                last = f"{status or ''} {answer.reason}".lstrip()
+                raise _unreachable(call, effort, last)
+            case Action.FAIL:
+                raise final_error(answer, url_path=call.path, host=self._transport.host)
+
+    def _check_stop(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise Interrupted(getattr(self._stop, "signal_number", signal.SIGTERM))
+
+
+def _unreachable(call: _Call, effort: Effort, last: str) -> Unreachable:
+    return Unreachable(
+        url_path=call.path, tries=effort.tries, sent=effort.sent, tried_s=effort.spent_s, last=last
+    )
 
 
 def _headers(api_key: str) -> dict[str, str]:
@@ -215,27 +363,15 @@ def _headers(api_key: str) -> dict[str, str]:
     }
 
 
-def _pairs(params: Params) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name, value)
-        for name, values in params.items()
-        for value in ([values] if isinstance(values, str) else values)
-    )
-
-
-def _quoted(record_id: str) -> str:
-    if record_id in ("", ".", ".."):  # these would name another address
-        raise ValueError(f"{record_id!r} can't be the id of a record")
-    return quote(record_id, safe="")
-
-
-def _check_idempotency_key(key: str) -> None:
-    if not re.fullmatch(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_MAX}}}", key):
-        raise ValueError(
-            f"an idempotency key has 1 to {IDEMPOTENCY_KEY_MAX} visible ASCII characters"
-        )
-
-
 def _message(body: Any) -> str | None:
     message = body.get("message")
     return message if isinstance(message, str) and message.strip() else None
+
+
+def _is_replay(headers: Mapping[str, str]) -> bool:
+    """Whether an answer is marked as one given before. The header's name isn't documented, only
+    that there is one: any with "replay" in its name counts."""
+    return any(
+        "replay" in name and text.strip().lower() not in ("", "0", "false", "no")
+        for name, text in headers.items()
+    )

@@ -1,7 +1,7 @@
 """Facts about the lists of the API, in one place.
 
-Source: the vendor's reference, whose revisions differ (see each field). No list can be filtered
-or ordered by `updatedAt`.
+Source: the vendor's reference, whose revisions differ. No list can be filtered or ordered by
+`updatedAt`.
 """
 
 from __future__ import annotations
@@ -21,41 +21,27 @@ class Endpoint:
     item_name: what one record is called, where an answer names it.
     parameters: every query parameter that some revision documents. Others are never sent: a
         server ignores what it doesn't know, so a misspelt filter would return everything.
-    default_limit: rows per page when `limit` is left out. max_limit: None = not documented; a
-        server may clamp a higher `limit`, or answer 400.
-    order_by: the field that pages are ordered by; None = not documented.
-    paged: whether page tokens are documented; a token that comes anyway is followed.
+    order_by, order: the field that pages are ordered by, and how; None = not documented.
     """
 
     name: str
     item_name: str
     parameters: frozenset[str]
-    default_limit: int
-    max_limit: int | None
-    order_by: str | None
-    order: Literal["ascending", "descending"] | None
-    paged: bool
+    order_by: str | None = None
+    order: Literal["ascending", "descending"] | None = None
 
 
 PROSPECTS = Endpoint(
     name="prospects",
     item_name="prospect",
     parameters=PAGING | {"email", "phone", "name", "title", "company", "stage", "label"},
-    default_limit=25,
-    max_limit=None,
-    order_by=None,
-    order=None,
-    paged=False,
 )
 NOTES = Endpoint(
     name="notes",
     item_name="note",
     parameters=PAGING | {"prospectId", "userId"},
-    default_limit=50,
-    max_limit=None,
     order_by="createdAt",
     order="descending",
-    paged=True,
 )
 TASKS = Endpoint(
     name="tasks",
@@ -63,22 +49,16 @@ TASKS = Endpoint(
     parameters=PAGING
     | {"prospectId", "assignedTo", "userId", "incompleteOnly", "dueBefore", "dueAfter"}
     | {"assignTo"},  # what an older revision calls assignedTo
-    default_limit=50,
-    max_limit=200,
     order_by="dueAt",
     order="ascending",
-    paged=True,
 )
 MEETINGS = Endpoint(
     name="meetings",
     item_name="meeting",
     parameters=PAGING
     | {"prospectId", "ownerId", "meetingType", "meetingDateAfter", "meetingDateBefore"},
-    default_limit=50,
-    max_limit=200,
     order_by="meetingDate",
     order="descending",
-    paged=True,
 )
 ENDPOINTS = {endpoint.name: endpoint for endpoint in (PROSPECTS, NOTES, TASKS, MEETINGS)}
 

@@ -1,4 +1,4 @@
-"""Which answers are tried again, after how long, and when to stop. Pure.
+"""What one exchange came to, whether it is tried again, after how long, and when to stop. Pure.
 
 The total counts the time spent sending, waiting for answers and backing off. Time spent waiting
 for a permit doesn't count: a window that is full for an hour is no failure.
@@ -7,20 +7,49 @@ for a permit doesn't count: a window that is full for an hour is no failure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
-from connector.api.headers import retry_after_s
+from connector.api.bodies import NoContent, NotJson, describe, error_text, read_json
+from connector.api.envelopes import NoList, NotDone, UnknownShape
+from connector.budget.policy.readings import seconds_ahead
+from connector.errors import (
+    ApiError,
+    Redirected,
+    Refused,
+    Unauthorized,
+    UnexpectedAnswer,
+    UntrustedServer,
+)
+from connector.logs import redact
 
+if TYPE_CHECKING:
+    from connector.api.transport import Exchange
+
+Read = Callable[[Any], Any]
 BACKOFF_FIRST_S = 0.25
 BACKOFF_MAX_S = 30.0
 DOUBTFUL_TRIES = 8
 DOUBTFUL_BACKOFF_MAX_S = 2.0
 EMPTY_TRIES = 3
 BUSY_TRIES = 60
+_FARTHEST_S = 86_400.0
 LEAST_TRY_S = 1.0
 """A try that has less time left than this is not made: it would only lose its answer."""
+
+_REDIRECTS = {300, 301, 302, 303, 305, 307, 308}
+_TRANSIENT_STATUS = {408, 425}
+_STILL_RUNNING = re.compile(
+    r"in.?progress|in.?flight|being.processed|processing|running|concurrent|pending|locked|"
+    r"try.again|retry|still",
+    re.IGNORECASE,
+)
+_CONFLICT = re.compile(
+    r"different|mismatch|match|payload|body|exist|duplicate|already|another", re.IGNORECASE
+)
 
 
 class Outcome(StrEnum):
@@ -32,7 +61,7 @@ class Outcome(StrEnum):
     RUNNING = "running"  # 409: the first request with this idempotency key still runs
     BUSY = "busy"  # 429
     DOUBTFUL = "doubtful"  # whole and readable, but not what was asked for
-    EMPTY = "empty"  # no list where one was asked for: believed once it was said again and again
+    EMPTY = "empty"  # no list where one was asked for: accepted when it is repeated
     DENIED = "denied"  # a whole answer says that what was asked for was not done
     FINAL = "final"  # the same request would get the same answer
 
@@ -95,8 +124,8 @@ def decide(
     if outcome in (Outcome.FINAL, Outcome.DENIED):
         return Decision(Action.FAIL)
     if outcome is Outcome.BUSY:
-        # The budget was told and holds every process back until the server's time; asking it
-        # for a permit is the wait. The count stops a server that says 429 for ever.
+        # The budget has the answer and holds every process back until the server's time; asking
+        # it for a permit is the wait. The count stops a server that answers 429 for ever.
         return Decision(Action.GIVE_UP if effort.busy >= BUSY_TRIES else Action.RETRY)
     if outcome is Outcome.DOUBTFUL and effort.doubtful >= DOUBTFUL_TRIES:
         # A proxy in between may have made this one up, but hardly so many: the API has changed.
@@ -109,6 +138,12 @@ def decide(
     return Decision(Action.RETRY, wait_s)
 
 
+def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
+    """Seconds that `Retry-After` asks for. None if it is absent, unreadable, 0, over, or so far off
+    that its unit was misread: then it says nothing about when a retry makes sense."""
+    return seconds_ahead(headers.get("retry-after"), now_s, _FARTHEST_S) or None
+
+
 def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
     """Seconds before the next try: doubled by each failure, 50..100 % of it by `jitter`."""
     is_readable = outcome in (Outcome.DOUBTFUL, Outcome.EMPTY)
@@ -118,17 +153,89 @@ def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
     return min(most_s, doubled_s) * (0.5 + 0.5 * jitter)
 
 
-# --- what a status means ---------------------------------------------------------------------
+# --- what an exchange came to ----------------------------------------------------------------
 
-_TRANSIENT_STATUS = {408, 425}
-_STILL_RUNNING = re.compile(
-    r"in.?progress|in.?flight|being.processed|processing|running|concurrent|pending|locked|"
-    r"try.again|retry|still",
-    re.IGNORECASE,
-)
-_CONFLICT = re.compile(
-    r"different|mismatch|match|payload|body|exist|duplicate|already|another", re.IGNORECASE
-)
+
+@dataclass(frozen=True)
+class Answer:
+    """value: what `read` made of the body, if usable. reason: why it isn't usable, for people.
+    first_sent_before_s: how long before the answered try the same request was first sent; None: it
+    is the first."""
+
+    outcome: Outcome
+    exchange: Exchange
+    value: Any = None
+    reason: str = ""
+    first_sent_before_s: float | None = None
+
+
+def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bool) -> Answer:
+    """What `exchange` came to. read: JSON value → what the caller wants, or UnknownShape.
+
+    keyed: the request carried an idempotency key. absent_at_404: 404 is an answer (None).
+    """
+    status = exchange.status
+    if exchange.untrusted or exchange.too_large:
+        return Answer(Outcome.FINAL, exchange, reason=str(exchange.failure))
+    if status is None:
+        return Answer(Outcome.LOST, exchange, reason=str(exchange.failure))
+    if 200 <= status < 300:
+        return _understand_success(exchange, read, keyed=keyed)
+    if status == 404 and absent_at_404:
+        return _understand_absence(exchange)
+    said = exchange.failure or error_text(exchange.body)
+    return Answer(outcome_of_status(status, keyed=keyed, said=said), exchange, reason=said)
+
+
+def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answer:
+    if exchange.failure:
+        return Answer(Outcome.LOST, exchange, reason=exchange.failure)
+    try:
+        body = NoContent() if exchange.status == 204 else read_json(exchange.body)
+        return Answer(Outcome.USABLE, exchange, value=read(body))
+    except NotJson as error:
+        return Answer(Outcome.LOST, exchange, reason=str(error))
+    except NoList as error:
+        return Answer(Outcome.EMPTY, exchange, value=error.page, reason=str(error))
+    except NotDone as error:  # a write with a key would get the same answer
+        return Answer(Outcome.DENIED if keyed else Outcome.DOUBTFUL, exchange, reason=str(error))
+    except UnknownShape as error:
+        return Answer(Outcome.DOUBTFUL, exchange, reason=str(error))
+
+
+def _understand_absence(exchange: Exchange) -> Answer:
+    """A record that is gone ends as a tombstone, so a proxy's 404 page must not pass for it."""
+    page = describe(exchange.body)
+    if exchange.failure or "HTML" in page:
+        return Answer(Outcome.DOUBTFUL, exchange, reason=exchange.failure or page)
+    return Answer(Outcome.USABLE, exchange, value=None)
+
+
+def final_error(answer: Answer, *, url_path: str, host: str) -> ApiError:
+    """The error for an answer that no retry will change."""
+    status, reason = answer.exchange.status, answer.reason
+    if status is None:
+        return UntrustedServer(host=host, reason=reason)
+    if status in _REDIRECTS:
+        target = _origin(answer.exchange.headers.get("location", ""), host)
+        return Redirected(status=status, url_path=url_path, target=target)
+    if status in (401, 403):
+        return Unauthorized(status=status, url_path=url_path, said=reason)
+    if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
+        return Refused(status=status, url_path=url_path, said=reason)
+    if status == 304:
+        reason = "304 to a request without a condition: a cache in between is broken"
+    return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)
+
+
+def _origin(location: str, host: str) -> str:
+    """Scheme and host of a redirect's target; the rest of it may hold anything."""
+    try:
+        parts = urlsplit(location)
+        where = parts.hostname or host
+    except ValueError:
+        return "an address that can't be read"
+    return redact(f"{parts.scheme}://{where}" if parts.scheme else where)
 
 
 def outcome_of_status(status: int, *, keyed: bool, said: str) -> Outcome:

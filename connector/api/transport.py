@@ -1,32 +1,39 @@
-"""One HTTP request and its answer, under one deadline for all of it."""
+"""httpx as the client needs it: one host, one deadline for a whole exchange, bounded bodies.
+
+httpx's time-outs are per operation: a server that sends one byte a second never meets them. Here
+every wait on a socket is bounded by what is left of the whole exchange, and looks up now and then
+to see whether the run is to stop.
+"""
 
 from __future__ import annotations
 
+import logging
+import queue
+import socket
 import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import urlsplit
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, cast
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 import httpx
 
-from connector.api import deadlines
-from connector.api.connections import checked_base_url, open_client
+from connector.errors import BadSetting
 from connector.logs import redact
+from connector.settings import check_base_url
 
 BODY_MAX_BYTES = 256 * 1024 * 1024
+KEEP_ALIVE_S = 4.0  # below the 5 s after which common servers hang up: no race with their FIN
+CONNECTIONS_KEPT = 64
+LOOK_UP_S = 0.2  # how long a wait lasts before it asks whether the run is to stop
+CONNECT_EACH_S = 10.0  # for one of a host's addresses, so that a dead one leaves time for the next
 _GZIP_FIRST = 0x1F
-_NETWORK_ERRORS = (
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
-    httpcore.ProxyError,
-    httpx.HTTPError,  # a body that doesn't decompress
-)
 
 
 @dataclass
@@ -66,13 +73,28 @@ class Transport:
     base_url: https, or http to loopback. headers: sent with each request, the key among them.
 
     Raises:
-        BadSetting: a base URL that would show the key, or a proxy that can't be used.
+        BadSetting: a base URL that would show the key, or a proxy or certificates that can't be
+            used.
     """
 
     def __init__(self, base_url: str, *, headers: Mapping[str, str]) -> None:
-        self._base_url = checked_base_url(base_url)
-        self.host = urlsplit(base_url).hostname or ""
-        self._client = open_client(base_url, headers)
+        try:  # the settings check it too; this is the last door
+            self._base_url = check_base_url(base_url)
+        except ValueError as error:
+            reason = str(error)
+            raise BadSetting(
+                name="base_url", place="HIRINGCENTER_BASE_URL", reason=reason
+            ) from None
+        base = urlsplit(self._base_url)
+        self.host = base.hostname or ""
+        self._client = httpx.Client(
+            transport=_PoolTransport(_pool(base)),
+            headers=dict(headers),
+            follow_redirects=False,
+            trust_env=False,  # what is taken from the environment is taken here
+        )
+        # a cookie that a proxy or a login page sets has no business in the next request
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def send(
         self,
@@ -92,18 +114,22 @@ class Transport:
         `patience_s` more. What the network does is never an exception: see Exchange.failure.
         """
         exchange = Exchange()
+        deadline = Deadline(timeout_s, stop, patience_s)
         request = self._client.build_request(
             method,
             self._base_url + path,
             params=list(params) or None,
             content=body,
             headers=headers,
-            extensions={"trace": exchange.on_trace},
+            # httpcore hands the time-outs on to the streams, which are ours
+            extensions={
+                "trace": exchange.on_trace,
+                "timeout": dict.fromkeys(("connect", "read", "write"), deadline),
+            },
         )
-        deadlines.keep(deadlines.Deadline(timeout_s, stop, patience_s))
         try:
             self._receive(request, exchange)
-        except _NETWORK_ERRORS as error:
+        except httpx.HTTPError as error:
             exchange.failure, exchange.untrusted = _explain(error)
         return exchange
 
@@ -120,6 +146,19 @@ class Transport:
     def close(self) -> None:
         """Close all connections; what still runs on them fails."""
         self._client.close()
+
+
+def _explain(error: Exception) -> tuple[str, bool]:
+    """What failed, for people, and whether it was the server's certificate."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return redact(cause.verify_message), True
+        cause = cause.__cause__ or cause.__context__
+    return redact(f"{type(error).__name__}: {error}".rstrip(": ")), False
+
+
+# --- bodies ---------------------------------------------------------------------------------
 
 
 def _read_body(response: httpx.Response, exchange: Exchange) -> None:
@@ -140,33 +179,33 @@ def _read_body(response: httpx.Response, exchange: Exchange) -> None:
 
 
 class Unpacker:
-    """Unpacks gzip, all of its members, and deflate with and without its head, bit by bit.
+    """Unpacks gzip, all of its members, and deflate with and without its head, part by part.
 
-    httpx stops after the first member of gzip, which leaves a list cut in its middle. is_whole:
+    httpx stops after the first member of gzip, which would cut a list in its middle. is_whole:
     whether what came so far ends where its packing says.
 
     Raises (unpack):
-        httpx.DecodingError: that isn't packed so.
+        httpx.DecodingError: it isn't packed so.
     """
 
     _PART_BYTES = 1 << 20
 
     def __init__(self, coding: str) -> None:
         self._is_gzip = coding != "deflate"
-        self._stream = self._fresh()
+        self._stream = self._new_stream()
         self._began = False
         self.is_whole = False
 
-    def _fresh(self) -> Any:
+    def _new_stream(self) -> Any:
         return zlib.decompressobj(zlib.MAX_WBITS | 16 if self._is_gzip else zlib.MAX_WBITS)
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """What `data`, the next of it, unpacks to, in parts of at most 1 MB."""
+        """What `data`, the next bytes, unpacks to, in parts of at most 1 MB."""
         while data:
             if self._stream.eof:
                 if not self._is_gzip or data[0] != _GZIP_FIRST:
                     return  # padding behind the end
-                self._stream = self._fresh()
+                self._stream = self._new_stream()
             try:
                 yield self._stream.decompress(data, self._PART_BYTES)
             except zlib.error as error:
@@ -179,11 +218,189 @@ class Unpacker:
             data = self._stream.unconsumed_tail or self._stream.unused_data
 
 
-def _explain(error: Exception) -> tuple[str, bool]:
-    """What failed, for people, and whether it was the server's certificate."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return redact(cause.verify_message), True
-        cause = cause.__cause__ or cause.__context__
-    return redact(f"{type(error).__name__}: {error}".rstrip(": ")), False
+# --- connections ----------------------------------------------------------------------------
+
+
+class _PoolTransport(httpx.HTTPTransport):
+    """httpx over a pool of ours: its own pool takes no network backend."""
+
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
+
+
+def _pool(base: SplitResult) -> httpcore.ConnectionPool:
+    """A proxy is taken from the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY) for https, where the
+    key is inside TLS; a plain-http request to loopback never goes to a proxy."""
+    options: dict[str, Any] = {
+        "ssl_context": _ssl_context() if base.scheme == "https" else None,
+        "max_connections": None,  # as many as there are threads
+        "max_keepalive_connections": CONNECTIONS_KEPT,
+        "keepalive_expiry": KEEP_ALIVE_S,
+        "network_backend": DeadlineBackend(),
+    }
+    proxy = _proxy(base)
+    if proxy is None:
+        return httpcore.ConnectionPool(**options)
+    return httpcore.HTTPProxy(proxy_url=str(proxy.url), proxy_auth=proxy.raw_auth, **options)
+
+
+def _ssl_context() -> ssl.SSLContext:
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        raise BadSetting(
+            name="SSL_CERT_FILE or SSL_CERT_DIR",
+            place="environment",
+            reason=f"the certificates can't be read: {error.strerror or error}",
+        ) from None
+
+
+def _proxy(base: SplitResult) -> httpx.Proxy | None:
+    proxies = getproxies()
+    url = proxies.get("https") or proxies.get("all")
+    if base.scheme != "https" or not url or proxy_bypass(base.hostname or ""):
+        return None
+    try:
+        proxy = httpx.Proxy(url if "://" in url else f"http://{url}")
+    except (ValueError, httpx.InvalidURL):
+        proxy = None
+    if proxy is None or proxy.url.scheme not in ("http", "https"):
+        raise BadSetting(
+            name="HTTPS_PROXY or ALL_PROXY",
+            place="environment",
+            reason="expected an http:// or https:// URL of a proxy",
+        )
+    return proxy
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs the URL of every request; a query may hold an email or a phone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.copy_with(query=None) if isinstance(arg, httpx.URL) else arg
+                for arg in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutQuery())
+
+
+# --- deadlines ------------------------------------------------------------------------------
+
+
+class Deadline:
+    """The end of one exchange. timeout_s: from now. stop: when set, at most `patience_s` more."""
+
+    def __init__(
+        self, timeout_s: float, stop: threading.Event | None = None, patience_s: float = 0.0
+    ) -> None:
+        self._until_s = time.monotonic() + timeout_s
+        self._why = f"no whole answer within {timeout_s:g} s"
+        self._stop, self._patience_s = stop, patience_s
+
+    def left_s(self) -> float:
+        """Seconds that are left.
+
+        Raises:
+            httpcore.ReadTimeout: none. The message says why.
+        """
+        now_s = time.monotonic()
+        stopped = self._stop is not None and self._stop.is_set()
+        if stopped and now_s + self._patience_s < self._until_s:
+            self._until_s, self._why = now_s + self._patience_s, "stopped by a signal"
+        if now_s >= self._until_s:
+            raise httpcore.ReadTimeout(self._why)
+        return self._until_s - now_s
+
+    def slice_s(self) -> float:
+        """Seconds to wait before looking up again. Raises as `left_s`."""
+        return min(self.left_s(), LOOK_UP_S)
+
+
+class DeadlineStream(httpcore.NetworkStream):
+    """A stream whose time-outs are Deadlines."""
+
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        deadline = cast("Deadline", timeout)
+        while True:
+            try:
+                return self._inner.read(max_bytes, timeout=deadline.slice_s())
+            except httpcore.ReadTimeout:
+                deadline.left_s()
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        # not in slices: after a time-out it isn't known how much of it is written
+        self._inner.write(buffer, timeout=cast("Deadline", timeout).left_s())
+
+    def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.NetworkStream:
+        left_s = cast("Deadline", timeout).left_s()
+        return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, left_s))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
+class DeadlineBackend(httpcore.NetworkBackend):
+    """Opens DeadlineStreams; its time-outs are Deadlines, too."""
+
+    def __init__(self) -> None:
+        self._inner = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        deadline = cast("Deadline", timeout)
+        failure: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port, deadline):
+            left_s = min(deadline.left_s(), CONNECT_EACH_S)
+            try:
+                stream = self._inner.connect_tcp(
+                    address, port, left_s, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+            else:
+                return DeadlineStream(stream)
+        raise failure
+
+
+def _addresses(host: str, port: int, deadline: Deadline) -> list[str]:
+    """The addresses of `host`, looked up in a thread of its own: a lookup can't be ended."""
+    found: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            facts = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA refuses
+            found.put(error if isinstance(error, OSError) else OSError(str(error)))
+        else:
+            found.put(list(dict.fromkeys(str(fact[4][0]) for fact in facts)))
+
+    threading.Thread(target=look_up, daemon=True).start()
+    while True:
+        try:
+            answer = found.get(timeout=deadline.slice_s())
+        except queue.Empty:
+            continue
+        if isinstance(answer, OSError):
+            raise httpcore.ConnectError(f"{host}: {answer.strerror or answer}")
+        return answer

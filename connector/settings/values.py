@@ -47,7 +47,10 @@ def is_loopback(host: str | None) -> bool:
 
 def check_public_url(url: str) -> str:
     """`url`; ValueError unless it is https, or http to loopback."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its message may quote a password
+        raise ValueError("expected an https:// URL") from None
     if not re.fullmatch(r"[\x21-\x7e\xa0-\U0010ffff]*", url):
         raise ValueError("the URL holds a space or a control character; write a space as %20")
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -24,7 +24,8 @@ MAY_IMPORT = {
         "connector.errors", "connector.clock", "connector.logs", "connector.budget",
     },
     "connector.api": {
-        "connector.errors", "connector.clock", "connector.logs", "connector.budget",
+        "connector.errors", "connector.clock", "connector.logs", "connector.settings",
+        "connector.budget",
     },
     "connector.source": {
         "connector.errors", "connector.clock", "connector.logs", "connector.settings",

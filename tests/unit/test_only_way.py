@@ -25,7 +25,7 @@ ELSEWHERE = {
     "connector/budget/owners.py": "gethostname, to tell people who is connected",
     "pipelines/destination/installation.py": "gethostname, to tell installations apart",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
-    "pipelines/labels.py": "spellings of an address, to name a server once",
+    "pipelines/destination/labels.py": "spellings of an address, to name a server once",
     "pipelines/alerts.py": "tells people about failures at an address of their own, not the API's",
 }
 """What may import them outside of the client, and why. The sandbox is a server: it sends nothing
@@ -58,7 +58,7 @@ def test_only_the_api_client_reaches_the_network():
 
 def test_nobody_outside_of_the_client_uses_its_transport():
     """What sends is reached through the client, which takes the permits."""
-    inner = {"connector.api.transport", "connector.api.connections", "connector.api.deadlines"}
+    inner = {"connector.api.transport"}
     outside = [path for path in modules() if not path.is_relative_to(ROOT / API)]
     assert [path for path in outside if inner & set(imports(path))] == []
 

@@ -47,13 +47,13 @@ def parse(status: int, headers: Mapping[str, str], *, wall_s: float, longest_s: 
     headers: names in lower case. wall_s: UTC epoch seconds here, used where the answer has no
     `Date` of its own to measure timestamps against. longest_s: length of the longest window.
     """
-    now_s = _date_s(headers.get("date")) or wall_s
+    now_s = http_date_s(headers.get("date")) or wall_s
     return Reading(
         status=status,
         limit=_count(_header(headers, "limit")),
         remaining=_count(_header(headers, "remaining")),
-        reset_s=_ahead_s(_header(headers, "reset"), now_s, longest_s),
-        retry_after_s=_ahead_s(headers.get("retry-after"), now_s, longest_s),
+        reset_s=seconds_ahead(_header(headers, "reset"), now_s, longest_s),
+        retry_after_s=seconds_ahead(headers.get("retry-after"), now_s, longest_s),
     )
 
 
@@ -67,8 +67,9 @@ def _count(text: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def _ahead_s(text: str | None, now_s: float, longest_s: float) -> float | None:
-    """Seconds from now that `text` means: delta, Unix timestamp (s or ms) or HTTP date."""
+def seconds_ahead(text: str | None, now_s: float, longest_s: float) -> float | None:
+    """Seconds from now that `text` means: delta, Unix timestamp (s or ms) or HTTP date. None where
+    it can't be read, or is further off than `longest_s`."""
     if not text:
         return None
     match = re.match(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:$|[,;])", text)
@@ -77,7 +78,7 @@ def _ahead_s(text: str | None, now_s: float, longest_s: float) -> float | None:
         number /= 1000 if number >= _EPOCH_MS else 1
         ahead_s = number - now_s if number >= _EPOCH_S else number
     else:
-        date_s = _date_s(text)
+        date_s = http_date_s(text)
         if date_s is None:
             return None
         ahead_s = date_s - now_s
@@ -89,11 +90,12 @@ def slack_s(length_s: float) -> float:
     return 1.0 + 0.02 * length_s
 
 
-def _date_s(text: str | None) -> float | None:
+def http_date_s(text: str | None) -> float | None:
+    """An HTTP date as UTC epoch seconds; None if it can't be read."""
     if not text:
         return None
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, IndexError):
         return None
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()

@@ -10,15 +10,14 @@ from typing import Any
 import httpcore
 import pytest
 
-from connector.api import deadlines
-from connector.api.deadlines import Deadline, DeadlineBackend
+from connector.api.transport import Deadline, DeadlineBackend
 
 Facts = list[tuple[Any, ...]]
 
 
-@pytest.fixture(autouse=True)
-def ten_seconds() -> None:
-    deadlines.keep(Deadline(10))
+def _connect(port: int, deadline: Deadline | None = None) -> httpcore.NetworkStream:
+    """httpcore hands a request's deadline on as the time-out."""
+    return DeadlineBackend().connect_tcp("api.test", port, deadline or Deadline(10))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -41,9 +40,8 @@ def test_a_lookup_that_hangs_ends_with_the_deadline(monkeypatch: pytest.MonkeyPa
     """The system's resolver takes no time-out."""
     released = threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait() and [])
-    deadlines.keep(Deadline(0.05))
     with pytest.raises(httpcore.ReadTimeout, match=r"within 0\.05 s"):
-        DeadlineBackend().connect_tcp("api.test", 443)
+        _connect(443, Deadline(0.05))
     released.set()
 
 
@@ -51,10 +49,9 @@ def test_a_lookup_that_hangs_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch)
     """Long before its deadline."""
     released, stop = threading.Event(), threading.Event()
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait() and [])
-    deadlines.keep(Deadline(1e6, stop))
     stop.set()
     with pytest.raises(httpcore.ReadTimeout, match="signal"):
-        DeadlineBackend().connect_tcp("api.test", 443)
+        _connect(443, Deadline(1e6, stop))
     released.set()
 
 
@@ -71,7 +68,7 @@ def test_a_name_that_nobody_knows_is_a_failed_connection(
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(httpcore.ConnectError, match="api.test: "):
-        DeadlineBackend().connect_tcp("api.test", 443)
+        _connect(443)
 
 
 def test_the_next_address_is_tried_when_one_is_dead(
@@ -80,7 +77,7 @@ def test_the_next_address_is_tried_when_one_is_dead(
     """As with a host whose IPv6 leads nowhere."""
     _resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
     port = listener.getsockname()[1]
-    stream = DeadlineBackend().connect_tcp("api.test", port)
+    stream = _connect(port)
     assert stream.get_extra_info("server_addr") == ("127.0.0.1", port)
     stream.close()
 
@@ -91,7 +88,7 @@ def test_a_host_without_a_living_address_is_a_failed_connection(
     """The last failure is the one that is told."""
     _resolve_to(monkeypatch, "127.0.0.2", "127.0.0.3")
     with pytest.raises(httpcore.ConnectError, match="refused"):
-        DeadlineBackend().connect_tcp("api.test", listener.getsockname()[1])
+        _connect(listener.getsockname()[1])
 
 
 def test_after_a_signal_only_the_patience_is_left():

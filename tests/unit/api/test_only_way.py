@@ -8,8 +8,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 SENDS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "http.client", "urllib.request"}
 MAY_SEND = {
-    "connector/api/connections.py",
-    "connector/api/deadlines.py",
     "connector/api/transport.py",
     "pipelines/alerts.py",  # to the user's own webhook, never to the API
 }
@@ -41,11 +39,11 @@ def test_only_the_transport_can_send():
     assert senders - MAY_SEND == set()
 
 
-def test_only_calls_use_the_transport():
+def test_only_the_client_uses_the_transport():
     """And every call there takes a permit first: `tests/sync/client` counts them."""
     users = {
         name
         for name, tree in _modules()
         if any(each.startswith("connector.api.transport.Transport") for each in _imported(tree))
     }
-    assert users == {"connector/api/calls.py", "connector/api/client.py"}
+    assert users == {"connector/api/client.py"}

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.api.headers import http_date_s, retry_after_s
 from connector.api.retry import (
     BUSY_TRIES,
     DOUBTFUL_TRIES,
@@ -17,7 +16,9 @@ from connector.api.retry import (
     Outcome,
     decide,
     outcome_of_status,
+    retry_after_s,
 )
+from connector.budget.policy.readings import http_date_s
 
 NOW_S = 1_760_000_000.0
 TRANSIENT = [Outcome.LOST, Outcome.FAULTY, Outcome.RUNNING, Outcome.DOUBTFUL]
