@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +14,7 @@ import orjson
 
 from connector.errors import DestinationError
 from connector.settings import Settings
-from connector.upsert.outbox.evidence import NothingPulled, Pulled, PulledProspect
+from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.places import is_duckdb
@@ -26,16 +26,18 @@ _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then look
 @contextmanager
 def open_pulled(settings: Settings) -> Iterator[Pulled]:
     """The destination as pushes see it; empty where nothing has been pulled yet."""
-    with ExitStack() as stack:
-        tables = _open(settings, stack)
+    with _opened(settings) as tables:
         columns = _columns(tables, settings.dataset, "prospects") if tables else []
         if tables is None or "id" not in columns:
-            yield NothingPulled()
+            yield Pulled()
             return
         hidden = settings.pull.prospects.hash_columns
         readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
-        has_freshness = bool(_columns(tables, settings.dataset, "_hc_freshness"))
-        complete_ms = _complete_ms(tables) if has_freshness else None
+        complete_ms = None
+        if _columns(tables, settings.dataset, "_hc_freshness"):
+            freshness = tables.name("_hc_freshness")
+            sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
+            complete_ms = _ms(tables.query(sql)[0][0])
         yield PulledProspects(tables, readable, complete_ms=complete_ms)
 
 
@@ -45,8 +47,7 @@ def rows_sent_before(settings: Settings) -> int:
     Raises:
         DestinationError: it can't be read.
     """
-    with ExitStack() as stack:
-        tables = _open(settings, stack)
+    with _opened(settings) as tables:
         if tables is None or not _columns(tables, settings.dataset, "_hc_push_results"):
             return 0
         ((count,),) = tables.query(
@@ -64,16 +65,27 @@ class Tables(Protocol):
     def name(self, table: str) -> str: ...
 
 
-def _open(settings: Settings, stack: ExitStack) -> Tables | None:
-    if not is_duckdb(settings):
-        return _open_server(settings, stack)
-    if not settings.duckdb_path.exists():
-        return None
-    return stack.enter_context(closing(PublishedCopy(settings.duckdb_path, settings.dataset)))
+@contextmanager
+def _opened(settings: Settings) -> Iterator[Tables | None]:
+    """The published copy, or the server's tables; None where nothing has been published yet."""
+    if is_duckdb(settings):
+        if not settings.duckdb_path.exists():
+            yield None
+            return
+        with closing(PublishedTables(settings.duckdb_path, settings.dataset)) as tables:
+            yield tables
+        return
+    from pipelines.destination.dlt_options import make_pipeline, own_configuration
+    from pipelines.destination.postgres import server_destination
+    from pipelines.destination.warehouse import ServerWarehouse
+
+    with tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder, own_configuration():
+        pipeline = make_pipeline(server_destination(settings), settings.dataset, Path(folder))
+        yield ServerWarehouse(lambda: pipeline)
 
 
-class PublishedCopy:
-    """The file that analysts open.
+class PublishedTables:
+    """The tables of the file that analysts open.
 
     Raises:
         DestinationError: it can't be read.
@@ -109,18 +121,6 @@ class PublishedCopy:
         self._connection.close()
 
 
-def _open_server(settings: Settings, stack: ExitStack) -> Tables:
-    from pipelines.destination.dlt_options import make_pipeline, own_configuration
-    from pipelines.destination.postgres import server_destination
-    from pipelines.destination.warehouse import ServerWarehouse
-
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hiringcenter-")))
-    stack.enter_context(own_configuration())
-    destination = server_destination(settings)
-    pipeline = make_pipeline(destination, settings.dataset, folder)
-    return ServerWarehouse(lambda: pipeline)
-
-
 def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
     sql = (
         "SELECT column_name FROM information_schema.columns "
@@ -129,35 +129,35 @@ def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
     return [row[0] for row in tables.query(sql, [dataset, table])]
 
 
-class PulledProspects:
+class PulledProspects(Pulled):
     """The table `prospects` of the last pull. columns: those whose values can be compared."""
 
     def __init__(self, tables: Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
         self._tables, self._columns = tables, frozenset(columns)
         self.complete_ms = complete_ms
         self._table = tables.name("prospects")
-        self._fields = {
-            read_as: _snake(read_as)
-            for read_as in (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
-            if _snake(read_as) in self._columns
-        }
+        read_as = (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
+        self._fields = {name: _snake(name) for name in read_as if _snake(name) in self._columns}
 
-    def by_id(self, ids: Collection[str]) -> dict[str, PulledProspect]:
-        found = self._select(["id", self._column("updated_at"), "_hc_deleted_at"], "id", ids)
-        return {str(id_): PulledProspect(str(id_), _ms(at), _ms(gone)) for id_, at, gone in found}
-
-    def with_fields(self, ids: Collection[str]) -> dict[str, PulledProspect]:
-        columns = ["id", self._column("updated_at"), "_hc_deleted_at", *self._fields.values()]
-        return {
-            str(row[0]): PulledProspect(str(row[0]), _ms(row[1]), _ms(row[2]), self._read(row[3:]))
-            for row in self._select(columns, "id", ids)
-        }
+    def by_id(
+        self, ids: Collection[str], *, with_fields: bool = False
+    ) -> dict[str, PulledProspect]:
+        updated_at = "updated_at" if "updated_at" in self._columns else "NULL"
+        fields = self._fields if with_fields else {}
+        columns = ["id", updated_at, "_hc_deleted_at", *fields.values()]
+        found = {}
+        for id_, updated, deleted, *values in self._select(columns, "id", ids):
+            shown = dict(zip(fields, values, strict=True))
+            if isinstance(shown.get("labels"), str):
+                shown["labels"] = orjson.loads(shown["labels"])
+            found[str(id_)] = PulledProspect(str(id_), _ms(updated), _ms(deleted), shown)
+        return found
 
     def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
         if "email" not in self._columns:
             return {}
         found: dict[str, set[str]] = {}
-        for id_, email in self._living(["id", "lower(email)"], "lower(email)", emails):
+        for id_, email in self._live(["id", "lower(email)"], "lower(email)", emails):
             found.setdefault(email, set()).add(str(id_))
         return {email: frozenset(ids) for email, ids in found.items()}
 
@@ -169,13 +169,13 @@ class PulledProspects:
             ends.setdefault(re.sub(r"\D", "", phone)[-_KEY_DIGITS:], []).append(phone)
         end = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
         found: dict[str, set[str]] = {}
-        for id_, theirs, key in self._living(["id", "phone", end], end, ends):
+        for id_, theirs, key in self._live(["id", "phone", end], end, ends):
             for phone in ends[key]:
                 if same_phone(phone, theirs):
                     found.setdefault(phone, set()).add(str(id_))
         return {phone: frozenset(ids) for phone, ids in found.items()}
 
-    def _living(
+    def _live(
         self, columns: Sequence[str], key: str, values: Collection[str]
     ) -> Iterator[tuple[Any, ...]]:
         return self._select(columns, key, values, "AND _hc_deleted_at IS NULL")
@@ -193,23 +193,6 @@ class PulledProspects:
                 f"WHERE {key} IN ({places}) {more}",
                 some,
             )
-
-    def _column(self, name: str) -> str:
-        return name if name in self._columns else "NULL"
-
-    def _read(self, values: Sequence[Any]) -> Mapping[str, Any]:
-        fields = dict(zip(self._fields, values, strict=True))
-        if isinstance(fields.get("labels"), str):
-            fields["labels"] = orjson.loads(fields["labels"])
-        return fields
-
-
-def _complete_ms(tables: Tables) -> int | None:
-    sql = (
-        f"SELECT max(last_complete_at) FROM {tables.name('_hc_freshness')} "  # noqa: S608 - ours
-        "WHERE resource = 'prospects'"
-    )
-    return _ms(tables.query(sql)[0][0])
 
 
 def _snake(name: str) -> str:

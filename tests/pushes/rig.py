@@ -15,7 +15,7 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.clock import Clock, SteadyClock, SystemClock
-from connector.upsert.outbox.evidence import NothingPulled, Pulled
+from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts, PushOptions
@@ -84,7 +84,7 @@ class Rig:
     retry_total_s: float = 300.0
     in_flight: int = 8
     pushes: int = 0
-    pulled: Pulled = field(default_factory=NothingPulled)
+    pulled: Pulled = field(default_factory=Pulled)
 
     def __post_init__(self) -> None:
         durable = isinstance(self.clock, SystemClock)  # a crash that is only played needs no disk

@@ -382,17 +382,6 @@ class Hasher:
         state.update(str(text).encode("utf-8", "surrogatepass"))
         return state.digest()
 
-    def aliases(
-        self, *, email: str | None, phone: str | None, content: bytes = b"", ordinal: int = 0
-    ) -> Aliases:
-        """All aliases of one row. ordinal: equal rows above it, where it has no contact."""
-        if email is None and phone is None:
-            return Aliases(row=self.alias("row", f"{content.hex()}:{ordinal}"))
-        return Aliases(
-            email=None if email is None else self.alias("email", email),
-            phone=None if phone is None else self.alias("phone", phone),
-        )
-
 
 def stored_first_name(names: bytes | None) -> Name | None:
     """The first name within what `Hasher.names` made; None where it isn't known."""

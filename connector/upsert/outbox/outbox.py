@@ -434,7 +434,7 @@ class Outbox:
             sent_server_ms=server_ms,
         )
 
-    def close(
+    def finish(
         self,
         connection: sa.Connection,
         write: Write,

@@ -9,27 +9,31 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
+
+import orjson
 
 from connector.upsert.outbox.matching import Aliases, Hasher
+from connector.upsert.outbox.receipts import Receipt
+from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.row_checks import Reject, ValidRow
 
+Check = Callable[[InputRow], ValidRow | Reject]
+Find = Callable[[Collection[int]], dict[int, Receipt]]
+_BATCH_ROWS = 5_000
+_NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 _SCHEMA = """
 CREATE TABLE staged (
-    id INTEGER PRIMARY KEY, row_number INTEGER, email INTEGER, phone INTEGER, content BLOB,
-    payload BLOB, activities BLOB, row_values BLOB, note TEXT, prospect INTEGER, repeats TEXT,
-    accepted_ms INTEGER, updated_at_ms INTEGER, ordinal INTEGER, person INTEGER
+    row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, activities BLOB,
+    row_values BLOB, note TEXT, prospect INTEGER, repeats TEXT, accepted_ms INTEGER,
+    updated_at_ms INTEGER, ordinal INTEGER, person INTEGER, id INTEGER PRIMARY KEY
 )
 """
-_INSERT = (
-    "INSERT INTO staged (row_number, email, phone, content, payload, activities, row_values, note,"
-    " prospect, repeats, accepted_ms, updated_at_ms) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_SELECT = (
-    "SELECT id, row_number, email, phone, content, payload, activities, row_values, note, repeats,"
-    " accepted_ms, updated_at_ms, coalesce(ordinal, 0), person FROM staged"
-)
+_INSERT = "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0))"
+_SELECT = "SELECT * FROM staged "
 _NAMES = """
 SELECT alias, id FROM (
     SELECT email AS alias, id FROM staged WHERE email IS NOT NULL
@@ -38,17 +42,19 @@ SELECT alias, id FROM (
 ) ORDER BY alias, id
 """
 _EQUALS = """
-SELECT id, row_number() OVER (PARTITION BY content ORDER BY id) - 1
+SELECT row_number() OVER (PARTITION BY content ORDER BY id) - 1, id
 FROM staged WHERE email IS NULL AND phone IS NULL
 """
 
 
-class NewRow(NamedTuple):
-    """One checked row. payload, activities, row_values: JSON.
+class StagedRow(NamedTuple):
+    """One checked row. email, phone: aliases. payload, activities, row_values: JSON.
 
     prospect: a number that stands for the prospect that its contacts are known to belong to.
     repeats: that prospect's id, where the row says what was accepted last; accepted_ms and
-    updated_at_ms are its receipt's.
+    updated_at_ms are its receipt's. Set by `Staging`: ordinal, for a row without contact, how many
+    equal ones stand above it; person, the id of the first row of the same person, None where no
+    other row is theirs; id.
     """
 
     row_number: int
@@ -63,31 +69,13 @@ class NewRow(NamedTuple):
     repeats: str | None = None
     accepted_ms: int | None = None
     updated_at_ms: int | None = None
-
-
-class StagedRow(NamedTuple):
-    """One row as it was staged; see `NewRow`. person: the id of the first row of the same person,
-    None where no other row is theirs. ordinal: for a row without contact, how many equal ones
-    stand above it."""
-
-    id: int
-    row_number: int
-    email: int | None
-    phone: int | None
-    content: bytes
-    payload: bytes
-    activities: bytes | None
-    row_values: bytes
-    note: str | None
-    repeats: str | None
-    accepted_ms: int | None
-    updated_at_ms: int | None
-    ordinal: int
-    person: int | None
+    ordinal: int = 0
+    person: int | None = None
+    id: int = 0
 
 
 class Staging:
-    """Fill it with `add`, close it off with `join`, then read `alone` and `together`."""
+    """Fill it with `add`, complete it with `join`, then read `people`."""
 
     def __init__(self) -> None:
         self._file = sqlite3.connect("", isolation_level=None)
@@ -96,39 +84,31 @@ class Staging:
         self._file.execute(_SCHEMA)
         self._file.execute("BEGIN")
 
-    def add(self, rows: Iterable[NewRow]) -> None:
+    def add(self, rows: Iterable[StagedRow]) -> None:
         """Put rows aside, in file order."""
         self._file.executemany(_INSERT, rows)
 
     def join(self) -> None:
-        """Tell which rows are about one person: those that share an email, a phone or a known
+        """Find which rows are about one person: those that share an email, a phone or a known
         prospect, directly or through other rows; and count equal rows without contact."""
         self._file.execute("COMMIT")
         self._file.execute("BEGIN")
-        self._count_equals()
-        self._unite()
+        equals = self._file.execute(_EQUALS)
+        while batch := equals.fetchmany(10_000):
+            self._file.executemany("UPDATE staged SET ordinal = ? WHERE id = ?", batch)
+        last = self._file.execute("SELECT coalesce(max(id), 0) FROM staged").fetchone()[0]
+        people, before = Forest(last), (0, 0)
+        for alias, id_ in self._file.execute(_NAMES):
+            if before[0] == alias and before[1]:
+                people.unite(before[1], id_)
+            before = (alias, id_)
+        self._file.executemany("UPDATE staged SET person = ? WHERE id = ?", people.shared())
         self._file.execute("COMMIT")
         self._file.execute("CREATE INDEX by_person ON staged (person, id) WHERE person IS NOT NULL")
 
-    def _count_equals(self) -> None:
-        found = self._file.execute(_EQUALS)
-        while batch := found.fetchmany(10_000):
-            self._file.executemany(
-                "UPDATE staged SET ordinal = ? WHERE id = ?", [(n, id_) for id_, n in batch]
-            )
-
-    def _unite(self) -> None:
-        last = self._file.execute("SELECT coalesce(max(id), 0) FROM staged").fetchone()[0]
-        people = Forest(last)
-        before: tuple[int, int] | None = None
-        for alias, id_ in self._file.execute(_NAMES):
-            if before is not None and before[0] == alias:
-                people.unite(before[1], id_)
-            before = (alias, id_)
-        self._file.executemany(
-            "UPDATE staged SET person = ? WHERE id = ?",
-            ((root, id_) for id_, root in people.shared()),
-        )
+    def people(self) -> Iterator[list[StagedRow]]:
+        """The rows of each person; first those who have one row, in file order."""
+        return chain(([row] for row in self.alone()), self.together())
 
     def alone(self) -> Iterator[StagedRow]:
         """Rows that are the only one of their person, in file order."""
@@ -146,8 +126,7 @@ class Staging:
             yield person
 
     def _rows(self, which: str) -> Iterator[StagedRow]:
-        for row in self._file.execute(f"{_SELECT} {which}"):
-            yield StagedRow._make(row)
+        return map(StagedRow._make, self._file.execute(_SELECT + which))
 
     def __enter__(self) -> Self:
         return self
@@ -159,13 +138,6 @@ class Staging:
         trace: TracebackType | None,
     ) -> None:
         self._file.close()
-
-
-def names_of_row(row: StagedRow, hasher: Hasher) -> Aliases:
-    """The aliases of a staged row."""
-    if row.email is None and row.phone is None:
-        return hasher.aliases(email=None, phone=None, content=row.content, ordinal=row.ordinal)
-    return Aliases(row.email, row.phone)
 
 
 class Forest:
@@ -187,7 +159,7 @@ class Forest:
         self._parent[second] = first
 
     def shared(self) -> Iterator[tuple[int, int]]:
-        """(member, who stands for it) for every set of more than one, in order."""
+        """(who stands for it, member) for every set of more than one."""
         several = bytearray(len(self._parent))
         for member in range(1, len(self._parent)):
             root = self.find(member)
@@ -195,4 +167,99 @@ class Forest:
                 several[root] = several[member] = 1
         for member in range(1, len(self._parent)):
             if several[member]:
-                yield member, self.find(member)
+                yield self.find(member), member
+
+
+def stage(
+    rows: Iterable[InputRow],
+    check: Check,
+    staging: Staging,
+    *,
+    hasher: Hasher,
+    find: Find,
+    on_reject: Callable[[Reject], None],
+    on_progress: Callable[[int], None],
+) -> int:
+    """Check every row of the input, and put it aside or reject it; how many there were.
+
+    find: where aliases lead, as the ledger knows. on_progress: gets the number of rows read so
+    far, now and then.
+    """
+    remaining, read = iter(rows), 0
+    while batch := list(islice(remaining, _BATCH_ROWS)):
+        new = [staged for row in batch if (staged := _checked(row, check, hasher, on_reject))]
+        found = _found(new, find)
+        staging.add(_with_prospect(row, found) for row in new)
+        read += len(batch)
+        on_progress(read)
+    staging.join()
+    return read
+
+
+def _checked(
+    row: InputRow, check: Check, hasher: Hasher, on_reject: Callable[[Reject], None]
+) -> StagedRow | None:
+    valid = check(row)
+    if isinstance(valid, Reject):
+        on_reject(valid)
+        return None
+    activities = [[activity.kind, activity.payload] for activity in valid.activities]
+    try:
+        return StagedRow(
+            valid.row_number,
+            None if valid.email is None else hasher.alias("email", valid.email),
+            None if valid.phone is None else hasher.alias("phone", valid.phone),
+            hasher.content(valid.payload),
+            orjson.dumps(valid.payload),
+            orjson.dumps(activities) if activities else None,
+            orjson.dumps(row.values, default=str),  # what JSON doesn't know is kept as its text
+            "; ".join(valid.warnings) or None,
+        )
+    except TypeError:
+        on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
+        return None
+
+
+def _found(rows: list[StagedRow], find: Find) -> dict[int, Receipt]:
+    """Where the rows' aliases lead. One is enough for a row that says what was accepted last: it
+    is sent nowhere; of the others, both are looked up."""
+    first = {row.email if row.email is not None else row.phone for row in rows}
+    found = find({alias for alias in first if alias is not None})
+    second = {
+        row.phone
+        for row in rows
+        if not ((receipt := found.get(row.email or 0)) and receipt.ends_with(row.content))
+    }
+    return found | find({alias for alias in second if alias is not None})
+
+
+def _with_prospect(row: StagedRow, found: Mapping[int, Receipt]) -> StagedRow:
+    """`row` with the prospect that its contacts lead to."""
+    one, other = found.get(row.email or 0), found.get(row.phone or 0)
+    receipt = one or other
+    if receipt is None:
+        return row
+    prospect = hash(receipt.prospect_id)  # for this process alone
+    agree = one is None or other is None or one.prospect_id == other.prospect_id
+    if not (agree and receipt.ends_with(row.content)):
+        return row._replace(prospect=prospect)
+    return row._replace(
+        prospect=prospect,
+        repeats=receipt.prospect_id,
+        accepted_ms=receipt.accepted_ms,
+        updated_at_ms=receipt.updated_at_ms,
+    )
+
+
+def names_of_row(row: StagedRow, hasher: Hasher) -> Aliases:
+    """The aliases of a staged row."""
+    if row.email is None and row.phone is None:
+        return Aliases(row=hasher.alias("row", f"{row.content.hex()}:{row.ordinal}"))
+    return Aliases(row.email, row.phone)
+
+
+def reject_of(row_number: int, row_values: bytes | None, reason: str, names: str | None) -> Reject:
+    """The reject of a row that passed its checks. names: for the rejects file alone."""
+    values: dict[str, Any] = orjson.loads(row_values or b"{}")
+    in_full = f"{reason} ({names})" if names else reason
+    return Reject(row_number, values, None, in_full, without_values=reason)

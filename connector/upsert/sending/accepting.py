@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from connector.upsert.outbox.matching import first_name, same_email, same_phone, stored_first_name
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, UncertainWrite, Write
-from connector.upsert.outbox.receipts import Accepted, Receipts, Status
+from connector.upsert.outbox.receipts import Receipts, Status
 from connector.upsert.sending.flights import Flight
 
 _OTHER = (
@@ -47,7 +47,7 @@ class Accepting:
         row, write = flight.row, flight.write
         row.status = status
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
-        self.outbox.close(
+        self.outbox.finish(
             connection, write, outcome=status, prospect_id=row.prospect_id, at_ms=at_ms,
             state=_state_of(flight),
         )  # fmt: skip
@@ -61,16 +61,14 @@ class Accepting:
         first, last = (_named(name, item, payload) for name in ("firstName", "lastName"))
         self.receipts.accept(
             connection,
-            Accepted(
-                row.prospect_id,
-                write.names,
-                None if left_alone else write.content,
-                at_ms,
-                int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
-                email_kept=_kept("email", same_email, payload, item),
-                phone_kept=_kept("phone", same_phone, payload, item),
-                hashed_names=hasher.names(first, last),
-            ),
+            row.prospect_id,
+            write.names,
+            content=None if left_alone else write.content,
+            at_ms=at_ms,
+            updated_at_ms=int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
+            email_kept=_kept("email", same_email, payload, item),
+            phone_kept=_kept("phone", same_phone, payload, item),
+            hashed_names=hasher.names(first, last),
         )
         if write.names.row is None:
             self._settle_disputes(connection, write)
@@ -95,7 +93,8 @@ class Accepting:
         row, write = flight.row, flight.write
         answered, expected = str(item["id"]), write.prospect_id or ""
         name = first_name(orjson.loads(write.body).get("firstName"))
-        before = stored_first_name(self.receipts.names_of(connection, answered))
+        receipt = self.receipts.of(connection, [answered]).get(answered)
+        before = stored_first_name(receipt.names if receipt else None)
         if name is not None and before is not None:
             follows = before.agrees(self.outbox.hasher.name(name))
         else:
@@ -103,7 +102,7 @@ class Accepting:
         if follows:
             self.prospect(connection, flight, item, Status.UPDATED, at_ms)
         else:
-            self.outbox.close(
+            self.outbox.finish(
                 connection, write, outcome=Status.FAILED, prospect_id=answered, at_ms=at_ms
             )
             self.receipts.break_tail(connection, answered, at_ms)
@@ -123,7 +122,7 @@ class Accepting:
         """A note, task or meeting is there; it is not created again."""
         write = flight.write
         assert write.prospect_id is not None
-        self.outbox.close(
+        self.outbox.finish(
             connection, write, outcome="created", prospect_id=write.prospect_id, at_ms=at_ms,
             state=_state_of(flight),
         )  # fmt: skip

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import orjson
 import sqlalchemy as sa
 
 from connector.clock import Clock
-from connector.upsert.outbox.evidence import Evidence, Known, known_of
+from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, Write, names_of
-from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, Action, Decision, Mode, decide
-from connector.upsert.outbox.receipts import Receipts, Status
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions, RowDecision, decide
+from connector.upsert.outbox.receipts import Receipt, Receipts, Status
 from connector.upsert.sending.api import Api, server_ms
 from connector.upsert.sending.flights import Flight, RowProgress
 from connector.upsert.sending.settling import Settler
@@ -28,19 +28,14 @@ _DROPPED = (
     "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
 )
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
-_STATUS = {
-    Action.UNCHANGED: Status.UNCHANGED,
-    Action.REJECT: Status.REJECTED,
-    Action.UNCERTAIN: Status.FAILED,
-}
 
 
 @dataclass
 class Claimer:
     """Starts rows and their activities, within the caller's transaction.
 
-    force: send what is unchanged or uncertain too. looks_first: whoever has no receipt here is
-    looked up before anything is posted, and so is what goes with them.
+    looks_first: whoever has no receipt here is looked up before anything is posted, and so is
+    what goes with them.
     """
 
     outbox: Outbox
@@ -48,10 +43,8 @@ class Claimer:
     settler: Settler
     api: Api
     clock: Clock
-    mode: Mode
-    force: bool
+    options: PushOptions
     looks_first: bool = False
-    allow_shared_contact: bool = False
     began_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -60,66 +53,50 @@ class Claimer:
 
     def start(self, connection: sa.Connection, rows: Sequence[RowProgress]) -> Iterable[Flight]:
         """The first errand of each row that needs one; the others are left without any."""
-        known = self._known(connection, rows)
+        names = {alias for row in rows for alias in row.first.names.present()}
+        found = self.receipts.find(connection, names)
         for row in rows:
-            flight = self._start_one(connection, row, known)
+            flight = self._start_one(connection, row, found)
             if flight is not None:
                 yield flight
 
-    def _known(self, connection: sa.Connection, rows: Iterable[RowProgress]) -> Known:
-        names = {alias for row in rows for alias in row.first.names.present()}
-        uncertain = self.settler.uncertain
-        return known_of(connection, self.receipts, names, uncertain, attached=False)
-
     def _start_one(
-        self, connection: sa.Connection, row: RowProgress, known: Known
+        self, connection: sa.Connection, row: RowProgress, found: Mapping[int, Receipt]
     ) -> Flight | None:
         write = row.first
         if self.settler.blocked.intersection(names_of(write)):
             return self._skip(connection, row, Status.FAILED, _BEHIND)
         if write.kind != PROSPECTS:
             return self.go_on(connection, row)
-        decision, evidence = self._decide(write, known)
+        decision, evidence = self._decide(write, found)
         row.prospect_id = decision.prospect_id
-        if decision.action is not Action.SEND:
+        if decision.outcome is not None:
             return self._settle(connection, row, decision)
         row.rest.popleft()
-        is_known = any(name in known.found for name in write.names.present())
         must_exist = None
         receipt = evidence.receipt
         if receipt and decision.prospect_id is None and self._lost_contacts(write, evidence):
             must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
-        looks = self.mode == "update-only" or bool(must_exist)
-        looks = looks or (self.looks_first and not is_known)
+        looks = self.options.mode == "update-only" or bool(must_exist)
+        looks = looks or (self.looks_first and evidence.best is None)
         write = replace(write, prospect_id=decision.prospect_id)
         if not looks:
             write = self._send(connection, self._careful(write))
         flight = self._flight(row, write, looks=looks, accepted_updated_at_ms=_updated_ms(evidence))
         return replace(flight, must_exist=must_exist)
 
-    def _decide(self, write: Write, known: Known) -> tuple[Decision, Evidence]:
-        evidence = known.of(write.names, write.content)
-        if write.stale:
-            evidence = replace(evidence, stale="changed since")
-        disputed = self.settler.disputed
-        evidence = replace(
-            evidence,
-            disputed=next((disputed[n] for n in write.names.present() if n in disputed), None),
-        )
-        decision = decide(
-            write.content,
-            evidence,
-            mode=self.mode,
-            force=self.force,
-            allow_shared_contact=self.allow_shared_contact,
-        )
+    def _decide(self, write: Write, found: Mapping[int, Receipt]) -> tuple[RowDecision, Evidence]:
+        uncertain, disputed = self.settler.uncertain, self.settler.disputed
+        evidence = Evidence.of(write.names, write.content, found, uncertain, disputed)
+        evidence.stale = "changed since" if write.stale else None
+        decision = decide(write.content, evidence, self.options)
         if decision.prospect_id is None or not self._is_newer_than_plan(evidence):
             decision = replace(decision, prospect_id=write.prospect_id)  # the plan knew the pull
         return decision, evidence
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether the row's person is there already, without any contact to find them by."""
-        if self.force or not evidence.contacts_dropped:
+        if self.options.force or not evidence.contacts_dropped:
             return False
         found = evidence.by_email or evidence.by_phone
         theirs = stored_first_name(found.names) if found else None
@@ -132,9 +109,9 @@ class Claimer:
         return any(each is not None and each.accepted_ms >= self.began_ms for each in found)
 
     def _settle(
-        self, connection: sa.Connection, row: RowProgress, decision: Decision
+        self, connection: sa.Connection, row: RowProgress, decision: RowDecision
     ) -> Flight | None:
-        status, reason = _STATUS[decision.action], decision.reason
+        status, reason = decision.outcome or Status.UNCHANGED, decision.reason
         if status is not Status.UNCHANGED:
             return self._skip(connection, row, status, reason or "")
         row.status = status
@@ -195,7 +172,7 @@ class Claimer:
             write.kind == PROSPECTS and write.prospect_id is None and write.names.row is None
         )
         payload = orjson.loads(write.body) if is_about_nobody else {}
-        if payload.get("update") is not True or self.allow_shared_contact:
+        if payload.get("update") is not True or self.options.allow_shared_contact:
             return write
         return replace(write, creates=True, body=orjson.dumps({**payload, "update": False}))
 
@@ -227,7 +204,7 @@ class Claimer:
         )
 
     def _close(self, connection: sa.Connection, write: Write, outcome: str) -> None:
-        self.outbox.close(
+        self.outbox.finish(
             connection,
             write,
             outcome=outcome,
@@ -239,7 +216,7 @@ class Claimer:
     def _is_attached(self, connection: sa.Connection, write: Write) -> bool:
         assert write.prospect_id is not None
         entry = (write.prospect_id, write.kind, write.content)
-        if not self.force:
+        if not self.options.force:
             return entry in self.receipts.attached(connection, [write.prospect_id])
         is_there = entry in self._attached
         self._attached.add(entry)
@@ -247,7 +224,7 @@ class Claimer:
 
     def _is_uncertain(self, write: Write) -> bool:
         entry = (write.prospect_id or "", write.kind, write.content)
-        return not self.force and entry in self.settler.uncertain
+        return not self.options.force and entry in self.settler.uncertain
 
     def _flight(
         self,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
-from connector.upsert.collecting import rare_collections
-from connector.upsert.outbox.checked_rows import Check, stage, values_of
-from connector.upsert.outbox.evidence import EvidenceFinder, Pulled
+from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.outbox import Outbox, forget
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
-from connector.upsert.outbox.receipts import Found, Receipts, ResultStore
-from connector.upsert.outbox.staging import Staging
+from connector.upsert.outbox.receipts import Receipts, ResultStore
+from connector.upsert.outbox.staging import Check
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.sending.api import Api, KeyMemory
@@ -52,64 +50,13 @@ class Push:
         on_reject: gets every row whose outcome is bad, as the input holds it. on_read: how many
         rows have been read.
         """
-        if not dry_run:
-            for name in {self._options.source, self._options.source_path} - {None}:
-                self._outbox.supersede(str(name))
-        planner = self._planner(pulled, dry_run)
-
-        def reject(found: Reject) -> None:
-            planner.reject(found)
-            on_reject(found)
-
-        hasher = self._outbox.hasher
-        with Staging() as staging, rare_collections():
-            planner.counts.rows = stage(
-                rows,
-                check,
-                staging,
-                hasher=hasher,
-                find=self._find,
-                on_reject=reject,
-                on_progress=on_read,
-            )
-            for row, decision in planner.plan(staging):
-                values = values_of(row.row_values)
-                reason = decision.reason or ""
-                told = f"{reason} ({decision.names})" if decision.names else reason
-                on_reject(Reject(row.row_number, values, None, told, without_values=reason))
-        return planner.counts
+        planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=self._clock)
+        return planner.plan(rows, check, on_reject=on_reject, on_read=on_read)
 
     def discard(self) -> None:
         """Drop the plan: nothing of it is to be sent."""
         self._outbox.discard(self._options.run_id)
         self._results.discard(self._options.run_id)
-
-    def _find(self, names: Collection[int]) -> Mapping[int, Found]:
-        """Where aliases lead; their receipts are in use, and stay."""
-        with self._outbox.database.read() as connection:
-            found = self._receipts.find(connection, names)
-        now_ms = int(self._clock.now_s() * 1000)
-        ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
-        ageing = {each.prospect_id for each in found.values() if each.seen_ms < ageing_ms}
-        if ageing:
-            with self._outbox.database.write() as connection:
-                self._receipts.touch(connection, ageing, now_ms)
-        return found
-
-    def _planner(self, pulled: Pulled, dry_run: bool) -> Planner:
-        return Planner(
-            self._outbox,
-            self._results,
-            EvidenceFinder(self._outbox, self._receipts, pulled, source=self._options.source),
-            run_id=self._options.run_id,
-            source=self._options.source,
-            mode=self._options.mode,
-            force=self._options.force,
-            allow_shared_contact=self._options.allow_shared_contact,
-            dry_run=dry_run,
-            clock=self._clock,
-            looks_first=self._options.looks_first,
-        )
 
     def send(self, api: Api, held: Held, *, keys: KeyMemory, pace: Pace, watcher: Watcher) -> None:
         """Settle what earlier runs left open, then send the plan.
@@ -137,10 +84,8 @@ class Push:
             settler,
             api,
             self._clock,
-            self._options.mode,
-            self._options.force,
+            self._options,
             looks_first=self._options.looks_first and not self._options.force,
-            allow_shared_contact=self._options.allow_shared_contact,
             began_ms=self._began_ms,
         )
         now_ms = int(self._clock.now_s() * 1000)

@@ -18,9 +18,9 @@ import sqlalchemy as sa
 from connector.budget.locks import Held
 from connector.clock import SteadyClock
 from connector.errors import Interrupted
-from connector.upsert.outbox.checked_rows import values_of
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
+from connector.upsert.outbox.staging import reject_of
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.sending.claiming import Claimer
 from connector.upsert.sending.delivery import Courier, Delivered
@@ -209,12 +209,9 @@ class Sender:
                 continue
             self._watcher.outcomes[result.status] += 1
             if result.status in (Status.REJECTED, Status.FAILED):
-                values = values_of(row.first.row_values)
-                message = result.message or ""
-                told = f"{message} ({row.names})" if row.names else message
-                self._watcher.late_reject(
-                    Reject(result.row_number, values, None, told, without_values=message)
-                )
+                kept, message = row.first.row_values, result.message or ""
+                reject = reject_of(result.row_number, kept, message, row.names)
+                self._watcher.late_reject(reject)
         if finished:
             self._watcher.progress(self._watcher.outcomes.total())
 

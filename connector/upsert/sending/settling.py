@@ -280,7 +280,7 @@ class Settler:
         write = flight.write
         leaves_alone = _leaves_matches_alone(write) and not write.creates
         if error.status == 409 and write.kind == PROSPECTS and leaves_alone:
-            self.outbox.close(
+            self.outbox.finish(
                 connection, write, outcome=Status.UNCHANGED, prospect_id=None, at_ms=at_ms
             )
             flight.row.status = Status.UNCHANGED
@@ -295,7 +295,7 @@ class Settler:
     ) -> None:
         """Close a write that was surely not applied."""
         write = flight.write
-        self.outbox.close(
+        self.outbox.finish(
             connection,
             write,
             outcome=status,

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert.outbox.evidence import NothingPulled, PulledProspect
+from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import (
     Candidate,
     Hasher,
@@ -180,21 +180,19 @@ def test_rows_that_stand_never_contradict_each_other(rows: list[Any]):
 # --- with an outbox: receipts, the pulled copy, the file's other rows --------------------------
 
 
-class Copy(NothingPulled):
+class Copy(Pulled):
     """What a pull has seen of the prospects of `api`."""
 
     def __init__(self, api: FakeApi, *, complete: bool = True) -> None:
         self.people = {id_: dict(fields) for id_, fields in api.prospects.items()}
         self.complete_ms = api.now_ms() if complete else None
 
-    def with_fields(self, ids: Any) -> dict[str, PulledProspect]:
+    def by_id(self, ids: Any, *, with_fields: bool = False) -> dict[str, PulledProspect]:
         return {
             id_: PulledProspect(id_, self.people[id_]["updatedAt"], None, self.people[id_])
             for id_ in ids
             if id_ in self.people
         }
-
-    by_id = with_fields
 
     def by_email(self, emails: Any) -> dict[str, frozenset[str]]:
         return self._by("email", emails)
@@ -296,7 +294,7 @@ def test_receipts_of_version_0_1_have_no_names(rig: Rig, api: FakeApi):
     bob = person("Bob", "bob", P)
     rig.pulled = Copy(api)
     assert rig.push([bob], source="other.csv").statuses == {2: "rejected"}
-    rig.pulled = NothingPulled()
+    rig.pulled = Pulled()
     assert rig.push([bob], source="other.csv").statuses == {2: "updated"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert.outbox.staging import NewRow, Staging
+from connector.upsert.outbox.staging import StagedRow, Staging
 
 Names = tuple[int | None, int | None, int | None]
 NAME = st.none() | st.integers(1, 6)
@@ -29,7 +29,7 @@ def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
     with Staging() as staging:
         staging.add(
-            NewRow(number, email, phone, b"", b"", None, b"", None, prospect=prospect)
+            StagedRow(number, email, phone, b"", b"", None, b"", None, prospect=prospect)
             for number, (email, phone, prospect) in enumerate(rows, start=1)
         )
         staging.join()
@@ -47,7 +47,7 @@ def test_equal_rows_without_contact_are_counted():
     contents = [b"jo", b"al", b"jo", b"jo"]
     with Staging() as staging:
         staging.add(
-            NewRow(number, None, None, content, b"", None, b"", None)
+            StagedRow(number, None, None, content, b"", None, b"", None)
             for number, content in enumerate(contents)
         )
         staging.join()
