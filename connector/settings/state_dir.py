@@ -136,30 +136,34 @@ def _is_movable(old: Path, path: Path) -> bool:
 
 
 def _adopt(old: Path, path: Path, *, is_default: bool) -> None:
+    """Move the state of version 0.1 to `path`, unless another one with a history is there."""
     with _unused(old) as is_there:
         if not is_there:  # another process has just moved it
             return
-        if path.exists() and _has_history(path):
-            if _is_copy(old, path):  # whoever made it was killed before the old one went
-                old.rename(_moved(old))
-                return
-            if is_default:
-                raise StateConflict(old=str(old.absolute()), new=str(path))
-            return  # configured by hand: what lies in the working folder is left alone
-        if path.exists():
-            path.rename(path.with_name(f"{path.name}.before-{time.time_ns()}"))
-        _make_parents(path)
-        (old / _MARK).write_text(_MARK_TEXT)
-        try:
-            old.rename(path)
-        except OSError:  # another file system
-            _remove_unfinished(path, lambda left: (left / _MARK).exists())
-            new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-            (new / _MARK).write_text(_MARK_TEXT)
-            shutil.copytree(old, new, dirs_exist_ok=True)
-            new.chmod(0o700)
-            new.rename(path)
+        if not (path.exists() and _has_history(path)):
+            _move(old, path)
+        elif _is_copy(old, path):  # whoever made it was killed before the old one went
             old.rename(_moved(old))
+        elif is_default:
+            raise StateConflict(old=str(old.absolute()), new=str(path))
+        # else configured by hand: what lies in the working folder is left alone
+
+
+def _move(old: Path, path: Path) -> None:
+    if path.exists():
+        path.rename(path.with_name(f"{path.name}.before-{time.time_ns()}"))
+    _make_parents(path)
+    (old / _MARK).write_text(_MARK_TEXT)
+    try:
+        old.rename(path)
+    except OSError:  # another file system
+        _remove_unfinished(path, lambda left: (left / _MARK).exists())
+        new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        (new / _MARK).write_text(_MARK_TEXT)
+        shutil.copytree(old, new, dirs_exist_ok=True)
+        new.chmod(0o700)
+        new.rename(path)
+        old.rename(_moved(old))
 
 
 def _moved(old: Path) -> Path:
@@ -191,21 +195,20 @@ def _is_copy(old: Path, path: Path) -> bool:
 
 def _has_history(folder: Path) -> bool:
     """Whether a state directory holds runs or rows that were sent; also where it can't be read."""
-    for name, tables in _HISTORY.items():
-        if not (folder / name).is_file():
-            continue
-        try:
-            with contextlib.closing(sqlite3.connect(folder / name, timeout=5)) as connection:
-                known = {
-                    row[0]
-                    for row in connection.execute("SELECT name FROM sqlite_master").fetchall()
-                }
-                for table in known.intersection(tables):
-                    if connection.execute(f"SELECT 1 FROM {table} LIMIT 1").fetchone():  # noqa: S608
-                        return True
-        except sqlite3.Error:
-            return True
-    return False
+    return any(
+        (folder / name).is_file() and not _is_empty(folder / name, tables)
+        for name, tables in _HISTORY.items()
+    )
+
+
+def _is_empty(database: Path, tables: tuple[str, ...]) -> bool:
+    try:
+        with contextlib.closing(sqlite3.connect(database, timeout=5)) as connection:
+            known = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
+            rows = (f"SELECT 1 FROM {table} LIMIT 1" for table in known.intersection(tables))  # noqa: S608
+            return not any(connection.execute(query).fetchone() for query in rows)
+    except sqlite3.Error:
+        return False
 
 
 @contextlib.contextmanager

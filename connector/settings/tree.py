@@ -6,12 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
-from pydantic_settings import (
-    BaseSettings,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import NoDecode
 
 from connector.errors import MissingKey
 from connector.settings.project import Project
@@ -148,12 +143,8 @@ class TelemetrySettings(Section):
     enabled: bool = False
 
 
-class Settings(BaseSettings):
-    """All settings. Read them with `load`."""
-
-    model_config = SettingsConfigDict(
-        frozen=True, extra="ignore", env_prefix=PREFIX, env_nested_delimiter="__"
-    )
+class WrittenSettings(Section):
+    """All settings that people may write."""
 
     api_key: SecretStr | None = None
     base_url: BaseUrl = "https://api.hiringcenterpro.com/v2"
@@ -171,20 +162,13 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     logs: LogSettings = LogSettings()
+
+
+class Settings(WrittenSettings):
+    """All settings, as `load` reads them. account: the one in use, if any."""
+
     account: str | None = Field(default=None, exclude=True)
     project: Project = Field(default_factory=lambda: Project(Path.cwd()), exclude=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - pydantic-settings' signature
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what `load` has merged; it reads the places itself, to name them in errors."""
-        return (init_settings,)
 
     @property
     def key(self) -> str:

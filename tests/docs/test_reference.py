@@ -98,7 +98,7 @@ def test_every_variable_is_documented_with_its_default():
     sections = {"http", "pull", "writes", "push", "accounts", "alerts", "telemetry", "logs"}
     names = set(Settings.model_fields) - NOT_SETTINGS - sections
     assert set(shown) == {f"HIRINGCENTER_{name.upper()}" for name in names}
-    defaults = load(environ={})
+    defaults = load()
     for name, default in shown.items():
         if not default.startswith("`"):
             continue
@@ -198,7 +198,7 @@ def test_settings_shown_are_settings_that_exist(each: Any, tmp_path: Path):
     """Every TOML block loads."""
     for block in each.blocks("toml"):
         (tmp_path / "shown.toml").write_text(block)
-        load(tmp_path / "shown.toml", environ={})
+        load(tmp_path / "shown.toml")
 
 
 def test_secrets_are_named_as_such():

@@ -44,7 +44,7 @@ def test_a_project_is_found_from_any_folder_below_it(
     """So that cron needs no `cd`: settings, relative paths and jobs are the project's."""
     write(tmp_path / "project" / name, text)
     enter(tmp_path / "project/reports/may", monkeypatch)
-    settings = load(environ={})
+    settings = load()
     assert settings.dataset == "mine"
     assert settings.duckdb_path == tmp_path / "project/data/hiringcenter.duckdb"
     assert settings.project.folder == tmp_path / "project"
@@ -61,7 +61,7 @@ def test_every_relative_path_of_the_settings_is_the_projects(
     )
     write(tmp_path / "p/config/hiringcenter.toml", toml)
     enter(tmp_path / "elsewhere", monkeypatch)
-    settings = load(environ={}, project=tmp_path / "p")
+    settings = load(project=tmp_path / "p")
     assert settings.state_dir == tmp_path / "p/state"
     assert settings.duckdb_path == Path.home() / "x.duckdb"
     assert settings.push["people"].file == tmp_path / "p/in/people.csv"
@@ -74,13 +74,13 @@ def test_a_dotenv_of_another_program_is_no_project(tmp_path: Path, monkeypatch: 
     write(tmp_path / "p/.env", "HIRINGCENTER_DATASET=ours\n")
     write(tmp_path / "p/web/.env", "DATABASE_URL=x\nMY_HIRINGCENTER_KEY=y\n")
     enter(tmp_path / "p/web", monkeypatch)
-    assert load(environ={}).dataset == "ours"
+    assert load().dataset == "ours"
 
 
 def test_without_project_and_key_it_says_where_it_looked(tmp_path: Path):
     """The folder and the two names, so that a cron line in the wrong place is understood."""
     with pytest.raises(MissingKey) as refused:
-        _ = load(environ={}).key
+        _ = load().key
     assert f"config/hiringcenter.toml and a .env with a HIRINGCENTER_ name in {tmp_path}" in str(
         refused.value
     )
@@ -99,7 +99,7 @@ def test_in_the_working_folder_a_file_that_others_wrote_is_refused_by_name(
     path = write(tmp_path / name, "HIRINGCENTER_BASE_URL=https://evil.example\n")
     _spoil(path, fault)
     with pytest.raises(UntrustedFile) as refused:
-        load(environ={})
+        load()
     assert (refused.value.path, refused.value.exit_code) == (str(path), 2)
     assert "--project" in str(refused.value)
 
@@ -128,7 +128,7 @@ def test_further_up_such_a_file_is_skipped_and_said(
     )
     os.chown(evil, STRANGER, STRANGER)
     enter(tmp_path / "home-of-mine/shared/work", monkeypatch)
-    settings = load(environ={})
+    settings = load()
     assert (settings.dataset, settings.base_url.endswith("hiringcenterpro.com/v2")) == (
         "mine",
         True,
@@ -151,9 +151,9 @@ def test_a_project_named_by_hand_is_trusted(tmp_path: Path):
     """Who names the folder has looked at it; a folder that isn't there is exit 2."""
     path = write(tmp_path / "p/.env", "HIRINGCENTER_DATASET=theirs\n", mode=0o606)
     os.chown(path, STRANGER, STRANGER)
-    assert load(environ={}, project=tmp_path / "p").dataset == "theirs"
+    assert load(project=tmp_path / "p").dataset == "theirs"
     with pytest.raises(UsageError, match="no such folder"):
-        load(environ={}, project=tmp_path / "q")
+        load(project=tmp_path / "q")
 
 
 @as_root
@@ -161,24 +161,24 @@ def test_the_users_own_private_group_may_write(tmp_path: Path):
     """umask 002 is the default of systems that give each user a group."""
     path = write(tmp_path / ".env", "HIRINGCENTER_DATASET=mine\n", mode=0o660)
     os.chown(path, -1, pwd.getpwuid(os.geteuid()).pw_gid)
-    assert load(environ={}).dataset == "mine"
+    assert load().dataset == "mine"
     os.chown(path, -1, 100)  # `users`: everybody's
     with pytest.raises(UntrustedFile, match="group"):
-        load(environ={})
+        load()
 
 
 def test_a_dotenv_that_others_can_read_is_noted(tmp_path: Path):
     """It holds the API key."""
     write(tmp_path / ".env", "HIRINGCENTER_DATASET=mine\n", mode=0o644)
-    assert [note for note in load(environ={}).project.notes if "chmod 600" in note]
+    assert [note for note in load().project.notes if "chmod 600" in note]
     write(tmp_path / ".env", "HIRINGCENTER_DATASET=mine\n", mode=0o600)
-    assert load(environ={}).project.notes == ()
+    assert load().project.notes == ()
 
 
 def test_a_foreign_variable_for_a_key_is_noted(tmp_path: Path):
     """A settings file could otherwise send any secret of the environment to its base URL."""
     write(tmp_path / "config/hiringcenter.toml", '[accounts.east]\napi_key_env = "AWS_SECRET"\n')
-    (note,) = load(environ={}).project.notes
+    (note,) = load().project.notes
     assert "HIRINGCENTER_API_KEY_EAST" in note
 
 
@@ -186,11 +186,11 @@ def test_one_state_for_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Two folders with one key share ledger, outbox and locks; the working files are kept apart
     by destination."""
     enter(tmp_path / "one", monkeypatch)
-    one = load(environ={})
+    one = load()
     ledger, work = one.resolved_ledger_url, places(one).work_dir
     prepare_state_dir(one)
     enter(tmp_path / "two", monkeypatch)
-    two = load(environ={})
+    two = load()
     assert two.resolved_ledger_url == ledger
     assert places(two).work_dir != work
 

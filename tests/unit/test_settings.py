@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import platformdirs
 import pytest
@@ -12,6 +14,7 @@ from pydantic import BaseModel
 
 from connector.errors import BadSetting, ConfigurationError, MissingKey, UnknownSetting
 from connector.settings import Account, PushJob, RateLimit, Settings, account_settings, load
+from tests.loaded_settings import load_with
 
 KEY = "hc_live_0123456789abcdef"
 
@@ -30,10 +33,10 @@ def test_flags_beat_environment_beat_dotenv_beat_toml_beat_defaults(tmp_path: Pa
         tmp_path / ".env", "HIRINGCENTER_DATASET=dotenv\nHIRINGCENTER_STATE_DIR=dotenv\nOTHER=1\n"
     )
     environ = {"HIRINGCENTER_DATASET": "environment", "HIRINGCENTER_PULL__PAGE_SIZE": "25"}
-    settings = load(environ=environ, overrides={"dataset": "flag"})
+    settings = load_with(environ, overrides={"dataset": "flag"})
     assert settings.dataset == "flag"
-    assert load(environ=environ).dataset == "environment"
-    assert load(environ={}).dataset == "dotenv"
+    assert load_with(environ).dataset == "environment"
+    assert load().dataset == "dotenv"
     assert settings.state_dir == Path("dotenv")
     assert settings.base_url == "https://toml.example"
     assert (settings.pull.page_size, settings.pull.chunk_pages) == (25, 7)
@@ -42,7 +45,7 @@ def test_flags_beat_environment_beat_dotenv_beat_toml_beat_defaults(tmp_path: Pa
 
 def test_defaults_are_what_the_readme_says():
     """With nothing configured: the vendor's host and limits, DuckDB here, the user's own state."""
-    settings = load(environ={})
+    settings = load()
     assert settings.base_url == "https://api.hiringcenterpro.com/v2"
     assert settings.rate_limits == (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
     assert settings.destination == "duckdb"
@@ -74,7 +77,7 @@ def test_unknown_names_are_refused_with_the_nearest(
         write(tmp_path / ".env", text)
     environ = {text: "1"} if place == "environment" else {}
     with pytest.raises(UnknownSetting, match=rf"{name}.*Did you mean .*{suggestion}'"):
-        load(environ=environ)
+        load_with(environ)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_unknown_names_are_refused_with_the_nearest(
 def test_a_base_url_that_would_show_the_key_is_refused(url: str):
     """Plain http goes to loopback only; credentials in the URL end up in logs."""
     with pytest.raises(BadSetting, match="base_url") as raised:
-        load(environ={"HIRINGCENTER_BASE_URL": url})
+        load_with({"HIRINGCENTER_BASE_URL": url})
     assert "secret" not in str(raised.value)
     assert raised.value.exit_code == 2
 
@@ -99,7 +102,7 @@ def test_a_base_url_that_would_show_the_key_is_refused(url: str):
 @pytest.mark.parametrize("host", ["127.0.0.1:80", "127.9.9.9", "[::1]:8080", "localhost:1"])
 def test_plain_http_to_loopback_is_fine(host: str):
     """The sandbox is served without TLS."""
-    assert load(environ={"HIRINGCENTER_BASE_URL": f"http://{host}/v2/"}).base_url.endswith("/v2")
+    assert load_with({"HIRINGCENTER_BASE_URL": f"http://{host}/v2/"}).base_url.endswith("/v2")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +118,7 @@ def test_plain_http_to_loopback_is_fine(host: str):
 def test_a_ledger_url_that_can_be_no_ledger_is_refused(url: str):
     """The error shows both forms, and no password."""
     with pytest.raises(BadSetting, match="postgresql://user:password@host/database, or") as raised:
-        load(environ={"HIRINGCENTER_LEDGER_URL": url})
+        load_with({"HIRINGCENTER_LEDGER_URL": url})
     assert "hush" not in str(raised.value)
 
 
@@ -135,7 +138,7 @@ def test_a_ledger_url_that_can_be_no_ledger_is_refused(url: str):
 def test_an_option_of_a_ledger_url_that_no_driver_takes_is_refused(url: str, said: str):
     """Named, without its value, which may be what opens the server."""
     with pytest.raises(BadSetting, match=re.escape(said)) as raised:
-        load(environ={"HIRINGCENTER_LEDGER_URL": url})
+        load_with({"HIRINGCENTER_LEDGER_URL": url})
     assert raised.value.exit_code == 2
     assert "hush" not in str(raised.value)
 
@@ -143,12 +146,12 @@ def test_an_option_of_a_ledger_url_that_no_driver_takes_is_refused(url: str, sai
 def test_options_that_libpq_knows_are_taken():
     """Also several hosts and their ports, as libpq has them."""
     url = "postgresql:///d?host=a,b&port=5432,5433&sslmode=verify-full&connect_timeout=3&user=u"
-    assert load(environ={"HIRINGCENTER_LEDGER_URL": url}).resolved_ledger_url == url
+    assert load_with({"HIRINGCENTER_LEDGER_URL": url}).resolved_ledger_url == url
 
 
 def test_postgres_may_be_called_by_its_short_name():
     """libpq and hosting services say `postgres://`."""
-    settings = load(environ={"HIRINGCENTER_LEDGER_URL": "postgres://u:p@h:5433/d?sslmode=require"})
+    settings = load_with({"HIRINGCENTER_LEDGER_URL": "postgres://u:p@h:5433/d?sslmode=require"})
     assert settings.resolved_ledger_url == "postgresql://u:p@h:5433/d?sslmode=require"
 
 
@@ -162,7 +165,7 @@ def test_postgres_may_be_called_by_its_short_name():
 )
 def test_rate_limits_are_any_number_of_windows(text: str, limits: tuple[tuple[int, float], ...]):
     """`count/seconds` + `s`, comma between windows."""
-    found = load(environ={"HIRINGCENTER_RATE_LIMITS": text}).rate_limits
+    found = load_with({"HIRINGCENTER_RATE_LIMITS": text}).rate_limits
     assert found == tuple(RateLimit(limit, length_s) for limit, length_s in limits)
 
 
@@ -183,24 +186,24 @@ def test_rate_limits_are_any_number_of_windows(text: str, limits: tuple[tuple[in
 def test_rate_limits_that_cannot_be_read_are_refused(text: str):
     """The error shows the form."""
     with pytest.raises(BadSetting, match="300/60s,6000/3600s"):
-        load(environ={"HIRINGCENTER_RATE_LIMITS": text})
+        load_with({"HIRINGCENTER_RATE_LIMITS": text})
 
 
 def test_the_key_is_in_no_representation_and_its_absence_says_what_to_do():
     """A settings object may be printed; a missing key names the variable and the place."""
-    settings = load(environ={"HIRINGCENTER_API_KEY": KEY})
+    settings = load_with({"HIRINGCENTER_API_KEY": KEY})
     assert settings.key == KEY
     assert KEY not in repr(settings) + str(settings.model_dump())
     with pytest.raises(MissingKey, match="HIRINGCENTER_API_KEY.*Add API Key"):
-        _ = load(environ={"HIRINGCENTER_API_KEY": ""}).key
+        _ = load_with({"HIRINGCENTER_API_KEY": ""}).key
 
 
 def test_a_config_file_that_is_missing_or_broken_is_named(tmp_path: Path):
     """`--config` of a file that isn't there is no reason to use defaults."""
     with pytest.raises(ConfigurationError, match="no such file"):
-        load(tmp_path / "absent.toml", environ={})
+        load(tmp_path / "absent.toml")
     with pytest.raises(ConfigurationError, match="broken.toml: can't be read as TOML"):
-        load(write(tmp_path / "broken.toml", "a = "), environ={})
+        load(write(tmp_path / "broken.toml", "a = "))
 
 
 def test_the_example_configuration_is_valid_with_every_line_uncommented(tmp_path: Path):
@@ -210,10 +213,10 @@ def test_the_example_configuration_is_valid_with_every_line_uncommented(tmp_path
     settings_only = [
         line.removeprefix("# ") for line in lines if line.startswith(("# [", "[")) or " = " in line
     ]
-    settings = load(write(tmp_path / "all.toml", "\n".join(settings_only)), environ={})
+    settings = load(write(tmp_path / "all.toml", "\n".join(settings_only)))
     assert settings.push["spring"].max_changes == 5000
     assert settings.accounts["east"].api_key_env == "HIRINGCENTER_API_KEY_EAST"
-    assert load(example, environ={}) == load(environ={})
+    assert load(example) == load()
 
 
 def test_the_example_configuration_shows_every_setting():
@@ -242,13 +245,14 @@ def test_an_account_has_its_own_key_and_places(tmp_path: Path):
     )
     config = write(tmp_path / "c.toml", toml)
     environ = {"HIRINGCENTER_API_KEY_EAST": KEY, "HIRINGCENTER_API_KEY": "other"}
-    settings = load(config, environ=environ)
-    east = account_settings(settings, "east", environ)
+    settings = load_with(environ, config)
+    with mock.patch.dict(os.environ, environ):
+        east = account_settings(settings, "east")
     assert (east.key, east.dataset) == (KEY, "hiringcenter_east")
     assert east.duckdb_path == Path("data/hiringcenter_east.duckdb")
-    west = account_settings(settings, "west", environ)
+    west = account_settings(settings, "west")
     assert west.dataset == "west"
     with pytest.raises(MissingKey, match="WEST"):
         _ = west.key
     with pytest.raises(UnknownSetting, match="Accounts: east, west"):
-        account_settings(settings, "eats", environ)
+        account_settings(settings, "eats")

@@ -30,7 +30,7 @@ FAILED = {"status": "failed", "error": {"type": "Refused", "message": "no: Ana R
 
 
 def settings(**alerts: object) -> Settings:
-    return load(environ={}, overrides={"alerts": alerts})
+    return load(overrides={"alerts": alerts})
 
 
 def test_a_failure_is_told_without_what_it_quotes():

@@ -9,12 +9,13 @@ import pytest
 from connector.errors import ConfigurationError
 from connector.settings import load
 from pipelines.destination.places import places, prepare_state_dir, pull_lock_name
+from tests.loaded_settings import load_with
 
 
 @pytest.mark.parametrize("name", ["o'brien", "100%", "a#b", 'a"b', "a b", "ünï"])
 def test_any_name_of_the_analysts_file_has_a_plain_working_folder(name: str, tmp_path: Path):
     """dlt pastes load files' paths into SQL, and DuckDB takes what follows a ? for options."""
-    settings = load(environ={"HIRINGCENTER_DUCKDB_PATH": f"{name}.duckdb"})
+    settings = load_with({"HIRINGCENTER_DUCKDB_PATH": f"{name}.duckdb"})
     assert places(settings).work_dir.name.replace("-", "").replace("_", "").isalnum()
     assert places(settings).work_dir.name.isascii()
 
@@ -22,7 +23,7 @@ def test_any_name_of_the_analysts_file_has_a_plain_working_folder(name: str, tmp
 def test_two_files_never_share_a_working_folder():
     """Also where their plain names are the same."""
     one, other = (
-        places(load(environ={"HIRINGCENTER_DUCKDB_PATH": path})).work_dir
+        places(load_with({"HIRINGCENTER_DUCKDB_PATH": path})).work_dir
         for path in ("a'b.duckdb", "a%b.duckdb")
     )
     assert one != other
@@ -31,7 +32,7 @@ def test_two_files_never_share_a_working_folder():
 @pytest.mark.parametrize("folder", ["o'brien", "100%", "what?", "back\\slash"])
 def test_a_state_directory_that_cannot_be_loaded_from_is_refused(folder: str, tmp_path: Path):
     """Before anything is sent, and naming the setting that helps."""
-    settings = load(environ={"HIRINGCENTER_STATE_DIR": str(tmp_path / folder)})
+    settings = load_with({"HIRINGCENTER_STATE_DIR": str(tmp_path / folder)})
     with pytest.raises(ConfigurationError, match="HIRINGCENTER_STATE_DIR"):
         prepare_state_dir(settings)
     assert not (tmp_path / folder).exists()

@@ -23,7 +23,7 @@ SUMMARY = {
 def test_it_is_off_by_default_and_imports_nothing(monkeypatch: pytest.MonkeyPatch):
     """A run without telemetry doesn't need its libraries."""
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with run_span("pull", load(environ={})) as report:
+    with run_span("pull", load()) as report:
         report(SUMMARY, 0)
 
 
@@ -31,7 +31,7 @@ def test_a_collector_receives_the_run(monkeypatch: pytest.MonkeyPatch):
     """Name, requests, waits and rows arrive; free text, which may be personal, does not."""
     with listening() as listener:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", listener.url)
-        with run_span("pull", load(environ={}, overrides={"telemetry": {"enabled": True}})) as tell:
+        with run_span("pull", load(overrides={"telemetry": {"enabled": True}})) as tell:
             tell(SUMMARY, 0)
     ((_, body),) = listener.received
     assert b"ana@example.com" not in body
@@ -52,7 +52,7 @@ def test_a_failure_is_a_failed_span_without_its_message(monkeypatch: pytest.Monk
 
     with listening() as listener:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", listener.url)
-        on = load(environ={}, overrides={"telemetry": {"enabled": True}})
+        on = load(overrides={"telemetry": {"enabled": True}})
         with pytest.raises(ValueError, match="Ada"):
             observed("pull", work)(on, Output())
     ((_, body),) = listener.received
@@ -64,7 +64,7 @@ def test_a_failure_is_a_failed_span_without_its_message(monkeypatch: pytest.Monk
 
 def test_attributes_hold_numbers_and_ids_only():
     """Nothing that a person wrote."""
-    found = attributes(SUMMARY, 3, load(environ={}))
+    found = attributes(SUMMARY, 3, load())
     assert found["hiringcenter.exit_code"] == 3
     assert found["hiringcenter.resources.notes.scan"] == "full"
     assert not any("message" in name or "reason" in name for name in found)
