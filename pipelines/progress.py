@@ -9,7 +9,7 @@ from typing import Protocol
 from connector.budget import Lane
 from connector.clock import Clock
 from connector.logs import get_logger
-from connector.upsert.sending.pace import in_flight_for
+from connector.upsert.sending import in_flight_for
 from pipelines.session import Session
 from pipelines.wording import eta, plural
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -22,18 +24,16 @@ from connector.errors import (
 )
 from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
+from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
-from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.outbox import Outbox, forget
 from connector.upsert.outbox.pairing import OpenOutbox
-from connector.upsert.outbox.planner import PlanCounts, PushOptions
+from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
-from connector.upsert.sending.api import KeyMemory
-from connector.upsert.sending.pace import Pace, files_free, in_flight_for
-from connector.upsert.sending.pushing import Push
-from connector.upsert.sending.sending import Watcher
+from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.places import destination_label, destination_number
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
@@ -45,15 +45,16 @@ from pipelines.session import Session, open_session
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
-_FILES_KEPT_FREE = 24
-"""For the rejects, and for the destination when the results are landed."""
-_HEALTHY = "The outbox is healthy: --new-ledger does nothing. It may stay, or be left out."
+_SCRUBBED_BYTES = 64 * 1024**2  # a larger outbox isn't scrubbed
+_DAY_MS = 86_400_000
+_FILES_KEPT_FREE = 24  # for the rejects, and for the destination when the results are landed
+_FILES_ENOUGH = 1024
+_FILES_USUALLY_OPEN = 40
+_OPEN_FILES = (Path("/proc/self/fd"), Path("/dev/fd"))
 
 
 def push(
-    settings: Settings,
-    request: PushRequest,
-    progress_of: ProgressOf | None = None,
+    settings: Settings, request: PushRequest, progress_of: ProgressOf | None = None
 ) -> PushReport:
     """Push the rows of `request` to the API.
 
@@ -79,10 +80,7 @@ def push(
         progress = progress_of(session) if progress_of else NoProgress()
         stack.callback(progress.stop)
         outbox = Outbox(database, scope)
-        work = _Push(session, request, outbox, opened, held, progress)
-        if request.new_ledger and not opened.started_now:
-            work.note(_HEALTHY)
-        return work.run()
+        return _PushRun(session, request, outbox, opened, held, progress).run()
 
 
 def _refuse_without_memory(settings: Settings, outbox: Database) -> None:
@@ -98,7 +96,7 @@ def _refuse_without_memory(settings: Settings, outbox: Database) -> None:
         raise OutboxLost(outbox=outbox.name, reason=reason)
 
 
-class _Push:
+class _PushRun:
     """The steps of one push, in order, and what they leave for its report."""
 
     def __init__(
@@ -111,47 +109,41 @@ class _Push:
         progress: Progress,
     ) -> None:
         self._session, self._request, self._outbox = session, request, outbox
-        self._held, self._progress = held, progress
+        self._opened, self._held, self._progress = opened, held, progress
         self._began_s = session.clock.monotonic_s()
-        self._plan = PlanCounts()
         self._rejects: RejectsFile | None = None
-        self._watcher = Watcher(late_reject=self._reject, progress=self._moved)
         self._report = PushReport()
-        now_ms = session.budget.steady_clock.now_s() * 1000
-        self._looks_first = opened.look_first_ms > now_ms
-        self._is_new_outbox = opened.started_now
-        self._push = Push(outbox, self._options(), clock=session.budget.steady_clock)
-        destination = destination_number(session.settings)
-        self._results = ResultStore(outbox.database, outbox.scope, destination)
-
-    def _options(self) -> PushOptions:
-        settings, request = self._session.settings, self._request
-        return PushOptions(
-            self._session.run_id,
+        self._planned = PlanCounts()
+        self._sender: Sender | None = None
+        settings, self._clock = session.settings, session.budget.steady_clock
+        self._began_ms = int(self._clock.now_s() * 1000)
+        self._options = PushOptions(
+            session.run_id,
             request.source,
             request.mode,
             request.force,
-            self._looks_first,
+            opened.look_first_ms > self._began_ms,
             request.allow_shared_contact,
             source_path=request.place,
             retry_total_s=settings.http.retry_total_s,
             retention_days=settings.writes.retention_days,
             destination=destination_number(settings),
         )
-
-    def note(self, text: str) -> None:
-        """Something about this run, for people."""
-        self._report.notes.append(text)
+        self._results = ResultStore(outbox.database, outbox.scope, self._options.destination)
 
     def run(self) -> PushReport:
         """The report, whatever happened; also noted in the run history."""
+        if self._request.new_ledger and not self._opened.started_now:
+            self._report.notes.append(
+                "The outbox is healthy: --new-ledger does nothing. It may stay, or be left out."
+            )
         try:
-            self._work()
+            self._read_and_send()
         except ConnectorError as error:
             self._finish(error)
             if isinstance(error, RunError):
                 self._land()
-        except Exception as error:  # noqa: BLE001 - what was sent is told whatever fails
+        except Exception as error:  # noqa: BLE001 - what was sent is reported whatever fails
             _log.debug("push.unexpected", exc_info=error)
             self._finish(Unexpected(error))
         except BaseException as error:
@@ -163,21 +155,20 @@ class _Push:
             self._forget()
         return self._report
 
-    def _work(self) -> None:
+    def _read_and_send(self) -> None:
         with open_rows(self._session.settings, self._request) as rows:
             self._report.notes.append(f"{rows.name}: {rows.description}")
             validator = self._validator(rows)
             if self._request.dry_run and self._request.rejects is None:
-                self._make_plan(rows, validator)
+                self._plan(rows, validator)
                 return
             with self._rejects_file(rows):
-                self._make_plan(rows, validator)
+                self._plan(rows, validator)
                 if not self._request.dry_run:
-                    self._check_changes()
                     self._send()
 
     def _validator(self, rows: Input) -> Validator:
-        request, settings = self._request, self._session.settings
+        request = self._request
         mapping = ColumnMapping.load(request.mapping) if request.mapping else None
         plan = ColumnMapping.match(
             rows.columns,
@@ -189,7 +180,7 @@ class _Push:
         self._report.notes += plan.notes
         return Validator(
             plan,
-            default_region=settings.writes.default_region,
+            default_region=self._session.settings.writes.default_region,
             clear_empty=request.clear_empty,
             mode=request.mode,
         )
@@ -217,66 +208,72 @@ class _Push:
         if self._rejects is not None:
             self._rejects.add(reject)
         elif len(self._report.noteworthy) < NOTEWORTHY_MAX:  # a dry run stores no results
-            told = RowResult(reject.row_number, Status.REJECTED, None, redact(reject.public_reason))
-            self._report.noteworthy.append(told)
+            reason = redact(reject.public_reason)
+            result = RowResult(reject.row_number, Status.REJECTED, None, reason)
+            self._report.noteworthy.append(result)
 
-    def _make_plan(self, rows: Input, validator: Validator) -> None:
+    def _plan(self, rows: Input, validator: Validator) -> None:
+        dry_run, clock = self._request.dry_run, self._clock
         with open_pulled(self._session.settings) as pulled:
-            self._plan = self._push.plan(
-                rows,
-                validator.check,
-                pulled,
-                dry_run=self._request.dry_run,
-                on_reject=self._reject,
-                on_read=self._read,
+            planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
+            plan = self._planned = planner.plan(
+                rows, validator.check, on_reject=self._reject, on_read=self._show_read
             )
         self._report.notes += rows.notes
-        self._tell_look_ups()
-        _log.info(
-            "push.planned",
-            rows=self._plan.rows,
-            to_send=self._plan.to_send,
-            writes=self._plan.writes,
-        )
+        if plan.look_ups:  # what a lost outbox costs
+            tell = _log.warning if self._opened.started_now else _log.info
+            tell("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
+            self._report.notes.append(
+                f"The outbox is new and doesn't know what was sent before: at most "
+                f"{plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
+                "there already is not sent."
+            )
+        _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
 
-    def _read(self, rows: int) -> None:
+    def _show_read(self, rows: int) -> None:
         stop = self._session.stop
         if stop.is_set():
             raise Interrupted(stop.signal_number)
         self._progress.show(Standing("row", rows))
 
-    def _tell_look_ups(self) -> None:
-        """Before the first request: what a lost outbox costs."""
-        if self._plan.look_ups:
-            tell = _log.warning if self._is_new_outbox else _log.info
-            tell("push.looks_first", look_ups=self._plan.look_ups, rows=self._plan.to_send)
-            self._report.notes.append(
-                f"The outbox is new and doesn't know what was sent before: at most "
-                f"{self._plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
-                "there already is not sent."
-            )
-
-    def _check_changes(self) -> None:
-        allowed = self._request.max_changes
-        if allowed is not None and self._plan.to_send > allowed:
-            self._push.discard()
-            raise TooManyChanges(changes=self._plan.to_send, allowed=allowed)
-
     def _send(self) -> None:
-        session, settings = self._session, self._session.settings
+        settings, client = self._session.settings, self._session.client
+        allowed, changes = self._request.max_changes, self._planned.to_send
+        if allowed is not None and changes > allowed:
+            self._outbox.discard(self._options.run_id)
+            self._results.discard(self._options.run_id)
+            raise TooManyChanges(changes=changes, allowed=allowed)
         assert self._held is not None
-        self._push.send(
-            session.client,
+        most, rate_per_s = self._most_in_flight(), self._rate_per_s()
+        self._sender = Sender(
+            self._outbox,
+            self._options,
+            client,
             self._held,
             keys=KeyMemory(settings.writes.key_memory_s, settings.http.request_timeout_s),
-            pace=Pace(self._rate_per_s(), self._most_in_flight()),
-            watcher=self._watcher,
+            clock=self._clock,
+            began_ms=self._began_ms,
+            width=lambda: in_flight_for(client.latency_s, rate_per_s, most),
+            on_reject=self._reject,
+            on_progress=self._show_sent,
         )
+        self._sender.send()
+
+    def _show_sent(self, rows: int) -> None:
+        left = max(0, self._requests_planned - self._session.client.requests)
+        to_send = self._planned.to_send
+        self._progress.show(Standing("row", rows, to_send, requests_left=left))
+
+    @property
+    def _requests_planned(self) -> int:
+        plan = self._planned
+        looks = plan.prospect_writes if self._request.mode == "update-only" else 0
+        return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:
         """As the settings say, and as this process may open connections."""
         wanted = self._session.settings.writes.max_in_flight
-        room = files_free() - _FILES_KEPT_FREE
+        room = _files_free() - _FILES_KEPT_FREE
         if room < wanted:
             _log.warning("push.few_open_files", in_flight=max(1, room), instead_of=wanted)
         return max(1, min(wanted, room))
@@ -284,80 +281,60 @@ class _Push:
     def _rate_per_s(self) -> float:
         return max(each.limit / each.length_s for each in self._session.settings.rate_limits)
 
-    def _moved(self, done: int) -> None:
-        left = self._requests_planned - self._session.client.requests
-        self._progress.show(Standing("row", done, self._plan.to_send, requests_left=max(0, left)))
-
-    @property
-    def _requests_planned(self) -> int:
-        looks = self._plan.prospect_writes if self._request.mode == "update-only" else 0
-        return self._plan.writes + max(looks, self._plan.look_ups)
-
     def _finish(self, error: ConnectorError | None) -> None:
-        session = self._session
-        summary = self._summary(error)
-        self._report.summary, self._report.error = summary, error
+        session, report = self._session, self._report
+        report.summary, report.error = self._summary(error), error
         if self._request.dry_run:
             return
         message = redact(str(error)) if error else None
         try:
             with suppress(OutboxLost):
-                self._report.noteworthy = self._results.noteworthy(session.run_id, NOTEWORTHY_MAX)
-                self._tell_left_behind()
-            session.history.finish(session.run_id, summary["status"], summary, message)
-        except BudgetError as failure:  # a full disk, say: what was sent is told all the same
+                report.noteworthy = self._results.noteworthy(session.run_id, NOTEWORTHY_MAX)
+                report.notes += [
+                    f"{count} writes of an earlier push of {source} were never sent; push it again."
+                    for source, count in self._outbox.left_behind(session.run_id).items()
+                ]
+            session.history.finish(
+                session.run_id, report.summary["status"], report.summary, message
+            )
+        except BudgetError as failure:  # a full disk, say: what was sent is reported all the same
             _log.warning("push.not_noted", error=redact(str(failure)))
             error = error or failure
-            self._report.summary, self._report.error = self._summary(error), error
+            report.summary, report.error = self._summary(error), error
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
-        session = self._session
-        not_sent = self._plan.to_send - self._watcher.outcomes.total()
+        session, request, plan = self._session, self._request, self._planned
+        sent = self._sender.outcomes if self._sender else Counter[Status]()
+        rejects = self._rejects
         summary: dict[str, Any] = {
-            "run_id": None if self._request.dry_run else session.run_id,  # no run is kept of it
+            "run_id": None if request.dry_run else session.run_id,  # no run is kept of it
             "status": status_of(error),
-            "source": self._request.title,
-            **({"job": self._request.job} if self._request.job else {}),
-            **counted(self._plan.outcomes + self._watcher.outcomes, not_sent),
+            "source": request.title,
+            **({"job": request.job} if request.job else {}),
+            **counted(plan.outcomes + sent, not_sent=plan.to_send - sent.total()),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
         }
-        if self._request.dry_run:
+        if request.dry_run:
             requests = self._requests_planned
-            summary |= forecast(self._plan, requests=requests, eta_s=self._eta_s(requests))
-        if self._plan.look_ups:
-            summary["look_ups"] = self._plan.look_ups
-        if self._watcher.recovered:
-            summary["recovered"] = self._watcher.recovered
-        if self._rejects is not None and self._rejects.failure is not None:
-            summary["rejects_error"] = self._rejects.failure.strerror or "can't be written"
-        elif self._rejects is not None and self._rejects.count:
-            summary["rejects_file"] = str(self._rejects.path)
+            summary |= forecast(plan, requests=requests, eta_s=self._eta_s(requests))
+        if plan.look_ups:
+            summary["look_ups"] = plan.look_ups
+        if self._sender and self._sender.recovered:
+            summary["recovered"] = self._sender.recovered
+        if rejects is not None and rejects.failure is not None:
+            summary["rejects_error"] = rejects.failure.strerror or "can't be written"
+        elif rejects is not None and rejects.count:
+            summary["rejects_file"] = str(rejects.path)
         return summary | ({"error": error_facts(error)} if error else {})
 
     def _eta_s(self, requests: int) -> float:
         if not requests:
             return 0.0
-        session, most = self._session, self._most_in_flight()
-        latency_s = session.client.latency_s or _LIKELY_LATENCY_S
-        width = in_flight_for(latency_s, self._rate_per_s(), most)
-        return session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
-
-    def _tell_left_behind(self) -> None:
-        for source, count in self._outbox.left_behind(self._session.run_id).items():
-            self._report.notes.append(
-                f"{count} writes of an earlier push of {source} were never sent; push it again."
-            )
-
-    def _forget(self) -> None:
-        if self._request.dry_run:
-            return
-        dropped = bool(self._plan.writes or self._watcher.recovered)
-        try:
-            self._push.forget(bodies_dropped=dropped)
-        except BudgetError as error:  # the next push forgets more
-            _log.warning("push.nothing_forgotten", error=redact(str(error)))
+        latency_s = self._session.client.latency_s or _LIKELY_LATENCY_S
+        width = in_flight_for(latency_s, self._rate_per_s(), self._most_in_flight())
+        return self._session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
 
     def _land(self) -> None:
         if self._request.dry_run:
@@ -365,15 +342,44 @@ class _Push:
         try:
             if not land_after_push(self._session):
                 self._report.notes.append("A pull is running: it, or the next, lands the results.")
-        except Exception as error:  # noqa: BLE001 - what was pushed is told whatever fails now
+        except Exception as error:  # noqa: BLE001 - what was pushed is reported whatever fails now
             if not isinstance(error, ConnectorError):
                 _log.debug("push.not_landed", exc_info=error)
                 error = Unexpected(error, doing="the results were landed")
-            self.note(f"The results wait for the next pull: {redact(str(error))}")
+            note = f"The results wait for the next pull: {redact(str(error))}"
+            self._report.notes.append(note)
+
+    def _forget(self) -> None:
+        """Drop what is older than its retention."""
+        if self._request.dry_run:
+            return
+        path = self._outbox.database.path
+        has_dropped_bodies = self._planned.writes or (self._sender and self._sender.recovered)
+        try:
+            forget(self._outbox, self._began_ms - self._options.retention_days * _DAY_MS)
+            if has_dropped_bodies and path and path.stat().st_size <= _SCRUBBED_BYTES:
+                self._outbox.database.scrub()  # pages that were rewritten may still show some
+        except BudgetError as error:  # the next push forgets more
+            _log.warning("push.nothing_forgotten", error=redact(str(error)))
+
+
+def _files_free() -> int:
+    """How many more files and connections this process may open (`ulimit -n`)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < _FILES_ENOUGH and soft != hard:  # macOS begins with 256
+        with suppress(OSError, ValueError):
+            most = _FILES_ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _FILES_ENOUGH)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+    if soft == resource.RLIM_INFINITY:
+        return _FILES_ENOUGH
+    folder = next((each for each in _OPEN_FILES if each.is_dir()), None)
+    used = len(list(folder.iterdir())) if folder else _FILES_USUALLY_OPEN
+    return max(0, soft - used)
 
 
 def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:
-    """What people should know about the rejects file itself."""
+    """What users should know about the rejects file itself."""
     if rejects.failure is not None:
         note = (
             f"The rejects file {asked} can't be written ({rejects.failure.strerror}): its "

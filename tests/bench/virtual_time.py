@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from connector.budget.policy.learnt import FeedbackState
-from connector.upsert.sending.pace import in_flight_for
+from connector.upsert.sending import in_flight_for
 from tests.bench import Row
 from tests.simulator import scenarios
 from tests.simulator.scenarios import REAL, SCALED, Outcome, Scenario, any_exact, optimum_s

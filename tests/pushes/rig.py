@@ -15,17 +15,15 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.clock import Clock, SteadyClock, SystemClock
+from connector.upsert.delivery import Api, KeyMemory
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
-from connector.upsert.outbox.planner import Mode, PlanCounts, PushOptions
+from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
-from connector.upsert.sending.api import Api, KeyMemory
-from connector.upsert.sending.pace import Pace
-from connector.upsert.sending.pushing import Push
-from connector.upsert.sending.sending import Watcher
+from connector.upsert.sending import Sender
 
 SCOPE = 42
 _ACTIVITIES = {"note": "notes", "task": "tasks", "meeting": "meetings"}
@@ -101,7 +99,6 @@ class Rig:
         allow_shared_contact: bool = False,
         looks_first: bool = False,
         dry_run: bool = False,
-        watcher: Watcher | None = None,
     ) -> Pushed:
         """Push `rows`, numbered from 2 as in a file with a header."""
         self.pushes += 1
@@ -117,25 +114,28 @@ class Rig:
             looks_first=looks_first,
         )
         with hold(self.database, "push", run_id=run_id) as held:
-            push = Push(outbox, options, clock=self.steady)
-            numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
+            began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
-            plan = push.plan(
-                numbered, check, self.pulled, dry_run=dry_run, on_reject=rejects.append
-            )
+            numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
+            planner = Planner(outbox, options, self.pulled, dry_run=dry_run, clock=self.steady)
+            plan = planner.plan(numbered, check, on_reject=rejects.append, on_read=lambda _: None)
             pushed = Pushed(plan, rejects=rejects)
             if dry_run:
                 return pushed
-            watcher = watcher or Watcher(late_reject=rejects.append)
-            push.send(
+            sender = Sender(
+                outbox,
+                options,
                 self.api,
                 held,
                 keys=KeyMemory(self.key_memory_s, self.request_timeout_s),
-                pace=Pace(1e9, self.in_flight),
-                watcher=watcher,
+                clock=self.steady,
+                began_ms=began_ms,
+                width=lambda: self.in_flight,
+                on_reject=rejects.append,
             )
-        pushed.outcomes = dict(plan.outcomes + watcher.outcomes)
-        pushed.recovered = watcher.recovered
+            sender.send()
+        pushed.outcomes = dict(plan.outcomes + sender.outcomes)
+        pushed.recovered = sender.recovered
         with self.database.read() as connection:
             for row in connection.execute(sa.select(results).where(results.c.run_id == run_id)):
                 pushed.statuses[row.row_number] = row.status

@@ -68,12 +68,6 @@ class Fate(StrEnum):
     UNKNOWN = "unknown"
 
 
-def key_is_remembered(age_s: float, key_memory_s: float, request_timeout_s: float) -> bool:
-    """Whether the API surely still knows a key that was first sent `age_s` ago, also when the
-    request that repeats it takes its whole time-out to arrive."""
-    return age_s < key_memory_s - min(request_timeout_s, key_memory_s / 2)
-
-
 @dataclass(frozen=True)
 class LearntMemory:
     """What answers to repeated writes have shown of the API's memory for idempotency keys.

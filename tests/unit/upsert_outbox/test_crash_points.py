@@ -16,8 +16,8 @@ import pytest
 from connector.clock import FakeClock
 from connector.errors import Unreachable
 from connector.settings.tree import WriteSettings
-from connector.upsert.outbox.outbox import LearntMemory, key_is_remembered, was_remembered
-from connector.upsert.sending.api import KeyMemory
+from connector.upsert.delivery import KeyMemory
+from connector.upsert.outbox.outbox import LearntMemory, was_remembered
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 
@@ -226,8 +226,8 @@ def test_a_key_is_trusted_for_ten_minutes():
     """Less the time that a repeated request may take to arrive; then its write is looked up."""
     memory_s = WriteSettings().key_memory_s
     assert memory_s == 600
-    assert key_is_remembered(539, memory_s, 60)
-    assert not key_is_remembered(541, memory_s, 60)
+    assert KeyMemory(memory_s, 60).is_sure(539)
+    assert not KeyMemory(memory_s, 60).is_sure(541)
 
 
 NOTE = {**ROW, "note": {"body": "hello"}}

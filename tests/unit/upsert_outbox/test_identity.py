@@ -6,8 +6,8 @@ import gc
 
 import pytest
 
-from connector.upsert.collecting import rare_collections
 from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.planner import rare_collections
 
 
 def test_aliases_stay_what_ledgers_already_hold():

@@ -9,7 +9,7 @@ import pytest
 
 from connector.api.envelopes import Page
 from connector.clock import FakeClock
-from connector.upsert.sending.people import People
+from connector.upsert.delivery import attached_to
 from tests.pushes.fake_api import FakeApi
 from tests.pushes.rig import Rig
 
@@ -71,8 +71,8 @@ def test_a_note_need_not_name_its_person(
 ):
     """Every field but `id` may be missing: in a filtered list it is this person's, else nobody can
     tell, and the list proves nothing."""
-    found = People(_Answer(*items)).attached("notes", "7")  # type: ignore[arg-type]
-    assert ([item["body"] for item in found.items], found.complete) == (bodies, complete)
+    found, is_all = attached_to(_Answer(*items), "notes", "7")  # type: ignore[arg-type]
+    assert ([item["body"] for item in found], is_all) == (bodies, complete)
 
 
 def test_what_differs_or_is_missing_is_sent(rig: Rig):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert.sending.pace import (
+from connector.upsert.sending import (
     BURST_SHARE,
     LEAST_IN_FLIGHT,
     MOST_IN_FLIGHT,

@@ -1,0 +1,405 @@
+"""One write brought to the API: looked up, posted, or, where its key is too old, investigated.
+
+Any number of threads may deliver at once. What came of a write is handed back as a `Delivered`;
+nothing here touches the outbox. Every request is in the push lane.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Protocol
+
+import orjson
+
+from connector.api.client import WriteAnswer
+from connector.api.envelopes import Page
+from connector.budget import Lane
+from connector.clock import SteadyClock
+from connector.errors import ConnectorError, Refused, Unreachable
+from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
+from connector.upsert.outbox.outbox import (
+    PROSPECTS,
+    Fate,
+    LearntMemory,
+    Write,
+    fate_of_activity,
+    fate_of_creation,
+    fate_of_prospect,
+    says_the_same,
+    was_remembered,
+)
+
+Item = Mapping[str, Any]
+_SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
+_MAX_PAGES = 20
+_RESUMED_PATIENCE_S = 60.0
+"""An earlier run was patient with such a write already, and others wait for it to be settled."""
+
+
+class Api(Protocol):
+    """What sending needs of the API client."""
+
+    def server_now_s(self) -> float | None: ...
+
+    def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page: ...
+
+    def record(
+        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
+    ) -> dict[str, Any] | None: ...
+
+    def post(
+        self,
+        resource: str,
+        body: bytes,
+        *,
+        idempotency_key: str,
+        lane: Lane = Lane.PUSH,
+        first_sent_s: float | None = None,
+        remembered_s: float = ...,
+        patience_s: float = ...,
+    ) -> WriteAnswer: ...
+
+
+def server_ms(api: Api) -> int | None:
+    """The earliest the server's clock can say now; None where nothing is known of it."""
+    now_s = api.server_now_s()
+    return None if now_s is None else int(now_s * 1000) - _SKEW_ERROR_MS
+
+
+class Unclear(ConnectorError):
+    """Whether something is in HiringCenter already can't be found out; it was not sent."""
+
+    transient = True
+
+
+class UnfilteredList(Unclear):
+    """A list answered with people that weren't asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the API didn't filter its list by email, phone or name, so whether this person exists "
+            "isn't known; nothing was sent"
+        )
+
+
+class LongList(Unclear):
+    """A person has more notes (tasks, meetings) than are looked through. `kind`, `seen`."""
+
+    def __init__(self, *, kind: str, seen: int) -> None:
+        self.kind, self.seen = kind, seen
+        super().__init__(
+            f"this person has more than {seen} {kind}, so whether it is among them isn't known; "
+            "it was not sent. Look at the person in HiringCenter, and push the row with --force "
+            "if it is missing"
+        )
+
+
+@dataclass
+class KeyMemory:
+    """How long the API remembers an idempotency key, as far as that is known.
+
+    trusted_s: how long a key is trusted without evidence. request_timeout_s: a request that
+    repeats a key may take so long to arrive. learnt: what answers to repeated writes have shown.
+    """
+
+    trusted_s: float
+    request_timeout_s: float
+    learnt: LearntMemory = field(default_factory=LearntMemory)
+
+    @property
+    def memory_s(self) -> float:
+        if self.learnt.forgets:
+            return 0.0
+        return max(self.trusted_s, self.learnt.remembered_s)
+
+    @property
+    def usable_s(self) -> float:
+        """Up to which age a key is surely known, however long the request takes to arrive."""
+        return self.memory_s - min(self.request_timeout_s, self.memory_s / 2)
+
+    def is_sure(self, age_s: float) -> bool:
+        """Whether the API surely still knows a key that was first sent `age_s` ago."""
+        return age_s < self.usable_s
+
+    def learn(self, age_s: float, remembered: bool | None) -> bool:
+        """Learn from an answer, see `LearntMemory.after`; whether it was news."""
+        before, self.learnt = self.learnt, self.learnt.after(age_s, remembered)
+        return self.learnt != before
+
+
+class Verdict(StrEnum):
+    """What a request, or a look at what is there, has shown of a write."""
+
+    ANSWERED = "answered"  # with 200 or 201
+    MET = "met"  # it only creates, and somebody has its contact, who stays as they are
+    NOT_APPLIED = "not_applied"  # its answer is missing: see `Fate`
+    APPLIED = "applied"
+    UNKNOWN = "unknown"
+    ABSENT = "absent"  # looked up, nothing sent: there is nobody, no such note
+    PRESENT = "present"
+    EQUAL = "equal"  # present, and needs no change
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What came of one write. item: the record as it is now, where one was seen.
+
+    write: of a person who was looked up, with their id and without what is there already. answer:
+    where the verdict is ANSWERED. expected_is_gone: a person was created where a prospect was to
+    be changed that no longer exists. was_refused: the API refused to create (409), so that it
+    surely changed nothing. key_age_s, remembered: what the answer to a repeated write shows of the
+    API's memory, see `was_remembered`.
+    """
+
+    write: Write
+    verdict: Verdict
+    item: Item | None = None
+    answer: WriteAnswer | None = None
+    expected_is_gone: bool = False
+    was_refused: bool = False
+    key_age_s: float = 0.0
+    remembered: bool | None = None
+
+
+class Delivery:
+    """Looks up and sends writes; thread-safe. Every method raises what the API client raises.
+
+    compares: whoever is looked up is compared with the write, not only found.
+    """
+
+    def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock, compares: bool) -> None:
+        self._api, self.keys, self._clock, self._compares = api, keys, clock, compares
+
+    def look_up(self, write: Write) -> Delivered:
+        """What is there of what `write` would create or update; nothing is sent.
+
+        Raises:
+            Unclear: that can't be found out.
+        """
+        payload = orjson.loads(write.body)
+        if write.kind != PROSPECTS:
+            is_there = self._is_attached(write.kind, str(write.prospect_id), payload)
+            return Delivered(write, Verdict.EQUAL if is_there else Verdict.ABSENT)
+        item = self._person_of(write, payload)
+        if item is None:
+            return Delivered(write, Verdict.ABSENT)
+        if not self._compares:
+            return Delivered(write, Verdict.PRESENT, item)
+        id_ = str(item.get("id") or write.prospect_id)
+        if payload.get("notes") and self._is_attached("notes", id_, {"body": payload["notes"]}):
+            del payload["notes"]  # it became a note of the person, and another each time
+        verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
+        write = replace(write, prospect_id=id_, body=orjson.dumps(payload))
+        return Delivered(write, verdict, item)
+
+    def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
+        """Post `write`, or find out what became of it where its key may be forgotten.
+
+        resumed: it may have been sent before. accepted_updated_at_ms: see `fate_of_prospect`.
+        """
+        if not resumed or self._is_young(write):
+            try:
+                return self._answered(write, self._post(write, resumed), resumed)
+            except Refused as error:
+                if error.status != 409 or not write.creates:
+                    raise
+                item = self._by_contact(orjson.loads(write.body))
+                if item is None:
+                    raise
+                return replace(self._met(write, item, repeated=resumed), was_refused=True)
+            except Unreachable:
+                if self._is_young(write):
+                    raise
+        return self._investigate(write, accepted_updated_at_ms)
+
+    def _post(self, write: Write, resumed: bool) -> WriteAnswer:
+        assert write.idempotency_key is not None
+        return self._api.post(
+            write.kind,
+            write.body,
+            idempotency_key=write.idempotency_key,
+            lane=Lane.PUSH,
+            first_sent_s=self._clock.monotonic_s() - self._age_s(write) if resumed else None,
+            remembered_s=self.keys.usable_s,
+            patience_s=_RESUMED_PATIENCE_S if resumed else math.inf,
+        )
+
+    def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
+        """The answer, and what it shows of the API's memory where the write was repeated."""
+        age_s = answer.first_sent_before_s
+        if write.creates and answer.status != 201:
+            return self._met(write, answer.item, repeated=resumed or age_s is not None)
+        is_gone = self._expected_is_gone(write, answer)
+        delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_gone)
+        if age_s is None:
+            return delivered
+        now_ms = server_ms(self._api)
+        remembered = was_remembered(
+            status=answer.status,
+            item=answer.item,
+            replayed=answer.replayed,
+            created_before=write.kind != PROSPECTS or write.prospect_id is not None,
+            first_server_ms=self._sent_server_ms(write),
+            again_server_ms=None if now_ms is None else now_ms - int(answer.took_s * 1000),
+        )
+        return replace(delivered, key_age_s=age_s, remembered=remembered)
+
+    def _expected_is_gone(self, write: Write, answer: WriteAnswer) -> bool:
+        """Whether the prospect to be changed is gone, where another one was created instead."""
+        if write.kind != PROSPECTS or write.prospect_id is None or answer.status != 201:
+            return False
+        if answer.item.get("id") is None or str(answer.item["id"]) == write.prospect_id:
+            return False
+        try:
+            return self._by_id(write.prospect_id) is None
+        except ConnectorError:  # not known: reported as if they were still there
+            return False
+
+    def _met(self, write: Write, item: Item, *, repeated: bool) -> Delivered:
+        """A creation has met somebody; if it was sent before, perhaps whom it created itself."""
+        if repeated and self._fate_of_creation(write, item) is Fate.APPLIED:
+            # an API that remembers the key would have answered as it did then
+            return Delivered(write, Verdict.APPLIED, item, remembered=False)
+        return Delivered(write, Verdict.MET, item)
+
+    def _fate_of_creation(self, write: Write, item: Item | None) -> Fate | None:
+        """See `fate_of_creation`; a person of another first name wasn't created by this write."""
+        if item and conflict_with(write.row_number, orjson.loads(write.body), item):
+            return None
+        return fate_of_creation(item, self._sent_server_ms(write))
+
+    def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
+        """The fate of a write whose key may be forgotten, by looking at what is there now."""
+        payload = orjson.loads(write.body)
+        if write.kind != PROSPECTS:
+            items, complete = attached_to(self._api, write.kind, str(write.prospect_id))
+            sent_ms = self._sent_server_ms(write)
+            fate = fate_of_activity(payload, items, complete=complete, sent_server_ms=sent_ms)
+            return Delivered(write, Verdict(fate.value))
+        if write.prospect_id is not None:
+            item = self._by_id(write.prospect_id)
+        elif write.names.row is not None:
+            return Delivered(write, Verdict.UNKNOWN)
+        else:
+            try:
+                item = self._by_contact(payload)
+            except UnfilteredList:
+                return Delivered(write, Verdict.UNKNOWN)
+            if write.creates:
+                created = self._fate_of_creation(write, item)
+                return Delivered(write, Verdict(created.value) if created else Verdict.MET, item)
+        fate = fate_of_prospect(
+            payload,
+            item,
+            known_before=write.prospect_id is not None,
+            accepted_updated_at_ms=accepted_ms,
+            sent_server_ms=self._sent_server_ms(write),
+        )
+        return Delivered(write, Verdict(fate.value), item)
+
+    def _age_s(self, write: Write) -> float:
+        """By the ledger's clock; infinite where that can't tell."""
+        return self._clock.age_s(None if write.sent_ms is None else write.sent_ms / 1000)
+
+    def _is_young(self, write: Write) -> bool:
+        return write.idempotency_key is not None and self.keys.is_sure(self._age_s(write))
+
+    def _sent_server_ms(self, write: Write) -> int | None:
+        """No later than the server's clock can have said when `write` was sent first; None: not
+        known."""
+        now_s, age_s = self._api.server_now_s(), self._age_s(write)
+        guesses = [] if write.sent_server_ms is None else [write.sent_server_ms]
+        if now_s is not None and age_s < math.inf:
+            guesses.append(int((now_s - age_s) * 1000) - _SKEW_ERROR_MS)
+        return min(guesses, default=None)
+
+    def _person_of(self, write: Write, payload: Item) -> Item | None:
+        """The person that a write is about: by id where one is known, else by contact, else by
+        name and content."""
+        if write.prospect_id is not None:
+            return self._by_id(write.prospect_id) or self._by_contact(payload)
+        if write.names.row is None:
+            return self._by_contact(payload)
+        people = self._by_name(payload)
+        return next((each for each in people if not compare(payload, each).differs), None)
+
+    def _by_id(self, prospect_id: str) -> Item | None:
+        """The person; None if they were deleted."""
+        return self._api.record(PROSPECTS, prospect_id, lane=Lane.PUSH)
+
+    def _by_contact(self, payload: Item) -> Item | None:
+        """The person with the payload's email, or else with its phone.
+
+        Raises:
+            UnfilteredList: other people are listed, so that their absence proves nothing.
+        """
+        others = False
+        for name, same in (("email", same_email), ("phone", same_phone)):
+            if payload.get(name):
+                items = self._listed({name: str(payload[name])})
+                for item in items:
+                    if same(payload[name], item.get(name)):
+                        return item
+                others = others or bool(items)
+        if others:
+            raise UnfilteredList
+        return None
+
+    def _by_name(self, payload: Item) -> list[Item]:
+        """Everybody of the payload's first and last name, for a row without any contact.
+
+        Raises:
+            UnfilteredList: the API lists others too.
+        """
+        name = _full_name(payload)
+        items = self._listed({"name": name})
+        own = [each for each in items if _folded(_full_name(each)) == _folded(name)]
+        if items and not own:
+            raise UnfilteredList
+        return own
+
+    def _listed(self, params: Mapping[str, str]) -> list[Item]:
+        page = self._api.page(PROSPECTS, params, lane=Lane.PUSH)
+        return [item for item in page.items if isinstance(item, dict)]
+
+    def _is_attached(self, kind: str, prospect_id: str, payload: Item) -> bool:
+        items, complete = attached_to(self._api, kind, prospect_id)
+        if any(says_the_same(payload, item) for item in items):
+            return True
+        if not complete:
+            raise LongList(kind=kind, seen=len(items))
+        return False
+
+
+def attached_to(api: Api, kind: str, prospect_id: str) -> tuple[list[Item], bool]:
+    """The notes (tasks, meetings) of one person, and whether these surely are all.
+
+    An item needn't name its person. In a list that was filtered it is this person's; in one that
+    wasn't, that can't be told.
+    """
+    items: list[Item] = []
+    params, complete = {"prospectId": prospect_id}, False
+    for _ in range(_MAX_PAGES):
+        page = api.page(kind, params, lane=Lane.PUSH)
+        items += [item for item in page.items if isinstance(item, dict)]
+        if page.next_params is None:
+            complete = page.cut is None
+            break
+        params = {"prospectId": prospect_id, **page.next_params}
+    nameless = [item for item in items if item.get("prospectId") is None]
+    named = [item for item in items if item.get("prospectId") is not None]
+    own = [item for item in named if str(item["prospectId"]) == prospect_id]  # some have numbers
+    if len(own) == len(named):
+        return own + nameless, complete
+    return own, complete and not nameless
+
+
+def _full_name(item: Item) -> str:
+    return f"{item.get('firstName') or ''} {item.get('lastName') or ''}".strip()
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.casefold().split())

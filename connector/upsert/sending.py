@@ -1,0 +1,477 @@
+"""Sending what is planned: one thread keeps the outbox, many bring writes to the API.
+
+Each turn is one transaction: it books what has arrived and marks what goes out next, so that a
+commit (which waits for the disk) serves many writes. A planned row is looked at once more before
+it goes out, since what was accepted meanwhile may have made it unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import orjson
+import sqlalchemy as sa
+
+from connector.budget.locks import Held
+from connector.clock import SteadyClock
+from connector.errors import BudgetError, Interrupted
+from connector.upsert.delivery import Api, Delivered, Delivery, KeyMemory, server_ms
+from connector.upsert.outbox.evidence import Evidence
+from connector.upsert.outbox.matching import first_name, stored_first_name
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, Write
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions, RowDecision, decide
+from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
+from connector.upsert.outbox.staging import reject_of
+from connector.upsert.rows.row_checks import Reject
+from connector.upsert.settling import Next, RowInFlight, Settler
+
+LEAST_IN_FLIGHT = 4
+MOST_IN_FLIGHT = 64
+BURST_SHARE = 0.05
+"""When a window opens, all of its slots are to be used within this share of its length: what the
+last burst takes longer, the whole push takes longer."""
+
+_MOST_PER_TURN = 500
+_READ_AHEAD = 200
+_MOST_PARKED = 2_000
+_GRACE_S = 2.0  # after a fatal error: for answers that are nearly there
+_DAY_MS = 86_400_000
+_LEARNT_DAYS = 30  # what an API was seen to remember may have changed after so long
+
+_BEHIND = (
+    "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
+    "push again"
+)
+_DROPPED = (
+    "HiringCenter kept neither email nor phone of this row when prospect {prospect_id} was "
+    "created, and finds no one by them: the row would create that person again. Correct the "
+    "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
+)
+_NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
+_Arrival = tuple[RowInFlight, Delivered | BaseException]
+_More = Callable[[sa.Connection, int], list[RowInFlight]]  # up to so many more that go out
+
+
+def in_flight_for(latency_s: float | None, rate_per_s: float, most: int = MOST_IN_FLIGHT) -> int:
+    """How many requests at once spend what a window allows within BURST_SHARE of its length.
+
+    rate_per_s: the window's limit over its length. latency_s: of one request; None: not known yet.
+    """
+    if latency_s is None:
+        return min(most, LEAST_IN_FLIGHT)
+    return min(most, max(LEAST_IN_FLIGHT, math.ceil(rate_per_s * latency_s / BURST_SHARE)))
+
+
+class Sender:
+    """Sends the plan of one run.
+
+    began_ms: when the run began to plan. width: how many requests may be in flight now. on_reject:
+    gets each row that turns out bad. on_progress: how many rows of this run have their outcome;
+    all of those are in `outcomes`. recovered: writes of earlier runs that were settled. Both
+    callbacks come between transactions.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        options: PushOptions,
+        api: Api,
+        held: Held,
+        *,
+        keys: KeyMemory,
+        clock: SteadyClock,
+        began_ms: int,
+        width: Callable[[], int],
+        on_reject: Callable[[Reject], None],
+        on_progress: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        options = replace(options, looks_first=options.looks_first and not options.force)
+        self._outbox, self._options = outbox, options
+        self._results = ResultStore(outbox.database, outbox.scope, options.destination)
+        self._api, self._held, self._keys, self._clock = api, held, keys, clock
+        self._began_ms, self._width = began_ms, width
+        self._on_reject, self._on_progress = on_reject, on_progress
+        self.outcomes: Counter[Status] = Counter()
+        self.recovered = 0
+        self._receipts = Receipts(outbox.scope)
+        self._settler = Settler(outbox, self._receipts, options, clock)
+        self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
+        self._rows = _RowQueue(outbox, options.run_id)
+        self._open: list[Write] = []
+        self._in_flight: set[RowInFlight] = set()
+        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._finished: list[RowInFlight] = []
+        self._created_again: set[tuple[str, str, bytes]] = set()
+        self._ending: BaseException | None = None
+
+    def send(self) -> None:
+        """Settle what earlier runs left open, then send every planned row, in file order per
+        person.
+
+        A write of an earlier run that still gets no answer stays open, and holds back the rows of
+        its person alone.
+
+        Raises:
+            Interrupted: a signal asked to stop; what was in flight has its answer or stays open.
+            ApiError: the key was refused, or no request is answered any more.
+            BudgetError: the ledger can't be used.
+        """
+        now_ms = self._now_ms()
+        self._keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
+        self._open = self._outbox.open_sends()
+        self._settler.recovering = True
+        self._run(self._resume, lambda: bool(self._open))
+        self._settler.recovering = False
+        self._run(self._claim_some, lambda: not self._rows.empty)
+        if self._settler.unreachable is not None and self.outcomes[Status.FAILED]:
+            raise self._settler.unreachable
+
+    def _run(self, more: _More, is_left: Callable[[], bool]) -> None:
+        # No thread is waited for at the end: after a fatal error some may still wait for a permit,
+        # and end when the budget is closed.
+        pool = ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="push")
+        try:
+            arrived: list[_Arrival] = []
+            while True:
+                for row in self._turn(arrived, more):
+                    self._in_flight.add(row)
+                    pool.submit(self._deliver, row)
+                if not self._in_flight and (self._ending is not None or not is_left()):
+                    break
+                arrived = self._wait()
+                if self._ending is not None and not arrived:
+                    break
+        except BudgetError:  # no answer of those in flight is booked: the next push settles them
+            self.outcomes[Status.FAILED] += sum(r.own and not r.looks for r in self._in_flight)
+            raise
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self._ending is not None:
+            raise self._ending
+
+    def _deliver(self, row: RowInFlight) -> None:
+        """In a thread of its own; what came of it is judged by the one that keeps the outbox."""
+        arrived: Delivered | BaseException
+        try:
+            if row.looks:
+                arrived = self._delivery.look_up(row.write)
+            else:
+                arrived = self._delivery.send(
+                    row.write,
+                    resumed=row.resumed,
+                    accepted_updated_at_ms=row.accepted_updated_at_ms,
+                )
+        except BaseException as error:  # noqa: BLE001 - see above
+            arrived = error
+        self._arrivals.put((row, arrived))
+
+    def _wait(self) -> list[_Arrival]:
+        """Everything that has arrived, at least one; none where the run ends and time is up."""
+        arrived = []
+        if self._in_flight:
+            hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
+            try:
+                arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else None))
+            except queue.Empty:
+                return []
+        while not self._arrivals.empty():
+            arrived.append(self._arrivals.get())
+        return arrived
+
+    def _turn(self, arrived: Sequence[_Arrival], more: _More) -> list[RowInFlight]:
+        """One transaction: book what has arrived; the rows that go out next."""
+        with self._outbox.database.write() as connection:
+            self._held.check(connection)
+            going = [row for row, came in arrived if self._settle_arrival(connection, row, came)]
+            free = self._width() - (len(self._in_flight) - len(arrived)) - len(going)
+            if self._ending is None and free > 0:
+                going += more(connection, free)
+            finished = self._store_results(connection)
+        self._in_flight -= {row for row, _ in arrived}
+        self._report(finished)
+        return going
+
+    def _settle_arrival(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
+    ) -> bool:
+        """Settle what came of one write; whether the row's next request follows at once."""
+        if isinstance(arrived, Delivered) and self._keys.learn(
+            arrived.key_age_s, arrived.remembered
+        ):
+            self._outbox.note_memory(connection, self._keys.learnt, self._now_ms())
+        follows = self._settler.settle(connection, row, arrived)
+        if follows is Next.SETTLED:
+            return self._claim_activity(connection, row)
+        if follows is Next.STOP and isinstance(arrived, BaseException):
+            self._end(arrived)
+        if self._ending is not None:
+            return False
+        if follows is Next.UPDATE:
+            body = orjson.dumps({**orjson.loads(row.write.body), "update": True})
+            row.write = replace(row.write, body=body)
+            self._mark_sending(connection, row, self._outbox.send_as_update)
+        elif follows is Next.AGAIN:
+            self._mark_sending(connection, row, self._outbox.send_again)
+        else:
+            row.write = self._careful(row.write)
+            self._mark_sending(connection, row, self._outbox.send)
+        return True
+
+    def _end(self, error: BaseException) -> None:
+        """No new writes; an error says more than the signal that ended the run."""
+        if self._ending is None or isinstance(self._ending, Interrupted):
+            self._ending = error
+
+    def _resume(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
+        """Writes whose answer is missing since an earlier run go out again."""
+        writes, self._open = self._open[:free], self._open[free:]
+        ids = {write.prospect_id for write in writes if write.prospect_id is not None}
+        receipts = self._receipts.of(connection, ids)
+        rows = []
+        for write in writes:
+            receipt = receipts.get(write.prospect_id or "")
+            row = RowInFlight.of([write], own=False)
+            row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
+            rows.append(self._claimed(row, row.waiting.popleft(), resumed=True))
+        return rows
+
+    def _claim_some(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
+        """Up to `free` rows that need a request; those that turn out to need none are finished."""
+        going: list[RowInFlight] = []
+        passed = 0
+        while len(going) < free and passed < _MOST_PER_TURN:
+            rows = self._rows.take(connection, free - len(going))
+            if not rows:
+                break
+            names = {alias for row in rows for alias in row.write.names.present()}
+            found = self._receipts.find(connection, names)
+            going += [row for row in rows if self._claim_row(connection, row, found)]
+            passed += len(rows)
+        return going
+
+    def _claim_row(
+        self, connection: sa.Connection, row: RowInFlight, found: Mapping[int, Receipt]
+    ) -> bool:
+        """Whether a planned row needs a request; else it has its outcome. found: where aliases
+        lead."""
+        write = row.write
+        if not self._settler.is_settled(write):
+            row.status = Status.FAILED
+            row.failures.append(_BEHIND)
+        elif write.kind == PROSPECTS:
+            uncertain, disputed = self._settler.uncertain, self._settler.disputed
+            evidence = Evidence.of(write.names, write.content, found, uncertain, disputed)
+            evidence.stale = "changed since" if write.stale else None
+            decision = self._decide(write, evidence)
+            row.prospect_id = decision.prospect_id
+            if decision.outcome is None:
+                self._claim_prospect(connection, row, evidence)
+                return True
+            row.status = decision.outcome
+            if row.has_failed:
+                row.failures.append(decision.reason or "")
+            else:
+                row.left_alone = decision.reason == EXISTS
+                row.notes += [decision.reason] if decision.reason else []
+                self._finish_unsent(connection, row.waiting.popleft(), Status.UNCHANGED)
+        return self._claim_activity(connection, row)
+
+    def _decide(self, write: Write, evidence: Evidence) -> RowDecision:
+        decision = decide(write.content, evidence, self._options)
+        found = (evidence.by_email, evidence.by_phone, evidence.by_row)
+        is_newer = any(each is not None and each.accepted_ms >= self._began_ms for each in found)
+        if decision.prospect_id is None or not is_newer:
+            return replace(decision, prospect_id=write.prospect_id)  # the plan knew the pull
+        return decision
+
+    def _claim_prospect(
+        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
+    ) -> None:
+        """The prospect's write goes out, or is looked up first."""
+        receipt = evidence.receipt
+        if receipt and row.prospect_id is None and self._lost_contacts(row.write, evidence):
+            row.must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
+        row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
+        looks = self._options.mode == "update-only" or row.must_exist is not None
+        looks = looks or (self._options.looks_first and evidence.best is None)
+        write = replace(row.waiting.popleft(), prospect_id=row.prospect_id)
+        self._claimed(row, write if looks else self._careful(write), looks=looks)
+        if not looks:
+            self._mark_sending(connection, row, self._outbox.send)
+
+    def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
+        """Whether the row's person is there already, without any contact to find them by."""
+        if self._options.force or not evidence.contacts_dropped:
+            return False
+        found = evidence.by_email or evidence.by_phone
+        theirs = stored_first_name(found.names) if found else None
+        own = first_name(orjson.loads(write.body).get("firstName"))
+        return theirs is None or own is None or theirs.agrees(self._outbox.hasher.name(own))
+
+    def _careful(self, write: Write) -> Write:
+        """A write about nobody known only creates: if somebody has its contact, HiringCenter
+        leaves them as they are and says so, and they are looked at first."""
+        is_about_nobody = (
+            write.kind == PROSPECTS and write.prospect_id is None and write.names.row is None
+        )
+        payload = orjson.loads(write.body) if is_about_nobody else {}
+        if payload.get("update") is not True or self._options.allow_shared_contact:
+            return write
+        return replace(write, creates=True, body=orjson.dumps({**payload, "update": False}))
+
+    def _claim_activity(self, connection: sa.Connection, row: RowInFlight) -> bool:
+        """Whether the row's next activity goes out, or is looked up; else it has its outcome."""
+        if row.waiting and self._ending is not None:
+            return False
+        while row.waiting:
+            write = replace(row.waiting.popleft(), prospect_id=row.prospect_id)
+            entry = (write.prospect_id or "", write.kind, write.content)
+            if row.has_failed or row.left_alone:
+                self._finish_unsent(connection, write, "skipped")
+            elif write.prospect_id is None:
+                row.failures.append(f"{write.kind}: {_NO_ID}")
+                self._finish_unsent(connection, write, "skipped")
+            elif self._is_attached(connection, entry):
+                self._finish_unsent(connection, write, Status.UNCHANGED)
+            elif not self._options.force and entry in self._settler.uncertain:
+                row.failures.append(f"{write.kind}: {UNCERTAIN}")
+                self._finish_unsent(connection, write, "skipped")
+            else:
+                payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
+                looks = self._options.looks_first and row.status is not Status.CREATED
+                self._claimed(row, replace(write, body=orjson.dumps(payload)), looks=looks)
+                if not looks:
+                    self._mark_sending(connection, row, self._outbox.send)
+                return True
+        self._finished.append(row)
+        if row.own:
+            self._rows.done(row.write.person)
+        return False
+
+    def _is_attached(self, connection: sa.Connection, entry: tuple[str, str, bytes]) -> bool:
+        """Whether an activity was created already; with `force` each is created once more."""
+        if not self._options.force:
+            return entry in self._receipts.attached(connection, [entry[0]])
+        is_there = entry in self._created_again
+        self._created_again.add(entry)
+        return is_there
+
+    def _claimed(
+        self, row: RowInFlight, write: Write, *, looks: bool = False, resumed: bool = False
+    ) -> RowInFlight:
+        row.write, row.looks, row.resumed = write, looks, resumed
+        row.began_s = row.tried_s = self._clock.monotonic_s()
+        return row
+
+    def _mark_sending(
+        self, connection: sa.Connection, row: RowInFlight, step: Callable[..., Write]
+    ) -> None:
+        """Key and exact bytes of the row's write are on disk before it goes out. step: of the
+        outbox."""
+        row.write = step(
+            connection, row.write, at_ms=self._now_ms(), server_ms=server_ms(self._api)
+        )
+        row.looks = row.resumed = False
+        row.tried_s = self._clock.monotonic_s()
+
+    def _finish_unsent(self, connection: sa.Connection, write: Write, outcome: str) -> None:
+        """A planned write needs no request."""
+        self._outbox.finish(
+            connection,
+            write,
+            outcome=outcome,
+            prospect_id=write.prospect_id,
+            at_ms=self._now_ms(),
+            state=State.PLANNED,
+        )
+
+    def _store_results(self, connection: sa.Connection) -> list[tuple[RowInFlight, RowResult]]:
+        finished = [(row, row.result) for row in self._finished]
+        self._finished = []
+        by_run: dict[str, list[RowResult]] = {}
+        for row, result in finished:
+            by_run.setdefault(row.write.run_id, []).append(result)
+        at_ms = int(self._clock.wall_s() * 1000)  # for people
+        for run_id, results in by_run.items():
+            self._results.put(connection, run_id, results, at_ms)
+        return finished
+
+    def _report(self, finished: Sequence[tuple[RowInFlight, RowResult]]) -> None:
+        for row, result in finished:
+            if not row.own:
+                self.recovered += self._settler.is_settled(row.write)
+                continue
+            self.outcomes[result.status] += 1
+            if result.status in (Status.REJECTED, Status.FAILED):
+                message, values = result.message or "", row.write.row_values
+                self._on_reject(reject_of(result.row_number, values, message, row.names))
+        if finished:
+            self._on_progress(self.outcomes.total())
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now_s() * 1000)
+
+
+class _RowQueue:
+    """The planned rows of one run in file order, read in small portions; never two rows of one
+    person at once."""
+
+    def __init__(self, outbox: Outbox, run_id: str) -> None:
+        self._outbox, self._run_id = outbox, run_id
+        self._after, self._exhausted = -1, False
+        self._ahead: deque[list[Write]] = deque()
+        self._busy: set[int] = set()
+        self._parked: dict[int, deque[list[Write]]] = {}
+        self._freed: deque[list[Write]] = deque()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row is left, parked ones included."""
+        return self._exhausted and not (self._ahead or self._parked or self._freed)
+
+    def take(self, connection: sa.Connection, most: int) -> list[RowInFlight]:
+        """The next rows whose person is free, who is busy from now on."""
+        rows: list[RowInFlight] = []
+        while len(rows) < most and (writes := self._next_free(connection)) is not None:
+            rows.append(RowInFlight.of(writes, own=True))
+        return rows
+
+    def done(self, person: int) -> None:
+        """The row of `person` that was taken has its outcome; their next may follow."""
+        waiting = self._parked.get(person)
+        if not waiting:
+            self._busy.discard(person)
+            return
+        self._freed.append(waiting.popleft())
+        if not waiting:
+            del self._parked[person]
+
+    def _next_free(self, connection: sa.Connection) -> list[Write] | None:
+        if self._freed:
+            return self._freed.popleft()
+        while sum(map(len, self._parked.values())) < _MOST_PARKED:
+            if not self._ahead and not self._exhausted:
+                self._read_ahead(connection)
+            if not self._ahead:
+                return None
+            writes = self._ahead.popleft()
+            person = writes[0].person
+            if person not in self._busy:
+                self._busy.add(person)
+                return writes
+            self._parked.setdefault(person, deque()).append(writes)
+        return None
+
+    def _read_ahead(self, connection: sa.Connection) -> None:
+        self._ahead.extend(
+            self._outbox.rows_after(connection, self._run_id, self._after, _READ_AHEAD)
+        )
+        if self._ahead:
+            self._after = self._ahead[-1][0].row_number
+        else:
+            self._exhausted = True

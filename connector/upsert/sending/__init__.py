@@ -1,1 +1,0 @@
-"""Planned writes to the API: concurrency, order within a person, answers to outcomes."""

@@ -1,0 +1,459 @@
+"""What an answer, a lost answer or a forgotten key means for a row: the outbox's steps that follow.
+
+Every method works inside the caller's transaction. Whoever answered is the row's prospect from
+then on: its receipt, its names, and what was uncertain or disputed about it follow.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import orjson
+import sqlalchemy as sa
+
+from connector.clock import SteadyClock
+from connector.errors import Refused, UnexpectedAnswer, Unreachable
+from connector.upsert.delivery import Delivered, Item, Unclear, Verdict
+from connector.upsert.outbox.matching import (
+    compare,
+    conflict_with,
+    first_name,
+    same_email,
+    same_phone,
+    stored_first_name,
+)
+from connector.upsert.outbox.outbox import (
+    PROSPECTS,
+    Outbox,
+    State,
+    Write,
+    names_of,
+    uncertain_names,
+)
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
+from connector.upsert.outbox.receipts import Receipts, RowResult, Status
+
+_ABSENT = (
+    "no prospect has this email or phone, and --mode update-only never creates prospects; push "
+    "the row with --mode upsert to create one"
+)
+_UNANSWERED = (
+    "no usable answer; the next push of any file asks again with the same key, so that it is "
+    "applied once ({error})"
+)
+_ANOTHER_CREATED = (
+    "HiringCenter created prospect {answered}, where {expected} was to be changed: {expected} "
+    "hasn't this email or phone any more. Look at both in HiringCenter; if they are one person, "
+    "delete {answered} and correct the contact in the row"
+)
+_ANOTHER_CHANGED = (
+    "HiringCenter changed prospect {answered}, where {expected} was expected: the row's email or "
+    "phone belongs to {answered} now. Look at both in HiringCenter, and put {answered} right"
+)
+
+
+@dataclass(eq=False)
+class RowInFlight:
+    """One row from its claim to its outcome, and its one write that is in flight.
+
+    own: planned by this run, not found open from an earlier one. waiting: its writes that come
+    after this one. looks: the write is only looked up, and still `planned`. resumed: it may have
+    been sent before. must_exist: why the row is rejected where nobody is found.
+    accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
+    claimed, and when it last went out; monotonic.
+
+    status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
+    left_alone: the prospect exists, and a push that only creates adds nothing to it. names: of the
+    people that `failures` are about, for the rejects file alone.
+    """
+
+    write: Write
+    waiting: deque[Write]
+    own: bool
+    looks: bool = False
+    resumed: bool = False
+    must_exist: str | None = None
+    accepted_updated_at_ms: int | None = None
+    began_s: float = 0.0
+    tried_s: float = 0.0
+    prospect_id: str | None = None
+    status: Status | None = None
+    left_alone: bool = False
+    names: str | None = None
+    notes: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, writes: list[Write], *, own: bool) -> RowInFlight:
+        first = writes[0]
+        notes = [first.note] if first.note else []
+        return cls(first, deque(writes), own, prospect_id=first.prospect_id, notes=notes)
+
+    def fail(self, why: str, status: Status = Status.FAILED) -> None:
+        """The write in flight won't be applied; where it is the prospect's, nor will the others."""
+        if self.write.kind == PROSPECTS:
+            self.status = status
+        else:
+            why = f"{self.write.kind}: {why}"
+        self.failures.append(why)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status in (Status.REJECTED, Status.FAILED)
+
+    @property
+    def result(self) -> RowResult:
+        """The row's one outcome. A prospect that was accepted without all its activities has
+        failed: not everything that the row asks for is there."""
+        status = self.status or Status.UNCHANGED
+        added = [f"{kind.removesuffix('s')} added" for kind in self.added]
+        if status is Status.UNCHANGED and added:
+            status = Status.UPDATED
+        notes = self.notes
+        if self.failures and not self.has_failed:
+            notes = [f"the prospect was {status.value}, but not all that goes with it", *notes]
+            status = Status.FAILED
+        message = "; ".join([*self.failures, *notes, *added]) or None
+        return RowResult(self.write.row_number, status, self.prospect_id, message)
+
+
+class Next(StrEnum):
+    """What follows for a row after one of its writes has arrived."""
+
+    SETTLED = "settled"
+    SEND = "send"  # it was only looked up so far
+    UPDATE = "update"  # a creation has met somebody who is to be changed
+    AGAIN = "again"  # surely not applied: once more, same key and bytes
+    STOP = "stop"  # the run must end; the write stays as it is
+
+
+class Settler:
+    """Settles what came of writes.
+
+    blocked: names of people with a write whose answer is missing; nothing may overtake it.
+    uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. recovering: what
+    earlier runs left open is being settled. unanswered: why one of those is still open.
+    """
+
+    def __init__(
+        self, outbox: Outbox, receipts: Receipts, options: PushOptions, clock: SteadyClock
+    ) -> None:
+        self._outbox, self._receipts = outbox, receipts
+        self._options, self._clock = options, clock
+        self.blocked: set[int | str] = set()
+        self.uncertain = outbox.uncertain()
+        with outbox.database.read() as connection:
+            self.disputed = receipts.disputed(connection)
+        self.recovering = False
+        self.unanswered: BaseException | None = None
+        self._last_answer_s = float("-inf")
+
+    @property
+    def unreachable(self) -> BaseException | None:
+        """Why nothing was settled, if the API hasn't answered anything at all."""
+        return self.unanswered if self._last_answer_s == float("-inf") else None
+
+    def is_settled(self, write: Write) -> bool:
+        """Whether nothing of the person of `write` waits for an answer any more."""
+        return self.blocked.isdisjoint(names_of(write))
+
+    def settle(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
+    ) -> Next:
+        """Book what came of the write in flight."""
+        if isinstance(arrived, BaseException):
+            return self._settle_error(connection, row, arrived)
+        self._last_answer_s = self._clock.monotonic_s()
+        match arrived.verdict:
+            case Verdict.ANSWERED:
+                return self._settle_answer(connection, row, arrived)
+            case Verdict.MET:
+                return self._settle_meeting(connection, row, arrived)
+            case Verdict.ABSENT | Verdict.PRESENT | Verdict.EQUAL:
+                return self._settle_look_up(connection, row, arrived)
+            case _:
+                return self._settle_fate(connection, row, arrived)
+
+    def _settle_answer(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+    ) -> Next:
+        answer, write = arrived.answer, row.write
+        assert answer is not None
+        if answer.message:
+            row.notes.append(f"HiringCenter says: {answer.message}")
+        if write.kind != PROSPECTS:
+            self._accept_activity(connection, row)
+        elif answer.status == 201:
+            self._accept(connection, row, answer.item, Status.CREATED)
+            if not _is_expected(write, row.prospect_id):
+                self._note_another_created(row, arrived)
+        elif _leaves_matches_alone(write):
+            row.left_alone = True
+            row.notes.append(EXISTS)
+            self._accept(connection, row, answer.item, Status.UNCHANGED)
+        elif not _is_expected(write, answer.item.get("id")):
+            self._accept_another(connection, row, answer.item)
+        else:
+            self._accept(connection, row, answer.item, Status.UPDATED)
+        return Next.SETTLED
+
+    def _note_another_created(self, row: RowInFlight, arrived: Delivered) -> None:
+        """A person was created where another prospect was to be changed."""
+        expected = row.write.prospect_id
+        if arrived.expected_is_gone:
+            row.notes.append(f"prospect {expected} was deleted in HiringCenter")
+        else:
+            row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
+
+    def _settle_look_up(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+    ) -> Next:
+        known_id, item = row.write.prospect_id, arrived.item or {}
+        row.write = arrived.write
+        is_person = row.write.kind == PROSPECTS
+        if arrived.verdict is Verdict.ABSENT:
+            why = _ABSENT if self._options.mode == "update-only" else row.must_exist
+            if not is_person or why is None:
+                return Next.SEND
+            self._refuse(connection, row, Status.REJECTED, why)
+        elif not is_person:
+            self._accept_activity(connection, row)
+            row.added.pop()  # it was there before
+        else:
+            is_found_by_contact = known_id is None or str(item.get("id", known_id)) != known_id
+            if is_found_by_contact and self._is_another(connection, row, item):
+                return Next.SETTLED
+            if arrived.verdict is Verdict.PRESENT:
+                return Next.SEND
+            self._accept(connection, row, item, Status.UNCHANGED)
+        return Next.SETTLED
+
+    def _settle_meeting(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+    ) -> Next:
+        """A creation has met somebody, and left them as they are."""
+        item, write = arrived.item or {}, row.write
+        if self._is_another(connection, row, item):
+            return Next.SETTLED
+        if not compare(orjson.loads(write.body), item).equal:
+            return Next.UPDATE
+        is_changed = not arrived.was_refused and _changed_since(item, write.sent_server_ms)
+        self._accept(connection, row, item, Status.UPDATED if is_changed else Status.UNCHANGED)
+        return Next.SETTLED
+
+    def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
+        """Whether a row is refused, since the person with its contact seems to be another one;
+        else it is about that person."""
+        write, payload = row.write, orjson.loads(row.write.body)
+        id_ = write.prospect_id if item.get("id") is None else str(item["id"])
+        found = conflict_with(write.row_number, payload, item)
+        if (
+            found is None
+            or self._options.allow_shared_contact
+            or self._has_settled(connection, write, id_, payload)
+        ):
+            row.write = replace(write, prospect_id=id_)
+            return False
+        self._refuse(connection, row, Status.REJECTED, found.reason)
+        row.names = found.names
+        return True
+
+    def _has_settled(
+        self, connection: sa.Connection, write: Write, prospect_id: str | None, payload: Item
+    ) -> bool:
+        """Whether the source of `write` has settled its first name on that very person."""
+        name = first_name(payload.get("firstName"))
+        if name is None or prospect_id is None:
+            return False
+        source, alias = self._source_and_name(write, str(name.whole))
+        return (prospect_id, alias) in self._receipts.settled(connection, source, [prospect_id])
+
+    def _source_and_name(self, write: Write, name: str) -> tuple[int, int]:
+        hasher = self._outbox.hasher
+        return hasher.alias("source", write.source), hasher.alias("name", name)
+
+    def _settle_fate(self, connection: sa.Connection, row: RowInFlight, arrived: Delivered) -> Next:
+        write = row.write
+        if arrived.verdict is Verdict.NOT_APPLIED:
+            if self._clock.monotonic_s() - row.began_s < self._options.retry_total_s:
+                return Next.AGAIN
+            self._leave_open(row, "its key was forgotten again and again")
+        elif arrived.verdict is Verdict.UNKNOWN:
+            self._outbox.give_up(connection, write, at_ms=self._now_ms())
+            self.uncertain |= uncertain_names(write)
+            if write.kind == PROSPECTS and write.prospect_id is not None:
+                self._receipts.break_tail(connection, write.prospect_id, self._now_ms())
+            row.fail(UNCERTAIN)
+        elif write.kind != PROSPECTS:
+            self._accept_activity(connection, row)
+        else:
+            status = Status.CREATED if write.prospect_id is None else Status.UPDATED
+            self._accept(connection, row, arrived.item or {}, status)
+        return Next.SETTLED
+
+    def _settle_error(
+        self, connection: sa.Connection, row: RowInFlight, error: BaseException
+    ) -> Next:
+        if isinstance(error, Refused):
+            self._settle_refusal(connection, row, error)
+        elif isinstance(error, Unclear):
+            self._refuse(connection, row, Status.FAILED, str(error))
+        elif isinstance(error, Unreachable | UnexpectedAnswer):
+            if self.recovering:  # one write that is never answered must not stop all others
+                self.unanswered = error
+            elif self._last_answer_s <= row.tried_s:  # no other was answered either: an outage
+                return Next.STOP
+            self._leave_open(row, _UNANSWERED.format(error=error))
+        else:
+            return Next.STOP
+        return Next.SETTLED
+
+    def _settle_refusal(self, connection: sa.Connection, row: RowInFlight, error: Refused) -> None:
+        write = row.write
+        if (
+            error.status == 409
+            and write.kind == PROSPECTS
+            and not write.creates
+            and _leaves_matches_alone(write)
+        ):
+            self._finish(connection, row, Status.UNCHANGED, None)
+            row.status, row.left_alone = Status.UNCHANGED, True
+            row.notes.append(EXISTS)
+        else:
+            why = f"HiringCenter refused it ({error.status}): {error.said}"
+            self._refuse(connection, row, Status.REJECTED, why)
+
+    def _leave_open(self, row: RowInFlight, why: str) -> None:
+        """It stays `sending`, for the next run; nothing about this person goes out before."""
+        self.blocked |= set(names_of(row.write))
+        row.fail(why)
+
+    def _refuse(
+        self, connection: sa.Connection, row: RowInFlight, status: Status, why: str
+    ) -> None:
+        self._finish(connection, row, status, row.write.prospect_id)
+        row.fail(why, status)
+
+    def _finish(
+        self, connection: sa.Connection, row: RowInFlight, outcome: str, prospect_id: str | None
+    ) -> None:
+        self._outbox.finish(
+            connection,
+            row.write,
+            outcome=outcome,
+            prospect_id=prospect_id,
+            at_ms=self._now_ms(),
+            state=State.PLANNED if row.looks else State.SENDING,
+        )
+
+    def _accept(
+        self, connection: sa.Connection, row: RowInFlight, item: Item, status: Status
+    ) -> None:
+        """The API has `item` after the write, as `status` says.
+
+        The row's contacts lead to it from now on; what was taken over is its newest content.
+        """
+        write, payload = row.write, orjson.loads(row.write.body)
+        row.status = status
+        row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
+        self._finish(connection, row, status, row.prospect_id)
+        self._forget_uncertain(connection, write, row.prospect_id)
+        if row.prospect_id is None:
+            row.notes.append("HiringCenter didn't name the prospect")
+            return
+        updated_at_ms = item.get("updatedAt")
+        first, last = (item.get(name, payload.get(name)) for name in ("firstName", "lastName"))
+        self._receipts.accept(
+            connection,
+            row.prospect_id,
+            write.names,
+            content=None if row.left_alone else write.content,
+            at_ms=self._now_ms(),
+            updated_at_ms=int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
+            email_kept=_is_kept("email", same_email, payload, item),
+            phone_kept=_is_kept("phone", same_phone, payload, item),
+            hashed_names=self._outbox.hasher.names(first, last),
+        )
+        if write.names.row is None and not self.disputed.keys().isdisjoint(write.names.present()):
+            self._receipts.settle_dispute(connection, write.names)
+            for alias in write.names.present():
+                self.disputed.pop(alias, None)
+        name = first_name(payload.get("firstName"))
+        if name is not None and not row.left_alone:
+            source, alias = self._source_and_name(write, str(name.whole))
+            self._receipts.settle_name(
+                connection, row.prospect_id, source, alias, created=status is Status.CREATED
+            )
+
+    def _accept_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
+        """The API has changed another prospect than the one whom the row's contacts led to.
+
+        The contacts follow only where that prospect was known to have the row's first name before
+        the write; else they are disputed, and lead nowhere until a user decides.
+        """
+        write = row.write
+        answered, expected = str(item["id"]), write.prospect_id or ""
+        name = first_name(orjson.loads(write.body).get("firstName"))
+        receipt = self._receipts.of(connection, [answered]).get(answered)
+        before = stored_first_name(receipt.names if receipt else None)
+        if name and before and before.agrees(self._outbox.hasher.name(name)):
+            self._accept(connection, row, item, Status.UPDATED)
+        else:
+            self._finish(connection, row, Status.FAILED, answered)
+            self._receipts.break_tail(connection, answered, self._now_ms())
+            self._receipts.dispute(connection, write.names, expected, answered, self._now_ms())
+            self.disputed |= dict.fromkeys(write.names.present(), (expected, answered))
+        row.prospect_id = answered
+        row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))
+
+    def _accept_activity(self, connection: sa.Connection, row: RowInFlight) -> None:
+        """A note, task or meeting is there; it is not created again."""
+        write = row.write
+        assert write.prospect_id is not None
+        self._finish(connection, row, Status.CREATED, write.prospect_id)
+        self._receipts.attach(
+            connection, write.prospect_id, write.kind, write.content, self._now_ms()
+        )
+        row.added.append(write.kind)
+
+    def _forget_uncertain(
+        self, connection: sa.Connection, write: Write, prospect_id: str | None
+    ) -> None:
+        """Something newer was accepted: what was uncertain about this person is history."""
+        names = {*write.names.present(), *([prospect_id] if prospect_id else [])}
+        gone = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
+        if gone:
+            self.uncertain -= gone
+            self._outbox.settle_uncertain(connection, write.names, prospect_id)
+
+    def _now_ms(self) -> int:
+        return int(self._clock.now_s() * 1000)
+
+
+def _changed_since(item: Item, server_ms: int | None) -> bool:
+    """Whether the prospect may have been changed by a write sent at `server_ms`, at a server that
+    doesn't know `update: false`."""
+    updated_at_ms = item.get("updatedAt")
+    if server_ms is None or not isinstance(updated_at_ms, int | float):
+        return False
+    return updated_at_ms >= server_ms
+
+
+def _is_expected(write: Write, answered_id: Any) -> bool:
+    """Whether an answer is about the prospect whom the write was meant for; where nobody in
+    particular was expected, or none is named, it is."""
+    return None in (write.prospect_id, answered_id) or str(answered_id) == write.prospect_id
+
+
+def _leaves_matches_alone(write: Write) -> bool:
+    return orjson.loads(write.body).get("update") is False
+
+
+def _is_kept(name: str, same: Callable[[Any, Any], bool], payload: Item, item: Item) -> bool:
+    """Whether the answer carries the contact that was sent; one that isn't shown counts as kept."""
+    return name not in item or same(payload.get(name), item[name])
