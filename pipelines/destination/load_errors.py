@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import duckdb
 from dlt.common.configuration.exceptions import ConfigurationException
@@ -99,3 +100,14 @@ def load_failed(error: BaseException) -> ConnectorError:
         "kept, and the next run resumes from there. Check that the destination is reachable, "
         "writable and not full (`hiringcenter check`), then run the command again."
     )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Failures of dlt and of a destination's libraries as ours, without row values."""
+    try:
+        yield
+    except ConnectorError:
+        raise
+    except Exception as error:
+        raise load_failed(error) from error

@@ -4,9 +4,9 @@ A load package holds rows and state together, and dlt loads rows before the stat
 kill anywhere, rows may be read and loaded a second time (an upsert: no harm), and none is skipped.
 
 dlt's local files are scratch. Each run, and each load after a failed one, begins without them,
-from the state and the schema in the destination: a package that a kill cut short, whether dlt was
-renaming it or had loaded a half of it, is read again instead of being finished. So there is one
-way to recover, it is taken every time, and nothing that dlt finds on disk can keep it from loading.
+from the state and the schema in the destination: a package that a kill cut short is read again
+instead of being finished. So there is one way to recover, it is taken every time, and nothing that
+dlt finds on disk can keep it from loading.
 """
 
 from __future__ import annotations
@@ -16,20 +16,23 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import dlt
+import duckdb
 import orjson
 import pyarrow as pa
 from dlt.common.storages.exceptions import StorageException
+from dlt.destinations.job_client_impl import SqlJobClientBase
 
-from connector.errors import ConnectorError
 from connector.logs import get_logger
+from connector.source.fields import HASH_COLUMN
 from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
-from pipelines.destination.dropped import restore_dropped
-from pipelines.destination.load_errors import chain, load_failed
+from pipelines.destination.load_errors import chain, translated
+from pipelines.destination.working_file import work_schema
 
 _log = get_logger("load")
 Marks = dict[str, dict[str, Any]]
@@ -90,72 +93,65 @@ def to_table(
 
 
 class Loader:
-    """One dlt pipeline. Not thread-safe; one pull at a time (see the pull lock).
+    """One dlt pipeline, which `recover` opens. Not thread-safe; the pull lock is held.
 
     destination: a dlt destination. file_format: of load files, None for the destination's own.
-    folder: for dlt's scratch files and for marks that no load has carried yet.
+    folder: for dlt's scratch files. connection: of the working file, which keeps the marks that no
+    load has carried yet.
     """
 
+    pipeline: dlt.Pipeline
+
     def __init__(
-        self, destination: Any, *, dataset: str, folder: Path, file_format: str | None
+        self,
+        destination: Any,
+        *,
+        dataset: str,
+        folder: Path,
+        file_format: str | None,
+        connection: duckdb.DuckDBPyConnection,
     ) -> None:
         self._destination, self._dataset = destination, dataset
         self._file_format, self._folder = file_format, folder
+        self._local_marks = _LocalMarks(connection, dataset)
         self._columns: dict[str, dict[str, Any]] = {}
-        self._local_marks = _LocalMarks(folder.with_name(f"{folder.name}.marks.json"))
         self._is_clean = False
-        with _translated():
-            self.pipeline = self._fresh_pipeline()
-
-    def _fresh_pipeline(self) -> dlt.Pipeline:
-        """In a folder of its own; what others have left beside it is removed if it can be."""
-        if self._folder.exists() and not self._folder.is_dir():
-            self._folder.unlink()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.close()
-        scratch = tempfile.mkdtemp(prefix="run-", dir=self._folder)
-        return make_pipeline(self._destination, self._dataset, Path(scratch))
-
-    def close(self) -> None:
-        """Remove dlt's local files; the pipeline can't be used any more."""
-        for leftover in self._folder.iterdir():
-            if leftover.is_dir() and not leftover.is_symlink():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
 
     def recover(self) -> None:
-        """Take state and schema from the destination. Make tables and columns anew that somebody
-        dropped.
+        """Begin without local files, from the state and the schema that the destination has.
+
+        Tables and columns that were dropped there are made again, and what they held is read again.
 
         Raises:
             DestinationError: the destination can't be reached or read.
         """
-        with _translated():
+        self.close()
+        with translated():
+            scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
+            self.pipeline = make_pipeline(self._destination, self._dataset, scratch)
             self.pipeline.sync_destination()
             self._set_state(self._local_marks.after(self._sources()))
-        self._is_clean = True
-        self._learn_columns()
-        self._restore_dropped()
-
-    def _begin_again(self) -> None:
-        """Without what a failed load has left, in dlt's files and in its memory."""
-        with _translated():
-            self.pipeline = self._fresh_pipeline()
-        self.recover()
-
-    def _restore_dropped(self) -> None:
-        """What dropped tables held is read again."""
-        dropped = restore_dropped(self.pipeline, list(self._columns))
+            self._is_clean = True
+            self._learn_columns()
+            dropped = _restore_dropped(self.pipeline, list(self._columns))
         if dropped:
             self.set_marks({name: {} for name in dropped})
+
+    def close(self) -> None:
+        """Remove dlt's local files, as far as they can be; `recover` has to come next."""
+        with suppress(OSError):
+            if self._folder.is_dir():
+                shutil.rmtree(self._folder, ignore_errors=True)
+            else:
+                self._folder.unlink(missing_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of `table` as far as it is known; empty if it isn't."""
         return self._columns.get(table, {})
 
     def _learn_columns(self) -> None:
-        """dlt reads its schema anew each time it is asked; rows are made far more often."""
+        """dlt reads its schema each time it is asked; rows are made far more often."""
         if self.pipeline.default_schema_name is None:
             return
         for table, found in self.pipeline.default_schema.tables.items():
@@ -171,7 +167,7 @@ class Loader:
         return dict(found.get("mark", {}))
 
     def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Note marks that come with no rows, in a file; the next load carries them on."""
+        """Note marks that come with no rows, on disk; the next load carries them to dlt's state."""
         self._local_marks.add(marks)
         self._set_state(marks)
 
@@ -193,32 +189,29 @@ class Loader:
             DestinationError: the rows can't be written; what was loaded before stays.
         """
         if not self._is_clean:
-            self._begin_again()
+            self.recover()
         try:
             self._load(batches)
         except Exception as error:
             if not _is_about_local_files(error):
                 raise
             _log.warning("load.local_files_unusable", folder=str(self._folder))
-            self._begin_again()
+            self.recover()
             self._load(batches)
         self._local_marks.loaded(self._sources())
         self._learn_columns()
 
     def _load(self, batches: Sequence[Batch]) -> None:
+        pipeline = self.pipeline
+        is_new = pipeline.default_schema_name is None
         self._is_clean = False
-        with _translated():
-            self.pipeline.run(
+        with translated():
+            pipeline.run(
                 [self._resource(batch) for batch in batches],
-                schema=self._schema(),
+                schema=dlt.Schema(SCHEMA_NAME) if is_new else pipeline.default_schema,
                 loader_file_format=self._file_format,  # type: ignore[arg-type]
             )
         self._is_clean = True
-
-    def _schema(self) -> dlt.Schema:
-        if self.pipeline.default_schema_name is None:
-            return dlt.Schema(SCHEMA_NAME)
-        return self.pipeline.default_schema
 
     def _resource(self, batch: Batch) -> Any:
         def items() -> Iterator[Any]:
@@ -226,54 +219,52 @@ class Loader:
                 dlt.current.resource_state(batch.table)["mark"] = dict(batch.mark)
             yield batch.as_table()
 
+        known = self.pipeline.destination.capabilities().supported_merge_strategies or ()
+        strategy = "upsert" if "upsert" in known else "delete-insert"
         return dlt.resource(
             items,
             name=batch.table,
             columns=cast(Any, dict(batch.columns)),
             primary_key=batch.key if isinstance(batch.key, str) else list(batch.key),
-            write_disposition={"disposition": "merge", "strategy": self._strategy()},
+            write_disposition=cast(Any, {"disposition": "merge", "strategy": strategy}),
             max_table_nesting=0,
         )
 
-    def _strategy(self) -> Any:
-        capabilities = self.pipeline.destination.capabilities()
-        known = capabilities.supported_merge_strategies or ()
-        return "upsert" if "upsert" in known else "delete-insert"
-
 
 class _LocalMarks:
-    """Marks that no load has carried to the destination yet, in a file of the state directory.
+    """Marks that no load has carried to the destination yet, in a table of the working file.
 
-    They hold only together with the state of the load before them: the file names it by a digest,
-    and counts for nothing where the destination has another one. file: its path.
+    They hold only together with the state of the load before them: each names it by a digest, and
+    counts for nothing where the destination has another one.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
-        self._marks: Marks = {}
-        self._base = ""
+    def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+        self._connection, self._base = connection, ""
+        self._table = f"{work_schema(connection, dataset)}.local_marks"
+        connection.execute(
+            f"CREATE TABLE IF NOT EXISTS {self._table} "
+            "(resource VARCHAR, base VARCHAR, mark VARCHAR)"
+        )
 
     def after(self, sources: Mapping[str, Any]) -> Marks:
         """Those that come after the state `sources`, as the destination has it."""
-        self._base, self._marks = _digest(sources), {}
-        try:
-            found = json.loads(self._file.read_text())
-            if found["base"] == self._base:
-                self._marks = {name: dict(mark) for name, mark in found["marks"].items()}
-        except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            pass  # none yet, or cut short: their pages are read again
-        return dict(self._marks)
+        self._base = _digest(sources)
+        rows = self._connection.execute(
+            f"SELECT resource, mark FROM {self._table} WHERE base = ? ORDER BY rowid",  # noqa: S608
+            [self._base],
+        ).fetchall()
+        return {resource: json.loads(mark) for resource, mark in rows}
 
     def add(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        self._marks |= {name: dict(mark) for name, mark in marks.items()}
-        written = self._file.with_name(f"{self._file.name}.new")
-        written.write_text(json.dumps({"base": self._base, "marks": self._marks}))
-        written.replace(self._file)
+        rows = [[resource, self._base, json.dumps(mark)] for resource, mark in marks.items()]
+        if rows:
+            insert = f"INSERT INTO {self._table} VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
+            self._connection.executemany(insert, rows)
 
     def loaded(self, sources: Mapping[str, Any]) -> None:
         """The destination has the state `sources` now, and with it all marks."""
-        self._base, self._marks = _digest(sources), {}
-        self._file.unlink(missing_ok=True)
+        self._base = _digest(sources)
+        self._connection.execute(f"DELETE FROM {self._table}")  # noqa: S608 - a name of ours
 
 
 def _digest(sources: Mapping[str, Any]) -> str:
@@ -289,12 +280,30 @@ def _is_about_local_files(error: BaseException) -> bool:
     )
 
 
-class _translated:  # noqa: N801 - reads as a word in `with _translated():`
-    """dlt's failures as ours, without row values."""
+def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
+    """Make tables and columns again that were dropped by hand: dlt trusts its schema, and every
+    load would fail. The names of the tables, now empty. known: tables that dlt's schema has."""
+    names = [name for name in known if not name.startswith("_dlt_")]
+    if not names:
+        return []
+    with pipeline.destination_client() as client:
+        if not isinstance(client, SqlJobClientBase):
+            return []
+        found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
+        if not found.get(client.schema.version_table_name):
+            return []  # nothing was ever loaded, or all is gone: dlt makes all of it
+        dropped = [name for name in names if not found.get(name)]
+        lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
+        if dropped or lacking:
+            client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
+            _log.warning("load.dropped_restored", tables=dropped, columns_of=lacking)
+        for name in lacking:  # a column that was dropped has lost its values: no row is unchanged
+            if HASH_COLUMN in client.schema.get_table_columns(name):
+                qualified = client.sql_client.make_qualified_table_name(name)
+                client.sql_client.execute_sql(f"UPDATE {qualified} SET {HASH_COLUMN} = NULL")  # noqa: S608
+    return dropped
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, Exception) and not isinstance(error, ConnectorError):
-            raise load_failed(error) from error
+def _lacks(client: SqlJobClientBase, table: str, found: dict[str, Any]) -> bool:
+    is_exact = client.capabilities.generates_case_sensitive_identifiers()
+    return bool(client.schema.get_new_table_columns(table, found, case_sensitive=is_exact))

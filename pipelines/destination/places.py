@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import socket
 import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import sqlalchemy as sa
 
 from connector.errors import ConfigurationError
 from connector.settings import Settings, state_dir
@@ -29,11 +33,6 @@ class Places:
     state_dir: Path
     work_dir: Path
     pipelines_dir: Path
-
-    @property
-    def all_pipelines_dir(self) -> Path:
-        """dlt's local files of every dataset in the working file."""
-        return self.pipelines_dir.parent
 
     @property
     def working_file(self) -> Path:
@@ -61,6 +60,23 @@ def number_of(name: str) -> int:
     """The number that stands for a name: of a destination, of an account."""
     digest = hashlib.sha256(name.encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def installation_id(settings: Settings) -> str:
+    """16 hex digits that stand for the ledger in use, wherever it is.
+
+    State is kept per user, so another user, another machine or another state directory is another
+    installation. Machines that share a PostgreSQL ledger are one.
+    """
+    url = sa.make_url(settings.resolved_ledger_url)
+    if url.get_backend_name() == "sqlite":
+        place = f"{socket.gethostname()}\0{os.getuid()}\0{url.database}"
+    else:
+        credentials = {"host": url.host, "port": url.port, "database": url.database}
+        place = label_of("postgres", {"credentials": {**credentials, "query": url.query}}) or ""
+        if place.startswith(("postgres:localhost:", "postgres:/")):
+            place = f"{socket.gethostname()}\0{place}"
+    return hashlib.sha256(place.encode()).hexdigest()[:16]
 
 
 def pull_lock_name(settings: Settings) -> str:

@@ -1,4 +1,4 @@
-"""SQL that dlt doesn't write for us: which rows are there unchanged, and which are gone.
+"""SQL beside dlt's: the rows of a dataset, asked and changed by their ids; and ids that a scan saw.
 
 Two ways to the same answers: inside DuckDB's own file with Arrow, and through dlt's SQL client
 for servers (PostgreSQL is tested; what is used is plain SQL).
@@ -6,21 +6,22 @@ for servers (PostgreSQL is tested; what is used is plain SQL).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
 
 import dlt
 import duckdb
 import pyarrow as pa
+from dlt.common.destination import DestinationCapabilitiesContext
+from dlt.common.normalizers.naming import NamingConvention
+from dlt.destinations import duckdb as dlt_duckdb
 
-from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
-from pipelines.destination.load_errors import load_failed
-from pipelines.destination.seen import SeenIds
+from pipelines.destination.load_errors import translated
+from pipelines.destination.working_file import work_schema
 
 _IN_ONE_QUERY = 1000
-_TRIAL = "_hc_check"
 _DATA_TYPES = {
     "VARCHAR": "text",
     "JSON": "json",
@@ -31,112 +32,53 @@ _DATA_TYPES = {
 }
 
 
-class Warehouse(Protocol):
-    """Tables are named as in the dataset; ids are texts; times are UTC epoch ms."""
+class Warehouse(ABC):
+    """The tables of one dataset. Parameters of queries are `%s`; ids are texts."""
 
-    def unchanged(
-        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
-    ) -> set[str]:
-        """The ids whose row has this very hash and isn't flagged deleted.
-
-        is_listed: nor known to be unlisted; the table must have that column.
-        """
-        ...
-
-    def missing(self, table: str, seen: SeenIds) -> list[str]:
-        """Ids of rows, neither flagged deleted nor known to be unlisted, that the scan hasn't
-        seen."""
-        ...
-
-    def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        """Flag rows deleted; their other columns stay."""
-        ...
-
-    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        """Note of live rows that they have left the list, unless that was noted before."""
-        ...
-
-    def live_count(self, table: str) -> int:
-        """Rows that aren't flagged deleted."""
-        ...
-
+    @abstractmethod
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query; its parameters are `%s`."""
-        ...
+        """Rows of a query."""
 
+    @abstractmethod
+    def query_ids(
+        self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Rows of a query in which `IN ({ids})` stands for `ids`; other parameters come before."""
+
+    @abstractmethod
     def name(self, table: str) -> str:
         """The table's quoted, qualified name."""
-        ...
 
+    @abstractmethod
     def columns(self, table: str) -> dict[str, dict[str, Any]]:
         """dlt column schemas of a table that dlt has forgotten; empty where it forgets nothing."""
-        ...
 
-    def try_writing(self, dataset: str) -> None:
-        """Make the dataset where it is missing, and a table that is dropped at once."""
-        ...
+    @abstractmethod
+    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+        """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
+
+    @abstractmethod
+    def create_dataset(self) -> None:
+        """Where it is missing."""
 
 
-def _timestamp(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / 1000, UTC)
-
-
-class DuckWarehouse:
+class DuckWarehouse(Warehouse):
     """The working file of a DuckDB destination. connection: this process' own, for writing."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection, self._dataset = connection, dataset
 
-    def unchanged(
-        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
-    ) -> set[str]:
-        arriving = pa.table(
-            {"id": pa.array(hashes, pa.string()), "hash": pa.array(hashes.values(), pa.string())}
-        )
-        cursor = self._connection.cursor()
-        cursor.register("arriving", arriving)
-        found = cursor.execute(
-            f"SELECT t.id FROM {self.name(table)} t JOIN arriving a ON t.id = a.id "  # noqa: S608
-            f"AND t.{HASH_COLUMN} = a.hash WHERE t.{DELETED_COLUMN} IS NULL"
-            + (f" AND t.{UNLISTED_COLUMN} IS NULL" if is_listed else "")
-        ).fetchall()
-        cursor.close()
-        return {row[0] for row in found}
-
-    def missing(self, table: str, seen: SeenIds) -> list[str]:
-        found = self._connection.execute(
-            f"SELECT id FROM {self.name(table)} ANTI JOIN {seen.table(table)} USING (id) "  # noqa: S608
-            f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
-        ).fetchall()
-        return [row[0] for row in found]
-
-    def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        self._update(table, ids, f"{DELETED_COLUMN} = ?, {UNLISTED_COLUMN} = NULL", "", at_ms)
-
-    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        where = f"AND {UNLISTED_COLUMN} IS NULL"
-        self._update(table, ids, f"{UNLISTED_COLUMN} = ?", where, at_ms)
-
-    def _update(self, table: str, ids: Sequence[str], what: str, where: str, at_ms: int) -> None:
-        cursor = self._connection.cursor()
-        cursor.register("changing", pa.table({"id": pa.array(ids, pa.string())}))
-        cursor.execute(
-            f"UPDATE {self.name(table)} SET {what} "  # noqa: S608
-            f"WHERE id IN (SELECT id FROM changing) AND {DELETED_COLUMN} IS NULL {where}",
-            [_timestamp(at_ms)],
-        )
-        cursor.close()
-
-    def live_count(self, table: str) -> int:
-        sql = f"SELECT count(*) FROM {self.name(table)} WHERE {DELETED_COLUMN} IS NULL"  # noqa: S608
-        return int(self.query(sql)[0][0])
-
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        cursor = self._connection.cursor()
-        try:
+        with closing(self._connection.cursor()) as cursor:
             return cursor.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
-        finally:
-            cursor.close()
+
+    def query_ids(
+        self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        with closing(self._connection.cursor()) as cursor:
+            cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
+            query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
+            return cursor.execute(query, list(parameters)).fetchall()
 
     def name(self, table: str) -> str:
         return f'"{self._dataset}"."{table}"'
@@ -148,21 +90,20 @@ class DuckWarehouse:
             [self._dataset, table],
         )
         return {
-            name: {"name": name, "data_type": _DATA_TYPES[kind]}
-            for name, kind in rows
-            if kind in _DATA_TYPES
+            name: {"name": name, "data_type": _DATA_TYPES[duckdb_type]}
+            for name, duckdb_type in rows
+            if duckdb_type in _DATA_TYPES
         }
 
-    def try_writing(self, dataset: str) -> None:
-        try:
-            self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{dataset}"')
-            self._connection.execute(f"CREATE OR REPLACE TABLE {self.name(_TRIAL)} (id INTEGER)")
-            self._connection.execute(f"DROP TABLE {self.name(_TRIAL)}")
-        except duckdb.Error as error:
-            raise load_failed(error) from error
+    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+        found = self.query(f"FROM ({sql}) ANTI JOIN {seen.table(table)} USING (id)")
+        return [row[0] for row in found]
+
+    def create_dataset(self) -> None:
+        self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
 
 
-class ServerWarehouse:
+class ServerWarehouse(Warehouse):
     """A database server, through dlt's SQL client. A connection lives for one call only.
 
     pipeline: gives the pipeline, which is another one after a failed load.
@@ -171,91 +112,118 @@ class ServerWarehouse:
     def __init__(self, pipeline: Callable[[], dlt.Pipeline]) -> None:
         self._pipeline = pipeline
 
-    @contextmanager
-    def _client(self) -> Iterator[Any]:
-        try:
-            with self._pipeline().sql_client() as client:
-                yield client
-        except Exception as error:
-            raise load_failed(error) from error
-
-    def unchanged(
-        self, table: str, hashes: Mapping[str, str], *, is_listed: bool = False
-    ) -> set[str]:
-        found: set[str] = set()
-        listed = f"AND {UNLISTED_COLUMN} IS NULL " if is_listed else ""
-        ids = list(hashes)
-        with self._client() as client:
-            for start in range(0, len(ids), _IN_ONE_QUERY):
-                some = ids[start : start + _IN_ONE_QUERY]
-                sql = (
-                    f"SELECT id, {HASH_COLUMN} FROM {self._name(client, table)} "  # noqa: S608
-                    f"WHERE {DELETED_COLUMN} IS NULL {listed}AND id IN ({_places(some)})"
-                )
-                rows = client.execute_sql(sql, *some)
-                found.update(row[0] for row in rows if hashes[row[0]] == row[1])
-        return found
-
-    def missing(self, table: str, seen: SeenIds) -> list[str]:
-        with self._client() as client:
-            sql = (
-                f"SELECT id FROM {self._name(client, table)} "  # noqa: S608
-                f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
-            )
-            with client.execute_query(sql) as cursor:
-                return seen.missing(table, _portions(cursor))
-
-    def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        self._update(table, ids, f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL", "", at_ms)
-
-    def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        where = f"AND {UNLISTED_COLUMN} IS NULL "
-        self._update(table, ids, f"{UNLISTED_COLUMN} = %s", where, at_ms)
-
-    def _update(self, table: str, ids: Sequence[str], what: str, where: str, at_ms: int) -> None:
-        with self._client() as client:
-            for start in range(0, len(ids), _IN_ONE_QUERY):
-                some = ids[start : start + _IN_ONE_QUERY]
-                client.execute_sql(
-                    f"UPDATE {self._name(client, table)} SET {what} "  # noqa: S608
-                    f"WHERE {DELETED_COLUMN} IS NULL {where}AND id IN ({_places(some)})",
-                    _timestamp(at_ms),
-                    *some,
-                )
-
-    def live_count(self, table: str) -> int:
-        with self._client() as client:
-            sql = f"SELECT count(*) FROM {self._name(client, table)} WHERE {DELETED_COLUMN} IS NULL"  # noqa: S608
-            return int(client.execute_sql(sql)[0][0])
-
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._client() as client:
+        with translated(), self._pipeline().sql_client() as client:
             return [tuple(row) for row in client.execute_sql(sql, *parameters) or ()]
 
+    def query_ids(
+        self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
+    ) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        with translated(), self._pipeline().sql_client() as client:
+            for start in range(0, len(ids), _IN_ONE_QUERY):
+                some = ids[start : start + _IN_ONE_QUERY]
+                query = sql.format(ids=", ".join(["%s"] * len(some)))
+                found += map(tuple, client.execute_sql(query, *parameters, *some) or ())
+        return found
+
     def name(self, table: str) -> str:
-        with self._client() as client:
-            return self._name(client, table)
+        with translated():
+            return str(self._pipeline().sql_client().make_qualified_table_name(table))
 
     def columns(self, table: str) -> dict[str, dict[str, Any]]:  # noqa: ARG002
-        return {}  # dlt keeps its schema beside the rows
+        return {}  # dlt keeps its schema with the rows
 
-    def try_writing(self, dataset: str) -> None:  # noqa: ARG002 - dlt's client knows it
-        with self._client() as client:
+    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+        with (
+            translated(),
+            self._pipeline().sql_client() as client,
+            client.execute_query(sql) as cursor,
+        ):
+            return seen.missing(table, _portions(cursor))
+
+    def create_dataset(self) -> None:
+        with translated(), self._pipeline().sql_client() as client:
             if not client.has_dataset():
                 client.create_dataset()
-            name = self._name(client, _TRIAL)
-            client.execute_sql(f"CREATE TABLE {name} (id INTEGER)")
-            client.execute_sql(f"DROP TABLE {name}")
-
-    @staticmethod
-    def _name(client: Any, table: str) -> str:
-        return str(client.make_qualified_table_name(table))
-
-
-def _places(values: Sequence[str]) -> str:
-    return ", ".join(["%s"] * len(values))
 
 
 def _portions(cursor: Any, size: int = 10_000) -> Iterator[list[str]]:
     while rows := cursor.fetchmany(size):
         yield [row[0] for row in rows]
+
+
+class SeenIds:
+    """Which ids a full scan has seen so far, by resource, on disk: a scan may take many runs.
+
+    Written before the rows of the same chunk are loaded: after a kill the set can hold ids whose
+    rows will be read again, which does no harm, and never lacks one that was loaded.
+    connection: of the working file.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+        self._connection = connection
+        self._schema = work_schema(connection, dataset)
+
+    def begin(self, resource: str) -> None:
+        """Forget what an earlier scan of `resource` saw."""
+        self._connection.execute(f"CREATE OR REPLACE TABLE {self.table(resource)} (id VARCHAR)")
+
+    def add(self, resource: str, ids: Sequence[str]) -> None:
+        """Add ids; one that is there already does no harm."""
+        self._insert(self._connection, self.table(resource), ids)
+
+    def rows(self, resource: str) -> int:
+        """How many ids were added, repetitions included; 0 where no scan has begun."""
+        try:
+            sql = f"SELECT count(*) FROM {self.table(resource)}"  # noqa: S608 - a name of ours
+            return int(self._connection.execute(sql).fetchall()[0][0])
+        except duckdb.CatalogException:
+            return 0
+
+    def missing(self, resource: str, live: Iterable[Sequence[str]]) -> list[str]:
+        """Those of the `live` ids (in portions) that the scan hasn't seen."""
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute("CREATE OR REPLACE TEMP TABLE live_ids (id VARCHAR)")
+            for portion in live:
+                self._insert(cursor, "live_ids", portion)
+            found = cursor.execute(
+                f"SELECT id FROM live_ids ANTI JOIN {self.table(resource)} USING (id)"  # noqa: S608
+            ).fetchall()
+        return [row[0] for row in found]
+
+    @staticmethod
+    def _insert(connection: duckdb.DuckDBPyConnection, table: str, ids: Sequence[str]) -> None:
+        connection.register("arriving", pa.table({"id": pa.array(ids, pa.string())}))
+        connection.execute(f"INSERT INTO {table} SELECT id FROM arriving")  # noqa: S608
+        connection.unregister("arriving")
+
+    def table(self, resource: str) -> str:
+        """The set's qualified name. resource: one of ours, no text of users."""
+        return f'{self._schema}."seen_{resource}"'
+
+
+class DuckDb(dlt_duckdb):
+    """dlt's DuckDB destination, asked once what it can do.
+
+    dlt asks for the capabilities some twenty times a load, and reads every place where
+    configuration might be each time: nearly half of what a small load costs.
+    """
+
+    def __init__(self, connection: Any) -> None:
+        super().__init__(connection)
+        self._known: dict[str | None, DestinationCapabilitiesContext] = {}
+
+    @property
+    def destination_type(self) -> str:
+        return "dlt.destinations.duckdb"
+
+    def capabilities(
+        self, config: Any = None, naming: NamingConvention | None = None
+    ) -> DestinationCapabilitiesContext:
+        if config is not None:
+            return super().capabilities(config, naming)
+        name = naming.name() if naming else None
+        if name not in self._known:
+            self._known[name] = super().capabilities(None, naming)
+        return self._known[name].copy()

@@ -1,109 +1,257 @@
-"""DuckDB's working file: opened by one pull, made anew from the published copy where it is lost."""
+"""DuckDB's working file: opened by one run, its memory bounded, and healed where it is damaged.
+
+There is one way to heal: what can't be used is put aside under another name, and read again from
+what is left: the tables that can still be read, the published snapshot, the API.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NamedTuple, Self, TypeVar
 
 import duckdb
 import pyarrow as pa
 
 from connector.errors import DestinationError, DestinationRefused, WorkingFileFailed
 from connector.logs import get_logger
-from pipelines.destination.datasets import STAGING, TableName, datasets, tables
-from pipelines.destination.load_errors import chain, describe
-from pipelines.destination.places import Places
-from pipelines.destination.room import FIRST_MB, Room
+from pipelines.destination.load_errors import chain, describe, root_cause
 
 _log = get_logger("destination")
+T = TypeVar("T")
+RUNS_TABLE = "_hc_runs"  # every dataset of ours has this table
+_STAGING = "_staging"  # dlt's datasets of that ending have tables of the same names
+_FIRST_MB = 120
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": f"{FIRST_MB}MB",
+    "memory_limit": f"{_FIRST_MB}MB",
     "threads": min(4, os.cpu_count() or 1),
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
 }
 _LOG_MAX_BYTES = 32 * 1024 * 1024
-_KEPT_DAMAGED = 2
-_NOTES = ("unpublished", "suspect")
+_KEPT_DAMAGED = 4  # files: two working files, each with its log
 _NO_DAMAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
     errno.ENFILE, errno.ENOMEM, errno.ENOLCK,
 )  # fmt: skip
+_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h of glibc; `man 3 mallopt`
+
+
+class TableName(NamedTuple):
+    """A table of a dataset; as text, quoted and qualified by its schema."""
+
+    dataset: str
+    table: str
+
+    @property
+    def schema(self) -> str:
+        return _quoted(self.dataset)
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{_quoted(self.table)}"
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
+    """Those of the opened file, in the order they were made."""
+    rows = connection.execute(
+        "SELECT schema_name, table_name FROM duckdb_tables() "
+        "WHERE database_name = current_database() AND NOT temporary ORDER BY table_oid"
+    ).fetchall()
+    return [TableName(*row) for row in rows]
+
+
+def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
+    """Every dataset's tables in the opened file; none of dlt's own, and no staging."""
+    found = all_tables(connection)
+    ours = {name.dataset for name in found if name.table == RUNS_TABLE}
+    ours -= {f"{dataset}{_STAGING}" for dataset in ours}
+    return [name for name in found if name.dataset in ours and not name.table.startswith("_dlt_")]
+
+
+def work_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
+    """The quoted schema for what only pulls need to know of `dataset`; made where it is missing."""
+    schema = _quoted(f"_hc_work_{dataset}")
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    return schema
+
+
+# --- what is known without opening the file -----------------------------------------------------
+
+
+@dataclass
+class WorkRecord:
+    """What a run notes of the working file and of the snapshot, in one small file.
+
+    copies: inode, size and modification time (ns) of the snapshot published last, and of the one
+    before where a kill came between them. is_behind: rows have landed that the snapshot lacks.
+    is_suspect: a run met an error in the working file.
+    """
+
+    file: Path
+    copies: list[list[int]] = field(default_factory=list)
+    is_behind: bool = False
+    is_suspect: bool = False
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The record of a work folder, which is made where it is missing.
+
+        Raises:
+            DestinationError: the folder can't be made or written.
+        """
+        file = folder / "published.json"
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (file, _new(file)):
+                if path.is_dir() and not path.is_symlink():  # as a mount of a missing file makes
+                    put_aside(path)
+        except OSError as error:
+            raise DestinationError(
+                f"{folder}: the working file can't be made: {error.strerror}. Make the state "
+                "directory writable, or set HIRINGCENTER_STATE_DIR to another place."
+            ) from error
+        if not file.exists():
+            return cls(file)
+        try:
+            return cls(file, **json.loads(file.read_text()))
+        except (OSError, ValueError, TypeError):  # of version 0.1, or damaged: publish again
+            return cls(file, is_behind=True)
+
+    def save(self, **changes: Any) -> None:
+        """Change the record, in memory and then on disk.
+
+        Raises:
+            DestinationError: it can't be written.
+        """
+        for name, value in changes.items():
+            setattr(self, name, value)
+        known = {"copies": self.copies, "is_behind": self.is_behind, "is_suspect": self.is_suspect}
+        try:
+            _new(self.file).write_text(json.dumps(known))
+            _new(self.file).replace(self.file)
+        except OSError as error:
+            raise DestinationError(
+                f"{self.file}: this file can't be written: {error.strerror}. Rows loaded before "
+                "are kept. Make the state directory writable and not full, then run the command "
+                "again."
+            ) from error
+
+
+def _new(file: Path) -> Path:
+    return file.with_name(f"{file.name}.new")
+
+
+def put_aside(path: Path) -> Path:
+    """Rename what can't be used, and return its new path; the newest ones are kept."""
+    for older in sorted(path.parent.glob(f"{path.name}.damaged-*"))[:-_KEPT_DAMAGED]:
+        if older.is_dir():
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            older.unlink()
+    moment = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() % 10**9:09}"
+    aside = path.with_name(f"{path.name}.damaged-{moment}")
+    _log.warning("destination.put_aside", path=str(path), aside=str(aside))
+    return path.rename(aside)
+
+
+# --- opening and healing ------------------------------------------------------------------------
 
 
 def open_working_file(
-    places: Places, *, published: Path | None, dataset: str
+    path: Path, record: WorkRecord, *, snapshot: Path | None
 ) -> duckdb.DuckDBPyConnection:
-    """A connection for writing. published: the copy to start from where there is no file yet.
+    """A connection for writing. snapshot: the copy to start from where there is no file yet.
 
-    A file that can't be read is moved aside, never deleted.
+    A file that can't be read is put aside, never deleted.
 
     Raises:
         DestinationError: another process has the file open, or it can't be made.
     """
-    path = places.working_file
     try:
-        places.work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _put_folders_aside(places)
         connection = _connect(path)
-        _check(places, connection)
-        _suspicion(places).unlink(missing_ok=True)
-    except OSError as error:
-        raise DestinationError(
-            f"{places.work_dir}: the working file can't be made: {error.strerror}. Make the state "
-            "directory writable, or set HIRINGCENTER_STATE_DIR to another place."
-        ) from error
+        if record.is_suspect:
+            _read_everything(connection)
     except duckdb.Error as error:
         if refusal := _refusal(path, error):
             raise refusal from error
-        connection = _rebuilt(places, error, published, dataset)
-        _suspicion(places).unlink(missing_ok=True)
-        return connection
-    if _is_empty(connection):
-        _start_over(places, connection, published, dataset)
+        connection = _rebuilt(path, error, snapshot)
+    else:
+        if not all_tables(connection):  # new, or emptied by another program
+            _fill_from(snapshot, connection)
+    if record.is_suspect:
+        record.save(is_suspect=False)
     return connection
+
+
+def _connect(path: Path) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect(str(path), config=_CONFIG)
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def _read_everything(connection: duckdb.DuckDBPyConnection) -> None:
+    """Read and write all of the file.
+
+    Raises:
+        duckdb.Error: it is damaged; the connection is closed.
+    """
+    try:
+        connection.execute("FORCE CHECKPOINT")
+        for name in all_tables(connection):
+            connection.execute(f"SELECT max(hash(t)) FROM {name} t").fetchall()  # noqa: S608
+    except duckdb.Error:
+        connection.close()
+        raise
 
 
 def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
     """What keeps the file from being opened though it isn't damaged; None where it is."""
     said = str(error)
     if "locks are not supported" in said or os.strerror(errno.ENOLCK) in said:
-        return DestinationError(
-            f"{path}: this file system has no file locks, which the working file needs. Set "
+        what = (
+            "this file system has no file locks, which the working file needs. Set "
             "HIRINGCENTER_STATE_DIR to a folder on a local disk; the published copy may stay "
             "where it is."
         )
-    if "Could not set lock" in said:
-        return DestinationError(
-            f"{path}: another process has the working file open. It belongs to the "
-            "connector alone: close that program and run the command again. Analysts open "
-            "the published copy."
+    elif "Could not set lock" in said:
+        what = (
+            "another process has the working file open. It belongs to the connector alone: close "
+            "that program and run the command again. Analysts open the published copy."
         )
-    if "No space left" in said:
-        return DestinationError(
-            f"{path}: the disk is full. Rows loaded before are kept. Free some space, or set "
+    elif "No space left" in said:
+        what = (
+            "the disk is full. Rows loaded before are kept. Free some space, or set "
             "HIRINGCENTER_STATE_DIR to another place, and run the command again."
         )
-    if is_no_damage(said):
-        return DestinationError(
-            f"{path}: the working file can't be opened ({describe(error)}). Rows loaded before "
-            "are kept. Mend that, or set HIRINGCENTER_STATE_DIR to another place, and run the "
-            "command again."
+    elif _is_no_damage(said):
+        what = (
+            f"the working file can't be opened ({describe(error)}). Rows loaded before are kept. "
+            "Correct that, or set HIRINGCENTER_STATE_DIR to another place, and run the command "
+            "again."
         )
-    return None
+    else:
+        return None
+    return DestinationError(f"{path}: {what}")
 
 
-def is_no_damage(said: str) -> bool:
+def _is_no_damage(said: str) -> bool:
     """Whether the system refused something that has to do with this process or its limits."""
     return any(os.strerror(number) in said for number in _NO_DAMAGE)
 
 
-def suspected(places: Places, error: BaseException) -> DestinationError | None:
+def suspected(path: Path, record: WorkRecord, error: BaseException) -> DestinationError | None:
     """The error of a run that met `error` in the working file; the next run checks the file.
 
     None where the error says nothing about the file. What has failed once may have ended DuckDB's
@@ -113,76 +261,20 @@ def suspected(places: Places, error: BaseException) -> DestinationError | None:
     is_ours = isinstance(error, duckdb.Error | DestinationError)
     if not (is_ours and causes) or isinstance(error, DestinationRefused | WorkingFileFailed):
         return None
-    if isinstance(causes[-1], duckdb.OutOfMemoryException) or is_no_damage(str(causes[-1])):
+    if isinstance(causes[-1], duckdb.OutOfMemoryException) or _is_no_damage(str(causes[-1])):
         return None
-    with suppress(OSError):
-        _suspicion(places).touch()
-    return WorkingFileFailed(path=str(places.working_file), reason=describe(error))
+    with suppress(DestinationError):
+        record.save(is_suspect=True)
+    return WorkingFileFailed(path=str(path), reason=describe(error))
 
 
-def _suspicion(places: Places) -> Path:
-    """A file that is there when the working file is to be checked before it is used."""
-    return places.work_dir / "suspect"
-
-
-def _check(places: Places, connection: duckdb.DuckDBPyConnection) -> None:
-    """Read and write all of the file where the last run met an error in it.
-
-    Raises:
-        duckdb.Error: it is damaged.
-    """
-    if not _suspicion(places).exists():
-        return
+def _rebuilt(path: Path, error: Exception, snapshot: Path | None) -> duckdb.DuckDBPyConnection:
+    """A new file in the place of a damaged one, with all that can be had of its rows."""
+    _log.warning("destination.damaged", file=str(path), reason=describe(error))
     try:
-        connection.execute("FORCE CHECKPOINT")
-        for name in _all_tables(connection):
-            connection.execute(f"SELECT max(hash(t)) FROM {name} t").fetchall()  # noqa: S608
-    except duckdb.Error:
-        connection.close()
-        raise
-
-
-def checkpoint_if_due(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
-    """Move logged rows into the file. dlt lets the log grow to 1 GB; until then they are held in
-    memory, and a killed run's successor has them all to replay."""
-    log = path.with_name(path.name + ".wal")
-    if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
-        connection.execute("CHECKPOINT")
-
-
-def _connect(path: Path) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect(str(path), config=_CONFIG)
-    connection.execute("SET TimeZone = 'UTC'")
-    return connection
-
-
-def _all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
-    rows = connection.execute(
-        "SELECT schema_name, table_name FROM duckdb_tables() "
-        "WHERE database_name = current_database() AND NOT temporary ORDER BY table_oid"
-    ).fetchall()
-    return [TableName(*row) for row in rows]
-
-
-def _is_empty(connection: duckdb.DuckDBPyConnection) -> bool:
-    """New, or emptied by somebody: nothing was ever loaded into it."""
-    return not _all_tables(connection)
-
-
-def _rebuilt(
-    places: Places, error: Exception, published: Path | None, dataset: str
-) -> duckdb.DuckDBPyConnection:
-    """A new file in the place of a damaged one, which is put aside."""
-    path = places.working_file
-    aside = path.with_name(f"{path.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
-    _log.warning("destination.damaged", file=str(path), aside=str(aside), reason=describe(error))
-    try:
-        for older in sorted(path.parent.glob(f"{path.name}.damaged-*"))[: -2 * _KEPT_DAMAGED]:
-            _remove(older)
-        path.rename(aside)
-        wal = path.with_name(path.name + ".wal")
-        if wal.exists():
-            wal.rename(aside.with_name(aside.name + ".wal"))
+        aside, log = put_aside(path), path.with_name(f"{path.name}.wal")
+        if log.exists():
+            log.rename(aside.with_name(f"{aside.name}.wal"))
         connection = _connect(path)
     except (OSError, duckdb.Error) as second:
         raise DestinationError(
@@ -191,7 +283,7 @@ def _rebuilt(
             "place."
         ) from second
     try:
-        _start_over(places, connection, published, dataset)
+        _fill_from(snapshot, connection)
     except DestinationError:
         if not _salvage(connection, aside):
             raise
@@ -200,22 +292,21 @@ def _rebuilt(
     return connection
 
 
-def _put_folders_aside(places: Places) -> None:
-    """Folders in the place of our small files, such as a container's mount of a missing file
-    makes; each can be lost."""
-    for folder in [*places.work_dir.iterdir(), *places.all_pipelines_dir.glob("*.marks.json*")]:
-        is_ours = folder.name in _NOTES or folder.suffix in (".json", ".new")
-        if is_ours and folder.is_dir() and not folder.is_symlink():
-            aside = folder.with_name(f"{folder.name}.damaged-{time.time_ns()}")
-            _log.warning("destination.folder_in_the_way", folder=str(folder), aside=str(aside))
-            folder.rename(aside)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def _fill_from(snapshot: Path | None, connection: duckdb.DuckDBPyConnection) -> None:
+    """Take the rows from the published copy, where there is one."""
+    if snapshot is None or not snapshot.exists():
+        return
+    try:
+        with _readable(snapshot) as source:
+            names = tables_to_publish(source)
+            MemoryLimit(connection).fit(lambda: _copy_tables(connection, source, names))
+    except (duckdb.Error, pa.ArrowException) as error:
+        raise DestinationError(
+            f"{snapshot}: this file is in the way of the published copy and can't be read as "
+            f"one ({describe(error)}). Move it away, or set HIRINGCENTER_DUCKDB_PATH."
+        ) from error
+    if names:
+        _log.warning("destination.rebuilt", source=str(snapshot), tables=len(names))
 
 
 def _salvage(connection: duckdb.DuckDBPyConnection, damaged: Path) -> bool:
@@ -224,92 +315,136 @@ def _salvage(connection: duckdb.DuckDBPyConnection, damaged: Path) -> bool:
     dlt's own come last, and only where all others could be read: its state vouches for every row.
     True if that is so.
     """
+    lost: list[str] = []
     try:
-        with duckdb.connect(str(damaged), read_only=True) as source:
-            source.execute("SET TimeZone = 'UTC'")
-            everything = _all_tables(source)
-            bases = {name.dataset for name in everything}
-            names = [name for name in everything if name.dataset.removesuffix(STAGING) not in (
-                bases - {name.dataset})]  # fmt: skip
-            rows = [name for name in names if not name.table.startswith("_dlt_")]
-            lost = [name for name in rows if not _is_copied(connection, source, [name])]
+        with _readable(damaged) as source:
+            names = all_tables(source)
+            staging = {f"{name.dataset}{_STAGING}" for name in names}
+            names = [name for name in names if name.dataset not in staging]
             of_dlt = [name for name in names if name.table.startswith("_dlt_")]
-            is_whole = not lost and _is_copied(connection, source, of_dlt)
+            rows = [name for name in names if name not in of_dlt]
+            for group in [*([name] for name in rows), of_dlt]:
+                try:
+                    if group is not of_dlt or not lost:
+                        _copy_tables(connection, source, group)
+                except (duckdb.Error, pa.ArrowException):
+                    lost += map(str, group)
     except duckdb.Error:  # nothing can be read, not even which tables there are
         return False
-    _log.warning("destination.salvaged", tables=len(rows) - len(lost), lost=list(map(str, lost)))
-    return is_whole
+    _log.warning("destination.salvaged", tables=len(names) - len(lost), lost=lost)
+    return not lost
 
 
-def _is_copied(
-    connection: duckdb.DuckDBPyConnection,
+def _readable(path: Path) -> duckdb.DuckDBPyConnection:
+    """In an instance of its own: an error in a damaged file would end the one that it is in."""
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    quoted = str(path).replace("'", "''")
+    # by a name of ours: "x" of x.duckdb may be a schema's as well
+    connection.execute(f"ATTACH '{quoted}' AS _hc_source (READ_ONLY)")
+    connection.execute("USE _hc_source")
+    return connection
+
+
+def _copy_tables(
+    target: duckdb.DuckDBPyConnection,
     source: duckdb.DuckDBPyConnection,
     names: Sequence[TableName],
-) -> bool:
-    """Whether all the tables could be copied; if not, what was there before stays."""
-    cursor = connection.cursor()
+) -> None:
+    """All the tables or none: a half that a kill leaves would pass for the whole."""
+    cursor = target.cursor()
     try:
         cursor.execute("BEGIN")
         for name in names:
-            definition = source.execute(
+            ((definition,),) = source.execute(
                 "SELECT sql FROM duckdb_tables() WHERE database_name = current_database() "
                 "AND schema_name = ? AND table_name = ?",
-                [name.dataset, name.table],
-            ).fetchall()[0][0]
+                list(name),
+            ).fetchall()
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {name.schema}")
             cursor.execute(f"DROP TABLE IF EXISTS {name}")
             cursor.execute(definition)
-            cursor.register("salvaged", source.sql(f"FROM {name}").to_arrow_reader())
-            cursor.execute(f"INSERT INTO {name} FROM salvaged")
-            cursor.unregister("salvaged")
+            cursor.register("copied", source.sql(f"FROM {name}").to_arrow_reader())
+            cursor.execute(f"INSERT INTO {name} FROM copied")
+            cursor.unregister("copied")
         cursor.execute("COMMIT")
-    except (duckdb.Error, pa.ArrowException) as error:
-        names_lost = [str(name) for name in names]
-        _log.info("destination.not_salvaged", tables=names_lost, reason=describe(error))
+    except BaseException:
         with suppress(duckdb.Error):  # where it has rolled back by itself
             cursor.execute("ROLLBACK")
-        return False
-    finally:
-        cursor.close()
-    return True
-
-
-def _start_over(
-    places: Places, connection: duckdb.DuckDBPyConnection, published: Path | None, dataset: str
-) -> None:
-    """Rows come back from the published copy; marks of scans speak of the file that is gone."""
-    shutil.rmtree(places.all_pipelines_dir, ignore_errors=True)
-    if published is None or not published.exists():
-        return
-    try:
-        Room(connection).fit(lambda: _copy_from(connection, published, dataset))
-    except duckdb.Error as error:
-        raise DestinationError(
-            f"{published}: this file is in the way of the published copy and can't be read as "
-            f"one ({describe(error)}). Move it away, or set HIRINGCENTER_DUCKDB_PATH."
-        ) from error
-
-
-def _copy_from(connection: duckdb.DuckDBPyConnection, published: Path, dataset: str) -> None:
-    """All tables or none: a half that a kill leaves would pass for the whole."""
-    quoted = str(published).replace("'", "''")
-    connection.execute(f"ATTACH '{quoted}' AS published (READ_ONLY)")
-    try:
-        names = [
-            name
-            for each in datasets(connection, "published", dataset)
-            for name in tables(connection, "published", each)
-        ]
-        connection.execute("BEGIN")
-        for name in names:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.schema}")
-            connection.execute(f"CREATE OR REPLACE TABLE {name} AS FROM published.{name}")
-        connection.execute("COMMIT")
-        if names:
-            _log.warning("destination.rebuilt", source=str(published), tables=len(names))
-    except duckdb.Error:
-        with suppress(duckdb.Error):
-            connection.execute("ROLLBACK")
         raise
     finally:
-        connection.execute("DETACH published")
+        cursor.close()
+
+
+# --- memory and the log -------------------------------------------------------------------------
+
+
+def checkpoint_if_due(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Move logged rows into the file. dlt lets the log grow to 1 GB; until then they are held in
+    memory, and a killed run's successor has them all to replay."""
+    log = path.with_name(f"{path.name}.wal")
+    if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
+        connection.execute("CHECKPOINT")
+
+
+class MemoryLimit:
+    """What DuckDB may use on one connection: little, so that a pull stays flat; more only for what
+    doesn't fit. What a load needs grows with columns and with the length of texts, which can't be
+    known beforehand. Once widened it stays so: the next load will be like the last.
+
+    first_mb: what the connection was opened with. most_mb: None: what DuckDB would take by itself,
+    most of the machine or of the container.
+    """
+
+    def __init__(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        *,
+        first_mb: float = _FIRST_MB,
+        most_mb: float | None = None,
+    ) -> None:
+        self._connection, self._limit_mb, self._most_mb = connection, first_mb, most_mb
+
+    def fit(self, work: Callable[[], T]) -> T:
+        """What `work` returns. It is done again, with twice the memory, where that was too little.
+
+        Raises:
+            duckdb.Error, DestinationError: what `work` raises; OutOfMemory where the machine has
+                no more.
+        """
+        while True:
+            try:
+                return work()
+            except (duckdb.Error, DestinationError) as error:
+                is_too_little = isinstance(root_cause(error), duckdb.OutOfMemoryException)
+                if not (is_too_little and self._widen()):
+                    raise
+
+    def _widen(self) -> bool:
+        if self._most_mb is None:  # DuckDB's own limit, which sees a container's
+            self._connection.execute("RESET memory_limit")
+            ((most_bytes,),) = self._connection.execute(
+                "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
+            ).fetchall()
+            self._most_mb = most_bytes / 1e6
+        if self._limit_mb >= self._most_mb:
+            return False
+        self._limit_mb = min(self._limit_mb * 2, self._most_mb)
+        self._connection.execute(f"SET memory_limit = '{self._limit_mb:.0f}MB'")
+        _log.info("destination.memory_widened", limit_mb=round(self._limit_mb))
+        return True
+
+
+def give_freed_memory_back() -> None:
+    """So that a long pull's peak is what it holds, not what it once held.
+
+    glibc makes an arena for every thread, and each keeps what was freed in it: more than a hundred
+    megabytes of a million rows' pull. Other C libraries stay as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):  # Windows, macOS, musl: no such function
+        return
+    mallopt(_M_ARENA_MAX, 2)
+    mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+    pa.set_memory_pool(pa.system_memory_pool())

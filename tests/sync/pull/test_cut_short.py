@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from pipelines.destination.destination import Destination
+from pipelines.destination.loader import Batch
 from pipelines.destination.places import places
 from tests.sync.pull.conftest import Puller
 
@@ -30,23 +31,22 @@ def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
         destination.loader.set_marks({"prospects": {"at": "page 7"}})
     with Destination(puller.settings) as destination:
         assert destination.loader.mark("prospects") == {"at": "page 7"}
-        destination.load_rows("t", [{"id": "1"}], COLUMNS)  # carries them to the destination
+        destination.load([Batch("t", [{"id": "1"}], COLUMNS)])  # carries them to the destination
     assert list(_folder(puller).parent.iterdir()) == [_folder(puller)]
     with Destination(puller.settings) as destination:
         assert destination.loader.mark("prospects") == {"at": "page 7"}
 
 
-@pytest.mark.parametrize("damage", ["other load", "emptied", "no object"])
-def test_marks_of_another_load_or_cut_short_are_not_believed(puller: Puller, damage: str):
+@pytest.mark.parametrize("damage", ["SET base = 'the state of another load'", None])
+def test_marks_of_another_load_or_lost_are_not_believed(puller: Puller, damage: str | None):
     """Rows that they speak of may never have been loaded: the destination knows better."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
         loaded = destination.loader.mark("prospects")
         destination.loader.set_marks({"prospects": {"of": "rows that never arrived"}})
-    file = _folder(puller).with_name("hiringcenter.marks.json")
-    found = json.loads(file.read_text())
-    found["base"] = "the state of another load"
-    file.write_text({"other load": json.dumps(found), "emptied": "", "no object": "[]"}[damage])
+    table = "_hc_work_hiringcenter.local_marks"
+    with duckdb.connect(str(places(puller.settings).working_file)) as connection:
+        connection.execute(f"UPDATE {table} {damage}" if damage else f"DROP TABLE {table}")
     with Destination(puller.settings) as destination:
         assert destination.loader.mark("prospects") == loaded
 
@@ -85,8 +85,8 @@ def test_nothing_that_is_found_on_disk_keeps_a_pull_from_ending(
 def test_files_removed_while_a_pull_runs_cost_nothing(puller: Puller):
     """A program that sweeps folders took dlt's: the load is made again."""
     with Destination(puller.settings) as destination:
-        destination.load_rows("t", [{"id": "1", "name": "a"}], COLUMNS)
+        destination.load([Batch("t", [{"id": "1", "name": "a"}], COLUMNS)])
         shutil.rmtree(_folder(puller))
-        destination.load_rows("t", [{"id": "2", "name": "b"}], COLUMNS)
+        destination.load([Batch("t", [{"id": "2", "name": "b"}], COLUMNS)])
         found = destination.query(f"SELECT id, name FROM {destination.name('t')} ORDER BY id")
     assert found == [("1", "a"), ("2", "b")]

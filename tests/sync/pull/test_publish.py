@@ -19,7 +19,8 @@ import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
 from pipelines.checks import run_checks
-from pipelines.destination.foreign_writes import Published, keep_what_others_wrote
+from pipelines.destination.snapshot import Snapshot
+from pipelines.destination.working_file import WorkRecord
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 
@@ -290,7 +291,9 @@ def test_a_copy_of_another_user_is_kept_beside_where_links_to_it_are_refused():
         folder.chmod(0o777)
         os.seteuid(65534)
         try:
-            keep_what_others_wrote(copy, Published(folder / "published.json"))
+            record = WorkRecord.read(folder)
+            snapshot = Snapshot(copy, dataset="x", installation="0" * 16, record=record)
+            snapshot.keep_foreign_writes()
         finally:
             os.seteuid(0)
         (kept,) = folder.glob("*.kept-*.duckdb")
@@ -367,7 +370,7 @@ def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, t
         puller.pull_ok(full=True)
     puller.assert_true()
     assert len(list(working.parent.glob("*.damaged-*"))) == 1
-    assert not list(working.parent.glob("suspect"))
+    assert not WorkRecord.read(working.parent).is_suspect
 
 
 def test_an_emptied_working_file_is_filled_from_the_copy(puller: Puller):
