@@ -28,11 +28,11 @@ from pipelines.destination.places import (
     prepare_state_dir,
 )
 from pipelines.destination.postgres import (
-    Patience,
     Silence,
     blockers_of,
     bounded_waits,
     server_destination,
+    wait_out_locks,
 )
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.warehouse import (
@@ -138,10 +138,11 @@ class Destination:
         """What `work` returns, with more memory, or after others' locks, where it needs that."""
         if self._type != "postgres":
             return self._memory.fit(work)
-        patience = Patience(
-            lambda: blockers_of(self.loader.pipeline, self._settings.dataset), stop=self._stop
+        return wait_out_locks(
+            partial(self._memory.fit, work),
+            lambda: blockers_of(self.loader.pipeline, self._settings.dataset),
+            stop=self._stop,
         )
-        return patience.wait_out(partial(self._memory.fit, work))
 
     def _dlt_destination(self) -> Any:
         if self._snapshot:

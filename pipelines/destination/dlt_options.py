@@ -1,9 +1,9 @@
-"""dlt as a library inside a command: no telemetry, no signals of its own, no chatter, no leftovers.
+"""dlt as a library inside a command: its options are pinned; no telemetry, signals or chatter.
 
 dlt fills every option that code leaves open from the environment and from `.dlt/*.toml`, bare names
 included: `DEV_MODE=true`, set for something else, would load each pull into a schema of its own.
-While `own_configuration` is in force it finds there what says *where* rows go: credentials, hosts,
-buckets, catalogs, under `destination.`. *How* they go is decided here alone.
+Within `own_configuration` it finds there only what says *where* rows go: credentials, hosts,
+buckets, catalogs, under `destination.`. *How* they go is decided here.
 """
 
 from __future__ import annotations
@@ -79,23 +79,15 @@ def is_place(key: str, sections: Sequence[str]) -> bool:
     return key == "credentials" or key in _WHERE.split()
 
 
-class _How(ConfigProvider):
+class _Pinned(ConfigProvider):
     """What is decided here; asked before all others."""
+
+    name = "hiringcenter"
+    supports_secrets = True
+    supports_sections = True
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._values = values
-
-    @property
-    def name(self) -> str:
-        return "hiringcenter"
-
-    @property
-    def supports_secrets(self) -> bool:
-        return True
-
-    @property
-    def supports_sections(self) -> bool:
-        return True
 
     def get_value(
         self,
@@ -108,56 +100,41 @@ class _How(ConfigProvider):
         return self._values.get(name), name
 
 
+def _of_inner(name: str) -> Any:
+    return property(lambda self: getattr(self.inner, name))
+
+
 class _PlacesOnly(ConfigProvider):
     """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked for places alone."""
 
+    name = _of_inner("name")
+    supports_secrets = _of_inner("supports_secrets")
+    supports_sections = _of_inner("supports_sections")
+    is_empty = _of_inner("is_empty")
+    locations = _of_inner("locations")
+    present_locations = _of_inner("present_locations")
+    get_value_location = _of_inner("get_value_location")
+
     def __init__(self, inner: ConfigProvider) -> None:
-        self._inner = inner
+        self.inner = inner
         self._ignored: set[str] = set()
-
-    @property
-    def name(self) -> str:
-        return self._inner.name
-
-    @property
-    def supports_secrets(self) -> bool:
-        return self._inner.supports_secrets
-
-    @property
-    def supports_sections(self) -> bool:
-        return self._inner.supports_sections
-
-    @property
-    def is_empty(self) -> bool:
-        return self._inner.is_empty
-
-    @property
-    def locations(self) -> Sequence[str]:
-        return self._inner.locations
-
-    @property
-    def present_locations(self) -> Sequence[str]:
-        return self._inner.present_locations
 
     def get_value(
         self, key: str, hint: type[Any], pipeline_name: str | None, *sections: str
     ) -> tuple[Any | None, str]:
         if is_place(key, sections):
-            return self._inner.get_value(key, hint, pipeline_name, *sections)
+            return self.inner.get_value(key, hint, pipeline_name, *sections)
         name = ".".join((*sections, key))
         if len(sections) > 1 and sections[0] == "destination" and name not in self._ignored:
-            if self._inner.get_value(key, hint, pipeline_name, *sections)[0] is not None:
-                _log.info("load.option_ignored", option=name, place=self.name)
+            if self.inner.get_value(key, hint, pipeline_name, *sections)[0] is not None:
+                _log.info("load.option_ignored", option=name, place=self.inner.name)
             self._ignored.add(name)
         return None, name
-
-    def get_value_location(self, key: str, pipeline_name: str | None, *sections: str) -> str:
-        return self._inner.get_value_location(key, pipeline_name, *sections)
 
 
 @contextmanager
 def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
-    """While it lasts, dlt's options in this process are ours. May be nested; threads share it.
+    """dlt's options in this process are ours. May be nested; threads share it.
 
     job_tries: how often a job is tried within one load; the outermost caller's counts.
     """
@@ -179,8 +156,8 @@ def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
 
 
 def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
-    """Put our providers where dlt looks for its own; those that were there."""
-    container, first = Container(), _How(how)
+    """Put our providers where dlt looks for its own; return those that were there."""
+    container, first = Container(), _Pinned(how)
     if PluggableRunContext in container:
         context = container[PluggableRunContext]
         before = list(context.providers.providers)
@@ -204,7 +181,7 @@ def run_context() -> PluggableRunContext:
 
 
 def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
-    """Which of dlt's files it is, and where; never its words, which quote what stands there."""
+    """Which of dlt's files, and which line; never dlt's words, which quote the file."""
     for path in filter(Path.is_file, map(Path.absolute, paths)):
         line = None
         try:
@@ -232,7 +209,7 @@ def resolved_destination(name: str) -> tuple[Any, Any]:
     """(dlt's destination, its configuration as far as it is there); secrets are hidden from logs.
 
     Raises:
-        Exception: of any kind: what dlt, or a library of the destination, says.
+        Exception: of any kind, from dlt or from a library of the destination.
     """
     with own_configuration(), inject_section(ConfigSectionContext(pipeline_name=PIPELINE_NAME)):
         destination = dlt.destination(name)

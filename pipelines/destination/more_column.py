@@ -10,7 +10,7 @@ contract doesn't name.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -36,7 +36,6 @@ _MOST_BYTES = {"postgres": 7000}
 _BYTES = {"bool": 1, "text": 21, "json": 21}  # at most, alignment included; others 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Columns = Mapping[str, Mapping[str, Any]]
-Warnings = dict[str, Counter[str]]
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Form:
     """What to load. warnings: by table, which fields went to `_hc_more`, and how often."""
 
     batches: Sequence[Batch]
-    warnings: Warnings
+    warnings: Mapping[str, Counter[str]]
 
 
 def forms(
@@ -54,36 +53,24 @@ def forms(
 
     destination: its name, as dlt calls it. known: by table, the columns at the destination.
     """
+    optional = {batch.table: _optional(batch) for batch in batches}
     impossible = {
-        batch.table: _impossible(destination, batch, known[batch.table]) for batch in batches
+        batch.table: _impossible(destination, batch, optional[batch.table], known[batch.table])
+        for batch in batches
     }
-    new = {batch.table: _optional(batch) - set(known[batch.table]) for batch in batches}
-    every = {batch.table: _optional(batch) for batch in batches}
+    new = {table: names - set(known[table]) for table, names in optional.items()}
     before = None
-    for names, is_remembered in ((impossible, True), (new, True), (every, False)):
-        moved = {table: names[table] | impossible[table] for table in names}
-        if moved == before:
+    for more, is_remembered in ((impossible, True), (new, True), (optional, False)):
+        moving = {table: names | impossible[table] for table, names in more.items()}
+        if moving == before:
             continue
-        before, warnings = moved, Warnings()
-        yield Form(
-            [
-                _Move(destination, batch, moved[batch.table], known[batch.table], warnings).done(
-                    is_remembered=is_remembered
-                )
-                for batch in batches
-            ],
-            warnings,
-        )
-
-
-def _impossible(destination: str, batch: Batch, known: Columns) -> set[str]:
-    optional = _optional(batch)
-    found = optional & {*_NOT_COLUMNS.get(destination, ()), *_remembered(known)}
-    if (most := _MOST_COLUMNS.get(destination)) is not None:
-        new = [name for name in batch.columns if name in optional - found - set(known)]
-        room = max(0, most - _SPARE_COLUMNS - len({*known, *batch.columns} - set(new) - found))
-        found |= set(new[room:])
-    return found
+        before = moving
+        moves = [
+            _Move(destination, batch, known[batch.table], optional[batch.table])
+            for batch in batches
+        ]
+        narrowed = [move.without(moving[move.batch.table], is_remembered) for move in moves]
+        yield Form(narrowed, {move.batch.table: move.warnings for move in moves if move.warnings})
 
 
 def _optional(batch: Batch) -> set[str]:
@@ -94,6 +81,15 @@ def _optional(batch: Batch) -> set[str]:
     return {name for name in batch.columns if name not in own and not is_reserved(name)}
 
 
+def _impossible(destination: str, batch: Batch, optional: set[str], known: Columns) -> set[str]:
+    found = optional & {*_NOT_COLUMNS.get(destination, ()), *_remembered(known)}
+    if (most := _MOST_COLUMNS.get(destination)) is not None:
+        new = [name for name in batch.columns if name in optional - found - set(known)]
+        room = max(0, most - _SPARE_COLUMNS - len({*known, *batch.columns} - set(new) - found))
+        found |= set(new[room:])
+    return found
+
+
 def _remembered(known: Columns) -> Sequence[str]:
     return tuple(known.get(MORE_COLUMN, {}).get(_REMEMBERED, ()))
 
@@ -101,61 +97,52 @@ def _remembered(known: Columns) -> Sequence[str]:
 class _Move:
     """Moves columns of a batch, and single values of rows that are too big."""
 
-    def __init__(
-        self,
-        destination: str,
-        batch: Batch,
-        names: set[str],
-        known: Columns,
-        warnings: Warnings,
-    ) -> None:
-        self._destination, self._batch = destination, batch
-        self._names, self._known, self._warnings = names, known, warnings
+    def __init__(self, destination: str, batch: Batch, known: Columns, optional: set[str]) -> None:
+        self.batch = batch
+        self.warnings: Counter[str] = Counter()
+        self._destination, self._known, self._optional = destination, known, optional
         self._more: dict[int, dict[str, Any]] = defaultdict(dict)
 
-    def done(self, *, is_remembered: bool) -> Batch:
-        batch = self._batch
-        most_bytes = _MOST_BYTES.get(self._destination)
-        may_be_too_big = most_bytes is not None and len(batch.columns) * 21 > most_bytes
-        if not (self._names or may_be_too_big):
+    def without(self, names: set[str], is_remembered: bool) -> Batch:
+        """The batch without the columns `names`."""
+        batch, most_bytes = self.batch, _MOST_BYTES.get(self._destination)
+        if most_bytes is not None and len(batch.columns) * max(_BYTES.values()) <= most_bytes:
+            most_bytes = None
+        if not names and most_bytes is None:
             return batch
         rows = batch.as_table()
-        for name in sorted(self._names):
+        for name in sorted(names):
             self._move(name, enumerate(rows[name].to_pylist()))
-        rows = rows.drop_columns(sorted(self._names))
-        if most_bytes is not None and may_be_too_big:
+        rows = rows.drop_columns(sorted(names))
+        if most_bytes is not None:
             rows = self._without_what_is_too_big(rows, most_bytes)
-        if not (self._names or self._more):
+        if not (names or self._more):
             return batch
         more: dict[str, Any] = {"name": MORE_COLUMN, "data_type": "json", "nullable": True}
-        if remembered := {*_remembered(self._known), *(self._names if is_remembered else ())}:
+        if remembered := {*_remembered(self._known), *(names if is_remembered else ())}:
             more[_REMEMBERED] = sorted(remembered)
         columns = {name: batch.columns[name] for name in rows.column_names} | {MORE_COLUMN: more}
         texts = [_json(self._more[at]) if at in self._more else None for at in range(len(rows))]
         rows = rows.append_column(MORE_COLUMN, pa.array(texts, pa.string()))
         return replace(batch, rows=rows, columns=columns)
 
-    def _move(self, name: str, values: Any) -> None:
-        column = self._batch.columns[name]
-        label = str(column.get(FIELD_HINT, name))
-        count = 0
+    def _move(self, name: str, values: Iterable[tuple[int, Any]]) -> None:
+        """Move a column's values, by row, under the API's name."""
+        column = self.batch.columns[name]
+        field = str(column.get(FIELD_HINT, name))
+        warning = f"field {field} has no place in a column of {self._destination}"
         for at, value in values:
             if value is not None:
                 is_json = column["data_type"] == "json"
-                self._more[at][label] = orjson.Fragment(value) if is_json else _plain(value)
-                count += 1
-        if count:
-            what = f"field {label} has no place in a column of {self._destination}"
-            found = self._warnings.setdefault(self._batch.table, Counter())
-            found[f"{what}; kept in {MORE_COLUMN}"] += count
+                self._more[at][field] = orjson.Fragment(value) if is_json else _plain(value)
+                self.warnings[f"{warning}; kept in {MORE_COLUMN}"] += 1
 
     def _without_what_is_too_big(self, rows: pa.Table, most_bytes: int) -> pa.Table:
-        optional = _optional(self._batch)
         sizes = [0] * len(rows)
         for index, name in enumerate(rows.column_names):
-            if name not in optional:
+            if name not in self._optional:
                 continue
-            size = _BYTES.get(self._batch.columns[name]["data_type"], 8)
+            size = _BYTES.get(self.batch.columns[name]["data_type"], 8)
             values, moved = rows[name].to_pylist(), []
             for at, value in enumerate(values):
                 sizes[at] += 0 if value is None else size

@@ -1,12 +1,11 @@
-"""PostgreSQL: no statement waits without limit behind another session's lock.
+"""PostgreSQL: no statement waits without limit, be it for another session's lock or for an answer.
 
-An analyst's transaction that was begun and left open holds its tables against ALTER TABLE for as
-long as it stays so, and behind the waiting ALTER TABLE every other reader waits too. So each of our
-statements gives up after a moment and is tried again; between two turns people hear who is in the
-way, and signals are obeyed.
+An analyst's open transaction holds its tables against ALTER TABLE, and behind the waiting ALTER
+TABLE every other reader waits too. So each of our statements gives up after a moment and is tried
+again; in between, the log names the session that holds the lock, and signals are obeyed.
 
-Nor is a server waited for that is stopped, or whose machine is: it says nothing at all, and the
-system keeps such a connection for hours.
+A server that is frozen, or whose machine is, sends nothing at all, and the system keeps such a
+connection for hours.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import dlt
@@ -32,7 +31,7 @@ from pipelines.destination.load_errors import chain
 from pipelines.destination.places import destination_type
 
 LOCK_TIMEOUT_S = 2
-"""Of one statement. Who waits for ALTER TABLE keeps all later readers waiting as long."""
+"""Of one statement: while it waits for ALTER TABLE, all later readers wait too."""
 PATIENCE_S = 120.0
 _SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
 """What any client may ask first, see
@@ -55,8 +54,7 @@ T = TypeVar("T")
 
 
 class Postgres(postgres):
-    """dlt's, with a limit to how long a statement waits for a lock, and a name in the server's
-    list of sessions."""
+    """dlt's, with a time-out for locks, and a name in the server's list of sessions."""
 
     @property
     def destination_type(self) -> str:
@@ -76,10 +74,10 @@ class Postgres(postgres):
 
 
 def server_destination(settings: Settings) -> Any:
-    """dlt's destination of the settings; on PostgreSQL the one that waits for no lock for ever.
+    """dlt's destination of the settings; PostgreSQL's with the time-out for locks.
 
     Raises:
-        Exception: of any kind: what dlt, or a library of the destination, says.
+        Exception: of any kind, from dlt or from a library of the destination.
     """
     if destination_type(settings) == "postgres":
         return Postgres(destination_name=settings.destination.rpartition(".")[2])
@@ -88,9 +86,8 @@ def server_destination(settings: Settings) -> Any:
 
 @dataclass(frozen=True)
 class Silence:
-    """How long a server may say nothing. connect_s: to a new connection. statement_s: to a
-    statement, before it is asked for a sign of life; as long as it gives one, statements may take
-    their time, up to most_s."""
+    """How long a server may take to answer. connect_s: a new connection. statement_s: a statement,
+    before it is checked whether the server answers others; while it does, up to most_s."""
 
     connect_s: float = 10.0
     statement_s: float = 30.0
@@ -99,9 +96,9 @@ class Silence:
 
 @contextmanager
 def bounded_waits(silence: Silence) -> Iterator[None]:
-    """While it lasts, no connection of psycopg2's in this process waits longer than `silence`.
+    """No connection of psycopg2 in this process waits longer than `silence`.
 
-    Its calls wait in C otherwise, where neither time nor signals end them.
+    Its calls would wait in C, where neither time nor signals end them.
     """
     from psycopg2 import extensions  # of an extra that not every destination needs
 
@@ -114,7 +111,7 @@ def bounded_waits(silence: Silence) -> Iterator[None]:
 
 
 def _wait(connection: Any, silence: Silence) -> None:
-    """Until what `connection` is doing is done; psycopg2 closes it where this raises."""
+    """Wait until `connection` is done; psycopg2 closes it where this raises."""
     from psycopg2 import OperationalError, extensions
 
     began_s = time.monotonic()
@@ -135,7 +132,7 @@ def _wait(connection: Any, silence: Silence) -> None:
 
 
 def _is_alive(connection: Any, silence: Silence) -> bool:
-    """Whether the server answers somebody new, as one that is only busy does."""
+    """Whether the server answers a new client, as one that is only busy does."""
     known = connection.get_dsn_parameters()
     host = (known.get("hostaddr") or known.get("host") or "localhost").partition(",")[0]
     port = int((known.get("port") or "5432").partition(",")[0])
@@ -159,9 +156,9 @@ def _socket(host: str, port: int, timeout_s: float) -> socket.socket:
 
 @dataclass(frozen=True)
 class Blocker:
-    """A session that holds a lock on one of our tables. What it asks for is never looked at.
+    """A session that holds a lock on one of our tables. Its queries are never read.
 
-    since: when its transaction began, UTC; None where the server doesn't tell its user.
+    since: when its transaction began, UTC; None where the server keeps that from our user.
     """
 
     pid: int
@@ -177,61 +174,40 @@ class Blocker:
         return f"{who} holds {self.table}{since}"
 
 
-class Patience:
-    """Tries again what another session's lock stands in the way of.
+def wait_out_locks(
+    work: Callable[[], T],
+    blockers: Callable[[], Sequence[Blocker]],
+    *,
+    stop: threading.Event | None = None,
+    patience_s: float = PATIENCE_S,
+    clock: Clock | None = None,
+) -> T:
+    """What `work` returns. It is done again while another session's lock makes it fail.
 
-    blockers: who that may be. stop: when set, the next turn isn't taken.
+    blockers: the sessions that may hold it. stop: when set, `work` isn't tried again.
+
+    Raises:
+        DestinationLocked: the lock was held for too long. Interrupted: a signal came.
     """
-
-    def __init__(
-        self,
-        blockers: Callable[[], Sequence[Blocker]],
-        *,
-        stop: threading.Event | None = None,
-        patience_s: float = PATIENCE_S,
-        clock: Clock | None = None,
-    ) -> None:
-        self._blockers, self._stop, self._patience_s = blockers, stop, patience_s
-        self._clock = clock or SystemClock()
-
-    def wait_out(self, work: Callable[[], T]) -> T:
-        """What `work` returns. It is done again while it fails for a lock.
-
-        Raises:
-            DestinationLocked: the lock was held for too long. Interrupted: a signal came.
-        """
-        began_s = self._clock.monotonic_s()
-        while True:
-            try:
-                return work()
-            except ConnectorError as error:
-                if not is_locked(error):
-                    raise
-                held = list(self._blockers())
-                waited_s = self._clock.monotonic_s() - began_s
-                self._tell(held, waited_s)
-                if self._stop is not None and self._stop.is_set():
-                    raise Interrupted(getattr(self._stop, "signal_number", 15)) from error
-                if waited_s >= self._patience_s:
-                    raise DestinationLocked(
-                        blockers=[str(each) for each in held],
-                        pids=[each.pid for each in held],
-                        waited_s=waited_s,
-                    ) from error
-
-    def _tell(self, held: Sequence[Blocker], waited_s: float) -> None:
-        if not held:
-            _log.warning("destination.locked", waited_s=round(waited_s))
-        for each in held:
-            _log.warning(
-                "destination.locked", table=each.table, pid=each.pid, user=each.user,
-                application=each.application, since=each.since, waited_s=round(waited_s),
-            )  # fmt: skip
-
-
-def is_locked(error: BaseException) -> bool:
-    """Whether a statement gave up because another session holds a lock."""
-    return any(getattr(cause, "pgcode", None) == _LOCK_NOT_AVAILABLE for cause in chain(error))
+    clock = clock or SystemClock()
+    began_s = clock.monotonic_s()
+    while True:
+        try:
+            return work()
+        except ConnectorError as error:
+            if _LOCK_NOT_AVAILABLE not in [getattr(each, "pgcode", None) for each in chain(error)]:
+                raise
+            held, waited_s = list(blockers()), clock.monotonic_s() - began_s
+            for known in [asdict(each) for each in held] or [{}]:
+                _log.warning("destination.locked", **known, waited_s=round(waited_s))
+            if stop is not None and stop.is_set():
+                raise Interrupted(getattr(stop, "signal_number", 15)) from error
+            if waited_s >= patience_s:
+                raise DestinationLocked(
+                    blockers=[str(each) for each in held],
+                    pids=[each.pid for each in held],
+                    waited_s=waited_s,
+                ) from error
 
 
 def blockers_of(pipeline: dlt.Pipeline, dataset: str) -> list[Blocker]:

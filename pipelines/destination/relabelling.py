@@ -11,9 +11,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -31,34 +30,13 @@ from pipelines.destination.places import destination_label, number_of, work_fold
 
 _log = get_logger("ledger")
 _LABEL = re.compile(r"(?P<name>[^:]*):(?P<rest>.*)#(?P<dataset>[A-Za-z_][A-Za-z0-9_]{0,62})", re.S)
-_PULL = "pull into "
 _runs = sa.table("runs", *map(sa.column, ("label", "lock_name", "error", "summary")))
 _holders = sa.table("lock_holders", sa.column("name"))
 _results = sa.table("push_results", sa.column("destination"))
-
-
-def _freshness(name: str) -> sa.TableClause:
-    return sa.table(name, *map(sa.column, ("label", "resource", "last_pull_ms")))
-
-
-_FRESHNESS = (_freshness("freshness"), _freshness("freshness_published"))
-
-
-@dataclass(frozen=True)
-class _Named:
-    """A destination as the ledger has it. place: what its lock and its folder are named by."""
-
-    label: str
-
-    @property
-    def place(self) -> str:
-        return self.label.rpartition("#")[0] if self.label.startswith("duckdb:") else self.label
-
-    @property
-    def folder(self) -> str:
-        name, _, dataset = self.label.rpartition("#")
-        plain = Path(name.partition(":")[2]).stem if name.startswith("duckdb:") else dataset
-        return work_folder(plain, self.place)
+_freshness_tables = [
+    sa.table(name, *map(sa.column, ("label", "resource", "last_pull_ms")))
+    for name in ("freshness", "freshness_published")
+]
 
 
 def settle_labels(settings: Settings, ledger: Database) -> None:
@@ -67,35 +45,35 @@ def settle_labels(settings: Settings, ledger: Database) -> None:
     Raises:
         BudgetError: the ledger, or its outbox, can't be written.
     """
-    History(ledger), FreshnessLog(ledger)
+    History(ledger), FreshnessLog(ledger)  # their tables
     ledger.migrate("locks", locks.MIGRATIONS)
-    old, own = _label_of_old(settings), _label_of_today(settings)
-    done = ledger.version("labels")
+    old, own = _label_of_old(settings), None
+    with suppress(ConfigurationError):
+        own = destination_label(settings)
+    is_done = bool(ledger.version("labels"))
     moves: dict[str, str] = {}
-    for index, label in enumerate(sorted(_labels(ledger, only=None if not done else old)), 1):
-        new = own if own and label == old else label if done else cleaned(label, index)
+    for index, label in enumerate(sorted(_labels(ledger, only=old if is_done else None)), 1):
+        new = own if own and label == old else label if is_done else cleaned(label, index)
         if new != label:
             moves[label] = new
-    if moves:
-        _move(settings, ledger, moves)
-    if moves or not done:
-        with _outbox(settings, ledger) as outbox:
-            if outbox is not None:
-                outbox.scrub()
-        ledger.scrub()
-        ledger.migrate("labels", (lambda _: None,))
+    if is_done and not moves:
+        return
+    with _outbox(settings, ledger) as outbox:
+        if moves:
+            _move(settings.state_path / "work", ledger, outbox, moves)
+        if outbox is not None:
+            outbox.scrub()
+    ledger.scrub()
+    ledger.migrate("labels", (lambda _: None,))
 
 
 def cleaned(label: str, index: int) -> str:
     """A label of version 0.1 without what isn't a place. index: tells unknown places apart."""
     found = _LABEL.fullmatch(label)
-    if not found:
+    if not found or found["rest"] == "configured":  # the latter moves once its settings are in use
         return label
     name, rest, dataset = found["name"], found["rest"], found["dataset"]
-    if rest == "configured":  # moved as soon as its own settings are in use
-        return label
-    place = _place_of(name, rest)
-    return f"{place or f'{name}:unknown {index}'}#{dataset}"
+    return f"{_place_of(name, rest) or f'{name}:unknown {index}'}#{dataset}"
 
 
 def _place_of(name: str, rest: str) -> str | None:
@@ -136,18 +114,11 @@ def _label_of_old(settings: Settings) -> str:
     return f"{settings.destination}:{url.rpartition('@')[2] or 'configured'}#{settings.dataset}"
 
 
-def _label_of_today(settings: Settings) -> str | None:
-    try:
-        return destination_label(settings)
-    except ConfigurationError:
-        return None
-
-
 def _labels(ledger: Database, *, only: str | None) -> set[str]:
     """The labels that the ledger has; of `only` one, whether it has that."""
     found: set[str] = set()
     with ledger.read() as connection:
-        for table in (_runs, *_FRESHNESS):
+        for table in (_runs, *_freshness_tables):
             query = sa.select(table.c.label).distinct()
             if only is not None:
                 query = query.where(table.c.label == only)
@@ -155,21 +126,72 @@ def _labels(ledger: Database, *, only: str | None) -> set[str]:
     return found
 
 
-def _move(settings: Settings, ledger: Database, moves: dict[str, str]) -> None:
+def _move(work: Path, ledger: Database, outbox: Database | None, moves: Mapping[str, str]) -> None:
     """Outbox and folders first: killed in between, the ledger still knows what is to be moved."""
-    with _outbox(settings, ledger) as outbox, ledger.write() as connection:
+    with ledger.write() as connection:
         if outbox is not None:
             _move_results(outbox, moves)
         for old, new in moves.items():
-            before, after = _Named(old), _Named(new)
-            _move_folder(settings, ledger, before, after)
-            for table in _FRESHNESS:
+            old_folder, new_folder = work / _folder_of(old), work / _folder_of(new)
+            if old_folder.is_dir() and not new_folder.exists():
+                old_folder.rename(new_folder)
+            locks.forget_file(ledger, _lock_of(old))
+            for table in _freshness_tables:
                 _move_freshness(connection, table, old, new)
             connection.execute(sa.update(_runs).where(_runs.c.label == old).values(label=new))
-            _move_locks(connection, before, after)
-            if not before.label.startswith("duckdb:"):
-                _clean_texts(connection, before.place, after.place)
+            _move_lock(connection, _lock_of(old), _lock_of(new))
+            if not old.startswith("duckdb:"):
+                _clean_texts(connection, old, new)
     _log.info("ledger.labels_moved", labels=len(moves))
+
+
+def _place_in(label: str) -> str:
+    """What lock and folder are named by: those of a DuckDB file serve all of its datasets."""
+    return label.rpartition("#")[0] if label.startswith("duckdb:") else label
+
+
+def _lock_of(label: str) -> str:
+    return f"pull into {_place_in(label)}"
+
+
+def _folder_of(label: str) -> str:
+    name, _, dataset = label.rpartition("#")
+    plain = Path(name.partition(":")[2]).stem if name.startswith("duckdb:") else dataset
+    return work_folder(plain, _place_in(label))
+
+
+def _move_results(outbox: Database, moves: Mapping[str, str]) -> None:
+    with outbox.write() as connection:
+        if not sa.inspect(connection).has_table(_results.name):
+            return
+        for old, new in moves.items():
+            connection.execute(
+                sa.update(_results)
+                .where(_results.c.destination == number_of(old))
+                .values(destination=number_of(new))
+            )
+
+
+def _move_freshness(connection: sa.Connection, table: sa.TableClause, old: str, new: str) -> None:
+    """Of a resource that is known under both, the newer stays."""
+    query = sa.select(table.c.resource, table.c.last_pull_ms)
+    known = {
+        row.resource: row.last_pull_ms
+        for row in connection.execute(query.where(table.c.label == new))
+    }
+    for resource, pulled_ms in connection.execute(query.where(table.c.label == old)).all():
+        mine = table.c.resource == resource
+        worse = old if known.get(resource, -1) >= pulled_ms else new
+        connection.execute(sa.delete(table).where(mine, table.c.label == worse))
+        connection.execute(sa.update(table).where(mine, table.c.label == old).values(label=new))
+
+
+def _move_lock(connection: sa.Connection, old: str, new: str) -> None:
+    connection.execute(sa.update(_runs).where(_runs.c.lock_name == old).values(lock_name=new))
+    is_taken = connection.scalar(sa.select(_holders.c.name).where(_holders.c.name == new))
+    mine = _holders.c.name == old
+    move = sa.delete(_holders) if is_taken else sa.update(_holders).values(name=new)
+    connection.execute(move.where(mine))
 
 
 def _clean_texts(connection: sa.Connection, old: str, new: str) -> None:
@@ -183,57 +205,9 @@ def _clean_texts(connection: sa.Connection, old: str, new: str) -> None:
             )
 
 
-def _move_freshness(connection: sa.Connection, table: sa.TableClause, old: str, new: str) -> None:
-    """Of a resource that is known under both, the newer stays."""
-    known = {
-        row.resource: row.last_pull_ms
-        for row in connection.execute(
-            sa.select(table.c.resource, table.c.last_pull_ms).where(table.c.label == new)
-        )
-    }
-    rows = connection.execute(
-        sa.select(table.c.resource, table.c.last_pull_ms).where(table.c.label == old)
-    ).all()
-    for resource, pulled_ms in rows:
-        mine = table.c.resource == resource
-        worse = old if known.get(resource, -1) >= pulled_ms else new
-        connection.execute(sa.delete(table).where(mine, table.c.label == worse))
-        connection.execute(sa.update(table).where(mine, table.c.label == old).values(label=new))
-
-
-def _move_locks(connection: sa.Connection, before: _Named, after: _Named) -> None:
-    old, new = f"{_PULL}{before.place}", f"{_PULL}{after.place}"
-    connection.execute(sa.update(_runs).where(_runs.c.lock_name == old).values(lock_name=new))
-    taken = connection.scalar(sa.select(_holders.c.name).where(_holders.c.name == new))
-    if taken is None:
-        connection.execute(sa.update(_holders).where(_holders.c.name == old).values(name=new))
-    else:
-        connection.execute(sa.delete(_holders).where(_holders.c.name == old))
-
-
-def _move_folder(settings: Settings, ledger: Database, before: _Named, after: _Named) -> None:
-    work = settings.state_path / "work"
-    old, new = work / before.folder, work / after.folder
-    if old.is_dir() and not new.exists():
-        old.rename(new)
-    locks.forget_file(ledger, f"{_PULL}{before.place}")
-
-
-def _move_results(outbox: Database, moves: dict[str, str]) -> None:
-    with outbox.write() as connection:
-        if not sa.inspect(connection).has_table(_results.name):
-            return
-        for old, new in moves.items():
-            connection.execute(
-                sa.update(_results)
-                .where(_results.c.destination == number_of(old))
-                .values(destination=number_of(new))
-            )
-
-
 @contextmanager
 def _outbox(settings: Settings, ledger: Database) -> Iterator[Database | None]:
-    """The outbox beside the ledger; None where there is none yet."""
+    """The outbox of the ledger; None where there is none yet."""
     path = ledger.path
     if path is not None and not path.with_name(f"{path.stem}-outbox{path.suffix}").exists():
         yield None

@@ -15,7 +15,7 @@ import structlog
 from connector.clock import FakeClock
 from connector.errors import DestinationError, DestinationLocked, Interrupted
 from connector.sandbox import Sandbox, SandboxOptions
-from pipelines.destination.postgres import Blocker, Patience
+from pipelines.destination.postgres import Blocker, wait_out_locks
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 
 ANALYST = Blocker(4242, "DBeaver", "ana", "2026-11-26 04:00:12", "prospects")
@@ -85,7 +85,7 @@ def test_what_was_locked_is_done_once_it_is_free():
         return "done"
 
     with structlog.testing.capture_logs() as logs:
-        assert Patience(lambda: [ANALYST], clock=FakeClock()).wait_out(work) == "done"
+        assert wait_out_locks(work, lambda: [ANALYST], clock=FakeClock()) == "done"
     assert [line["pid"] for line in logs] == [4242, 4242]
 
 
@@ -98,7 +98,7 @@ def test_a_lock_that_is_held_for_too_long_is_an_error_in_words():
         raise Locked
 
     with pytest.raises(DestinationLocked) as failure:
-        Patience(lambda: [ANALYST], patience_s=10, clock=clock).wait_out(work)
+        wait_out_locks(work, lambda: [ANALYST], patience_s=10, clock=clock)
     assert failure.value.exit_code == 1
     assert failure.value.waited_s == pytest.approx(10)
     message = str(failure.value)
@@ -113,4 +113,4 @@ def test_other_failures_are_not_tried_again():
         raise DestinationError("full")
 
     with pytest.raises(DestinationError, match="full"):
-        Patience(list, clock=FakeClock()).wait_out(work)
+        wait_out_locks(work, list, clock=FakeClock())
