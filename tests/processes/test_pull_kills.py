@@ -45,7 +45,7 @@ def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox)
 def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
     """The run after a kill goes on where rows were last loaded: few pages are asked for twice."""
     pid = zygote.start("pull", "-q")
-    until(60, lambda: len(sandbox.requests) > PAGES // 2)
+    until(120, lambda: len(sandbox.requests) > PAGES // 2)
     os.kill(pid, signal.SIGKILL)
     zygote.wait()
     zygote.start("pull", "-q")
@@ -58,7 +58,7 @@ def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
 def test_what_a_killed_pull_left_half_is_published_by_the_next(zygote: Zygote, sandbox: Sandbox):
     """Killed in the midst, then notes are forbidden: the others end, and don't wait for them."""
     pid = zygote.start("pull", "-q")
-    until(60, lambda: len(sandbox.requests) > PAGES // 2)
+    until(120, lambda: len(sandbox.requests) > PAGES // 2)
     os.kill(pid, signal.SIGKILL)
     zygote.wait()
     permissions = sandbox.options.permissions
@@ -81,7 +81,7 @@ def test_a_signal_ends_the_pull_at_a_safe_point(
 ):
     """Exit 143 or 130, one JSON object, what was fetched is kept; the next run goes on."""
     pid = zygote.start("pull", "--json", "-q")
-    until(60, lambda: len(sandbox.requests) > PAGES // 2)
+    until(120, lambda: len(sandbox.requests) > PAGES // 2)
     os.kill(pid, number)
     assert zygote.wait() == code
     summary = json.loads((zygote.folder / "out").read_text())

@@ -47,7 +47,7 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
     path.write_text("firstName,lastName,email\n" + rows)
     with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
         pid = zygote.start("push", "people.csv", "--json", "-q")
-        until(60, lambda: len(sandbox.applied) > 20)
+        until(120, lambda: len(sandbox.applied) > 20)
         os.kill(pid, number)
         assert zygote.wait() == code
         summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])

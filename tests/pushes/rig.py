@@ -153,7 +153,7 @@ def client_of(url: str, api_key: str, stop: threading.Event | None = None) -> It
         base_url=url,
         api_key=api_key,
         budget=FreeBudget(),
-        request_timeout_s=5,
+        request_timeout_s=60,
         retry_total_s=30,
         stop=stop,
     ) as client:

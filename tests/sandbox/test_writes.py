@@ -246,7 +246,7 @@ def test_the_same_key_while_the_first_runs_conflicts(serve: Serve):
     arrived = threading.Event()
     sandbox.on_request = lambda _request: arrived.set()
     first.start()
-    assert arrived.wait(5)
+    assert arrived.wait(60)
     early = client.post("/prospects", json=JANE, headers=key)
     assert early.status_code == 409
     assert "in progress" in early.json()["message"]

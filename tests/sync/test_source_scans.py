@@ -62,7 +62,7 @@ def serve() -> Iterator[Serve]:
                 base_url=sandbox.url,
                 api_key=sandbox.api_key,
                 budget=RecordingBudget(clock),
-                request_timeout_s=2,
+                request_timeout_s=60,
                 clock=clock,
             )
             return Reader(sandbox, stack.enter_context(client))

@@ -46,7 +46,7 @@ class RawServer:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(60)
         with self._lock:
             for connection in self._connections:
                 with contextlib.suppress(OSError):
