@@ -204,7 +204,8 @@ def test_what_is_copied_is_enough_to_install_it_all(tmp_path: Path):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, source / name)
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
+         "-w", tmp_path, source],
         check=True, capture_output=True, timeout=240,
     )  # fmt: skip
     (wheel,) = tmp_path.glob("*.whl")

@@ -61,7 +61,8 @@ def test_the_sdist_can_be_built_again(built: Path, tmp_path: Path):
     assert {f"config/{path.name}" for path in (ROOT / "config").glob("*example*")} <= names
     assert {each.name for each in pages()} <= names
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, sdist],
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation",
+         "-w", tmp_path, sdist],
         check=True, capture_output=True,
     )  # fmt: skip
     (again,) = tmp_path.glob("*.whl")

@@ -17,7 +17,7 @@ import duckdb
 
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from tests.processes.file_operations import FileFault
-from tests.processes.zygote import Zygote
+from tests.processes.zygote import Zygote, signalled
 
 FAULTS = Faults(
     drop_after=0.12, drop_before=0.06, error_500=0.04, error_500_after=0.04, truncate=0.04
@@ -160,10 +160,13 @@ def environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]
 
 
 def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -> Killed:
-    killed = Killed()
+    command = ("push", "people.csv", "--json", "-q")
+    some = chance.randrange(1, 20)
+    signalled(zygote, sandbox, signal.SIGKILL, *command, when=lambda: len(sandbox.requests) > some)
+    killed = Killed(kills=1)
     while killed.kills < kills:
         before = len(sandbox.requests)
-        pid = zygote.start("push", "people.csv", "--json", "-q")
+        pid = zygote.start(*command)
         if chance.random() < 0.8:  # else somewhere in start and plan
             _until(
                 lambda before=before: len(sandbox.requests) > before or _ended(zygote),
@@ -174,7 +177,7 @@ def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -
         if zygote.wait() != -signal.SIGKILL:
             break  # it was faster: everything is done
         killed.kills += 1
-    zygote.start("push", "people.csv", "--json", "-q")
+    zygote.start(*command)
     killed.exit_code = zygote.wait()
     killed.summary = json.loads((zygote.folder / "out").read_text().splitlines()[-1])
     killed.messages = (zygote.folder / "err").read_text().splitlines()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.processes.pull_kills import (
     pulling_from,
     slow_sandbox,
 )
-from tests.processes.zygote import Zygote, until
+from tests.processes.zygote import Zygote, signalled
 
 pytestmark = pytest.mark.slow
 
@@ -37,6 +36,11 @@ def zygote(sandbox: Sandbox, tmp_path: Path) -> Iterator[Zygote]:
         yield running
 
 
+def half_read(sandbox: Sandbox) -> Callable[[], bool]:
+    """Whether half of the pages were asked for."""
+    return lambda: len(sandbox.requests) > PAGES // 2
+
+
 def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox):
     """Five kills, wherever they fall; the run that ends equals the API. (A hundred: make bench.)"""
     assert kill_until_done(zygote, sandbox, kills=5, seed=1) >= 2
@@ -44,10 +48,7 @@ def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox)
 
 def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
     """The run after a kill goes on where rows were last loaded: few pages are asked for twice."""
-    pid = zygote.start("pull", "-q")
-    until(120, lambda: len(sandbox.requests) > PAGES // 2)
-    os.kill(pid, signal.SIGKILL)
-    zygote.wait()
+    signalled(zygote, sandbox, signal.SIGKILL, "pull", "-q", when=half_read(sandbox))
     zygote.start("pull", "-q")
     assert zygote.wait() == 0, (zygote.folder / "err").read_text()
     lists = [request for request in sandbox.requests if not request.path.endswith("/auth")]
@@ -57,10 +58,7 @@ def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
 
 def test_what_a_killed_pull_left_half_is_published_by_the_next(zygote: Zygote, sandbox: Sandbox):
     """Killed in the midst, then notes are forbidden: the others end, and don't wait for them."""
-    pid = zygote.start("pull", "-q")
-    until(120, lambda: len(sandbox.requests) > PAGES // 2)
-    os.kill(pid, signal.SIGKILL)
-    zygote.wait()
+    signalled(zygote, sandbox, signal.SIGKILL, "pull", "-q", when=half_read(sandbox))
     permissions = sandbox.options.permissions
     sandbox.options.permissions = tuple(set(permissions) - {"notes:read"})
     zygote.start("pull", "--json", "-q")
@@ -80,10 +78,8 @@ def test_a_signal_ends_the_pull_at_a_safe_point(
     zygote: Zygote, sandbox: Sandbox, number: signal.Signals, code: int
 ):
     """Exit 143 or 130, one JSON object, what was fetched is kept; the next run goes on."""
-    pid = zygote.start("pull", "--json", "-q")
-    until(120, lambda: len(sandbox.requests) > PAGES // 2)
-    os.kill(pid, number)
-    assert zygote.wait() == code
+    ended = signalled(zygote, sandbox, number, "pull", "--json", "-q", when=half_read(sandbox))
+    assert ended == code
     summary = json.loads((zygote.folder / "out").read_text())
     assert summary["status"] == "stopped"
     assert summary["error"]["type"] == "Interrupted"

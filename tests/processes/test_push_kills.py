@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 
 from connector.sandbox import Sandbox, SandboxOptions
 from tests.processes.push_kills import environment, push_killed_before, push_under_fire
-from tests.processes.zygote import Zygote, until
+from tests.processes.zygote import Zygote, signalled
 
 
 @pytest.mark.slow
@@ -46,10 +45,11 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
     rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(400))
     path.write_text("firstName,lastName,email\n" + rows)
     with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
-        pid = zygote.start("push", "people.csv", "--json", "-q")
-        until(120, lambda: len(sandbox.applied) > 20)
-        os.kill(pid, number)
-        assert zygote.wait() == code
+        ended = signalled(
+            zygote, sandbox, number, "push", "people.csv", "--json", "-q",
+            when=lambda: len(sandbox.applied) > 20,
+        )  # fmt: skip
+        assert ended == code
         summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
         assert (summary["status"], summary["rows"]) == ("stopped", 400)
         assert 0 < summary["created"] == 400 - summary["not_sent"] < 400

@@ -13,17 +13,19 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
+from connector.sandbox import Sandbox
 from tests.processes.file_operations import FileFault, library, watch
 
 ROOT = Path(__file__).parents[2]
+_PATIENCE_S = 120.0
 # what the commands import late: killed while importing, a child would prove little
 _HEAVY = (
     "pipelines.commands.transfer_commands",
@@ -152,12 +154,25 @@ def _become(command: dict[str, Any]) -> None:
         os._exit(99)
 
 
-def until(deadline_s: float, holds: object) -> None:
-    """Wait until `holds()` is true."""
-    end_s = time.monotonic() + deadline_s
-    while not holds():  # type: ignore[operator]
-        assert time.monotonic() < end_s, "waited in vain"
-        time.sleep(0.01)
+def signalled(
+    zygote: Zygote, sandbox: Sandbox, number: int, *arguments: str, when: Callable[[], bool]
+) -> int:
+    """Run one command line, and send it signal `number` at the first request for which `when()`
+    holds, which the API answers only then: so it can't have ended before. Its exit code."""
+    reached, answers = threading.Event(), threading.Event()
+
+    def hold(_request: object) -> None:
+        if when():
+            reached.set()
+            answers.wait(_PATIENCE_S)
+
+    sandbox.on_request = hold
+    pid = zygote.start(*arguments)
+    assert reached.wait(_PATIENCE_S)
+    os.kill(pid, number)
+    sandbox.on_request = None
+    answers.set()
+    return zygote.wait()
 
 
 if __name__ == "__main__":
