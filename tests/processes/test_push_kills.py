@@ -12,6 +12,8 @@ from connector.sandbox import Sandbox, SandboxOptions
 from tests.processes.push_kills import environment, push_killed_before, push_under_fire
 from tests.processes.zygote import Zygote, signalled
 
+ROWS = 120
+
 
 @pytest.mark.slow
 def test_each_row_is_applied_once_at_an_api_that_keeps_keys(tmp_path: Path):
@@ -42,7 +44,7 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
     """What was on its way is booked, nothing is doubled, and the next push goes on."""
     options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, latency_s=0.05)
     path = tmp_path / "people.csv"
-    rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(400))
+    rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(ROWS))
     path.write_text("firstName,lastName,email\n" + rows)
     with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
         ended = signalled(
@@ -51,8 +53,8 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         )  # fmt: skip
         assert ended == code
         summary = json.loads((tmp_path / "out").read_text().splitlines()[-1])
-        assert (summary["status"], summary["rows"]) == ("stopped", 400)
-        assert 0 < summary["created"] == 400 - summary["not_sent"] < 400
+        assert (summary["status"], summary["rows"]) == ("stopped", ROWS)
+        assert 0 < summary["created"] == ROWS - summary["not_sent"] < ROWS
         told = f"stopped · {summary['created']} created, {summary['not_sent']} to go"
         zygote.start("runs")
         assert zygote.wait() == 0
@@ -62,7 +64,7 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         zygote.start("push", "people.csv", "--json", "-q")
         assert zygote.wait() == 0
         emails = [change.payload["email"] for change in sandbox.applied]
-    assert len(emails) == len(set(emails)) == 400
+    assert len(emails) == len(set(emails)) == ROWS
 
 
 @pytest.mark.slow

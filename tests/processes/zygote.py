@@ -6,7 +6,9 @@ the child is a process of its own, which may be killed by its pid.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import gc
 import importlib
 import json
@@ -40,27 +42,54 @@ _HEAVY = (
 )
 
 
+class _Forks:
+    """A process that forks children, and lives as long as this one.
+
+    watches_files: children note their file operations, and can be killed before one of them.
+    """
+
+    def __init__(self, *, watches_files: bool) -> None:
+        preload = {"LD_PRELOAD": _library()} if watches_files else {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.processes.zygote"],
+            env={**os.environ, **preload, "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._read() == "ready"
+        atexit.register(self._process.communicate)
+
+    def ask(self, command: dict[str, Any] | None) -> int:
+        """Of a command line, the pid of the child; of None, how the last child ended."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return int(self._read())
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+_forks = functools.cache(_Forks)
+
+
 class Zygote:
     """A context manager; every child has ended when it is left.
 
     watches_files: children note their file operations, and can be killed before one of them.
-    Skips the test where the machine has no C compiler.
+    Skips the test where the machine has no C compiler. What forks them has paid for its imports
+    once for all tests; `environment` is each child's own.
     """
 
     def __init__(
         self, folder: Path, environment: Mapping[str, str], *, watches_files: bool = False
     ) -> None:
         self.folder, self._watches_files = folder, watches_files
-        preload = {"LD_PRELOAD": _library()} if watches_files else {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.processes.zygote"],
-            cwd=folder,
-            env={**os.environ, **environment, **preload, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._read() == "ready"
+        self._environment = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+        self._forks = _forks(watches_files=watches_files)
+        self._is_running = False
 
     def start(self, *arguments: str, fault: FileFault | None = None) -> int:
         """Run one command line in `folder`, which may be another one each time; its pid.
@@ -68,13 +97,17 @@ class Zygote:
         Its output is in the files `out` and `err`. fault: what befalls its file operations below
         `folder`; only if `watches_files`.
         """
-        command: dict[str, Any] = {"arguments": arguments, "folder": str(self.folder)}
+        command: dict[str, Any] = {
+            "arguments": arguments,
+            "folder": str(self.folder),
+            "environment": self._environment,
+        }
         if self._watches_files:
             self._log.unlink(missing_ok=True)
             command["log"] = str(self._log)
             command["fault"] = dataclasses.asdict(fault or FileFault())
-        self._write(command)
-        return int(self._read())
+        self._is_running = True
+        return self._forks.ask(command)
 
     def operations(self) -> list[str]:
         """File operations of the child started last, as `name path`, in order."""
@@ -86,17 +119,8 @@ class Zygote:
 
     def wait(self) -> int:
         """Wait for the child started last: its exit code, negative for a signal."""
-        self._write(None)
-        return os.waitstatus_to_exitcode(int(self._read()))
-
-    def _write(self, command: dict[str, Any] | None) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-
-    def _read(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        self._is_running = False
+        return os.waitstatus_to_exitcode(self._forks.ask(None))
 
     def __enter__(self) -> Self:
         return self
@@ -107,7 +131,8 @@ class Zygote:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._process.communicate()
+        if self._is_running:
+            self.wait()
 
 
 def _library() -> str:
@@ -137,6 +162,8 @@ def _serve() -> None:
 def _become(command: dict[str, Any]) -> None:
     from pipelines.cli import main
 
+    os.environ.clear()
+    os.environ.update(command["environment"])
     os.chdir(command["folder"])
     for name, descriptor in (("out", 1), ("err", 2)):
         opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
