@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from connector.budget import Lane
-from connector.budget.report import BudgetState, Eta, WindowReport
+from connector.budget.ledger_view import BudgetState, Eta, WindowReport
 
 _BAR_CELLS = 40
 

@@ -1,4 +1,4 @@
-"""One SQL database for budget, locks, outbox and run history: SQLite file or PostgreSQL.
+"""One SQL database for budget, locks, outbox and run history: a SQLite file or PostgreSQL.
 
 SQLite starves writers that poll its busy handler (4 s measured with eight processes), so a
 blocking file lock stands in front of every write transaction; the kernel queues fairly.
@@ -6,9 +6,12 @@ blocking file lock stands in front of every write transaction; the kernel queues
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,28 +19,10 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from connector.budget.filelock import FileLock
-from connector.budget.ledger_errors import cant_open, translated
-from connector.budget.statements import Transaction
-from connector.errors import LedgerTooNew, LedgerUnusable
+from connector.errors import LedgerDamaged, LedgerTooNew, LedgerUnusable
 from connector.logs import hide
 
 Migration = Callable[[sa.Connection], None]
-
-
-class Proof(Protocol):
-    """That a database is the one that was opened; each method raises the error that says not.
-
-    of_file: without a transaction. of_rows: at the begin of each write transaction. of_failure:
-    where the database failed.
-    """
-
-    def of_file(self) -> None: ...
-
-    def of_rows(self, connection: sa.Connection) -> None: ...
-
-    def of_failure(self, error: LedgerUnusable) -> None: ...
-
 
 LOCK_WAIT_S = 30.0
 """How long a ledger that others hold is waited for. A write transaction takes milliseconds."""
@@ -45,10 +30,6 @@ _POSTGRES_OPTIONS = (
     f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
 )
 _MIGRATION_LOCK = 7_466_104_401
-_QUICK_BEGIN = {
-    "sqlite": "BEGIN IMMEDIATE",
-    "postgresql": "SET LOCAL synchronous_commit TO off",  # psycopg itself has begun by then
-}
 
 _versions = sa.Table(
     "schema_versions",
@@ -58,14 +39,28 @@ _versions = sa.Table(
 )
 
 
+class Proof(Protocol):
+    """That a database is still the one that was opened; each method raises if it isn't.
+
+    of_file: without a transaction. of_rows: at the beginning of each write transaction.
+    of_failure: when the database has failed.
+    """
+
+    def of_file(self) -> None: ...
+
+    def of_rows(self, connection: sa.Connection) -> None: ...
+
+    def of_failure(self, error: LedgerUnusable) -> None: ...
+
+
 class Database:
     """url: SQLAlchemy URL, `sqlite:///absolute/path` or `postgresql://…`.
 
     durable: True makes SQLite fsync each commit (outbox keys need it, permits don't).
-    suffix: on SQLite, a file of its own beside the ledger (`ledger.db` → `ledger-outbox.db`),
+    suffix: on SQLite, a file of its own next to the ledger (`ledger.db` → `ledger-outbox.db`),
     so that long writes there never block grants here; PostgreSQL keeps one database.
     lock_wait_s: how long to wait for others before LedgerUnusable. answer_within_s: on PostgreSQL,
-    how long its server may say nothing.
+    how long its server may be silent.
 
     Raises:
         LedgerUnusable: here and in every method: missing, locked, full, damaged, unreachable.
@@ -82,28 +77,22 @@ class Database:
     ) -> None:
         parsed = make_url(url)
         self.url = url
-        self.is_sqlite = parsed.get_backend_name() == "sqlite"
-        self.path: Path | None = None
+        self.path = half_path(url, suffix)
+        self.is_sqlite = self.path is not None
+        self.name = str(self.path or _server_name(parsed))
         self._lock: FileLock | None = None
-        self._kept: sa.PoolProxiedConnection | None = None  # under the lock
         self._durable, self._lock_wait_s = durable, lock_wait_s
         self._proof: Proof | None = None
-        if self.is_sqlite:
-            self.path = half_path(url, suffix)
-            parsed = parsed.set(database=str(self.path))
-        elif parsed.get_backend_name() == "postgresql":
+        if self.path is not None:
+            self.engine = self._sqlite(self.path, parsed.set(database=str(self.path)))
+        else:
             parsed = parsed.set(drivername="postgresql+psycopg")
-        self.name = str(self.path or _server_name(parsed))
-        self.engine = (
-            self._sqlite(self.path, parsed)
-            if self.path
-            else _postgres(parsed, answer_within_s or 2 * lock_wait_s)
-        )
+            self.engine = _postgres(parsed, answer_within_s or 2 * lock_wait_s)
 
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(_open_private(path))
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except OSError as error:
             raise cant_open(self.name, error) from error
@@ -122,48 +111,34 @@ class Database:
         cursor.close()
 
     @contextmanager
-    def write(self) -> Iterator[sa.Connection]:
-        """A write transaction; commits at the end, rolls back on an exception."""
-        with self._guarded(), self._exclusive(), self._begun_for_write() as connection:
+    def write(self, *, to_disk: bool = True) -> Iterator[sa.Connection]:
+        """A write transaction; commits at the end, rolls back on an exception.
+
+        to_disk: False doesn't wait for PostgreSQL's disk. A crash of its machine may lose the
+        last of such transactions; the death of a process never does.
+        """
+        with self._guarded(), self._exclusive(), self._begun(write=True) as connection:
+            if not (to_disk or self.is_sqlite):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
             if self._proof is not None:
                 self._proof.of_file()
                 self._proof.of_rows(connection)
             yield connection
 
-    def _begun_for_write(self) -> AbstractContextManager[sa.Connection]:
-        return self._begun(write=True) if self.is_sqlite else self.engine.begin()
+    @contextmanager
+    def read(self) -> Iterator[sa.Connection]:
+        """A read transaction: one consistent view."""
+        with self._guarded(), self._begun(write=False) as connection:
+            yield connection
 
     def require(self, proof: Proof) -> None:
-        """From now on, let no write transaction begin without `proof`, and let it explain
-        failures."""
+        """From now on, begin no write transaction without `proof`, and let it explain failures."""
         self._proof = proof
-
-    @contextmanager
-    def quick_write(self) -> Iterator[Transaction]:
-        """A write transaction on the driver's own cursor, for short ones many times a second.
-
-        A crash of the machine may lose the last of them, never of the process: no fsync.
-        """
-        with self._guarded(), self._exclusive():
-            connection = self._kept or self.engine.raw_connection()
-            self._kept = None
-            try:
-                cursor = connection.cursor()
-                cursor.execute(_QUICK_BEGIN[self.engine.dialect.name])
-                yield Transaction(cursor, self.engine.dialect)
-                connection.commit()
-            except BaseException:
-                connection.close()  # back into the pool, which rolls it back
-                raise
-            if self.is_sqlite:  # the way through the pool is a tenth of a grant
-                self._kept = connection
-            else:  # whose pool finds out whether the server has hung up
-                connection.close()
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
         try:
-            with translated(self.name, self.engine.dialect):
+            with _translated(self.name, self.engine.dialect):
                 yield
         except LedgerUnusable as error:
             if self._proof is not None:
@@ -174,17 +149,11 @@ class Database:
         return nullcontext() if self._lock is None else self._lock.held(self._lock_wait_s)
 
     @contextmanager
-    def read(self) -> Iterator[sa.Connection]:
-        """A read transaction: one consistent view."""
-        with self._guarded(), self._begun(write=False) as connection:
-            yield connection
-
-    @contextmanager
     def _begun(self, *, write: bool) -> Iterator[sa.Connection]:
         with self.engine.connect() as connection:
             if self.is_sqlite:
                 connection = connection.execution_options(write=write)
-            else:
+            elif not write:
                 connection = connection.execution_options(isolation_level="REPEATABLE READ")
             with connection.begin():
                 yield connection
@@ -199,23 +168,24 @@ class Database:
             if not self.is_sqlite:  # two processes may start at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
             _versions.create(connection, checkfirst=True)
-            found = connection.scalar(
-                sa.select(_versions.c.version).where(_versions.c.component == component)
-            )
-            if (found or 0) > len(migrations):
-                raise LedgerTooNew(component=component, found=found or 0, known=len(migrations))
-            for migration in migrations[found or 0 :]:
+            found = _version(connection, component)
+            if found == len(migrations):
+                return
+            if found > len(migrations):
+                raise LedgerTooNew(component=component, found=found, known=len(migrations))
+            for migration in migrations[found:]:
                 migration(connection)
-            _store_version(connection, component, found, len(migrations))
+            forget_version(connection, component)
+            stored = {"component": component, "version": len(migrations)}
+            connection.execute(sa.insert(_versions).values(stored))
 
     def version(self, component: str) -> int:
         """To which version `component`'s tables were brought; 0 if to none."""
         with self.read() as connection:
-            query = sa.select(_versions.c.version).where(_versions.c.component == component)
-            return int(connection.scalar(query) or 0)
+            return _version(connection, component)
 
     def scrub(self) -> None:
-        """Write a SQLite file anew, so that nothing that was deleted can be read in it. What
+        """Rewrite a SQLite file, so that nothing that was deleted can be read in it. What
         PostgreSQL deletes is gone with its next vacuum."""
         if not self.is_sqlite:
             return
@@ -225,22 +195,9 @@ class Database:
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        if self._kept is not None:
-            self._kept.close()
         self.engine.dispose()
         if self._lock is not None:
             self._lock.close()
-
-
-def _server_name(url: sa.URL) -> str:
-    """A server for messages: host, port and database, never a user or what opens it. Passwords
-    may be in the query as well; libpq's own messages are kept from quoting them."""
-    parameters = {name: value for name, value in url.query.items() if isinstance(value, str)}
-    for secret in (url.password, parameters.get("password"), parameters.get("sslpassword")):
-        hide(str(secret or ""))
-    host = parameters.get("host") or url.host or "localhost"
-    port = parameters.get("port") or url.port or 5432
-    return f"postgresql://{host}:{port}/{parameters.get('dbname') or url.database or ''}"
 
 
 def half_path(url: str, suffix: str) -> Path | None:
@@ -252,9 +209,36 @@ def half_path(url: str, suffix: str) -> Path | None:
     return path.with_name(f"{path.stem}{suffix}{path.suffix}")
 
 
+def forget_version(connection: sa.Connection, component: str) -> None:
+    """Let `component`'s tables be made again by the next `migrate`."""
+    _versions.create(connection, checkfirst=True)
+    connection.execute(sa.delete(_versions).where(_versions.c.component == component))
+
+
+def _version(connection: sa.Connection, component: str) -> int:
+    query = sa.select(_versions.c.version).where(_versions.c.component == component)
+    return int(connection.scalar(query) or 0)
+
+
+def _on_begin(connection: sa.Connection) -> None:
+    write = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _server_name(url: sa.URL) -> str:
+    """A server for messages: host, port and database, never a user or a password. Passwords may
+    be in the query as well; libpq's own messages are kept from quoting them."""
+    parameters = {name: value for name, value in url.query.items() if isinstance(value, str)}
+    for secret in (url.password, parameters.get("password"), parameters.get("sslpassword")):
+        hide(str(secret or ""))
+    host = parameters.get("host") or url.host or "localhost"
+    port = parameters.get("port") or url.port or 5432
+    return f"postgresql://{host}:{port}/{parameters.get('dbname') or url.database or ''}"
+
+
 def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
-    """answer_within_s: of one statement; a server that is stopped, or its host, says nothing at
-    all, and the system keeps such a connection for hours."""
+    """answer_within_s: for one statement; a server that is stopped, or whose host is, never
+    answers, and the system keeps such a connection for hours."""
     import psycopg
 
     class BoundedConnection(psycopg.Connection[Any]):
@@ -266,7 +250,7 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
             except psycopg.Error as error:
                 if time.monotonic() - began_s < until_s or timeout is not None:
                     raise
-                self.pgconn.finish()  # what it was doing, nobody knows
+                self.pgconn.finish()  # nobody knows what it was doing
                 raise psycopg.OperationalError(f"no answer within {until_s:g} s") from error
 
     connect_s = max(2, int(min(10, answer_within_s)))
@@ -280,23 +264,152 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
     return engine
 
 
-def _on_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+class LockHeld(Exception):
+    """Others held the lock for as long as we were willing to wait."""
 
 
-def _store_version(
-    connection: sa.Connection, component: str, found: int | None, version: int
-) -> None:
-    if found is None:
-        connection.execute(sa.insert(_versions).values(component=component, version=version))
-    elif found != version:
-        connection.execute(
-            sa.update(_versions).where(_versions.c.component == component).values(version=version)
-        )
+class FileLock:
+    """A lock between processes and threads: fair like the kernel's queue, and bounded.
+
+    path: created where it is missing, for its owner alone.
+
+    Raises:
+        OSError: it can't be created.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._descriptor = _open_private(path)
+
+    @contextmanager
+    def held(self, wait_s: float) -> Iterator[None]:
+        """Hold the lock.
+
+        Raises:
+            LockHeld: others, here or in other processes, held it for `wait_s`.
+        """
+        if not self._threads.acquire(timeout=wait_s):
+            raise LockHeld(f"another thread held it for {wait_s:g} s")
+        try:
+            self._take(wait_s)
+            try:
+                yield
+            finally:
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _take(self, wait_s: float) -> None:
+        """The kernel has no `flock` with a timeout: a thread waits in its queue, and is left
+        behind if that takes too long."""
+        descriptor = self._descriptor
+        taken: Future[None] = Future()
+
+        def wait_in_queue() -> None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if taken.set_running_or_notify_cancel():
+                taken.set_result(None)
+            else:
+                os.close(descriptor)  # frees the lock as well
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            threading.Thread(target=wait_in_queue, name="ledger-lock", daemon=True).start()
+            try:
+                taken.result(wait_s)
+            except BaseException as error:
+                self._descriptor = _open_private(self._path)
+                if not taken.cancel():  # it was taken at the last moment
+                    os.close(descriptor)
+                if isinstance(error, TimeoutError):
+                    raise LockHeld(f"another process held it for {wait_s:g} s") from None
+                raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
 
 
-def forget_version(connection: sa.Connection, component: str) -> None:
-    """Let `component`'s tables be made again by the next `migrate`."""
-    _versions.create(connection, checkfirst=True)
-    connection.execute(sa.delete(_versions).where(_versions.c.component == component))
+def _open_private(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+_MOVE_AWAY = (
+    "Move it away (the next run makes a new one), wait as long as the longest rate window, and "
+    "run the command again."
+)
+_WRITABLE = "Make the state directory writable for this user."
+_FREE_SPACE = "Free some space and run the command again."
+_CLOSE_OTHERS = (
+    "Close what has it open for writing (a database browser, a stopped process) and run the "
+    "command again."
+)
+_END_IT = "Look for a stopped or hanging hiringcenter process, end it and run the command again."
+_BY_SQLITE_CODE = {
+    "SQLITE_CORRUPT": ("is damaged", _MOVE_AWAY),
+    "SQLITE_NOTADB": ("is damaged, or no SQLite file", _MOVE_AWAY),
+    "SQLITE_READONLY": ("is read-only", _WRITABLE),
+    "SQLITE_CANTOPEN": ("can't be opened", _WRITABLE),
+    "SQLITE_FULL": ("has no room: the disk is full", _FREE_SPACE),
+    "SQLITE_IOERR": ("can't be read or written: the disk failed or is full", _FREE_SPACE),
+    "SQLITE_BUSY": ("is locked by another program", _CLOSE_OTHERS),
+    "SQLITE_LOCKED": ("is locked", _CLOSE_OTHERS),
+}
+_DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+
+
+def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
+    """The ledger's file, or a lock file next to it, could not be made or opened."""
+    if isinstance(error, IsADirectoryError):
+        return _in_the_way(ledger, error.filename)
+    return LedgerUnusable(
+        ledger=ledger,
+        reason=f"can't be opened: {error.strerror}",
+        action="Make the state directory writable, or set HIRINGCENTER_STATE_DIR.",
+    )
+
+
+def _in_the_way(ledger: str, folder: str) -> LedgerUnusable:
+    return LedgerUnusable(
+        ledger=ledger,
+        reason=f"can't be used: {folder} is a folder",
+        action="Move that folder away and run the command again.",
+    )
+
+
+@contextmanager
+def _translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
+    """Turn failures of the database into LedgerUnusable; faults of the caller stay as they are."""
+    driver: Any = dialect.dbapi
+    try:
+        yield
+    except LockHeld as error:
+        reason = f"is locked: {error}"
+        raise LedgerUnusable(ledger=ledger, reason=reason, action=_END_IT) from error
+    except (sa.exc.DatabaseError, sa.exc.InterfaceError, driver.Error) as error:
+        original = getattr(error, "orig", None) or error
+        code = str(getattr(original, "sqlite_errorname", ""))
+        its_fault = isinstance(original, (driver.OperationalError, driver.InterfaceError))
+        if not its_fault and not code.startswith(_DAMAGED):
+            raise
+        raise _unusable(ledger, code, str(original)) from error
+
+
+def _unusable(ledger: str, code: str, message: str) -> LedgerUnusable:
+    if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")):
+        for ending in ("-wal", "-shm", "-journal"):
+            if Path(ledger + ending).is_dir():
+                return _in_the_way(ledger, ledger + ending)
+    if "Could not decode to UTF-8" in message:  # text that SQLite itself doesn't look at
+        code = "SQLITE_CORRUPT"
+    for prefix, (reason, action) in _BY_SQLITE_CODE.items():
+        if code.startswith(prefix):
+            kind = LedgerDamaged if prefix in _DAMAGED else LedgerUnusable
+            return kind(ledger=ledger, reason=reason, action=action)
+    first_line = (message.strip().splitlines() or ["no reason given"])[0]
+    return LedgerUnusable(
+        ledger=ledger,
+        reason=f"doesn't answer: {first_line}",
+        action="Check HIRINGCENTER_LEDGER_URL and the database, and run the command again.",
+    )

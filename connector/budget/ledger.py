@@ -1,32 +1,125 @@
 """The ledger of one key: every change is one short write transaction under the key's lock.
 
-An `exchange` books answers, learns from them, and grants what the policy allows. `permits`
-decides, `lookups` and `booking` read and write, `turn` puts them in order.
+An `exchange` books answers, learns from them, and grants what the policy allows.
 """
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from connector.budget import booking, owners
-from connector.budget.booking import KeyRow
-from connector.budget.clockrules import LedgerClock
+import sqlalchemy as sa
+
+from connector.budget import Lane
 from connector.budget.database import Database
-from connector.budget.lookups import Lookups
-from connector.budget.past_pulls import PastPulls
+from connector.budget.ledger_clock import LedgerClock
+from connector.budget.ledger_schema import MIGRATIONS, keys, outstanding, owners, spent
+from connector.budget.ledger_view import (
+    HOST,
+    ConnectedProcess,
+    KeyRow,
+    KeyView,
+    Unanswered,
+    connected,
+)
+from connector.budget.policy import feedback, permits
 from connector.budget.policy.lanes import Pulls
-from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.permits import Terms
+from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window
-from connector.budget.schema import MIGRATIONS
-from connector.budget.statements import Transaction
-from connector.budget.turn import Configured, Exchange, Request, Turn
+
+_REFRESH_S = 10.0
+"""A process that waits reports so again this often, so that nobody waits for the dead."""
+_LATE_S = 1.0
+"""A process that waits is believed for so long after it should have asked again."""
+_SMOOTHING = 0.2
+_PRUNE_EVERY = 500
+_MEMORY_S = 600.0
+"""Feedback looks back from a request's grant, so rows stay this long after they ceased to count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer to book. age_s: how long before the exchange began it had arrived."""
+
+    permit: int
+    age_s: float
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one process brings: how many callers wait, by lane; answers; permit ids that got none
+    (`unanswered`), or whose request never left (`unsent`)."""
+
+    wants: Mapping[Lane, int]
+    answers: Sequence[Answered] = ()
+    unanswered: Sequence[int] = ()
+    unsent: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class Grants:
+    """What it gets: permit ids by lane, and how long until asking for more can help (seconds
+    from the start of the exchange). hold_s, hold_reason: of a hold that began just now."""
+
+    granted: Mapping[Lane, Sequence[int]]
+    wait_s: Mapping[Lane, float]
+    hold_s: float | None = None
+    hold_reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    """A booked answer, in ledger seconds. own: of this process."""
+
+    reading: Reading
+    push: bool
+    own: bool
+    granted_s: float
+    end_s: float
+
+    @property
+    def latency_s(self) -> float:
+        return self.end_s - self.granted_s
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnCounts:
+    """Bounds on our requests that the server counted when it answered one; see
+    `feedback.OwnCounts`."""
+
+    view: KeyView
+    granted_s: float
+    answered_s: float
+
+    def most(self, window: Window) -> int:
+        since_s = self.granted_s - window.held_s
+        unanswered = sum(
+            since_s < permit.deadline_s and permit.granted_s <= self.answered_s
+            for permit in self.view.unanswered
+        )
+        return self.view.row.seq - self.view.rank_at(since_s).seq + unanswered
+
+    def least(self, window: Window) -> int:
+        since_s = self.answered_s - window.sure_s
+        counted = sa.select(sa.func.count()).where(
+            spent.c.key == self.view.row.key,
+            spent.c.seq > self.view.rank_at(since_s).seq,
+            spent.c.end_s <= self.granted_s,
+            spent.c.granted_s > since_s,
+        )
+        return 1 + (self.view.connection.scalar(counted) or 0)
 
 
 class Ledger:
-    """windows: as this process was configured. request_timeout_s: total, per request."""
+    """One process' access to the ledger of a key. windows: as this process was configured,
+    shortest first. request_timeout_s: total, per request. jitter: uniform in [0, 1)."""
 
     def __init__(
         self,
@@ -40,94 +133,213 @@ class Ledger:
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self._database, self._key, self._clock = database, key, clock
-        self._configured = Configured(windows, request_timeout_s, jitter)
+        self._windows, self._request_timeout_s, self._jitter = windows, request_timeout_s, jitter
         self._pruned_at = 0
         database.migrate("budget", MIGRATIONS)
-        with database.quick_write() as tx:
-            clock.open(tx)
-            now_s = clock.now_s(tx)
-            booking.add_key(tx, key, now_s)
-            owners.forget_dead(tx, key, now_s)
-            self._owner = owners.this_process(key, owner, now_s)
-            owners.connect(tx, self._owner)
+        command = " ".join([Path(sys.argv[0] or "python").name, *sys.argv[1:2]])[:255]
+        with database.write(to_disk=False) as connection:
+            clock.open(connection)
+            now_s = clock.now_s(connection)
+            KeyRow.add(connection, key, now_s)
+            for each in connected(connection, key):
+                if not each.may_live(now_s):
+                    connection.execute(sa.delete(owners).where(*_row_of(each)))
+            self._process = ConnectedProcess(key, owner, os.getpid(), HOST, command, now_s, now_s)
+            connection.execute(sa.insert(owners).values(asdict(self._process)))
 
-    @contextmanager
-    def _locked(self) -> Iterator[tuple[Transaction, KeyRow, float]]:
-        """A write transaction with the key's row locked, and the time read after that."""
-        with self._database.quick_write() as tx:
-            row = booking.load(tx, self._key, lock=True)
-            yield tx, row, self._clock.now_s(tx)
-            booking.store(tx, row)
-            self._clock.note(tx)
-
-    def exchange(self, request: Request) -> Exchange:
+    def exchange(self, request: Request) -> Grants:
         """Book what `request` brings, grant what it asks for, as far as the windows allow."""
-        with self._locked() as (tx, row, now_s):
-            turn = self._begin(tx, row, request, now_s)
-            held_until_s = turn.learnt.hold_until_s
-            turn.learn()
-            turn.grant()
-            owner = turn.as_seen()
-            if owner != turn.owner:
-                owners.say(tx, owner)
-            self._prune(turn)
-        self._owner = owner  # only now: a transaction that failed told nobody
-        hold_s = turn.learnt.hold_until_s
-        return Exchange(
-            turn.granted,
-            {lane: at_s - now_s for lane, at_s in turn.retry_s.items()},
+        with self._locked() as (connection, row, now_s):
+            ended = self._book(connection, row, request, now_s)
+            view = KeyView(connection, row, self._windows, now_s)
+            held_until_s = view.learnt.hold_until_s
+            self._learn(view, ended)
+            granted, wait_s = self._grant(view, request.wants)
+            process = self._as_seen(view, request.wants, granted, wait_s, ended)
+            self._show(connection, process)
+            self._prune(view)
+        self._process = process  # only now: of a transaction that failed, nobody has heard
+        hold_s = view.learnt.hold_until_s
+        return Grants(
+            granted,
+            wait_s,
             hold_s=hold_s - now_s if hold_s > max(held_until_s, now_s) else None,
-            hold_reason=turn.learnt.hold_reason,
+            hold_reason=view.learnt.hold_reason,
         )
 
     def pull_started(self, expected: int | None) -> None:
         """Note the start of a pull, so that later ones find room. expected: its requests."""
-        with self._locked() as (tx, row, now_s):
-            row.past_pulls = PastPulls.loads(row.past_pulls).started(now_s).dumps()
-            owner = replace(
-                self._owner, pull_declared=1, pull_seen_s=now_s,
+        with self._locked() as (connection, row, now_s):
+            row.past_pulls = Pulls.loads(row.past_pulls).started(now_s).dumps()
+            process = replace(
+                self._process, pull_declared=1, pull_seen_s=now_s,
                 pull_requests=0, pull_expected=expected, pull_chains=1,
             )  # fmt: skip
-            owners.say(tx, owner)
-        self._owner = owner
+            self._show(connection, process)
+        self._process = process
 
     def pull_ended(self, requests: int) -> None:
         """Note what a pull has cost."""
-        with self._locked() as (tx, row, _now_s):
-            row.past_pulls = PastPulls.loads(row.past_pulls).ended(requests).dumps()
-            owner = replace(self._owner, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
-            owners.say(tx, owner)
-        self._owner = owner
+        with self._locked() as (connection, row, _now_s):
+            row.past_pulls = Pulls.loads(row.past_pulls).ended(requests).dumps()
+            process = replace(self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
+            self._show(connection, process)
+        self._process = process
 
-    def close(self) -> None:
-        """Leave; permits that are still out count until their deadline."""
-        with self._locked() as (tx, _row, _now_s):
-            owners.disconnect(tx, self._key, self._owner.owner)
+    def leave(self) -> None:
+        """Disconnect; permits that are still out count until their deadline."""
+        with self._locked() as (connection, _row, _now_s):
+            connection.execute(sa.delete(owners).where(*_row_of(self._process)))
 
-    def _begin(self, tx: Transaction, row: KeyRow, request: Request, now_s: float) -> Turn:
-        booking.give_back(tx, row, request.unsent)
-        booking.stop_awaiting(tx, row, request.unanswered)
-        ended = booking.book(tx, row, request.answers, self._owner.owner, now_s)
-        lookups = Lookups(
-            tx, self._key, self._configured.windows,
-            newest=row.newest, pruned=row.pruned, now_s=now_s,
-        )  # fmt: skip
-        everybody = owners.everybody(tx, self._key)
-        waiting = [each for each in everybody if each.waits_at(now_s) and each.may_live]
-        past = PastPulls.loads(row.past_pulls)
-        pulling = owners.together([each for each in everybody if each.pulls_at(now_s)])
-        return Turn(
-            self._configured, tx, row, request, lookups, self._owner,
-            [each for each in waiting if each.owner != self._owner.owner],
-            Pulls(past.starts_s, past.costs, pulling),
-            FeedbackState.loads(row.learnt),
-            ended,
-        )  # fmt: skip
+    @contextmanager
+    def _locked(self) -> Iterator[tuple[sa.Connection, KeyRow, float]]:
+        """A write transaction with the key's row locked, and the time read after that."""
+        with self._database.write(to_disk=False) as connection:
+            row = KeyRow.load(connection, self._key, lock=True)
+            yield connection, row, self._clock.now_s(connection)
+            changed = sa.update(keys).where(keys.c.key == self._key).values(asdict(row))
+            connection.execute(changed)
+            self._clock.note(connection)
 
-    def _prune(self, turn: Turn) -> None:
-        turn.row.keep_s = max(
-            turn.row.keep_s, *(window.held_s for window in self._configured.windows)
+    def _book(
+        self, connection: sa.Connection, row: KeyRow, request: Request, now_s: float
+    ) -> list[_Ended]:
+        """Move answered permits to `spent`, in the order of their answers; those that were never
+        sent are as if never granted, those without an answer count until their deadline.
+
+        An end is the time the answer arrived, but never before one that was booked already: ends
+        rise with `seq`, and too late is on the safe side.
+        """
+        out = outstanding.c
+        for permit in request.unsent:
+            unsent = sa.delete(outstanding).where(out.key == row.key, out.id == permit)
+            connection.execute(unsent)
+        for permit in request.unanswered:
+            unanswered = sa.update(outstanding).where(out.key == row.key, out.id == permit)
+            connection.execute(unanswered.values(awaited_until_s=0.0))
+        ended = []
+        for answer in sorted(request.answers, key=lambda answer: -answer.age_s):
+            take = sa.delete(outstanding).where(out.key == row.key, out.id == answer.permit)
+            taken = connection.execute(take.returning(out.owner, out.push, out.granted_s)).first()
+            if taken is None:  # so late that it had ceased to count
+                continue
+            owner, push, granted_s = taken
+            row.last_end_s = max(row.last_end_s, granted_s, now_s - answer.age_s)
+            row.seq, row.push_seq = row.seq + 1, row.push_seq + push
+            stamped = {"granted_s": granted_s, "end_s": row.last_end_s}
+            numbers = {"key": row.key, "seq": row.seq, "push_seq": row.push_seq}
+            connection.execute(sa.insert(spent).values(**numbers, **stamped))
+            is_own = owner == self._process.owner
+            ended.append(_Ended(answer.reading, bool(push), is_own, **stamped))
+        return ended
+
+    def _learn(self, view: KeyView, ended: Iterable[_Ended]) -> None:
+        """Let the answers correct what is known of the server."""
+        before = view.learnt
+        for each in ended:
+            view.learnt = feedback.update(
+                view.learnt, self._windows, each.reading,
+                _OwnCounts(view, each.granted_s, each.end_s),
+                granted_s=each.granted_s, now_s=each.end_s, jitter=self._jitter(),
+            )  # fmt: skip
+            view.row.latency_s = _smoothed_s(view.row.latency_s, each.latency_s)
+        if view.learnt != before:
+            view.row.learnt = view.learnt.dumps()
+
+    def _grant(
+        self, view: KeyView, wants: Mapping[Lane, int]
+    ) -> tuple[dict[Lane, list[int]], dict[Lane, float]]:
+        """Grant what there is room for, pulls first; when to ask again for the rest."""
+        granted: dict[Lane, list[int]] = {}
+        wait_s: dict[Lane, float] = {}
+        terms: Terms | None = None
+        waiting_pull = wants.get(Lane.PULL, 0) + sum(
+            each.waiting_pull
+            for each in view.processes
+            if each.owner != self._process.owner and each.valid_until_s > view.now_s
         )
-        if turn.row.newest.seq - self._pruned_at >= booking.PRUNE_EVERY:
-            booking.prune(turn.tx, turn.row, turn.now_s)
-            self._pruned_at = turn.row.newest.seq
+        for lane in (Lane.PULL, Lane.PUSH):
+            if not (wanted := wants.get(lane, 0)):
+                continue
+            facts = view.facts(waiting_pull)
+            terms = terms or view.terms(facts)
+            granted[lane] = self._add(view, lane, permits.room(terms, facts, lane, wanted))
+            waiting_pull -= len(granted[lane]) if lane is Lane.PULL else 0
+            if len(granted[lane]) < wanted:
+                facts = view.facts(waiting_pull)
+                at_s = permits.retry_at_s(self._windows, terms, facts, lane, view.free_at_s)
+                wait_s[lane] = min(at_s - view.now_s, _REFRESH_S)
+        return granted, wait_s
+
+    def _add(self, view: KeyView, lane: Lane, count: int) -> list[int]:
+        """Add `count` permits of `lane`; their ids."""
+        row, now_s = view.row, view.now_s
+        deadline_s = permits.deadline_s(now_s, self._request_timeout_s)
+        permit = Unanswered(lane is Lane.PUSH, now_s, deadline_s - permits.GRACE_S, deadline_s)
+        ids = list(range(row.next_permit, row.next_permit + count))
+        if ids:
+            same = {"key": row.key, "owner": self._process.owner, **permit._asdict()}
+            rows = [{**same, "id": number} for number in ids]
+            view.connection.execute(sa.insert(outstanding), rows)
+            view.unanswered += [permit] * count
+            row.next_permit += count
+            row.last_grant_s = now_s
+        return ids
+
+    def _as_seen(
+        self,
+        view: KeyView,
+        wants: Mapping[Lane, int],
+        granted: Mapping[Lane, Sequence[int]],
+        wait_s: Mapping[Lane, float],
+        ended: Iterable[_Ended],
+    ) -> ConnectedProcess:
+        """This process after an exchange, as the others see it."""
+        waiting = {lane: wants.get(lane, 0) - len(granted.get(lane, ())) for lane in Lane}
+        process = replace(
+            self._process, seen_s=view.now_s,
+            waiting_pull=waiting[Lane.PULL], waiting_push=waiting[Lane.PUSH],
+            valid_until_s=view.now_s + max(wait_s.values(), default=0.0) + _LATE_S,
+        )  # fmt: skip
+        latencies_s = [each.latency_s for each in ended if each.own and not each.push]
+        if not (wants.get(Lane.PULL) or latencies_s):  # a pull shows no life here
+            return process
+        chains = min(64, view.in_flight(Lane.PULL) + process.waiting_pull)
+        return replace(
+            process,
+            pull_seen_s=view.now_s,
+            pull_requests=process.pull_requests + len(granted.get(Lane.PULL, ())),
+            pull_chains=max(1, chains, process.pull_chains * 9 // 10),
+            pull_latency_s=_smoothed_s(process.pull_latency_s, *latencies_s[-1:]),
+        )
+
+    def _show(self, connection: sa.Connection, process: ConnectedProcess) -> None:
+        """Let other processes see what this one does."""
+        shown = sa.update(owners).where(*_row_of(process)).values(asdict(process))
+        connection.execute(shown)
+
+    def _prune(self, view: KeyView) -> None:
+        """Delete what counts for no process any more, once every so many requests."""
+        row = view.row
+        row.keep_s = max(row.keep_s, self._windows[-1].held_s)
+        if row.seq - self._pruned_at < _PRUNE_EVERY:
+            return
+        self._pruned_at = row.seq
+        before_s = view.now_s - row.keep_s - _MEMORY_S
+        row.pruned_seq, row.pruned_push_seq = view.rank_at(before_s)
+        for table, is_old in (
+            (spent, spent.c.seq <= row.pruned_seq),
+            (outstanding, outstanding.c.deadline_s <= before_s),
+        ):
+            view.connection.execute(sa.delete(table).where(table.c.key == row.key, is_old))
+
+
+def _row_of(process: ConnectedProcess) -> tuple[sa.ColumnElement[bool], ...]:
+    return owners.c.key == process.key, owners.c.owner == process.owner
+
+
+def _smoothed_s(before_s: float | None, new_s: float | None = None) -> float | None:
+    """An exponential mean; None before the first value."""
+    if before_s is None or new_s is None:
+        return before_s if new_s is None else new_s
+    return before_s + _SMOOTHING * (new_s - before_s)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -21,8 +20,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database
-from connector.budget.ledger_errors import cant_open
+from connector.budget.database import Database, cant_open
 from connector.errors import AlreadyRunning, BudgetError
 
 _metadata = sa.MetaData()
@@ -115,7 +113,7 @@ def _advisory_lock(database: Database, name: str) -> Iterator[bool]:
 def _next_fence(database: Database, name: str, run_id: str) -> int:
     since = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
     command = Path(sys.argv[0]).name
-    holder = f"run {run_id} ({command}, pid {os.getpid()} on {socket.gethostname()}, since {since})"
+    holder = f"run {run_id} ({command}, pid {os.getpid()} on {os.uname().nodename}, since {since})"
     with database.write() as connection:
         fence = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == name))
         values = {"fence": (fence or 0) + 1, "holder": holder[:512]}

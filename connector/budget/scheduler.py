@@ -1,24 +1,45 @@
-"""The budget as the rest of the project sees it: permits, what became of them, and the outlook."""
+"""The budget as the rest of the project sees it: permits, what became of them, and the outlook.
+
+One thread per process talks to the ledger, for all threads that wait. It sleeps until the time
+that the ledger computed and never polls it. Answers ride in the next grant's transaction, or go
+alone a few milliseconds later when nobody waits.
+"""
 
 from __future__ import annotations
 
+import signal
 import threading
 import uuid
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from math import inf
 from types import TracebackType
 from typing import Self
 
+from connector import logs
 from connector.budget import Lane, Permit
-from connector.budget.clockrules import ledger_clock, steady_clock
 from connector.budget.database import Database
-from connector.budget.dispatcher import Dispatcher
-from connector.budget.keys import key_id
-from connector.budget.ledger import Ledger
+from connector.budget.ledger import Answered, Grants, Ledger, Request
+from connector.budget.ledger_clock import ledger_clock, steady_clock
+from connector.budget.ledger_schema import key_id
+from connector.budget.ledger_view import BudgetReport, BudgetState, Eta
 from connector.budget.policy import readings
+from connector.budget.policy.permits import send_by_s
+from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Limits, windows_of
-from connector.budget.report import BudgetState, Eta, Reporter
-from connector.budget.waiting import Mail
 from connector.clock import Clock, SteadyClock, SystemClock
+from connector.errors import BudgetClosed, ConnectorError, Interrupted
+
+_LINGER_S = 0.005
+"""Outcomes wait so long for a grant to ride with."""
+_GLANCE_S = 0.2
+"""`stop` is set by a signal handler, which can wake nobody; looked at this often while waiting."""
+_RETRY_OUTCOMES_S = 1.0
+"""After a failure, outcomes alone are brought to the ledger again this much later."""
+
+log = logs.get_logger("budget")
 
 
 class RateBudget:
@@ -26,7 +47,7 @@ class RateBudget:
 
     limits: the windows that this process was configured with.
     request_timeout_s: the total time one request may take, from sending to its answer.
-    stop: when set, callers that wait get Interrupted (`stop.number`: the signal's number).
+    stop: when set, callers that wait get Interrupted (`stop.signal_number`: the signal).
 
     Raises:
         BudgetError: the ledger can't be opened.
@@ -43,20 +64,20 @@ class RateBudget:
         stop: threading.Event | None = None,
     ) -> None:
         self._clock = clock or SystemClock()
-        self._windows = windows_of(limits)
-        key = key_id(api_key, database)
+        windows, key = windows_of(limits), key_id(api_key, database)
         time_source = ledger_clock(database, self._clock)
+        self._longest_s = windows[-1].length_s
         self._ledger = Ledger(
             database,
             key=key,
             owner=uuid.uuid4().hex,
             clock=time_source,
-            windows=self._windows,
+            windows=windows,
             request_timeout_s=request_timeout_s,
         )
         self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
         """The ledger's clock: what decides about a write uses no other."""
-        self._reporter = Reporter(database, key=key, clock=time_source, windows=self._windows)
+        self._report = BudgetReport(database, key=key, clock=time_source, windows=windows)
         self._dispatcher = Dispatcher(self._ledger, self._clock, stop)
 
     def permit(self, lane: Lane) -> Permit:
@@ -71,24 +92,22 @@ class RateBudget:
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
         """The answer's head arrived. headers: names in lower case."""
         reading = readings.parse(
-            status,
-            headers,
-            wall_s=self._clock.now_s(),
-            longest_s=self._windows[-1].length_s,
+            status, headers, wall_s=self._clock.now_s(), longest_s=self._longest_s
         )
-        self._dispatcher.post(Mail(answers=[(permit.id, self._clock.monotonic_s(), reading)]))
+        answer = (permit.id, self._clock.monotonic_s(), reading)
+        self._dispatcher.report(_Outcomes(answers=[answer]))
 
     def unanswered(self, permit: Permit) -> None:
         """No answer will come; the permit counts until its deadline."""
-        self._dispatcher.post(Mail(unanswered=[permit.id]))
+        self._dispatcher.report(_Outcomes(unanswered=[permit.id]))
 
     def unsent(self, permit: Permit) -> None:
         """The request certainly never left this process; the permit is given back."""
-        self._dispatcher.post(Mail(unsent=[permit.id]))
+        self._dispatcher.report(_Outcomes(unsent=[permit.id]))
 
     @property
     def waited_s(self) -> float:
-        """Seconds during which somebody waited for a permit; several at once count once."""
+        """Seconds during which some caller waited for a permit; several at once count once."""
         return self._dispatcher.waited_s
 
     def pull_started(self, expected: int | None = None) -> None:
@@ -101,16 +120,15 @@ class RateBudget:
 
     def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
         """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
-        return self._reporter.forecast(count, lane, in_flight=in_flight)
+        return self._report.forecast(count, lane, in_flight=in_flight)
 
     def state(self) -> BudgetState:
         """What is used and free now, by whom, and what holds it up."""
-        return self._reporter.state()
+        return self._report.state()
 
     def ages_s(self, within_s: float) -> list[float]:
-        """How many seconds ago each request of the last `within_s` was answered; older than the
-        longest window isn't kept."""
-        return self._reporter.ages_s(within_s)
+        """See `BudgetReport.ages_s`."""
+        return self._report.ages_s(within_s)
 
     def close(self) -> None:
         """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
@@ -126,3 +144,171 @@ class RateBudget:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+@dataclass
+class _Outcomes:
+    """What became of permits. answers: permit id, monotonic seconds of its arrival, reading."""
+
+    answers: list[tuple[int, float, Reading]] = field(default_factory=list)
+    unanswered: list[int] = field(default_factory=list)
+    unsent: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.unanswered or self.unsent)
+
+    def add(self, other: _Outcomes) -> None:
+        self.answers += other.answers
+        self.unanswered += other.unanswered
+        self.unsent += other.unsent
+
+
+class Dispatcher:
+    """The one that asks the ledger. stop: see `RateBudget`."""
+
+    def __init__(self, ledger: Ledger, clock: Clock, stop: threading.Event | None) -> None:
+        self._ledger, self._clock, self._stop = ledger, clock, stop
+        self.waited_s = 0.0
+        self._lock = threading.Lock()  # of what callers share with the thread
+        self._news = threading.Event()  # there may be something to do
+        self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
+        self._outcomes = _Outcomes()
+        self._callers, self._since_s = 0, 0.0
+        self._closed = False
+        self._retry_at_s: dict[Lane, float] = {}
+        self._outcomes_at_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
+        self._thread.start()
+
+    def permit(self, lane: Lane) -> Permit:
+        """See `RateBudget.permit`."""
+        waiter: Future[Permit] = Future()
+        with self._lock:
+            if self._closed:
+                raise BudgetClosed
+            self._waiters[lane].append(waiter)
+            self._callers += 1
+            if self._callers == 1:
+                self._since_s = self._clock.monotonic_s()
+        try:
+            self._news.set()
+            return waiter.result()
+        except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
+            if not waiter.cancel() and waiter.exception() is None:
+                self.report(_Outcomes(unsent=[waiter.result().id]))
+            raise
+        finally:
+            with self._lock:
+                now_s = self._clock.monotonic_s()
+                self._callers -= 1
+                self.waited_s += max(0.0, now_s - self._since_s)
+                self._since_s = now_s
+
+    def report(self, outcomes: _Outcomes) -> None:
+        """Bring `outcomes` to the ledger with the next exchange, soon."""
+        with self._lock:
+            self._outcomes.add(outcomes)
+        self._news.set()
+
+    def waiting(self, lane: Lane) -> int:
+        """Callers that wait now."""
+        with self._lock:
+            return sum(not waiter.done() for waiter in self._waiters[lane])
+
+    def close(self) -> None:
+        """See `RateBudget.close`."""
+        with self._lock:
+            self._closed = True
+        self._news.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                self._sleep()
+                self._send_away_if_stopped()
+                try:
+                    self._exchange()
+                except ConnectorError as error:
+                    self._outcomes_at_s = self._clock.monotonic_s() + _RETRY_OUTCOMES_S
+                    self._fail_all(error)
+        finally:
+            with self._lock:
+                self._closed = True
+            self._fail_all(BudgetClosed())
+        try:
+            self._exchange()
+            self._ledger.leave()
+        except ConnectorError as error:
+            log.warning("budget.left_open", error=str(error))
+
+    def _sleep(self) -> None:
+        """Until there is something to bring to the ledger, or asking it again can help."""
+        lingered = False
+        while not self._closed:
+            self._news.clear()
+            lanes = [lane for lane in Lane if self.waiting(lane)]
+            now_s = self._clock.monotonic_s()
+            wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s
+            if wait_s <= 0 or (lanes and self._stopped):
+                return
+            if self._outcomes and now_s >= self._outcomes_at_s:
+                if lingered:
+                    return
+                lingered = True
+                self._news.wait(_LINGER_S)
+            elif lanes or self._outcomes:
+                self._clock.sleep(min(wait_s, _GLANCE_S), self._news)
+            else:
+                self._news.wait()
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
+
+    def _send_away_if_stopped(self) -> None:
+        if self._stopped:
+            number = getattr(self._stop, "signal_number", signal.SIGTERM)
+            self._fail_all(Interrupted(int(number)))
+
+    def _exchange(self) -> None:
+        began_s = self._clock.monotonic_s()
+        with self._lock:
+            outcomes, self._outcomes = self._outcomes, _Outcomes()
+        wants = {lane: self.waiting(lane) for lane in Lane}
+        if not outcomes and not any(wants.values()):
+            return
+        answers = [Answered(id, began_s - at_s, reading) for id, at_s, reading in outcomes.answers]
+        try:
+            grants = self._ledger.exchange(
+                Request(wants, answers, outcomes.unanswered, outcomes.unsent)
+            )
+        except BaseException:
+            self.report(outcomes)
+            raise
+        self._send_away_if_stopped()
+        self._hand_out(grants, began_s)
+
+    def _hand_out(self, grants: Grants, began_s: float) -> None:
+        for lane, ids in grants.granted.items():
+            permits = deque(Permit(id, lane, send_by_s(began_s)) for id in ids)
+            with self._lock:
+                waiters = self._waiters[lane]
+                while permits and waiters:
+                    waiter = waiters.popleft()
+                    if waiter.set_running_or_notify_cancel():
+                        waiter.set_result(permits.popleft())
+            if permits:  # callers give up, and a signal sends them all away, at any moment
+                self.report(_Outcomes(unsent=[permit.id for permit in permits]))
+        self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in grants.wait_s.items()}
+        if grants.hold_s is not None:
+            log.warning("budget.hold", hold_s=round(grants.hold_s, 1), reason=grants.hold_reason)
+
+    def _fail_all(self, error: Exception) -> None:
+        with self._lock:
+            waiters = [waiter for each in self._waiters.values() for waiter in each]
+            self._waiters = {lane: deque() for lane in Lane}
+        for waiter in waiters:
+            if waiter.set_running_or_notify_cancel():
+                waiter.set_exception(error)

@@ -27,7 +27,7 @@ def _budget(
     from connector import logs
     from connector.budget import Lane
     from connector.budget.database import Database
-    from connector.budget.report import open_report
+    from connector.budget.ledger_view import open_report
     from pipelines import budget_view
     from pipelines.destination.places import prepare_state_dir
 

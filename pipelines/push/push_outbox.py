@@ -9,7 +9,7 @@ from typing import Any
 
 from connector.budget import Lane
 from connector.budget.database import Database
-from connector.budget.keys import OUTBOX_SUFFIX, key_id
+from connector.budget.ledger_schema import OUTBOX_SUFFIX, key_id
 from connector.errors import OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger
 from connector.settings import Settings

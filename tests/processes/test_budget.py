@@ -140,7 +140,7 @@ def test_a_thread_that_waits_in_the_kernel_dies_with_its_process(tmp_path: Path)
     """A process that waits for the ledger's file lock ends on SIGKILL like any other."""
     ledger = f"sqlite:///{tmp_path / 'ledger.db'}"
     database = Database(ledger)
-    with database.quick_write(), served() as port:
+    with database.write(), served() as port:
         worker = started(Work(port, ledger, [(10, 1.0)], requests=1))
         ended = threading.Event()
         threading.Thread(target=lambda: (worker.wait(), ended.set())).start()

@@ -126,14 +126,12 @@ class MemoryLedger:
         self.waiting_pull.pop(owner, None)
 
     def pull_started(self, now_s: float, expected: int | None = None) -> None:
-        starts_s = [*self.pulls.starts_s, now_s][-lanes.REMEMBERED_PULLS :]
         running = lanes.RunningPull(seen_s=now_s, expected=expected)
-        self.pulls = replace(self.pulls, starts_s=starts_s, running=running)
+        self.pulls = replace(self.pulls.started(now_s), running=running)
 
     def pull_ended(self) -> None:
         assert self.pulls.running is not None
-        costs = [*self.pulls.costs, self.pulls.running.requests]
-        self.pulls = replace(self.pulls, costs=costs[-lanes.REMEMBERED_PULLS :], running=None)
+        self.pulls = self.pulls.ended(self.pulls.running.requests)
 
     def _pull_seen(self, now_s: float, asked: int) -> None:
         running = self.pulls.running

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import sqlalchemy as sa
+
 from connector.budget import Lane
-from connector.budget.booking import Answered
 from connector.budget.database import Database
-from connector.budget.ledger import Ledger, Request
+from connector.budget.ledger import Answered, Ledger, Request
 from connector.budget.policy import permits, readings
 from connector.budget.policy.windows import Window
-from connector.budget.statements import Transaction
 from tests.simulator.memory_ledger import Ask, Granted
 from tests.simulator.servers import EPOCH_S
 
@@ -26,12 +26,12 @@ class VirtualClock:
 
     at_s: float = 0.0
 
-    def open(self, tx: Transaction) -> None: ...
+    def open(self, connection: sa.Connection) -> None: ...
 
-    def now_s(self, tx: Transaction) -> float:
+    def now_s(self, connection: sa.Connection) -> float:
         return self.at_s
 
-    def note(self, tx: Transaction) -> None: ...
+    def note(self, connection: sa.Connection) -> None: ...
 
 
 @dataclass
@@ -47,19 +47,14 @@ class SqlLedger:
     def __post_init__(self) -> None:
         self.database = Database(f"sqlite:///{self.path}")
         self._ledgers: dict[str, Ledger] = {}
-        self._since_s: dict[str, float] = {}
 
     def close(self) -> None:
         self.database.close()
 
     def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask:
-        since_s = self._since_s.setdefault(owner, now_s)
-        request = Request(wants={lane: asked}, oldest_s={lane: now_s - since_s})
-        exchange = self._of(owner, now_s).exchange(request)
+        exchange = self._of(owner, now_s).exchange(Request(wants={lane: asked}))
         ids = exchange.granted.get(lane, ())
         self.granted_s += [now_s] * len(ids)
-        if ids:
-            self._since_s.pop(owner)
         granted = [self._permit(id, owner, lane, now_s) for id in ids]
         return Ask(granted, now_s + exchange.wait_s.get(lane, 0.0))
 

@@ -14,19 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connector.budget import Lane
-from connector.budget.booking import Answered
-from connector.budget.clockrules import BootClock
 from connector.budget.database import Database
-from connector.budget.keys import key_id
-from connector.budget.ledger import Ledger
-from connector.budget.owners import HOST
+from connector.budget.ledger import Answered, Grants, Ledger, Request
+from connector.budget.ledger_clock import BootClock
+from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
+from connector.budget.ledger_view import HOST, BudgetReport
 from connector.budget.policy import lanes
 from connector.budget.policy.permits import TICK_S
 from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window, windows_of
-from connector.budget.report import Reporter
-from connector.budget.schema import keys, outstanding, owners, spent
-from connector.budget.turn import Exchange, Request
 from connector.clock import FakeClock
 from connector.settings import RateLimit
 
@@ -65,16 +61,15 @@ class Process:
             database, key=name, owner=owner, clock=time_source, windows=self.windows,
             request_timeout_s=TIMEOUT_S, jitter=lambda: 0.0,
         )  # fmt: skip
-        self.reporter = Reporter(database, key=name, clock=time_source, windows=self.windows)
+        self.reporter = BudgetReport(database, key=name, clock=time_source, windows=self.windows)
         if probed:
             self.answer(*self.ask(1).granted[Lane.PULL])
             clock.advance(2 * self.windows[-1].held_s)
 
-    def ask(self, pull: int = 0, push: int = 0, oldest_s: float = 0.0) -> Exchange:
-        wants = {Lane.PULL: pull, Lane.PUSH: push}
-        return self.ledger.exchange(Request(wants, dict.fromkeys(Lane, oldest_s)))
+    def ask(self, pull: int = 0, push: int = 0) -> Grants:
+        return self.ledger.exchange(Request({Lane.PULL: pull, Lane.PUSH: push}))
 
-    def answer(self, *permits: int, age_s: float = 0.0, reading: Reading = OK) -> Exchange:
+    def answer(self, *permits: int, age_s: float = 0.0, reading: Reading = OK) -> Grants:
         answers = [Answered(permit, age_s, reading) for permit in permits]
         return self.ledger.exchange(Request({}, answers=answers))
 
@@ -189,29 +184,6 @@ def test_processes_with_other_limits_share_what_counts(database: Database, clock
     assert strict.pulls(1) == []
 
 
-def test_who_has_waited_longest_goes_first(database: Database, clock: FakeClock):
-    """The slots that free up go to the process whose caller has waited longer."""
-    one, two = Process(database, clock), Process(database, clock, owner="two", probed=False)
-    one.answer(*one.pulls(3))
-    two.ask(pull=2, oldest_s=5.0)
-    clock.advance(8.1)
-    assert len(one.pulls(3)) == 1
-    assert len(two.pulls(2)) == 2
-
-
-def test_slots_left_for_an_elder_are_looked_at_again_at_once(database: Database, clock: FakeClock):
-    """An elder that doesn't come is waited for no longer than what it said is valid."""
-    one, two = Process(database, clock), Process(database, clock, owner="two", probed=False)
-    one.answer(*one.pulls(3))
-    until_s = two.ask(pull=3, oldest_s=1.0).wait_s[Lane.PULL]
-    clock.advance(until_s + 0.1)
-    left = one.ask(pull=3)
-    assert left.granted[Lane.PULL] == []
-    assert left.wait_s[Lane.PULL] == pytest.approx(0.02)
-    clock.advance(1.0)
-    assert len(one.pulls(3)) == 3
-
-
 def test_a_dead_process_that_waited_holds_nobody_up(database: Database, clock: FakeClock):
     """Its pid is gone: what it said about waiting callers counts for nothing."""
     process = Process(database, clock)
@@ -219,7 +191,7 @@ def test_a_dead_process_that_waited_holds_nobody_up(database: Database, clock: F
     gone.wait()
     dead = Process(database, clock, owner="dead", probed=False)
     process.answer(*process.pulls(3))
-    dead.ask(pull=3, oldest_s=99.0)
+    dead.ask(pull=3)
     with database.write() as connection:
         connection.execute(owners.update().where(owners.c.owner == "dead").values(pid=gone.pid))
     clock.advance(10.1)
@@ -396,7 +368,7 @@ def test_no_window_is_ever_exceeded(tmp_path_factory: pytest.TempPathFactory, se
     stamped_s: list[float] = []
     for _ in range(150):
         process, now_s = dice.choice(processes), clock.monotonic_s()
-        got = process.ask(dice.randint(0, 3), dice.randint(0, 3), oldest_s=dice.random())
+        got = process.ask(dice.randint(0, 3), dice.randint(0, 3))
         out += [(process, permit, now_s) for lane in got.granted for permit in got.granted[lane]]
         for each in [each for each in out if dice.random() < 0.5]:
             out.remove(each)

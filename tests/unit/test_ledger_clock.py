@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from freezegun import freeze_time
 
-from connector.budget.clockrules import (
+from connector.budget.database import Database
+from connector.budget.ledger_clock import (
     BootClock,
     boot_id,
     first_offset_s,
     ledger_clock,
     steady_clock,
 )
-from connector.budget.database import Database
-from connector.budget.schema import MIGRATIONS
+from connector.budget.ledger_schema import MIGRATIONS
 from connector.clock import FakeClock, SteadyClock, SystemClock
 
 
@@ -32,9 +32,9 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def now_s(database: Database, clock: FakeClock | SystemClock) -> float:
     """Ledger time as a process sees it that starts now."""
     rule = BootClock(clock)
-    with database.quick_write() as tx:
-        rule.open(tx)
-        return rule.now_s(tx)
+    with database.write() as connection:
+        rule.open(connection)
+        return rule.now_s(connection)
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])
@@ -82,9 +82,9 @@ def test_after_a_reboot_the_clock_never_goes_back(database: Database):
 def _after_reboot_s(database: Database, clock: FakeClock) -> float:
     rule = BootClock(clock)
     rule._boot = "another"
-    with database.quick_write() as tx:
-        rule.open(tx)
-        return rule.now_s(tx)
+    with database.write() as connection:
+        rule.open(connection)
+        return rule.now_s(connection)
 
 
 def test_where_a_boot_has_no_name_a_reading_that_went_back_is_a_new_one(database: Database):
@@ -139,16 +139,16 @@ def test_a_stamp_of_the_future_or_none_has_no_sure_age(database: Database):
 def steady(database: Database, clock: FakeClock) -> SteadyClock:
     """The ledger's clock in a process that starts now."""
     rule = BootClock(clock)
-    with database.quick_write() as tx:
-        rule.open(tx)
+    with database.write() as connection:
+        rule.open(connection)
     return steady_clock(database, rule, clock)
 
 
 def test_postgresql_keeps_its_own_time(postgres_url: str):
     """A process whose wall is off by a day reads the server's clock."""
     database = Database(postgres_url)
-    with freeze_time("2020-01-01"), database.quick_write() as tx:
+    with freeze_time("2020-01-01"), database.write() as connection:
         rule = ledger_clock(database, SystemClock())
-        rule.open(tx)
-        assert rule.now_s(tx) > 1_700_000_000
+        rule.open(connection)
+        assert rule.now_s(connection) > 1_700_000_000
     database.close()

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from connector.budget import Lane, locks
-from connector.budget.database import Database
-from connector.budget.filelock import FileLock, LockHeld
+from connector.budget.database import Database, FileLock, LockHeld
 from connector.budget.scheduler import RateBudget
 from connector.errors import BudgetClosed, BudgetError, LedgerTooNew, LedgerUnusable
 from connector.logs import redact
@@ -126,12 +125,12 @@ def test_a_read_only_ledger_says_so(tmp_path: Path):
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
         database = budget._ledger._database
-        assert database._kept is not None
-        database._kept.cursor().execute("PRAGMA query_only = ON")
+        with database.read() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = ON")
         with pytest.raises(LedgerUnusable, match="read-only"):
             budget.permit(Lane.PULL)
-        with database.engine.raw_connection() as connection:  # type: ignore[attr-defined]
-            connection.cursor().execute("PRAGMA query_only = OFF")
+        with database.read() as connection:
+            connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
 def test_a_full_disk_says_so(tmp_path: Path):

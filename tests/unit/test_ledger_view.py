@@ -17,7 +17,7 @@ from rich.console import Console
 
 from connector.budget import Lane
 from connector.budget.database import Database
-from connector.budget.report import BudgetState, Eta, WindowReport
+from connector.budget.ledger_view import BudgetState, Eta, WindowReport
 from connector.budget.scheduler import RateBudget
 from connector.settings import RateLimit
 from pipelines.budget_view import Plan, as_bars, as_json, as_lines

@@ -21,8 +21,6 @@ NETWORK = {
 }  # fmt: skip
 API = "connector/api/"
 ELSEWHERE = {
-    "connector/budget/locks.py": "gethostname, to tell people who holds a lock",
-    "connector/budget/owners.py": "gethostname, to tell people who is connected",
     "pipelines/destination/installation.py": "gethostname, to tell installations apart",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
     "pipelines/destination/labels.py": "spellings of an address, to name a server once",

@@ -7,9 +7,10 @@ alone would not do: a page-by-page pull is rarely waiting at the instant a slot 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 
@@ -48,6 +49,20 @@ class RunningPull:
     chains: int = 1
     latency_s: float | None = None
 
+    @classmethod
+    def merged(cls, pulls: Sequence[RunningPull]) -> RunningPull | None:
+        """Pulls that run at once, as one with all their needs; None for none."""
+        if not pulls:
+            return None
+        expected = [pull.expected for pull in pulls if pull.expected is not None]
+        return cls(
+            seen_s=max(pull.seen_s for pull in pulls),
+            requests=sum(pull.requests for pull in pulls),
+            expected=sum(expected) if len(expected) == len(pulls) else None,
+            chains=sum(pull.chains for pull in pulls),
+            latency_s=min((p.latency_s for p in pulls if p.latency_s is not None), default=None),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Pulls:
@@ -60,6 +75,22 @@ class Pulls:
     starts_s: Sequence[float] = ()
     costs: Sequence[int] = ()
     running: RunningPull | None = None
+
+    @classmethod
+    def loads(cls, text: str, running: Sequence[RunningPull] = ()) -> Pulls:
+        """As a ledger stores them, and those that run now."""
+        stored = json.loads(text)
+        starts_s, costs = stored.get("starts_s", ()), stored.get("costs", ())
+        return cls(starts_s, costs, RunningPull.merged(running))
+
+    def dumps(self) -> str:
+        return json.dumps({"starts_s": self.starts_s, "costs": self.costs})
+
+    def started(self, now_s: float) -> Pulls:
+        return replace(self, starts_s=[*self.starts_s, now_s][-REMEMBERED_PULLS:])
+
+    def ended(self, requests: int) -> Pulls:
+        return replace(self, costs=[*self.costs, requests][-REMEMBERED_PULLS:], running=None)
 
     @property
     def cost(self) -> int:

@@ -23,10 +23,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from connector.budget import keys
 from connector.budget.database import Database, forget_version, half_path
-from connector.budget.schema import MIGRATIONS as BUDGET_MIGRATIONS
-from connector.budget.schema import secrets
+from connector.budget.ledger_schema import MIGRATIONS as BUDGET_MIGRATIONS
+from connector.budget.ledger_schema import OUTBOX_SUFFIX, SALT_COPY, salt_of, secrets
 from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
 from connector.logs import get_logger
 from connector.upsert.outbox.outbox import State
@@ -134,7 +133,7 @@ def open_outbox(
     with _locked(ledger) as connection:
         token = _secret(connection, _OUTBOX_TOKEN)
         pushes = _number(_secret(connection, _OUTBOX_PUSHES))
-        path = half_path(ledger.url, keys.OUTBOX_SUFFIX)
+        path = half_path(ledger.url, OUTBOX_SUFFIX)
         reason = _file_reason(path, is_known=token is not None)
         database: Database | None = None
         try:
@@ -181,7 +180,7 @@ def _locked(ledger: Database) -> Iterator[sa.Connection]:
 
 
 def _opened(ledger: Database) -> Database:
-    return Database(ledger.url, durable=True, suffix=keys.OUTBOX_SUFFIX)
+    return Database(ledger.url, durable=True, suffix=OUTBOX_SUFFIX)
 
 
 def _name(ledger: Database, path: Path | None) -> str:
@@ -259,8 +258,8 @@ def _paired(connection: sa.Connection, database: Database, token: bytes | None) 
             outbox.execute(
                 sa.update(writes).where(writes.c.state == State.SENDING.value).values(sent_ms=None)
             )
-        if (salt := keys.salt_of(connection)) is not None:
-            _put(outbox, keys.SALT_COPY, salt)
+        if (salt := salt_of(connection)) is not None:
+            _put(outbox, SALT_COPY, salt)
         look_first_ms = _number(_value(outbox, _LOOK_FIRST))
         is_used = _value(outbox, _PUSHES) is not None or any(
             outbox.scalar(sa.select(sa.literal(1)).select_from(table).limit(1))

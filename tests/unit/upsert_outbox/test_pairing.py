@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from connector.budget.database import Database
-from connector.budget.keys import key_id
+from connector.budget.ledger_schema import key_id
 from connector.errors import OutboxLost
 from connector.upsert.outbox.outbox_schema import receipts
 from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox

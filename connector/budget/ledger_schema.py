@@ -1,4 +1,4 @@
-"""The tables of the rate budget, one SQL schema for SQLite and PostgreSQL.
+"""The tables of the rate budget, and the number that stands for an API key in them.
 
 `spent` numbers the ended requests of a key (`seq`, and `push_seq` for those of the push lane).
 `end_s` is stamped under the ledger's lock, so it rises with `seq`: how many requests still count
@@ -8,7 +8,16 @@ nothing is ever counted row by row. All times are seconds of the ledger's own cl
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import secrets as randomness
+import sqlite3
+from contextlib import closing
+
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from connector.budget.database import Database, half_path
 
 metadata = sa.MetaData()
 _Number = sa.BigInteger
@@ -83,11 +92,11 @@ owners = sa.Table(
     sa.Column("command", sa.String(255), nullable=False),
     sa.Column("since_s", _Seconds, nullable=False),
     sa.Column("seen_s", _Seconds, nullable=False),
-    # callers that wait for a permit, the first of them since when, and how long that is news
+    # callers that wait for a permit, and until when that may be believed
     sa.Column("waiting_pull", sa.Integer, nullable=False),
     sa.Column("waiting_push", sa.Integer, nullable=False),
-    sa.Column("pull_since_s", _Seconds, nullable=False),
-    sa.Column("push_since_s", _Seconds, nullable=False),
+    sa.Column("pull_since_s", _Seconds, nullable=False),  # not used any more
+    sa.Column("push_since_s", _Seconds, nullable=False),  # not used any more
     sa.Column("valid_until_s", _Seconds, nullable=False),
     # what this process reads; see `lanes.RunningPull`
     sa.Column("pull_declared", sa.Integer, nullable=False),
@@ -99,3 +108,50 @@ owners = sa.Table(
 )
 
 MIGRATIONS = (metadata.create_all,)
+
+OUTBOX_SUFFIX = "-outbox"
+SALT_COPY = "key-salt"  # its name among the outbox's own salts
+_SALT = "key-salt"
+_COPY = "SELECT value FROM outbox_salts WHERE name = :name"
+
+
+def key_id(api_key: str, database: Database) -> str:
+    """32 hex digits that stand for `api_key` in this ledger, which never holds the key; without
+    the ledger's secret salt they can't be tried against guessed keys.
+
+    Raises:
+        BudgetError: the ledger can't be read or written.
+    """
+    database.migrate("budget", MIGRATIONS)
+    with database.write() as connection:
+        salt = salt_of(connection) or _new_salt(connection, database)
+    return hmac.new(bytes(salt), api_key.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def salt_of(connection: sa.Connection) -> bytes | None:
+    """The salt of a ledger's keys, for its outbox to keep a copy of."""
+    return connection.scalar(sa.select(secrets.c.value).where(secrets.c.name == _SALT))
+
+
+def _new_salt(connection: sa.Connection, database: Database) -> bytes:
+    """A budget that was lost takes its outbox's copy: with another salt, what the key has sent
+    would be found under no number. Of two processes that start at once, the first one's stays."""
+    salt = _salt_of_outbox(connection, database) or randomness.token_bytes(32)
+    insert = postgresql.insert(secrets).values(name=_SALT, value=salt)  # as SQLite writes it, too
+    connection.execute(insert.on_conflict_do_nothing())
+    return salt_of(connection) or salt
+
+
+def _salt_of_outbox(connection: sa.Connection, database: Database) -> bytes | None:
+    path = half_path(database.url, OUTBOX_SUFFIX)
+    if path is None:
+        there = sa.inspect(connection).has_table("outbox_salts")
+        return connection.scalar(sa.text(_COPY), {"name": SALT_COPY}) if there else None
+    if not path.exists() or not path.stat().st_size:
+        return None
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as outbox:
+            found = outbox.execute(_COPY, {"name": SALT_COPY}).fetchone()
+    except sqlite3.Error:  # damaged, or without the table: whoever opens it will report that
+        return None
+    return found[0] if found else None

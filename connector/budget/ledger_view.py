@@ -1,0 +1,382 @@
+"""What the ledger knows of a key at one moment: for a grant, and for people who ask.
+
+All times are ledger seconds, but those named `…in_s`, which count from now.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from bisect import insort
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
+
+from connector.budget import Lane
+from connector.budget.database import Database
+from connector.budget.ledger_clock import LedgerClock, ledger_clock
+from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
+from connector.budget.policy import permits
+from connector.budget.policy.forecast import constraints, forecast
+from connector.budget.policy.lanes import HEARTBEAT_S, Pulls, RunningPull
+from connector.budget.policy.learnt import FeedbackState, window_spacing_s
+from connector.budget.policy.permits import Facts, Terms
+from connector.budget.policy.windows import Limits, Live, Window, windows_of
+from connector.clock import SystemClock
+
+HOST = os.uname().nodename[:255]
+_FORGOTTEN_S = 86_400.0
+_UNDECLARED_AFTER = 5
+"""A process that reads without declaring a pull is taken for a pull from this request on."""
+_UNKNOWN_LATENCY_S = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectedProcess:
+    """A process that uses the budget: a row of `owners`."""
+
+    key: str
+    owner: str
+    pid: int
+    host: str
+    command: str
+    since_s: float
+    seen_s: float
+    waiting_pull: int = 0
+    waiting_push: int = 0
+    pull_since_s: float = 0.0
+    push_since_s: float = 0.0
+    valid_until_s: float = 0.0
+    pull_declared: int = 0
+    pull_seen_s: float = 0.0
+    pull_requests: int = 0
+    pull_expected: int | None = None
+    pull_chains: int = 1
+    pull_latency_s: float | None = None
+
+    def waiting(self, lane: Lane) -> int:
+        return self.waiting_pull if lane is Lane.PULL else self.waiting_push
+
+    def may_live(self, now_s: float) -> bool:
+        """False where the process is known to be gone, or wasn't seen for a day."""
+        if self.host == HOST:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                pass
+        return now_s - self.seen_s < _FORGOTTEN_S
+
+    def running_pull(self, now_s: float) -> RunningPull | None:
+        """What it reads, if it showed life lately."""
+        known = self.pull_declared or self.pull_requests >= _UNDECLARED_AFTER
+        if not known or now_s - self.pull_seen_s > HEARTBEAT_S:
+            return None
+        return RunningPull(
+            self.pull_seen_s, self.pull_requests, self.pull_expected, self.pull_chains,
+            self.pull_latency_s,
+        )  # fmt: skip
+
+
+def connected(connection: sa.Connection, key: str) -> list[ConnectedProcess]:
+    """All that are known for a key, dead ones included; those who came first before the others."""
+    query = sa.select(owners).where(owners.c.key == key).order_by(owners.c.since_s)
+    return [ConnectedProcess(*row) for row in connection.execute(query)]
+
+
+class Rank(NamedTuple):
+    """Where a request stands in `spent`: how many ended up to it, and how many were pushes."""
+
+    seq: int
+    push_seq: int
+
+    def of(self, lane: Lane | None) -> int:
+        return self.push_seq if lane is Lane.PUSH else self.seq
+
+
+@dataclass(slots=True)
+class KeyRow:
+    """The row of one key. newest: the rank of the last ended request; pruned: of the last one
+    deleted. learnt, past_pulls: JSON. latency_s: from grant to answer, of both lanes."""
+
+    key: str
+    next_permit: int
+    seq: int
+    push_seq: int
+    pruned_seq: int
+    pruned_push_seq: int
+    last_end_s: float
+    last_grant_s: float | None = None
+    latency_s: float | None = None
+    keep_s: float = 0.0
+    learnt: str = "{}"
+    past_pulls: str = "{}"
+
+    @classmethod
+    def add(cls, connection: sa.Connection, key: str, now_s: float) -> None:
+        """Make one where there is none; other processes may do so at the same time."""
+        insert = postgresql.insert(keys).values(asdict(cls(key, 1, 0, 0, 0, 0, now_s)))
+        connection.execute(insert.on_conflict_do_nothing())  # as SQLite writes it, too
+
+    @classmethod
+    def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:
+        query = sa.select(keys).where(keys.c.key == key)
+        return cls(*connection.execute(query.with_for_update() if lock else query).one())
+
+
+class Unanswered(NamedTuple):
+    """A permit without an answer. awaited_until_s: after it nobody waits for one any more."""
+
+    push: int
+    granted_s: float
+    awaited_until_s: float
+    deadline_s: float
+
+    def is_of(self, lane: Lane | None) -> bool:
+        return lane is None or bool(self.push) == (lane is Lane.PUSH)
+
+
+class KeyView:
+    """What one transaction sees of a key. windows: shortest first.
+
+    Everything about ended requests is a look-up by rank in `spent`; unanswered ones are few and
+    are read once.
+    """
+
+    def __init__(
+        self, connection: sa.Connection, row: KeyRow, windows: Sequence[Window], now_s: float
+    ) -> None:
+        self.connection, self.row, self.windows, self.now_s = connection, row, windows, now_s
+        self._left = [self.rank_at(now_s - window.held_s) for window in windows]
+        columns = [outstanding.c[name] for name in Unanswered._fields]
+        still_counts = outstanding.c.deadline_s > now_s - windows[-1].held_s
+        found = sa.select(*columns).where(outstanding.c.key == row.key, still_counts)
+        self.unanswered = [Unanswered(*each) for each in connection.execute(found)]
+        self.processes = [p for p in connected(connection, row.key) if p.may_live(now_s)]
+        self.learnt = FeedbackState.loads(row.learnt)
+        pulling = [process.running_pull(now_s) for process in self.processes]
+        self.pulls = Pulls.loads(row.past_pulls, [pull for pull in pulling if pull])
+
+    def rank_at(self, time_s: float) -> Rank:
+        """The rank of the last request that had ended by `time_s`."""
+        found = self.connection.execute(
+            sa.select(spent.c.seq, spent.c.push_seq)
+            .where(spent.c.key == self.row.key, spent.c.end_s <= time_s)
+            .order_by(spent.c.end_s.desc(), spent.c.seq.desc())
+            .limit(1)
+        ).first()
+        return Rank(*found) if found else Rank(self.row.pruned_seq, self.row.pruned_push_seq)
+
+    def live(self, index: int, lane: Lane | None = None) -> int:
+        """Permits that count in window `index`, of `lane` or of both."""
+        since_s = self.now_s - self.windows[index].held_s
+        ended = Rank(self.row.seq, self.row.push_seq).of(lane) - self._left[index].of(lane)
+        return ended + sum(p.is_of(lane) and p.deadline_s > since_s for p in self.unanswered)
+
+    def in_flight(self, lane: Lane | None = None) -> int:
+        """Permits whose answer is still awaited, of `lane` or of both."""
+        return sum(p.is_of(lane) and p.awaited_until_s > self.now_s for p in self.unanswered)
+
+    def facts(self, waiting_pull: int = 0) -> Facts:
+        last_s = self.row.last_grant_s
+        return Facts(
+            now_s=self.now_s,
+            live=[Live(self.live(i), self.live(i, Lane.PUSH)) for i in range(len(self.windows))],
+            in_flight=self.in_flight(),
+            waiting_pull=waiting_pull,
+            last_grant_s=-math.inf if last_s is None else last_s,
+        )
+
+    def terms(self, facts: Facts) -> Terms:
+        return permits.terms(self.windows, self.learnt, self.pulls, facts)
+
+    def free_at_s(self, window_index: int, lane: Lane | None, live: int) -> float | None:
+        """See `permits.FreeAt`."""
+        ours_s = [permit.deadline_s for permit in self.unanswered if permit.is_of(lane)]
+        if sum(deadline_s > self.now_s for deadline_s in ours_s) > live:
+            return None
+        held_s = self.windows[window_index].held_s
+        surplus = self.live(window_index, lane) - live
+        if surplus <= 0:
+            return -math.inf
+        ends_s = self._ended_s(window_index, lane, surplus)
+        ends_s += [end_s for end_s in ours_s if self.now_s - held_s < end_s <= self.now_s]
+        return sorted(ends_s)[surplus - 1] + held_s
+
+    def ends_s(self, index: int, lane: Lane | None, unanswered_end_s: float) -> list[float]:
+        """Ends of all that counts in window `index`, of `lane` or of both, ascending."""
+        ends_s = self._ended_s(index, lane)
+        for permit in self.unanswered:
+            if permit.is_of(lane) and permit.deadline_s > self.now_s - self.windows[index].held_s:
+                insort(ends_s, min(permit.deadline_s, unanswered_end_s))
+        return ends_s
+
+    def _ended_s(self, index: int, lane: Lane | None, most: int | None = None) -> list[float]:
+        """Ends of the answered requests that count in a window, ascending; the first `most`."""
+        number = spent.c.push_seq if lane is Lane.PUSH else spent.c.seq
+        query = (
+            sa.select(sa.func.min(spent.c.end_s))  # a pull has the number of the push before it
+            .where(spent.c.key == self.row.key, number > self._left[index].of(lane))
+            .group_by(number)
+            .order_by(number)
+            .limit(most)
+        )
+        return list(self.connection.scalars(query))
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReport:
+    """One window now. limit: as corrected by the server's answers; configured: as set.
+
+    pull, push: requests of each lane that count. push_limit: where pushes stop for pulls.
+    next_free_in_s: until one more slot is free; 0 if one is.
+    foreign_in_s: how much longer room is left for others that spend from it; 0 if there are none.
+    foreign: how many requests of theirs may count. spacing_s: between two requests, 0 for none.
+    """
+
+    length_s: float
+    configured: int
+    limit: int
+    push_limit: int
+    pull: int
+    push: int
+    next_free_in_s: float
+    foreign_in_s: float
+    foreign: int = 0
+    spacing_s: float = 0.0
+
+    @property
+    def used(self) -> int:
+        return self.pull + self.push
+
+    @property
+    def free(self) -> int:
+        return max(0, self.limit - self.used)
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: requests on their way.
+
+    next_in_s: until the next request may go out, by lane.
+    """
+
+    now_s: float
+    windows: Sequence[WindowReport]
+    hold_in_s: float
+    hold_reason: str
+    in_flight: int
+    connected: Sequence[ConnectedProcess]
+    latency_s: float | None
+    next_in_s: dict[Lane, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Eta:
+    """Seconds from now until the first request goes out, and until the last is answered."""
+
+    first_in_s: float
+    done_in_s: float
+
+
+def open_report(database: Database, *, api_key: str, limits: Sequence[Limits]) -> BudgetReport:
+    """A look at a key's budget for who sends nothing. limits: as this process is configured.
+
+    Raises:
+        BudgetError: the ledger can't be used.
+    """
+    key, clock = key_id(api_key, database), ledger_clock(database, SystemClock())
+    with database.write(to_disk=False) as connection:
+        clock.open(connection)
+        KeyRow.add(connection, key, clock.now_s(connection))
+    return BudgetReport(database, key=key, clock=clock, windows=windows_of(limits))
+
+
+class BudgetReport:
+    """Reads the ledger without locking it."""
+
+    def __init__(
+        self, database: Database, *, key: str, clock: LedgerClock, windows: Sequence[Window]
+    ) -> None:
+        self._database, self._key, self._clock, self._windows = database, key, clock, windows
+
+    def state(self) -> BudgetState:
+        """What is used and free now, by whom, and what holds it up."""
+        with self._view() as view:
+            facts, learnt, now_s = view.facts(), view.learnt, view.now_s
+            terms = view.terms(facts)
+            return BudgetState(
+                now_s=now_s,
+                windows=[
+                    _window_report(view, index, terms, live)
+                    for index, live in enumerate(facts.live)
+                ],
+                hold_in_s=max(0.0, learnt.hold_until_s - now_s),
+                hold_reason=learnt.hold_reason if learnt.hold_until_s > now_s else "",
+                in_flight=facts.in_flight,
+                connected=view.processes,
+                latency_s=view.row.latency_s,
+                next_in_s={lane: _eta(view, terms, 1, lane, 1).first_in_s for lane in Lane},
+            )
+
+    def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
+        """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
+        with self._view() as view:
+            return _eta(view, view.terms(view.facts()), count, lane, in_flight)
+
+    def ages_s(self, within_s: float) -> list[float]:
+        """How many seconds ago each request of the last `within_s` was answered; older than the
+        longest window isn't kept."""
+        with self._database.read() as connection:
+            now_s = self._clock.now_s(connection)
+            recent = spent.c.key == self._key, spent.c.end_s > now_s - within_s
+            return [now_s - s for s in connection.scalars(sa.select(spent.c.end_s).where(*recent))]
+
+    @contextmanager
+    def _view(self) -> Iterator[KeyView]:
+        with self._database.read() as connection:
+            row = KeyRow.load(connection, self._key)
+            yield KeyView(connection, row, self._windows, self._clock.now_s(connection))
+
+
+def _window_report(view: KeyView, index: int, terms: Terms, live: Live) -> WindowReport:
+    window, ceiling, now_s = view.windows[index], terms.ceilings[index], view.now_s
+    free_at_s: float | None = now_s
+    if live.all >= ceiling.all:
+        free_at_s = view.free_at_s(index, None, ceiling.all - 1)
+    if free_at_s is None:
+        free_at_s = now_s + window.held_s
+    learnt = view.learnt.of(window)
+    foreign_in_s = max(0.0, learnt.foreign_until_s - now_s)
+    return WindowReport(
+        length_s=window.length_s,
+        configured=window.limit,
+        limit=ceiling.all,
+        push_limit=ceiling.push,
+        pull=live.pull,
+        push=live.push,
+        next_free_in_s=max(0.0, free_at_s - now_s),
+        foreign_in_s=foreign_in_s,
+        foreign=learnt.foreign_most if foreign_in_s > 0 else 0,
+        spacing_s=window_spacing_s(window, learnt, now_s, live.all),
+    )
+
+
+def _eta(view: KeyView, terms: Terms, count: int, lane: Lane, in_flight: int) -> Eta:
+    now_s, indices = view.now_s, range(len(view.windows))
+    latency_s = _UNKNOWN_LATENCY_S if view.row.latency_s is None else view.row.latency_s
+    bounds = constraints(
+        view.windows, terms, lane,
+        [view.ends_s(index, None, now_s + latency_s) for index in indices],
+        [view.ends_s(index, Lane.PUSH, now_s + latency_s) for index in indices],
+    )  # fmt: skip
+    found = forecast(
+        bounds, count, now_s=now_s, not_before_s=terms.not_before_s,
+        spacing_s=terms.spacing_s, latency_s=latency_s, in_flight=in_flight,
+    )  # fmt: skip
+    return Eta(found.first_s - now_s, found.done_s - now_s)
