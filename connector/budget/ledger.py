@@ -42,6 +42,17 @@ _PRUNE_EVERY = 500
 _MEMORY_S = 600.0
 """Feedback looks back from a request's grant, so rows stay this long after they ceased to count."""
 
+# built once: building a statement takes longer than executing it
+_PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindparam("permit")
+_GIVE_BACK = sa.delete(outstanding).where(*_PERMIT)
+_TAKE = _GIVE_BACK.returning(outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s)
+_AWAIT_NO_MORE = sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0)
+_SPEND, _GRANT = sa.insert(spent), sa.insert(outstanding)
+_STORE = sa.update(keys).where(keys.c.key == sa.bindparam("of_key"))
+_OF_OWNER = owners.c.key == sa.bindparam("of_key"), owners.c.owner == sa.bindparam("of_owner")
+_SHOW = sa.update(owners).where(*_OF_OWNER)
+_DISCONNECT = sa.delete(owners).where(*_OF_OWNER)
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -143,7 +154,7 @@ class Ledger:
             KeyRow.add(connection, key, now_s)
             for each in connected(connection, key):
                 if not each.may_live(now_s):
-                    connection.execute(sa.delete(owners).where(*_row_of(each)))
+                    connection.execute(_DISCONNECT, _named(each))
             self._process = ConnectedProcess(key, owner, os.getpid(), HOST, command, now_s, now_s)
             connection.execute(sa.insert(owners).values(asdict(self._process)))
 
@@ -189,7 +200,7 @@ class Ledger:
     def leave(self) -> None:
         """Disconnect; permits that are still out count until their deadline."""
         with self._locked() as (connection, _row, _now_s):
-            connection.execute(sa.delete(owners).where(*_row_of(self._process)))
+            connection.execute(_DISCONNECT, _named(self._process))
 
     @contextmanager
     def _locked(self) -> Iterator[tuple[sa.Connection, KeyRow, float]]:
@@ -197,8 +208,7 @@ class Ledger:
         with self._database.write(to_disk=False) as connection:
             row = KeyRow.load(connection, self._key, lock=True)
             yield connection, row, self._clock.now_s(connection)
-            changed = sa.update(keys).where(keys.c.key == self._key).values(asdict(row))
-            connection.execute(changed)
+            connection.execute(_STORE, {"of_key": self._key, **asdict(row)})
             self._clock.note(connection)
 
     def _book(
@@ -210,17 +220,13 @@ class Ledger:
         An end is the time the answer arrived, but never before one that was booked already: ends
         rise with `seq`, and too late is on the safe side.
         """
-        out = outstanding.c
         for permit in request.unsent:
-            unsent = sa.delete(outstanding).where(out.key == row.key, out.id == permit)
-            connection.execute(unsent)
+            connection.execute(_GIVE_BACK, {"key": row.key, "permit": permit})
         for permit in request.unanswered:
-            unanswered = sa.update(outstanding).where(out.key == row.key, out.id == permit)
-            connection.execute(unanswered.values(awaited_until_s=0.0))
+            connection.execute(_AWAIT_NO_MORE, {"key": row.key, "permit": permit})
         ended = []
         for answer in sorted(request.answers, key=lambda answer: -answer.age_s):
-            take = sa.delete(outstanding).where(out.key == row.key, out.id == answer.permit)
-            taken = connection.execute(take.returning(out.owner, out.push, out.granted_s)).first()
+            taken = connection.execute(_TAKE, {"key": row.key, "permit": answer.permit}).first()
             if taken is None:  # so late that it had ceased to count
                 continue
             owner, push, granted_s = taken
@@ -228,7 +234,7 @@ class Ledger:
             row.seq, row.push_seq = row.seq + 1, row.push_seq + push
             stamped = {"granted_s": granted_s, "end_s": row.last_end_s}
             numbers = {"key": row.key, "seq": row.seq, "push_seq": row.push_seq}
-            connection.execute(sa.insert(spent).values(**numbers, **stamped))
+            connection.execute(_SPEND, {**numbers, **stamped})
             is_own = owner == self._process.owner
             ended.append(_Ended(answer.reading, bool(push), is_own, **stamped))
         return ended
@@ -280,7 +286,7 @@ class Ledger:
         if ids:
             same = {"key": row.key, "owner": self._process.owner, **permit._asdict()}
             rows = [{**same, "id": number} for number in ids]
-            view.connection.execute(sa.insert(outstanding), rows)
+            view.connection.execute(_GRANT, rows)
             view.unanswered += [permit] * count
             row.next_permit += count
             row.last_grant_s = now_s
@@ -315,8 +321,7 @@ class Ledger:
 
     def _show(self, connection: sa.Connection, process: ConnectedProcess) -> None:
         """Let other processes see what this one does."""
-        shown = sa.update(owners).where(*_row_of(process)).values(asdict(process))
-        connection.execute(shown)
+        connection.execute(_SHOW, {**_named(process), **asdict(process)})
 
     def _prune(self, view: KeyView) -> None:
         """Delete what counts for no process any more, once every so many requests."""
@@ -334,8 +339,8 @@ class Ledger:
             view.connection.execute(sa.delete(table).where(table.c.key == row.key, is_old))
 
 
-def _row_of(process: ConnectedProcess) -> tuple[sa.ColumnElement[bool], ...]:
-    return owners.c.key == process.key, owners.c.owner == process.owner
+def _named(process: ConnectedProcess) -> dict[str, str]:
+    return {"of_key": process.key, "of_owner": process.owner}
 
 
 def _smoothed_s(before_s: float | None, new_s: float | None = None) -> float | None:

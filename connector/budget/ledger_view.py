@@ -34,6 +34,22 @@ _UNDECLARED_AFTER = 5
 """A process that reads without declaring a pull is taken for a pull from this request on."""
 _UNKNOWN_LATENCY_S = 0.3
 
+# built once: building a statement takes longer than executing it
+_KEY: sa.BindParameter[str] = sa.bindparam("key")
+_ROW = sa.select(keys).where(keys.c.key == _KEY)
+_ROW_LOCKED = _ROW.with_for_update()
+_CONNECTED = sa.select(owners).where(owners.c.key == _KEY).order_by(owners.c.since_s)
+_UNANSWERED = sa.select(
+    outstanding.c.push, outstanding.c.granted_s,
+    outstanding.c.awaited_until_s, outstanding.c.deadline_s,
+).where(outstanding.c.key == _KEY, outstanding.c.deadline_s > sa.bindparam("since_s"))  # fmt: skip
+_LAST_ENDED = (
+    sa.select(spent.c.seq, spent.c.push_seq)
+    .where(spent.c.key == _KEY, spent.c.end_s <= sa.bindparam("by_s"))
+    .order_by(spent.c.end_s.desc(), spent.c.seq.desc())
+    .limit(1)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ConnectedProcess:
@@ -85,8 +101,7 @@ class ConnectedProcess:
 
 def connected(connection: sa.Connection, key: str) -> list[ConnectedProcess]:
     """All that are known for a key, dead ones included; those who came first before the others."""
-    query = sa.select(owners).where(owners.c.key == key).order_by(owners.c.since_s)
-    return [ConnectedProcess(*row) for row in connection.execute(query)]
+    return [ConnectedProcess(*row) for row in connection.execute(_CONNECTED, {"key": key})]
 
 
 class Rank(NamedTuple):
@@ -125,8 +140,8 @@ class KeyRow:
 
     @classmethod
     def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:
-        query = sa.select(keys).where(keys.c.key == key)
-        return cls(*connection.execute(query.with_for_update() if lock else query).one())
+        """The row of a key that was added."""
+        return cls(*connection.execute(_ROW_LOCKED if lock else _ROW, {"key": key}).one())
 
 
 class Unanswered(NamedTuple):
@@ -153,10 +168,9 @@ class KeyView:
     ) -> None:
         self.connection, self.row, self.windows, self.now_s = connection, row, windows, now_s
         self._left = [self.rank_at(now_s - window.held_s) for window in windows]
-        columns = [outstanding.c[name] for name in Unanswered._fields]
-        still_counts = outstanding.c.deadline_s > now_s - windows[-1].held_s
-        found = sa.select(*columns).where(outstanding.c.key == row.key, still_counts)
-        self.unanswered = [Unanswered(*each) for each in connection.execute(found)]
+        since_s = now_s - windows[-1].held_s
+        found = connection.execute(_UNANSWERED, {"key": row.key, "since_s": since_s})
+        self.unanswered = [Unanswered(*each) for each in found]
         self.processes = [p for p in connected(connection, row.key) if p.may_live(now_s)]
         self.learnt = FeedbackState.loads(row.learnt)
         pulling = [process.running_pull(now_s) for process in self.processes]
@@ -164,12 +178,8 @@ class KeyView:
 
     def rank_at(self, time_s: float) -> Rank:
         """The rank of the last request that had ended by `time_s`."""
-        found = self.connection.execute(
-            sa.select(spent.c.seq, spent.c.push_seq)
-            .where(spent.c.key == self.row.key, spent.c.end_s <= time_s)
-            .order_by(spent.c.end_s.desc(), spent.c.seq.desc())
-            .limit(1)
-        ).first()
+        values = {"key": self.row.key, "by_s": time_s}
+        found = self.connection.execute(_LAST_ENDED, values).first()
         return Rank(*found) if found else Rank(self.row.pruned_seq, self.row.pruned_push_seq)
 
     def live(self, index: int, lane: Lane | None = None) -> int:
