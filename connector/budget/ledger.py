@@ -43,7 +43,7 @@ _MEMORY_S = 600.0
 """Feedback looks back from a request's grant, so rows stay this long after they ceased to count."""
 
 # built once: building a statement takes longer than executing it
-_PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindparam("permit")
+_PERMIT = outstanding.c.key == sa.bindparam("of_key"), outstanding.c.id == sa.bindparam("permit")
 _GIVE_BACK = sa.delete(outstanding).where(*_PERMIT)
 _TAKE = _GIVE_BACK.returning(outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s)
 _AWAIT_NO_MORE = sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0)
@@ -221,12 +221,12 @@ class Ledger:
         rise with `seq`, and too late is on the safe side.
         """
         for permit in request.unsent:
-            connection.execute(_GIVE_BACK, {"key": row.key, "permit": permit})
+            connection.execute(_GIVE_BACK, {"of_key": row.key, "permit": permit})
         for permit in request.unanswered:
-            connection.execute(_AWAIT_NO_MORE, {"key": row.key, "permit": permit})
+            connection.execute(_AWAIT_NO_MORE, {"of_key": row.key, "permit": permit})
         ended = []
         for answer in sorted(request.answers, key=lambda answer: -answer.age_s):
-            taken = connection.execute(_TAKE, {"key": row.key, "permit": answer.permit}).first()
+            taken = connection.execute(_TAKE, {"of_key": row.key, "permit": answer.permit}).first()
             if taken is None:  # so late that it had ceased to count
                 continue
             owner, push, granted_s = taken

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from connector.budget import locks
 from connector.budget.database import Database
-from connector.budget.keys import OUTBOX_SUFFIX
+from connector.budget.ledger_schema import OUTBOX_SUFFIX
 from connector.errors import ConfigurationError
 from connector.history import FreshnessLog, History
 from connector.logs import get_logger
