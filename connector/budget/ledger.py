@@ -101,7 +101,7 @@ class _Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class _OwnCounts:
+class _OwnRequests:
     """Bounds on our requests that the server counted when it answered one; see
     `feedback.OwnCounts`."""
 
@@ -245,7 +245,7 @@ class Ledger:
         for each in ended:
             view.learnt = feedback.update(
                 view.learnt, self._windows, each.reading,
-                _OwnCounts(view, each.granted_s, each.end_s),
+                _OwnRequests(view, each.granted_s, each.end_s),
                 granted_s=each.granted_s, now_s=each.end_s, jitter=self._jitter(),
             )  # fmt: skip
             view.row.latency_s = _smoothed_s(view.row.latency_s, each.latency_s)
