@@ -13,7 +13,7 @@ from typing import Any
 
 from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
-from connector.upsert.inputs import Input, open_input, sql_input, table_input
+from connector.upsert.inputs import Input, open_input
 from connector.upsert.outbox.planner import Mode
 from connector.upsert.rows.rejects import next_rejects_name
 from pipelines.destination.places import is_duckdb
@@ -166,6 +166,8 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
             place=str(path),
             reason="nothing has been pulled into it yet. Pull first, or --database.",
         )
+    from connector.upsert.inputs.table_reader import sql_input, table_input
+
     if request.table is not None:
         return table_input(path, request.table, schema=settings.dataset)
     return sql_input(path, request.sql or "", schema=settings.dataset)
@@ -190,7 +192,7 @@ def _file_input(request: PushRequest, file: str) -> Input:
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:
     """A table or query of a destination that is a server, through dlt's SQL client."""
-    from connector.upsert.inputs.table_reader import RecordsInput
+    from connector.upsert.inputs.table_reader import TableInput
 
     name = "query" if request.table is None else f"table {request.table}"
 
@@ -202,7 +204,7 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
     with _server_cursor(settings, request, name) as cursor:
         columns = [str(column[0]) for column in cursor.native_cursor.description]
     description = f"{settings.destination}, {name}"
-    return RecordsInput(open_records, name=name, columns=columns, description=description)
+    return TableInput(open_records, name=name, columns=columns, description=description)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
-"""From what the person named to bytes: pipes spooled, gzip opened, format told, changes noticed.
+"""A file on its way to rows: opened once, gzip unpacked, its format recognised, changes noticed.
 
-A file is opened once and read through that descriptor only, so that all passes see one file; a
-copy of stdin has no name in any folder. The format is told by the first bytes, not by the name:
-`people.csv` is often a workbook.
+All passes read through one descriptor, so that they see one file; the copy of stdin or a pipe has
+no name in any folder. The first bytes decide the format, since `people.csv` is often a workbook.
 """
 
 from __future__ import annotations
@@ -24,14 +23,13 @@ from typing import BinaryIO, cast
 
 from connector.errors import InputChanged, InputError
 
-MAX_UNZIPPED_BYTES = 4 * 1024**3
+MAX_UNPACKED_BYTES = 4 * 1024**3
 MAX_RATIO, RATIO_COUNTS_FROM_BYTES = 200, 128 * 1024**2
-GZIP, ZIP, PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
-_OLE = b"\xd0\xcf\x11\xe0"
+_GZIP, _ZIP, _PARQUET, _OLE = b"\x1f\x8b", b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0"
 _SPOOL_PREFIX, _STALE_S = "hiringcenter-input-", 86_400
-_BUFFER_BYTES = 256 * 1024
+_BUFFER_BYTES, _CHUNK_BYTES = 256 * 1024, 1024 * 1024
 
-# first bytes → what it is, and the way on
+# first bytes → what it is, and what to do
 _OTHER_FORMATS = (
     (b"%PDF", "is a PDF document. Ask for the table as .xlsx or CSV."),
     (b"{\\rtf", "is an RTF document. Save its table as CSV."),
@@ -39,43 +37,37 @@ _OTHER_FORMATS = (
     (b"ARROW1", "is an Arrow (Feather) file. Write it as Parquet."),
     (b"Obj\x01", "is an Avro file. Write it as Parquet or CSV."),
     (b"ORC", "is an ORC file. Write it as Parquet or CSV."),
-    (b"\x28\xb5\x2f\xfd", "is packed with zstd. Unpack it; only gzip is opened on the way."),
-    (b"BZh", "is packed with bzip2. Unpack it; only gzip is opened on the way."),
-    (b"\xfd7zXZ", "is packed with xz. Unpack it; only gzip is opened on the way."),
+    (b"\x28\xb5\x2f\xfd", "is packed with zstd. Unpack it; only gzip is unpacked while reading."),
+    (b"BZh", "is packed with bzip2. Unpack it; only gzip is unpacked while reading."),
+    (b"\xfd7zXZ", "is packed with xz. Unpack it; only gzip is unpacked while reading."),
     (b"7z\xbc\xaf", "is a 7z archive. Unpack it, and push the file inside."),
     (b"Rar!", "is a RAR archive. Unpack it, and push the file inside."),
     (b"\x89PNG", "is a picture. Push the table itself, as .xlsx or CSV."),
     (b"\xff\xd8\xff", "is a picture. Push the table itself, as .xlsx or CSV."),
 )
+# a stream of an OLE file → what the file is
 _OLE_STREAMS = {
-    "EncryptedPackage": (
-        "is a workbook that is encrypted with a password. Remove the password (in Excel: File > "
-        "Info > Protect Workbook > Encrypt with Password, empty the box) and save it, or save the "
-        "sheet as CSV."
-    ),
+    "EncryptedPackage": "is a workbook that is encrypted with a password. Remove the password (in "
+    "Excel: File > Info > Protect Workbook > Encrypt with Password, empty the box) and save it, or "
+    "save the sheet as CSV.",
     "WordDocument": "is a Word document. Save its table as CSV.",
     "PowerPoint Document": "is a PowerPoint document. Save its table as CSV.",
 }
-# a part of the archive → what it is, and the way on
-_ARCHIVES = (
-    ("xl/workbook.bin", "is an Excel binary workbook (.xlsb). Save it as .xlsx or CSV."),
-    ("word/document.xml", "is a Word document. Save its table as .xlsx or CSV."),
-    ("ppt/presentation.xml", "is a PowerPoint document. Save its table as .xlsx or CSV."),
-    (
-        "Index/Document.iwa",
-        "is an Apple Numbers document. In Numbers, choose File > Export To > CSV (or Excel).",
-    ),
-    (
-        "Index.zip",
-        "is an Apple Numbers document. In Numbers, choose File > Export To > CSV (or Excel).",
-    ),
-)
+_NUMBERS = "is an Apple Numbers document. In Numbers, choose File > Export To > CSV (or Excel)."
+# a part of a ZIP archive → what the file is
+_ARCHIVES = {
+    "xl/workbook.bin": "is an Excel binary workbook (.xlsb). Save it as .xlsx or CSV.",
+    "word/document.xml": "is a Word document. Save its table as .xlsx or CSV.",
+    "ppt/presentation.xml": "is a PowerPoint document. Save its table as .xlsx or CSV.",
+    "Index/Document.iwa": _NUMBERS,
+    "Index.zip": _NUMBERS,
+}
 
 
-class _Positioned(io.RawIOBase):
-    """A stream of its own over a shared descriptor, which it leaves open.
+class _SharedDescriptor(io.RawIOBase):
+    """A stream with a position of its own over a descriptor, which it leaves open.
 
-    Its checksum covers what was read so far, as long as that was read in order.
+    summed, checksum: how many bytes were read in order from the start, and their CRC.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -97,40 +89,29 @@ class _Positioned(io.RawIOBase):
         return count
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position}.get(whence)
-        if base is None:
-            base = os.fstat(self._descriptor).st_size
+        base = (0, self._position, os.fstat(self._descriptor).st_size)[whence]
         self._position = max(0, base + offset)
         return self._position
 
-    def tell(self) -> int:
-        return self._position
 
+class _BoundedGzip(gzip.GzipFile):
+    """Unpacks `stream` until that is more than any honest file holds."""
 
-class _Bounded(io.RawIOBase):
-    """What `stream` unzips to, until that is more than any honest file holds."""
+    def __init__(self, stream: BinaryIO, *, place: str, packed_bytes: int) -> None:
+        super().__init__(fileobj=stream, mode="rb")
+        self._place, self._packed, self._unpacked = place, packed_bytes, 0
 
-    def __init__(self, stream: BinaryIO, *, name: str, packed_bytes: int) -> None:
-        self._stream, self._name, self._packed, self._count = stream, name, packed_bytes, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        count: int = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        self._count += count
-        check_unpacked(self._count, self._packed, place=self._name)
-        return count
-
-    def close(self) -> None:
-        self._stream.close()
-        super().close()
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self._unpacked += len(data)
+        check_unpacked(self._unpacked, self._packed, place=self._place)
+        return data
 
 
 def check_unpacked(unpacked_bytes: int, packed_bytes: int, *, place: str) -> None:
     """Raises InputError for what unpacks to more than a file of rows can honestly hold."""
-    if unpacked_bytes > MAX_UNZIPPED_BYTES:
-        limit = f"{MAX_UNZIPPED_BYTES >> 30} GB"
+    if unpacked_bytes > MAX_UNPACKED_BYTES:
+        limit = f"{MAX_UNPACKED_BYTES >> 30} GB"
         raise InputError(place=place, reason=f"unpacks to more than {limit}, the limit. Split it.")
     if unpacked_bytes > max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO):
         raise InputError(
@@ -149,34 +130,33 @@ class LocalFile:
     """
 
     def __init__(self, name: str, descriptor: int, path: Path | None) -> None:
-        self.name, self.path, self._descriptor = name, path, descriptor
+        self.name, self._path, self._descriptor = name, path, descriptor
         self._close = weakref.finalize(self, os.close, descriptor)
         self._status = os.fstat(descriptor)
         self._read_before: tuple[int, int] | None = None
-        self._streams: list[_Positioned] = []
-        self._unzipped: LocalFile | None = None
-        self.gzipped = os.pread(descriptor, 2, 0) == GZIP
+        self._streams: list[_SharedDescriptor] = []
+        self._unpacked: LocalFile | None = None
+        self._is_gzip = os.pread(descriptor, 2, 0) == _GZIP
 
     def open(self) -> BinaryIO:
-        """The bytes, unzipped. Raises InputChanged where the file was changed meanwhile."""
+        """The bytes, unpacked. Raises InputChanged where the file was changed meanwhile."""
         self.check_unchanged()
-        raw = _Positioned(self._descriptor)
+        raw = _SharedDescriptor(self._descriptor)
         self._streams.append(raw)
         stream = cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
-        if not self.gzipped:
+        if not self._is_gzip:
             return stream
-        unzipped = cast(BinaryIO, gzip.GzipFile(fileobj=stream, mode="rb"))
-        bounded = _Bounded(unzipped, name=self.name, packed_bytes=self._status.st_size)
-        return cast(BinaryIO, io.BufferedReader(bounded, _BUFFER_BYTES))
+        unpacked = _BoundedGzip(stream, place=self.name, packed_bytes=self._status.st_size)
+        return cast(BinaryIO, io.BufferedReader(unpacked, _BUFFER_BYTES))
 
-    def unzipped(self) -> LocalFile:
-        """This file, or a nameless unzipped copy, for formats that are read out of order."""
-        if not self.gzipped:
+    def unpacked(self) -> LocalFile:
+        """This file, or a nameless unpacked copy, for formats that are read out of order."""
+        if not self._is_gzip:
             return self
-        if self._unzipped is None:
+        if self._unpacked is None:
             with self.reading(), self.open() as stream:
-                self._unzipped = _spool(self.name, stream)
-        return self._unzipped
+                self._unpacked = _spool(self.name, stream)
+        return self._unpacked
 
     def check_unchanged(self) -> None:
         """Raises InputChanged where the file isn't what it was when it was opened: other bytes in
@@ -190,9 +170,9 @@ class LocalFile:
                 self._read_before = seen
         self._streams.clear()
         now = [os.fstat(self._descriptor)]
-        if self.path is not None:
+        if self._path is not None:
             with suppress(OSError):  # a name that is gone took nothing from what was read
-                now.append(self.path.stat())
+                now.append(self._path.stat())
         if any(_version(status) != _version(self._status) for status in now):
             raise InputChanged(place=self.name)
 
@@ -202,22 +182,16 @@ class LocalFile:
         try:
             yield
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            raise InputError(
-                place=self.name, reason="the gzip file is damaged or incomplete. Copy it again."
-            ) from None
+            reason = "the gzip file is damaged or incomplete. Copy it again."
+            raise InputError(place=self.name, reason=reason) from None
         except OSError as error:
             raise _unreadable(self.name, error) from None
 
-    def head(self) -> bytes:
-        """The first bytes, unzipped."""
-        with self.reading(), self.open() as stream:
-            return stream.read(512)
-
     def close(self) -> None:
-        """Give the file back; a nameless copy is gone with it."""
+        """Close the descriptors; a nameless copy is gone with its own."""
         self._close()
-        if self._unzipped is not None:
-            self._unzipped.close()
+        if self._unpacked is not None:
+            self._unpacked.close()
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
@@ -227,37 +201,6 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 def _unreadable(name: str, error: OSError) -> InputError:
     reason = f"can't be read: {error.strerror or error}. Check the path and its mode."
     return InputError(place=name, reason=reason)
-
-
-def _spool(name: str, stream: BinaryIO) -> LocalFile:
-    """A copy of what `stream` still holds, without a name from its first byte on: whatever ends
-    this process, no copy of anybody's data stays."""
-    _sweep_old_copies()
-    descriptor, path = tempfile.mkstemp(prefix=_SPOOL_PREFIX)
-    Path(path).unlink()
-    try:
-        with os.fdopen(os.dup(descriptor), "wb") as copy:
-            while chunk := stream.read(1024 * 1024):
-                copy.write(chunk)
-        return LocalFile(name, descriptor, None)
-    except OSError as error:
-        os.close(descriptor)
-        reason = f"can't be copied to {tempfile.gettempdir()}: {error.strerror or error}. Name "
-        reason += "another folder in TMPDIR, or push a file."
-        raise InputError(place=name, reason=reason) from None
-    except BaseException:
-        os.close(descriptor)
-        raise
-
-
-def _sweep_old_copies() -> None:
-    """Remove what killed pushes of version 0.1 left: clear copies of what was piped in."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_SPOOL_PREFIX}*"):
-        with suppress(OSError):
-            status = path.lstat()
-            is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
-            if is_ours and status.st_mtime < time.time() - _STALE_S:
-                path.unlink()
 
 
 def locate(named: str | Path) -> LocalFile:
@@ -270,8 +213,7 @@ def locate(named: str | Path) -> LocalFile:
         return _spool("stdin", sys.stdin.buffer)
     path = Path(named)
     if path.is_dir():
-        bundle = path.suffix.lower() == ".numbers"
-        reason = _ARCHIVES[-1][1] if bundle else "is a folder. Name one file."
+        reason = _NUMBERS if path.suffix.lower() == ".numbers" else "is a folder. Name one file."
         raise InputError(place=str(path), reason=reason)
     try:
         if path.exists() and not path.is_file():
@@ -282,74 +224,96 @@ def locate(named: str | Path) -> LocalFile:
         raise _unreadable(str(path), error) from None
 
 
-def tell_format(file: LocalFile) -> str:
+def _spool(name: str, stream: BinaryIO) -> LocalFile:
+    """A copy of the rest of `stream` that never has a name once it holds a byte: whatever ends this
+    process, no copy of personal data stays."""
+    _remove_old_copies()
+    descriptor, path = tempfile.mkstemp(prefix=_SPOOL_PREFIX)
+    Path(path).unlink()
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as copy:
+            while chunk := stream.read(_CHUNK_BYTES):
+                copy.write(chunk)
+        return LocalFile(name, descriptor, None)
+    except BaseException as error:
+        os.close(descriptor)
+        if not isinstance(error, OSError):
+            raise
+        reason = f"can't be copied to {tempfile.gettempdir()}: {error.strerror or error}. Name "
+        reason += "another folder in TMPDIR, or push a file."
+        raise InputError(place=name, reason=reason) from None
+
+
+def _remove_old_copies() -> None:
+    """Remove what killed pushes of version 0.1 left: plain copies of what was piped in."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_SPOOL_PREFIX}*"):
+        with suppress(OSError):
+            status = path.lstat()
+            is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid()
+            if is_ours and status.st_mtime < time.time() - _STALE_S:
+                path.unlink()
+
+
+def format_of(file: LocalFile) -> str:
     """`xlsx`, `parquet`, `jsonl` or `csv`, by the first bytes.
 
     Raises:
         InputError: a format that isn't read, with what to save it as.
     """
-    head = file.head()
-    if head.startswith(ZIP):
-        _check_archive(file)
-        return "xlsx"
-    if head.startswith(PARQUET):
+    with file.reading(), file.open() as stream:
+        head = stream.read(512)
+    if head.startswith(_PARQUET):
         return "parquet"
-    if head.startswith(_OLE):
-        raise InputError(place=file.name, reason=_told_by_streams(file))
-    if head[8:12] == b"DUCK":
-        reason = "is a DuckDB database. Push one of its tables: --table NAME --database FILE."
-        raise InputError(place=file.name, reason=reason)
-    for start, reason in _OTHER_FORMATS:
-        if head.startswith(start):
-            raise InputError(place=file.name, reason=reason)
+    reason = _other_format(file, head)
+    if reason is None and head.startswith(_ZIP):
+        return "xlsx"
     text = head.replace(b"\x00", b"").lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+    is_named_json = file.name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json"))
     if text[:200].lower().startswith((b"<html", b"<!doctype html", b"<table", b"<?xml", b"<meta")):
-        raise InputError(
-            place=file.name,
-            reason="is a web page or XML, whatever its name. Open it in a spreadsheet, and save it "
-            "as .xlsx or CSV.",
-        )
-    if text.startswith(b"{"):
-        return "jsonl"
-    if text.startswith(b"[") and (_named_json(file.name) or text[1:].lstrip().startswith(b"{")):
-        raise InputError(
-            place=file.name, reason="a JSON list. Write one JSON object per line (JSON Lines)."
-        )
-    return "jsonl" if _named_json(file.name) else "csv"
+        reason = "is a web page or XML, whatever its name. Open it in a spreadsheet, and save it "
+        reason += "as .xlsx or CSV."
+    if text.startswith(b"[") and (is_named_json or text[1:].lstrip().startswith(b"{")):
+        reason = "a JSON list. Write one JSON object per line (JSON Lines)."
+    if reason is not None:
+        raise InputError(place=file.name, reason=reason)
+    return "jsonl" if text.startswith(b"{") or is_named_json else "csv"
 
 
-def _named_json(name: str) -> bool:
-    return name.lower().removesuffix(".gz").endswith((".jsonl", ".ndjson", ".json"))
+def _other_format(file: LocalFile, head: bytes) -> str | None:
+    """What a binary file is that isn't read; None where it may be."""
+    if head.startswith(_ZIP):
+        return _archive_kind(file)
+    if head.startswith(_OLE):
+        return _ole_kind(file)
+    if head[8:12] == b"DUCK":
+        return "is a DuckDB database. Push one of its tables: --table NAME --database FILE."
+    return next((reason for start, reason in _OTHER_FORMATS if head.startswith(start)), None)
 
 
-def _told_by_streams(file: LocalFile) -> str:
+def _ole_kind(file: LocalFile) -> str:
     """What an OLE file is, by the names in its directory, wherever that is."""
-    wanted = {name.encode("utf-16-le"): reason for name, reason in _OLE_STREAMS.items()}
     tail = b""
     with file.reading(), file.open() as stream:
-        while chunk := stream.read(1024 * 1024):
-            for name, reason in wanted.items():
-                if name in tail + chunk:
+        while chunk := stream.read(_CHUNK_BYTES):
+            tail = tail[-64:] + chunk
+            for name, reason in _OLE_STREAMS.items():
+                if name.encode("utf-16-le") in tail:
                     return reason
-            tail = chunk[-64:]
     return "an old Excel workbook. Save it as .xlsx or CSV."
 
 
-def _check_archive(file: LocalFile) -> None:
-    """Raises InputError for a ZIP file that is known not to be a workbook."""
-    local = file.unzipped()
-    damage = (
-        *(zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError),
-        *(ValueError, OSError, EOFError),
-    )
-    with local.open() as stream, suppress(*damage):  # told when it is read as a workbook
+def _archive_kind(file: LocalFile) -> str | None:
+    """What a ZIP file is; None for a workbook, and for what is damaged: its reader names that."""
+    damage = (zipfile.BadZipFile, NotImplementedError, RuntimeError, LookupError, ValueError)
+    with file.unpacked().open() as stream, suppress(*damage, OSError, EOFError):
         with zipfile.ZipFile(stream) as archive:
             names = archive.namelist()
-            found = next((reason for part, reason in _ARCHIVES if part in names), None)
-            if found is None and "mimetype" in names and "content.xml" in names:
-                found = "is an OpenDocument sheet (.ods). Save it as .xlsx or CSV."
-            if found is None and not any(name.lower().endswith(".rels") for name in names):
-                inside = ", ".join(repr(name[:60]) for name in names[:3])
-                found = f"is a ZIP archive (of {inside}). Unpack it, and push the file inside."
-        if found is not None:
-            raise InputError(place=file.name, reason=found)
+        for part, reason in _ARCHIVES.items():
+            if part in names:
+                return reason
+        if "mimetype" in names and "content.xml" in names:
+            return "is an OpenDocument sheet (.ods). Save it as .xlsx or CSV."
+        if not any(name.lower().endswith(".rels") for name in names):
+            inside = ", ".join(repr(name[:60]) for name in names[:3])
+            return f"is a ZIP archive (of {inside}). Unpack it, and push the file inside."
+    return None

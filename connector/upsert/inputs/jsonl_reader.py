@@ -1,7 +1,7 @@
 """JSON Lines: one object per line, read twice, since any line may bring a new name.
 
 A name that a line doesn't mention isn't in its row's `values`: it is absent, which says nothing,
-where a null or "" says empty. A comma at the end of a line, left from a list, is read over.
+where a null or "" says empty. A comma at the end of a line, left from a list, is ignored.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from connector.errors import InputError
 from connector.upsert.inputs.reader import MAX_RAW_CHARS, Input
-from connector.upsert.inputs.text_decoding import Encoding, OpenBytes
+from connector.upsert.inputs.text_decoding import DecodedFile
 from connector.upsert.rows.cells import InputRow
 
 MAX_NAMES, MAX_LINE_CHARS, MAX_DEPTH = 20_000, 8 * 1024 * 1024, 64
@@ -27,39 +27,40 @@ class JsonLinesInput(Input):
 
     omits_cells = True
 
-    def __init__(self, open_bytes: OpenBytes, encoding: Encoding, *, name: str) -> None:
-        self._open_bytes, self._encoding = open_bytes, encoding
-        super().__init__(name=name, columns=[], description=f"JSON Lines, {encoding.label}")
-        self.guess = encoding.guess
+    def __init__(self, text: DecodedFile) -> None:
+        self._text, self._commas = text, 0
+        name, description = text.file.name, f"JSON Lines, {text.label}"
+        super().__init__(name=name, columns=[], description=description, file=text.file)
+        self.guess = text.guess
         found: dict[str, None] = {}
-        problem = None
+        first_problem: tuple[int, str] | None = None
         for row in self._rows():
             found.update(dict.fromkeys(row.values))
-            problem = problem or (row.problem and (row.row_number, row.problem))
+            if row.problem and first_problem is None:
+                first_problem = row.row_number, row.problem
             if len(found) > MAX_NAMES:
                 reason = f"more than {MAX_NAMES:,} different names by line {row.row_number}. Write "
                 raise InputError(place=name, reason=reason + "the same names on each line.")
-        if not found and problem:
-            line, why = problem
-            reason = f"{why} No line of this file holds a JSON object with a name in it."
-            raise InputError(place=name, line=line, reason=reason)
         if not found:
-            raise InputError(place=name, reason="no line holds a JSON object with a name in it.")
+            line, why = first_problem or (None, None)
+            reason = f"{why} No line of this file holds a JSON object with a name in it."
+            nothing = "no line holds a JSON object with a name in it."
+            raise InputError(place=name, line=line, reason=reason if why else nothing)
         self.columns = list(found)
 
     def _rows(self) -> Iterator[InputRow]:
         self._commas = 0
-        with self._encoding.text(self._open_bytes()) as text:
+        with self._text.open() as text:
             for number, line in enumerate(text, start=1):
                 if not line.strip():
                     self.empty_rows.add(number)
                     continue
                 try:
-                    yield InputRow(number, self._object(line))
+                    yield InputRow(number, self._values(line))
                 except _NotARow as problem:
                     yield InputRow(number, {}, f"{problem}.", line.strip()[:MAX_RAW_CHARS])
 
-    def _object(self, line: str) -> dict[str, Any]:
+    def _values(self, line: str) -> dict[str, Any]:
         try:
             return _object(line)
         except _NotARow:
@@ -86,18 +87,20 @@ def _object(line: str) -> dict[str, Any]:
         raise _NotARow(f"a line of more than {limit} characters. Write one object per line")
     try:
         value = json.loads(line, object_pairs_hook=_pairs, parse_constant=_constant)
+    except RecursionError:
+        reason = "nested too deep). Write one object per line"
     except json.JSONDecodeError as error:
         where = f"at column {error.colno} of {len(line.rstrip())} characters"
-        raise _NotARow(f"no valid JSON ({error.msg} {where}). Write one object per line") from None
-    except RecursionError:
-        raise _NotARow("no valid JSON (nested too deep). Write one object per line") from None
+        reason = f"{error.msg} {where}). Write one object per line"
     except ValueError:  # an integer of more digits than Python converts
-        raise _NotARow("no valid JSON (a number that is too long). Write it as text") from None
-    if not isinstance(value, dict):
-        raise _NotARow("no JSON object. Write one object per line")
-    if line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(value):
-        raise _NotARow(f"nested more than {MAX_DEPTH} deep. Leave out what isn't needed")
-    return value
+        reason = "a number that is too long). Write it as text"
+    else:
+        if not isinstance(value, dict):
+            raise _NotARow("no JSON object. Write one object per line")
+        if line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(value):
+            raise _NotARow(f"nested more than {MAX_DEPTH} deep. Leave out what isn't needed")
+        return value
+    raise _NotARow(f"no valid JSON ({reason}")
 
 
 def _is_deep(value: Any) -> bool:

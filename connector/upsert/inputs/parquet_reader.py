@@ -9,7 +9,7 @@ others asks for; the rest has limits.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from connector.errors import InputError
 from connector.upsert.inputs.files import LocalFile
-from connector.upsert.inputs.table_reader import BATCH_ROWS, BatchesInput
+from connector.upsert.inputs.table_reader import BATCH_ROWS, TableInput, records_of
 
 MAX_ROWS, MAX_COLUMNS, MAX_LIST_ITEMS = 20_000_000, 5_000, 5_000_000
 MAX_ROW_GROUP_BYTES = 512 * 1024**2
@@ -29,13 +29,13 @@ _SHARED_PREFIXES = {"DELTA_BYTE_ARRAY"}  # an encoding in which a long text may 
 _DICTIONARIES = {"PLAIN_DICTIONARY", "RLE_DICTIONARY"}
 
 
-def parquet_input(file: LocalFile) -> BatchesInput:
+def parquet_input(file: LocalFile) -> TableInput:
     """The rows of a Parquet file.
 
     Raises:
         InputError: it can't be read, has two columns of one name, or is beyond a limit.
     """
-    local = file.unzipped()
+    local = file.unpacked()
     with _opened(local) as opened:
         _check_limits(opened.metadata, file.name)
         columns = list(opened.schema_arrow.names)
@@ -47,12 +47,13 @@ def parquet_input(file: LocalFile) -> BatchesInput:
     pa.default_memory_pool().release_unused()
 
     @contextmanager
-    def open_batches() -> Iterator[Iterable[pa.RecordBatch]]:
+    def open_records() -> Iterator[Iterable[Sequence[Any]]]:
         with _opened(local, read_dictionary=shared) as read:
-            yield _short_batches(read.iter_batches(batch_size=batch_rows), file.name)
+            batches = _short_batches(read.iter_batches(batch_size=batch_rows), file.name)
+            yield records_of(batches, utc_times=utc_times)
 
-    return BatchesInput(
-        open_batches, name=file.name, columns=columns, description="Parquet", utc_times=utc_times
+    return TableInput(
+        open_records, name=file.name, columns=columns, description="Parquet", file=file
     )
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from connector.upsert.inputs import sql_input, table_input
-from connector.upsert.inputs.table_reader import open_read_only
+from connector.upsert.inputs.table_reader import open_read_only, sql_input, table_input
 
 
 @pytest.fixture(params=["hiringcenter.duckdb", "other.duckdb", "main.duckdb", "it's.duckdb"])

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from connector.errors import DoubledColumn, InputError
-from connector.upsert.inputs import InputRow, open_input, sql_input, table_input
+from connector.upsert.inputs import InputRow, open_input
+from connector.upsert.inputs.table_reader import sql_input, table_input
 from connector.upsert.rows.cells import Unreadable
 from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
