@@ -12,7 +12,7 @@ from connector.errors import AlreadyRunning, ConnectorError
 from connector.logs import redact
 from connector.settings import Settings
 from pipelines.destination.destination import Destination
-from pipelines.destination.places import destination_label, pull_lock_name
+from pipelines.destination.identity import destination_label, pull_lock_name
 from pipelines.destination.postgres import Silence
 from pipelines.push.push_outbox import note_account, outbox_of
 from pipelines.session import Session, open_session

@@ -15,7 +15,7 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
 from connector.history import FreshnessLog, History, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
-from pipelines.destination.places import prepare_state_dir
+from pipelines.destination.identity import prepare_state_dir
 from pipelines.destination.relabelling import settle_labels
 from pipelines.signals import StopSignal, stop_on_signals
 

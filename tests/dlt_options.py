@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from dlt.common.configuration.specs.base_configuration import BaseConfiguration
 
-from pipelines.destination.dlt_options import is_place
+from pipelines.destination.dlt_options import is_location
 
 _PACKAGES = (
     "dlt.destinations.impl", "dlt.common", "dlt.pipeline", "dlt.load", "dlt.extract",
@@ -64,5 +64,5 @@ def harmful_environment(
     for section in sections:
         for name in names:
             variable = "__".join((*section, name)).upper()
-            if variable not in os.environ and not is_place(name, section):
+            if variable not in os.environ and not is_location(name, section):
                 monkeypatch.setenv(variable, HARMFUL.get(name, "1"))

@@ -29,7 +29,7 @@ def _budget(
     from connector.budget.database import Database
     from connector.budget.ledger_view import open_report
     from pipelines import budget_view
-    from pipelines.destination.places import prepare_state_dir
+    from pipelines.destination.identity import prepare_state_dir
 
     logs.hide(settings.key)
     prepare_state_dir(settings)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from connector.history import Freshness, RunRecord
     from connector.settings import Settings
     from connector.upsert.outbox.receipts import RowResult
-    from pipelines.destination.places import SnapshotFacts
+    from pipelines.destination.identity import SnapshotFacts
 
 _CLOCK_STEP_S = 60.0
 _SENTENCE = re.compile(r"(?<=[.?!])\s+(?=[A-Z])")
@@ -79,7 +79,7 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
         MissingKey: there are several accounts, and none is chosen.
     """
     from connector.source.fields import RESOURCES
-    from pipelines.destination.places import snapshot_facts
+    from pipelines.destination.identity import snapshot_facts
 
     settings.check_account()
     copy = snapshot_facts(settings)
@@ -121,7 +121,7 @@ def _freshness(
     settings: Settings, copy: SnapshotFacts | None
 ) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
     """By resource: what has landed, and what readers see of it."""
-    from pipelines.destination.places import destination_label
+    from pipelines.destination.identity import destination_label
     from pipelines.session import open_ledger
 
     label = destination_label(settings)
@@ -210,7 +210,7 @@ def _runs(
 
 def recent_runs(settings: Settings, last: int) -> Result:
     """The last runs, newest first: of the account in use, or else all that the ledger knows."""
-    from pipelines.destination.places import destination_label
+    from pipelines.destination.identity import destination_label
     from pipelines.session import open_ledger
 
     label = destination_label(settings) if settings.account else None

@@ -1,1 +1,1 @@
-"""Where rows land: load packages, SQL beside them, DuckDB's working file and its copy."""
+"""Where rows land: load packages, SQL, DuckDB's working file and its snapshot."""

@@ -17,16 +17,16 @@ from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
 from pipelines.destination.dlt_options import own_configuration
-from pipelines.destination.load_errors import describe, translated
-from pipelines.destination.loader import Batch, Loader
-from pipelines.destination.more_column import forms
-from pipelines.destination.places import (
+from pipelines.destination.identity import (
     destination_type,
     duckdb_file,
     installation_id,
-    places,
     prepare_state_dir,
+    work_paths,
 )
+from pipelines.destination.load_errors import describe, translated
+from pipelines.destination.loader import Batch, Loader
+from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
     Silence,
     blockers_of,
@@ -83,8 +83,8 @@ class Destination:
         give_freed_memory_back()
         prepare_state_dir(settings)
         self._settings, self._stop = settings, stop
-        self._type, self._places = destination_type(settings), places(settings)
-        self._record = WorkRecord.read(self._places.work_dir)
+        self._type, self._paths = destination_type(settings), work_paths(settings)
+        self._record = WorkRecord.read(self._paths.work_dir)
         self._snapshot: Snapshot | None = None
         if self._type == "duckdb":
             self._snapshot = Snapshot(
@@ -107,7 +107,7 @@ class Destination:
 
     def _open(self) -> None:
         self._connection = open_working_file(
-            self._places.working_file,
+            self._paths.working_file,
             self._record,
             snapshot=self._snapshot.path if self._snapshot else None,
         )
@@ -122,7 +122,7 @@ class Destination:
         self.loader = Loader(
             self._dlt_destination(),
             dataset=dataset,
-            folder=self._places.pipelines_dir,
+            folder=self._paths.pipelines_dir,
             file_format=_FILE_FORMATS.get(self._type),
             connection=self._connection,
         )
@@ -171,7 +171,7 @@ class Destination:
             self._note_change()
         self._load_in_some_form(batches)
         if self._snapshot:
-            checkpoint = partial(checkpoint_if_due, self._connection, self._places.working_file)
+            checkpoint = partial(checkpoint_if_due, self._connection, self._paths.working_file)
             self._memory.fit(checkpoint)
 
     def _load_in_some_form(self, batches: Sequence[Batch]) -> None:
@@ -330,5 +330,5 @@ class Destination:
             raise
 
     def _suspect(self, error: BaseException) -> None:
-        if failed := suspected(self._places.working_file, self._record, error):
+        if failed := suspected(self._paths.working_file, self._record, error):
             raise failed from error

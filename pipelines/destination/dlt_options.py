@@ -70,7 +70,7 @@ _users = 0
 _replaced: Sequence[ConfigProvider] = ()
 
 
-def is_place(key: str, sections: Sequence[str]) -> bool:
+def is_location(key: str, sections: Sequence[str]) -> bool:
     """Whether dlt's option `key` in `sections` says where rows go, or with which credentials."""
     if not sections or sections[0] != "destination":
         return bool(sections) and sections[0] == "providers"  # vaults that hold credentials
@@ -104,8 +104,8 @@ def _of_inner(name: str) -> Any:
     return property(lambda self: getattr(self.inner, name))
 
 
-class _PlacesOnly(ConfigProvider):
-    """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked for places alone."""
+class _LocationsOnly(ConfigProvider):
+    """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked for locations alone."""
 
     name = _of_inner("name")
     supports_secrets = _of_inner("supports_secrets")
@@ -122,12 +122,12 @@ class _PlacesOnly(ConfigProvider):
     def get_value(
         self, key: str, hint: type[Any], pipeline_name: str | None, *sections: str
     ) -> tuple[Any | None, str]:
-        if is_place(key, sections):
+        if is_location(key, sections):
             return self.inner.get_value(key, hint, pipeline_name, *sections)
         name = ".".join((*sections, key))
         if len(sections) > 1 and sections[0] == "destination" and name not in self._ignored:
             if self.inner.get_value(key, hint, pipeline_name, *sections)[0] is not None:
-                _log.info("load.option_ignored", option=name, place=self.inner.name)
+                _log.info("load.option_ignored", option=name, provider=self.inner.name)
             self._ignored.add(name)
         return None, name
 
@@ -164,10 +164,10 @@ def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
     else:  # dlt starts telemetry, Sentry and such once, when its first part asks for options
         context = run_context()
         before = list(context.providers.providers)
-        context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
+        context.providers.providers[:] = [first, *map(_LocationsOnly, before)]
         container[PluggableRunContext] = context
         before += context.providers.providers[1 + len(before) :]  # vaults
-    context.providers.providers[:] = [first, *map(_PlacesOnly, before)]
+    context.providers.providers[:] = [first, *map(_LocationsOnly, before)]
     context.initialize_runtime()
     return before
 
@@ -199,8 +199,8 @@ def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
             reason = "is nested too deep"
         else:
             continue
-        place = str(path) if line is None else f"{path}, line {line}"
-        return ConfigurationError(f"{place}: {reason}. dlt reads this file; correct or remove it.")
+        where = str(path) if line is None else f"{path}, line {line}"
+        return ConfigurationError(f"{where}: {reason}. dlt reads this file; correct or remove it.")
     listed = " or ".join(map(str, paths))
     return ConfigurationError(f"{listed}: dlt can't read this file. Correct or remove it.")
 

@@ -1,4 +1,4 @@
-"""What went wrong at the destination, told without the rows it went wrong with."""
+"""What went wrong at the destination, in words that hold no row's values."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def describe(error: BaseException) -> str:
     cause = root_cause(error)
     name = type(cause).__name__
     code = getattr(cause, "pgcode", None)
-    told = f"{name} {code}" if code else name
+    title = f"{name} {code}" if code else name
     is_damage = isinstance(cause, duckdb.Error) and "corrupt" in str(cause)[:80].lower()
     is_safe = isinstance(cause, OSError) or _SAFE.match(name) or is_damage
     if not is_safe or not str(cause).strip():
-        return told
-    return f"{told}: {redact(str(cause).strip().splitlines()[0])}"
+        return title
+    return f"{title}: {redact(str(cause).strip().splitlines()[0])}"
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the destination would refuse the same load again: of names, types, numbers, sizes.
 
-    A relation that is missing isn't one: somebody dropped it, and it is made anew.
+    A relation that is missing isn't one: it was dropped, and is made again.
     """
     cause = root_cause(error)
     if isinstance(cause, _DUCKDB_REFUSALS):

@@ -27,8 +27,8 @@ from connector.clock import Clock, SystemClock
 from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
 from connector.settings import Settings
+from pipelines.destination.identity import destination_type
 from pipelines.destination.load_errors import chain
-from pipelines.destination.places import destination_type
 
 LOCK_TIMEOUT_S = 2
 """Of one statement: while it waits for ALTER TABLE, all later readers wait too."""

@@ -1,9 +1,9 @@
 """Labels of version 0.1 in the ledger: moved to those of today, and their texts wiped out.
 
-Version 0.1 called a server by whatever stood behind the @ of its credentials' variable: with
+Version 0.1 named a server by what follows the @ in the variable of its credentials: with
 `?password=` in it, or the whole of a service account's JSON. What the ledger keeps under such a
 label (run history, freshness, results that haven't landed, the working folder) belongs to the
-place that it named, and is found under that place's label from now on.
+location that it named, and is found under that one's label from now on.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from connector.errors import ConfigurationError
 from connector.history import FreshnessLog, History
 from connector.logs import get_logger
 from connector.settings import Settings
+from pipelines.destination.identity import destination_label, number_of, work_folder
 from pipelines.destination.labels import label_of
-from pipelines.destination.places import destination_label, number_of, work_folder
 
 _log = get_logger("ledger")
 _LABEL = re.compile(r"(?P<name>[^:]*):(?P<rest>.*)#(?P<dataset>[A-Za-z_][A-Za-z0-9_]{0,62})", re.S)
@@ -68,15 +68,15 @@ def settle_labels(settings: Settings, ledger: Database) -> None:
 
 
 def cleaned(label: str, index: int) -> str:
-    """A label of version 0.1 without what isn't a place. index: tells unknown places apart."""
+    """A label of version 0.1 without what isn't its location. index: for unknown locations."""
     found = _LABEL.fullmatch(label)
     if not found or found["rest"] == "configured":  # the latter moves once its settings are in use
         return label
     name, rest, dataset = found["name"], found["rest"], found["dataset"]
-    return f"{_place_of(name, rest) or f'{name}:unknown {index}'}#{dataset}"
+    return f"{_location_of(name, rest) or f'{name}:unknown {index}'}#{dataset}"
 
 
-def _place_of(name: str, rest: str) -> str | None:
+def _location_of(name: str, rest: str) -> str | None:
     if name == "duckdb":
         return f"duckdb:{os.path.realpath(rest)}"
     if name == "motherduck" or rest.startswith("md:"):
@@ -97,7 +97,7 @@ def _place_of(name: str, rest: str) -> str | None:
 
 
 def _project(text: str) -> str | None:
-    """Of a service account's JSON, or of what stands behind the @ in it."""
+    """Of a service account's JSON, or of what follows the @ in it."""
     with suppress(ValueError, TypeError, KeyError):
         return str(json.loads(text)["project_id"])
     found = re.search(r'"project_id"\s*:\s*"([^"]+)"', text) or re.match(
@@ -145,19 +145,19 @@ def _move(work: Path, ledger: Database, outbox: Database | None, moves: Mapping[
     _log.info("ledger.labels_moved", labels=len(moves))
 
 
-def _place_in(label: str) -> str:
+def _location_in(label: str) -> str:
     """What lock and folder are named by: those of a DuckDB file serve all of its datasets."""
     return label.rpartition("#")[0] if label.startswith("duckdb:") else label
 
 
 def _lock_of(label: str) -> str:
-    return f"pull into {_place_in(label)}"
+    return f"pull into {_location_in(label)}"
 
 
 def _folder_of(label: str) -> str:
     name, _, dataset = label.rpartition("#")
     plain = Path(name.partition(":")[2]).stem if name.startswith("duckdb:") else dataset
-    return work_folder(plain, _place_in(label))
+    return work_folder(plain, _location_in(label))
 
 
 def _move_results(outbox: Database, moves: Mapping[str, str]) -> None:
@@ -195,7 +195,7 @@ def _move_lock(connection: sa.Connection, old: str, new: str) -> None:
 
 
 def _clean_texts(connection: sa.Connection, old: str, new: str) -> None:
-    """In what runs said of themselves, as it is and inside JSON."""
+    """In errors and summaries of runs, as it is and inside JSON."""
     for before, after in ((old, new), (json.dumps(old)[1:-1], json.dumps(new)[1:-1])):
         for column in (_runs.c.error, _runs.c.summary):
             connection.execute(

@@ -1,8 +1,8 @@
 """The snapshot: DuckDB's published copy, one complete run, read-only, swapped in by a rename.
 
-DuckDB lets one process write a file while nobody reads it; analysts keep files open all day. So
-they read a copy that never changes: who has it open keeps what they opened, who opens it again
-gets the newest.
+DuckDB lets one process write a file that no other reads; analysts keep files open all day. So
+they read a copy that never changes: a session keeps what it opened, a new one gets
+the newest.
 
 A copy that another process opened for writing anyway is kept under another name, with its log.
 DuckDB finds a write-ahead log by the file's name, so what that process writes next would be

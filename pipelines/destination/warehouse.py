@@ -1,4 +1,4 @@
-"""SQL beside dlt's: the rows of a dataset, asked and changed by their ids; and ids that a scan saw.
+"""SQL that dlt doesn't write: rows queried and changed by their ids, and ids that a scan saw.
 
 Two ways to the same answers: inside DuckDB's own file with Arrow, and through dlt's SQL client
 for servers (PostgreSQL is tested; what is used is plain SQL).
@@ -206,8 +206,8 @@ class SeenIds:
 class DuckDb(dlt_duckdb):
     """dlt's DuckDB destination, asked once what it can do.
 
-    dlt asks for the capabilities some twenty times a load, and reads every place where
-    configuration might be each time: nearly half of what a small load costs.
+    dlt asks for the capabilities some twenty times a load, and looks for configuration each time:
+    nearly half of what a small load costs.
     """
 
     def __init__(self, connection: Any) -> None:

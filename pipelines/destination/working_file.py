@@ -218,24 +218,24 @@ def _read_everything(connection: duckdb.DuckDBPyConnection) -> None:
 
 def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
     """What keeps the file from being opened though it isn't damaged; None where it is."""
-    said = str(error)
-    if "locks are not supported" in said or os.strerror(errno.ENOLCK) in said:
+    message = str(error)
+    if "locks are not supported" in message or os.strerror(errno.ENOLCK) in message:
         what = (
             "this file system has no file locks, which the working file needs. Set "
             "HIRINGCENTER_STATE_DIR to a folder on a local disk; the published copy may stay "
             "where it is."
         )
-    elif "Could not set lock" in said:
+    elif "Could not set lock" in message:
         what = (
             "another process has the working file open. It belongs to the connector alone: close "
             "that program and run the command again. Analysts open the published copy."
         )
-    elif "No space left" in said:
+    elif "No space left" in message:
         what = (
             "the disk is full. Rows loaded before are kept. Free some space, or set "
             "HIRINGCENTER_STATE_DIR to another place, and run the command again."
         )
-    elif _is_no_damage(said):
+    elif _is_no_damage(message):
         what = (
             f"the working file can't be opened ({describe(error)}). Rows loaded before are kept. "
             "Correct that, or set HIRINGCENTER_STATE_DIR to another place, and run the command "
@@ -246,15 +246,15 @@ def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
     return DestinationError(f"{path}: {what}")
 
 
-def _is_no_damage(said: str) -> bool:
+def _is_no_damage(message: str) -> bool:
     """Whether the system refused something that has to do with this process or its limits."""
-    return any(os.strerror(number) in said for number in _NO_DAMAGE)
+    return any(os.strerror(number) in message for number in _NO_DAMAGE)
 
 
 def suspected(path: Path, record: WorkRecord, error: BaseException) -> DestinationError | None:
     """The error of a run that met `error` in the working file; the next run checks the file.
 
-    None where the error says nothing about the file. What has failed once may have ended DuckDB's
+    None where the error is not about the file. What has failed once may have ended DuckDB's
     instance of this file, which lives as long as the process: so the check is the next run's.
     """
     causes = [each for each in chain(error) if isinstance(each, duckdb.Error)]
@@ -269,7 +269,7 @@ def suspected(path: Path, record: WorkRecord, error: BaseException) -> Destinati
 
 
 def _rebuilt(path: Path, error: Exception, snapshot: Path | None) -> duckdb.DuckDBPyConnection:
-    """A new file in the place of a damaged one, with all that can be had of its rows."""
+    """A new file instead of a damaged one, with all of its rows that can be found."""
     _log.warning("destination.damaged", file=str(path), reason=describe(error))
     try:
         aside, log = put_aside(path), path.with_name(f"{path.name}.wal")
@@ -310,7 +310,7 @@ def _fill_from(snapshot: Path | None, connection: duckdb.DuckDBPyConnection) -> 
 
 
 def _salvage(connection: duckdb.DuckDBPyConnection, damaged: Path) -> bool:
-    """Put the tables of a `damaged` file that can be read in the place of older ones.
+    """Replace tables by those of a `damaged` file that can still be read.
 
     dlt's own come last, and only where all others could be read: its state vouches for every row.
     True if that is so.

@@ -25,7 +25,7 @@ from connector.settings import Settings
 from connector.source.scan import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
-from pipelines.destination.places import destination_label, pull_lock_name, snapshot_facts
+from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.deletions import settle_absent_rows

@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from connector.settings import Settings
-from pipelines.destination.places import snapshot_facts
+from pipelines.destination.identity import snapshot_facts
 from pipelines.pull.pull_run import PullReport
 from pipelines.wording import elapsed, plural
 

@@ -17,8 +17,8 @@ from connector.logs import masked
 from connector.source.exact_values import holdable
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN
 from pipelines.destination.destination import Destination
+from pipelines.destination.identity import destination_label
 from pipelines.destination.loader import Batch
-from pipelines.destination.places import destination_label
 from pipelines.pull.scanning import ResourceRun
 from pipelines.session import Session
 

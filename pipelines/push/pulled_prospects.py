@@ -17,7 +17,7 @@ from connector.settings import Settings
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
-from pipelines.destination.places import is_duckdb
+from pipelines.destination.identity import is_duckdb
 
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at

@@ -16,7 +16,7 @@ from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input
 from connector.upsert.outbox.planner import Mode
 from connector.upsert.rows.rejects import next_rejects_name
-from pipelines.destination.places import is_duckdb
+from pipelines.destination.identity import is_duckdb
 
 _FETCHED_ROWS = 5_000
 

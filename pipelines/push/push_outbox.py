@@ -14,7 +14,7 @@ from connector.errors import OutboxLost, Refused, Unauthorized
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
-from pipelines.destination.places import number_of
+from pipelines.destination.identity import number_of
 from pipelines.session import Session
 
 _log = get_logger("push")

@@ -34,7 +34,7 @@ from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending import Sender, in_flight_for
-from pipelines.destination.places import destination_label, destination_number
+from pipelines.destination.identity import destination_label, destination_number
 from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path

@@ -24,7 +24,7 @@ from pathlib import Path
 from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.settings import load
-from pipelines.destination.places import pull_lock_name
+from pipelines.destination.identity import pull_lock_name
 settings = load()
 with hold(Database(settings.resolved_ledger_url), pull_lock_name(settings), run_id="held-by-test"):
     print("held", flush=True)

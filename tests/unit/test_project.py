@@ -10,7 +10,7 @@ import pytest
 
 from connector.errors import MissingKey, UntrustedFile, UsageError
 from connector.settings import load, open_project
-from pipelines.destination.places import places, prepare_state_dir
+from pipelines.destination.identity import prepare_state_dir, work_paths
 
 STRANGER = 65534  # nobody
 
@@ -187,12 +187,12 @@ def test_one_state_for_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     by destination."""
     enter(tmp_path / "one", monkeypatch)
     one = load()
-    ledger, work = one.resolved_ledger_url, places(one).work_dir
+    ledger, work = one.resolved_ledger_url, work_paths(one).work_dir
     prepare_state_dir(one)
     enter(tmp_path / "two", monkeypatch)
     two = load()
     assert two.resolved_ledger_url == ledger
-    assert places(two).work_dir != work
+    assert work_paths(two).work_dir != work
 
 
 def test_a_working_folder_that_was_removed_is_told_in_words(

@@ -17,7 +17,7 @@ from connector.budget.locks import hold
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import account_settings, load
 from pipelines import demo
-from pipelines.destination.places import prepare_state_dir, pull_lock_name
+from pipelines.destination.identity import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
 
 JOB = '[push.people]\nfile = "people.csv"\n'

@@ -14,7 +14,7 @@ from connector.budget.database import Database
 from connector.budget.locks import hold
 from connector.sandbox import Sandbox
 from connector.settings import load
-from pipelines.destination.places import pull_lock_name
+from pipelines.destination.identity import pull_lock_name
 from tests.sync.commands.conftest import Ended, Run
 from tests.sync.pull.conftest import dlt_credentials
 

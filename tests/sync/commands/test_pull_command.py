@@ -18,7 +18,7 @@ from connector.budget.locks import hold
 from connector.sandbox import Sandbox
 from connector.settings import load
 from pipelines.commands.status_commands import recent_runs
-from pipelines.destination.places import prepare_state_dir, pull_lock_name
+from pipelines.destination.identity import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
 
 

@@ -10,8 +10,8 @@ import duckdb
 import pytest
 
 from pipelines.destination.destination import Destination
+from pipelines.destination.identity import work_paths
 from pipelines.destination.loader import Batch
-from pipelines.destination.places import places
 from tests.sync.pull.conftest import Puller
 
 COLUMNS = {
@@ -21,7 +21,7 @@ COLUMNS = {
 
 
 def _folder(puller: Puller) -> Path:
-    return places(puller.settings).pipelines_dir
+    return work_paths(puller.settings).pipelines_dir
 
 
 def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
@@ -45,7 +45,7 @@ def test_marks_of_another_load_or_lost_are_not_believed(puller: Puller, damage: 
         loaded = destination.loader.mark("prospects")
         destination.loader.set_marks({"prospects": {"of": "rows that never arrived"}})
     table = "_hc_work_hiringcenter.local_marks"
-    with duckdb.connect(str(places(puller.settings).working_file)) as connection:
+    with duckdb.connect(str(work_paths(puller.settings).working_file)) as connection:
         connection.execute(f"UPDATE {table} {damage}" if damage else f"DROP TABLE {table}")
     with Destination(puller.settings) as destination:
         assert destination.loader.mark("prospects") == loaded

@@ -353,7 +353,7 @@ def test_one_push_per_key(settings: Settings, people: Path):
 def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Path):
     """The push doesn't wait: the next pull lands its rows."""
     from connector.budget.database import Database
-    from pipelines.destination.places import pull_lock_name
+    from pipelines.destination.identity import pull_lock_name
 
     ledger = Database(settings.resolved_ledger_url)
     with locks.hold(ledger, pull_lock_name(settings), run_id="pulling"):

@@ -18,7 +18,7 @@ from dlt.common.configuration.specs.base_configuration import (
 )
 
 from connector.errors import ConfigurationError
-from pipelines.destination.dlt_options import is_place, own_configuration, run_context
+from pipelines.destination.dlt_options import is_location, own_configuration, run_context
 from tests.dlt_options import HARMFUL, harmful_environment, specs
 
 DESTINATIONS = ("postgres", "filesystem", "bigquery", "snowflake", "duckdb", "warehouse")
@@ -46,7 +46,7 @@ def resolved(spec: type[BaseConfiguration], sections: tuple[str, ...]) -> dict[s
         name: repr(value)
         for name, value in config.as_dict().items()
         if not isinstance(value, BaseConfiguration)
-        and not (is_place(name, sections) or name == "credentials")
+        and not (is_location(name, sections) or name == "credentials")
     }
 
 
@@ -98,7 +98,9 @@ def test_every_field_of_credentials_is_a_place_or_known_not_to_be():
         for name in spec.get_resolvable_fields()
         if not name.startswith("_")
     }
-    unknown = {name for name in fields if not is_place(name, ("destination", "x", "credentials"))}
+    unknown = {
+        name for name in fields if not is_location(name, ("destination", "x", "credentials"))
+    }
     assert unknown == set(HOW_OF_CREDENTIALS.split()) & fields
 
 

@@ -15,8 +15,13 @@ from dlt.common.configuration.specs import PluggableRunContext
 from connector.errors import ConfigurationError
 from connector.logs import redact
 from connector.settings import Settings
+from pipelines.destination.identity import (
+    destination_label,
+    destination_type,
+    pull_lock_name,
+    work_paths,
+)
 from pipelines.destination.labels import label_of
-from pipelines.destination.places import destination_label, destination_type, places, pull_lock_name
 
 SECRET = "s3cr3t-pass"
 PG = "DESTINATION__POSTGRES__CREDENTIALS"
@@ -160,14 +165,14 @@ def test_label_lock_and_folder_of_every_shape(
     configured = settings(destination, tmp_path)
     assert destination_label(configured) == label
     assert pull_lock_name(configured) == f"pull into {label}"
-    assert places(configured).work_dir == places_of(label, tmp_path)
+    assert work_paths(configured).work_dir == places_of(label, tmp_path)
     assert destination_type(configured) == label.partition(":")[0]
     assert redact(f"failed: {SECRET!r}") == "failed: '***'"
 
 
 def places_of(label: str, folder: Path) -> Path:
     """The folder that all shapes of one label share, and no other label has."""
-    from pipelines.destination.places import work_folder
+    from pipelines.destination.identity import work_folder
 
     return folder / "state" / "work" / work_folder("hiringcenter", label)
 
@@ -270,7 +275,7 @@ def test_a_link_to_the_file_is_the_file(tmp_path: Path):
         for path in (tmp_path / "one.duckdb", tmp_path / "real" / "file.duckdb")
     )
     assert destination_label(linked) == destination_label(direct)
-    assert places(linked) == places(direct)
+    assert work_paths(linked) == work_paths(direct)
 
 
 def test_links_in_a_circle_are_an_error_in_words(tmp_path: Path):

@@ -15,13 +15,13 @@ from connector.budget.database import Database
 from connector.history import Freshness, FreshnessLog, History
 from connector.settings import Settings
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from pipelines.destination.places import (
+from pipelines.destination.identity import (
     destination_label,
     destination_number,
     number_of,
-    places,
     prepare_state_dir,
     pull_lock_name,
+    work_paths,
 )
 from pipelines.destination.relabelling import cleaned
 from pipelines.push.push_outbox import outbox_database
@@ -131,7 +131,7 @@ def test_what_is_configured_today_finds_everything(
     with closing(outbox_database(own)) as outbox:
         rows = ResultStore(outbox, 1, destination_number(own)).unlanded(9)
     assert [row["prospect_id"] for row in rows] == ["p1"]
-    assert (places(own).work_dir / "file").read_text() == "kept"
+    assert (work_paths(own).work_dir / "file").read_text() == "kept"
     assert_nothing_left(own, raw)
 
 
@@ -165,7 +165,7 @@ def test_a_label_that_said_nothing_moves_when_its_settings_are_in_use(
     own = settings(tmp_path, "postgres")
     with open_ledger(own) as ledger:
         assert [fresh.rows for fresh in ledger.freshness.of("postgres:db:5432/sales#x")] == [7]
-    assert (places(own).work_dir / "file").read_text() == "kept"
+    assert (work_paths(own).work_dir / "file").read_text() == "kept"
 
 
 def test_of_two_old_labels_of_one_place_the_newer_freshness_stays(tmp_path: Path):
@@ -198,4 +198,4 @@ def test_a_linked_file_keeps_what_was_known_of_it(tmp_path: Path):
     (folder / "file").write_text("kept")
     with open_ledger(own) as ledger:
         assert [fresh.rows for fresh in ledger.freshness.of(destination_label(own))] == [7]
-    assert (places(own).work_dir / "file").read_text() == "kept"
+    assert (work_paths(own).work_dir / "file").read_text() == "kept"

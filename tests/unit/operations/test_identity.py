@@ -8,7 +8,7 @@ import pytest
 
 from connector.errors import ConfigurationError
 from connector.settings import load
-from pipelines.destination.places import places, prepare_state_dir, pull_lock_name
+from pipelines.destination.identity import prepare_state_dir, pull_lock_name, work_paths
 from tests.loaded_settings import load_with
 
 
@@ -16,14 +16,14 @@ from tests.loaded_settings import load_with
 def test_any_name_of_the_analysts_file_has_a_plain_working_folder(name: str, tmp_path: Path):
     """dlt pastes load files' paths into SQL, and DuckDB takes what follows a ? for options."""
     settings = load_with({"HIRINGCENTER_DUCKDB_PATH": f"{name}.duckdb"})
-    assert places(settings).work_dir.name.replace("-", "").replace("_", "").isalnum()
-    assert places(settings).work_dir.name.isascii()
+    assert work_paths(settings).work_dir.name.replace("-", "").replace("_", "").isalnum()
+    assert work_paths(settings).work_dir.name.isascii()
 
 
 def test_two_files_never_share_a_working_folder():
     """Also where their plain names are the same."""
     one, other = (
-        places(load_with({"HIRINGCENTER_DUCKDB_PATH": path})).work_dir
+        work_paths(load_with({"HIRINGCENTER_DUCKDB_PATH": path})).work_dir
         for path in ("a'b.duckdb", "a%b.duckdb")
     )
     assert one != other

@@ -1,0 +1,264 @@
+"""What the settings' destination is known by: its label, lock, number and work folder.
+
+Nothing is opened here. One pull may write a DuckDB file, or a dataset of a server, at a time: that
+is what locks and folders are named by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import unicodedata
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from connector.errors import ConfigurationError
+from connector.settings import Settings, state_dir
+from pipelines.destination.labels import label_of
+
+_SERVICE = r"(?i)[a-z][a-z0-9+]+:|md:.*|:.*:"  # s3://bucket, md:database, :memory:
+
+
+@dataclass(frozen=True)
+class WorkPaths:
+    """Where one destination's working files live, below the state directory.
+
+    On DuckDB a destination is a file: several datasets (accounts) in it share a working file,
+    since what analysts open is one copy of all of them.
+    """
+
+    work_dir: Path
+    pipelines_dir: Path
+
+    @property
+    def working_file(self) -> Path:
+        """A DuckDB file: the one that loads go to, or beside a server what scans have seen."""
+        return self.work_dir / "_hc_working.duckdb"
+
+
+def work_paths(settings: Settings) -> WorkPaths:
+    """The working paths of the settings' destination."""
+    name = duckdb_file(settings).stem if is_duckdb(settings) else settings.dataset
+    work_dir = settings.state_path / "work" / work_folder(name, _location(settings))
+    return WorkPaths(work_dir, work_dir / "pipelines" / settings.dataset)
+
+
+def work_folder(name: str, location: str) -> str:
+    """The name of a destination's working folder. name: of the file or dataset, for people."""
+    digest = hashlib.sha256(location.encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}-{digest}"
+
+
+def prepare_state_dir(settings: Settings) -> Path:
+    """Make the state directory, for this user alone; one of version 0.1 in the project moves in.
+
+    Raises:
+        ConfigurationError: it can't be made or written, or nothing can be loaded from its path.
+        AlreadyRunning: a run of version 0.1 is at work.
+    """
+    return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
+
+
+# --- names --------------------------------------------------------------------------------------
+
+
+def destination_label(settings: Settings) -> str:
+    """What people call the destination: `duckdb:/data/x.duckdb#hiringcenter`.
+
+    Raises:
+        ConfigurationError: dlt's configuration doesn't say where it is.
+    """
+    location = _location(settings)
+    is_file = location.startswith("duckdb:")
+    return _bounded(f"{location}#{settings.dataset}" if is_file else location, 512)
+
+
+def destination_number(settings: Settings) -> int:
+    """The number that stands for the destination in the outbox."""
+    return number_of(destination_label(settings))
+
+
+def number_of(name: str) -> int:
+    """The number that stands for a name: of a destination, of an account."""
+    digest = hashlib.sha256(name.encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def pull_lock_name(settings: Settings) -> str:
+    """The lock of the one pull that may run per destination."""
+    return f"pull into {_bounded(_location(settings), 240)}"
+
+
+def installation_id(settings: Settings) -> str:
+    """16 hex digits that stand for the ledger in use.
+
+    State is kept per user, so another user, another machine or another state directory is another
+    installation. Machines that share a PostgreSQL ledger are one.
+    """
+    url = sa.make_url(settings.resolved_ledger_url)
+    if url.get_backend_name() == "sqlite":
+        location = f"{socket.gethostname()}\0{os.getuid()}\0{url.database}"
+    else:
+        credentials = {"host": url.host, "port": url.port, "database": url.database}
+        location = label_of("postgres", {"credentials": {**credentials, "query": url.query}}) or ""
+        if location.startswith(("postgres:localhost:", "postgres:/")):
+            location = f"{socket.gethostname()}\0{location}"
+    return hashlib.sha256(location.encode()).hexdigest()[:16]
+
+
+def _bounded(name: str, length: int) -> str:
+    """A key of the ledger has a length; longer names differ by a digest."""
+    if len(name) <= length:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: length - 18]}..{digest}"
+
+
+# --- where it is --------------------------------------------------------------------------------
+
+
+def is_duckdb(settings: Settings) -> bool:
+    """Whether rows go to a DuckDB file of ours, published for analysts; by type, not by name."""
+    return destination_type(settings) == "duckdb"
+
+
+def destination_type(settings: Settings) -> str:
+    """dlt's type of the configured destination: `postgres`, also of one that is named otherwise.
+
+    Raises:
+        ConfigurationError: dlt knows no such destination.
+    """
+    return "duckdb" if settings.destination == "duckdb" else _configured(settings)[0]
+
+
+def _location(settings: Settings) -> str:
+    """Of a DuckDB file, or of a dataset on a server."""
+    if settings.destination == "duckdb":
+        return f"duckdb:{duckdb_file(settings)}"
+    kind, configuration = _configured(settings)
+    if kind == "duckdb":
+        _check_same_file(settings, configuration)
+        return f"duckdb:{duckdb_file(settings)}"
+    label = label_of(kind, configuration)
+    if label is None:
+        raise _unusable_destination(settings, f"where it is isn't configured. {_advice(settings)}")
+    return f"{label}#{settings.dataset}"
+
+
+def _configured(settings: Settings) -> tuple[str, Any]:
+    """(dlt's type of the destination, its configuration as far as it is there)."""
+    from dlt.common.configuration.exceptions import ConfigurationException
+
+    from pipelines.destination.dlt_options import resolved_destination
+
+    try:
+        destination, configuration = resolved_destination(settings.destination)
+    except ConfigurationError:  # a file of dlt's that is broken
+        raise
+    except ConfigurationException as error:  # its message may quote the value
+        reason = f"dlt can't read its configuration ({type(error).__name__}). {_advice(settings)}"
+        raise _unusable_destination(settings, reason) from error
+    except Exception as error:
+        reason = f"dlt can't make this destination ({type(error).__name__}). Install its extra, "
+        raise _unusable_destination(settings, f"{reason}and check its name.") from error
+    return destination.destination_type.rpartition(".")[2], configuration
+
+
+def _unusable_destination(settings: Settings, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"HIRINGCENTER_DESTINATION={settings.destination!r}: {reason}")
+
+
+def _advice(settings: Settings) -> str:
+    variable = f"DESTINATION__{settings.destination.upper()}"
+    return (
+        f"Set it the dlt way: {variable}__CREDENTIALS, such as "
+        f"postgresql://user:password@host:5432/database, or {variable}__BUCKET_URL; or "
+        f"[destination.{settings.destination}] in .dlt/secrets.toml."
+    )
+
+
+def _check_same_file(settings: Settings, configuration: Any) -> None:
+    """A destination of type duckdb under another name may have a file of its own configured."""
+    named = getattr(getattr(configuration, "credentials", None), "database", None)
+    if isinstance(named, str) and Path(named).resolve() != duckdb_file(settings):
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r} is a DuckDB file, and its "
+            f"credentials name another one than HIRINGCENTER_DUCKDB_PATH. Set "
+            f"HIRINGCENTER_DUCKDB_PATH to the file that analysts open, and leave out the "
+            f"credentials of {settings.destination!r}."
+        )
+
+
+def duckdb_file(settings: Settings) -> Path:
+    """The file that analysts open, at the end of all links: a link stays one when it is replaced.
+
+    Raises:
+        ConfigurationError: DuckDB can't use this path, or its links lead in a circle.
+    """
+    path = settings.duckdb_path
+    _check_path(path)
+    try:
+        resolved = path.resolve()
+        is_folder = resolved.is_dir()
+    except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
+        raise ConfigurationError(
+            f"HIRINGCENTER_DUCKDB_PATH={path}: this path can't be followed: its links lead in a "
+            "circle, or one of its folders can't be read."
+        ) from error
+    if is_folder:
+        raise ConfigurationError(
+            f"HIRINGCENTER_DUCKDB_PATH={path}: this is a folder; name a file, such as "
+            f"{path / 'hiringcenter.duckdb'}, or move the folder away."
+        )
+    _check_path(resolved)
+    return resolved
+
+
+def _check_path(path: Path) -> None:
+    """DuckDB takes what follows a ? for options, a \\ for a slash, and a prefix for a service."""
+    text = str(path)
+    if found := [each for each in "?\\" if each in text]:
+        reason = f"DuckDB can't use a path with {' or '.join(found)} in it"
+    elif any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
+        reason = "it has control characters, or bytes that aren't UTF-8"
+    elif any(re.fullmatch(_SERVICE, part) for part in path.parts):
+        reason = "it must be a file of this machine (for a service, see HIRINGCENTER_DESTINATION)"
+    else:
+        return
+    raise ConfigurationError(f"HIRINGCENTER_DUCKDB_PATH={text!r}: {reason}. Set another path.")
+
+
+@dataclass(frozen=True)
+class SnapshotFacts:
+    """What is known of the analysts' file without opening it. made_at: when it was published last;
+    None where there is no file."""
+
+    path: Path
+    made_at: datetime | None
+
+    def facts(self) -> dict[str, Any]:
+        made_at = None if self.made_at is None else f"{self.made_at:%Y-%m-%dT%H:%M:%SZ}"
+        return {"path": str(self.path), "published_at": made_at}
+
+    def still(self) -> str:
+        """A sentence for people, for when rows have landed that the copy lacks."""
+        if self.made_at is None:
+            return f"There is no copy at {self.path} yet"
+        return f"The copy at {self.path} is still that of {self.made_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def snapshot_facts(settings: Settings) -> SnapshotFacts | None:
+    """Those of the settings' destination; None where readers use a server."""
+    if not is_duckdb(settings):
+        return None
+    made_at = None
+    with suppress(OSError):
+        made_at = datetime.fromtimestamp(settings.duckdb_path.stat().st_mtime, UTC)
+    return SnapshotFacts(settings.duckdb_path, made_at)
