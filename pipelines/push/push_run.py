@@ -26,7 +26,7 @@ from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
-from connector.upsert.outbox.outbox import Outbox, forget
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
@@ -356,7 +356,7 @@ class _PushRun:
         path = self._outbox.database.path
         has_dropped_bodies = self._planned.writes or (self._sender and self._sender.recovered)
         try:
-            forget(self._outbox, self._began_ms - self._options.retention_days * _DAY_MS)
+            self._outbox.forget(self._began_ms - self._options.retention_days * _DAY_MS)
             if has_dropped_bodies and path and path.stat().st_size <= _SCRUBBED_BYTES:
                 self._outbox.database.scrub()  # pages that were rewritten may still show some
         except BudgetError as error:  # the next push forgets more

@@ -128,8 +128,8 @@ class Evidence:
 
     @property
     def contacts_dropped(self) -> bool:
-        """Whether HiringCenter took over none of the row's contacts: it would find nobody by
-        them, and create the person once more."""
+        """Whether HiringCenter took over none of the row's contacts: it would find no
+        one by them, and create the person once more."""
         found = [each for each in (self.by_email, self.by_phone) if each and not each.confirmed]
         return 0 < len(found) == self.contacts
 
@@ -371,7 +371,7 @@ def _agreement(
 
 
 def _is_newer(pulled: PulledProspect, receipt: Receipt) -> bool | None:
-    """Whether the pulled copy is newer than what was accepted last; None: that can't be told."""
+    """Whether the pulled copy is newer than what was accepted last; None: unknown."""
     if pulled.updated_at_ms is None or receipt.updated_at_ms is None:
         return None
     return pulled.updated_at_ms > receipt.updated_at_ms

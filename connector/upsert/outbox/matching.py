@@ -1,19 +1,15 @@
-"""Whether a prospect, as the API or a pull shows it, is what a payload asked for. Pure.
-
-Two people behind one contact: whether a row is about the person whom its contacts lead to. Pure.
+"""Who a row is about: spellings of one contact, forms of one name, two people behind one contact.
 
 Families share a phone and offices a mailbox. The API matches by either contact and overwrites
 whom it finds, so a shared contact alone doesn't make two people one: first names and the other
-contact decide. Each row is judged by itself, before rows are taken together.
-
-Who a row is, and what it says, as keyed hashes: the outbox stores no email and no phone.
+contact decide. Each row is judged by itself, before rows are taken together. All of it is pure;
+what the outbox keeps of contacts and names are keyed hashes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-import secrets
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,34 +17,48 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
-import sqlalchemy as sa
 
-from connector.budget.database import Database
-from connector.upsert.outbox.outbox_schema import insert_new, salts
-
+READ_AS = {"stageId": "currentStageId"}
+"""What is written under one name and read under another."""
 # How the API is to treat a write, not what the prospect is: two payloads that differ in these
 # alone say the same.
-MANNERS = frozenset({"update", "muteWebhook"})
-
-
-# What is written under one name and read under another.
-READ_AS = {"stageId": "currentStageId"}
-
-
+_MANNERS = frozenset({"update", "muteWebhook"})
 # The contract names these in what is read, so an absent one is null; others may be write-only.
 _ALWAYS_READ = frozenset(
     {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}
 )
-
 _LEAST_DIGITS = 7
+# Letters whose accent or ligature no decomposition takes apart, and spellings without the accent
+# that people use instead of plain omission.
+_PLAIN = str.maketrans(
+    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}
+)
+_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
+# combining accents of Latin, Greek and Cyrillic; optional vowel signs of Hebrew and Arabic. Vowel
+# signs of other scripts are letters, not accents.
+_ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
+_LONGEST = 40
+_TWO_PEOPLE = (
+    "row {row} has another first name than {other}, and the same {contact}: two people behind one "
+    "contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
+    "are one person, push it with --allow-shared-contact."
+)
+DISPUTED = (
+    "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
+    "expected. Look at both in HiringCenter; push the row with --allow-shared-contact to send it "
+    "to whoever has the contact now."
+)
+AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
+_ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
+CONTENT_BYTES = 16
+_NAME_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """differs: fields whose value is another one. unseen: fields that can't be read at all."""
 
-    differs: tuple[str, ...]
-    unseen: tuple[str, ...]
+    differs: list[str]
+    unseen: list[str]
 
     @property
     def equal(self) -> bool:
@@ -60,16 +70,16 @@ def compare(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Comparison:
     differs, unseen = [], []
     for name, wanted in payload.items():
         read_as = READ_AS.get(name, name)
-        if name in MANNERS:
+        if name in _MANNERS:
             continue
         if read_as not in item and read_as not in _ALWAYS_READ:
             unseen.append(name)
-        elif not _same(name, wanted, item.get(read_as)):
+        elif not _same_value(name, wanted, item.get(read_as)):
             differs.append(name)
-    return Comparison(tuple(differs), tuple(unseen))
+    return Comparison(differs, unseen)
 
 
-def _same(name: str, wanted: Any, found: Any) -> bool:
+def _same_value(name: str, wanted: Any, found: Any) -> bool:
     if name == "email":
         return same_email(wanted, found)
     if name == "phone":
@@ -82,7 +92,7 @@ def _same(name: str, wanted: Any, found: Any) -> bool:
 
 
 def same_email(one: Any, other: Any) -> bool:
-    """Two addresses that reach one mailbox, as far as the API can tell: case doesn't count."""
+    """Two addresses that reach one mailbox, as far as the API knows: case doesn't count."""
     if isinstance(one, str) and isinstance(other, str):
         return one.strip().casefold() == other.strip().casefold()
     return not one and not other
@@ -106,33 +116,7 @@ def _labels(labels: Any) -> list[str]:
     return sorted({str(label).strip() for label in labels or ()})
 
 
-# Letters whose accent or ligature no decomposition takes apart, and spellings without the accent
-# that people use beside plain omission.
-_PLAIN = str.maketrans(
-    {"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "ı": "i", "ħ": "h"}
-)
-
-_SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa"})
-
-# combining accents of Latin, Greek and Cyrillic; optional vowel signs of Hebrew and Arabic. Vowel
-# signs of other scripts are letters, not accents.
-_ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
-
-_LONGEST = 40
-_SENTENCE = (
-    "row {row} has another first name than {other}, and the same {contact}: two people behind one "
-    "contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
-    "are one person, push it with --allow-shared-contact."
-)
-
-DISPUTED = (
-    "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
-    "expected. Look at both in HiringCenter; push the row with --allow-shared-contact to send it "
-    "to whoever has the contact now."
-)
-
-
-def folded(name: str) -> str:
+def _folded(name: str) -> str:
     """`name` without case, accents, spaces and punctuation; "" where no letter is left."""
     if name.isascii():
         return "".join(filter(str.isalnum, name.lower()))
@@ -167,17 +151,17 @@ class Name(NamedTuple):
 
 @lru_cache(maxsize=20_000)
 def first_name(text: object) -> Name | None:
-    """`text` as a first name; None where there is none, which contradicts nobody."""
-    if not isinstance(text, str) or not (whole := folded(text)):
+    """`text` as a first name; None where there is none, which contradicts no one."""
+    if not isinstance(text, str) or not (whole := _folded(text)):
         return None
     forms = {whole[:length] for length in range(1, min(len(whole), _LONGEST) + 1)} | {whole}
     words = [word for part in text.split() for word in part.replace(".", "-").split("-")]
-    initials = "".join(folded(word)[:1] for word in words)
+    initials = "".join(_folded(word)[:1] for word in words)
     if len(initials) > 1:
         forms.add(initials)
     if not text.isascii():
         spelled_out = unicodedata.normalize("NFKC", text).casefold().translate(_SPELLED_OUT)
-        forms.add(folded(spelled_out))
+        forms.add(_folded(spelled_out))
     return Name(whole, frozenset(forms))
 
 
@@ -217,6 +201,16 @@ class Conflict(NamedTuple):
     names: str
 
 
+def _conflict(row: int, text: str, other: str, contact: str, other_text: str | None) -> Conflict:
+    """other: `prospect ID` or `row N`. text, other_text: the first names."""
+    reason = _TWO_PEOPLE.format(row=row, other=other, contact=contact)
+    theirs = f"; the other: {other_text}" if other_text else ""
+    return Conflict(reason, f"this row: {text}{theirs}")
+
+
+_ByName = dict[Name, Candidate]  # the first row of each first name
+
+
 def judge(rows: Sequence[Candidate]) -> dict[int, Conflict]:
     """row number → why it is rejected, for rows that share contacts with each other (or one row).
 
@@ -224,71 +218,50 @@ def judge(rows: Sequence[Candidate]) -> dict[int, Conflict]:
     are about the person they match come first, then the order of the file decides.
     """
     conflicts: dict[int, Conflict] = {}
-    twins = _twins(rows)
-    for row in rows:
-        found = _against_known(row, twins)
-        if found is not None:
+    pairs: dict[Hashable, _ByName] = {}  # by email and phone
+    named = [(row, row.name) for row in rows if row.name is not None]
+    for row, name in named:
+        if row.both is not None:
+            pairs.setdefault(row.both, {}).setdefault(name, row)
+    for row, name in named:
+        if (found := _against_known(row, name, pairs.get(row.both, {}))) is not None:
             conflicts[row.row_number] = found
-    if len(rows) > 1:
-        rest = [row for row in rows if row.name and row.row_number not in conflicts]
-        _judge_within_file(sorted(rest, key=lambda row: (row.rank, row.row_number)), conflicts)
+    claims: dict[tuple[str, Hashable], _ByName] = {}
+    for row, name in sorted(named, key=lambda each: (each[0].rank, each[0].row_number)):
+        if row.row_number in conflicts:
+            continue
+        if (found := _against_claims(row, name, claims)) is not None:
+            conflicts[row.row_number] = found
+            continue
+        for contact in row.contacts:
+            claims.setdefault(contact, {}).setdefault(name, row)
     return conflicts
 
 
-def _twins(rows: Sequence[Candidate]) -> dict[Hashable, dict[Name, Candidate]]:
-    """Email and phone → the first row of each first name that has both."""
-    twins: dict[Hashable, dict[Name, Candidate]] = {}
-    if len(rows) > 1:
-        for row in rows:
-            if row.both is not None and row.name is not None:
-                twins.setdefault(row.both, {}).setdefault(row.name, row)
-    return twins
-
-
-def _against_known(row: Candidate, twins: dict[Hashable, dict[Name, Candidate]]) -> Conflict | None:
-    if row.name is None:
-        return None
+def _against_known(row: Candidate, name: Name, same_pair: _ByName) -> Conflict | None:
     for other in row.others:
         known = f"prospect {other.prospect_id}"
         if other.by_email != other.by_phone:
             contact = "email" if other.by_email else "phone"
-            return _conflict(row, known, contact, other.first_name)
-        for name, twin in twins.get(row.both, {}).items():
-            if not name.agrees(row.name):
-                both = f"{known} and row {twin.row_number}"
-                return _conflict(row, both, "email and phone", twin.text)
+            return _conflict(row.row_number, row.text, known, contact, other.first_name)
+        for other_name, twin in same_pair.items():
+            if not other_name.agrees(name):
+                known += f" and row {twin.row_number}"
+                return _conflict(row.row_number, row.text, known, "email and phone", twin.text)
     return None
-
-
-def _judge_within_file(rows: Sequence[Candidate], conflicts: dict[int, Conflict]) -> None:
-    claims: dict[tuple[str, Hashable], dict[Name, Candidate]] = {}
-    for row in rows:
-        assert row.name is not None
-        found = _against_claims(row, claims)
-        if found is not None:
-            conflicts[row.row_number] = found
-            continue
-        for contact in row.contacts:
-            claims.setdefault(contact, {}).setdefault(row.name, row)
 
 
 def _against_claims(
-    row: Candidate, claims: dict[tuple[str, Hashable], dict[Name, Candidate]]
+    row: Candidate, name: Name, claims: Mapping[tuple[str, Hashable], _ByName]
 ) -> Conflict | None:
-    assert row.name is not None
     for kind, key in row.contacts:
-        if (kind, key) in row.settled:
-            continue
-        for name, other in claims.get((kind, key), {}).items():
-            if not name.agrees(row.name):
+        claimed = {} if (kind, key) in row.settled else claims.get((kind, key), {})
+        for other_name, other in claimed.items():
+            if not other_name.agrees(name):
                 contact = f"prospect ({key})" if kind == "prospect" else kind
-                return _conflict(row, f"row {other.row_number}", contact, other.text)
+                first = f"row {other.row_number}"
+                return _conflict(row.row_number, row.text, first, contact, other.text)
     return None
-
-
-def _conflict(row: Candidate, other: str, contact: str, text: str | None) -> Conflict:
-    names = f"this row: {row.text}" + (f"; the other: {text}" if text else "")
-    return Conflict(conflict_reason(row.row_number, other, contact), names)
 
 
 def conflict_with(
@@ -303,22 +276,8 @@ def conflict_with(
     if by_email and by_phone:
         return None
     contact = "email" if by_email else "phone" if by_phone else "email or phone"
-    reason = conflict_reason(row_number, f"prospect {item.get('id')}", contact)
-    return Conflict(reason, f"this row: {payload['firstName']}; the other: {item['firstName']}")
-
-
-def conflict_reason(row_number: int, other: str, contact: str) -> str:
-    """Why a row isn't sent, for people; without names. other: `prospect ID` or `row N`."""
-    return _SENTENCE.format(row=row_number, other=other, contact=contact)
-
-
-AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
-
-_ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
-
-CONTENT_BYTES = 16
-
-_NAME_BYTES = 4
+    known = f"prospect {item.get('id')}"
+    return _conflict(row_number, payload["firstName"], known, contact, item["firstName"])
 
 
 class Aliases(NamedTuple):
@@ -358,11 +317,11 @@ class Hasher:
         Raises:
             TypeError: a value that JSON can't carry.
         """
-        said = dict(payload)
-        for name in MANNERS:
-            said.pop(name, None)
+        fields = dict(payload)
+        for name in _MANNERS:
+            fields.pop(name, None)
         state = self._content.copy()
-        state.update(orjson.dumps(said, option=orjson.OPT_SORT_KEYS))
+        state.update(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))
         return state.digest()
 
     def names(self, first: Any, last: Any) -> bytes:
@@ -370,7 +329,7 @@ class Hasher:
         of its other forms, none where there is no first name. Four bytes each."""
         name = first_name(first)
         forms = (name.whole, *sorted(map(str, name.forms - {name.whole}))) if name else ()
-        last = folded(last) if isinstance(last, str) else ""
+        last = _folded(last) if isinstance(last, str) else ""
         return b"".join(self._hashed(text) for text in (f"last:{last}", *forms))
 
     def name(self, name: Name) -> Name:
@@ -394,12 +353,3 @@ def stored_first_name(names: bytes | None) -> Name | None:
 
 def _keyed(salt: bytes, size: int, begin: bytes = b"") -> hashlib.blake2b:
     return hashlib.blake2b(begin, digest_size=size, key=salt)
-
-
-def stored_salt(database: Database) -> bytes:
-    """The salt of this outbox, made on first use. The tables exist."""
-    with database.write() as connection:
-        insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
-        salt = connection.scalar(sa.select(salts.c.value).where(salts.c.name == "outbox"))
-    assert salt is not None
-    return bytes(salt)

@@ -1,53 +1,46 @@
-"""The life of one write: what may follow what, and what to do with one found half-way.
+"""The outbox: every write on disk, with its key and its exact bytes, before it is sent.
 
     planned → sending (committed, exact bytes and key) → closed | uncertain
     planned → (gone)       superseded by a newer plan of the same source
 
-Pure. The rule for a write whose answer is missing was checked against 120 cases of crash point,
-recruiter's edit and forgotten key: none doubled, none lost, what can't be told is reported.
-
-One write of one input row, and how it is kept in the outbox's table.
-
-The outbox: every write on disk, with its key and its exact bytes, before it is sent.
-
-Each method is one step of `states`, inside the caller's transaction, and guarded: a write that
-isn't in the state the step starts from stops the run, instead of being sent twice.
-
-What the outbox forgets, and when.
-
-Bodies and rows of a write go as soon as its fate is known (see `outbox`). Here go, after the
-retention: planned writes that were never sent, hashes and outcomes of closed ones, results that
-have landed, and receipts that no push has used since. Writes whose answer is missing, and those
-of unknown fate, stay: forgetting them could send them twice.
+Each step happens inside the caller's transaction and is guarded: a write that isn't in the state
+the step starts from stops the run, instead of being sent twice. The rule for a write whose answer
+is missing (`fate_of_…`, pure) was checked against 120 cases of crash point, recruiter's edit and
+forgotten key: none doubled, none lost, what can't be known is reported.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from html import unescape
+from itertools import groupby
 from typing import Any
 
 import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.errors import OutboxConflict
-from connector.upsert.outbox.matching import Aliases, Hasher, compare, stored_salt
+from connector.upsert.outbox.matching import Aliases, Hasher, compare
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     aliases,
     attached,
+    insert_new,
     insert_or_replace,
     key_memory,
     receipts,
     results,
+    salts,
     settled_names,
     writes,
 )
 
+PROSPECTS = "prospects"
+UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 
 
@@ -58,6 +51,275 @@ class State(StrEnum):
     SENDING = "sending"
     CLOSED = "closed"
     UNCERTAIN = "uncertain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Write:
+    """One request of one input row: the prospect (position 0) or one of its activities.
+
+    person: rows of one run with the same number are about one person and are sent in file order.
+    body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
+    JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
+    no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
+    creates a prospect or does nothing, since none is known whom it is about. id: 0 until it is
+    stored. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
+    instant, None where that isn't known.
+    """
+
+    run_id: str
+    source: str
+    row_number: int
+    position: int
+    kind: str
+    person: int
+    names: Aliases
+    content: bytes
+    body: bytes
+    row_values: bytes | None = None
+    note: str | None = None
+    prospect_id: str | None = None
+    stale: bool = False
+    creates: bool = False
+    id: int = 0
+    idempotency_key: str | None = None
+    sent_ms: int | None = None
+    sent_server_ms: int | None = None
+
+
+_ALIASES = ("email_alias", "phone_alias", "row_alias")  # the columns of `names`
+_PLAIN = [each.name for each in fields(Write) if each.name not in ("id", "names")]
+_COLUMNS = [writes.c[name] for name in ("id", *_ALIASES, *_PLAIN)]
+
+
+def _record_of(write: Write) -> dict[str, Any]:
+    plain = {name: getattr(write, name) for name in _PLAIN}
+    return plain | dict(zip(_ALIASES, write.names, strict=True))
+
+
+def _write_of(record: Sequence[Any]) -> Write:
+    """The write in a row of `_COLUMNS`."""
+    values: dict[str, Any] = dict(zip(_PLAIN, record[4:], strict=True))
+    values["creates"] = bool(values["creates"])  # null before version 0.2
+    values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
+    return Write(id=record[0], names=Aliases(*record[1:4]), **values)
+
+
+def names_of(write: Write) -> tuple[int | str, ...]:
+    """Whatever says whose write it is: its aliases, and its prospect's id where that is known."""
+    known = () if write.prospect_id is None else (write.prospect_id,)
+    return (*write.names.present(), *known)
+
+
+def uncertain_names(write: Write) -> set[UncertainWrite]:
+    """The entries that stand for `write` among those of unknown fate."""
+    return {(name, write.kind, write.content) for name in names_of(write)}
+
+
+class Outbox:
+    """The writes of one scope.
+
+    scope: a number that stands for the account. hasher: with this outbox's salt.
+    """
+
+    def __init__(self, database: Database, scope: int) -> None:
+        database.migrate("outbox", MIGRATIONS)
+        self.database, self.scope = database, scope
+        with database.write() as connection:  # the salt is made on first use
+            insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
+            query = sa.select(salts.c.value).where(salts.c.name == "outbox")
+            self.hasher = Hasher(bytes(connection.execute(query).scalar_one()))
+
+    def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
+        """Store writes to be sent."""
+        stored = {"scope": self.scope, "state": State.PLANNED.value, "planned_ms": at_ms}
+        if new:
+            connection.execute(sa.insert(writes), [_record_of(write) | stored for write in new])
+
+    def supersede(self, source: str) -> None:
+        """Drop what an earlier run planned from `source` and didn't send: that input is read
+        again, and each of its rows compared again."""
+        self._drop_planned(writes.c.source == source)
+
+    def discard(self, run_id: str) -> None:
+        """Drop what `run_id` planned: nothing of it is to be sent."""
+        self._drop_planned(writes.c.run_id == run_id)
+
+    def _drop_planned(self, which: sa.ColumnElement[bool]) -> None:
+        with self.database.write() as connection:
+            connection.execute(sa.delete(writes).where(self._in(State.PLANNED), which))
+
+    def left_behind(self, run_id: str) -> dict[str, int]:
+        """source → writes that earlier runs planned from it and didn't send."""
+        query = (
+            sa.select(writes.c.source, sa.func.count())
+            .where(self._in(State.PLANNED), writes.c.run_id != run_id)
+            .group_by(writes.c.source)
+        )
+        with self.database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def rows_after(
+        self, connection: sa.Connection, run_id: str, row_number: int, limit: int
+    ) -> list[list[Write]]:
+        """The next `limit` rows of `run_id` that are planned, in file order, each as its writes."""
+        planned = self._in(State.PLANNED) & (writes.c.run_id == run_id)
+        numbers = (
+            sa.select(writes.c.row_number)
+            .where(planned, writes.c.row_number > row_number)
+            .distinct()
+            .order_by(writes.c.row_number)
+            .limit(limit)
+        )
+        query = (
+            sa.select(*_COLUMNS)
+            .where(planned, writes.c.row_number.in_(numbers))
+            .order_by(writes.c.row_number, writes.c.position)
+        )
+        ordered = map(_write_of, connection.execute(query))
+        return [list(row) for _, row in groupby(ordered, lambda write: write.row_number)]
+
+    def open_sends(self) -> list[Write]:
+        """Writes of any run whose answer is missing, oldest first."""
+        return self._stored(State.SENDING)
+
+    def uncertain(self) -> set[UncertainWrite]:
+        """Every write of unknown fate, under each name of its person."""
+        return {name for write in self._stored(State.UNCERTAIN) for name in uncertain_names(write)}
+
+    def _stored(self, state: State) -> list[Write]:
+        query = sa.select(*_COLUMNS).where(self._in(state)).order_by(writes.c.id)
+        with self.database.read() as connection:
+            return [_write_of(row) for row in connection.execute(query)]
+
+    def send(
+        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
+    ) -> Write:
+        """planned → sending, with a new key; the write as it is now on disk.
+
+        Raises:
+            OutboxConflict: it isn't planned any more.
+        """
+        sent = replace(write, idempotency_key=None, sent_ms=at_ms, sent_server_ms=server_ms)
+        return self._mark_sending(connection, sent, State.PLANNED)
+
+    def send_again(
+        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
+    ) -> Write:
+        """sending → sending: surely not applied so far; the same key and bytes from now on (a new
+        key where it has lost its own, see `Scopes.begin`)."""
+        sent = replace(write, sent_ms=at_ms, sent_server_ms=server_ms)
+        return self._mark_sending(connection, sent, State.SENDING)
+
+    def send_as_update(
+        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
+    ) -> Write:
+        """sending → sending: what only creates has met the prospect that `write` names now, and was
+        surely not applied; new bytes and a new key from now on."""
+        sent = replace(write, idempotency_key=None, sent_ms=at_ms, sent_server_ms=server_ms)
+        return self._mark_sending(connection, replace(sent, creates=False), State.SENDING)
+
+    def _mark_sending(self, connection: sa.Connection, write: Write, before: State) -> Write:
+        sent = replace(write, idempotency_key=write.idempotency_key or secrets.token_hex(16))
+        changed = ("idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms")
+        values = {name: getattr(sent, name) for name in changed}
+        self._step(connection, write, before, State.SENDING, values)
+        return sent
+
+    def finish(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        *,
+        outcome: str,
+        prospect_id: str | None,
+        at_ms: int,
+        state: State = State.SENDING,
+    ) -> None:
+        """sending (or planned) → closed: its fate is known, what it held is dropped."""
+        values = {"outcome": outcome, "prospect_id": prospect_id, **_emptied(at_ms)}
+        self._step(connection, write, state, State.CLOSED, values)
+
+    def give_up(self, connection: sa.Connection, write: Write, *, at_ms: int) -> None:
+        """sending → uncertain: its fate can't be known any more; what it held is dropped."""
+        values = {"outcome": "uncertain", **_emptied(at_ms)}
+        self._step(connection, write, State.SENDING, State.UNCERTAIN, values)
+
+    def settle_uncertain(
+        self, connection: sa.Connection, names: Aliases, prospect_id: str | None
+    ) -> None:
+        """uncertain → closed: something newer was accepted for the same prospect."""
+        known = zip((*_ALIASES, "prospect_id"), (*names, prospect_id), strict=True)
+        own = [writes.c[column] == name for column, name in known if name is not None]
+        connection.execute(
+            sa.update(writes)
+            .where(self._in(State.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
+            .values(state=State.CLOSED.value)
+        )
+
+    def _step(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        before: State,
+        after: State,
+        values: dict[str, Any],
+    ) -> None:
+        changed = connection.execute(
+            sa.update(writes)
+            .where(writes.c.id == write.id, writes.c.state == before.value)
+            .values(state=after.value, **values)
+        )
+        if changed.rowcount != 1:
+            raise OutboxConflict(
+                row_number=write.row_number, expected=before.value, wanted=after.value
+            )
+
+    def _in(self, state: State) -> sa.ColumnElement[bool]:
+        return (writes.c.scope == self.scope) & (writes.c.state == state.value)
+
+    def learnt_memory(self, since_ms: int) -> LearntMemory:
+        """What was learnt since `since_ms` of the API's memory for idempotency keys."""
+        query = sa.select(key_memory.c.remembered_s, key_memory.c.forgets).where(
+            key_memory.c.scope == self.scope, key_memory.c.noted_ms >= since_ms
+        )
+        with self.database.read() as connection:
+            found = connection.execute(query).first()
+        return LearntMemory() if found is None else LearntMemory(*found)
+
+    def note_memory(self, connection: sa.Connection, learnt: LearntMemory, at_ms: int) -> None:
+        """Keep what was learnt for later runs."""
+        row = {"scope": self.scope, "remembered_s": learnt.remembered_s, "forgets": learnt.forgets}
+        insert_or_replace(connection, key_memory, [{**row, "noted_ms": at_ms}])
+
+    def forget(self, before_ms: int) -> None:
+        """Drop what was last of use before `before_ms` (UTC epoch ms): planned writes that were
+        never sent, hashes and outcomes of closed ones, results that have landed, and receipts that
+        no push has used since. Writes whose answer is missing, and those of unknown fate, stay:
+        forgetting them could send them twice."""
+        over = writes.c.state.in_((State.PLANNED.value, State.CLOSED.value))
+        old = {
+            writes: over & (writes.c.planned_ms < before_ms),
+            results: results.c.landed & (results.c.pushed_ms < before_ms),
+            attached: attached.c.seen_ms < before_ms,
+            receipts: receipts.c.seen_ms < before_ms,
+        }
+        # what leads to prospects without a receipt goes with the receipts
+        known = sa.select(receipts.c.prospect_id).where(receipts.c.scope == self.scope)
+        orphans = {table: table.c.prospect_id.not_in(known) for table in (aliases, settled_names)}
+        with self.database.write() as connection:
+            for table, which in old.items():
+                gone = connection.execute(
+                    sa.delete(table).where(table.c.scope == self.scope, which)
+                )
+            for table, which in orphans.items() if gone.rowcount else ():  # receipts came last
+                connection.execute(sa.delete(table).where(table.c.scope == self.scope, which))
+
+
+def _emptied(at_ms: int) -> dict[str, Any]:
+    return {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
+
+
+# --- writes whose answer is missing ------------------------------------------------------------
 
 
 class Fate(StrEnum):
@@ -97,7 +359,7 @@ def was_remembered(
     that the first request never arrived.
 
     replayed: it is marked so. created_before: the person was known before the first request.
-    first_server_ms, again_server_ms: no later than the server's clock said when the write was
+    first_server_ms, again_server_ms: no later than the server's clock was when the write was
     sent first, and when it was repeated.
     """
     if replayed:
@@ -125,10 +387,10 @@ def fate_of_prospect(
     accepted_updated_at_ms: int | None,
     sent_server_ms: int | None,
 ) -> Fate:
-    """What the prospect as it is now tells of a write that may have reached it.
+    """What the prospect as it is now shows of a write that may have reached it.
 
     item: the prospect; None if there is none. known_before: it existed before the write, so that
-    its absence is somebody's deletion. accepted_updated_at_ms: its `updatedAt` after the write
+    its absence means it was deleted. accepted_updated_at_ms: its `updatedAt` after the write
     before this one. sent_server_ms: the earliest the write can have been sent, server time; None:
     that isn't known.
     """
@@ -144,7 +406,7 @@ def fate_of_prospect(
 
 
 def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None) -> Fate | None:
-    """What the person who has a write's contact now tells of a write that only creates; None: they
+    """What the person who has a write's contact now shows of a write that only creates; None: they
     were there before it, so that it did nothing.
 
     item, sent_server_ms: as above. Whoever was created since then was created by it.
@@ -164,7 +426,7 @@ def fate_of_activity(
     complete: bool,
     sent_server_ms: int | None,
 ) -> Fate:
-    """What the prospect's notes (tasks, meetings) tell of one that may have been created.
+    """What the prospect's notes (tasks, meetings) show of one that may have been created.
 
     complete: `items` are all of them created since `sent_server_ms`.
     """
@@ -195,350 +457,3 @@ def _same(wanted: Any, found: Any) -> bool:
 
 def _plain(value: str | float) -> str:
     return " ".join(unescape(_MARKUP.sub(" ", str(value))).split())
-
-
-PROSPECTS = "prospects"
-
-
-UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
-
-
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """One request of one input row: the prospect (position 0) or one of its activities.
-
-    person: rows of one run with the same number are about one person and are sent in file order.
-    body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
-    JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
-    no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
-    creates somebody or does nothing, since nobody is known whom it is about. id: 0 until it is
-    stored. sent_ms: by our clock; sent_server_ms: no later than the server's clock said at that
-    instant, None where that isn't known.
-    """
-
-    run_id: str
-    source: str
-    row_number: int
-    position: int
-    kind: str
-    person: int
-    names: Aliases
-    content: bytes
-    body: bytes
-    row_values: bytes | None = None
-    note: str | None = None
-    prospect_id: str | None = None
-    stale: bool = False
-    creates: bool = False
-    id: int = 0
-    idempotency_key: str | None = None
-    sent_ms: int | None = None
-    sent_server_ms: int | None = None
-
-
-_PLAIN = [field.name for field in fields(Write) if field.name not in ("id", "names")]
-
-COLUMNS = [
-    writes.c.id,
-    writes.c.email_alias,
-    writes.c.phone_alias,
-    writes.c.row_alias,
-    *(writes.c[name] for name in _PLAIN),
-]
-
-
-def names_of(write: Write) -> tuple[int | str, ...]:
-    """Whatever tells whose write it is: its aliases, and its prospect's id where that is known."""
-    known = () if write.prospect_id is None else (write.prospect_id,)
-    return (*write.names.present(), *known)
-
-
-def uncertain_names(write: Write) -> set[UncertainWrite]:
-    """The entries that stand for `write` among those of unknown fate."""
-    return {(name, write.kind, write.content) for name in names_of(write)}
-
-
-def to_record(write: Write) -> dict[str, Any]:
-    """Its columns, all but what only storage knows."""
-    return {
-        **{name: getattr(write, name) for name in _PLAIN},
-        "email_alias": write.names.email,
-        "phone_alias": write.names.phone,
-        "row_alias": write.names.row,
-    }
-
-
-def from_record(row: Sequence[Any]) -> Write:
-    """The write in a row of `COLUMNS`."""
-    id_, email, phone, other, *plain = row
-    values: dict[str, Any] = dict(zip(_PLAIN, plain, strict=True))
-    values["creates"] = bool(values["creates"])  # null before version 0.2
-    values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
-    return Write(id=id_, names=Aliases(email, phone, other), **values)
-
-
-def by_row(ordered: Iterable[Write]) -> Iterator[list[Write]]:
-    """Writes in file order, each row's together."""
-    row: list[Write] = []
-    for write in ordered:
-        if row and row[0].row_number != write.row_number:
-            yield row
-            row = []
-        row.append(write)
-    if row:
-        yield row
-
-
-class Outbox:
-    """The writes of one scope.
-
-    scope: a number that stands for the account. hasher: with this outbox's salt.
-    """
-
-    def __init__(self, database: Database, scope: int) -> None:
-        database.migrate("outbox", MIGRATIONS)
-        self.database, self.scope = database, scope
-        self.hasher = Hasher(stored_salt(database))
-
-    def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
-        """Store writes to be sent."""
-        stored = {"scope": self.scope, "state": State.PLANNED.value, "planned_ms": at_ms}
-        if new:
-            connection.execute(sa.insert(writes), [{**to_record(write), **stored} for write in new])
-
-    def supersede(self, source: str) -> int:
-        """Drop what an earlier run planned from `source` and didn't send; how many writes.
-
-        That input is read anew, and each of its rows compared anew.
-        """
-        with self.database.write() as connection:
-            return connection.execute(
-                self._delete(State.PLANNED).where(writes.c.source == source)
-            ).rowcount
-
-    def discard(self, run_id: str) -> None:
-        """Drop what `run_id` planned: nothing of it is to be sent."""
-        with self.database.write() as connection:
-            connection.execute(self._delete(State.PLANNED).where(writes.c.run_id == run_id))
-
-    def left_behind(self, run_id: str) -> dict[str, int]:
-        """source → writes that earlier runs planned from it and didn't send."""
-        query = (
-            sa.select(writes.c.source, sa.func.count())
-            .where(self._in(State.PLANNED), writes.c.run_id != run_id)
-            .group_by(writes.c.source)
-        )
-        with self.database.read() as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
-
-    def rows_after(
-        self, connection: sa.Connection, run_id: str, row_number: int, limit: int
-    ) -> list[list[Write]]:
-        """The next `limit` rows of `run_id` that are planned, in file order, each as its writes."""
-        numbers = (
-            sa.select(writes.c.row_number)
-            .where(
-                self._in(State.PLANNED),
-                writes.c.run_id == run_id,
-                writes.c.row_number > row_number,
-            )
-            .distinct()
-            .order_by(writes.c.row_number)
-            .limit(limit)
-        )
-        query = (
-            sa.select(*COLUMNS)
-            .where(
-                self._in(State.PLANNED),
-                writes.c.run_id == run_id,
-                writes.c.row_number.in_(numbers),
-            )
-            .order_by(writes.c.row_number, writes.c.position)
-        )
-        return list(by_row(from_record(tuple(row)) for row in connection.execute(query)))
-
-    def open_sends(self) -> list[Write]:
-        """Writes of any run whose answer is missing, oldest first."""
-        query = sa.select(*COLUMNS).where(self._in(State.SENDING)).order_by(writes.c.id)
-        with self.database.read() as connection:
-            return [from_record(tuple(row)) for row in connection.execute(query)]
-
-    def uncertain(self) -> set[UncertainWrite]:
-        """Every write of unknown fate, under each name of its person."""
-        query = sa.select(*COLUMNS).where(self._in(State.UNCERTAIN))
-        with self.database.read() as connection:
-            found = [from_record(tuple(row)) for row in connection.execute(query)]
-        return {name for write in found for name in uncertain_names(write)}
-
-    def send(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
-    ) -> Write:
-        """planned → sending, with a new key; the write as it is now on disk.
-
-        Raises:
-            OutboxConflict: it isn't planned any more.
-        """
-        sent = replace(
-            write,
-            idempotency_key=secrets.token_hex(16),
-            sent_ms=at_ms,
-            sent_server_ms=server_ms,
-        )
-        values = {
-            "idempotency_key": sent.idempotency_key,
-            "body": sent.body,
-            "prospect_id": sent.prospect_id,
-            "creates": sent.creates,
-            "sent_ms": at_ms,
-            "sent_server_ms": server_ms,
-        }
-        self._step(connection, write, State.PLANNED, State.SENDING, values)
-        return sent
-
-    def send_again(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
-    ) -> Write:
-        """sending → sending: surely not applied so far; the same key and bytes from now on (a new
-        key where it has lost its own, see `scopes`)."""
-        key = write.idempotency_key or secrets.token_hex(16)
-        values = {"idempotency_key": key, "sent_ms": at_ms, "sent_server_ms": server_ms}
-        self._step(connection, write, State.SENDING, State.SENDING, values)
-        return replace(write, idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
-
-    def send_as_update(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
-    ) -> Write:
-        """sending → sending: what only creates has met the prospect that `write` names now, and was
-        surely not applied; new bytes and a new key from now on."""
-        key = secrets.token_hex(16)
-        values = {
-            "idempotency_key": key,
-            "body": write.body,
-            "prospect_id": write.prospect_id,
-            "creates": False,
-            "sent_ms": at_ms,
-            "sent_server_ms": server_ms,
-        }
-        self._step(connection, write, State.SENDING, State.SENDING, values)
-        return replace(
-            write,
-            idempotency_key=key,
-            creates=False,
-            sent_ms=at_ms,
-            sent_server_ms=server_ms,
-        )
-
-    def finish(
-        self,
-        connection: sa.Connection,
-        write: Write,
-        *,
-        outcome: str,
-        prospect_id: str | None,
-        at_ms: int,
-        state: State = State.SENDING,
-    ) -> None:
-        """sending (or planned) → closed: its fate is known, what it held is dropped."""
-        values = {"outcome": outcome, "prospect_id": prospect_id, **_emptied(at_ms)}
-        self._step(connection, write, state, State.CLOSED, values)
-
-    def give_up(self, connection: sa.Connection, write: Write, *, at_ms: int) -> None:
-        """sending → uncertain: its fate can't be known any more; what it held is dropped."""
-        values = {"outcome": "uncertain", **_emptied(at_ms)}
-        self._step(connection, write, State.SENDING, State.UNCERTAIN, values)
-
-    def settle_uncertain(
-        self, connection: sa.Connection, names: Aliases, prospect_id: str | None
-    ) -> None:
-        """uncertain → closed: something newer was accepted for the same prospect."""
-        own = [
-            column == alias
-            for column, alias in (
-                (writes.c.email_alias, names.email),
-                (writes.c.phone_alias, names.phone),
-                (writes.c.row_alias, names.row),
-                (writes.c.prospect_id, prospect_id),
-            )
-            if alias is not None
-        ]
-        connection.execute(
-            sa.update(writes)
-            .where(self._in(State.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
-            .values(state=State.CLOSED.value)
-        )
-
-    def learnt_memory(self, since_ms: int) -> LearntMemory:
-        """What was learnt since `since_ms` of the API's memory for idempotency keys."""
-        query = sa.select(key_memory.c.remembered_s, key_memory.c.forgets).where(
-            key_memory.c.scope == self.scope, key_memory.c.noted_ms >= since_ms
-        )
-        with self.database.read() as connection:
-            found = connection.execute(query).first()
-        return LearntMemory() if found is None else LearntMemory(found[0], found[1])
-
-    def note_memory(self, connection: sa.Connection, learnt: LearntMemory, at_ms: int) -> None:
-        """Keep what was learnt for later runs."""
-        row = {"scope": self.scope, "remembered_s": learnt.remembered_s, "forgets": learnt.forgets}
-        insert_or_replace(connection, key_memory, [{**row, "noted_ms": at_ms}])
-
-    def _step(
-        self,
-        connection: sa.Connection,
-        write: Write,
-        before: State,
-        after: State,
-        values: dict[str, Any],
-    ) -> None:
-        changed = connection.execute(
-            sa.update(writes)
-            .where(writes.c.id == write.id, writes.c.state == before.value)
-            .values(state=after.value, **values)
-        )
-        if changed.rowcount != 1:
-            raise OutboxConflict(
-                row_number=write.row_number, expected=before.value, wanted=after.value
-            )
-
-    def _in(self, state: State) -> sa.ColumnElement[bool]:
-        return sa.and_(writes.c.scope == self.scope, writes.c.state == state.value)
-
-    def _delete(self, state: State) -> sa.Delete:
-        return sa.delete(writes).where(self._in(state))
-
-
-def _emptied(at_ms: int) -> dict[str, Any]:
-    return {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
-
-
-def forget(outbox: Outbox, before_ms: int) -> None:
-    """Drop what was last of use before `before_ms` (UTC epoch ms)."""
-    scope = outbox.scope
-    over = (State.PLANNED.value, State.CLOSED.value)
-    with outbox.database.write() as connection:
-        connection.execute(
-            sa.delete(writes).where(
-                writes.c.scope == scope, writes.c.state.in_(over), writes.c.planned_ms < before_ms
-            )
-        )
-        connection.execute(
-            sa.delete(results).where(
-                results.c.scope == scope, results.c.landed, results.c.pushed_ms < before_ms
-            )
-        )
-        old = connection.execute(
-            sa.delete(receipts).where(receipts.c.scope == scope, receipts.c.seen_ms < before_ms)
-        ).rowcount
-        connection.execute(
-            sa.delete(attached).where(attached.c.scope == scope, attached.c.seen_ms < before_ms)
-        )
-        if old:
-            _forget_aliases(connection, scope)
-
-
-def _forget_aliases(connection: sa.Connection, scope: int) -> None:
-    """Names that lead to prospects without a receipt, and those settled on them."""
-    receipt = sa.select(receipts.c.prospect_id).where(receipts.c.scope == scope)
-    for table in (aliases, settled_names):
-        connection.execute(
-            sa.delete(table).where(table.c.scope == scope, table.c.prospect_id.not_in(receipt))
-        )

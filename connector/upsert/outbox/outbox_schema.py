@@ -28,7 +28,6 @@ salts = sa.Table(
     sa.Column("value", sa.LargeBinary(32), nullable=False),
 )
 
-
 writes = sa.Table(
     "outbox_writes",
     metadata,
@@ -61,7 +60,6 @@ writes = sa.Table(
     sa.Index("outbox_writes_by_age", "scope", "planned_ms"),
 )
 
-
 aliases = sa.Table(
     "outbox_aliases",
     metadata,
@@ -73,7 +71,6 @@ aliases = sa.Table(
     sa.Index("outbox_aliases_by_prospect", "prospect_id"),
     sqlite_with_rowid=False,
 )
-
 
 receipts = sa.Table(
     "outbox_receipts",
@@ -88,7 +85,6 @@ receipts = sa.Table(
     sqlite_with_rowid=False,
 )
 
-
 # which first names each source has settled on which person (see `shared_contacts`)
 settled_names = sa.Table(
     "outbox_settled_names",
@@ -101,7 +97,6 @@ settled_names = sa.Table(
     sqlite_with_rowid=False,
 )
 
-
 disputed = sa.Table(
     "outbox_disputed",
     metadata,
@@ -113,7 +108,6 @@ disputed = sa.Table(
     sqlite_with_rowid=False,
 )
 
-
 attached = sa.Table(
     "outbox_attached",
     metadata,
@@ -124,7 +118,6 @@ attached = sa.Table(
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-
 
 results = sa.Table(
     "push_results",
@@ -142,17 +135,15 @@ results = sa.Table(
     sqlite_with_rowid=False,
 )
 
-
 scopes = sa.Table(
     "outbox_scopes",
     metadata,
     sa.Column("key", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("scope", sa.BigInteger, nullable=False),
     sa.Column("account", sa.BigInteger),
-    sa.Column("told", sa.Boolean, nullable=False),
+    sa.Column("told", sa.Boolean, key="asked", nullable=False),
     sa.Column("sent_ms", sa.BigInteger),
 )
-
 
 key_memory = sa.Table(
     "outbox_key_memory",
@@ -165,7 +156,7 @@ key_memory = sa.Table(
 
 
 def _add_names(connection: sa.Connection) -> None:
-    """What tells two people behind one contact apart; for writes, whether it only creates."""
+    """What distinguishes two people behind one contact; of a write, whether it only creates."""
     metadata.create_all(connection)
     _add_column(connection, receipts.c.names)
     _add_column(connection, writes.c.creates)
@@ -179,21 +170,19 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}")
 
 
-# the second for ledgers of before `outbox_scopes`: each makes the tables that are missing;
-# the third for those of before `outbox_key_memory`
+# each makes the tables that are missing: the second for ledgers older than `outbox_scopes`, the
+# third for those older than `outbox_key_memory`
 MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all, _add_names)
+_Rows = Sequence[Mapping[str, Any]]
 
 
-Rows = Sequence[Mapping[str, Any]]
-
-
-def insert_new(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+def insert_new(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken changes nothing."""
     if rows:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), list(rows))
 
 
-def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: Rows) -> None:
+def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken replaces the columns it names."""
     if not rows:
         return

@@ -1,11 +1,9 @@
-"""Whether the outbox is still the one that belongs to its ledger.
+"""Which outbox and which receipts an API key works with.
 
 The ledger's budget remembers that it has an outbox: both hold one token, and a number that rises
 with each push. An outbox that vanished, was emptied, replaced, or is an older copy of itself knows
 too little of what was sent, and each step of a push asks for the proof. A budget that was lost
 instead takes its outbox back.
-
-Which receipts an API key works with: its own, or those of its account's key before it.
 
 Keys get rotated; what an account has accepted stays accepted. The account is learnt from answers
 of `GET /auth`, and a key that has sent something under its own number keeps that number.
@@ -14,12 +12,9 @@ of `GET /auth`, and a key that has sent something under its own number keeps tha
 from __future__ import annotations
 
 import secrets as randomness
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import sqlalchemy as sa
 
@@ -31,8 +26,12 @@ from connector.logs import get_logger
 from connector.upsert.outbox.outbox import State
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
+    aliases,
+    attached,
+    insert_new,
     insert_or_replace,
     receipts,
+    results,
     salts,
     scopes,
     writes,
@@ -44,10 +43,8 @@ _PAIRING_LOCK = 7_466_104_402
 _VANISHED = "has vanished"
 _EMPTIED = "is empty"
 _REPLACED = "was replaced by another"
-_OLDER = "is an older copy of itself: pushes have used a newer one since"
 _DAMAGED = "is damaged"
-_A_FOLDER = "is a folder"
-_FIRST_TABLES = {"outbox_aliases", "outbox_receipts", "outbox_attached", "push_results"}
+_FIRST_TABLES = {table.name for table in (writes, aliases, receipts, attached, results)}
 _log = get_logger("outbox")
 
 
@@ -69,51 +66,48 @@ class OpenOutbox:
         self.database.close()
 
 
-@dataclass
 class _TokenProof:
     """Proof for each write transaction, at the price of a stat and a row."""
 
-    name: str
-    path: Path | None
-    token: bytes
-    _file: tuple[int, int] | None = field(init=False, default=None)
-    _size: int = field(init=False, default=0)
-
-    def __post_init__(self) -> None:
-        if self.path is not None:
-            found = self.path.stat()
+    def __init__(self, database: Database, token: bytes) -> None:
+        self._name, self._path, self._token = database.name, database.path, token
+        if self._path is not None:
+            found = self._path.stat()
             self._file, self._size = (found.st_dev, found.st_ino), found.st_size
 
     def of_file(self) -> None:
-        """SQLite goes on with a file that has no name any more."""
-        if self.path is None:
+        """SQLite keeps using a file that has no name any more."""
+        if self._path is None:
             return
         try:
-            found = self.path.stat()
+            found = self._path.stat()
         except FileNotFoundError:
-            raise OutboxLost(outbox=self.name, reason=_VANISHED) from None
+            raise self._lost(_VANISHED) from None
         except OSError as error:
-            raise OutboxLost(outbox=self.name, reason=f"can't be seen: {error.strerror}") from error
+            raise self._lost(f"can't be seen: {error.strerror}") from error
         if (found.st_dev, found.st_ino) != self._file:
-            raise OutboxLost(outbox=self.name, reason=_REPLACED)
+            raise self._lost(_REPLACED)
         if found.st_size < self._size:  # it never shrinks
-            raise OutboxLost(outbox=self.name, reason="was emptied or cut")
+            raise self._lost("was emptied or cut")
         self._size = found.st_size
 
     def of_rows(self, connection: sa.Connection) -> None:
         try:
-            token = _value(connection, _TOKEN)
+            token = _value(connection, salts, _TOKEN)
         except (sa.exc.ProgrammingError, sa.exc.OperationalError) as error:
             if isinstance(error, sa.exc.OperationalError) and "no such table" not in str(error):
                 raise
-            raise OutboxLost(outbox=self.name, reason="has lost its tables") from error
-        if token != self.token:
-            raise OutboxLost(outbox=self.name, reason=_REPLACED if token else _EMPTIED)
+            raise self._lost("has lost its tables") from error
+        if token != self._token:
+            raise self._lost(_REPLACED if token else _EMPTIED)
 
     def of_failure(self, error: LedgerUnusable) -> None:
         self.of_file()  # one that was emptied looks damaged first
         if isinstance(error, LedgerDamaged):
-            raise OutboxLost(outbox=self.name, reason=_DAMAGED) from error
+            raise self._lost(_DAMAGED) from error
+
+    def _lost(self, reason: str) -> OutboxLost:
+        return OutboxLost(outbox=self._name, reason=reason)
 
 
 def open_outbox(
@@ -130,26 +124,30 @@ def open_outbox(
         OutboxLost: the ledger had another one.
     """
     ledger.migrate("budget", BUDGET_MIGRATIONS)
-    with _locked(ledger) as connection:
-        token = _secret(connection, _OUTBOX_TOKEN)
-        pushes = _number(_secret(connection, _OUTBOX_PUSHES))
+    with ledger.write() as connection:
+        if not ledger.is_sqlite:  # one process at a time looks at the pair
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PAIRING_LOCK)))
+        token = _value(connection, secrets, _OUTBOX_TOKEN)
+        pushes = _number(_value(connection, secrets, _OUTBOX_PUSHES))
         path = half_path(ledger.url, OUTBOX_SUFFIX)
-        reason = _file_reason(path, is_known=token is not None)
+        reason = None if path is None else _why_not_opened(path, is_known=token is not None)
         database: Database | None = None
         try:
             if reason is None:
                 database = _opened(ledger)
                 reason = _why_lost(database, token, pushes, reads_all=new_ledger)
-            if reason is not None and not new_ledger:
-                raise OutboxLost(outbox=_name(ledger, path), reason=reason)
             if reason is not None:
-                _log.warning("outbox.started_new", outbox=_name(ledger, path), former=reason)
+                name = ledger.name if path is None else str(path)
+                if not new_ledger:
+                    raise OutboxLost(outbox=name, reason=reason)
+                _log.warning("outbox.started_new", outbox=name, former=reason)
                 database = _started_new(ledger, database, path)
             assert database is not None
             opened = _paired(connection, database, None if reason else token)
             if new_ledger and (reason is not None or opened.knows_nothing):
                 opened.look_first_ms, opened.started_now = look_first_until_ms, True
-                _store(database, _LOOK_FIRST, _bytes(look_first_until_ms))
+                with database.write() as outbox:
+                    _put(outbox, salts, _LOOK_FIRST, _bytes(look_first_until_ms))
         except BaseException as error:
             if database is not None:
                 database.close()
@@ -162,36 +160,23 @@ def open_outbox(
 def count_push(ledger: Database, outbox: Database) -> None:
     """A push begins: outbox and ledger count it, the outbox first. Its lock is held."""
     with outbox.write() as connection:
-        pushes = _number(_value(connection, _PUSHES))
+        pushes = _number(_value(connection, salts, _PUSHES))
     with ledger.write() as connection:
-        pushes = max(pushes, _number(_secret(connection, _OUTBOX_PUSHES))) + 1
-    _store(outbox, _PUSHES, _bytes(pushes))
+        pushes = max(pushes, _number(_value(connection, secrets, _OUTBOX_PUSHES))) + 1
+    with outbox.write() as connection:
+        _put(connection, salts, _PUSHES, _bytes(pushes))
     with ledger.write() as connection:
-        _remember(connection, _OUTBOX_PUSHES, _bytes(pushes))
-
-
-@contextmanager
-def _locked(ledger: Database) -> Iterator[sa.Connection]:
-    """One process at a time looks at the pair."""
-    with ledger.write() as connection:
-        if not ledger.is_sqlite:
-            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_PAIRING_LOCK)))
-        yield connection
+        _put(connection, secrets, _OUTBOX_PUSHES, _bytes(pushes))
 
 
 def _opened(ledger: Database) -> Database:
     return Database(ledger.url, durable=True, suffix=OUTBOX_SUFFIX)
 
 
-def _name(ledger: Database, path: Path | None) -> str:
-    return ledger.name if path is None else str(path)
-
-
-def _file_reason(path: Path | None, *, is_known: bool) -> str | None:
-    if path is None:
-        return None
+def _why_not_opened(path: Path, *, is_known: bool) -> str | None:
+    """Why the file can't be the ledger's outbox; None: it may be. is_known: the ledger has one."""
     if path.is_dir():
-        return _A_FOLDER
+        return "is a folder"
     if not is_known:
         return None
     if not path.exists():
@@ -206,8 +191,8 @@ def _why_lost(
     try:
         with database.read() as connection:
             tables = set(sa.inspect(connection).get_table_names())
-            found = _value(connection, _TOKEN) if salts.name in tables else None
-            own_pushes = _number(_value(connection, _PUSHES)) if found else 0
+            found = _value(connection, salts, _TOKEN) if salts.name in tables else None
+            own_pushes = _number(_value(connection, salts, _PUSHES)) if found else 0
             if reads_all and database.is_sqlite:
                 check = connection.exec_driver_sql("PRAGMA integrity_check(1)").scalar()
                 if check != "ok":
@@ -220,13 +205,14 @@ def _why_lost(
         return _EMPTIED
     if found != token:
         return _REPLACED
-    if {writes.name, *_FIRST_TABLES} - tables:
+    if _FIRST_TABLES - tables:
         return "has lost tables"
-    return _OLDER if own_pushes < pushes else None
+    older = "is an older copy of itself: pushes have used a newer one since"
+    return older if own_pushes < pushes else None
 
 
 def _started_new(ledger: Database, lost: Database | None, path: Path | None) -> Database:
-    """Another outbox; a file that isn't ours any more is kept beside it."""
+    """Another outbox; a file that isn't ours any more is renamed and kept."""
     if lost is not None:
         lost.close()
     if path is not None:
@@ -248,10 +234,10 @@ def _paired(connection: sa.Connection, database: Database, token: bytes | None) 
     """Both sides hold the same token; the outbox has it first, so that a kill between is healed."""
     database.migrate("outbox", MIGRATIONS)
     with database.write() as outbox:
-        found = _value(outbox, _TOKEN)
+        found = _value(outbox, salts, _TOKEN)
         if found is None:
             found = randomness.token_bytes(32)
-            _put(outbox, _TOKEN, found)
+            _put(outbox, salts, _TOKEN, found)
         elif token is None:
             _log.warning("outbox.adopted", why="the ledger's budget is new, its outbox isn't")
             # their ages are of a clock that is gone: they are looked up before they are repeated
@@ -259,40 +245,23 @@ def _paired(connection: sa.Connection, database: Database, token: bytes | None) 
                 sa.update(writes).where(writes.c.state == State.SENDING.value).values(sent_ms=None)
             )
         if (salt := salt_of(connection)) is not None:
-            _put(outbox, SALT_COPY, salt)
-        look_first_ms = _number(_value(outbox, _LOOK_FIRST))
-        is_used = _value(outbox, _PUSHES) is not None or any(
-            outbox.scalar(sa.select(sa.literal(1)).select_from(table).limit(1))
-            for table in (receipts, writes)
-        )
+            _put(outbox, salts, SALT_COPY, salt)
+        look_first_ms = _number(_value(outbox, salts, _LOOK_FIRST))
+        is_used = _value(outbox, salts, _PUSHES) is not None or _is_used(outbox)
     if found != token:
-        _remember(connection, _OUTBOX_TOKEN, found)
-        _remember(connection, _OUTBOX_PUSHES, _bytes(0))
-    database.require(_TokenProof(database.name, database.path, found))
+        _put(connection, secrets, _OUTBOX_TOKEN, found)
+        _put(connection, secrets, _OUTBOX_PUSHES, _bytes(0))
+    database.require(_TokenProof(database, found))
     return OpenOutbox(database, look_first_ms, knows_nothing=not is_used)
 
 
-def _value(connection: sa.Connection, name: str) -> bytes | None:
-    found = connection.scalar(sa.select(salts.c.value).where(salts.c.name == name))
+def _value(connection: sa.Connection, table: sa.Table, name: str) -> bytes | None:
+    found = connection.scalar(sa.select(table.c.value).where(table.c.name == name))
     return None if found is None else bytes(found)
 
 
-def _put(connection: sa.Connection, name: str, value: bytes) -> None:
-    insert_or_replace(connection, salts, [{"name": name, "value": value}])
-
-
-def _store(database: Database, name: str, value: bytes) -> None:
-    with database.write() as connection:
-        _put(connection, name, value)
-
-
-def _secret(connection: sa.Connection, name: str) -> bytes | None:
-    found = connection.scalar(sa.select(secrets.c.value).where(secrets.c.name == name))
-    return None if found is None else bytes(found)
-
-
-def _remember(connection: sa.Connection, name: str, value: bytes) -> None:
-    insert_or_replace(connection, secrets, [{"name": name, "value": value}])
+def _put(connection: sa.Connection, table: sa.Table, name: str, value: bytes) -> None:
+    insert_or_replace(connection, table, [{"name": name, "value": value}])
 
 
 def _bytes(number: int) -> bytes:
@@ -317,27 +286,27 @@ class Scopes:
 
     def is_worth_asking(self, key: int) -> bool:
         """Whether the account of `key` isn't known, and there is one whose receipts it may have."""
+        asked = sa.select(scopes.c.key).where(scopes.c.key == key, scopes.c.asked).limit(1)
+        others = sa.select(scopes.c.key).where(scopes.c.account.is_not(None)).limit(1)
         with self._database.read() as connection:
-            told = sa.select(scopes.c.key).where(scopes.c.key == key, scopes.c.told)
-            others = sa.select(scopes.c.key).where(scopes.c.account.is_not(None))
             return (
-                connection.scalar(told.limit(1)) is None
-                and connection.scalar(others.limit(1)) is not None
-                and not _has_own(connection, key)
+                connection.scalar(asked) is None
+                and connection.scalar(others) is not None
+                and not _is_used(connection, key)
             )
 
     def note(self, key: int, account: int | None) -> None:
         """`GET /auth` was answered with `account`; None: it names none."""
         with self._database.write() as connection:
             scope = _scope(connection, key)
-            if scope is None and account is not None and not _has_own(connection, key):
+            if scope is None and account is not None and not _is_used(connection, key):
                 scope = connection.scalar(
                     sa.select(scopes.c.scope)
                     .where(scopes.c.account == account)
                     .order_by(scopes.c.sent_ms.desc().nulls_last(), scopes.c.key)
                     .limit(1)
                 )
-            facts = {"scope": scope or key, "account": account, "told": True}
+            facts = {"scope": scope or key, "account": account, "asked": True}
             insert_or_replace(connection, scopes, [{"key": key, **facts}])
 
     def begin(self, key: int, at_ms: int) -> None:
@@ -360,22 +329,24 @@ class Scopes:
                     .where(writes.c.scope == scope, writes.c.state == State.SENDING.value)
                     .values(idempotency_key=None)
                 )
-            row: dict[str, Any] = {"key": key, "scope": scope, "told": False, "sent_ms": at_ms}
-            if _scope(connection, key) is None:
-                connection.execute(sa.insert(scopes).values(row))
-            else:
-                connection.execute(
-                    sa.update(scopes).where(scopes.c.key == key).values(sent_ms=at_ms)
-                )
+            row = {"key": key, "scope": scope, "asked": False}
+            insert_new(connection, scopes, [row])
+            sent = sa.update(scopes).where(scopes.c.key == key).values(sent_ms=at_ms)
+            connection.execute(sent)
 
 
 def _scope(connection: sa.Connection, key: int) -> int | None:
     return connection.scalar(sa.select(scopes.c.scope).where(scopes.c.key == key))
 
 
-def _has_own(connection: sa.Connection, key: int) -> bool:
-    """Whether something was sent or accepted under the number of `key` itself."""
+def _is_used(connection: sa.Connection, scope: int | None = None) -> bool:
+    """Whether something was sent or accepted, under the number of this very scope."""
     return any(
-        connection.scalar(sa.select(sa.literal(1)).where(table.c.scope == key).limit(1))
+        connection.scalar(
+            sa.select(sa.literal(1))
+            .where(sa.true() if scope is None else table.c.scope == scope)
+            .select_from(table)
+            .limit(1)
+        )
         for table in (receipts, writes)
     )

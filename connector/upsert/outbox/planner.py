@@ -167,7 +167,7 @@ class PlanCounts:
     """rows: of the input. outcomes: rows whose outcome is known without a request. to_send: rows
     that need one.
 
-    would_create, would_update: of those, by what the API will do; the rest can't be told.
+    would_create, would_update: of those, by what the API will do; the others are unknown.
     writes: requests that change something. look_ups: at most so many come before them, since an
     outbox was lost.
     """
@@ -289,7 +289,7 @@ class Planner:
         rejected, candidates = {}, []
         for row in rows:
             own = decide(row.content, evidence[row.id], self._options)
-            if own.outcome is Status.REJECTED:  # it speaks for nobody, whatever else there is
+            if own.outcome is Status.REJECTED:  # it claims no contact, whatever else there is
                 rejected[row.id] = own
             else:
                 candidates.append(_candidate(row, evidence[row.id]))

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from connector.clock import FakeClock
-from connector.upsert.outbox.outbox import Outbox, forget
+from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import aliases, receipts, results, writes
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
@@ -33,7 +33,7 @@ def count(rig: Rig, table: sa.Table) -> int:
 
 def forget_older(rig: Rig, days: float) -> None:
     assert isinstance(rig.clock, FakeClock)
-    forget(Outbox(rig.database, SCOPE), int((rig.clock.now_s() - days * DAY_S) * 1000))
+    Outbox(rig.database, SCOPE).forget(int((rig.clock.now_s() - days * DAY_S) * 1000))
 
 
 def test_a_closed_write_holds_nothing_of_the_person(rig: Rig):
