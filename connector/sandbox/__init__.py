@@ -1,15 +1,19 @@
-"""An HTTP server that plays the HiringCenter API v2: for tests, benches and first steps.
+"""A mock of the HiringCenter API v2, served over HTTP: for tests, benches and first steps.
 
 It imports nothing else of `connector`, so that it can't share its bugs.
 """
 
 from __future__ import annotations
 
-from connector.sandbox.clock import start_of_today_ms
-from connector.sandbox.fault_options import FAULT_NAMES, Faults
-from connector.sandbox.log import AppliedChange, LoggedRequest
-from connector.sandbox.options import RESOURCES, SandboxOptions, change_options
+from connector.sandbox.sandbox_options import (
+    FAULT_NAMES,
+    RESOURCES,
+    Faults,
+    SandboxOptions,
+    change_options,
+)
 from connector.sandbox.server import Sandbox, serve
+from connector.sandbox.state import AppliedChange, LoggedRequest, start_of_today_ms
 from connector.sandbox.store import Store
 
 __all__ = [

@@ -9,8 +9,7 @@ import json
 import sys
 from typing import Any
 
-from connector.sandbox.options import SandboxOptions, change_options
-from connector.sandbox.server import Sandbox, serve
+from connector.sandbox import Sandbox, SandboxOptions, change_options, serve
 
 
 def main(argv: list[str]) -> int:
@@ -18,25 +17,21 @@ def main(argv: list[str]) -> int:
 
     Returns the exit code: 128 + the signal's number, or 2 for flags that make no sense.
     """
+    names, values = argv[::2], argv[1::2]
+    options = SandboxOptions()
     try:
-        flags = dict(_flags(argv))
+        if len(names) != len(values) or not all(name.startswith("--") for name in names):
+            raise ValueError("expected pairs of --name and value")
+        flags = {
+            name[2:].replace("-", "_"): _value(value)
+            for name, value in zip(names, values, strict=True)
+        }
         port = int(flags.pop("port", 0))
-        options = SandboxOptions()
         change_options(options, flags)
     except (TypeError, ValueError) as error:
         sys.stderr.write(f"sandbox: {error}\n")
         return 2
     return 128 + serve(options, port, _announce)
-
-
-def _flags(argv: list[str]) -> list[tuple[str, Any]]:
-    names, values = argv[::2], argv[1::2]
-    if len(names) != len(values) or not all(name.startswith("--") for name in names):
-        raise ValueError("expected pairs of --name and value")
-    return [
-        (name[2:].replace("-", "_"), _value(value))
-        for name, value in zip(names, values, strict=True)
-    ]
 
 
 def _value(word: str) -> Any:
@@ -48,8 +43,7 @@ def _value(word: str) -> Any:
 
 def _announce(sandbox: Sandbox) -> None:
     facts = {"url": sandbox.url, "port": sandbox.port, "control_url": sandbox.control_url}
-    sys.stdout.write(json.dumps(facts) + "\n")
-    sys.stdout.flush()
+    print(json.dumps(facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
+from email.utils import formatdate
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from connector.sandbox import endpoints, wire
-from connector.sandbox.clock import http_date
-from connector.sandbox.errors import Refused
-from connector.sandbox.fault_options import EARLY_FAULTS
-from connector.sandbox.faults import early_answer, late_answer
-from connector.sandbox.log import LoggedRequest
-from connector.sandbox.rate import Verdict, limit_headers, retry_after_s
-from connector.sandbox.state import State
+from connector.sandbox import api_routes, faults
+from connector.sandbox.rate_limits import limit_headers, retry_after_s
+from connector.sandbox.request_checks import Refused
+from connector.sandbox.sandbox_options import EARLY_FAULTS
+from connector.sandbox.state import LoggedRequest, State
 
 
 class Api:
@@ -32,19 +30,18 @@ class Api:
             body = await request.body()
         except ClientDisconnect:
             return
-        await wire.pause(self._state.options.uplink_s)
+        await faults.pause(self._state.options.uplink_s)
         logged = self._arrived(request, body)
         answer = await self._answer(logged, request.headers.get("authorization", ""))
         self._answered(logged, answer)
         if answer is None:
-            await wire.drop(scope, receive, reset=logged.number % 2 == 0)
+            await faults.drop(scope, receive, reset=logged.number % 2 == 0)
         else:
-            await wire.deliver(answer, logged.fault, self._state.options, scope, receive, send)
+            await faults.deliver(answer, logged.fault, self._state.options, scope, receive, send)
 
     def _arrived(self, request: Request, body: bytes) -> LoggedRequest:
-        headers = {
-            name: value for name, value in request.headers.items() if name != "authorization"
-        }
+        headers = dict(request.headers)
+        headers.pop("authorization", None)
         logged = LoggedRequest(
             method=request.method,
             path=request.url.path,
@@ -54,7 +51,7 @@ class Api:
             headers=headers,
             idempotency_key=headers.get("x-idempotency-key"),
         )
-        self._state.log.arrived(logged)
+        self._state.arrived(logged)
         return logged
 
     def _answered(self, logged: LoggedRequest, answer: Response | None) -> None:
@@ -62,13 +59,11 @@ class Api:
         logged.status = 0 if silent or answer is None else answer.status_code
         logged.answered_s = self._state.clock.now_s()
         if answer is not None:
-            answer.headers["date"] = http_date(logged.answered_s + self._state.options.clock_skew_s)
+            date_s = logged.answered_s + self._state.options.clock_skew_s
+            answer.headers["date"] = formatdate(date_s, usegmt=True)
 
     async def _answer(self, logged: LoggedRequest, authorization: str) -> Response | None:
-        """The answer to send; None = close without one.
-
-        An error of the sandbox itself is a 500, and is kept.
-        """
+        """None = close without one. An error of the sandbox itself is a 500, and is kept."""
         headers: dict[str, str] = {}
         try:
             if self._state.on_request is not None:
@@ -91,31 +86,33 @@ class Api:
             skewed_s = logged.received_s + state.options.clock_skew_s
             headers |= limit_headers(verdict, state.options, skewed_s)
             if verdict.wait_s > 0:
-                return _json(429, _too_many(verdict), headers)
+                message = f"{verdict.name} limit exceeded. Please try again later."
+                facts = {"message": message, "retryAfter": retry_after_s(verdict)}
+                return _json(429, orjson.dumps({"error": "Too many requests", **facts}), headers)
         logged.fault = state.faults.pick(logged)
         if logged.fault in EARLY_FAULTS:
-            return early_answer(logged.fault, state.options, logged.received_s, headers)
-        return await self._carried_out(logged, headers)
+            return faults.early_answer(logged.fault, state.options, logged.received_s, headers)
+        return await self._carry_out(logged, headers)
 
-    async def _carried_out(
+    async def _carry_out(
         self, logged: LoggedRequest, headers: Mapping[str, str]
     ) -> Response | None:
         """The endpoint's answer, refusals included, with what a late fault makes of it."""
         try:
-            done = await endpoints.answer(self._state, logged)
+            done = await api_routes.answer(self._state, logged)
             answer = _json(done.status, done.body, headers)
         except Refused as refused:
             answer = _json(refused.status, orjson.dumps(refused.as_json()), headers)
         if logged.fault == "drop_after":
             return None
-        return late_answer(logged.fault, answer, logged.number, headers) if logged.fault else answer
+        return faults.late_answer(logged.fault, answer, logged.number, headers)
 
     def _authorize(self, logged: LoggedRequest, authorization: str) -> None:
         options = self._state.options
         wanted = f"Bearer {options.api_key}".encode()
         if not hmac.compare_digest(authorization.encode(), wanted):
             raise Refused(401, "Unauthorized", "The API key is missing or not valid.")
-        permission = endpoints.needed_permission(logged)
+        permission = api_routes.needed_permission(logged)
         if permission is None:
             return
         if not options.active:
@@ -126,10 +123,3 @@ class Api:
 
 def _json(status: int, body: bytes, headers: Mapping[str, str]) -> Response:
     return Response(body, status, dict(headers), "application/json")
-
-
-def _too_many(verdict: Verdict) -> bytes:
-    message = f"{verdict.name} limit exceeded. Please try again later."
-    return orjson.dumps(
-        {"error": "Too many requests", "message": message, "retryAfter": retry_after_s(verdict)}
-    )

@@ -1,18 +1,26 @@
-"""Which fault a request meets, and what servers and proxies answer when they are broken."""
+"""Which fault a request meets, what broken servers and proxies answer, and how an answer leaves:
+whole, in pieces, half, or not at all."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Mapping
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from connector.sandbox.clock import http_date
-from connector.sandbox.fault_options import FAULT_NAMES, Faults
-from connector.sandbox.log import LoggedRequest
-from connector.sandbox.options import SandboxOptions
+from connector.sandbox.sandbox_options import FAULT_NAMES, Duration, Faults, SandboxOptions
 
+if TYPE_CHECKING:
+    from connector.sandbox.state import LoggedRequest
+
+TRANSPORT = "sandbox.transport"
+PIECES = 10
 HTML_PAGE = (
     b"<!DOCTYPE html><html><head><title>Bad gateway</title></head>"
     b"<body><h1>502</h1><p>The upstream server is unavailable.</p></body></html>"
@@ -29,13 +37,9 @@ class FaultPicker:
         self._random = random.Random(0)
 
     def pick(self, request: LoggedRequest) -> str | None:
-        """A fault's name, or None.
-
-        Raises:
-            ValueError: the script names a fault that doesn't exist.
-        """
-        scripted, name = self._scripted(request)
-        if not scripted:
+        """A fault's name, or None. ValueError: the script names one that doesn't exist."""
+        is_scripted, name = self._scripted(request)
+        if not is_scripted:
             name = self._drawn(request)
         if name is not None and name not in FAULT_NAMES:
             raise ValueError(f"unknown fault {name!r}; known: {', '.join(FAULT_NAMES)}")
@@ -60,7 +64,7 @@ class FaultPicker:
         draw = self._random.random()
         if not (faults.reads if request.method == "GET" else faults.writes):
             return None
-        for name, probability in faults.probabilities().items():
+        for name, probability in faults.probabilities.items():
             draw -= probability
             if draw < 0:
                 return name
@@ -74,28 +78,36 @@ def early_answer(
 
     headers: of the rate limits, for those answers that the API itself gives.
     """
-    if fault == "drop_before":
-        return None
-    if fault in ("error_500", "error_503"):
-        return error_answer(int(fault[-3:]), headers)
-    if fault == "html_502":
-        return html_answer(502)
-    if fault == "redirect":
-        return Response(status_code=302, headers={"location": "http://127.0.0.2:9/elsewhere"})
-    return _refused_answer(fault, options, now_s)
+    match fault:
+        case "drop_before":
+            return None
+        case "error_500" | "error_503":
+            return error_answer(int(fault[-3:]), headers)
+        case "html_502":
+            return html_answer(502)
+        case "redirect":
+            return Response(status_code=302, headers={"location": "http://127.0.0.2:9/elsewhere"})
+    # a 429 without `Retry-After` and window headers, or with an HTTP date
+    until_s = now_s + options.fault_retry_after_s + 1
+    dated = {"Retry-After": formatdate(until_s, usegmt=True)} if fault == "dated_429" else {}
+    body = orjson.dumps({"error": "Too many requests", "message": "Please try again later."})
+    return Response(body, 429, dated, "application/json")
 
 
-def late_answer(fault: str, answer: Response, number: int, headers: Mapping[str, str]) -> Response:
+def late_answer(
+    fault: str | None, answer: Response, number: int, headers: Mapping[str, str]
+) -> Response:
     """What a fault makes of the right answer; those that damage only its delivery keep it."""
-    if fault == "error_500_after":
-        return error_answer(500, headers)
-    if fault in ("html_502_after", "html_200"):
-        return html_answer(502 if fault == "html_502_after" else 200)
-    if fault == "wrong_json":
-        body = _WRONG_BODIES[number % len(_WRONG_BODIES)]
-        return Response(body, answer.status_code, dict(headers), "application/json")
-    if fault == "wrong_content_type":
-        return Response(answer.body, answer.status_code, dict(headers), "text/html")
+    match fault:
+        case "error_500_after":
+            return error_answer(500, headers)
+        case "html_502_after" | "html_200":
+            return html_answer(502 if fault == "html_502_after" else 200)
+        case "wrong_json":
+            body = _WRONG_BODIES[number % len(_WRONG_BODIES)]
+            return Response(body, answer.status_code, dict(headers), "application/json")
+        case "wrong_content_type":
+            return Response(answer.body, answer.status_code, dict(headers), "text/html")
     return answer
 
 
@@ -108,9 +120,82 @@ def html_answer(status: int) -> Response:
     return Response(HTML_PAGE, status, media_type="text/html")
 
 
-def _refused_answer(fault: str, options: SandboxOptions, now_s: float) -> Response:
-    """A 429 without `Retry-After` and window headers, or with an HTTP date."""
-    dated = fault == "dated_429"
-    headers = {"Retry-After": http_date(now_s + options.fault_retry_after_s + 1)} if dated else {}
-    body = orjson.dumps({"error": "Too many requests", "message": "Please try again later."})
-    return Response(body, 429, headers, "application/json")
+# --- delivery -------------------------------------------------------------------------------
+
+
+class SandboxProtocol(H11Protocol):
+    """uvicorn's HTTP/1.1 that lets the application reach its connection, to break it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._inner = self.app
+        self.app = self._with_transport
+
+    async def _with_transport(self, scope: Any, receive: Any, send: Any) -> None:
+        scope[TRANSPORT] = self.transport
+        await self._inner(scope, receive, send)
+
+
+async def pause(duration: Duration) -> None:
+    """Sleep for a number of seconds, or for a random one between two."""
+    seconds = random.uniform(*duration) if isinstance(duration, tuple) else duration
+    if seconds > 0:
+        await asyncio.sleep(seconds)
+
+
+async def drop(scope: Scope, receive: Receive, *, reset: bool) -> None:
+    """Close the connection without an answer: with a TCP reset, or orderly."""
+    transport: asyncio.Transport = scope[TRANSPORT]
+    if reset:
+        transport.abort()
+    else:
+        transport.close()
+    await _until_gone(receive)
+
+
+async def deliver(
+    answer: Response,
+    fault: str | None,
+    options: SandboxOptions,
+    scope: Scope,
+    receive: Receive,
+    send: Send,
+) -> None:
+    """Send `answer`, damaged as `fault` says; without one it goes out whole."""
+    body = bytes(answer.body)
+    match fault:
+        case "truncate" | "stall" | "hang":
+            if fault != "hang":  # the head that promises the whole body, and half of it
+                await _send_start(answer, send)
+                await _send_body(body[: len(body) // 2], send, more=True)
+            if fault == "truncate":
+                await drop(scope, receive, reset=False)
+                return
+            try:
+                await asyncio.wait_for(_until_gone(receive), options.stall_s)
+            except TimeoutError:
+                await drop(scope, receive, reset=True)
+        case "slow_body":
+            await _send_start(answer, send)
+            size = max(1, -(-len(body) // PIECES))
+            for at in range(0, len(body), size):
+                await asyncio.sleep(options.slow_body_s / PIECES)
+                await _send_body(body[at : at + size], send, more=True)
+            await _send_body(b"", send, more=False)
+        case _:
+            await answer(scope, receive, send)
+
+
+async def _send_start(answer: Response, send: Send) -> None:
+    await send(
+        {"type": "http.response.start", "status": answer.status_code, "headers": answer.raw_headers}
+    )
+
+
+async def _send_body(body: bytes, send: Send, *, more: bool) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

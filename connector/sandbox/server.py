@@ -7,20 +7,23 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
-from types import TracebackType
 
-from connector.sandbox.endpoints import BASE_PATH
-from connector.sandbox.log import AppliedChange, LoggedRequest
-from connector.sandbox.options import SandboxOptions
-from connector.sandbox.serving import StoppableServer, server_config
+import uvicorn
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from connector.sandbox.api_routes import BASE_PATH
+from connector.sandbox.control import PREFIX, control_routes
+from connector.sandbox.exchange import Api
+from connector.sandbox.faults import SandboxProtocol
+from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.state import State
-from connector.sandbox.store import Store
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0
 
 
-class Sandbox:
+class Sandbox(State):
     """The HiringCenter API on a port of 127.0.0.1, from `start` to `stop` or within `with`.
 
     port: 0 = any free one. Leaving the `with` raises what went wrong inside the sandbox (or in
@@ -28,79 +31,24 @@ class Sandbox:
     """
 
     def __init__(self, options: SandboxOptions | None = None, *, port: int = 0) -> None:
-        self._state = State(options or SandboxOptions())
-        self._requested_port = port
-        self._socket: socket.socket | None = None
+        super().__init__(options)
+        self.port = port
+        """Before `start`, the one asked for."""
         self._server: StoppableServer | None = None
         self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
-        """The base URL, `/v2` included. Before `start`, a port of 0."""
+        """The base URL, `/v2` included."""
         return f"http://{HOST}:{self.port}{BASE_PATH}"
 
     @property
-    def port(self) -> int:
-        return self._requested_port
-
-    @property
     def control_url(self) -> str:
-        return f"http://{HOST}:{self.port}/__sandbox__"
+        return f"http://{HOST}:{self.port}{PREFIX}"
 
     @property
     def api_key(self) -> str:
-        return self._state.options.api_key
-
-    @property
-    def options(self) -> SandboxOptions:
-        """May be changed at any time."""
-        return self._state.options
-
-    @property
-    def store(self) -> Store:
-        return self._state.store
-
-    @property
-    def requests(self) -> list[LoggedRequest]:
-        """Every request to the API since the start or `clear_log`, in order of arrival."""
-        return self._state.log.requests
-
-    @property
-    def applied(self) -> list[AppliedChange]:
-        """One entry per change that was really made by a request."""
-        return self._state.log.applied
-
-    @property
-    def unknown_parameters(self) -> list[str]:
-        """Query parameters that the configured revision doesn't know, as often as they came."""
-        return self._state.log.unknown_parameters
-
-    @property
-    def unknown_fields(self) -> list[str]:
-        """Fields of payloads that the API doesn't know, as often as they came."""
-        return self._state.log.unknown_fields
-
-    @property
-    def on_request(self) -> Callable[[LoggedRequest], None] | None:
-        """Called in the server's thread as a request arrives, before it is judged: be quick."""
-        return self._state.on_request
-
-    @on_request.setter
-    def on_request(self, callback: Callable[[LoggedRequest], None] | None) -> None:
-        self._state.on_request = callback
-
-    @property
-    def foreign_spent(self) -> int:
-        """Requests of others that were let in."""
-        return self._state.limits.foreign_spent
-
-    def spend(self, count: int) -> int:
-        """Let somebody else send `count` requests with this key now; how many were let in."""
-        return self._state.limits.spend(count, self._state.clock.now_s())
-
-    def clear_log(self) -> None:
-        """Forget requests, applied changes and unknown names; data and limits stay."""
-        self._state.log.clear()
+        return self.options.api_key
 
     def start(self) -> Sandbox:
         """Serve, and return when the port answers.
@@ -108,15 +56,17 @@ class Sandbox:
         Raises:
             OSError: the port is taken.
         """
-        self._socket = socket.create_server((HOST, self._requested_port), backlog=1024)
+        listening = socket.create_server((HOST, self.port), backlog=1024)
         # asyncio does this only for sockets that name their protocol; without it every body waits
         # 40 ms for the delayed ACK of its head
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._requested_port = self._socket.getsockname()[1]
-        self._server = StoppableServer(server_config(self._state))
-        self._thread = threading.Thread(target=self._run, name="sandbox", daemon=True)
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port = listening.getsockname()[1]
+        self._server = server = StoppableServer(server_config(self))
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(server.serve(sockets=[listening])), daemon=True
+        )
         self._thread.start()
-        if not self._server.ready.wait(START_TIMEOUT_S):
+        if not server.ready.wait(START_TIMEOUT_S):
             raise RuntimeError(f"the sandbox did not start within {START_TIMEOUT_S:.0f} s")
         return self
 
@@ -127,32 +77,19 @@ class Sandbox:
             self._thread.join()
             self._server = self._thread = None
 
-    def _run(self) -> None:
-        assert self._server is not None
-        assert self._socket is not None
-        asyncio.run(self._server.serve(sockets=[self._socket]))
-
     def __enter__(self) -> Sandbox:
         return self.start()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         self.stop()
-        if error is None and self._state.failures:
-            raise self._state.failures[0]
+        if error is None and self.failures:
+            raise self.failures[0]
 
 
 def serve(options: SandboxOptions, port: int, on_ready: Callable[[Sandbox], None]) -> int:
     """Serve until SIGINT or SIGTERM, and return that signal's number. For the main thread.
 
-    on_ready: called once, when the port answers.
-
-    Raises:
-        OSError: the port is taken.
+    on_ready: called once, when the port answers. OSError: the port is taken.
     """
     received: list[int] = []
     stop = threading.Event()
@@ -170,3 +107,54 @@ def serve(options: SandboxOptions, port: int, on_ready: Callable[[Sandbox], None
         for number, handler in before.items():
             signal.signal(number, handler)
     return received[0]
+
+
+# --- uvicorn ---------------------------------------------------------------------------------
+
+
+class StoppableServer(uvicorn.Server):
+    """uvicorn's server; it says when it is ready, and stops without waiting for stalled answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = threading.Event()
+        self._stop = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop_soon(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.ready.set()
+        await self._stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for each in sockets or []:
+            each.close()
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
+
+def server_config(state: State) -> uvicorn.Config:
+    """Quiet, on loopback, without what the sandbox doesn't need."""
+    app = Starlette(routes=[*control_routes(state), Route("/{path:path}", Api(state))])
+    return uvicorn.Config(
+        app,
+        http=SandboxProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="critical",  # lost answers are on purpose; `Sandbox` raises real failures
+        access_log=False,
+        date_header=False,
+        server_header=False,
+        timeout_keep_alive=60,
+    )

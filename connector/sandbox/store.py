@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from connector.sandbox.clock import ServerClock
-from connector.sandbox.contacts import email_key, phone_key
-from connector.sandbox.options import RESOURCES, SandboxOptions
-from connector.sandbox.records import Generated, Record
+from connector.sandbox.generated_records import Generated, Record
+from connector.sandbox.request_checks import CONTACT_KEYS
+from connector.sandbox.sandbox_options import RESOURCES, SandboxOptions
 from connector.sandbox.table import DEFAULT_ORDERS, Table
 
+if TYPE_CHECKING:
+    from connector.sandbox.state import ServerClock
+
 Row = TypeVar("Row")  # any JSON value
-_CONTACT_KEYS: dict[str, Callable[[Any], str | None]] = {"email": email_key, "phone": phone_key}
 
 
 class Store:
@@ -43,12 +44,12 @@ class Store:
         return table
 
     def _order_of(self, resource: str) -> str:
-        return (
-            self._options.prospects_order if resource == "prospects" else DEFAULT_ORDERS[resource]
-        )
+        if resource == "prospects":
+            return self._options.prospects_order
+        return DEFAULT_ORDERS[resource]
 
     def all(self, resource: str) -> list[Any]:
-        """Every row in list order, odd ones too."""
+        """Every row in list order, malformed ones too."""
         with self.lock:
             table = self.table(resource)
             return [deepcopy(table.record(serial)) for serial in table.serials()]
@@ -85,11 +86,8 @@ class Store:
             if before is None:
                 raise KeyError(f"{resource} has no record {record_id!r}")
             after = {**before, **deepcopy(dict(changes))}
-            if (
-                touch
-                and "updatedAt" not in changes
-                and (resource != "notes" or "updatedAt" in before)
-            ):
+            has_time = resource != "notes" or "updatedAt" in before
+            if touch and has_time and "updatedAt" not in changes:
                 after["updatedAt"] = _later(self._clock.now_ms(), before.get("updatedAt"))
             return self.put(resource, {**after, "id": record_id})
 
@@ -127,10 +125,10 @@ class Store:
     def prospects_by(self, contact: str, value: Any) -> list[int]:
         """Serial numbers of the prospects with the "email" or "phone" `value`, oldest first."""
         if self._contacts is None:
-            self._contacts = {name: {} for name in _CONTACT_KEYS}
+            self._contacts = {name: {} for name in CONTACT_KEYS}
             for serial in self._tables["prospects"].serials():
                 self._learn_contacts("prospects", self._tables["prospects"].record(serial), serial)
-        key = _CONTACT_KEYS[contact](value)
+        key = CONTACT_KEYS[contact](value)
         return sorted(self._contacts[contact].get(key, [])) if key else []
 
     def _learn_contacts(self, resource: str, record: Any, serial: int) -> None:
@@ -144,22 +142,18 @@ class Store:
             self._contacts[name][key].remove(serial)
 
     def _contact_keys(self, resource: str, record: Any) -> list[tuple[str, str]]:
-        if self._contacts is None or resource != "prospects" or not _has_id(record):
+        is_record = isinstance(record, dict) and isinstance(record.get("id"), str)
+        if self._contacts is None or resource != "prospects" or not is_record:
             return []
-        keys = [(name, normalise(record.get(name))) for name, normalise in _CONTACT_KEYS.items()]
+        keys = [(name, normalise(record.get(name))) for name, normalise in CONTACT_KEYS.items()]
         return [(name, key) for name, key in keys if key]
 
 
 def _generated(resource: str, options: SandboxOptions) -> Generated:
-    return Generated(
-        resource, options.seed, options.count_of(resource), options.prospects, options.base_time_ms
-    )
+    count = options.count_of(resource)
+    return Generated(resource, options.seed, count, options.prospects, options.base_time_ms)
 
 
 def _later(now_ms: int, before_ms: Any) -> int:
     """An edit always has a later `updatedAt` than the one before, also within one millisecond."""
     return max(now_ms, before_ms + 1) if isinstance(before_ms, int) else now_ms
-
-
-def _has_id(record: Any) -> bool:
-    return isinstance(record, dict) and isinstance(record.get("id"), str)

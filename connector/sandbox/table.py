@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any
 
-from connector.sandbox.encoding import encode
-from connector.sandbox.records import SORT_FIELDS, Generated, Record
+import orjson
+
+from connector.sandbox.generated_records import SORT_FIELDS, Generated, Record
 
 ENCODED_KEPT = 200_000  # rows; about 100 MB
 _DESCENDING = {"newest", "recently_updated", "furthest"}
 DEFAULT_ORDERS = {
-    "prospects": "newest",
-    "notes": "newest",
-    "tasks": "soonest",
-    "meetings": "furthest",
-}
+    "prospects": "newest", "notes": "newest", "tasks": "soonest", "meetings": "furthest"
+}  # fmt: skip
 _AFTER_ALL = float("inf")
 
 SortKey = Any  # numbers within one order, or strings: always comparable within one table
@@ -42,11 +41,7 @@ class Table:
         self._next_serial = generated.count
         self._rising: list[int] = list(range(generated.count))
         self._name_order(order_name)
-        if order_name in {
-            "id",
-            "shuffled",
-            "recently_updated",
-        }:  # in all others, serials rise already
+        if order_name in {"id", "shuffled", "recently_updated"}:  # in others, serials rise already
             self.sort_by(order_name)
 
     def __len__(self) -> int:
@@ -55,10 +50,8 @@ class Table:
     def sort_by(self, order_name: str) -> None:
         """Put all rows into another order."""
         self._name_order(order_name)
-        self._placed = {}
-        self._placed = {
-            serial: self._key_of_record(record) for serial, record in self._kept.items()
-        }
+        self._placed = {}  # asked for the middle
+        self._placed = {row: self._key_of_record(record) for row, record in self._kept.items()}
         self._rising.sort(key=self._position)
         self.version += 1
 
@@ -166,12 +159,9 @@ class Table:
             return self._middle_key()
         if self.order_name in {"id", "shuffled"}:
             return record["id"] if self.order_name == "id" else record["id"][::-1]
-        sort_field = (
-            "updatedAt"
-            if self.order_name == "recently_updated"
-            else SORT_FIELDS[self.generated.resource]
-        )
-        return self._time_key(record.get(sort_field))
+        by_update = self.order_name == "recently_updated"
+        field = "updatedAt" if by_update else SORT_FIELDS[self.generated.resource]
+        return self._time_key(record.get(field))
 
     def _time_key(self, value: Any) -> float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -185,7 +175,15 @@ class Table:
 
 
 def matching(table: Table, wanted: Callable[[Record], bool]) -> list[int]:
-    """Serial numbers of the rows that `wanted` takes, in list order; odd rows never match."""
+    """Serial numbers of the rows that `wanted` takes, in list order; malformed rows never match."""
     return [
         s for s in table.serials() if isinstance(record := table.record(s), dict) and wanted(record)
     ]
+
+
+def encode(value: Any) -> bytes:
+    """JSON. Lone surrogates become escapes, integers of any size are written out."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:
+        return json.dumps(value, separators=(",", ":")).encode()

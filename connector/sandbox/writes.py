@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from connector.sandbox import validation as check
-from connector.sandbox.contacts import email_key, phone_key
-from connector.sandbox.errors import Refused, bad_request
-from connector.sandbox.options import SandboxOptions
-from connector.sandbox.records import Record
+from connector.sandbox import request_checks as check
+from connector.sandbox.generated_records import Record
+from connector.sandbox.record_words import PIPELINES, STAGES
+from connector.sandbox.request_checks import Refused, bad_request, email_key, phone_key
+from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.store import Store
-from connector.sandbox.vocabulary import PIPELINES, STAGES
 
+API_KEY_ID = "key_sandbox"
 PHONE_MESSAGE = "Phone number is invalid and was not saved."
 LICENSE_STATUSES = ("not_started", "in_progress", "licensed")
 _STAGE_NAMES = dict(STAGES)
@@ -66,26 +66,21 @@ def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, 
     with store.lock:
         match = _match(store, fields)
         if match is None:
-            return Written(
-                201, "created", store.create("prospects", {**_BLANK, **changes}), message
-            )
+            created = store.create("prospects", {**_BLANK, **changes})
+            return Written(201, "created", created, message)
         if options.update_default if update is None else update:
             return Written(200, "updated", store.update("prospects", match["id"], changes), message)
+    exists = "A prospect with this email or phone already exists."
     if options.on_match_without_update == "conflict":
-        raise Refused(409, "Conflict", "A prospect with this email or phone already exists.")
-    return Written(200, None, match, "A prospect with this email or phone already exists.")
+        raise Refused(409, "Conflict", exists)
+    return Written(200, None, match, exists)
 
 
 _BLANK: Record = {
-    "firstName": None,
-    "lastName": None,
-    "email": None,
-    "phone": None,
+    **dict.fromkeys(("firstName", "lastName", "email", "phone", "title", "company")),
     "currentStage": _STAGE_NAMES["stg_new"],
     "currentStageId": "stg_new",
     "labels": [],
-    "title": None,
-    "company": None,
 }
 
 
@@ -119,3 +114,86 @@ def _match(store: Store, fields: Mapping[str, Any]) -> Record | None:
             record: Record = store.table("prospects").record(found[0])
             return record
     return None
+
+
+# --- notes, tasks and meetings: always a new record of a prospect that exists --------------------
+
+
+@dataclass(frozen=True)
+class _Form:
+    """required, optional: field → check. older: older name → name."""
+
+    required: Mapping[str, check.Check]
+    optional: Mapping[str, check.Check]
+    older: Mapping[str, str]
+
+
+_FORMS = {
+    "notes": _Form(
+        dict.fromkeys(("prospectId", "body"), check.required_text),
+        {
+            "userId": check.text, "date": check.milliseconds_or_iso, "pin": check.flag,
+            "mentions": check.list_of_objects, "fileUrl": check.text,
+        },
+        {"note": "body"},
+    ),
+    "tasks": _Form(
+        dict.fromkeys(("prospectId", "assignedTo", "task"), check.required_text),
+        {"dueAt": check.milliseconds, "userId": check.text},
+        {"assignTo": "assignedTo", "due": "dueAt"},
+    ),
+    "meetings": _Form(
+        {
+            **dict.fromkeys(("prospectId", "meetingType", "ownerId"), check.required_text),
+            "meetingDate": check.milliseconds, "timeZone": check.time_zone,
+        },
+        dict.fromkeys(("location", "notes", "userId"), check.text),
+        {},
+    ),
+}  # fmt: skip
+
+
+def known_fields(resource: str, options: SandboxOptions) -> set[str]:
+    """Names that a payload may use in the configured revision."""
+    form = _FORMS[resource]
+    current = {*form.required, *form.optional}
+    if options.write_names == "current":
+        return current
+    older = (current - set(form.older.values())) | set(form.older)
+    return older if options.write_names == "older" else older | current
+
+
+def write_activity(
+    store: Store, options: SandboxOptions, resource: str, payload: Mapping[str, Any], now_ms: int
+) -> Written:
+    """Create a note, task or meeting.
+
+    Raises:
+        Refused: 400 for a missing or wrong field, 404 where the prospect doesn't exist.
+    """
+    form, known = _FORMS[resource], known_fields(resource, options)
+    renamed = {form.older.get(name, name): payload[name] for name in payload if name in known}
+    fields = check.checked(renamed, {**form.required, **form.optional}, required=form.required)
+    if store.get("prospects", fields["prospectId"]) is None:
+        raise Refused(404, "Not found", f"prospectId: no prospect {fields['prospectId']!r}")
+    return Written(201, "created", store.create(resource, _RECORDS[resource](fields, now_ms)))
+
+
+def _note(fields: dict[str, Any], now_ms: int) -> Record:
+    created_ms = fields.pop("date", now_ms)
+    given = {"userId": None, "pin": False, "mentions": [], **fields}
+    by_key = {"createdByApiKeyId": API_KEY_ID, "createdByApiKeyName": "Sandbox"}
+    return {**given, "createdAt": created_ms, "createdByApi": True, **by_key}
+
+
+def _task(fields: dict[str, Any], now_ms: int) -> Record:
+    user = fields.pop("userId", None)
+    return {"dueAt": now_ms, **fields, "completedAt": None, "createdBy": user, "createdByApi": True}
+
+
+def _meeting(fields: dict[str, Any], _now_ms: int) -> Record:
+    user = fields.pop("userId", None)
+    return {"location": None, "notes": None, **fields, "createdBy": user, "createdByApi": True}
+
+
+_RECORDS = {"notes": _note, "tasks": _task, "meetings": _meeting}

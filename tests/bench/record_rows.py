@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from connector.sandbox.options import BASE_TIME_MS, RESOURCES
-from connector.sandbox.records import Generated
+from connector.sandbox.generated_records import Generated
+from connector.sandbox.sandbox_options import BASE_TIME_MS, RESOURCES
 from connector.source.fields import split
 from connector.source.row_maker import RowMaker
 from connector.source.sightings import Sightings

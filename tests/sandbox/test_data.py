@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.sandbox import RESOURCES, SandboxOptions, Store
-from connector.sandbox.clock import ServerClock
-from connector.sandbox.records import SORT_FIELDS, Generated
+from connector.sandbox.generated_records import SORT_FIELDS, Generated
+from connector.sandbox.state import ServerClock
 
 CONTRACT = {
     "prospects": "id firstName lastName email phone currentStage currentStageId labels title "

@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from connector.sandbox import FAULT_NAMES, Faults, SandboxOptions
-from connector.sandbox.fault_options import EARLY_FAULTS
 from connector.sandbox.faults import FaultPicker
-from connector.sandbox.log import LoggedRequest
+from connector.sandbox.sandbox_options import EARLY_FAULTS
+from connector.sandbox.state import LoggedRequest
 from tests.sandbox.conftest import Serve
 
 JANE = {"firstName": "Jane", "lastName": "Doe"}
@@ -159,6 +159,6 @@ def test_impossible_probabilities_are_refused():
 def test_evenly_shares_a_total():
     """Every fault but the terminal one, adding up to the total."""
     faults = Faults.evenly(0.3, without=("hang",))
-    shares = faults.probabilities()
+    shares = faults.probabilities
     assert sum(shares.values()) == pytest.approx(0.3)
     assert set(shares) == set(FAULT_NAMES) - {"redirect", "hang"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.sandbox import SandboxOptions
-from connector.sandbox.rate import RateLimits, limit_headers, retry_after_s
+from connector.sandbox.rate_limits import RateLimits, limit_headers, retry_after_s
 from tests.sandbox.conftest import Serve
 
 KINDS = ("sliding", "fixed", "weighted", "bucket")

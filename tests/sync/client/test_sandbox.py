@@ -12,7 +12,7 @@ from connector import errors
 from connector.api.client import ApiClient
 from connector.clock import FakeClock
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
-from connector.sandbox.options import Envelope
+from connector.sandbox.sandbox_options import Envelope
 from tests.sync.client.recording_budget import RecordingBudget
 
 

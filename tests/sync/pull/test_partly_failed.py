@@ -15,7 +15,7 @@ from connector.budget.database import Database
 from connector.errors import Interrupted, Unauthorized
 from connector.history import FreshnessLog
 from connector.sandbox import RESOURCES
-from connector.sandbox.options import ALL_PERMISSIONS
+from connector.sandbox.sandbox_options import ALL_PERMISSIONS
 from connector.settings import HttpSettings, RateLimit
 from pipelines.commands.status_commands import status
 from pipelines.pull.pull_view import pull_lines

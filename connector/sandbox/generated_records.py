@@ -10,26 +10,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from connector.sandbox.identity import id_of, noise, serial_of
-from connector.sandbox.variants import COUNT, variant
+from connector.sandbox import record_words as words
 
 DAY_MS = 86_400_000
 SORT_FIELDS = {
-    "prospects": "createdAt",
-    "notes": "createdAt",
-    "tasks": "dueAt",
-    "meetings": "meetingDate",
-}
+    "prospects": "createdAt", "notes": "createdAt", "tasks": "dueAt", "meetings": "meetingDate"
+}  # fmt: skip
 _SPANS_MS = {
     "prospects": (-700 * DAY_MS, -60_000),
     "notes": (-600 * DAY_MS, -30_000),
     "tasks": (-200 * DAY_MS, 60 * DAY_MS),
     "meetings": (-180 * DAY_MS, 90 * DAY_MS),
 }
+_VARIANT_SALT = 100
+VARIANTS = 4096
+_ID_SPACE = 1 << 128
+_ID_FACTOR = 0x9E3779B97F4A7C15F39CC0605CEDC835  # odd, so multiplication permutes the ids
+_ID_INVERSE = pow(_ID_FACTOR, -1, _ID_SPACE)
+_MASK = (1 << 64) - 1
 _SALTS = {"prospects": 1, "notes": 2, "tasks": 3, "meetings": 4}
 
 Record = dict[str, Any]
@@ -61,8 +64,8 @@ class Generated:
 
     def _parts(self, serial: int) -> tuple[Record, tuple[Record, bytes]]:
         mixed = noise(self.seed, _SALTS[self.resource], serial)
-        own = _OWN_PARTS[self.resource](self, serial, mixed >> 34)  # 30 bits: the fast ints
-        return own, variant(self.resource, self.seed, mixed % COUNT)
+        own = _MAKERS[self.resource][0](self, serial, mixed >> 34)  # 30 bits: the fast ints
+        return own, _variant(self.resource, self.seed, mixed % VARIANTS)
 
     def id_of(self, serial: int) -> str:
         """32 hexadecimal digits."""
@@ -153,9 +156,125 @@ def _meeting(made: Generated, serial: int, mixed: int) -> Record:
     }
 
 
-_OWN_PARTS: dict[str, Callable[[Generated, int, int], Record]] = {
-    "prospects": _prospect,
-    "notes": _note,
-    "tasks": _task,
-    "meetings": _meeting,
+# --- what they say: shared between records, so that a page costs little more than copying ----
+
+
+@lru_cache(maxsize=8 * VARIANTS)
+def _variant(resource: str, seed: int, number: int) -> tuple[dict[str, Any], bytes]:
+    """Variant `number`, and the same as JSON. Both are shared: don't change them."""
+    made = _MAKERS[resource][1](noise(seed, _VARIANT_SALT, number))
+    return made, orjson.dumps(made)
+
+
+def _pick(options: tuple[Any, ...], mixed: int) -> Any:
+    return options[mixed % len(options)]
+
+
+def _prospect_words(mixed: int) -> Record:
+    stage_id, stage = _pick(words.STAGES, mixed >> 8)
+    said = {
+        "firstName": _pick(words.FIRST_NAMES, mixed),
+        "lastName": _pick(words.LAST_NAMES, mixed >> 16) if mixed % 41 else None,
+        "currentStage": stage,
+        "currentStageId": stage_id,
+        "labels": [words.LABELS[(mixed >> 24) % 8 - i] for i in range(mixed % 4)],
+        "title": _pick(words.TITLES, mixed >> 32),
+    }
+    if mixed % 5:
+        said["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
+    if mixed % 11 == 0:
+        nested = {"ok": True, "名": "値"}
+        said["customFields"] = {"tier": mixed % 3, "scores": [1, 2.5, None], "more": nested}
+    if mixed % 13 == 0:
+        said["referralSource"] = "2025-01-01" if mixed % 2 else "Société «X»"
+    return said
+
+
+def _note_words(mixed: int) -> Record:
+    by_api = mixed % 6 == 0
+    said = {
+        "userId": _pick(words.USERS, mixed >> 8),
+        "body": _pick(words.NOTE_BODIES, mixed >> 12),
+        "createdByApi": by_api,
+        "createdByApiKeyId": f"key_{mixed % 4}" if by_api else None,
+        "pin": mixed % 17 == 0,
+    }
+    if by_api:
+        said["createdByApiKeyName"] = "Zapier – “prod”"
+    if mixed % 4 == 0:
+        mention = {"userId": _pick(words.USERS, mixed >> 20), "name": "Zoë 🌟"}
+        said["mentions"] = [mention] if mixed % 8 else []
+    if mixed % 9 == 0:
+        said["fileUrl"] = f"https://files.example.com/{mixed % 977}.pdf" if mixed % 2 else None
+    return said
+
+
+def _task_words(mixed: int) -> Record:
+    said = {
+        "task": _pick(words.TASKS, mixed >> 16),
+        "assignedTo": _pick(words.USERS, mixed >> 20),
+        "assignedBy": _pick(words.USERS, mixed >> 24) if mixed % 8 else None,
+        "createdByApi": mixed % 5 == 0,
+    }
+    if mixed % 6:
+        said["createdBy"] = _pick(words.USERS, mixed >> 28)
+    if mixed % 14 == 0:
+        said["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
+    return said
+
+
+def _meeting_words(mixed: int) -> Record:
+    said = {
+        "timeZone": _pick(words.TIME_ZONES, mixed >> 16),
+        "meetingType": _pick(words.MEETING_TYPES, mixed >> 20),
+        "ownerId": _pick(words.USERS, mixed >> 24),
+        "location": _pick(words.LOCATIONS, mixed >> 28),
+        "createdByApi": mixed % 7 == 0,
+    }
+    if mixed % 3:
+        said["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
+    if mixed % 4:
+        said["createdBy"] = _pick(words.USERS, mixed >> 32)
+    if mixed % 12 == 0:
+        guest = {"email": f"guest{mixed % 89}@example.com", "optional": mixed % 2 == 0}
+        said["attendees"] = [guest]
+    return said
+
+
+_MAKERS: dict[str, tuple[Callable[[Generated, int, int], Record], Callable[[int], Record]]] = {
+    "prospects": (_prospect, _prospect_words),
+    "notes": (_note, _note_words),
+    "tasks": (_task, _task_words),
+    "meetings": (_meeting, _meeting_words),
 }
+
+
+# --- ids and noise from serial numbers, and back ---------------------------------------------
+
+
+def noise(seed: int, salt: int, serial: int) -> int:
+    """64 well mixed bits (splitmix64)."""
+    x = serial * 0x9E3779B97F4A7C15 + seed * 0xD1B54A32D192ED03 + salt * 0x8CB92BA72F3D8DD7
+    x &= _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def id_of(seed: int, salt: int, serial: int) -> str:
+    """32 hexadecimal digits, different for every serial number."""
+    return f"{(serial * _ID_FACTOR + _offset(seed, salt)) % _ID_SPACE:032x}"
+
+
+def serial_of(seed: int, salt: int, record_id: str) -> int | None:
+    """The number whose id this is; None for what is no id at all. Any well-formed id has one."""
+    try:
+        serial = (int(record_id, 16) - _offset(seed, salt)) * _ID_INVERSE % _ID_SPACE
+    except ValueError:
+        return None
+    return serial if id_of(seed, salt, serial) == record_id else None
+
+
+@lru_cache(maxsize=64)
+def _offset(seed: int, salt: int) -> int:
+    return noise(seed, salt, 1 << 40) << 64 | noise(seed, salt, 1 << 41)

@@ -38,18 +38,9 @@ TASKS = (
 )  # fmt: skip
 MEETING_TYPES = ("virtual", "in_person", "phone")
 TIME_ZONES = (
-    "America/New_York",
-    "Europe/Berlin",
-    "Asia/Tokyo",
-    "America/Argentina/Buenos_Aires",
-    "UTC",
+    "America/New_York", "Europe/Berlin", "Asia/Tokyo", "America/Argentina/Buenos_Aires", "UTC",
     "Asia/Kolkata",
-)
+)  # fmt: skip
 LOCATIONS = (
-    "Zoom",
-    "Café Zürich",
-    "",
-    None,
-    "1 Main St, Suite #5",
-    "https://meet.example.com/abc?x=1",
-)
+    "Zoom", "Café Zürich", "", None, "1 Main St, Suite #5", "https://meet.example.com/abc?x=1",
+)  # fmt: skip

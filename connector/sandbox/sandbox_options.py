@@ -1,4 +1,4 @@
-"""What a sandbox can be told to do. Every field may be changed while it serves."""
+"""The options of a sandbox, its faults among them. Each may be changed while it serves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
-from connector.sandbox.fault_options import FAULT_NAMES, Faults
-
 if TYPE_CHECKING:
-    from connector.sandbox.log import LoggedRequest
+    from connector.sandbox.state import LoggedRequest
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
 BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z, where generated data looks back from
@@ -24,12 +22,55 @@ ProspectsOrder = Literal["newest", "oldest", "id", "shuffled", "recently_updated
 Duration = float | tuple[float, float]
 Script = Mapping[int, str | None] | Sequence[str | None] | Callable[["LoggedRequest"], str | None]
 
+# before the change: the request is counted, and nothing is read or written
+EARLY_FAULTS = (
+    "drop_before", "error_500", "error_503", "html_502", "bare_429", "dated_429", "redirect",
+)  # fmt: skip
+# after the change: it was applied, and the answer is lost, late or damaged
+LATE_FAULTS = (
+    "drop_after", "error_500_after", "html_502_after", "html_200", "truncate", "stall", "hang",
+    "slow_body", "wrong_json", "wrong_content_type",
+)  # fmt: skip
+FAULT_NAMES = EARLY_FAULTS + LATE_FAULTS
+
+
+class Faults:
+    """The probability (0..1) of each fault, drawn once per request; their sum is at most 1.
+
+    drop_before: connection closed, nothing applied · drop_after: applied, then closed unanswered ·
+    error_500, error_503: `Error` as JSON · html_502: a proxy's page · error_500_after,
+    html_502_after: the same after the change was applied · html_200: a page that claims success ·
+    bare_429: no `Retry-After`, no window headers · dated_429: `Retry-After` as an HTTP date ·
+    redirect: 302 to another host · truncate: half a body, then closed · stall: half a body, then
+    silence · hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body
+    that isn't JSON, or not of the promised shape · wrong_content_type: the right body labelled
+    text/html. reads, writes: which requests are drawn for.
+
+    Raises:
+        ValueError: a fault that isn't known, or probabilities that add up to more than 1.
+    """
+
+    def __init__(
+        self, *, reads: bool = True, writes: bool = True, seed: int = 1, **probabilities: float
+    ) -> None:
+        self.reads, self.writes, self.seed = reads, writes, seed
+        if unknown := sorted(set(probabilities) - set(FAULT_NAMES)):
+            raise ValueError(f"unknown fault {unknown[0]!r}; known: {', '.join(FAULT_NAMES)}")
+        self.probabilities = {name: p for name in FAULT_NAMES if (p := probabilities.get(name))}
+        total = sum(self.probabilities.values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the probabilities of all faults add up to {total}, which is above 1")
+
+    @classmethod
+    def evenly(cls, total: float, *, seed: int = 1, without: Sequence[str] = ()) -> Faults:
+        """Every fault but `redirect` (which is terminal) and `without`, sharing `total`."""
+        names = [name for name in FAULT_NAMES if name not in {"redirect", *without}]
+        return cls(seed=seed, **dict.fromkeys(names, total / len(names)))  # type: ignore[arg-type]
+
 
 @dataclass(kw_only=True)
 class SandboxOptions:
-    """Size of the data, revision of the API, limits, latency and faults.
-
-    Data: how many records of each resource, from `seed`, with times that look back from
+    """Data: how many records of each resource, from `seed`, with times that look back from
         `base_time_ms` (ms). The same values give the same bytes on every machine.
     envelope: one revision for all lists, or one per resource (missing: "pagination").
     prospects_paged: whether prospects have page tokens at all. total_count: whether prospects'
@@ -100,18 +141,12 @@ class SandboxOptions:
     fault_retry_after_s: int = 1
 
     def envelope_of(self, resource: str) -> Envelope:
-        return (
-            self.envelope
-            if isinstance(self.envelope, str)
-            else self.envelope.get(resource, "pagination")
-        )
+        one = self.envelope
+        return one if isinstance(one, str) else one.get(resource, "pagination")
 
     def over_limit_of(self, resource: str) -> OverLimit:
-        return (
-            self.over_limit
-            if isinstance(self.over_limit, str)
-            else self.over_limit.get(resource, "clamp")
-        )
+        one = self.over_limit
+        return one if isinstance(one, str) else one.get(resource, "clamp")
 
     def default_limit_of(self, resource: str) -> int:
         return self.default_limits.get(resource, DEFAULT_LIMITS[resource])
@@ -139,11 +174,6 @@ def change_options(options: SandboxOptions, changes: Mapping[str, object]) -> No
 
 def _coerced(name: str, value: object) -> object:
     if name == "faults" and isinstance(value, Mapping):
-        unknown = set(value) - {each.name for each in fields(Faults)}
-        if unknown:
-            raise ValueError(
-                f"unknown fault {sorted(unknown)[0]!r}; known: {', '.join(FAULT_NAMES)}"
-            )
         return Faults(**value)
     if name == "script" and isinstance(value, Mapping):
         return {int(nth): fault for nth, fault in value.items()}

@@ -1,17 +1,56 @@
-"""Checks of write payloads, field by field. Each raises `Refused` (400) with the field's name."""
+"""What a request may hold, field by field; a check raises `Refused` (400) with the field's name."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
 
-from connector.sandbox.errors import bad_request
-
+_EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s.]+")
+_PHONE_NOISE = re.compile(r"[\s().\-/]")
+_PHONE = re.compile(r"\+?\d{8,15}")
 Check = Callable[[str, Any], Any]
+
+
+class Refused(Exception):
+    """A request that is answered with `status` and `{"error", "message"}`."""
+
+    def __init__(self, status: int, error: str, message: str) -> None:
+        self.status, self.error = status, error
+        super().__init__(message)
+
+    def as_json(self) -> dict[str, str]:
+        return {"error": self.error, "message": str(self)}
+
+
+def bad_request(message: str) -> Refused:
+    return Refused(400, "Bad request", message)
+
+
+def email_key(value: Any) -> str | None:
+    """Lower case, without spaces around; None for what is no email."""
+    if not isinstance(value, str) or not _EMAIL.fullmatch(value.strip()):
+        return None
+    return value.strip().lower()
+
+
+def phone_key(value: Any) -> str | None:
+    """`+` and 8 to 15 digits, ten digits being a US number; None for what is no phone."""
+    if not isinstance(value, str):
+        return None
+    bare = _PHONE_NOISE.sub("", value)
+    if not _PHONE.fullmatch(bare):
+        return None
+    if bare.startswith("+"):
+        return bare
+    return f"+1{bare}" if len(bare) == 10 else f"+{bare}"
+
+
+CONTACT_KEYS: dict[str, Callable[[Any], str | None]] = {"email": email_key, "phone": phone_key}
 
 
 def json_object(body: bytes) -> dict[str, Any]:
@@ -34,10 +73,18 @@ def checked(
     return {name: check(name, payload[name]) for name, check in checks.items() if name in payload}
 
 
-def text(name: str, value: Any) -> str | None:
-    if value is not None and not isinstance(value, str):
-        raise bad_request(f"{name}: expected a string, got {type(value).__name__}")
-    return value
+def _of_type(kind: type, expected: str) -> Check:
+    def check(name: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, kind):
+            raise bad_request(f"{name}: expected {expected}, got {type(value).__name__}")
+        return value
+
+    return check
+
+
+text = _of_type(str, "a string")
+flag = _of_type(bool, "true or false")
+plain_object = _of_type(dict, "an object")
 
 
 def required_text(name: str, value: Any) -> str:
@@ -46,22 +93,9 @@ def required_text(name: str, value: Any) -> str:
     return value
 
 
-def flag(name: str, value: Any) -> bool | None:
-    if value is not None and not isinstance(value, bool):
-        raise bad_request(f"{name}: expected true or false")
-    return value
-
-
-def plain_object(name: str, value: Any) -> dict[str, Any] | None:
-    if value is not None and not isinstance(value, dict):
-        raise bad_request(f"{name}: expected an object")
-    return value
-
-
-def list_of_objects(name: str, value: Any) -> list[Any] | None:
-    if value is not None and not (
-        isinstance(value, list) and all(isinstance(each, dict) for each in value)
-    ):
+def list_of_objects(name: str, value: Any) -> Any:
+    is_list = isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    if value is not None and not is_list:
         raise bad_request(f"{name}: expected a list of objects")
     return value
 
@@ -100,9 +134,7 @@ def milliseconds_or_iso(name: str, value: Any) -> int:
         moment = datetime.fromisoformat(value)
     except ValueError:
         raise bad_request(f"{name}: expected Unix milliseconds or ISO 8601") from None
-    return int(
-        (moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo("UTC"))).timestamp() * 1000
-    )
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def time_zone(name: str, value: Any) -> str:

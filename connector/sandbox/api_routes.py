@@ -1,0 +1,198 @@
+"""What each endpoint answers, once a request was let in."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import uuid
+from datetime import UTC, datetime
+from itertools import islice
+from typing import Any
+
+import orjson
+
+from connector.sandbox import request_checks as check
+from connector.sandbox.faults import pause
+from connector.sandbox.generated_records import Record
+from connector.sandbox.list_filters import Params
+from connector.sandbox.request_checks import Refused, bad_request
+from connector.sandbox.sandbox_options import RESOURCES
+from connector.sandbox.state import Answer, AppliedChange, LoggedRequest, State
+from connector.sandbox.store import Store
+from connector.sandbox.table import encode
+from connector.sandbox.writes import (
+    PROSPECT_CHECKS,
+    Written,
+    known_fields,
+    write_activity,
+    write_prospect,
+)
+
+BASE_PATH = "/v2"
+EVENT_TYPES = ("prospect.created", "prospect.updated")
+POLLED = 25
+_TIME_FIELDS = {"createdAt", "updatedAt"}
+
+
+async def answer(state: State, request: LoggedRequest) -> Answer:
+    """Wait for the latency, then do what is asked. Refused: whatever isn't a 2xx."""
+    place = request.path.removeprefix(BASE_PATH).strip("/").split("/")
+    if request.method in ("POST", "DELETE"):
+        return await _write_once(state, request, place)
+    if request.method != "GET":
+        raise Refused(405, "Method not allowed", f"{request.method} is not known here")
+    await pause(state.options.latency_s)
+    return _read(state, request, place)
+
+
+def needed_permission(request: LoggedRequest) -> str | None:
+    """The permission that a request needs; None = any key will do."""
+    resource = request.path.removeprefix(BASE_PATH).strip("/").split("/")[0]
+    if resource == "auth":
+        return None
+    verb = "read" if request.method == "GET" else "write"
+    return f"{resource if resource in RESOURCES else 'prospects'}:{verb}"
+
+
+def _read(state: State, request: LoggedRequest, place: list[str]) -> Answer:
+    unknown = [name for name, _ in request.params]
+    try:
+        match place:
+            case [resource] if resource in RESOURCES:
+                unknown = state.listing.unknown(resource, request.params)
+                body = state.listing.answer(resource, request.params, state.clock.now_s())
+                return Answer(200, body)
+            case [resource, record_id] if resource in RESOURCES:
+                return Answer(200, _one(state, resource, record_id))
+            case ["auth"]:
+                return Answer(200, _key_facts(state))
+            case ["webhooks", "poll"]:
+                unknown = [name for name in unknown if name != "eventType"]
+                return Answer(200, _poll(state.store, request.params))
+    finally:
+        state.unknown_parameters.extend(unknown)
+    raise _not_found(request)
+
+
+def _one(state: State, resource: str, record_id: str) -> bytes:
+    record = state.store.get(resource, record_id)
+    if record is None:
+        raise Refused(404, "Not found", f"{resource}: no record {record_id!r}")
+    return encode({"success": True, state.options.one_item_name: record})
+
+
+def _key_facts(state: State) -> bytes:
+    options = state.options
+    names = {"accountId": "account_id", "permissions": "permissions", "active": "active"}
+    facts = {name: getattr(options, field) for name, field in names.items()}
+    if options.auth_under_item:
+        facts = {"success": True, options.one_item_name: facts}
+    return encode(facts)
+
+
+async def _write_once(state: State, request: LoggedRequest, place: list[str]) -> Answer:
+    """Run a write, or replay the answer that its idempotency key already has."""
+    state.unknown_parameters.extend(name for name, _ in request.params)
+    key = request.idempotency_key
+    if key is None:
+        await pause(state.options.latency_s)
+        return _write(state, request, place)
+    now_s, ttl_s = state.clock.now_s(), state.options.keys_ttl_s
+    fingerprint = f"{request.method} {request.path} {hashlib.sha256(request.body).hexdigest()}"
+    kept = state.keys.begin(key, fingerprint, now_s, ttl_s)
+    if kept is not None:
+        request.replayed = True
+        return kept
+    try:
+        await pause(state.options.latency_s)
+        done = _write(state, request, place)
+    except BaseException:
+        state.keys.abandon(key)
+        raise
+    state.keys.finish(key, done, state.clock.now_s())
+    return done
+
+
+def _write(state: State, request: LoggedRequest, place: list[str]) -> Answer:
+    match request.method, place:
+        case "POST", [resource] if resource in RESOURCES:
+            return _post(state, request, resource)
+        case "DELETE", [resource, record_id] if resource in RESOURCES:
+            return _delete(state, request, resource, record_id)
+        case "POST", ["webhooks", "subscribe"]:
+            return Answer(201, _subscribe(check.json_object(request.body)))
+    raise _not_found(request)
+
+
+def _post(state: State, request: LoggedRequest, resource: str) -> Answer:
+    payload = check.json_object(request.body)
+    store, options = state.store, state.options
+    if resource == "prospects":
+        known = set(PROSPECT_CHECKS)
+        written = write_prospect(store, options, payload)
+    else:
+        known = known_fields(resource, options)
+        written = write_activity(store, options, resource, payload, state.clock.now_ms())
+    state.unknown_fields.extend(name for name in payload if name not in known)
+    _log_applied(state, request, resource, written, payload)
+    body = {"success": True, options.one_item_name: written.record}
+    if written.message:
+        body["message"] = written.message
+    return Answer(written.status, encode(body))
+
+
+def _log_applied(
+    state: State, request: LoggedRequest, resource: str, written: Written, payload: object
+) -> None:
+    if written.action is not None:
+        facts = (resource, written.record["id"], written.action, request.idempotency_key, payload)
+        state.applied.append(AppliedChange(*facts, at_s=state.clock.now_s()))
+
+
+def _delete(state: State, request: LoggedRequest, resource: str, record_id: str) -> Answer:
+    try:
+        state.store.delete(resource, record_id)
+    except KeyError:
+        raise Refused(404, "Not found", f"{resource}: no record {record_id!r}") from None
+    _log_applied(state, request, resource, Written(200, "deleted", {"id": record_id}), None)
+    return Answer(200, b'{"success":true}')
+
+
+def _not_found(request: LoggedRequest) -> Refused:
+    return Refused(404, "Not found", f"{request.method} {request.path} doesn't exist")
+
+
+# --- webhooks: subscribing, and polling instead of being called ------------------------------
+
+
+def _subscribe(payload: dict[str, Any]) -> bytes:
+    """Ids and the secret of a new subscription."""
+    checks = {"hookUrl": check.required_text, "eventType": check.one_of(*EVENT_TYPES)}
+    check.checked(payload, checks, required=checks)
+    made = {"subscriptionId": uuid.uuid4().hex, "hookId": uuid.uuid4().hex}
+    return orjson.dumps({**made, "endpointSecret": f"whsec_{secrets.token_hex(24)}"})
+
+
+def _poll(store: Store, params: Params) -> bytes:
+    """The latest prospects, flat, in snake_case, with ISO 8601 times."""
+    event_type = dict(params).get("eventType")
+    if event_type not in EVENT_TYPES:
+        raise bad_request(f"eventType: expected one of {', '.join(EVENT_TYPES)}")
+    with store.lock:
+        table = store.table("prospects")
+        records = [table.record(serial) for serial in islice(table.serials(), POLLED)]
+    return orjson.dumps([_flat(record) for record in records if isinstance(record, dict)])
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    words = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in record}
+    return {words[name]: _scalar(name, value) for name, value in record.items()}
+
+
+def _scalar(name: str, value: Any) -> Any:
+    if name in _TIME_FIELDS and isinstance(value, int):
+        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
+    if isinstance(value, list):
+        return ", ".join(str(each) for each in value)
+    return orjson.dumps(value).decode() if isinstance(value, dict) else value

@@ -1,0 +1,224 @@
+"""The server's side of the rate limits: windows counted in four ways, one verdict per request, and
+the headers that report it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from email.utils import formatdate
+
+from connector.sandbox.sandbox_options import SandboxOptions
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the limits say to one request, about the window that is closest to its limit.
+
+    wait_s: seconds until it would be let in; 0.0 = it was. name: "Minute" or "Hour".
+    """
+
+    limit: int
+    remaining: int
+    reset_s: float
+    wait_s: float
+    name: str
+
+
+class RateLimits:
+    """All windows of the one key, and the others who spend from it."""
+
+    def __init__(self, options: SandboxOptions) -> None:
+        self._options = options
+        self._shape: object = None
+        self._windows: list[Window] = []
+        self._foreign_at_s: float | None = None
+        self.foreign_spent = 0
+
+    def arrive(self, now_s: float) -> Verdict | None:
+        """Count a request that arrives now; None where there are no limits."""
+        self._reshape()
+        if not self._windows:
+            return None
+        self._spend_foreign(now_s)
+        blocking = max(self._windows, key=lambda window: window.wait_s(now_s))
+        wait_s = blocking.wait_s(now_s)
+        if wait_s <= 0 or self._options.count_refused:
+            self._count(now_s)
+        return self._verdict(blocking if wait_s > 0 else self._closest(now_s), wait_s, now_s)
+
+    def spend(self, count: int, now_s: float) -> int:
+        """`count` requests of somebody else arrive now; returns how many were let in."""
+        self._reshape()
+        let_in = 0
+        for _ in range(count):
+            if all(window.wait_s(now_s) <= 0 for window in self._windows):
+                self._count(now_s)
+                let_in += 1
+        self.foreign_spent += let_in
+        return let_in
+
+    def _reshape(self) -> None:
+        options = self._options
+        shape = (tuple(options.windows or ()), options.window_kind, options.window_alignment_s)
+        if shape != self._shape:
+            self._shape = shape
+            self._windows = [make_window(options, limit, length_s) for limit, length_s in shape[0]]
+
+    def _spend_foreign(self, now_s: float) -> None:
+        spender, since_s = self._options.foreign_spender, self._foreign_at_s
+        if callable(spender):
+            self.spend(spender(now_s), now_s)
+        elif spender and since_s is not None:
+            due = math.floor((now_s - since_s) * spender)
+            for nth in range(1, due + 1):
+                self.spend(1, since_s + nth / spender)
+            now_s = since_s + due / spender
+        self._foreign_at_s = now_s
+
+    def _count(self, now_s: float) -> None:
+        for window in self._windows:
+            window.add(now_s)
+
+    def _closest(self, now_s: float) -> Window:
+        return min(self._windows, key=lambda each: (each.limit - each.used(now_s), each.length_s))
+
+    def _verdict(self, window: Window, wait_s: float, now_s: float) -> Verdict:
+        remaining = 0 if wait_s > 0 else max(0, math.floor(window.limit - window.used(now_s)))
+        shortest = min(each.length_s for each in self._windows)
+        name = "Minute" if window.length_s == shortest < 3600 else "Hour"
+        return Verdict(window.limit, remaining, window.reset_s(now_s), max(wait_s, 0.0), name)
+
+
+def limit_headers(verdict: Verdict, options: SandboxOptions, now_s: float) -> dict[str, str]:
+    """`RateLimit-*` in the configured style, with `Retry-After` where the request was refused."""
+    reset_s = max(verdict.reset_s, verdict.wait_s)
+    reset = math.ceil(now_s + reset_s if options.reset_style == "epoch" else reset_s)
+    headers = {
+        "RateLimit-Limit": str(verdict.limit),
+        "RateLimit-Remaining": str(verdict.remaining),
+        "RateLimit-Reset": str(reset),
+    }
+    if verdict.wait_s > 0 and options.retry_after != "absent":
+        wait_s = retry_after_s(verdict)
+        date = formatdate(now_s + wait_s, usegmt=True)
+        headers["Retry-After"] = date if options.retry_after == "date" else str(wait_s)
+    return headers
+
+
+def retry_after_s(verdict: Verdict) -> int:
+    """Whole seconds, rounded up: a request after them is let in."""
+    return max(1, math.ceil(verdict.wait_s))
+
+
+# --- windows --------------------------------------------------------------------------------
+
+
+class SlidingWindow:
+    """An exact log: a request counts for `length_s` after its arrival, not a moment longer.
+
+    used: requests that count now. wait_s: seconds until one more fits; 0.0 if it fits now. reset_s:
+    seconds until the count next falls. Times are server seconds and never go back.
+    """
+
+    def __init__(self, limit: int, length_s: float) -> None:
+        self.limit, self.length_s = limit, length_s
+        self._arrivals: deque[float] = deque()
+
+    def used(self, now_s: float) -> float:
+        while self._arrivals and self._arrivals[0] + self.length_s <= now_s:
+            self._arrivals.popleft()
+        return len(self._arrivals)
+
+    def wait_s(self, now_s: float) -> float:
+        surplus = int(self.used(now_s)) - self.limit
+        return 0.0 if surplus < 0 else self._arrivals[surplus] + self.length_s - now_s
+
+    def reset_s(self, now_s: float) -> float:
+        return self._arrivals[0] + self.length_s - now_s if self.used(now_s) else 0.0
+
+    def add(self, now_s: float) -> None:
+        self._arrivals.append(now_s)
+
+
+class FixedWindow:
+    """Counts from zero again at every border, which lie `length_s` apart from `alignment_s` on."""
+
+    def __init__(self, limit: int, length_s: float, alignment_s: float = 0.0) -> None:
+        self.limit, self.length_s, self._alignment_s = limit, length_s, alignment_s
+        self._index = -1
+        self._count = 0
+        self._previous = 0
+
+    def used(self, now_s: float) -> float:
+        self._turn(now_s)
+        return self._count
+
+    def wait_s(self, now_s: float) -> float:
+        return 0.0 if self.used(now_s) < self.limit else self.reset_s(now_s)
+
+    def reset_s(self, now_s: float) -> float:
+        return self.length_s - (now_s - self._alignment_s) % self.length_s
+
+    def add(self, now_s: float) -> None:
+        self._turn(now_s)
+        self._count += 1
+
+    def _turn(self, now_s: float) -> None:
+        index = math.floor((now_s - self._alignment_s) / self.length_s)
+        if index != self._index:
+            self._previous = self._count if index == self._index + 1 else 0
+            self._index, self._count = index, 0
+
+
+class WeightedWindow(FixedWindow):
+    """Adds the previous count, in the share that a sliding window would still cover of it."""
+
+    def used(self, now_s: float) -> float:
+        self._turn(now_s)
+        return self._count + self._previous * self.reset_s(now_s) / self.length_s
+
+    def wait_s(self, now_s: float) -> float:
+        surplus = self.used(now_s) - (self.limit - 1)
+        if surplus <= 0:
+            return 0.0
+        to_border_s = self.reset_s(now_s)
+        if self._previous and surplus * self.length_s / self._previous <= to_border_s:
+            return surplus * self.length_s / self._previous
+        after_border = max(self._count - (self.limit - 1), 0)  # at its border, all of it counts
+        return to_border_s + (after_border * self.length_s / self._count if self._count else 0.0)
+
+
+class Bucket:
+    """A token bucket of `limit` tokens that fills up in `length_s`."""
+
+    def __init__(self, limit: int, length_s: float) -> None:
+        self.limit, self.length_s = limit, length_s
+        self._used = 0.0
+        self._at_s = 0.0
+
+    def used(self, now_s: float) -> float:
+        self._used = max(0.0, self._used - (now_s - self._at_s) * self.limit / self.length_s)
+        self._at_s = now_s
+        return self._used
+
+    def wait_s(self, now_s: float) -> float:
+        return max(0.0, self.used(now_s) - (self.limit - 1)) * self.length_s / self.limit
+
+    def reset_s(self, now_s: float) -> float:
+        return self.used(now_s) * self.length_s / self.limit
+
+    def add(self, now_s: float) -> None:
+        self._used = self.used(now_s) + 1
+
+
+Window = SlidingWindow | FixedWindow | Bucket
+
+
+def make_window(options: SandboxOptions, limit: int, length_s: float) -> Window:
+    if options.window_kind == "sliding":
+        return SlidingWindow(limit, length_s)
+    if options.window_kind == "bucket":
+        return Bucket(limit, length_s)
+    kind = FixedWindow if options.window_kind == "fixed" else WeightedWindow
+    return kind(limit, length_s, options.window_alignment_s)
