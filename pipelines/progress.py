@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from connector.budget import Lane
 from connector.clock import Clock
 from connector.logs import get_logger
-from connector.upsert.sending import in_flight_for
 from pipelines.session import Session
 from pipelines.wording import eta, plural
 
-_EVERY_S = 10.0
+_LOGGED_EVERY_S = 10.0
 _BAR_CELLS = 12
 _PULL_CHAINS = 4  # lists that are read side by side
 
@@ -32,55 +30,42 @@ class Standing:
     requests_left: int | None = None
 
 
-class Progress(Protocol):
-    """Is told how far a run is."""
+class Progress:
+    """Shows how far a run is; this one shows nothing."""
 
-    def show(self, standing: Standing) -> None: ...
+    def show(self, standing: Standing) -> None:
+        """The run is as far as `standing`."""
 
     def stop(self) -> None:
         """Nothing more is shown."""
-        ...
-
-
-class NoProgress:
-    """Shows nothing."""
-
-    def show(self, standing: Standing) -> None:
-        pass
-
-    def stop(self) -> None:
-        pass
 
 
 ProgressOf = Callable[[Session], Progress]
 
 
 def progress_of(kind: str, *, bar: bool) -> ProgressOf:
-    """What makes the progress of a run. kind: pull, push. bar: somebody looks at a terminal."""
+    """What makes the progress of a run. kind: pull, push. bar: a user looks at a terminal."""
 
     def make(session: Session) -> Progress:
-        rate_per_s = max(each.limit / each.length_s for each in session.settings.rate_limits)
-
         def eta_s(requests: int) -> float:
-            if kind == "pull":
-                return session.budget.forecast(
-                    requests, Lane.PULL, in_flight=_PULL_CHAINS
-                ).done_in_s
-            width = in_flight_for(session.client.latency_s, rate_per_s)
-            return session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
+            lane, width = Lane.PULL, _PULL_CHAINS
+            if kind == "push":
+                from connector.upsert.sending import in_flight_for
 
-        return (Bar if bar else LogLines)(kind, session.clock, eta_s)
+                rates = [each.limit / each.length_s for each in session.settings.rate_limits]
+                lane, width = Lane.PUSH, in_flight_for(session.client.latency_s, max(rates))
+            return session.budget.forecast(requests, lane, in_flight=width).done_in_s
+
+        return (Bar if bar else _LogLines)(kind, session.clock, eta_s)
 
     return make
 
 
-class _Paced:
-    """Asks for the ETA once in `every_s`: a forecast is a look into the ledger."""
+class _Eta:
+    """Seconds until a run is done, asked for once in a while: a forecast reads the ledger."""
 
-    def __init__(
-        self, kind: str, clock: Clock, eta_s: Callable[[int], float], every_s: float
-    ) -> None:
-        self.kind, self._clock, self._eta_s, self._every_s = kind, clock, eta_s, every_s
+    def __init__(self, clock: Clock, eta_s: Callable[[int], float], every_s: float) -> None:
+        self._clock, self._eta_s, self._every_s = clock, eta_s, every_s
         self._next_s = clock.monotonic_s()
 
     def is_due(self) -> bool:
@@ -94,42 +79,36 @@ class _Paced:
         return None if standing.requests_left is None else self._eta_s(standing.requests_left)
 
 
-class LogLines(_Paced):
+class _LogLines(Progress):
     """A log line now and then. eta_s: seconds until so many more requests are done."""
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
-        super().__init__(kind, clock, eta_s, _EVERY_S)
-        self.is_due()  # the first line after some time only
+        self._kind, self._eta = kind, _Eta(clock, eta_s, _LOGGED_EVERY_S)
+        self._eta.is_due()  # the first line after some time only
         self._log = get_logger(kind)
 
     def show(self, standing: Standing) -> None:
-        if not self.is_due():
+        if not self._eta.is_due():
             return
-        left_s = self.left_s(standing)
+        left_s = self._eta.left_s(standing)
         facts = {
             f"{standing.unit}s": standing.done,
             "of": standing.total,
             "rows": standing.rows,
             "eta_s": None if left_s is None else round(left_s),
         }
-        self._log.info(
-            f"{self.kind}.progress",
-            **{name: value for name, value in facts.items() if value is not None},
-        )
-
-    def stop(self) -> None:
-        pass
+        known = {name: value for name, value in facts.items() if value is not None}
+        self._log.info(f"{self._kind}.progress", **known)
 
 
-class Bar(_Paced):
-    """One line on stderr; log lines are printed above it. eta_s: as of `LogLines`."""
+class Bar(Progress):
+    """One line on stderr; log lines are printed above it. eta_s: as of `_LogLines`."""
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
         from rich import progress
         from rich.console import Console
 
-        super().__init__(kind, clock, eta_s, 1.0)
-        self._left = ""
+        self._eta, self._left = _Eta(clock, eta_s, 1.0), ""
         self._progress = progress.Progress(
             progress.TextColumn(f"[bold]{kind}[/]"),
             progress.BarColumn(_BAR_CELLS),
@@ -142,21 +121,18 @@ class Bar(_Paced):
         self._progress.start()
 
     def show(self, standing: Standing) -> None:
-        if self.is_due():
-            left_s = self.left_s(standing)
+        if self._eta.is_due():
+            left_s = self._eta.left_s(standing)
             self._left = "" if left_s is None else f" · {eta(left_s)}"
+        total, unit = standing.total, standing.unit
+        text = plural(standing.done if total is None else total, unit)
+        if total is not None:
+            text = f"{standing.done:,} of {text}"
+        if standing.rows is not None:
+            text += f", {plural(standing.rows, 'row')}"
         self._progress.update(
-            self._task, completed=standing.done, total=standing.total, text=self._text(standing)
+            self._task, completed=standing.done, total=total, text=text + self._left
         )
-
-    def _text(self, standing: Standing) -> str:
-        done = (
-            plural(standing.done, standing.unit)
-            if standing.total is None
-            else f"{standing.done:,} of {plural(standing.total, standing.unit)}"
-        )
-        rows = "" if standing.rows is None else f", {plural(standing.rows, 'row')}"
-        return f"{done}{rows}{self._left}"
 
     def stop(self) -> None:
         self._progress.stop()

@@ -39,6 +39,16 @@ _RESUMED_PATIENCE_S = 60.0
 """An earlier run was patient with such a write already, and others wait for it to be settled."""
 
 
+_UNFILTERED = (
+    "the API didn't filter its list by email, phone or name, so whether this person exists isn't "
+    "known; nothing was sent"
+)
+_LONG_LIST = (
+    "this person has more than {seen} {kind}, so whether it is among them isn't known; it was not "
+    "sent. Look at the person in HiringCenter, and push the row with --force if it is missing"
+)
+
+
 class Api(Protocol):
     """What sending needs of the API client."""
 
@@ -73,28 +83,6 @@ class Unclear(ConnectorError):
     """Whether something is in HiringCenter already can't be found out; it was not sent."""
 
     transient = True
-
-
-class UnfilteredList(Unclear):
-    """A list answered with people that weren't asked for."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "the API didn't filter its list by email, phone or name, so whether this person exists "
-            "isn't known; nothing was sent"
-        )
-
-
-class LongList(Unclear):
-    """A person has more notes (tasks, meetings) than are looked through. `kind`, `seen`."""
-
-    def __init__(self, *, kind: str, seen: int) -> None:
-        self.kind, self.seen = kind, seen
-        super().__init__(
-            f"this person has more than {seen} {kind}, so whether it is among them isn't known; "
-            "it was not sent. Look at the person in HiringCenter, and push the row with --force "
-            "if it is missing"
-        )
 
 
 @dataclass
@@ -286,7 +274,7 @@ class Delivery:
         else:
             try:
                 item = self._by_contact(payload)
-            except UnfilteredList:
+            except Unclear:
                 return Delivered(write, Verdict.UNKNOWN)
             if write.creates:
                 created = self._fate_of_creation(write, item)
@@ -334,7 +322,7 @@ class Delivery:
         """The person with the payload's email, or else with its phone.
 
         Raises:
-            UnfilteredList: other people are listed, so that their absence proves nothing.
+            Unclear: other people are listed, so that their absence proves nothing.
         """
         others = False
         for name, same in (("email", same_email), ("phone", same_phone)):
@@ -345,20 +333,20 @@ class Delivery:
                         return item
                 others = others or bool(items)
         if others:
-            raise UnfilteredList
+            raise Unclear(_UNFILTERED)
         return None
 
     def _by_name(self, payload: Item) -> list[Item]:
         """Everybody of the payload's first and last name, for a row without any contact.
 
         Raises:
-            UnfilteredList: the API lists others too.
+            Unclear: the API lists others too.
         """
         name = _full_name(payload)
         items = self._listed({"name": name})
         own = [each for each in items if _folded(_full_name(each)) == _folded(name)]
         if items and not own:
-            raise UnfilteredList
+            raise Unclear(_UNFILTERED)
         return own
 
     def _listed(self, params: Mapping[str, str]) -> list[Item]:
@@ -370,7 +358,7 @@ class Delivery:
         if any(says_the_same(payload, item) for item in items):
             return True
         if not complete:
-            raise LongList(kind=kind, seen=len(items))
+            raise Unclear(_LONG_LIST.format(kind=kind, seen=len(items)))
         return False
 
 

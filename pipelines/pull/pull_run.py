@@ -26,7 +26,7 @@ from connector.source.scan import Scan
 from connector.source.scans import DoubtKind
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
-from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
+from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.deletions import settle_absent_rows
 from pipelines.pull.run_tables import Booking, account_batch
@@ -82,7 +82,7 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
             session.history.start(
                 session.run_id, "pull", destination_label(settings), lock_name=name
             )
-            progress = progress_of(session) if progress_of else NoProgress()
+            progress = progress_of(session) if progress_of else Progress()
             try:
                 return _Pull(session, wanted, progress).run()
             finally:

@@ -6,7 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -131,22 +131,10 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
     job = settings.push[name]
     if name not in settings.jobs:
         raise UsageError(f"[push.{name}] is for one account only: add --account {job.account}.")
-    return PushRequest(
-        file=None if job.file is None else str(job.file),
-        table=job.table,
-        sql=job.sql,
-        database=job.database,
-        encoding=job.encoding,
-        delimiter=job.delimiter,
-        sheet=job.sheet,
-        skip_rows=job.skip_rows,
-        mapping=job.mapping,
-        mode=job.mode,
-        max_changes=job.max_changes,
-        dry_run=dry_run,
-        allow_shared_contact=job.allow_shared_contact,
-        job=name,
-    )
+    shared = {each.name for each in fields(PushRequest)} & set(type(job).model_fields)
+    asked: dict[str, Any] = {each: getattr(job, each) for each in shared}
+    asked["file"] = None if job.file is None else str(job.file)
+    return PushRequest(**asked, dry_run=dry_run, job=name)
 
 
 def open_rows(settings: Settings, request: PushRequest) -> Input:

@@ -35,7 +35,7 @@ from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.identity import destination_label, destination_number
-from pipelines.progress import NoProgress, Progress, ProgressOf, Standing
+from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path
 from pipelines.push.push_outbox import begin_sending, outbox_of, scope_of
@@ -77,7 +77,7 @@ def push(
             begin_sending(session, database)
             label = destination_label(settings)
             session.history.start(session.run_id, "push", label, lock_name=name)
-        progress = progress_of(session) if progress_of else NoProgress()
+        progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
         outbox = Outbox(database, scope)
         return _PushRun(session, request, outbox, opened, held, progress).run()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pipelines.progress import Standing
+from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted
 from tests.sync.pull.conftest import Puller
@@ -16,7 +16,7 @@ from tests.sync.pull.conftest import Puller
 ROOM_BYTES = 1024  # of any one file, the ledger's log of changes among them
 
 
-class FillsUp:
+class FillsUp(Progress):
     """A progress: no file of this process grows once a page has landed, until the pull ends."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from connector.errors import BadSetting
 from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.scans import ResourceFacts, ScanKind, ScanPlan
-from pipelines.progress import Standing
+from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import ResourceRun, ScanMark, Wanted
 from tests.sync.pull.between import Between
@@ -58,7 +58,7 @@ def test_first_scans_are_full_and_say_why(puller: Puller):
     assert run == ("pull", "ok", 7, 690, 690, 0, "no complete scan yet")  # one: are 200 notes all?
 
 
-class Shown:
+class Shown(Progress):
     """A progress that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -66,9 +66,6 @@ class Shown:
 
     def show(self, standing: Standing) -> None:
         self.standings.append(standing)
-
-    def stop(self) -> None:
-        pass
 
 
 def _shown(puller: Puller, *resources: str) -> list[Standing]:

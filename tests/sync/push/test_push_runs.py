@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 
 from connector.budget import locks
@@ -20,7 +21,7 @@ from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.commands.status_commands import one_run, recent_runs
-from pipelines.progress import Standing
+from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.push_input import PushRequest, job_request
@@ -466,7 +467,7 @@ def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, t
     assert push(settings, job_request(settings, "daily")).summary["updated"] == 1
 
 
-class Meddler:
+class Meddler(Progress):
     """Somebody who writes to the file while its rows are read."""
 
     def __init__(self, path: Path) -> None:
@@ -475,9 +476,6 @@ class Meddler:
     def show(self, standing: Standing) -> None:
         with self._path.open("a") as stream:
             stream.write("Eve,E,eve@example.org,,\n")
-
-    def stop(self) -> None:
-        pass
 
 
 def test_a_file_that_changes_while_it_is_planned_sends_nothing(
@@ -491,6 +489,36 @@ def test_a_file_that_changes_while_it_is_planned_sends_nothing(
     assert sandbox.applied == []
     write(tmp_path, "Ada,L,ada@example.org,,Dr")
     assert push_file(settings, path).summary["created"] == 1
+
+
+class Thief(Progress):
+    """Another process that takes the push lock once a row has its outcome."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def show(self, standing: Standing) -> None:
+        if standing.requests_left is not None:
+            with closing(outbox_database(self._settings)) as outbox, outbox.write() as connection:
+                connection.execute(sa.update(locks.holders).values(fence=locks.holders.c.fence + 1))
+
+
+def test_rows_in_flight_when_the_ledger_fails_have_failed(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """What became of them isn't known yet: they aren't counted as not sent. The next push settles
+    them, and nobody is created twice."""
+    path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(150)))
+    sandbox.options.latency_s = 0.05
+    summary = push(settings, PushRequest(file=str(path)), lambda _: Thief(settings)).summary
+    assert (summary["status"], adds_up(summary)) == ("failed", True)
+    sent = summary["created"] + summary["failed"]
+    assert summary["failed"] > 0
+    assert sum(request.method == "POST" for request in sandbox.requests) <= sent < 150
+    again = push_file(settings, path)
+    assert again.exit_code == 0
+    assert again.summary["recovered"] == summary["failed"]
+    assert len(sandbox.applied) == 150
 
 
 def test_the_list_of_runs_has_the_first_sentence_of_an_error(
