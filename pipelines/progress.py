@@ -61,7 +61,7 @@ def progress_of(kind: str, *, bar: bool) -> ProgressOf:
     return make
 
 
-class _Eta:
+class _TimeLeft:
     """Seconds until a run is done, asked for once in a while: a forecast reads the ledger."""
 
     def __init__(self, clock: Clock, eta_s: Callable[[int], float], every_s: float) -> None:
@@ -83,7 +83,7 @@ class _LogLines(Progress):
     """A log line now and then. eta_s: seconds until so many more requests are done."""
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
-        self._kind, self._eta = kind, _Eta(clock, eta_s, _LOGGED_EVERY_S)
+        self._kind, self._eta = kind, _TimeLeft(clock, eta_s, _LOGGED_EVERY_S)
         self._eta.is_due()  # the first line after some time only
         self._log = get_logger(kind)
 
@@ -108,7 +108,7 @@ class Bar(Progress):
         from rich import progress
         from rich.console import Console
 
-        self._eta, self._left = _Eta(clock, eta_s, 1.0), ""
+        self._eta, self._left = _TimeLeft(clock, eta_s, 1.0), ""
         self._progress = progress.Progress(
             progress.TextColumn(f"[bold]{kind}[/]"),
             progress.BarColumn(_BAR_CELLS),
