@@ -254,7 +254,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
 def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
     from connector.upsert.outbox.receipts import ResultStore
-    from pipelines.push.push_outbox import outbox_database
+    from pipelines.account_outbox import outbox_database
     from pipelines.push.push_report import NOTEWORTHY_MAX
 
     database = outbox_database(settings)

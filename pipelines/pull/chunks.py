@@ -25,10 +25,10 @@ from connector.source.row_maker import ODD_COLUMNS, ODD_TABLE, RowMaker, odd_row
 from connector.source.scan import Scan, ScannedPage
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch, to_table
+from pipelines.pull.push_results import COLUMNS as PUSH_COLUMNS
+from pipelines.pull.push_results import KEY as PUSH_KEY
+from pipelines.pull.push_results import TABLE as PUSH_RESULTS
 from pipelines.pull.scanning import ResourceRun
-from pipelines.push.push_results import COLUMNS as PUSH_COLUMNS
-from pipelines.push.push_results import KEY as PUSH_KEY
-from pipelines.push.push_results import TABLE as PUSH_RESULTS
 
 CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a hundred pages of ordinary rows are 10 MB
 _log = get_logger("pull")

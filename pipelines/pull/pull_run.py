@@ -24,15 +24,15 @@ from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.scan import Scan
 from connector.source.scans import DoubtKind
+from pipelines.account_outbox import note_account
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.deletions import settle_absent_rows
+from pipelines.pull.push_results import land_push_results
 from pipelines.pull.run_tables import Booking, account_batch
 from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
-from pipelines.push.push_outbox import note_account
-from pipelines.push.push_results import land_push_results
 from pipelines.session import Session, open_session
 
 _log = get_logger("pull")

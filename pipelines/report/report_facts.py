@@ -17,8 +17,8 @@ from connector.history import RunRecord
 from connector.settings import Settings
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
+from pipelines.account_outbox import outbox_database
 from pipelines.destination.identity import destination_label, snapshot_facts
-from pipelines.push.push_outbox import outbox_database
 from pipelines.session import LedgerView, open_ledger
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")

@@ -21,8 +21,8 @@ from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import aliases, receipts
 from connector.upsert.rows.column_mapping import ColumnMapping
 from connector.upsert.rows.row_checks import Validator, ValidRow
+from pipelines.account_outbox import key_number, outbox_database
 from pipelines.push.push_input import PushRequest
-from pipelines.push.push_outbox import key_number, outbox_database
 from pipelines.push.push_run import push
 
 _CHANGED_EVERY = 100

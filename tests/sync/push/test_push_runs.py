@@ -20,12 +20,12 @@ from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSe
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
+from pipelines.account_outbox import outbox_database
 from pipelines.commands.status_commands import one_run, recent_runs
 from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import pull
 from pipelines.pull.scanning import Wanted
 from pipelines.push.push_input import PushRequest, job_request
-from pipelines.push.push_outbox import outbox_database
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push
 

@@ -15,6 +15,7 @@ from connector.budget.database import Database
 from connector.history import Freshness, FreshnessLog, History
 from connector.settings import Settings
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
+from pipelines.account_outbox import outbox_database
 from pipelines.destination.identity import (
     destination_label,
     destination_number,
@@ -24,7 +25,6 @@ from pipelines.destination.identity import (
     work_paths,
 )
 from pipelines.destination.relabelling import cleaned
-from pipelines.push.push_outbox import outbox_database
 from pipelines.session import open_ledger
 
 SECRET = "0ld-s3cr3t"
