@@ -13,11 +13,13 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import dlt
@@ -27,6 +29,7 @@ from connector.clock import Clock, SystemClock
 from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
 from connector.settings import Settings
+from pipelines.destination.dlt_options import make_pipeline, own_configuration
 from pipelines.destination.identity import destination_type
 from pipelines.destination.load_errors import chain
 
@@ -82,6 +85,17 @@ def server_destination(settings: Settings) -> Any:
     if destination_type(settings) == "postgres":
         return Postgres(destination_name=settings.destination.rpartition(".")[2])
     return dlt.destination(settings.destination)
+
+
+@contextmanager
+def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
+    """A pipeline to read a server's tables with; nothing of it stays on disk.
+
+    Raises:
+        Exception: of any kind, from dlt or from a library of the destination.
+    """
+    with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
+        yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
 
 
 @dataclass(frozen=True)

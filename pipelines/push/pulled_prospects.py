@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -75,12 +74,10 @@ def _opened(settings: Settings) -> Iterator[Tables | None]:
         with closing(PublishedTables(settings.duckdb_path, settings.dataset)) as tables:
             yield tables
         return
-    from pipelines.destination.dlt_options import make_pipeline, own_configuration
-    from pipelines.destination.postgres import server_destination
+    from pipelines.destination.postgres import server_pipeline
     from pipelines.destination.warehouse import ServerWarehouse
 
-    with tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder, own_configuration():
-        pipeline = make_pipeline(server_destination(settings), settings.dataset, Path(folder))
+    with server_pipeline(settings) as pipeline:
         yield ServerWarehouse(lambda: pipeline)
 
 

@@ -197,19 +197,11 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
 
 @contextmanager
 def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Iterator[Any]:
-    import tempfile
-
     from dlt.destinations.exceptions import DatabaseException
 
-    from pipelines.destination.dlt_options import make_pipeline, own_configuration
-    from pipelines.destination.postgres import server_destination
+    from pipelines.destination.postgres import server_pipeline
 
-    with (
-        own_configuration(),
-        tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder,
-    ):
-        destination = server_destination(settings)
-        pipeline = make_pipeline(destination, settings.dataset, Path(folder))
+    with server_pipeline(settings) as pipeline:
         try:
             with pipeline.sql_client() as client:
                 sql = request.sql or f"SELECT * FROM {_table(client, request.table or '')}"  # noqa: S608
