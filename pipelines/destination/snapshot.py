@@ -98,12 +98,14 @@ class Snapshot:
                 "copy from your database."
             )
         published_ms, publisher = max(publishers, default=(0, self._installation))
-        if publisher == self._installation:
-            return
+        if publisher != self._installation:
+            self._take_over(published_ms, by_hand=take_over)
+
+    def _take_over(self, published_ms: int, *, by_hand: bool) -> None:
         age_s = max(0.0, time.time() - published_ms / 1000)
-        if not take_over and age_s < _TAKEN_OVER_AFTER_S:
-            raise CopyOfAnother(path=str(path), age_s=age_s)
-        _log.warning("publish.taken_over", file=str(path), age_s=round(age_s), by_hand=take_over)
+        if not by_hand and age_s < _TAKEN_OVER_AFTER_S:
+            raise CopyOfAnother(path=str(self.path), age_s=age_s)
+        _log.warning("publish.taken_over", file=str(self.path), age_s=round(age_s), by_hand=by_hand)
 
     def try_publishing(self) -> None:
         """Leaves nothing behind.

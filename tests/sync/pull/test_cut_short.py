@@ -25,7 +25,7 @@ def _folder(puller: Puller) -> Path:
 
 
 def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
-    """A scan that met nothing new is resumed where it stopped, not begun again."""
+    """A scan that met nothing new resumes where it stopped, and isn't restarted."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
         destination.loader.set_marks({"prospects": {"at": "page 7"}})
@@ -38,8 +38,8 @@ def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
 
 
 @pytest.mark.parametrize("damage", ["SET base = 'the state of another load'", None])
-def test_marks_of_another_load_or_lost_are_not_believed(puller: Puller, damage: str | None):
-    """Rows that they speak of may never have been loaded: the destination knows better."""
+def test_marks_of_another_load_or_lost_are_not_used(puller: Puller, damage: str | None):
+    """Rows that they cover may never have been loaded: the destination knows better."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
         loaded = destination.loader.mark("prospects")

@@ -1,4 +1,4 @@
-"""What was set for somebody else's dlt pipelines changes nothing of ours."""
+"""What was set for other dlt pipelines changes nothing of ours."""
 
 from __future__ import annotations
 

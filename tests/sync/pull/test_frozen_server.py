@@ -53,7 +53,7 @@ def test_a_statement_on_a_frozen_server_ends(postgres_url: str, freeze: Callable
 
 
 def test_a_statement_that_takes_its_time_is_waited_for(postgres_url: str):
-    """A busy server gives signs of life: it answers somebody new."""
+    """A busy server still answers a new client."""
     with bounded_waits(SHORT):
         connection = psycopg2.connect(postgres_url)
         cursor = connection.cursor()
@@ -66,7 +66,7 @@ def test_a_statement_that_takes_its_time_is_waited_for(postgres_url: str):
             connection.cursor().execute("SELECT pg_sleep(60)")
 
 
-def test_a_frozen_destination_is_told_as_such(
+def test_a_frozen_destination_is_reported_as_such(
     postgres_url: str, freeze: Callable[[], None], sandbox: Sandbox, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ):  # fmt: skip
@@ -82,7 +82,7 @@ def test_a_frozen_destination_is_told_as_such(
     assert SILENCE.connect_s + SILENCE.statement_s < PATIENCE_S < 10
 
 
-def test_a_frozen_ledger_is_told_within_what_a_check_waits(
+def test_a_frozen_ledger_is_reported_within_what_a_check_waits(
     postgres_url: str, freeze: Callable[[], None]
 ):
     """To connect takes libpq two seconds at least."""

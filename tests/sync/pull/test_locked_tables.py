@@ -76,7 +76,7 @@ def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(puller: Pulle
 
 
 def test_what_was_locked_is_done_once_it_is_free():
-    """In bounded turns, each told."""
+    """In bounded turns, each logged."""
     turns = iter([Locked("1"), Locked("2"), None])
 
     def work() -> str:

@@ -101,7 +101,7 @@ def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
 
 
 def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller: Puller):
-    """`_hc_runs` and `_hc_freshness` tell of the last pull; rows, mode and format are as before."""
+    """`_hc_runs` and `_hc_freshness` show the last pull; rows, mode and format are as before."""
     assert puller.pull_ok().published
     path = puller.settings.duckdb_path
     before = _about_runs(path)
@@ -119,7 +119,7 @@ def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller
 
 
 def _about_runs(path: Path) -> tuple[int, dict[str, Any]]:
-    """(runs, when each resource was pulled last) as the copy tells."""
+    """(runs, when each resource was pulled last) as the copy has it."""
     with duckdb.connect(str(path), read_only=True) as connection:
         runs = connection.execute("SELECT count(*) FROM hiringcenter._hc_runs").fetchone()
         fresh = connection.execute("SELECT resource, last_pull_at FROM hiringcenter._hc_freshness")
@@ -154,7 +154,7 @@ def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
         "CREATE SCHEMA east; CREATE TABLE east._hc_runs (id INT); CREATE TABLE mine (id INT)",
     ],
 )
-def test_a_database_of_somebodys_own_is_refused_before_any_request(puller: Puller, sql: str):
+def test_a_database_of_a_users_own_is_refused_before_any_request(puller: Puller, sql: str):
     """By `pull` and by `check`, in words; the file stays as it is."""
     path = puller.settings.duckdb_path
     path.parent.mkdir()
@@ -187,7 +187,7 @@ def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
 
 
 def test_a_missing_copy_is_made_again(puller: Puller):
-    """Deleted by somebody: the next pull brings it back, though no row changed."""
+    """Deleted by hand: the next pull brings it back, though no row changed."""
     puller.pull_ok()
     puller.settings.duckdb_path.unlink()
     assert puller.pull_ok().published
@@ -250,7 +250,7 @@ def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before:
 
 
 def test_a_live_writer_never_changes_what_others_read(puller: Puller):
-    """It holds the file through two pulls and goes on writing: every new reader sees a pull."""
+    """It holds the file through two pulls and keeps writing: every new reader sees a pull."""
     puller.pull_ok()
     path = puller.settings.duckdb_path
     with _writer(path) as writer:
@@ -264,7 +264,7 @@ def test_a_live_writer_never_changes_what_others_read(puller: Puller):
     puller.assert_true()
 
 
-def test_tables_somebody_added_are_kept_beside(puller: Puller):
+def test_added_tables_are_kept_under_another_name(puller: Puller):
     """Closed cleanly, so there is no log: the file itself is kept under another name."""
     puller.pull_ok()
     path = puller.settings.duckdb_path
@@ -280,7 +280,7 @@ def test_tables_somebody_added_are_kept_beside(puller: Puller):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
-def test_a_copy_of_another_user_is_kept_beside_where_links_to_it_are_refused():
+def test_a_copy_of_another_user_is_kept_where_links_to_it_are_refused():
     """As Linux refuses hard links to others' files, and some mounts to any: `--take-over` needs
     no more than a folder that both may write."""
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
@@ -302,7 +302,7 @@ def test_a_copy_of_another_user_is_kept_beside_where_links_to_it_are_refused():
 
 @pytest.mark.parametrize("is_closed", [True, False])
 def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_closed: bool):
-    """Its deletions are in the file itself, or nobody else can open it: so it is published anew."""
+    """Its deletions are in the file itself, or no reader can open it: so it is published again."""
     puller.pull_ok()
     with _writer(puller.settings.duckdb_path) as writer:
         assert writer.run("DELETE FROM hiringcenter.prospects") == "done"
@@ -344,7 +344,7 @@ def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
 
 
 def test_a_damaged_working_file_is_moved_aside(puller: Puller):
-    """Never deleted, never read as empty: the rows come back, the damaged file stays beside."""
+    """Never deleted, never read as empty: the rows come back, the damaged file is kept."""
     puller.pull_ok()
     (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"not a database" * 1000)
@@ -356,7 +356,7 @@ def test_a_damaged_working_file_is_moved_aside(puller: Puller):
 @pytest.mark.parametrize("table", ["prospects", "_dlt_version"])
 def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, table: str):
     """It opens, and fails where the block is read: the run names the file, and the next one makes
-    it anew from what can be read; tombstones are kept, and no row is believed to be there."""
+    it again from what can be read; tombstones are kept, and no row is assumed to be there."""
     store = puller.sandbox.store
     store.delete("notes", store.all("notes")[0]["id"])
     puller.pull_ok()

@@ -31,7 +31,7 @@ def puller(
 
 
 def _put(puller: Puller, at: int, **fields: Any) -> str:
-    """Fields that one prospect gets beside its own; its id."""
+    """Add fields to one prospect; its id."""
     store = puller.sandbox.store
     record = store.all("prospects")[at]
     store.put("prospects", {**record, **fields})
@@ -50,7 +50,7 @@ def _landed(puller: Puller, prospect_id: str) -> tuple[dict[str, Any], dict[str,
 
 
 def test_names_of_system_columns(puller: Puller):
-    """They stopped every later pull; now they land beside, with a warning, and only once."""
+    """They stopped every later pull; now they land in `_hc_more`, with a warning, and only once."""
     value = {"xmin": "a", "CTID": 7, "cmax": [1, {"b": None}], "select": "s", "rowid": "r"}
     other = {"n" * 70: 1, "n" * 71: 2, "user": True, "Xmin": 1.5}
     first, second = _put(puller, 3, **value), _put(puller, 5, **other)
@@ -80,8 +80,8 @@ def test_more_values_than_a_row_has_room_for(puller: Puller):
     assert 200 < len(set(columns) & set(wide)) < 600
 
 
-def test_a_load_that_is_refused_lands_what_is_new_beside(puller: Puller):
-    """Dropped columns count too, so the table is full before anybody could tell."""
+def test_a_load_that_is_refused_moves_what_is_new(puller: Puller):
+    """Dropped columns count too, so the table is full sooner than its columns show."""
     puller.pull_ok()
     assert puller.postgres_url is not None
     with psycopg.connect(puller.postgres_url) as connection:

@@ -90,7 +90,7 @@ def test_the_same_options_do_reach_other_pipelines(monkeypatch: pytest.MonkeyPat
 
 
 def test_every_field_of_credentials_is_a_place_or_known_not_to_be():
-    """A new version of dlt with a new field: somebody has to say which of both it is."""
+    """A new version of dlt with a new field: it has to be classified."""
     fields = {
         name
         for spec in specs()

@@ -8,7 +8,12 @@ import pytest
 
 from connector.errors import ConfigurationError
 from connector.settings import load
-from pipelines.destination.identity import prepare_state_dir, pull_lock_name, work_paths
+from pipelines.destination.identity import (
+    installation_id,
+    prepare_state_dir,
+    pull_lock_name,
+    work_paths,
+)
 from tests.loaded_settings import load_with
 
 
@@ -49,3 +54,20 @@ def test_a_file_that_duckdb_can_not_use_is_refused(path: str):
     with pytest.raises(ConfigurationError, match="HIRINGCENTER_DUCKDB_PATH") as failure:
         pull_lock_name(settings)
     assert str(failure.value).isprintable()
+
+
+def test_a_shared_ledger_is_one_installation_however_its_server_is_named():
+    """As in labels: loopback and the default port have one name; another database is another."""
+    base = "postgresql://u:secret@{}/ledger"
+    one, *others, other_server, other_database = (
+        installation_id(load_with({"HIRINGCENTER_LEDGER_URL": url}))
+        for url in (
+            base.format("localhost"),
+            base.format("127.0.0.1:5432"),
+            base.format("[::1]"),
+            base.format("db.example.com"),
+            base.format("localhost") + "2",
+        )
+    )
+    assert others == [one, one]
+    assert len({one, other_server, other_database}) == 3

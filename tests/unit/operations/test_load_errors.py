@@ -1,4 +1,4 @@
-"""What an error of a destination tells, and what it must not."""
+"""What an error of a destination shows, and what it must not."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def test_errors_of_data_show_no_values(kind: type[Exception]):
     ],
 )
 def test_errors_of_files_and_connections_say_why(error: Exception):
-    """Else nobody could do anything about them."""
+    """Otherwise no user could act on them."""
     assert str(error) in describe(error)
     assert isinstance(load_failed(error), DestinationError)
 
 
-def test_the_last_cause_is_told():
+def test_the_last_cause_is_shown():
     """dlt wraps what went wrong several times."""
     error = RuntimeError("step failed")
     error.__cause__ = duckdb.IOException("disk is full")

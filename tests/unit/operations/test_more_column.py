@@ -21,7 +21,7 @@ def _forms(destination: str, batch: Batch, known: dict[str, Any]) -> list[Form]:
 
 
 def _values(form: Form, at: int = 0) -> dict[str, Any]:
-    """What a row holds in columns of its own, and beside them."""
+    """What a row holds, in its columns and in `_hc_more`."""
     (batch,) = form.batches
     row = batch.rows.slice(at, 1).to_pylist()[0]
     return {name: value for name, value in row.items() if value is not None}
@@ -34,7 +34,7 @@ def test_a_batch_without_such_fields_is_left_as_it_is():
 
 
 def test_more_fields_than_a_table_may_have_columns():
-    """Known columns stay, the first of the new ones fill the rest, the others go beside."""
+    """Known columns stay, the first of the new ones fill the table, the others move."""
     known = {f"known{n}": {"name": f"known{n}", "data_type": "bigint"} for n in range(1000)}
     batch = _batch({f"known{n}": n for n in range(0, 1000, 50)}, {f"new{n}": n for n in range(900)})
     form = _forms("postgres", batch, known)[0]

@@ -31,7 +31,7 @@ SECRET = "0ld-s3cr3t"
 ACCOUNT = {"type": "service_account", "project_id": "acme-data", "private_key": SECRET,
            "client_email": "etl@acme-data.iam.gserviceaccount.com", "token_uri": "x"}  # fmt: skip
 
-# what version 0.1 read, and the label of today for it where nobody configures it any more
+# what version 0.1 read, and the label of today for it where it is no longer configured
 OLD: dict[str, tuple[str, str, str]] = {
     "URL": ("postgres", f"postgresql://etl:{SECRET}@db:5432/sales", "postgres:db:5432/sales#x"),
     "query": (
@@ -186,7 +186,7 @@ def test_labels_without_secrets_stay(label: str):
 
 
 def test_a_linked_file_keeps_what_was_known_of_it(tmp_path: Path):
-    """Version 0.1 named it by the link; its pulls go on, with their working file."""
+    """Version 0.1 named it by the link; its pulls continue, with their working file."""
     (tmp_path / "real.duckdb").touch()
     (tmp_path / "x.duckdb").symlink_to("real.duckdb")
     own = settings(tmp_path, "duckdb")
