@@ -19,7 +19,7 @@ from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0
 PATIENCE_S = 8.0
-"""For the one request: whoever asks what is wrong waits at the terminal."""
+"""For the one request: a person waits at the terminal."""
 SILENCE = Silence(connect_s=3.0, statement_s=3.0, most_s=PATIENCE_S)
 
 
@@ -45,20 +45,17 @@ def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Ch
     Raises:
         MissingKey, BudgetError: there is nothing to check with.
     """
+    looks = {
+        "key": _key, "destination": _destination, "budget": _budget, "outbox": _outbox,
+        "clock": _clock,
+    }  # fmt: skip
     with open_session(settings, kind="check", patience_s=patience_s) as session:
-        account = _guarded("key", lambda: _key(session))
-        return [
-            account,
-            _guarded("destination", lambda: _destination(session)),
-            _guarded("budget", lambda: _budget(session)),
-            _guarded("outbox", lambda: _outbox(session)),
-            _guarded("clock", lambda: _clock(session)),
-        ]
+        return [_guarded(name, look, session) for name, look in looks.items()]
 
 
-def _guarded(name: str, look: Callable[[], Check]) -> Check:
+def _guarded(name: str, look: Callable[[Session], Check], session: Session) -> Check:
     try:
-        return look()
+        return look(session)
     except ConnectorError as error:
         return Check(name, False, redact(str(error)), error.exit_code)
 
@@ -70,23 +67,15 @@ def _key(session: Session) -> Check:
         return Check("key", False, detail)
     account = session.client.account()
     note_account(session.settings, session.ledger, account)
+    facts = {name: account.get(name) for name in ("accountId", "active", "permissions")}
     if account.get("active") is False:
         advice = "Activate it in HiringCenter under Settings -> API / Webhooks."
-        detail = f"the key is known but not active. {advice}"
-        return Check("key", False, detail, 2, _account_facts(account))
-    detail = f"valid, account {account.get('accountId')}; {_may(account)}"
-    return Check("key", True, detail, facts=_account_facts(account))
-
-
-def _account_facts(account: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: account.get(name) for name in ("accountId", "active", "permissions")}
-
-
-def _may(account: dict[str, object]) -> str:
+        return Check("key", False, f"the key is known but not active. {advice}", 2, facts)
     permissions = account.get("permissions")
+    may = "its permissions aren't listed"
     if isinstance(permissions, list) and permissions:
-        return "may " + ", ".join(map(str, permissions))
-    return "its permissions aren't listed"
+        may = "may " + ", ".join(map(str, permissions))
+    return Check("key", True, f"valid, account {account.get('accountId')}; {may}", facts=facts)
 
 
 def _destination(session: Session) -> Check:
@@ -124,11 +113,10 @@ def _clock(session: Session) -> Check:
     skew_s = session.client.server_clock_skew_s
     if skew_s is None:
         what = "doesn't say what time it is" if session.client.latency_s else "didn't answer"
-        return Check(
-            "clock", False, f"unknown, since the server {what}; see that NTP is on (`timedatectl`)"
-        )
+        detail = f"unknown, since the server {what}; see that NTP is on (`timedatectl`)"
+        return Check("clock", False, detail)
+    facts = {"skew_s": round(-skew_s, 3)}
     if abs(skew_s) > SKEW_MAX_S:
         detail = f"this clock is {-skew_s:+.0f} s off the server's; turn on NTP"
-        return Check("clock", False, detail, facts={"skew_s": round(-skew_s, 3)})
-    detail = f"within {abs(skew_s):.0f} s of the server's"
-    return Check("clock", True, detail, facts={"skew_s": round(-skew_s, 3)})
+        return Check("clock", False, detail, facts=facts)
+    return Check("clock", True, f"within {abs(skew_s):.0f} s of the server's", facts=facts)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -63,11 +62,30 @@ def main() -> None:
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         _silence_stdout()
         sys.exit(0)
-    except (StoppedEarly, KeyboardInterrupt) as error:
-        sys.exit(_tell_stopped(error))
-    except Exception as error:  # noqa: BLE001 - a traceback of Python's would say what it holds
-        is_usage = hasattr(error, "show")  # only usage errors of Typer show themselves
-        sys.exit(_tell_usage(error) if is_usage else _tell_fault(error))
+    except (Exception, StoppedEarly, KeyboardInterrupt) as error:  # noqa: BLE001 - see `_report`
+        sys.exit(_report(error))
+
+
+def _report(error: BaseException) -> int:
+    """Show what no command has handled: a usage error, a signal while all is imported, a stdout
+    that can't be written. With `--json`, stdout gets the object that every end has."""
+    from pipelines.commands.invocation import failed_result
+    from pipelines.commands.output import Output
+
+    output = Output(json="--json" in sys.argv)
+    if isinstance(error, Exception) and hasattr(error, "show"):  # usage errors show themselves
+        error.message = error.message.removeprefix("Value error, ")  # type: ignore[attr-defined]
+        error.show()
+        facts = {"type": "UsageError", "message": error.format_message()}  # type: ignore[attr-defined]
+        summary: Any = {"status": "failed", "error": facts}
+        code = int(error.exit_code)  # type: ignore[attr-defined]
+    else:
+        result = failed_result(error)
+        output.error(result.error or error)
+        summary, code = result.summary, result.exit_code
+    with suppress(OSError):  # a stdout that can't be written is reported by `_flushed`
+        output.object(summary)
+    return code
 
 
 def _forget_variables_of_dlt() -> None:
@@ -79,47 +97,6 @@ def _forget_variables_of_dlt() -> None:
             "DLT_ALLOW_EXTERNAL_SCHEDULERS", "DLT_DISABLE_PLUGINS",
         ):  # fmt: skip
             del os.environ[name]
-
-
-def _tell_stopped(error: BaseException) -> int:
-    """A signal before any command was at work, as while all is imported."""
-    from connector.errors import Interrupted
-
-    number = error.signal_number if isinstance(error, StoppedEarly) else signal.SIGINT
-    stopped = Interrupted(number)
-    sys.stderr.write(f"Error: {stopped}\n")
-    _tell_machines({"type": "Interrupted", "message": str(stopped)}, status="stopped")
-    return stopped.exit_code
-
-
-def _tell_usage(error: Any) -> int:
-    """Help on stderr; with `--json`, the object that every end has."""
-    error.message = error.message.removeprefix("Value error, ")  # Typer validates with pydantic
-    error.show()
-    _tell_machines({"type": "UsageError", "message": error.format_message()})
-    return int(error.exit_code)
-
-
-def _tell_fault(error: Exception) -> int:
-    """What even the commands' own guard didn't expect, such as a stdout that can't be written."""
-    import structlog
-
-    from connector.logs import error_facts, get_logger
-
-    if structlog.is_configured():  # until then, it would write to stdout
-        get_logger("command").debug("command.unexpected", exc_info=error)
-    facts = error_facts(error)
-    sys.stderr.write(f"Error: {facts['message']}\n")
-    _tell_machines(facts)
-    return 1
-
-
-def _tell_machines(facts: dict[str, str], *, status: str = "failed") -> None:
-    if "--json" in sys.argv:
-        from pipelines.commands.output import Output
-
-        with suppress(OSError):  # a stdout that can't be written is told on stderr, see `_flushed`
-            Output(json=True).object({"status": status, "error": facts})
 
 
 def run() -> None:
@@ -157,7 +134,7 @@ def _flushed(code: int | str) -> int | str:
 
 
 def _silence_stdout() -> None:
-    """Python would try to write the rest once more, and tell of it."""
+    """Python would try to write the rest once more, and complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

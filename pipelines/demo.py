@@ -44,7 +44,7 @@ def _own_options(arguments: list[str]) -> list[str] | None:
     try:
         settings = load()
     except ConfigurationError:
-        return []  # the command tells it
+        return []  # the command reports it
     if settings.accounts and settings.api_key is None and "--account" not in arguments:
         return ["--all-accounts"]
     return [] if settings.api_key or settings.accounts or "--config" in arguments else None
@@ -85,10 +85,9 @@ def _tables() -> Iterator[str]:
         ).fetchall()
         yield ""
         for (name,) in names:
-            count = connection.execute(f'SELECT count(*) FROM hiringcenter."{name}"').fetchone()  # noqa: S608
-            rows = count[0] if count else 0
-            noun = "row" if rows == 1 else "rows"
-            yield f"  hiringcenter.{name:<18} {rows:>6,} {noun}"
+            table = connection.table(f'hiringcenter."{name}"')
+            ((rows,),) = table.count("*").fetchall()
+            yield f"  hiringcenter.{name:<18} {rows:>6,} {'row' if rows == 1 else 'rows'}"
     yield ""
     yield "Ask it something (paste this):"
     yield f"  {_python()} -c \"import duckdb; print(duckdb.connect('{DUCKDB_PATH}', read_only=True)"

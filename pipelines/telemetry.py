@@ -27,6 +27,8 @@ def run_span(kind: str, settings: Settings) -> Iterator[Report]:
         yield lambda _summary, _exit_code: None
         return
     provider = _provider()
+    from opentelemetry.trace import StatusCode
+
     tracer = provider.get_tracer("hiringcenter-connector")
     try:
         with tracer.start_as_current_span(
@@ -34,17 +36,15 @@ def run_span(kind: str, settings: Settings) -> Iterator[Report]:
             record_exception=False,  # its message, and so what it quotes, would go along
             set_status_on_exception=False,
         ) as span:
-            yield lambda summary, code: _tell(span, summary, code, settings)
+
+            def report(summary: Mapping[str, Any], exit_code: int) -> None:
+                span.set_attributes(attributes(summary, exit_code, settings))
+                if exit_code in FAILED:
+                    span.set_status(StatusCode.ERROR)
+
+            yield report
     finally:
         provider.shutdown()
-
-
-def _tell(span: Any, summary: Mapping[str, Any], exit_code: int, settings: Settings) -> None:
-    from opentelemetry.trace import Status, StatusCode
-
-    span.set_attributes(attributes(summary, exit_code, settings))
-    if exit_code in FAILED:
-        span.set_status(Status(StatusCode.ERROR))
 
 
 def attributes(

@@ -13,8 +13,8 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from connector.errors import UntrustedFile, UsageError
@@ -32,7 +32,7 @@ class Project:
 
     folder: absolute. config, dotenv: None where there is none, or it isn't trusted. uses_dlt_files:
     whether `.dlt/` in `folder` counts. is_found: False where no project was found and the working
-    folder stands in for one. notes: what people should hear, such as a file that was skipped.
+    folder stands in for one. notes: warnings, such as about a file that was skipped.
     """
 
     folder: Path
@@ -59,14 +59,6 @@ class Project:
         return path if self.folder == Path.cwd() else self.folder / path
 
 
-def _working_folder() -> Path | None:
-    """None: it was removed."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return None
-
-
 def open_project(given: Path | None = None) -> Project:
     """The project given by hand, or the nearest one upwards from the working folder.
 
@@ -74,96 +66,77 @@ def open_project(given: Path | None = None) -> Project:
         UsageError: `given` is no folder, or there is no working folder any more.
         UntrustedFile: a file in the working folder itself could have been written by another user.
     """
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed
+        here = None
     if given is not None:
         folder = given.expanduser().absolute()
         if not folder.is_dir():
             raise UsageError(f"--project {given}: no such folder.")
-        if _working_folder() is None:
+        if here is None:
             os.chdir(folder)  # libraries ask for one
-        return _project(folder, [*_settings_files(folder)], dotenv=folder / DOTENV_FILE)
-    here = _working_folder()
+        return _project_in(folder, lambda _: True)
     if here is None:
         raise UsageError(
             "The working folder has been removed. Run the command in another folder, or name one "
             "with --project DIR."
         )
-    notes: list[str] = []
+    notes: dict[str, None] = {}
+
+    def counts(path: Path) -> bool:
+        reason = why_untrusted(path)
+        if reason is not None and path.is_relative_to(here):
+            raise UntrustedFile(path=str(path), reason=reason)
+        if reason is not None:
+            way = "If it is yours, name its folder with --project."
+            notes[f"{path} is ignored: {reason}. {way}"] = None
+        return reason is None
+
     for folder in (here, *here.parents):
-        files = [path for path in _settings_files(folder) if _counts(path, here, notes)]
-        if files:
-            ignored = [p for p in _present(folder, DLT_FILES) if not _counts(p, here, notes)]
-            dotenv = folder / DOTENV_FILE
-            if dotenv not in files and not (dotenv.is_file() and _counts(dotenv, here, notes)):
-                dotenv = Path()
-            return _project(
-                folder, files, dotenv=dotenv, uses_dlt_files=not ignored, notes=tuple(notes)
-            )
-    for path in _present(here, DLT_FILES):  # dlt would read them all the same
-        _counts(path, here, notes)
+        settings_files = filter(_has_settings, (folder / CONFIG_FILE, folder / DOTENV_FILE))
+        if [path for path in settings_files if counts(path)]:
+            project = _project_in(folder, counts)
+            return replace(project, notes=(*notes, *project.notes))
+    for path in _dlt_files(here):  # dlt would read them all the same
+        counts(path)
     return Project(here, notes=tuple(notes))
 
 
-def _project(
-    folder: Path,
-    files: list[Path],
-    *,
-    dotenv: Path,
-    uses_dlt_files: bool = True,
-    notes: tuple[str, ...] = (),
-) -> Project:
-    config = folder / CONFIG_FILE
-    has_dotenv = dotenv.is_file()
-    exposed = (
-        (f"{dotenv} can be read by other users of this machine: chmod 600 {dotenv}",)
-        if has_dotenv and dotenv.stat().st_mode & 0o004
-        else ()
-    )
+def _project_in(folder: Path, counts: Callable[[Path], bool]) -> Project:
+    config, dotenv = folder / CONFIG_FILE, folder / DOTENV_FILE
+    has_dotenv = _is_file(dotenv) and counts(dotenv)
+    is_exposed = has_dotenv and dotenv.stat().st_mode & 0o004
+    exposed = f"{dotenv} can be read by other users of this machine: chmod 600 {dotenv}"
     return Project(
         folder,
-        config=config if config in files else None,
+        config=config if _is_file(config) and counts(config) else None,
         dotenv=dotenv if has_dotenv else None,
-        uses_dlt_files=uses_dlt_files,
+        uses_dlt_files=not [path for path in _dlt_files(folder) if not counts(path)],
         is_found=True,
-        notes=(*notes, *exposed),
+        notes=(exposed,) if is_exposed else (),
     )
 
 
-def _settings_files(folder: Path) -> Iterator[Path]:
-    """Those files of `folder` that make it a project."""
-    yield from _present(folder, (CONFIG_FILE,))
-    dotenv = folder / DOTENV_FILE
-    if _names_a_setting(dotenv):
-        yield dotenv
+def _dlt_files(folder: Path) -> list[Path]:
+    return [folder / name for name in DLT_FILES if _is_file(folder / name)]
 
 
-def _present(folder: Path, names: tuple[Path, ...]) -> Iterator[Path]:
-    for name in names:
-        try:
-            if (folder / name).is_file():
-                yield folder / name
-        except OSError:  # a folder above that may not be looked into
-            continue
-
-
-def _names_a_setting(dotenv: Path) -> bool:
+def _is_file(path: Path) -> bool:
     try:
-        if not dotenv.is_file() or dotenv.stat().st_size > _LARGEST_DOTENV:
-            return False
-        return _OWN_NAME.search(dotenv.read_bytes()) is not None
-    except OSError:
+        return path.is_file()
+    except OSError:  # a folder above that may not be looked into
         return False
 
 
-def _counts(path: Path, working_folder: Path, notes: list[str]) -> bool:
-    reason = why_untrusted(path)
-    if reason is None:
-        return True
-    if path.is_relative_to(working_folder):
-        raise UntrustedFile(path=str(path), reason=reason)
-    note = f"{path} is ignored: {reason}. If it is yours, name its folder with --project."
-    if note not in notes:
-        notes.append(note)
-    return False
+def _has_settings(path: Path) -> bool:
+    """Whether a file makes its folder a project: a `.env` does so if it names a setting of ours."""
+    if path.name != DOTENV_FILE.name or not _is_file(path):
+        return _is_file(path)
+    try:
+        return path.stat().st_size <= _LARGEST_DOTENV and bool(_OWN_NAME.search(path.read_bytes()))
+    except OSError:
+        return False
 
 
 def why_untrusted(path: Path) -> str | None:

@@ -230,20 +230,26 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
 
 def guarded(work: Callable[[], Result]) -> Result:
     """The result of `work`; a failed one for whatever it raises."""
+    try:
+        return work()
+    except BrokenPipeError:
+        raise
+    except (Exception, StoppedEarly, KeyboardInterrupt) as error:  # noqa: BLE001 - any failure
+        return failed_result(error)
+
+
+def failed_result(error: BaseException) -> Result:
+    """What a command that ended with `error` hands back."""
+    import structlog
+
     from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
     from connector.logs import error_facts, get_logger
 
-    failed: ConnectorError
-    try:
-        return work()
-    except ConnectorError as error:
-        failed = error
-    except (StoppedEarly, KeyboardInterrupt) as error:
-        failed = Interrupted(getattr(error, "signal_number", signal.SIGINT))
-    except BrokenPipeError:
-        raise
-    except Exception as error:  # noqa: BLE001 - the one place that turns any failure into an exit
-        get_logger("command").debug("command.unexpected", exc_info=error)
-        failed = Unexpected(error)
-    facts = {"status": status_of(failed), "error": error_facts(failed)}
-    return Result(summary=facts, exit_code=failed.exit_code, error=failed)
+    if isinstance(error, StoppedEarly | KeyboardInterrupt):
+        error = Interrupted(getattr(error, "signal_number", signal.SIGINT))
+    elif not isinstance(error, ConnectorError):
+        if structlog.is_configured():  # until then, it would write to stdout
+            get_logger("command").debug("command.unexpected", exc_info=error)
+        error = Unexpected(error)
+    facts = {"status": status_of(error), "error": error_facts(error)}
+    return Result(summary=facts, exit_code=error.exit_code, error=error)

@@ -13,8 +13,8 @@ import orjson
 from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
-from connector.clock import FakeClock
 from connector.errors import Refused, Unreachable
+from tests.fake_clock import FakeClock
 
 _WRITE_ONLY = ("update", "muteWebhook")
 

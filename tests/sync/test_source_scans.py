@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from connector.api.client import ApiClient
-from connector.clock import FakeClock
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
 from connector.source.scan import Scan, ScannedPage
 from connector.source.scans import ScanKind, ScanPlan
+from tests.fake_clock import FakeClock
 from tests.sync.client.recording_budget import RecordingBudget
 
 COUNTS = {"prospects": 3000, "notes": 2000, "tasks": 1200, "meetings": 700}

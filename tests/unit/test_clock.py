@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from connector.clock import FakeClock, SystemClock
+from connector.clock import SystemClock
+from tests.fake_clock import FakeClock
 
 
 def test_a_step_moves_the_wall_alone():

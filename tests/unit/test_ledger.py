@@ -23,8 +23,8 @@ from connector.budget.policy import lanes
 from connector.budget.policy.permits import TICK_S
 from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window, windows_of
-from connector.clock import FakeClock
 from connector.settings import RateLimit
+from tests.fake_clock import FakeClock
 
 TIMEOUT_S = 10.0
 LIFE_S = 5.0 + TIMEOUT_S + 60.0

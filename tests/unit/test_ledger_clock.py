@@ -18,7 +18,8 @@ from connector.budget.ledger_clock import (
     steady_clock,
 )
 from connector.budget.ledger_schema import MIGRATIONS
-from connector.clock import FakeClock, SteadyClock, SystemClock
+from connector.clock import SteadyClock, SystemClock
+from tests.fake_clock import FakeClock
 
 
 @pytest.fixture

@@ -16,10 +16,11 @@ from freezegun import freeze_time
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
-from connector.clock import Clock, FakeClock, SystemClock
+from connector.clock import Clock, SystemClock
 from connector.errors import Interrupted
 from connector.settings import RateLimit
 from pipelines.signals import StopSignal
+from tests.fake_clock import FakeClock
 
 
 @contextmanager

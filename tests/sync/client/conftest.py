@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from connector.api.client import ApiClient
-from connector.clock import FakeClock
+from tests.fake_clock import FakeClock
 from tests.sync.client.raw_server import (
     Handler,
     RawServer,

@@ -10,9 +10,9 @@ import pytest
 
 from connector import errors
 from connector.api.client import ApiClient
-from connector.clock import FakeClock
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
 from connector.sandbox.sandbox_options import Envelope
+from tests.fake_clock import FakeClock
 from tests.sync.client.recording_budget import RecordingBudget
 
 

@@ -12,10 +12,10 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-from connector.clock import FakeClock
 from connector.errors import DestinationError, DestinationLocked, Interrupted
 from connector.sandbox import Sandbox, SandboxOptions
 from pipelines.destination.postgres import Blocker, wait_out_locks
+from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 
 ANALYST = Blocker(4242, "DBeaver", "ana", "2026-11-26 04:00:12", "prospects")

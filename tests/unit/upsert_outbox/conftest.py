@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.clock import FakeClock
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import FakeApi
 from tests.pushes.rig import Rig
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import orjson
 import pytest
 
-from connector.clock import FakeClock
 from connector.errors import Unreachable
 from connector.settings.tree import WriteSettings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.outbox.outbox import LearntMemory, was_remembered
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 

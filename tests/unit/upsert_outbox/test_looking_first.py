@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from connector.api.envelopes import Page
-from connector.clock import FakeClock
 from connector.upsert.delivery import attached_to
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import FakeApi
 from tests.pushes.rig import Rig
 

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from connector.clock import FakeClock
 from connector.errors import Unreachable
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 

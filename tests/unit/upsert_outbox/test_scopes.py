@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from connector.clock import FakeClock
 from connector.upsert.outbox.pairing import Scopes
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
 

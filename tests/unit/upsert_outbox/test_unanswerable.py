@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from connector.api.client import WriteAnswer
-from connector.clock import FakeClock
 from connector.errors import Unreachable
+from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import FakeApi, unreachable
 from tests.pushes.rig import Rig
 
