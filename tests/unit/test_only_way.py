@@ -21,7 +21,7 @@ NETWORK = {
 }  # fmt: skip
 API = "connector/api/"
 ELSEWHERE = {
-    "pipelines/destination/installation.py": "gethostname, to tell installations apart",
+    "pipelines/destination/identity.py": "gethostname, to tell installations apart",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
     "pipelines/destination/labels.py": "spellings of an address, to name a server once",
     "pipelines/alerts.py": "tells people about failures at an address of their own, not the API's",
