@@ -38,6 +38,12 @@ class PulledProspect:
     deleted_at_ms: int | None
     fields: Mapping[str, Any] = field(default_factory=dict)
 
+    def is_newer(self, updated_at_ms: int | None) -> bool | None:
+        """Whether it is newer than what was accepted with this `updatedAt`; None: unknown."""
+        if self.updated_at_ms is None or updated_at_ms is None:
+            return None
+        return self.updated_at_ms > updated_at_ms
+
 
 class Pulled:
     """A look into the destination; this one holds nothing, since nothing was pulled yet."""
@@ -61,6 +67,12 @@ class Pulled:
     def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
         """phone (E.164) → ids of the live prospects that have it."""
         return {}
+
+    def is_gone(self, found: PulledProspect | None, accepted_ms: int) -> bool:
+        """Whether `found`, of `by_id`, shows that the prospect was deleted after `accepted_ms`."""
+        if found is None:
+            return self.complete_ms is not None and self.complete_ms > accepted_ms
+        return found.deleted_at_ms is not None and found.deleted_at_ms > accepted_ms
 
 
 @dataclass(slots=True)
@@ -130,13 +142,17 @@ class Evidence:
     def contacts_dropped(self) -> bool:
         """Whether HiringCenter took over none of the row's contacts: it would find no
         one by them, and create the person once more."""
-        found = [each for each in (self.by_email, self.by_phone) if each and not each.confirmed]
-        return 0 < len(found) == self.contacts
+        return 0 < sum(not each.confirmed for each in self.receipts) == self.contacts
+
+    @property
+    def receipts(self) -> list[Receipt]:
+        """Where the row's contacts lead."""
+        return [each for each in (self.by_email, self.by_phone) if each is not None]
 
     @property
     def people(self) -> frozenset[str]:
         """Every prospect that the row's contacts lead to."""
-        found = {each.prospect_id for each in (self.by_email, self.by_phone) if each is not None}
+        found = {each.prospect_id for each in self.receipts}
         return self.pulled_by_email | self.pulled_by_phone | found
 
     def repeats(self, content: bytes) -> bool:
@@ -178,15 +194,44 @@ class EvidenceFinder:
             and self._unsettled.isdisjoint((row.email, row.phone, row.repeats))
         ]
         repeated = {row.id: row.repeats for row in rows if row.repeats is not None}
-        pulled, complete_ms = self.pulled.by_id(set(repeated.values())), self.pulled.complete_ms
+        pulled = self.pulled.by_id(set(repeated.values()))
         for row in rows:
             found = pulled.get(repeated[row.id])
-            if is_suspect(row.accepted_ms or 0, row.updated_at_ms, found, complete_ms):
+            is_newer = found is not None and found.is_newer(row.updated_at_ms)
+            if is_newer or self.pulled.is_gone(found, row.accepted_ms or 0):
                 del repeated[row.id]
         return repeated
 
     def gather(self, rows: Sequence[StagedRow]) -> dict[int, Evidence]:
         """row id → everything known of its person."""
+        evidence = self._from_ledger(rows)
+        known = {id_ for own in evidence.values() for id_ in own.people}
+        known |= {own.receipt.prospect_id for own in evidence.values() if own.receipt}
+        seen = self.pulled.by_id(known, with_fields=True)
+        for row in rows:
+            if evidence[row.id].repeats(row.content):
+                self._note_edits(evidence[row.id], seen)
+        new = [own for row in rows if not (own := evidence[row.id]).repeats(row.content)]
+        self._add_contacts(new)
+        found_by_contact = {id_ for own in new for id_ in own.people} - known
+        seen |= self.pulled.by_id(found_by_contact, with_fields=True)
+        for row in rows:
+            own = evidence[row.id]
+            if own.repeats(row.content):
+                self._compare_names(own, {})  # with those that were accepted
+                continue
+            gone = {
+                each.prospect_id
+                for each in own.receipts
+                if self.pulled.is_gone(seen.get(each.prospect_id), each.accepted_ms)
+            }
+            self.gone |= gone
+            own.drop(gone)
+            self._compare_names(own, seen)
+        self._add_settled(rows, evidence)
+        return evidence
+
+    def _from_ledger(self, rows: Sequence[StagedRow]) -> dict[int, Evidence]:
         names = {row.id: names_of_row(row, self._outbox.hasher) for row in rows}
         aliases = {alias for own in names.values() for alias in own.present()}
         with self._outbox.database.read() as connection:
@@ -202,68 +247,34 @@ class EvidenceFinder:
             if self._open and not self._open.isdisjoint({*names[row.id].present(), *known}):
                 own.receipt = None  # while an answer is missing, it isn't known
             evidence[row.id] = own
-        self._add_edits(rows, evidence)
-        self._add_contacts(
-            [own for row in rows if not (own := evidence[row.id]).repeats(row.content)]
-        )
-        self._add_people(rows, evidence)
-        self._add_settled(rows, evidence)
         return evidence
 
-    def _add_edits(self, rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]) -> None:
+    def _note_edits(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         """What was edited or deleted since it was accepted is stale."""
-        repeats = [own for row in rows if (own := evidence[row.id]).repeats(row.content)]
-        known = [(own, own.receipt) for own in repeats if own.receipt is not None]
-        complete_ms = self.pulled.complete_ms
-        pulled = self.pulled.by_id({receipt.prospect_id for _, receipt in known})
-        suspects = [
-            (own, receipt)
-            for own, receipt in known
-            if is_suspect(
-                receipt.accepted_ms,
-                receipt.updated_at_ms,
-                pulled.get(receipt.prospect_id),
-                complete_ms,
-            )
-        ]
-        ids = {receipt.prospect_id for _, receipt in suspects}
-        seen = self.pulled.by_id(ids, with_fields=True)
-        for own, receipt in suspects:
-            found = seen.get(receipt.prospect_id)
-            own.stale = _why_stale(receipt, found, own.payload)
-            if is_gone(receipt.accepted_ms, found, complete_ms):
-                self._drop(own, {receipt.prospect_id})
-
-    def _drop(self, own: Evidence, gone: set[str]) -> None:
-        self.gone |= gone
-        own.drop(gone)
+        receipt = own.receipt
+        assert receipt is not None
+        found = seen.get(receipt.prospect_id)
+        if self.pulled.is_gone(found, receipt.accepted_ms):
+            own.stale = "the prospect was deleted since"
+            self.gone.add(receipt.prospect_id)
+            own.drop({receipt.prospect_id})
+        elif found is not None and found.is_newer(receipt.updated_at_ms):
+            shown = found.fields
+            readable = {
+                name: own.payload[name] for name in own.payload if READ_AS.get(name, name) in shown
+            }
+            if differs := compare(readable, shown).differs:
+                own.stale = f"{', '.join(differs)} changed in HiringCenter since"
 
     def _add_contacts(self, evidence: Sequence[Evidence]) -> None:
         """For rows that look as if they would be sent: who has their contacts by now."""
-        contacts = [_contacts(own.payload) for own in evidence]
+        given = [(own.payload.get("email"), own.payload.get("phone")) for own in evidence]
+        contacts = [((email or "").casefold(), phone or "") for email, phone in given]
         by_email = self.pulled.by_email({email for email, _ in contacts if email})
         by_phone = self.pulled.by_phone({phone for _, phone in contacts if phone})
         for own, (email, phone) in zip(evidence, contacts, strict=True):
             own.pulled_by_email = by_email.get(email, frozenset())
             own.pulled_by_phone = by_phone.get(phone, frozenset())
-
-    def _add_people(self, rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]) -> None:
-        """Who the people are whom a row's contacts lead to: whether its first name is theirs."""
-        ids: set[str] = set()
-        for row in rows:
-            if not evidence[row.id].repeats(row.content):
-                ids |= evidence[row.id].people
-        seen, complete_ms = self.pulled.by_id(ids, with_fields=True), self.pulled.complete_ms
-        for own in evidence.values():
-            gone = {
-                found.prospect_id
-                for found in (own.by_email, own.by_phone)
-                if found is not None
-                and found.prospect_id in ids
-                and is_gone(found.accepted_ms, seen.get(found.prospect_id), complete_ms)
-            }
-            self._drop(own, gone)
-            self._compare_names(own, seen)
 
     def _compare_names(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         people = own.people
@@ -274,8 +285,7 @@ class EvidenceFinder:
         others, strangers = [], set()
         for id_ in sorted(people):
             pulled = seen.get(id_)
-            found = (each for each in (own.by_email, own.by_phone) if each)
-            receipt = next((each for each in found if each.prospect_id == id_), None)
+            receipt = next((each for each in own.receipts if each.prospect_id == id_), None)
             agrees = _agreement(name, hashed, receipt, pulled)
             by_email = id_ in own.pulled_by_email or _holds(
                 own.by_email, id_, pulled, "email", same_email, own.payload
@@ -314,44 +324,6 @@ class EvidenceFinder:
                 own.created = any(settled[id_, alias] for id_ in own.settled)
 
 
-def is_gone(accepted_ms: int, pulled: PulledProspect | None, complete_ms: int | None) -> bool:
-    """Whether the last pull shows that a prospect was deleted after `accepted_ms`; see below."""
-    if pulled is None:
-        return complete_ms is not None and complete_ms > accepted_ms
-    return pulled.deleted_at_ms is not None and pulled.deleted_at_ms > accepted_ms
-
-
-def is_suspect(
-    accepted_ms: int,
-    accepted_updated_at_ms: int | None,
-    pulled: PulledProspect | None,
-    complete_ms: int | None,
-) -> bool:
-    """Whether the last pull shows something newer than what was accepted last.
-
-    accepted_ms, accepted_updated_at_ms: when it was accepted, by our clock and by `updatedAt`.
-    pulled: None where the destination has no such prospect. complete_ms: see `Pulled`.
-    """
-    if pulled is None or is_gone(accepted_ms, pulled, complete_ms):
-        return is_gone(accepted_ms, pulled, complete_ms)
-    if pulled.updated_at_ms is None or accepted_updated_at_ms is None:
-        return False
-    return pulled.updated_at_ms > accepted_updated_at_ms
-
-
-def _why_stale(
-    receipt: Receipt, pulled: PulledProspect | None, payload: Mapping[str, Any]
-) -> str | None:
-    """Why a suspect's payload, though accepted last, is to be sent again; None if it holds."""
-    if pulled is None or (pulled.deleted_at_ms or 0) > receipt.accepted_ms:
-        return "the prospect was deleted since"
-    readable = {
-        name: value for name, value in payload.items() if READ_AS.get(name, name) in pulled.fields
-    }
-    differs = compare(readable, pulled.fields).differs
-    return f"{', '.join(differs)} changed in HiringCenter since" if differs else None
-
-
 def _agreement(
     name: Name, hashed: Name, receipt: Receipt | None, pulled: PulledProspect | None
 ) -> bool | None:
@@ -363,18 +335,12 @@ def _agreement(
         return ours
     read = first_name(pulled.fields["firstName"])
     theirs = None if read is None else read.agrees(name)
-    if receipt is None or _is_newer(pulled, receipt):
+    is_newer = True if receipt is None else pulled.is_newer(receipt.updated_at_ms)
+    if is_newer:
         return theirs
-    if _is_newer(pulled, receipt) is None and ours is not None and theirs is not None:
+    if is_newer is None and ours is not None and theirs is not None:
         return ours or theirs
     return theirs if ours is None else ours
-
-
-def _is_newer(pulled: PulledProspect, receipt: Receipt) -> bool | None:
-    """Whether the pulled copy is newer than what was accepted last; None: unknown."""
-    if pulled.updated_at_ms is None or receipt.updated_at_ms is None:
-        return None
-    return pulled.updated_at_ms > receipt.updated_at_ms
 
 
 def _holds(
@@ -388,15 +354,6 @@ def _holds(
     """Whether a prospect has a row's contact, as the ledger says and no newer copy denies."""
     if receipt is None or receipt.prospect_id != prospect_id or not receipt.confirmed:
         return False
-    if pulled is None or contact not in pulled.fields or not _is_newer(pulled, receipt):
+    if pulled is None or contact not in pulled.fields or not pulled.is_newer(receipt.updated_at_ms):
         return True
     return same(payload.get(contact), pulled.fields[contact])
-
-
-def _contacts(payload: Mapping[str, Any]) -> tuple[str, str]:
-    """Email and phone as the pulled copy is asked for them; "" where there is none."""
-    email, phone = payload.get("email"), payload.get("phone")
-    return (
-        email.casefold() if isinstance(email, str) else "",
-        phone if isinstance(phone, str) else "",
-    )

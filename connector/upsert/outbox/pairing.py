@@ -134,7 +134,7 @@ def open_outbox(
         database: Database | None = None
         try:
             if reason is None:
-                database = _opened(ledger)
+                database = Database(ledger.url, durable=True, suffix=OUTBOX_SUFFIX)
                 reason = _why_lost(database, token, pushes, reads_all=new_ledger)
             if reason is not None:
                 name = ledger.name if path is None else str(path)
@@ -167,10 +167,6 @@ def count_push(ledger: Database, outbox: Database) -> None:
         _put(connection, salts, _PUSHES, _bytes(pushes))
     with ledger.write() as connection:
         _put(connection, secrets, _OUTBOX_PUSHES, _bytes(pushes))
-
-
-def _opened(ledger: Database) -> Database:
-    return Database(ledger.url, durable=True, suffix=OUTBOX_SUFFIX)
 
 
 def _why_not_opened(path: Path, *, is_known: bool) -> str | None:
@@ -221,7 +217,7 @@ def _started_new(ledger: Database, lost: Database | None, path: Path | None) -> 
             file = path.with_name(path.name + ending)
             if file.exists():
                 file.replace(path.with_name(f"{path.stem}.lost-{stamp}{path.suffix}{ending}"))
-    database = _opened(ledger)
+    database = Database(ledger.url, durable=True, suffix=OUTBOX_SUFFIX)
     if not database.is_sqlite:  # what is left of it stays, and counts
         with database.write() as connection:
             forget_version(connection, "outbox")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Literal
 
 import orjson
@@ -33,7 +34,7 @@ from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 
 Mode = Literal["upsert", "create-only", "update-only"]
-_CHUNK_ROWS = 5_000
+_CHUNK_PEOPLE = _MOST_OUTCOMES = 5_000
 _DAY_MS = 86_400_000
 _RARE_COLLECTIONS = (100_000, 50, 100)
 
@@ -221,7 +222,7 @@ class Planner:
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
                 self._outbox.supersede(source)
-        with Staging() as staging, rare_collections():
+        with closing(Staging()) as staging, rare_collections():
             self.counts.rows = stage(
                 rows,
                 check,
@@ -231,7 +232,8 @@ class Planner:
                 on_reject=self._reject,
                 on_progress=on_read,
             )
-            for chunk in _chunks(staging.people(), _CHUNK_ROWS):
+            people = staging.people()
+            while chunk := list(islice(people, _CHUNK_PEOPLE)):
                 self._plan_chunk(chunk)
         self._store()
         return self.counts
@@ -378,7 +380,7 @@ class Planner:
     def _outcome(self, result: RowResult) -> None:
         self.counts.outcomes[result.status] += 1
         self._found.append(result)
-        if len(self._found) >= _CHUNK_ROWS:
+        if len(self._found) >= _MOST_OUTCOMES:
             self._store()
 
     def _store(self) -> None:
@@ -439,20 +441,6 @@ def _by_person(
     for number, row in enumerate(rows, start=1):
         groups.setdefault(people.find(number), []).append(row)
     return list(groups.values())
-
-
-def _chunks(people: Iterable[list[StagedRow]], rows: int) -> Iterator[list[list[StagedRow]]]:
-    """People in chunks of about `rows` rows."""
-    chunk: list[list[StagedRow]] = []
-    size = 0
-    for person in people:
-        chunk.append(person)
-        size += len(person)
-        if size >= rows:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
 
 
 @contextmanager

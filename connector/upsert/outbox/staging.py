@@ -10,9 +10,8 @@ from __future__ import annotations
 import sqlite3
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from itertools import chain, islice
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from itertools import groupby, islice
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -33,7 +32,6 @@ CREATE TABLE staged (
 )
 """
 _INSERT = "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0))"
-_SELECT = "SELECT * FROM staged "
 _NAMES = """
 SELECT alias, id FROM (
     SELECT email AS alias, id FROM staged WHERE email IS NOT NULL
@@ -75,7 +73,7 @@ class StagedRow(NamedTuple):
 
 
 class Staging:
-    """Fill it with `add`, complete it with `join`, then read `people`."""
+    """Fill it with `add`, complete it with `join`, then read `people`. Close it after use."""
 
     def __init__(self) -> None:
         self._file = sqlite3.connect("", isolation_level=None)
@@ -107,36 +105,15 @@ class Staging:
         self._file.execute("CREATE INDEX by_person ON staged (person, id) WHERE person IS NOT NULL")
 
     def people(self) -> Iterator[list[StagedRow]]:
-        """The rows of each person; first those who have one row, in file order."""
-        return chain(([row] for row in self.alone()), self.together())
+        """The rows of each person; first those who have one row, each in file order."""
+        for row in self._file.execute("SELECT * FROM staged WHERE person IS NULL ORDER BY id"):
+            yield [StagedRow._make(row)]
+        several = "SELECT * FROM staged WHERE person IS NOT NULL ORDER BY person, id"
+        rows = map(StagedRow._make, self._file.execute(several))
+        for _, person in groupby(rows, lambda row: row.person):
+            yield list(person)
 
-    def alone(self) -> Iterator[StagedRow]:
-        """Rows that are the only one of their person, in file order."""
-        return self._rows("WHERE person IS NULL ORDER BY id")
-
-    def together(self) -> Iterator[list[StagedRow]]:
-        """The rows of each person that has several, in file order."""
-        person: list[StagedRow] = []
-        for row in self._rows("WHERE person IS NOT NULL ORDER BY person, id"):
-            if person and person[0].person != row.person:
-                yield person
-                person = []
-            person.append(row)
-        if person:
-            yield person
-
-    def _rows(self, which: str) -> Iterator[StagedRow]:
-        return map(StagedRow._make, self._file.execute(_SELECT + which))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._file.close()
 
 
