@@ -69,8 +69,7 @@ def main() -> None:
 def _report(error: BaseException) -> int:
     """Show what no command has handled: a usage error, a signal while all is imported, a stdout
     that can't be written. With `--json`, stdout gets the object that every end has."""
-    from pipelines.commands.invocation import failed_result
-    from pipelines.commands.output import Output
+    from pipelines.commands.output import Output, failed_result
 
     output = Output(json="--json" in sys.argv)
     if isinstance(error, Exception) and hasattr(error, "show"):  # usage errors show themselves

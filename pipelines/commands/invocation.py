@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from pipelines.commands.output import Output, Result, status_of_exit, worst
-from pipelines.signals import StoppedEarly, ignore_signals
+from pipelines.commands.output import Output, Result, guarded, status_of_exit, worst
+from pipelines.signals import ignore_signals
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -226,30 +225,3 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
         ],
         is_answer=any(result.is_answer for result in results.values()),
     )
-
-
-def guarded(work: Callable[[], Result]) -> Result:
-    """The result of `work`; a failed one for whatever it raises."""
-    try:
-        return work()
-    except BrokenPipeError:
-        raise
-    except (Exception, StoppedEarly, KeyboardInterrupt) as error:  # noqa: BLE001 - any failure
-        return failed_result(error)
-
-
-def failed_result(error: BaseException) -> Result:
-    """What a command that ended with `error` hands back."""
-    import structlog
-
-    from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
-    from connector.logs import error_facts, get_logger
-
-    if isinstance(error, StoppedEarly | KeyboardInterrupt):
-        error = Interrupted(getattr(error, "signal_number", signal.SIGINT))
-    elif not isinstance(error, ConnectorError):
-        if structlog.is_configured():  # until then, it would write to stdout
-            get_logger("command").debug("command.unexpected", exc_info=error)
-        error = Unexpected(error)
-    facts = {"status": status_of(error), "error": error_facts(error)}
-    return Result(summary=facts, exit_code=error.exit_code, error=error)

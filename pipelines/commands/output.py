@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import TextIOWrapper
 from typing import Any
 
 import orjson
+
+from pipelines.signals import StoppedEarly
 
 ALREADY_RUNNING = 75
 _WORST_FIRST = (2, 1, 75, 3, 0)
@@ -32,6 +35,33 @@ class Result:
     error: Exception | None = None
     events: Sequence[tuple[str, Mapping[str, Any]]] = ()
     is_answer: bool = False
+
+
+def guarded(work: Callable[[], Result]) -> Result:
+    """The result of `work`; a failed one for whatever it raises."""
+    try:
+        return work()
+    except BrokenPipeError:
+        raise
+    except (Exception, StoppedEarly, KeyboardInterrupt) as error:  # noqa: BLE001 - any failure
+        return failed_result(error)
+
+
+def failed_result(error: BaseException) -> Result:
+    """What a command that ended with `error` hands back."""
+    import structlog
+
+    from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
+    from connector.logs import error_facts, get_logger
+
+    if isinstance(error, StoppedEarly | KeyboardInterrupt):
+        error = Interrupted(getattr(error, "signal_number", signal.SIGINT))
+    elif not isinstance(error, ConnectorError):
+        if structlog.is_configured():  # until then, it would write to stdout
+            get_logger("command").debug("command.unexpected", exc_info=error)
+        error = Unexpected(error)
+    facts = {"status": status_of(error), "error": error_facts(error)}
+    return Result(summary=facts, exit_code=error.exit_code, error=error)
 
 
 def worst(exit_codes: Sequence[int]) -> int:

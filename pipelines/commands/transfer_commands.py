@@ -8,8 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.commands.invocation import argument, command, flag, guarded, option
-from pipelines.commands.output import ALREADY_RUNNING, Output, Result, status_of_exit, worst
+from pipelines.commands.invocation import argument, command, flag, option
+from pipelines.commands.output import (
+    ALREADY_RUNNING,
+    Output,
+    Result,
+    guarded,
+    status_of_exit,
+    worst,
+)
 
 if TYPE_CHECKING:
     from connector.settings import Settings
