@@ -30,7 +30,7 @@ from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending import Sender, in_flight_for
@@ -170,10 +170,10 @@ class _PushRun:
     def _validator(self, rows: Input) -> Validator:
         request = self._request
         mapping = ColumnMapping.load(request.mapping) if request.mapping else None
-        plan = ColumnMapping.match(
+        plan = match_columns(
             rows.columns,
             mapping,
-            request.ignore_unknown,
+            ignore_unknown=request.ignore_unknown,
             place=rows.name,
             from_table=rows.from_table,
         )

@@ -19,7 +19,7 @@ from connector.settings import Settings
 from connector.upsert.inputs import open_input
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import aliases, receipts
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.row_checks import Validator, ValidRow
 from pipelines.account_outbox import key_number, outbox_database
 from pipelines.push.push_input import PushRequest
@@ -50,7 +50,7 @@ def accept_all(settings: Settings, path: Path) -> None:
     database = outbox_database(settings)
     outbox = Outbox(database, key_number(settings, ledger))
     rows = open_input(path)
-    validator = Validator(ColumnMapping.match(rows.columns))
+    validator = Validator(match_columns(rows.columns))
     names: list[dict[str, Any]] = []
     accepted: list[dict[str, Any]] = []
     now_ms = int(time.time() * 1000)

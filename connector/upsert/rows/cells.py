@@ -1,4 +1,4 @@
-"""Cells of every type a source can hold, as the text a person would read.
+"""Rows and cells as sources hold them, and a cell of any type as the text a person would read.
 
 Files of text hold text; sheets, Parquet and tables hold numbers, dates, lists, bytes. What has
 one obvious text becomes it; the rest is refused by name, and shown in the rejects file. So it is
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 NOT_COMPUTED = "#NOT-COMPUTED!"
-LOST = "\ufffd"  # what decoders put in the place of a character that they can't read
+_LOST = "\ufffd"  # what decoders put in the place of a character that they can't read
 # What spreadsheets show where there is no value, in the languages they are sold in; case aside.
 ERROR_WORDS = frozenset(
     f"{NOT_COMPUTED} "
@@ -43,13 +43,33 @@ _ERROR_SHAPE = re.compile(
     r"|#{3,}",
     re.I,
 )
+# Signs of Windows (’ “ € …) that a program has read as Latin-1, where these numbers are controls.
+# Five mean nothing there, and 0x85 may be a line end as well.
+_C1 = re.compile("[\x80-\x9f]")
+_MISREAD = {
+    code: bytes([code]).decode("cp1252")
+    for code in range(0x80, 0xA0)
+    if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)
+}
+
+# a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
+MAY_BE_ALTERED = re.compile(
+    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
+)
+_AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
+_KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
+_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E[+-]?\d+", re.I)
+_NO_CODE = re.compile(r"=.*|[+-]?\d+(?:[.,]\d+)+", re.DOTALL)
+_WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
+MOST_EXACT = 2**53  # the largest integer up to which a float holds each
+_INEXACT = (
+    "is a number of more digits than a spreadsheet holds; its last ones are lost. Format the "
+    "column as text, and fill in the number"
+)
 _LONGEST_WHOLE = 10**21
-NO_TEXT = {
-    bool: "a true/false value",
-    bytes: "binary data",
-    dict: "an object",
-    list: "a list",
-    tuple: "a list",
+_NO_TEXT: dict[type, str] = {
+    **{bool: "a true/false value", bytes: "binary data"},
+    **{dict: "an object", list: "a list", tuple: "a list"},
 }
 
 
@@ -95,6 +115,11 @@ class BadCell(ValueError):
         super().__init__(reason)
 
 
+def is_empty(value: Any) -> bool:
+    """Whether a cell has nothing in it: null, or text of white space."""
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
 def is_error_word(text: str) -> bool:
     """Whether `text` is what a spreadsheet shows where it has no value."""
     return text.casefold() in ERROR_WORDS or _ERROR_SHAPE.fullmatch(text) is not None
@@ -108,32 +133,11 @@ def check_readable(value: Any) -> None:
         raise ValueError("holds a formula without a stored value. Open and save the workbook")
     if isinstance(value, str) and is_error_word(value):
         raise ValueError(f"shows the error {value}. Correct it, or empty the cell")
-    if isinstance(value, str) and LOST in value:
+    if isinstance(value, str) and _LOST in value:
         raise ValueError(
             "holds a character that was lost when the text was converted (U+FFFD). Fill it in, or "
             "convert the source again"
         )
-
-
-# Signs of Windows (’ “ € …) that a program has read as Latin-1, where these numbers are controls.
-# Five mean nothing there, and 0x85 may be a line end as well.
-_C1 = re.compile("[\x80-\x9f]")
-_MISREAD = {
-    code: bytes([code]).decode("cp1252")
-    for code in range(0x80, 0xA0)
-    if code not in (0x81, 0x85, 0x8D, 0x8F, 0x90, 0x9D)
-}
-
-# a cheap look at a trimmed cell in ASCII: may it be one of those that `unaltered` knows?
-MAY_BE_ALTERED = re.compile(
-    r"[=#']|[A-Za-z]{3,6}:|[+-]?\d+(?:(?:[.,]\d+)+(?:E[+-]?\d+)?|E[+-]?\d\d+)$", re.I
-)
-_AS_TEXT = re.compile(r"""=\s*["“”„]((?:[^"“”„]|"")*)["“”]""")  # ="02134", as exports write text
-_KEPT_AS_TEXT = re.compile(r"'([+(]?[\s().+\-/:,]*+\d[\d\s().+\-/:,]*+)'?|'([=@][^']*|[+-]\d[^']*)")
-_SHORTENED = re.compile(r"[+-]?\d+(?:[.,]\d+)?E\+\d\d+|[+-]?\d[.,]\d+E[+-]?\d+", re.I)
-_NO_CODE = re.compile(r"=.*|[+-]?\d+(?:[.,]\d+)+", re.DOTALL)
-_WHOLE_AS_FLOAT = re.compile(r"([+-]?\d+)[.,]0+")
-MOST_EXACT = 2**53  # the largest integer up to which a float holds each
 
 
 def unaltered(text: str, *, is_code: bool = False) -> str:
@@ -175,12 +179,6 @@ def check_code(text: str) -> None:
         )
 
 
-_INEXACT = (
-    "is a number of more digits than a spreadsheet holds; its last ones are lost. Format the "
-    "column as text, and fill in the number"
-)
-
-
 def text_of(value: Any) -> str:
     """`value` as text for a text field: 5551234567.0 is `5551234567`, dates are ISO 8601.
 
@@ -195,7 +193,7 @@ def text_of(value: Any) -> str:
         return value.isoformat()
     if isinstance(value, UUID):
         return str(value)
-    kind = NO_TEXT.get(type(value), f"a value of type {type(value).__name__}")
+    kind = _NO_TEXT.get(type(value), f"a value of type {type(value).__name__}")
     raise ValueError(f"holds {kind}, where text is expected. Convert it, or ignore the column")
 
 

@@ -1,4 +1,4 @@
-"""Emails and phones: what is one, and which of two spellings are the same.
+"""Emails, phones and names: what is one, and which of two spellings are the same.
 
 The libraries made for it decide; a regular expression answers for the plain spellings that make
 up nearly all of a file, only where it provably agrees with them (there is a test that tries).
@@ -34,6 +34,19 @@ _MAIL_LINK, _PHONE_LINK = "mailto:", "tel:"  # what a copied link begins with
 _LINE_DIGITS = 4  # of the last group of a phone such as 415555.0100
 _NANP = frozenset({"US", "CA"})
 _TOO = {ValidationResult.TOO_SHORT: "too short", ValidationResult.TOO_LONG: "too long"}
+_NAME = r"[^\W\d_]+(?:['’\-‐‑][^\W\d_]+)*"  # letters, as in Anna-Lena or O'Neil
+_TWO_NAMES = re.compile(rf"({_NAME})\s+({_NAME})")
+_LAST_FIRST = re.compile(rf"({_NAME}),\s*({_NAME}(?:\s+{_NAME})*)")
+# what stands before a name, or begins a last name of two words; what stands after one
+_BEFORE_NAMES = frozenset({
+    "mr", "mrs", "ms", "mx", "miss", "dr", "prof", "sir", "madam", "herr", "frau", "mme", "mlle",
+    "sr", "sra", "the", "von", "van", "de", "der", "den", "del", "della", "di", "da", "dos", "la",
+    "le", "bin", "ibn", "el",
+})  # fmt: skip
+_AFTER_NAMES = frozenset({
+    "jr", "sr", "ii", "iii", "iv", "phd", "md", "mba", "cpa", "esq", "rn", "inc", "llc", "ltd",
+    "gmbh", "ag", "corp", "company", "team", "group", "office",
+})  # fmt: skip
 # Signs that can't be seen, so that nobody typed them: soft hyphen, zero-width space and joiners,
 # marks of direction, byte order mark. Word's hyphens look like, and stand for, the plain one.
 _UNSEEN = (
@@ -42,7 +55,7 @@ _UNSEEN = (
 )
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)}
 _UNDONE = dict.fromkeys(_UNSEEN) | {0x2010: "-", 0x2011: "-"} | _FULL_WIDTH
-# signs that can't be seen and that no name needs, beside the joiners of some scripts
+# signs that can't be seen and that no name needs; some scripts need their joiners
 _UNSEEN_IN_NAMES = {code: None for code in _UNSEEN if code not in (0x200C, 0x200D)} | {0xA0: " "}
 
 
@@ -71,15 +84,11 @@ def plain_email(address: str) -> str:
             raise ValueError("it begins with an apostrophe")
         plain = plain[1:-1].strip()
     if not plain.isascii():
-        odd = next((char for char in plain if char > "\x7f" and not _is_letter(char)), None)
-        if odd is not None:
-            name = unicodedata.name(odd, f"U+{ord(odd):04X}")
-            raise ValueError(f"it holds a sign that no address has: {name}")
+        for sign in plain:
+            if sign > "\x7f" and unicodedata.category(sign)[0] not in "LMN":
+                name = unicodedata.name(sign, f"U+{ord(sign):04X}")
+                raise ValueError(f"it holds a sign that no address has: {name}")
     return plain
-
-
-def _is_letter(char: str) -> bool:
-    return unicodedata.category(char)[0] in "LMN"
 
 
 def email_identity(address: str) -> str:
@@ -94,25 +103,23 @@ def email_identity(address: str) -> str:
 
 
 def _library_email(address: str) -> str:
+    """`address` as the library writes it, which refuses domains where no mail can arrive: whether
+    it does isn't a matter of syntax."""
     local, _, domain = address.rpartition("@")
-    name, dot, top = domain.rpartition(".")
-    if not dot and local:
+    name, period, top = domain.rpartition(".")
+    if not period and local:
         raise ValueError("the part after @ has no period")
-    if top.lower() in _RESERVED_DOMAINS:
-        checked = _syntax(f"{local}@{name}.com")
-        return f"{checked.removesuffix('.com')}.{top}"
-    return _syntax(address)
-
-
-def _syntax(address: str) -> str:
+    is_reserved = top.lower() in _RESERVED_DOMAINS
+    checked = f"{local}@{name}.com" if is_reserved else address
     try:
-        return validate_email(address, check_deliverability=False).normalized
+        found: str = validate_email(checked, check_deliverability=False).normalized
     except EmailNotValidError as error:
         raise ValueError(str(error).rstrip(".")) from None
+    return f"{found.removesuffix('.com')}.{top}" if is_reserved else found
 
 
 def e164(text: str, region: str) -> tuple[str, str | None]:
-    """(`text` as +<country code><number>, what was lost on the way).
+    """(`text` as +<country code><number>, what was left out).
 
     region: ISO 3166 country of numbers written without a country code.
 
@@ -120,13 +127,13 @@ def e164(text: str, region: str) -> tuple[str, str | None]:
         ValueError: `text` can't be a phone number; the message says why.
     """
     if region in _NANP and (match := _PLAIN_US_PHONE.fullmatch(text)):
-        return _somebodys(f"+1{match[1] or match[2]}{match[3]}{match[4]}"), None
+        return _unless_placeholder(f"+1{match[1] or match[2]}{match[3]}{match[4]}"), None
     if _E164.fullmatch(text) and _is_plain_e164(text):
-        return _somebodys(text), None
+        return _unless_placeholder(text), None
     return _library_phone(text, region)
 
 
-def _somebodys(number: str) -> str:
+def _unless_placeholder(number: str) -> str:
     if _PLACEHOLDER.fullmatch(number):
         raise ValueError("it is a placeholder, not a real number")
     return number
@@ -155,10 +162,10 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
     if possible != ValidationResult.IS_POSSIBLE:
         country = phonenumbers.region_code_for_number(number) or region
         raise ValueError(f"it is {_TOO.get(possible, 'not complete')} for {country}")
-    extension = number.extension or ""  # it isn't quoted: warnings are kept where rows aren't
-    digits = "digit" if len(extension) == 1 else "digits"
-    lost = f"the extension ({len(extension)} {digits}) is left out" if extension else None
-    return _somebodys(phonenumbers.format_number(number, PhoneNumberFormat.E164)), lost
+    length = len(number.extension or "")  # it isn't quoted: warnings are kept where rows aren't
+    digits = "digit" if length == 1 else "digits"
+    lost = f"the extension ({length} {digits}) is left out" if length else None
+    return _unless_placeholder(phonenumbers.format_number(number, PhoneNumberFormat.E164)), lost
 
 
 def _phone_from_float(digits: str, region: str) -> str:
@@ -209,3 +216,27 @@ def _numbering_plan(country_code: str) -> tuple[frozenset[int], re.Pattern[str]]
         return None
     prefix = metadata.national_prefix_for_parsing or r"(?!)"
     return frozenset(metadata.general_desc.possible_length), re.compile(prefix)
+
+
+# --- names ----------------------------------------------------------------------------------
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(first name, last name) of `Ann Lee` or `Lee, Ann`.
+
+    Raises:
+        ValueError: it isn't certain which part is which.
+    """
+    if match := _TWO_NAMES.fullmatch(name):
+        first, last = match.groups()
+    elif match := _LAST_FIRST.fullmatch(name):
+        last, first = match.groups()
+    else:
+        first, last = "the", ""
+    words = [word.casefold() for word in (*first.split(), last)]
+    if words[0] in _BEFORE_NAMES or not _AFTER_NAMES.isdisjoint(words):
+        raise ValueError(
+            "can't be split into first and last name with certainty. Write it as `Lee, Ann`, or "
+            "give the two a column each"
+        )
+    return first, last

@@ -3,8 +3,8 @@
 RFC 4180 in UTF-8 with a byte order mark, so that spreadsheets open it as it is; with semicolons
 where the input has them, as the spreadsheet that wrote it expects. Cells are the input's,
 unchanged: a cell that starts with `=` stays so, since a file that is pushed again must hold what
-it held. Bytes that couldn't be decoded go back as they were, and are rejected again until somebody
-retypes them. A file that was changed since it was written holds somebody's work: it is never
+it held. Bytes that couldn't be decoded go back as they were, and are rejected again until they are
+retyped. A file that was changed since it was written holds a person's work: it is never
 written over, and never removed.
 """
 
@@ -31,43 +31,25 @@ from connector.upsert.rows.column_mapping import ABSENT_COLUMN, REASON_COLUMN, R
 from connector.upsert.rows.row_checks import Reject
 
 _AS_IT_WAS = "hiringcenter.as_it_was"
+_NUMBERED = re.compile(r"(?P<base>.+\.rejects)(?:-(?P<number>\d+))?(?P<ending>\.csv)", re.S)
+_CHUNK_BYTES = 1 << 20
+_STALE_S = 600.0  # copying a file takes seconds
 
 
 def _bytes_of_surrogates(error: UnicodeError) -> tuple[bytes, int]:
     """A marked byte becomes that byte again; another lone surrogate its (invalid) UTF-8."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    bad = error.object[error.start : error.end]
     parts = (
         bytes([ord(char) - 0xDC00])
         if "\udc80" <= char <= "\udcff"
         else char.encode("utf-8", "surrogatepass")
-        for char in bad
+        for char in error.object[error.start : error.end]
     )
     return b"".join(parts), error.end
 
 
 codecs.register_error(_AS_IT_WAS, _bytes_of_surrogates)
-
-
-_NUMBERED = re.compile(r"(?P<base>.+\.rejects)(?:-(?P<number>\d+))?(?P<ending>\.csv)", re.S)
-_DELIMITERS = ",;\t|"
-_CHUNK_BYTES = 1 << 20
-_STALE_S = 600.0  # a copy into place takes seconds
-
-
-def _is_rejects_file(path: Path) -> bool:
-    """Also as a spreadsheet saves it again: in its own encoding, with its own delimiter."""
-    try:
-        with path.open("rb") as stream:
-            head = stream.read(_CHUNK_BYTES).replace(b"\0", b"").decode(errors="replace")
-        headers = (
-            next(csv.reader(io.StringIO(head, newline=""), delimiter=delimiter), [REASON_COLUMN])
-            for delimiter in _DELIMITERS
-        )
-        return any(REASON_COLUMN in header for header in headers)
-    except (OSError, csv.Error):
-        return False
 
 
 def next_rejects_name(name: str, account: str | None = None) -> str:
@@ -81,7 +63,7 @@ def next_rejects_name(name: str, account: str | None = None) -> str:
     return f"{base}{of_account}.rejects-{int(match['number'] or 1) + 1}.csv"
 
 
-def _names_from(path: Path) -> Iterator[Path]:
+def _numbered_paths(path: Path) -> Iterator[Path]:
     """`path`, then the same with -2, -3 … at its end."""
     yield path
     match = _NUMBERED.fullmatch(path.name)
@@ -92,15 +74,30 @@ def _names_from(path: Path) -> Iterator[Path]:
         yield path.with_name(f"{base}-{number}{ending}")
 
 
+def _is_rejects_file(path: Path) -> bool:
+    """Also as a spreadsheet saves it again: in its own encoding, with its own delimiter."""
+    if not path.is_file():
+        return False
+    if _NUMBERED.fullmatch(path.name):
+        return True  # also where its own columns were removed: rejects then go into another file
+    with suppress(OSError, csv.Error), path.open("rb") as stream:
+        head = stream.read(_CHUNK_BYTES).replace(b"\0", b"").decode(errors="replace")
+        for delimiter in ",;\t|":
+            reader = csv.reader(io.StringIO(head, newline=""), delimiter=delimiter)
+            if REASON_COLUMN in next(reader, [REASON_COLUMN]):
+                return True
+    return False
+
+
 class WrittenRejects:
     """Which rejects files this machine has written, by their bytes, so that one that was changed
-    since is told from one that wasn't. folder: keeps a small file for each."""
+    since is recognised. folder: keeps a small file for each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def is_unchanged(self, path: Path, source: str) -> bool:
-        """Whether what lies at `path` is what a push of `source` has written there."""
+        """Whether the file at `path` is what a push of `source` has written there."""
         try:
             known = json.loads(self._note_of(path).read_bytes())
             return known["source"] == source and _digest(path) in known["sha256"]
@@ -113,8 +110,8 @@ class WrittenRejects:
         before = [_digest(path)] if self.is_unchanged(path, source) else []
         with suppress(OSError):  # forgotten, it counts as changed
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            known = {"source": source, "sha256": [digest, *before]}
             part = note.with_suffix(f".{os.getpid()}.part")
+            known = {"source": source, "sha256": [digest, *before]}
             part.write_text(json.dumps(known), encoding="utf-8")
             part.replace(note)
 
@@ -133,17 +130,17 @@ def _digest(path: Path) -> str:
 
 
 class RejectsFile:
-    """Rejected rows, put aside as they come, and into their place when the file is closed.
+    """Rejected rows, collected in a file without a name, which gets its name when it is saved.
 
-    path: where they go, and after `close` where they are: beside it, with a number, where
-    somebody's changed rejects file is in the way. failure: why they couldn't be written; the rows
-    are counted all the same. Nothing is written where nothing was rejected; rejects of an earlier
-    push of `source` that nobody has changed are then removed, so that what is left is of the last
-    push or somebody's. Mode 0600.
+    path: where they go, and after `save` where they are: next to it, with a number, where a
+    rejects file that a person has changed is in the way. failure: why they couldn't be written;
+    the rows are counted all the same. Nothing is written where nothing was rejected; rejects of an
+    earlier push of `source` that are unchanged are then removed, so that what is left is of the
+    last push or a person's work. Mode 0600.
 
     columns: the input's. written: what earlier pushes wrote; None: nothing is known of that.
-    omits_cells: rows may leave out columns, which is noted beside them. delimiter: the input's;
-    what is neither a comma nor a semicolon becomes a comma, which any spreadsheet opens.
+    omits_cells: rows may leave out columns, which is noted in a column of its own. delimiter: the
+    input's; what is neither a comma nor a semicolon becomes a comma, which any spreadsheet opens.
 
     Raises:
         InputError: the folder can't be written, or another kind of file is at `path`.
@@ -160,41 +157,28 @@ class RejectsFile:
         delimiter: str = ",",
     ) -> None:
         self.path, self.count = Path(path), 0
-        self._delimiter = ";" if delimiter == ";" else ","
         self.failure: OSError | None = None
+        self._delimiter = ";" if delimiter == ";" else ","
         self._source, self._written = source, written
         self._columns = [name for name in columns if name not in (REASON_COLUMN, ROW_COLUMN)]
         self._notes_absent = omits_cells and ABSENT_COLUMN not in self._columns
         self._rows: io.TextIOWrapper | None = None
-        self._check_place()
-        self._sweep()
-
-    def _check_place(self) -> None:
-        """A file that is called as rejects are, but isn't one any more (a column removed by hand,
-        say), is somebody's: they go beside it, as beside any that was changed."""
-        place = str(self.path)
-        is_called_so = _NUMBERED.fullmatch(self.path.name) is not None
-        is_fit = self.path.is_file() and (is_called_so or _is_rejects_file(self.path))
-        if self.path.exists() and not is_fit:
-            raise InputError(
-                place=place, reason="isn't a rejects file. Choose another place with --rejects."
-            )
+        if self.path.exists() and not _is_rejects_file(self.path):
+            reason = "isn't a rejects file. Choose another place with --rejects."
+            raise InputError(place=str(self.path), reason=reason)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(
-                place=place,
-                reason=f"rejects can't be written there: {error.strerror}. Choose another "
-                "--rejects.",
-            ) from None
+            reason = f"rejects can't be written there: {error.strerror}. Choose another --rejects."
+            raise InputError(place=str(self.path), reason=reason) from None
+        self._remove_half_copied()
 
-    def _sweep(self) -> None:
-        """Remove what a push that was killed left half-copied."""
+    def _remove_half_copied(self) -> None:
+        """Remove what killed pushes left of copies of this file."""
+        prefix = f".{self.path.name}."
         with suppress(OSError):
             for each in os.scandir(self.path.parent):
-                is_part = each.name.startswith(f".{self.path.name}.") and each.name.endswith(
-                    ".part"
-                )
+                is_part = each.name.startswith(prefix) and each.name.endswith(".part")
                 if is_part and each.stat().st_mtime < time.time() - _STALE_S:
                     Path(each.path).unlink()
 
@@ -204,44 +188,44 @@ class RejectsFile:
         self.count += 1
         if self.failure is not None:
             return
+        values = reject.values
+        cells = [shown(values.get(column)) for column in self._columns]
+        if self._notes_absent:
+            absent = [column for column in self._columns if column not in values]
+            cells.append(json.dumps(absent, ensure_ascii=False) if absent else "")
+        number = shown(values.get(ROW_COLUMN)) or str(reject.row_number)
+        beyond = [] if reject.raw is None else [reject.raw]
         try:
-            self._write(reject)
+            self._writer().writerow([*cells, number, printable(reject.reason), *beyond])
         except OSError as error:
             self._fail(error)
 
-    def _write(self, reject: Reject) -> None:
+    def _writer(self) -> Any:
         if self._rows is None:
             # without a name, so that nothing is left of it if the process is killed
             self._file = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115
             self._rows = io.TextIOWrapper(
                 self._file, encoding="utf-8-sig", errors=_AS_IT_WAS, newline=""
             )
-            self._writer = csv.writer(self._rows, delimiter=self._delimiter)
+            self._csv = csv.writer(self._rows, delimiter=self._delimiter)
             absent = [ABSENT_COLUMN] if self._notes_absent else []
-            self._writer.writerow([*self._columns, *absent, ROW_COLUMN, REASON_COLUMN])
-        values = reject.values
-        cells = [shown(values.get(column)) for column in self._columns]
-        if self._notes_absent:
-            cells.append(self._absent(values))
-        number = shown(values.get(ROW_COLUMN)) or str(reject.row_number)
-        beyond = [] if reject.raw is None else [reject.raw]
-        self._writer.writerow([*cells, number, printable(reject.reason), *beyond])
+            self._csv.writerow([*self._columns, *absent, ROW_COLUMN, REASON_COLUMN])
+        return self._csv
 
-    def _absent(self, values: dict[str, Any]) -> str:
-        absent = [column for column in self._columns if column not in values]
-        return json.dumps(absent, ensure_ascii=False) if absent else ""
-
-    def close(self) -> None:
-        """Put the file in its place, whole or not at all."""
+    def save(self) -> None:
+        """Give the file its name, whole or not at all."""
         if self.failure is not None:
             return
         if self._rows is None:
-            self._remove_older()
+            self._remove_earlier()
             return
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         try:
             digest = self._copy_to(part)
-            self.path = self._free_place()
+            paths = _numbered_paths(self.path)
+            self.path = next(
+                path for path in paths if not os.path.lexists(path) or self._is_unchanged(path)
+            )
             if self._written is not None:
                 self._written.note(self.path, self._source, digest)
             part.replace(self.path)
@@ -256,35 +240,27 @@ class RejectsFile:
         assert self._rows is not None
         self._rows.flush()
         self._file.seek(0)
-        rows, digest = self._file, hashlib.sha256()
+        digest = hashlib.sha256()
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as copy:
-            while chunk := rows.read(_CHUNK_BYTES):
+            while chunk := self._file.read(_CHUNK_BYTES):
                 digest.update(chunk)
                 copy.write(chunk)
             copy.flush()
             os.fsync(copy.fileno())
         return digest.hexdigest()
 
-    def _free_place(self) -> Path:
-        """The first name at which nothing lies, or what an earlier push of this source wrote."""
-        return next(
-            path
-            for path in _names_from(self.path)
-            if not os.path.lexists(path) or self._is_ours(path)
-        )
-
-    def _is_ours(self, path: Path) -> bool:
-        return self._written is not None and self._written.is_unchanged(path, self._source)
-
-    def _remove_older(self) -> None:
-        for path in _names_from(self.path):
+    def _remove_earlier(self) -> None:
+        for path in _numbered_paths(self.path):
             if not os.path.lexists(path):
                 return
-            if self._written is not None and self._is_ours(path):
+            if self._written is not None and self._is_unchanged(path):
                 with suppress(OSError):
                     path.unlink()
                     self._written.forget(path)
+
+    def _is_unchanged(self, path: Path) -> bool:
+        return self._written is not None and self._written.is_unchanged(path, self._source)
 
     def _fail(self, error: OSError) -> None:
         self.failure = error
@@ -308,6 +284,6 @@ class RejectsFile:
     ) -> None:
         """Rows rejected before an error are kept; an error before any leaves the old file."""
         if error is None or self.count:
-            self.close()
+            self.save()
         else:
             self.discard()

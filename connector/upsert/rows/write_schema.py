@@ -3,6 +3,9 @@
 TypedDicts, so that a validated row is the payload itself: a field that is left out stays out,
 and an explicit None stays None. Lengths are this connector's own limits, well above what people
 type and below what a broken file holds. Source: the HiringCenter REST API v2 reference.
+
+A field that isn't plain text has a check here, which takes a cell as any source holds it, and
+raises ValueError with what to do about it.
 """
 
 import json
@@ -20,38 +23,17 @@ from typing_extensions import TypedDict  # pydantic needs this one before Python
 from connector.upsert.rows.cells import BadCell, check_readable, json_ready, text_of
 from connector.upsert.rows.contact import e164, email_identity, plain_email
 
-_TRUE = frozenset({"true", "t", "yes", "y", "1", "on"})
-_FALSE = frozenset({"false", "f", "no", "n", "0", "off"})
+SHORT_CHARS, LONG_CHARS = 1_000, 100_000
+_NO_CONTROLS = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"
+_YES_NO = dict.fromkeys(("true", "t", "yes", "y", "1", "on"), True)
+_YES_NO |= dict.fromkeys(("false", "f", "no", "n", "0", "off"), False)
 _LICENSES = ("not_started", "in_progress", "licensed")
-_SPACES = re.compile(r"[\s_-]+")
 # from 2001-09-09 on ms have 13 digits, and seconds 10
 _FIRST_MS = 10**12
 # years that something can have happened in, or be due in; zero dates (1899-12-30, 1970-01-01),
 # years of two digits (0025) and `never` (9999-12-31) lie outside
 _FIRST_YEAR, _LAST_YEAR = 1980, 2100
 _LAST_MS = 1000 * int(datetime(_LAST_YEAR + 1, 1, 1, tzinfo=UTC).timestamp())
-
-_NAME = r"[^\W\d_]+(?:['’\-‐‑][^\W\d_]+)*"  # letters, as in Anna-Lena or O'Neil
-_TWO_NAMES = re.compile(rf"({_NAME})\s+({_NAME})")
-_LAST_FIRST = re.compile(rf"({_NAME}),\s*({_NAME}(?:\s+{_NAME})*)")
-# what stands before a name, or begins a last name of two words; what stands after one
-_BEFORE_NAMES = frozenset(
-    [
-        *("mr", "mrs", "ms", "mx", "miss", "dr", "prof", "sir", "madam", "herr", "frau", "mme"),
-        *("mlle", "sr", "sra", "the", "von", "van", "de", "der", "den", "del", "della", "di", "da"),
-        *("dos", "la", "le", "bin", "ibn", "el"),
-    ]
-)
-_AFTER_NAMES = frozenset(
-    [
-        *("jr", "sr", "ii", "iii", "iv", "phd", "md", "mba", "cpa", "esq", "rn", "inc", "llc"),
-        *("ltd", "gmbh", "ag", "corp", "company", "team", "group", "office"),
-    ]
-)
-_UNCERTAIN = (
-    "can't be split into first and last name with certainty. Write it as `Lee, Ann`, or give the "
-    "two a column each"
-)
 
 
 @dataclass(slots=True)
@@ -68,40 +50,65 @@ class RowContext:
     email: str | None = None
 
 
-def row_context(info: ValidationInfo) -> RowContext:
-    """The context of the row that is being checked."""
+def _context(info: ValidationInfo) -> RowContext:
     return cast(RowContext, info.context)
 
 
-def as_boolean(value: Any) -> Any:
+# --- checks of fields -----------------------------------------------------------------------
+
+
+def _check_email(address: str, info: ValidationInfo) -> str:
+    """The address stays as it was typed; its identity is noted in the context."""
+    try:
+        address = plain_email(address)
+    except ValueError as error:
+        raise ValueError(
+            f"isn't an email address ({error}). Correct it, or empty the cell"
+        ) from None
+    try:
+        _context(info).email = email_identity(address)
+    except ValueError as error:  # which may quote signs of it
+        raise BadCell("isn't an email address", str(error)) from None
+    return address
+
+
+def _as_phone(text: str, info: ValidationInfo) -> str:
+    context = _context(info)
+    try:
+        number, left_out = e164(text, context.region)
+    except ValueError as error:
+        raise ValueError(f"isn't a phone number ({error}). Correct it, or empty the cell") from None
+    if left_out:
+        context.warnings.append(f"phone: {left_out}")
+    return number
+
+
+def _as_boolean(value: Any) -> bool:
     """True or False from a yes/no word, 0 or 1."""
     if isinstance(value, bool):
         return value
     word = text_of(value).strip().lower()
-    if word in _TRUE | _FALSE:
-        return word in _TRUE
-    raise ValueError("is neither yes nor no. Write true or false")
+    if word not in _YES_NO:
+        raise ValueError("is neither yes nor no. Write true or false")
+    return _YES_NO[word]
 
 
-def as_license_status(value: Any) -> Any:
+def _as_license_status(value: Any) -> str:
     """`Not Started` as `not_started`."""
-    word = _SPACES.sub("_", text_of(value).strip().lower())
+    word = re.sub(r"[\s_-]+", "_", text_of(value).strip().lower())
     if word not in _LICENSES:
         raise ValueError(f"isn't a license status. Write one of {', '.join(_LICENSES)}")
     return word
 
 
-def as_labels(value: Any, info: ValidationInfo) -> Any:
+def _as_labels(value: Any, info: ValidationInfo) -> list[str]:
     """Labels from a list, a JSON list, or text split at `;` and `|`; each once, in order."""
-    parts: list[Any] | tuple[Any, ...] | None
     if isinstance(value, str):
-        parts = _json_list(value)
-        if parts is None:
-            parts = re.split(r"[;|]", value)
+        parts = _json_list(value) or re.split(r"[;|]", value)
         if len(parts) == 1 and "," in value:
-            row_context(info).warnings.append("labels: taken as one label; `;` separates several")
+            _context(info).warnings.append("labels: taken as one label; `;` separates several")
     else:
-        parts = value if isinstance(value, list | tuple) else [value]
+        parts = list(value) if isinstance(value, list | tuple) else [value]
     labels = [text_of(part).strip() for part in parts if part is not None]
     for label in labels:
         check_readable(label)
@@ -115,71 +122,68 @@ def _json_list(text: str) -> list[Any] | None:
     try:
         parsed = json.loads(text)
     except (ValueError, RecursionError):
-        if '"' in text:
-            raise ValueError(
-                'starts like a JSON list and isn\'t one. Write ["A", "B"], or A;B'
-            ) from None
-        return None
-    return parsed if isinstance(parsed, list) else None
+        if '"' not in text:
+            return None
+        raise ValueError(
+            'starts like a JSON list and isn\'t one. Write ["A", "B"], or A;B'
+        ) from None
+    return (parsed or [None]) if isinstance(parsed, list) else None
 
 
-def as_object(value: Any) -> Any:
+def _as_object(value: Any) -> Any:
     """An object, or the text of one in JSON."""
     parsed = _parsed(value)
     if not isinstance(parsed, dict):
         raise ValueError('isn\'t a JSON object. Write it as in {"name": "value"}')
-    return _ready(parsed)
+    return parsed
 
 
-def as_objects(value: Any) -> Any:
+def _as_objects(value: Any) -> Any:
     """A list of objects, or the text of one in JSON."""
     parsed = _parsed(value)
-    if not isinstance(parsed, list | tuple) or not all(isinstance(one, dict) for one in parsed):
-        raise ValueError('is no JSON list of objects. Write it as in [{"name": "value"}]')
-    return _ready(parsed)
+    if not isinstance(parsed, list) or not all(isinstance(one, dict) for one in parsed):
+        raise ValueError('isn\'t a JSON list of objects. Write it as in [{"name": "value"}]')
+    return parsed
 
 
-def _ready(parsed: Any) -> Any:
+def _parsed(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise ValueError("isn't valid JSON. Correct it, or leave the cell empty") from None
+    if not isinstance(value, dict | list | tuple):
+        return value
     try:
-        return json_ready(parsed)
+        return json_ready(value)
     except RecursionError:
         raise ValueError("is nested too deep. Leave out what isn't needed") from None
 
 
-def _parsed(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise ValueError("isn't valid JSON. Correct it, or leave the cell empty") from None
-
-
-def _no_constant(name: str) -> Any:
+def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} isn't JSON")
 
 
-def as_ms(value: Any, info: ValidationInfo) -> Any:
+def _as_ms(value: Any, info: ValidationInfo) -> int:
     """Unix milliseconds from ms, a date, or ISO 8601.
 
     A time without an offset is in the context's zone.
     """
-    zone = row_context(info).zone
-    if isinstance(value, datetime | date):
-        return _ms(value, zone)
-    text = text_of(value).strip()
-    if re.fullmatch(r"-?\d+", text):
-        return _checked_ms(int(text))
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(
-            "isn't a time. Write it as 2025-03-31T14:00:00+02:00, or in Unix milliseconds"
-        ) from None
-    return _ms(moment, zone)
-
-
-def _ms(moment: datetime | date, zone: tzinfo) -> int:
+    moment = value
+    if not isinstance(value, datetime | date):
+        text = text_of(value).strip()
+        if re.fullmatch(r"-?\d+", text):
+            if _FIRST_MS <= int(text) < _LAST_MS:
+                return int(text)
+            raise ValueError(
+                "isn't a time in Unix milliseconds, which have 13 digits. Write it as 2025-03-31"
+            )
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            raise ValueError(
+                "isn't a time. Write it as 2025-03-31T14:00:00+02:00, or in Unix milliseconds"
+            ) from None
     if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
         raise ValueError(
             f"is in the year {moment.year}, which is none of {_FIRST_YEAR} to {_LAST_YEAR}. "
@@ -188,19 +192,8 @@ def _ms(moment: datetime | date, zone: tzinfo) -> int:
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)
     if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    try:
-        return math.floor(Decimal(str(moment.timestamp())) * 1000)
-    except (OverflowError, ValueError):
-        raise ValueError("is a time too far from now") from None
-
-
-def _checked_ms(number: int) -> int:
-    if not _FIRST_MS <= number < _LAST_MS:
-        raise ValueError(
-            "isn't a time in Unix milliseconds, which have 13 digits. Write it as 2025-03-31"
-        )
-    return number
+        moment = moment.replace(tzinfo=_context(info).zone)
+    return math.floor(Decimal(str(moment.timestamp())) * 1000)
 
 
 def time_zone(name: Any) -> tzinfo:
@@ -218,67 +211,21 @@ def time_zone(name: Any) -> tzinfo:
         raise ValueError("is no IANA time zone. Write it as in America/New_York") from None
 
 
-def split_name(name: str) -> tuple[str, str]:
-    """(first name, last name) of `Ann Lee` or `Lee, Ann`.
-
-    Raises:
-        ValueError: which part is which can't be told.
-    """
-    if match := _TWO_NAMES.fullmatch(name):
-        first, last = match.groups()
-    elif match := _LAST_FIRST.fullmatch(name):
-        last, first = match.groups()
-    else:
-        raise ValueError(_UNCERTAIN)
-    words = [word.casefold() for word in (*first.split(), last)]
-    if words[0] in _BEFORE_NAMES or not _AFTER_NAMES.isdisjoint(words):
-        raise ValueError(_UNCERTAIN)
-    return first, last
-
-
-SHORT_CHARS, LONG_CHARS = 1_000, 100_000
-_NO_CONTROLS = r"^[^\x00-\x08\x0B\x0C\x0E-\x1F\x7F]*$"
-
-
-def _check_email(address: str, info: ValidationInfo) -> str:
-    """The address stays as it was typed; its identity is noted in the context."""
-    try:
-        address = plain_email(address)
-    except ValueError as error:
-        raise ValueError(
-            f"isn't an email address ({error}). Correct it, or empty the cell"
-        ) from None
-    try:
-        row_context(info).email = email_identity(address)
-    except ValueError as error:  # which may quote signs of it
-        raise BadCell("isn't an email address", str(error)) from None
-    return address
-
-
-def _to_e164(text: str, info: ValidationInfo) -> str:
-    context = row_context(info)
-    try:
-        number, lost = e164(text, context.region)
-    except ValueError as error:
-        raise ValueError(f"isn't a phone number ({error}). Correct it, or empty the cell") from None
-    if lost:
-        context.warnings.append(f"phone: {lost}")
-    return number
-
+# --- the models -----------------------------------------------------------------------------
 
 Short = Annotated[str, Field(max_length=SHORT_CHARS, pattern=_NO_CONTROLS)]
 Long = Annotated[str, Field(max_length=LONG_CHARS, pattern=_NO_CONTROLS)]
 Email = Annotated[str, Field(max_length=254), AfterValidator(_check_email)]
-Phone = Annotated[str, Field(max_length=64), AfterValidator(_to_e164)]
+Phone = Annotated[str, Field(max_length=64), AfterValidator(_as_phone)]
 Label = Annotated[str, Field(max_length=200, pattern=_NO_CONTROLS)]
-Labels = Annotated[list[Label], Field(max_length=100), BeforeValidator(as_labels)]
+Labels = Annotated[list[Label], Field(max_length=100), BeforeValidator(_as_labels)]
 License = Annotated[
-    Literal["not_started", "in_progress", "licensed"], BeforeValidator(as_license_status)
+    Literal["not_started", "in_progress", "licensed"], BeforeValidator(_as_license_status)
 ]
-Boolean = Annotated[bool, BeforeValidator(as_boolean)]
-Object = Annotated[dict[str, Any], BeforeValidator(as_object)]
-Objects = Annotated[list[dict[str, Any]], BeforeValidator(as_objects)]
-Milliseconds = Annotated[int, BeforeValidator(as_ms)]
+Boolean = Annotated[bool, BeforeValidator(_as_boolean)]
+Object = Annotated[dict[str, Any], BeforeValidator(_as_object)]
+Objects = Annotated[list[dict[str, Any]], BeforeValidator(_as_objects)]
+Milliseconds = Annotated[int, BeforeValidator(_as_ms)]
 
 
 class ProspectWrite(TypedDict):
@@ -341,35 +288,32 @@ class MeetingWrite(TypedDict):
     userId: NotRequired[Short]
 
 
+_MODELS: dict[str, Any] = {"notes": NoteWrite, "tasks": TaskWrite, "meetings": MeetingWrite}
 PROSPECT: TypeAdapter[ProspectWrite] = TypeAdapter(ProspectWrite)
 ACTIVITIES: dict[str, TypeAdapter[Any]] = {
-    "notes": TypeAdapter(NoteWrite),
-    "tasks": TypeAdapter(TaskWrite),
-    "meetings": TypeAdapter(MeetingWrite),
+    kind: TypeAdapter(model) for kind, model in _MODELS.items()
 }
 ACTIVITY_PREFIXES = {"note": "notes", "task": "tasks", "meeting": "meetings"}
-REQUIRED = {
-    "prospects": ProspectWrite.__required_keys__,
-    "notes": NoteWrite.__required_keys__,
-    "tasks": TaskWrite.__required_keys__,
-    "meetings": MeetingWrite.__required_keys__,
+REQUIRED: dict[str, frozenset[str]] = {
+    kind: model.__required_keys__ for kind, model in {"prospects": ProspectWrite, **_MODELS}.items()
 }
 PROSPECT_FIELDS = tuple(ProspectWrite.__annotations__)
 ACTIVITY_FIELDS = tuple(
     f"{prefix}.{name}"
-    for prefix, model in (("note", NoteWrite), ("task", TaskWrite), ("meeting", MeetingWrite))
-    for name in model.__annotations__
+    for prefix, kind in ACTIVITY_PREFIXES.items()
+    for name in _MODELS[kind].__annotations__
 )
 FIELDS = PROSPECT_FIELDS + ACTIVITY_FIELDS
-# fields whose digits are a name, or that hold no fraction: 10014.0 is 10014 there
-CODES = frozenset({"stageId", "pipelineId", "userId", "jobId", "postalCode", "office"}) | frozenset(
-    {"source", "newSourceName", "assignedTo", "ownerId", "muteWebhook", "update", "pin", "date"}
-    | {"dueAt", "meetingDate"}
-)
-# of those, the ones that hold no words, so that odd hyphens and spaces in them are undone
-PLAIN_CODES = CODES - {"office", "source", "newSourceName"}
+# fields that hold neither words nor fractions: 10014.0 is 10014 there, other hyphens are plain ones
+PLAIN_CODES = frozenset({
+    "stageId", "pipelineId", "userId", "jobId", "postalCode", "assignedTo", "ownerId",
+    "muteWebhook", "update", "pin", "date", "dueAt", "meetingDate",
+})  # fmt: skip
+# fields whose digits are a name, which may hold words too
+CODES = PLAIN_CODES | {"office", "source", "newSourceName"}
 LONG_TEXT = frozenset({"notes", "body", "task"})
-NOT_TEXT = frozenset({"licenseStatus", "labels", "resume", "mentions"}) | frozenset(
-    {"muteWebhook", "update", "pin", "date", "dueAt", "meetingDate"}
-)
+NOT_TEXT = frozenset({
+    "licenseStatus", "labels", "resume", "mentions", "muteWebhook", "update", "pin", "date",
+    "dueAt", "meetingDate",
+})  # fmt: skip
 NOT_CLEARED = frozenset({"firstName", "lastName", "muteWebhook", "update"})

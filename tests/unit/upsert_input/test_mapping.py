@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from connector.errors import BadMapping, DoubledColumn, InputError, NoHeader, UnknownColumn
-from connector.upsert.rows.column_mapping import ColumnMapping, ColumnPlan
+from connector.upsert.rows.column_mapping import ColumnMapping, ColumnPlan, match_columns
 from connector.upsert.rows.write_schema import FIELDS
 from tests.unit.upsert_input.conftest import WriteFile
 
@@ -13,7 +13,7 @@ NAMES = ["firstName", "lastName"]
 
 
 def plan(*columns: str, **options: object) -> ColumnPlan:
-    return ColumnMapping.match([*NAMES, *columns], **options)  # type: ignore[arg-type]
+    return match_columns([*NAMES, *columns], **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def plan(*columns: str, **options: object) -> ColumnPlan:
 )
 def test_headers_match_without_case_spaces_underscores_and_hyphens(header: str) -> None:
     """However somebody writes it."""
-    assert ColumnMapping.match([header, "last name", "E-mail"]).fields == {
+    assert match_columns([header, "last name", "E-mail"]).fields == {
         header: "firstName",
         "last name": "lastName",
         "E-mail": "email",
@@ -30,7 +30,7 @@ def test_headers_match_without_case_spaces_underscores_and_hyphens(header: str) 
 
 def test_every_field_of_the_write_schema_can_be_a_column() -> None:
     """Prospect fields by name, activity fields with their prefix."""
-    assert set(ColumnMapping.match(list(FIELDS)).fields.values()) == set(FIELDS)
+    assert set(match_columns(list(FIELDS)).fields.values()) == set(FIELDS)
     assert plan(
         "Meeting.Time Zone", "meeting.meetingdate", "meeting.owner_id", "Meeting.MeetingType"
     )
@@ -61,7 +61,7 @@ def test_unknown_columns_are_ignored_on_request() -> None:
 def test_an_only_column_may_be_several() -> None:
     """A delimiter that nobody would guess: the error names the option."""
     with pytest.raises(UnknownColumn, match="only column; .* --delimiter"):
-        ColumnMapping.match(["firstName^lastName^email"])
+        match_columns(["firstName^lastName^email"])
 
 
 def test_two_columns_for_one_field_are_refused() -> None:
@@ -94,9 +94,7 @@ def test_a_mapping_file_says_otherwise(write: WriteFile) -> None:
         '[constants]\nsource = "Import"\nnote.pin = true\n"note.userId" = "u1"\n',
         name="mapping.toml",
     )
-    found = ColumnMapping.match(
-        ["Given", "LastName", "title", "Free text"], ColumnMapping.load(path)
-    )
+    found = match_columns(["Given", "LastName", "title", "Free text"], ColumnMapping.load(path))
     assert found.fields == {
         "Given": "firstName",
         "LastName": "lastName",
@@ -146,8 +144,8 @@ def test_a_mapping_that_does_not_fit_the_input_is_refused() -> None:
 def test_required_fields_need_a_column_or_a_constant() -> None:
     """Names for prospects; what an activity needs, once one of its fields is there."""
     with pytest.raises(InputError, match="no column for lastName"):
-        ColumnMapping.match(["firstName", "email"])
-    assert ColumnMapping.match(["firstName"], ColumnMapping(constants={"lastName": "Unknown"}))
+        match_columns(["firstName", "email"])
+    assert match_columns(["firstName"], ColumnMapping(constants={"lastName": "Unknown"}))
     with pytest.raises(InputError, match=r"no column for task\.assignedTo, which"):
         plan("task.task")
 
@@ -194,7 +192,7 @@ def test_names_of_columns_are_cut_before_they_are_compared_or_shown() -> None:
 def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
     """Its first row is a person's: numbers and lengths are shown, and what to do."""
     with pytest.raises(UnknownColumn, match="Put a row above it that names the columns") as caught:
-        ColumnMapping.match(cells, place="people.csv")
+        match_columns(cells, place="people.csv")
     for cell in ("Mara", "Ortega", "example", "Tate", "Globex", "Citi"):
         assert cell not in str(caught.value)
 
@@ -202,14 +200,14 @@ def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
 def test_a_header_that_looks_like_data_is_told_by_positions() -> None:
     """Which column looks like which field; in other languages one field alone may be named."""
     with pytest.raises(NoHeader, match=r"1 of its 4 columns .* column 2 like 'company'"):
-        ColumnMapping.match(["Vorname", "Compnay", "Stadt", "email"])
+        match_columns(["Vorname", "Compnay", "Stadt", "email"])
 
 
 def test_a_mapping_that_names_no_column_quotes_no_cell() -> None:
     """Where the first row is a person's, whose name looks like what the mapping says."""
     mapping = ColumnMapping(columns={"Marla": "firstName"})
     with pytest.raises(BadMapping, match=r"has no column 'Marla'\.$"):
-        ColumnMapping.match(["Marta", "Lee"], mapping)
+        match_columns(["Marta", "Lee"], mapping)
 
 
 GOOGLE_NEW = (
@@ -332,7 +330,7 @@ def test_the_exports_of_address_books_are_recognised(
 ) -> None:
     """No mapping file is needed; what has no field is left out, and listed."""
     columns = header.split(",")
-    found = ColumnMapping.match(columns)
+    found = match_columns(columns)
     assert found.fields == fields
     assert found.export == export
     assert {column for column, _ in found.left_out} == {*columns} - {*fields}
@@ -344,7 +342,7 @@ def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
     mapping = ColumnMapping(
         columns={"Business Phone": "phone", "Title": "title"}, ignore=("Job Title",)
     )
-    fields = ColumnMapping.match(OUTLOOK.split(","), mapping).fields
+    fields = match_columns(OUTLOOK.split(","), mapping).fields
     assert (fields["Business Phone"], fields["Title"]) == ("phone", "title")
     assert "Mobile Phone" not in fields
 
@@ -360,16 +358,16 @@ def test_a_mapping_goes_before_what_an_export_is_known_for() -> None:
 def test_a_name_with_one_meaning_needs_no_mapping(column: str, field: str) -> None:
     """In whatever file it stands, unless another column has the field's own name."""
     others = [name for name in NAMES if name != field]
-    assert ColumnMapping.match([*others, column]).fields[column] == field
+    assert match_columns([*others, column]).fields[column] == field
     with pytest.raises(UnknownColumn, match=f"Did you mean '{field}'"):
-        ColumnMapping.match([*NAMES, *({field} - {*NAMES}), column])
+        match_columns([*NAMES, *({field} - {*NAMES}), column])
 
 
 def test_a_full_name_stands_for_both_names() -> None:
     """Where neither has a column of its own; otherwise it is a column like any other."""
-    found = ColumnMapping.match(["Full Name", "email"])
+    found = match_columns(["Full Name", "email"])
     assert (found.full_name, found.fields, found.ignored) == ("Full Name", {"email": "email"}, ())
     with pytest.raises(UnknownColumn):
         plan("Name")
     with pytest.raises(UnknownColumn):
-        ColumnMapping.match(["Name", "lastName", "email"])
+        match_columns(["Name", "lastName", "email"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from connector.upsert.inputs import open_input
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
@@ -36,7 +36,7 @@ def test_each_nasty_string_is_sent_as_it_is_or_rejected(
     writer.writerow(["first name", "last name", "email", "company"])
     writer.writerows(["Ann", "Lee", f"a{n}@b.co", nasty] for n, nasty in enumerate(NAUGHTY))
     read = open_input(write(text.getvalue(), encoding))
-    validator = Validator(ColumnMapping.match(read.columns))
+    validator = Validator(match_columns(read.columns))
     checked = [validator.check(row) for row in read]
     assert len(checked) == len(NAUGHTY)
     for nasty, row in zip(NAUGHTY, checked, strict=True):
@@ -51,6 +51,6 @@ def test_each_nasty_string_is_sent_as_it_is_or_rejected(
         for row in rejects:
             rejects_file.add(row)
     again = open_input(tmp_path / "rejects.csv")
-    second = Validator(ColumnMapping.match(again.columns))
+    second = Validator(match_columns(again.columns))
     reasons = [row.reason for row in map(second.check, again) if isinstance(row, Reject)]
     assert reasons == [row.reason for row in rejects]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects, next_rejects_name
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import WriteFile
@@ -131,7 +131,7 @@ def test_a_rejects_file_that_is_pushed_itself_is_never_removed(tmp_path: Path) -
     """It may be the input; what somebody has fixed by hand stays theirs."""
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "x"})
-    rejects_file(path, open_input(path).columns, "rejects.csv").close()
+    rejects_file(path, open_input(path).columns, "rejects.csv").save()
     assert path.exists()
 
 
@@ -264,7 +264,7 @@ def test_what_a_row_did_not_mention_is_noted(tmp_path: Path) -> None:
         rejects.add(Reject(1, {"firstName": "A", "lastName": "L", "title": ""}, None, "why"))
     path.write_bytes(path.read_bytes().replace(b"A,L,,", b"A,L,a@example.com,"))
     read = open_input(path)
-    (row,) = map(Validator(ColumnMapping.match(read.columns), clear_empty=True).check, read)
+    (row,) = map(Validator(match_columns(read.columns), clear_empty=True).check, read)
     assert isinstance(row, ValidRow)
     assert row.payload == {
         "firstName": "A",
@@ -305,5 +305,5 @@ def test_what_a_killed_push_left_half_copied_is_removed(tmp_path: Path) -> None:
         path.touch()
     for path in (old, other):
         os.utime(path, (1, 1))
-    RejectsFile(tmp_path / "r.csv", COLUMNS).close()
+    RejectsFile(tmp_path / "r.csv", COLUMNS).save()
     assert files(tmp_path) == [".other.csv.1.part", ".r.csv.2.part"]

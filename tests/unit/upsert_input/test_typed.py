@@ -18,13 +18,13 @@ from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs import InputRow, open_input
 from connector.upsert.inputs.table_reader import sql_input, table_input
 from connector.upsert.rows.cells import Unreadable
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 
 def checked(read: Any) -> list[ValidRow | Reject]:
-    columns = ColumnMapping.match(read.columns, place=read.name, from_table=read.from_table)
+    columns = match_columns(read.columns, place=read.name, from_table=read.from_table)
     return [Validator(columns).check(row) for row in read]
 
 
@@ -109,7 +109,7 @@ def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
 def test_json_in_a_cell_is_as_deep_as_it_may_be(column: str, cell: str) -> None:
     """A deep one rejects its row, or is a label of its own; the push goes on."""
     row = {"firstName": "A", "lastName": "B", "email": "a@b.co", column: cell}
-    checked = Validator(ColumnMapping.match(list(row))).check(InputRow(1, row))
+    checked = Validator(match_columns(list(row))).check(InputRow(1, row))
     assert isinstance(checked, Reject)
     assert column in checked.reason
 

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from connector.errors import BadMapping, InputError
 from connector.upsert.inputs import InputRow
 from connector.upsert.rows.cells import Unreadable
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.row_checks import Activity, Reject, Validator, ValidRow
 
 ANN = {"firstName": "Ann", "lastName": "Lee", "email": "ann@example.com"}
 
 
 def check(values: dict[str, Any], mapping: ColumnMapping | None = None, **options: Any) -> Any:
-    columns = ColumnMapping.match(list(values), mapping, from_table=True)
+    columns = match_columns(list(values), mapping, from_table=True)
     return Validator(columns, **options).check(InputRow(7, values))
 
 
@@ -257,7 +257,7 @@ def test_nobody_is_created_anew_with_each_push() -> None:
 
 def test_columns_for_neither_email_nor_phone_are_refused_at_once() -> None:
     """Every row would be rejected; the file is."""
-    columns = ColumnMapping.match(["firstName", "lastName"])
+    columns = match_columns(["firstName", "lastName"])
     with pytest.raises(InputError, match="no column for email or phone"):
         Validator(columns)
     assert Validator(columns, mode="create-only")
@@ -281,7 +281,7 @@ def test_a_deleted_prospect_is_not_created_anew() -> None:
 
 def test_a_row_that_could_not_be_read_is_rejected_with_its_problem() -> None:
     """The reader's words reach the person."""
-    validator = Validator(ColumnMapping.match(list(ANN)))
+    validator = Validator(match_columns(list(ANN)))
     assert validator.check(InputRow(3, ANN, "2 cells where the header has 3.")) == Reject(
         3, ANN, None, "2 cells where the header has 3."
     )
@@ -395,7 +395,7 @@ _COLUMNS = [
     "note.mentions",
     *MEETING,
 ]
-_VALIDATOR = Validator(ColumnMapping.match(_COLUMNS))
+_VALIDATOR = Validator(match_columns(_COLUMNS))
 
 
 @given(st.fixed_dictionaries(dict.fromkeys(_COLUMNS, _anything)))
@@ -605,9 +605,7 @@ def test_a_time_kept_as_a_float_or_as_text_is_the_time() -> None:
 
 def test_a_column_that_the_row_does_not_mention_says_nothing() -> None:
     """With clear_empty an empty cell clears; one that isn't there doesn't."""
-    validator = Validator(
-        ColumnMapping.match([*ANN, "company", "title", "labels"]), clear_empty=True
-    )
+    validator = Validator(match_columns([*ANN, "company", "title", "labels"]), clear_empty=True)
     row = validator.check(InputRow(2, {**ANN, "title": None}))
     assert isinstance(row, ValidRow)
     assert row.payload == {**ANN, "title": None, "update": True}
@@ -655,7 +653,7 @@ def test_a_constant_that_cannot_be_right_is_refused_at_once(
 ) -> None:
     """No rejects file could mend it, so the mapping is named, and the constant."""
     values = {column: value for column, value in ANN.items() if column not in constants}
-    columns = ColumnMapping.match(list(values), ColumnMapping(constants=constants, place="m.toml"))
+    columns = match_columns(list(values), ColumnMapping(constants=constants, place="m.toml"))
     with pytest.raises(BadMapping, match=rf"m\.toml: \[constants\] {re.escape(name)}: "):
         Validator(columns, clear_empty=clear_empty)
 
@@ -670,7 +668,7 @@ def test_a_date_that_a_spreadsheet_has_made_is_no_code_and_no_name(column: str) 
 def test_one_name_for_everybody_is_refused() -> None:
     """Unless nobody is changed; one of the two may be a constant."""
     constants = ColumnMapping(constants={"firstName": "Dear", "lastName": "Friend"})
-    columns = ColumnMapping.match(["email"], constants)
+    columns = match_columns(["email"], constants)
     with pytest.raises(BadMapping, match="every person that a row matches would get this one name"):
         Validator(columns)
     assert Validator(columns, mode="create-only")
@@ -680,14 +678,14 @@ def test_one_name_for_everybody_is_refused() -> None:
 @pytest.mark.parametrize("mode", ["upsert", "create-only", "update-only"])
 def test_a_constant_contact_is_refused(name: str, mode: str) -> None:
     """Every row would be the same person."""
-    columns = ColumnMapping.match(["firstName", "lastName"], ColumnMapping(constants={name: "x"}))
+    columns = match_columns(["firstName", "lastName"], ColumnMapping(constants={name: "x"}))
     with pytest.raises(BadMapping, match=f"{name}: every row would be the same person"):
         Validator(columns, mode=mode)
 
 
 def test_a_constant_that_the_mode_contradicts_is_refused() -> None:
     """`update = false` while only updating."""
-    columns = ColumnMapping.match(list(ANN), ColumnMapping(constants={"update": False}))
+    columns = match_columns(list(ANN), ColumnMapping(constants={"update": False}))
     with pytest.raises(BadMapping, match="update: --mode update-only"):
         Validator(columns, mode="update-only")
 

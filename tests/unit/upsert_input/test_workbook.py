@@ -19,7 +19,7 @@ from python_calamine import CalamineWorkbook
 from connector.errors import InputError
 from connector.upsert.inputs import InputRow, open_input
 from connector.upsert.rows.cells import NOT_COMPUTED
-from connector.upsert.rows.column_mapping import ColumnMapping
+from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.row_checks import Reject, Validator
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
@@ -42,7 +42,7 @@ def people(sheet: Any) -> None:
 
 
 def rejects(read: Any) -> list[str | None]:
-    validator = Validator(ColumnMapping.match(read.columns))
+    validator = Validator(match_columns(read.columns))
     checked = [validator.check(row) for row in read]
     return [row.reason if isinstance(row, Reject) else None for row in checked]
 
@@ -85,7 +85,7 @@ def test_errors_about_one_of_several_sheets_name_it_and_the_option(write: WriteF
 
     read = open_input(write(workbook(cover, people), name="people.xlsx"))
     with pytest.raises(InputError, match=r"\(sheet 'Sheet 1'; --sheet takes another\)"):
-        ColumnMapping.match(read.columns, place=read.name)
+        match_columns(read.columns, place=read.name)
 
 
 def test_errors_and_formulas_without_a_value_are_rejected_by_cell(write: WriteFile) -> None:
@@ -346,7 +346,7 @@ def test_a_cell_without_a_value_is_never_empty(
     path = write(raw_workbook(rows, formats=("d/m/y",)), name="x.xlsx")
     with open_input(path) as read:
         mapping = ColumnMapping(columns=columns, constants={"lastName": "Lee"})
-        plan = ColumnMapping.match(read.columns, mapping)
+        plan = match_columns(read.columns, mapping)
         (row,) = read
         checked = Validator(plan, clear_empty=True, mode="create-only").check(row)
     assert isinstance(checked, Reject)
@@ -405,7 +405,7 @@ def test_the_fixtures_have_their_right_outcome(
 ) -> None:
     """What is sent beside name and email; None: rejected, with --clear-empty too."""
     with open_input(INPUTS / file) as read:
-        validator = Validator(ColumnMapping.match(read.columns), clear_empty=True)
+        validator = Validator(match_columns(read.columns), clear_empty=True)
         checked = [validator.check(row) for row in read]
     sent = [None if isinstance(row, Reject) else row.payload for row in checked]
     names = ("firstName", "lastName", "email", "update")
