@@ -14,13 +14,13 @@ from connector.settings import Settings
 from pipelines.account_outbox import note_account, outbox_of
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name
-from pipelines.destination.postgres import Silence
+from pipelines.destination.postgres import AnswerTimeouts
 from pipelines.session import Session, open_session
 
 SKEW_MAX_S = 30.0
 PATIENCE_S = 8.0
 """For the one request: a person waits at the terminal."""
-SILENCE = Silence(connect_s=3.0, statement_s=3.0, most_s=PATIENCE_S)
+ANSWER_TIMEOUTS = AnswerTimeouts(connect_s=3.0, statement_s=3.0, max_s=PATIENCE_S)
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ def _destination(session: Session) -> Check:
             stack.enter_context(lock)
         except AlreadyRunning as error:
             return Check("destination", True, f"in use by a pull ({error.holder})")
-        destination = stack.enter_context(Destination(settings, stop=session.stop, silence=SILENCE))
+        destination = stack.enter_context(
+            Destination(settings, stop=session.stop, timeouts=ANSWER_TIMEOUTS)
+        )
         place = destination.try_writing()
         facts = {"destination": destination_label(settings)}
         return Check("destination", True, f"{place} is writable", facts=facts)

@@ -28,7 +28,7 @@ from pipelines.destination.load_errors import describe, translated
 from pipelines.destination.loader import Batch, Loader
 from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
-    Silence,
+    AnswerTimeouts,
     blockers_of,
     bounded_waits,
     server_destination,
@@ -46,9 +46,9 @@ from pipelines.destination.working_file import (
     MemoryLimit,
     WorkRecord,
     checkpoint_if_due,
-    give_freed_memory_back,
+    damage_suspected,
     open_working_file,
-    suspected,
+    return_freed_memory,
 )
 
 _log = get_logger("destination")
@@ -65,7 +65,7 @@ class Destination:
     """The configured destination, opened for loading. Hold the pull lock while it is open.
 
     take_over: publish over the copy of another installation. stop: when set, another session's
-    lock is waited for no longer. silence: how long a server may say nothing.
+    lock is waited for no longer. timeouts: how long a server may take to answer.
 
     Raises:
         ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
@@ -78,9 +78,9 @@ class Destination:
         *,
         take_over: bool = False,
         stop: threading.Event | None = None,
-        silence: Silence = Silence(),  # noqa: B008 - it is frozen
+        timeouts: AnswerTimeouts = AnswerTimeouts(),  # noqa: B008 - it is frozen
     ) -> None:
-        give_freed_memory_back()
+        return_freed_memory()
         prepare_state_dir(settings)
         self._settings, self._stop = settings, stop
         self._type, self._paths = destination_type(settings), work_paths(settings)
@@ -99,7 +99,7 @@ class Destination:
             tries = 2 if self._snapshot else 5  # a file hardly ever recovers
             self._stack.enter_context(own_configuration(job_tries=tries))
             if self._type == "postgres":
-                self._stack.enter_context(bounded_waits(silence))
+                self._stack.enter_context(bounded_waits(timeouts))
             self._open()
         except BaseException:
             self._stack.close()
@@ -112,7 +112,7 @@ class Destination:
             snapshot=self._snapshot.path if self._snapshot else None,
         )
         self._stack.callback(self._connection.close)
-        with self._suspicious():
+        with self._watching_for_damage():
             self._recover()
 
     def _recover(self) -> None:
@@ -179,7 +179,7 @@ class Destination:
         refusals: list[DestinationRefused] = []
         for form in forms(self._type, batches, known):
             try:
-                with self._suspicious():  # whoever catches the error may not end the pull
+                with self._watching_for_damage():  # whoever catches the error may not end the pull
                     self._attempt(partial(self.loader.load, form.batches))
             except DestinationRefused as error:
                 _log.info("load.refused", reason=str(error))
@@ -321,7 +321,7 @@ class Destination:
             self._suspect(error)
 
     @contextmanager
-    def _suspicious(self) -> Iterator[None]:
+    def _watching_for_damage(self) -> Iterator[None]:
         """Where the working file fails, the next run checks it."""
         try:
             yield
@@ -330,5 +330,5 @@ class Destination:
             raise
 
     def _suspect(self, error: BaseException) -> None:
-        if failed := suspected(self._paths.working_file, self._record, error):
+        if failed := damage_suspected(self._paths.working_file, self._record, error):
             raise failed from error

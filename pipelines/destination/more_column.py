@@ -29,10 +29,10 @@ _NOT_COLUMNS = {
     "postgres": _SYSTEM_COLUMNS,
     "redshift": _SYSTEM_COLUMNS | {"oid", "insertxid", "deletexid"},
 }
-_MOST_COLUMNS = {"postgres": 1600, "redshift": 1600, "mssql": 1024, "synapse": 1024}
+_MAX_COLUMNS = {"postgres": 1600, "redshift": 1600, "mssql": 1024, "synapse": 1024}
 _SPARE_COLUMNS = 20  # for those that are ours or dlt's
 # of a page of 8192: what is left for optional values, long ones kept elsewhere by a pointer of 18
-_MOST_BYTES = {"postgres": 7000}
+_MAX_BYTES = {"postgres": 7000}
 _BYTES = {"bool": 1, "text": 21, "json": 21}  # at most, alignment included; others 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Columns = Mapping[str, Mapping[str, Any]]
@@ -83,10 +83,10 @@ def _optional(batch: Batch) -> set[str]:
 
 def _impossible(destination: str, batch: Batch, optional: set[str], known: Columns) -> set[str]:
     found = optional & {*_NOT_COLUMNS.get(destination, ()), *_remembered(known)}
-    if (most := _MOST_COLUMNS.get(destination)) is not None:
+    if destination in _MAX_COLUMNS:
         new = [name for name in batch.columns if name in optional - found - set(known)]
-        room = max(0, most - _SPARE_COLUMNS - len({*known, *batch.columns} - set(new) - found))
-        found |= set(new[room:])
+        others = {*known, *batch.columns} - set(new) - found
+        found |= set(new[max(0, _MAX_COLUMNS[destination] - _SPARE_COLUMNS - len(others)) :])
     return found
 
 
@@ -105,17 +105,17 @@ class _Move:
 
     def without(self, names: set[str], is_remembered: bool) -> Batch:
         """The batch without the columns `names`."""
-        batch, most_bytes = self.batch, _MOST_BYTES.get(self._destination)
-        if most_bytes is not None and len(batch.columns) * max(_BYTES.values()) <= most_bytes:
-            most_bytes = None
-        if not names and most_bytes is None:
+        batch, max_bytes = self.batch, _MAX_BYTES.get(self._destination)
+        if max_bytes is not None and len(batch.columns) * max(_BYTES.values()) <= max_bytes:
+            max_bytes = None
+        if not names and max_bytes is None:
             return batch
         rows = batch.as_table()
         for name in sorted(names):
             self._move(name, enumerate(rows[name].to_pylist()))
         rows = rows.drop_columns(sorted(names))
-        if most_bytes is not None:
-            rows = self._without_what_is_too_big(rows, most_bytes)
+        if max_bytes is not None:
+            rows = self._without_oversized_values(rows, max_bytes)
         if not (names or self._more):
             return batch
         more: dict[str, Any] = {"name": MORE_COLUMN, "data_type": "json", "nullable": True}
@@ -137,7 +137,7 @@ class _Move:
                 self._more[at][field] = orjson.Fragment(value) if is_json else _plain(value)
                 self.warnings[f"{warning}; kept in {MORE_COLUMN}"] += 1
 
-    def _without_what_is_too_big(self, rows: pa.Table, most_bytes: int) -> pa.Table:
+    def _without_oversized_values(self, rows: pa.Table, max_bytes: int) -> pa.Table:
         sizes = [0] * len(rows)
         for index, name in enumerate(rows.column_names):
             if name not in self._optional:
@@ -146,7 +146,7 @@ class _Move:
             values, moved = rows[name].to_pylist(), []
             for at, value in enumerate(values):
                 sizes[at] += 0 if value is None else size
-                if value is not None and sizes[at] > most_bytes:
+                if value is not None and sizes[at] > max_bytes:
                     moved.append((at, value))
                     values[at] = None
             if moved:

@@ -99,44 +99,44 @@ def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
 
 
 @dataclass(frozen=True)
-class Silence:
+class AnswerTimeouts:
     """How long a server may take to answer. connect_s: a new connection. statement_s: a statement,
-    before it is checked whether the server answers others; while it does, up to most_s."""
+    before it is checked whether the server answers others; while it does, up to max_s."""
 
     connect_s: float = 10.0
     statement_s: float = 30.0
-    most_s: float = 3600.0
+    max_s: float = 3600.0
 
 
 @contextmanager
-def bounded_waits(silence: Silence) -> Iterator[None]:
-    """No connection of psycopg2 in this process waits longer than `silence`.
+def bounded_waits(timeouts: AnswerTimeouts) -> Iterator[None]:
+    """No connection of psycopg2 in this process waits longer than `timeouts`.
 
     Its calls would wait in C, where neither time nor signals end them.
     """
     from psycopg2 import extensions  # of an extra that not every destination needs
 
     before = extensions.get_wait_callback()
-    extensions.set_wait_callback(lambda connection: _wait(connection, silence))
+    extensions.set_wait_callback(lambda connection: _wait(connection, timeouts))
     try:
         yield
     finally:
         extensions.set_wait_callback(before)
 
 
-def _wait(connection: Any, silence: Silence) -> None:
+def _wait(connection: Any, timeouts: AnswerTimeouts) -> None:
     """Wait until `connection` is done; psycopg2 closes it where this raises."""
     from psycopg2 import OperationalError, extensions
 
     began_s = time.monotonic()
     is_new = connection.status == extensions.STATUS_SETUP
-    limit_s = silence.connect_s if is_new else silence.statement_s
+    limit_s = timeouts.connect_s if is_new else timeouts.statement_s
     while (state := connection.poll()) != extensions.POLL_OK:
         silent_s = time.monotonic() - began_s
         if silent_s >= limit_s:
-            if is_new or silent_s >= silence.most_s or not _is_alive(connection, silence):
+            if is_new or silent_s >= timeouts.max_s or not _is_alive(connection, timeouts):
                 raise OperationalError(f"the server gave no answer within {limit_s:g} s")
-            limit_s = silent_s + silence.statement_s
+            limit_s = silent_s + timeouts.statement_s
         wait_s = max(0.0, began_s + limit_s - time.monotonic())
         poller = select.poll()
         poller.register(
@@ -145,14 +145,14 @@ def _wait(connection: Any, silence: Silence) -> None:
         poller.poll(wait_s * 1000)
 
 
-def _is_alive(connection: Any, silence: Silence) -> bool:
+def _is_alive(connection: Any, timeouts: AnswerTimeouts) -> bool:
     """Whether the server answers a new client, as one that is only busy does."""
     known = connection.get_dsn_parameters()
     host = (known.get("hostaddr") or known.get("host") or "localhost").partition(",")[0]
     port = int((known.get("port") or "5432").partition(",")[0])
     try:
-        with _socket(host, port, silence.connect_s) as asked:
-            asked.settimeout(silence.connect_s)
+        with _socket(host, port, timeouts.connect_s) as asked:
+            asked.settimeout(timeouts.connect_s)
             asked.sendall(_SSL_REQUEST)
             return len(asked.recv(1)) == 1
     except OSError:

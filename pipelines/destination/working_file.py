@@ -29,9 +29,9 @@ _log = get_logger("destination")
 T = TypeVar("T")
 RUNS_TABLE = "_hc_runs"  # every dataset of ours has this table
 _STAGING = "_staging"  # dlt's datasets of that ending have tables of the same names
-_FIRST_MB = 120
+_INITIAL_MB = 120
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "memory_limit": f"{_FIRST_MB}MB",
+    "memory_limit": f"{_INITIAL_MB}MB",
     "threads": min(4, os.cpu_count() or 1),
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
@@ -251,7 +251,9 @@ def _is_no_damage(message: str) -> bool:
     return any(os.strerror(number) in message for number in _NO_DAMAGE)
 
 
-def suspected(path: Path, record: WorkRecord, error: BaseException) -> DestinationError | None:
+def damage_suspected(
+    path: Path, record: WorkRecord, error: BaseException
+) -> DestinationError | None:
     """The error of a run that met `error` in the working file; the next run checks the file.
 
     None where the error is not about the file. What has failed once may have ended DuckDB's
@@ -392,7 +394,7 @@ class MemoryLimit:
     doesn't fit. What a load needs grows with columns and with the length of texts, which can't be
     known beforehand. Once widened it stays so: the next load will be like the last.
 
-    first_mb: what the connection was opened with. most_mb: None: what DuckDB would take by itself,
+    initial_mb: what the connection was opened with. max_mb: None: what DuckDB would take by itself,
     most of the machine or of the container.
     """
 
@@ -400,10 +402,10 @@ class MemoryLimit:
         self,
         connection: duckdb.DuckDBPyConnection,
         *,
-        first_mb: float = _FIRST_MB,
-        most_mb: float | None = None,
+        initial_mb: float = _INITIAL_MB,
+        max_mb: float | None = None,
     ) -> None:
-        self._connection, self._limit_mb, self._most_mb = connection, first_mb, most_mb
+        self._connection, self._limit_mb, self._max_mb = connection, initial_mb, max_mb
 
     def fit(self, work: Callable[[], T]) -> T:
         """What `work` returns. It is done again, with twice the memory, where that was too little.
@@ -421,21 +423,21 @@ class MemoryLimit:
                     raise
 
     def _widen(self) -> bool:
-        if self._most_mb is None:  # DuckDB's own limit, which sees a container's
+        if self._max_mb is None:  # DuckDB's own limit, which sees a container's
             self._connection.execute("RESET memory_limit")
-            ((most_bytes,),) = self._connection.execute(
+            ((max_bytes,),) = self._connection.execute(
                 "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
             ).fetchall()
-            self._most_mb = most_bytes / 1e6
-        if self._limit_mb >= self._most_mb:
+            self._max_mb = max_bytes / 1e6
+        if self._limit_mb >= self._max_mb:
             return False
-        self._limit_mb = min(self._limit_mb * 2, self._most_mb)
+        self._limit_mb = min(self._limit_mb * 2, self._max_mb)
         self._connection.execute(f"SET memory_limit = '{self._limit_mb:.0f}MB'")
         _log.info("destination.memory_widened", limit_mb=round(self._limit_mb))
         return True
 
 
-def give_freed_memory_back() -> None:
+def return_freed_memory() -> None:
     """So that a long pull's peak is what it holds, not what it once held.
 
     glibc makes an arena for every thread, and each keeps what was freed in it: more than a hundred

@@ -16,12 +16,12 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.errors import DestinationError, LedgerUnusable
 from connector.sandbox import Sandbox
-from pipelines.checks import PATIENCE_S, SILENCE
+from pipelines.checks import ANSWER_TIMEOUTS, PATIENCE_S
 from pipelines.destination.destination import Destination
-from pipelines.destination.postgres import Silence, bounded_waits
+from pipelines.destination.postgres import AnswerTimeouts, bounded_waits
 from tests.sync.pull.conftest import dlt_credentials, settings_for
 
-SHORT = Silence(connect_s=0.4, statement_s=0.2)
+SHORT = AnswerTimeouts(connect_s=0.4, statement_s=0.2)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_a_statement_that_takes_its_time_is_waited_for(postgres_url: str):
         cursor.execute("SELECT 7 FROM pg_sleep(0.7)")
         assert cursor.fetchone() == (7,)
         connection.close()
-    with bounded_waits(Silence(statement_s=0.1, most_s=0.3)):
+    with bounded_waits(AnswerTimeouts(statement_s=0.1, max_s=0.3)):
         connection = psycopg2.connect(postgres_url)
         with pytest.raises(psycopg2.OperationalError, match="no answer"):
             connection.cursor().execute("SELECT pg_sleep(60)")
@@ -75,11 +75,11 @@ def test_a_frozen_destination_is_reported_as_such(
     settings = settings_for(sandbox, tmp_path, destination="postgres")
     freeze()
     with pytest.raises(DestinationError, match=r"server gave no answer within 0\.4 s") as raised:
-        Destination(settings, silence=SHORT)
+        Destination(settings, timeouts=SHORT)
     assert raised.value.exit_code == 1
     assert "hiringcenter check" in str(raised.value)
     assert psycopg2.extensions.get_wait_callback() is None
-    assert SILENCE.connect_s + SILENCE.statement_s < PATIENCE_S < 10
+    assert ANSWER_TIMEOUTS.connect_s + ANSWER_TIMEOUTS.statement_s < PATIENCE_S < 10
 
 
 def test_a_frozen_ledger_is_reported_within_what_a_check_waits(
