@@ -1,23 +1,18 @@
 """The rate budget: every request of every process that shares a key, as early as allowed.
 
 `policy` is arithmetic (no clock, no I/O, no SQL); `database`, `ledger`, `locks` are storage;
-`scheduler` hands out permits; `report` tells how things stand.
-What others hold on to is here.
+`scheduler` hands out permits. What others hold on to is here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
+from connector.budget.policy.windows import Lane
 
-class Lane(StrEnum):
-    """Who asks: reading goes first, up to a reserve; writing fills the rest."""
-
-    PULL = "pull"
-    PUSH = "push"
+__all__ = ["Budget", "Lane", "Permit"]
 
 
 @dataclass(frozen=True)
@@ -55,5 +50,5 @@ class Budget(Protocol):
 
     @property
     def waited_s(self) -> float:
-        """Seconds during which somebody waited for a permit; several at once count once."""
+        """Seconds during which some caller waited for a permit; several at once count once."""
         ...

@@ -29,7 +29,7 @@ from connector.budget.ledger_view import (
 )
 from connector.budget.policy import feedback, permits
 from connector.budget.policy.lanes import Pulls
-from connector.budget.policy.permits import Terms
+from connector.budget.policy.permits import Allowance
 from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window
 
@@ -258,7 +258,7 @@ class Ledger:
         """Grant what there is room for, pulls first; when to ask again for the rest."""
         granted: dict[Lane, list[int]] = {}
         wait_s: dict[Lane, float] = {}
-        terms: Terms | None = None
+        allowed: Allowance | None = None
         waiting_pull = wants.get(Lane.PULL, 0) + sum(
             each.waiting_pull
             for each in view.processes
@@ -268,12 +268,12 @@ class Ledger:
             if not (wanted := wants.get(lane, 0)):
                 continue
             facts = view.facts(waiting_pull)
-            terms = terms or view.terms(facts)
-            granted[lane] = self._add(view, lane, permits.room(terms, facts, lane, wanted))
+            allowed = allowed or view.allowance(facts)
+            granted[lane] = self._add(view, lane, permits.room(allowed, facts, lane, wanted))
             waiting_pull -= len(granted[lane]) if lane is Lane.PULL else 0
             if len(granted[lane]) < wanted:
                 facts = view.facts(waiting_pull)
-                at_s = permits.retry_at_s(self._windows, terms, facts, lane, view.free_at_s)
+                at_s = permits.retry_at_s(self._windows, allowed, facts, lane, view.free_at_s)
                 wait_s[lane] = min(at_s - view.now_s, _REFRESH_S)
         return granted, wait_s
 

@@ -21,10 +21,10 @@ from connector.budget.database import Database
 from connector.budget.ledger_clock import LedgerClock, ledger_clock
 from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
 from connector.budget.policy import permits
+from connector.budget.policy.feedback import FeedbackState, spacing_s
 from connector.budget.policy.forecast import constraints, forecast
 from connector.budget.policy.lanes import HEARTBEAT_S, Pulls, RunningPull
-from connector.budget.policy.learnt import FeedbackState, window_spacing_s
-from connector.budget.policy.permits import Facts, Terms
+from connector.budget.policy.permits import Allowance, Facts
 from connector.budget.policy.windows import Limits, Live, Window, windows_of
 from connector.clock import SystemClock
 
@@ -202,8 +202,8 @@ class KeyView:
             last_grant_s=-math.inf if last_s is None else last_s,
         )
 
-    def terms(self, facts: Facts) -> Terms:
-        return permits.terms(self.windows, self.learnt, self.pulls, facts)
+    def allowance(self, facts: Facts) -> Allowance:
+        return permits.allowance(self.windows, self.learnt, self.pulls, facts)
 
     def free_at_s(self, window_index: int, lane: Lane | None, live: int) -> float | None:
         """See `permits.FreeAt`."""
@@ -319,11 +319,11 @@ class BudgetReport:
         """What is used and free now, by whom, and what holds it up."""
         with self._view() as view:
             facts, learnt, now_s = view.facts(), view.learnt, view.now_s
-            terms = view.terms(facts)
+            allowed = view.allowance(facts)
             return BudgetState(
                 now_s=now_s,
                 windows=[
-                    _window_report(view, index, terms, live)
+                    _window_report(view, index, allowed, live)
                     for index, live in enumerate(facts.live)
                 ],
                 hold_in_s=max(0.0, learnt.hold_until_s - now_s),
@@ -331,13 +331,13 @@ class BudgetReport:
                 in_flight=facts.in_flight,
                 connected=view.processes,
                 latency_s=view.row.latency_s,
-                next_in_s={lane: _eta(view, terms, 1, lane, 1).first_in_s for lane in Lane},
+                next_in_s={lane: _eta(view, allowed, 1, lane, 1).first_in_s for lane in Lane},
             )
 
     def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
         """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
         with self._view() as view:
-            return _eta(view, view.terms(view.facts()), count, lane, in_flight)
+            return _eta(view, view.allowance(view.facts()), count, lane, in_flight)
 
     def ages_s(self, within_s: float) -> list[float]:
         """How many seconds ago each request of the last `within_s` was answered; older than the
@@ -354,8 +354,8 @@ class BudgetReport:
             yield KeyView(connection, row, self._windows, self._clock.now_s(connection))
 
 
-def _window_report(view: KeyView, index: int, terms: Terms, live: Live) -> WindowReport:
-    window, ceiling, now_s = view.windows[index], terms.ceilings[index], view.now_s
+def _window_report(view: KeyView, index: int, allowed: Allowance, live: Live) -> WindowReport:
+    window, ceiling, now_s = view.windows[index], allowed.ceilings[index], view.now_s
     free_at_s: float | None = now_s
     if live.all >= ceiling.all:
         free_at_s = view.free_at_s(index, None, ceiling.all - 1)
@@ -373,20 +373,20 @@ def _window_report(view: KeyView, index: int, terms: Terms, live: Live) -> Windo
         next_free_in_s=max(0.0, free_at_s - now_s),
         foreign_in_s=foreign_in_s,
         foreign=learnt.foreign_most if foreign_in_s > 0 else 0,
-        spacing_s=window_spacing_s(window, learnt, now_s, live.all),
+        spacing_s=spacing_s(window, view.learnt, now_s, live.all),
     )
 
 
-def _eta(view: KeyView, terms: Terms, count: int, lane: Lane, in_flight: int) -> Eta:
+def _eta(view: KeyView, allowed: Allowance, count: int, lane: Lane, in_flight: int) -> Eta:
     now_s, indices = view.now_s, range(len(view.windows))
     latency_s = _UNKNOWN_LATENCY_S if view.row.latency_s is None else view.row.latency_s
     bounds = constraints(
-        view.windows, terms, lane,
+        view.windows, allowed, lane,
         [view.ends_s(index, None, now_s + latency_s) for index in indices],
         [view.ends_s(index, Lane.PUSH, now_s + latency_s) for index in indices],
     )  # fmt: skip
     found = forecast(
-        bounds, count, now_s=now_s, not_before_s=terms.not_before_s,
-        spacing_s=terms.spacing_s, latency_s=latency_s, in_flight=in_flight,
+        bounds, count, now_s=now_s, not_before_s=allowed.not_before_s,
+        spacing_s=allowed.spacing_s, latency_s=latency_s, in_flight=in_flight,
     )  # fmt: skip
     return Eta(found.first_s - now_s, found.done_s - now_s)

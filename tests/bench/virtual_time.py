@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.feedback import FeedbackState
 from connector.upsert.sending import in_flight_for
 from tests.bench import Row
 from tests.simulator import scenarios

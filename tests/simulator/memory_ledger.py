@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from connector.budget import Lane
-from connector.budget.policy import feedback, lanes, learnt, permits, readings
-from connector.budget.policy.learnt import FeedbackState
-from connector.budget.policy.windows import Live, Window, free_at_s, live
+from connector.budget.policy import feedback, lanes, permits, readings
+from connector.budget.policy.feedback import FeedbackState
+from connector.budget.policy.windows import Live, Window
 from tests.simulator.servers import EPOCH_S
 
 
@@ -72,15 +72,15 @@ class MemoryLedger:
             self.waiting_pull[owner] = asked
             self._pull_seen(now_s, asked)
         facts = self._facts(now_s)
-        holds = permits.terms(self.windows, self.state, self.pulls, facts)
-        count = permits.room(holds, facts, lane, asked)
+        allowed = permits.allowance(self.windows, self.state, self.pulls, facts)
+        count = permits.room(allowed, facts, lane, asked)
         granted = [self._grant(owner, lane, now_s) for _ in range(count)]
         if lane is Lane.PULL:
             self.waiting_pull[owner] = asked - count
         if count == asked:
             return Ask(granted, now_s)
         facts = self._facts(now_s)
-        return Ask(granted, permits.retry_at_s(self.windows, holds, facts, lane, self._free_at()))
+        return Ask(granted, permits.retry_at_s(self.windows, allowed, facts, lane, self._free_at()))
 
     def answered(
         self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float
@@ -179,7 +179,7 @@ class MemoryLedger:
                 self._end(permit, permit.deadline_s)
 
     def _facts(self, now_s: float) -> permits.Facts:
-        limited = learnt.width(self.state, now_s) is not None  # else nobody asks who is in flight
+        limited = feedback.width(self.state, now_s) is not None  # else nobody asks who is in flight
         return permits.Facts(
             now_s=now_s,
             live=[
@@ -225,3 +225,23 @@ class _Own:
         first = bisect_right(answered_s, (since_s, math.inf))
         last = bisect_right(answered_s, (self.granted_s, math.inf))
         return 1 + sum(granted_s > since_s for _, granted_s in answered_s[first:last])
+
+
+def live(ends_s: Sequence[float], window: Window, now_s: float) -> int:
+    """How many of the requests answered at `ends_s` (ascending) still count at `now_s`.
+
+    A request answered exactly `held_s` ago has left the window.
+    """
+    return len(ends_s) - bisect_right(ends_s, now_s - window.held_s)
+
+
+def free_at_s(ends_s: Sequence[float], window: Window, allowed: int) -> float | None:
+    """When at most `allowed` of the requests answered at `ends_s` (ascending) still count.
+
+    None when `allowed` is negative: requests that are still unanswered take all the room, and
+    nobody knows when those will end.
+    """
+    if allowed < 0:
+        return None
+    surplus = len(ends_s) - allowed
+    return ends_s[surplus - 1] + window.held_s if surplus > 0 else float("-inf")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 from connector.budget import Lane
-from connector.budget.policy.learnt import FeedbackState
+from connector.budget.policy.feedback import FeedbackState
 from connector.budget.policy.windows import Window, windows_of
 from tests.simulator.memory_ledger import MemoryLedger
 from tests.simulator.servers import (

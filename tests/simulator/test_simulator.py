@@ -12,9 +12,9 @@ import pytest
 
 from connector.budget import Lane
 from connector.budget.policy import permits
+from connector.budget.policy.feedback import FeedbackState
 from connector.budget.policy.forecast import constraints, forecast
 from connector.budget.policy.lanes import Pulls
-from connector.budget.policy.learnt import FeedbackState
 from connector.budget.policy.permits import Facts
 from connector.budget.policy.windows import Live, Window, windows_of
 from tests.simulator.scenarios import (
@@ -197,7 +197,7 @@ def test_the_forecast_is_when_it_is_done(requests: int):
     outcome = run(Scenario(requests, Latency(0.3, sigma=0.0)), state=FeedbackState(probing=0))
     windows = windows_of(Window(limit, length_s) for limit, length_s in REAL)
     nothing = Facts(now_s=0.0, live=[Live(0, 0), Live(0, 0)])
-    holds = permits.terms(windows, FeedbackState(probing=0), Pulls(), nothing)
-    bounds = constraints(windows, holds, Lane.PUSH, [[], []], [[], []])
+    allowed = permits.allowance(windows, FeedbackState(probing=0), Pulls(), nothing)
+    bounds = constraints(windows, allowed, Lane.PUSH, [[], []], [[], []])
     eta = forecast(bounds, requests, now_s=0.0, latency_s=0.3, in_flight=64)
     assert outcome.makespan_s == pytest.approx(eta.done_s, rel=0.0025)

@@ -1,4 +1,4 @@
-"""Correction by what the server says: others' spending, lower limits, holds, pacing.
+"""Correction by what the server reports: others' spending, lower limits, holds, pacing.
 
 Alone, nothing here ever changes a grant. `Remaining` lags by what is in flight, so it is never
 compared with our own count directly but with bounds on it: between a request's grant and its
@@ -8,39 +8,116 @@ answer the server surely counted at least `own.least` and at most `own.most` of 
     others_most  = used − own.least      what it may have spent
 
 Proof opens *foreign mode* for one window: the ceiling falls by what others may have spent and a
-margin, and grants are spaced near that ceiling (`learnt.spacing_s`), not before. A 429 that
-neither others nor a limit lower than known explain *paces* the window: the server counts in a way
-of its own (a weighted counter, a smaller bucket), or doesn't say that others are there. Every 429
-puts a *hold* on the key; behind it goes one probe, then twice as many with each answer. The first
-request a ledger ever sends is such a probe too, since the limits may be lower than configured.
+margin, and grants are spaced near that ceiling, not before. A 429 that neither others nor a limit
+lower than known explain *paces* the window: the server counts in a way of its own (a weighted
+counter, a smaller bucket), or doesn't report that others are there. Every 429 puts a *hold* on
+the key; after it goes one probe, then twice as many with each answer. The first request a ledger
+ever sends is such a probe too, since the limits may be lower than configured.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Protocol
 
-from connector.budget.policy.learnt import FASTEST_PACE, FeedbackState, WindowState, pace_of
 from connector.budget.policy.readings import Reading, slack_s
 from connector.budget.policy.windows import Window
 
 FOREIGN_LASTS = 1.25
-"""Lengths of its window that foreign mode goes on for after the last proof. With 1, it ends just
-when a burst of a window ago may be repeated: blindly, with dozens of requests in flight."""
+"""Foreign mode lasts so many lengths of its window after the last proof. With 1, it ends just when
+a burst of a window ago may be repeated: blindly, with dozens of requests in flight."""
+MARGIN = 0.03
+"""The share of a window that is left to others in foreign mode on top of what they may have
+spent: enough for what they send within one latency."""
+NEAR_OTHERS, NEAR_SHARE = 0.5, 0.1
+"""In foreign mode grants are spaced once less is free than this share of what others may have
+spent, or of the limit: as much as they can add before we hear of it."""
+CATCH_UP = 2.0
+"""How much faster than evenly these go: what others leave isn't even, and a slot that they left
+unused a while ago is else never taken."""
 OTHERS_GROW = 2.0
 """By how much faster others may become between two answers, against their whole window so far."""
-SLOWER = 0.8
-SLOWEST = 0.05
-PACE_LASTS = 30
-"""A paced window is trusted again after so many of its lengths without another 429, ..."""
-PACE_LASTS_S = 43_200.0
-"""... or after so many seconds."""
+FASTEST_PACE, SLOWER, SLOWEST = 0.98, 0.8, 0.05
+"""Evenly spaced and just below the limit, even a weighted counter is content; else slower yet."""
+PACE_RISE = 0.05
+"""By how much a pace rises per window length without a 429."""
+PACE_LASTS, PACE_LASTS_S = 30, 43_200.0
+"""A paced window is trusted again after so many lengths without another 429, or seconds."""
 WIDE = 64
-FLOOR_S = 1.0
-LONGEST_FLOOR_S = 60.0
+FLOOR_S, LONGEST_FLOOR_S = 1.0, 60.0
 REMEMBERED_LIMITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What was learnt of one window. Times: ledger seconds; 0 = never.
+
+    limit: as last reported, where it is lower than configured. foreign_until_s: end of foreign
+    mode. foreign_most: what others may have spent, as read at foreign_read_s. remaining:
+    Remaining, as read at remaining_read_s. server_limit: Limit at the last reading.
+    pace: share of the limit to keep to until paced_until_s, since pace_since_s.
+    """
+
+    limit: int | None = None
+    foreign_until_s: float = 0.0
+    foreign_most: int = 0
+    foreign_read_s: float = 0.0
+    remaining: int = 0
+    remaining_read_s: float = 0.0
+    server_limit: int = 0
+    pace: float = 1.0
+    pace_since_s: float = 0.0
+    paced_until_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FeedbackState:
+    """All that feedback remembers of one key; `dumps` and `loads` for the ledger.
+
+    hold_until_s, held_at_s: the last hold. hold_reason: for people. strikes: holds in a row
+    without an accepted answer. probing: requests that may be in flight, 0 for any number.
+    windows: by `f"{length_s:g}"`. resets: largest reset_s seen with each reported limit.
+    """
+
+    hold_until_s: float = 0.0
+    held_at_s: float = 0.0
+    hold_reason: str = ""
+    strikes: int = 0
+    probing: int = 1
+    windows: Mapping[str, WindowState] = field(default_factory=dict)
+    resets: Mapping[str, float] = field(default_factory=dict)
+
+    def of(self, window: Window) -> WindowState:
+        return self.windows.get(f"{window.length_s:g}", WindowState())
+
+    def with_window(self, window: Window, **learnt: float | None) -> FeedbackState:
+        """This state with some of one window's values changed; itself where they are the same."""
+        before = self.of(window)
+        after = replace(before, **learnt)  # type: ignore[arg-type]
+        if after == before:
+            return self
+        return replace(self, windows={**self.windows, f"{window.length_s:g}": after})
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> FeedbackState:
+        """The state as stored; what another version of the connector added is left out."""
+        stored = _known(cls, json.loads(text))
+        windows = {
+            name: WindowState(**_known(WindowState, each))
+            for name, each in stored.pop("windows", {}).items()
+        }
+        return cls(**stored, windows=windows)
+
+
+def _known(kind: type[FeedbackState | WindowState], stored: Mapping[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
+    return {name: value for name, value in stored.items() if name in names}
 
 
 class OwnCounts(Protocol):
@@ -59,6 +136,9 @@ class OwnCounts(Protocol):
         ...
 
 
+# What an answer teaches
+
+
 def update(
     state: FeedbackState,
     windows: Sequence[Window],
@@ -74,52 +154,53 @@ def update(
     windows: as configured, shortest first. granted_s, now_s: of the answered request.
     jitter: uniform in [0, 1), spreads the ends of holds that the server gave no time for.
     """
-    before = _remember_reset(state, reading)
-    window = window_of(windows, before, reading)
-    state = (
-        before
-        if window is None
-        else _read_window(before, window, reading, own, granted_s=granted_s, now_s=now_s)
-    )
+    before = state = _remember_reset(state, reading)
+    window = window_of(windows, state, reading)
+    if window is not None:
+        state = _tighten(state, window, reading)
+        state = _read_others(state, window, reading, own, granted_s=granted_s, now_s=now_s)
     if not reading.refused:
         return _widen(state, granted_s)
-    if granted_s >= state.hold_until_s:  # not the rest of a burst that was refused already
-        state = _explain(state, before, window or _by_wait(windows, reading), now_s)
-    return _hold(state, windows, reading, granted_s=granted_s, now_s=now_s, jitter=jitter)
+    is_new = granted_s >= state.hold_until_s  # not the rest of a burst that was refused already
+    window = window or _by_wait(windows, reading)
+    if is_new and state.of(window).limit == before.of(window).limit:
+        state = _slow_down(state, window, now_s)
+    strikes = max(1, state.strikes + is_new)
+    longest_s = windows[-1].length_s
+    return _hold(state, reading, strikes, longest_s, now_s=now_s, jitter=jitter)
 
 
 def window_of(windows: Sequence[Window], state: FeedbackState, reading: Reading) -> Window | None:
-    """The window that the headers speak of; None where that can't be told.
+    """The window that the headers speak of; None where that can't be determined.
 
     By its limit, as configured or as learnt; else, of those that the largest reset seen with
     this limit fits into, the one whose limit is nearest.
     """
-    if not reading.limit:
+    if not (limit := reading.limit):
         return None
-    reset_s = state.resets.get(str(reading.limit), reading.reset_s or 0.0)
-    fits = [window for window in windows if reset_s <= window.length_s + slack_s(window.length_s)]
+    reset_s = state.resets.get(str(limit), reading.reset_s or 0.0)
+    fits = [window for window in windows if _fits(reset_s, window)]
     for window in fits:
-        if reading.limit in (window.limit, state.of(window).limit):
+        if limit in (window.limit, state.of(window).limit):
             return window
-    return min(fits, key=_distance_to(reading.limit), default=None)
+    return min(fits, key=lambda window: abs(math.log(limit / window.limit)), default=None)
 
 
-def _distance_to(limit: int) -> Callable[[Window], float]:
-    return lambda window: abs(math.log(limit / window.limit))
+def _fits(wait_s: float, window: Window) -> bool:
+    return wait_s <= window.length_s + slack_s(window.length_s)
 
 
 def _by_wait(windows: Sequence[Window], reading: Reading) -> Window:
     """The shortest window that what the server asks us to wait fits into."""
     wait_s = reading.retry_after_s or reading.reset_s or 0.0
-    fits = (window for window in windows if wait_s <= window.length_s + slack_s(window.length_s))
-    return next(fits, windows[-1])
+    return next((window for window in windows if _fits(wait_s, window)), windows[-1])
 
 
 def _remember_reset(state: FeedbackState, reading: Reading) -> FeedbackState:
     """Keep the largest reset per limit; by whole tenths more, so that it is rarely written."""
+    name = str(reading.limit)
     if not reading.limit or reading.reset_s is None:
         return state
-    name = str(reading.limit)
     if reading.reset_s <= state.resets.get(name, -1.0) * 1.1:
         return state
     newest = list(state.resets.items())[-REMEMBERED_LIMITS + 1 :]
@@ -132,14 +213,13 @@ def _tighten(state: FeedbackState, window: Window, reading: Reading) -> Feedback
     A lower limit whose resets are all short against the window belongs to a shorter window that
     isn't configured; if it ever matters, its 429s pace us.
     """
-    assert reading.limit is not None
-    lower = reading.limit if reading.limit < window.limit else None
+    lower = reading.limit if reading.limit and reading.limit < window.limit else None
     if lower and state.resets.get(str(lower), window.length_s) < window.length_s / 10:
         return state
-    return state.with_window(window, replace(state.of(window), limit=lower))
+    return state.with_window(window, limit=lower)
 
 
-def _read_window(
+def _read_others(
     state: FeedbackState,
     window: Window,
     reading: Reading,
@@ -148,8 +228,7 @@ def _read_window(
     granted_s: float,
     now_s: float,
 ) -> FeedbackState:
-    """What the headers say of `window`: its limit, and whether others spend from it."""
-    state = _tighten(state, window, reading)
+    """Whether others spend from `window`, and how much."""
     used, learnt = reading.used, state.of(window)
     if used is None:
         return state
@@ -160,21 +239,16 @@ def _read_window(
     others = _others(learnt, window, used, own, now_s) if known else used - own.least(window)
     remaining, remaining_read_s = reading.remaining or 0, now_s
     if known and granted_s < learnt.remaining_read_s and learnt.remaining < remaining:
-        # answers overtake each other: this one may well be older than the one that told less
+        # answers overtake each other: this one may well be older than the one that had less
         remaining, remaining_read_s = learnt.remaining, learnt.remaining_read_s
     if proven or reading.refused:
-        learnt = replace(learnt, foreign_until_s=now_s + FOREIGN_LASTS * window.length_s)
+        state = state.with_window(window, foreign_until_s=now_s + FOREIGN_LASTS * window.length_s)
     if proven and now_s - max(learnt.pace_since_s, state.hold_until_s) <= window.length_s:
-        learnt = replace(learnt, paced_until_s=0.0)  # that 429 is explained
-    learnt = replace(
-        learnt,
-        foreign_most=max(0, others),
-        foreign_read_s=now_s,
-        remaining=remaining,
-        remaining_read_s=remaining_read_s,
-        server_limit=reading.limit or 0,
-    )
-    return state.with_window(window, learnt)
+        state = state.with_window(window, paced_until_s=0.0)  # that 429 is explained
+    return state.with_window(
+        window, foreign_most=max(0, others), foreign_read_s=now_s, remaining=remaining,
+        remaining_read_s=remaining_read_s, server_limit=reading.limit or 0,
+    )  # fmt: skip
 
 
 def _others(learnt: WindowState, window: Window, used: int, own: OwnCounts, now_s: float) -> int:
@@ -188,48 +262,40 @@ def _others(learnt: WindowState, window: Window, used: int, own: OwnCounts, now_
     return max(used - own.most(window), min(used - own.least(window), grown))
 
 
-def _explain(
-    state: FeedbackState, before: FeedbackState, window: Window, now_s: float
-) -> FeedbackState:
-    """Slow a window down whose 429 nothing explains: no others, no limit learnt just now."""
+def _slow_down(state: FeedbackState, window: Window, now_s: float) -> FeedbackState:
+    """Pace a window whose 429 no others explain."""
     learnt = state.of(window)
-    if now_s < learnt.foreign_until_s or learnt.limit != before.of(window).limit:
-        return state
     paced = now_s < learnt.paced_until_s
-    if paced and now_s - learnt.pace_since_s < window.length_s:
-        return state  # the pace had no time to show
+    had_no_time = paced and now_s - learnt.pace_since_s < window.length_s
+    if now_s < learnt.foreign_until_s or had_no_time:
+        return state
     pace = pace_of(window, learnt, now_s) * SLOWER if paced else FASTEST_PACE
-    learnt = replace(
-        learnt,
-        pace=max(SLOWEST, pace),
-        pace_since_s=now_s,
-        paced_until_s=now_s + min(PACE_LASTS * window.length_s, PACE_LASTS_S),
+    lasts_s = min(PACE_LASTS * window.length_s, PACE_LASTS_S)
+    return state.with_window(
+        window, pace=max(SLOWEST, pace), pace_since_s=now_s, paced_until_s=now_s + lasts_s
     )
-    return state.with_window(window, learnt)
 
 
 def _hold(
     state: FeedbackState,
-    windows: Sequence[Window],
     reading: Reading,
+    strikes: int,
+    longest_s: float,
     *,
-    granted_s: float,
     now_s: float,
     jitter: float,
 ) -> FeedbackState:
     """Close the ledger until the server's time; where it names none, or a probe after the time
     it named was refused as well, for a floor that doubles with each strike."""
-    strikes = max(1, state.strikes + (granted_s >= state.hold_until_s))
-    said_s = reading.retry_after_s or (reading.reset_s if reading.remaining == 0 else None)
+    named_s = reading.retry_after_s or (reading.reset_s if reading.remaining == 0 else None)
     doubled_s = FLOOR_S * 2 ** min(10, strikes - 1)
-    floor_s = min(LONGEST_FLOOR_S, windows[-1].length_s, doubled_s) * (1 + jitter)
-    wait_s = floor_s if not said_s else max(said_s, floor_s if strikes > 1 else 0.0)
-    reason = f"429, asked to wait {wait_s:.0f} s" if said_s else "429 that names no time"
+    floor_s = min(LONGEST_FLOOR_S, longest_s, doubled_s) * (1 + jitter)
+    wait_s = floor_s if not named_s else max(named_s, floor_s if strikes > 1 else 0.0)
     return replace(
         state,
         hold_until_s=max(state.hold_until_s, now_s + wait_s),
         held_at_s=now_s,
-        hold_reason=reason,
+        hold_reason=f"429, asked to wait {wait_s:.0f} s" if named_s else "429 that names no time",
         strikes=strikes,
         probing=1,
     )
@@ -239,6 +305,66 @@ def _widen(state: FeedbackState, granted_s: float) -> FeedbackState:
     """After a hold: twice as many in flight with every answer to a request sent since."""
     if not state.probing or granted_s < state.hold_until_s:
         return state
-    met = state.hold_until_s == 0  # the first request ever: its headers told the limits
-    probing = 0 if met or state.probing >= WIDE else state.probing * 2
+    was_first = state.hold_until_s == 0  # the first request ever: its headers told the limits
+    probing = 0 if was_first or state.probing >= WIDE else state.probing * 2
     return replace(state, probing=probing, strikes=0)
+
+
+# What follows for the next grant
+
+
+def limits(windows: Sequence[Window], state: FeedbackState, now_s: float) -> tuple[int, ...]:
+    """Per window, how many permits may be live: never more than configured, and at least 1."""
+    return tuple(_limit(window, state.of(window), now_s) for window in windows)
+
+
+def _limit(window: Window, learnt: WindowState, now_s: float) -> int:
+    limit = min(window.limit, learnt.limit or window.limit)
+    if now_s < learnt.foreign_until_s:
+        server = learnt.server_limit or limit
+        ours = math.ceil(server - learnt.foreign_most - MARGIN * server) - 1
+        limit = min(limit, max(ours, math.floor(MARGIN * server)))
+    return max(1, min(limit, math.floor(limit * pace_of(window, learnt, now_s))))
+
+
+def pace_of(window: Window, learnt: WindowState, now_s: float) -> float:
+    """The share of a window's limit to keep to; it rises again with time."""
+    if now_s >= learnt.paced_until_s:
+        return 1.0
+    lengths = max(0.0, now_s - learnt.pace_since_s) / window.length_s
+    return min(FASTEST_PACE, learnt.pace + PACE_RISE * lengths)
+
+
+def spacing_s(window: Window, state: FeedbackState, now_s: float, live: int) -> float:
+    """Seconds between two grants that one window asks for: 0, unless it is paced, or others spend
+    from it and its ceiling is near. live: permits that still count."""
+    learnt = state.of(window)
+    limit = _limit(window, learnt, now_s)
+    evenly_s = window.held_s / limit
+    if now_s < learnt.paced_until_s:
+        return evenly_s
+    near = max(NEAR_OTHERS * learnt.foreign_most, NEAR_SHARE * window.limit)
+    if now_s < learnt.foreign_until_s and limit - live < near:
+        return evenly_s / CATCH_UP
+    return 0.0
+
+
+def width(state: FeedbackState, now_s: float) -> int | None:
+    """How many requests may be in flight at once; None for any number."""
+    widths = [
+        max(1, each.remaining)
+        for each in state.windows.values()
+        if now_s < each.foreign_until_s and each.server_limit > 0
+    ]
+    if state.probing:
+        widths.append(state.probing)
+    return min(widths, default=None)
+
+
+def changes_at_s(state: FeedbackState, now_s: float) -> float:
+    """When what is known here changes by time alone: the next end of a hold, of foreign mode or
+    of a pace; inf if nothing does."""
+    ends_s = [state.hold_until_s]
+    for each in state.windows.values():
+        ends_s += [each.foreign_until_s, each.paced_until_s]
+    return min((end_s for end_s in ends_s if end_s > now_s), default=math.inf)

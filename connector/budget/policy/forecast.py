@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isclose
 
-from connector.budget import Lane
-from connector.budget.policy.permits import Terms
-from connector.budget.policy.windows import Window
+from connector.budget.policy.permits import Allowance
+from connector.budget.policy.windows import Lane, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Forecast:
 
 def constraints(
     windows: Sequence[Window],
-    holds: Terms,
+    allowed: Allowance,
     lane: Lane,
     ends_s: Sequence[Sequence[float]],
     push_ends_s: Sequence[Sequence[float]],
@@ -48,7 +47,7 @@ def constraints(
     """The constraints on requests of `lane`. ends_s, push_ends_s: per window, shortest first."""
     found = []
     for window, ceiling, both, pushes in zip(
-        windows, holds.ceilings, ends_s, push_ends_s, strict=True
+        windows, allowed.ceilings, ends_s, push_ends_s, strict=True
     ):
         found.append(Constraint(ceiling.all, window.held_s, both))
         if lane is Lane.PUSH and ceiling.push < ceiling.all:
@@ -95,7 +94,7 @@ def _greedy(
 
     Lags alone make a rhythm: after a while each request starts one length of the slowest lag
     after the one that many before it. Once that has held for as many requests as the longest
-    lag looks back, it holds for all that follow, and what follows is arithmetic.
+    lag looks back, it allowed for all that follow, and what follows is arithmetic.
     """
     slowest = max(lags, key=lambda lag: lag.length_s / lag.count)
     settled = max(lag.count for lag in lags)

@@ -25,8 +25,6 @@ SPARE = 0.01
 """Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
 last time return a guard and a latency too late for it, and each pull beside a long push would
 take some seconds longer than the one before."""
-PUNCTUAL = 0.95
-"""Pulls that come about once per window are one in each, not two in some."""
 SPARE_FROM = 0.9
 """The spare slots are open to pushes for the first tenth of the time between two pulls, so that
 in the end every slot is used; not where pulls come more often than those pushes cease to count."""
@@ -103,19 +101,13 @@ class Pulls:
         return running if running and now_s - running.seen_s <= HEARTBEAT_S else None
 
 
-INSTANT_S = 0.001
-"""Pulls that start within this of each other started at once."""
-
-
 def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
     """(when the next pull is due, seconds between pulls); None where no rhythm is to be seen."""
     if len(starts_s) < 2:
         return None
-    gaps_s = [after - before for before, after in pairwise(starts_s)]
-    interval_s = median(gaps_s)
-    if interval_s < INSTANT_S:  # started at one instant: no rhythm
-        return None
-    return starts_s[-1] + interval_s, interval_s
+    interval_s = median(after - before for before, after in pairwise(starts_s))
+    started_at_once = interval_s < 0.001
+    return None if started_at_once else (starts_s[-1] + interval_s, interval_s)
 
 
 def reserves(
@@ -156,7 +148,8 @@ def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
     ahead_s, interval_s = due[0] - now_s, due[1]
     if not -min(window.held_s, interval_s) <= ahead_s <= window.held_s:
         return 0
-    cost = pulls.cost * (math.floor(PUNCTUAL * window.length_s / interval_s) + 1)
+    # pulls that come about once per window are one in each, not two in some
+    cost = pulls.cost * math.ceil(0.95 * window.length_s / interval_s)
     if ahead_s > SPARE_FROM * max(interval_s, window.length_s):
         return cost
     return cost + math.ceil(SPARE * window.limit)
@@ -172,6 +165,6 @@ def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int
     if running.latency_s:
         by_latency = math.ceil(SWIFT * window.held_s * running.chains / running.latency_s)
     expected = pulls.cost if running.expected is None else running.expected
-    if running.requests >= expected:  # longer than anybody knew
+    if running.requests >= expected:  # longer than expected
         return int(by_latency)
     return int(min(by_latency, live.pull + expected - running.requests))

@@ -1,20 +1,19 @@
 """The decision: how many permits may be granted this instant, and when to ask again.
 
 Pure. A ledger (SQL, or in memory in the simulator) looks up `Facts` in its transaction, asks
-`terms` for what holds now and `room` for how many to grant, or `retry_at_s` for when to look
+`allowance` for what holds now and `room` for how many to grant, or `retry_at_s` for when to look
 again. Times are seconds of the ledger's clock.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from connector.budget import Lane
-from connector.budget.policy import lanes, learnt
-from connector.budget.policy.windows import Ceiling, Live, Window
+from connector.budget.policy import feedback, lanes
+from connector.budget.policy.windows import Ceiling, Lane, Live, Window
 
 SEND_WITHIN_S = 5.0
 GRACE_S = 60.0
@@ -47,7 +46,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Allowance:
     """What holds for every grant until something is learnt.
 
     ceilings: per window, shortest first. not_before_s: end of a hold. width: how many may be
@@ -88,50 +87,51 @@ def deadline_s(granted_s: float, request_timeout_s: float) -> float:
     return send_by_s(granted_s) + request_timeout_s + GRACE_S
 
 
-def terms(
-    windows: Sequence[Window], state: learnt.FeedbackState, pulls: lanes.Pulls, facts: Facts
-) -> Terms:
+def allowance(
+    windows: Sequence[Window], state: feedback.FeedbackState, pulls: lanes.Pulls, facts: Facts
+) -> Allowance:
     """What holds now: configured windows, corrected by feedback, shared between lanes."""
     now_s = facts.now_s
-    limits = learnt.limits(windows, state, now_s)
-    corrected = [
-        window.with_limit(max(1, limit)) for window, limit in zip(windows, limits, strict=True)
-    ]
+    limits = feedback.limits(windows, state, now_s)
+    pairs = zip(windows, limits, strict=True)
+    corrected = [Window(limit, window.length_s) for window, limit in pairs]
     reserves = lanes.reserves(corrected, facts.live, pulls, now_s)
-    return Terms(
-        ceilings=tuple(
-            Ceiling(limit, max(0, limit - reserve))
-            for limit, reserve in zip(limits, reserves, strict=True)
-        ),
+    ceilings = [
+        Ceiling(limit, max(0, limit - reserve))
+        for limit, reserve in zip(limits, reserves, strict=True)
+    ]
+    return Allowance(
+        ceilings,
         not_before_s=state.hold_until_s,
-        width=learnt.width(state, now_s),
-        spacing_s=learnt.spacing_s(windows, state, now_s, [each.all for each in facts.live]),
+        width=feedback.width(state, now_s),
+        spacing_s=max(
+            feedback.spacing_s(window, state, now_s, live.all)
+            for window, live in zip(windows, facts.live, strict=True)
+        ),
         reserved=any(reserves),
         pull_first=not lanes.pull_has_its_share(corrected, facts.live),
-        until_s=learnt.changes_at_s(state, now_s),
+        until_s=feedback.changes_at_s(state, now_s),
     )
 
 
-def room(holds: Terms, facts: Facts, lane: Lane, asked: int) -> int:
+def room(allowed: Allowance, facts: Facts, lane: Lane, asked: int) -> int:
     """How many of `asked` permits of `lane` may be granted at `facts.now_s`."""
-    if facts.now_s < max(holds.not_before_s, facts.last_grant_s + holds.spacing_s):
+    if facts.now_s < max(allowed.not_before_s, facts.last_grant_s + allowed.spacing_s):
         return 0
-    free = min(
-        ceiling.all - live.all for ceiling, live in zip(holds.ceilings, facts.live, strict=True)
-    )
+    pairs = list(zip(allowed.ceilings, facts.live, strict=True))
+    first = facts.waiting_pull if lane is Lane.PUSH and allowed.pull_first else 0
+    free = [asked, *(ceiling.all - live.all - first for ceiling, live in pairs)]
     if lane is Lane.PUSH:
-        free -= facts.waiting_pull if holds.pull_first else 0
-        for ceiling, live in zip(holds.ceilings, facts.live, strict=True):
-            free = min(free, ceiling.push - live.push)
-    if holds.width is not None:
-        free = min(free, holds.width - facts.in_flight)
-    if holds.spacing_s > 0:
-        free = min(free, 1)
-    return max(0, min(asked, free))
+        free += [ceiling.push - live.push for ceiling, live in pairs]
+    if allowed.width is not None:
+        free.append(allowed.width - facts.in_flight)
+    if allowed.spacing_s > 0:
+        free.append(1)
+    return max(0, min(free))
 
 
 def retry_at_s(
-    windows: Sequence[Window], holds: Terms, facts: Facts, lane: Lane, free_at: FreeAt
+    windows: Sequence[Window], allowed: Allowance, facts: Facts, lane: Lane, free_at: FreeAt
 ) -> float:
     """When to look again after `room` was 0: never later than a slot can free by itself.
 
@@ -139,30 +139,23 @@ def retry_at_s(
     that learns of them looks again at once.
     """
     now_s = facts.now_s
-    at_s = max(holds.not_before_s, facts.last_grant_s + holds.spacing_s)
-    at_s = max([at_s, *_window_times_s(windows, holds, facts, lane, free_at)])
-    at_s = min(at_s, max(holds.until_s, holds.not_before_s))
-    pull_goes_first = lane is Lane.PUSH and holds.pull_first and facts.waiting_pull > 0
-    too_many = holds.width is not None and facts.in_flight >= holds.width
+    times_s = [allowed.not_before_s, facts.last_grant_s + allowed.spacing_s]
+    for index, window in enumerate(windows):
+        ceiling, live = allowed.ceilings[index], facts.live[index]
+        full: list[tuple[Lane | None, int]] = []
+        if live.all >= ceiling.all:
+            full.append((None, ceiling.all - 1))
+        if lane is Lane.PUSH and live.push >= ceiling.push:
+            full.append((Lane.PUSH, ceiling.push - 1))
+        for of_lane, below in full:
+            known_s = free_at(index, of_lane, below)
+            # what is unanswered now can't leave before `held_s`
+            times_s.append(now_s + window.held_s if known_s is None else known_s)
+    at_s = min(max(times_s), max(allowed.until_s, allowed.not_before_s))
+    pull_goes_first = lane is Lane.PUSH and allowed.pull_first and facts.waiting_pull > 0
+    too_many = allowed.width is not None and facts.in_flight >= allowed.width
     if pull_goes_first or too_many:
         at_s = max(at_s, now_s + GLANCE_S)
-    if lane is Lane.PUSH and (holds.reserved or pull_goes_first):
+    if lane is Lane.PUSH and (allowed.reserved or pull_goes_first):
         at_s = min(at_s, now_s + RESERVE_GLANCE_S)
     return max(at_s, now_s) + TICK_S
-
-
-def _window_times_s(
-    windows: Sequence[Window], holds: Terms, facts: Facts, lane: Lane, free_at: FreeAt
-) -> Iterator[float]:
-    """Per window, when it may have room; what is unanswered now can't free before `held_s`."""
-    for index, (window, ceiling, live) in enumerate(
-        zip(windows, holds.ceilings, facts.live, strict=True)
-    ):
-        if live.all >= ceiling.all:
-            yield _or_later(free_at(index, None, ceiling.all - 1), window, facts)
-        if lane is Lane.PUSH and live.push >= ceiling.push:
-            yield _or_later(free_at(index, Lane.PUSH, ceiling.push - 1), window, facts)
-
-
-def _or_later(known_s: float | None, window: Window, facts: Facts) -> float:
-    return facts.now_s + window.held_s if known_s is None else known_s

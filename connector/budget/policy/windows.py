@@ -7,14 +7,21 @@ exceed a sliding log, a fixed window of any alignment, or a token bucket of that
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Protocol
 
 SLOW_SERVER = 1.0005
 """A server's clock may be slow by 500 ppm against the ledger's: its window lasts longer."""
 GUARD_S = 0.020
+
+
+class Lane(StrEnum):
+    """Who asks: reading goes first, up to a reserve; writing fills the rest."""
+
+    PULL = "pull"
+    PUSH = "push"
 
 
 class Limits(Protocol):
@@ -89,23 +96,3 @@ def windows_of(limits: Iterable[Limits]) -> tuple[Window, ...]:
     if not strictest:
         raise ValueError("at least one rate window is needed, as in 300/60s")
     return tuple(Window(strictest[length_s], length_s) for length_s in sorted(strictest))
-
-
-def live(ends_s: Sequence[float], window: Window, now_s: float) -> int:
-    """How many of the requests answered at `ends_s` (ascending) still count at `now_s`.
-
-    A request answered exactly `held_s` ago has left the window.
-    """
-    return len(ends_s) - bisect_right(ends_s, now_s - window.held_s)
-
-
-def free_at_s(ends_s: Sequence[float], window: Window, allowed: int) -> float | None:
-    """When at most `allowed` of the requests answered at `ends_s` (ascending) still count.
-
-    None when `allowed` is negative: requests that are still unanswered take all the room, and
-    nobody knows when those will end.
-    """
-    if allowed < 0:
-        return None
-    surplus = len(ends_s) - allowed
-    return ends_s[surplus - 1] + window.held_s if surplus > 0 else float("-inf")

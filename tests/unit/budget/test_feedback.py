@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.policy import feedback, learnt
-from connector.budget.policy.learnt import FeedbackState, WindowState
+from connector.budget.policy import feedback
+from connector.budget.policy.feedback import FeedbackState, WindowState
 from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window
 
@@ -50,11 +50,11 @@ def ok(limit: int = 300, remaining: int = 200, reset_s: float = 40.0) -> Reading
 
 
 def limits(state: FeedbackState, now_s: float = 101.0) -> tuple[int, ...]:
-    return learnt.limits(WINDOWS, state, now_s)
+    return feedback.limits(WINDOWS, state, now_s)
 
 
 def spacing_s(state: FeedbackState, now_s: float, live: int = 0) -> float:
-    return learnt.spacing_s(WINDOWS, state, now_s, [live, live])
+    return max(feedback.spacing_s(window, state, now_s, live) for window in WINDOWS)
 
 
 def test_alone_nothing_changes():
@@ -62,7 +62,7 @@ def test_alone_nothing_changes():
     state = after(ok(remaining=200), own=Own(at_most=100, at_least=1))
     assert limits(state) == (300, 6000)
     assert spacing_s(state, 101) == 0
-    assert learnt.width(state, 101) is None
+    assert feedback.width(state, 101) is None
     assert state.windows == {}
 
 
@@ -70,7 +70,7 @@ def test_more_than_we_can_have_sent_proves_others():
     """60 of 160 are others' at least, 70 at most: 300 - 70 - 3 % stay for us."""
     state = after(ok(remaining=140))
     assert limits(state) == (300 - 70 - 9 - 1, 6000)
-    assert learnt.width(state, 101) == 140
+    assert feedback.width(state, 101) == 140
 
 
 def test_requests_are_spaced_only_near_the_ceiling_that_others_leave():
@@ -102,8 +102,8 @@ def test_an_answer_that_was_overtaken_does_not_raise_what_remains():
     """Sent before the last answer came, it may be older, whatever it says."""
     state = after(ok(remaining=140))
     state = after(ok(remaining=20), state, granted_s=100.5, now_s=101.0)
-    assert learnt.width(after(ok(remaining=90), state, granted_s=100.9, now_s=101.2), 102) == 20
-    assert learnt.width(after(ok(remaining=90), state, granted_s=101.1, now_s=101.4), 102) == 90
+    assert feedback.width(after(ok(remaining=90), state, granted_s=100.9, now_s=101.2), 102) == 20
+    assert feedback.width(after(ok(remaining=90), state, granted_s=101.1, now_s=101.4), 102) == 90
 
 
 def test_foreign_mode_ends_a_window_and_a_quarter_after_the_last_proof():
@@ -112,7 +112,7 @@ def test_foreign_mode_ends_a_window_and_a_quarter_after_the_last_proof():
     again = after(ok(remaining=200), state, now_s=130.0)
     assert limits(again, 174.0)[0] < 300
     assert limits(again, 175.0) == (300, 6000)
-    assert learnt.changes_at_s(state, 101.0) == 175.0
+    assert feedback.changes_at_s(state, 101.0) == 175.0
 
 
 def test_others_who_took_everything_leave_us_a_few():
@@ -213,17 +213,17 @@ def test_the_rest_of_a_refused_burst_is_one_event():
 
 def test_after_a_hold_one_probe_then_twice_as_many_with_each_answer():
     state = after(refusal(retry_after_s=30.0))
-    assert learnt.width(state, 131) == 1
+    assert feedback.width(state, 131) == 1
     widths = []
     for second in range(131, 140):
         state = after(ok(), state, granted_s=second, now_s=second + 0.3)
-        widths.append(learnt.width(state, second + 1))
+        widths.append(feedback.width(state, second + 1))
     assert widths == [2, 4, 8, 16, 32, 64, None, None, None]
 
 
 def test_an_answer_to_a_request_from_before_the_hold_proves_nothing():
     state = after(refusal(retry_after_s=30.0))
-    assert learnt.width(after(ok(), state, granted_s=99.9, now_s=101.0), 131) == 1
+    assert feedback.width(after(ok(), state, granted_s=99.9, now_s=101.0), 131) == 1
 
 
 def test_a_429_that_nothing_explains_paces_its_window():
@@ -300,11 +300,11 @@ def test_whatever_servers_say_limits_stay_within_1_and_what_was_configured(
         granted_s, now_s = now_s + pause_s, now_s + pause_s + latency_s
         state = after(reading, state, own, granted_s=granted_s, now_s=now_s)
         assert FeedbackState.loads(state.dumps()) == state
-        for limit, window in zip(learnt.limits(WINDOWS, state, now_s), WINDOWS, strict=True):
+        for limit, window in zip(feedback.limits(WINDOWS, state, now_s), WINDOWS, strict=True):
             assert 1 <= limit <= window.limit
         assert state.hold_until_s <= now_s + 3600
         assert 0 <= spacing_s(state, now_s, live=150) <= WINDOWS[-1].held_s
-        width = learnt.width(state, now_s)
+        width = feedback.width(state, now_s)
         assert width is None or width >= 1
 
 

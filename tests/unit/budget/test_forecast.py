@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from connector.budget import Lane
 from connector.budget.policy.forecast import Constraint, constraints, forecast
-from connector.budget.policy.permits import Terms
+from connector.budget.policy.permits import Allowance
 from connector.budget.policy.windows import Ceiling, Window
 
 
@@ -54,9 +54,9 @@ def test_a_ceiling_of_nothing_is_never_done():
 
 
 def test_pushes_are_bound_by_their_own_ceiling_too():
-    windows, holds = [Window(300, 60.0)], Terms([Ceiling(300, 100)])
-    assert [each.limit for each in constraints(windows, holds, Lane.PULL, [[]], [[]])] == [300]
-    pushing = constraints(windows, holds, Lane.PUSH, [[1.0, 2.0]], [[2.0]])
+    windows, allowed = [Window(300, 60.0)], Allowance([Ceiling(300, 100)])
+    assert [each.limit for each in constraints(windows, allowed, Lane.PULL, [[]], [[]])] == [300]
+    pushing = constraints(windows, allowed, Lane.PUSH, [[1.0, 2.0]], [[2.0]])
     assert [(each.limit, each.ends_s) for each in pushing] == [(300, [1.0, 2.0]), (100, [2.0])]
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from connector.budget import Lane
 from connector.budget.policy import permits
+from connector.budget.policy.feedback import FeedbackState, WindowState
 from connector.budget.policy.lanes import Pulls, RunningPull
-from connector.budget.policy.learnt import FeedbackState, WindowState
-from connector.budget.policy.permits import TICK_S, Facts, Terms
+from connector.budget.policy.permits import TICK_S, Allowance, Facts
 from connector.budget.policy.windows import Ceiling, Live, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
@@ -32,26 +32,26 @@ def never(window_index: int, lane: Lane | None, live: int) -> float | None:
 
 def test_the_fuller_window_decides():
     free = facts(Live(290, 290), Live(5997, 5997))
-    holds = permits.terms(WINDOWS, OPEN, Pulls(), free)
-    assert permits.room(holds, free, Lane.PUSH, 64) == 3
-    assert permits.room(holds, free, Lane.PUSH, 2) == 2
+    allowed = permits.allowance(WINDOWS, OPEN, Pulls(), free)
+    assert permits.room(allowed, free, Lane.PUSH, 64) == 3
+    assert permits.room(allowed, free, Lane.PUSH, 2) == 2
 
 
 def test_the_first_request_ever_goes_alone():
     """The limits may be lower than configured; its headers tell."""
     empty = facts(Live(0, 0), Live(0, 0))
-    holds = permits.terms(WINDOWS, FeedbackState(), Pulls(), empty)
-    assert permits.room(holds, empty, Lane.PULL, 64) == 1
+    allowed = permits.allowance(WINDOWS, FeedbackState(), Pulls(), empty)
+    assert permits.room(allowed, empty, Lane.PULL, 64) == 1
     one_out = facts(Live(1, 1), Live(1, 1), in_flight=1)
-    assert permits.room(holds, one_out, Lane.PULL, 64) == 0
+    assert permits.room(allowed, one_out, Lane.PULL, 64) == 0
 
 
 def test_nothing_goes_before_a_hold_ends():
     state = FeedbackState(hold_until_s=1030.0, probing=1)
     empty = facts(Live(0, 0), Live(0, 0))
-    holds = permits.terms(WINDOWS, state, Pulls(), empty)
-    assert permits.room(holds, empty, Lane.PULL, 1) == 0
-    assert permits.retry_at_s(WINDOWS, holds, empty, Lane.PULL, never) == 1030.0 + TICK_S
+    allowed = permits.allowance(WINDOWS, state, Pulls(), empty)
+    assert permits.room(allowed, empty, Lane.PULL, 1) == 0
+    assert permits.retry_at_s(WINDOWS, allowed, empty, Lane.PULL, never) == 1030.0 + TICK_S
 
 
 def test_evenly_spaced_grants_come_one_at_a_time():
@@ -59,62 +59,62 @@ def test_evenly_spaced_grants_come_one_at_a_time():
         probing=0, windows={"60": WindowState(paced_until_s=2000, pace=0.5, pace_since_s=1000)}
     )
     just_now = facts(Live(5, 5), Live(5, 5), last_grant_s=999.9)
-    holds = permits.terms(WINDOWS, state, Pulls(), just_now)
-    assert holds.spacing_s == pytest.approx(60.05 / 150)
-    assert permits.room(holds, just_now, Lane.PUSH, 9) == 0
-    assert permits.retry_at_s(WINDOWS, holds, just_now, Lane.PUSH, never) == pytest.approx(
+    allowed = permits.allowance(WINDOWS, state, Pulls(), just_now)
+    assert allowed.spacing_s == pytest.approx(60.05 / 150)
+    assert permits.room(allowed, just_now, Lane.PUSH, 9) == 0
+    assert permits.retry_at_s(WINDOWS, allowed, just_now, Lane.PUSH, never) == pytest.approx(
         999.9 + 60.05 / 150 + TICK_S
     )
-    assert permits.room(holds, facts(Live(5, 5), Live(5, 5)), Lane.PUSH, 9) == 1
+    assert permits.room(allowed, facts(Live(5, 5), Live(5, 5)), Lane.PUSH, 9) == 1
 
 
 def test_pushes_leave_room_for_pulls_that_wait():
     free = facts(Live(296, 296), Live(296, 296), waiting_pull=3)
-    holds = permits.terms(WINDOWS, OPEN, Pulls(), free)
-    assert permits.room(holds, free, Lane.PUSH, 64) == 1
-    assert permits.room(holds, free, Lane.PULL, 64) == 4
+    allowed = permits.allowance(WINDOWS, OPEN, Pulls(), free)
+    assert permits.room(allowed, free, Lane.PUSH, 64) == 1
+    assert permits.room(allowed, free, Lane.PULL, 64) == 4
 
 
 def test_pulls_that_hold_half_of_the_hour_no_longer_go_first():
     free = facts(Live(290, 0), Live(4000, 900), waiting_pull=64)
-    holds = permits.terms(WINDOWS, OPEN, Pulls(), free)
-    assert permits.room(holds, free, Lane.PUSH, 64) == 10
+    allowed = permits.allowance(WINDOWS, OPEN, Pulls(), free)
+    assert permits.room(allowed, free, Lane.PUSH, 64) == 10
 
 
 def test_the_reserve_caps_live_pushes_and_leaves_nothing_idle():
     """A pull reserves 100 of a minute: 200 pushes may be live, whatever the pull has spent."""
     pulls = Pulls(running=RunningPull(seen_s=999, requests=0, expected=100))
     before = facts(Live(200, 200), Live(200, 200))
-    holds = permits.terms(WINDOWS, OPEN, pulls, before)
-    assert permits.room(holds, before, Lane.PUSH, 64) == 0
-    assert permits.room(holds, before, Lane.PULL, 64) == 64
+    allowed = permits.allowance(WINDOWS, OPEN, pulls, before)
+    assert permits.room(allowed, before, Lane.PUSH, 64) == 0
+    assert permits.room(allowed, before, Lane.PULL, 64) == 64
     pulls = Pulls(running=RunningPull(seen_s=999, requests=60, expected=100))
     half = facts(Live(259, 199), Live(259, 199))
-    holds = permits.terms(WINDOWS, OPEN, pulls, half)
-    assert permits.room(holds, half, Lane.PUSH, 64) == 1
+    allowed = permits.allowance(WINDOWS, OPEN, pulls, half)
+    assert permits.room(allowed, half, Lane.PUSH, 64) == 1
 
 
 def test_a_push_held_up_by_a_reserve_looks_again_within_a_second():
     """The pull may end, or stop showing life, and no clock says when."""
     pulls = Pulls(running=RunningPull(seen_s=999, expected=300))
     busy = facts(Live(10, 10), Live(10, 10))
-    holds = permits.terms(WINDOWS, OPEN, pulls, busy)
-    assert permits.room(holds, busy, Lane.PUSH, 1) == 0
-    assert permits.retry_at_s(WINDOWS, holds, busy, Lane.PUSH, never) == 1001.0 + TICK_S
+    allowed = permits.allowance(WINDOWS, OPEN, pulls, busy)
+    assert permits.room(allowed, busy, Lane.PUSH, 1) == 0
+    assert permits.retry_at_s(WINDOWS, allowed, busy, Lane.PUSH, never) == 1001.0 + TICK_S
 
 
 def test_waits_until_the_slowest_window_has_room():
     full = facts(Live(300, 300), Live(6000, 6000))
-    holds = permits.terms(WINDOWS, OPEN, Pulls(), full)
+    allowed = permits.allowance(WINDOWS, OPEN, Pulls(), full)
     when = {0: 1007.0, 1: 1900.0}
-    at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, lambda index, *_: when[index])
+    at_s = permits.retry_at_s(WINDOWS, allowed, full, Lane.PULL, lambda index, *_: when[index])
     assert at_s == 1900.0 + TICK_S
 
 
 def test_unanswered_requests_free_nothing_before_a_whole_window():
     full = facts(Live(300, 300), Live(300, 300))
-    holds = permits.terms(WINDOWS, OPEN, Pulls(), full)
-    at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, never)
+    allowed = permits.allowance(WINDOWS, OPEN, Pulls(), full)
+    at_s = permits.retry_at_s(WINDOWS, allowed, full, Lane.PULL, never)
     assert at_s == pytest.approx(1000 + WINDOWS[0].held_s + TICK_S)
 
 
@@ -124,8 +124,8 @@ def test_looks_again_when_foreign_mode_ends():
         windows={"60": WindowState(foreign_until_s=1012, foreign_most=200, server_limit=300)},
     )
     full = facts(Live(200, 200), Live(200, 200))
-    holds = permits.terms(WINDOWS, state, Pulls(), full)
-    at_s = permits.retry_at_s(WINDOWS, holds, full, Lane.PULL, never)
+    allowed = permits.allowance(WINDOWS, state, Pulls(), full)
+    at_s = permits.retry_at_s(WINDOWS, allowed, full, Lane.PULL, never)
     assert at_s == 1012.0 + TICK_S
 
 
@@ -146,8 +146,8 @@ def test_what_is_granted_fits_below_every_ceiling(
 ):
     """Never more than asked, never over a ceiling of the lane, and all that fits."""
     now = Facts(now_s=0.0, live=[live for _, live in pairs], waiting_pull=waiting)
-    holds = Terms([ceiling for ceiling, _ in pairs])
-    count = permits.room(holds, now, lane, asked)
+    allowed = Allowance([ceiling for ceiling, _ in pairs])
+    count = permits.room(allowed, now, lane, asked)
     assert 0 <= count <= asked
     taken = waiting if lane is Lane.PUSH else 0
     fits = [
@@ -172,6 +172,6 @@ def test_the_next_look_lies_ahead(
 ):
     """However wrong what is known, a dispatcher never spins, and never sleeps for ever."""
     now = Facts(now_s=1000.0, live=[live for _, live in pairs])
-    holds = Terms([ceiling for ceiling, _ in pairs], not_before_s=hold_s)
-    at_s = permits.retry_at_s(WINDOWS, holds, now, lane, lambda *_: free_s)
+    allowed = Allowance([ceiling for ceiling, _ in pairs], not_before_s=hold_s)
+    at_s = permits.retry_at_s(WINDOWS, allowed, now, lane, lambda *_: free_s)
     assert 1000.0 < at_s < math.inf

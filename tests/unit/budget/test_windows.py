@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.policy.windows import Window, free_at_s, live, windows_of
+from connector.budget.policy.windows import Window, windows_of
 from connector.settings import RateLimit
+from tests.simulator.memory_ledger import free_at_s, live
 
 MINUTE = Window(300, 60.0)
 ends = st.lists(st.floats(0, 1000), max_size=40).map(sorted)
