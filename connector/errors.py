@@ -36,11 +36,8 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` without what steers a terminal or hides what a line says.
-
-    Words of servers and files pass through here before any terminal, log, report, ledger or
-    rejects message shows them: errors and `logs.redact` do so by themselves.
-    """
+    """`text` without what steers a terminal or hides what a line says: what servers and files say
+    passes through here before it is shown or stored. Errors and `logs.redact` do so themselves."""
     if not _UNPRINTABLE.search(text):
         return text
     return _UNPRINTABLE.sub(_instead, text)
@@ -66,10 +63,9 @@ def bounded(text: str, most: int = MESSAGE_MAX) -> str:
 class ConnectorError(Exception):
     """Root of the tree. Messages are printable and bounded, whatever they quote.
 
-    exit_code: what a command that ends with this error exits with.
-    transient: True where the same call may succeed later without a change by the user.
-    quotes: True where the message may quote a header, a cell, a query or the server's words. The
-    person at the terminal needs those; alerts, which go to others, leave such a message out.
+    exit_code: of a command that ends with this error. transient: the same call may succeed later,
+    unchanged. quotes: the message may quote a header, a cell, a query or the server's words, so
+    that alerts, which go to others, leave it out.
     """
 
     exit_code = 1
@@ -91,7 +87,7 @@ class ConfigurationError(UsageError):
 
 
 class AlreadyRunning(ConnectorError):
-    """Another run holds the lock. `lock`: what is held; `holder`: who holds it, for people."""
+    """Another run holds a lock."""
 
     exit_code = 75
     transient = True
@@ -104,7 +100,7 @@ class AlreadyRunning(ConnectorError):
 
 
 class Interrupted(ConnectorError):
-    """A signal asked to stop, and the run stopped at a safe point. `signal_number`: which one."""
+    """A signal asked to stop, and the run stopped at a safe point."""
 
     transient = True
 
@@ -125,26 +121,27 @@ def status_of(error: BaseException | None) -> str:
 
 
 class RunError(ConnectorError):
-    """The run could not finish. Nothing is lost; what to do next is in the message."""
+    """The run could not finish. Nothing is lost."""
 
 
 class Unexpected(RunError):
-    """Something nobody planned for was raised. `kind`: its type; `where`: the line of ours that
-    it passed last; `doing`. What it says isn't told anywhere: it may quote a row."""
+    """Something unforeseen was raised. kind: its type. where: the innermost line of ours. Its own
+    message isn't shown anywhere: it may quote a row."""
 
     def __init__(self, error: BaseException, *, doing: str = "") -> None:
         self.kind, self.where, self.doing = type(error).__name__, _our_line(error), doing
         place = f"{self.where}{doing and f' while {doing}'}"
-        super().__init__(_system_said(error, place) or _fault_said(self.kind, place))
+        refused = _refused_by_system(error)
+        super().__init__(
+            f"Unexpected {self.kind} at {place}. This is a fault of the connector; nothing is "
+            "lost. Its own message is left out, since it may quote your data. Run the command "
+            "again with -v and report the traceback, which holds none."
+            if refused is None
+            else f"The system refused something at {place}: {refused}. Nothing is lost. "
+            "Fix that on this machine (disk space, permissions, open files, memory), then run the "
+            "command again."
+        )
         self.__cause__ = error
-
-
-def _fault_said(kind: str, place: str) -> str:
-    return (
-        f"Unexpected {kind} at {place}. This is a fault of the connector; nothing is lost. Its own "
-        "message is left out, since it may quote your data. Run the command again with -v and "
-        "report the traceback, which holds none."
-    )
 
 
 _SHORT_OF = frozenset(
@@ -152,21 +149,9 @@ _SHORT_OF = frozenset(
 )
 
 
-def _system_said(error: BaseException, place: str) -> str | None:
-    """What the operating system refused, where it did; its words hold no data."""
-    what = _refused(error)
-    if what is None:
-        return None
-    return (
-        f"The system refused something at {place}: {what}. Nothing is lost. "
-        "Mend that on this machine (disk space, permissions, open files, memory), then run the "
-        "command again."
-    )
-
-
-def _refused(error: BaseException) -> str | None:
-    """What a library made of it, with another error in front, counts where the system ran short of
-    something: a full disk is no fault of either."""
+def _refused_by_system(error: BaseException) -> str | None:
+    """What the operating system refused, in its own words, which hold no data. An error that a
+    library put in front of it counts where the system ran short of something."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     cause: BaseException | None = error
@@ -208,7 +193,7 @@ class DestinationError(RunError):
 
 
 class WorkingFileFailed(DestinationError):
-    """DuckDB failed at the working file; `path`: where that is. The next run checks it."""
+    """DuckDB failed at the working file, which the next run checks."""
 
     def __init__(self, *, path: str, reason: str) -> None:
         self.path = path
@@ -221,10 +206,7 @@ class WorkingFileFailed(DestinationError):
 
 
 class DestinationRefused(DestinationError):
-    """The destination will not take these rows, however often they are loaded.
-
-    `reason`: its kind of error.
-    """
+    """The destination will not take these rows, however often they are loaded."""
 
     def __init__(self, *, reason: str) -> None:
         self.reason = reason
@@ -237,8 +219,7 @@ class DestinationRefused(DestinationError):
 
 
 class DestinationLocked(DestinationError):
-    """Another session holds a lock on the tables. `blockers`: which, in words, where it is known;
-    `pids`: their process ids on the server; `waited_s`: for how long they were waited for."""
+    """Another session locks the tables. blockers: in words, where known. pids: on the server."""
 
     def __init__(self, *, blockers: Sequence[str], pids: Sequence[int], waited_s: float) -> None:
         self.blockers, self.pids, self.waited_s = tuple(blockers), tuple(pids), waited_s
@@ -253,9 +234,8 @@ class DestinationLocked(DestinationError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`; None if none does, or `name` is no mere slip:
-    comparing two long texts takes the square of their length."""
-    if len(name) > NAME_MAX:
+    """The known name that looks most like `name`; None if none does."""
+    if len(name) > NAME_MAX:  # comparing two long texts takes the square of their length
         return None
     short = [each for each in known if len(each) <= NAME_MAX]
     matches = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
@@ -266,7 +246,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 class UnknownSetting(ConfigurationError):
-    """A setting that the connector doesn't know. `name`, `place`, `nearest`."""
+    """A setting that the connector doesn't know."""
 
     def __init__(self, *, name: str, place: str, nearest: str | None) -> None:
         self.name, self.place, self.nearest = name, place, nearest
@@ -278,7 +258,7 @@ class UnknownSetting(ConfigurationError):
 
 
 class BadSetting(ConfigurationError):
-    """A setting whose value can't be used. `name`, `place`, `reason` (never the value)."""
+    """A setting whose value can't be used. reason: never quotes the value."""
 
     def __init__(self, *, name: str, place: str, reason: str) -> None:
         self.name, self.place, self.reason = name, place, reason
@@ -286,7 +266,7 @@ class BadSetting(ConfigurationError):
 
 
 class UnknownAccount(UnknownSetting):
-    """An account that the settings don't have. `known`: those that they have."""
+    """An account that the settings don't have."""
 
     def __init__(self, *, name: str, known: Iterable[str]) -> None:
         self.known = tuple(known)
@@ -301,8 +281,7 @@ class UnknownAccount(UnknownSetting):
 
 
 class UntrustedFile(ConfigurationError):
-    """A settings file of the working folder that another user may have written. `path`, `reason`:
-    a clause."""
+    """A settings file of the working folder that another user may have written."""
 
     def __init__(self, *, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
@@ -313,7 +292,7 @@ class UntrustedFile(ConfigurationError):
 
 
 class StateConflict(ConfigurationError):
-    """Two state directories both know what was sent. `old`: of version 0.1; `new`."""
+    """Two state directories both know what was sent. old: of version 0.1."""
 
     def __init__(self, *, old: str, new: str) -> None:
         self.old, self.new = old, new
@@ -328,7 +307,7 @@ class StateConflict(ConfigurationError):
 
 
 class CopyOfAnother(ConfigurationError):
-    """Another installation publishes to this path. `path`; `age_s`: since it last did."""
+    """Another installation publishes to this path. age_s: since it last did."""
 
     def __init__(self, *, path: str, age_s: float) -> None:
         self.path, self.age_s = path, age_s
@@ -343,9 +322,8 @@ class CopyOfAnother(ConfigurationError):
 
 
 class MissingKey(ConfigurationError):
-    """No API key is configured. `variable`: the environment variable that would hold it;
-    `accounts`: those that could be named instead; `searched`: where it was looked for, besides
-    the environment."""
+    """No API key is configured. variable: of the environment, that would hold it. accounts: those
+    that could be named instead. searched: where else it was looked for."""
 
     def __init__(
         self,
@@ -374,10 +352,7 @@ class MissingKey(ConfigurationError):
 
 
 class Unauthorized(ApiError):
-    """401 or 403: the key is wrong, inactive, or may not do this. `status`, `url_path`.
-
-    exit_code: a refused key is configuration; what a good one may not do is this list's failure.
-    """
+    """401: the key is wrong or inactive, which is configuration; 403: it may not do this."""
 
     def __init__(self, *, status: int, url_path: str, said: str) -> None:
         self.status, self.url_path = status, url_path
@@ -401,8 +376,7 @@ class InactiveKey(ConfigurationError):
 
 
 class Refused(ApiError):
-    """Another 4xx, or a write answered `success: false`: the API understood the request and said
-    no. `status`, `url_path`, `said`."""
+    """Another 4xx, or a write answered `success: false`: the API understood, and refused."""
 
     def __init__(self, *, status: int, url_path: str, said: str) -> None:
         self.status, self.url_path, self.said = status, url_path, said
@@ -410,7 +384,7 @@ class Refused(ApiError):
 
 
 class Redirected(ApiError):
-    """3xx: never followed, since the key must go nowhere else. `status`, `url_path`, `target`."""
+    """3xx: never followed, since the key must go nowhere else."""
 
     def __init__(self, *, status: int, url_path: str, target: str) -> None:
         self.status, self.url_path, self.target = status, url_path, target
@@ -422,10 +396,7 @@ class Redirected(ApiError):
 
 
 class UnexpectedAnswer(ApiError):
-    """The API answered, but not what was asked for. `status`, `url_path`, `reason`.
-
-    After a POST its change may have been applied all the same.
-    """
+    """The API answered, but not what was asked for. A POST may have been applied all the same."""
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path, self.reason = status, url_path, reason
@@ -437,7 +408,7 @@ class UnexpectedAnswer(ApiError):
 
 
 class UntrustedServer(ApiError):
-    """TLS certificate verification failed, so the key was not sent. `host`, `reason`."""
+    """TLS certificate verification failed, so the key was not sent."""
 
     def __init__(self, *, host: str, reason: str) -> None:
         self.host, self.reason = host, reason
@@ -449,11 +420,8 @@ class UntrustedServer(ApiError):
 
 
 class Unreachable(ApiError):
-    """No usable answer within the retry budget. `tries`, `tried_s`, `last`: the last failure.
-
-    sent: how many of the tries left this machine (None: all). After a POST with `sent` > 0 its
-    change may have been applied; with 0 it surely wasn't.
-    """
+    """No usable answer within the retry budget. last: the last failure. sent: how many of the tries
+    left this machine (None: all); with 0, a POST surely wasn't applied."""
 
     transient = True
 
@@ -473,7 +441,7 @@ class Unreachable(ApiError):
 
 
 class EndlessList(ApiError):
-    """Pages of a list repeat, or stay empty, without an end. `resource`, `reason`."""
+    """Pages of a list repeat, or stay empty, without an end."""
 
     def __init__(self, *, resource: str, reason: str) -> None:
         self.resource, self.reason = resource, reason
@@ -485,7 +453,7 @@ class EndlessList(ApiError):
 
 
 class UnreachablePages(ApiError):
-    """A list has more pages than can be asked for. `resource`, `reason`."""
+    """A list has more pages than can be asked for."""
 
     def __init__(self, *, resource: str, reason: str) -> None:
         self.resource, self.reason = resource, reason
@@ -497,7 +465,7 @@ class UnreachablePages(ApiError):
 
 
 class ExpiringPages(ApiError):
-    """Page tokens expire before the next page can be asked for. `resource`, `restarts`."""
+    """Page tokens expire before the next page can be asked for."""
 
     transient = True
 
@@ -505,7 +473,7 @@ class ExpiringPages(ApiError):
         self.resource, self.restarts = resource, restarts
         super().__init__(
             f"GET /{resource}: page tokens expired before the next page could be asked for; the "
-            f"list was begun again {restarts} times and got no further. What was read is kept. "
+            f"list was restarted {restarts} times and got no further. What was read is kept. "
             "Run the pull again when the API is less busy."
         )
 
@@ -516,8 +484,8 @@ class ExpiringPages(ApiError):
 class InputError(UsageError):
     """A file, table or mapping that can't be pushed as it is; nothing of it was sent.
 
-    place: the file or table, for people. line: where in it (as an editor or a spreadsheet
-    counts, from 1), None where the whole of it is meant.
+    place: the file or table, for people. line: from 1, as an editor or a spreadsheet counts; None:
+    all of it.
     """
 
     quotes = True
@@ -529,8 +497,8 @@ class InputError(UsageError):
 
 
 class InputChanged(InputError):
-    """The input isn't what it was when its reading began; nothing of it was sent. Exit 1: it was
-    right when it was read, and will be again."""
+    """The input was changed while it was read; nothing of it was sent. Exit 1: it will be right
+    again."""
 
     exit_code = 1
     transient = True
@@ -547,8 +515,8 @@ class InputChanged(InputError):
 class EncodingGuessed(InputError):
     """An encoding that was guessed decides how words read; nothing of the input was sent.
 
-    codec: the guess. Its notes (PEP 678) have the readings to choose from: cells, which are for
-    the person at the terminal alone.
+    codec: the guess. The notes (PEP 678) are the readings to choose from: cells, for the person at
+    the terminal alone.
     """
 
     quotes = False
@@ -566,8 +534,7 @@ class EncodingGuessed(InputError):
 
 
 class UnknownColumn(InputError):
-    """Columns that no field of the API matches. `column`, `nearest`: the first of them, and the
-    field it looks like; `others`: the same of the others.
+    """Columns that no field of the API matches: the first with the field it looks like, and others.
 
     is_only: a file's only column, which may be several that weren't told apart.
     """
@@ -649,8 +616,8 @@ def listed_columns(columns: Sequence[tuple[str, str | None]]) -> str:
 
 
 class DoubledColumn(InputError):
-    """Two columns for one field, or two of one name. `columns`; `field`: what both stand for;
-    `positions`: theirs, from 1, where their name isn't quoted, since it may be somebody's data."""
+    """Two columns for one field, or two of one name. field: what both stand for. positions: from 1,
+    where their name isn't quoted, since it may be data."""
 
     def __init__(
         self,
@@ -678,14 +645,14 @@ class DoubledColumn(InputError):
 
 
 class BadMapping(InputError):
-    """A mapping file that can't be used. `place` is the file, `reason` what is wrong in it."""
+    """A mapping file that can't be used."""
 
 
 # --- budget ---------------------------------------------------------------------------------
 
 
 class LedgerUnusable(BudgetError):
-    """The ledger can't be read or written. `ledger` (no password), `reason`, `action`."""
+    """The ledger can't be read or written. ledger: without its password."""
 
     def __init__(self, *, ledger: str, reason: str, action: str) -> None:
         self.ledger, self.reason, self.action = ledger, reason, action
@@ -696,11 +663,11 @@ class LedgerUnusable(BudgetError):
 
 
 class LedgerDamaged(LedgerUnusable):
-    """What its file holds can't be read as a database, or not all of it."""
+    """Its file can't be read as a database, or not all of it."""
 
 
 class LedgerTooNew(BudgetError):
-    """A newer connector wrote the ledger. `component`, `found`, `known`: table versions."""
+    """A newer connector wrote the ledger. found, known: versions of the component's tables."""
 
     def __init__(self, *, component: str, found: int, known: int) -> None:
         self.component, self.found, self.known = component, found, known
@@ -721,10 +688,8 @@ class BudgetClosed(BudgetError):
 
 
 class OutboxLost(UsageError):
-    """The ledger's outbox, which knows what was sent, isn't there or isn't the one it was.
-
-    outbox: where it should be. reason: what is there instead, as in "has vanished".
-    """
+    """The ledger's outbox, which knows what was sent, isn't there or isn't the one it was. reason:
+    as in "has vanished"."""
 
     def __init__(self, *, outbox: str, reason: str) -> None:
         self.outbox, self.reason = outbox, reason
@@ -738,7 +703,7 @@ class OutboxLost(UsageError):
 
 
 class OutboxConflict(RunError):
-    """A write isn't where this run left it. `row_number`, `expected`, `wanted`: its states."""
+    """A write isn't in the state where this run left it."""
 
     def __init__(self, *, row_number: int, expected: str, wanted: str) -> None:
         self.row_number, self.expected, self.wanted = row_number, expected, wanted
@@ -750,7 +715,7 @@ class OutboxConflict(RunError):
 
 
 class TooManyChanges(UsageError):
-    """More rows would be sent than allowed. `changes`, `allowed`."""
+    """More rows would be sent than allowed."""
 
     def __init__(self, *, changes: int, allowed: int) -> None:
         self.changes, self.allowed = changes, allowed
