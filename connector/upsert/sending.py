@@ -211,15 +211,7 @@ class Sender:
             self._end(arrived)
         if self._ending is not None:
             return False
-        if follows is Next.UPDATE:
-            body = orjson.dumps({**orjson.loads(row.write.body), "update": True})
-            row.write = replace(row.write, body=body)
-            self._mark_sending(connection, row, self._outbox.send_as_update)
-        elif follows is Next.AGAIN:
-            self._mark_sending(connection, row, self._outbox.send_again)
-        else:
-            row.write = self._careful(row.write)
-            self._mark_sending(connection, row, self._outbox.send)
+        self._mark_sending(connection, row, follows)
         return True
 
     def _end(self, error: BaseException) -> None:
@@ -232,12 +224,12 @@ class Sender:
         writes, self._open = self._open[:free], self._open[free:]
         ids = {write.prospect_id for write in writes if write.prospect_id is not None}
         receipts = self._receipts.of(connection, ids)
-        rows = []
-        for write in writes:
-            receipt = receipts.get(write.prospect_id or "")
-            row = RowInFlight.of([write], own=False)
+        rows = [RowInFlight.of([write], own=False) for write in writes]
+        for row in rows:
+            receipt = receipts.get(row.waiting.popleft().prospect_id or "")
             row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
-            rows.append(self._claimed(row, row.waiting.popleft(), resumed=True))
+            row.resumed, row.began_s = True, self._clock.monotonic_s()
+            row.tried_s = row.began_s
         return rows
 
     def _claim_some(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
@@ -300,9 +292,7 @@ class Sender:
         looks = self._options.mode == "update-only" or row.must_exist is not None
         looks = looks or (self._options.looks_first and evidence.best is None)
         write = replace(row.waiting.popleft(), prospect_id=row.prospect_id)
-        self._claimed(row, write if looks else self._careful(write), looks=looks)
-        if not looks:
-            self._mark_sending(connection, row, self._outbox.send)
+        self._start(connection, row, write, looks=looks)
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether the row's person is there already, without any contact to find them by."""
@@ -344,9 +334,8 @@ class Sender:
             else:
                 payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
                 looks = self._options.looks_first and row.status is not Status.CREATED
-                self._claimed(row, replace(write, body=orjson.dumps(payload)), looks=looks)
-                if not looks:
-                    self._mark_sending(connection, row, self._outbox.send)
+                write = replace(write, body=orjson.dumps(payload))
+                self._start(connection, row, write, looks=looks)
                 return True
         self._finished.append(row)
         if row.own:
@@ -361,21 +350,26 @@ class Sender:
         self._created_again.add(entry)
         return is_there
 
-    def _claimed(
-        self, row: RowInFlight, write: Write, *, looks: bool = False, resumed: bool = False
-    ) -> RowInFlight:
-        row.write, row.looks, row.resumed = write, looks, resumed
-        row.began_s = row.tried_s = self._clock.monotonic_s()
-        return row
-
-    def _mark_sending(
-        self, connection: sa.Connection, row: RowInFlight, step: Callable[..., Write]
+    def _start(
+        self, connection: sa.Connection, row: RowInFlight, write: Write, *, looks: bool
     ) -> None:
-        """Key and exact bytes of the row's write are on disk before it goes out. step: of the
-        outbox."""
-        row.write = step(
-            connection, row.write, at_ms=self._now_ms(), server_ms=server_ms(self._api)
-        )
+        """`write` goes out, or is looked up first."""
+        row.write, row.looks, row.resumed = write, looks, False
+        row.began_s = row.tried_s = self._clock.monotonic_s()
+        if not looks:
+            self._mark_sending(connection, row, Next.SEND)
+
+    def _mark_sending(self, connection: sa.Connection, row: RowInFlight, step: Next) -> None:
+        """Key and exact bytes of the row's write are on disk before it goes out."""
+        if step is Next.SEND:
+            row.write = self._careful(row.write)
+        mark = {
+            Next.SEND: self._outbox.send,
+            Next.UPDATE: self._outbox.send_as_update,
+            Next.AGAIN: self._outbox.send_again,
+        }[step]
+        server_now_ms = server_ms(self._api)
+        row.write = mark(connection, row.write, at_ms=self._now_ms(), server_ms=server_now_ms)
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
 

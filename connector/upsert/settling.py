@@ -240,7 +240,9 @@ class Settler:
         item, write = arrived.item or {}, row.write
         if self._is_another(connection, row, item):
             return Next.SETTLED
-        if not compare(orjson.loads(write.body), item).equal:
+        payload = orjson.loads(write.body)
+        if not compare(payload, item).equal:
+            row.write = replace(row.write, body=orjson.dumps({**payload, "update": True}))
             return Next.UPDATE
         is_changed = not arrived.was_refused and _changed_since(item, write.sent_server_ms)
         self._accept(connection, row, item, Status.UPDATED if is_changed else Status.UNCHANGED)
