@@ -122,11 +122,11 @@ class Verdict(StrEnum):
     """What a request, or a look at what is there, has shown of a write."""
 
     ANSWERED = "answered"  # with 200 or 201
-    MET = "met"  # it only creates, and somebody has its contact, who stays as they are
+    MET = "met"  # it only creates, and a prospect has its contact, which was left alone
     NOT_APPLIED = "not_applied"  # its answer is missing: see `Fate`
     APPLIED = "applied"
     UNKNOWN = "unknown"
-    ABSENT = "absent"  # looked up, nothing sent: there is nobody, no such note
+    ABSENT = "absent"  # looked up, nothing sent: no such person, no such note
     PRESENT = "present"
     EQUAL = "equal"  # present, and needs no change
 
@@ -247,7 +247,7 @@ class Delivery:
             return False
 
     def _met(self, write: Write, item: Item, *, repeated: bool) -> Delivered:
-        """A creation has met somebody; if it was sent before, perhaps whom it created itself."""
+        """A creation has met a prospect; if it was sent before, perhaps the one it created."""
         if repeated and self._fate_of_creation(write, item) is Fate.APPLIED:
             # an API that remembers the key would have answered as it did then
             return Delivered(write, Verdict.APPLIED, item, remembered=False)
@@ -289,7 +289,7 @@ class Delivery:
         return Delivered(write, Verdict(fate.value), item)
 
     def _age_s(self, write: Write) -> float:
-        """By the ledger's clock; infinite where that can't tell."""
+        """By the ledger's clock; infinite where that isn't sure."""
         return self._clock.age_s(None if write.sent_ms is None else write.sent_ms / 1000)
 
     def _is_young(self, write: Write) -> bool:
@@ -337,7 +337,7 @@ class Delivery:
         return None
 
     def _by_name(self, payload: Item) -> list[Item]:
-        """Everybody of the payload's first and last name, for a row without any contact.
+        """All prospects of the payload's first and last name, for a row without any contact.
 
         Raises:
             Unclear: the API lists others too.
@@ -365,8 +365,8 @@ class Delivery:
 def attached_to(api: Api, kind: str, prospect_id: str) -> tuple[list[Item], bool]:
     """The notes (tasks, meetings) of one person, and whether these surely are all.
 
-    An item needn't name its person. In a list that was filtered it is this person's; in one that
-    wasn't, that can't be told.
+    An item needn't name its person: in a list that was filtered it is this person's, in one that
+    wasn't its person is unknown.
     """
     items: list[Item] = []
     params, complete = {"prospectId": prospect_id}, False

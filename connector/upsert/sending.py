@@ -132,8 +132,8 @@ class Sender:
             raise self._settler.unreachable
 
     def _run(self, more: _More, is_left: Callable[[], bool]) -> None:
-        # No thread is waited for at the end: after a fatal error some may still wait for a permit,
-        # and end when the budget is closed.
+        # at the end no thread is joined: after a fatal error some may still wait for a permit, and
+        # end when the budget is closed
         pool = ThreadPoolExecutor(MOST_IN_FLIGHT, thread_name_prefix="push")
         try:
             arrived: list[_Arrival] = []
@@ -155,7 +155,7 @@ class Sender:
             raise self._ending
 
     def _deliver(self, row: RowInFlight) -> None:
-        """In a thread of its own; what came of it is judged by the one that keeps the outbox."""
+        """Runs in a pool thread; the thread that keeps the outbox decides what follows."""
         arrived: Delivered | BaseException
         try:
             if row.looks:
@@ -278,7 +278,7 @@ class Sender:
         found = (evidence.by_email, evidence.by_phone, evidence.by_row)
         is_newer = any(each is not None and each.accepted_ms >= self._began_ms for each in found)
         if decision.prospect_id is None or not is_newer:
-            return replace(decision, prospect_id=write.prospect_id)  # the plan knew the pull
+            return replace(decision, prospect_id=write.prospect_id)  # the plan has seen the pull
         return decision
 
     def _claim_prospect(
@@ -295,7 +295,7 @@ class Sender:
         self._start(connection, row, write, looks=looks)
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
-        """Whether the row's person is there already, without any contact to find them by."""
+        """Whether the row's person exists already, without any contact to find them by."""
         if self._options.force or not evidence.contacts_dropped:
             return False
         found = evidence.by_email or evidence.by_phone
@@ -303,13 +303,13 @@ class Sender:
         own = first_name(orjson.loads(write.body).get("firstName"))
         return theirs is None or own is None or theirs.agrees(self._outbox.hasher.name(own))
 
-    def _careful(self, write: Write) -> Write:
-        """A write about nobody known only creates: if somebody has its contact, HiringCenter
-        leaves them as they are and says so, and they are looked at first."""
-        is_about_nobody = (
+    def _creating_only(self, write: Write) -> Write:
+        """A write about an unknown person only creates: a prospect that has the contact is left
+        alone and shown in the answer, so that it is compared before it is changed."""
+        is_unknown = (
             write.kind == PROSPECTS and write.prospect_id is None and write.names.row is None
         )
-        payload = orjson.loads(write.body) if is_about_nobody else {}
+        payload = orjson.loads(write.body) if is_unknown else {}
         if payload.get("update") is not True or self._options.allow_shared_contact:
             return write
         return replace(write, creates=True, body=orjson.dumps({**payload, "update": False}))
@@ -362,7 +362,7 @@ class Sender:
     def _mark_sending(self, connection: sa.Connection, row: RowInFlight, step: Next) -> None:
         """Key and exact bytes of the row's write are on disk before it goes out."""
         if step is Next.SEND:
-            row.write = self._careful(row.write)
+            row.write = self._creating_only(row.write)
         mark = {
             Next.SEND: self._outbox.send,
             Next.UPDATE: self._outbox.send_as_update,

@@ -62,7 +62,7 @@ class RowInFlight:
 
     own: planned by this run, not found open from an earlier one. waiting: its writes that come
     after this one. looks: the write is only looked up, and still `planned`. resumed: it may have
-    been sent before. must_exist: why the row is rejected where nobody is found.
+    been sent before. must_exist: why the row is rejected where no person is found.
     accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
     claimed, and when it last went out; monotonic.
 
@@ -127,7 +127,7 @@ class Next(StrEnum):
 
     SETTLED = "settled"
     SEND = "send"  # it was only looked up so far
-    UPDATE = "update"  # a creation has met somebody who is to be changed
+    UPDATE = "update"  # a creation has met a prospect that is to be changed
     AGAIN = "again"  # surely not applied: once more, same key and bytes
     STOP = "stop"  # the run must end; the write stays as it is
 
@@ -159,7 +159,7 @@ class Settler:
         return self.unanswered if self._last_answer_s == float("-inf") else None
 
     def is_settled(self, write: Write) -> bool:
-        """Whether nothing of the person of `write` waits for an answer any more."""
+        """Whether no write of the person of `write` waits for an answer."""
         return self.blocked.isdisjoint(names_of(write))
 
     def settle(
@@ -236,7 +236,7 @@ class Settler:
     def _settle_meeting(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
-        """A creation has met somebody, and left them as they are."""
+        """A creation has met a prospect, and left it as it is."""
         item, write = arrived.item or {}, row.write
         if self._is_another(connection, row, item):
             return Next.SETTLED
@@ -447,8 +447,8 @@ def _changed_since(item: Item, server_ms: int | None) -> bool:
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:
-    """Whether an answer is about the prospect whom the write was meant for; where nobody in
-    particular was expected, or none is named, it is."""
+    """Whether an answer is about the prospect that the write was meant for; it is where none was
+    expected, or none is named."""
     return None in (write.prospect_id, answered_id) or str(answered_id) == write.prospect_id
 
 

@@ -50,7 +50,7 @@ def land_push_results(destination: Destination, session: Session) -> int:
                 outbox.database, key_number(settings, session.ledger), destination_number(settings)
             )
             return _land(destination, store)
-    except OutboxLost as error:  # a pull goes on without; the next push stops
+    except OutboxLost as error:  # a pull continues without it; the next push stops
         _log.warning("push.no_outbox", why=str(error))
         return 0
 

@@ -75,11 +75,11 @@ class PushRequest:
     @property
     def source(self) -> str:
         """The input's name, the same each time it is pushed: a job's, else where its rows lie."""
-        return self.place if self.job is None else f"job {self.job}"
+        return self.origin if self.job is None else f"job {self.job}"
 
     @property
-    def place(self) -> str:
-        """Where the rows lie; without what a query may quote."""
+    def origin(self) -> str:
+        """Where the rows lie; of a query only a digest, since it may quote values."""
         if self.file is not None:
             sheet = "" if self.sheet is None else f", sheet {self.sheet}"
             return "stdin" if self.file == "-" else f"file {Path(self.file).resolve()}{sheet}"
@@ -152,7 +152,7 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
     if request.database is None and not path.exists():
         raise InputError(
             place=str(path),
-            reason="nothing has been pulled into it yet. Pull first, or --database.",
+            reason="no pull has filled it yet. Pull first, or name another file with --database.",
         )
     from connector.upsert.inputs.table_reader import sql_input, table_input
 

@@ -63,12 +63,12 @@ def outcomes_in_words(summary: Mapping[str, Any]) -> str:
 
 
 def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]:
-    """What the push would do, as far as that can be told, and until when."""
-    untold = plan.to_send - plan.would_create - plan.would_update
-    told = {"would_create": plan.would_create, "would_update": plan.would_update}
+    """What the push would do, as far as that is known, and how long it would take."""
+    unknown = plan.to_send - plan.would_create - plan.would_update
     return {
-        **told,
-        **({"would_send": untold} if untold else {}),
+        "would_create": plan.would_create,
+        "would_update": plan.would_update,
+        **({"would_send": unknown} if unknown else {}),
         "would_request": requests,
         "eta_s": round(eta_s, 1),
     }
@@ -160,7 +160,7 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."
     if "eta_s" in summary:
         if "would_send" in summary:
-            yield "Which of these create and which update can be told after a pull."
+            yield "Pull first to see which of these would be created and which updated."
         needed = summary["would_request"]
         takes = (
             f": {eta(summary['eta_s'])}" if summary["eta_s"] >= 1 else " at once" if needed else ""

@@ -48,9 +48,7 @@ _LIKELY_LATENCY_S = 0.3
 _SCRUBBED_BYTES = 64 * 1024**2  # a larger outbox isn't scrubbed
 _DAY_MS = 86_400_000
 _FILES_KEPT_FREE = 24  # for the rejects, and for the destination when the results are landed
-_FILES_ENOUGH = 1024
-_FILES_USUALLY_OPEN = 40
-_OPEN_FILES = (Path("/proc/self/fd"), Path("/dev/fd"))
+_FILES_ENOUGH = 1_024
 
 
 def push(
@@ -124,7 +122,7 @@ class _PushRun:
             request.force,
             opened.look_first_ms > self._began_ms,
             request.allow_shared_contact,
-            source_path=request.place,
+            source_path=request.origin,
             retry_total_s=settings.http.retry_total_s,
             retention_days=settings.writes.retention_days,
             destination=destination_number(settings),
@@ -221,8 +219,8 @@ class _PushRun:
             )
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs
-            tell = _log.warning if self._opened.started_now else _log.info
-            tell("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
+            log = _log.warning if self._opened.started_now else _log.info
+            log("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
             self._report.notes.append(
                 f"The outbox is new and doesn't know what was sent before: at most "
                 f"{plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
@@ -365,17 +363,10 @@ class _PushRun:
 
 def _files_free() -> int:
     """How many more files and connections this process may open (`ulimit -n`)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < _FILES_ENOUGH and soft != hard:  # macOS begins with 256
-        with suppress(OSError, ValueError):
-            most = _FILES_ENOUGH if hard == resource.RLIM_INFINITY else min(hard, _FILES_ENOUGH)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            soft = most
-    if soft == resource.RLIM_INFINITY:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if allowed == resource.RLIM_INFINITY:
         return _FILES_ENOUGH
-    folder = next((each for each in _OPEN_FILES if each.is_dir()), None)
-    used = len(list(folder.iterdir())) if folder else _FILES_USUALLY_OPEN
-    return max(0, soft - used)
+    return allowed - len(list(Path("/dev/fd").iterdir()))
 
 
 def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:

@@ -228,7 +228,7 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
         "rows unchanged rejected would create would update would send"
     )
     assert counts.split() == ["2", "0", "0", "0", "0", "2"]
-    assert hint == "Which of these create and which update can be told after a pull."
+    assert hint == "Pull first to see which of these would be created and which updated."
     assert end.startswith("Nothing was sent. It would take 2 requests")
     pull(settings, Wanted(("prospects",)))
     sandbox.clear_log()
