@@ -40,7 +40,6 @@ from pipelines.destination.warehouse import (
     DuckWarehouse,
     SeenIds,
     ServerWarehouse,
-    Warehouse,
 )
 from pipelines.destination.working_file import (
     MemoryLimit,
@@ -127,7 +126,7 @@ class Destination:
             connection=self._connection,
         )
         self._stack.callback(self.loader.close)
-        self._warehouse: Warehouse = (
+        self._warehouse = (
             DuckWarehouse(self._connection, dataset)
             if self._snapshot
             else ServerWarehouse(lambda: self.loader.pipeline)

@@ -6,7 +6,6 @@ for servers (PostgreSQL is tested; what is used is plain SQL).
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -32,58 +31,32 @@ _DATA_TYPES = {
 }
 
 
-class Warehouse(ABC):
-    """The tables of one dataset. Parameters of queries are `%s`; ids are texts."""
-
-    @abstractmethod
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Rows of a query."""
-
-    @abstractmethod
-    def query_ids(
-        self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
-    ) -> list[tuple[Any, ...]]:
-        """Rows of a query in which `IN ({ids})` stands for `ids`; other parameters come before."""
-
-    @abstractmethod
-    def name(self, table: str) -> str:
-        """The table's quoted, qualified name."""
-
-    @abstractmethod
-    def columns(self, table: str) -> dict[str, dict[str, Any]]:
-        """dlt column schemas of a table that dlt has forgotten; empty where it forgets nothing."""
-
-    @abstractmethod
-    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
-        """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
-
-    @abstractmethod
-    def create_dataset(self) -> None:
-        """Where it is missing."""
-
-
-class DuckWarehouse(Warehouse):
-    """The working file of a DuckDB destination. connection: this process' own, for writing."""
+class DuckWarehouse:
+    """A dataset in the working file of a DuckDB destination; parameters of queries are `%s`."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection, self._dataset = connection, dataset
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query."""
         with closing(self._connection.cursor()) as cursor:
             return cursor.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
 
     def query_ids(
         self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
+        """Rows of a query in which `IN ({ids})` stands for `ids`; other parameters come before."""
         with closing(self._connection.cursor()) as cursor:
             cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
             query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
             return cursor.execute(query, list(parameters)).fetchall()
 
     def name(self, table: str) -> str:
+        """The table's quoted, qualified name."""
         return f'"{self._dataset}"."{table}"'
 
     def columns(self, table: str) -> dict[str, dict[str, Any]]:
+        """dlt column schemas of a table that dlt has forgotten."""
         rows = self.query(
             "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = %s "
             "AND table_name = %s AND database_name = current_database()",
@@ -96,6 +69,7 @@ class DuckWarehouse(Warehouse):
         }
 
     def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+        """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
         found = self.query(f"FROM ({sql}) ANTI JOIN {seen.table(table)} USING (id)")
         return [row[0] for row in found]
 
@@ -103,8 +77,8 @@ class DuckWarehouse(Warehouse):
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
 
 
-class ServerWarehouse(Warehouse):
-    """A database server, through dlt's SQL client. A connection lives for one call only.
+class ServerWarehouse:
+    """The same on a database server, through dlt's SQL client, connected for one call at a time.
 
     pipeline: gives the pipeline, which is another one after a failed load.
     """
