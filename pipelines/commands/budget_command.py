@@ -1,16 +1,23 @@
-"""`hiringcenter budget`."""
+"""`hiringcenter budget`: the budget as people and machines read it."""
 
 from __future__ import annotations
 
+import math
 import sys
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
+from connector.budget import Lane
 from pipelines.commands.invocation import command, option
 from pipelines.commands.output import Output, Result
 
 if TYPE_CHECKING:
+    from connector.budget.ledger_view import BudgetState, ConnectedProcess, Eta, WindowReport
     from connector.settings import Settings
+
+_BAR_CELLS = 40
 
 
 @command(
@@ -25,10 +32,8 @@ def _budget(
 ) -> Result:
     """Used and free in each window, by lane; any hold and why; who is connected."""
     from connector import logs
-    from connector.budget import Lane
     from connector.budget.database import Database
     from connector.budget.ledger_view import open_report
-    from pipelines import budget_view
     from pipelines.destination.identity import prepare_state_dir
 
     logs.hide(settings.key)
@@ -40,12 +45,152 @@ def _budget(
         etas = {lane: report.forecast(plan, lane) for lane in Lane} if plan else {}
     finally:
         ledger.close()
-    planned = budget_view.Plan(plan, etas) if plan else None
+    planned = Plan(plan, etas) if plan else None
     now = datetime.now(UTC)
-    on_terminal = sys.stdout.isatty() and not output.json
-    draw = budget_view.as_bars if on_terminal else budget_view.as_lines
-    return Result(
-        summary=budget_view.as_json(state, planned, now),
-        lines=list(draw(state, planned, now)),
-        is_answer=True,
+    draw = as_bars if sys.stdout.isatty() and not output.json else as_lines
+    lines = list(draw(state, planned, now))
+    return Result(summary=as_json(state, planned, now), lines=lines, is_answer=True)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When `requests` more would be done, by lane."""
+
+    requests: int
+    etas: dict[Lane, Eta]
+
+
+def as_json(state: BudgetState, plan: Plan | None, now: datetime) -> dict[str, Any]:
+    """The facts for `--json`; times are seconds from now, and UTC where they name a moment."""
+    facts: dict[str, Any] = {
+        "status": "ok",
+        "windows": [_window_json(window) for window in state.windows],
+        "hold": None,
+        "in_flight": state.in_flight,
+        "latency_s": _rounded(state.latency_s),
+        "next_in_s": {str(lane): _rounded(wait) for lane, wait in state.next_in_s.items()},
+        "connected": [_process_json(each, state.now_s) for each in state.connected],
+    }
+    if state.hold_in_s > 0:
+        facts["hold"] = {
+            "reason": state.hold_reason,
+            "ends_in_s": _rounded(state.hold_in_s),
+            "ends_at": _moment(now, state.hold_in_s),
+        }
+    if plan is not None:
+        facts["plan"] = {"requests": plan.requests}
+        for lane, eta in plan.etas.items():
+            facts["plan"][str(lane)] = {
+                "first_in_s": _rounded(eta.first_in_s),
+                "done_in_s": _rounded(eta.done_in_s),
+                "done_at": _moment(now, eta.done_in_s),
+            }
+    return facts
+
+
+def _window_json(window: WindowReport) -> dict[str, Any]:
+    seconds = {name: _rounded(value) for name, value in asdict(window).items() if "_in_s" in name}
+    return {**asdict(window), **seconds, "used": window.used, "free": window.free}
+
+
+def _process_json(process: ConnectedProcess, now_s: float) -> dict[str, Any]:
+    return {
+        "pid": process.pid,
+        "host": process.host,
+        "command": process.command,
+        "connected_s": _rounded(now_s - process.since_s),
+        "waiting": {str(lane): process.waiting(lane) for lane in Lane},
+    }
+
+
+def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str]:
+    """The same facts as lines of text."""
+    for window in state.windows:
+        yield f"{_name(window)}: {_window_facts(window)}"
+    yield from _notes(state, plan, now)
+
+
+def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[Any]:
+    """The same facts for a terminal: one bar per window, then the notes. The signs tell its parts
+    apart where there are no colours."""
+    from rich.text import Text
+
+    for window in state.windows:
+        whole = max(window.limit, window.used)
+        pull = round(window.pull / whole * _BAR_CELLS)
+        push = min(_BAR_CELLS - pull, round(window.push / whole * _BAR_CELLS))
+        free = ("·" * (_BAR_CELLS - pull - push), "bright_black")
+        yield Text.assemble(
+            f"{_name(window):<12} ", ("█" * pull, "cyan"), ("▒" * push, "magenta"), free
+        )
+        yield Text(f"  {_window_facts(window)}")
+    yield Text.assemble(("█ pull  ", "cyan"), ("▒ push  ", "magenta"), ("· free", "bright_black"))
+    yield from _notes(state, plan, now)
+
+
+def _window_facts(window: WindowReport) -> str:
+    line = (
+        f"{window.used} of {window.limit} used"
+        f" (pull {window.pull}, push {window.push}), {window.free} free"
     )
+    if window.limit < window.configured:
+        line += f"; configured {window.configured}, lowered by what the server answers"
+    if window.push_limit < window.limit:
+        line += f"; pushes stop at {window.push_limit}, the rest is kept for pulls"
+    if window.foreign_in_s > 0:
+        line += (
+            f"; another program spends from this key (up to {window.foreign} of this window),"
+            f" so room is left for it for {_wait(window.foreign_in_s)}"
+        )
+    if window.spacing_s > 0:
+        line += f"; requests {_wait(window.spacing_s)} apart"
+    if window.next_free_in_s > 0:
+        line += f"; next slot in {_wait(window.next_free_in_s)}"
+    return line
+
+
+def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str]:
+    if state.hold_in_s > 0:
+        until = _moment(now, state.hold_in_s)
+        yield f"On hold for {_wait(state.hold_in_s)} (until {until}): {state.hold_reason}"
+    waits = [
+        f"{lane} now" if wait_s <= 0 else f"{lane} in {_wait(wait_s)}"
+        for lane, wait_s in state.next_in_s.items()
+    ]
+    yield f"Next request: {', '.join(waits)}. In flight: {state.in_flight}"
+    for process in state.connected:
+        waiting = process.waiting_pull + process.waiting_push
+        since = _wait(state.now_s - process.since_s)
+        yield (
+            f"Connected: {process.command} (pid {process.pid} on {process.host}) for {since}"
+            + (f", {waiting} waiting" if waiting else "")
+        )
+    if not state.connected:
+        yield "Connected: no process"
+    if plan is not None:
+        for lane, eta in plan.etas.items():
+            done = f"in {_wait(eta.done_in_s)} ({_moment(now, eta.done_in_s)})"
+            yield f"{plan.requests} more requests ({lane}) would be done {done}"
+
+
+def _name(window: WindowReport) -> str:
+    return f"per {_wait(window.length_s)}"
+
+
+def _wait(wait_s: float) -> str:
+    """Up to two minutes in seconds, then in the two largest units."""
+    from pipelines.wording import duration
+
+    if math.isinf(wait_s):
+        return "never, as the limits are"
+    return f"{wait_s:.3g} s" if wait_s < 120 else duration(wait_s)
+
+
+def _moment(now: datetime, in_s: float) -> str | None:
+    if math.isinf(in_s):
+        return None
+    return (now + timedelta(seconds=in_s)).astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None or math.isinf(seconds) else round(seconds, 3)
