@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from math import inf
-from types import TracebackType
 from typing import Self
 
 from connector import logs
@@ -42,6 +41,23 @@ _RETRY_OUTCOMES_S = 1.0
 log = logs.get_logger("budget")
 
 
+@dataclass
+class _Outcomes:
+    """What became of permits. answers: permit id, monotonic seconds of its arrival, reading."""
+
+    answers: list[tuple[int, float, Reading]] = field(default_factory=list)
+    unanswered: list[int] = field(default_factory=list)
+    unsent: list[int] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.answers or self.unanswered or self.unsent)
+
+    def add(self, other: _Outcomes) -> None:
+        self.answers += other.answers
+        self.unanswered += other.unanswered
+        self.unsent += other.unsent
+
+
 class RateBudget:
     """Hands out permits for one API key to any number of threads; see `connector.budget.Budget`.
 
@@ -63,10 +79,10 @@ class RateBudget:
         clock: Clock | None = None,
         stop: threading.Event | None = None,
     ) -> None:
-        self._clock = clock or SystemClock()
+        self._clock, self._stop = clock or SystemClock(), stop
         windows, key = windows_of(limits), key_id(api_key, database)
-        time_source = ledger_clock(database, self._clock)
         self._longest_s = windows[-1].length_s
+        time_source = ledger_clock(database, self._clock)
         self._ledger = Ledger(
             database,
             key=key,
@@ -78,7 +94,18 @@ class RateBudget:
         self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
         """The ledger's clock: what decides about a write uses no other."""
         self._report = BudgetReport(database, key=key, clock=time_source, windows=windows)
-        self._dispatcher = Dispatcher(self._ledger, self._clock, stop)
+        self.waited_s = 0.0
+        """Seconds during which some caller waited for a permit; several at once count once."""
+        self._callers, self._since_s = 0, 0.0
+        self._lock = threading.Lock()  # of what callers share with the thread
+        self._news = threading.Event()  # there may be something to do
+        self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
+        self._outcomes = _Outcomes()
+        self._closed = False
+        self._retry_at_s: dict[Lane, float] = {}
+        self._outcomes_at_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
+        self._thread.start()
 
     def permit(self, lane: Lane) -> Permit:
         """Block until one request may go out.
@@ -87,28 +114,47 @@ class RateBudget:
             BudgetError: the ledger can't be used; nothing may be sent.
             Interrupted: `stop` was set.
         """
-        return self._dispatcher.permit(lane)
+        waiter: Future[Permit] = Future()
+        with self._lock:
+            if self._closed:
+                raise BudgetClosed
+            self._waiters[lane].append(waiter)
+            self._callers += 1
+            if self._callers == 1:
+                self._since_s = self._clock.monotonic_s()
+        try:
+            self._news.set()
+            return waiter.result()
+        except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
+            if not waiter.cancel() and waiter.exception() is None:
+                self.unsent(waiter.result())
+            raise
+        finally:
+            with self._lock:
+                now_s = self._clock.monotonic_s()
+                self._callers -= 1
+                self.waited_s += max(0.0, now_s - self._since_s)
+                self._since_s = now_s
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
         """The answer's head arrived. headers: names in lower case."""
-        reading = readings.parse(
-            status, headers, wall_s=self._clock.now_s(), longest_s=self._longest_s
-        )
+        wall_s, longest_s = self._clock.now_s(), self._longest_s
+        reading = readings.parse(status, headers, wall_s=wall_s, longest_s=longest_s)
         answer = (permit.id, self._clock.monotonic_s(), reading)
-        self._dispatcher.report(_Outcomes(answers=[answer]))
+        self._note(_Outcomes(answers=[answer]))
 
     def unanswered(self, permit: Permit) -> None:
         """No answer will come; the permit counts until its deadline."""
-        self._dispatcher.report(_Outcomes(unanswered=[permit.id]))
+        self._note(_Outcomes(unanswered=[permit.id]))
 
     def unsent(self, permit: Permit) -> None:
         """The request certainly never left this process; the permit is given back."""
-        self._dispatcher.report(_Outcomes(unsent=[permit.id]))
+        self._note(_Outcomes(unsent=[permit.id]))
 
-    @property
-    def waited_s(self) -> float:
-        """Seconds during which some caller waited for a permit; several at once count once."""
-        return self._dispatcher.waited_s
+    def waiting(self, lane: Lane) -> int:
+        """Callers that wait now."""
+        with self._lock:
+            return sum(not waiter.done() for waiter in self._waiters[lane])
 
     def pull_started(self, expected: int | None = None) -> None:
         """A pull begins here: pushes leave it room. expected: how many requests it will need."""
@@ -132,96 +178,23 @@ class RateBudget:
 
     def close(self) -> None:
         """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
-        self._dispatcher.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-@dataclass
-class _Outcomes:
-    """What became of permits. answers: permit id, monotonic seconds of its arrival, reading."""
-
-    answers: list[tuple[int, float, Reading]] = field(default_factory=list)
-    unanswered: list[int] = field(default_factory=list)
-    unsent: list[int] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.answers or self.unanswered or self.unsent)
-
-    def add(self, other: _Outcomes) -> None:
-        self.answers += other.answers
-        self.unanswered += other.unanswered
-        self.unsent += other.unsent
-
-
-class Dispatcher:
-    """The one that asks the ledger. stop: see `RateBudget`."""
-
-    def __init__(self, ledger: Ledger, clock: Clock, stop: threading.Event | None) -> None:
-        self._ledger, self._clock, self._stop = ledger, clock, stop
-        self.waited_s = 0.0
-        self._lock = threading.Lock()  # of what callers share with the thread
-        self._news = threading.Event()  # there may be something to do
-        self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
-        self._outcomes = _Outcomes()
-        self._callers, self._since_s = 0, 0.0
-        self._closed = False
-        self._retry_at_s: dict[Lane, float] = {}
-        self._outcomes_at_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
-        self._thread.start()
-
-    def permit(self, lane: Lane) -> Permit:
-        """See `RateBudget.permit`."""
-        waiter: Future[Permit] = Future()
-        with self._lock:
-            if self._closed:
-                raise BudgetClosed
-            self._waiters[lane].append(waiter)
-            self._callers += 1
-            if self._callers == 1:
-                self._since_s = self._clock.monotonic_s()
-        try:
-            self._news.set()
-            return waiter.result()
-        except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
-            if not waiter.cancel() and waiter.exception() is None:
-                self.report(_Outcomes(unsent=[waiter.result().id]))
-            raise
-        finally:
-            with self._lock:
-                now_s = self._clock.monotonic_s()
-                self._callers -= 1
-                self.waited_s += max(0.0, now_s - self._since_s)
-                self._since_s = now_s
-
-    def report(self, outcomes: _Outcomes) -> None:
-        """Bring `outcomes` to the ledger with the next exchange, soon."""
-        with self._lock:
-            self._outcomes.add(outcomes)
-        self._news.set()
-
-    def waiting(self, lane: Lane) -> int:
-        """Callers that wait now."""
-        with self._lock:
-            return sum(not waiter.done() for waiter in self._waiters[lane])
-
-    def close(self) -> None:
-        """See `RateBudget.close`."""
         with self._lock:
             self._closed = True
         self._news.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _note(self, outcomes: _Outcomes) -> None:
+        """Bring `outcomes` to the ledger with the next exchange, soon."""
+        with self._lock:
+            self._outcomes.add(outcomes)
+        self._news.set()
 
     def _run(self) -> None:
         try:
@@ -285,7 +258,7 @@ class Dispatcher:
                 Request(wants, answers, outcomes.unanswered, outcomes.unsent)
             )
         except BaseException:
-            self.report(outcomes)
+            self._note(outcomes)
             raise
         self._send_away_if_stopped()
         self._hand_out(grants, began_s)
@@ -300,7 +273,7 @@ class Dispatcher:
                     if waiter.set_running_or_notify_cancel():
                         waiter.set_result(permits.popleft())
             if permits:  # callers give up, and a signal sends them all away, at any moment
-                self.report(_Outcomes(unsent=[permit.id for permit in permits]))
+                self._note(_Outcomes(unsent=[permit.id for permit in permits]))
         self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in grants.wait_s.items()}
         if grants.hold_s is not None:
             log.warning("budget.hold", hold_s=round(grants.hold_s, 1), reason=grants.hold_reason)

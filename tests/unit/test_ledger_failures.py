@@ -219,7 +219,7 @@ def test_closing_fails_those_who_wait(tmp_path: Path):
         thread = threading.Thread(target=wait)
         thread.start()
         began.wait()
-        while not budget._dispatcher.waiting(Lane.PULL):
+        while not budget.waiting(Lane.PULL):
             pass
     thread.join()
     assert isinstance(caught[0], BudgetClosed)

@@ -124,7 +124,7 @@ def test_a_signal_during_an_exchange_loses_no_permit(tmp_path: Path):
     with opened(tmp_path, (10, 600.0), stop=stop) as budget, ThreadPoolExecutor(2) as pool:
         with blocker.write():  # the exchange that has begun can't finish
             waits = [pool.submit(budget.permit, Lane.PULL) for _ in range(2)]
-            while budget._dispatcher.waiting(Lane.PULL) < 2:
+            while budget.waiting(Lane.PULL) < 2:
                 time.sleep(0.001)
             stop.set()
         assert all(isinstance(wait.exception(), Interrupted) for wait in waits)
@@ -139,7 +139,7 @@ def test_an_interrupted_caller_waits_no_more(tmp_path: Path):
         spend(budget, 1)
 
         def interrupt() -> None:
-            while not budget._dispatcher.waiting(Lane.PULL):
+            while not budget.waiting(Lane.PULL):
                 time.sleep(0.001)
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -149,7 +149,7 @@ def test_an_interrupted_caller_waits_no_more(tmp_path: Path):
             budget.permit(Lane.PULL)
         interrupted.result()
         signal.signal(signal.SIGINT, before)
-        assert budget._dispatcher.waiting(Lane.PULL) == 0
+        assert budget.waiting(Lane.PULL) == 0
 
 
 def test_after_a_signal_no_permit_is_given(tmp_path: Path):
