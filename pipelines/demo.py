@@ -58,7 +58,7 @@ def _pull_from_sandbox(settings: Any, output: Any) -> Any:
     from connector.source.fields import RESOURCES
     from pipelines.commands.output import Result
     from pipelines.commands.transfer_commands import run_pull
-    from pipelines.pull.scanning import Wanted
+    from pipelines.pull.pull_run import Wanted
 
     sys.stderr.write(_LOUD.format(path=DUCKDB_PATH))
     with Sandbox(SandboxOptions(prospects=3000, notes=2000, tasks=1200, meetings=700)) as sandbox:

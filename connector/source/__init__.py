@@ -1,7 +1,7 @@
-"""Reading: scans over the API's lists, rows that fit their columns, and the public dlt source.
+"""Reading: scans over the API's lists, rows that fit their columns, and the dlt source.
 
-`hiringcenter` is a plain `@dlt.source` for anybody's pipeline; it is loaded when it is asked for,
-since dlt takes its time.
+`hiringcenter` is a `@dlt.source` for your own pipelines, `unfinished` and `flag_deleted` belong to
+it; they are imported when they are asked for, since dlt takes its time.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 from connector.source.fields import RESOURCES
 
 if TYPE_CHECKING:
-    from connector.source.dlt_source import hiringcenter
+    from connector.source.dlt_source import flag_deleted, hiringcenter, unfinished
 
-__all__ = ["RESOURCES", "hiringcenter"]
+__all__ = ["RESOURCES", "flag_deleted", "hiringcenter", "unfinished"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "hiringcenter":
-        from connector.source.dlt_source import hiringcenter
+    if name in __all__:
+        from connector.source import dlt_source
 
-        return hiringcenter
+        return getattr(dlt_source, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
 from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
-from connector.source.fields import split
+from connector.source.fields import split_malformed
 from connector.source.list_pages import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
 from connector.source.sightings import Sightings
 
@@ -220,7 +220,7 @@ class TheRest:
             if step.next_params is None:
                 total = step.page.total_count
                 is_cut = read < total if total is not None else step.is_full
-                self._slices.answered(piece, split(step.page.items)[0], is_cut=is_cut)
+                self._slices.answered(piece, split_malformed(step.page.items)[0], is_cut=is_cut)
             yield step
 
     def _listing(self, *, page_size: int, next_params: Params | None = None) -> Listing:

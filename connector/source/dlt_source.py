@@ -1,35 +1,65 @@
-"""The dlt source for anybody's pipeline: `from connector.source import hiringcenter`."""
+"""The dlt source: four resources that `hiringcenter pull` and everybody's pipelines run.
+
+    import dlt
+    from connector.source import hiringcenter
+
+    pipeline = dlt.pipeline("hiringcenter", destination="duckdb", dataset_name="hiringcenter")
+    pipeline.run(hiringcenter(api_key="..."), loader_file_format="parquet")
+
+dlt loads state and rows together, so a state may only speak of rows that were taken: it travels
+with the rows of its page, and is noted by the resource's last step, behind every limit.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
+from typing import Any, cast
 
 import dlt
+from dlt.common.configuration.container import Container
 from dlt.common.configuration.specs import BaseConfiguration
+from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.schema.typing import TTableSchemaColumns
 from dlt.extract import DltResource
-from dlt.extract.hints import TResourceHints
+from dlt.extract.hints import HintsMeta
+from dlt.extract.items import DataItemWithMeta
+from dlt.extract.items_transform import BaseItemTransform, ItemTransform
+from pydantic import TypeAdapter
 
+from connector.api.client import ApiClient
 from connector.budget import Budget
+from connector.budget.database import Database
+from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
 from connector.errors import MissingKey
 from connector.logs import get_logger, hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
-from connector.source.connection import Access, Connection, default_ledger_url
-from connector.source.fields import DELETED_COLUMN, RESOURCES, UNLISTED_COLUMN
-from connector.source.row_maker import ODD_COLUMNS, ODD_TABLE, RowMaker, odd_rows
+from connector.settings.state_dir import LEDGER, prepare
+from connector.source.deletions import settle_absent_rows
+from connector.source.exact_values import to_datetime
+from connector.source.fields import DELETED_COLUMN, RESOURCES, SEEN_COLUMN, UNLISTED_COLUMN
+from connector.source.list_scan import ListScan, begin, note, read_state
+from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
 from connector.source.scan import Scan
-from connector.source.scans import ScanKind, ScanPlan
+from connector.source.scans import (
+    Checkpoint,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+    since_ms,
+    usual_page_size,
+)
 
 SECTION = "hiringcenter"
-_CHECKED: dict[str, Callable[[Any], Any]] = {
-    "base_url": check_base_url,
-    "rate_limits": parse_rate_limits,
-}
+_IDS_AT_ONCE = 1000  # in one statement
+STAMPED = "stamped"
+"""What a resource's state says of the last full scan whose rows carry its time."""
+_SEEN: Any = {"name": SEEN_COLUMN, "data_type": "timestamp", "nullable": True}
 log = get_logger("source")
-UPSERT: Any = {"disposition": "merge", "strategy": "upsert"}
 
 
 @dlt.source(
@@ -45,21 +75,31 @@ def hiringcenter(
     ledger_url: str | None = None,
     page_size: int | None = None,
     budget: Budget | None = None,
+    *,
+    full: bool | None = None,
+    since: datetime | str | int | None = None,
+    full_share: float | None = None,
+    lookback_s: float | None = None,
+    exclude_columns: Mapping[str, Sequence[str]] | None = None,
+    hash_columns: Mapping[str, Sequence[str]] | None = None,
+    hash_key: str | None = None,
 ) -> Iterable[DltResource]:
-    """Every prospect, note, task and meeting of a HiringCenter account, one row per `id`.
+    """The prospects, notes, tasks and meetings of a HiringCenter account, one row per `id`.
 
-        import dlt
-        from connector.source import hiringcenter
+    The first run reads each list whole; later ones read what the scan plan of `hiringcenter pull`
+    says, and a run that was cut short resumes. What was read is upserted. To load a long backfill
+    in chunks, each of which is there to stay:
 
-        pipeline = dlt.pipeline("hiringcenter", destination="duckdb", dataset_name="hiringcenter")
-        pipeline.run(hiringcenter(api_key="...").with_resources("prospects", "notes"),
-                     loader_file_format="parquet")
+        while True:
+            pipeline.run(hiringcenter().add_limit(max_time=60), loader_file_format="parquet")
+            if not unfinished(pipeline):
+                break
 
-    Each run reads each selected list once, in full, and upserts; rows that were deleted in
-    HiringCenter stay (the command `hiringcenter pull` finds those, and pulls less). A list that
-    isn't proven to be whole is loaded as far as it came, with a warning that says why. Columns are
-    the API's names in snake_case, milliseconds are timestamps, lists and objects JSON, and what
-    doesn't fit its column lands beside it (`<column>__v_<type>`).
+    Rows that were deleted in HiringCenter stay until `flag_deleted(pipeline)`. A list that isn't
+    proven to be whole is loaded as far as it came, with a warning that says why. Columns are the
+    API's names in snake_case, milliseconds are timestamps, lists and objects JSON; a value that
+    doesn't fit its column lands in `<column>__v_<type>`, a record without an id in
+    `_hc_malformed_records`. `_hc_seen_at` is when the last scan that met the row began.
 
     What isn't given comes from dlt's `sources.hiringcenter.*` (`SOURCES__HIRINGCENTER__API_KEY`,
     `[sources.hiringcenter]` in .dlt/secrets.toml), from nowhere else in dlt's configuration; then
@@ -68,49 +108,316 @@ def hiringcenter(
     api_key: from HiringCenter, Settings -> API / Webhooks. rate_limits: requests per seconds that
     the key may spend, such as 300/60s,6000/3600s. ledger_url: where the spent requests are counted,
     for all processes that share the key; by default the user's own, as of the commands. budget: one
-    of your own instead.
+    of your own instead. full: read every list whole. since: look back to this time (ISO 8601 or
+    Unix milliseconds) instead of what is planned. full_share: of the longest window, what a list's
+    full scan may cost to be taken in each run. lookback_s: how far below the newest known row a
+    head scan reads. exclude_columns, hash_columns: by resource, fields that are left out or
+    replaced by a keyed hash, which needs `hash_key`.
 
     Raises (while it runs)
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
     """
     given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
-             "ledger_url": ledger_url, "page_size": page_size}  # fmt: skip
-    options = _options(given)
-    connection = Connection(
-        Access(
-            api_key=options.key,
-            base_url=options.base_url,
-            limits=options.rate_limits,
-            ledger_url=options.ledger_url or default_ledger_url(options.state_dir),
-            budget=budget,
-            http=options.http,
-        )
-    )
+             "ledger_url": ledger_url, "page_size": page_size, "full_share": full_share,
+             "lookback_s": lookback_s, "exclude_columns": exclude_columns,
+             "hash_columns": hash_columns, "hash_key": hash_key}  # fmt: skip
+    settings = read_options(given)
+    wants_full = TypeAdapter(bool).validate_python(_looked_up("full", full) or False)
+    client = SharedClient(settings, budget)
     for name in RESOURCES:
-        yield _resource(name, connection, options.pull.page_size)
+        reader = _ListReader(
+            name, client, settings, full=wants_full, since_ms=_ms(_looked_up("since", since))
+        )
+        yield list_resource(name, reader, columns=reader.maker({}).columns | {SEEN_COLUMN: _SEEN})
 
 
-def _options(given: Mapping[str, Any]) -> Settings:
-    """The settings of the commands, with dlt's `sources.hiringcenter.*` and then `given` over them.
+def unfinished(pipeline: dlt.Pipeline) -> list[str]:
+    """The lists whose scan stopped before its end, at a limit or because a run failed; the next
+    `pipeline.run(hiringcenter())` resumes them."""
+    return [name for name in RESOURCES if read_state(name, state_of(pipeline, name))[1] is not None]
+
+
+def state_of(pipeline: dlt.Pipeline, resource: str) -> dict[str, Any]:
+    """What a pipeline's state says of a resource; empty if nothing."""
+    sources: Mapping[str, Any] = pipeline.state.get("sources", {})
+    found: dict[str, Any] = sources.get(SECTION, {}).get("resources", {}).get(resource, {})
+    return found
+
+
+def flag_deleted(
+    pipeline: dlt.Pipeline,
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+    rate_limits: str | None = None,
+    ledger_url: str | None = None,
+    budget: Budget | None = None,
+) -> dict[str, int]:
+    """Set `_hc_deleted_at` of the rows that the last full scans prove deleted; how many, by list.
+
+    Lists whose last full scan isn't proven complete, or was settled before, are left alone. Rows
+    that such a scan didn't meet are looked up by id, at most 50 a list: none there (404) is
+    deleted, and where a sample of many shows none alive, so are the others. One that the API still
+    shows is noted in `_hc_unlisted_at`. Arguments: as of `hiringcenter`.
 
     Raises:
-        MissingKey: no API key anywhere. ValueError, ConfigurationError: a value that can't be used.
+        ApiError, BudgetError: as `hiringcenter`. Other errors are those of the destination.
     """
-    overrides: dict[str, Any] = {}
-    for name, value in given.items():
-        accessor: Any = dlt.secrets if name in ("api_key", "ledger_url") else dlt.config
-        if value is None:
-            value = accessor.get(f"sources.{SECTION}.{name}")
-        if value is not None:
-            overrides[name] = _CHECKED.get(name, lambda same: same)(value)
-    page_size = overrides.pop("page_size", None)
-    if page_size is not None:
-        overrides["pull"] = {"page_size": page_size}
-    options = load(overrides=overrides)
-    if options.api_key is None:
-        raise MissingKey(searched=f"dlt's sources.{SECTION}.api_key, {options.project.searched}")
-    hide(options.key)
-    return options
+    given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
+             "ledger_url": ledger_url}  # fmt: skip
+    flagged: dict[str, int] = {}
+    with SharedClient(read_options(given), budget).open() as client:
+        for name in RESOURCES:
+            state = state_of(pipeline, name)
+            stamped = state.get(STAMPED)
+            if not stamped or not stamped["outcome"]["complete"]:
+                continue
+            facts, left = read_state(name, state)
+            full = ScanPlan(name, ScanKind.FULL, "")
+            outcome = ScanOutcome.from_json(stamped["outcome"])
+            scan = ListScan(name, facts, Checkpoint(full, stamped["started_ms"], outcome=outcome))
+            settle_absent_rows(
+                _PipelineRows(pipeline, stamped["started_ms"]), scan, client, now_ms=_now_ms()
+            )
+            flagged[name] = scan.counts["rows_deleted"]
+            with pipeline.managed_state() as changed:
+                note(
+                    changed["sources"][SECTION]["resources"][name],
+                    {**scan.looked(left), STAMPED: None},
+                )
+    return flagged
+
+
+class _PipelineRows:
+    """The rows of a pipeline's tables (see `KnownRows`). seen_ms: when the full scan began."""
+
+    def __init__(self, pipeline: dlt.Pipeline, seen_ms: int) -> None:
+        self._pipeline, self._seen_at = pipeline, to_datetime(seen_ms)
+
+    def missing(self, table: str, /) -> list[str]:
+        return self._ids(
+            table,
+            f"{UNLISTED_COLUMN} IS NULL AND ({SEEN_COLUMN} IS NULL OR {SEEN_COLUMN} < %s)",
+            self._seen_at,
+        )
+
+    def unlisted(self, table: str, /) -> list[str]:
+        return self._ids(table, f"{UNLISTED_COLUMN} IS NOT NULL")
+
+    def unlist(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
+        self._set(table, f"{UNLISTED_COLUMN} = %s", f"{UNLISTED_COLUMN} IS NULL", ids, at_ms)
+
+    def tombstone(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
+        what = f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL"
+        self._set(table, what, "1 = 1", ids, at_ms)
+
+    def _ids(self, table: str, where: str, *parameters: Any) -> list[str]:
+        with self._pipeline.sql_client() as client:
+            sql = (
+                f"SELECT id FROM {client.make_qualified_table_name(table)} "  # noqa: S608
+                f"WHERE {DELETED_COLUMN} IS NULL AND {where}"
+            )
+            return [row[0] for row in client.execute_sql(sql, *parameters) or ()]
+
+    def _set(self, table: str, what: str, where: str, ids: Sequence[str], at_ms: int) -> None:
+        with self._pipeline.sql_client() as client:
+            name = client.make_qualified_table_name(table)
+            for first in range(0, len(ids), _IDS_AT_ONCE):
+                some = ids[first : first + _IDS_AT_ONCE]
+                client.execute_sql(
+                    f"UPDATE {name} SET {what} WHERE {DELETED_COLUMN} IS NULL "  # noqa: S608
+                    f"AND {where} AND id IN ({', '.join(['%s'] * len(some))})",
+                    to_datetime(at_ms),
+                    *some,
+                )
+
+
+# --- resources ------------------------------------------------------------------------------------
+
+
+class _StateMeta(HintsMeta):
+    """Of some rows: what the resource's state says once they are taken; hints for dlt, if any."""
+
+    def __init__(self, state: Mapping[str, Any], hints: Any = None) -> None:
+        super().__init__(hints, create_table_variant=False)
+        self.state = state
+
+
+class _NoteState(ItemTransform):  # type: ignore[type-arg]
+    """The last step of a resource: what comes here is loaded, so that the state may say so."""
+
+    placement_affinity = 2.0  # behind a limit, which drops what comes late
+
+    def __init__(self) -> None:
+        BaseItemTransform.__init__(self)
+
+    def __call__(self, item: Any, meta: Any = None) -> Any:
+        if isinstance(meta, _StateMeta):
+            note(dlt.current.resource_state(), meta.state)
+        return item
+
+
+def with_state(rows: Any, state: Mapping[str, Any], hints: Any = None) -> DataItemWithMeta:
+    """Rows for a `list_resource`, and what its state says once they are loaded."""
+    return DataItemWithMeta(_StateMeta(state, hints), rows)
+
+
+def list_resource(
+    name: str,
+    read: Callable[[], Iterable[Any]],
+    *,
+    columns: Mapping[str, Any],
+    primary_key: str | Sequence[str] = "id",
+    strategy: str = "upsert",
+) -> DltResource:
+    """The dlt resource of a table; `read` yields rows, those with a state by `with_state`."""
+
+    def items() -> Iterator[Any]:
+        yield from read()
+
+    merge: Any = {"disposition": "merge", "strategy": strategy}
+    resource: Any = dlt.resource(
+        items,
+        name=name,
+        columns=cast(Any, dict(columns)),
+        primary_key=primary_key if isinstance(primary_key, str) else list(primary_key),
+        write_disposition=merge,
+        max_table_nesting=0,
+    )
+    return cast(DltResource, resource.add_step(_NoteState()))
+
+
+def merge_strategy(capabilities: DestinationCapabilitiesContext | None) -> str:
+    """How a destination takes rows that may be there already."""
+    known = capabilities.supported_merge_strategies if capabilities else ("upsert",)
+    return "upsert" if "upsert" in (known or ()) else "delete-insert"
+
+
+class _ListReader:
+    """Reads one list for one run of a pipeline, in steps that dlt takes in its threads, so that
+    the lists are read side by side."""
+
+    def __init__(
+        self,
+        name: str,
+        client: SharedClient,
+        settings: Settings,
+        *,
+        full: bool,
+        since_ms: int | None,
+    ) -> None:
+        self._name, self._client, self._settings = name, client, settings
+        self._full, self._since_ms = full, since_ms
+
+    def __call__(self) -> Iterator[Any]:
+        steps = _Steps(self._items())
+        try:
+            while not steps.has_ended:
+                if steps.is_taken:
+                    yield None
+                else:
+                    steps.is_taken = True
+                    yield steps
+        finally:
+            steps.close()
+
+    def maker(self, known_columns: TTableSchemaColumns) -> RowMaker:
+        pull = self._settings.pull
+        own = getattr(pull, self._name)
+        return RowMaker(
+            self._name,
+            known_columns,
+            exclude=own.exclude_columns,
+            hashed=own.hash_columns,
+            hash_key=pull.hash_key.get_secret_value().encode() if pull.hash_key else b"",
+            for_dlts_files=True,
+        )
+
+    def _items(self) -> Generator[Any]:
+        state: Mapping[str, Any] = dlt.current.resource_state(self._name)
+        maker, seen = self.maker(_known_columns(self._name)), set[int]()
+        with self._client.open() as client:
+            was_at_end = True
+            while was_at_end:  # one that a run left at its end is booked, and then the plan begun
+                scan = begin(
+                    self._name,
+                    state,
+                    pull=self._settings.pull,
+                    limits=self._settings.rate_limits,
+                    now_ms=_now_ms(),
+                    full=self._full,
+                    since_ms=self._since_ms,
+                )
+                was_at_end = scan.checkpoint.is_at_end
+                yield from self._pages(scan, client, maker, seen)
+                state = scan.booked()
+        for what, count in maker.warnings.items():
+            log.warning("source.value", resource=self._name, what=what, count=count)
+
+    def _pages(
+        self, scan: ListScan, client: ApiClient, maker: RowMaker, seen: set[int]
+    ) -> Iterator[Any]:
+        page_size = usual_page_size(scan.facts.page_size, self._settings.pull.page_size)
+        made = Scan(client, scan.checkpoint, page_size=page_size, known=scan.facts.doubt)
+        pages = iter(made)
+        seen_at = to_datetime(scan.checkpoint.started_ms)
+        merge, hinted = _other_merge(), 0
+        page = next(pages, None)
+        while page is not None:
+            rows, malformed = scan.rows([page], maker)
+            for row in rows:
+                row[SEEN_COLUMN] = seen_at
+            if malformed := _unseen(malformed, seen):
+                yield dlt.mark.with_hints(
+                    malformed, _malformed_hints(merge), create_table_variant=True
+                )
+            hints = None
+            if len(maker.columns) > hinted:
+                hints = dlt.mark.make_hints(
+                    columns=maker.columns | {SEEN_COLUMN: _SEEN},
+                    write_disposition=merge,
+                )
+                hinted = len(maker.columns)
+            is_at_end = scan.checkpoint.is_at_end
+            if not is_at_end:
+                yield with_state(_unseen(rows, seen), scan.state(), hints)
+            page = next(pages, None)
+            if is_at_end:  # the scan ends with the rows of its last page
+                state = scan.state() if page else self._ended(scan, made)
+                yield with_state(_unseen(rows, seen), state, hints)
+        if scan.outcome is None:
+            yield with_state([], self._ended(scan, made))
+
+    def _ended(self, scan: ListScan, made: Scan) -> dict[str, Any]:
+        """The resource's state once a scan is over. STAMPED: for `flag_deleted`."""
+        outcome = made.outcome
+        assert outcome is not None
+        scan.end(outcome)
+        if scan.doubt is not None:
+            log.warning("source.incomplete", resource=self._name, why=scan.doubt.why)
+        state = scan.booked()
+        if scan.finds_deletions and not outcome.unfinished:
+            started_ms = scan.checkpoint.started_ms
+            state[STAMPED] = {"started_ms": started_ms, "outcome": outcome.to_json()}
+        return state
+
+
+def _other_merge() -> Any:
+    """A write disposition, where the destination in use doesn't know the usual one."""
+    container = Container()
+    if DestinationCapabilitiesContext not in container:
+        return None
+    strategy = merge_strategy(container[DestinationCapabilitiesContext])
+    return None if strategy == "upsert" else {"disposition": "merge", "strategy": strategy}
+
+
+def _malformed_hints(merge: Any) -> Any:
+    merge = merge or {"disposition": "merge", "strategy": "upsert"}
+    return dlt.mark.make_hints(
+        table_name=MALFORMED_TABLE,
+        columns=MALFORMED_COLUMNS,
+        write_disposition=merge,
+    )
 
 
 class _Steps:
@@ -149,49 +456,6 @@ class _Steps:
                 self._pages.close()
 
 
-def _resource(name: str, connection: Connection, page_size: int) -> DltResource:
-    def read() -> Generator[Any]:
-        maker = RowMaker(name, _known_columns(name), for_dlts_files=True)
-        hinted, seen = 0, set[int]()
-        with connection.client() as client:
-            scan = Scan(client, _all_of(name), page_size=page_size, started_ms=_now_ms())
-            for page in scan:
-                rows = _unseen(maker.rows(page.records), seen)
-                columns = _public(maker.columns)
-                yield dlt.mark.with_hints(rows, _hints(columns)) if len(columns) > hinted else rows
-                hinted = len(columns)
-                odd = _unseen(odd_rows(name, page.odd), seen)
-                if odd:
-                    yield dlt.mark.with_table_name(odd, ODD_TABLE)
-            if scan.outcome is not None and scan.outcome.doubt is not None:
-                log.warning("source.incomplete", resource=name, why=scan.outcome.why)
-        _warn(name, maker.warnings)
-
-    def pages() -> Iterator[Any]:
-        """Steps, which dlt takes in its threads, so that the lists are read side by side."""
-        steps = _Steps(read())
-        try:
-            while not steps.has_ended:
-                if steps.is_taken:
-                    yield None
-                else:
-                    steps.is_taken = True
-                    yield steps
-        finally:
-            steps.close()
-
-    resource = dlt.resource(pages, name=name, primary_key="id", write_disposition=UPSERT)
-    resource.apply_hints(  # before the columns, which a variant would inherit
-        table_name=ODD_TABLE, columns=ODD_COLUMNS, create_table_variant=True
-    )
-    resource.apply_hints(columns=_public(RowMaker(name, {}).columns))
-    return resource
-
-
-def _all_of(resource: str) -> ScanPlan:
-    return ScanPlan(resource, ScanKind.FULL, "the public source reads all of a list")
-
-
 def _now_ms() -> int:
     return int(SystemClock().now_s() * 1000)
 
@@ -202,16 +466,6 @@ def _known_columns(resource: str) -> TTableSchemaColumns:
     return table["columns"] if table else {}
 
 
-def _public(columns: TTableSchemaColumns) -> TTableSchemaColumns:
-    """Without the columns that only `hiringcenter pull` sets."""
-    own = (DELETED_COLUMN, UNLISTED_COLUMN)
-    return {name: column for name, column in columns.items() if name not in own}
-
-
-def _hints(columns: TTableSchemaColumns) -> TResourceHints:
-    return dlt.mark.make_hints(columns=columns)
-
-
 def _unseen(rows: list[dict[str, Any]], seen: set[int]) -> list[dict[str, Any]]:
     """Rows whose id didn't come before in this load: an upsert must not meet an id twice."""
     fresh = [row for row in rows if hash(row["id"]) not in seen]
@@ -219,6 +473,112 @@ def _unseen(rows: list[dict[str, Any]], seen: set[int]) -> list[dict[str, Any]]:
     return fresh
 
 
-def _warn(resource: str, warnings: Mapping[str, int]) -> None:
-    for what, count in warnings.items():
-        log.warning("source.value", resource=resource, what=what, count=count)
+# --- options, and the client ----------------------------------------------------------------------
+
+_CHECKED: dict[str, Callable[[Any], Any]] = {
+    "base_url": check_base_url,
+    "rate_limits": parse_rate_limits,
+}
+_OF_PULLS = ("page_size", "full_share", "lookback_s", "hash_key")
+_BY_RESOURCE = ("exclude_columns", "hash_columns")
+
+
+def read_options(given: Mapping[str, Any]) -> Settings:
+    """The settings of the commands, with dlt's `sources.hiringcenter.*` and then `given` over them.
+
+    Raises:
+        MissingKey: no API key anywhere. ValueError, ConfigurationError: a value that can't be used.
+    """
+    overrides: dict[str, Any] = {"pull": {}}
+    for name, argument in given.items():
+        value = _looked_up(name, argument)
+        if value is None:
+            continue
+        if name in _BY_RESOURCE:
+            by_resource = json.loads(value) if isinstance(value, str) else value
+            for resource, columns in by_resource.items():
+                overrides["pull"].setdefault(resource, {})[name] = tuple(columns)
+        elif name in _OF_PULLS:
+            overrides["pull"][name] = value
+        else:
+            overrides[name] = _CHECKED.get(name, lambda same: same)(value)
+    settings = load(overrides=overrides)
+    if settings.api_key is None:
+        raise MissingKey(searched=f"dlt's sources.{SECTION}.api_key, {settings.project.searched}")
+    hide(settings.key)
+    return settings
+
+
+def _looked_up(name: str, argument: Any) -> Any:
+    if argument is not None:
+        return argument
+    is_secret = name in ("api_key", "ledger_url", "hash_key")
+    accessor: Any = dlt.secrets if is_secret else dlt.config
+    return accessor.get(f"sources.{SECTION}.{name}")
+
+
+def _ms(since: datetime | str | int | None) -> int | None:
+    if since is None or type(since) is int:
+        return since
+    return since_ms(str(since))
+
+
+class SharedClient:
+    """One client for all resources of a source, opened by the first that needs it and closed by
+    the last. Thread-safe. budget: one of the caller's, which stays open."""
+
+    def __init__(self, settings: Settings, budget: Budget | None) -> None:
+        self._settings, self._budget = settings, budget
+        self._lock = threading.Lock()
+        self._users = 0
+        self._client: ApiClient | None = None
+        self._opened = ExitStack()
+
+    @contextmanager
+    def open(self) -> Iterator[ApiClient]:
+        """The client, while at least one user is inside.
+
+        Raises:
+            BudgetError: the ledger can't be opened; nothing is sent without it.
+        """
+        with self._lock:
+            client = self._client = self._client or self._open_client()
+            self._users += 1
+        try:
+            yield client
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._client = None
+                    self._opened.close()
+
+    def _open_client(self) -> ApiClient:
+        settings = self._settings
+        with ExitStack() as opening:  # closes the ledger again where the rest can't be opened
+            budget = self._budget or self._own_budget(opening)
+            client = opening.enter_context(
+                ApiClient(
+                    base_url=settings.base_url,
+                    api_key=settings.key,
+                    budget=budget,
+                    request_timeout_s=settings.http.request_timeout_s,
+                    retry_total_s=settings.http.retry_total_s,
+                )
+            )
+            self._opened = opening.pop_all()
+        return client
+
+    def _own_budget(self, opening: ExitStack) -> RateBudget:
+        settings = self._settings
+        url = settings.ledger_url or f"sqlite:///{prepare(settings.state_dir) / LEDGER}"
+        ledger = Database(url)
+        opening.callback(ledger.close)
+        return opening.enter_context(
+            RateBudget(
+                ledger,
+                api_key=settings.key,
+                limits=settings.rate_limits,
+                request_timeout_s=settings.http.request_timeout_s,
+            )
+        )

@@ -13,6 +13,7 @@ from typing import Any
 HASH_COLUMN = "_hc_hash"
 DELETED_COLUMN = "_hc_deleted_at"
 UNLISTED_COLUMN = "_hc_unlisted_at"
+SEEN_COLUMN = "_hc_seen_at"
 FIELD_HINT = "x-hc-field"
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
@@ -66,13 +67,13 @@ def record_id(item: Any) -> str | None:
     return str(value) if type(value) is int else None
 
 
-def split(items: Iterable[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Records with an id, and the other items, each in order; nothing is dropped."""
+def split_malformed(items: Iterable[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Records with an id, and the malformed ones, each in order; nothing is dropped."""
     records: list[dict[str, Any]] = []
-    odd: list[Any] = []
+    malformed: list[Any] = []
     for item in items:
         if record_id(item) is None:
-            odd.append(item)
+            malformed.append(item)
         else:
             records.append(item)
-    return records, odd
+    return records, malformed

@@ -59,7 +59,7 @@ class Listing:
     next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit
     that is refused isn't the fault, since it was accepted before: nothing smaller is tried.
     asks_twice: a place that is refused is asked for once more, before it counts as lost.
-    walked: the ids of the pages so far, those by `startAfter` aside.
+    ids_in_order: those of the pages so far, those by `startAfter` aside.
 
     Raises (while iterating; every page that brought something was yielded)
         PlaceLost: the server refused the page token.
@@ -82,7 +82,7 @@ class Listing:
         self._client, self._resource, self._params = client, resource, dict(params)
         self._asks_twice = asks_twice
         self.page_size = page_size
-        self.walked, self._odd = IdCount(), IdCount()
+        self.ids_in_order, self._malformed = IdCount(), IdCount()
         self._next: dict[str, str] | None = dict(next_params) if next_params else None
         self._pages = self._empty_pages = self._longest = 0
         self._recent: set[str] = set()
@@ -156,7 +156,7 @@ class Listing:
         """What to add for the next page; None at the end."""
         following = overlapping(self._resource, step.page)
         if "startAfter" not in place:
-            self.walked.add(filter(None, map(record_id, step.page.items)))
+            self.ids_in_order.add(filter(None, map(record_id, step.page.items)))
         if following is None:
             return None
         if not step.page.items:
@@ -188,11 +188,11 @@ class Listing:
         Counting different ids takes longer the more there are, so it is done after a tenth more
         pages each time: a list of 1000 pages that begins again is stopped after 1100.
         """
-        self._odd.add(_key(item) for item in items if record_id(item) is None)
+        self._malformed.add(_key(item) for item in items if record_id(item) is None)
         self._pages += 1
         if self._pages < self._counted_at + max(BARREN_PAGES_MAX, self._counted_at // 10):
             return
-        listed = self.walked.distinct() + self._odd.distinct()
+        listed = self.ids_in_order.distinct() + self._malformed.distinct()
         if listed == self._counted:
             self._fail(
                 f"{self._pages - self._counted_at} pages in a row brought nothing new after "

@@ -302,7 +302,7 @@ class RowMaker:
         """One row per id, in the order of the ids' first appearance; an id's last record wins.
 
         Raises:
-            ValueError: a record without a usable id (`records.split` sorts those out).
+            ValueError: a record without a usable id (`split_malformed` sorts those out).
         """
         rows = {}
         for record in records:
@@ -382,22 +382,22 @@ class RowMaker:
 def _id(record: Mapping[str, Any]) -> str:
     found = record_id(record)
     if found is None:
-        raise ValueError("a record without a usable id has no row; sort it out with records.split")
+        raise ValueError("a record without a usable id has no row: see split_malformed")
     return found
 
 
-ODD_TABLE = "_hc_odd_records"
-ODD_COLUMNS: dict[str, TColumnSchema] = {
+MALFORMED_TABLE = "_hc_malformed_records"
+MALFORMED_COLUMNS: dict[str, TColumnSchema] = {
     "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
     "resource": {"name": "resource", "data_type": "text"},
     "content": {"name": "content", "data_type": "text"},
 }
 
 
-def odd_rows(resource: str, items: Iterable[Any]) -> list[dict[str, Any]]:
-    """A row of ODD_TABLE for each item that is no record, known by its content.
+def malformed_rows(resource: str, items: Iterable[Any]) -> list[dict[str, Any]]:
+    """A row of MALFORMED_TABLE for each malformed record, known by its content.
 
-    So nothing that was read is lost, and the same oddity read again is the same row.
+    So nothing that was read is lost, and the same record read again is the same row.
     """
     rows = {}
     for item in items:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
@@ -13,11 +13,12 @@ from connector.api.envelopes import Page
 from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
 from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
-from connector.source.fields import split
+from connector.source.fields import split_malformed
 from connector.source.list_pages import BAD_REQUEST, Listing, PlaceLost, Step
 from connector.source.record_lookups import Found, LookUps
 from connector.source.scans import (
     FILTERED,
+    Checkpoint,
     Doubt,
     DoubtKind,
     ScanKind,
@@ -36,30 +37,24 @@ log = get_logger("source")
 class ScannedPage:
     """What one request brought.
 
-    records: each with a usable id, in order; one id may come again on a later page. odd: items
-    that are no record. place: JSON-able; where a scan resumes once this page is loaded.
+    records: each with a usable id, in order; one id may come again on a later page. malformed:
+    items without one. checkpoint: where the scan resumes once this page is loaded.
     size_bytes: of the answer they came in.
     """
 
     resource: str
     records: list[dict[str, Any]]
-    odd: list[Any]
-    place: dict[str, Any]
+    malformed: list[Any]
+    checkpoint: Checkpoint
     size_bytes: int
-
-
-def plan_of(place: Mapping[str, Any]) -> ScanPlan:
-    """The plan of the scan that stopped at `place`."""
-    return ScanPlan.from_json(place["plan"])
 
 
 class Scan:
     """Iterate it once; `outcome` is set when the pages ended, and stays None after an error.
 
-    plan: what to read; a scan may widen it to a full one, which later places say too. page_size:
-    rows to ask for. started_ms: when this scan began (the first time, if it is resumed);
-    watermarks don't go beyond it. place: where an earlier run stopped, None: at the beginning.
-    known: the doubt that the last full scan left; it is not paid for again.
+    checkpoint: what to read, and from where; a scan may widen its plan to a full one, which later
+    checkpoints say too. page_size: rows to ask for. known: the
+    doubt that the last full scan left; it is not paid for again.
     newest_known_ms: the newest time of the plan's order among known rows: a list whose first row
     is older isn't newest first. expected_ids: rows that the filters of an open or window scan
     should match as far as the destination knows; those it doesn't list are looked at one by one.
@@ -76,32 +71,29 @@ class Scan:
     def __init__(
         self,
         client: ApiClient,
-        plan: ScanPlan,
+        checkpoint: Checkpoint,
         *,
         page_size: int,
-        started_ms: int,
-        place: Mapping[str, Any] | None = None,
         known: Doubt | None = None,
         newest_known_ms: int | None = None,
         expected_ids: Iterable[str] = (),
     ) -> None:
-        self.plan = plan
+        self.plan, self.started_ms = checkpoint.plan, checkpoint.started_ms
         self.outcome: ScanOutcome | None = None
         self.alive: list[str] = []
         self.warnings: Counter[str] = Counter()
         self.pages_read = 0
-        place = place or {}
-        self.started_ms = int(place.get("started_ms", started_ms))
+        resume = checkpoint.resume or {}
         self._client, self._known, self._newest_known_ms = client, known, newest_known_ms
-        self._page_size = usual_page_size(place.get("page_size"), page_size)
-        self._next: dict[str, str] | None = place.get("next")
-        self._ended = bool(place.get("ended"))
-        self._end_is_sure = bool(place.get("end_is_sure", True))
+        self._page_size = usual_page_size(resume.get("page_size"), page_size)
+        self._next: dict[str, str] | None = resume.get("next")
+        self._ended = bool(resume.get("ended"))
+        self._end_is_sure = bool(resume.get("end_is_sure", True))
         self._is_settled = self._ended  # nothing is missing: below the watermark, or counted
-        self._seen = Sightings.from_json(self.started_ms, place.get("seen", {}))
-        self._skipped = int(place.get("skipped", 0))
+        self._seen = Sightings.from_json(self.started_ms, resume.get("seen", {}))
+        self._skipped = int(resume.get("skipped", 0))
         self._slices = Slices()
-        self._expected = set() if "seen" in place else set(expected_ids)
+        self._expected = set() if "seen" in resume else set(expected_ids)
         self._gone: list[str] = []
         self._last: Step | None = None
         self._endless: str | None = None
@@ -109,7 +101,7 @@ class Scan:
         self._is_cut = self._helped = False
         self._stalls = 0  # restarts in a row that got no further
         self._counts_by_page = False  # `totalCount` differs from page to page, and means no list
-        self._refused_size: int | None = place.get("refused_size")  # rows asked for in vain
+        self._refused_size: int | None = resume.get("refused_size")  # rows asked for in vain
         self._unfinished = False
         self._note_standing()
 
@@ -197,7 +189,7 @@ class Scan:
             next_params=self._next,
             asks_twice=self._stalls > 0,
         )
-        self._seen.walked = listing.walked
+        self._seen.ids_in_order = listing.ids_in_order
         skipped, before = self._skipped, None
         for pages, step in enumerate(listing, start=1):
             self._page_size, self._skipped = listing.page_size, skipped + listing.skipped
@@ -251,7 +243,7 @@ class Scan:
         self._note_standing()
         self._cut = None if self._is_settled else step.page.cut
         self._end_is_sure = step.page.is_sure and self._cut is None
-        return replace(scanned, place=self._place())
+        return replace(scanned, checkpoint=self._checkpoint())
 
     def _look_at_order(self) -> None:
         """A list that began with the newest row would begin with one as new as those known."""
@@ -316,14 +308,16 @@ class Scan:
 
     def _scanned(self, page: Page, *, in_order: bool = False) -> ScannedPage:
         self.pages_read += 1
-        records, odd = split(page.items)
-        ids = self._seen.see(records, odd, in_order=in_order)
+        records, malformed = split_malformed(page.items)
+        ids = self._seen.see(records, malformed, in_order=in_order)
         if self.plan.resource in SLICED:
             self._slices.learn(records)
         self._expected.difference_update(ids)
         if not in_order:
             self._note_standing()
-        return ScannedPage(self.plan.resource, records, odd, self._place(), page.size_bytes)
+        return ScannedPage(
+            self.plan.resource, records, malformed, self._checkpoint(), page.size_bytes
+        )
 
     def _note_standing(self) -> None:
         totals = self._seen.totals
@@ -331,16 +325,15 @@ class Scan:
         is_over = self._ended or self.outcome is not None
         self._standing = (self.pages_read, self._seen.pages, self._seen.rows, count, is_over)
 
-    def _place(self) -> dict[str, Any]:
+    def _checkpoint(self) -> Checkpoint:
         """Where to resume: behind this page, nowhere since all is read, at this page again where
         it may not be the last, or at the beginning where rows are missing."""
-        place = {"plan": self.plan.to_json(), "started_ms": self.started_ms}
         following, ended = self._next, self._ended
         if ended and not self._is_settled:
             if self._last is None or self._seen.missing():
-                return place
+                return Checkpoint(self.plan, self.started_ms)
             following, ended = self._last.place, False
-        return place | {
+        resume = {
             "page_size": self._page_size,
             "next": following,
             "ended": ended,
@@ -349,6 +342,7 @@ class Scan:
             "refused_size": self._refused_size,
             "seen": self._seen.to_json(),
         }
+        return Checkpoint(self.plan, self.started_ms, resume)
 
     # --- the end --------------------------------------------------------------------------------
 

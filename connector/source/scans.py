@@ -139,6 +139,54 @@ class ScanOutcome:
         return cls(**{**facts, "gone": gone, "doubt": doubt})
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a scan is: all rows up to here are loaded. JSON-able by `to_json`.
+
+    started_ms: when the scan began; rows of later times don't move its watermark. resume: what
+    `Scan` resumes with, None: at the beginning. ids: how many ids of rows read so far are kept
+    beside the state, to tell which rows are missing; None: each row carries `started_ms` instead.
+    outcome: how the list ended, once all of it is loaded and while its consequences aren't booked.
+    """
+
+    plan: ScanPlan
+    started_ms: int
+    resume: Mapping[str, Any] | None = None
+    ids: int | None = None
+    outcome: ScanOutcome | None = None
+
+    @property
+    def pages(self) -> int:
+        """Pages that were read so far."""
+        return int((self.resume or {}).get("seen", {}).get("pages", 0))
+
+    @property
+    def is_at_end(self) -> bool:
+        """Whether the list was read to its end, so that nothing is left to ask for."""
+        return self.outcome is not None or bool((self.resume or {}).get("ended"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "plan": self.plan.to_json(),
+            "started_ms": self.started_ms,
+            "resume": dict(self.resume) if self.resume else None,
+            "ids": self.ids,
+            "outcome": self.outcome.to_json() if self.outcome else None,
+        }
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Of any version: those before 0.3 said `place`, `seen` and `ended`."""
+        outcome = facts.get("outcome") or facts.get("ended")
+        return cls(
+            plan=ScanPlan.from_json(facts["plan"]),
+            started_ms=facts["started_ms"],
+            resume=facts.get("resume") or facts.get("place"),
+            ids=facts["ids"] if "ids" in facts else facts.get("seen", 0),
+            outcome=ScanOutcome.from_json(outcome) if outcome else None,
+        )
+
+
 def usual_page_size(known: Any, configured: int) -> int:
     """Rows to ask for: what a server took before, never more than is configured.
 
@@ -348,3 +396,17 @@ def _utc(ms: int | None) -> str:
     if ms is None:
         return "never"
     return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def since_ms(text: str) -> int:
+    """A date, a time (UTC unless it says otherwise) or Unix milliseconds, in milliseconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.isdecimal() and len(text) > 8:  # shorter ones are dates: 20260301
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)

@@ -159,36 +159,38 @@ def _is_time(value: Any) -> TypeGuard[int]:
 
 
 class Sightings:
-    """pages, rows: requests for pages and items read, repetitions included. odd: items without id.
+    """pages, rows: requests for pages and items read, repetitions included.
 
-    restarts: how often the list was begun again. totals, times: see their classes. walked: the
-    ids of the pages of the current walk, in the order of the list.
+    malformed: items without an id. restarts: how often the list was begun again. totals, times:
+    see their classes. ids_in_order: of the list's pages since it was last begun, as they came.
     """
 
     def __init__(self, until_ms: int) -> None:
-        self.pages = self.rows = self.odd = self.restarts = 0
+        self.pages = self.rows = self.malformed = self.restarts = 0
         self.totals = Totals()
         self.times = Times(until_ms)
-        self.walked = IdCount()
+        self.ids_in_order = IdCount()
         self._ids = IdCount()
-        self._odd_hashes: set[int] = set()
+        self._malformed_hashes: set[int] = set()
         self._page_ids: set[str] = set()
 
-    def see(self, records: list[dict[str, Any]], odd: list[Any], *, in_order: bool) -> list[str]:
+    def see(
+        self, records: list[dict[str, Any]], malformed: list[Any], *, in_order: bool
+    ) -> list[str]:
         """Take note of one page; the ids on it. in_order: it is the next page of the list."""
         self.pages += 1
-        self.rows += len(records) + len(odd)
-        self._count_odd(odd, in_order=in_order)
+        self.rows += len(records) + len(malformed)
+        self._count_malformed(malformed, in_order=in_order)
         ids = [str(record["id"]) for record in records]
         self._ids.add(ids)
         self.times.see(self._news(records, ids), in_order=in_order)
         return ids
 
-    def _count_odd(self, odd: list[Any], *, in_order: bool) -> None:
+    def _count_malformed(self, malformed: list[Any], *, in_order: bool) -> None:
         """All of the list's own pages; of pages read again, those that weren't seen before."""
-        hashes = [hash(json.dumps(item, sort_keys=True)) for item in odd]
-        self.odd += len(odd) if in_order else len(set(hashes) - self._odd_hashes)
-        self._odd_hashes.update(hashes)
+        hashes = [hash(json.dumps(item, sort_keys=True)) for item in malformed]
+        self.malformed += len(malformed) if in_order else len(set(hashes) - self._malformed_hashes)
+        self._malformed_hashes.update(hashes)
 
     def _news(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:
         """Without what the page before had too: rows that came meanwhile moved it down."""
@@ -200,12 +202,12 @@ class Sightings:
     def begin_anew(self) -> None:
         """The list is read from its beginning again; ids that were seen stay seen."""
         self.restarts += 1
-        self.pages = self.rows = self.odd = 0
+        self.pages = self.rows = self.malformed = 0
         self.times.begin_anew()
 
     def listed(self) -> int:
         """How many rows of the list were seen: different ids, and items without one."""
-        return self._ids.distinct() + self.odd
+        return self._ids.distinct() + self.malformed
 
     def missing(self) -> int:
         """How many rows the server counts that weren't listed.
@@ -213,7 +215,7 @@ class Sightings:
         A row that it lists twice it counts twice; rows that came meanwhile also make others
         appear twice, and are in the count already.
         """
-        twice = max(0, self.walked.repeated() - self.totals.grown)
+        twice = max(0, self.ids_in_order.repeated() - self.totals.grown)
         return self.totals.missing(self.listed() + twice)
 
     def is_miscounted(self) -> bool:
@@ -224,7 +226,7 @@ class Sightings:
         return {
             "pages": self.pages,
             "rows": self.rows,
-            "odd": self.odd,
+            "malformed": self.malformed,
             "restarts": self.restarts,
             "last_total": self.totals.last,
             "grown": self.totals.grown,
@@ -236,9 +238,10 @@ class Sightings:
         """What a cut scan had seen. Its rows are taken as different from all that follow."""
         seen = cls(until_ms)
         if facts:
-            seen.pages, seen.rows, seen.odd = facts["pages"], facts["rows"], facts["odd"]
+            malformed = facts["malformed"] if "malformed" in facts else facts["odd"]
+            seen.pages, seen.rows, seen.malformed = facts["pages"], facts["rows"], malformed
             seen.restarts = facts["restarts"]
             seen.totals = Totals(facts["last_total"], facts["grown"])
             seen.times = Times.from_json(until_ms, facts["times"])
-            seen._ids = IdCount(seen.rows - seen.odd)
+            seen._ids = IdCount(seen.rows - seen.malformed)
         return seen

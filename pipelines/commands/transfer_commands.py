@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,7 @@ from pipelines.commands.output import (
 
 if TYPE_CHECKING:
     from connector.settings import Settings
-    from pipelines.pull.scanning import Wanted
+    from pipelines.pull.pull_run import Wanted
     from pipelines.push.push_input import PushRequest
 
 _NEW_LEDGER = flag(
@@ -53,7 +52,7 @@ def _pull(
     """Pull from the API into the destination; with no RESOURCE, all four."""
     from connector.errors import UsageError, nearest
     from connector.source.fields import RESOURCES
-    from pipelines.pull.scanning import Wanted
+    from pipelines.pull.pull_run import Wanted
 
     for name in resources or ():
         if name not in RESOURCES:
@@ -74,14 +73,14 @@ def _pull(
 
 def _since_ms(text: str) -> int:
     from connector.errors import UsageError
+    from connector.source.scans import since_ms
 
     try:
-        moment = datetime.fromisoformat(text)
+        return since_ms(text)
     except ValueError:
         raise UsageError(
             f"--since {text!r} isn't a date. Write 2026-03-01 or 2026-03-01T12:00:00+00:00."
         ) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
@@ -206,7 +205,7 @@ def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) ->
     stop the others."""
     from connector.logs import redact
     from connector.source.fields import RESOURCES
-    from pipelines.pull.scanning import Wanted
+    from pipelines.pull.pull_run import Wanted
 
     assert settings.key  # a missing key is one error, not one per part
     parts = {"pull": guarded(lambda: run_pull(settings, Wanted(RESOURCES), output))}

@@ -15,7 +15,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,9 @@ from dlt.common.storages.exceptions import StorageException
 from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from connector.logs import get_logger
+from connector.source.dlt_source import list_resource, merge_strategy, with_state
 from connector.source.fields import HASH_COLUMN
+from connector.source.list_scan import note
 from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.working_file import work_schema
@@ -163,8 +165,7 @@ class Loader:
 
     def mark(self, table: str) -> dict[str, Any]:
         """What dlt's state says about `table`; empty if nothing."""
-        found = self._sources().get(SCHEMA_NAME, {}).get("resources", {}).get(table, {})
-        return dict(found.get("mark", {}))
+        return dict(self._sources().get(SCHEMA_NAME, {}).get("resources", {}).get(table, {}))
 
     def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
         """Note marks that come with no rows, on disk; the next load carries them to dlt's state."""
@@ -177,7 +178,7 @@ class Loader:
         with self.pipeline.managed_state() as state:
             resources = state.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
             for table, mark in marks.items():
-                resources.setdefault("resources", {}).setdefault(table, {})["mark"] = dict(mark)
+                note(resources.setdefault("resources", {}).setdefault(table, {}), mark)
 
     def _sources(self) -> dict[str, Any]:
         return cast("dict[str, Any]", self.pipeline.state.get("sources", {}))
@@ -214,20 +215,16 @@ class Loader:
         self._is_clean = True
 
     def _resource(self, batch: Batch) -> Any:
-        def items() -> Iterator[Any]:
-            if batch.mark is not None:
-                dlt.current.resource_state(batch.table)["mark"] = dict(batch.mark)
-            yield batch.as_table()
+        def rows() -> list[Any]:
+            table = batch.as_table()
+            return [table if batch.mark is None else with_state(table, batch.mark)]
 
-        known = self.pipeline.destination.capabilities().supported_merge_strategies or ()
-        strategy = "upsert" if "upsert" in known else "delete-insert"
-        return dlt.resource(
-            items,
-            name=batch.table,
-            columns=cast(Any, dict(batch.columns)),
-            primary_key=batch.key if isinstance(batch.key, str) else list(batch.key),
-            write_disposition=cast(Any, {"disposition": "merge", "strategy": strategy}),
-            max_table_nesting=0,
+        return list_resource(
+            batch.table,
+            rows,
+            columns=batch.columns,
+            primary_key=batch.key,
+            strategy=merge_strategy(self.pipeline.destination.capabilities()),
         )
 
 

@@ -21,14 +21,14 @@ from connector.errors import BadSetting, ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.settings import PullSettings
 from connector.source.fields import UNLISTED_COLUMN
-from connector.source.row_maker import ODD_COLUMNS, ODD_TABLE, RowMaker, odd_rows
+from connector.source.list_scan import ListScan, Row
+from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
 from connector.source.scan import Scan, ScannedPage
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch, to_table
 from pipelines.pull.push_results import COLUMNS as PUSH_COLUMNS
 from pipelines.pull.push_results import KEY as PUSH_KEY
 from pipelines.pull.push_results import TABLE as PUSH_RESULTS
-from pipelines.pull.scanning import ResourceRun
 
 CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a hundred pages of ordinary rows are 10 MB
 _log = get_logger("pull")
@@ -204,7 +204,7 @@ class Landing:
     """Loads chunks. runs: by resource; their counts and marks move on with every chunk."""
 
     def __init__(
-        self, destination: Destination, runs: Mapping[str, ResourceRun], pull: PullSettings
+        self, destination: Destination, runs: Mapping[str, ListScan], pull: PullSettings
     ) -> None:
         self._destination, self._runs = destination, runs
         self._makers = {name: _row_maker(destination, name, pull) for name in runs}
@@ -244,14 +244,15 @@ class Landing:
             DestinationError: the rows can't be written; the chunk will be read again.
         """
         changed: dict[str, list[dict[str, Any]]] = {}
-        odd: list[dict[str, Any]] = []
+        malformed: list[dict[str, Any]] = []
         while chunk.pages:  # pages go as rows come: a chunk is in memory once, not twice
             resource, pages = chunk.pages.popitem()
-            odd += [row for page in pages for row in odd_rows(resource, page.odd)]
-            changed[resource] = self.changed(resource, self._rows(resource, pages))
+            rows, others = self._rows(resource, pages)
             del pages
+            malformed += others
+            changed[resource] = self.changed(resource, rows)
         written = {resource: len(rows) for resource, rows in changed.items()}
-        self._load(changed, {row["id"]: row for row in odd})
+        self._load(changed, {row["id"]: row for row in malformed})
         for resource, count in written.items():
             self._runs[resource].counts["rows_written"] += count
 
@@ -269,27 +270,22 @@ class Landing:
         unchanged = self._destination.unchanged(resource, rows)
         return [row for row in rows if row["id"] not in unchanged]
 
-    def _rows(self, resource: str, pages: list[ScannedPage]) -> list[dict[str, Any]]:
+    def _rows(self, resource: str, pages: list[ScannedPage]) -> tuple[list[Row], list[Row]]:
         run = self._runs[resource]
-        records = [record for page in pages for record in page.records]
-        rows = self._makers[resource].rows(records)
-        run.counts["rows_read"] += len(records)
-        run.at(pages[-1].place)
+        rows, malformed = run.rows(pages, self._makers[resource])
         if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
             self._destination.seen.add(resource, [row["id"] for row in rows])
         if run.finds_deletions:
-            run.saw(len(rows))
-        return rows
+            run.keep_ids(len(rows))
+        return rows, malformed
 
-    def _load(
-        self, rows: dict[str, list[dict[str, Any]]], odd: Mapping[str, dict[str, Any]]
-    ) -> None:
+    def _load(self, rows: dict[str, list[dict[str, Any]]], malformed: Mapping[str, Row]) -> None:
         """Load `rows`, by resource; the places alone of those that have none. Empties `rows`."""
         places = {name: self._runs[name].state() for name in rows}
         names = [name for name in self._makers if rows.get(name) or name in self._missing]
         batches = [self._batch(name, rows.pop(name, [])) for name in names]
-        if odd:
-            batches.append(Batch(ODD_TABLE, list(odd.values()), ODD_COLUMNS))
+        if malformed:
+            batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
         if PUSH_RESULTS in self._missing:
             batches.append(Batch(PUSH_RESULTS, (), PUSH_COLUMNS, key=PUSH_KEY))
         if batches:
@@ -305,7 +301,7 @@ class Landing:
         return Batch(resource, to_table(rows, columns), columns, mark=self._runs[resource].state())
 
 
-def _missing_tables(destination: Destination, runs: Mapping[str, ResourceRun]) -> frozenset[str]:
+def _missing_tables(destination: Destination, runs: Mapping[str, ListScan]) -> frozenset[str]:
     """Tables that the first load makes, since one load of many costs as much as of one."""
     return frozenset(name for name in (*runs, PUSH_RESULTS) if not destination.columns(name))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from connector.budget import locks
@@ -22,22 +23,38 @@ from connector.errors import (
 )
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
+from connector.source.deletions import settle_absent_rows
+from connector.source.list_scan import ListScan, begin
 from connector.source.scan import Scan
-from connector.source.scans import DoubtKind
+from connector.source.scans import Checkpoint, DoubtKind, usual_page_size
 from pipelines.account_outbox import note_account
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
-from pipelines.pull.deletions import settle_absent_rows
+from pipelines.pull.known_rows import expected_ids, newest_known_ms
 from pipelines.pull.push_results import land_push_results
 from pipelines.pull.run_tables import Booking, account_batch
-from pipelines.pull.scanning import ResourceRun, Wanted, begin, scan_of
 from pipelines.session import Session, open_session
 
 _log = get_logger("pull")
 # doubts that mean that a list was not read to its end
 _UNREAD = {DoubtKind.ENDLESS: EndlessList, DoubtKind.NO_PLACE: UnreachablePages}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the caller asked for.
+
+    since_ms: a bounded look back; UTC epoch ms. reset: forget watermarks and unfinished scans.
+    take_over: publish over the copy of another installation.
+    """
+
+    resources: tuple[str, ...]
+    full: bool = False
+    since_ms: int | None = None
+    reset: bool = False
+    take_over: bool = False
 
 
 @dataclass
@@ -95,7 +112,7 @@ class _Pull:
     def __init__(self, session: Session, wanted: Wanted, progress: Progress) -> None:
         self._session, self._wanted, self._progress = session, wanted, progress
         self._began_s = session.clock.monotonic_s()
-        self._runs: dict[str, ResourceRun] = {}
+        self._runs: dict[str, ListScan] = {}
         self._scans: dict[str, Scan] = {}
         self._errors: list[ConnectorError] = []
         self._report = PullReport(summary={})
@@ -121,15 +138,12 @@ class _Pull:
             session.settings, take_over=self._wanted.take_over, stop=session.stop
         ) as destination:
             self._report.is_visible = destination.is_published
-            now_ms = int(session.clock.now_s() * 1000)
             for resource in self._wanted.resources:
-                self._runs[resource] = begin(
-                    destination, resource, self._wanted, pull=session.settings.pull,
-                    limits=session.settings.rate_limits, now_ms=now_ms,
-                )  # fmt: skip
+                self._runs[resource] = self._begin(destination, resource)
             landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
+            self._end_what_was_read(destination, landing)
             try:
                 self._fetch_and_land(destination, landing)
                 landing.create_tables()
@@ -143,6 +157,49 @@ class _Pull:
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
                 self._report.is_visible = destination.is_published
+
+    def _begin(self, destination: Destination, resource: str) -> ListScan:
+        session, wanted = self._session, self._wanted
+
+        def has_ids(left: Checkpoint) -> bool:
+            return destination.seen.rows(resource) >= (left.ids or 0)
+
+        scan = begin(
+            resource,
+            {} if wanted.reset else destination.loader.mark(resource),
+            pull=session.settings.pull,
+            limits=session.settings.rate_limits,
+            now_ms=int(session.clock.now_s() * 1000),
+            full=wanted.full,
+            since_ms=wanted.since_ms,
+            keeps_ids=True,
+            has_ids=has_ids,
+        )
+        if not scan.resumed and scan.left is None:
+            destination.seen.begin(resource)
+        return scan
+
+    def _end_what_was_read(self, destination: Destination, landing: Landing) -> None:
+        """Book the scans that an earlier run read to their end; then begin what is planned."""
+        booking = Booking(self._session, destination)
+        for resource, run in self._runs.items():
+            if not run.checkpoint.is_at_end:
+                continue
+            try:
+                if run.outcome is None:
+                    scan = self._scan_of(run, destination)
+                    for _ in scan:  # nothing is left to ask for
+                        pass
+                    assert scan.outcome is not None
+                    run.end(scan.outcome)
+                self._end_scan(destination, landing, run)
+                booking.note(run)
+            except ConnectorError as error:
+                self._errors.append(error)
+                continue
+            planned = self._begin(destination, resource)
+            planned.counts, planned.warnings = run.counts, run.warnings
+            self._runs[resource] = planned
 
     def _account(self) -> dict[str, Any] | None:
         """GET /auth first: a wrong key is one clear line, not four."""
@@ -162,9 +219,9 @@ class _Pull:
     def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:
         session, pull_settings = self._session, self._session.settings.pull
         self._scans = {
-            name: scan_of(run, session.client, destination, page_size=pull_settings.page_size)
+            name: self._scan_of(run, destination)
             for name, run in self._runs.items()
-            if run.mark.ended is None
+            if run.outcome is None
         }
         fetching = Fetching(
             self._scans,
@@ -182,34 +239,52 @@ class _Pull:
         self._errors += fetching.errors.values()
         for name, scan in self._scans.items():
             if name not in fetching.errors and scan.outcome is not None:
-                self._runs[name].ended(scan.outcome)
+                self._runs[name].end(scan.outcome)
                 self._runs[name].alive = scan.alive
                 self._runs[name].warnings += scan.warnings
                 destination.loader.set_marks({name: self._runs[name].state()})
+
+    def _scan_of(self, run: ListScan, destination: Destination) -> Scan:
+        return Scan(
+            self._session.client,
+            run.checkpoint,
+            page_size=usual_page_size(run.facts.page_size, self._session.settings.pull.page_size),
+            known=run.facts.doubt,
+            newest_known_ms=newest_known_ms(destination, run.plan),
+            expected_ids=expected_ids(destination, run.plan),
+        )
 
     def _end_scans(self, destination: Destination, landing: Landing) -> None:
         """What follows from each scan: deletions, watermarks, freshness."""
         booking = Booking(self._session, destination)
         for run in self._runs.values():
             try:
-                if run.mark.ended is not None:
+                if run.outcome is not None:
                     self._end_scan(destination, landing, run)
                 self._note(booking, destination, run)
             except ConnectorError as error:
                 self._errors.append(error)
 
-    def _end_scan(self, destination: Destination, landing: Landing, run: ResourceRun) -> None:
+    def _end_scan(self, destination: Destination, landing: Landing, run: ListScan) -> None:
         now_ms = int(self._session.clock.now_s() * 1000)
-        settle_absent_rows(destination, landing, run, self._session.client, now_ms=now_ms)
+        alive = set(run.alive)
+        settle_absent_rows(
+            destination,
+            run,
+            self._session.client,
+            now_ms=now_ms,
+            expected=[one for one in expected_ids(destination, run.plan) if one in alive],
+            land=partial(landing.land_records, run.resource),
+        )
         destination.loader.set_marks({run.resource: run.booked()})
         self._note_doubt(run)
 
-    def _note(self, booking: Booking, destination: Destination, run: ResourceRun) -> None:
+    def _note(self, booking: Booking, destination: Destination, run: ListScan) -> None:
         booking.note(run)
-        if run.mark.ended is not None or run.counts["rows_read"]:
+        if run.outcome is not None or run.counts["rows_read"]:
             self._report.live_rows[run.resource] = destination.live_count(run.resource)
 
-    def _note_doubt(self, run: ResourceRun) -> None:
+    def _note_doubt(self, run: ListScan) -> None:
         if run.doubt is None:
             return
         self._report.doubts[run.resource] = run.is_doubt_new

@@ -16,10 +16,10 @@ from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import masked
 from connector.source.exact_values import holdable
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN
+from connector.source.list_scan import ListScan
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label
 from pipelines.destination.loader import Batch
-from pipelines.pull.scanning import ResourceRun
 from pipelines.session import Session
 
 ACCOUNT_TABLE = "account"
@@ -144,30 +144,30 @@ class Booking:
         self._label = destination_label(session.settings)
         self._freshness = FreshnessLog(session.ledger)
 
-    def note(self, run: ResourceRun) -> None:
+    def note(self, run: ListScan) -> None:
         """What the scan of `run` has brought is in the destination, be it all or a part.
 
         A full scan that hasn't ended makes nothing fresher, and leaves a table that isn't proven
         to be whole.
         """
-        ended = run.mark.ended
+        ended = run.outcome
         is_over = ended is not None and not ended.unfinished
         is_part = run.finds_deletions and run.counts["rows_read"] > 0
-        if run.mark.plan.backfill or not (is_over or is_part):
+        if run.plan.backfill or not (is_over or is_part):
             return
         before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}
         known = before.get(run.resource)
         known_pull_ms = known.last_pull_ms if known else 0
-        complete_ms = run.mark.started_ms if ended is not None and ended.complete else None
+        complete_ms = run.checkpoint.started_ms if ended is not None and ended.complete else None
         self._freshness.note(
             self._label,
             Freshness(
                 resource=run.resource,
                 run_id=self._session.run_id,
-                scan=str(run.mark.plan.kind),
+                scan=str(run.plan.kind),
                 reason=run.reason,
                 rows=self._destination.live_count(run.resource),
-                last_pull_ms=run.mark.started_ms if is_over else known_pull_ms,
+                last_pull_ms=run.checkpoint.started_ms if is_over else known_pull_ms,
                 last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
                 complete=run.complete,
                 why_incomplete=run.why_incomplete,

@@ -8,7 +8,7 @@ from typing import Any
 
 from connector.sandbox.generated_records import Generated
 from connector.sandbox.sandbox_options import BASE_TIME_MS, RESOURCES
-from connector.source.fields import split
+from connector.source.fields import split_malformed
 from connector.source.row_maker import RowMaker
 from connector.source.sightings import Sightings
 from tests.bench import Row
@@ -26,7 +26,9 @@ def run() -> list[Row]:
         records = [source.record(number) for number in range(RECORDS)]
         maker, seen = RowMaker(resource, {}), Sightings(BASE_TIME_MS)
         per_s = _per_s(records, maker.rows)
-        seen_per_s = _per_s(records, lambda page, seen=seen: seen.see(*split(page), in_order=True))
+        seen_per_s = _per_s(
+            records, lambda page, seen=seen: seen.see(*split_malformed(page), in_order=True)
+        )
         made += [
             Row(f"{resource}: records → rows", f"{per_s:,.0f}/s", f"≥ {ROWS_PER_S:,}/s",
                 per_s >= ROWS_PER_S),

@@ -13,8 +13,7 @@ from pydantic import SecretStr
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, RateLimit, Settings
-from pipelines.pull.pull_run import PullReport, pull
-from pipelines.pull.scanning import Wanted
+from pipelines.pull.pull_run import PullReport, Wanted, pull
 from tests.sync.pull.between import Between
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
 

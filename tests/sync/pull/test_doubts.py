@@ -14,8 +14,8 @@ from pipelines.commands.output import Output
 from pipelines.commands.status_commands import status
 from pipelines.commands.transfer_commands import run_pull
 from pipelines.destination.destination import Destination
+from pipelines.pull.pull_run import Wanted
 from pipelines.pull.pull_view import pull_lines
-from pipelines.pull.scanning import Wanted
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb

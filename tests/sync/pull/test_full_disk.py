@@ -9,8 +9,7 @@ import pytest
 import structlog
 
 from pipelines.progress import Progress, Standing
-from pipelines.pull.pull_run import pull
-from pipelines.pull.scanning import Wanted
+from pipelines.pull.pull_run import Wanted, pull
 from tests.sync.pull.conftest import Puller
 
 ROOM_BYTES = 1024  # of any one file, the ledger's log of changes among them

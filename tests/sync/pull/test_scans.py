@@ -14,10 +14,10 @@ import pytest
 from connector.errors import BadSetting
 from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
-from connector.source.scans import ResourceFacts, ScanKind, ScanPlan
+from connector.source.list_scan import ListScan
+from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
 from pipelines.progress import Progress, Standing
-from pipelines.pull.pull_run import pull
-from pipelines.pull.scanning import ResourceRun, ScanMark, Wanted
+from pipelines.pull.pull_run import Wanted, pull
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb
@@ -121,7 +121,7 @@ def test_what_a_run_expects_of_a_list(
     """The budget keeps so much room: as the last scan of that kind read, less what was read."""
     facts = ResourceFacts(pages=700, narrow_pages={"head": 2})
     plan = ScanPlan(**{"resource": "notes", "kind": ScanKind.HEAD, "reason": "", **changes})
-    assert ResourceRun("notes", facts, ScanMark(plan, 0, place)).expected_pages == expected
+    assert ListScan("notes", facts, Checkpoint(plan, 0, place)).expected_pages == expected
 
 
 def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller: Puller):
@@ -313,7 +313,7 @@ def test_odd_items_land_in_a_table_of_their_own(puller: Puller):
     puller.pull_ok("notes")
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         odd = connection.execute(
-            "SELECT resource, content FROM hiringcenter._hc_odd_records"
+            "SELECT resource, content FROM hiringcenter._hc_malformed_records"
         ).fetchall()
     assert [resource for resource, _ in odd] == ["notes"]
     assert '"nobody"' in odd[0][1]

@@ -13,8 +13,7 @@ from connector.errors import OutboxLost
 from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.checks import run_checks
-from pipelines.pull.pull_run import pull
-from pipelines.pull.scanning import Wanted
+from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push

@@ -23,8 +23,7 @@ from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.account_outbox import outbox_database
 from pipelines.commands.status_commands import one_run, recent_runs
 from pipelines.progress import Progress, Standing
-from pipelines.pull.pull_run import pull
-from pipelines.pull.scanning import Wanted
+from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push

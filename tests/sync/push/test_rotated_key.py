@@ -8,8 +8,7 @@ import pytest
 
 from connector.sandbox import Sandbox
 from connector.settings import Settings
-from pipelines.pull.pull_run import pull
-from pipelines.pull.scanning import Wanted
+from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push

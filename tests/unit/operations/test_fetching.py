@@ -8,7 +8,10 @@ from typing import Any, cast
 
 from connector.clock import SystemClock
 from connector.source.scan import Scan, ScannedPage
+from connector.source.scans import Checkpoint, ScanKind, ScanPlan
 from pipelines.pull.chunks import CHUNK_BYTES, Chunk, Fetching
+
+_START = Checkpoint(ScanPlan("notes", ScanKind.FULL, "test"), 0)
 
 
 class _Scan:
@@ -20,7 +23,7 @@ class _Scan:
     def __iter__(self) -> Iterator[ScannedPage]:
         for number in range(self.pages):
             self.fetched += 1
-            yield ScannedPage("notes", [{"id": str(number)}], [], {}, self.size_bytes)
+            yield ScannedPage("notes", [{"id": str(number)}], [], _START, self.size_bytes)
 
 
 def _fetching(*scans: _Scan, chunk_pages: int = 100) -> Fetching:

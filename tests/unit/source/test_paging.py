@@ -21,8 +21,9 @@ from connector.errors import (
 )
 from connector.source.list_pages import overlapping
 from connector.source.record_lookups import Found, LookUps
-from connector.source.scan import Scan, ScannedPage, plan_of
+from connector.source.scan import Scan, ScannedPage
 from connector.source.scans import (
+    Checkpoint,
     Doubt,
     DoubtKind,
     ResourceFacts,
@@ -37,8 +38,13 @@ NOW_MS = 20_000_000
 
 def scan(server: ListServer, resource: str = "notes", **options: Any) -> Scan:
     plan = options.pop("plan", None) or ScanPlan(resource, ScanKind.FULL, "test")
-    options = {"page_size": 10, "started_ms": NOW_MS, **options}
-    return Scan(cast(ApiClient, server), plan, **options)
+    checkpoint = options.pop("checkpoint", None) or Checkpoint(plan, NOW_MS)
+    return Scan(cast(ApiClient, server), checkpoint, **{"page_size": 10, **options})
+
+
+def kept(page: ScannedPage) -> Checkpoint:
+    """The page's checkpoint, as a state keeps it."""
+    return Checkpoint.from_json(json.loads(json.dumps(page.checkpoint.to_json())))
 
 
 def ids(pages: list[ScannedPage]) -> list[str]:
@@ -123,7 +129,7 @@ def test_an_unsure_end_stays_unsure_over_a_kill():
     """The run after it has nothing left to read, and must not take the scan for complete."""
     server = ListServer([], answer=lambda page, _: replace(page, is_sure=False))
     (page,) = scan(server)
-    resumed = scan(server, place=page.place)
+    resumed = scan(server, checkpoint=page.checkpoint)
     assert list(resumed) == []
     assert resumed.outcome is not None
     assert not resumed.outcome.complete
@@ -208,7 +214,7 @@ def test_odd_items_in_the_middle_cost_no_other_row():
     rows[5:5] = [None, "text", {"noId": 1}]
     pages = list(scan(ListServer(rows)))
     assert len(ids(pages)) == 30
-    assert [odd for page in pages for odd in page.odd] == [None, "text", {"noId": 1}]
+    assert [item for page in pages for item in page.malformed] == [None, "text", {"noId": 1}]
 
 
 @pytest.mark.parametrize(("accepted", "used"), [(100, 100), (60, 50), (30, 25)])
@@ -357,8 +363,8 @@ def test_a_scan_goes_on_at_the_place_of_its_last_loaded_page(cut: int):
     server = ListServer(records(50), counted=True)
     first = iter(scan(server, "prospects"))
     loaded = [next(first) for _ in range(cut)]
-    place = json.loads(json.dumps(loaded[-1].place))
-    again = scan(server, "prospects", plan=plan_of(place), place=place)
+    checkpoint = kept(loaded[-1])
+    again = scan(server, "prospects", checkpoint=checkpoint)
     rest = list(again)
     assert ids(loaded) + ids(rest) == [row["id"] for row in server.rows]
     assert len(server.asked) == 5
@@ -372,14 +378,14 @@ def test_a_scan_goes_on_at_the_place_of_its_last_loaded_page(cut: int):
 def test_a_place_whose_token_expired_costs_a_new_beginning_and_no_row():
     """Days after the kill."""
     server = ListServer(records(50))
-    place = next(iter(scan(server))).place
+    checkpoint = next(iter(scan(server))).checkpoint
 
     def expire(number: int) -> None:
         if number == 2:
             raise expired()
 
     server.before = expire
-    made = scan(server, place=place)
+    made = scan(server, checkpoint=checkpoint)
     assert set(read(made)) == {row["id"] for row in server.rows}
     assert made.outcome is not None
     assert made.outcome.complete
@@ -389,12 +395,12 @@ def test_a_scan_that_is_spread_stops_where_it_was_told_to():
     """And says that it isn't complete, until the run that reaches the end."""
     server = ListServer(records(50))
     plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
-    found, place, outcomes = [], None, []
+    found, checkpoint, outcomes = [], None, []
     for _ in range(3):
-        made = scan(server, plan=plan, place=place)
+        made = scan(server, plan=plan, checkpoint=checkpoint)
         pages = list(made)
         found += ids(pages)
-        place = pages[-1].place
+        checkpoint = pages[-1].checkpoint
         outcomes.append(made.outcome)
     assert found == [row["id"] for row in server.rows]
     assert [(one.complete, one.unfinished) for one in outcomes if one] == [
@@ -485,7 +491,7 @@ def test_an_open_scan_reads_all_where_too_many_left():
     assert server.records_asked == []
     assert made.outcome is not None
     assert made.outcome.complete
-    assert plan_of(pages[-1].place).kind is ScanKind.FULL
+    assert pages[-1].checkpoint.plan.kind is ScanKind.FULL
 
 
 # --- lists without page tokens --------------------------------------------------------------------
@@ -649,9 +655,9 @@ def test_watermarks_come_from_data_and_never_from_the_future():
     (page,) = made
     assert made.outcome is not None
     assert made.outcome.newest_ms == {"createdAt": NOW_MS, "updatedAt": 5}
-    assert str(2**70) not in json.dumps(page.place)  # states hold 64 bits
+    assert str(2**70) not in json.dumps(page.checkpoint.to_json())  # states hold 64 bits
     first = next(iter(scan(counting(ListServer(records(30)), lambda _: 2**70))))
-    assert str(2**70) not in json.dumps(first.place)
+    assert str(2**70) not in json.dumps(first.checkpoint.to_json())
 
 
 @pytest.mark.parametrize(
@@ -689,9 +695,9 @@ def test_a_list_that_ends_where_a_page_does_is_recognised_for_one_request():
 def test_a_resumed_open_scan_leaves_single_looks_to_the_next():
     """It can't tell which of the expected rows the killed run had listed."""
     server = ListServer(tasks(80), matches=is_open)
-    place = next(iter(scan(server, plan=open_plan(5)))).place
+    checkpoint = next(iter(scan(server, plan=open_plan(5)))).checkpoint
     expected = [row["id"] for row in server.rows]
-    made = scan(server, plan=plan_of(place), place=place, expected_ids=expected)
+    made = scan(server, checkpoint=checkpoint, expected_ids=expected)
     assert len(read(made)) == 30
     assert server.records_asked == []
 
@@ -700,9 +706,9 @@ def test_a_killed_head_scan_that_had_come_below_the_watermark_is_through():
     """Its last place says so; nothing is asked for again."""
     server = ListServer(records(500), counted=True)
     plan = head(server.rows[5]["createdAt"], "prospects")
-    place = list(scan(server, plan=plan))[-1].place
+    checkpoint = list(scan(server, plan=plan))[-1].checkpoint
     server.asked.clear()
-    assert read(scan(server, plan=plan_of(place), place=place)) == []
+    assert read(scan(server, checkpoint=checkpoint)) == []
     assert server.asked == []
 
 
@@ -710,14 +716,14 @@ def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
     """Otherwise each run would begin anew, and none would ever come to the end."""
     server = ListServer(records(50))
     plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
-    place = list(scan(server, plan=plan))[-1].place
+    checkpoint = list(scan(server, plan=plan))[-1].checkpoint
 
     def expire(number: int) -> None:
         if number == 3:
             raise expired()
 
     server.before = expire
-    made = scan(server, plan=plan_of(place), place=place)
+    made = scan(server, checkpoint=checkpoint)
     assert len(read(made)) == 50
     assert made.outcome is not None
     assert made.outcome.complete
@@ -861,8 +867,9 @@ def test_a_page_size_that_no_server_honoured_is_not_taken_from_a_state(bad: Any)
     assert usual_page_size(bad, 200) == 200
     assert usual_page_size(50, 200) == 50
     server = ListServer(records(35))
-    place = {**next(iter(scan(server))).place, "page_size": bad}
-    read(scan(server, place=place))
+    left = next(iter(scan(server))).checkpoint
+    checkpoint = replace(left, resume={**(left.resume or {}), "page_size": bad})
+    read(scan(server, checkpoint=checkpoint))
     assert server.asked[-1]["limit"] == "10"
 
 
@@ -1025,9 +1032,9 @@ def test_a_full_last_page_of_a_paged_list_costs_one_request(resource: str):
 def test_a_scan_killed_at_a_full_last_page_asks_for_that_page_again():
     """It may not be the last; what came before it was loaded."""
     server = ListServer(records(40))
-    place = json.loads(json.dumps(list(scan(server))[-1].place))
+    checkpoint = kept(list(scan(server))[-1])
     server.asked.clear()
-    made = scan(server, place=place)
+    made = scan(server, checkpoint=checkpoint)
     assert read(made) == [f"r{n}" for n in range(30, 40)]
     assert [asked["pageToken"] for asked in server.asked] == ["30", "30"]
     assert made.outcome is not None
@@ -1069,7 +1076,7 @@ def test_a_list_whose_first_rows_are_older_than_known_ones_is_read_whole(first: 
     assert set(ids(pages)) == {row["id"] for row in rows}
     assert made.outcome is not None
     assert made.outcome.complete
-    assert {plan_of(page.place).kind for page in pages} == {ScanKind.FULL}
+    assert {page.checkpoint.plan.kind for page in pages} == {ScanKind.FULL}
 
 
 def test_a_big_list_that_is_not_newest_first_is_read_in_parts():
@@ -1248,7 +1255,7 @@ def test_a_refused_filter_makes_the_scan_a_full_one(status: int):
     ]  # fmt: skip
     assert server.records_asked == []
     assert f"the server refuses its filter ({status}), so all of it; test" in made.plan.reason
-    assert {plan_of(page.place).kind for page in pages} == {ScanKind.FULL}
+    assert {page.checkpoint.plan.kind for page in pages} == {ScanKind.FULL}
     assert made.outcome is not None
     assert (made.outcome.complete, made.outcome.filter_refused) == (True, True)
 
@@ -1256,8 +1263,8 @@ def test_a_refused_filter_makes_the_scan_a_full_one(status: int):
 def test_a_refused_filter_is_remembered_by_a_resumed_scan():
     """The run that read the first page was killed."""
     first = next(iter(scan(_refusing(400), plan=open_plan(5))))
-    place = json.loads(json.dumps(first.place))
-    resumed = scan(_refusing(400), plan=plan_of(place), place=place)
+    checkpoint = kept(first)
+    resumed = scan(_refusing(400), checkpoint=checkpoint)
     assert len(read(resumed)) == 15
     assert resumed.outcome is not None
     assert resumed.outcome.filter_refused

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from connector.api.bodies import read_json
 from connector.errors import ConfigurationError
-from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id, split
-from connector.source.row_maker import RowMaker, odd_rows
+from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id, split_malformed
+from connector.source.row_maker import RowMaker, malformed_rows
 
 
 def row(record: dict[str, Any], maker: RowMaker | None = None) -> dict[str, Any]:
@@ -173,18 +173,18 @@ def test_an_integer_id_is_kept_as_text():
                                   {"id": 1.5}, {"id": True}, {"id": ["1"]}])  # fmt: skip
 def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
     """It is sorted out, kept by its content, and the rest of the page goes on."""
-    records, odd = split([{"id": "1"}, item, {"id": "2"}])
+    records, odd = split_malformed([{"id": "1"}, item, {"id": "2"}])
     assert [record["id"] for record in records] == ["1", "2"]
     assert odd == [item]
     assert record_id(item) is None
-    assert len(odd_rows("notes", [item, item])) == 1
+    assert len(malformed_rows("notes", [item, item])) == 1
     with pytest.raises(ValueError, match="usable id"):
         RowMaker("notes", {}).rows([item if isinstance(item, dict) else {}])
 
 
 def test_odd_items_can_hold_anything():
     """NUL, surrogates, numbers without end: as escaped text."""
-    rows = odd_rows("notes", [{"a": "\0\ud800", "b": 2**70}])
+    rows = malformed_rows("notes", [{"a": "\0\ud800", "b": 2**70}])
     assert rows[0]["content"] == '{"a": "\\u0000\\ud800", "b": 1180591620717411303424}'
 
 

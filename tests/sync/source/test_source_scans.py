@@ -12,7 +12,7 @@ import pytest
 from connector.api.client import ApiClient
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
 from connector.source.scan import Scan, ScannedPage
-from connector.source.scans import ScanKind, ScanPlan
+from connector.source.scans import Checkpoint, ScanKind, ScanPlan
 from tests.fake_clock import FakeClock
 from tests.sync.client.recording_budget import RecordingBudget
 
@@ -30,8 +30,8 @@ class Reader:
 
     def scan(self, resource: str, **options: Any) -> Scan:
         plan = options.pop("plan", None) or ScanPlan(resource, ScanKind.FULL, "test")
-        options = {"page_size": 200, "started_ms": 2_000_000_000_000, **options}
-        return Scan(self.client, plan, **options)
+        checkpoint = Checkpoint(plan, started_ms=2_000_000_000_000)
+        return Scan(self.client, checkpoint, **{"page_size": 200, **options})
 
     def read(self, resource: str, **options: Any) -> dict[str, Any]:
         """The records found, by id; of one that came twice, the last."""
@@ -180,7 +180,7 @@ def test_odd_rows_in_the_middle_of_a_list_cost_no_other(serve: Serve):
     truth = {row["id"] for row in reader.sandbox.store.all("notes") if _has_id(row)}
     pages = list(reader.scan("notes"))
     assert set(by_id(pages)) == truth
-    assert sum(len(page.odd) for page in pages) == 4
+    assert sum(len(page.malformed) for page in pages) == 4
 
 
 def _has_id(row: Any) -> bool:
