@@ -223,7 +223,7 @@ def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, 
     """What finished scans left, and the scan that an earlier run didn't end.
 
     A state that another version, or a damaged file, has left unreadable is one that isn't there.
-    Before version 0.3 all of it was below `mark`.
+    Before version 0.2 all of it was below `mark`.
     """
     state = state if "facts" in state else state.get("mark", {})
     try:

@@ -176,7 +176,7 @@ class Checkpoint:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Of any version: those before 0.3 said `place`, `seen` and `ended`."""
+        """Of any version: those before 0.2 say `place`, `seen` and `ended`."""
         outcome = facts.get("outcome") or facts.get("ended")
         return cls(
             plan=ScanPlan.from_json(facts["plan"]),

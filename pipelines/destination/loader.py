@@ -32,12 +32,14 @@ from connector.logs import get_logger
 from connector.source.dlt_source import list_resource, merge_strategy, with_state
 from connector.source.fields import HASH_COLUMN
 from connector.source.list_scan import note
+from connector.source.row_maker import MALFORMED_TABLE
 from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.working_file import work_schema
 
 _log = get_logger("load")
 Marks = dict[str, dict[str, Any]]
+_RENAMED = {"_hc_odd_records": MALFORMED_TABLE}  # of 0.1
 # dlt takes dicts as well, at six times the cost. What makes Arrow unsafe is leaving types to
 # inference, which rounds 1.5 into an integer column in silence: here each column has its type.
 _ARROW_TYPES = {
@@ -134,6 +136,8 @@ class Loader:
             self.pipeline.sync_destination()
             self._set_state(self._local_marks.after(self._sources()))
             self._is_clean = True
+            for old, new in _RENAMED.items():
+                _rename_table(self.pipeline, old, new)
             self._learn_columns()
             dropped = _restore_dropped(self.pipeline, list(self._columns))
         if dropped:
@@ -275,6 +279,28 @@ def _is_about_local_files(error: BaseException) -> bool:
         isinstance(cause, StorageException | FileNotFoundError | NotADirectoryError)
         for cause in chain(error)
     )
+
+
+def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
+    """Give a table of an earlier version its name of now, with its rows. Where others read it in
+    the database itself, its old name stays as a view."""
+    schema = None if pipeline.default_schema_name is None else pipeline.default_schema
+    if schema is None or old not in schema.tables:
+        return
+    with pipeline.destination_client() as client:
+        if isinstance(client, SqlJobClientBase):
+            found = dict(client.get_storage_tables([old, new]))
+            if found.get(old) and not found.get(new):
+                name, server = client.sql_client.make_qualified_table_name, client.sql_client
+                with server.begin_transaction():
+                    renamed = server.escape_column_name(new)
+                    server.execute_sql(f"ALTER TABLE {name(old)} RENAME TO {renamed}")
+                    if not pipeline.destination.destination_type.endswith("duckdb"):
+                        server.execute_sql(f"CREATE VIEW {name(old)} AS SELECT * FROM {name(new)}")  # noqa: S608
+                _log.info("load.table_renamed", old=old, new=new)
+    (table,) = schema.drop_tables([old])
+    schema.update_table({**table, "name": new})
+    pipeline.schemas.commit_live_schema(schema.name)
 
 
 def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
