@@ -26,7 +26,7 @@ from connector.api.endpoints import ENDPOINTS
 from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
 from connector.source.fields import split_malformed
-from connector.source.list_pages import LIMIT_MAX, LIMITS, Listing, Params, PlaceLost, Step
+from connector.source.list_pages import LIMIT_MAX, LIMITS, Listing, PageTokenLost, Params, Step
 from connector.source.sightings import Sightings
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
@@ -48,10 +48,10 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
         return False
     if step.page.cut is not None:
         return True
-    return step.is_full or (len(step.page.items) in MAXIMA and step.place is None)
+    return step.is_full or (len(step.page.items) in MAXIMA and step.page_token is None)
 
 
-class TheRest:
+class Completion:
     """What a list has beyond `last`, its last page. Iterate it once, noting each step in `seen`.
 
     params: the list's filters. slices: what was learned of its rows. is_proven: afterwards,
@@ -92,7 +92,7 @@ class TheRest:
         hidden, or slipped through while rows moved. Then few requests are worth it.
         """
         is_short = not (self._last.is_full or self._last.page.cut)
-        is_cut = not is_short or not (self._last.place or self._is_gap_small())
+        is_cut = not is_short or not (self._last.page_token or self._is_gap_small())
         last = self._last
         for step in self._until_barren(self._all_at_once()):
             self._seen.totals.say(step.page.total_count)
@@ -127,7 +127,7 @@ class TheRest:
         log.info("source.all_at_once", resource=self._resource, of=total_count, limit=limit)
         try:
             yield from self._listing(page_size=limit)
-        except (PlaceLost, EndlessList):
+        except (PageTokenLost, EndlessList):
             log.info("source.page_token_lost", resource=self._resource)
         except Unreachable as error:  # too much for one answer; slices are smaller
             log.warning("source.all_at_once_failed", resource=self._resource, last=error.last)
@@ -137,7 +137,7 @@ class TheRest:
             self.is_proven = True
             return
         limit = self._last.limit
-        if self._last.place is None:
+        if self._last.page_token is None:
             for step in self._ever_wider():
                 limit = step.limit
                 yield step
@@ -149,12 +149,12 @@ class TheRest:
 
     def _is_followed_when_halved(self) -> bool:
         """Whether the server names a next page for the first half of the last one."""
-        place = self._last.place
+        token = self._last.page_token
         half = max(1, len(self._last.page.items) // 2)
         try:
-            step = next(iter(self._listing(page_size=half, next_params=place)))
-        except (PlaceLost, Refused):
-            return "pageToken" in (place or {})  # which the pages before named
+            step = next(iter(self._listing(page_size=half, next_params=token)))
+        except (PageTokenLost, Refused):
+            return "pageToken" in (token or {})  # which the pages before named
         return step.page.next_params is not None
 
     def _ever_wider(self) -> Iterator[Step]:
@@ -175,7 +175,7 @@ class TheRest:
             rows, limit = more, limit * _WIDER
 
     def _by_time(self) -> Iterator[Step]:
-        """Behind the last row, for servers that know `startAfter` and never name a place."""
+        """Behind the last row, for servers that know `startAfter` and never name a page token."""
         order = ENDPOINTS[self._resource].order
         field = ENDPOINTS[self._resource].order_by or self._seen.times.order
         step = self._last
@@ -186,9 +186,9 @@ class TheRest:
             last_ms = times[-1] + (-1 if order == "ascending" else 1)
             listed = self._seen.listed()
             try:
-                place = {"startAfter": str(last_ms)}
-                following = next(iter(self._listing(page_size=step.limit, next_params=place)))
-            except (PlaceLost, Refused):
+                token = {"startAfter": str(last_ms)}
+                following = next(iter(self._listing(page_size=step.limit, next_params=token)))
+            except (PageTokenLost, Refused):
                 return
             yield following
             if self._seen.listed() == listed:
@@ -208,7 +208,7 @@ class TheRest:
         while (piece := self._slices.next()) is not None:
             try:
                 yield from self._slice(piece, limit)
-            except (PlaceLost, EndlessList):
+            except (PageTokenLost, EndlessList):
                 log.info("source.page_token_lost", resource=self._resource)
             except Refused as refused:
                 log.warning("source.slice_refused", resource=self._resource, status=refused.status)

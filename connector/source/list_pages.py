@@ -1,4 +1,4 @@
-"""One walk through one list, page after page, whatever the server makes of it."""
+"""The pages of one list, one after the other, whatever the server makes of it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses
 LIMIT_MAX = 100_000  # rows of one answer
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
 BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
-PLACES = ("pageToken", "startAfter")
+_TOKENS = ("pageToken", "startAfter")
 BAD_REQUEST = (400, 422)
-_PLACE_GONE = (400, 404, 410, 422)
+_TOKEN_GONE = (400, 404, 410, 422)
 
 Params = Mapping[str, str]
 log = get_logger("source")
 
 
-class PlaceLost(Exception):
+class PageTokenLost(Exception):
     """The server no longer knows the page token: the list has to be begun again."""
 
 
@@ -47,9 +47,9 @@ class Step:
     is_full: bool
 
     @property
-    def place(self) -> dict[str, str] | None:
+    def page_token(self) -> dict[str, str] | None:
         """Where the page is; None at the beginning of the list."""
-        named = {name: self.asked[name] for name in PLACES if name in self.asked}
+        named = {name: self.asked[name] for name in _TOKENS if name in self.asked}
         return named or None
 
 
@@ -58,11 +58,11 @@ class Listing:
 
     next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit
     that is refused isn't the fault, since it was accepted before: nothing smaller is tried.
-    asks_twice: a place that is refused is asked for once more, before it counts as lost.
+    asks_twice: a page token that is refused is asked for once more before it counts as lost.
     ids_in_order: those of the pages so far, those by `startAfter` aside.
 
     Raises (while iterating; every page that brought something was yielded)
-        PlaceLost: the server refused the page token.
+        PageTokenLost: the server refused the page token.
         EndlessList: pages bring nothing new, or stay empty, without an end.
         ApiError: what ApiClient.page raises.
     """
@@ -106,14 +106,14 @@ class Listing:
     # --- asking -------------------------------------------------------------------------------
 
     def _step(self) -> Step:
-        place = self._next or {}
-        page = self._with_place(place) if place else self._first()
+        token = self._next or {}
+        page = self._page_at(token) if token else self._first()
         limit = self._limit  # as it was accepted
-        asked = {**self._params, **place, "limit": str(limit)}
+        asked = {**self._params, **token, "limit": str(limit)}
         rows = len(page.items)
         is_full = rows == limit or 0 < self._longest <= rows
         step = Step(page, asked, limit, None, is_full)
-        step = replace(step, next_params=self._after(step, place))
+        step = replace(step, next_params=self._after(step, token))
         self._longest = max(self._longest, rows)
         return step
 
@@ -121,18 +121,18 @@ class Listing:
     def _limit(self) -> int:
         return self._times.limit or self.page_size
 
-    def _with_place(self, place: Params, *, again: bool = False) -> Page:
+    def _page_at(self, token: Params, *, again: bool = False) -> Page:
         try:
-            return self._page(place)
+            return self._page(token)
         except Refused as refused:
-            if refused.status in _PLACE_GONE and self._times.limit is not None:
+            if refused.status in _TOKEN_GONE and self._times.limit is not None:
                 self._times.refuse()  # the limit, probably: the usual one has worked
-                return self._with_place(place)
-            if refused.status not in _PLACE_GONE:
+                return self._page_at(token)
+            if refused.status not in _TOKEN_GONE:
                 raise
             if self._asks_twice and not again:
-                return self._with_place(place, again=True)
-            raise PlaceLost from refused
+                return self._page_at(token, again=True)
+            raise PageTokenLost from refused
 
     def _first(self) -> Page:
         """The first page, for a smaller limit where the server refuses this one."""
@@ -146,16 +146,16 @@ class Listing:
             self.page_size = smaller[0]
             return self._first()
 
-    def _page(self, place: Params) -> Page:
-        params = {**self._params, "limit": str(self._limit), **place}
+    def _page(self, token: Params) -> Page:
+        params = {**self._params, "limit": str(self._limit), **token}
         return self._client.page(self._resource, params)
 
     # --- what follows -------------------------------------------------------------------------
 
-    def _after(self, step: Step, place: Params) -> dict[str, str] | None:
+    def _after(self, step: Step, token: Params) -> dict[str, str] | None:
         """What to add for the next page; None at the end."""
         following = overlapping(self._resource, step.page)
-        if "startAfter" not in place:
+        if "startAfter" not in token:
             self.ids_in_order.add(filter(None, map(record_id, step.page.items)))
         if following is None:
             return None
@@ -167,9 +167,9 @@ class Listing:
         self._empty_pages = 0
         has_news = self._note_news(step.page.items)
         if _time(step.page) is not None:
-            return self._times.after(step, place, following, has_news=has_news)
-        if not has_news and following == place:
-            if "startAfter" in place and not step.is_full:
+            return self._times.after(step, token, following, has_news=has_news)
+        if not has_news and following == token:
+            if "startAfter" in token and not step.is_full:
                 return None
             self._fail("the server names the page that was just read as the next one")
         self._note_progress(step.page.items)
@@ -216,23 +216,23 @@ class _TimePages:
         self.limit: int | None = None
         self._may_widen = True
         self.skipped = 0
-        self._passed = 0  # how often in a row the place was moved without news
+        self._passed = 0  # how often in a row it was moved without news
         self._is_cut = False  # what was passed, if rows follow: then the server gives no more
 
     def after(
-        self, step: Step, place: Params, following: dict[str, str], *, has_news: bool
+        self, step: Step, token: Params, following: dict[str, str], *, has_news: bool
     ) -> dict[str, str] | None:
         """What follows a page that names its last row; a server may name it on the last page."""
         if has_news:
             self.skipped += self._is_cut
             self._is_cut, self._passed = False, 0
-        if has_news and following != place:
+        if has_news and following != token:
             self.limit = None
             return following
         if not step.is_full:
             return None
         if len(step.page.items) >= step.limit and self._widen(step.limit * 2):
-            return dict(place)
+            return dict(token)
         return self._past(step)
 
     def refuse(self) -> None:

@@ -12,9 +12,9 @@ from connector.api.client import ApiClient
 from connector.api.envelopes import Page
 from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
-from connector.source.completing import SLICED, Slices, TheRest, may_be_cut
+from connector.source.completing import SLICED, Completion, Slices, may_be_cut
 from connector.source.fields import split_malformed
-from connector.source.list_pages import BAD_REQUEST, Listing, PlaceLost, Step
+from connector.source.list_pages import BAD_REQUEST, Listing, PageTokenLost, Step
 from connector.source.record_lookups import Found, LookUps
 from connector.source.scans import (
     FILTERED,
@@ -114,7 +114,7 @@ class Scan:
 
     def _through_the_list(self) -> Iterator[ScannedPage]:
         try:
-            yield from self._whole_walk()
+            yield from self._to_the_end()
         except EndlessList as error:
             log.warning("source.endless", resource=self.plan.resource, reason=error.reason)
             self._endless = error.reason
@@ -142,16 +142,16 @@ class Scan:
             left = min(left, max(0, plan.max_pages - read))
         return read, left
 
-    # --- walking --------------------------------------------------------------------------------
+    # --- one pass after the other ---------------------------------------------------------------
 
-    def _whole_walk(self) -> Iterator[ScannedPage]:
-        """To the end of the list; from its beginning again where the server forgets the place."""
+    def _to_the_end(self) -> Iterator[ScannedPage]:
+        """To the end of the list; again from its beginning where a page token is refused."""
         furthest = 0
         while not self._ended and not self._unfinished:
             before = self._seen.pages
             try:
-                yield from self._walk()
-            except PlaceLost:
+                yield from self._one_pass()
+            except PageTokenLost:
                 pages = self._seen.pages - before
                 self._stalls = self._stalls + 1 if pages <= furthest else 0
                 furthest = max(furthest, pages)
@@ -171,15 +171,15 @@ class Scan:
         )
 
     def _restart(self) -> None:
-        self._seen.begin_anew()
+        self._seen.restart()
         if self._stalls > STALLS_MAX:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
         log.warning("source.page_token_lost", resource=self.plan.resource, then="restart")
         self._next = None
-        if self.plan.max_pages is not None:  # a place that the next run can't resume at is none
+        if self.plan.max_pages is not None:  # page tokens don't last until the next run
             self.plan = replace(self.plan, max_pages=None)
 
-    def _walk(self) -> Iterator[ScannedPage]:
+    def _one_pass(self) -> Iterator[ScannedPage]:
         listing = Listing(
             self._client,
             self.plan.resource,
@@ -282,7 +282,7 @@ class Scan:
         self._is_cut = not missing
         if self._was_tried_in_vain(missing):
             return
-        rest = TheRest(
+        rest = Completion(
             self._client, self.plan.resource, self.plan.params,
             seen=self._seen, last=last, slices=self._slices,
         )  # fmt: skip
@@ -298,13 +298,13 @@ class Scan:
         if known is None:
             return False
         if self._cut is not None:
-            is_known = known.kind is DoubtKind.NO_PLACE and known.covers(missing)
+            is_known = known.kind is DoubtKind.UNREACHABLE_PAGE and known.covers(missing)
             return is_known and not known.helped
         if missing:
             return known.kind is DoubtKind.COUNT and known.covers(missing)
         return known.kind is DoubtKind.FULL_PAGE and not known.helped
 
-    # --- pages and places -----------------------------------------------------------------------
+    # --- pages and checkpoints -----------------------------------------------------------------
 
     def _scanned(self, page: Page, *, in_order: bool = False) -> ScannedPage:
         self.pages_read += 1
@@ -332,7 +332,7 @@ class Scan:
         if ended and not self._is_settled:
             if self._last is None or self._seen.missing():
                 return Checkpoint(self.plan, self.started_ms)
-            following, ended = self._last.place, False
+            following, ended = self._last.page_token, False
         resume = {
             "page_size": self._page_size,
             "next": following,
@@ -395,7 +395,9 @@ class Scan:
             return Doubt(DoubtKind.ENDLESS, why, listed=listed)
         if self._cut is not None:
             why = f"there is more of the list than could be read: {self._cut}"
-            return Doubt(DoubtKind.NO_PLACE, why, self._seen.missing(), listed, self._helped)
+            return Doubt(
+                DoubtKind.UNREACHABLE_PAGE, why, self._seen.missing(), listed, self._helped
+            )
         if self.plan.kind is not ScanKind.FULL:
             return None
         if missing := self._seen.missing():

@@ -38,7 +38,7 @@ class ScanPlan:
 
     reason: a sentence for people. since_ms: how far down a head scan reads (inclusive). order:
     the field a head scan is ordered by. params: filters of the list. max_pages: where this run
-    stops, to be gone on with by the next; None: at the end. look_max: how many rows that left a
+    stops, to be resumed by the next; None: at the end. look_max: how many rows that left a
     filtered list are looked at one by one; with more, the whole list is cheaper. backfill: asked
     for by `--since`; leaves watermarks alone. full_max_pages: `max_pages` of the full scan that a
     narrow one becomes where its list isn't newest first, or its filter is refused.
@@ -71,7 +71,7 @@ class DoubtKind(StrEnum):
     SAME_TIME = "same time"  # more rows share a millisecond than a page takes
     NO_LIST = "no list"  # the end was an answer without a list
     ENDLESS = "endless"  # pages bring nothing new, and each names a next one
-    NO_PLACE = "no place"  # there is a next page, and no way to ask for it
+    UNREACHABLE_PAGE = "no place"  # there is a next page, and no way to ask for it
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class ScanOutcome:
     count. pages: requests for pages, in all runs of this scan. rows: items read, repetitions
     included. newest_ms: field → newest time. order: the field by which rows came newest first.
     page_size: rows per page that the server accepts. gone: ids that the API says don't exist any
-    more. unfinished: stopped at `max_pages`; the next run goes on at the last page's place.
+    more. unfinished: stopped at `max_pages`; the next run resumes behind the last page.
     filter_refused: the server wouldn't take the plan's filter, and all of the list was read.
     """
 

@@ -111,7 +111,7 @@ class Times:
         self._first.setdefault(field, times[0])
         self._last[field] = times[-1]
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """The list is read from its beginning again."""
         self._last = {}
 
@@ -199,11 +199,11 @@ class Sightings:
             return records
         return [record for record, known in zip(records, ids, strict=True) if known not in before]
 
-    def begin_anew(self) -> None:
+    def restart(self) -> None:
         """The list is read from its beginning again; ids that were seen stay seen."""
         self.restarts += 1
         self.pages = self.rows = self.malformed = 0
-        self.times.begin_anew()
+        self.times.restart()
 
     def listed(self) -> int:
         """How many rows of the list were seen: different ids, and items without one."""

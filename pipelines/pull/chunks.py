@@ -1,10 +1,10 @@
 """Pages are fetched ahead while earlier ones are loaded, and never too far ahead.
 
-One thread per resource walks its scan. What was fetched and isn't loaded yet, on the way to the
+One thread per resource iterates its scan. What was fetched and isn't loaded yet, on the way to the
 destination or waiting for it, is what a kill costs: it never exceeds `chunk_pages` pages, and no
 page is begun while one waits that was begun more than `chunk_s` ago. It is also what a pull holds
 in memory, so none is begun while `CHUNK_BYTES` wait: texts may be long, and fields many. At the
-pace the API allows, chunks are cut by time and fetching goes on while they load; a fast server
+pace the API allows, chunks are cut by time and fetching continues while they load; a fast server
 fills a chunk before that, and a big chunk loads cheaper than two.
 """
 
@@ -89,7 +89,7 @@ class Fetching:
         self._abandoned = False
         self.errors: dict[str, ConnectorError] = {}
         self._threads = [
-            threading.Thread(target=self._walk, args=item, name=f"fetch-{item[0]}", daemon=True)
+            threading.Thread(target=self._read, args=item, name=f"fetch-{item[0]}", daemon=True)
             for item in scans.items()
         ]
 
@@ -152,7 +152,7 @@ class Fetching:
             if thread.is_alive():
                 thread.join(timeout=1.0)
 
-    def _walk(self, resource: str, scan: Scan) -> None:
+    def _read(self, resource: str, scan: Scan) -> None:
         try:
             pages = iter(scan)
             while self._may_begin():
@@ -238,7 +238,7 @@ class Landing:
             self._load({}, {})
 
     def land(self, chunk: Chunk) -> None:
-        """Load what changed; where nothing did, only the scans' places are kept. Empties `chunk`.
+        """Load what changed; where nothing did, only the checkpoints are kept. Empties `chunk`.
 
         Raises:
             DestinationError: the rows can't be written; the chunk will be read again.
@@ -280,8 +280,8 @@ class Landing:
         return rows, malformed
 
     def _load(self, rows: dict[str, list[dict[str, Any]]], malformed: Mapping[str, Row]) -> None:
-        """Load `rows`, by resource; the places alone of those that have none. Empties `rows`."""
-        places = {name: self._runs[name].state() for name in rows}
+        """Load `rows`, by resource; the states alone of those that have none. Empties `rows`."""
+        states = {name: self._runs[name].state() for name in rows}
         names = [name for name in self._makers if rows.get(name) or name in self._missing]
         batches = [self._batch(name, rows.pop(name, [])) for name in names]
         if malformed:
@@ -291,7 +291,7 @@ class Landing:
         if batches:
             self._destination.load(batches)
         self._missing = frozenset()
-        still = {name: place for name, place in places.items() if name not in names}
+        still = {name: state for name, state in states.items() if name not in names}
         if still:
             self._destination.loader.set_marks(still)
 

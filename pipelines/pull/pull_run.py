@@ -39,7 +39,7 @@ from pipelines.session import Session, open_session
 
 _log = get_logger("pull")
 # doubts that mean that a list was not read to its end
-_UNREAD = {DoubtKind.ENDLESS: EndlessList, DoubtKind.NO_PLACE: UnreachablePages}
+_UNREAD = {DoubtKind.ENDLESS: EndlessList, DoubtKind.UNREACHABLE_PAGE: UnreachablePages}
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class _Pull:
             self._work()
         except ConnectorError as error:
             self._errors.append(error)
-        except Exception as error:  # noqa: BLE001 - what was done is told whatever fails
+        except Exception as error:  # noqa: BLE001 - what was done is reported whatever fails
             _log.debug("pull.unexpected", exc_info=error)
             self._errors.append(Unexpected(error))
         except BaseException as error:
@@ -303,17 +303,17 @@ class _Pull:
 
     def _finish(self, error: ConnectorError | None) -> None:
         session = self._session
-        self._tell(error)
+        self._sum_up(error)
         summary = self._report.summary
         message = summary["error"]["message"] if error else None
         try:
             session.budget.pull_ended(session.client.requests)
             session.history.finish(session.run_id, summary["status"], summary, message)
-        except BudgetError as failure:  # a full disk, say: what was done is told all the same
+        except BudgetError as failure:  # a full disk, say: what was done is reported all the same
             _log.warning("pull.not_noted", error=str(failure))
-            self._tell(error or failure)
+            self._sum_up(error or failure)
 
-    def _tell(self, error: ConnectorError | None) -> None:
+    def _sum_up(self, error: ConnectorError | None) -> None:
         summary = self._summary(error)
         copy = snapshot_facts(self._session.settings)
         if copy is not None and not self._report.is_visible:

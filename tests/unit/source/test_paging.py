@@ -908,7 +908,7 @@ def test_a_page_whose_next_one_cannot_be_asked_for_is_kept_and_in_doubt(clamps: 
     assert len(set(read(made))) == clamps
     assert len(server.asked) <= 1 + 8
     doubt = doubt_of(made)
-    assert doubt.kind is DoubtKind.NO_PLACE
+    assert doubt.kind is DoubtKind.UNREACHABLE_PAGE
     assert "more, somewhere" in doubt.why
     assert made.outcome is not None
     assert made.outcome.newest_ms == {}
@@ -939,7 +939,7 @@ def test_a_narrow_list_whose_next_page_cannot_be_asked_for_moves_no_watermark():
     assert made.outcome is not None
     assert made.outcome.newest_ms == {}
     assert made.outcome.doubt is not None
-    assert made.outcome.doubt.kind is DoubtKind.NO_PLACE
+    assert made.outcome.doubt.kind is DoubtKind.UNREACHABLE_PAGE
 
 
 def test_items_without_an_id_that_come_again_are_no_news():
