@@ -15,12 +15,12 @@ from typing import Any
 from connector.logs import get_logger
 from connector.settings import PullSettings, RateLimit
 from connector.source.row_maker import RowMaker, malformed_rows
-from connector.source.scan import ScannedPage
 from connector.source.scans import (
     Checkpoint,
     Doubt,
     ResourceFacts,
     ScanKind,
+    ScannedPage,
     ScanOutcome,
     ScanPlan,
     plan,

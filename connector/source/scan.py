@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
-from typing import Any
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import Page
 from connector.errors import EndlessList, ExpiringPages, Refused
 from connector.logs import get_logger
 from connector.source.completing import SLICED, Completion, Slices, may_be_cut
+from connector.source.deletions import Found, LookUps
 from connector.source.fields import split_malformed
 from connector.source.list_pages import BAD_REQUEST, Listing, PageTokenLost, Step
-from connector.source.record_lookups import Found, LookUps
 from connector.source.scans import (
     FILTERED,
     Checkpoint,
     Doubt,
     DoubtKind,
     ScanKind,
+    ScannedPage,
     ScanOutcome,
     ScanPlan,
     usual_page_size,
@@ -31,22 +31,6 @@ from connector.source.sightings import Sightings
 STALLS_MAX = 2  # restarts in a row that got no further
 REREADS_MAX = 6  # requests, for one boundary between two pages
 log = get_logger("source")
-
-
-@dataclass(frozen=True)
-class ScannedPage:
-    """What one request brought.
-
-    records: each with a usable id, in order; one id may come again on a later page. malformed:
-    items without one. checkpoint: where the scan resumes once this page is loaded.
-    size_bytes: of the answer they came in.
-    """
-
-    resource: str
-    records: list[dict[str, Any]]
-    malformed: list[Any]
-    checkpoint: Checkpoint
-    size_bytes: int
 
 
 class Scan:

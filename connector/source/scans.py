@@ -9,11 +9,14 @@ scans are taken while they are cheap; else narrow ones, between periodic full on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from math import ceil
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from connector.settings import PullSettings
 
@@ -29,11 +32,30 @@ class ScanKind(StrEnum):
     WINDOW = "window"
 
 
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+class Stored:
+    """What a pipeline's state keeps. JSON-able by `to_json`; `from_json` ignores unknown names."""
+
+    def to_json(self) -> dict[str, Any]:
+        stored: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        return stored
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> Self:
+        """Raises: ValueError: it isn't what `to_json` gave."""
+        found: Self = _adapter(cls).validate_python(facts)
+        return found
+
+
 FILTERED = (ScanKind.OPEN, ScanKind.WINDOW)
 
 
 @dataclass(frozen=True)
-class ScanPlan:
+class ScanPlan(Stored):
     """One pass over one list.
 
     reason: a sentence for people. since_ms: how far down a head scan reads (inclusive). order:
@@ -55,13 +77,6 @@ class ScanPlan:
     backfill: bool = False
     full_max_pages: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"kind": str(self.kind), "params": dict(self.params)}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        return cls(**{**facts, "kind": ScanKind(facts["kind"])})
-
 
 class DoubtKind(StrEnum):
     """What keeps a full scan that has ended from being proven complete."""
@@ -75,7 +90,7 @@ class DoubtKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Doubt:
+class Doubt(Stored):
     """Why a scan that has ended isn't proven complete.
 
     why: a sentence for people. gap: rows that the server counts and doesn't list; 0 where it
@@ -96,16 +111,9 @@ class Doubt:
         """Whether a gap is this one still: no more than 1 % of the list wider, at least 10."""
         return gap <= self.gap + max(10, self.listed // 100)
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"kind": str(self.kind)}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any] | None) -> Self | None:
-        return cls(**{**facts, "kind": DoubtKind(facts["kind"])}) if facts else None
-
 
 @dataclass(frozen=True)
-class ScanOutcome:
+class ScanOutcome(Stored):
     """How a scan ended. complete: every row of the list was read, so what wasn't seen is deleted.
 
     why: a sentence for people. doubt: of a scan that came to its end, why that isn't proven to
@@ -130,18 +138,10 @@ class ScanOutcome:
     doubt: Doubt | None = None
     filter_refused: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"doubt": self.doubt.to_json() if self.doubt else None}
-
-    @classmethod
-    def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        gone, doubt = tuple(facts.get("gone", ())), Doubt.from_json(facts.get("doubt"))
-        return cls(**{**facts, "gone": gone, "doubt": doubt})
-
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """How far a scan is: all rows up to here are loaded. JSON-able by `to_json`.
+class Checkpoint(Stored):
+    """How far a scan is: all rows up to here are loaded.
 
     started_ms: when the scan began; rows of later times don't move its watermark. resume: what
     `Scan` resumes with, None: at the beginning. ids: how many ids of rows read so far are kept
@@ -165,26 +165,29 @@ class Checkpoint:
         """Whether the list was read to its end, so that nothing is left to ask for."""
         return self.outcome is not None or bool((self.resume or {}).get("ended"))
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "plan": self.plan.to_json(),
-            "started_ms": self.started_ms,
-            "resume": dict(self.resume) if self.resume else None,
-            "ids": self.ids,
-            "outcome": self.outcome.to_json() if self.outcome else None,
-        }
-
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Of any version: those before 0.2 say `place`, `seen` and `ended`."""
-        outcome = facts.get("outcome") or facts.get("ended")
-        return cls(
-            plan=ScanPlan.from_json(facts["plan"]),
-            started_ms=facts["started_ms"],
-            resume=facts.get("resume") or facts.get("place"),
-            ids=facts["ids"] if "ids" in facts else facts.get("seen", 0),
-            outcome=ScanOutcome.from_json(outcome) if outcome else None,
-        )
+        if "resume" not in facts:
+            old = {"resume": facts.get("place"), "ids": facts.get("seen", 0)}
+            facts = {**facts, **old, "outcome": facts.get("ended")}
+        return super().from_json(facts)
+
+
+@dataclass(frozen=True)
+class ScannedPage:
+    """What one request brought.
+
+    records: each with a usable id, in order; one id may come again on a later page. malformed:
+    items without one. checkpoint: where the scan resumes once this page is loaded.
+    size_bytes: of the answer they came in.
+    """
+
+    resource: str
+    records: list[dict[str, Any]]
+    malformed: list[Any]
+    checkpoint: Checkpoint
+    size_bytes: int
 
 
 def usual_page_size(known: Any, configured: int) -> int:
@@ -196,8 +199,8 @@ def usual_page_size(known: Any, configured: int) -> int:
 
 
 @dataclass(frozen=True)
-class ResourceFacts:
-    """What the scans of one resource left behind; JSON-able by `to_json`.
+class ResourceFacts(Stored):
+    """What the scans of one resource left behind.
 
     newest_ms: field → newest time that a finished scan saw (the watermarks). last_full_ms,
     last_complete_ms: when the last full scan that came to its end began, and the last one that
@@ -228,21 +231,12 @@ class ResourceFacts:
             return self.pages
         return None if plan.backfill else self.narrow_pages.get(plan.kind)
 
-    def to_json(self) -> dict[str, Any]:
-        doubt = self.doubt.to_json() if self.doubt else None
-        narrow_pages = {str(kind): pages for kind, pages in self.narrow_pages.items()}
-        return asdict(self) | {
-            "newest_ms": dict(self.newest_ms), "doubt": doubt, "narrow_pages": narrow_pages,
-        }  # fmt: skip
-
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Of any version: what this one doesn't know is left out."""
-        known = {each.name: facts[each.name] for each in fields(cls) if each.name in facts}
-        known["undecided"] = tuple(facts.get("undecided") or ())
-        known["doubt"] = Doubt.from_json(facts.get("doubt"))
-        known.setdefault("last_full_ms", facts.get("last_complete_ms"))
-        return cls(**known)
+        last_full_ms = facts.get("last_full_ms", facts.get("last_complete_ms"))
+        undecided = facts.get("undecided") or ()
+        return super().from_json({**facts, "last_full_ms": last_full_ms, "undecided": undecided})
 
     def after(self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int) -> ResourceFacts:
         """The facts once a scan that began at `started_ms` has ended and its rows are loaded."""

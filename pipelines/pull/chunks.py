@@ -23,7 +23,8 @@ from connector.settings import PullSettings
 from connector.source.fields import UNLISTED_COLUMN
 from connector.source.list_scan import ListScan, Row
 from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
-from connector.source.scan import Scan, ScannedPage
+from connector.source.scan import Scan
+from connector.source.scans import ScannedPage
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch, to_table
 from pipelines.pull.push_results import COLUMNS as PUSH_COLUMNS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -24,15 +25,16 @@ from connector.errors import (
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
+from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
 from connector.source.list_scan import ListScan, begin
+from connector.source.row_maker import column_name
 from connector.source.scan import Scan
-from connector.source.scans import Checkpoint, DoubtKind, usual_page_size
+from connector.source.scans import Checkpoint, DoubtKind, ScanKind, ScanPlan, usual_page_size
 from pipelines.account_outbox import note_account
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
-from pipelines.pull.known_rows import expected_ids, newest_known_ms
 from pipelines.pull.push_results import land_push_results
 from pipelines.pull.run_tables import Booking, account_batch
 from pipelines.session import Session, open_session
@@ -250,8 +252,8 @@ class _Pull:
             run.checkpoint,
             page_size=usual_page_size(run.facts.page_size, self._session.settings.pull.page_size),
             known=run.facts.doubt,
-            newest_known_ms=newest_known_ms(destination, run.plan),
-            expected_ids=expected_ids(destination, run.plan),
+            newest_known_ms=_newest_known_ms(destination, run.plan),
+            expected_ids=_expected_ids(destination, run.plan),
         )
 
     def _end_scans(self, destination: Destination, landing: Landing) -> None:
@@ -273,7 +275,7 @@ class _Pull:
             run,
             self._session.client,
             now_ms=now_ms,
-            expected=[one for one in expected_ids(destination, run.plan) if one in alive],
+            expected=[one for one in _expected_ids(destination, run.plan) if one in alive],
             land=partial(landing.land_records, run.resource),
         )
         destination.loader.set_marks({run.resource: run.booked()})
@@ -364,3 +366,40 @@ def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:
     signals = [error for error in errors if isinstance(error, Interrupted)]
     refused = [error for error in errors if error.exit_code == UsageError.exit_code]
     return next(iter(signals or refused or errors), None)
+
+
+# --- what the destination knows -------------------------------------------------------------------
+
+
+def _newest_known_ms(destination: Destination, plan: ScanPlan) -> int | None:
+    """The newest time of a head scan's order among the rows that its list should begin with."""
+    columns = destination.columns(plan.resource)
+    name = column_name(plan.order) if plan.order else ""
+    if plan.kind is not ScanKind.HEAD or columns.get(name, {}).get("data_type") != "timestamp":
+        return None
+    unpinned = " AND pin IS NOT TRUE" if columns.get("pin", {}).get("data_type") == "bool" else ""
+    sql = (
+        f"SELECT max({name}) FROM {destination.name(plan.resource)} "  # noqa: S608 - names of ours
+        f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL{unpinned}"
+    )
+    ((newest,),) = destination.query(sql)
+    return round(newest.timestamp() * 1000) if newest else None
+
+
+def _expected_ids(destination: Destination, plan: ScanPlan) -> list[str]:
+    """Rows that the plan's filters should match, as far as the destination knows."""
+    if plan.backfill or not destination.columns(plan.resource):
+        return []
+    if plan.kind is ScanKind.OPEN:
+        where, parameters = "completed_at IS NULL", []
+    elif plan.kind is ScanKind.WINDOW:
+        where = "meeting_date >= %s AND meeting_date <= %s"
+        names = ("meetingDateAfter", "meetingDateBefore")
+        parameters = [datetime.fromtimestamp(int(plan.params[name]) / 1000, UTC) for name in names]
+    else:
+        return []
+    sql = (
+        f"SELECT id FROM {destination.name(plan.resource)} "  # noqa: S608 - names of ours
+        f"WHERE {DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL AND {where}"
+    )
+    return [row[0] for row in destination.query(sql, parameters)]

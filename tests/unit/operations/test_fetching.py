@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from connector.clock import SystemClock
-from connector.source.scan import Scan, ScannedPage
-from connector.source.scans import Checkpoint, ScanKind, ScanPlan
+from connector.source.scan import Scan
+from connector.source.scans import Checkpoint, ScanKind, ScannedPage, ScanPlan
 from pipelines.pull.chunks import CHUNK_BYTES, Chunk, Fetching
 
 _START = Checkpoint(ScanPlan("notes", ScanKind.FULL, "test"), 0)

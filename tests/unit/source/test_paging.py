@@ -19,15 +19,16 @@ from connector.errors import (
     UnexpectedAnswer,
     Unreachable,
 )
+from connector.source.deletions import Found, LookUps
 from connector.source.list_pages import overlapping
-from connector.source.record_lookups import Found, LookUps
-from connector.source.scan import Scan, ScannedPage
+from connector.source.scan import Scan
 from connector.source.scans import (
     Checkpoint,
     Doubt,
     DoubtKind,
     ResourceFacts,
     ScanKind,
+    ScannedPage,
     ScanPlan,
     usual_page_size,
 )
