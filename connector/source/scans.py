@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from math import ceil
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from pydantic import TypeAdapter
 
@@ -41,13 +41,13 @@ class Stored:
     """What a pipeline's state keeps. JSON-able by `to_json`; `from_json` ignores unknown names."""
 
     def to_json(self) -> dict[str, Any]:
-        stored: dict[str, Any] = _adapter(type(self)).dump_python(self, mode="json")
+        stored: dict[str, Any] = _adapter(cast(Any, type(self))).dump_python(self, mode="json")
         return stored
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
         """Raises: ValueError: it isn't what `to_json` gave."""
-        found: Self = _adapter(cls).validate_python(facts)
+        found: Self = _adapter(cast(Any, cls)).validate_python(facts)
         return found
 
 

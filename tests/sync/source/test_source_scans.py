@@ -11,7 +11,7 @@ import pytest
 
 from connector.api.client import ApiClient
 from connector.sandbox import RESOURCES, Faults, Sandbox, SandboxOptions
-from connector.source.scan import Scan, ScannedPage
+from connector.source.scan import Scan
 from connector.source.scans import Checkpoint, ScanKind, ScannedPage, ScanPlan
 from tests.fake_clock import FakeClock
 from tests.sync.client.recording_budget import RecordingBudget
