@@ -55,16 +55,23 @@ def modules() -> Mapping[str, Path]:
     return found
 
 
-def _nodes(tree: ast.AST, *, with_types: bool) -> Iterator[ast.AST]:
-    for node in ast.iter_child_nodes(tree):
-        is_for_types = (
-            isinstance(node, ast.If)
-            and isinstance(node.test, ast.Name)
-            and node.test.id == "TYPE_CHECKING"
-        )
-        if with_types or not is_for_types:
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(modules()[module].read_text())
+
+
+def _statements(tree: ast.Module, *, with_types: bool) -> Iterator[ast.AST]:
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        test = node.test if isinstance(node, ast.If) else None
+        if with_types or not (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"):
             yield node
-            yield from _nodes(node, with_types=with_types)
+            waiting += [each for each in ast.iter_child_nodes(node) if not _is_expression(each)]
+
+
+def _is_expression(node: ast.AST) -> bool:
+    return isinstance(node, ast.expr | ast.expr_context | ast.arguments)
 
 
 @cache
@@ -74,7 +81,7 @@ def imports(module: str, *, with_types: bool = True) -> frozenset[str]:
     with_types: what only type checkers follow as well.
     """
     found = set()
-    for node in _nodes(ast.parse(modules()[module].read_text()), with_types=with_types):
+    for node in _statements(_tree(module), with_types=with_types):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -182,7 +189,7 @@ def test_a_class_name_is_used_once():
     """So that a search for it finds one class; the sandbox apart."""
     owners = defaultdict(list)
     for module in _outside_the_sandbox():
-        for node in ast.parse(modules()[module].read_text()).body:
+        for node in _tree(module).body:
             if isinstance(node, ast.ClassDef):
                 owners[node.name.lstrip("_")].append(module)
     doubled = {name for name, found in owners.items() if len(found) > 1}
