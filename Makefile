@@ -7,7 +7,7 @@ AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
 ARGS ?=
-FAST := tests/unit tests/sync/pull/test_account.py
+FAST := tests/unit tests/simulator tests/sync/commands/test_pull_command.py tests/sync/commands/test_push_files.py
 
 # what was given on this command line (ARGS=…) isn't for the makes that the suite runs
 MAKEOVERRIDES :=
