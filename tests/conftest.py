@@ -21,8 +21,8 @@ hypothesis.settings.load_profile("project")
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are processors: some tests wait for real clocks."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are processors: tests wait for disks, processes and real clocks."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.fixture(scope="session", autouse=True)
