@@ -195,6 +195,16 @@ def test_the_workflow_runs_what_people_run():
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == versions
 
 
+def test_what_the_fast_suite_selects_is_there():
+    """A test that was renamed would leave it without a word."""
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (selected,) = re.findall(r"^FAST := (.*)$", makefile, re.MULTILINE)
+    for word in selected.split():
+        path, _, name = word.removeprefix("--ignore=").partition("::")
+        assert (ROOT / path).exists(), word
+        assert not name or f"def {name}(" in (ROOT / path).read_text(), word
+
+
 @pytest.mark.slow
 def test_what_is_copied_is_enough_to_install_it_all(tmp_path: Path):
     """A wheel built from it alone has every module, type marker and template of the checkout."""
