@@ -8,7 +8,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pipelines.signals import StoppedEarly, raise_on_signals
+from pipelines.running.signals import StoppedEarly, raise_on_signals
 
 if TYPE_CHECKING:
     import typer

@@ -179,7 +179,7 @@ def _name(window: WindowReport) -> str:
 
 def _wait(wait_s: float) -> str:
     """Up to two minutes in seconds, then in the two largest units."""
-    from pipelines.wording import duration
+    from pipelines.running.wording import duration
 
     if math.isinf(wait_s):
         return "never, as the limits are"

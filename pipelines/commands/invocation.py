@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import typer
 
 from pipelines.commands.output import Output, Result, guarded, status_of_exit, worst
-from pipelines.signals import ignore_signals
+from pipelines.running.signals import ignore_signals
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -122,8 +122,8 @@ def observed(kind: str, work: Work) -> Work:
 
     def watched(settings: Settings, output: Output) -> Result:
         from connector.logs import error_facts
-        from pipelines.alerts import alerts_of, check_webhook, send
-        from pipelines.telemetry import run_span
+        from pipelines.running.alerts import alerts_of, check_webhook, send
+        from pipelines.running.telemetry import run_span
 
         check_webhook(settings.alerts)
         with run_span(kind, settings) as report:

@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from pipelines.signals import StoppedEarly
+from pipelines.running.signals import StoppedEarly
 
 ALREADY_RUNNING = 75
 _WORST_FIRST = (2, 1, 75, 3, 0)

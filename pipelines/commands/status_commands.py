@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.commands.invocation import argument, command, flag, option
 from pipelines.commands.output import Output, Result, worst
-from pipelines.wording import duration, elapsed, parse_duration_s, plural, utc
+from pipelines.running.wording import duration, elapsed, parse_duration_s, plural, utc
 
 if TYPE_CHECKING:
     from connector.history import Freshness, RunRecord
@@ -32,7 +32,7 @@ _REPORT = Path("hiringcenter-report.html")
 )
 def _check(settings: Settings, _output: Output) -> Result:
     """Key, permissions, destination, budget, outbox and clock: each ok, or what to do."""
-    from pipelines.checks import run_checks
+    from pipelines.running.checks import run_checks
 
     checks = run_checks(settings)
     bad = [check for check in checks if not check.ok]
@@ -122,7 +122,7 @@ def _freshness(
 ) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
     """By resource: what has landed, and what readers see of it."""
     from pipelines.destination.identity import destination_label
-    from pipelines.session import open_ledger
+    from pipelines.running.session import open_ledger
 
     label = destination_label(settings)
     with open_ledger(settings) as ledger:
@@ -211,7 +211,7 @@ def _runs(
 def recent_runs(settings: Settings, last: int) -> Result:
     """The last runs, newest first: of the account in use, or else all that the ledger knows."""
     from pipelines.destination.identity import destination_label
-    from pipelines.session import open_ledger
+    from pipelines.running.session import open_ledger
 
     label = destination_label(settings) if settings.account else None
     with open_ledger(settings) as ledger:
@@ -232,7 +232,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     """
     from connector.errors import UsageError
     from pipelines.push.push_report import grouped, row_line
-    from pipelines.session import open_ledger
+    from pipelines.running.session import open_ledger
 
     with open_ledger(settings) as ledger:
         found = ledger.history.find(run_id)
@@ -254,8 +254,8 @@ def one_run(settings: Settings, run_id: str) -> Result:
 def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
     """Rejects, failures and warnings of a push, by row."""
     from connector.upsert.outbox.receipts import ResultStore
-    from pipelines.account_outbox import outbox_database
     from pipelines.push.push_report import NOTEWORTHY_MAX
+    from pipelines.running.account_outbox import outbox_database
 
     database = outbox_database(settings)
     try:

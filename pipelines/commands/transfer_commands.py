@@ -85,9 +85,9 @@ def _since_ms(text: str) -> int:
 
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
-    from pipelines.progress import progress_of
     from pipelines.pull.pull_run import pull
     from pipelines.pull.pull_view import pull_events, pull_lines
+    from pipelines.running.progress import progress_of
 
     report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
     return Result(
@@ -179,9 +179,9 @@ def _push(
 
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
-    from pipelines.progress import progress_of
     from pipelines.push.push_report import push_events, push_lines
     from pipelines.push.push_run import push
+    from pipelines.running.progress import progress_of
 
     report = push(settings, request, progress_of("push", bar=output.shows_progress))
     return Result(

@@ -30,14 +30,14 @@ from connector.source.list_scan import ListScan, begin
 from connector.source.row_maker import column_name
 from connector.source.scan import Scan
 from connector.source.scans import Checkpoint, DoubtKind, ScanKind, ScanPlan, usual_page_size
-from pipelines.account_outbox import note_account
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
-from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.push_results import land_push_results
 from pipelines.pull.run_tables import Booking, account_batch
-from pipelines.session import Session, open_session
+from pipelines.running.account_outbox import note_account
+from pipelines.running.progress import Progress, ProgressOf, Standing
+from pipelines.running.session import Session, open_session
 
 _log = get_logger("pull")
 # doubts that mean that a list was not read to its end

@@ -10,12 +10,12 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, OutboxLost
 from connector.logs import get_logger
 from connector.upsert.outbox.receipts import ResultStore
-from pipelines.account_outbox import key_number, outbox_of
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import Batch
 from pipelines.pull.run_tables import Booking, at, runs_batch
-from pipelines.session import Session
+from pipelines.running.account_outbox import key_number, outbox_of
+from pipelines.running.session import Session
 
 _log = get_logger("push")
 _IN_ONE_LOAD = 25_000

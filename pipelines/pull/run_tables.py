@@ -20,7 +20,7 @@ from connector.source.list_scan import ListScan
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label
 from pipelines.destination.loader import Batch
-from pipelines.session import Session
+from pipelines.running.session import Session
 
 ACCOUNT_TABLE = "account"
 _SECRET = re.compile(r"(?i)key|secret|token|password")

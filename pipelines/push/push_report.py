@@ -13,7 +13,7 @@ from rich.table import Table
 from connector.errors import ConnectorError, UsageError
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
-from pipelines.wording import elapsed, eta, numbers, plural
+from pipelines.running.wording import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3
 NOTEWORTHY_MAX = 1_000  # rows; what is beyond is counted alone

@@ -34,14 +34,14 @@ from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.sending import Sender, in_flight_for
-from pipelines.account_outbox import begin_sending, outbox_of, scope_of
 from pipelines.destination.identity import destination_label, destination_number
-from pipelines.progress import Progress, ProgressOf, Standing
 from pipelines.pull.push_results import land_after_push
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
-from pipelines.session import Session, open_session
+from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
+from pipelines.running.progress import Progress, ProgressOf, Standing
+from pipelines.running.session import Session, open_session
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3

@@ -17,9 +17,9 @@ from connector.history import RunRecord
 from connector.settings import Settings
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
-from pipelines.account_outbox import outbox_database
 from pipelines.destination.identity import destination_label, snapshot_facts
-from pipelines.session import LedgerView, open_ledger
+from pipelines.running.account_outbox import outbox_database
+from pipelines.running.session import LedgerView, open_ledger
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
 _RUNS = 500

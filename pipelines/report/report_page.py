@@ -29,7 +29,7 @@ from pipelines.report.report_facts import (
     gather,
     rows_over_time,
 )
-from pipelines.wording import duration, plural
+from pipelines.running.wording import duration, plural
 
 SHOWN_RUNS = 30
 WIDTH, HEIGHT = 600.0, 120.0

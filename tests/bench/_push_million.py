@@ -21,9 +21,9 @@ from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import aliases, receipts
 from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.row_checks import Validator, ValidRow
-from pipelines.account_outbox import key_number, outbox_database
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_run import push
+from pipelines.running.account_outbox import key_number, outbox_database
 
 _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")

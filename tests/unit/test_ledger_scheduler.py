@@ -19,7 +19,7 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
 from connector.errors import Interrupted
 from connector.settings import RateLimit
-from pipelines.signals import StopSignal
+from pipelines.running.signals import StopSignal
 from tests.fake_clock import FakeClock
 
 

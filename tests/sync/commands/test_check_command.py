@@ -15,8 +15,8 @@ import pytest
 from connector.errors import Unreachable
 from connector.sandbox import Sandbox
 from connector.settings import load
-from pipelines.checks import PATIENCE_S, run_checks
-from pipelines.session import open_session
+from pipelines.running.checks import PATIENCE_S, run_checks
+from pipelines.running.session import open_session
 from tests.sync.commands.conftest import Run
 
 

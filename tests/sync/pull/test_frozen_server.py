@@ -16,9 +16,9 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.errors import DestinationError, LedgerUnusable
 from connector.sandbox import Sandbox
-from pipelines.checks import ANSWER_TIMEOUTS, PATIENCE_S
 from pipelines.destination.destination import Destination
 from pipelines.destination.postgres import AnswerTimeouts, bounded_waits
+from pipelines.running.checks import ANSWER_TIMEOUTS, PATIENCE_S
 from tests.sync.pull.conftest import dlt_credentials, settings_for
 
 SHORT = AnswerTimeouts(connect_s=0.4, statement_s=0.2)

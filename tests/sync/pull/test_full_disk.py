@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.running.progress import Progress, Standing
 from tests.sync.pull.conftest import Puller
 
 ROOM_BYTES = 1024  # of any one file, the ledger's log of changes among them

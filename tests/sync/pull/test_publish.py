@@ -18,9 +18,9 @@ import duckdb
 import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
-from pipelines.checks import run_checks
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.working_file import WorkRecord
+from pipelines.running.checks import run_checks
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 

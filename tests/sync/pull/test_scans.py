@@ -16,8 +16,8 @@ from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.list_scan import ListScan
 from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
-from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.running.progress import Progress, Standing
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb

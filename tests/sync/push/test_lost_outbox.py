@@ -12,11 +12,11 @@ import sqlalchemy as sa
 from connector.errors import OutboxLost
 from connector.sandbox import Sandbox
 from connector.settings import Settings
-from pipelines.checks import run_checks
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
+from pipelines.running.checks import run_checks
 
 HEADER = "First Name,Last Name,E-mail,Title,note.body\n"
 ROWS = ["Ada,L,ada@example.org,Dr,Called", "Bob,B,bob@example.org,,", "Cy,Y,cy@example.org,Ms,"]

@@ -20,13 +20,13 @@ from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSe
 from connector.sandbox import Faults, Sandbox, SandboxOptions
 from connector.settings import PushJob, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
-from pipelines.account_outbox import outbox_database
 from pipelines.commands.status_commands import one_run, recent_runs
-from pipelines.progress import Progress, Standing
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push
+from pipelines.running.account_outbox import outbox_database
+from pipelines.running.progress import Progress, Standing
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 

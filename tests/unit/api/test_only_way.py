@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[3]
 SENDS = {"httpx", "httpcore", "requests", "urllib3", "aiohttp", "http.client", "urllib.request"}
 MAY_SEND = {
     "connector/api/transport.py",
-    "pipelines/alerts.py",  # to the user's own webhook, never to the API
+    "pipelines/running/alerts.py",  # to the user's own webhook, never to the API
 }
 
 

@@ -17,9 +17,9 @@ from connector.errors import (
 )
 from connector.logs import error_facts
 from connector.settings import AlertSettings, Settings, load
-from pipelines.alerts import alerts_of, check_webhook, send
 from pipelines.commands.invocation import observed
 from pipelines.commands.output import Output, Result
+from pipelines.running.alerts import alerts_of, check_webhook, send
 from tests.unit.operations.listener import listening
 
 PUSH = {

@@ -15,7 +15,6 @@ from connector.budget.database import Database
 from connector.history import Freshness, FreshnessLog, History
 from connector.settings import Settings
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from pipelines.account_outbox import outbox_database
 from pipelines.destination.identity import (
     destination_label,
     destination_number,
@@ -25,7 +24,8 @@ from pipelines.destination.identity import (
     work_paths,
 )
 from pipelines.destination.relabelling import cleaned
-from pipelines.session import open_ledger
+from pipelines.running.account_outbox import outbox_database
+from pipelines.running.session import open_ledger
 
 SECRET = "0ld-s3cr3t"
 ACCOUNT = {"type": "service_account", "project_id": "acme-data", "private_key": SECRET,

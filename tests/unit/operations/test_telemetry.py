@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from connector.settings import Settings, load
 from pipelines.commands.invocation import observed
 from pipelines.commands.output import Output, Result
-from pipelines.telemetry import attributes, run_span
+from pipelines.running.telemetry import attributes, run_span
 from tests.unit.operations.listener import listening
 
 SUMMARY = {

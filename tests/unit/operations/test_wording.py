@@ -9,9 +9,9 @@ import pytest
 
 from connector.errors import UsageError
 from connector.upsert.outbox.receipts import RowResult, Status
-from pipelines import wording
-from pipelines.progress import Bar, Standing
 from pipelines.push.push_report import grouped
+from pipelines.running import wording
+from pipelines.running.progress import Bar, Standing
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 

@@ -17,7 +17,7 @@ from connector.history import FreshnessLog, History, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.destination.identity import prepare_state_dir
 from pipelines.destination.relabelling import settle_labels
-from pipelines.signals import StopSignal, stop_on_signals
+from pipelines.running.signals import StopSignal, stop_on_signals
 
 _log = logs.get_logger("session")
 

@@ -11,11 +11,11 @@ from connector.budget import Lane, locks
 from connector.errors import AlreadyRunning, ConnectorError
 from connector.logs import redact
 from connector.settings import Settings
-from pipelines.account_outbox import note_account, outbox_of
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name
 from pipelines.destination.postgres import AnswerTimeouts
-from pipelines.session import Session, open_session
+from pipelines.running.account_outbox import note_account, outbox_of
+from pipelines.running.session import Session, open_session
 
 SKEW_MAX_S = 30.0
 PATIENCE_S = 8.0

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from connector.budget import Lane
 from connector.clock import Clock
 from connector.logs import get_logger
-from pipelines.session import Session
-from pipelines.wording import eta, plural
+from pipelines.running.session import Session
+from pipelines.running.wording import eta, plural
 
 _LOGGED_EVERY_S = 10.0
 _BAR_CELLS = 12

@@ -15,7 +15,7 @@ from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
 from pipelines.destination.identity import number_of
-from pipelines.session import Session
+from pipelines.running.session import Session
 
 _log = get_logger("push")
 _DAY_MS = 86_400_000

@@ -1,0 +1,1 @@
+"""What every run needs: its session, signals, progress, alerts and words."""
