@@ -1,4 +1,4 @@
-"""CSV, TSV and their kin: the standard library's reader in strict mode, with line numbers.
+"""CSV, TSV and the like: the standard library's reader in strict mode, with line numbers.
 
 A row that can't be read is handed out with its problem, and reading resumes at the next line; where
 the next line can't be recognised (a quote that spans lines and isn't closed as it should be), the
@@ -160,7 +160,7 @@ class CsvInput(Input):
 
     def _records(self) -> Iterator[_Record]:
         """Each record, empty ones too. The reader takes a stray carriage return in a cell for the
-        end of its row, which then seems whole: what follows it tells."""
+        end of its row, which then seems whole: the next record shows whether it is."""
         with self._text.open() as text:
             for _ in range(self._skipped_lines):
                 next(text, None)

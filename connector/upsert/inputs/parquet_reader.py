@@ -3,7 +3,7 @@
 A few bytes of Parquet can stand for gigabytes: one long text that a million rows share, a page of
 zeros, a list without an end. So columns of text that are stored in little room are read as
 dictionaries, in which a shared text is held once; batches are as short as the longest text of the
-others asks for; the rest has limits.
+others asks for; everything else has limits.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _batch_rows(metadata: pq.FileMetaData) -> int:
 
 def _utc_times(metadata: pq.FileMetaData) -> frozenset[str]:
     """Columns of times of day that are marked as UTC. Arrow marks all it writes, also those of
-    which it knows no zone, so that its files tell nothing."""
+    which it knows no zone, so that its files say nothing."""
     if b"ARROW:schema" in (metadata.metadata or {}):
         return frozenset()
     kinds = ((column.path, column.logical_type) for column, _ in _leaves(metadata))

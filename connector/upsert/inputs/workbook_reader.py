@@ -4,32 +4,19 @@ Formulas count as the value that was stored when the workbook was saved. Cells t
 (`#N/A`), formulas that no program has computed, and numbers of more digits than a spreadsheet
 keeps become values that are rejected; they are never taken for empty. A merged cell's value counts
 for every row that it covers.
-
-Readers that build a grid of values, python-calamine among them, hide what matters here: that a cell
-shows an error, that no program has computed its formula, how its number is shown, which cells are
-merged; and one stray cell in the last corner makes their grid larger than any memory. A pass that
-finds these visits every cell anyway, so the XML is read here, as it comes: memory holds a row, the
-strings that cells share, and the formats.
 """
 
 from __future__ import annotations
 
 import itertools
-import posixpath
-import re
 import zipfile
 import zlib
-from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import date, datetime, time
-from typing import IO, Any, BinaryIO, NamedTuple
-from xml.etree.ElementTree import Element, TreeBuilder
-from xml.parsers import expat
+from contextlib import contextmanager
+from typing import Any
 
 from connector.errors import InputError, nearest
-from connector.upsert.inputs.files import LocalFile, check_unpacked
-from connector.upsert.inputs.number_formats import NumberFormat, plain_number
+from connector.upsert.inputs.files import LocalFile
 from connector.upsert.inputs.reader import (
     HEADER_SEARCH_ROWS,
     MAX_RAW_CHARS,
@@ -39,60 +26,16 @@ from connector.upsert.inputs.reader import (
     check_header,
     clean_header,
 )
-from connector.upsert.rows.cells import NOT_COMPUTED, InputRow, Unreadable, is_error_word, shown
+from connector.upsert.inputs.sheet_xml import Merge, Sheet, SheetRow, SheetXmlError, Workbook
+from connector.upsert.rows.cells import InputRow, shown
 
-MAX_ROWS, MAX_COLUMNS, MAX_MERGES = 1_048_576, 16_384, 100_000
-MAX_WORKBOOK_BYTES = 2 * 1024**3
-MAX_STRING_BYTES, MAX_ROW_CHARS = 256 * 1024**2, 16 * 1024**2
-_CHUNK_BYTES = 64 * 1024
-_MAX_TAGS = 32 * MAX_COLUMNS  # of one row
-_REFERENCE = re.compile(r"\$?([A-Za-z]{1,3})\$?(\d{1,7})")
-_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
-_SHOWN_SHEETS, _SHOWN_MERGES, _SHOWN_ERROR_CHARS = 10, 5, 40
-
-
-class SheetXmlError(Exception):
-    """The workbook's XML isn't what it should be."""
-
-
+_SHOWN_SHEETS, _SHOWN_MERGES = 10, 5
 # zipfile's exceptions for malformed archives: RuntimeError for encrypted parts, NotImplementedError
 # for compression it doesn't know, ValueError and OSError for offsets that point nowhere
 _DAMAGE = (
     *(SheetXmlError, zipfile.BadZipFile, zlib.error, LookupError),
     *(EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError),
 )
-
-
-class _Sheet(NamedTuple):
-    """A worksheet of the workbook. part: its path inside the archive."""
-
-    name: str
-    part: str
-    is_visible: bool
-
-
-class _Merge(NamedTuple):
-    """A merged range; rows from 1, columns from 0, both ends in it."""
-
-    first_row: int
-    first_column: int
-    last_row: int
-    last_column: int
-    reference: str
-
-
-class _SheetRow(NamedTuple):
-    """number: from 1. cells: column (from 0) → value, of those with something in them. hidden: by a
-    filter, or by hand."""
-
-    number: int
-    cells: dict[int, Any]
-    hidden: bool
-
-    def texts(self) -> list[str]:
-        """The cells as text, from the first that has something in it."""
-        columns = range(min(self.cells), max(self.cells) + 1)
-        return [shown(self.cells.get(column, "")) for column in columns]
 
 
 class WorkbookInput(Input):
@@ -108,7 +51,7 @@ class WorkbookInput(Input):
         self._file_name, self._skip_rows, self._hidden = file.name, skip_rows, RowNumbers()
         stream = file.unpacked().open()
         with self._readable():
-            self._workbook = _Workbook(stream, place=file.name)
+            self._workbook = Workbook(stream, place=file.name)
             sheets = self._workbook.sheets
             self._sheet = _choose(sheets, sheet, place=file.name)
             merges = self._workbook.merges(self._sheet)
@@ -137,7 +80,7 @@ class WorkbookInput(Input):
         ]
         self.omits_cells = bool(self._merges)
 
-    def _sheet_rows(self) -> Iterator[_SheetRow]:
+    def _sheet_rows(self) -> Iterator[SheetRow]:
         rows = self._workbook.rows(self._sheet)
         return itertools.dropwhile(lambda row: row.number <= self._skip_rows, rows)
 
@@ -187,7 +130,7 @@ class WorkbookInput(Input):
             raise InputError(place=self._file_name, reason=reason) from None
 
 
-def _choose(sheets: list[_Sheet], wanted: str | None, *, place: str) -> _Sheet:
+def _choose(sheets: list[Sheet], wanted: str | None, *, place: str) -> Sheet:
     for sheet in sheets:
         if sheet.name == wanted or (wanted is None and sheet.is_visible):
             return sheet
@@ -220,10 +163,10 @@ def _row_without_stray(number: int, values: dict[str, Any], stray: dict[int, Any
 class _MergedCells:
     """What merged ranges say about the rows that they cover, as these come by in order."""
 
-    def __init__(self, merges: list[_Merge], columns: list[str], first_column: int) -> None:
+    def __init__(self, merges: list[Merge], columns: list[str], first_column: int) -> None:
         self._columns, self._first_column = columns, first_column
         self._coming = merges[::-1]
-        self._open: list[tuple[_Merge, Any]] = []
+        self._open: list[tuple[Merge, Any]] = []
 
     def fill_in(self, number: int, values: dict[str, Any]) -> None:
         """Give the empty cells of row `number` that are covered their range's value in its first
@@ -247,344 +190,3 @@ class _MergedCells:
                     values[name] = value
                 else:
                     del values[name]
-
-
-# --- the XML --------------------------------------------------------------------------------
-
-
-class _Workbook:
-    """An XLSX file. sheets: its worksheets, in order.
-
-    Raises:
-        SheetXmlError: XML that isn't well-formed, or has a document type.
-        LookupError, zipfile.BadZipFile, zlib.error: parts are missing or damaged.
-        InputError: it is beyond a limit.
-    """
-
-    def __init__(self, stream: BinaryIO, *, place: str) -> None:
-        self._place = place
-        self._archive = zipfile.ZipFile(stream)
-        self._parts = {name.lower(): name for name in self._archive.namelist()}
-        self._check_parts()
-        self._from_1904 = self._computes_on_load = False
-        self.sheets: list[_Sheet] = []
-        self._strings = _SharedStrings(place)
-        self._formats: list[NumberFormat] = []
-        self._read_workbook()
-
-    def _check_parts(self) -> None:
-        total = sum(part.file_size for part in self._archive.infolist())
-        if total > MAX_WORKBOOK_BYTES:
-            limit = f"{MAX_WORKBOOK_BYTES >> 30} GB"
-            reason = f"unpacks to more than {limit}, the limit. Save the sheet as CSV."
-            raise InputError(place=self._place, reason=reason)
-        for part in self._archive.infolist():
-            place = f"{self._place}: {part.filename!r}"
-            check_unpacked(part.file_size, part.compress_size, place=place)
-            if part.flag_bits & 1:
-                reason = "is encrypted with a password. Remove the password, or save it as CSV."
-                raise InputError(place=self._place, reason=reason)
-            if part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise SheetXmlError("its parts are packed in a way that spreadsheets don't use")
-
-    def _open(self, part: str) -> IO[bytes]:
-        return self._archive.open(self._parts[part.lower()])
-
-    def _related(self, folder: str, rels: str) -> dict[str, tuple[str, str]]:
-        """id → (kind, path) of what the part with these relations refers to."""
-        found = {}
-        for relation in _elements(self._open(rels), "Relationship"):
-            target = posixpath.normpath(posixpath.join("/", folder, relation.attrib["Target"]))
-            kind = relation.attrib["Type"].rpartition("/")[2]
-            found[relation.attrib["Id"]] = kind, target.lstrip("/")
-        return found
-
-    def _read_workbook(self) -> None:
-        root = self._related("", "_rels/.rels").values()
-        part = next((path for kind, path in root if kind == "officeDocument"), None)
-        if part is None:
-            raise SheetXmlError("it names no workbook part")
-        folder, base = posixpath.split(part)
-        related = self._related(folder, f"{folder}/_rels/{base}.rels".lstrip("/"))
-        for element in _elements(self._open(part), "workbookPr", "calcPr", "sheet"):
-            if element.tag == "workbookPr":
-                self._from_1904 = _is_true(element.get("date1904"))
-            elif element.tag == "calcPr":
-                is_partial = element.get("calcCompleted") in ("0", "false")
-                self._computes_on_load = is_partial or _is_true(element.get("fullCalcOnLoad"))
-            else:
-                kind, path = related[_relation_id(element)]
-                is_visible = element.get("state", "visible") == "visible"
-                if kind == "worksheet":
-                    self.sheets.append(_Sheet(element.attrib["name"], path, is_visible))
-        by_kind = {kind: path for kind, path in related.values() if path.lower() in self._parts}
-        if "sharedStrings" in by_kind:
-            self._strings.read(self._open(by_kind["sharedStrings"]))
-        if "styles" in by_kind:
-            self._formats = _formats(self._open(by_kind["styles"]))
-
-    def merges(self, sheet: _Sheet) -> list[_Merge]:
-        """The merged ranges, in order of their first row. (They stand behind the rows.)"""
-        found: list[_Merge] = []
-        if not _mentions(self._open(sheet.part), b"mergeCell"):
-            return found
-        for element in _elements(self._open(sheet.part), "mergeCell"):
-            reference = element.get("ref", "")
-            ends = [_position(end) for end in reference.split(":")]
-            if len(ends) == 2:
-                found.append(_Merge(*ends[0], *ends[1], reference))
-            if len(found) > MAX_MERGES:
-                reason = f"has more than {MAX_MERGES:,} merged ranges, the limit. Save it as CSV."
-                raise InputError(place=self._place, reason=reason)
-        return sorted(found)
-
-    def rows(self, sheet: _Sheet) -> Iterator[_SheetRow]:
-        """The rows that have a cell with something in it. Rows and cells without a reference follow
-        the one before."""
-        last_number, columns = 0, dict[str, int]()
-        for row in _elements(self._open(sheet.part), "row"):
-            number = int(row.attrib["r"]) if "r" in row.attrib else None
-            cells, column = {}, -1
-            for cell in row:
-                column += 1
-                if (reference := cell.get("r")) is not None:
-                    letters = reference.rstrip("0123456789")
-                    if number is None or letters not in columns:
-                        at_row, columns[letters] = _position(reference)
-                        number = at_row if number is None else number
-                    column = columns[letters]
-                if column >= MAX_COLUMNS:
-                    raise SheetXmlError(f"a row has more than {MAX_COLUMNS:,} cells")
-                if (value := self._value(cell)) != "":
-                    cells[column] = value
-            number = last_number + 1 if number is None else number
-            if not last_number < number <= MAX_ROWS:
-                raise SheetXmlError(f"row {number} is out of order")
-            last_number = number
-            if cells:
-                yield _SheetRow(number, cells, _is_true(row.get("hidden")))
-
-    def _value(self, cell: Element) -> Any:
-        """What `<c r="B4" s="1" t="e"><f>…</f><v>#N/A</v></c>` holds."""
-        kind, text, is_formula = cell.get("t", "n"), None, False
-        for part in cell:
-            if part.tag == "v":
-                text = part.text or ""
-            elif part.tag == "is":
-                text = _text_of(part)
-            elif part.tag == "f":
-                is_formula = True
-        if kind == "e":
-            return _error_word((text or "").strip())
-        if is_formula and (
-            (not text and not (kind == "str" and text is not None))
-            or (self._computes_on_load and text in ("", "0"))
-        ):
-            return NOT_COMPUTED
-        if not text:
-            return ""
-        if kind == "s":
-            return _unescaped(self._strings[int(text)])
-        if kind in ("inlineStr", "str"):
-            return _unescaped(text)
-        text = text.strip()
-        if kind == "b" and text:
-            return text not in ("0", "false")
-        if kind == "d" and text:
-            return _moment(text)
-        return self._number(text, int(cell.get("s", 0))) if text else ""
-
-    def _number(self, text: str, style: int) -> Any:
-        try:
-            number = plain_number(text)
-        except ValueError:
-            return Unreadable("a number that can't be read", text=text[:_SHOWN_ERROR_CHARS])
-        if isinstance(number, Unreadable) or not 0 <= style < len(self._formats):
-            return number
-        return self._formats[style].value(number, from_1904=self._from_1904)
-
-
-class _SharedStrings:
-    """The strings that cells share, in two buffers: a million objects would take five times it."""
-
-    def __init__(self, place: str) -> None:
-        self._place = place
-        self._text, self._ends = bytearray(), array("Q", [0])
-
-    def read(self, stream: IO[bytes]) -> None:
-        for element in _elements(stream, "si"):
-            self._text += _text_of(element).encode("utf-8", "surrogatepass")
-            self._ends.append(len(self._text))
-            if len(self._text) > MAX_STRING_BYTES:
-                limit = f"{MAX_STRING_BYTES >> 20} MB"
-                reason = f"has more than {limit} of shared strings, the limit. Save it as CSV."
-                raise InputError(place=self._place, reason=reason)
-
-    def __getitem__(self, position: int) -> str:
-        if not 0 <= position < len(self._ends) - 1:
-            raise SheetXmlError("a cell refers to a string that isn't there")
-        encoded = self._text[self._ends[position] : self._ends[position + 1]]
-        return encoded.decode("utf-8", "surrogatepass")
-
-
-def _text_of(element: Element) -> str:
-    """The text of a string, in whatever fonts, without how it is pronounced."""
-    if len(element) == 1 and element[0].tag == "t":
-        return element[0].text or ""
-    parts = (part for child in element if child.tag != "rPh" for part in child.iter("t"))
-    return "".join(part.text or "" for part in parts)
-
-
-def _error_word(word: str) -> Any:
-    word = word or "#VALUE!"
-    if is_error_word(word):
-        return word
-    advice = "Correct it, or empty the cell"
-    return Unreadable("an error", text=word[:_SHOWN_ERROR_CHARS], advice=advice)
-
-
-def _moment(text: str) -> date | datetime | time | str:
-    for kind in (date, datetime, time):
-        with suppress(ValueError):
-            moment: date | datetime | time = kind.fromisoformat(text)
-            return moment
-    return text
-
-
-def _unescaped(text: str) -> str:
-    """`text` with the characters that XML can't hold, which stand as `_x000D_`."""
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text) if "_x" in text else text
-
-
-def _formats(stream: IO[bytes]) -> list[NumberFormat]:
-    """The number format of each cell style."""
-    codes: dict[int, str] = {}
-    numbers: list[int] = []
-    for element in _elements(stream, "numFmts", "cellXfs"):
-        for each in element:
-            number = int(each.get("numFmtId", 0))
-            if each.tag == "numFmt":
-                codes[number] = each.get("formatCode", "")
-            elif each.tag == "xf":
-                numbers.append(number)
-    made = {number: NumberFormat(codes.get(number), number) for number in set(numbers)}
-    return [made[number] for number in numbers]
-
-
-def _position(reference: str) -> tuple[int, int]:
-    """(row from 1, column from 0) of `B4`."""
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise SheetXmlError("a cell has a reference that can't be read")
-    column = 0
-    for letter in match[1].upper():
-        column = column * 26 + ord(letter) - ord("A") + 1
-    return int(match[2]), column - 1
-
-
-def _relation_id(element: Element) -> str:
-    ids = [value for name, value in element.items() if name.rpartition(":")[2] == "id"]
-    return ids[-1]
-
-
-def _is_true(value: str | None) -> bool:
-    return value in ("1", "true")
-
-
-def _mentions(stream: IO[bytes], word: bytes) -> bool:
-    """Whether `word` is in the XML, in UTF-8 or UTF-16."""
-    tail = b""
-    with stream:
-        while chunk := stream.read(1024 * 1024):
-            tail = tail[-64:] + chunk.replace(b"\0", b"")
-            if word in tail:
-                return True
-    return False
-
-
-def _elements(stream: IO[bytes], *wanted: str) -> Iterator[Element]:
-    """The elements called one of `wanted` that stand right below the root or one of its children,
-    each with all that is in it, without prefixes. Memory holds those of one chunk.
-
-    Raises:
-        SheetXmlError: it isn't well-formed, has a document type, or an element beyond a limit.
-    """
-    tree = _GrowingTree(wanted)
-    try:
-        with stream:
-            while chunk := stream.read(_CHUNK_BYTES):
-                yield from tree.feed(chunk)
-            yield from tree.finish()
-    except expat.ExpatError as error:
-        raise SheetXmlError(str(error)) from None
-
-
-class _GrowingTree:
-    """The tree of an XML document that comes in chunks. What is complete is handed out and dropped,
-    so that nothing is kept but the elements around the last byte."""
-
-    def __init__(self, wanted: tuple[str, ...]) -> None:
-        self._wanted = wanted
-        self._tree, self._root = TreeBuilder(), Element("")
-        self._kept_bytes = self._kept_tags = 0
-        self._parser = expat.ParserCreate()
-        self._parser.buffer_text = True
-        self._parser.StartDoctypeDeclHandler = _refuse_document_type
-        self._parser.StartElementHandler = self._start_root
-        self._parser.EndElementHandler = self._tree.end
-        self._parser.CharacterDataHandler = self._tree.data
-
-    def _start_root(self, name: str, attributes: dict[str, str]) -> None:
-        self._root = self._tree.start(name, attributes)
-        self._parser.StartElementHandler = self._tree.start  # the rest is C alone
-
-    def feed(self, chunk: bytes) -> Iterator[Element]:
-        """The wanted elements that `chunk` completes."""
-        self._parser.Parse(chunk, False)
-        complete = self._take()
-        if complete:
-            self._kept_bytes = self._kept_tags = 0
-        self._kept_bytes += len(chunk)
-        self._kept_tags += chunk.count(b"<")
-        if self._kept_bytes > MAX_ROW_CHARS:
-            limit = f"{MAX_ROW_CHARS >> 20} million characters"
-            raise SheetXmlError(f"{self._last()} has more than {limit}")
-        if self._kept_tags > _MAX_TAGS:
-            raise SheetXmlError(f"{self._last()} has more than {_MAX_TAGS:,} tags")
-        return filter(self._is_wanted, complete)
-
-    def finish(self) -> Iterator[Element]:
-        """The wanted elements that are left."""
-        self._parser.Parse(b"", True)
-        return filter(self._is_wanted, self._take(at_end=True))
-
-    def _take(self, *, at_end: bool = False) -> list[Element]:
-        taken: list[Element] = []
-        children = self._root[:]
-        for child in children:
-            may_be_open = not at_end and child is children[-1]
-            if not self._is_wanted(child):
-                whole = child[: len(child) - 1] if may_be_open else child[:]
-                taken += whole
-                del child[: len(whole)]
-            if not may_be_open:
-                taken.append(child)
-        del self._root[: len(children) if at_end else -1]
-        return taken
-
-    def _is_wanted(self, element: Element) -> bool:
-        if ":" in element.tag:
-            for each in element.iter():
-                each.tag = each.tag.rpartition(":")[2]
-        return element.tag in self._wanted
-
-    def _last(self) -> str:
-        """The element that the last byte stands in, for people."""
-        element = self._root
-        while len(element) and element.tag not in self._wanted:
-            element = element[-1]
-        return f"row {element.get('r', '')}" if element.tag == "row" else f"<{element.tag[:40]}>"
-
-
-def _refuse_document_type(*_: object) -> None:
-    raise SheetXmlError("it has a document type")

@@ -47,7 +47,7 @@ _AFTER_NAMES = frozenset({
     "jr", "sr", "ii", "iii", "iv", "phd", "md", "mba", "cpa", "esq", "rn", "inc", "llc", "ltd",
     "gmbh", "ag", "corp", "company", "team", "group", "office",
 })  # fmt: skip
-# Signs that can't be seen, so that nobody typed them: soft hyphen, zero-width space and joiners,
+# Signs that can't be seen, which people don't type: soft hyphen, zero-width space and joiners,
 # marks of direction, byte order mark. Word's hyphens look like, and stand for, the plain one.
 _UNSEEN = (
     *(0xAD, 0x61C, 0x180E, 0xFEFF, *range(0x200B, 0x2010), *range(0x202A, 0x202F)),

@@ -47,7 +47,7 @@ _EMPTY_CONSTANT = (
     "is empty, and a constant goes into every row: it would clear this field. Remove it"
 )
 _US_POSTAL_DIGITS = 5
-# what pydantic calls a problem → what people are told of it
+# what pydantic calls a problem → what people read
 _REASONS = {
     "missing": "is empty, and the API requires it. Fill it in",
     "string_too_long": "has more than {max_length} characters. Shorten it",
@@ -64,7 +64,7 @@ _REASONS = {
 class Activity:
     """A note, task or meeting to create for the row's prospect.
 
-    kind: `notes`, `tasks` or `meetings`. payload: what is posted, beside `prospectId`.
+    kind: `notes`, `tasks` or `meetings`. payload: what is posted, in addition to `prospectId`.
     """
 
     kind: str
@@ -129,7 +129,7 @@ class _Problem:
         return cls(column, field, reason, value, error.detail)
 
     def __str__(self) -> str:
-        """For the rejects file, beside the row."""
+        """For the rejects file, next to the row."""
         reason, value = self.reason, ""
         if self.detail:
             what, _, next_step = reason.partition(". ")

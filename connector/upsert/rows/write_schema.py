@@ -257,7 +257,7 @@ class ProspectWrite(TypedDict):
 
 
 class NoteWrite(TypedDict):
-    """What POST /notes takes beside `prospectId`."""
+    """What POST /notes takes in addition to `prospectId`."""
 
     body: Long
     userId: NotRequired[Short]
@@ -268,7 +268,7 @@ class NoteWrite(TypedDict):
 
 
 class TaskWrite(TypedDict):
-    """What POST /tasks takes beside `prospectId`."""
+    """What POST /tasks takes in addition to `prospectId`."""
 
     assignedTo: Short
     task: Long
@@ -277,7 +277,7 @@ class TaskWrite(TypedDict):
 
 
 class MeetingWrite(TypedDict):
-    """What POST /meetings takes beside `prospectId`."""
+    """What POST /meetings takes in addition to `prospectId`."""
 
     meetingDate: Milliseconds
     timeZone: Short

@@ -1,4 +1,4 @@
-"""CSV as people have it: every dialect read, every odd line named, none left out."""
+"""CSV as people have it: every dialect read, every malformed line named, none left out."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ def numbers(rows: list[InputRow]) -> list[int]:
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
-def test_delimiters_and_line_ends_are_told(write: WriteFile, delimiter: str, line_end: str) -> None:
+def test_delimiters_and_line_ends_are_detected(
+    write: WriteFile, delimiter: str, line_end: str
+) -> None:
     """Each pairing reads as the same table, cells with the other delimiters included."""
     rows = [
         ["first", "last", "title"],
@@ -105,7 +107,7 @@ def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
     write: WriteFile, tmp_path: Path, line: str
 ) -> None:
     """Its problem, which goes into logs and the ledger, has the length; the rejects file has the
-    row, right of the reason, so that the row is rejected again until somebody mends it."""
+    row, right of the reason, so that the row is rejected again until it is fixed."""
     (row,) = open_input(write(f"First Name,Email\n{line}\n"))
     assert row.raw == line
     assert "characters" in str(row.problem)
@@ -127,7 +129,7 @@ def test_empty_rows_are_no_rows_but_are_counted(write: WriteFile) -> None:
 
 
 def test_text_after_a_closing_quote_rejects_that_row_alone(write: WriteFile) -> None:
-    """The line can be told from the next, so only it is lost."""
+    """Where the next line begins is clear, so only it is lost."""
     rows = list(open_input(write('a,b\n"5" screen,1\nok,2\n')))
     assert numbers(rows) == [2, 3]
     assert rows[0].raw == '"5" screen,1'
@@ -203,7 +205,7 @@ def test_a_cell_beyond_any_reason_refuses_the_file(write: WriteFile) -> None:
 
 
 def test_gzip_is_opened_whatever_the_name(write: WriteFile) -> None:
-    """Told by its first bytes."""
+    """Recognised by its first bytes."""
     path = write(gzip.compress(b"a,b\n1,2\n") + gzip.compress(b"3,4\n"), name="export")
     assert values(path) == [["1", "2"], ["3", "4"]]
 
@@ -361,7 +363,7 @@ def test_lines_above_the_header_are_named_with_the_way_out() -> None:
         ('"two\nlines"\nfirst_name|email\nAnn|a@b.co\n', 3),
     ],
 )
-def test_a_title_is_told_from_a_header(write: WriteFile, text: str, line: int) -> None:
+def test_a_title_is_distinguished_from_a_header(write: WriteFile, text: str, line: int) -> None:
     """By the fields below it, or by the table below it where a mapping names its columns."""
     with pytest.raises(InputError, match=f"line {line}: .*--skip-rows {line - 1},"):
         open_input(write(text))
@@ -376,7 +378,7 @@ def test_a_header_of_one_column_is_no_title(write: WriteFile, text: str) -> None
 
 
 def test_a_file_without_a_header_is_not_quoted(write: WriteFile) -> None:
-    """Its first row is somebody; the message has the cell's number alone."""
+    """Its first row is a person; the message has the cell's number alone."""
     with pytest.raises(InputError, match="line 1: cell 3 is an email address") as caught:
         open_input(write("Ann,Lee,ann@example.com\nBob,Lee,bob@example.com\n"))
     assert "Ann" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Encodings: told from all of the bytes, said aloud, and never guessed over a broken cell."""
+"""Encodings: detected from all of the bytes, reported, and never guessed over a broken cell."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CELLS = [["Zoë", "Müller"], ["José", "Muñoz"], ["René", "O’Brien – €5
         ("cp1252", b"", "CP1252 (guessed)"),
     ],
 )
-def test_each_encoding_is_told_and_reported(
+def test_each_encoding_is_detected_and_reported(
     write: WriteFile, encoding: str, mark: bytes, label: str
 ) -> None:
     """The same cells come out of all of them, and the header has no mark in it."""
@@ -60,7 +60,7 @@ def test_an_accent_that_comes_late_decides(write: WriteFile, encoding: str) -> N
         ("gb18030", "姓名,公司\n王小明,北京公司\n"),
     ],
 )
-def test_other_alphabets_are_told_from_western_ones(
+def test_other_alphabets_are_distinguished_from_western_ones(
     write: WriteFile, encoding: str, text: str
 ) -> None:
     """CP1252 wherever it is plausible; another code page where that would be gibberish."""
@@ -159,7 +159,7 @@ def test_a_sign_at_a_word_may_be_a_letter_of_another_code_page(cell: str) -> Non
     assert not is_between_words(f"x,{cell},y")
 
 
-def test_utf_16_without_a_mark_is_told_in_any_alphabet(write: WriteFile) -> None:
+def test_utf_16_without_a_mark_is_detected_in_any_alphabet(write: WriteFile) -> None:
     """Few of its bytes are zero then, and they would be valid UTF-8 as well."""
     text = "имя;фамилия\n" + "Владислав;Константинопольский\n" * 40
     for codec in ("utf-16-le", "utf-16-be"):
@@ -245,7 +245,7 @@ def test_what_cannot_be_a_delimiter_is_refused(write: WriteFile, named: str) -> 
 
 
 def test_an_option_that_the_format_does_not_have_is_refused(write: WriteFile) -> None:
-    """Passing it over would leave somebody believing it was used."""
+    """Ignoring it would leave users believing it was used."""
     with pytest.raises(InputError, match="is a CSV file, which has no --sheet"):
         open_input(write("a,b\n1,2\n"), sheet="May")
     with pytest.raises(InputError, match="is JSON Lines, which has no --delimiter"):

@@ -20,7 +20,7 @@ def plan(*columns: str, **options: object) -> ColumnPlan:
     "header", ["First Name", "first_name", "FIRSTNAME", "First-Name", "first  name"]
 )
 def test_headers_match_without_case_spaces_underscores_and_hyphens(header: str) -> None:
-    """However somebody writes it."""
+    """However it is written."""
     assert match_columns([header, "last name", "E-mail"]).fields == {
         header: "firstName",
         "last name": "lastName",
@@ -59,13 +59,13 @@ def test_unknown_columns_are_ignored_on_request() -> None:
 
 
 def test_an_only_column_may_be_several() -> None:
-    """A delimiter that nobody would guess: the error names the option."""
+    """A delimiter that no one would guess: the error names the option."""
     with pytest.raises(UnknownColumn, match="only column; .* --delimiter"):
         match_columns(["firstName^lastName^email"])
 
 
 def test_two_columns_for_one_field_are_refused() -> None:
-    """Which of them would win is nobody's guess to make."""
+    """Which of them should win is not ours to guess."""
     with pytest.raises(DoubledColumn, match="'E-mail' and 'email' both stand for 'email'"):
         plan("E-mail", "email")
 
@@ -77,7 +77,7 @@ def test_the_connectors_own_columns_are_passed_over(column: str) -> None:
 
 
 def test_read_only_columns_are_passed_over_in_tables_alone() -> None:
-    """A pulled table has them by nature; in a file, somebody may expect them to work."""
+    """A pulled table has them by nature; in a file, a user may expect them to work."""
     columns = ("id", "created_at", "updated_at", "current_stage", "current_stage_id")
     assert plan(*columns, from_table=True).ignored == columns
     with pytest.raises(UnknownColumn):
@@ -197,7 +197,7 @@ def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
         assert cell not in str(caught.value)
 
 
-def test_a_header_that_looks_like_data_is_told_by_positions() -> None:
+def test_a_header_that_looks_like_data_is_described_by_positions() -> None:
     """Which column looks like which field; in other languages one field alone may be named."""
     with pytest.raises(NoHeader, match=r"1 of its 4 columns .* column 2 like 'company'"):
         match_columns(["Vorname", "Compnay", "Stadt", "email"])

@@ -22,7 +22,7 @@ COLUMNS = ["First Name", 'note; or, "note"']
 
 
 def rejects_file(path: Path, columns: list[str] = COLUMNS, source: str = "a.csv") -> RejectsFile:
-    """As a push of `source` opens it; what was written is remembered beside the files."""
+    """As a push of `source` opens it; what was written is remembered next to the files."""
     written = WrittenRejects(path.parent / ".written")
     return RejectsFile(path, columns, source=source, written=written)
 
@@ -41,7 +41,7 @@ def files(folder: Path) -> list[str]:
 
 
 def test_it_has_the_inputs_columns_and_the_reason(tmp_path: Path) -> None:
-    """In order, in UTF-8 with a mark, readable by nobody else."""
+    """In order, in UTF-8 with a mark, readable by no other user."""
     path = tmp_path / "new" / "rejects.csv"
     rejected(path, {"First Name": "Zoë", COLUMNS[1]: "=1+1"})
     assert path.read_bytes().startswith(b"\xef\xbb\xbf")
@@ -128,7 +128,7 @@ def test_nothing_rejected_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_rejects_file_that_is_pushed_itself_is_never_removed(tmp_path: Path) -> None:
-    """It may be the input; what somebody has fixed by hand stays theirs."""
+    """It may be the input; what was fixed by hand stays."""
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "x"})
     rejects_file(path, open_input(path).columns, "rejects.csv").save()
@@ -162,7 +162,7 @@ def test_a_rejects_file_that_a_spreadsheet_has_saved_is_one_still(
 
 
 def test_rejects_without_their_reasons_block_no_push(tmp_path: Path) -> None:
-    """Who fixes cells may remove the columns that told what to fix; the next rejects go beside."""
+    """Whoever fixes cells may remove the reasons; the next rejects get another name."""
     path = tmp_path / "people.csv.rejects.csv"
     path.write_text("First Name\nAnn\n")
     assert rejected(path, {"First Name": "x"}) == tmp_path / "people.csv.rejects-2.csv"
@@ -194,7 +194,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_changed_by_hand_is_never_written_over(tmp_path: Path) -> None:
-    """The next rejects go beside it; those are written over as long as nobody changes them."""
+    """The next rejects get another name; those are replaced as long as they are unchanged."""
     path = tmp_path / "people.csv.rejects.csv"
     rejected(path, {"First Name": "x"})
     fixed = path.read_bytes().replace(b"x", b"Xaver")
@@ -209,7 +209,7 @@ def test_a_file_that_was_changed_by_hand_is_never_written_over(tmp_path: Path) -
 
 
 def test_what_was_changed_by_hand_stays_where_nothing_is_rejected(tmp_path: Path) -> None:
-    """Only what nobody has touched is removed."""
+    """Only what is unchanged is removed."""
     path = tmp_path / "people.csv.rejects.csv"
     rejected(path, {"First Name": "x"})
     path.write_bytes(path.read_bytes().replace(b"x", b"Xaver"))
@@ -218,7 +218,7 @@ def test_what_was_changed_by_hand_stays_where_nothing_is_rejected(tmp_path: Path
     assert files(tmp_path) == ["people.csv.rejects.csv"]
 
 
-def test_another_inputs_rejects_are_somebodys_too(tmp_path: Path) -> None:
+def test_the_rejects_of_another_input_are_kept_too(tmp_path: Path) -> None:
     """Two jobs with one --rejects don't revert each other."""
     path = tmp_path / "bad.csv"
     rejected(path, {"First Name": "x"})
@@ -257,7 +257,7 @@ def test_the_rejects_of_a_rejects_file_are_numbered(
 
 
 def test_what_a_row_did_not_mention_is_noted(tmp_path: Path) -> None:
-    """Pushed again with --clear-empty, it still says nothing, unless somebody fills it in."""
+    """Pushed again with --clear-empty, it still says nothing, unless it was filled in."""
     path = tmp_path / "rejects.csv"
     columns = ["firstName", "lastName", "email", "company", "title"]
     with RejectsFile(path, columns, omits_cells=True) as rejects:

@@ -78,7 +78,7 @@ def test_a_comma_at_the_end_of_a_line_is_read_over_and_reported() -> None:
     assert read.notes == ["lines with a comma at their end, which was read over: 1"]
 
 
-def test_a_line_that_is_no_json_is_told_by_column_and_length_alone(write: WriteFile) -> None:
+def test_a_line_that_is_no_json_is_described_by_column_and_length_alone(write: WriteFile) -> None:
     """The line itself, which may name people, is for the rejects file."""
     line = '{"name": "Ann Lee" "phone": 4155550100}'
     _, row = open_input(write(f'{{"a": 1}}\n{line}\n', name="x.jsonl"))
@@ -107,7 +107,7 @@ def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
     ],
 )
 def test_json_in_a_cell_is_as_deep_as_it_may_be(column: str, cell: str) -> None:
-    """A deep one rejects its row, or is a label of its own; the push goes on."""
+    """A deep one rejects its row, or is a label of its own; the push continues."""
     row = {"firstName": "A", "lastName": "B", "email": "a@b.co", column: cell}
     checked = Validator(match_columns(list(row))).check(InputRow(1, row))
     assert isinstance(checked, Reject)
@@ -121,7 +121,7 @@ def test_names_without_number_are_refused(write: WriteFile) -> None:
         open_input(write(text, name="x.jsonl"))
 
 
-def test_json_lines_are_told_by_their_first_byte(write: WriteFile) -> None:
+def test_json_lines_are_recognised_by_their_first_byte(write: WriteFile) -> None:
     """Whatever the name, zipped or not."""
     path = write(gzip.compress(b'{"a": 1}\n'), name="export.txt.gz")
     assert open_input(path).description == "JSON Lines, UTF-8"
@@ -226,7 +226,7 @@ def test_a_table_is_found_by_name_whatever_is_in_the_name() -> None:
 
 
 def test_a_pulled_table_can_be_pushed_as_it_is() -> None:
-    """Its read-only columns are passed over; who was deleted isn't created anew."""
+    """Its read-only columns are ignored; people who were deleted aren't created again."""
     with duckdb.connect() as connection:
         connection.execute("""
             CREATE TABLE prospects AS SELECT * FROM (VALUES
@@ -364,7 +364,7 @@ def test_what_arrow_would_change_is_right_within_lists_and_structs() -> None:
 
 
 def test_digits_that_a_double_has_made_up_are_rejected() -> None:
-    """An id that went through a floating-point number may be somebody else's."""
+    """An id that went through a floating-point number may be another person's."""
     query = "SELECT 12345678901234567890::DOUBLE a UNION ALL SELECT 5551234567::DOUBLE"
     with duckdb.connect() as connection:
         first, second = sql_input(connection, query)
@@ -451,8 +451,8 @@ def test_parquet_beyond_a_limit_is_refused(
 
 
 @pytest.mark.parametrize("value", ["Wants a raise", "it's a secret: a raise", 'says "a raise"'])
-def test_a_value_that_a_query_fails_with_is_not_told(value: str) -> None:
-    """What is wrong is told; a note's text is nobody's business in a log."""
+def test_a_value_that_a_query_fails_with_is_not_reported(value: str) -> None:
+    """What is wrong is reported; a note's text has no place in a log."""
     with duckdb.connect() as connection:
         connection.execute("CREATE TABLE notes AS SELECT ? AS body", [value])
         with pytest.raises(InputError, match="to INT32") as caught:

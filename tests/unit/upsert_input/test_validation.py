@@ -247,7 +247,7 @@ def test_columns_are_named_as_the_input_names_them() -> None:
     assert "Mail: 'x' isn't an email address" in row.reason
 
 
-def test_nobody_is_created_anew_with_each_push() -> None:
+def test_no_person_is_created_again_with_each_push() -> None:
     """Neither email nor phone: rejected, unless creating is what was asked for."""
     nobody = {**ANN, "email": "", "phone": ""}
     assert "email and phone: both empty" in check(nobody).reason
@@ -271,7 +271,7 @@ def test_update_follows_the_mode_and_the_row_may_only_ask_for_less() -> None:
     assert "update: is false" in check({**ANN, "update": "no"}, mode="update-only").reason
 
 
-def test_a_deleted_prospect_is_not_created_anew() -> None:
+def test_a_deleted_prospect_is_not_created_again() -> None:
     """A pulled table tells of deletions; pushing it back must not undo them."""
     assert "was deleted in HiringCenter" in reason(
         {"_hc_deleted_at": datetime(2025, 1, 1, tzinfo=UTC)}
@@ -542,7 +542,7 @@ def test_an_email_is_sent_as_it_was_typed(text: str, sent: str) -> None:
     ],
 )
 def test_what_is_lost_is_rejected_with_its_cell(column: str, text: Any) -> None:
-    """A digit more or less is somebody else's phone."""
+    """A digit more or less is another person's phone."""
     row = check({**ANN, column: text})
     assert isinstance(row, Reject)
     assert row.column == column
@@ -665,8 +665,8 @@ def test_a_date_that_a_spreadsheet_has_made_is_no_code_and_no_name(column: str) 
     assert "holds a date" in reason({column: date(2026, 1, 2)})
 
 
-def test_one_name_for_everybody_is_refused() -> None:
-    """Unless nobody is changed; one of the two may be a constant."""
+def test_one_name_for_all_people_is_refused() -> None:
+    """Unless no person is changed; one of the two may be a constant."""
     constants = ColumnMapping(constants={"firstName": "Dear", "lastName": "Friend"})
     columns = match_columns(["email"], constants)
     with pytest.raises(BadMapping, match="every person that a row matches would get this one name"):

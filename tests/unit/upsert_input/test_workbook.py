@@ -121,7 +121,7 @@ def test_a_value_below_no_header_rejects_its_row(write: WriteFile) -> None:
 
 
 @pytest.mark.parametrize("name", ["people.csv", "people.xlsx.gz"])
-def test_a_workbook_is_told_by_its_bytes(write: WriteFile, name: str) -> None:
+def test_a_workbook_is_recognised_by_its_bytes(write: WriteFile, name: str) -> None:
     """`people.csv` is often one; gzip is opened, and no copy of it stays."""
     content = workbook(people)
     path = write(gzip.compress(content) if name.endswith("gz") else content, name=name)
@@ -276,7 +276,7 @@ def test_a_number_is_read_as_its_format_means_it(
     assert type(found) is type(value)
 
 
-def test_hidden_rows_count_and_are_told(write: WriteFile) -> None:
+def test_hidden_rows_count_and_are_reported(write: WriteFile) -> None:
     """A filter leaves them in the file: whoever pushes what they see should know."""
     cell = "<c t='str'><v>x</v></c>"
     rows = f"{HEAD}<row>{cell}</row><row hidden='1'>{cell}</row><row hidden='true'/>"
@@ -403,7 +403,7 @@ def test_a_merged_value_counts_for_each_of_its_rows(write: WriteFile) -> None:
 def test_the_fixtures_have_their_right_outcome(
     file: str, expected: list[dict[str, str] | None]
 ) -> None:
-    """What is sent beside name and email; None: rejected, with --clear-empty too."""
+    """What is sent in addition to name and email; None: rejected, with --clear-empty too."""
     with open_input(INPUTS / file) as read:
         validator = Validator(match_columns(read.columns), clear_empty=True)
         checked = [validator.check(row) for row in read]
