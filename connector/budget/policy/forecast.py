@@ -6,10 +6,9 @@ the windows is earlier, and the scheduler grants exactly so; what others will sp
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isclose
+from math import inf, isclose
 
 from connector.budget.policy.permits import Allowance
 from connector.budget.policy.windows import Lane, Window
@@ -60,7 +59,7 @@ def forecast(
     count: int,
     *,
     now_s: float,
-    not_before_s: float = -math.inf,
+    not_before_s: float = -inf,
     spacing_s: float = 0.0,
     latency_s: float = 0.0,
     in_flight: int = 64,
@@ -70,7 +69,7 @@ def forecast(
     if count < 1:
         return Forecast(earliest_s, earliest_s)
     if any(bound.limit < 1 for bound in bounds):
-        return Forecast(math.inf, math.inf)
+        return Forecast(inf, inf)
     lags = [Lag(bound.limit, bound.held_s + latency_s) for bound in bounds]
     lags += [Lag(in_flight, latency_s), Lag(1, spacing_s)]
     first_s, last_s = _greedy(
@@ -94,7 +93,7 @@ def _greedy(
 
     Lags alone make a rhythm: after a while each request starts one length of the slowest lag
     after the one that many before it. Once that has held for as many requests as the longest
-    lag looks back, it allowed for all that follow, and what follows is arithmetic.
+    lag looks back, it holds for all that follow, and what follows is arithmetic.
     """
     slowest = max(lags, key=lambda lag: lag.length_s / lag.count)
     settled = max(lag.count for lag in lags)
@@ -119,13 +118,13 @@ def _greedy(
 
 
 def _releases(bound: Constraint, count: int) -> list[float]:
-    """When the first requests (at most min(limit, count)) each find room beside what counts now.
+    """When the first requests (at most min(limit, count)) each find room among what counts now.
 
     Request i needs the (len(ends) + i − limit + 1)-th oldest to have left.
     """
     already = list(bound.ends_s)
     surplus = len(already) - bound.limit
     return [
-        already[surplus + number] + bound.held_s if surplus + number >= 0 else -math.inf
+        already[surplus + number] + bound.held_s if surplus + number >= 0 else -inf
         for number in range(min(bound.limit, count))
     ]

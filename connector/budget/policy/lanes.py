@@ -20,14 +20,13 @@ HEARTBEAT_S = 3.0
 """A pull that asked for nothing and got no answer for so long has ended, or died."""
 REMEMBERED_PULLS = 5
 SWIFT = 1.25
-"""A pull may for a while be so much swifter than its smoothed latency says."""
-SPARE = 0.01
+"""A pull may for a while be so much swifter than its smoothed latency suggests."""
+SPARE, SPARE_FROM = 0.01, 0.9
 """Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
-last time return a guard and a latency too late for it, and each pull beside a long push would
-take some seconds longer than the one before."""
-SPARE_FROM = 0.9
-"""The spare slots are open to pushes for the first tenth of the time between two pulls, so that
-in the end every slot is used; not where pulls come more often than those pushes cease to count."""
+last time return a guard and a latency too late for it, and each pull during a long push would
+take some seconds longer than the one before. For the first tenth of the time between two pulls
+pushes may have it, so that every slot is used; not where pulls come more often than those pushes
+cease to count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +94,10 @@ class Pulls:
         """Requests that a pull is expected to take: the dearest of the last three."""
         return max(self.costs[-3:], default=0)
 
-    def alive(self, now_s: float) -> RunningPull | None:
-        """The running pull, if it showed life within HEARTBEAT_S."""
-        running = self.running
-        return running if running and now_s - running.seen_s <= HEARTBEAT_S else None
-
 
 def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
     """(when the next pull is due, seconds between pulls); None where no rhythm is to be seen."""
-    if len(starts_s) < 2:
-        return None
-    interval_s = median(after - before for before, after in pairwise(starts_s))
+    interval_s = median([after - before for before, after in pairwise(starts_s)] or [0.0])
     started_at_once = interval_s < 0.001
     return None if started_at_once else (starts_s[-1] + interval_s, interval_s)
 
@@ -113,27 +105,23 @@ def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
 def reserves(
     windows: Sequence[Window], live: Sequence[Live], pulls: Pulls, now_s: float
 ) -> tuple[int, ...]:
-    """Per window (shortest first), how much of its limit pushes must not hold."""
-    shared = pull_has_its_share(windows, live)
-    return tuple(
-        _reserve(window, count, pulls, now_s, most=_most(window, windows, shared))
-        for window, count in zip(windows, live, strict=True)
-    )
+    """Per window (shortest first), how much of its limit pushes must not hold.
+
+    A running pull may have all of a short window, until it has half of the longest.
+    """
+    has_share = pull_has_its_share(windows, live)
+    found = []
+    for window, count in zip(windows, live, strict=True):
+        half = window.limit // 2
+        most = half if has_share or window is windows[-1] else window.limit
+        due = min(half, _for_the_next(window, pulls, now_s))
+        found.append(max(due, min(most, _still_usable(window, count, pulls, now_s))))
+    return tuple(found)
 
 
 def pull_has_its_share(windows: Sequence[Window], live: Sequence[Live]) -> bool:
     """Whether pulls hold half of the longest window: from there on they don't go first."""
     return live[-1].pull >= windows[-1].limit / 2
-
-
-def _most(window: Window, windows: Sequence[Window], shared: bool) -> int:
-    """A running pull may have all of a short window, until it has half of the longest."""
-    return window.limit // 2 if shared or window is windows[-1] else window.limit
-
-
-def _reserve(window: Window, live: Live, pulls: Pulls, now_s: float, *, most: int) -> int:
-    due = min(window.limit // 2, _for_the_next(window, pulls, now_s))
-    return max(due, min(most, _still_usable(window, live, pulls, now_s)))
 
 
 def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
@@ -150,21 +138,20 @@ def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
         return 0
     # pulls that come about once per window are one in each, not two in some
     cost = pulls.cost * math.ceil(0.95 * window.length_s / interval_s)
-    if ahead_s > SPARE_FROM * max(interval_s, window.length_s):
-        return cost
-    return cost + math.ceil(SPARE * window.limit)
+    is_early = ahead_s > SPARE_FROM * max(interval_s, window.length_s)
+    return cost if is_early else cost + math.ceil(SPARE * window.limit)
 
 
 def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int:
     """What the living pull has used and can still use of this window: no more than its
     remaining requests, nor than its latency lets through."""
-    running = pulls.alive(now_s)
-    if running is None:
+    running = pulls.running
+    if running is None or now_s - running.seen_s > HEARTBEAT_S:
         return 0
-    by_latency: float = window.limit
+    by_latency = window.limit
     if running.latency_s:
         by_latency = math.ceil(SWIFT * window.held_s * running.chains / running.latency_s)
     expected = pulls.cost if running.expected is None else running.expected
     if running.requests >= expected:  # longer than expected
-        return int(by_latency)
-    return int(min(by_latency, live.pull + expected - running.requests))
+        return by_latency
+    return min(by_latency, live.pull + expected - running.requests)

@@ -8,7 +8,7 @@ exceed a sliding log, a fixed window of any alignment, or a token bucket of that
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
@@ -58,9 +58,6 @@ class Window:
     def sure_s(self) -> float:
         """A request that arrived less than this long ago certainly counts at the server."""
         return max(0.0, 2 * self.length_s - self.held_s)
-
-    def with_limit(self, limit: int) -> Window:
-        return self if limit == self.limit else replace(self, limit=limit)
 
 
 @dataclass(frozen=True, slots=True)
