@@ -92,7 +92,7 @@ class Database:
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(_open_private(path))
+            os.close(open_private(path))
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except OSError as error:
             raise cant_open(self.name, error) from error
@@ -280,7 +280,7 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._threads = threading.Lock()
-        self._descriptor = _open_private(path)
+        self._descriptor = open_private(path)
 
     @contextmanager
     def held(self, wait_s: float) -> Iterator[None]:
@@ -320,7 +320,7 @@ class FileLock:
             try:
                 taken.result(wait_s)
             except BaseException as error:
-                self._descriptor = _open_private(self._path)
+                self._descriptor = open_private(self._path)
                 if not taken.cancel():  # it was taken at the last moment
                     os.close(descriptor)
                 if isinstance(error, TimeoutError):
@@ -331,7 +331,8 @@ class FileLock:
         os.close(self._descriptor)
 
 
-def _open_private(path: Path) -> int:
+def open_private(path: Path) -> int:
+    """A descriptor of a file that is made where it is missing, for its owner alone."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 

@@ -2,7 +2,7 @@
 
 SQLite: the kernel's file lock, which dies with its process. PostgreSQL: a session's advisory
 lock, which dies with its connection. The fencing number rises with every holder, so that a
-holder that lost its connection without noticing can be told apart from its successor.
+holder that lost its connection without noticing is not taken for its successor.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
-from connector.budget.database import Database, cant_open
+from connector.budget.database import Database, cant_open, open_private
 from connector.errors import AlreadyRunning, BudgetError
 
 _metadata = sa.MetaData()
@@ -35,14 +36,14 @@ MIGRATIONS = (_metadata.create_all,)
 
 
 @dataclass(frozen=True)
-class Held:
+class HeldLock:
     """A lock that is held. fence: rises with every holder of `name`."""
 
     name: str
     fence: int
 
     def check(self, connection: sa.Connection) -> None:
-        """Raise BudgetError if somebody else took the lock since; call in the transaction that
+        """Raise BudgetError if another run took the lock since; call in the transaction that
         must not happen twice."""
         now = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == self.name))
         if now != self.fence:
@@ -53,14 +54,14 @@ class Held:
 
 
 @contextmanager
-def hold(database: Database, name: str, *, run_id: str) -> Iterator[Held]:
+def take_lock(database: Database, name: str, *, run_id: str) -> Iterator[HeldLock]:
     """Hold the lock `name` for this process; AlreadyRunning (naming the holder) if it is taken."""
     database.migrate("locks", MIGRATIONS)
     with ExitStack() as stack:
         taken = _file_lock if database.is_sqlite else _advisory_lock
         if not stack.enter_context(taken(database, name)):
             raise AlreadyRunning(lock=name, holder=_holder(database, name))
-        yield Held(name, _next_fence(database, name, run_id))
+        yield HeldLock(name, _next_fence(database, name, run_id))
 
 
 def _digest(name: str) -> bytes:
@@ -83,16 +84,16 @@ def _file_lock(database: Database, name: str) -> Iterator[bool]:
     path = _file_of(database.path, name)
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(path)
     except OSError as error:
         raise cant_open(database.name, error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        yield True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        is_free = True
+    except BlockingIOError:
+        is_free = False
+    try:
+        yield is_free
     finally:
         os.close(descriptor)
 
@@ -114,14 +115,11 @@ def _next_fence(database: Database, name: str, run_id: str) -> int:
     since = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds")
     command = Path(sys.argv[0]).name
     holder = f"run {run_id} ({command}, pid {os.getpid()} on {os.uname().nodename}, since {since})"
+    again = {"fence": holders.c.fence + 1, "holder": holder[:512]}
+    insert = postgresql.insert(holders).values(name=name, fence=1, holder=holder[:512])
+    upsert = insert.on_conflict_do_update(index_elements=["name"], set_=again)  # SQLite's, too
     with database.write() as connection:
-        fence = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == name))
-        values = {"fence": (fence or 0) + 1, "holder": holder[:512]}
-        if fence is None:
-            connection.execute(sa.insert(holders).values(name=name, **values))
-        else:
-            connection.execute(sa.update(holders).where(holders.c.name == name).values(**values))
-    return (fence or 0) + 1
+        return int(connection.execute(upsert.returning(holders.c.fence)).scalar_one())
 
 
 def _holder(database: Database, name: str) -> str:

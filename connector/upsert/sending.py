@@ -17,7 +17,7 @@ from dataclasses import replace
 import orjson
 import sqlalchemy as sa
 
-from connector.budget.locks import Held
+from connector.budget.locks import HeldLock
 from connector.clock import SteadyClock
 from connector.errors import BudgetError, Interrupted
 from connector.upsert.delivery import Api, Delivered, Delivery, KeyMemory, server_ms
@@ -81,7 +81,7 @@ class Sender:
         outbox: Outbox,
         options: PushOptions,
         api: Api,
-        held: Held,
+        held: HeldLock,
         *,
         keys: KeyMemory,
         clock: SteadyClock,

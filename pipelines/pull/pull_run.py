@@ -97,7 +97,7 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
     """
     with open_session(settings, kind="pull") as session:
         name = pull_lock_name(settings)
-        with locks.hold(session.ledger, name, run_id=session.run_id):
+        with locks.take_lock(session.ledger, name, run_id=session.run_id):
             session.history.start(
                 session.run_id, "pull", destination_label(settings), lock_name=name
             )

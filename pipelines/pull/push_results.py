@@ -83,7 +83,7 @@ def land_after_push(session: Session) -> bool:
     name = pull_lock_name(session.settings)
     try:
         with (
-            locks.hold(session.ledger, name, run_id=session.run_id),
+            locks.take_lock(session.ledger, name, run_id=session.run_id),
             Destination(session.settings, stop=session.stop) as destination,
         ):
             land_push_results(destination, session)

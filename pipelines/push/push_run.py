@@ -11,7 +11,7 @@ from typing import Any
 
 from connector.budget import Lane, locks
 from connector.budget.database import Database
-from connector.budget.locks import Held
+from connector.budget.locks import HeldLock
 from connector.errors import (
     BudgetError,
     ConnectorError,
@@ -71,7 +71,7 @@ def push(
         held = None
         if not request.dry_run:
             name = f"push with the API key {scope:015x}"
-            held = stack.enter_context(locks.hold(database, name, run_id=session.run_id))
+            held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))
             begin_sending(session, database)
             label = destination_label(settings)
             session.history.start(session.run_id, "push", label, lock_name=name)
@@ -103,7 +103,7 @@ class _PushRun:
         request: PushRequest,
         outbox: Outbox,
         opened: OpenOutbox,
-        held: Held | None,
+        held: HeldLock | None,
         progress: Progress,
     ) -> None:
         self._session, self._request, self._outbox = session, request, outbox

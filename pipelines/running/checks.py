@@ -82,7 +82,7 @@ def _destination(session: Session) -> Check:
     settings = session.settings
     with ExitStack() as stack:
         try:
-            lock = locks.hold(session.ledger, pull_lock_name(settings), run_id=session.run_id)
+            lock = locks.take_lock(session.ledger, pull_lock_name(settings), run_id=session.run_id)
             stack.enter_context(lock)
         except AlreadyRunning as error:
             return Check("destination", True, f"in use by a pull ({error.holder})")

@@ -22,11 +22,12 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.settings import load
 from pipelines.destination.identity import pull_lock_name
 settings = load()
-with hold(Database(settings.resolved_ledger_url), pull_lock_name(settings), run_id="held-by-test"):
+ledger = Database(settings.resolved_ledger_url)
+with take_lock(ledger, pull_lock_name(settings), run_id="held-by-test"):
     print("held", flush=True)
     time.sleep(300)
 """

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from connector.api.client import ApiClient
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import Api, KeyMemory
 from connector.upsert.outbox.evidence import Pulled
@@ -113,7 +113,7 @@ class Rig:
             allow_shared_contact=allow_shared_contact,
             looks_first=looks_first,
         )
-        with hold(self.database, "push", run_id=run_id) as held:
+        with take_lock(self.database, "push", run_id=run_id) as held:
             began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]

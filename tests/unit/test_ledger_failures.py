@@ -110,12 +110,12 @@ def test_a_folder_in_the_place_of_a_file_that_sqlite_makes_is_named(tmp_path: Pa
 
 def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path):
     database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    with locks.hold(database, "a lock", run_id="r"):
+    with locks.take_lock(database, "a lock", run_id="r"):
         (lock,) = (tmp_path / "locks").iterdir()
     lock.unlink()
     lock.mkdir()
     with pytest.raises(LedgerUnusable, match=r"\.lock is a folder.*Move that folder away"):
-        with locks.hold(database, "a lock", run_id="r"):
+        with locks.take_lock(database, "a lock", run_id="r"):
             pass
     database.close()
 

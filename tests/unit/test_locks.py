@@ -11,14 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.errors import AlreadyRunning, BudgetError
 
 HOLDER = """
 import sys, time
 from connector.budget.database import Database
-from connector.budget.locks import hold
-with hold(Database(sys.argv[1]), "push", run_id="other"):
+from connector.budget.locks import take_lock
+with take_lock(Database(sys.argv[1]), "push", run_id="other"):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -38,10 +38,10 @@ def test_second_holder_is_refused_and_told_who_holds(url: str):
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(AlreadyRunning, match=f"run other .*pid {other.pid}"):
-            hold(database, "push", run_id="mine").__enter__()
+            take_lock(database, "push", run_id="mine").__enter__()
         other.send_signal(signal.SIGKILL)
         other.wait()
-    with hold(database, "push", run_id="mine") as held:
+    with take_lock(database, "push", run_id="mine") as held:
         assert held.fence == 2
     database.close()
 
@@ -49,9 +49,9 @@ def test_second_holder_is_refused_and_told_who_holds(url: str):
 def test_a_lost_lock_is_noticed_by_its_fence(url: str):
     """A holder whose lock somebody else took since can't write any more."""
     database = Database(url)
-    with hold(database, "push", run_id="first") as first, database.write() as connection:
+    with take_lock(database, "push", run_id="first") as first, database.write() as connection:
         first.check(connection)
-    with hold(database, "push", run_id="second"), database.write() as connection:
+    with take_lock(database, "push", run_id="second"), database.write() as connection:
         with pytest.raises(BudgetError, match="was lost"):
             first.check(connection)
     database.close()
@@ -63,7 +63,7 @@ def test_a_broken_connection_hides_no_error(postgres_url: str):
     database, other = Database(postgres_url), Database(postgres_url)
     with pytest.raises(BudgetError, match="the work"):
         _cut_while_held(database, other)
-    with hold(other, "push", run_id="next") as held:
+    with take_lock(other, "push", run_id="next") as held:
         assert held.fence == 2
     database.close()
     other.close()
@@ -75,7 +75,7 @@ def _cut_while_held(database: Database, other: Database) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
-    with hold(database, "push", run_id="cut"):
+    with take_lock(database, "push", run_id="cut"):
         with other.write() as connection:
             connection.execute(sa.text(cut))
         raise BudgetError("the work")

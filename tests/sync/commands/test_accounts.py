@@ -13,7 +13,7 @@ import duckdb
 import pytest
 
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import account_settings, load
 from pipelines import demo
@@ -159,7 +159,7 @@ def test_a_held_lock_is_between_a_failure_and_success(
     own = account_settings(load(), "east")
     prepare_state_dir(own)
     database = Database(own.resolved_ledger_url)
-    with hold(database, pull_lock_name(own), run_id="the-other"):
+    with take_lock(database, pull_lock_name(own), run_id="the-other"):
         ended = run("pull", "notes", "--all-accounts", "--json")
     database.close()
     assert ended.code == code

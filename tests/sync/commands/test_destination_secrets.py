@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.sandbox import Sandbox
 from connector.settings import load
 from pipelines.destination.identity import pull_lock_name
@@ -109,7 +109,7 @@ def test_what_works_tells_no_credentials_either(
     settings = load()
     with (
         closing(Database(settings.resolved_ledger_url)) as ledger,
-        hold(ledger, pull_lock_name(settings), run_id="other"),
+        take_lock(ledger, pull_lock_name(settings), run_id="other"),
     ):
         refused = run("pull")
     assert refused.code == 75

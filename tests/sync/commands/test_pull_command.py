@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from connector.budget.database import Database
-from connector.budget.locks import hold
+from connector.budget.locks import take_lock
 from connector.sandbox import Sandbox
 from connector.settings import load
 from pipelines.commands.status_commands import recent_runs
@@ -124,7 +124,7 @@ def test_a_second_pull_meets_the_lock(run: Run, sandbox: Sandbox):
     settings = load()
     prepare_state_dir(settings)
     database = Database(settings.resolved_ledger_url)
-    with hold(database, pull_lock_name(settings), run_id="the-other"):
+    with take_lock(database, pull_lock_name(settings), run_id="the-other"):
         ended = run("pull", "--json")
     database.close()
     assert ended.code == 75

@@ -343,7 +343,7 @@ def test_one_push_per_key(settings: Settings, people: Path):
     database = outbox_database(settings)
     with database.read() as connection:
         name = connection.exec_driver_sql("SELECT name FROM lock_holders").scalar()
-    with locks.hold(database, str(name), run_id="other"):
+    with locks.take_lock(database, str(name), run_id="other"):
         with pytest.raises(AlreadyRunning, match="run other"):
             push_file(settings, people)
         assert push_file(settings, people, dry_run=True).summary["unchanged"] == 2
@@ -356,7 +356,7 @@ def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Pat
     from pipelines.destination.identity import pull_lock_name
 
     ledger = Database(settings.resolved_ledger_url)
-    with locks.hold(ledger, pull_lock_name(settings), run_id="pulling"):
+    with locks.take_lock(ledger, pull_lock_name(settings), run_id="pulling"):
         report = push_file(settings, people)
         assert report.exit_code == 0
         assert any("A pull is running" in note for note in report.notes)

@@ -78,7 +78,7 @@ def write_0_1(own: Settings, label: str) -> Path:
         fresh = Freshness("notes", "run-1", "full", "first", 7, 1_000, 1_000)
         FreshnessLog(ledger).note(label, fresh)
         FreshnessLog(ledger).publish(label)
-        with locks.hold(ledger, lock, run_id="run-1"):
+        with locks.take_lock(ledger, lock, run_id="run-1"):
             pass
     with closing(outbox_database(own)) as outbox:
         store = ResultStore(outbox, 1, number_of(label))
