@@ -23,7 +23,7 @@ from connector.errors import BudgetError, Interrupted
 from connector.upsert.delivery import Api, Delivered, Delivery, KeyMemory, server_ms
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, State, Write
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions, RowDecision, decide
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import reject_of
@@ -361,15 +361,15 @@ class Sender:
 
     def _mark_sending(self, connection: sa.Connection, row: RowInFlight, step: Next) -> None:
         """Key and exact bytes of the row's write are on disk before it goes out."""
+        before = WriteState.SENDING
         if step is Next.SEND:
-            row.write = self._creating_only(row.write)
-        mark = {
-            Next.SEND: self._outbox.send,
-            Next.UPDATE: self._outbox.send_as_update,
-            Next.AGAIN: self._outbox.send_again,
-        }[step]
-        server_now_ms = server_ms(self._api)
-        row.write = mark(connection, row.write, at_ms=self._now_ms(), server_ms=server_now_ms)
+            row.write, before = self._creating_only(row.write), WriteState.PLANNED
+        elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
+            row.write = replace(row.write, creates=False, idempotency_key=None)
+        at_ms, server_now_ms = self._now_ms(), server_ms(self._api)
+        row.write = self._outbox.send(
+            connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
+        )
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
 
@@ -381,7 +381,7 @@ class Sender:
             outcome=outcome,
             prospect_id=write.prospect_id,
             at_ms=self._now_ms(),
-            state=State.PLANNED,
+            state=WriteState.PLANNED,
         )
 
     def _store_results(self, connection: sa.Connection) -> list[tuple[RowInFlight, RowResult]]:

@@ -29,8 +29,8 @@ from connector.upsert.outbox.matching import (
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     Outbox,
-    State,
     Write,
+    WriteState,
     names_of,
     uncertain_names,
 )
@@ -350,7 +350,7 @@ class Settler:
             outcome=outcome,
             prospect_id=prospect_id,
             at_ms=self._now_ms(),
-            state=State.PLANNED if row.looks else State.SENDING,
+            state=WriteState.PLANNED if row.looks else WriteState.SENDING,
         )
 
     def _accept(

@@ -44,7 +44,7 @@ UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, con
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 
 
-class State(StrEnum):
+class WriteState(StrEnum):
     """Where one write stands; see the module."""
 
     PLANNED = "planned"
@@ -131,7 +131,7 @@ class Outbox:
 
     def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
         """Store writes to be sent."""
-        stored = {"scope": self.scope, "state": State.PLANNED.value, "planned_ms": at_ms}
+        stored = {"scope": self.scope, "state": WriteState.PLANNED.value, "planned_ms": at_ms}
         if new:
             connection.execute(sa.insert(writes), [_record_of(write) | stored for write in new])
 
@@ -146,13 +146,13 @@ class Outbox:
 
     def _drop_planned(self, which: sa.ColumnElement[bool]) -> None:
         with self.database.write() as connection:
-            connection.execute(sa.delete(writes).where(self._in(State.PLANNED), which))
+            connection.execute(sa.delete(writes).where(self._in(WriteState.PLANNED), which))
 
     def left_behind(self, run_id: str) -> dict[str, int]:
         """source → writes that earlier runs planned from it and didn't send."""
         query = (
             sa.select(writes.c.source, sa.func.count())
-            .where(self._in(State.PLANNED), writes.c.run_id != run_id)
+            .where(self._in(WriteState.PLANNED), writes.c.run_id != run_id)
             .group_by(writes.c.source)
         )
         with self.database.read() as connection:
@@ -162,7 +162,7 @@ class Outbox:
         self, connection: sa.Connection, run_id: str, row_number: int, limit: int
     ) -> list[list[Write]]:
         """The next `limit` rows of `run_id` that are planned, in file order, each as its writes."""
-        planned = self._in(State.PLANNED) & (writes.c.run_id == run_id)
+        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
         numbers = (
             sa.select(writes.c.row_number)
             .where(planned, writes.c.row_number > row_number)
@@ -180,49 +180,39 @@ class Outbox:
 
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
-        return self._stored(State.SENDING)
+        return self._stored(WriteState.SENDING)
 
     def uncertain(self) -> set[UncertainWrite]:
         """Every write of unknown fate, under each name of its person."""
-        return {name for write in self._stored(State.UNCERTAIN) for name in uncertain_names(write)}
+        return {
+            name for write in self._stored(WriteState.UNCERTAIN) for name in uncertain_names(write)
+        }
 
-    def _stored(self, state: State) -> list[Write]:
+    def _stored(self, state: WriteState) -> list[Write]:
         query = sa.select(*_COLUMNS).where(self._in(state)).order_by(writes.c.id)
         with self.database.read() as connection:
             return [_write_of(row) for row in connection.execute(query)]
 
     def send(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
+        self,
+        connection: sa.Connection,
+        write: Write,
+        before: WriteState,
+        *,
+        at_ms: int,
+        server_ms: int | None,
     ) -> Write:
-        """planned → sending, with a new key; the write as it is now on disk.
+        """planned → sending, or sending → sending where it was surely not applied so far: exact
+        bytes and key are on disk before they go out. A write without a key gets one.
 
         Raises:
-            OutboxConflict: it isn't planned any more.
+            OutboxConflict: it isn't in the state `before` any more.
         """
-        sent = replace(write, idempotency_key=None, sent_ms=at_ms, sent_server_ms=server_ms)
-        return self._mark_sending(connection, sent, State.PLANNED)
-
-    def send_again(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
-    ) -> Write:
-        """sending → sending: surely not applied so far; the same key and bytes from now on (a new
-        key where it has lost its own, see `Scopes.begin`)."""
-        sent = replace(write, sent_ms=at_ms, sent_server_ms=server_ms)
-        return self._mark_sending(connection, sent, State.SENDING)
-
-    def send_as_update(
-        self, connection: sa.Connection, write: Write, *, at_ms: int, server_ms: int | None
-    ) -> Write:
-        """sending → sending: what only creates has met the prospect that `write` names now, and was
-        surely not applied; new bytes and a new key from now on."""
-        sent = replace(write, idempotency_key=None, sent_ms=at_ms, sent_server_ms=server_ms)
-        return self._mark_sending(connection, replace(sent, creates=False), State.SENDING)
-
-    def _mark_sending(self, connection: sa.Connection, write: Write, before: State) -> Write:
-        sent = replace(write, idempotency_key=write.idempotency_key or secrets.token_hex(16))
+        key = write.idempotency_key or secrets.token_hex(16)
+        sent = replace(write, idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
         changed = ("idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms")
         values = {name: getattr(sent, name) for name in changed}
-        self._step(connection, write, before, State.SENDING, values)
+        self._step(connection, write, before, WriteState.SENDING, values)
         return sent
 
     def finish(
@@ -233,16 +223,16 @@ class Outbox:
         outcome: str,
         prospect_id: str | None,
         at_ms: int,
-        state: State = State.SENDING,
+        state: WriteState = WriteState.SENDING,
     ) -> None:
         """sending (or planned) → closed: its fate is known, what it held is dropped."""
         values = {"outcome": outcome, "prospect_id": prospect_id, **_emptied(at_ms)}
-        self._step(connection, write, state, State.CLOSED, values)
+        self._step(connection, write, state, WriteState.CLOSED, values)
 
     def give_up(self, connection: sa.Connection, write: Write, *, at_ms: int) -> None:
         """sending → uncertain: its fate can't be known any more; what it held is dropped."""
         values = {"outcome": "uncertain", **_emptied(at_ms)}
-        self._step(connection, write, State.SENDING, State.UNCERTAIN, values)
+        self._step(connection, write, WriteState.SENDING, WriteState.UNCERTAIN, values)
 
     def settle_uncertain(
         self, connection: sa.Connection, names: Aliases, prospect_id: str | None
@@ -252,16 +242,16 @@ class Outbox:
         own = [writes.c[column] == name for column, name in known if name is not None]
         connection.execute(
             sa.update(writes)
-            .where(self._in(State.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
-            .values(state=State.CLOSED.value)
+            .where(self._in(WriteState.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
+            .values(state=WriteState.CLOSED.value)
         )
 
     def _step(
         self,
         connection: sa.Connection,
         write: Write,
-        before: State,
-        after: State,
+        before: WriteState,
+        after: WriteState,
         values: dict[str, Any],
     ) -> None:
         changed = connection.execute(
@@ -274,7 +264,7 @@ class Outbox:
                 row_number=write.row_number, expected=before.value, wanted=after.value
             )
 
-    def _in(self, state: State) -> sa.ColumnElement[bool]:
+    def _in(self, state: WriteState) -> sa.ColumnElement[bool]:
         return (writes.c.scope == self.scope) & (writes.c.state == state.value)
 
     def learnt_memory(self, since_ms: int) -> LearntMemory:
@@ -296,7 +286,7 @@ class Outbox:
         never sent, hashes and outcomes of closed ones, results that have landed, and receipts that
         no push has used since. Writes whose answer is missing, and those of unknown fate, stay:
         forgetting them could send them twice."""
-        over = writes.c.state.in_((State.PLANNED.value, State.CLOSED.value))
+        over = writes.c.state.in_((WriteState.PLANNED.value, WriteState.CLOSED.value))
         old = {
             writes: over & (writes.c.planned_ms < before_ms),
             results: results.c.landed & (results.c.pushed_ms < before_ms),

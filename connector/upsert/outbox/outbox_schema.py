@@ -1,11 +1,9 @@
-"""The tables of the outbox, one SQL schema for SQLite and PostgreSQL.
+"""The tables of the outbox, one SQL schema for SQLite and PostgreSQL, and inserts for both.
 
 `scope` stands for one account, by the API key first used for it: what is proven with one key says
-nothing about another's account (see `scopes`).
-Emails and phones are in no column: an alias is a keyed hash of one. What a person's write holds
-(`body`, `row_values`) is dropped as soon as its fate is known. Times are UTC epoch milliseconds.
-
-Inserts that meet rows which are there already, the same for SQLite and PostgreSQL.
+nothing about another's account (see `pairing.Scopes`). Emails and phones are in no column: an alias
+is a keyed hash of one. What a person's write holds (`body`, `row_values`) is dropped as soon as its
+fate is known. Times are UTC epoch milliseconds.
 """
 
 from __future__ import annotations
@@ -85,7 +83,7 @@ receipts = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# which first names each source has settled on which person (see `shared_contacts`)
+# which first names each source has settled on which person (see `matching`)
 settled_names = sa.Table(
     "outbox_settled_names",
     metadata,

@@ -23,7 +23,7 @@ from connector.budget.ledger_schema import MIGRATIONS as BUDGET_MIGRATIONS
 from connector.budget.ledger_schema import OUTBOX_SUFFIX, SALT_COPY, salt_of, secrets
 from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
 from connector.logs import get_logger
-from connector.upsert.outbox.outbox import State
+from connector.upsert.outbox.outbox import WriteState
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     aliases,
@@ -238,7 +238,9 @@ def _paired(connection: sa.Connection, database: Database, token: bytes | None) 
             _log.warning("outbox.adopted", why="the ledger's budget is new, its outbox isn't")
             # their ages are of a clock that is gone: they are looked up before they are repeated
             outbox.execute(
-                sa.update(writes).where(writes.c.state == State.SENDING.value).values(sent_ms=None)
+                sa.update(writes)
+                .where(writes.c.state == WriteState.SENDING.value)
+                .values(sent_ms=None)
             )
         if (salt := salt_of(connection)) is not None:
             _put(outbox, salts, SALT_COPY, salt)
@@ -322,7 +324,7 @@ class Scopes:
             if (before or scope) != key:
                 connection.execute(
                     sa.update(writes)
-                    .where(writes.c.scope == scope, writes.c.state == State.SENDING.value)
+                    .where(writes.c.scope == scope, writes.c.state == WriteState.SENDING.value)
                     .values(idempotency_key=None)
                 )
             row = {"key": key, "scope": scope, "asked": False}

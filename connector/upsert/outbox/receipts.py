@@ -8,7 +8,7 @@ phone, A by email, the third is a change.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -81,12 +81,19 @@ class Receipts:
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
-        columns = [sa.true() if name == "confirmed" else receipts.c[name] for name in _FIELDS]
+        names = [name for name in Receipt._fields if name != "confirmed"]
+        found = self._rows(connection, prospect_ids, *(receipts.c[name] for name in names))
+        return {id_: Receipt(id_, True, *known) for id_, *known in found}
+
+    def _rows(
+        self, connection: sa.Connection, prospect_ids: Collection[str], *columns: sa.Column[Any]
+    ) -> Iterable[Any]:
+        """Columns of one table, for some prospects."""
+        own = columns[0].table.c
         query = sa.select(*columns).where(
-            receipts.c.scope == self._scope, receipts.c.prospect_id.in_(prospect_ids)
+            own.scope == self._scope, own.prospect_id.in_(prospect_ids)
         )
-        found = connection.execute(query) if prospect_ids else ()
-        return {row[0]: Receipt._make(row) for row in found}
+        return connection.execute(query) if prospect_ids else ()
 
     def accept(
         self,
@@ -167,11 +174,9 @@ class Receipts:
         self, connection: sa.Connection, prospect_ids: Collection[str]
     ) -> set[tuple[str, str, bytes]]:
         """(prospect id, kind, content) of every note, task and meeting that was created."""
-        query = sa.select(attached.c.prospect_id, attached.c.kind, attached.c.content).where(
-            attached.c.scope == self._scope, attached.c.prospect_id.in_(prospect_ids)
-        )
-        found = connection.execute(query) if prospect_ids else ()
-        return {(row[0], row[1], bytes(row[2])) for row in found}
+        columns = (attached.c.prospect_id, attached.c.kind, attached.c.content)
+        found = self._rows(connection, prospect_ids, *columns)
+        return {(id_, kind, bytes(content)) for id_, kind, content in found}
 
     def attach(
         self, connection: sa.Connection, prospect_id: str, kind: str, content: bytes, at_ms: int
@@ -196,7 +201,7 @@ class Receipts:
             own.scope == self._scope, own.prospect_id.in_(prospect_ids), own.source == source
         )
         found = connection.execute(query) if prospect_ids else ()
-        return {(row[0], row[1]): row[2] for row in found}
+        return {(id_, name): created for id_, name, created in found}
 
     def dispute(
         self, connection: sa.Connection, names: Aliases, expected: str, answered: str, at_ms: int
@@ -219,9 +224,6 @@ class Receipts:
         query = sa.select(disputed.c.alias, disputed.c.expected_id, disputed.c.answered_id)
         found = connection.execute(query.where(disputed.c.scope == self._scope))
         return {row[0]: (row[1], row[2]) for row in found}
-
-
-_FIELDS = Receipt._fields
 
 
 class Status(StrEnum):
