@@ -250,7 +250,7 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
             except psycopg.Error as error:
                 if time.monotonic() - began_s < until_s or timeout is not None:
                     raise
-                self.pgconn.finish()  # nobody knows what it was doing
+                self.pgconn.finish()  # its state is unknown
                 raise psycopg.OperationalError(f"no answer within {until_s:g} s") from error
 
     connect_s = max(2, int(min(10, answer_within_s)))

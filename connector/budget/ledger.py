@@ -10,8 +10,9 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import sqlalchemy as sa
 
@@ -34,7 +35,7 @@ from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window
 
 _REFRESH_S = 10.0
-"""A process that waits reports so again this often, so that nobody waits for the dead."""
+"""A process that waits reports so again this often, so that the others know it is alive."""
 _LATE_S = 1.0
 """A process that waits is believed for so long after it should have asked again."""
 _SMOOTHING = 0.2
@@ -54,24 +55,34 @@ _SHOW = sa.update(owners).where(*_OF_OWNER)
 _DISCONNECT = sa.delete(owners).where(*_OF_OWNER)
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer to book. age_s: how long before the exchange began it had arrived."""
+class Answered(NamedTuple):
+    """An answer to book. arrived_s: by the clock of `Request.asked_s`."""
 
     permit: int
-    age_s: float
+    arrived_s: float
     reading: Reading
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
     """What one process brings: how many callers wait, by lane; answers; permit ids that got none
-    (`unanswered`), or whose request never left (`unsent`)."""
+    (`unanswered`), or whose request never left (`unsent`). asked_s: its time, by any clock."""
 
-    wants: Mapping[Lane, int]
-    answers: Sequence[Answered] = ()
-    unanswered: Sequence[int] = ()
-    unsent: Sequence[int] = ()
+    wants: Mapping[Lane, int] = field(default_factory=dict)
+    answers: list[Answered] = field(default_factory=list)
+    unanswered: list[int] = field(default_factory=list)
+    unsent: list[int] = field(default_factory=list)
+    asked_s: float = 0.0
+
+    @property
+    def is_empty(self) -> bool:
+        return not (any(self.wants.values()) or self.answers or self.unanswered or self.unsent)
+
+    def add(self, other: Request) -> None:
+        """What became of more permits."""
+        self.answers += other.answers
+        self.unanswered += other.unanswered
+        self.unsent += other.unsent
 
 
 @dataclass(frozen=True)
@@ -169,7 +180,7 @@ class Ledger:
             process = self._as_seen(view, request.wants, granted, wait_s, ended)
             self._show(connection, process)
             self._prune(view)
-        self._process = process  # only now: of a transaction that failed, nobody has heard
+        self._process = process  # only now: a failed transaction has changed nothing
         hold_s = view.learnt.hold_until_s
         return Grants(
             granted,
@@ -225,12 +236,14 @@ class Ledger:
         for permit in request.unanswered:
             connection.execute(_AWAIT_NO_MORE, {"of_key": row.key, "permit": permit})
         ended = []
-        for answer in sorted(request.answers, key=lambda answer: -answer.age_s):
+        for answer in sorted(request.answers, key=lambda answer: answer.arrived_s):
             taken = connection.execute(_TAKE, {"of_key": row.key, "permit": answer.permit}).first()
             if taken is None:  # so late that it had ceased to count
                 continue
             owner, push, granted_s = taken
-            row.last_end_s = max(row.last_end_s, granted_s, now_s - answer.age_s)
+            row.last_end_s = max(
+                row.last_end_s, granted_s, now_s - request.asked_s + answer.arrived_s
+            )
             row.seq, row.push_seq = row.seq + 1, row.push_seq + push
             stamped = {"granted_s": granted_s, "end_s": row.last_end_s}
             numbers = {"key": row.key, "seq": row.seq, "push_seq": row.push_seq}

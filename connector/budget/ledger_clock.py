@@ -1,7 +1,7 @@
 """The ledger's clock: seconds that never step, the same for every process that shares a ledger.
 
 SQLite (one machine): the time since boot, sleep included, plus an offset that is stored once per
-boot; steps of the wall clock go unnoticed. Across a reboot the wall says how long the machine was
+boot; steps of the wall clock go unnoticed. Across a reboot the wall shows how long the machine was
 off, but never less than the time since boot: the clock does not go back.
 PostgreSQL (several machines): the server's `clock_timestamp()`, read after the lock.
 """
@@ -82,7 +82,7 @@ class BootClock:
         return self._offset_s + self._clock.monotonic_s()
 
     def note(self, connection: sa.Connection) -> None:
-        """Keep what the wall says at the ledger's time, for the next boot."""
+        """Keep the wall's time with the ledger's, for the next boot."""
         reading_s = self._clock.monotonic_s()
         if reading_s - self._noted_s < _NOTE_EVERY_S:
             return
@@ -100,7 +100,7 @@ class BootClock:
     def _stored_offset_s(self, connection: sa.Connection, reading_s: float) -> float:
         stored = sa.select(clocks.c.offset_s, clocks.c.reading_s)
         found = connection.execute(stored.where(clocks.c.boot == self._boot)).first()
-        # where a boot has no name, a reading that went back is what tells a new one
+        # where a boot has no name, a reading that went back shows a new one
         if found is not None and reading_s >= found.reading_s:
             return float(found.offset_s)
         noted = sa.select(clocks.c.ledger_s, clocks.c.wall_s).order_by(clocks.c.ledger_s.desc())

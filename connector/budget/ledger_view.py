@@ -145,7 +145,7 @@ class KeyRow:
 
 
 class Unanswered(NamedTuple):
-    """A permit without an answer. awaited_until_s: after it nobody waits for one any more."""
+    """A permit without an answer. awaited_until_s: until when one is waited for."""
 
     push: int
     granted_s: float
@@ -304,16 +304,17 @@ def open_report(database: Database, *, api_key: str, limits: Sequence[Limits]) -
     with database.write(to_disk=False) as connection:
         clock.open(connection)
         KeyRow.add(connection, key, clock.now_s(connection))
-    return BudgetReport(database, key=key, clock=clock, windows=windows_of(limits))
+    return BudgetReport(database, key=key, time_source=clock, windows=windows_of(limits))
 
 
 class BudgetReport:
     """Reads the ledger without locking it."""
 
     def __init__(
-        self, database: Database, *, key: str, clock: LedgerClock, windows: Sequence[Window]
+        self, database: Database, *, key: str, time_source: LedgerClock, windows: Sequence[Window]
     ) -> None:
-        self._database, self._key, self._clock, self._windows = database, key, clock, windows
+        self._database, self._key, self._time_source = database, key, time_source
+        self._windows = windows
 
     def state(self) -> BudgetState:
         """What is used and free now, by whom, and what holds it up."""
@@ -343,7 +344,7 @@ class BudgetReport:
         """How many seconds ago each request of the last `within_s` was answered; older than the
         longest window isn't kept."""
         with self._database.read() as connection:
-            now_s = self._clock.now_s(connection)
+            now_s = self._time_source.now_s(connection)
             recent = spent.c.key == self._key, spent.c.end_s > now_s - within_s
             return [now_s - s for s in connection.scalars(sa.select(spent.c.end_s).where(*recent))]
 
@@ -351,7 +352,7 @@ class BudgetReport:
     def _view(self) -> Iterator[KeyView]:
         with self._database.read() as connection:
             row = KeyRow.load(connection, self._key)
-            yield KeyView(connection, row, self._windows, self._clock.now_s(connection))
+            yield KeyView(connection, row, self._windows, self._time_source.now_s(connection))
 
 
 def _window_report(view: KeyView, index: int, allowed: Allowance, live: Live) -> WindowReport:

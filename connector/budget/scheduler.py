@@ -2,7 +2,7 @@
 
 One thread per process talks to the ledger, for all threads that wait. It sleeps until the time
 that the ledger computed and never polls it. Answers ride in the next grant's transaction, or go
-alone a few milliseconds later when nobody waits.
+alone a few milliseconds later when no caller waits.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 from math import inf
 from typing import Self
 
@@ -23,10 +23,9 @@ from connector.budget.database import Database
 from connector.budget.ledger import Answered, Grants, Ledger, Request
 from connector.budget.ledger_clock import ledger_clock, steady_clock
 from connector.budget.ledger_schema import key_id
-from connector.budget.ledger_view import BudgetReport, BudgetState, Eta
+from connector.budget.ledger_view import BudgetReport
 from connector.budget.policy import readings
 from connector.budget.policy.permits import send_by_s
-from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Limits, windows_of
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.errors import BudgetClosed, ConnectorError, Interrupted
@@ -34,31 +33,14 @@ from connector.errors import BudgetClosed, ConnectorError, Interrupted
 _LINGER_S = 0.005
 """Outcomes wait so long for a grant to ride with."""
 _GLANCE_S = 0.2
-"""`stop` is set by a signal handler, which can wake nobody; looked at this often while waiting."""
+"""`stop` is set by a signal handler, which can't wake a thread: how often to look at it."""
 _RETRY_OUTCOMES_S = 1.0
 """After a failure, outcomes alone are brought to the ledger again this much later."""
 
 log = logs.get_logger("budget")
 
 
-@dataclass
-class _Outcomes:
-    """What became of permits. answers: permit id, monotonic seconds of its arrival, reading."""
-
-    answers: list[tuple[int, float, Reading]] = field(default_factory=list)
-    unanswered: list[int] = field(default_factory=list)
-    unsent: list[int] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.answers or self.unanswered or self.unsent)
-
-    def add(self, other: _Outcomes) -> None:
-        self.answers += other.answers
-        self.unanswered += other.unanswered
-        self.unsent += other.unsent
-
-
-class RateBudget:
+class RateBudget(BudgetReport):
     """Hands out permits for one API key to any number of threads; see `connector.budget.Budget`.
 
     limits: the windows that this process was configured with.
@@ -83,6 +65,7 @@ class RateBudget:
         windows, key = windows_of(limits), key_id(api_key, database)
         self._longest_s = windows[-1].length_s
         time_source = ledger_clock(database, self._clock)
+        super().__init__(database, key=key, time_source=time_source, windows=windows)
         self._ledger = Ledger(
             database,
             key=key,
@@ -93,14 +76,13 @@ class RateBudget:
         )
         self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
         """The ledger's clock: what decides about a write uses no other."""
-        self._report = BudgetReport(database, key=key, clock=time_source, windows=windows)
         self.waited_s = 0.0
         """Seconds during which some caller waited for a permit; several at once count once."""
         self._callers, self._since_s = 0, 0.0
         self._lock = threading.Lock()  # of what callers share with the thread
         self._news = threading.Event()  # there may be something to do
         self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
-        self._outcomes = _Outcomes()
+        self._outcomes = Request()
         self._closed = False
         self._retry_at_s: dict[Lane, float] = {}
         self._outcomes_at_s = 0.0
@@ -140,16 +122,16 @@ class RateBudget:
         """The answer's head arrived. headers: names in lower case."""
         wall_s, longest_s = self._clock.now_s(), self._longest_s
         reading = readings.parse(status, headers, wall_s=wall_s, longest_s=longest_s)
-        answer = (permit.id, self._clock.monotonic_s(), reading)
-        self._note(_Outcomes(answers=[answer]))
+        answer = Answered(permit.id, self._clock.monotonic_s(), reading)
+        self._note(Request(answers=[answer]))
 
     def unanswered(self, permit: Permit) -> None:
         """No answer will come; the permit counts until its deadline."""
-        self._note(_Outcomes(unanswered=[permit.id]))
+        self._note(Request(unanswered=[permit.id]))
 
     def unsent(self, permit: Permit) -> None:
         """The request certainly never left this process; the permit is given back."""
-        self._note(_Outcomes(unsent=[permit.id]))
+        self._note(Request(unsent=[permit.id]))
 
     def waiting(self, lane: Lane) -> int:
         """Callers that wait now."""
@@ -163,18 +145,6 @@ class RateBudget:
     def pull_ended(self, requests: int) -> None:
         """The pull has ended after so many requests: what the next one may cost."""
         self._ledger.pull_ended(requests)
-
-    def forecast(self, count: int, lane: Lane, *, in_flight: int = 64) -> Eta:
-        """When `count` more requests of `lane` would be done, `in_flight` at a time at most."""
-        return self._report.forecast(count, lane, in_flight=in_flight)
-
-    def state(self) -> BudgetState:
-        """What is used and free now, by whom, and what holds it up."""
-        return self._report.state()
-
-    def ages_s(self, within_s: float) -> list[float]:
-        """See `BudgetReport.ages_s`."""
-        return self._report.ages_s(within_s)
 
     def close(self) -> None:
         """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
@@ -190,7 +160,7 @@ class RateBudget:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, outcomes: _Outcomes) -> None:
+    def _note(self, outcomes: Request) -> None:
         """Bring `outcomes` to the ledger with the next exchange, soon."""
         with self._lock:
             self._outcomes.add(outcomes)
@@ -226,12 +196,12 @@ class RateBudget:
             wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s
             if wait_s <= 0 or (lanes and self._stopped):
                 return
-            if self._outcomes and now_s >= self._outcomes_at_s:
+            if not self._outcomes.is_empty and now_s >= self._outcomes_at_s:
                 if lingered:
                     return
                 lingered = True
                 self._news.wait(_LINGER_S)
-            elif lanes or self._outcomes:
+            elif lanes or not self._outcomes.is_empty:
                 self._clock.sleep(min(wait_s, _GLANCE_S), self._news)
             else:
                 self._news.wait()
@@ -248,15 +218,13 @@ class RateBudget:
     def _exchange(self) -> None:
         began_s = self._clock.monotonic_s()
         with self._lock:
-            outcomes, self._outcomes = self._outcomes, _Outcomes()
+            outcomes, self._outcomes = self._outcomes, Request()
         wants = {lane: self.waiting(lane) for lane in Lane}
-        if not outcomes and not any(wants.values()):
+        request = replace(outcomes, wants=wants, asked_s=began_s)
+        if request.is_empty:
             return
-        answers = [Answered(id, began_s - at_s, reading) for id, at_s, reading in outcomes.answers]
         try:
-            grants = self._ledger.exchange(
-                Request(wants, answers, outcomes.unanswered, outcomes.unsent)
-            )
+            grants = self._ledger.exchange(request)
         except BaseException:
             self._note(outcomes)
             raise
@@ -273,7 +241,7 @@ class RateBudget:
                     if waiter.set_running_or_notify_cancel():
                         waiter.set_result(permits.popleft())
             if permits:  # callers give up, and a signal sends them all away, at any moment
-                self._note(_Outcomes(unsent=[permit.id for permit in permits]))
+                self._note(Request(unsent=[permit.id for permit in permits]))
         self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in grants.wait_s.items()}
         if grants.hold_s is not None:
             log.warning("budget.hold", hold_s=round(grants.hold_s, 1), reason=grants.hold_reason)

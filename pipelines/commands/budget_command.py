@@ -111,8 +111,8 @@ def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[s
 
 
 def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[Any]:
-    """The same facts for a terminal: one bar per window, then the notes. The signs tell its parts
-    apart where there are no colours."""
+    """The same facts for a terminal: one bar per window, then the notes. Its parts
+    differ in their signs too, for terminals without colours."""
     from rich.text import Text
 
     for window in state.windows:

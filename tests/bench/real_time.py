@@ -125,7 +125,7 @@ def run_latencies() -> list[Row]:
     with tempfile.TemporaryDirectory() as folder, _postgres() as postgres:
         ledger = f"sqlite:///{folder}/ledger.db"
         return [
-            _grants(f"{what}SQLite", ledger, pause_s=0.2, limits_ms=(1, 25, 250)),
+            _grants(f"{what}SQLite", ledger, pause_s=0.2, limits_ms=(2, 25, 250)),
             _saturated(ledger),
             _grants(f"{what}PostgreSQL", postgres, pause_s=0.2, limits_ms=(10,)),
         ]

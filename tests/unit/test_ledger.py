@@ -61,7 +61,9 @@ class Process:
             database, key=name, owner=owner, clock=time_source, windows=self.windows,
             request_timeout_s=TIMEOUT_S, jitter=lambda: 0.0,
         )  # fmt: skip
-        self.reporter = BudgetReport(database, key=name, clock=time_source, windows=self.windows)
+        self.reporter = BudgetReport(
+            database, key=name, time_source=time_source, windows=self.windows
+        )
         if probed:
             self.answer(*self.ask(1).granted[Lane.PULL])
             clock.advance(2 * self.windows[-1].held_s)
@@ -70,7 +72,7 @@ class Process:
         return self.ledger.exchange(Request({Lane.PULL: pull, Lane.PUSH: push}))
 
     def answer(self, *permits: int, age_s: float = 0.0, reading: Reading = OK) -> Grants:
-        answers = [Answered(permit, age_s, reading) for permit in permits]
+        answers = [Answered(permit, -age_s, reading) for permit in permits]
         return self.ledger.exchange(Request({}, answers=answers))
 
     def pulls(self, count: int) -> list[int]:
@@ -85,7 +87,7 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
-def test_a_window_admits_its_limit_and_says_when_the_next_is_free(
+def test_a_window_admits_its_limit_and_reports_when_the_next_is_free(
     database: Database, clock: FakeClock
 ):
     """Three of three answered after 1 s: the fourth may go one held window later, not before."""
@@ -184,8 +186,8 @@ def test_processes_with_other_limits_share_what_counts(database: Database, clock
     assert strict.pulls(1) == []
 
 
-def test_a_dead_process_that_waited_holds_nobody_up(database: Database, clock: FakeClock):
-    """Its pid is gone: what it said about waiting callers counts for nothing."""
+def test_a_dead_process_that_waited_holds_up_no_other(database: Database, clock: FakeClock):
+    """Its pid is gone: the callers it had waiting count for nothing."""
     process = Process(database, clock)
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -234,7 +236,7 @@ def test_a_running_pull_keeps_room_among_pushes(database: Database, clock: FakeC
 
 
 def test_a_pull_that_shows_no_life_keeps_nothing(database: Database, clock: FakeClock):
-    """Three seconds after its last request a pull's share is everybody's."""
+    """Three seconds after its last request a pull's share is free for all."""
     pull = Process(database, clock, (30, 10.0))
     push = Process(database, clock, (30, 10.0), owner="two", probed=False)
     pull.ledger.pull_started(10)
@@ -254,7 +256,7 @@ def test_the_next_pull_finds_its_room_when_it_is_due(database: Database, clock: 
 
 
 def test_a_429_holds_every_process_until_the_servers_time(database: Database, clock: FakeClock):
-    """One process is told to wait 7 s: another gets nothing before, and one probe after."""
+    """The server asks one process to wait 7 s: another gets nothing before, and one probe after."""
     one = Process(database, clock, (30, 10.0))
     two = Process(database, clock, (30, 10.0), owner="two", probed=False)
     (permit,) = one.pulls(1)
@@ -271,14 +273,14 @@ def test_a_429_holds_every_process_until_the_servers_time(database: Database, cl
 
 
 def test_the_first_request_of_a_new_key_is_a_probe(database: Database, clock: FakeClock):
-    """The limits may be lower than configured: nobody sends many before one answer came."""
+    """The limits may be lower than configured: one request goes out before the first answer."""
     process = Process(database, clock, (30, 10.0), probed=False)
     (probe,) = process.pulls(30)
     process.answer(probe)
     assert len(process.pulls(30)) == 29
 
 
-def test_somebody_else_spending_lowers_the_window(database: Database, clock: FakeClock):
+def test_another_program_on_the_key_lowers_the_window(database: Database, clock: FakeClock):
     """The server counts 20 where we sent one: 30 become what is left, less a margin."""
     process = Process(database, clock, (30, 10.0))
     (permit,) = process.pulls(1)
@@ -313,7 +315,7 @@ def test_the_forecast_is_what_happens(database: Database, clock: FakeClock):
     assert clock.monotonic_s() - began_s == pytest.approx(eta.done_in_s, abs=0.1)
 
 
-def test_the_state_tells_lanes_apart(database: Database, clock: FakeClock):
+def test_the_state_keeps_lanes_apart(database: Database, clock: FakeClock):
     """Two pulls and one push of three: nothing free, and the next in one held window."""
     process = Process(database, clock)
     process.answer(*process.pulls(2))

@@ -34,7 +34,7 @@ def opened(path: Path, *, lock_wait_s: float = 0.3) -> Iterator[RateBudget]:
         database.close()
 
 
-def test_a_damaged_ledger_says_so(tmp_path: Path):
+def test_a_damaged_ledger_is_reported(tmp_path: Path):
     """Garbage where the file was: nothing is sent, and the message says what to do."""
     path = tmp_path / "ledger.db"
     path.write_bytes(b"this is no database, " * 1000)
@@ -60,7 +60,7 @@ def test_a_ledger_that_gets_damaged_stops_permits(tmp_path: Path):
             budget.permit(Lane.PULL)
 
 
-def test_a_ledger_that_another_program_locks_says_so_in_time(tmp_path: Path):
+def test_a_ledger_that_another_program_locks_is_reported_in_time(tmp_path: Path):
     """A database browser left a write open: the permit fails after the wait, unsent."""
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
@@ -73,7 +73,7 @@ def test_a_ledger_that_another_program_locks_says_so_in_time(tmp_path: Path):
 
 
 def test_a_process_that_hangs_with_the_file_lock_is_waited_for_so_long_only(tmp_path: Path):
-    """Somebody holds the lock file: an error in time, and work goes on once it is free."""
+    """Another process holds the lock file: an error in time, and work goes on once it is free."""
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
         with (tmp_path / "ledger.db.lock").open() as held:
@@ -83,7 +83,7 @@ def test_a_process_that_hangs_with_the_file_lock_is_waited_for_so_long_only(tmp_
         budget.permit(Lane.PULL)
 
 
-def test_a_folder_nobody_may_write_says_so(tmp_path: Path):
+def test_a_folder_that_is_not_writable_is_reported(tmp_path: Path):
     """The state directory can't be made: the message names the setting."""
     (tmp_path / "file").write_text("")
     with pytest.raises(LedgerUnusable, match=r"can't be opened.*HIRINGCENTER_STATE_DIR"):
@@ -120,7 +120,7 @@ def test_a_folder_in_the_place_of_a_lock_is_named(tmp_path: Path):
     database.close()
 
 
-def test_a_read_only_ledger_says_so(tmp_path: Path):
+def test_a_read_only_ledger_is_reported(tmp_path: Path):
     """A ledger that can be read but not written paces nothing."""
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
@@ -133,7 +133,7 @@ def test_a_read_only_ledger_says_so(tmp_path: Path):
             connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
-def test_a_full_disk_says_so(tmp_path: Path):
+def test_a_full_disk_is_reported(tmp_path: Path):
     """No byte more fits: an error, and the permit that did not fit was not given."""
     path = tmp_path / "ledger.db"
     with opened(path) as budget:
@@ -201,7 +201,7 @@ def test_a_closed_budget_gives_nothing(tmp_path: Path):
 
 
 def test_closing_fails_those_who_wait(tmp_path: Path):
-    """A caller that waits for a full window is told that the budget closed."""
+    """A caller that waits for a full window learns that the budget closed."""
     database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
     caught: list[BudgetError] = []
     began = threading.Event()
@@ -245,7 +245,7 @@ def _froze_under(database: Database, frozen: list[int]) -> None:
         connection.exec_driver_sql("SELECT 1")
 
 
-def test_a_frozen_postgresql_is_told_in_words(postgres_url: str):
+def test_a_frozen_postgresql_is_reported(postgres_url: str):
     """It accepts and keeps connections, and answers nothing: no statement waits for it for ever."""
     database, frozen = Database(postgres_url, lock_wait_s=0.25), list[int]()
     try:

@@ -172,7 +172,7 @@ def test_what_was_answered_is_booked_at_the_end(tmp_path: Path):
         assert (window.used, budget.state().in_flight) == (3, 0)
 
 
-def test_the_permit_says_until_when_it_may_be_used(tmp_path: Path):
+def test_a_permit_carries_the_time_until_when_it_may_be_used(tmp_path: Path):
     """Five seconds from the grant, by the clock that the sender reads."""
     clock = FakeClock()
     with opened(tmp_path, (3, 10.0), clock=clock) as budget:
@@ -189,8 +189,8 @@ def test_unsent_permits_are_free_for_others_at_once(tmp_path: Path):
     assert clock.monotonic_s() < 1
 
 
-def test_a_429_is_waited_out_by_everybody(tmp_path: Path):
-    """Told to wait 30 s: the next permit comes after that, whoever asks."""
+def test_a_429_is_waited_out_by_every_caller(tmp_path: Path):
+    """Asked to wait 30 s: the next permit comes after that, whichever lane asks."""
     clock = FakeClock()
     with opened(tmp_path, (100, 60.0), clock=clock) as budget:
         spend(budget, 1)

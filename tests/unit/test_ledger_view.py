@@ -41,7 +41,7 @@ STATE = BudgetState(
 PLAN = Plan(5000, {Lane.PULL: Eta(90.5, 3700.0), Lane.PUSH: Eta(90.5, 7300.0)})
 
 
-def test_lines_say_what_is_used_free_held_and_when_it_ends():
+def test_lines_show_what_is_used_free_held_and_when_it_ends():
     """Windows by lane, why a limit is lower, the hold, the next slot, the plan."""
     text = "\n".join(as_lines(STATE, PLAN, NOW))
     assert "per 60 s: 250 of 280 used (pull 100, push 150), 30 free" in text
@@ -77,8 +77,8 @@ def test_bars_are_as_long_as_their_window():
     assert "·" not in bars[1], "nothing is free"
 
 
-def test_without_a_plan_or_a_hold_nothing_is_said_of_them():
-    """Only what is there is told."""
+def test_without_a_plan_or_a_hold_both_are_left_out():
+    """Only what is there is shown."""
     state = BudgetState(0.0, [HOUR], 0.0, "", 0, [], None, {Lane.PULL: 0.0, Lane.PUSH: 0.0})
     text = "\n".join(as_lines(state, None, NOW))
     assert "hold" not in text
@@ -115,7 +115,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def test_the_command_tells_who_is_connected(spending: RateBudget, tmp_path: Path):
+def test_the_command_shows_who_is_connected(spending: RateBudget, tmp_path: Path):
     """Its JSON is the last line of stdout, and the key is nowhere in it."""
     done = subprocess.run(
         [*COMMAND, "--json"], cwd=tmp_path, capture_output=True, text=True, check=True,

@@ -31,7 +31,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgres_url"))
 
 
-def test_second_holder_is_refused_and_told_who_holds(url: str):
+def test_a_second_holder_is_refused_and_the_first_is_named(url: str):
     """A process that dies by SIGKILL frees its lock at once; while it lives it is named."""
     database = Database(url)
     with subprocess.Popen([sys.executable, "-c", HOLDER, url], stdout=subprocess.PIPE) as other:

@@ -232,7 +232,7 @@ def _read_others(
     used, learnt = reading.used, state.of(window)
     if used is None:
         return state
-    proven = not reading.refused and used > own.most(window)  # a refusal just says 0 remain
+    proven = not reading.refused and used > own.most(window)  # a refusal just reports that 0 remain
     known = now_s < learnt.foreign_until_s
     if not proven and not known:
         return state
@@ -305,7 +305,7 @@ def _widen(state: FeedbackState, granted_s: float) -> FeedbackState:
     """After a hold: twice as many in flight with every answer to a request sent since."""
     if not state.probing or granted_s < state.hold_until_s:
         return state
-    was_first = state.hold_until_s == 0  # the first request ever: its headers told the limits
+    was_first = state.hold_until_s == 0  # the first request ever: its headers reported the limits
     probing = 0 if was_first or state.probing >= WIDE else state.probing * 2
     return replace(state, probing=probing, strikes=0)
 

@@ -66,7 +66,7 @@ class Allowance:
 
 
 class FreeAt(Protocol):
-    """When live permits in a window will have fallen, as far as answers tell."""
+    """When live permits in a window will have fallen, as far as answers show."""
 
     def __call__(self, window_index: int, lane: Lane | None, live: int) -> float | None:
         """When at most `live` permits (of `lane`, or of both for None) still count in the

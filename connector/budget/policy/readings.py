@@ -1,7 +1,7 @@
-"""What one answer says about the rate: status, the `RateLimit-*` headers, `Retry-After`.
+"""What one answer reports about the rate: status, the `RateLimit-*` headers, `Retry-After`.
 
 Two styles of reset are known, delta seconds (IETF draft) and a Unix timestamp (one vendor
-revision, here also in milliseconds); they are told apart by size. Times that are further off
+revision, here also in milliseconds); size distinguishes them. Times that are further off
 than the longest window are a misread unit and are dropped.
 """
 
@@ -21,7 +21,7 @@ _EPOCH_MS = 1e11
 @dataclass(frozen=True, slots=True)
 class Reading:
     """limit, remaining: requests, as the server counts. reset_s, retry_after_s: seconds from
-    the answer. None: not said, or not usable."""
+    the answer. None: absent, or not usable."""
 
     status: int
     limit: int | None = None
