@@ -536,7 +536,7 @@ class EncodingGuessed(InputError):
 class UnknownColumn(InputError):
     """Columns that no field of the API matches: the first with the field it looks like, and others.
 
-    is_only: a file's only column, which may be several that weren't told apart.
+    is_only: a file's only column, which may be several that were not separated.
     """
 
     def __init__(

@@ -102,7 +102,7 @@ def run() -> None:
     """`main` in a process of its own, which ends at once.
 
     Python would take most of a second to free what the system takes back anyway. What must be
-    closed is closed by whoever opened it; a thread that is still at work is waited for.
+    closed is closed by its owner; a thread that is still at work is waited for.
     """
     raise_on_signals()
     try:

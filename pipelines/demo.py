@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _own_options(arguments: list[str]) -> list[str] | None:
-    """What `sync` needs besides `arguments`; None where nobody's key is configured."""
+    """What `sync` needs besides `arguments`; None where no key is configured."""
     from connector.errors import ConfigurationError
     from connector.settings import load
 

@@ -2,7 +2,7 @@
 
 orjson is fast and right for nearly every body. What it refuses (lone surrogates, a byte order
 mark, numbers beyond a double) or changes without a word (integers over 64 bits, and digits that a
-double doesn't hold) is read by the standard library instead, so that one odd record never costs a
+double doesn't hold) is read by the standard library instead, so that one such record never costs a
 page. What is nested deeper than either reads becomes text before it is read.
 """
 
@@ -179,10 +179,10 @@ def error_text(body: bytes) -> str:
         value = read_json(body)
     except NotJson:
         return describe(body)
-    return said(value) or "no reason was given"
+    return error_message(value) or "no reason was given"
 
 
-def said(value: Any) -> str:
+def error_message(value: Any) -> str:
     """`error` and `message` of a JSON answer, as one line; empty if it has neither."""
     if not isinstance(value, dict):
         return ""

@@ -191,7 +191,7 @@ class ApiClient:
         patience_s: tries end after this, where that is sooner than `retry_total_s`.
 
         After Unreachable (with `.sent` > 0), UnexpectedAnswer or Interrupted the change may have
-        been applied; the same call again, while the server remembers the key, tells.
+        been applied; the same call again shows which, while the server remembers the key.
 
         Raises:
             ValueError: an idempotency key that no header can hold, or longer than the API takes.

@@ -3,13 +3,13 @@
 Lists come as (newest first)
     pagination  {"success": true, "items": [...], "pagination": {"nextPageToken"?, "totalCount"?}}
     next_token  {"success": true, "items": [...], "nextPageToken": str | null}
-    legacy      {"success": true, "notes": [...], "lastNote": ms | null}, go on with startAfter=ms
+    legacy      {"success": true, "notes": [...], "lastNote": ms | null}, next: startAfter=ms
     bare        {"prospects": [...], "totalCount": n}
-and are told apart by what is there, not by a version. An answer that can't be understood is an
-error: an empty page would say that there is nothing, and rows would be lost in silence. Where only
-the place of the next page can't be understood, the rows are taken, and the page says why. A list is
-empty where the answer says so: `[]`, a `totalCount` of 0, or 204. `null` in its place, or no list
-at all beside `"success": true`, may mean the same, but proves nothing.
+and are distinguished by their keys, not by a version. An answer that can't be understood is an
+error: taken for an empty page, it would lose rows in silence. Where only the way to the next page
+can't be understood, the rows are taken, and `Page.cut` says why. A list is empty where the answer
+says so: `[]`, a `totalCount` of 0, or 204. `null`, or no list at all next to `"success": true`, may
+mean the same, but proves nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from connector.api.bodies import NoContent, said
+from connector.api.bodies import NoContent, error_message
 from connector.api.endpoints import ENDPOINTS
 
 _TOKEN_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 on
@@ -32,12 +32,12 @@ class UnknownShape(ValueError):
 class Page:
     """One page of a list.
 
-    items: as sent, in order; an odd item (null, text) is still there. next_params: what to set
+    items: as sent, in order; malformed ones (null, text) are still there. next_params: what to set
     in the same request for the next page; None: the server says that this is the last.
     total_count: rows in the whole list, where the server says so. revision: which envelope.
     is_sure: False where there is no list, only reason to take that for an empty one. size_bytes:
-    of the answer's body, decoded; 0 where nobody counted. cut: why the next page, which the server
-    speaks of, can't be asked for; None: it can, or this is the last.
+    of the decoded body; 0 if not counted. cut: why the next page, which the server announces, can't
+    be asked for; None: it can, or this is the last.
     """
 
     items: list[Any]
@@ -50,7 +50,7 @@ class Page:
 
 
 class NoList(UnknownShape):
-    """The answer tells success, and nothing else: it may be an empty list. `page`: that list."""
+    """The answer reports success, and nothing else: it may be an empty list. `page`: that list."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -83,7 +83,7 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     if pagination is not None and not isinstance(pagination, dict):
         raise UnknownShape(f"`pagination` is {_kind(pagination)}")
     total_count = _count((pagination or {}).get("totalCount"), body.get("totalCount"))
-    is_absent = _tells_only_success(resource, body)
+    is_absent = _reports_only_success(resource, body)
     items, key = ([], "items") if is_absent else _items(resource, body)
     next_params, cut = None, None
     try:
@@ -103,7 +103,7 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     return page
 
 
-def _tells_only_success(resource: str, body: dict[str, Any]) -> bool:
+def _reports_only_success(resource: str, body: dict[str, Any]) -> bool:
     """Whether an answer has nothing in it that could be a list, or a record."""
     parts = [value for key, value in body.items() if key != "pagination"]
     return (
@@ -152,7 +152,7 @@ def _check_success(body: Any) -> None:
     if not isinstance(body, dict):
         raise UnknownShape(f"it is {_kind(body)} where an object was expected")
     if body.get("success", True) is not True:
-        raise NotDone(f"it says `success: false`: {said(body) or 'without a reason'}")
+        raise NotDone(f"it says `success: false`: {error_message(body) or 'without a reason'}")
 
 
 def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
@@ -167,7 +167,8 @@ def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
     lists = [key for key, value in body.items() if isinstance(value, list)]
     if len(lists) != 1:
         found = f"several lists ({', '.join(lists)})" if lists else "no list"
-        reason = f": {said(body)}" if said(body) else ""
+        message = error_message(body)
+        reason = f": {message}" if message else ""
         raise UnknownShape(f"there is {found} in it, only {_names(body)}{reason}")
     return body[lists[0]], lists[0]
 
@@ -179,7 +180,7 @@ def _next_params(
     if token:
         return {"pageToken": token}
     place = _place(body.get("last" + ENDPOINTS[resource].item_name.capitalize()))
-    if place and has_items:  # an empty page names no place to go on from
+    if place and has_items:  # an empty page has no last row
         return {"startAfter": place}
     for part in (pagination, body):
         if part.get("hasMore") is True:
@@ -199,7 +200,7 @@ def _token(value: Any) -> str | None:
 
 
 def _place(value: Any) -> str | None:
-    """The Unix milliseconds that the next page starts after; no list goes on from 0."""
+    """The Unix milliseconds that the next page starts after; no list resumes from 0."""
     if not value or isinstance(value, bool):
         return None
     if isinstance(value, int | str):

@@ -183,8 +183,9 @@ def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bo
         return _understand_success(exchange, read, keyed=keyed)
     if status == 404 and absent_at_404:
         return _understand_absence(exchange)
-    said = exchange.failure or error_text(exchange.body)
-    return Answer(outcome_of_status(status, keyed=keyed, said=said), exchange, reason=said)
+    reason = exchange.failure or error_text(exchange.body)
+    outcome = outcome_of_status(status, keyed=keyed, message=reason)
+    return Answer(outcome, exchange, reason=reason)
 
 
 def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answer:
@@ -238,10 +239,10 @@ def _origin(location: str, host: str) -> str:
     return redact(f"{parts.scheme}://{where}" if parts.scheme else where)
 
 
-def outcome_of_status(status: int, *, keyed: bool, said: str) -> Outcome:
-    """What an answer with `status` came to; 2xx is USABLE as far as the status tells.
+def outcome_of_status(status: int, *, keyed: bool, message: str) -> Outcome:
+    """What an answer with `status` came to; 2xx is USABLE as far as the status goes.
 
-    keyed: the request carried an idempotency key. said: what the answer says, since the API has
+    keyed: the request carried an idempotency key. message: of the answer, since the API has
     one status, 409, both for "the first one still runs" and for a real conflict.
     """
     if 200 <= status < 300:
@@ -251,11 +252,11 @@ def outcome_of_status(status: int, *, keyed: bool, said: str) -> Outcome:
     if status >= 500 or status in _TRANSIENT_STATUS:
         return Outcome.FAULTY
     if status == 409 and keyed:
-        return _outcome_of_conflict(said)
+        return _outcome_of_conflict(message)
     return Outcome.FINAL
 
 
-def _outcome_of_conflict(said: str) -> Outcome:
-    if _STILL_RUNNING.search(said):
+def _outcome_of_conflict(message: str) -> Outcome:
+    if _STILL_RUNNING.search(message):
         return Outcome.RUNNING
-    return Outcome.FINAL if _CONFLICT.search(said) else Outcome.DOUBTFUL
+    return Outcome.FINAL if _CONFLICT.search(message) else Outcome.DOUBTFUL

@@ -164,7 +164,7 @@ class Listing:
         stop = total if limit is None else min(start + limit, total)
         serials = rows.between(start, stop)
         if serials and self._is_legacy(resource) and rows.time_ms(serials[-1]) is None:
-            # rows without a time mark no place, so whoever meets them gets them all
+            # rows without a time mark no place, so the page that reaches them has them all
             stop, serials = total, rows.between(start, total)
         token = last_ms = None
         if serials and stop < total and self._is_paged(resource):

@@ -48,7 +48,7 @@ class RateLimits:
         return self._verdict(blocking if wait_s > 0 else self._closest(now_s), wait_s, now_s)
 
     def spend(self, count: int, now_s: float) -> int:
-        """`count` requests of somebody else arrive now; returns how many were let in."""
+        """`count` requests of another client arrive now; returns how many were let in."""
         self._reshape()
         let_in = 0
         for _ in range(count):

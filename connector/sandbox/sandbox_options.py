@@ -81,8 +81,8 @@ class SandboxOptions:
         token answers 400; None = never.
     windows: (limit, length in s) each; None = unlimited. window_alignment_s moves the borders of
         fixed and weighted windows. retry_after: how a real 429 says it. count_refused: whether a
-        refused request uses the window too. foreign_spender: requests per second that somebody
-        else sends with this key, or a callable (server time in s) → how many since last asked.
+        refused request uses the window too. foreign_spender: requests per second that others
+        send with this key, or a callable (server time in s) → how many since last asked.
     keys_ttl_s: how long an idempotency key is remembered; None = for ever.
     on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
         with the untouched record.

@@ -168,5 +168,5 @@ class State:
         return self.limits.foreign_spent
 
     def spend(self, count: int) -> int:
-        """Let somebody else send `count` requests with this key now; how many were let in."""
+        """Let another client send `count` requests with this key now; how many were let in."""
         return self.limits.spend(count, self.clock.now_s())

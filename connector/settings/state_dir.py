@@ -45,8 +45,8 @@ def default_state_dir() -> Path:
 def effective(configured: Path) -> Path:
     """Where state is kept for the setting `configured`.
 
-    A folder that was there before (a mounted volume with its `lost+found`, somebody's home) isn't
-    ours to close to others: a subfolder of it holds everything.
+    A folder that was there before (a mounted volume with its `lost+found`, a home) isn't ours to
+    close to others: a subfolder of it holds everything.
     """
     path = configured.expanduser().absolute()
     return path / SUBFOLDER if path.exists() and not _is_ours(path) else path
@@ -108,7 +108,7 @@ def _make(path: Path) -> None:
 
 
 def _remove_unfinished(path: Path, is_left_behind: Callable[[Path], bool]) -> None:
-    """What runs that were killed have left beside `path`, of names that `mkdtemp` gives."""
+    """What runs that were killed have left next to `path`, of names that `mkdtemp` gives."""
     for left in path.parent.glob(f".{path.name}-????????"):
         with contextlib.suppress(OSError):
             if left.is_dir() and left.stat().st_uid == os.geteuid() and is_left_behind(left):
@@ -142,7 +142,7 @@ def _adopt(old: Path, path: Path, *, is_default: bool) -> None:
             return
         if not (path.exists() and _has_history(path)):
             _move(old, path)
-        elif _is_copy(old, path):  # whoever made it was killed before the old one went
+        elif _is_copy(old, path):  # its maker was killed before the old one went
             old.rename(_moved(old))
         elif is_default:
             raise StateConflict(old=str(old.absolute()), new=str(path))
@@ -178,7 +178,7 @@ def _remove_moved(old: Path) -> None:
     for each in moved.iterdir():
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)
-        elif each.name != _MARK:  # which goes last: whoever is killed here is continued
+        elif each.name != _MARK:  # which goes last: a run that is killed here is continued
             each.unlink()
     shutil.rmtree(moved)
 

@@ -119,7 +119,7 @@ class Account(Section):
 
 
 class AlertSettings(Section):
-    """Where to tell people, and of what. webhook_url is a secret: it often holds a token.
+    """Where alerts go, and about what. webhook_url is a secret: it often holds a token.
 
     max_age_s: what `status` calls too old where no --max-age says it.
     """
@@ -182,7 +182,7 @@ class Settings(WrittenSettings):
 
     def check_account(self) -> None:
         """Raises:
-        MissingKey: there are several accounts, and neither one is chosen nor a key beside them.
+        MissingKey: there are several accounts, and neither one is chosen nor a key of its own set.
         """
         if self.accounts and self.account is None:
             _ = self.key

@@ -24,9 +24,9 @@ _WORST_FIRST = (2, 1, 75, 3, 0)
 class Result:
     """summary: the JSON object of `--json`. lines: text or rich renderables for people.
 
-    error: what ended the work early, told on stderr; it is in `summary` as well. events: what a log
-    says of a result that needs a look, by name and facts. is_answer: the text is what was asked
-    for, not news of a run.
+    error: what ended the work early, shown on stderr; it is in `summary` as well. events: log lines
+    for a result that needs a look, by name and facts. is_answer: the text is what was asked for,
+    not news of a run.
     """
 
     summary: Mapping[str, Any]
@@ -81,7 +81,7 @@ def status_of_exit(code: int) -> str:
 
 class _LenientText(TextIOWrapper):
     """A text stream that drops what can't be written: a run that has sent things must end in its
-    own words and exit code, also where nobody hears it."""
+    own words and exit code, even if no one can read them."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -131,7 +131,7 @@ class Output:
         return self.verbosity < 0
 
     def result(self, result: Result) -> None:
-        """A command's result as text. Quiet, what ran is told only if it needs a look; what was
+        """A command's result as text. If quiet, a run is reported only if it needs a look; what was
         asked for (`runs`, `budget`) always is."""
         if not self.is_quiet or result.is_answer:
             self.text(result.lines)

@@ -13,7 +13,7 @@ Airflow connections (optional; a key in the worker's environment or in .env work
 
 What the exit codes become: 0 success · 3 success with a warning (see the summary) ·
 75 skipped (another run holds the lock) · 2, or a refused key, failed without retries ·
-everything else: retried, which is safe, since a run goes on where the last one stopped.
+everything else: retried, which is safe, since a run resumes where the last one stopped.
 """
 
 from __future__ import annotations

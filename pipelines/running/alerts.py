@@ -86,7 +86,7 @@ def _of_what(push: Mapping[str, Any]) -> str:
 
 
 def _shareable(kind: str, error: Mapping[str, Any]) -> str:
-    """The message of an error, where its type is known to quote nobody's data."""
+    """The message of an error, where its type is known to quote no data."""
     name = str(error.get("type"))
     found = getattr(errors, name, None)
     if isinstance(found, type) and issubclass(found, ConnectorError) and not found.quotes:

@@ -37,8 +37,8 @@ def raise_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on, signals that `raise_on_signals` took are too late: what is left is to tell the
-    result, once."""
+    """From now on, signals that `raise_on_signals` took are too late: only the result is left to be
+    printed, once."""
     for number in _SIGNALS:
         handler = signal.getsignal(number)
         if getattr(handler, "__module__", None) == __name__:
@@ -46,7 +46,7 @@ def ignore_signals() -> None:
 
 
 class StopSignal(threading.Event):
-    """Set when a signal asked to stop. signal_number: which one (SIGTERM where nobody knows)."""
+    """Set when a signal asked to stop. signal_number: which one (SIGTERM if unknown)."""
 
     signal_number: int = signal.SIGTERM
 

@@ -58,7 +58,7 @@ def _decide(outcome: Outcome, effort: Effort, *, retry_after: str | None = None)
 )
 def test_a_status_says_whether_the_same_request_may_do_better(status: int, outcome: Outcome):
     """4xx is terminal but for 408, 425 and 429; redirects are never followed."""
-    assert outcome_of_status(status, keyed=False, said="still in progress") is outcome
+    assert outcome_of_status(status, keyed=False, message="still in progress") is outcome
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_status_says_whether_the_same_request_may_do_better(status: int, outco
 )
 def test_409_is_waited_for_only_while_the_first_request_runs(said: str, outcome: Outcome):
     """One status for two things: its text tells them apart; where it doesn't, a few tries do."""
-    assert outcome_of_status(409, keyed=True, said=said) is outcome
+    assert outcome_of_status(409, keyed=True, message=said) is outcome
 
 
 @pytest.mark.parametrize("outcome", TRANSIENT)
