@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TextIO, cast
 
 import structlog
@@ -75,28 +75,22 @@ def _redacted(value: Any) -> Any:
     return redact(str(value))
 
 
-def _redact_event(
-    _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> MutableMapping[str, Any]:
-    return {key: _redacted(value) for key, value in event.items()}
-
-
-def way_to(error: BaseException) -> str:
-    """The traceback of `error` and its causes: files, lines, types. No messages, no values: what
-    an exception says may quote a row."""
+def traceback_of(error: BaseException) -> str:
+    """Files, lines and types of `error` and its causes. No messages, no values: an exception's
+    message may quote a row."""
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    before = [way_to(cause)] if cause is not None else []
+    before = [traceback_of(cause)] if cause is not None else []
     frames = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     return "\n".join([*before, frames, type(error).__name__]).lstrip("\n")
 
 
-def _way_of(exc_info: Any) -> str:
-    return way_to(exc_info[1]) if exc_info[1] is not None else ""
+def _format_exception(exc_info: Any) -> str:
+    return traceback_of(exc_info[1]) if exc_info[1] is not None else ""
 
 
 class _Formatter(logging.Formatter):
     def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
-        return _way_of(ei)
+        return _format_exception(ei)
 
 
 class _RedactingHandler(logging.StreamHandler[TextIO]):
@@ -107,12 +101,11 @@ class _RedactingHandler(logging.StreamHandler[TextIO]):
 
 
 def _renderer(stream: TextIO, shape: str) -> Iterable[Any]:
-    timestamp = structlog.processors.TimeStamper(fmt="iso", utc=True)
     yield structlog.contextvars.merge_contextvars
     yield structlog.processors.add_log_level
-    yield timestamp
-    yield structlog.processors.ExceptionRenderer(_way_of)
-    yield _redact_event
+    yield structlog.processors.TimeStamper(fmt="iso", utc=True)
+    yield structlog.processors.ExceptionRenderer(_format_exception)
+    yield lambda _logger, _method, event: _redacted(event)
     if shape == "json":
         yield structlog.processors.JSONRenderer()
     elif stream.isatty():
@@ -124,17 +117,11 @@ def _renderer(stream: TextIO, shape: str) -> Iterable[Any]:
 
 
 class _Stderr:
-    """Whatever `sys.stderr` is when a line is written: a progress bar puts itself in its place, so
-    that lines appear above it."""
+    """Whatever `sys.stderr` is when a line is written: a progress bar replaces it, so that lines
+    appear above the bar."""
 
-    def write(self, text: str) -> int:
-        return sys.stderr.write(text)
-
-    def flush(self) -> None:
-        sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 def configure(

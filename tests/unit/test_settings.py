@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -43,6 +44,29 @@ def test_flags_beat_environment_beat_dotenv_beat_toml_beat_defaults(tmp_path: Pa
     assert settings.pull.chunk_s == 5.0
 
 
+def test_an_empty_variable_hides_that_of_the_file(tmp_path: Path):
+    """`HIRINGCENTER_API_KEY= make sync` is the sandbox's, whatever `.env` has."""
+    write(tmp_path / ".env", "HIRINGCENTER_API_KEY=k\nHIRINGCENTER_DATASET=dotenv\n")
+    settings = load_with({"HIRINGCENTER_API_KEY": "", "HIRINGCENTER_DATASET": ""})
+    assert (settings.api_key, settings.dataset) == (None, "hiringcenter")
+
+
+def test_a_list_that_is_no_json_is_refused(tmp_path: Path):
+    """In words, with the way to write it."""
+    with pytest.raises(ConfigurationError, match="Write a list as JSON"):
+        load_with({"HIRINGCENTER_PULL__NOTES__EXCLUDE_COLUMNS": "body"})
+
+
+def test_a_configuration_may_come_through_a_pipe(tmp_path: Path):
+    """As from a program that decrypts it: `--config <(sops -d …)`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("dataset = 'piped'\n",))
+    writer.start()
+    assert load(pipe).dataset == "piped"
+    writer.join()
+
+
 def test_defaults_are_what_the_readme_says():
     """With nothing configured: the vendor's host and limits, DuckDB here, the user's own state."""
     settings = load()
@@ -60,7 +84,9 @@ def test_defaults_are_what_the_readme_says():
     [
         ("environment", "HIRINGCENTER_APIKEY", "HIRINGCENTER_APIKEY", "HIRINGCENTER_API_KEY"),
         ("environment", "HIRINGCENTER_PULL__FULL_SHAER", "FULL_SHAER", "FULL_SHARE"),
+        ("environment", "HIRINGCENTER_PUSH__SPRING__MDOE", "mdoe", "mode"),
         ("toml", "datset = 'x'", "datset", "dataset"),
+        ("toml", "account = 'x'", "account", "accounts"),
         ("toml", "[pull]\nfull_shares = 1", "full_shares", "full_share"),
         ("toml", "[push.spring]\nmdoe = 'upsert'", "mdoe", "mode"),
         ("toml", "[pull.notes]\nexclude = ['body']", "exclude", "exclude_columns"),
