@@ -175,7 +175,7 @@ def _file_input(request: PushRequest, file: str) -> Input:
     if guess is None or not guess.decides_words or request.dry_run:
         return rows
     rows.close()
-    raise EncodingGuessed(place=rows.name, codec=guess.codec, readings=guess.lines())
+    raise EncodingGuessed(place=rows.name, codec=guess.codec, readings=guess.readings)
 
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:

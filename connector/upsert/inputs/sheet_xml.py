@@ -132,7 +132,8 @@ class Workbook:
                 is_partial = element.get("calcCompleted") in ("0", "false")
                 self._computes_on_load = is_partial or _is_true(element.get("fullCalcOnLoad"))
             else:
-                kind, path = related[_relation_id(element)]
+                ids = [value for name, value in element.items() if name.endswith(":id")]
+                kind, path = related[ids[-1]]
                 is_visible = element.get("state", "visible") == "visible"
                 if kind == "worksheet":
                     self.sheets.append(Sheet(element.attrib["name"], path, is_visible))
@@ -193,6 +194,8 @@ class Workbook:
                 text = _text_of(part)
             elif part.tag == "f":
                 is_formula = True
+            elif part.tag.endswith((":v", ":is", ":f")):  # its value would be taken for empty
+                raise SheetXmlError("its tags mix prefixes")
         if kind == "e":
             return _error_word((text or "").strip())
         if is_formula and (
@@ -299,11 +302,6 @@ def _position(reference: str) -> tuple[int, int]:
     for letter in match[1].upper():
         column = column * 26 + ord(letter) - ord("A") + 1
     return int(match[2]), column - 1
-
-
-def _relation_id(element: Element) -> str:
-    ids = [value for name, value in element.items() if name.rpartition(":")[2] == "id"]
-    return ids[-1]
 
 
 def _is_true(value: str | None) -> bool:

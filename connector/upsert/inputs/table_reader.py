@@ -171,24 +171,20 @@ def _first_line(error: Exception) -> str:
 def _connected(database: Database, schema: str | None) -> Iterator[duckdb.DuckDBPyConnection]:
     if isinstance(database, duckdb.DuckDBPyConnection):
         opened = database.cursor()
+    elif not Path(database).is_file():
+        raise InputError(place=str(database), reason="no such database file. Check --database.")
     else:
-        opened = _opened(Path(database), schema)
+        try:
+            opened = open_read_only(Path(database), schema)
+        except duckdb.Error as error:
+            reason = (
+                f"can't be opened as a DuckDB database ({_first_line(error)}). Is it one, and has "
+                "another program opened it for writing?"
+            )
+            raise InputError(place=str(database), reason=reason) from None
     with opened as connection:
         connection.execute(_NO_PYTHON)
         yield connection
-
-
-def _opened(path: Path, schema: str | None) -> duckdb.DuckDBPyConnection:
-    if not path.is_file():
-        raise InputError(place=str(path), reason="no such database file. Check --database.")
-    try:
-        return open_read_only(path, schema)
-    except duckdb.Error as error:
-        reason = (
-            f"can't be opened as a DuckDB database ({_first_line(error)}). Is it one, and has "
-            "another program opened it for writing?"
-        )
-        raise InputError(place=str(path), reason=reason) from None
 
 
 def open_read_only(path: Path, schema: str | None = None) -> duckdb.DuckDBPyConnection:

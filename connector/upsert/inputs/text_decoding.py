@@ -55,18 +55,15 @@ codecs.register_error(_UNDECODABLE, _mark_undecodable)
 
 @dataclass(frozen=True)
 class Guess:
-    """codec: the likeliest. readings: it and its rivals, each with a few cells as it reads them.
+    """codec: the likeliest. readings: lines that show how it and its rivals read a few cells, for a
+    person to choose from; they quote the input.
 
     decides_words: whether letters depend on it, and not just signs that stand between words.
     """
 
     codec: str
-    readings: tuple[tuple[str, tuple[str, ...]], ...]
+    readings: tuple[str, ...]
     decides_words: bool
-
-    def lines(self) -> list[str]:
-        """The readings for a person to choose from; they quote the input."""
-        return [f"{codec:>12} reads {', '.join(cells)}" for codec, cells in self.readings]
 
     @property
     def notes(self) -> list[str]:
@@ -74,7 +71,7 @@ class Guess:
         if not self.decides_words:
             return ["the encoding is guessed; only signs between words depend on it (--encoding)"]
         note = "the encoding is guessed, and words depend on it. A push needs --encoding NAME:"
-        return [note, *self.lines()]
+        return [note, *self.readings]
 
 
 @dataclass(frozen=True)
@@ -344,8 +341,8 @@ def _script(letter: str) -> str:
     return "CJK" if script in ("HIRAGANA", "KATAKANA", "HANGUL") else script
 
 
-def _readings(sample: bytes, ranked: Sequence[str]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The best ranked codecs that read something differently, with the first cells that show it."""
+def _readings(sample: bytes, ranked: Sequence[str]) -> tuple[str, ...]:
+    """How the best ranked codecs that read something differently read the first cells."""
     found: dict[tuple[str, ...], str] = {}
     for codec in ranked:
         cells = _CELL_ENDS.split(sample.decode(codec, "replace"))
@@ -353,4 +350,4 @@ def _readings(sample: bytes, ranked: Sequence[str]) -> tuple[tuple[str, tuple[st
         found.setdefault(tuple(dict.fromkeys(foreign))[:_SHOWN_CELLS], codec)
         if len(found) == _SHOWN_CODECS:
             break
-    return tuple((codec, cells) for cells, codec in found.items())
+    return tuple(f"{codec:>12} reads {', '.join(cells)}" for cells, codec in found.items())

@@ -445,6 +445,7 @@ def test_a_stray_cell_costs_its_own_row_alone() -> None:
         (f"<row r='2'>{'<c/>'}</row><row r='2'><c/></row>", "", "row 2 is out of order"),
         ("<row r='2000000'><c/></row>", "", "row 2000000 is out of order"),
         ("<row><c t='str'><v>" + "x" * 17_000_000 + "</v></c></row>", "", "16 million characters"),
+        ("<row r='2'><c><x:v xmlns:x='x'>1</x:v></c></row>", "", "its tags mix prefixes"),
         ("<row><c r='ABCD1'><v>1</v></c></row>", "", "a reference that can't be read"),
         ("", "<mergeCells>" + "<mergeCell ref='A1:A2'/>" * 100_001 + "</mergeCells>", "100,000"),
     ],
