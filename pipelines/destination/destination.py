@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar
 
 import duckdb
 
-from connector.errors import ConfigurationError, DestinationError, DestinationRefused
+from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
@@ -24,7 +24,7 @@ from pipelines.destination.identity import (
     prepare_state_dir,
     work_paths,
 )
-from pipelines.destination.load_errors import describe, translated
+from pipelines.destination.load_errors import translated
 from pipelines.destination.loader import Batch, Loader
 from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
@@ -112,14 +112,16 @@ class Destination:
         )
         self._stack.callback(self._connection.close)
         with self._watching_for_damage():
-            self._recover()
+            self._open_loader()
 
-    def _recover(self) -> None:
+    def _open_loader(self) -> None:
         dataset = self._settings.dataset
         self._memory = MemoryLimit(self._connection)
         self.seen = SeenIds(self._connection, dataset)
+        if self._type not in _FILE_FORMATS:
+            _log.warning("destination.untested", destination=self._settings.destination)
         self.loader = Loader(
-            self._dlt_destination(),
+            DuckDb(self._connection) if self._snapshot else server_destination(self._settings),
             dataset=dataset,
             folder=self._paths.pipelines_dir,
             file_format=_FILE_FORMATS.get(self._type),
@@ -142,19 +144,6 @@ class Destination:
             lambda: blockers_of(self.loader.pipeline, self._settings.dataset),
             stop=self._stop,
         )
-
-    def _dlt_destination(self) -> Any:
-        if self._snapshot:
-            return DuckDb(self._connection)
-        if self._type not in _FILE_FORMATS:
-            _log.warning("destination.untested", destination=self._settings.destination)
-        try:
-            return server_destination(self._settings)
-        except Exception as error:
-            raise ConfigurationError(
-                f"HIRINGCENTER_DESTINATION={self._settings.destination!r}: dlt can't make this "
-                f"destination ({describe(error)}). Install its extra, and check its name."
-            ) from error
 
     # --- loading --------------------------------------------------------------------------------
 

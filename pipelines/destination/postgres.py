@@ -77,11 +77,7 @@ class Postgres(postgres):
 
 
 def server_destination(settings: Settings) -> Any:
-    """dlt's destination of the settings; PostgreSQL's with the time-out for locks.
-
-    Raises:
-        Exception: of any kind, from dlt or from a library of the destination.
-    """
+    """dlt's destination of the settings; PostgreSQL's with the time-out for locks."""
     if destination_type(settings) == "postgres":
         return Postgres(destination_name=settings.destination.rpartition(".")[2])
     return dlt.destination(settings.destination)
@@ -89,11 +85,7 @@ def server_destination(settings: Settings) -> Any:
 
 @contextmanager
 def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
-    """A pipeline to read a server's tables with; nothing of it stays on disk.
-
-    Raises:
-        Exception: of any kind, from dlt or from a library of the destination.
-    """
+    """A pipeline to read a server's tables with; nothing of it stays on disk."""
     with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
         yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
 
