@@ -24,7 +24,7 @@ from pipelines.destination.identity import (
     prepare_state_dir,
     work_paths,
 )
-from pipelines.destination.load_errors import translated
+from pipelines.destination.load_errors import load_failed, translated
 from pipelines.destination.loader import Batch, Loader
 from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
@@ -320,3 +320,5 @@ class Destination:
     def _suspect(self, error: BaseException) -> None:
         if failed := damage_suspected(self._paths.working_file, self._record, error):
             raise failed from error
+        if isinstance(error, duckdb.Error):
+            raise load_failed(error) from error

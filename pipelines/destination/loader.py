@@ -173,7 +173,8 @@ class Loader:
 
     def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
         """Note marks that come with no rows, on disk; the next load carries them to dlt's state."""
-        self._local_marks.add(marks)
+        with translated():
+            self._local_marks.add(marks)
         self._set_state(marks)
 
     def _set_state(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
@@ -203,7 +204,8 @@ class Loader:
             _log.warning("load.local_files_unusable", folder=str(self._folder))
             self.recover()
             self._load(batches)
-        self._local_marks.loaded(self._sources())
+        with translated():
+            self._local_marks.loaded(self._sources())
         self._learn_columns()
 
     def _load(self, batches: Sequence[Batch]) -> None:
