@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
@@ -36,8 +35,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
 }
 
 
-def land_push_results(destination: Destination, session: Session) -> int:
-    """Load what pushes have left in the ledger for this destination; how many rows.
+def land_push_results(destination: Destination, session: Session) -> None:
+    """Load what pushes have left in the ledger for this destination.
 
     Also makes the table, where there is none yet. The pull lock is held; nothing is published.
     """
@@ -46,36 +45,16 @@ def land_push_results(destination: Destination, session: Session) -> int:
         destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
     try:
         with closing(outbox_of(session)) as outbox:
-            store = ResultStore(
-                outbox.database, key_number(settings, session.ledger), destination_number(settings)
-            )
-            return _land(destination, store)
+            key, label = key_number(settings, session.ledger), destination_number(settings)
+            store = ResultStore(outbox.database, key, label)
+            while found := store.unlanded(_IN_ONE_LOAD):
+                rows = [dict(each) for each in found]  # what was read is compared later
+                for row in rows:
+                    row["pushed_at"] = at(row.pop("pushed_ms"))
+                destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
+                store.mark_landed(found)
     except OutboxLost as error:  # a pull continues without it; the next push stops
         _log.warning("push.no_outbox", why=str(error))
-        return 0
-
-
-def _land_runs(destination: Destination, session: Session) -> None:
-    waiting = session.history.unlanded(destination_label(session.settings))
-    destination.load([runs_batch(waiting)], worth_publishing=False)
-    session.history.mark_landed(record.run_id for record in waiting)
-
-
-def _land(destination: Destination, store: ResultStore) -> int:
-    landed = 0
-    while found := store.unlanded(_IN_ONE_LOAD):
-        rows = [_row(each) for each in found]
-        destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
-        store.mark_landed(found)
-        landed += len(found)
-    return landed
-
-
-def _row(result: Mapping[str, Any]) -> dict[str, Any]:
-    """An outcome as it lands; what was read stays as it is, to be compared later."""
-    row = dict(result)
-    row["pushed_at"] = at(row.pop("pushed_ms"))
-    return row
 
 
 def land_after_push(session: Session) -> bool:
@@ -87,7 +66,9 @@ def land_after_push(session: Session) -> bool:
             Destination(session.settings, stop=session.stop) as destination,
         ):
             land_push_results(destination, session)
-            _land_runs(destination, session)
+            waiting = session.history.unlanded(destination_label(session.settings))
+            destination.load([runs_batch(waiting)], worth_publishing=False)
+            session.history.mark_landed(record.run_id for record in waiting)
             Booking(session, destination).publish()
     except AlreadyRunning:
         _log.info("push.results_wait", why="a pull is running; the results land with a pull")

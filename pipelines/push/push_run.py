@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from connector.budget import Lane, locks
-from connector.budget.database import Database
 from connector.budget.locks import HeldLock
 from connector.errors import (
     BudgetError,
@@ -57,41 +56,28 @@ def push(
     """Push the rows of `request` to the API.
 
     Raises:
-        UsageError: the input, its mapping or a setting can't be used; nothing was sent.
+        UsageError: the input, its mapping, a setting or the outbox can't be used; nothing was sent.
         AlreadyRunning: another push runs with the same key.
         BudgetError: the ledger can't be used; nothing was sent.
     """
     with open_session(settings, kind="push") as session, ExitStack() as stack:
         opened = outbox_of(session, new_ledger=request.new_ledger, dry_run=request.dry_run)
         stack.callback(opened.close)
-        if opened.knows_nothing and not request.new_ledger:
-            _refuse_without_memory(settings, opened.database)
-        database = opened.database
+        database, label, held = opened.database, destination_label(settings), None
+        if opened.knows_nothing and not request.new_ledger and (sent := rows_sent_before(settings)):
+            # the state directory was deleted or left behind: all would be sent once more
+            reason = f"knows of no push, and {label} has {sent:,} rows of some"
+            raise OutboxLost(outbox=database.name, reason=reason)
         scope = scope_of(session, database)
-        held = None
         if not request.dry_run:
             name = f"push with the API key {scope:015x}"
             held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))
             begin_sending(session, database)
-            label = destination_label(settings)
             session.history.start(session.run_id, "push", label, lock_name=name)
         progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
         outbox = Outbox(database, scope)
         return _PushRun(session, request, outbox, opened, held, progress).run()
-
-
-def _refuse_without_memory(settings: Settings, outbox: Database) -> None:
-    """A state directory that was deleted or left behind: its pushes can be seen at the destination,
-    and would all be sent once more.
-
-    Raises:
-        OutboxLost: so it is.
-    """
-    sent = rows_sent_before(settings)
-    if sent:
-        reason = f"knows of no push, and {destination_label(settings)} has {sent:,} rows of some"
-        raise OutboxLost(outbox=outbox.name, reason=reason)
 
 
 class _PushRun:

@@ -105,7 +105,7 @@ def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
 def test_an_outbox_that_is_lost_while_a_push_runs_stops_it(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, loss: str
 ):
-    """SQLite would go on with a file that nobody finds again. What was sent by then is found by
+    """SQLite would keep using a file that no later run finds. What was sent by then is found by
     looking."""
     path = tmp_path / "people.csv"
     rows = "".join(f"N{n},X,n{n}@example.org,,\n" for n in range(200))

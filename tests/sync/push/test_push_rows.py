@@ -118,7 +118,7 @@ def test_two_people_who_only_meet_in_one_file_are_rejected_too(rig: Rig, sandbox
     assert pushed.rejects[0].row_number == 4
 
 
-def test_a_dropped_phone_is_told_and_doesnt_come_back(rig: Rig, sandbox: Sandbox):
+def test_a_dropped_phone_is_reported_and_doesnt_come_back(rig: Rig, sandbox: Sandbox):
     """The API's warning is in the row's message; the same row again is unchanged."""
     row = person(1, phone="+1")
     assert "says: Phone" in (rig.push([row]).messages[2] or "")
@@ -142,7 +142,7 @@ def test_rejects_count_and_cost_nothing(rig: Rig, sandbox: Sandbox):
 
 
 def test_people_without_contact_are_created_once(rig: Rig, sandbox: Sandbox):
-    """Two equal rows without email and phone are two people; the file again creates nobody."""
+    """Two equal rows without email and phone are two people; the file again creates no more."""
     rows = [{"firstName": "Jo", "lastName": "X"}] * 2 + [{"firstName": "Al", "lastName": "X"}]
     assert set(rig.push(rows, mode="create-only").statuses.values()) == {"created"}
     assert len(sandbox.store.all("prospects")) == 3
@@ -201,7 +201,7 @@ def test_create_only_leaves_people_as_they_are(rig: Rig, sandbox: Sandbox, answe
     assert "exists already" in (pushed.messages[2] or "")
 
 
-def test_update_only_creates_nobody(rig: Rig, sandbox: Sandbox):
+def test_update_only_never_creates(rig: Rig, sandbox: Sandbox):
     """Whoever is unknown to the API is rejected, also if this connector created them once."""
     known = sandbox.store.create("prospects", person(1))
     rig.push([person(2)])

@@ -144,7 +144,7 @@ def test_contacts_are_nowhere_in_the_state(settings: Settings, people: Path):
 
 
 def test_what_sqlite_leaves_in_its_pages_goes_too(settings: Settings, tmp_path: Path):
-    """Some builds delete without overwriting, and all split and fill pages anew: once bodies are
+    """Some builds delete without overwriting, and all split and fill pages again: once bodies are
     dropped, nothing of them can be read in the file."""
     push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,"))
     (outbox,) = settings.state_dir.glob("*outbox.db")
@@ -182,7 +182,7 @@ def test_a_refused_key_stops_at_once_and_the_rest_stays_planned(
 
 
 def test_a_server_that_is_down_stops_the_push(settings: Settings, sandbox: Sandbox, people: Path):
-    """Nobody is answered any more: exit 1 within the retry budget, nothing lost."""
+    """No request is answered any more: exit 1 within the retry budget, nothing lost."""
     sandbox.options.faults = Faults(error_503=1.0)
     report = push_file(settings, people)
     assert report.exit_code == 1
@@ -329,7 +329,7 @@ def test_a_pulled_table_can_be_pushed_back(settings: Settings, sandbox: Sandbox,
 
 
 def test_a_job_of_the_configuration_is_pushed(settings: Settings, people: Path):
-    """`--job NAME` has its source and guard in the settings; a name nobody knows is refused."""
+    """`--job NAME` has its source and guard in the settings; an unknown name is refused."""
     job = PushJob(file=people, max_changes=1)
     with_job = settings.model_copy(update={"push": {"daily": job}})
     assert push(with_job, job_request(with_job, "daily")).exit_code == 2
@@ -338,7 +338,7 @@ def test_a_job_of_the_configuration_is_pushed(settings: Settings, people: Path):
 
 
 def test_one_push_per_key(settings: Settings, people: Path):
-    """A second push is told who holds the key; a dry run may look meanwhile."""
+    """A second push learns who holds the key; a dry run may look meanwhile."""
     push_file(settings, people)
     database = outbox_database(settings)
     with database.read() as connection:
@@ -366,7 +366,7 @@ def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Pat
 
 
 def test_usage_errors_send_nothing(settings: Settings, sandbox: Sandbox, people: Path):
-    """No source, two sources, no file, rejects over the input: told before anything happens."""
+    """No source, two sources, no file, rejects over the input: reported before anything happens."""
     with pytest.raises(UsageError, match="exactly one"):
         PushRequest()
     with pytest.raises(UsageError, match="exactly one"):
@@ -467,7 +467,7 @@ def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, t
 
 
 class Meddler(Progress):
-    """Somebody who writes to the file while its rows are read."""
+    """Another program that writes to the file while its rows are read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""A key that replaces another of the same account goes on where the other stopped."""
+"""A key that replaces another of the same account resumes where the other stopped."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_pull_with_the_new_key_tells_whose_it_is(
     assert push_people(settings, people).summary["requests"] == 0
 
 
-def test_the_key_of_another_account_begins_anew(sandbox: Sandbox, settings: Settings, people: Path):
+def test_the_key_of_another_account_starts_over(sandbox: Sandbox, settings: Settings, people: Path):
     """What one account has accepted says nothing of another."""
     pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
@@ -88,7 +88,7 @@ def test_a_key_with_receipts_of_its_own_keeps_them(
 def test_a_key_that_may_not_ask_pushes_under_its_own_number(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
-    """An account that isn't told is no reason not to push."""
+    """An account that isn't named is no reason not to push."""
     pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     settings = rotate(sandbox, settings, "second-key")
