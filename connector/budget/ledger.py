@@ -178,7 +178,7 @@ class Ledger:
             self._learn(view, ended)
             granted, wait_s = self._grant(view, request.wants)
             process = self._as_seen(view, request.wants, granted, wait_s, ended)
-            self._show(connection, process)
+            connection.execute(_SHOW, {**_named(process), **asdict(process)})
             self._prune(view)
         self._process = process  # only now: a failed transaction has changed nothing
         hold_s = view.learnt.hold_until_s
@@ -197,7 +197,7 @@ class Ledger:
                 self._process, pull_declared=1, pull_seen_s=now_s,
                 pull_requests=0, pull_expected=expected, pull_chains=1,
             )  # fmt: skip
-            self._show(connection, process)
+            connection.execute(_SHOW, {**_named(process), **asdict(process)})
         self._process = process
 
     def pull_ended(self, requests: int) -> None:
@@ -205,7 +205,7 @@ class Ledger:
         with self._locked() as (connection, row, _now_s):
             row.past_pulls = Pulls.loads(row.past_pulls).ended(requests).dumps()
             process = replace(self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
-            self._show(connection, process)
+            connection.execute(_SHOW, {**_named(process), **asdict(process)})
         self._process = process
 
     def leave(self) -> None:
@@ -277,7 +277,7 @@ class Ledger:
             for each in view.processes
             if each.owner != self._process.owner and each.valid_until_s > view.now_s
         )
-        for lane in (Lane.PULL, Lane.PUSH):
+        for lane in Lane:
             if not (wanted := wants.get(lane, 0)):
                 continue
             facts = view.facts(waiting_pull)
@@ -331,10 +331,6 @@ class Ledger:
             pull_chains=max(1, chains, process.pull_chains * 9 // 10),
             pull_latency_s=_smoothed_s(process.pull_latency_s, *latencies_s[-1:]),
         )
-
-    def _show(self, connection: sa.Connection, process: ConnectedProcess) -> None:
-        """Let other processes see what this one does."""
-        connection.execute(_SHOW, {**_named(process), **asdict(process)})
 
     def _prune(self, view: KeyView) -> None:
         """Delete what counts for no process any more, once every so many requests."""

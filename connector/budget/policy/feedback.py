@@ -77,13 +77,12 @@ class WindowState:
 class FeedbackState:
     """All that feedback remembers of one key; `dumps` and `loads` for the ledger.
 
-    hold_until_s, held_at_s: the last hold. hold_reason: for people. strikes: holds in a row
-    without an accepted answer. probing: requests that may be in flight, 0 for any number.
+    hold_until_s: of the last hold. hold_reason: for people. strikes: holds in a row without an
+    accepted answer. probing: requests that may be in flight, 0 for any number.
     windows: by `f"{length_s:g}"`. resets: largest reset_s seen with each reported limit.
     """
 
     hold_until_s: float = 0.0
-    held_at_s: float = 0.0
     hold_reason: str = ""
     strikes: int = 0
     probing: int = 1
@@ -294,7 +293,6 @@ def _hold(
     return replace(
         state,
         hold_until_s=max(state.hold_until_s, now_s + wait_s),
-        held_at_s=now_s,
         hold_reason=f"429, asked to wait {wait_s:.0f} s" if named_s else "429 that names no time",
         strikes=strikes,
         probing=1,
