@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 import pytest
 
-from connector.errors import BadSetting
+from connector.errors import BadSetting, Unauthorized
 from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.list_scan import ListScan
@@ -327,3 +327,19 @@ def test_times_land_to_the_millisecond(puller: Puller, sandbox: Sandbox):
     puller.pull_ok()
     row = puller.landed()["prospects"][record["id"]]
     assert row["created_at"] == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
+
+
+def test_a_scan_that_was_read_to_its_end_is_ended_first_and_then_the_plan_begun(
+    puller: Puller, between: Between
+):
+    """What it proves deleted is flagged, and what is new since is there, after one more pull."""
+    puller.pull_ok("notes")
+    store = puller.sandbox.store
+    store.delete("notes", store.all("notes")[3]["id"])
+    between.answers["notes/"] = (401, b'{"error": "unauthorized"}')
+    assert isinstance(puller.pull("notes").error, Unauthorized)  # once all was read
+    between.answers.clear()
+    new = store.create("notes", {"body": "since then"})
+    puller.pull_ok("notes")
+    assert puller.counts("rows_deleted") == {"notes": 1}
+    assert new["id"] in landed_duckdb(puller.settings.duckdb_path, "notes")
