@@ -65,7 +65,7 @@ class History:
     def start(self, run_id: str, kind: str, label: str, *, lock_name: str | None = None) -> None:
         """Note that a run has begun.
 
-        lock_name: the lock this run holds; whoever held it before and is still "running" here
+        lock_name: the lock this run holds; a run that held it before and is still "running" here
         has died, and is closed as failed.
         """
         with self._database.write() as connection:

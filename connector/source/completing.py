@@ -9,15 +9,13 @@ more is asked for by a bigger `limit`, by the time of the last row, and of prosp
 Slices: prospects have no documented page token. Where the server doesn't give all at once either,
 rows are asked for by stage and by label, as learned from the rows seen. Rows that have neither, or
 were cut, are then asked for by title, company, name and parts of names, and what is still cut is
-divided by a second filter: each of these ways in turn, since nobody knows which of them helps.
+divided by a second filter: each of these ways in turn, since nothing says which of them helps.
 """
 
 from __future__ import annotations
 
 import string
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -215,7 +213,7 @@ class Completion:
 
     def _slice(self, piece: Slice, limit: int) -> Iterator[Step]:
         read = 0
-        for step in Listing(self._client, self._resource, dict(piece.params), page_size=limit):
+        for step in Listing(self._client, self._resource, dict(piece), page_size=limit):
             read += len(step.page.items)
             if step.next_params is None:
                 total = step.page.total_count
@@ -241,6 +239,7 @@ SLICES_MAX = 400  # requests; a list that needs more can't be read this way
 VALUES_MAX = 200  # per filter
 _FIELDS = {
     "stage": ("currentStage",),
+    "stage id": ("currentStageId",),  # some servers filter stages by id
     "label": ("labels",),
     "title": ("title",),
     "company": ("company",),
@@ -249,19 +248,8 @@ _FIELDS = {
 _DIVIDERS = ("label", "title", "company", "name", "stage")
 _EXACT = ("stage", "label")  # a server may take the others' values for parts of what it has
 
-
-@dataclass(frozen=True)
-class Slice:
-    """The rows that all of `params` (filter → value) match."""
-
-    params: tuple[tuple[str, str], ...]
-
-    def and_also(self, name: str, value: str) -> Slice:
-        return Slice((*self.params, (name, value)))
-
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(name for name, _ in self.params)
+Slice = tuple[tuple[str, str], ...]
+"""Filters and their values; the rows that match all of them."""
 
 
 class Slices:
@@ -269,9 +257,8 @@ class Slices:
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, None]] = {name: {} for name in _FIELDS}
-        self._stage_ids: dict[str, None] = {}
         self._done: set[Slice] = set()
-        self._cut: deque[Slice] = deque()
+        self._cut: list[Slice] = []
         self._ignored: set[str] = set()
         self._finds_parts = True  # of names, as far as we know
 
@@ -281,66 +268,49 @@ class Slices:
             for name, fields in _FIELDS.items():
                 for field in fields:
                     _learn(self._values[name], record.get(field))
-            _learn(self._stage_ids, record.get("currentStageId"))
 
     def next(self) -> Slice | None:
         """A slice that was not asked for yet; None when there is none, or too many were."""
         if len(self._done) >= SLICES_MAX:
             return None
-        found = next((one for one in self._candidates() if one not in self._done), None)
-        if found is not None:
-            self._done.add(found)
-        return found
+        for one in self._candidates():
+            name, value = one[-1]
+            if one not in self._done and name not in self._ignored and value.strip():
+                self._done.add(one)
+                return one
+        return None
 
     def answered(self, asked: Slice, records: list[dict[str, Any]], *, is_cut: bool) -> None:
         """Learn from a slice's rows. is_cut: the server has more of them than it gave."""
         self.learn(records)
-        name, value = asked.params[-1]
+        name, value = asked[-1]
         if sum(_matches(record, name, value) for record in records) < len(records) / 2:
             self._ignored.add(name)  # everything comes, whatever is asked
         elif is_cut:
             self._cut.append(asked)
-        if not records and asked.names == {"name"} and self._is_part(value):
+        is_part = any(value in known.casefold() for known in self._values["name"])
+        if not records and dict(asked).keys() == {"name"} and is_part:
             self._finds_parts = False
 
-    def _is_part(self, value: str) -> bool:
-        """Whether rows are known whose name has `value` in it."""
-        return any(value in known.casefold() for known in self._values["name"])
-
     def _candidates(self) -> Iterator[Slice]:
-        yield from self._whole("stage", self._values["stage"])
-        yield from self._whole("label", self._values["label"])
-        yield from self._whole("stage", self._stage_ids)  # some servers filter by id
+        known, letters = self._values, self._letters()
+        parts = [cut[0][1] + letter for cut in self._cut if [*dict(cut)] == ["name"]
+                 for letter in letters]  # fmt: skip
+        yield from _asked("stage", known["stage"])
+        yield from _asked("label", known["label"])
+        yield from _asked("stage", known["stage id"])
         others = (
-            self._whole("title", self._values["title"]),
-            self._whole("company", self._values["company"]),
-            self._whole("name", self._parts()),
-            self._whole("name", self._values["name"]),
-            *(self._divided(name) for name in _DIVIDERS),
+            _asked("title", known["title"]),
+            _asked("company", known["company"]),
+            _asked("name", [*letters, *parts]),
+            _asked("name", known["name"]),
+            *(
+                _asked(name, [*(letters if name == "name" else ()), *known[name]], self._cut)
+                for name in _DIVIDERS
+            ),
         )
         turn = len(self._done) % len(others)
         yield from chain(*others[turn:], *others[:turn])
-
-    def _whole(self, name: str, values: Iterable[str]) -> Iterator[Slice]:
-        for value in list(values):
-            if name not in self._ignored and value.strip():
-                yield Slice(((name, value),))
-
-    def _divided(self, name: str) -> Iterator[Slice]:
-        values = [*self._values[name]]
-        if name == "name":
-            values = [*self._letters(), *values]
-        for cut in list(self._cut):
-            if name not in cut.names and name not in self._ignored:
-                yield from (cut.and_also(name, value) for value in values if value.strip())
-
-    def _parts(self) -> Iterator[str]:
-        """Letters, then two where one was too many, and so on."""
-        letters = self._letters()
-        yield from letters
-        for cut in list(self._cut):
-            if cut.names == {"name"}:
-                yield from (cut.params[0][1] + letter for letter in letters)
 
     def _letters(self) -> list[str]:
         """What names are made of, where the server looks for parts of names."""
@@ -350,22 +320,31 @@ class Slices:
         return [each for each in dict.fromkeys(chain(seen, string.ascii_lowercase)) if each.strip()]
 
 
+def _asked(name: str, values: Iterable[str], within: Sequence[Slice] = ((),)) -> Iterator[Slice]:
+    """One filter's values, of all rows or of slices that have no such filter yet."""
+    for cut in [*within]:
+        if name not in dict(cut):
+            yield from ((*cut, (name, value)) for value in [*values])
+
+
 def _learn(known: dict[str, None], value: Any) -> None:
     for text in value if isinstance(value, list) else (value,):
         if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:
             known[text] = None
 
 
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, list):
-        return [item for item in value if isinstance(item, str) and item.strip()]
-    return [value] if isinstance(value, str) and value.strip() else []
+def _texts(record: Mapping[str, Any], name: str) -> list[str]:
+    """What a record has where a filter looks."""
+    found: list[str] = []
+    for field in _FIELDS[name]:
+        value = record.get(field)
+        values = value if isinstance(value, list) else [value]
+        found += [text for text in values if isinstance(text, str) and text.strip()]
+    return found
 
 
 def _matches(record: Mapping[str, Any], name: str, value: str) -> bool:
-    texts = [text for field in _FIELDS[name] for text in _texts(record.get(field))]
-    if name == "stage":
-        texts += _texts(record.get("currentStageId"))
+    texts = _texts(record, name) + (_texts(record, "stage id") if name == "stage" else [])
     if name not in _EXACT:
         return value.strip().casefold() in " ".join(texts).casefold()
     wanted = {part.strip().casefold() for part in (value, *value.split(","))}

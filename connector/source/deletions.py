@@ -1,4 +1,4 @@
-"""Rows that a full scan didn't meet: looked at by their ids before anything is said of them.
+"""Rows that a full scan didn't meet: looked up by id before anything is concluded.
 
 That a row isn't listed proves nothing by itself. Pages drift while rows come and go, archived
 rows leave a list and can still be read, and a list may hide rows that it counts. So a row is
@@ -162,7 +162,7 @@ def _believed(scan: ListScan, missing: Sequence[str], looks: _Looks) -> set[str]
     """Rows that a complete scan alone proves deleted.
 
     Where a sample of many rows has none that is there, the others weren't looked at. Where there
-    is no call for single records, nothing else can be asked, unless nobody counted an empty list.
+    is no call for single records, the list decides, unless it was empty and came without a count.
     """
     is_empty_unsaid = _is_empty_unsaid(scan)
     if looks.unaskable:
@@ -177,7 +177,7 @@ def _believed(scan: ListScan, missing: Sequence[str], looks: _Looks) -> set[str]
 
 
 def _is_empty_unsaid(scan: ListScan) -> bool:
-    """Whether a scan met nothing at all, and nobody counted."""
+    """Whether a scan met nothing at all, and the server gave no count."""
     outcome = scan.outcome
     return outcome is not None and outcome.rows == 0 and outcome.total_count != 0
 
@@ -188,8 +188,8 @@ def _is_empty_unsaid(scan: ListScan) -> bool:
 class Found(StrEnum):
     """What became of a row. UNDECIDED: the API neither shows it nor says that there is none.
 
-    UNASKED: nor was it asked, since too many were in vain. UNASKABLE: there is no call for single
-    records, so the list alone decides.
+    UNASKED: too many look-ups failed before it. UNASKABLE: there is no call for single records,
+    so the list alone decides.
     """
 
     ALIVE = "alive"

@@ -1,4 +1,4 @@
-"""The dlt source: four resources that `hiringcenter pull` and everybody's pipelines run.
+"""The dlt source: four resources that `hiringcenter pull` and pipelines of your own run.
 
     import dlt
     from connector.source import hiringcenter

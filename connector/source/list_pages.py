@@ -28,7 +28,7 @@ log = get_logger("source")
 
 
 class PageTokenLost(Exception):
-    """The server no longer knows the page token: the list has to be begun again."""
+    """The server no longer knows the page token: the list has to be read from its beginning."""
 
 
 @dataclass(frozen=True)

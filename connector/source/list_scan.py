@@ -1,8 +1,8 @@
 """One list in one run: which scan it gets, what that brings, and what the state says of it.
 
 A resource's part of dlt's state is `{"facts": …, "scan": …}`: what finished scans left behind, and
-the checkpoint of one that hasn't ended. `hiringcenter pull` and everybody's pipelines read and
-write it by the same rules.
+the checkpoint of one that hasn't ended. `hiringcenter pull` and other pipelines read and write
+it by the same rules.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class ListScan:
         return maker.rows(records), malformed_rows(self.resource, malformed)
 
     def keep_ids(self, count: int) -> None:
-        """So many ids were added to those kept beside the state."""
+        """So many ids were added to those kept outside of the state."""
         self.checkpoint = replace(self.checkpoint, ids=(self.checkpoint.ids or 0) + count)
 
     def end(self, outcome: ScanOutcome) -> None:
@@ -185,7 +185,7 @@ def begin(
     """The scan of one list in this run: one that an earlier run left, where that can be resumed.
 
     state: the resource's part of dlt's. full, since_ms: as asked for. keeps_ids: ids of rows that
-    a full scan met are kept beside the state; has_ids: whether all of them are still there.
+    a full scan met are kept outside of the state; has_ids: whether all of them are still there.
     """
     facts, left = read_state(resource, state)
     fresh = plan(
@@ -213,7 +213,7 @@ def begin(
 
 
 def _can_resume(left: Checkpoint, fresh: ScanPlan, now_ms: int, is_known: bool) -> bool:
-    """is_known: which rows a full scan has met so far can still be told."""
+    """is_known: it is still known which rows a full scan has met."""
     if left.plan.backfill or now_ms - left.started_ms > RESUME_WITHIN_MS:
         return False
     return is_known if left.plan.kind is ScanKind.FULL else left.plan.kind is fresh.kind
@@ -234,8 +234,8 @@ def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, 
         return ResourceFacts(), None
 
 
-def note(resource_state: MutableMapping[str, Any], said: Mapping[str, Any]) -> None:
-    """Let a resource's part of dlt's state say what `said` says of its scans, and that alone."""
+def note(resource_state: MutableMapping[str, Any], scans: Mapping[str, Any]) -> None:
+    """Replace what a resource's part of dlt's state says of its scans; other keys stay."""
     for name in ("mark", "facts", "scan"):
         resource_state.pop(name, None)
-    resource_state.update(said)
+    resource_state.update(scans)

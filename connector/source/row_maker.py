@@ -1,6 +1,6 @@
 """Records → rows ready for dlt: named columns, values that fit their type, and a content hash.
 
-What doesn't fit its column lands beside it, in `<column>__v_<type>`; nothing is coerced in
+What doesn't fit its column lands in its variant column, `<column>__v_<type>`; nothing is coerced in
 silence. A row leaves out what is null, as dlt itself does; an upsert writes those as null.
 """
 
@@ -67,7 +67,7 @@ def own_column_name(api_name: str) -> str:
 
 
 def variant_name(column: str, data_type: str) -> str:
-    """The column beside `column` for values of another type, as dlt names it."""
+    """The variant column of `column` for values of another type, as dlt names it."""
     suffix = f"__v_{data_type}"
     start = _naming.shorten_identifier(column, column, MAX_LENGTH - len(suffix))
     return f"{start.rstrip('_')}{suffix}"
@@ -191,7 +191,7 @@ class Columns:
         data_type = self._known_types.get(name) or ("timestamp" if is_time else natural_type(value))
         return self._add(api_name, name, data_type, is_time=is_time)
 
-    def beside(self, column: Column, data_type: str) -> str:
+    def variant(self, column: Column, data_type: str) -> str:
         """The name of the column for values of `data_type`, which `column` can't hold."""
         name = variant_name(column.name, data_type)
         if name not in self.schemas:
@@ -269,7 +269,7 @@ class RowMaker:
     that are left out, or replaced by a keyed hash. hash_key: secret, needed for `hashed`.
     for_dlts_files: the rows travel as dicts through dlt's own files, which read a meaning into
     some leading characters; Arrow tables don't.
-    warnings: what was replaced or kept beside, with counts; field names, never values.
+    warnings: what was replaced or kept in variant columns, with counts; field names, never values.
 
     Raises:
         ConfigurationError: `hashed` without `hash_key`, or `id` among the fields.
@@ -374,7 +374,7 @@ class RowMaker:
             row[column.name] = fits
             return
         data_type = natural_type(value, is_time=column.is_time)
-        row[self._columns.beside(column, data_type)] = fitted(
+        row[self._columns.variant(column, data_type)] = fitted(
             value, data_type, is_time=column.is_time
         )
 

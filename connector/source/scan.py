@@ -1,4 +1,4 @@
-"""One pass over one list: resumable, tolerant of what the server does, honest about its end."""
+"""One pass over one list: resumable, tolerant of servers, strict about where the list ends."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Scan:
         self._is_cut = self._helped = False
         self._stalls = 0  # restarts in a row that got no further
         self._counts_by_page = False  # `totalCount` differs from page to page, and means no list
-        self._refused_size: int | None = resume.get("refused_size")  # rows asked for in vain
+        self._refused_size: int | None = resume.get("refused_size")  # refused by the server
         self._unfinished = False
         self._note_standing()
 
@@ -258,7 +258,7 @@ class Scan:
         return self._last is not None and may_be_cut(self._last, self._seen)
 
     def _rest(self) -> Iterator[ScannedPage]:
-        """What is beyond the last page, unless the last scan has tried that in vain."""
+        """What is beyond the last page, unless the last scan tried that without success."""
         last = self._last
         if last is None or self._is_settled:
             return

@@ -145,7 +145,7 @@ class Checkpoint(Stored):
 
     started_ms: when the scan began; rows of later times don't move its watermark. resume: what
     `Scan` resumes with, None: at the beginning. ids: how many ids of rows read so far are kept
-    beside the state, to tell which rows are missing; None: each row carries `started_ms` instead.
+    outside of the state, to tell which rows are missing; None: each row carries `started_ms`.
     outcome: how the list ended, once all of it is loaded and while its consequences aren't booked.
     """
 

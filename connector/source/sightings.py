@@ -161,7 +161,7 @@ def _is_time(value: Any) -> TypeGuard[int]:
 class Sightings:
     """pages, rows: requests for pages and items read, repetitions included.
 
-    malformed: items without an id. restarts: how often the list was begun again. totals, times:
+    malformed: items without an id. restarts: how often the list was restarted. totals, times:
     see their classes. ids_in_order: of the list's pages since it was last begun, as they came.
     """
 

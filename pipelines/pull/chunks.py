@@ -202,7 +202,7 @@ def _fault(resource: str, error: Exception) -> Unexpected:
 
 
 class Landing:
-    """Loads chunks. runs: by resource; their counts and marks move on with every chunk."""
+    """Loads chunks. runs: by resource; their counts and checkpoints change with every chunk."""
 
     def __init__(
         self, destination: Destination, runs: Mapping[str, ListScan], pull: PullSettings

@@ -1,4 +1,4 @@
-"""What a pull lands beside the lists: the account, `_hc_runs` and `_hc_freshness`."""
+"""What a pull lands besides the lists: the account, `_hc_runs` and `_hc_freshness`."""
 
 from __future__ import annotations
 
