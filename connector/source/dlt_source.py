@@ -43,7 +43,12 @@ from connector.source.deletions import settle_absent_rows
 from connector.source.exact_values import to_datetime
 from connector.source.fields import DELETED_COLUMN, RESOURCES, SEEN_COLUMN, UNLISTED_COLUMN
 from connector.source.list_scan import ListScan, begin, note, read_state
-from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
+from connector.source.row_maker import (
+    MALFORMED_COLUMNS,
+    MALFORMED_TABLE,
+    RowMaker,
+    configured_maker,
+)
 from connector.source.scan import Scan
 from connector.source.scans import (
     Checkpoint,
@@ -323,15 +328,7 @@ class _ListReader:
 
     def maker(self, known_columns: TTableSchemaColumns) -> RowMaker:
         pull = self._settings.pull
-        own = getattr(pull, self._name)
-        return RowMaker(
-            self._name,
-            known_columns,
-            exclude=own.exclude_columns,
-            hashed=own.hash_columns,
-            hash_key=pull.hash_key.get_secret_value().encode() if pull.hash_key else b"",
-            for_dlts_files=True,
-        )
+        return configured_maker(self._name, known_columns, pull, for_dlts_files=True)
 
     def _items(self) -> Generator[Any]:
         state: Mapping[str, Any] = dlt.current.resource_state(self._name)

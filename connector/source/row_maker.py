@@ -19,7 +19,8 @@ from dlt.common.json import custom_pua_decode
 from dlt.common.normalizers.naming.snake_case import NamingConvention
 from dlt.common.schema.typing import TColumnSchema
 
-from connector.errors import ConfigurationError
+from connector.errors import BadSetting, ConfigurationError
+from connector.settings import PullSettings
 from connector.source.exact_values import (
     REPLACEMENT,
     fitted,
@@ -258,6 +259,36 @@ _DLT_MARKS = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in d
 
 class _NotPlain(Exception):
     """A value of the record has to be replaced first."""
+
+
+def configured_maker(
+    resource: str,
+    known_columns: Mapping[str, str | TColumnSchema],
+    pull: PullSettings,
+    *,
+    for_dlts_files: bool = False,
+) -> RowMaker:
+    """The `RowMaker` of one resource as the settings want its rows.
+
+    Raises:
+        BadSetting: columns are to be hashed, and there is no key.
+    """
+    own = getattr(pull, resource)
+    key = pull.hash_key.get_secret_value() if pull.hash_key else ""
+    if own.hash_columns and not key:
+        raise BadSetting(
+            name="pull.hash_key",
+            place=f"[pull.{resource}] hash_columns",
+            reason="hashing needs a key: set HIRINGCENTER_PULL__HASH_KEY to a long random text",
+        )
+    return RowMaker(
+        resource,
+        known_columns,
+        exclude=own.exclude_columns,
+        hashed=own.hash_columns,
+        hash_key=key.encode(),
+        for_dlts_files=for_dlts_files,
+    )
 
 
 class RowMaker:

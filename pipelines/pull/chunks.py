@@ -17,12 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from connector.clock import Clock
-from connector.errors import BadSetting, ConnectorError, Interrupted, Unexpected
+from connector.errors import ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.settings import PullSettings
 from connector.source.fields import UNLISTED_COLUMN
 from connector.source.list_scan import ListScan, Row
-from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
+from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, configured_maker
 from connector.source.scan import Scan
 from connector.source.scans import ScannedPage
 from pipelines.destination.destination import Destination
@@ -208,7 +208,9 @@ class Landing:
         self, destination: Destination, runs: Mapping[str, ListScan], pull: PullSettings
     ) -> None:
         self._destination, self._runs = destination, runs
-        self._makers = {name: _row_maker(destination, name, pull) for name in runs}
+        self._makers = {
+            name: configured_maker(name, destination.columns(name), pull) for name in runs
+        }
         self._missing = _missing_tables(destination, runs)
         self._add_columns()
 
@@ -252,6 +254,7 @@ class Landing:
             del pages
             malformed += others
             changed[resource] = self.changed(resource, rows)
+            del rows
         written = {resource: len(rows) for resource, rows in changed.items()}
         self._load(changed, {row["id"]: row for row in malformed})
         for resource, count in written.items():
@@ -305,21 +308,3 @@ class Landing:
 def _missing_tables(destination: Destination, runs: Mapping[str, ListScan]) -> frozenset[str]:
     """Tables that the first load makes, since one load of many costs as much as of one."""
     return frozenset(name for name in (*runs, PUSH_RESULTS) if not destination.columns(name))
-
-
-def _row_maker(destination: Destination, resource: str, pull: PullSettings) -> RowMaker:
-    own = getattr(pull, resource)
-    key = pull.hash_key.get_secret_value() if pull.hash_key else ""
-    if own.hash_columns and not key:
-        raise BadSetting(
-            name="pull.hash_key",
-            place=f"[pull.{resource}] hash_columns",
-            reason="hashing needs a key: set HIRINGCENTER_PULL__HASH_KEY to a long random text",
-        )
-    return RowMaker(
-        resource,
-        destination.columns(resource),
-        exclude=own.exclude_columns,
-        hashed=own.hash_columns,
-        hash_key=key.encode(),
-    )
