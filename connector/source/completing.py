@@ -24,7 +24,7 @@ from connector.api.endpoints import ENDPOINTS
 from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
 from connector.source.fields import split_malformed
-from connector.source.list_pages import LIMIT_MAX, LIMITS, Listing, PageTokenLost, Params, Step
+from connector.source.list_pages import LIMIT_MAX, LIMITS, ListPages, PageTokenLost, Params, Step
 from connector.source.sightings import Sightings
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
@@ -213,7 +213,7 @@ class Completion:
 
     def _slice(self, piece: Slice, limit: int) -> Iterator[Step]:
         read = 0
-        for step in Listing(self._client, self._resource, dict(piece), page_size=limit):
+        for step in ListPages(self._client, self._resource, dict(piece), page_size=limit):
             read += len(step.page.items)
             if step.next_params is None:
                 total = step.page.total_count
@@ -221,8 +221,8 @@ class Completion:
                 self._slices.answered(piece, split_malformed(step.page.items)[0], is_cut=is_cut)
             yield step
 
-    def _listing(self, *, page_size: int, next_params: Params | None = None) -> Listing:
-        return Listing(
+    def _listing(self, *, page_size: int, next_params: Params | None = None) -> ListPages:
+        return ListPages(
             self._client, self._resource, self._params,
             page_size=page_size, next_params=next_params,
         )  # fmt: skip

@@ -53,7 +53,7 @@ class Step:
         return named or None
 
 
-class Listing:
+class ListPages:
     """Iterate it once. params: filters. page_size: rows to ask for; falls where it is refused.
 
     next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit

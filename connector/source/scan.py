@@ -14,7 +14,7 @@ from connector.logs import get_logger
 from connector.source.completing import SLICED, Completion, Slices, may_be_cut
 from connector.source.deletions import Found, LookUps
 from connector.source.fields import split_malformed
-from connector.source.list_pages import BAD_REQUEST, Listing, PageTokenLost, Step
+from connector.source.list_pages import BAD_REQUEST, ListPages, PageTokenLost, Step
 from connector.source.scans import (
     FILTERED,
     Checkpoint,
@@ -164,7 +164,7 @@ class Scan:
             self.plan = replace(self.plan, max_pages=None)
 
     def _one_pass(self) -> Iterator[ScannedPage]:
-        listing = Listing(
+        listing = ListPages(
             self._client,
             self.plan.resource,
             self.plan.params,

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from connector.clock import Clock
@@ -46,29 +46,8 @@ class Chunk:
         return sum(len(pages) for pages in self.pages.values())
 
 
-@dataclass
-class _Waiting:
-    """Pages that arrived, each with when its fetching began (monotonic seconds).
-
-    size_bytes: of the answers that arrived or are loading.
-    """
-
-    arrived: deque[tuple[float, str, ScannedPage]] = field(default_factory=deque)
-    loading: list[float] = field(default_factory=list)
-    fetching: int = 0
-    size_bytes: int = 0
-
-    @property
-    def pages(self) -> int:
-        return len(self.arrived) + len(self.loading) + self.fetching
-
-    def oldest_s(self) -> float | None:
-        began = [*self.loading, *(began_s for began_s, _, _ in self.arrived)]
-        return min(began, default=None)
-
-
 class Fetching:
-    """Walks scans in threads. Iterate `chunks` to its end, loading each before asking for the next.
+    """Reads scans in threads. Iterate `chunks` to its end, loading each before asking for the next.
 
     errors: by resource, why its scan ended early. stop: when set, no page is begun any more.
     """
@@ -84,11 +63,13 @@ class Fetching:
     ) -> None:
         self._chunk_s, self._chunk_pages = chunk_s, chunk_pages
         self._clock, self._stop = clock, stop
-        self._changed = threading.Condition()
-        self._waiting = _Waiting()
-        self._running = len(scans)
-        self._abandoned = False
         self.errors: dict[str, ConnectorError] = {}
+        self._changed = threading.Condition()
+        # pages on their way, each with when it was begun (monotonic seconds)
+        self._arrived: deque[tuple[float, str, ScannedPage]] = deque()
+        self._loading: list[float] = []
+        self._fetching = self._size_bytes = 0
+        self._running, self._abandoned = len(scans), False
         self._threads = [
             threading.Thread(target=self._read, args=item, name=f"fetch-{item[0]}", daemon=True)
             for item in scans.items()
@@ -99,100 +80,82 @@ class Fetching:
         for thread in self._threads:
             thread.start()
         try:
-            while (chunk := self._next()) is not None:
+            while (chunk := self._next_chunk()) is not None:
                 yield chunk
-                self._loaded()
+                with self._changed:
+                    self._loading.clear()
+                    self._size_bytes = sum(page.size_bytes for _, _, page in self._arrived)
+                    self._changed.notify_all()
         finally:
-            self._abandon()
+            with self._changed:
+                self._abandoned = True
+                self._changed.notify_all()
+            for thread in self._threads:
+                if thread.is_alive():
+                    thread.join(timeout=1.0)
 
-    def _next(self) -> Chunk | None:
+    def _next_chunk(self) -> Chunk | None:
         with self._changed:
-            while not self._is_due():
-                if not self._running and not self._waiting.arrived:
+            while not self._arrived or not (self._is_full() or not self._running):
+                if not self._arrived and not self._running:
                     return None
-                self._changed.wait(self._due_in_s())
-            return self._cut()
-
-    def _is_due(self) -> bool:
-        if not self._waiting.arrived:
-            return False
-        return self._is_full() or not self._running or self._age_s() >= self._chunk_s / 2
+                left_s = self._chunk_s / 2 - self._age_s()
+                if self._arrived and left_s <= 0:
+                    break
+                self._changed.wait(max(0.01, left_s) if self._arrived else None)
+            pages: dict[str, list[ScannedPage]] = {}
+            while self._arrived:
+                began_s, resource, page = self._arrived.popleft()
+                self._loading.append(began_s)
+                pages.setdefault(resource, []).append(page)
+            return Chunk(pages)
 
     def _is_full(self) -> bool:
-        waiting = self._waiting
-        return waiting.pages >= self._chunk_pages or waiting.size_bytes >= CHUNK_BYTES
-
-    def _due_in_s(self) -> float | None:
-        if not self._waiting.arrived:
-            return None
-        return max(0.01, self._chunk_s / 2 - self._age_s())
+        pages = len(self._arrived) + len(self._loading) + self._fetching
+        return pages >= self._chunk_pages or self._size_bytes >= CHUNK_BYTES
 
     def _age_s(self) -> float:
-        oldest_s = self._waiting.oldest_s()
-        return 0.0 if oldest_s is None else self._clock.monotonic_s() - oldest_s
-
-    def _cut(self) -> Chunk:
-        pages: dict[str, list[ScannedPage]] = {}
-        while self._waiting.arrived:
-            began_s, resource, page = self._waiting.arrived.popleft()
-            self._waiting.loading.append(began_s)
-            pages.setdefault(resource, []).append(page)
-        return Chunk(pages)
-
-    def _loaded(self) -> None:
-        with self._changed:
-            self._waiting.loading.clear()
-            self._waiting.size_bytes = sum(page.size_bytes for _, _, page in self._waiting.arrived)
-            self._changed.notify_all()
-
-    def _abandon(self) -> None:
-        with self._changed:
-            self._abandoned = True
-            self._changed.notify_all()
-        for thread in self._threads:
-            if thread.is_alive():
-                thread.join(timeout=1.0)
+        """For how long the oldest page that has arrived, or is being loaded, is on its way."""
+        began = [*self._loading, *(began_s for began_s, _, _ in self._arrived)]
+        return self._clock.monotonic_s() - min(began) if began else 0.0
 
     def _read(self, resource: str, scan: Scan) -> None:
         try:
             pages = iter(scan)
             while self._may_begin():
-                began_s = self._clock.monotonic_s()
-                page = next(pages, None)
-                self._arrived(began_s, resource, page)
+                began_s, page = self._clock.monotonic_s(), None
+                try:
+                    page = next(pages, None)
+                finally:
+                    self._finished(began_s, resource, page)
                 if page is None:
                     return
             self.errors[resource] = Interrupted(getattr(self._stop, "signal_number", 15))
         except ConnectorError as error:
             self.errors[resource] = error
-            self._arrived(0.0, resource, None)
         except Exception as error:  # noqa: BLE001 - a thread's failure is the run's, whatever it is
             self.errors[resource] = _fault(resource, error)
-            self._arrived(0.0, resource, None)
         finally:
-            self._ended()
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     def _may_begin(self) -> bool:
         """Wait until one more page may be begun; False where none may any more."""
         with self._changed:
             while not (self._abandoned or self._stop.is_set()):
                 if not self._is_full() and self._age_s() < self._chunk_s:
-                    self._waiting.fetching += 1
+                    self._fetching += 1
                     return True
                 self._changed.wait(0.2)
             return False
 
-    def _arrived(self, began_s: float, resource: str, page: ScannedPage | None) -> None:
+    def _finished(self, began_s: float, resource: str, page: ScannedPage | None) -> None:
         with self._changed:
-            self._waiting.fetching -= 1
+            self._fetching -= 1
             if page is not None:
-                self._waiting.arrived.append((began_s, resource, page))
-                self._waiting.size_bytes += page.size_bytes
-            self._changed.notify_all()
-
-    def _ended(self) -> None:
-        with self._changed:
-            self._running -= 1
+                self._arrived.append((began_s, resource, page))
+                self._size_bytes += page.size_bytes
             self._changed.notify_all()
 
 

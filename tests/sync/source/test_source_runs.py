@@ -283,6 +283,24 @@ def test_a_malformed_record_in_the_middle_of_a_page_costs_no_other(
     assert (malformed["resource"], '"no id"' in malformed["content"]) == ("notes", True)
 
 
+@DUCKDB
+def test_rows_may_be_changed_and_left_out_on_their_way(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
+):
+    """`add_map` and `add_filter` as with any source: they get rows, and the scan still ends."""
+    source = hiringcenter(
+        sandbox.api_key, sandbox.url, ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}"
+    ).with_resources("notes")
+    source.notes.add_map(lambda row: {**row, "body": "masked"})
+    left_out = sandbox.store.all("notes")[0]["id"]
+    source.notes.add_filter(lambda row: row["id"] != left_out)
+    pipeline.run(source)
+    landed = rows(pipeline, "notes")
+    assert landed.keys() == ids(sandbox, "notes") - {left_out}
+    assert {row["body"] for row in landed.values()} == {"masked"}
+    assert unfinished(pipeline) == []
+
+
 # --- deletions ------------------------------------------------------------------------------------
 
 
