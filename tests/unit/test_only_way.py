@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
 from connector.api.client import ApiClient
 from connector.budget import Lane, Permit
+from tests.unit.test_layers import ROOT, imports, modules
 
-ROOT = Path(__file__).parents[2]
 NETWORK = {
     "aiohttp", "ftplib", "http.client", "httpcore", "httpx", "requests", "smtplib", "socket",
     "socketserver", "ssl", "telnetlib", "urllib.request", "urllib3", "websockets", "xmlrpc",
 }  # fmt: skip
-API = "connector/api/"
+TRANSPORT = "connector/api/transport.py"
 ELSEWHERE = {
     "pipelines/destination/identity.py": "gethostname, to tell installations apart",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
@@ -30,35 +28,29 @@ ELSEWHERE = {
 by itself."""
 
 
-def imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{name.name}" for name in node.names)
-
-
-def modules() -> list[Path]:
-    found = [*ROOT.glob("connector/**/*.py"), *ROOT.glob("pipelines/**/*.py")]
-    return [path for path in found if not path.is_relative_to(ROOT / "connector/sandbox")]
+def importers(names: set[str]) -> set[str]:
+    """Modules, as paths, that import one of `names` or anything in it; the sandbox apart."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for module, path in modules().items()
+        if not module.startswith("connector.sandbox")
+        and any(
+            each == name or each.startswith(f"{name}.")
+            for each in imports(module)
+            for name in names
+        )
+    }
 
 
 def test_only_the_api_client_reaches_the_network():
     """Every other module that imports something that could send is named above."""
-    found = {
-        str(path.relative_to(ROOT))
-        for path in modules()
-        if NETWORK & {name for each in imports(path) for name in (each, each.split(".")[0])}
-    }
-    assert {name for name in found if not name.startswith(API)} == set(ELSEWHERE)
+    assert importers(NETWORK) == {TRANSPORT, *ELSEWHERE}
 
 
-def test_nobody_outside_of_the_client_uses_its_transport():
-    """What sends is reached through the client, which takes the permits."""
-    inner = {"connector.api.transport"}
-    outside = [path for path in modules() if not path.is_relative_to(ROOT / API)]
-    assert [path for path in outside if inner & set(imports(path))] == []
+def test_only_the_client_uses_the_transport():
+    """What sends is reached through the client, which takes a permit for every try."""
+    users = importers({"connector.api.transport"})
+    assert users - {"connector/api/retry.py"} == {"connector/api/client.py"}  # it reads failures
 
 
 class CountingBudget:
