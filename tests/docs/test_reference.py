@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import BaseModel, SecretStr
 
 from connector import errors
 from connector.settings import Settings, load
+from connector.source import hiringcenter
 from pipelines.cli import build_app
 from tests.docs.pages import ROOT, codes, page, pages, rows
 from tests.docs.project import ReadersProject
@@ -158,6 +160,12 @@ def test_every_table_and_column_is_documented(readers_project: ReadersProject):
         more = set(found) - set(shown[table])
         assert more <= unknown | ({"updated_at"} if table == "notes" else set()), table
         assert {name: found.get(name) for name in shown[table]} == shown[table], table
+
+
+def test_every_argument_of_the_source_is_documented():
+    """And no other."""
+    shown = {codes(row[0])[0] for row in rows(page("docs/how-to/dlt.md").section("Arguments"))}
+    assert shown == set(inspect.signature(hiringcenter).parameters)
 
 
 def error_types(base: type[Exception]) -> Iterator[type[Exception]]:
