@@ -72,8 +72,8 @@ class Sender:
 
     began_ms: when the run began to plan. width: how many requests may be in flight now. on_reject:
     gets each row that turns out bad. on_progress: how many rows of this run have their outcome;
-    all of those are in `outcomes`. recovered: writes of earlier runs that were settled. Both
-    callbacks come between transactions.
+    all of those are in `outcomes`. recovered: writes of earlier runs that were settled. unbooked:
+    rows that were in flight when the ledger failed. Both callbacks come between transactions.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Sender:
         self._began_ms, self._width = began_ms, width
         self._on_reject, self._on_progress = on_reject, on_progress
         self.outcomes: Counter[Status] = Counter()
-        self.recovered = 0
+        self.recovered = self.unbooked = 0
         self._receipts = Receipts(outbox.scope)
         self._settler = Settler(outbox, self._receipts, options, clock)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
@@ -147,7 +147,8 @@ class Sender:
                 if self._ending is not None and not arrived:
                     break
         except BudgetError:  # no answer of those in flight is booked: the next push settles them
-            self.outcomes[Status.FAILED] += sum(r.own and not r.looks for r in self._in_flight)
+            self.unbooked = sum(row.own and not row.looks for row in self._in_flight)
+            self.outcomes[Status.FAILED] += self.unbooked
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

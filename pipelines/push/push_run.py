@@ -41,6 +41,7 @@ from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, fore
 from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
 from pipelines.running.progress import Progress, ProgressOf, Standing
 from pipelines.running.session import Session, open_session
+from pipelines.running.wording import plural
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
@@ -270,6 +271,11 @@ class _PushRun:
         report.summary, report.error = self._summary(error), error
         if self._request.dry_run:
             return
+        if self._sender and self._sender.unbooked:
+            report.notes.append(
+                f"{plural(self._sender.unbooked, 'row')} in flight when the ledger failed: the "
+                "next push of any file finds out what became of them."
+            )
         message = redact(str(error)) if error else None
         try:
             with suppress(OutboxLost):

@@ -509,8 +509,10 @@ def test_rows_in_flight_when_the_ledger_fails_have_failed(
     them, and nobody is created twice."""
     path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(150)))
     sandbox.options.latency_s = 0.05
-    summary = push(settings, PushRequest(file=str(path)), lambda _: Thief(settings)).summary
+    report = push(settings, PushRequest(file=str(path)), lambda _: Thief(settings))
+    summary = report.summary
     assert (summary["status"], adds_up(summary)) == ("failed", True)
+    assert any("in flight when the ledger failed" in note for note in report.notes)
     sent = summary["created"] + summary["failed"]
     assert summary["failed"] > 0
     assert sum(request.method == "POST" for request in sandbox.requests) <= sent < 150
