@@ -95,7 +95,7 @@ class RowInFlight:
         return cls(first, deque(writes), own, prospect_id=first.prospect_id, notes=notes)
 
     def fail(self, why: str, status: Status = Status.FAILED) -> None:
-        """The write in flight won't be applied; where it is the prospect's, nor will the others."""
+        """The write in flight isn't known to be applied: the row fails with its prospect's."""
         if self.write.kind == PROSPECTS:
             self.status = status
         else:
