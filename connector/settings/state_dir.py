@@ -221,21 +221,17 @@ def _unused(old: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         try:
             folder = os.open(old, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, folder)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+            is_there = os.path.samestat(os.fstat(folder), old.stat())
         except FileNotFoundError:
-            yield False
-            return
-        stack.callback(os.close, folder)
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if not old.exists() or not os.path.samestat(os.fstat(folder), old.stat()):
-            yield False
-            return
-        for path in sorted(old.glob("locks/*.lock")):
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-            stack.callback(os.close, descriptor)
+            is_there = False
+        for path in sorted(old.glob("locks/*.lock")) if is_there else ():
+            lock = stack.enter_context(path.open("r+b"))
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise AlreadyRunning(
                     lock=f"{old}, which is to be moved", holder="a run of version 0.1"
                 ) from None
-        yield True
+        yield is_there
