@@ -20,6 +20,8 @@ ELSEWHERE = (
 EXPECTED_CODES = {0, 3}  # 3: rows were rejected
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_command_runs(readers_project: ReadersProject, subtests: pytest.Subtests):
     """As it stands on its page, in the order of the pages."""
     folder = readers_project.folder
