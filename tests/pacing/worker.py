@@ -19,8 +19,8 @@ from typing import Any, Protocol
 from connector import logs
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
+from connector.budget.policy.windows import Window  # settings take a third of the start-up
 from connector.budget.scheduler import RateBudget
-from connector.settings import RateLimit
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def with_budget(budget: RateBudget, lane: Lane) -> Pace:
 
 def run_with_budget(work: Work) -> Done:
     """`work` paced by the rate budget."""
-    limits = [RateLimit(limit, length_s) for limit, length_s in work.windows]
+    limits = [Window(limit, length_s) for limit, length_s in work.windows]
     with ExitStack() as stack:
         database = Database(work.ledger)
         stack.callback(database.close)
