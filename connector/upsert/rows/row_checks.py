@@ -233,7 +233,7 @@ class Validator:
     ) -> Iterator[Activity]:
         """Those with a filled cell; where an activity has constants alone, every row gets it."""
         for kind, maker in self._activities.items():
-            if maker.cells and all(is_empty(values.get(column)) for column, _ in maker.cells):
+            if maker.cells and all(is_empty(values.get(column)) for column in maker.cells.values()):
                 continue
             zoned = _in_own_zone(maker, values, context, problems)
             payload = maker.payload(values, zoned, problems)
@@ -267,7 +267,7 @@ class Validator:
         problems: list[_Problem] = []
         maker = maker.with_settled_constants(RowContext(self._region, self._zone), problems)
         if "timeZone" in maker.constants and not problems:
-            _in_own_zone(replace(maker, cells=()), {}, RowContext("", UTC), problems)
+            _in_own_zone(replace(maker, cells={}), {}, RowContext("", UTC), problems)
         for problem in problems:
             reason = str(problem).removeprefix(f"{problem.column}: ")
             raise self._bad_constant(f"{prefix}{problem.field}", reason)
@@ -300,7 +300,7 @@ def _in_own_zone(
     problems: list[_Problem],
 ) -> RowContext:
     """`context`, in the zone that the meeting itself names."""
-    column = next((column for column, name in maker.cells if name == "timeZone"), None)
+    column = maker.cells.get("timeZone")
     named = values.get(column) if column else maker.constants.get("timeZone")
     if named is None:
         return context
@@ -315,14 +315,14 @@ def _in_own_zone(
 class _PayloadMaker:
     """Makes one kind of payload out of a row.
 
-    cells: (column, field) in the input's order. constants: field → value, for every row.
+    cells: field → its column, in the input's order. constants: field → value, for every row.
     prefix: what the kind's fields begin with in a mapping, as in `note.`. full_name: the column
     that holds first and last name together, if one does.
     """
 
     adapter: TypeAdapter[Any]
     prefix: str
-    cells: tuple[tuple[str, str], ...]
+    cells: dict[str, str]
     constants: dict[str, Any]
     full_name: str | None = None
 
@@ -330,30 +330,22 @@ class _PayloadMaker:
     def of(cls, plan: ColumnPlan, adapter: TypeAdapter[Any], prefix: str) -> _PayloadMaker:
         """The part of `plan` whose fields begin with `prefix`; without one, those with no dot."""
 
-        def is_ours(name: str) -> bool:
-            return name.startswith(prefix) if prefix else "." not in name
-
-        return cls(
-            adapter,
-            prefix,
-            tuple(
-                (column, name.removeprefix(prefix))
-                for column, name in plan.fields.items()
-                if is_ours(name)
-            ),
-            {
+        def ours(by_field: Mapping[str, Any]) -> dict[str, Any]:
+            return {
                 name.removeprefix(prefix): value
-                for name, value in plan.constants.items()
-                if is_ours(name)
-            },
-            None if prefix else plan.full_name,
-        )
+                for name, value in by_field.items()
+                if (name.startswith(prefix) if prefix else "." not in name)
+            }
+
+        cells = ours({name: column for column, name in plan.fields.items()})
+        full_name = None if prefix else plan.full_name
+        return cls(adapter, prefix, cells, ours(plan.constants), full_name)
 
     def with_settled_constants(
         self, context: RowContext, problems: list[_Problem]
     ) -> _PayloadMaker:
         """This maker, its constants read as cells are; `problems` gets what is wrong with them."""
-        names = tuple((name, name) for name in self.constants)
+        names = {name: name for name in self.constants}
         of_constants = _PayloadMaker(self.adapter, self.prefix, names, {})
         found: list[_Problem] = []
         settled = of_constants._fields(self.constants, context, found, clear_empty=False)
@@ -384,8 +376,8 @@ class _PayloadMaker:
             for detail in error.errors(include_url=False):
                 name = str(detail["loc"][0])
                 if name not in known:
-                    column = next((column for column, field in self.cells if field == name), None)
-                    problems.append(_model_problem(column or f"{self.prefix}{name}", name, detail))
+                    column = self.cells.get(name, f"{self.prefix}{name}")
+                    problems.append(_model_problem(column, name, detail))
             return None
         if payload.get("labels") == [] and not clear_empty:  # `[]` or `;` is an empty cell too
             del payload["labels"]
@@ -404,7 +396,7 @@ class _PayloadMaker:
         and calls nothing of ours.
         """
         fields = dict(self.constants)
-        for column, name in self.cells:
+        for name, column in self.cells.items():
             value = values.get(column)
             if (
                 type(value) is str
