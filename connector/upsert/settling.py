@@ -95,7 +95,7 @@ class RowInFlight:
         return cls(first, deque(writes), own, prospect_id=first.prospect_id, notes=notes)
 
     def fail(self, why: str, status: Status = Status.FAILED) -> None:
-        """The write in flight isn't known to be applied: the row fails with its prospect's."""
+        """The write in flight wasn't applied, as far as known; the prospect's decides the row."""
         if self.write.kind == PROSPECTS:
             self.status = status
         else:
