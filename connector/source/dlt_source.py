@@ -12,10 +12,8 @@ with the rows of its page, and is noted by the resource's last step, behind ever
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import Any, cast
 
@@ -32,13 +30,9 @@ from pydantic import TypeAdapter
 
 from connector.api.client import ApiClient
 from connector.budget import Budget
-from connector.budget.database import Database
-from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
-from connector.errors import MissingKey
-from connector.logs import get_logger, hide
-from connector.settings import Settings, check_base_url, load, parse_rate_limits
-from connector.settings.state_dir import LEDGER, prepare
+from connector.logs import get_logger
+from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
 from connector.source.exact_values import to_datetime
 from connector.source.fields import DELETED_COLUMN, RESOURCES, SEEN_COLUMN, UNLISTED_COLUMN
@@ -58,8 +52,8 @@ from connector.source.scans import (
     since_ms,
     usual_page_size,
 )
+from connector.source.source_options import SECTION, SharedClient, looked_up, read_options
 
-SECTION = "hiringcenter"
 _IDS_AT_ONCE = 1000  # in one statement
 STAMPED = "stamped"
 """What a resource's state says of the last full scan whose rows carry its time."""
@@ -127,13 +121,19 @@ def hiringcenter(
              "lookback_s": lookback_s, "exclude_columns": exclude_columns,
              "hash_columns": hash_columns, "hash_key": hash_key}  # fmt: skip
     settings = read_options(given)
-    wants_full = TypeAdapter(bool).validate_python(_looked_up("full", full) or False)
+    wants_full = TypeAdapter(bool).validate_python(looked_up("full", full) or False)
     client = SharedClient(settings, budget)
     for name in RESOURCES:
         reader = _ListReader(
-            name, client, settings, full=wants_full, since_ms=_ms(_looked_up("since", since))
+            name, client, settings, full=wants_full, since_ms=_ms(looked_up("since", since))
         )
         yield list_resource(name, reader, columns=reader.maker({}).columns | {SEEN_COLUMN: _SEEN})
+
+
+def _ms(since: datetime | str | int | None) -> int | None:
+    if since is None or type(since) is int:
+        return since
+    return since_ms(str(since))
 
 
 def unfinished(pipeline: dlt.Pipeline) -> list[str]:
@@ -468,114 +468,3 @@ def _unseen(rows: list[dict[str, Any]], seen: set[int]) -> list[dict[str, Any]]:
     fresh = [row for row in rows if hash(row["id"]) not in seen]
     seen.update(hash(row["id"]) for row in fresh)
     return fresh
-
-
-# --- options, and the client ----------------------------------------------------------------------
-
-_CHECKED: dict[str, Callable[[Any], Any]] = {
-    "base_url": check_base_url,
-    "rate_limits": parse_rate_limits,
-}
-_OF_PULLS = ("page_size", "full_share", "lookback_s", "hash_key")
-_BY_RESOURCE = ("exclude_columns", "hash_columns")
-
-
-def read_options(given: Mapping[str, Any]) -> Settings:
-    """The settings of the commands, with dlt's `sources.hiringcenter.*` and then `given` over them.
-
-    Raises:
-        MissingKey: no API key anywhere. ValueError, ConfigurationError: a value that can't be used.
-    """
-    overrides: dict[str, Any] = {"pull": {}}
-    for name, argument in given.items():
-        value = _looked_up(name, argument)
-        if value is None:
-            continue
-        if name in _BY_RESOURCE:
-            by_resource = json.loads(value) if isinstance(value, str) else value
-            for resource, columns in by_resource.items():
-                overrides["pull"].setdefault(resource, {})[name] = tuple(columns)
-        elif name in _OF_PULLS:
-            overrides["pull"][name] = value
-        else:
-            overrides[name] = _CHECKED.get(name, lambda same: same)(value)
-    settings = load(overrides=overrides)
-    if settings.api_key is None:
-        raise MissingKey(searched=f"dlt's sources.{SECTION}.api_key, {settings.project.searched}")
-    hide(settings.key)
-    return settings
-
-
-def _looked_up(name: str, argument: Any) -> Any:
-    if argument is not None:
-        return argument
-    is_secret = name in ("api_key", "ledger_url", "hash_key")
-    accessor: Any = dlt.secrets if is_secret else dlt.config
-    return accessor.get(f"sources.{SECTION}.{name}")
-
-
-def _ms(since: datetime | str | int | None) -> int | None:
-    if since is None or type(since) is int:
-        return since
-    return since_ms(str(since))
-
-
-class SharedClient:
-    """One client for all resources of a source, opened by the first that needs it and closed by
-    the last. Thread-safe. budget: one of the caller's, which stays open."""
-
-    def __init__(self, settings: Settings, budget: Budget | None) -> None:
-        self._settings, self._budget = settings, budget
-        self._lock = threading.Lock()
-        self._users = 0
-        self._client: ApiClient | None = None
-        self._opened = ExitStack()
-
-    @contextmanager
-    def open(self) -> Iterator[ApiClient]:
-        """The client, while at least one user is inside.
-
-        Raises:
-            BudgetError: the ledger can't be opened; nothing is sent without it.
-        """
-        with self._lock:
-            client = self._client = self._client or self._open_client()
-            self._users += 1
-        try:
-            yield client
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._client = None
-                    self._opened.close()
-
-    def _open_client(self) -> ApiClient:
-        settings = self._settings
-        with ExitStack() as opening:  # closes the ledger again where the rest can't be opened
-            budget = self._budget or self._own_budget(opening)
-            client = opening.enter_context(
-                ApiClient(
-                    base_url=settings.base_url,
-                    api_key=settings.key,
-                    budget=budget,
-                    request_timeout_s=settings.http.request_timeout_s,
-                    retry_total_s=settings.http.retry_total_s,
-                )
-            )
-            self._opened = opening.pop_all()
-        return client
-
-    def _own_budget(self, opening: ExitStack) -> RateBudget:
-        settings = self._settings
-        url = settings.ledger_url or f"sqlite:///{prepare(settings.state_dir) / LEDGER}"
-        ledger = Database(url)
-        opening.callback(ledger.close)
-        return opening.enter_context(
-            RateBudget(
-                ledger,
-                api_key=settings.key,
-                limits=settings.rate_limits,
-                request_timeout_s=settings.http.request_timeout_s,
-            )
-        )
