@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from connector.clock import Clock
@@ -35,15 +34,8 @@ CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a hundred pages of ordinary rows are 
 _log = get_logger("pull")
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """What is loaded together: pages by resource, each in the order of its scan."""
-
-    pages: dict[str, list[ScannedPage]]
-
-    @property
-    def page_count(self) -> int:
-        return sum(len(pages) for pages in self.pages.values())
+Chunk = dict[str, list[ScannedPage]]
+"""What is loaded together: pages by resource, each in the order of its scan."""
 
 
 class Fetching:
@@ -103,12 +95,12 @@ class Fetching:
                 if self._arrived and left_s <= 0:
                     break
                 self._changed.wait(max(0.01, left_s) if self._arrived else None)
-            pages: dict[str, list[ScannedPage]] = {}
+            chunk: Chunk = {}
             while self._arrived:
                 began_s, resource, page = self._arrived.popleft()
                 self._loading.append(began_s)
-                pages.setdefault(resource, []).append(page)
-            return Chunk(pages)
+                chunk.setdefault(resource, []).append(page)
+            return chunk
 
     def _is_full(self) -> bool:
         pages = len(self._arrived) + len(self._loading) + self._fetching
@@ -211,8 +203,8 @@ class Landing:
         """
         changed: dict[str, list[dict[str, Any]]] = {}
         malformed: list[dict[str, Any]] = []
-        while chunk.pages:  # pages go as rows come: a chunk is in memory once, not twice
-            resource, pages = chunk.pages.popitem()
+        while chunk:  # pages go as rows come: a chunk is in memory once, not twice
+            resource, pages = chunk.popitem()
             rows, others = self._rows(resource, pages)
             del pages
             malformed += others

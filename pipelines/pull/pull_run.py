@@ -234,7 +234,7 @@ class _Pull:
         )
         pages = 0
         for chunk in fetching.chunks():
-            pages += chunk.page_count
+            pages += sum(map(len, chunk.values()))
             landing.land(chunk)
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._show(pages, rows)
