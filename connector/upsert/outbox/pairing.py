@@ -113,12 +113,12 @@ class _TokenProof:
 def open_outbox(
     ledger: Database, *, look_first_until_ms: int, new_ledger: bool = False
 ) -> OpenOutbox:
-    """The outbox of `ledger`: its own file beside a SQLite ledger, where a long write blocks no
+    """The outbox of `ledger`: its own file next to a SQLite ledger, where a long write blocks no
     permit; on PostgreSQL the ledger's database.
 
     new_ledger: where it was lost or never was, start one that looks people up first, until
     `look_first_until_ms` of the ledger's clock. Whether it is damaged is then seen by reading all
-    of it: else it may be found in the midst of a push, each time.
+    of it: else each push may find it when it is half done.
 
     Raises:
         OutboxLost: the ledger had another one.

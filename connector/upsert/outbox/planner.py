@@ -116,7 +116,7 @@ def decide(content: bytes, evidence: Evidence, options: PushOptions) -> RowDecis
         return RowDecision(Status.FAILED, prospect_id, UNCERTAIN)
     if evidence.stale is not None:
         return RowDecision(None, sent_to, evidence.stale)
-    if evidence.receipt is not None and evidence.receipt.ends_with(content):
+    if evidence.receipt is not None and evidence.receipt.tail.endswith(content):
         repeated = REPEATED if evidence.by_row is not None else None
         return RowDecision(Status.UNCHANGED, prospect_id, repeated)
     if options.mode == "create-only" and prospect_id is not None:
@@ -160,7 +160,9 @@ def _repeat_the_tails(rows: Sequence[tuple[bytes, Evidence]], each: list[RowDeci
         contents = sequences.setdefault(own.receipt.prospect_id, (own.receipt, []))[1]
         if contents[-1:] != [content]:
             contents.append(content)
-    return all(receipt.ends_with(*contents) for receipt, contents in sequences.values())
+    return all(
+        receipt.tail.endswith(b"".join(contents)) for receipt, contents in sequences.values()
+    )
 
 
 @dataclass
@@ -408,7 +410,7 @@ def _candidate(row: StagedRow, evidence: Evidence) -> Candidate:
     own = [contact for contact, _ in contacts if contact[1] is not None]
     found = [(contact, each) for contact, each in contacts if each is not None]
     people = {each.prospect_id for _, each in found if each.confirmed}
-    repeats = any(each.confirmed and each.ends_with(row.content) for _, each in found)
+    repeats = any(each.confirmed and each.tail.endswith(row.content) for _, each in found)
     return Candidate(
         row.row_number,
         first_name(text),

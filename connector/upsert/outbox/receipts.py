@@ -58,10 +58,6 @@ class Receipt(NamedTuple):
     seen_ms: int
     names: bytes | None
 
-    def ends_with(self, *contents: bytes) -> bool:
-        """Whether `contents` were accepted last, in this order, with nothing between or after."""
-        return self.tail.endswith(b"".join(contents)) and bool(contents)
-
 
 class Receipts:
     """The receipts of one scope. Every method works inside the caller's transaction."""

@@ -205,7 +205,7 @@ def _found(rows: list[StagedRow], find: Find) -> dict[int, Receipt]:
     second = {
         row.phone
         for row in rows
-        if not ((receipt := found.get(row.email or 0)) and receipt.ends_with(row.content))
+        if not ((receipt := found.get(row.email or 0)) and receipt.tail.endswith(row.content))
     }
     return found | find({alias for alias in second if alias is not None})
 
@@ -218,14 +218,10 @@ def _with_prospect(row: StagedRow, found: Mapping[int, Receipt]) -> StagedRow:
         return row
     prospect = hash(receipt.prospect_id)  # for this process alone
     agree = one is None or other is None or one.prospect_id == other.prospect_id
-    if not (agree and receipt.ends_with(row.content)):
+    if not (agree and receipt.tail.endswith(row.content)):
         return row._replace(prospect=prospect)
-    return row._replace(
-        prospect=prospect,
-        repeats=receipt.prospect_id,
-        accepted_ms=receipt.accepted_ms,
-        updated_at_ms=receipt.updated_at_ms,
-    )
+    repeated = (receipt.prospect_id, receipt.accepted_ms, receipt.updated_at_ms)
+    return StagedRow(*row[:8], prospect, *repeated)  # half the time of `_replace`
 
 
 def names_of_row(row: StagedRow, hasher: Hasher) -> Aliases:
