@@ -52,7 +52,7 @@ test: $(STAMP) ## The whole suite
 	@$(PYTEST) -n auto --dist worksteal $(ARGS)
 
 test-fast: $(STAMP) ## Unit tests, one pull and one push, in a minute: for each change
-	@$(PYTEST) -n auto --dist worksteal -m "not slow" $(FAST) $(ARGS)
+	@$(PYTEST) -n logical --dist worksteal -m "not slow" $(FAST) $(ARGS)
 
 test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(PYTEST) tests/airflow $(ARGS)

@@ -20,9 +20,11 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("project")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are processors: tests wait for disks, processes and real clocks."""
-    return (os.cpu_count() or 1) + 2
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: two more than there are processors, since tests wait for disks, processes and
+    real clocks. `-n logical`: as many, for tests that wait for little."""
+    waiting = 0 if config.option.numprocesses == "logical" else 2
+    return (os.cpu_count() or 1) + waiting
 
 
 @pytest.fixture(scope="session", autouse=True)
