@@ -24,8 +24,11 @@ def contents(puller: Puller, table: str) -> list[str]:
         with Destination(puller.settings) as destination:
             return [row[0] for row in destination.query(sql)]
     engine = create_engine(puller.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.connect() as connection:
-        return [row[0] for row in connection.execute(text(sql))]
+    try:
+        with engine.connect() as connection:
+            return [row[0] for row in connection.execute(text(sql))]
+    finally:
+        engine.dispose()
 
 
 def test_the_table_of_malformed_records_gets_its_new_name_and_keeps_its_rows(any_puller: Puller):
