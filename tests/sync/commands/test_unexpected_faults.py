@@ -18,7 +18,7 @@ from pipelines.commands.output import Output
 from tests.sync.commands.conftest import Ended, Run
 from tests.unit.operations.listener import listening
 
-NAME, BODY = "Ada Byron-Lovelace", "<p>asked for 4711 a month</p>"
+NAME, BODY = "Ada Byron-Lovelace", "<p>asked for 4711-EUR a month</p>"
 Strike = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -45,7 +45,7 @@ def _before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _assert_silent(ended: Ended, *others: str) -> None:
     for text in (ended.out, ended.err, *others):
-        for secret in (NAME, "Byron", BODY, "4711", os.environ["HIRINGCENTER_API_KEY"]):
+        for secret in (NAME, "Byron", BODY, "4711-EUR", os.environ["HIRINGCENTER_API_KEY"]):
             assert secret not in text
 
 
