@@ -130,14 +130,14 @@ class Unexpected(RunError):
 
     def __init__(self, error: BaseException, *, doing: str = "") -> None:
         self.kind, self.where, self.doing = type(error).__name__, _our_line(error), doing
-        place = f"{self.where}{doing and f' while {doing}'}"
+        location = f"{self.where}{doing and f' while {doing}'}"
         refused = _refused_by_system(error)
         super().__init__(
-            f"Unexpected {self.kind} at {place}. This is a fault of the connector; nothing is "
+            f"Unexpected {self.kind} at {location}. This is a fault of the connector; nothing is "
             "lost. Its own message is left out, since it may quote your data. Run the command "
             "again with -v and report the traceback, which holds none."
             if refused is None
-            else f"The system refused something at {place}: {refused}. Nothing is lost. "
+            else f"The system refused something at {location}: {refused}. Nothing is lost. "
             "Fix that on this machine (disk space, permissions, open files, memory), then run the "
             "command again."
         )
@@ -248,11 +248,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 class UnknownSetting(ConfigurationError):
     """A setting that the connector doesn't know."""
 
-    def __init__(self, *, name: str, place: str, nearest: str | None) -> None:
-        self.name, self.place, self.nearest = name, place, nearest
+    def __init__(self, *, name: str, location: str, nearest: str | None) -> None:
+        self.name, self.location, self.nearest = name, location, nearest
         hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
         super().__init__(
-            f"{place}: unknown setting {quoted(name)}.{hint} Remove it, or see "
+            f"{location}: unknown setting {quoted(name)}.{hint} Remove it, or see "
             "config/hiringcenter.example.toml."
         )
 
@@ -260,9 +260,9 @@ class UnknownSetting(ConfigurationError):
 class BadSetting(ConfigurationError):
     """A setting whose value can't be used. reason: never quotes the value."""
 
-    def __init__(self, *, name: str, place: str, reason: str) -> None:
-        self.name, self.place, self.reason = name, place, reason
-        super().__init__(f"{place}: {name}: {reason}")
+    def __init__(self, *, name: str, location: str, reason: str) -> None:
+        self.name, self.location, self.reason = name, location, reason
+        super().__init__(f"{location}: {name}: {reason}")
 
 
 class UnknownAccount(UnknownSetting):
@@ -271,7 +271,7 @@ class UnknownAccount(UnknownSetting):
     def __init__(self, *, name: str, known: Iterable[str]) -> None:
         self.known = tuple(known)
         super().__init__(
-            name=f"accounts.{name}", place="--account", nearest=nearest(name, self.known)
+            name=f"accounts.{name}", location="--account", nearest=nearest(name, self.known)
         )
         listed = ", ".join(self.known)
         self.args = (
@@ -354,14 +354,14 @@ class MissingKey(ConfigurationError):
 class Unauthorized(ApiError):
     """401: the key is wrong or inactive, which is configuration; 403: it may not do this."""
 
-    def __init__(self, *, status: int, url_path: str, said: str) -> None:
+    def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path = status, url_path
         self.exit_code = 2 if status == 401 else 1
         what = "The API key was refused" if status == 401 else "The API key may not do this"
         super().__init__(
-            f"{what} ({status} at {url_path}: {said.rstrip('.')}). Check HIRINGCENTER_API_KEY (or "
-            "the variable that the account names), and the key's permissions in HiringCenter under "
-            "Settings -> API / Webhooks."
+            f"{what} ({status} at {url_path}: {reason.rstrip('.')}). Check HIRINGCENTER_API_KEY "
+            "(or the variable that the account names), and the key's permissions in HiringCenter "
+            "under Settings -> API / Webhooks."
         )
 
 
@@ -378,9 +378,9 @@ class InactiveKey(ConfigurationError):
 class Refused(ApiError):
     """Another 4xx, or a write answered `success: false`: the API understood, and refused."""
 
-    def __init__(self, *, status: int, url_path: str, said: str) -> None:
-        self.status, self.url_path, self.said = status, url_path, said
-        super().__init__(f"The API refused {url_path} ({status}): {said}")
+    def __init__(self, *, status: int, url_path: str, reason: str) -> None:
+        self.status, self.url_path, self.reason = status, url_path, reason
+        super().__init__(f"The API refused {url_path} ({status}): {reason}")
 
 
 class Redirected(ApiError):
@@ -484,15 +484,15 @@ class ExpiringPages(ApiError):
 class InputError(UsageError):
     """A file, table or mapping that can't be pushed as it is; nothing of it was sent.
 
-    place: the file or table, for people. line: from 1, as an editor or a spreadsheet counts; None:
-    all of it.
+    location: the file or table, as shown to people. line: from 1, as an editor or a spreadsheet
+    counts; None for the whole input.
     """
 
     quotes = True
 
-    def __init__(self, *, place: str, reason: str, line: int | None = None) -> None:
-        self.place, self.reason, self.line = place, reason, line
-        where = place if line is None else f"{place}: line {line}"
+    def __init__(self, *, location: str, reason: str, line: int | None = None) -> None:
+        self.location, self.reason, self.line = location, reason, line
+        where = location if line is None else f"{location}: line {line}"
         super().__init__(f"{where}: {reason}")
 
 
@@ -504,9 +504,9 @@ class InputChanged(InputError):
     transient = True
     quotes = False
 
-    def __init__(self, *, place: str) -> None:
+    def __init__(self, *, location: str) -> None:
         super().__init__(
-            place=place,
+            location=location,
             reason="was changed while it was read, so its rows may be of two versions. Nothing was "
             "sent. Run the push again when nothing writes to the file.",
         )
@@ -521,10 +521,10 @@ class EncodingGuessed(InputError):
 
     quotes = False
 
-    def __init__(self, *, place: str, codec: str, readings: Iterable[str]) -> None:
+    def __init__(self, *, location: str, codec: str, readings: Iterable[str]) -> None:
         self.codec = codec
         super().__init__(
-            place=place,
+            location=location,
             reason="nothing in it names its encoding, and words depend on it "
             f"({codec} is a guess). Nothing was sent. Choose by how the cells read (--dry-run "
             "shows them too), then push with --encoding NAME (`encoding` of a push job).",
@@ -542,7 +542,7 @@ class UnknownColumn(InputError):
     def __init__(
         self,
         *,
-        place: str,
+        location: str,
         column: str,
         nearest: str | None,
         is_only: bool = False,
@@ -559,7 +559,7 @@ class UnknownColumn(InputError):
             found += " It is the only column; if it is several, name their --delimiter."
         them = "them" if others else "it"
         super().__init__(
-            place=place,
+            location=location,
             reason=f"{found} Rename {them}, map or ignore {them} in a mapping file (--mapping), or "
             "pass --ignore-unknown.",
         )
@@ -575,7 +575,7 @@ class NoHeader(UnknownColumn):
     def __init__(
         self,
         *,
-        place: str,
+        location: str,
         lengths: Sequence[int],
         data_in: int | None,
         is_only: bool = False,
@@ -597,7 +597,7 @@ class NoHeader(UnknownColumn):
             found += " It is the only column; if it is several, name their --delimiter."
         InputError.__init__(
             self,
-            place=place,
+            location=location,
             reason=f"{found} Put a row above it that names the columns, as in First Name, Last "
             "Name, Email; or map the columns in a mapping file (--mapping).",
         )
@@ -622,7 +622,7 @@ class DoubledColumn(InputError):
     def __init__(
         self,
         *,
-        place: str,
+        location: str,
         columns: tuple[str, str],
         field: str,
         line: int | None = None,
@@ -641,7 +641,7 @@ class DoubledColumn(InputError):
                 f"columns {quoted(columns[0])} and {quoted(columns[1])} both stand for {field!r}. "
                 "Remove one, or name it under `ignore` in a mapping file (--mapping)."
             )
-        super().__init__(place=place, line=line, reason=reason)
+        super().__init__(location=location, line=line, reason=reason)
 
 
 class BadMapping(InputError):

@@ -18,7 +18,7 @@ import orjson
 
 from connector.logs import masked, redact
 
-_SAID_MAX = 300  # characters
+_MESSAGE_MAX = 300  # characters
 _READ_MAX = 20_000  # of what a server says; cut before it is looked through
 _INT_DIGITS_MAX = 4000  # Python refuses to read longer integers; kept as text
 _LONG_DIGITS = b"0" * 17  # the shortest number that a double may not hold, period included
@@ -62,7 +62,7 @@ def read_json(body: bytes) -> Any:
         except orjson.JSONDecodeError:
             pass  # the standard library decides
     try:
-        return _carefully(body)
+        return _loads_exactly(body)
     except RecursionError:  # a bracket in a text has hidden how deep it is
         return _flat(body)
     except ValueError:
@@ -71,12 +71,12 @@ def read_json(body: bytes) -> Any:
 
 def _flat(body: bytes) -> Any:
     try:
-        return _carefully(_flattened(body), object_hook=_undeepened)
+        return _loads_exactly(_flattened(body), object_hook=_deep_as_text)
     except (ValueError, RecursionError):
         raise NotJson(f"the answer is not JSON but {describe(body)}") from None
 
 
-def _carefully(body: bytes, **hooks: Any) -> Any:
+def _loads_exactly(body: bytes, **hooks: Any) -> Any:
     return json.loads(
         _text(body), parse_int=_integer, parse_float=_real, parse_constant=str, **hooks
     )
@@ -116,7 +116,7 @@ def _flattened(body: bytes) -> bytes:
     return b"".join([*parts, body[done:]])
 
 
-def _undeepened(value: dict[str, Any]) -> Any:
+def _deep_as_text(value: dict[str, Any]) -> Any:
     if value.keys() == {_DEEP}:
         return KeptAsText(value[_DEEP], "nested too deep, kept as text")
     return value
@@ -196,4 +196,4 @@ def error_message(value: Any) -> str:
 def _short(text: str) -> str:
     text = masked(text)[:_READ_MAX].encode("utf-8", "replace").decode("utf-8")
     line = redact(" ".join(text.split()))
-    return line if len(line) <= _SAID_MAX else line[: _SAID_MAX - 1] + "…"
+    return line if len(line) <= _MESSAGE_MAX else line[: _MESSAGE_MAX - 1] + "…"

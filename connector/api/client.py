@@ -353,7 +353,7 @@ def _headers(api_key: str) -> dict[str, str]:
         # httpx would refuse it too, but quote it in its message
         raise BadSetting(
             name="api_key",
-            place="HIRINGCENTER_API_KEY",
+            location="HIRINGCENTER_API_KEY",
             reason="a key is made of visible ASCII characters, without spaces or line ends",
         )
     return {

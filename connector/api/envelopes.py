@@ -57,7 +57,7 @@ class NoList(UnknownShape):
         super().__init__("there is no list in it, only success")
 
 
-class _NoPlace(ValueError):
+class _NoNextPage(ValueError):
     """There is a next page, and no way to ask for it. The message says why."""
 
 
@@ -88,7 +88,7 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     next_params, cut = None, None
     try:
         next_params = _next_params(resource, body, pagination or {}, bool(items))
-    except _NoPlace as error:
+    except _NoNextPage as error:
         cut = str(error)
     page = Page(
         items=items,
@@ -179,12 +179,12 @@ def _next_params(
     token = _token(pagination.get("nextPageToken")) or _token(body.get("nextPageToken"))
     if token:
         return {"pageToken": token}
-    place = _place(body.get("last" + ENDPOINTS[resource].item_name.capitalize()))
-    if place and has_items:  # an empty page has no last row
-        return {"startAfter": place}
+    start_after = _start_after(body.get("last" + ENDPOINTS[resource].item_name.capitalize()))
+    if start_after and has_items:  # an empty page has no last row
+        return {"startAfter": start_after}
     for part in (pagination, body):
         if part.get("hasMore") is True:
-            raise _NoPlace("it says `hasMore`, but names no next page")
+            raise _NoNextPage("it says `hasMore`, but names no next page")
     return None
 
 
@@ -194,18 +194,18 @@ def _token(value: Any) -> str | None:
         return None
     if isinstance(value, str | int) and value is not True:
         if len(quote(str(value), safe="", errors="replace")) > _TOKEN_MAX:
-            raise _NoPlace("`nextPageToken` is longer than any URL may be")
+            raise _NoNextPage("`nextPageToken` is longer than any URL may be")
         return str(value)
-    raise _NoPlace(f"`nextPageToken` is {_kind(value)}")
+    raise _NoNextPage(f"`nextPageToken` is {_kind(value)}")
 
 
-def _place(value: Any) -> str | None:
+def _start_after(value: Any) -> str | None:
     """The Unix milliseconds that the next page starts after; no list resumes from 0."""
     if not value or isinstance(value, bool):
         return None
     if isinstance(value, int | str):
         return str(value)
-    raise _NoPlace(f"the place of the last row is {_kind(value)}")
+    raise _NoNextPage(f"the place of the last row is {_kind(value)}")
 
 
 def _count(*values: Any) -> int | None:

@@ -221,9 +221,9 @@ def final_error(answer: Answer, *, url_path: str, host: str) -> ApiError:
         target = _origin(answer.exchange.headers.get("location", ""), host)
         return Redirected(status=status, url_path=url_path, target=target)
     if status in (401, 403):
-        return Unauthorized(status=status, url_path=url_path, said=reason)
+        return Unauthorized(status=status, url_path=url_path, reason=reason)
     if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
-        return Refused(status=status, url_path=url_path, said=reason)
+        return Refused(status=status, url_path=url_path, reason=reason)
     if status == 304:
         reason = "304 to a request without a condition: a cache in between is broken"
     return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)

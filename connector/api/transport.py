@@ -83,7 +83,7 @@ class Transport:
         except ValueError as error:
             reason = str(error)
             raise BadSetting(
-                name="base_url", place="HIRINGCENTER_BASE_URL", reason=reason
+                name="base_url", location="HIRINGCENTER_BASE_URL", reason=reason
             ) from None
         base = urlsplit(self._base_url)
         self.host = base.hostname or ""
@@ -250,7 +250,7 @@ def _ssl_context() -> ssl.SSLContext:
     except OSError as error:
         raise BadSetting(
             name="SSL_CERT_FILE or SSL_CERT_DIR",
-            place="environment",
+            location="environment",
             reason=f"the certificates can't be read: {error.strerror or error}",
         ) from None
 
@@ -267,7 +267,7 @@ def _proxy(base: SplitResult) -> httpx.Proxy | None:
     if proxy is None or proxy.url.scheme not in ("http", "https"):
         raise BadSetting(
             name="HTTPS_PROXY or ALL_PROXY",
-            place="environment",
+            location="environment",
             reason="expected an http:// or https:// URL of a proxy",
         )
     return proxy

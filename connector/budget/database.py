@@ -363,7 +363,7 @@ _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
     """The ledger's file, or a lock file next to it, could not be made or opened."""
     if isinstance(error, IsADirectoryError):
-        return _in_the_way(ledger, error.filename)
+        return _folder_instead_of_file(ledger, error.filename)
     return LedgerUnusable(
         ledger=ledger,
         reason=f"can't be opened: {error.strerror}",
@@ -371,7 +371,7 @@ def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
     )
 
 
-def _in_the_way(ledger: str, folder: str) -> LedgerUnusable:
+def _folder_instead_of_file(ledger: str, folder: str) -> LedgerUnusable:
     return LedgerUnusable(
         ledger=ledger,
         reason=f"can't be used: {folder} is a folder",
@@ -401,7 +401,7 @@ def _unusable(ledger: str, code: str, message: str) -> LedgerUnusable:
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")):
         for ending in ("-wal", "-shm", "-journal"):
             if Path(ledger + ending).is_dir():
-                return _in_the_way(ledger, ledger + ending)
+                return _folder_instead_of_file(ledger, ledger + ending)
     if "Could not decode to UTF-8" in message:  # text that SQLite itself doesn't look at
         code = "SQLITE_CORRUPT"
     for prefix, (reason, action) in _BY_SQLITE_CODE.items():

@@ -80,7 +80,7 @@ class RateBudget(BudgetReport):
         """Seconds during which some caller waited for a permit; several at once count once."""
         self._callers, self._since_s = 0, 0.0
         self._lock = threading.Lock()  # of what callers share with the thread
-        self._news = threading.Event()  # there may be something to do
+        self._wake_up = threading.Event()  # there may be something to do
         self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
         self._outcomes = Request()
         self._closed = False
@@ -105,7 +105,7 @@ class RateBudget(BudgetReport):
             if self._callers == 1:
                 self._since_s = self._clock.monotonic_s()
         try:
-            self._news.set()
+            self._wake_up.set()
             return waiter.result()
         except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
             if not waiter.cancel() and waiter.exception() is None:
@@ -150,7 +150,7 @@ class RateBudget(BudgetReport):
         """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
         with self._lock:
             self._closed = True
-        self._news.set()
+        self._wake_up.set()
         if self._thread.is_alive():
             self._thread.join()
 
@@ -164,13 +164,13 @@ class RateBudget(BudgetReport):
         """Bring `outcomes` to the ledger with the next exchange, soon."""
         with self._lock:
             self._outcomes.add(outcomes)
-        self._news.set()
+        self._wake_up.set()
 
     def _run(self) -> None:
         try:
             while not self._closed:
                 self._sleep()
-                self._send_away_if_stopped()
+                self._cancel_waiters_if_stopped()
                 try:
                     self._exchange()
                 except ConnectorError as error:
@@ -190,7 +190,7 @@ class RateBudget(BudgetReport):
         """Until there is something to bring to the ledger, or asking it again can help."""
         lingered = False
         while not self._closed:
-            self._news.clear()
+            self._wake_up.clear()
             lanes = [lane for lane in Lane if self.waiting(lane)]
             now_s = self._clock.monotonic_s()
             wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s
@@ -200,17 +200,17 @@ class RateBudget(BudgetReport):
                 if lingered:
                     return
                 lingered = True
-                self._news.wait(_LINGER_S)
+                self._wake_up.wait(_LINGER_S)
             elif lanes or not self._outcomes.is_empty:
-                self._clock.sleep(min(wait_s, _GLANCE_S), self._news)
+                self._clock.sleep(min(wait_s, _GLANCE_S), self._wake_up)
             else:
-                self._news.wait()
+                self._wake_up.wait()
 
     @property
     def _stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
 
-    def _send_away_if_stopped(self) -> None:
+    def _cancel_waiters_if_stopped(self) -> None:
         if self._stopped:
             number = getattr(self._stop, "signal_number", signal.SIGTERM)
             self._fail_all(Interrupted(int(number)))
@@ -228,7 +228,7 @@ class RateBudget(BudgetReport):
         except BaseException:
             self._note(outcomes)
             raise
-        self._send_away_if_stopped()
+        self._cancel_waiters_if_stopped()
         self._hand_out(grants, began_s)
 
     def _hand_out(self, grants: Grants, began_s: float) -> None:

@@ -76,7 +76,7 @@ def load(
     """
     found = open_project(project)
     config = config or found.config
-    place = str(config or CONFIG_FILE)
+    location = str(config or CONFIG_FILE)
     toml = _read_toml(config)
     accounts = toml().get("accounts")
     own_keys = {
@@ -95,7 +95,7 @@ def load(
         )
         merged = _Sources(_build_sources=(sources, {}))  # type: ignore[call-arg]
     except ValidationError as error:
-        raise _refusal(error, place) from None
+        raise _refusal(error, location) from None
     except SettingsError as error:
         raise ConfigurationError(f"environment or .env: {error}. Write a list as JSON.") from None
     written = {name: getattr(merged, name) for name in WrittenSettings.model_fields}
@@ -108,7 +108,7 @@ def load(
     )
     noted = replace(found, notes=found.notes + notes)
     settings = settings.model_copy(update={"project": noted})
-    _check_accounts(settings, _all_places(place))
+    _check_accounts(settings, _all_locations(location))
     return settings
 
 
@@ -133,12 +133,12 @@ def _dotenv(project: Project) -> Mapping[str, str | None]:
 # --- what isn't known -----------------------------------------------------------------------
 
 
-def _check_names(variables: Mapping[str, Any], place: str, own_keys: set[str]) -> None:
+def _check_names(variables: Mapping[str, Any], location: str, own_keys: set[str]) -> None:
     """HIRINGCENTER_API_KEY_<account> may be set where the settings in use know no such account."""
     known = {f"{PREFIX}{name}".upper() for name in _variables_of(WrittenSettings)} | own_keys
     for name in map(str.upper, variables):
         if name.startswith(PREFIX) and name not in known and not name.startswith(_OPEN_ENDED):
-            raise UnknownSetting(name=name, place=place, nearest=nearest(name, known))
+            raise UnknownSetting(name=name, location=location, nearest=nearest(name, known))
 
 
 def _variables_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
@@ -148,18 +148,20 @@ def _variables_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _variables_of(field.annotation, f"{prefix}{name}__")
 
 
-def _refusal(error: ValidationError, place: str) -> ConfigurationError:
+def _refusal(error: ValidationError, location: str) -> ConfigurationError:
     """The first unknown name, or else the first value that can't be used."""
     found = error.errors(include_input=False, include_url=False)
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     *above, name = (str(part) for part in first["loc"])
     path = ".".join(above)
     if first["type"] == "extra_forbidden":
-        place = f"{place} [{path}]" if above else place
+        location = f"{location} [{path}]" if above else location
         known = _section_at(above).model_fields
-        return UnknownSetting(name=name, place=place, nearest=nearest(name, known))
+        return UnknownSetting(name=name, location=location, nearest=nearest(name, known))
     reason = first["msg"].removeprefix("Value error, ")
-    return BadSetting(name=f"{path}.{name}".lstrip("."), place=_all_places(place), reason=reason)
+    return BadSetting(
+        name=f"{path}.{name}".lstrip("."), location=_all_locations(location), reason=reason
+    )
 
 
 def _section_at(path: list[str]) -> type[BaseModel]:
@@ -171,7 +173,7 @@ def _section_at(path: list[str]) -> type[BaseModel]:
     return section
 
 
-def _all_places(config: str) -> str:
+def _all_locations(config: str) -> str:
     return f"settings ({config}, .env, environment)"
 
 
@@ -190,12 +192,12 @@ def _in_project(section: S, project: Project) -> S:
     return section.model_copy(update=changes)
 
 
-def _check_accounts(settings: Settings, place: str) -> None:
+def _check_accounts(settings: Settings, location: str) -> None:
     """Each account has tables of its own: a complete scan of one would flag another's deleted."""
     for name, job in settings.push.items():
         if job.account is not None and job.account not in settings.accounts:
             reason = f"there is no [accounts.{job.account}]"
-            raise BadSetting(name=f"push.{name}.account", place=place, reason=reason)
+            raise BadSetting(name=f"push.{name}.account", location=location, reason=reason)
     owners: dict[tuple[str, ...], str] = {}
     for name in settings.accounts:
         own = account_settings(settings, name)
@@ -206,7 +208,7 @@ def _check_accounts(settings: Settings, place: str) -> None:
                 f"its tables are those of {other!r}. Give each a duckdb_path or a dataset of its "
                 "own, or neither: each then gets both."
             )
-            raise BadSetting(name=f"accounts.{name}", place=place, reason=reason)
+            raise BadSetting(name=f"accounts.{name}", location=location, reason=reason)
 
 
 def account_settings(settings: Settings, name: str) -> Settings:

@@ -92,8 +92,8 @@ class Completion:
         is_short = not (self._last.is_full or self._last.page.cut)
         is_cut = not is_short or not (self._last.page_token or self._is_gap_small())
         last = self._last
-        for step in self._until_barren(self._all_at_once()):
-            self._seen.totals.say(step.page.total_count)
+        for step in self._while_productive(self._all_at_once()):
+            self._seen.totals.note(step.page.total_count)
             yield step
             last = step
             if not self._seen.missing():
@@ -108,7 +108,7 @@ class Completion:
     def _is_gap_small(self) -> bool:
         return self._seen.missing() <= max(MARGIN, self._seen.listed() // 10)
 
-    def _until_barren(self, steps: Iterator[Step]) -> Iterator[Step]:
+    def _while_productive(self, steps: Iterator[Step]) -> Iterator[Step]:
         """Steps while some of them bring rows."""
         barren, listed = 0, self._seen.listed()
         for step in steps:
@@ -136,14 +136,14 @@ class Completion:
             return
         limit = self._last.limit
         if self._last.page_token is None:
-            for step in self._ever_wider():
+            for step in self._with_bigger_limits():
                 limit = step.limit
                 yield step
         if not self.is_proven:
             yield from self._by_time()
         if not self.is_proven and self._resource in SLICED and not self._params:
             # more of it, if there is more; that there isn't, they can't say
-            yield from self._until_barren(self._in_slices(limit))
+            yield from self._while_productive(self._in_slices(limit))
 
     def _is_followed_when_halved(self) -> bool:
         """Whether the server names a next page for the first half of the last one."""
@@ -155,7 +155,7 @@ class Completion:
             return "pageToken" in (token or {})  # which the pages before named
         return step.page.next_params is not None
 
-    def _ever_wider(self) -> Iterator[Step]:
+    def _with_bigger_limits(self) -> Iterator[Step]:
         """The list again with bigger and bigger limits, until one isn't filled."""
         rows = len(self._last.page.items)
         limit = max(rows, self._last.limit) * _WIDER

@@ -27,11 +27,11 @@ LOOK_AT_MOST = 50
 PATIENCE_S = 5.0  # for one row: one that the server can't show must not hold up the others
 PATIENCE_LEAST_S = 1.0  # and each that it can't show leaves less for the next
 FAILURES_MAX = 5  # in a row: then the server is in trouble, and the rest waits for the next pull
-_GONE = (404, 410)
+_DELETED_STATUSES = (404, 410)
 _NO_SUCH_CALL = 405
 _log = get_logger("pull")
 _source_log = get_logger("source")
-_LOOK_AGAIN_MS = 86_400_000  # at rows that are known to be unlisted: they may be deleted later
+_LOOK_UP_AGAIN_MS = 86_400_000  # at rows that are known to be unlisted: they may be deleted later
 _UNDECIDED_MAX = 5000  # ids that a state remembers
 
 
@@ -56,10 +56,10 @@ class KnownRows(Protocol):
 
 
 @dataclass
-class _Looks:
+class _LookedUp:
     """What looking at rows found, by id. records: of those that are there."""
 
-    gone: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     unasked: list[str] = field(default_factory=list)
@@ -95,38 +95,38 @@ def settle_absent_rows(
     """
     outcome = scan.outcome
     assert outcome is not None
-    gone, unlisted = set(outcome.gone), list(expected)
+    deleted, unlisted = set(outcome.gone), list(expected)
     if scan.finds_deletions and (outcome.complete or (scan.doubt and not scan.is_doubt_new)):
         absent = rows.missing(scan.resource)
         known = set(scan.facts.undecided).intersection(absent)
         missing = [one for one in absent if one not in known]
         sample = _some(missing)
-        again = _those_to_look_at_again(rows, scan, known, LOOK_AT_MOST - len(sample), now_ms)
-        looks = _look(client, scan, [*sample, *again])
-        _remember_undecided(scan, known.difference(again), looks)
-        if looks.records:
-            land(looks.records)
-        unlisted += looks.alive
-        gone |= set(looks.gone)
+        again = _due_again(rows, scan, known, LOOK_AT_MOST - len(sample), now_ms)
+        looked_up = _look_up_all(client, scan, [*sample, *again])
+        _remember_undecided(scan, known.difference(again), looked_up)
+        if looked_up.records:
+            land(looked_up.records)
+        unlisted += looked_up.alive
+        deleted |= set(looked_up.deleted)
         if outcome.complete:
-            gone |= _believed(scan, missing, looks)
+            deleted |= _proven_deleted(scan, missing, looked_up)
     rows.unlist(scan.resource, unlisted, now_ms)
-    if gone:
-        rows.tombstone(scan.resource, sorted(gone), now_ms)
-        scan.counts["rows_deleted"] += len(gone)
-        _log.info("pull.deleted", resource=scan.resource, rows=len(gone))
+    if deleted:
+        rows.tombstone(scan.resource, sorted(deleted), now_ms)
+        scan.counts["rows_deleted"] += len(deleted)
+        _log.info("pull.deleted", resource=scan.resource, rows=len(deleted))
 
 
 def _some(ids: Sequence[str]) -> list[str]:
     return random.sample(list(ids), LOOK_AT_MOST) if len(ids) > LOOK_AT_MOST else list(ids)
 
 
-def _those_to_look_at_again(
+def _due_again(
     rows: KnownRows, scan: ListScan, undecided: set[str], most: int, now_ms: int
 ) -> list[str]:
     """Some of the rows known to be unlisted or undecided: once a day, and with `--full`."""
     looked_ms = scan.facts.looked_ms
-    is_due = looked_ms is None or not 0 <= now_ms - looked_ms < _LOOK_AGAIN_MS
+    is_due = looked_ms is None or not 0 <= now_ms - looked_ms < _LOOK_UP_AGAIN_MS
     if not (is_due or scan.is_full_wanted):
         return []
     scan.looked_ms = now_ms
@@ -134,49 +134,49 @@ def _those_to_look_at_again(
     return random.sample(alive, min(len(alive), max(0, most)))
 
 
-def _remember_undecided(scan: ListScan, known: set[str], looks: _Looks) -> None:
+def _remember_undecided(scan: ListScan, known: set[str], looked_up: _LookedUp) -> None:
     """known: those of earlier pulls that weren't looked at in this one."""
-    scan.undecided = tuple(sorted(known.union(looks.undecided))[:_UNDECIDED_MAX])
+    scan.undecided = tuple(sorted(known.union(looked_up.undecided))[:_UNDECIDED_MAX])
     if known:
         scan.warnings["left the list and stays as it is: an earlier look decided nothing"] += len(
             known
         )
 
 
-def _look(client: ApiClient, scan: ListScan, ids: Sequence[str]) -> _Looks:
-    looks, look_ups = _Looks(), LookUps(client, scan.resource)
+def _look_up_all(client: ApiClient, scan: ListScan, ids: Sequence[str]) -> _LookedUp:
+    looked_up, look_ups = _LookedUp(), LookUps(client, scan.resource)
     for record_id in ids:
         found, record = look_ups.look(record_id)
         if record is not None:
-            looks.records.append(record)
-        elif found is Found.GONE:
-            looks.gone.append(record_id)
+            looked_up.records.append(record)
+        elif found is Found.DELETED:
+            looked_up.deleted.append(record_id)
         else:
-            others = {Found.UNASKABLE: looks.unaskable, Found.UNASKED: looks.unasked}
-            others.get(found, looks.undecided).append(record_id)
+            others = {Found.UNASKABLE: looked_up.unaskable, Found.UNASKED: looked_up.unasked}
+            others.get(found, looked_up.undecided).append(record_id)
     scan.warnings.update(look_ups.warnings)
-    return looks
+    return looked_up
 
 
-def _believed(scan: ListScan, missing: Sequence[str], looks: _Looks) -> set[str]:
+def _proven_deleted(scan: ListScan, missing: Sequence[str], looked_up: _LookedUp) -> set[str]:
     """Rows that a complete scan alone proves deleted.
 
     Where a sample of many rows has none that is there, the others weren't looked at. Where there
     is no call for single records, the list decides, unless it was empty and came without a count.
     """
-    is_empty_unsaid = _is_empty_unsaid(scan)
-    if looks.unaskable:
+    is_empty_unsaid = _is_empty_and_uncounted(scan)
+    if looked_up.unaskable:
         if not is_empty_unsaid:
-            return set(missing) - looks.open - set(looks.alive)
+            return set(missing) - looked_up.open - set(looked_up.alive)
         _log.warning("pull.empty_list_ignored", resource=scan.resource, missing=len(missing))
         return set()
     is_sample = len(missing) > LOOK_AT_MOST
-    if is_sample and not looks.records and 2 * len(looks.open) < LOOK_AT_MOST:
-        return set(missing) - looks.open
+    if is_sample and not looked_up.records and 2 * len(looked_up.open) < LOOK_AT_MOST:
+        return set(missing) - looked_up.open
     return set()
 
 
-def _is_empty_unsaid(scan: ListScan) -> bool:
+def _is_empty_and_uncounted(scan: ListScan) -> bool:
     """Whether a scan met nothing at all, and the server gave no count."""
     outcome = scan.outcome
     return outcome is not None and outcome.rows == 0 and outcome.total_count != 0
@@ -193,7 +193,7 @@ class Found(StrEnum):
     """
 
     ALIVE = "alive"
-    GONE = "gone"
+    DELETED = "deleted"
     UNDECIDED = "undecided"
     UNASKED = "unasked"
     UNASKABLE = "unaskable"
@@ -239,15 +239,15 @@ class LookUps:
             return self._undecided("the API gives no usable answer")
         self._failures = 0
         if record is None:
-            return Found.GONE, None
+            return Found.DELETED, None
         if id_of(record) != record_id:
             return self._undecided("the API answers with something else")
         return Found.ALIVE, record
 
     def _refused(self, error: Refused) -> tuple[Found, None]:
         self._failures = 0
-        if error.status in _GONE:
-            return Found.GONE, None
+        if error.status in _DELETED_STATUSES:
+            return Found.DELETED, None
         if error.status == _NO_SUCH_CALL:
             return Found.UNASKABLE, None
         return self._undecided(f"the API answers {error.status}")

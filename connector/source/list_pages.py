@@ -21,7 +21,7 @@ EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
 BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
 _TOKENS = ("pageToken", "startAfter")
 BAD_REQUEST = (400, 422)
-_TOKEN_GONE = (400, 404, 410, 422)
+_TOKEN_REFUSED = (400, 404, 410, 422)
 
 Params = Mapping[str, str]
 log = get_logger("source")
@@ -125,10 +125,10 @@ class ListPages:
         try:
             return self._page(token)
         except Refused as refused:
-            if refused.status in _TOKEN_GONE and self._times.limit is not None:
+            if refused.status in _TOKEN_REFUSED and self._times.limit is not None:
                 self._times.refuse()  # the limit, probably: the usual one has worked
                 return self._page_at(token)
-            if refused.status not in _TOKEN_GONE:
+            if refused.status not in _TOKEN_REFUSED:
                 raise
             if self._asks_twice and not again:
                 return self._page_at(token, again=True)
@@ -165,22 +165,22 @@ class ListPages:
                 self._fail(f"{self._empty_pages} pages were empty")
             return following
         self._empty_pages = 0
-        has_news = self._note_news(step.page.items)
+        has_new = self._note_new(step.page.items)
         if _time(step.page) is not None:
-            return self._times.after(step, token, following, has_news=has_news)
-        if not has_news and following == token:
+            return self._times.after(step, token, following, has_new=has_new)
+        if not has_new and following == token:
             if "startAfter" in token and not step.is_full:
                 return None
             self._fail("the server names the page that was just read as the next one")
         self._note_progress(step.page.items)
         return following
 
-    def _note_news(self, items: list[Any]) -> bool:
+    def _note_new(self, items: list[Any]) -> bool:
         """Whether a page has items that the pages just before it didn't have."""
         keys = set(map(_key, items))
-        has_news = not keys <= self._recent
-        self._recent = keys if has_news else self._recent | keys
-        return has_news
+        has_new = not keys <= self._recent
+        self._recent = keys if has_new else self._recent | keys
+        return has_new
 
     def _note_progress(self, items: list[Any]) -> None:
         """Stop where page after page brings rows that were listed before.
@@ -220,13 +220,13 @@ class _TimePages:
         self._is_cut = False  # what was passed, if rows follow: then the server gives no more
 
     def after(
-        self, step: Step, token: Params, following: dict[str, str], *, has_news: bool
+        self, step: Step, token: Params, following: dict[str, str], *, has_new: bool
     ) -> dict[str, str] | None:
         """What follows a page that names its last row; a server may name it on the last page."""
-        if has_news:
+        if has_new:
             self.skipped += self._is_cut
             self._is_cut, self._passed = False, 0
-        if has_news and following != token:
+        if has_new and following != token:
             self.limit = None
             return following
         if not step.is_full:
@@ -255,7 +255,7 @@ class _TimePages:
         if self._passed > 1:
             reason = "what follows the last row is what was read before"
             raise EndlessList(resource=self._resource, reason=reason)
-        target_ms = time_ms - self._passed * _back(self._resource, step.page)
+        target_ms = time_ms - self._passed * _earlier(self._resource, step.page)
         self._passed += 1
         self.limit = None
         return {**(step.page.next_params or {}), "startAfter": str(target_ms)}
@@ -270,7 +270,7 @@ def overlapping(resource: str, page: Page) -> dict[str, str] | None:
     time_ms = _time(page)
     if time_ms is None:
         return page.next_params
-    return {**(page.next_params or {}), "startAfter": str(time_ms + _back(resource, page))}
+    return {**(page.next_params or {}), "startAfter": str(time_ms + _earlier(resource, page))}
 
 
 def _time(page: Page) -> int | None:
@@ -280,7 +280,7 @@ def _time(page: Page) -> int | None:
     return int(after) if after is not None and is_time else None
 
 
-def _back(resource: str, page: Page) -> int:
+def _earlier(resource: str, page: Page) -> int:
     """One millisecond towards the beginning of the list."""
     return -1 if _is_ascending(resource, page.items) else 1
 

@@ -203,7 +203,7 @@ class Columns:
     def _add_contract_field(self, api_name: str, data_type: str) -> None:
         name = column_name(api_name)
         known_type = self._known_types.get(name, data_type)
-        self._owners[name] = _mark(api_name)
+        self._owners[name] = _schema_text(api_name)
         self._add(api_name, name, known_type, is_time=api_name in MS_FIELDS)
 
     def _add(self, api_name: str, name: str, data_type: str, *, is_time: bool) -> Column:
@@ -217,10 +217,10 @@ class Columns:
         """The usual column, unless it is ours, dlt's, or another field's."""
         usual, own = column_name(api_name), own_column_name(api_name)
         if not is_reserved(usual) and own not in self._known_types:
-            owner = self._owners.setdefault(usual, _mark(api_name))
-            if owner == _mark(api_name):
+            owner = self._owners.setdefault(usual, _schema_text(api_name))
+            if owner == _schema_text(api_name):
                 return usual
-        self._warnings[f"field {_mark(api_name)} shares its column name; kept in {own}"] += 1
+        self._warnings[f"field {_schema_text(api_name)} shares its column name; kept in {own}"] += 1
         return own
 
     def _declare(self, name: str, data_type: str, api_name: str | None = None) -> None:
@@ -230,7 +230,7 @@ class Columns:
             "nullable": True,
         }
         if api_name is not None:
-            cast(dict[str, str], schema)[FIELD_HINT] = _mark(api_name)
+            cast(dict[str, str], schema)[FIELD_HINT] = _schema_text(api_name)
         self.schemas[name] = schema
 
 
@@ -247,14 +247,14 @@ def _owners(known: Mapping[str, str | TColumnSchema]) -> dict[str, str]:
     }
 
 
-def _mark(api_name: str) -> str:
+def _schema_text(api_name: str) -> str:
     """`api_name` as a schema file can hold it."""
     return json.dumps(api_name) if not api_name.isprintable() else api_name
 
 
 _FORMAT = b"hc-row-1"  # change it when unchanged records make other rows: all are written again
 _STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS  # refuses KeptAsText
-_DLT_MARKS = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
+_DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
 
 
 class _NotPlain(Exception):
@@ -278,7 +278,7 @@ def configured_maker(
     if own.hash_columns and not key:
         raise BadSetting(
             name="pull.hash_key",
-            place=f"[pull.{resource}] hash_columns",
+            location=f"[pull.{resource}] hash_columns",
             reason="hashing needs a key: set HIRINGCENTER_PULL__HASH_KEY to a long random text",
         )
     return RowMaker(
@@ -345,7 +345,7 @@ class RowMaker:
         record = self._privacy.applied(record)
         try:
             content = orjson.dumps(record, option=_STRICT)
-            if b"\\u0000" in content or (self._for_dlts_files and _DLT_MARKS in content):
+            if b"\\u0000" in content or (self._for_dlts_files and _DLT_TYPE_PREFIX in content):
                 return self._careful_row(record)
             return self._filled(record, content)
         except (TypeError, RecursionError, _NotPlain):  # a lone surrogate, over 64 bits, too deep
@@ -391,11 +391,11 @@ class RowMaker:
             elif column.takes_ms and is_ms(value):
                 row[column.name] = to_datetime(value)
             else:
-                self._place(row, column, value)
+                self._store(row, column, value)
         row["id"] = _id(record)
         return row
 
-    def _place(self, row: dict[str, Any], column: Column, value: Any) -> None:
+    def _store(self, row: dict[str, Any], column: Column, value: Any) -> None:
         if column.name == "id":  # an integer, which `_id` makes text
             return
         if not is_plain(value):

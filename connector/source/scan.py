@@ -78,7 +78,7 @@ class Scan:
         self._skipped = int(resume.get("skipped", 0))
         self._slices = Slices()
         self._expected = set() if "seen" in resume else set(expected_ids)
-        self._gone: list[str] = []
+        self._deleted: list[str] = []
         self._last: Step | None = None
         self._endless: str | None = None
         self._cut: str | None = None  # why what follows the last page can't be asked for
@@ -92,7 +92,7 @@ class Scan:
     def __iter__(self) -> Iterator[ScannedPage]:
         yield from self._through_the_list()
         if not self._unfinished and self.plan.kind in FILTERED:
-            yield from self._those_that_left()
+            yield from self._absent_rows()
         self.outcome = self._outcome()
         self._note_standing()
 
@@ -104,7 +104,7 @@ class Scan:
             self._endless = error.reason
             return
         if not self._unfinished:
-            yield from self._rest()
+            yield from self._beyond_last_page()
 
     def progress(self, usual: Callable[[ScanPlan], int | None]) -> tuple[int, int | None]:
         """How many pages this run has read, and how many are still to come; None: unknown.
@@ -177,7 +177,7 @@ class Scan:
         skipped, before = self._skipped, None
         for pages, step in enumerate(listing, start=1):
             self._page_size, self._skipped = listing.page_size, skipped + listing.skipped
-            fell = self._seen.totals.say(step.page.total_count)
+            fell = self._seen.totals.note(step.page.total_count)
             if fell and before is not None and not self._counts_by_page:
                 yield from self._reread(before, step)
             yield self._page(step)
@@ -208,7 +208,7 @@ class Scan:
             if page.total_count == total_count:
                 return
             repeated = repeated + 1 if page.total_count == other.page.total_count else 0
-            self._seen.totals.say(page.total_count)
+            self._seen.totals.note(page.total_count)
             total_count, last, other = page.total_count, other, last
             if repeated == REREADS_MAX:  # and whatever moved, moved back each time
                 log.info("source.count_by_page", resource=self.plan.resource)
@@ -257,7 +257,7 @@ class Scan:
             return True
         return self._last is not None and may_be_cut(self._last, self._seen)
 
-    def _rest(self) -> Iterator[ScannedPage]:
+    def _beyond_last_page(self) -> Iterator[ScannedPage]:
         """What is beyond the last page, unless the last scan tried that without success."""
         last = self._last
         if last is None or self._is_settled:
@@ -330,7 +330,7 @@ class Scan:
 
     # --- the end --------------------------------------------------------------------------------
 
-    def _those_that_left(self) -> Iterator[ScannedPage]:
+    def _absent_rows(self) -> Iterator[ScannedPage]:
         """Rows that a filtered list should have had: each by its id, or all if that is cheaper."""
         if len(self._expected) > self.plan.look_max:
             left = f"{len(self._expected)} rows left the {self.plan.kind} list"
@@ -344,8 +344,8 @@ class Scan:
         look_ups = LookUps(self._client, self.plan.resource)
         for record_id in sorted(self._expected):
             found, record = look_ups.look(record_id)
-            if found is Found.GONE:
-                self._gone.append(record_id)
+            if found is Found.DELETED:
+                self._deleted.append(record_id)
             elif record is not None:
                 self.alive.append(record_id)
                 yield self._scanned(Page([record], None, None, "one"))
@@ -364,7 +364,7 @@ class Scan:
             newest_ms=dict(seen.times.newest) if is_sure else {},
             order=seen.times.order,
             page_size=self._page_size,
-            gone=tuple(self._gone),
+            gone=tuple(self._deleted),
             unfinished=self._unfinished,
             doubt=doubt,
             # where all of the list is given in smaller pages alone, the page was what it refused

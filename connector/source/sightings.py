@@ -53,7 +53,7 @@ class Totals:
     def __init__(self, last: int | None = None, grown: int = 0) -> None:
         self.last, self.grown = last, grown
 
-    def say(self, total_count: int | None) -> int:
+    def note(self, total_count: int | None) -> int:
         """Take note of a page's `totalCount`; how many rows were deleted since the page before."""
         if total_count is None:
             return 0
@@ -183,7 +183,7 @@ class Sightings:
         self._count_malformed(malformed, in_order=in_order)
         ids = [str(record["id"]) for record in records]
         self._ids.add(ids)
-        self.times.see(self._news(records, ids), in_order=in_order)
+        self.times.see(self._new_records(records, ids), in_order=in_order)
         return ids
 
     def _count_malformed(self, malformed: list[Any], *, in_order: bool) -> None:
@@ -192,7 +192,7 @@ class Sightings:
         self.malformed += len(malformed) if in_order else len(set(hashes) - self._malformed_hashes)
         self._malformed_hashes.update(hashes)
 
-    def _news(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:
+    def _new_records(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:
         """Without what the page before had too: rows that came meanwhile moved it down."""
         before, self._page_ids = self._page_ids, set(ids)
         if before.isdisjoint(ids):

@@ -136,7 +136,7 @@ class Delivered:
     """What came of one write. item: the record as it is now, where one was seen.
 
     write: of a person who was looked up, with their id and without what is there already. answer:
-    where the verdict is ANSWERED. expected_is_gone: a person was created where a prospect was to
+    where the verdict is ANSWERED. expected_is_deleted: a person was created where a prospect was to
     be changed that no longer exists. was_refused: the API refused to create (409), so that it
     surely changed nothing. key_age_s, remembered: what the answer to a repeated write shows of the
     API's memory, see `was_remembered`.
@@ -146,7 +146,7 @@ class Delivered:
     verdict: Verdict
     item: Item | None = None
     answer: WriteAnswer | None = None
-    expected_is_gone: bool = False
+    expected_is_deleted: bool = False
     was_refused: bool = False
     key_age_s: float = 0.0
     remembered: bool | None = None
@@ -220,8 +220,8 @@ class Delivery:
         age_s = answer.first_sent_before_s
         if write.creates and answer.status != 201:
             return self._met(write, answer.item, repeated=resumed or age_s is not None)
-        is_gone = self._expected_is_gone(write, answer)
-        delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_gone)
+        is_deleted = self._expected_is_deleted(write, answer)
+        delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_deleted)
         if age_s is None:
             return delivered
         now_ms = server_ms(self._api)
@@ -235,7 +235,7 @@ class Delivery:
         )
         return replace(delivered, key_age_s=age_s, remembered=remembered)
 
-    def _expected_is_gone(self, write: Write, answer: WriteAnswer) -> bool:
+    def _expected_is_deleted(self, write: Write, answer: WriteAnswer) -> bool:
         """Whether the prospect to be changed is gone, where another one was created instead."""
         if write.kind != PROSPECTS or write.prospect_id is None or answer.status != 201:
             return False

@@ -205,7 +205,7 @@ class Settler:
     def _note_another_created(self, row: RowInFlight, arrived: Delivered) -> None:
         """A person was created where another prospect was to be changed."""
         expected = row.write.prospect_id
-        if arrived.expected_is_gone:
+        if arrived.expected_is_deleted:
             row.notes.append(f"prospect {expected} was deleted in HiringCenter")
         else:
             row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
@@ -327,7 +327,7 @@ class Settler:
             row.status, row.left_alone = Status.UNCHANGED, True
             row.notes.append(EXISTS)
         else:
-            why = f"HiringCenter refused it ({error.status}): {error.said}"
+            why = f"HiringCenter refused it ({error.status}): {error.reason}"
             self._refuse(connection, row, Status.REJECTED, why)
 
     def _leave_open(self, row: RowInFlight, why: str) -> None:
@@ -428,9 +428,9 @@ class Settler:
     ) -> None:
         """Something newer was accepted: what was uncertain about this person is history."""
         names = {*write.names.present(), *([prospect_id] if prospect_id else [])}
-        gone = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
-        if gone:
-            self.uncertain -= gone
+        settled = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
+        if settled:
+            self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write.names, prospect_id)
 
     def _now_ms(self) -> int:

@@ -127,7 +127,7 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
     """
     if name not in settings.push:
         like = nearest(name, settings.push)
-        raise UnknownSetting(name=f"push.{name}", place="--job", nearest=like)
+        raise UnknownSetting(name=f"push.{name}", location="--job", nearest=like)
     job = settings.push[name]
     if name not in settings.jobs:
         raise UsageError(f"[push.{name}] is for one account only: add --account {job.account}.")
@@ -151,7 +151,7 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
     path = request.database or settings.duckdb_path
     if request.database is None and not path.exists():
         raise InputError(
-            place=str(path),
+            location=str(path),
             reason="no pull has filled it yet. Pull first, or name another file with --database.",
         )
     from connector.upsert.inputs.table_reader import sql_input, table_input
@@ -175,7 +175,7 @@ def _file_input(request: PushRequest, file: str) -> Input:
     if guess is None or not guess.decides_words or request.dry_run:
         return rows
     rows.close()
-    raise EncodingGuessed(place=rows.name, codec=guess.codec, readings=guess.readings)
+    raise EncodingGuessed(location=rows.name, codec=guess.codec, readings=guess.readings)
 
 
 def _server_input(settings: Settings, request: PushRequest) -> Input:
@@ -209,7 +209,7 @@ def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Itera
                     yield cursor
         except DatabaseException as error:
             reason = f"{type(error).__name__}. Check the name, or the query."
-            raise InputError(place=name, reason=reason) from None
+            raise InputError(location=name, reason=reason) from None
 
 
 def _table(client: Any, table: str) -> str:

@@ -159,7 +159,7 @@ class _PushRun:
             rows.columns,
             mapping,
             ignore_unknown=request.ignore_unknown,
-            place=rows.name,
+            location=rows.name,
             from_table=rows.from_table,
         )
         self._report.notes += plan.notes

@@ -147,7 +147,7 @@ class FakeApi:
         match = self._match(fields) if resource == "prospects" else None
         if match and payload.get("update") is False and self.on_match != "ignored":
             if self.on_match == "conflict":
-                return Refused(status=409, url_path="/prospects", said="this prospect exists")
+                return Refused(status=409, url_path="/prospects", reason="this prospect exists")
             return WriteAnswer(200, dict(match), None, None)
         if self.numbers_ids and "prospectId" in fields:
             fields["prospectId"] = int(fields["prospectId"])

@@ -70,7 +70,7 @@ def test_the_terminal_gets_no_escapes(capsys: pytest.CaptureFixture[str]):
     output, table = Output(), Table("name")
     table.add_row(HOSTILE)
     output.text([f"{HOSTILE}.csv: read", table])
-    output.error(UnknownColumn(place=f"{HOSTILE}.csv", column=HOSTILE, nearest=None))
+    output.error(UnknownColumn(location=f"{HOSTILE}.csv", column=HOSTILE, nearest=None))
     shown = capsys.readouterr()
     check(shown.out)
     check(shown.err)
@@ -87,7 +87,7 @@ def test_json_keeps_a_name_but_escapes_it(capfdbinary: pytest.CaptureFixture[byt
 def test_errors_reports_rejects_and_the_ledger_hold_no_escapes(tmp_path: Path):
     """Whatever an error quotes; and what the report reads from a ledger that another wrote."""
     check(error_text(orjson.dumps({"message": HOSTILE})))
-    check(error_facts(InputError(place=HOSTILE, reason=HOSTILE))["message"])
+    check(error_facts(InputError(location=HOSTILE, reason=HOSTILE))["message"])
     run = RunRecord("r", "push", HOSTILE, "failed", 0, 1, {"rows": 1}, HOSTILE)
     check(render(ReportFacts(1_760_000_000.0, HOSTILE, runs=[run], windows=[])))
     with RejectsFile(tmp_path / "rejects.csv", ["name"]) as rejects:
@@ -134,7 +134,7 @@ def test_a_secret_behind_a_long_text_is_not_cut_in_two():
 def test_a_header_cell_of_a_million_characters_is_an_error_that_says_what_to_do():
     """The name is bounded, and compared with nothing."""
     assert nearest("x" * MILLION, ["x" * (MILLION - 1)]) is None
-    error = UnknownColumn(place="people.csv", column="email" * MILLION, nearest=None)
+    error = UnknownColumn(location="people.csv", column="email" * MILLION, nearest=None)
     assert len(str(error)) < 400
     assert "--ignore-unknown" in str(error)
 

@@ -72,8 +72,10 @@ def open_input(
         raise
 
 
-def _check_options(kind: str, given: list[str], place: str) -> None:
+def _check_options(kind: str, given: list[str], location: str) -> None:
     """An option that can't do anything is a misunderstanding, and is refused."""
     called, known = _OPTIONS[kind]
     for name in sorted({*given} - known):
-        raise InputError(place=place, reason=f"is {called}, which has no {name}. Leave it out.")
+        raise InputError(
+            location=location, reason=f"is {called}, which has no {name}. Leave it out."
+        )

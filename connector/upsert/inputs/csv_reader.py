@@ -60,8 +60,8 @@ class _BoundedLines:
     last: the one it took last. record_chars: of the lines since this was set to 0.
     """
 
-    def __init__(self, lines: Iterable[str], *, delimiter: str, place: str) -> None:
-        self._lines, self._delimiter, self._place = lines, delimiter, place
+    def __init__(self, lines: Iterable[str], *, delimiter: str, location: str) -> None:
+        self._lines, self._delimiter, self._location = lines, delimiter, location
         self.last, self.record_chars = "", 0
 
     def __iter__(self) -> Iterator[str]:
@@ -75,10 +75,10 @@ class _BoundedLines:
     def _check(self) -> None:
         if self.record_chars > MAX_RECORD_CHARS:
             reason = f"a row of more than {MAX_RECORD_CHARS >> 20} million characters. Is a quote "
-            raise InputError(place=self._place, reason=reason + "missing?")
+            raise InputError(location=self._location, reason=reason + "missing?")
         if self.last.count(self._delimiter) > MAX_CELLS:
             reason = f"a row of more than {MAX_CELLS:,} cells. Is this a list of people?"
-            raise InputError(place=self._place, reason=reason)
+            raise InputError(location=self._location, reason=reason)
 
 
 class CsvInput(Input):
@@ -94,7 +94,7 @@ class CsvInput(Input):
         self, text: DecodedFile, *, delimiter: str | None = None, skip_rows: int = 0
     ) -> None:
         self._text, name = text, text.file.name
-        named = _named_delimiter(delimiter, place=name) if delimiter else None
+        named = _named_delimiter(delimiter, location=name) if delimiter else None
         csv.field_size_limit(MAX_CELL_CHARS)
         with text.open() as stream:
             lines = [stream.readline(), *itertools.islice(stream, max(0, skip_rows - 1))]
@@ -107,21 +107,21 @@ class CsvInput(Input):
         self.guess = text.guess
         self._header_line, header = self._header()
         self._header_width, self.columns = len(header), clean_header(header)
-        check_header(self.columns, place=name, line=self._header_line)
+        check_header(self.columns, location=name, line=self._header_line)
 
     def _header(self) -> tuple[int, list[str]]:
         """(the line the header starts on, its cells)."""
         records = self._records()
         for line, _, cells, problem, _ in records:
             if problem:
-                raise InputError(place=self.name, line=line, reason=f"the header: {problem}")
+                raise InputError(location=self.name, line=line, reason=f"the header: {problem}")
             if cells:
                 rows = itertools.chain([(line, cells)], self._rows_below(records))
-                check_first_row(rows, place=self.name)
+                check_first_row(rows, location=self.name)
                 return line, cells
         below = f" below its first {self._skipped_lines} lines" if self._skipped_lines else ""
         reason = f"is empty{below}. The first row must name the columns."
-        raise InputError(place=self.name, reason=reason)
+        raise InputError(location=self.name, reason=reason)
 
     @staticmethod
     def _rows_below(records: Iterator[_Record]) -> Iterator[tuple[int, list[str]]]:
@@ -164,7 +164,7 @@ class CsvInput(Input):
         with self._text.open() as text:
             for _ in range(self._skipped_lines):
                 next(text, None)
-            lines = _BoundedLines(text, delimiter=self.delimiter, place=self.name)
+            lines = _BoundedLines(text, delimiter=self.delimiter, location=self.name)
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             are_cr_usual: bool | None = None  # line ends of old Macs; the first line decides
             held: _Record | None = None
@@ -209,7 +209,7 @@ class CsvInput(Input):
                 f"text after a closing quote (the line has {len(line)} characters). Double each "
                 "quote inside a quoted cell."
             )
-        raise InputError(place=self.name, line=start, reason=reason)
+        raise InputError(location=self.name, line=start, reason=reason)
 
     def _undecodable(self, cells: list[str]) -> str | None:
         for position, cell in enumerate(cells):
@@ -232,12 +232,12 @@ def _ragged(count: int, width: int, line: int, last_line: int, length: int) -> s
     )
 
 
-def _named_delimiter(named: str, *, place: str) -> str:
+def _named_delimiter(named: str, *, location: str) -> str:
     """The delimiter that was asked for: itself, or its name (`tab`, `semicolon`)."""
     delimiter = _BY_NAME.get(named.lower(), named)
     if len(delimiter) != 1 or delimiter in '" \r\n\0':
         raise InputError(
-            place=place,
+            location=location,
             reason=f"{named!r} can't be a delimiter. --delimiter takes one character that isn't a "
             f"quote, a space or a line end, or one of {', '.join(_DELIMITERS.values())}.",
         )

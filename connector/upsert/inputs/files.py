@@ -97,25 +97,27 @@ class _SharedDescriptor(io.RawIOBase):
 class _BoundedGzip(gzip.GzipFile):
     """Unpacks `stream` until that is more than any honest file holds."""
 
-    def __init__(self, stream: BinaryIO, *, place: str, packed_bytes: int) -> None:
+    def __init__(self, stream: BinaryIO, *, location: str, packed_bytes: int) -> None:
         super().__init__(fileobj=stream, mode="rb")
-        self._place, self._packed, self._unpacked = place, packed_bytes, 0
+        self._location, self._packed, self._unpacked = location, packed_bytes, 0
 
     def read(self, size: int | None = -1) -> bytes:
         data = super().read(size)
         self._unpacked += len(data)
-        check_unpacked(self._unpacked, self._packed, place=self._place)
+        check_unpacked(self._unpacked, self._packed, location=self._location)
         return data
 
 
-def check_unpacked(unpacked_bytes: int, packed_bytes: int, *, place: str) -> None:
+def check_unpacked(unpacked_bytes: int, packed_bytes: int, *, location: str) -> None:
     """Raises InputError for what unpacks to more than a file of rows can honestly hold."""
     if unpacked_bytes > MAX_UNPACKED_BYTES:
         limit = f"{MAX_UNPACKED_BYTES >> 30} GB"
-        raise InputError(place=place, reason=f"unpacks to more than {limit}, the limit. Split it.")
+        raise InputError(
+            location=location, reason=f"unpacks to more than {limit}, the limit. Split it."
+        )
     if unpacked_bytes > max(RATIO_COUNTS_FROM_BYTES, packed_bytes * MAX_RATIO):
         raise InputError(
-            place=place,
+            location=location,
             reason=f"unpacks to more than {MAX_RATIO} times its size (the limit above "
             f"{RATIO_COUNTS_FROM_BYTES >> 20} MB), as no list of people does. If it is one, "
             "unpack it first, or save it as CSV.",
@@ -146,7 +148,7 @@ class LocalFile:
         stream = cast(BinaryIO, io.BufferedReader(raw, _BUFFER_BYTES))
         if not self._is_gzip:
             return stream
-        unpacked = _BoundedGzip(stream, place=self.name, packed_bytes=self._status.st_size)
+        unpacked = _BoundedGzip(stream, location=self.name, packed_bytes=self._status.st_size)
         return cast(BinaryIO, io.BufferedReader(unpacked, _BUFFER_BYTES))
 
     def unpacked(self) -> LocalFile:
@@ -166,7 +168,7 @@ class LocalFile:
             if stream.summed == self._status.st_size:
                 seen = stream.summed, stream.checksum
                 if self._read_before not in (None, seen):
-                    raise InputChanged(place=self.name)
+                    raise InputChanged(location=self.name)
                 self._read_before = seen
         self._streams.clear()
         now = [os.fstat(self._descriptor)]
@@ -174,7 +176,7 @@ class LocalFile:
             with suppress(OSError):  # a name that is gone took nothing from what was read
                 now.append(self._path.stat())
         if any(_version(status) != _version(self._status) for status in now):
-            raise InputChanged(place=self.name)
+            raise InputChanged(location=self.name)
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -183,7 +185,7 @@ class LocalFile:
             yield
         except (EOFError, zlib.error, gzip.BadGzipFile):
             reason = "the gzip file is damaged or incomplete. Copy it again."
-            raise InputError(place=self.name, reason=reason) from None
+            raise InputError(location=self.name, reason=reason) from None
         except OSError as error:
             raise _unreadable(self.name, error) from None
 
@@ -200,7 +202,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 def _unreadable(name: str, error: OSError) -> InputError:
     reason = f"can't be read: {error.strerror or error}. Check the path and its mode."
-    return InputError(place=name, reason=reason)
+    return InputError(location=name, reason=reason)
 
 
 def locate(named: str | Path) -> LocalFile:
@@ -214,7 +216,7 @@ def locate(named: str | Path) -> LocalFile:
     path = Path(named)
     if path.is_dir():
         reason = _NUMBERS if path.suffix.lower() == ".numbers" else "is a folder. Name one file."
-        raise InputError(place=str(path), reason=reason)
+        raise InputError(location=str(path), reason=reason)
     try:
         if path.exists() and not path.is_file():
             with path.open("rb") as stream:
@@ -241,7 +243,7 @@ def _spool(name: str, stream: BinaryIO) -> LocalFile:
             raise
         reason = f"can't be copied to {tempfile.gettempdir()}: {error.strerror or error}. Name "
         reason += "another folder in TMPDIR, or push a file."
-        raise InputError(place=name, reason=reason) from None
+        raise InputError(location=name, reason=reason) from None
 
 
 def _remove_old_copies() -> None:
@@ -275,7 +277,7 @@ def format_of(file: LocalFile) -> str:
     if text.startswith(b"[") and (is_named_json or text[1:].lstrip().startswith(b"{")):
         reason = "a JSON list. Write one JSON object per line (JSON Lines)."
     if reason is not None:
-        raise InputError(place=file.name, reason=reason)
+        raise InputError(location=file.name, reason=reason)
     return "jsonl" if text.startswith(b"{") or is_named_json else "csv"
 
 

@@ -40,12 +40,12 @@ class JsonLinesInput(Input):
                 first_problem = row.row_number, row.problem
             if len(found) > MAX_NAMES:
                 reason = f"more than {MAX_NAMES:,} different names by line {row.row_number}. Write "
-                raise InputError(place=name, reason=reason + "the same names on each line.")
+                raise InputError(location=name, reason=reason + "the same names on each line.")
         if not found:
             line, why = first_problem or (None, None)
             reason = f"{why} No line of this file holds a JSON object with a name in it."
             nothing = "no line holds a JSON object with a name in it."
-            raise InputError(place=name, line=line, reason=reason if why else nothing)
+            raise InputError(location=name, line=line, reason=reason if why else nothing)
         self.columns = list(found)
 
     def _rows(self) -> Iterator[InputRow]:

@@ -65,10 +65,10 @@ def _opened(file: LocalFile, **options: Any) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError, ValueError) as error:
         lines = str(error).splitlines()
         reason = f"can't be read as Parquet ({(lines or [''])[0][:200]}). Write it again."
-        raise InputError(place=file.name, reason=reason) from None
+        raise InputError(location=file.name, reason=reason) from None
 
 
-def _check_limits(metadata: pq.FileMetaData, place: str) -> None:
+def _check_limits(metadata: pq.FileMetaData, location: str) -> None:
     limits = [
         (metadata.num_rows, MAX_ROWS, "rows"),
         (metadata.num_columns, MAX_COLUMNS, "columns"),
@@ -84,7 +84,7 @@ def _check_limits(metadata: pq.FileMetaData, place: str) -> None:
     for count, limit, what in limits:
         if count > limit:
             reason = f"has {count:,} {what}, and the limit is {limit:,}. Write it in smaller parts."
-            raise InputError(place=place, reason=reason)
+            raise InputError(location=location, reason=reason)
 
 
 def _row_groups(metadata: pq.FileMetaData) -> Iterator[pq.RowGroupMetaData]:
@@ -147,14 +147,14 @@ def _utc_times(metadata: pq.FileMetaData) -> frozenset[str]:
     )
 
 
-def _short_batches(batches: Iterable[pa.RecordBatch], place: str) -> Iterator[pa.RecordBatch]:
+def _short_batches(batches: Iterable[pa.RecordBatch], location: str) -> Iterator[pa.RecordBatch]:
     """`batches` in slices whose texts, repeated where rows share them, take little memory."""
     for batch in batches:
         row_bytes = max(1, sum(map(_shared_bytes, batch.columns)))
         if row_bytes > MAX_ROW_BYTES:
             limit = f"{MAX_ROW_BYTES >> 20} MB"
             reason = f"has rows of more than {limit}, the limit. Is this a list of people?"
-            raise InputError(place=place, reason=reason)
+            raise InputError(location=location, reason=reason)
         rows = _rows_that_fit(row_bytes)
         yield from (batch.slice(start, rows) for start in range(0, batch.num_rows, rows))
 

@@ -111,7 +111,7 @@ class Input(ABC):
 # --- the header -----------------------------------------------------------------------------
 
 
-def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) -> None:
+def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, location: str) -> None:
     """Raises InputError where the first of `rows` is a title above the header, or a row of data.
 
     rows: (line, cells), the first with something in it first.
@@ -129,7 +129,7 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
         header = _first_full_row(below)
     if header is not None:
         raise InputError(
-            place=place,
+            location=location,
             line=header,
             reason="looks like the header, and isn't the first line. Pass --skip-rows "
             f"{header - 1}, or remove what stands above it.",
@@ -139,7 +139,7 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, place: str) ->
         if is_email or _is_phone(cell):
             kind = "an email address" if is_email else "a phone number"
             raise InputError(
-                place=place,
+                location=location,
                 line=first_line,
                 reason=f"cell {position} is {kind}, so this is a row and no header. Put a row "
                 "above it that names the columns.",
@@ -180,23 +180,23 @@ def clean_header(cells: Sequence[str]) -> list[str]:
     return names
 
 
-def check_header(names: Sequence[str], *, place: str, line: int | None = None) -> None:
+def check_header(names: Sequence[str], *, location: str, line: int | None = None) -> None:
     """Raises InputError for a header without a name, DoubledColumn for a name used twice.
 
     line: of a file's first row, which may be a person's: only words for fields are quoted of it.
     """
     if not names:
         reason = "no header. The first row must name the columns."
-        raise InputError(place=place, line=line, reason=reason)
+        raise InputError(location=location, line=line, reason=reason)
     seen: dict[str, int] = {}
     for position, name in enumerate(names, start=1):
         if not name:
             reason = f"column {position} has no name. Name it in the header, or remove it."
-            raise InputError(place=place, line=line, reason=reason)
+            raise InputError(location=location, line=line, reason=reason)
         if name in seen:
             is_quotable = line is None or is_field_word(name)
             positions = None if is_quotable else (seen[name], position)
             raise DoubledColumn(
-                place=place, columns=(name, name), field=name, line=line, positions=positions
+                location=location, columns=(name, name), field=name, line=line, positions=positions
             )
         seen[name] = position

@@ -80,14 +80,14 @@ class Workbook:
         InputError: it is beyond a limit.
     """
 
-    def __init__(self, stream: BinaryIO, *, place: str) -> None:
-        self._place = place
+    def __init__(self, stream: BinaryIO, *, location: str) -> None:
+        self._location = location
         self._archive = zipfile.ZipFile(stream)
         self._parts = {name.lower(): name for name in self._archive.namelist()}
         self._check_parts()
         self._from_1904 = self._computes_on_load = False
         self.sheets: list[Sheet] = []
-        self._strings = _SharedStrings(place)
+        self._strings = _SharedStrings(location)
         self._formats: list[NumberFormat] = []
         self._read_workbook()
 
@@ -96,13 +96,13 @@ class Workbook:
         if total > MAX_WORKBOOK_BYTES:
             limit = f"{MAX_WORKBOOK_BYTES >> 30} GB"
             reason = f"unpacks to more than {limit}, the limit. Save the sheet as CSV."
-            raise InputError(place=self._place, reason=reason)
+            raise InputError(location=self._location, reason=reason)
         for part in self._archive.infolist():
-            place = f"{self._place}: {part.filename!r}"
-            check_unpacked(part.file_size, part.compress_size, place=place)
+            location = f"{self._location}: {part.filename!r}"
+            check_unpacked(part.file_size, part.compress_size, location=location)
             if part.flag_bits & 1:
                 reason = "is encrypted with a password. Remove the password, or save it as CSV."
-                raise InputError(place=self._place, reason=reason)
+                raise InputError(location=self._location, reason=reason)
             if part.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise SheetXmlError("its parts are packed in a way that spreadsheets don't use")
 
@@ -155,7 +155,7 @@ class Workbook:
                 found.append(Merge(*ends[0], *ends[1], reference))
             if len(found) > MAX_MERGES:
                 reason = f"has more than {MAX_MERGES:,} merged ranges, the limit. Save it as CSV."
-                raise InputError(place=self._place, reason=reason)
+                raise InputError(location=self._location, reason=reason)
         return sorted(found)
 
     def rows(self, sheet: Sheet) -> Iterator[SheetRow]:
@@ -229,8 +229,8 @@ class Workbook:
 class _SharedStrings:
     """The strings that cells share, in two buffers: a million objects would take five times it."""
 
-    def __init__(self, place: str) -> None:
-        self._place = place
+    def __init__(self, location: str) -> None:
+        self._location = location
         self._text, self._ends = bytearray(), array("Q", [0])
 
     def read(self, stream: IO[bytes]) -> None:
@@ -240,7 +240,7 @@ class _SharedStrings:
             if len(self._text) > MAX_STRING_BYTES:
                 limit = f"{MAX_STRING_BYTES >> 20} MB"
                 reason = f"has more than {limit} of shared strings, the limit. Save it as CSV."
-                raise InputError(place=self._place, reason=reason)
+                raise InputError(location=self._location, reason=reason)
 
     def __getitem__(self, position: int) -> str:
         if not 0 <= position < len(self._ends) - 1:

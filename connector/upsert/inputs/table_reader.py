@@ -68,7 +68,7 @@ class TableInput(Input):
         file: LocalFile | None = None,
     ) -> None:
         super().__init__(name=name, columns=columns, description=description, file=file)
-        check_header(columns, place=name)
+        check_header(columns, location=name)
         self._open_records, self.from_table = open_records, file is None
 
     def _rows(self) -> Iterator[InputRow]:
@@ -109,7 +109,7 @@ def _input(database: Database, query: str, schema: str | None, *, name: str) -> 
     with _connected(database, schema) as connection, _explained(name):
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise InputError(place=name, reason="isn't one SELECT. Push the rows of one SELECT.")
+            raise InputError(location=name, reason="isn't one SELECT. Push the rows of one SELECT.")
         columns = list(connection.sql(query).columns)
     return TableInput(open_records, name=name, columns=columns, description=f"DuckDB, {name}")
 
@@ -147,7 +147,7 @@ def _find(connection: duckdb.DuckDBPyConnection, table: str, schema: str | None)
             return f"{_quoted(found_schema)}.{_quoted(found)}"
     like = nearest(table, [found for _, found in rows])
     hint = f" Did you mean {like!r}?" if like else ""
-    raise InputError(place=f"table {table}", reason=f"no such table or view.{hint}")
+    raise InputError(location=f"table {table}", reason=f"no such table or view.{hint}")
 
 
 @contextmanager
@@ -155,7 +155,9 @@ def _explained(name: str) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
-        raise InputError(place=name, reason=f"{_first_line(error)}. Correct the query.") from None
+        raise InputError(
+            location=name, reason=f"{_first_line(error)}. Correct the query."
+        ) from None
 
 
 def _first_line(error: Exception) -> str:
@@ -172,7 +174,7 @@ def _connected(database: Database, schema: str | None) -> Iterator[duckdb.DuckDB
     if isinstance(database, duckdb.DuckDBPyConnection):
         opened = database.cursor()
     elif not Path(database).is_file():
-        raise InputError(place=str(database), reason="no such database file. Check --database.")
+        raise InputError(location=str(database), reason="no such database file. Check --database.")
     else:
         try:
             opened = open_read_only(Path(database), schema)
@@ -181,7 +183,7 @@ def _connected(database: Database, schema: str | None) -> Iterator[duckdb.DuckDB
                 f"can't be opened as a DuckDB database ({_first_line(error)}). Is it one, and has "
                 "another program opened it for writing?"
             )
-            raise InputError(place=str(database), reason=reason) from None
+            raise InputError(location=str(database), reason=reason) from None
     with opened as connection:
         connection.execute(_NO_PYTHON)
         yield connection

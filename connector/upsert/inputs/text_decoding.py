@@ -42,7 +42,7 @@ _ESCAPED_JAPANESE = re.compile(rb"\x1b\$[@B]")
 _UNDECODABLE = "hiringcenter.undecodable"
 
 
-def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
+def _undecodable_as_surrogates(error: UnicodeError) -> tuple[str, int]:
     """Each undecodable byte becomes the lone surrogate U+DC00 + byte, which no text contains."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
@@ -50,7 +50,7 @@ def _mark_undecodable(error: UnicodeError) -> tuple[str, int]:
     return "".join(chr(0xDC00 + byte) for byte in bad), error.end
 
 
-codecs.register_error(_UNDECODABLE, _mark_undecodable)
+codecs.register_error(_UNDECODABLE, _undecodable_as_surrogates)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def _in_named_encoding(file: LocalFile, named: str, head: bytes) -> DecodedFile:
         name = codecs.lookup(named).name
     except (LookupError, ValueError):
         raise InputError(
-            place=file.name,
+            location=file.name,
             reason=f"unknown encoding {named!r}. --encoding takes utf-8, utf-16, cp1252 …",
         ) from None
     codec = "utf-8-sig" if name == "utf-8" else name  # reads files with and without a mark
@@ -166,7 +166,7 @@ def _decodes(file: LocalFile, codec: str) -> bool:
             if since_line_end > MAX_LINE_BYTES:
                 limit = f"{MAX_LINE_BYTES >> 20} MB"
                 reason = f"no line end within {limit}. Is this a text file?"
-                raise InputError(place=file.name, reason=reason)
+                raise InputError(location=file.name, reason=reason)
             is_valid = is_valid and _takes(decoder, chunk)
     return is_valid and _takes(decoder, b"", final=True)
 

@@ -51,9 +51,9 @@ class WorkbookInput(Input):
         self._file_name, self._skip_rows, self._hidden = file.name, skip_rows, RowNumbers()
         stream = file.unpacked().open()
         with self._readable():
-            self._workbook = Workbook(stream, place=file.name)
+            self._workbook = Workbook(stream, location=file.name)
             sheets = self._workbook.sheets
-            self._sheet = _choose(sheets, sheet, place=file.name)
+            self._sheet = _choose(sheets, sheet, location=file.name)
             merges = self._workbook.merges(self._sheet)
             looked_at = list(itertools.islice(self._sheet_rows(), HEADER_SEARCH_ROWS))
         name, title = file.name, self._sheet.name
@@ -62,11 +62,11 @@ class WorkbookInput(Input):
         if not looked_at:
             below = f" below row {skip_rows}" if skip_rows else ""
             reason = f"sheet {title!r} is empty{below}. Name another with --sheet."
-            raise InputError(place=name, reason=reason)
+            raise InputError(location=name, reason=reason)
         header = looked_at[0]
-        check_first_row(((row.number, row.texts()) for row in looked_at), place=name)
+        check_first_row(((row.number, row.texts()) for row in looked_at), location=name)
         columns = clean_header(header.texts())
-        check_header(columns, place=name, line=header.number)
+        check_header(columns, location=name, line=header.number)
         position = f"{sheets.index(self._sheet) + 1} of {len(sheets)}"
         description = f"XLSX, sheet {title!r} ({position})"
         super().__init__(name=name, columns=columns, description=description, file=file)
@@ -127,10 +127,10 @@ class WorkbookInput(Input):
             yield
         except _DAMAGE as error:
             reason = f"can't be read as a workbook ({error}). Save it again as .xlsx, or as CSV."
-            raise InputError(place=self._file_name, reason=reason) from None
+            raise InputError(location=self._file_name, reason=reason) from None
 
 
-def _choose(sheets: list[Sheet], wanted: str | None, *, place: str) -> Sheet:
+def _choose(sheets: list[Sheet], wanted: str | None, *, location: str) -> Sheet:
     for sheet in sheets:
         if sheet.name == wanted or (wanted is None and sheet.is_visible):
             return sheet
@@ -141,7 +141,7 @@ def _choose(sheets: list[Sheet], wanted: str | None, *, place: str) -> Sheet:
     hint = f" Did you mean {like!r}?" if like else ""
     there = ", ".join(map(repr, names[:_SHOWN_SHEETS]))
     reason = f"has no sheet {wanted!r}.{hint} --sheet takes one of {there}."
-    raise InputError(place=place, reason=reason)
+    raise InputError(location=location, reason=reason)
 
 
 def _row_without_stray(number: int, values: dict[str, Any], stray: dict[int, Any]) -> InputRow:

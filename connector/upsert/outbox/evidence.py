@@ -68,7 +68,7 @@ class Pulled:
         """phone (E.164) → ids of the live prospects that have it."""
         return {}
 
-    def is_gone(self, found: PulledProspect | None, accepted_ms: int) -> bool:
+    def is_deleted(self, found: PulledProspect | None, accepted_ms: int) -> bool:
         """Whether `found`, of `by_id`, shows that the prospect was deleted after `accepted_ms`."""
         if found is None:
             return self.complete_ms is not None and self.complete_ms > accepted_ms
@@ -179,7 +179,7 @@ class EvidenceFinder:
             self._disputed = receipts.disputed(connection)
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
         self._unsettled |= self._disputed.keys()
-        self.gone: set[str] = set()
+        self.deleted: set[str] = set()
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
     def plainly_unchanged(self, rows: Sequence[StagedRow]) -> dict[int, str]:
@@ -198,7 +198,7 @@ class EvidenceFinder:
         for row in rows:
             found = pulled.get(repeated[row.id])
             is_newer = found is not None and found.is_newer(row.updated_at_ms)
-            if is_newer or self.pulled.is_gone(found, row.accepted_ms or 0):
+            if is_newer or self.pulled.is_deleted(found, row.accepted_ms or 0):
                 del repeated[row.id]
         return repeated
 
@@ -220,13 +220,13 @@ class EvidenceFinder:
             if own.repeats(row.content):
                 self._compare_names(own, {})  # with those that were accepted
                 continue
-            gone = {
+            deleted = {
                 each.prospect_id
                 for each in own.receipts
-                if self.pulled.is_gone(seen.get(each.prospect_id), each.accepted_ms)
+                if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
             }
-            self.gone |= gone
-            own.drop(gone)
+            self.deleted |= deleted
+            own.drop(deleted)
             self._compare_names(own, seen)
         self._add_settled(rows, evidence)
         return evidence
@@ -254,9 +254,9 @@ class EvidenceFinder:
         receipt = own.receipt
         assert receipt is not None
         found = seen.get(receipt.prospect_id)
-        if self.pulled.is_gone(found, receipt.accepted_ms):
+        if self.pulled.is_deleted(found, receipt.accepted_ms):
             own.stale = "the prospect was deleted since"
-            self.gone.add(receipt.prospect_id)
+            self.deleted.add(receipt.prospect_id)
             own.drop({receipt.prospect_id})
         elif found is not None and found.is_newer(receipt.updated_at_ms):
             shown = found.fields

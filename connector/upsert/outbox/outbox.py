@@ -298,10 +298,10 @@ class Outbox:
         orphans = {table: table.c.prospect_id.not_in(known) for table in (aliases, settled_names)}
         with self.database.write() as connection:
             for table, which in old.items():
-                gone = connection.execute(
+                dropped = connection.execute(
                     sa.delete(table).where(table.c.scope == self.scope, which)
                 )
-            for table, which in orphans.items() if gone.rowcount else ():  # receipts came last
+            for table, which in orphans.items() if dropped.rowcount else ():  # receipts came last
                 connection.execute(sa.delete(table).where(table.c.scope == self.scope, which))
 
 

@@ -135,9 +135,7 @@ def _two_people(evidence: Evidence) -> str | None:
     return TWO_PEOPLE.format(email_id=min(by_email), phone_id=min(by_phone))
 
 
-def _decide_together(
-    rows: Sequence[tuple[bytes, Evidence]], options: PushOptions
-) -> list[RowDecision]:
+def _decide_rows(rows: Sequence[tuple[bytes, Evidence]], options: PushOptions) -> list[RowDecision]:
     """The next step for each row (content, evidence) of one person, in file order.
 
     Of several, none is sent where what was accepted last is these very rows in this order:
@@ -277,7 +275,7 @@ class Planner:
         rest = [row for row in rows if row.id not in rejected]
         for together in _by_person(rest, evidence) if rejected else [rows]:
             asked = [(row.content, evidence[row.id]) for row in together]
-            decisions = _decide_together(asked, self._options)
+            decisions = _decide_rows(asked, self._options)
             person = self._person_number(together[0], decisions)
             for row, decision in zip(together, decisions, strict=True):
                 self._book(row, decision, evidence[row.id], person=person)
@@ -387,14 +385,14 @@ class Planner:
 
     def _store(self) -> None:
         """Store what has been planned so far."""
-        new, found, gone = self._new, self._found, set(self._finder.gone)
+        new, found, deleted = self._new, self._found, set(self._finder.deleted)
         self._new, self._found = [], []
-        self._finder.gone.clear()
-        if self._dry_run or not (new or found or gone):
+        self._finder.deleted.clear()
+        if self._dry_run or not (new or found or deleted):
             return
         with self._outbox.database.write() as connection:
-            if gone:
-                self._receipts.forget_people(connection, gone)
+            if deleted:
+                self._receipts.forget_people(connection, deleted)
             self._outbox.plan(connection, new, int(self._clock.now_s() * 1000))
             at_ms = int(self._clock.wall_s() * 1000)  # for people
             self._results.put(connection, self._options.run_id, found, at_ms)

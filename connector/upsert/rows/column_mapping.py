@@ -52,16 +52,16 @@ class ColumnPlan:
     """What is read from where. fields: column → API field, in the input's order.
 
     constants: API field → value, for every row. ignored: columns that aren't read.
-    place: the input, for people. left_out: columns that match no field, with the field that each
+    location: the input, for people. left_out: columns that match no field, with the field that each
     looks like. full_name: the column that holds first and last name together. export: the
     program whose export this is.
     """
 
-    place: str
+    location: str
     fields: dict[str, str]
     constants: dict[str, Any] = field(default_factory=dict)
     ignored: tuple[str, ...] = ()
-    constants_place: str = "[constants]"
+    constants_location: str = "[constants]"
     left_out: tuple[tuple[str, str | None], ...] = ()
     full_name: str | None = None
     export: str | None = None
@@ -82,12 +82,12 @@ class ColumnPlan:
 
 @dataclass(frozen=True)
 class ColumnMapping:
-    """A mapping file. place: its path, for people."""
+    """A mapping file. location: its path, for people."""
 
     columns: dict[str, str] = field(default_factory=dict)
     constants: dict[str, Any] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
-    place: str = "mapping"
+    location: str = "mapping"
 
     @classmethod
     def load(cls, path: str | Path) -> ColumnMapping:
@@ -96,19 +96,19 @@ class ColumnMapping:
         Raises:
             BadMapping: no such file, no TOML, an unknown name, an unknown or doubled field.
         """
-        place = str(path)
+        location = str(path)
         table = _read_toml(Path(path))
         for name in sorted(table.keys() - {*_SECTIONS}):
             reason = f"unknown name {name!r}.{_hint(name, _SECTIONS)} It may hold [columns], "
-            raise BadMapping(place=place, reason=f"{reason}[constants] and ignore.")
+            raise BadMapping(location=location, reason=f"{reason}[constants] and ignore.")
         ignore = table.get("ignore", [])
         if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
-            raise BadMapping(place=place, reason='ignore: expected a list, as in ["Remarks"]')
-        columns, constants = (_section(table, name, place) for name in ("columns", "constants"))
+            raise BadMapping(location=location, reason='ignore: expected a list, as in ["Remarks"]')
+        columns, constants = (_section(table, name, location) for name in ("columns", "constants"))
         for column, target in columns.items():
             if not isinstance(target, str):
                 raise BadMapping(
-                    place=place,
+                    location=location,
                     reason=f"[columns] {column!r}: expected the name of an API field. Quote a "
                     "column whose name holds a dot or a space.",
                 )
@@ -117,10 +117,10 @@ class ColumnMapping:
                 inner = constants.pop(prefix)
                 constants |= {f"{prefix}.{name}": value for name, value in inner.items()}
         return cls(
-            {name: _known_field(to, place, "columns") for name, to in columns.items()},
-            {_known_field(to, place, "constants"): value for to, value in constants.items()},
+            {name: _known_field(to, location, "columns") for name, to in columns.items()},
+            {_known_field(to, location, "constants"): value for to, value in constants.items()},
             tuple(ignore),
-            place,
+            location,
         )
 
 
@@ -131,22 +131,26 @@ def _read_toml(path: Path) -> dict[str, Any]:
         reason = f"can't be read: {error.strerror}. Check --mapping."
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         reason = f"can't be read as TOML: {error}."
-    raise BadMapping(place=str(path), reason=reason)
+    raise BadMapping(location=str(path), reason=reason)
 
 
-def _section(table: Mapping[str, Any], name: str, place: str) -> dict[str, Any]:
+def _section(table: Mapping[str, Any], name: str, location: str) -> dict[str, Any]:
     section = table.get(name, {})
     if not isinstance(section, dict):
-        raise BadMapping(place=place, reason=f"[{name}]: expected a table of names and values.")
+        raise BadMapping(
+            location=location, reason=f"[{name}]: expected a table of names and values."
+        )
     return dict(section)
 
 
-def _known_field(name: str, place: str, section: str) -> str:
+def _known_field(name: str, location: str, section: str) -> str:
     known = field_called(name)
     if known is None:
         like = field_like(name)
         hint = f" Did you mean {like!r}?" if like else ""
-        raise BadMapping(place=place, reason=f"[{section}]: the API has no field {name!r}.{hint}")
+        raise BadMapping(
+            location=location, reason=f"[{section}]: the API has no field {name!r}.{hint}"
+        )
     return known
 
 
@@ -163,7 +167,7 @@ def match_columns(
     mapping: ColumnMapping | None = None,
     *,
     ignore_unknown: bool = False,
-    place: str = "input",
+    location: str = "input",
     from_table: bool = False,
 ) -> ColumnPlan:
     """Where each of `columns` goes.
@@ -178,7 +182,7 @@ def match_columns(
         InputError: no column gives the first or the last name, or an activity its fields.
     """
     mapping = mapping or ColumnMapping()
-    mapped = _mapped(columns, mapping, place, from_table)
+    mapped = _mapped(columns, mapping, location, from_table)
     passed = {normalized(name) for name in mapping.ignore} | (_READ_ONLY if from_table else set())
     open_columns = [
         column
@@ -199,16 +203,16 @@ def match_columns(
         if column != full_name
     ]
     if left_out and not ignore_unknown:
-        raise _unknown(left_out, columns, len(fields), place, from_table)
+        raise _unknown(left_out, columns, len(fields), location, from_table)
     fields = {column: fields[column] for column in columns if column in fields}
-    _check_doubles(fields, mapping, place)
-    _check_required(given | ({"firstName", "lastName"} if full_name else set()), place)
+    _check_doubles(fields, mapping, location)
+    _check_required(given | ({"firstName", "lastName"} if full_name else set()), location)
     return ColumnPlan(
-        place,
+        location,
         fields,
         mapping.constants,
         tuple(column for column in columns if column not in fields and column != full_name),
-        mapping.place,
+        mapping.location,
         (*left_out, *((column, None) for column in foreign if column != full_name)),
         full_name,
         export.name if export else None,
@@ -216,7 +220,7 @@ def match_columns(
 
 
 def _mapped(
-    columns: Sequence[str], mapping: ColumnMapping, place: str, from_table: bool
+    columns: Sequence[str], mapping: ColumnMapping, location: str, from_table: bool
 ) -> dict[str, str]:
     """[columns], by the names that the input itself uses."""
     by_name = {normalized(column): column for column in columns}
@@ -227,8 +231,8 @@ def _mapped(
             # of a row that may be a person's, only words for fields are shown
             shown = columns if from_table else list(filter(is_field_word, columns))
             raise BadMapping(
-                place=mapping.place,
-                reason=f"[columns]: {place} has no column {name!r}.{_hint(name, shown)}",
+                location=mapping.location,
+                reason=f"[columns]: {location} has no column {name!r}.{_hint(name, shown)}",
             )
         mapped[column] = target
     return mapped
@@ -261,7 +265,7 @@ def _unknown(
     unknown: Sequence[tuple[str, str | None]],
     columns: Sequence[str],
     matched: int,
-    place: str,
+    location: str,
     from_table: bool,
 ) -> InputError:
     """The error for columns that match nothing; quotes them unless they may be personal data.
@@ -275,28 +279,30 @@ def _unknown(
     if not from_table and matched < 2 and (data_in or 2 * matched < len(columns)):
         near_at = {columns.index(column) + 1: near for column, near in unknown if near}
         return NoHeader(
-            place=place, lengths=[len(column) for column in columns], data_in=data_in,
+            location=location, lengths=[len(column) for column in columns], data_in=data_in,
             is_only=is_only, matched=matched, near=dict(sorted(near_at.items())),
         )  # fmt: skip
     (column, near), *others = unknown
-    return UnknownColumn(place=place, column=column, nearest=near, is_only=is_only, others=others)
+    return UnknownColumn(
+        location=location, column=column, nearest=near, is_only=is_only, others=others
+    )
 
 
-def _check_doubles(fields: Mapping[str, str], mapping: ColumnMapping, place: str) -> None:
+def _check_doubles(fields: Mapping[str, str], mapping: ColumnMapping, location: str) -> None:
     first: dict[str, str] = {}
     for column, name in fields.items():
         if name in first:
-            raise DoubledColumn(place=place, columns=(first[name], column), field=name)
+            raise DoubledColumn(location=location, columns=(first[name], column), field=name)
         if name in mapping.constants:
             raise BadMapping(
-                place=mapping.place,
-                reason=f"[constants]: {name!r} is also column {column!r} of {place}. Remove the "
+                location=mapping.location,
+                reason=f"[constants]: {name!r} is also column {column!r} of {location}. Remove the "
                 "constant, or name the column under `ignore`.",
             )
         first[name] = column
 
 
-def _check_required(given: set[str], place: str) -> None:
+def _check_required(given: set[str], location: str) -> None:
     wanted = sorted(REQUIRED["prospects"])
     for prefix, kind in ACTIVITY_PREFIXES.items():
         if any(name in given for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):
@@ -304,7 +310,7 @@ def _check_required(given: set[str], place: str) -> None:
     missing = [name for name in wanted if name not in given]
     if missing:
         raise InputError(
-            place=place,
+            location=location,
             reason=f"no column for {', '.join(missing)}, which the API requires. Add the column, "
             "or map one or give a constant in a mapping file (--mapping).",
         )

@@ -165,12 +165,12 @@ class RejectsFile:
         self._rows: io.TextIOWrapper | None = None
         if self.path.exists() and not _is_rejects_file(self.path):
             reason = "isn't a rejects file. Choose another place with --rejects."
-            raise InputError(place=str(self.path), reason=reason)
+            raise InputError(location=str(self.path), reason=reason)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = f"rejects can't be written there: {error.strerror}. Choose another --rejects."
-            raise InputError(place=str(self.path), reason=reason) from None
+            raise InputError(location=str(self.path), reason=reason) from None
         self._remove_half_copied()
 
     def _remove_half_copied(self) -> None:

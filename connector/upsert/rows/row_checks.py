@@ -245,7 +245,7 @@ class Validator:
         known = {*self._plan.fields.values(), *constants}
         if self._mode != "create-only" and not known & {"email", "phone"}:
             raise InputError(
-                place=self._plan.place,
+                location=self._plan.location,
                 reason="no column for email or phone, so every push would create all rows "
                 "again. Add one, or push with --mode create-only.",
             )
@@ -274,7 +274,9 @@ class Validator:
         return maker
 
     def _bad_constant(self, name: str, reason: str) -> BadMapping:
-        return BadMapping(place=self._plan.constants_place, reason=f"[constants] {name}: {reason}")
+        return BadMapping(
+            location=self._plan.constants_location, reason=f"[constants] {name}: {reason}"
+        )
 
 
 def _mentioned(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -350,7 +352,7 @@ class _PayloadMaker:
         found: list[_Problem] = []
         settled = of_constants._fields(self.constants, context, found, clear_empty=False)
         for name, value in self.constants.items():
-            if _says_nothing(value, name) or settled.get(name, "") is None:
+            if _is_blank(value, name) or settled.get(name, "") is None:
                 found.append(_Problem(name, name, _EMPTY_CONSTANT))
         of_constants.payload(self.constants, context, found)
         by_field = {problem.field: problem for problem in reversed(found)}
@@ -463,7 +465,7 @@ def _settled(value: Any, name: str) -> Any:
     return text
 
 
-def _says_nothing(value: Any, name: str) -> bool:
+def _is_blank(value: Any, name: str) -> bool:
     if name == "labels" and isinstance(value, str):
         return not value.strip(" ;|[]")
     return is_empty(value) or value in ([], {}, '=""')

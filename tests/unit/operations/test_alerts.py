@@ -48,8 +48,8 @@ def test_a_failure_is_told_without_what_it_quotes():
         (MissingKey(), True),
         (LedgerUnusable(ledger="x", reason="is damaged", action="Move it away."), True),
         (Unexpected(ValueError("Ada Byron")), True),
-        (UnknownColumn(place="people.csv", column="Ada Byron", nearest=None), False),
-        (Unauthorized(status=403, url_path="/prospects", said="Ada Byron is not yours"), False),
+        (UnknownColumn(location="people.csv", column="Ada Byron", nearest=None), False),
+        (Unauthorized(status=403, url_path="/prospects", reason="Ada Byron is not yours"), False),
         (KeyError("Ada Byron"), False),
     ],
 )

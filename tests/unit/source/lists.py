@@ -43,7 +43,7 @@ class ListServer:
         self.before(len(self.asked))
         limit = int(params["limit"])
         if self._refuses_above is not None and limit > self._refuses_above:
-            raise Refused(status=400, url_path=f"/{resource}", said="limit")
+            raise Refused(status=400, url_path=f"/{resource}", reason="limit")
         return self._answer(self._page(params, min(limit, self._clamps or limit)), params)
 
     def _page(self, params: Mapping[str, Any], limit: int) -> Page:
@@ -76,4 +76,4 @@ def records(count: int, first: int = 0, **fields: Any) -> list[Any]:
 
 
 def expired(resource: str = "notes") -> Refused:
-    return Refused(status=400, url_path=f"/{resource}", said="pageToken expired")
+    return Refused(status=400, url_path=f"/{resource}", reason="pageToken expired")

@@ -1108,20 +1108,20 @@ def answering(answers: dict[str, Any]) -> LookUps:
 
 def refused(status: int) -> Exception:
     if status in (401, 403):
-        return Unauthorized(status=status, url_path="/x", said="no")
+        return Unauthorized(status=status, url_path="/x", reason="no")
     if status >= 500:
         return Unreachable(url_path="/x", tries=3, tried_s=5, last=str(status))
     if status == 200:
         return UnexpectedAnswer(status=200, url_path="/x", reason="no item")
-    return Refused(status=status, url_path="/x", said="no")
+    return Refused(status=status, url_path="/x", reason="no")
 
 
 @pytest.mark.parametrize(
     ("answer", "found"),
     [
         ({"id": "a"}, Found.ALIVE),
-        (None, Found.GONE),
-        (refused(410), Found.GONE),
+        (None, Found.DELETED),
+        (refused(410), Found.DELETED),
         (refused(405), Found.UNASKABLE),
         *((answer, Found.UNDECIDED) for answer in map(refused, (200, 400, 403, 500, 503))),
         ({}, Found.UNDECIDED),
@@ -1237,7 +1237,7 @@ def _refusing(status: int, *, above: int = 10) -> ListServer:
 
     def answer(page: Page, params: Any) -> Page:
         if "incompleteOnly" in params or int(params["limit"]) > above:
-            raise Refused(status=status, url_path="/tasks", said="unknown parameter")
+            raise Refused(status=status, url_path="/tasks", reason="unknown parameter")
         return page
 
     return ListServer(records(25, completedAt=None), answer=answer, matches=is_open)

@@ -43,8 +43,8 @@ def test_every_field_of_the_write_schema_can_be_a_column() -> None:
 def test_an_unknown_column_is_refused_with_the_nearest_field(column: str, field: str) -> None:
     """By spelling, or by what other systems call it."""
     with pytest.raises(UnknownColumn, match=f"Did you mean '{field}'") as caught:
-        plan(column, place="people.csv")
-    assert (caught.value.column, caught.value.nearest, caught.value.place) == (
+        plan(column, location="people.csv")
+    assert (caught.value.column, caught.value.nearest, caught.value.location) == (
         column,
         field,
         "people.csv",
@@ -124,7 +124,7 @@ def test_a_mapping_file_that_is_wrong_is_refused(write: WriteFile, text: str, me
     """The file, the section and the name are in the error."""
     with pytest.raises(BadMapping, match=message) as caught:
         ColumnMapping.load(write(text, name="m.toml"))
-    assert caught.value.place.endswith("m.toml")
+    assert caught.value.location.endswith("m.toml")
 
 
 def test_a_missing_mapping_file_is_refused() -> None:
@@ -153,7 +153,7 @@ def test_required_fields_need_a_column_or_a_constant() -> None:
 def test_all_unknown_columns_are_named_at_once() -> None:
     """One round of fixing is enough; those that look like a field come first."""
     with pytest.raises(UnknownColumn) as caught:
-        plan("Shoe size", "Compnay", "Hat", place="people.csv")
+        plan("Shoe size", "Compnay", "Hat", location="people.csv")
     assert (
         "3 columns match no field of the API: 'Compnay' (did you mean 'company'?), 'Shoe size', "
         "'Hat'. Rename them" in str(caught.value)
@@ -192,7 +192,7 @@ def test_names_of_columns_are_cut_before_they_are_compared_or_shown() -> None:
 def test_a_file_without_a_header_is_not_quoted(cells: list[str]) -> None:
     """Its first row is a person's: numbers and lengths are shown, and what to do."""
     with pytest.raises(UnknownColumn, match="Put a row above it that names the columns") as caught:
-        match_columns(cells, place="people.csv")
+        match_columns(cells, location="people.csv")
     for cell in ("Mara", "Ortega", "example", "Tate", "Globex", "Citi"):
         assert cell not in str(caught.value)
 

@@ -24,7 +24,7 @@ from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 
 def checked(read: Any) -> list[ValidRow | Reject]:
-    columns = match_columns(read.columns, place=read.name, from_table=read.from_table)
+    columns = match_columns(read.columns, location=read.name, from_table=read.from_table)
     return [Validator(columns).check(row) for row in read]
 
 

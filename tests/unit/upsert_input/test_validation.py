@@ -289,10 +289,10 @@ def test_a_row_that_could_not_be_read_is_rejected_with_its_problem() -> None:
 
 def test_constants_go_into_every_row_and_are_checked_once() -> None:
     """A bad one is the mapping's fault, before any row."""
-    constants = ColumnMapping(constants={"source": "Import", "labels": ["x"]}, place="m.toml")
+    constants = ColumnMapping(constants={"source": "Import", "labels": ["x"]}, location="m.toml")
     assert check(ANN, constants).payload["labels"] == ["x"]
     with pytest.raises(BadMapping, match=r"m\.toml: \[constants\] licenseStatus: 'maybe' isn't a"):
-        check(ANN, ColumnMapping(constants={"licenseStatus": "maybe"}, place="m.toml"))
+        check(ANN, ColumnMapping(constants={"licenseStatus": "maybe"}, location="m.toml"))
 
 
 MEETING = {
@@ -653,7 +653,7 @@ def test_a_constant_that_cannot_be_right_is_refused_at_once(
 ) -> None:
     """No rejects file could mend it, so the mapping is named, and the constant."""
     values = {column: value for column, value in ANN.items() if column not in constants}
-    columns = match_columns(list(values), ColumnMapping(constants=constants, place="m.toml"))
+    columns = match_columns(list(values), ColumnMapping(constants=constants, location="m.toml"))
     with pytest.raises(BadMapping, match=rf"m\.toml: \[constants\] {re.escape(name)}: "):
         Validator(columns, clear_empty=clear_empty)
 

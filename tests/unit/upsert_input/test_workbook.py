@@ -85,7 +85,7 @@ def test_errors_about_one_of_several_sheets_name_it_and_the_option(write: WriteF
 
     read = open_input(write(workbook(cover, people), name="people.xlsx"))
     with pytest.raises(InputError, match=r"\(sheet 'Sheet 1'; --sheet takes another\)"):
-        match_columns(read.columns, place=read.name)
+        match_columns(read.columns, location=read.name)
 
 
 def test_errors_and_formulas_without_a_value_are_rejected_by_cell(write: WriteFile) -> None:
