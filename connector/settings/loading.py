@@ -42,18 +42,35 @@ class _Sources(BaseSettings, WrittenSettings):
 
 
 class _DotEnv(DotEnvSettingsSource):
-    """An empty variable of the environment hides that of the file."""
+    """An empty variable of the environment hides that of the file; a name without `=` sets
+    nothing."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
-        from_file = super()._load_env_vars()
-        return {name: text for name, text in from_file.items() if name.upper() not in os.environ}
+        return {
+            name: text
+            for name, text in super()._load_env_vars().items()
+            if text is not None and name.upper() not in os.environ
+        }
 
 
 class _Toml(TomlConfigSettingsSource):
-    """A file that is named has to be there; it may be a pipe."""
+    """A file that is named has to be there; it may be a pipe. Names are taken as they are written:
+    the class above would take `[HTTP]` for `[http]`, and drop one where a file has both."""
 
     def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:  # noqa: ARG002
         return {} if files is None else self._read_file(files)
+
+    def __call__(self) -> dict[str, Any]:
+        return self.toml_data
+
+    def has(self, path: list[str]) -> bool:
+        """Whether the file names the setting at `path`."""
+        inner: Any = self.toml_data
+        for name in path:
+            if not isinstance(inner, Mapping) or name not in inner:
+                return False
+            inner = inner[name]
+        return True
 
 
 def load(
@@ -95,7 +112,7 @@ def load(
         )
         merged = _Sources(_build_sources=(sources, {}))  # type: ignore[call-arg]
     except ValidationError as error:
-        raise _refusal(error, location) from None
+        raise _refusal(error, toml, location) from None
     except SettingsError as error:
         raise ConfigurationError(f"environment or .env: {error}. Write a list as JSON.") from None
     written = {name: getattr(merged, name) for name in WrittenSettings.model_fields}
@@ -148,13 +165,14 @@ def _variables_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _variables_of(field.annotation, f"{prefix}{name}__")
 
 
-def _refusal(error: ValidationError, location: str) -> ConfigurationError:
+def _refusal(error: ValidationError, toml: _Toml, location: str) -> ConfigurationError:
     """The first unknown name, or else the first value that can't be used."""
     found = error.errors(include_input=False, include_url=False)
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     *above, name = (str(part) for part in first["loc"])
     path = ".".join(above)
     if first["type"] == "extra_forbidden":
+        location = location if toml.has([*above, name]) else "environment or .env"
         location = f"{location} [{path}]" if above else location
         known = _section_at(above).model_fields
         return UnknownSetting(name=name, location=location, nearest=nearest(name, known))

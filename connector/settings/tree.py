@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from connector.errors import MissingKey
@@ -16,8 +16,8 @@ from connector.settings.values import RateLimit, check_base_url, check_ledger_ur
 PREFIX = "HIRINGCENTER_"
 
 RateLimits = Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)]
-BaseUrl = Annotated[str, BeforeValidator(check_base_url)]
-LedgerUrl = Annotated[str, BeforeValidator(check_ledger_url)]
+BaseUrl = Annotated[str, AfterValidator(check_base_url)]
+LedgerUrl = Annotated[str, AfterValidator(check_ledger_url)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Names = tuple[str, ...]

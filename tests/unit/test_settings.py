@@ -106,6 +106,40 @@ def test_unknown_names_are_refused_with_the_nearest(
         load_with(environ)
 
 
+@pytest.mark.parametrize("name", ["DATASET = 'x'", "API_KEY = 'x'", "[HTTP]\nretry_total_s = 3"])
+def test_names_of_a_file_are_lower_case(tmp_path: Path, name: str):
+    """Else one of `[http]` and `[HTTP]` would be dropped without a word."""
+    write(tmp_path / "config/hiringcenter.toml", f"{name}\n[http]\nrequest_timeout_s = 7")
+    with pytest.raises(UnknownSetting, match=r"hiringcenter\.toml: unknown setting"):
+        load()
+
+
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_an_unknown_name_of_a_job_is_not_put_down_to_the_file(tmp_path: Path, place: str):
+    """Whoever looks for it in the TOML file would look in vain."""
+    write(tmp_path / "config/hiringcenter.toml", "[push.spring]\nfile = 'x.csv'")
+    name = "HIRINGCENTER_PUSH__SPRING__NOPE"
+    if place == ".env":
+        write(tmp_path / ".env", f"{name}=1")
+    with pytest.raises(UnknownSetting, match=r"environment or \.env \[push\.spring\]: .*'nope'"):
+        load_with({name: "1"} if place == "environment" else {})
+
+
+def test_a_name_without_a_value_in_dotenv_sets_nothing(tmp_path: Path):
+    """As where Docker would pass it on."""
+    names = "HTTP__RETRY_TOTAL_S", "WRITES__DEFAULT_REGION", "PUSH__SPRING__FILE"
+    write(tmp_path / ".env", "".join(f"HIRINGCENTER_{name}\n" for name in names))
+    assert (load().http.retry_total_s, load().push) == (300.0, {})
+
+
+@pytest.mark.parametrize("name", ["base_url", "ledger_url"])
+def test_an_address_that_is_a_number_is_refused(tmp_path: Path, name: str):
+    """As any other value of the wrong kind: in words, by name."""
+    write(tmp_path / "config/hiringcenter.toml", f"{name} = 5")
+    with pytest.raises(BadSetting, match=f"{name}: Input should be a valid string"):
+        load()
+
+
 @pytest.mark.parametrize(
     "url",
     [
