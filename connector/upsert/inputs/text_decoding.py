@@ -133,7 +133,15 @@ def _in_named_encoding(file: LocalFile, named: str, head: bytes) -> DecodedFile:
     if is_marked and codec != "utf-8-sig" and _decodes(file, "utf-8-sig"):
         label = f"UTF-8 with BOM, not {name.upper()}"
         return DecodedFile(file, "utf-8-sig", label, damaged=False)
-    return DecodedFile(file, codec, name.upper(), not _decodes(file, codec))
+    try:
+        damaged = not _decodes(file, codec)
+    except UnicodeError:  # of a codec that needs a mark at the beginning, and finds none
+        raise InputError(
+            location=file.name,
+            reason=f"isn't {name.upper()}, or lacks the byte order mark at its beginning. "
+            f"--encoding {name}-le or {name}-be is for a file without one",
+        ) from None
+    return DecodedFile(file, codec, name.upper(), damaged)
 
 
 def _utf16_by_zeros(head: bytes) -> tuple[str, str] | None:

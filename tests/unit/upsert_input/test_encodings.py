@@ -268,3 +268,13 @@ def test_a_byte_order_mark_wins_over_the_encoding_that_is_named(write: WriteFile
     assert next(iter(read)).values["name"] == "Zoë"
     damaged = open_input(write(b"\xef\xbb\xbfname,b\nZo\xeb,1\n"), encoding="cp1252")
     assert damaged.description == "CSV, CP1252, comma delimiter"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32"])
+def test_a_named_encoding_whose_mark_is_missing_is_refused(write: WriteFile, encoding: str) -> None:
+    """In words: Python's own decoder can't read such a file at all."""
+    path = write("name,b\nZoë,1\n".encode(f"{encoding}-le"))
+    with pytest.raises(InputError, match=rf"lacks the byte order mark.*{encoding}-le or"):
+        open_input(path, encoding=encoding)
+    (row,) = open_input(path, encoding=f"{encoding}-le")
+    assert row.values == {"name": "Zoë", "b": "1"}
