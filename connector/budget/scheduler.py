@@ -189,8 +189,10 @@ class RateBudget(BudgetReport):
     def _sleep(self) -> None:
         """Until there is something to bring to the ledger, or asking it again can help."""
         lingered = False
-        while not self._closed:
+        while True:
             self._wake_up.clear()
+            if self._closed:  # looked at after the clear, which may have undone its wake-up
+                return
             lanes = [lane for lane in Lane if self.waiting(lane)]
             now_s = self._clock.monotonic_s()
             wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s

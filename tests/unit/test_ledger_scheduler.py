@@ -172,6 +172,34 @@ def test_what_was_answered_is_booked_at_the_end(tmp_path: Path):
         assert (window.used, budget.state().in_flight) == (3, 0)
 
 
+class _ClearedLate(threading.Event):
+    """An event whose `clear` takes so long that it undoes the next `set`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clearing = threading.Event()
+
+    def clear(self) -> None:
+        self.clearing.set()
+        self.wait(5)
+        super().clear()
+
+
+def test_closing_is_noticed_while_the_thread_goes_to_sleep(tmp_path: Path):
+    """Else the process would hang at its end, about once in a very long while."""
+    with opened(tmp_path, (3, 10.0)) as budget:
+        late = _ClearedLate()
+        before, budget._wake_up = budget._wake_up, late
+        before.set()
+        assert late.clearing.wait(5)
+        closing = threading.Thread(target=budget.close)
+        closing.start()
+        closing.join(5)
+        is_closed = not closing.is_alive()
+        late.set()
+    assert is_closed
+
+
 def test_a_permit_carries_the_time_until_when_it_may_be_used(tmp_path: Path):
     """Five seconds from the grant, by the clock that the sender reads."""
     clock = FakeClock()
