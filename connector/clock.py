@@ -1,4 +1,4 @@
-"""Time as the connector sees it: what the wall says, what passes, and waiting."""
+"""The clocks: wall time, monotonic time, and waiting."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from typing import Protocol
 
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-"""Counts while the machine sleeps, too: Linux' BOOTTIME; MONOTONIC does so on macOS."""
+"""Also counts while the machine sleeps: BOOTTIME on Linux, MONOTONIC on macOS."""
 
 
 class Clock(Protocol):
-    """now_s: UTC epoch seconds, may step. monotonic_s: seconds that pass, asleep or awake,
-    never stepping and the same for every process of this machine."""
+    """now_s: UTC epoch seconds, may step. monotonic_s: seconds that never step and count while the
+    machine sleeps, the same for every process of this machine."""
 
     def now_s(self) -> float: ...
 
@@ -40,10 +40,10 @@ class SystemClock:
 
 
 class SteadyClock:
-    """A clock whose `now_s` never steps: monotonic seconds plus an offset, as the ledger keeps it.
+    """A clock whose `now_s` never steps: monotonic seconds plus the ledger's offset.
 
-    offset_s: what to add to `clock.monotonic_s()`. sure_since_s: how far back its seconds surely
-    count what passed; before that (an earlier boot) they are an estimate.
+    offset_s: what to add to `clock.monotonic_s()`. sure_since_s: the time since which its seconds
+    are exact; before that (an earlier boot) they are an estimate.
     """
 
     def __init__(self, clock: Clock, offset_s: float, sure_since_s: float = float("-inf")) -> None:
@@ -56,11 +56,11 @@ class SteadyClock:
         return self._clock.monotonic_s()
 
     def wall_s(self) -> float:
-        """UTC epoch seconds as the wall says: for what people read, never to decide by."""
+        """UTC epoch seconds of the wall clock: for people to read, never for decisions."""
         return self._clock.now_s()
 
     def age_s(self, stamp_s: float | None) -> float:
-        """Seconds since `stamp_s` of this clock; infinite where that isn't sure."""
+        """Seconds since `stamp_s` of this clock; infinite if that isn't certain."""
         now_s = self.now_s()
         if stamp_s is None or not self.sure_since_s <= stamp_s <= now_s:
             return float("inf")

@@ -3,11 +3,11 @@
     ConnectorError                 .transient: may the same call succeed later, unchanged?
     ├── UsageError                 exit 2: nothing was sent
     │   └── ConfigurationError       a setting is missing, unknown or unusable
-    ├── AlreadyRunning             exit 75: another run holds this; try later
+    ├── AlreadyRunning             exit 75: another run holds the lock; try later
     ├── Interrupted                exit 130/143: stopped by a signal at a safe point
     └── RunError                   exit 1: the run could not finish, nothing is lost
-        ├── Unexpected               a fault of the connector itself
-        ├── ApiError                 the API, or the way to it
+        ├── Unexpected               a bug in the connector
+        ├── ApiError                 the API, or the connection to it
         ├── BudgetError              the ledger that paces requests
         └── DestinationError         where rows are written
 
@@ -36,8 +36,8 @@ _UNPRINTABLE = re.compile(
 
 
 def printable(text: str) -> str:
-    """`text` without what steers a terminal or hides what a line says: what servers and files say
-    passes through here before it is shown or stored. Errors and `logs.redact` do so themselves."""
+    """`text` without characters that control a terminal or disguise a line. Text from servers and
+    files passes through here before it is shown or stored; errors and `logs.redact` call it."""
     if not _UNPRINTABLE.search(text):
         return text
     return _UNPRINTABLE.sub(_instead, text)
@@ -49,12 +49,12 @@ def _instead(found: re.Match[str]) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name from a file or a server as a message quotes it: in quotation marks, and bounded."""
+    """A name from a file or a server, quoted and shortened for a message."""
     return repr(printable(name if len(name) <= NAME_MAX else name[: NAME_MAX - 1] + "…"))
 
 
 def bounded(text: str, most: int = MESSAGE_MAX) -> str:
-    """`text`, its middle left out where it is longer than `most`."""
+    """`text`, with its middle left out if it is longer than `most`."""
     if len(text) <= most:
         return text
     return f"{text[: most * 3 // 4]} … {text[-(most // 4) :]}"
@@ -64,8 +64,8 @@ class ConnectorError(Exception):
     """Root of the tree. Messages are printable and bounded, whatever they quote.
 
     exit_code: of a command that ends with this error. transient: the same call may succeed later,
-    unchanged. quotes: the message may quote a header, a cell, a query or the server's words, so
-    that alerts, which go to others, leave it out.
+    unchanged. quotes: the message may quote a header, a cell, a query or the server's answer, so
+    alerts, which other people read, leave it out.
     """
 
     exit_code = 1
@@ -114,7 +114,7 @@ class Interrupted(ConnectorError):
 
 
 def status_of(error: BaseException | None) -> str:
-    """How a run that ended with `error` ended: `ok`, `stopped` (by a signal) or `failed`."""
+    """The status of a run that ended with `error`: `ok`, `stopped` (by a signal) or `failed`."""
     if error is None:
         return "ok"
     return "stopped" if isinstance(error, Interrupted) else "failed"
@@ -125,21 +125,21 @@ class RunError(ConnectorError):
 
 
 class Unexpected(RunError):
-    """Something unforeseen was raised. kind: its type. where: the innermost line of ours. Its own
-    message isn't shown anywhere: it may quote a row."""
+    """An exception of another kind. kind: its type. where: the innermost line of our code. Its own
+    message is never shown, since it may quote a row."""
 
     def __init__(self, error: BaseException, *, doing: str = "") -> None:
         self.kind, self.where, self.doing = type(error).__name__, _our_line(error), doing
         location = f"{self.where}{doing and f' while {doing}'}"
         refused = _refused_by_system(error)
         super().__init__(
-            f"Unexpected {self.kind} at {location}. This is a fault of the connector; nothing is "
-            "lost. Its own message is left out, since it may quote your data. Run the command "
-            "again with -v and report the traceback, which holds none."
+            f"Unexpected {self.kind} at {location}. This is a bug in the connector; nothing is "
+            "lost. The exception's own message is left out, since it may quote your data. Run the "
+            "command again with -v and report the traceback, which contains no data."
             if refused is None
-            else f"The system refused something at {location}: {refused}. Nothing is lost. "
-            "Fix that on this machine (disk space, permissions, open files, memory), then run the "
-            "command again."
+            else f"The operating system refused an operation at {location}: {refused}. Nothing is "
+            "lost. Fix the cause on this machine (disk space, permissions, open files, memory), "
+            "then run the command again."
         )
         self.__cause__ = error
 
@@ -150,8 +150,8 @@ _SHORT_OF = frozenset(
 
 
 def _refused_by_system(error: BaseException) -> str | None:
-    """What the operating system refused, in its own words, which hold no data. An error that a
-    library put in front of it counts where the system ran short of something."""
+    """The operating system's own message, which contains no data, if it caused `error`. Behind an
+    error that a library raised, only a shortage of some resource counts."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
     cause: BaseException | None = error
@@ -161,7 +161,7 @@ def _refused_by_system(error: BaseException) -> str | None:
         if isinstance(cause, MemoryError):
             return os.strerror(errno.ENOMEM)
         if isinstance(cause, RuntimeError) and str(cause) == "can't start new thread":
-            return "no more threads may be started"
+            return "no more threads can be started"
         if cause is None:
             break
         cause = cause.__cause__ or cause.__context__
@@ -179,7 +179,7 @@ def _our_line(error: BaseException) -> str:
 
 
 class ApiError(RunError):
-    """The API, or the way to it, failed."""
+    """The API, or the connection to it, failed."""
 
     quotes = True
 
@@ -193,28 +193,28 @@ class DestinationError(RunError):
 
 
 class WorkingFileFailed(DestinationError):
-    """DuckDB failed at the working file, which the next run checks."""
+    """DuckDB failed on the working file; the next run checks it."""
 
     def __init__(self, *, path: str, reason: str) -> None:
         self.path = path
         super().__init__(
-            f"{path}: the working file failed, or the folder that it is copied to ({reason}). "
-            "Run the command again: the next run reads the whole file first, and where it is "
-            "damaged puts it aside and rebuilds it from what can be read of it, the published "
-            "copy and the API."
+            f"{path}: the working file, or the folder it is copied to, can't be used ({reason}). "
+            "Run the command again: the next run checks the whole file first and, if it is "
+            "damaged, sets it aside and rebuilds it from its readable part, the published copy "
+            "and the API."
         )
 
 
 class DestinationRefused(DestinationError):
-    """The destination will not take these rows, however often they are loaded."""
+    """The destination refuses these rows, and would refuse them again."""
 
     def __init__(self, *, reason: str) -> None:
         self.reason = reason
         super().__init__(
-            f"The destination refused rows: {reason}. They are read again by the next run, and "
-            "rows loaded before them are kept. Undo what was changed by hand in its tables "
-            "(a column's type, a constraint, a trigger), or leave the field out with "
-            "exclude_columns in [pull.<resource>]."
+            f"The destination refused rows: {reason}. The next run reads them again, and rows "
+            "loaded before them are kept. Undo manual changes to its tables (a column's type, a "
+            "constraint, a trigger), or leave the field out with exclude_columns in "
+            "[pull.<resource>]."
         )
 
 
@@ -228,13 +228,13 @@ class DestinationLocked(DestinationError):
         way = f", or end it on the server: {end}" if end else ""
         super().__init__(
             f"The destination's tables have been locked by another session for {waited_s:.0f} s: "
-            f"{who}. Nothing is lost: rows loaded before are kept. Commit or roll back the "
-            f"transaction that is open there{way}. Then run the command again."
+            f"{who}. Nothing is lost: rows loaded so far are kept. Commit or roll back that "
+            f"session's transaction{way}. Then run the command again."
         )
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that looks most like `name`; None if none does."""
+    """The known name most like `name`; None if none is close."""
     if len(name) > NAME_MAX:  # comparing two long texts takes the square of their length
         return None
     short = [each for each in known if len(each) <= NAME_MAX]
@@ -281,49 +281,50 @@ class UnknownAccount(UnknownSetting):
 
 
 class UntrustedFile(ConfigurationError):
-    """A settings file of the working folder that another user may have written."""
+    """A settings file in the working folder that another user may have written."""
 
     def __init__(self, *, path: str, reason: str) -> None:
         self.path, self.reason = path, reason
         super().__init__(
-            f"{path} isn't read: {reason}, and a settings file can redirect the API key. If it is "
-            "yours, take it over (chown, chmod go-w), or name its folder yourself with --project."
+            f"{path} can't be trusted: {reason}, and a settings file can redirect the API key. If "
+            "it is yours, fix its owner and mode (chown, chmod go-w), or name its folder with "
+            "--project."
         )
 
 
 class StateConflict(ConfigurationError):
-    """Two state directories both know what was sent. old: of version 0.1."""
+    """Two state directories both record what was sent. old: the one from version 0.1."""
 
     def __init__(self, *, old: str, new: str) -> None:
         self.old, self.new = old, new
         super().__init__(
-            f"Two state directories hold runs and sent rows: {old} (of version 0.1) and {new}. "
-            "They can't be merged, since each hides contacts with a secret of its own. Where they "
-            f"are of different API keys, keep both: put HIRINGCENTER_STATE_DIR={old} into this "
-            "project's .env. Where they are of one key, keep the one whose pushes are newer: to "
-            f"keep {new}, rename {old} to {old}.old; then run the next push with --new-ledger, "
-            "which looks up what that state doesn't know before it sends."
+            f"Two state directories hold runs and sent rows: {old} (from version 0.1) and {new}. "
+            "They can't be merged, since each hashes contacts with its own secret. If they belong "
+            f"to different API keys, keep both: put HIRINGCENTER_STATE_DIR={old} into this "
+            "project's .env. If they belong to one key, keep the one with the newer pushes: to "
+            f"keep {new}, rename {old} to {old}.old, then run the next push with --new-ledger, "
+            "which looks people up in HiringCenter before it writes."
         )
 
 
 class CopyOfAnother(ConfigurationError):
-    """Another installation publishes to this path. age_s: since it last did."""
+    """Another installation publishes to this path. age_s: seconds since it last did."""
 
     def __init__(self, *, path: str, age_s: float) -> None:
         self.path, self.age_s = path, age_s
         ago = f"{age_s / 3600:.0f} h" if age_s >= 5400 else f"{age_s / 60:.0f} min"
         super().__init__(
             f"{path}: another installation (another user, machine or state directory) published "
-            f"this copy {ago} ago; two that publish to one path undo each other's work. Set "
+            f"this copy {ago} ago; two that publish to one path overwrite each other's work. Set "
             "HIRINGCENTER_DUCKDB_PATH to a path of your own, or share its ledger "
-            "(HIRINGCENTER_LEDGER_URL), or, if the other one is gone, take the copy over: "
+            "(HIRINGCENTER_LEDGER_URL), or, if the other one no longer exists, take the copy over: "
             "hiringcenter pull --take-over"
         )
 
 
 class MissingKey(ConfigurationError):
-    """No API key is configured. variable: of the environment, that would hold it. accounts: those
-    that could be named instead. searched: where else it was looked for."""
+    """No API key is configured. variable: the environment variable for it. accounts: those to
+    choose from instead. searched: where else we looked."""
 
     def __init__(
         self,
@@ -343,7 +344,7 @@ class MissingKey(ConfigurationError):
             f"No API key: {variable} is not set{searched and f' (looked in {searched})'}. Create a "
             "key in HiringCenter under Settings -> API / Webhooks -> Add API Key, then put "
             f"{variable}=<your key> into the environment or into .env. "
-            "To try the connector without a key, use the embedded sandbox: `make sync`, or "
+            "To try the connector without a key, use the local mock API: `make sync`, or "
             "`hiringcenter sandbox`."
         )
 
@@ -352,12 +353,12 @@ class MissingKey(ConfigurationError):
 
 
 class Unauthorized(ApiError):
-    """401: the key is wrong or inactive, which is configuration; 403: it may not do this."""
+    """401: the key is wrong or inactive (exit 2: fix the settings); 403: it lacks a permission."""
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path = status, url_path
         self.exit_code = 2 if status == 401 else 1
-        what = "The API key was refused" if status == 401 else "The API key may not do this"
+        what = "The API key was refused" if status == 401 else "The API key lacks permission"
         super().__init__(
             f"{what} ({status} at {url_path}: {reason.rstrip('.')}). Check HIRINGCENTER_API_KEY "
             "(or the variable that the account names), and the key's permissions in HiringCenter "
@@ -366,12 +367,12 @@ class Unauthorized(ApiError):
 
 
 class InactiveKey(ConfigurationError):
-    """The API knows the key and says that it isn't active."""
+    """The API reports that the key is inactive."""
 
     def __init__(self) -> None:
         super().__init__(
-            "The API key is known but not active, so nothing was asked for. Activate it in "
-            "HiringCenter under Settings -> API / Webhooks, or set HIRINGCENTER_API_KEY to another."
+            "The API key is inactive, so no data was requested. Activate it in HiringCenter under "
+            "Settings -> API / Webhooks, or set HIRINGCENTER_API_KEY to another key."
         )
 
 
@@ -384,26 +385,26 @@ class Refused(ApiError):
 
 
 class Redirected(ApiError):
-    """3xx: never followed, since the key must go nowhere else."""
+    """3xx: never followed, so that the key is sent nowhere else."""
 
     def __init__(self, *, status: int, url_path: str, target: str) -> None:
         self.status, self.url_path, self.target = status, url_path, target
         super().__init__(
             f"{url_path} redirects ({status}) to {target}. Redirects are not followed, so that "
-            "the key goes nowhere else. If that is the API's new address, put it into "
-            "HIRINGCENTER_BASE_URL; if it is a login page, sign in to the network first."
+            "the key is sent nowhere else. If that is the API's new address, set "
+            "HIRINGCENTER_BASE_URL to it; if it is a login page, sign in to the network first."
         )
 
 
 class UnexpectedAnswer(ApiError):
-    """The API answered, but not what was asked for. A POST may have been applied all the same."""
+    """The API's answer isn't in a known format. A POST may have been applied all the same."""
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path, self.reason = status, url_path, reason
         super().__init__(
-            f"The answer of {url_path} ({status}) can't be used: {reason}. No row is taken from "
-            "it. Check HIRINGCENTER_BASE_URL; if it is right, the API may have changed: look for "
-            "a newer version of the connector."
+            f"The answer from {url_path} ({status}) can't be used: {reason}. No rows are taken "
+            "from it. Check HIRINGCENTER_BASE_URL; if it is right, the API may have changed: look "
+            "for a newer version of the connector."
         )
 
 
@@ -414,14 +415,14 @@ class UntrustedServer(ApiError):
         self.host, self.reason = host, reason
         super().__init__(
             f"{host}: TLS certificate verification failed ({reason}), so the key was not sent. "
-            "Behind a company proxy that opens TLS, point SSL_CERT_FILE at the company's "
+            "Behind a company proxy that inspects TLS, point SSL_CERT_FILE at the company's "
             "certificates."
         )
 
 
 class Unreachable(ApiError):
     """No usable answer within the retry budget. last: the last failure. sent: how many of the tries
-    left this machine (None: all); with 0, a POST surely wasn't applied."""
+    left this machine (None: all); with 0, a POST certainly wasn't applied."""
 
     transient = True
 
@@ -432,7 +433,7 @@ class Unreachable(ApiError):
         self.sent = tries if sent is None else sent
         super().__init__(
             f"No usable answer from {url_path} after {tries} tries in {tried_s:.0f} s; the last "
-            f"one: {last}. Nothing is lost. Check the network and HIRINGCENTER_BASE_URL, then "
+            f"failure: {last}. Nothing is lost. Check the network and HIRINGCENTER_BASE_URL, then "
             "run the command again."
         )
 
@@ -441,19 +442,19 @@ class Unreachable(ApiError):
 
 
 class EndlessList(ApiError):
-    """Pages of a list repeat, or stay empty, without an end."""
+    """The pages of a list repeat, or stay empty, endlessly."""
 
     def __init__(self, *, resource: str, reason: str) -> None:
         self.resource, self.reason = resource, reason
         super().__init__(
             f"GET /{resource} does not end: {reason}. What was read is kept, and nothing was "
-            "flagged deleted. Run the pull again; if this stays, report it to HiringCenter's "
-            "support."
+            "flagged deleted. Run the pull again; if this happens again, report it to "
+            "HiringCenter's support."
         )
 
 
 class UnreachablePages(ApiError):
-    """A list has more pages than can be asked for."""
+    """A list has more pages than can be requested."""
 
     def __init__(self, *, resource: str, reason: str) -> None:
         self.resource, self.reason = resource, reason
@@ -465,14 +466,14 @@ class UnreachablePages(ApiError):
 
 
 class ExpiringPages(ApiError):
-    """Page tokens expire before the next page can be asked for."""
+    """Page tokens expire before the next page can be requested."""
 
     transient = True
 
     def __init__(self, *, resource: str, restarts: int) -> None:
         self.resource, self.restarts = resource, restarts
         super().__init__(
-            f"GET /{resource}: page tokens expired before the next page could be asked for; the "
+            f"GET /{resource}: page tokens expired before the next page could be requested; the "
             f"list was restarted {restarts} times and got no further. What was read is kept. "
             "Run the pull again when the API is less busy."
         )
@@ -482,7 +483,7 @@ class ExpiringPages(ApiError):
 
 
 class InputError(UsageError):
-    """A file, table or mapping that can't be pushed as it is; nothing of it was sent.
+    """A file, table or mapping that can't be pushed as it is; none of it was sent.
 
     location: the file or table, as shown to people. line: from 1, as an editor or a spreadsheet
     counts; None for the whole input.
@@ -497,8 +498,8 @@ class InputError(UsageError):
 
 
 class InputChanged(InputError):
-    """The input was changed while it was read; nothing of it was sent. Exit 1: it will be right
-    again."""
+    """The input changed while it was being read; nothing was sent. Exit 1, since another try may
+    succeed."""
 
     exit_code = 1
     transient = True
@@ -507,16 +508,16 @@ class InputChanged(InputError):
     def __init__(self, *, location: str) -> None:
         super().__init__(
             location=location,
-            reason="was changed while it was read, so its rows may be of two versions. Nothing was "
-            "sent. Run the push again when nothing writes to the file.",
+            reason="changed while it was being read, so its rows may come from two versions. "
+            "Nothing was sent. Run the push again when no program is writing to the file.",
         )
 
 
 class EncodingGuessed(InputError):
-    """An encoding that was guessed decides how words read; nothing of the input was sent.
+    """Words depend on an encoding that was only guessed; nothing was sent.
 
-    codec: the guess. The notes (PEP 678) are the readings to choose from: cells, for the person at
-    the terminal alone.
+    codec: the guess. The notes (PEP 678) are the readings to choose from. They quote cells, so only
+    the terminal shows them.
     """
 
     quotes = False
@@ -525,18 +526,18 @@ class EncodingGuessed(InputError):
         self.codec = codec
         super().__init__(
             location=location,
-            reason="nothing in it names its encoding, and words depend on it "
-            f"({codec} is a guess). Nothing was sent. Choose by how the cells read (--dry-run "
-            "shows them too), then push with --encoding NAME (`encoding` of a push job).",
+            reason=f"its encoding is unknown, and words depend on it ({codec} is a guess). Nothing "
+            "was sent. Compare how the cells read (--dry-run shows them too), then push with "
+            "--encoding NAME (`encoding` in a push job).",
         )
         for reading in readings:
             self.add_note(reading)
 
 
 class UnknownColumn(InputError):
-    """Columns that no field of the API matches: the first with the field it looks like, and others.
+    """Columns that match no field of the API: the first, with the field it resembles, and others.
 
-    is_only: a file's only column, which may be several that were not separated.
+    is_only: it is the file's only column, so the delimiter may be another one.
     """
 
     def __init__(
@@ -556,7 +557,7 @@ class UnknownColumn(InputError):
             hint = f" Did you mean {nearest!r}?" if nearest else ""
             found = f"column {quoted(column)} matches no field of the API.{hint}"
         if is_only:
-            found += " It is the only column; if it is several, name their --delimiter."
+            found += " It is the only column; if the file has several, pass its --delimiter."
         them = "them" if others else "it"
         super().__init__(
             location=location,
@@ -566,10 +567,10 @@ class UnknownColumn(InputError):
 
 
 class NoHeader(UnknownColumn):
-    """The first row doesn't name columns. Its cells aren't quoted: they may be a person's.
+    """The first row doesn't name columns. Its cells aren't quoted: they may be personal data.
 
     lengths: of its cells, in characters. data_in: the first cell that looks like a value, from 1.
-    matched: how many of them are fields. near: position → the field that the cell looks like.
+    matched: how many cells name a field. near: position → the field that the cell resembles.
     """
 
     def __init__(
@@ -589,22 +590,22 @@ class NoHeader(UnknownColumn):
         count = f"its {len(self.lengths)} columns" if len(self.lengths) > 1 else "its columns"
         found = f"{matched or 'none'} of {count} ({shown} characters) names a field of the API."
         if near:
-            like = [f"column {position} like {field!r}" for position, field in near.items()]
-            found += f" It may be a header all the same: {', '.join(like[:_SHOWN_COLUMNS])}."
+            like = [f"column {position} resembles {field!r}" for position, field in near.items()]
+            found += f" It may still be a header: {', '.join(like[:_SHOWN_COLUMNS])}."
         if data_in is not None:
             found = f"the first row looks like data (column {data_in}), not like column names."
         if is_only:
-            found += " It is the only column; if it is several, name their --delimiter."
+            found += " It is the only column; if the file has several, pass its --delimiter."
         InputError.__init__(
             self,
             location=location,
-            reason=f"{found} Put a row above it that names the columns, as in First Name, Last "
-            "Name, Email; or map the columns in a mapping file (--mapping).",
+            reason=f"{found} Add a header row above it, such as First Name, Last Name, Email; or "
+            "map the columns in a mapping file (--mapping).",
         )
 
 
 def listed_columns(columns: Sequence[tuple[str, str | None]]) -> str:
-    """Columns with the field each looks like, those that look like one first."""
+    """Columns with the field each resembles; those that resemble one come first."""
     ordered = sorted(columns, key=lambda each: each[1] is None)
     shown = [
         quoted(column) + (f" (did you mean {near!r}?)" if near else "")
@@ -616,8 +617,8 @@ def listed_columns(columns: Sequence[tuple[str, str | None]]) -> str:
 
 
 class DoubledColumn(InputError):
-    """Two columns for one field, or two of one name. field: what both stand for. positions: from 1,
-    where their name isn't quoted, since it may be data."""
+    """Two columns for one field, or with one name. field: what both stand for. positions: from 1,
+    given instead of the name where that may be personal data."""
 
     def __init__(
         self,
@@ -633,8 +634,8 @@ class DoubledColumn(InputError):
         if positions is not None:
             reason = (
                 f"columns {positions[0]} and {positions[1]} have the same name "
-                f"({len(field)} characters). Rename or remove one; if this row is data, put a row "
-                "above it that names the columns."
+                f"({len(field)} characters). Rename or remove one; if this row is data, add a "
+                "header row above it."
             )
         if columns[0] != columns[1]:
             reason = (
@@ -663,7 +664,7 @@ class LedgerUnusable(BudgetError):
 
 
 class LedgerDamaged(LedgerUnusable):
-    """Its file can't be read as a database, or not all of it."""
+    """The ledger's file can't be read as a database, or only in part."""
 
 
 class LedgerTooNew(BudgetError):
@@ -672,13 +673,13 @@ class LedgerTooNew(BudgetError):
     def __init__(self, *, component: str, found: int, known: int) -> None:
         self.component, self.found, self.known = component, found, known
         super().__init__(
-            f"The ledger's {component} tables are version {found}, this connector knows {known}. "
-            "Update the connector on this machine."
+            f"The ledger's {component} tables have version {found}, and this connector knows only "
+            f"versions up to {known}. Update the connector on this machine."
         )
 
 
 class BudgetClosed(BudgetError):
-    """A permit was asked of a budget that is closed: a fault of the program that asks."""
+    """A permit was requested from a closed budget: a bug in the calling program."""
 
     def __init__(self) -> None:
         super().__init__("The budget is closed. Open a new one to send requests.")
@@ -688,28 +689,28 @@ class BudgetClosed(BudgetError):
 
 
 class OutboxLost(UsageError):
-    """The ledger's outbox, which knows what was sent, isn't there or isn't the one it was. reason:
-    as in "has vanished"."""
+    """The ledger's outbox, which records what was sent, is missing or was replaced. reason: a
+    predicate, such as "has vanished"."""
 
     def __init__(self, *, outbox: str, reason: str) -> None:
         self.outbox, self.reason = outbox, reason
         super().__init__(
-            f"The outbox {outbox} {reason}. It remembers what was sent: without it, everything "
-            "would be sent once more. So nothing is sent from here on. If the ledger is kept "
-            "elsewhere, set HIRINGCENTER_LEDGER_URL to it; if the outbox was moved or a backup "
-            "has it, put it back; else add --new-ledger, which starts a new one and looks people "
-            "up in HiringCenter before it writes."
+            f"The outbox {outbox} {reason}. It records what was sent; without it, everything would "
+            "be sent again, so nothing more is sent. If the ledger is kept elsewhere, set "
+            "HIRINGCENTER_LEDGER_URL to it. If the outbox was moved or is in a backup, put it "
+            "back. Otherwise add --new-ledger, which starts a new one and looks people up in "
+            "HiringCenter before it writes."
         )
 
 
 class OutboxConflict(RunError):
-    """A write isn't in the state where this run left it."""
+    """A write isn't in the state in which this run left it."""
 
     def __init__(self, *, row_number: int, expected: str, wanted: str) -> None:
         self.row_number, self.expected, self.wanted = row_number, expected, wanted
         super().__init__(
             f"Row {row_number} is no longer {expected} in the outbox, so it can't become {wanted}: "
-            "another run touched it, or the ledger was restored from a copy. Nothing was sent "
+            "another run changed it, or the ledger was restored from a copy. Nothing was sent "
             "twice; run the push again."
         )
 
@@ -720,6 +721,6 @@ class TooManyChanges(UsageError):
     def __init__(self, *, changes: int, allowed: int) -> None:
         self.changes, self.allowed = changes, allowed
         super().__init__(
-            f"{changes} rows would be sent, and --max-changes allows {allowed}. Nothing was sent. "
-            "Look at them with --dry-run, then push with a higher --max-changes."
+            f"{changes} rows would be sent, but --max-changes allows {allowed}. Nothing was sent. "
+            "Review them with --dry-run, then push with a higher --max-changes."
         )

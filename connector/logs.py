@@ -2,7 +2,7 @@
 
 A log line is a constant event name and values as fields: `log.info("pull.page", rows=200)`.
 Redaction is the last line of defence, not the first: the key, emails, phones and note bodies
-aren't logged at all; what slips through (in a foreign library's message) is masked here.
+aren't logged at all; whatever slips through (in another library's message) is masked here.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ import structlog
 from connector.errors import ConnectorError, Unexpected, printable
 
 MASK = "***"
-# Possessive (`++`) and anchored at the start of a word, or a long word without what they look for
-# takes the square of its length.
+# Possessive (`++`) and anchored at the start of a word: otherwise a long word without a match
+# takes time quadratic in its length.
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]++(?:\.[\w-]++)++")
 _PHONE = re.compile(r"(?<![\w.:-])\+\d[\d ()-]{7,17}\d(?![\w.:-])")
 _BEARER = re.compile(r"(?i)(bearer\s++)[^\s'\",]++")
 _USERINFO = re.compile(r"(://[^\s/:@]++:)[^\s/@]++(@)")
 _LONGEST = 100_000
-"""Characters of a text that are looked through; what follows is left out."""
+"""Characters of a text that are searched; the text beyond is left out."""
 _secrets: set[str] = set()
 
 
@@ -37,7 +37,7 @@ def hide(secret: str) -> None:
 
 
 def masked(text: str) -> str:
-    """`text` without the hidden secrets; what else it holds stays."""
+    """`text` without the hidden secrets, otherwise unchanged."""
     for secret in sorted(_secrets, key=len, reverse=True):
         text = text.replace(secret, MASK)
     return text
@@ -57,7 +57,7 @@ def redact(text: str) -> str:
 def error_facts(error: BaseException) -> dict[str, str]:
     """`{"type", "message"}` as every failed summary carries it, without secrets.
 
-    Only errors of the connector's own have a message to show; any other is a fault of it.
+    Only the connector's own errors show their message; any other exception is a bug in it.
     """
     error = error if isinstance(error, ConnectorError) else Unexpected(error)
     return {"type": type(error).__name__, "message": redact(str(error))}
@@ -94,7 +94,7 @@ class _Formatter(logging.Formatter):
 
 
 class _RedactingHandler(logging.StreamHandler[TextIO]):
-    """Foreign libraries (dlt, httpx, uvicorn) log through `logging`; theirs is masked as well."""
+    """Other libraries (dlt, httpx, uvicorn) log through `logging`; their lines are masked too."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
@@ -117,7 +117,7 @@ def _renderer(stream: TextIO, shape: str) -> Iterable[Any]:
 
 
 class _Stderr:
-    """Whatever `sys.stderr` is when a line is written: a progress bar replaces it, so that lines
+    """Whatever `sys.stderr` is when a line is written: a progress bar replaces it so that log lines
     appear above the bar."""
 
     def __getattr__(self, name: str) -> Any:
@@ -129,7 +129,7 @@ def configure(
 ) -> None:
     """Send logs to `stream` (stderr if None). verbosity: -1 warnings, 0 info, 1 debug, 2 all.
 
-    shape: lines for people (on a terminal) and logfmt (elsewhere), or one JSON object a line.
+    shape: `text` is human-readable on a terminal and logfmt elsewhere; `json` is one object a line.
     """
     stream = stream or cast("TextIO", _Stderr())
     level = {-1: logging.WARNING, 0: logging.INFO}.get(max(-1, verbosity), logging.DEBUG)
@@ -147,7 +147,7 @@ def configure(
 
 
 def bind_account(name: str) -> None:
-    """Put the account on every later line of this context; the last account's run id goes."""
+    """Put the account on every later line of this context, and drop the last account's run id."""
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(account=name)
 

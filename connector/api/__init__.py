@@ -1,5 +1,5 @@
-"""The HiringCenter REST API v2: facts about its endpoints, and the only way to the network.
+"""The HiringCenter REST API v2: its endpoints, and the only code that uses the network.
 
-`endpoints` are facts; `envelopes`, `bodies` and `retry` are pure; `transport` sends and receives
-under a total deadline; `client` puts them together and asks the budget before every try.
+`endpoints` is data; `envelopes`, `bodies` and `retry` are pure; `transport` sends and receives
+under a total deadline; `client` combines them and takes a permit before every try.
 """

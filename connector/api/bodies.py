@@ -1,9 +1,9 @@
-"""Bytes of an answer → what they say. Pure.
+"""The bytes of an answer, parsed. Pure.
 
 orjson is fast and right for nearly every body. What it refuses (lone surrogates, a byte order
-mark, numbers beyond a double) or changes without a word (integers over 64 bits, and digits that a
-double doesn't hold) is read by the standard library instead, so that one such record never costs a
-page. What is nested deeper than either reads becomes text before it is read.
+mark, numbers beyond a double) or silently changes (integers over 64 bits, digits that a double
+can't hold) is parsed by the standard library instead, so that one such record never costs a page.
+Values nested deeper than either can parse are replaced by their text first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import orjson
 from connector.logs import masked, redact
 
 _MESSAGE_MAX = 300  # characters
-_READ_MAX = 20_000  # of what a server says; cut before it is looked through
+_READ_MAX = 20_000  # characters of an error text, cut before it is redacted
 _INT_DIGITS_MAX = 4000  # Python refuses to read longer integers; kept as text
-_LONG_DIGITS = b"0" * 17  # the shortest number that a double may not hold, period included
+_LONG_DIGITS = b"0" * 17  # the shortest number that may not fit a double, period included
 _SMALL = b"0e-000"  # 1e-400
 _SHAPES = bytes(
     48 if byte in b"0123456789." else {69: 101, 101: 101, 45: 45}.get(byte, 32)
@@ -36,18 +36,18 @@ _TITLE = re.compile(r"<title[^>]*>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 class NoContent:
-    """What a 204 holds, where a JSON value was expected."""
+    """Stands for the body of a 204, where a JSON value was expected."""
 
 
 class NotJson(ValueError):
-    """The body isn't JSON, or not all of it arrived. The message says what it looks like."""
+    """The body isn't JSON, or is incomplete. The message says what it looks like."""
 
 
 def read_json(body: bytes) -> Any:
-    """The value that `body` holds, whatever its content type claimed.
+    """The value in `body`, whatever its content type claims.
 
-    Integers keep every digit. Bytes that aren't UTF-8 arrive as lone surrogates (U+DC80..U+DCFF),
-    1e400 and NaN as text, and what else a double, or the reader, doesn't hold as KeptAsText.
+    Integers keep every digit. Bytes that aren't UTF-8 become lone surrogates (U+DC80..U+DCFF),
+    1e400 and NaN become text, and other values that a double or the parser can't hold KeptAsText.
 
     Raises:
         NotJson: there is no JSON value in it.
@@ -63,7 +63,7 @@ def read_json(body: bytes) -> Any:
             pass  # the standard library decides
     try:
         return _loads_exactly(body)
-    except RecursionError:  # a bracket in a text has hidden how deep it is
+    except RecursionError:  # a bracket inside a string hid the depth
         return _flat(body)
     except ValueError:
         raise NotJson(f"the answer is not JSON but {describe(body)}") from None
@@ -83,8 +83,8 @@ def _loads_exactly(body: bytes, **hooks: Any) -> Any:
 
 
 def _is_deep(body: bytes) -> bool:
-    """Whether something in it is nested deeper than _DEPTH_MAX, at the cost of a few milliseconds
-    a megabyte: its brackets alone, of which each round takes away the innermost."""
+    """Whether a value is nested deeper than _DEPTH_MAX. Looks at brackets only and removes the
+    innermost pairs in each round: a few milliseconds per megabyte."""
     brackets = body.translate(None, _NO_BRACKETS)
     for _ in range(_DEPTH_MAX):
         fewer = brackets.replace(b"[]", b"").replace(b"{}", b"")
@@ -95,7 +95,7 @@ def _is_deep(body: bytes) -> bool:
 
 
 def _flattened(body: bytes) -> bytes:
-    """`body` with each value that is nested too deep replaced by one that holds its text."""
+    """`body` with each value that is nested too deep replaced by its text."""
     parts: list[bytes] = []
     depth, done, deep_from = 0, 0, -1
     for token in _TOKEN.finditer(body):
@@ -123,7 +123,7 @@ def _deep_as_text(value: dict[str, Any]) -> Any:
 
 
 class KeptAsText(str):
-    """A value that Python's types don't hold, as it was sent. why: what is warned about."""
+    """A value that Python's types can't hold, as it was sent. why: the warning."""
 
     why: str
 
@@ -155,11 +155,11 @@ def _real(text: str) -> float | str:
         same = exact in (Decimal(repr(value)), Decimal(f"{value:.17g}"))
     except ArithmeticError:  # an exponent of more digits than any number has
         same = False
-    return value if same else KeptAsText(text, "number that no double holds kept as text")
+    return value if same else KeptAsText(text, "number too precise for a double, kept as text")
 
 
 def describe(body: bytes) -> str:
-    """What kind of thing `body` is, without quoting records: for error messages."""
+    """What kind of body this is, without quoting records; for error messages."""
     if not body.strip():
         return "an empty body"
     start = body[:4096].decode("utf-8", "replace").lstrip()
@@ -174,7 +174,7 @@ def describe(body: bytes) -> str:
 
 
 def error_text(body: bytes) -> str:
-    """What an error answer says, by the API's `Error` schema; personal data is masked."""
+    """The message of an error answer, by the API's `Error` schema; personal data is masked."""
     try:
         value = read_json(body)
     except NotJson:

@@ -1,4 +1,4 @@
-"""The API as Python calls: a permit before each try, and tries until there is an answer."""
+"""The API as Python calls: each try takes a permit, and failed tries are repeated."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ from connector.errors import BadSetting, Interrupted, Unreachable
 from connector.logs import get_logger, hide
 
 Params = Mapping[str, str | Sequence[str]]
-READ_PATIENCE_S = 0.5  # after a signal: a page that is nearly here is kept
-WRITE_PATIENCE_S = 5.0  # a write on its way is worth waiting for: its answer settles its fate
-_NEWEST_SHARE = 0.2  # of the smoothed latency: it follows a change within ten answers
+READ_PATIENCE_S = 0.5  # after a signal: a page that has almost arrived is kept
+WRITE_PATIENCE_S = 5.0  # after a signal: a write in flight is waited for, so its fate is known
+_NEWEST_SHARE = 0.2  # weight of the newest latency: a change shows within ten answers
 log = get_logger("api")
 
 
 @dataclass(frozen=True)
 class WriteAnswer:
-    """What a POST came to. status: 201 created, 200 matched. item: the record as it is now.
+    """The answer to a POST. status: 201 created, 200 matched. item: the record as it is now.
 
     message: a warning of the API, for the user. server_date_s: the server's clock (UTC epoch
-    seconds, whole ones), None where it isn't known. first_sent_before_s: how long before the
-    answered try the same request was first sent; None: it was sent once. took_s: the answered try.
-    replayed: the answer is marked as one that was given before.
+    seconds, whole ones), None if unknown. first_sent_before_s: how long before the answered try the
+    same request was first sent; None: it was sent once. took_s: duration of the answered try.
+    replayed: the answer is marked as a replay of an earlier one.
     """
 
     status: int
@@ -61,8 +61,8 @@ class WriteAnswer:
 
 @dataclass(frozen=True)
 class _Call:
-    """One request, tried again with the same bytes. path: quoted, below the base URL. The others
-    are the arguments of `ApiClient`'s methods."""
+    """One request; every try sends the same bytes. path: quoted, below the base URL. The other
+    fields are the arguments of `ApiClient`'s methods."""
 
     method: str
     path: str
@@ -86,20 +86,20 @@ class ApiClient:
 
     base_url: https, or http to loopback. request_timeout_s: for one whole exchange, connecting
     and reading included. retry_total_s: for all tries of one call; waits for permits don't
-    count. stop: when set, calls raise Interrupted within moments (a write that is on its way
-    gets WRITE_PATIENCE_S to be answered).
+    count. stop: when set, calls soon raise Interrupted (a write in flight gets WRITE_PATIENCE_S to
+    be answered).
 
     Every call may raise
         Unauthorized: 401 or 403.
         Refused: another 4xx. Redirected: a 3xx; redirects are never followed.
-        UnexpectedAnswer: an answer in a shape that this connector doesn't know.
+        UnexpectedAnswer: an answer in an unknown format.
         UntrustedServer: the server's certificate was not accepted.
         Unreachable: no usable answer within `retry_total_s`.
         BudgetError: the ledger can't be used; nothing was sent.
         Interrupted: `stop` was set.
 
     Raises:
-        BadSetting: a key that no HTTP header can hold, or a base URL that would show it.
+        BadSetting: a key that doesn't fit an HTTP header, or a base URL that would expose it.
     """
 
     def __init__(
@@ -122,11 +122,11 @@ class ApiClient:
         self._lock = threading.Lock()
         self._server_ahead_of_monotonic_s: float | None = None
         self.requests = 0
-        """How many tries were really sent."""
+        """How many tries were actually sent."""
         self.latency_s: float | None = None
         """Smoothed seconds from sending a request to the head of its answer; None before any."""
         self.server_clock_skew_s: float | None = None
-        """How far the server's clock is ahead of our wall, to about a second; None if unknown."""
+        """How far the server's clock is ahead of ours, to about a second; None if unknown."""
 
     def page(self, resource: str, params: Params, *, lane: Lane = Lane.PULL) -> Page:
         """One page of a list. params: query parameters; a sequence repeats its name.
@@ -154,12 +154,12 @@ class ApiClient:
         lane: Lane = Lane.PULL,
         patience_s: float = math.inf,
     ) -> dict[str, Any] | None:
-        """One record; None if the API says that there is none (404).
+        """One record; None if the API answers 404.
 
-        patience_s: tries end after this, where that is sooner than `retry_total_s`.
+        patience_s: tries end after this, if that is sooner than `retry_total_s`.
         """
-        if record_id in ("", ".", ".."):  # these would name another address
-            raise ValueError(f"{record_id!r} can't be the id of a record")
+        if record_id in ("", ".", ".."):  # these would change the URL's path
+            raise ValueError(f"{record_id!r} can't be a record's id")
         path = f"/{resource}/{quote(record_id, safe='')}"
         call = _Call("GET", path, lane, absent_at_404=True, patience_s=patience_s)
         item_name = ENDPOINTS[resource].item_name
@@ -187,14 +187,14 @@ class ApiClient:
         """Create or update one record. body: JSON. Each try sends the same key and bytes.
 
         first_sent_s: when an earlier call first sent this key, by the clock's monotonic seconds.
-        remembered_s: for how long after that the API surely knows the key; no try starts later.
-        patience_s: tries end after this, where that is sooner than `retry_total_s`.
+        remembered_s: how long after that the API certainly knows the key; no try starts later.
+        patience_s: tries end after this, if that is sooner than `retry_total_s`.
 
         After Unreachable (with `.sent` > 0), UnexpectedAnswer or Interrupted the change may have
         been applied; the same call again shows which, while the server remembers the key.
 
         Raises:
-            ValueError: an idempotency key that no header can hold, or longer than the API takes.
+            ValueError: an idempotency key that doesn't fit a header or is too long for the API.
         """
         if not re.fullmatch(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_MAX}}}", idempotency_key):
             raise ValueError(
@@ -218,8 +218,8 @@ class ApiClient:
         )
 
     def server_now_s(self) -> float | None:
-        """What the server's clock says now (UTC epoch seconds), to about a second; None if unknown.
-        Steps of our wall don't move it."""
+        """The server's time now (UTC epoch seconds), to about a second; None if unknown. Steps of
+        our wall clock don't change it."""
         ahead_s = self._server_ahead_of_monotonic_s
         return None if ahead_s is None else ahead_s + self._clock.monotonic_s()
 
@@ -236,7 +236,7 @@ class ApiClient:
     # --- one call: tries until there is an answer ------------------------------------------------
 
     def _answer(self, call: _Call, read: Read) -> Answer:
-        """The first usable answer, as `read` makes it of a body."""
+        """The first usable answer, parsed by `read`."""
         effort, first_sent_s = Effort(), call.first_sent_s
         total_s = min(self._retry_total_s, call.patience_s)
         keyed = call.idempotency_key is not None
@@ -246,7 +246,7 @@ class ApiClient:
             since_s = None if first_sent_s is None else started_s - first_sent_s
             if since_s is not None and since_s > call.remembered_s:
                 self._budget.unsent(permit)
-                last = "its idempotency key may be forgotten by now, so it is not sent again"
+                last = "its idempotency key may have expired, so it is not sent again"
                 raise _unreachable(call, effort, last)
             exchange = self._try(call, permit, self._timeout_s(call, effort, total_s))
             if exchange.sent and first_sent_s is None:
@@ -262,7 +262,7 @@ class ApiClient:
             effort = effort.waited(wait_s)
 
     def _permit(self, lane: Lane) -> Permit:
-        """A permit that is still good; one that came too late goes back unused."""
+        """A permit that is still valid; one that came too late is returned unused."""
         while True:
             self._check_stop()
             permit = self._budget.permit(lane)
@@ -271,14 +271,14 @@ class ApiClient:
             self._budget.unsent(permit)
 
     def _timeout_s(self, call: _Call, effort: Effort, total_s: float) -> float:
-        """The first try gets all its time, unless the caller's patience with a read is shorter;
-        later ones end with the retry budget."""
+        """The first try gets the full time-out, unless the caller's patience with a read is
+        shorter; later ones end with the retry budget."""
         if effort.tries:
             return min(self._request_timeout_s, total_s - effort.spent_s)
         return min(self._request_timeout_s, call.patience_s if call.body is None else math.inf)
 
     def _try(self, call: _Call, permit: Permit, timeout_s: float) -> Exchange:
-        """One exchange; the budget learns what became of it in any case."""
+        """One exchange; its outcome is always reported to the budget."""
         try:
             exchange = self._transport.send(
                 call.method, call.path,
@@ -299,7 +299,7 @@ class ApiClient:
         return exchange
 
     def _measure(self, exchange: Exchange) -> None:
-        """Learn the latency, and how far the server's clock is off."""
+        """Measure the latency, and how far the server's clock is off."""
         now_s, monotonic_s = self._clock.now_s(), self._clock.monotonic_s()
         date_s, latency_s = http_date_s(exchange.headers.get("date")), exchange.latency_s
         with self._lock:
@@ -308,7 +308,7 @@ class ApiClient:
                 return
             before_s = latency_s if self.latency_s is None else self.latency_s
             self.latency_s = before_s + _NEWEST_SHARE * (latency_s - before_s)
-            if date_s is not None:  # whole seconds, and written half a latency ago
+            if date_s is not None:  # whole seconds, set about half a latency ago
                 written_s = now_s - (time.monotonic() - exchange.head_s) - latency_s / 2
                 self.server_clock_skew_s = date_s + 0.5 - written_s
                 self._server_ahead_of_monotonic_s = self.server_clock_skew_s + now_s - monotonic_s
@@ -350,11 +350,11 @@ def _unreachable(call: _Call, effort: Effort, last: str) -> Unreachable:
 
 def _headers(api_key: str) -> dict[str, str]:
     if not re.fullmatch(r"[\x21-\x7e]+", api_key):
-        # httpx would refuse it too, but quote it in its message
+        # httpx would refuse it too, but its message would quote it
         raise BadSetting(
             name="api_key",
             location="HIRINGCENTER_API_KEY",
-            reason="a key is made of visible ASCII characters, without spaces or line ends",
+            reason="a key consists of visible ASCII characters, without spaces or line ends",
         )
     return {
         "Authorization": f"Bearer {api_key}",
@@ -369,8 +369,8 @@ def _message(body: Any) -> str | None:
 
 
 def _is_replay(headers: Mapping[str, str]) -> bool:
-    """Whether an answer is marked as one given before. The header's name isn't documented, only
-    that there is one: any with "replay" in its name counts."""
+    """Whether an answer is marked as a replay. The documentation mentions a header without naming
+    it: any header with "replay" in its name counts."""
     return any(
         "replay" in name and text.strip().lower() not in ("", "0", "false", "no")
         for name, text in headers.items()

@@ -1,4 +1,4 @@
-"""Facts about the lists of the API, in one place.
+"""The lists of the API and their parameters.
 
 Source: the vendor's reference, whose revisions differ. No list can be filtered or ordered by
 `updatedAt`.
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 IDEMPOTENCY_KEY_MAX = 512  # characters
-PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two: as an answer said
+PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two come from an answer
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """One list, `GET /<name>`, and its single records, `GET /<name>/{id}`.
 
-    item_name: what one record is called, where an answer names it.
+    item_name: the key of one record in an answer.
     parameters: every query parameter that some revision documents. Others are never sent: a
         server ignores what it doesn't know, so a misspelt filter would return everything.
     order_by, order: the field that pages are ordered by, and how; None = not documented.
@@ -48,7 +48,7 @@ TASKS = Endpoint(
     item_name="task",
     parameters=PAGING
     | {"prospectId", "assignedTo", "userId", "incompleteOnly", "dueBefore", "dueAfter"}
-    | {"assignTo"},  # what an older revision calls assignedTo
+    | {"assignTo"},  # assignedTo in an older revision
     order_by="dueAt",
     order="ascending",
 )
@@ -64,9 +64,9 @@ ENDPOINTS = {endpoint.name: endpoint for endpoint in (PROSPECTS, NOTES, TASKS, M
 
 
 def check_parameters(resource: str, names: Iterable[str]) -> None:
-    """Raise ValueError if `resource` is no list, or one of `names` none of its parameters."""
+    """Raise ValueError if `resource` isn't a list, or a name isn't one of its parameters."""
     if resource not in ENDPOINTS:
-        raise ValueError(f"{resource!r} is no list of the API; there are {', '.join(ENDPOINTS)}")
+        raise ValueError(f"the API has no list {resource!r}, only {', '.join(ENDPOINTS)}")
     unknown = sorted(set(names) - ENDPOINTS[resource].parameters)
     if unknown:
-        raise ValueError(f"GET /{resource} knows no parameter {', '.join(unknown)}")
+        raise ValueError(f"GET /{resource} has no parameter {', '.join(unknown)}")

@@ -1,15 +1,14 @@
-"""Every revision of the API's answers → one type. Pure.
+"""The envelopes of the API's revisions, parsed into one type. Pure.
 
 Lists come as (newest first)
     pagination  {"success": true, "items": [...], "pagination": {"nextPageToken"?, "totalCount"?}}
     next_token  {"success": true, "items": [...], "nextPageToken": str | null}
     legacy      {"success": true, "notes": [...], "lastNote": ms | null}, next: startAfter=ms
     bare        {"prospects": [...], "totalCount": n}
-and are distinguished by their keys, not by a version. An answer that can't be understood is an
-error: taken for an empty page, it would lose rows in silence. Where only the way to the next page
-can't be understood, the rows are taken, and `Page.cut` says why. A list is empty where the answer
-says so: `[]`, a `totalCount` of 0, or 204. `null`, or no list at all next to `"success": true`, may
-mean the same, but proves nothing.
+and are distinguished by their keys, not by a version. An answer of unknown shape is an error: taken
+for an empty page, it would silently lose rows. If only the link to the next page is unreadable, the
+rows are taken, and `Page.cut` says why. `[]`, a `totalCount` of 0 and 204 prove that a list is
+empty; `null`, or `"success": true` without a list, may mean the same but prove nothing.
 """
 
 from __future__ import annotations
@@ -25,19 +24,18 @@ _TOKEN_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 
 
 
 class UnknownShape(ValueError):
-    """The answer is JSON, but not what was asked for. The message says what it is instead."""
+    """The answer is JSON, but not of the expected shape. The message says what it is instead."""
 
 
 @dataclass(frozen=True)
 class Page:
     """One page of a list.
 
-    items: as sent, in order; malformed ones (null, text) are still there. next_params: what to set
-    in the same request for the next page; None: the server says that this is the last.
-    total_count: rows in the whole list, where the server says so. revision: which envelope.
-    is_sure: False where there is no list, only reason to take that for an empty one. size_bytes:
-    of the decoded body; 0 if not counted. cut: why the next page, which the server announces, can't
-    be asked for; None: it can, or this is the last.
+    items: as sent, in order, malformed ones (null, text) included. next_params: parameters that
+    give the next page; None: this is the last. total_count: rows in the whole list, if the server
+    counts them. revision: which envelope. is_sure: False if there is no list, only a reason to
+    assume an empty one. size_bytes: of the decoded body; 0 if not counted. cut: why a next page
+    that the server announces can't be requested; else None.
     """
 
     items: list[Any]
@@ -50,15 +48,15 @@ class Page:
 
 
 class NoList(UnknownShape):
-    """The answer reports success, and nothing else: it may be an empty list. `page`: that list."""
+    """The answer reports success and nothing else: perhaps an empty list, which is `page`."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
-        super().__init__("there is no list in it, only success")
+        super().__init__("it contains no list, only success")
 
 
-class _NoNextPage(ValueError):
-    """There is a next page, and no way to ask for it. The message says why."""
+class _UnreachablePage(ValueError):
+    """There is a next page that can't be requested. The message says why."""
 
 
 class NotDone(UnknownShape):
@@ -66,13 +64,13 @@ class NotDone(UnknownShape):
 
 
 def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
-    """The page that `body`, an answer to GET /<resource>, holds.
+    """The page in `body`, an answer to GET /<resource>.
 
-    is_first: nothing was read of the list yet, so that it may be an empty one.
+    is_first: it is the list's first page, so that the list may be empty.
 
     Raises:
-        NoList: there is none where an empty one may be meant.
-        UnknownShape: it holds no list, several that could be it, or an error.
+        NoList: there is no list, which may mean an empty one.
+        UnknownShape: it contains no list, several candidates, or an error.
     """
     if isinstance(body, NoContent):
         return Page(items=[], next_params=None, total_count=None, revision="empty")
@@ -88,7 +86,7 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     next_params, cut = None, None
     try:
         next_params = _next_params(resource, body, pagination or {}, bool(items))
-    except _NoNextPage as error:
+    except _UnreachablePage as error:
         cut = str(error)
     page = Page(
         items=items,
@@ -99,12 +97,12 @@ def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
         cut=cut,
     )
     if is_absent and not page.is_sure:
-        raise NoList(page) if is_first else UnknownShape("there is no list in it, only success")
+        raise NoList(page) if is_first else UnknownShape("it contains no list, only success")
     return page
 
 
 def _reports_only_success(resource: str, body: dict[str, Any]) -> bool:
-    """Whether an answer has nothing in it that could be a list, or a record."""
+    """Whether an answer contains nothing that could be a list or a record."""
     parts = [value for key, value in body.items() if key != "pagination"]
     return (
         body.get("success") is True
@@ -114,7 +112,7 @@ def _reports_only_success(resource: str, body: dict[str, Any]) -> bool:
 
 
 def to_item(item_name: str, body: Any) -> dict[str, Any]:
-    """The record of an answer about one: under `item`, its own name or another, or bare.
+    """The record in an answer about one: under `item`, its own name or another, or bare.
 
     Raises:
         UnknownShape: there is none.
@@ -128,7 +126,7 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
     records = [value for value in body.values() if isinstance(value, dict) and "id" in value]
     if len(records) == 1:
         return dict(records[0])
-    raise UnknownShape(f"there is no `item` in it, only {_names(body)}")
+    raise UnknownShape(f"it contains no `item`, only {_names(body)}")
 
 
 def to_account(body: Any) -> dict[str, Any]:
@@ -142,7 +140,7 @@ def to_account(body: Any) -> dict[str, Any]:
     account = inner if isinstance(inner, dict) else body
     facts = {name: value for name, value in account.items() if name != "success"}
     if not facts or "error" in facts:
-        raise UnknownShape(f"it holds no key metadata, only {_names(body)}")
+        raise UnknownShape(f"it contains no key metadata, only {_names(body)}")
     return facts
 
 
@@ -152,11 +150,11 @@ def _check_success(body: Any) -> None:
     if not isinstance(body, dict):
         raise UnknownShape(f"it is {_kind(body)} where an object was expected")
     if body.get("success", True) is not True:
-        raise NotDone(f"it says `success: false`: {error_message(body) or 'without a reason'}")
+        raise NotDone(f"it says `success: false`: {error_message(body) or 'no reason given'}")
 
 
 def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
-    """The list of records and the key it was under; null is an empty list."""
+    """The list of records and its key; null is an empty list."""
     named = [key for key in ("items", resource) if key in body]
     for key in named:
         if body[key] is not None and not isinstance(body[key], list):
@@ -169,7 +167,7 @@ def _items(resource: str, body: dict[str, Any]) -> tuple[list[Any], str]:
         found = f"several lists ({', '.join(lists)})" if lists else "no list"
         message = error_message(body)
         reason = f": {message}" if message else ""
-        raise UnknownShape(f"there is {found} in it, only {_names(body)}{reason}")
+        raise UnknownShape(f"it contains {found}, only {_names(body)}{reason}")
     return body[lists[0]], lists[0]
 
 
@@ -184,28 +182,28 @@ def _next_params(
         return {"startAfter": start_after}
     for part in (pagination, body):
         if part.get("hasMore") is True:
-            raise _NoNextPage("it says `hasMore`, but names no next page")
+            raise _UnreachablePage("it says `hasMore` but names no next page")
     return None
 
 
 def _token(value: Any) -> str | None:
-    """A page token; some servers say "" or false where there is none."""
+    """A page token; some servers send "" or false if there is none."""
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str | int) and value is not True:
         if len(quote(str(value), safe="", errors="replace")) > _TOKEN_MAX:
-            raise _NoNextPage("`nextPageToken` is longer than any URL may be")
+            raise _UnreachablePage("`nextPageToken` is too long for a URL")
         return str(value)
-    raise _NoNextPage(f"`nextPageToken` is {_kind(value)}")
+    raise _UnreachablePage(f"`nextPageToken` is {_kind(value)}")
 
 
 def _start_after(value: Any) -> str | None:
-    """The Unix milliseconds that the next page starts after; no list resumes from 0."""
+    """The Unix milliseconds after which the next page starts; 0 means none."""
     if not value or isinstance(value, bool):
         return None
     if isinstance(value, int | str):
         return str(value)
-    raise _NoNextPage(f"the place of the last row is {_kind(value)}")
+    raise _UnreachablePage(f"the time of the last row is {_kind(value)}")
 
 
 def _count(*values: Any) -> int | None:

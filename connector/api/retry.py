@@ -1,7 +1,7 @@
-"""What one exchange came to, whether it is tried again, after how long, and when to stop. Pure.
+"""The outcome of one try, whether to try again, after how long, and when to stop. Pure.
 
-The total counts the time spent sending, waiting for answers and backing off. Time spent waiting
-for a permit doesn't count: a window that is full for an hour is no failure.
+The retry budget covers sending, waiting for answers and backing off. Waiting for a permit doesn't
+count: a window that is full for an hour isn't a failure.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ EMPTY_TRIES = 3
 BUSY_TRIES = 60
 _FARTHEST_S = 86_400.0
 LEAST_TRY_S = 1.0
-"""A try that has less time left than this is not made: it would only lose its answer."""
+"""A try with less time left than this isn't made: its answer would only be lost."""
 
 _REDIRECTS = {300, 301, 302, 303, 305, 307, 308}
 _TRANSIENT_STATUS = {408, 425}
@@ -53,16 +53,16 @@ _CONFLICT = re.compile(
 
 
 class Outcome(StrEnum):
-    """What one try came to."""
+    """The outcome of one try."""
 
-    USABLE = "usable"  # what was asked for
+    USABLE = "usable"  # what was requested
     LOST = "lost"  # no whole answer: refused, dropped, truncated, timed out, not JSON
     FAULTY = "faulty"  # the server says that it failed: 5xx, 408, 425
     RUNNING = "running"  # 409: the first request with this idempotency key still runs
     BUSY = "busy"  # 429
-    DOUBTFUL = "doubtful"  # whole and readable, but not what was asked for
-    EMPTY = "empty"  # no list where one was asked for: accepted when it is repeated
-    DENIED = "denied"  # a whole answer says that what was asked for was not done
+    DOUBTFUL = "doubtful"  # whole and readable, but of an unexpected shape
+    EMPTY = "empty"  # no list where one was expected: accepted if the next try gives the same
+    DENIED = "denied"  # a whole answer says that the request was not carried out
     FINAL = "final"  # the same request would get the same answer
 
 
@@ -75,7 +75,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Effort:
-    """What one request has cost so far. spent_s: seconds, without waits for permits."""
+    """The tries of one request so far. spent_s: seconds, without waits for permits."""
 
     tries: int = 0
     sent: int = 0
@@ -113,25 +113,25 @@ def decide(
     outcome: Outcome, headers: Mapping[str, str], effort: Effort, *,
     total_s: float, now_s: float, jitter: float,
 ) -> Decision:  # fmt: skip
-    """What to do after the last try of `effort`, which came to `outcome`.
+    """What to do after the last try of `effort`, whose outcome is `outcome`.
 
     headers: of its answer, names in lower case; empty if there was none. total_s: the retry
     budget. now_s: UTC epoch seconds, for a `Retry-After` that is a date. jitter: 0..1, random,
-    so that threads which failed together don't come back together.
+    so that threads that failed together don't retry together.
     """
     if outcome is Outcome.USABLE or (outcome is Outcome.EMPTY and effort.empty >= EMPTY_TRIES):
         return Decision(Action.RETURN)
     if outcome in (Outcome.FINAL, Outcome.DENIED):
         return Decision(Action.FAIL)
     if outcome is Outcome.BUSY:
-        # The budget has the answer and holds every process back until the server's time; asking
-        # it for a permit is the wait. The count stops a server that answers 429 for ever.
+        # The budget has seen the answer and grants no process a permit until the server's time, so
+        # taking a permit is the wait. The count ends an endless series of 429s.
         return Decision(Action.GIVE_UP if effort.busy >= BUSY_TRIES else Action.RETRY)
     if outcome is Outcome.DOUBTFUL and effort.doubtful >= DOUBTFUL_TRIES:
-        # A proxy in between may have made this one up, but hardly so many: the API has changed.
+        # A proxy may have made up one such answer, but hardly so many: the API has changed.
         return Decision(Action.FAIL)
     wait_s = retry_after_s(headers, now_s)
-    if wait_s is None:  # the server's word wins; without it, back off
+    if wait_s is None:  # the server's wish wins; without one, back off
         wait_s = backoff_s(outcome, effort, jitter)
     if effort.spent_s + wait_s >= total_s - min(LEAST_TRY_S, total_s / 4):
         return Decision(Action.GIVE_UP)
@@ -139,13 +139,13 @@ def decide(
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """Seconds that `Retry-After` asks for. None if it is absent, unreadable, 0, over, or so far off
-    that its unit was misread: then it says nothing about when a retry makes sense."""
+    """Seconds that `Retry-After` asks for. None if it is absent, unreadable, 0, in the past, or so
+    far off that its unit must have been misread."""
     return seconds_ahead(headers.get("retry-after"), now_s, _FARTHEST_S) or None
 
 
 def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
-    """Seconds before the next try: doubled by each failure, 50..100 % of it by `jitter`."""
+    """Seconds before the next try: doubled with each failure, times 0.5 to 1 by `jitter`."""
     is_readable = outcome in (Outcome.DOUBTFUL, Outcome.EMPTY)
     most_s = DOUBTFUL_BACKOFF_MAX_S if is_readable else BACKOFF_MAX_S
     failures = min(effort.tries - effort.busy, 20)
@@ -158,7 +158,7 @@ def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
 
 @dataclass(frozen=True)
 class Answer:
-    """value: what `read` made of the body, if usable. reason: why it isn't usable, for people.
+    """value: the parsed body, if usable. reason: why it isn't usable, for people.
     first_sent_before_s: how long before the answered try the same request was first sent; None: it
     is the first."""
 
@@ -170,7 +170,7 @@ class Answer:
 
 
 def understand(exchange: Exchange, read: Read, *, keyed: bool, absent_at_404: bool) -> Answer:
-    """What `exchange` came to. read: JSON value → what the caller wants, or UnknownShape.
+    """The outcome of `exchange`. read: JSON value → what the caller wants, or UnknownShape.
 
     keyed: the request carried an idempotency key. absent_at_404: 404 is an answer (None).
     """
@@ -205,7 +205,7 @@ def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answe
 
 
 def _understand_absence(exchange: Exchange) -> Answer:
-    """A record that is gone ends as a tombstone, so a proxy's 404 page must not pass for it."""
+    """A missing record becomes a tombstone, so a proxy's 404 page must not count as proof."""
     page = describe(exchange.body)
     if exchange.failure or "HTML" in page:
         return Answer(Outcome.DOUBTFUL, exchange, reason=exchange.failure or page)
@@ -225,25 +225,25 @@ def final_error(answer: Answer, *, url_path: str, host: str) -> ApiError:
     if 400 <= status < 500 or answer.outcome is Outcome.DENIED:
         return Refused(status=status, url_path=url_path, reason=reason)
     if status == 304:
-        reason = "304 to a request without a condition: a cache in between is broken"
+        reason = "304 to an unconditional request: a broken cache sits in between"
     return UnexpectedAnswer(status=status, url_path=url_path, reason=reason)
 
 
 def _origin(location: str, host: str) -> str:
-    """Scheme and host of a redirect's target; the rest of it may hold anything."""
+    """Scheme and host of a redirect's target; its path and query may hold anything."""
     try:
         parts = urlsplit(location)
         where = parts.hostname or host
     except ValueError:
-        return "an address that can't be read"
+        return "an unreadable address"
     return redact(f"{parts.scheme}://{where}" if parts.scheme else where)
 
 
 def outcome_of_status(status: int, *, keyed: bool, message: str) -> Outcome:
-    """What an answer with `status` came to; 2xx is USABLE as far as the status goes.
+    """The outcome of an answer with `status`; 2xx is USABLE as far as the status goes.
 
-    keyed: the request carried an idempotency key. message: of the answer, since the API has
-    one status, 409, both for "the first one still runs" and for a real conflict.
+    keyed: the request carried an idempotency key. message: of the answer, since the API uses 409
+    both for "the first request is still running" and for a real conflict.
     """
     if 200 <= status < 300:
         return Outcome.USABLE

@@ -1,8 +1,8 @@
 """httpx as the client needs it: one host, one deadline for a whole exchange, bounded bodies.
 
-httpx's time-outs are per operation: a server that sends one byte a second never meets them. Here
-every wait on a socket is bounded by what is left of the whole exchange, and looks up now and then
-to see whether the run is to stop.
+httpx's time-outs are per operation: a server that sends one byte a second never exceeds them. Here
+every wait on a socket is bounded by the time left for the whole exchange, and checks at intervals
+whether the run must stop.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from connector.logs import redact
 from connector.settings import check_base_url
 
 BODY_MAX_BYTES = 256 * 1024 * 1024
-KEEP_ALIVE_S = 4.0  # below the 5 s after which common servers hang up: no race with their FIN
+KEEP_ALIVE_S = 4.0  # below the 5 s after which common servers close: no race with their FIN
 CONNECTIONS_KEPT = 64
-LOOK_UP_S = 0.2  # how long a wait lasts before it asks whether the run is to stop
+LOOK_UP_S = 0.2  # between two checks whether the run must stop
 CONNECT_EACH_S = 10.0  # for one of a host's addresses, so that a dead one leaves time for the next
 _GZIP_FIRST = 0x1F
 
 
 @dataclass
 class Exchange:
-    """What became of one request.
+    """One request and its answer, as far as one arrived.
 
-    sent: whether a byte of it may have left this machine. status: None = no head of an answer
-    arrived. headers: of the answer, names in lower case. failure: why there is no whole answer.
+    sent: whether a byte of it may have left this machine. status: None if no answer's head
+    arrived. headers: of the answer, names in lower case. failure: why the answer is incomplete.
     untrusted: the server's certificate was not accepted. too_large: more than BODY_MAX_BYTES.
     sent_s, head_s: when it was sent and when the head arrived, monotonic seconds.
     """
@@ -62,7 +62,7 @@ class Exchange:
         return None if self.status is None else self.head_s - self.sent_s
 
     def on_trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """httpcore's report of what it does. A CONNECT to a proxy isn't the request yet."""
+        """httpcore's trace callback. A CONNECT to a proxy isn't the request yet."""
         if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
             self.sent, self.sent_s = True, time.monotonic()
 
@@ -73,12 +73,11 @@ class Transport:
     base_url: https, or http to loopback. headers: sent with each request, the key among them.
 
     Raises:
-        BadSetting: a base URL that would show the key, or a proxy or certificates that can't be
-            used.
+        BadSetting: a base URL that would expose the key, or an unusable proxy or certificate file.
     """
 
     def __init__(self, base_url: str, *, headers: Mapping[str, str]) -> None:
-        try:  # the settings check it too; this is the last door
+        try:  # the settings check it too; this check can't be bypassed
             self._base_url = check_base_url(base_url)
         except ValueError as error:
             reason = str(error)
@@ -91,9 +90,9 @@ class Transport:
             transport=_PoolTransport(_pool(base)),
             headers=dict(headers),
             follow_redirects=False,
-            trust_env=False,  # what is taken from the environment is taken here
+            trust_env=False,  # `_pool` reads the environment
         )
-        # a cookie that a proxy or a login page sets has no business in the next request
+        # cookies set by a proxy or a login page must not be sent with the next request
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def send(
@@ -111,7 +110,7 @@ class Transport:
         """Send one request and wait for its whole answer, at most `timeout_s`.
 
         path: below the base URL, already quoted. stop: when set, the exchange ends after at most
-        `patience_s` more. What the network does is never an exception: see Exchange.failure.
+        `patience_s` more. Network failures are never raised: see Exchange.failure.
         """
         exchange = Exchange()
         deadline = Deadline(timeout_s, stop, patience_s)
@@ -121,7 +120,7 @@ class Transport:
             params=list(params) or None,
             content=body,
             headers=headers,
-            # httpcore hands the time-outs on to the streams, which are ours
+            # httpcore passes the time-outs on to our streams
             extensions={
                 "trace": exchange.on_trace,
                 "timeout": dict.fromkeys(("connect", "read", "write"), deadline),
@@ -144,12 +143,12 @@ class Transport:
             response.close()
 
     def close(self) -> None:
-        """Close all connections; what still runs on them fails."""
+        """Close all connections; requests still running on them fail."""
         self._client.close()
 
 
 def _explain(error: Exception) -> tuple[str, bool]:
-    """What failed, for people, and whether it was the server's certificate."""
+    """The failure, for people, and whether it was the server's certificate."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -173,19 +172,19 @@ def _read_body(response: httpx.Response, exchange: Exchange) -> None:
                 exchange.failure = f"an answer of more than {BODY_MAX_BYTES >> 20} MB"
                 return
     if unpacker is not None and body and not unpacker.is_whole:
-        exchange.failure = f"the {coding} of the answer ends in its middle"
+        exchange.failure = f"the answer's {coding} data is cut short"
         return
     exchange.body = bytes(body)
 
 
 class Unpacker:
-    """Unpacks gzip, all of its members, and deflate with and without its head, part by part.
+    """Unpacks gzip with all its members, and deflate with and without its header, incrementally.
 
-    httpx stops after the first member of gzip, which would cut a list in its middle. is_whole:
-    whether what came so far ends where its packing says.
+    httpx stops after the first gzip member, which would cut a list short. is_whole: whether the
+    data so far ends at the end of a stream.
 
     Raises (unpack):
-        httpx.DecodingError: it isn't packed so.
+        httpx.DecodingError: the data isn't in this format.
     """
 
     _PART_BYTES = 1 << 20
@@ -200,11 +199,11 @@ class Unpacker:
         return zlib.decompressobj(zlib.MAX_WBITS | 16 if self._is_gzip else zlib.MAX_WBITS)
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """What `data`, the next bytes, unpacks to, in parts of at most 1 MB."""
+        """Unpack `data`, the next bytes, in parts of at most 1 MB."""
         while data:
             if self._stream.eof:
                 if not self._is_gzip or data[0] != _GZIP_FIRST:
-                    return  # padding behind the end
+                    return  # padding after the end
                 self._stream = self._new_stream()
             try:
                 yield self._stream.decompress(data, self._PART_BYTES)
@@ -229,8 +228,8 @@ class _PoolTransport(httpx.HTTPTransport):
 
 
 def _pool(base: SplitResult) -> httpcore.ConnectionPool:
-    """A proxy is taken from the environment (HTTPS_PROXY, ALL_PROXY, NO_PROXY) for https, where the
-    key is inside TLS; a plain-http request to loopback never goes to a proxy."""
+    """For https, where the key is inside TLS, a proxy comes from the environment (HTTPS_PROXY,
+    ALL_PROXY, NO_PROXY); a plain-http request to loopback never uses a proxy."""
     options: dict[str, Any] = {
         "ssl_context": _ssl_context() if base.scheme == "https" else None,
         "max_connections": None,  # as many as there are threads
@@ -251,7 +250,7 @@ def _ssl_context() -> ssl.SSLContext:
         raise BadSetting(
             name="SSL_CERT_FILE or SSL_CERT_DIR",
             location="environment",
-            reason=f"the certificates can't be read: {error.strerror or error}",
+            reason=f"can't read the certificates: {error.strerror or error}",
         ) from None
 
 
@@ -268,7 +267,7 @@ def _proxy(base: SplitResult) -> httpx.Proxy | None:
         raise BadSetting(
             name="HTTPS_PROXY or ALL_PROXY",
             location="environment",
-            reason="expected an http:// or https:// URL of a proxy",
+            reason="expected the http:// or https:// URL of a proxy",
         )
     return proxy
 
@@ -298,14 +297,14 @@ class Deadline:
         self, timeout_s: float, stop: threading.Event | None = None, patience_s: float = 0.0
     ) -> None:
         self._until_s = time.monotonic() + timeout_s
-        self._why = f"no whole answer within {timeout_s:g} s"
+        self._why = f"no complete answer within {timeout_s:g} s"
         self._stop, self._patience_s = stop, patience_s
 
     def left_s(self) -> float:
-        """Seconds that are left.
+        """Seconds left.
 
         Raises:
-            httpcore.ReadTimeout: none. The message says why.
+            httpcore.ReadTimeout: none are left; the message says why.
         """
         now_s = time.monotonic()
         stopped = self._stop is not None and self._stop.is_set()
@@ -316,12 +315,12 @@ class Deadline:
         return self._until_s - now_s
 
     def slice_s(self) -> float:
-        """Seconds to wait before looking up again. Raises as `left_s`."""
+        """Seconds to wait until the next check of `stop`. Raises as `left_s`."""
         return min(self.left_s(), LOOK_UP_S)
 
 
 class DeadlineStream(httpcore.NetworkStream):
-    """A stream whose time-outs are Deadlines."""
+    """A stream that takes Deadlines as time-outs."""
 
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
@@ -335,7 +334,7 @@ class DeadlineStream(httpcore.NetworkStream):
                 deadline.left_s()
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        # not in slices: after a time-out it isn't known how much of it is written
+        # not in slices: after a time-out, how much was written is unknown
         self._inner.write(buffer, timeout=cast("Deadline", timeout).left_s())
 
     def start_tls(
@@ -355,7 +354,7 @@ class DeadlineStream(httpcore.NetworkStream):
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """Opens DeadlineStreams; its time-outs are Deadlines, too."""
+    """Opens DeadlineStreams; it takes Deadlines as time-outs, too."""
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
@@ -384,7 +383,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
 
 def _addresses(host: str, port: int, deadline: Deadline) -> list[str]:
-    """The addresses of `host`, looked up in a thread of its own: a lookup can't be ended."""
+    """The addresses of `host`, looked up in another thread, since a lookup can't be cancelled."""
     found: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:

@@ -1,7 +1,7 @@
 """The rate budget: every request of every process that shares a key, as early as allowed.
 
 `policy` is arithmetic (no clock, no I/O, no SQL); `database`, `ledger`, `locks` are storage;
-`scheduler` hands out permits. What others hold on to is here.
+`scheduler` hands out permits. The types that other packages use are here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["Budget", "Lane", "Permit"]
 
 @dataclass(frozen=True)
 class Permit:
-    """Leave to send one request. send_by_s: monotonic seconds; later, ask for another."""
+    """Permission to send one request. send_by_s: monotonic seconds; after that, take another."""
 
     id: int
     lane: Lane
@@ -25,7 +25,7 @@ class Permit:
 
 
 class Budget(Protocol):
-    """What the API client needs of a budget. Thread-safe."""
+    """The budget as the API client uses it. Thread-safe."""
 
     def permit(self, lane: Lane) -> Permit:
         """Block until one request may go out.

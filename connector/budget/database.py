@@ -1,7 +1,7 @@
 """One SQL database for budget, locks, outbox and run history: a SQLite file or PostgreSQL.
 
-SQLite starves writers that poll its busy handler (4 s measured with eight processes), so a
-blocking file lock stands in front of every write transaction; the kernel queues fairly.
+SQLite starves writers that poll its busy handler (4 s measured with eight processes), so every
+write transaction takes a blocking file lock first; the kernel queues fairly.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from connector.logs import hide
 Migration = Callable[[sa.Connection], None]
 
 LOCK_WAIT_S = 30.0
-"""How long a ledger that others hold is waited for. A write transaction takes milliseconds."""
+"""How long to wait for a locked ledger. A write transaction takes milliseconds."""
 _POSTGRES_OPTIONS = (
     f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
 )
@@ -40,9 +40,9 @@ _versions = sa.Table(
 
 
 class Proof(Protocol):
-    """That a database is still the one that was opened; each method raises if it isn't.
+    """Checks that a database is still the one that was opened; each method raises if it isn't.
 
-    of_file: without a transaction. of_rows: at the beginning of each write transaction.
+    of_file: called without a transaction. of_rows: at the start of each write transaction.
     of_failure: when the database has failed.
     """
 
@@ -59,8 +59,8 @@ class Database:
     durable: True makes SQLite fsync each commit (outbox keys need it, permits don't).
     suffix: on SQLite, a file of its own next to the ledger (`ledger.db` → `ledger-outbox.db`),
     so that long writes there never block grants here; PostgreSQL keeps one database.
-    lock_wait_s: how long to wait for others before LedgerUnusable. answer_within_s: on PostgreSQL,
-    how long its server may be silent.
+    lock_wait_s: how long to wait for a lock before LedgerUnusable. answer_within_s: on PostgreSQL,
+    how long the server may take to answer.
 
     Raises:
         LedgerUnusable: here and in every method: missing, locked, full, damaged, unreachable.
@@ -115,7 +115,7 @@ class Database:
         """A write transaction; commits at the end, rolls back on an exception.
 
         to_disk: False doesn't wait for PostgreSQL's disk. A crash of its machine may lose the
-        last of such transactions; the death of a process never does.
+        latest of these transactions; a killed process never does.
         """
         with self._guarded(), self._exclusive(), self._begun(write=True) as connection:
             if not (to_disk or self.is_sqlite):
@@ -132,7 +132,7 @@ class Database:
             yield connection
 
     def require(self, proof: Proof) -> None:
-        """From now on, begin no write transaction without `proof`, and let it explain failures."""
+        """From now on, check `proof` in every write transaction, and after every failure."""
         self._proof = proof
 
     @contextmanager
@@ -180,13 +180,13 @@ class Database:
             connection.execute(sa.insert(_versions).values(stored))
 
     def version(self, component: str) -> int:
-        """To which version `component`'s tables were brought; 0 if to none."""
+        """The version of `component`'s tables; 0 if there are none."""
         with self.read() as connection:
             return _version(connection, component)
 
     def scrub(self) -> None:
-        """Rewrite a SQLite file, so that nothing that was deleted can be read in it. What
-        PostgreSQL deletes is gone with its next vacuum."""
+        """Rewrite a SQLite file, so that it contains no deleted data. PostgreSQL removes deleted
+        data with its next vacuum."""
         if not self.is_sqlite:
             return
         with self._guarded(), self._exclusive(), closing(self.engine.raw_connection()) as raw:
@@ -201,7 +201,7 @@ class Database:
 
 
 def half_path(url: str, suffix: str) -> Path | None:
-    """Where a SQLite ledger keeps the file of `suffix`, see `Database`; None on PostgreSQL."""
+    """The path of a SQLite ledger's file of `suffix`, see `Database`; None on PostgreSQL."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return None
@@ -210,7 +210,7 @@ def half_path(url: str, suffix: str) -> Path | None:
 
 
 def forget_version(connection: sa.Connection, component: str) -> None:
-    """Let `component`'s tables be made again by the next `migrate`."""
+    """Make the next `migrate` create `component`'s tables again."""
     _versions.create(connection, checkfirst=True)
     connection.execute(sa.delete(_versions).where(_versions.c.component == component))
 
@@ -226,8 +226,8 @@ def _on_begin(connection: sa.Connection) -> None:
 
 
 def _server_name(url: sa.URL) -> str:
-    """A server for messages: host, port and database, never a user or a password. Passwords may
-    be in the query as well; libpq's own messages are kept from quoting them."""
+    """The server's name for messages: host, port and database, never a user or a password, which
+    may also be in the query."""
     parameters = {name: value for name, value in url.query.items() if isinstance(value, str)}
     for secret in (url.password, parameters.get("password"), parameters.get("sslpassword")):
         hide(str(secret or ""))
@@ -237,8 +237,8 @@ def _server_name(url: sa.URL) -> str:
 
 
 def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
-    """answer_within_s: for one statement; a server that is stopped, or whose host is, never
-    answers, and the system keeps such a connection for hours."""
+    """answer_within_s: for one statement. A server that is suspended, or whose host is, never
+    answers, and the system keeps such a connection open for hours."""
     import psycopg
 
     class BoundedConnection(psycopg.Connection[Any]):
@@ -265,13 +265,13 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
 
 
 class LockHeld(Exception):
-    """Others held the lock for as long as we were willing to wait."""
+    """The lock wasn't free within the time to wait."""
 
 
 class FileLock:
-    """A lock between processes and threads: fair like the kernel's queue, and bounded.
+    """A lock between processes and threads: fair like the kernel's queue, and with a time-out.
 
-    path: created where it is missing, for its owner alone.
+    path: created if it is missing, readable by its owner only.
 
     Raises:
         OSError: it can't be created.
@@ -287,7 +287,7 @@ class FileLock:
         """Hold the lock.
 
         Raises:
-            LockHeld: others, here or in other processes, held it for `wait_s`.
+            LockHeld: another thread or process held it for `wait_s`.
         """
         if not self._threads.acquire(timeout=wait_s):
             raise LockHeld(f"another thread held it for {wait_s:g} s")
@@ -301,8 +301,8 @@ class FileLock:
             self._threads.release()
 
     def _take(self, wait_s: float) -> None:
-        """The kernel has no `flock` with a timeout: a thread waits in its queue, and is left
-        behind if that takes too long."""
+        """`flock` has no time-out: a thread waits in the kernel's queue, and is abandoned if that
+        takes too long."""
         descriptor = self._descriptor
         taken: Future[None] = Future()
 
@@ -321,7 +321,7 @@ class FileLock:
                 taken.result(wait_s)
             except BaseException as error:
                 self._descriptor = open_private(self._path)
-                if not taken.cancel():  # it was taken at the last moment
+                if not taken.cancel():  # it was acquired at the last moment
                     os.close(descriptor)
                 if isinstance(error, TimeoutError):
                     raise LockHeld(f"another process held it for {wait_s:g} s") from None
@@ -332,27 +332,27 @@ class FileLock:
 
 
 def open_private(path: Path) -> int:
-    """A descriptor of a file that is made where it is missing, for its owner alone."""
+    """A descriptor of a file that is created if missing, readable by its owner only."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 _MOVE_AWAY = (
-    "Move it away (the next run makes a new one), wait as long as the longest rate window, and "
+    "Move it away (the next run creates a new one), wait as long as the longest rate window, and "
     "run the command again."
 )
 _WRITABLE = "Make the state directory writable for this user."
 _FREE_SPACE = "Free some space and run the command again."
 _CLOSE_OTHERS = (
-    "Close what has it open for writing (a database browser, a stopped process) and run the "
-    "command again."
+    "Close the program that has it open for writing (a database browser, a suspended process) and "
+    "run the command again."
 )
 _END_IT = "Look for a stopped or hanging hiringcenter process, end it and run the command again."
 _BY_SQLITE_CODE = {
     "SQLITE_CORRUPT": ("is damaged", _MOVE_AWAY),
-    "SQLITE_NOTADB": ("is damaged, or no SQLite file", _MOVE_AWAY),
+    "SQLITE_NOTADB": ("is damaged, or isn't a SQLite file", _MOVE_AWAY),
     "SQLITE_READONLY": ("is read-only", _WRITABLE),
     "SQLITE_CANTOPEN": ("can't be opened", _WRITABLE),
-    "SQLITE_FULL": ("has no room: the disk is full", _FREE_SPACE),
+    "SQLITE_FULL": ("can't grow: the disk is full", _FREE_SPACE),
     "SQLITE_IOERR": ("can't be read or written: the disk failed or is full", _FREE_SPACE),
     "SQLITE_BUSY": ("is locked by another program", _CLOSE_OTHERS),
     "SQLITE_LOCKED": ("is locked", _CLOSE_OTHERS),
@@ -361,7 +361,7 @@ _DAMAGED = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
 def cant_open(ledger: str, error: OSError) -> LedgerUnusable:
-    """The ledger's file, or a lock file next to it, could not be made or opened."""
+    """The ledger's file, or a lock file next to it, could not be created or opened."""
     if isinstance(error, IsADirectoryError):
         return _folder_instead_of_file(ledger, error.filename)
     return LedgerUnusable(
@@ -381,7 +381,7 @@ def _folder_instead_of_file(ledger: str, folder: str) -> LedgerUnusable:
 
 @contextmanager
 def _translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
-    """Turn failures of the database into LedgerUnusable; faults of the caller stay as they are."""
+    """Turn failures of the database into LedgerUnusable; errors of the caller pass unchanged."""
     driver: Any = dialect.dbapi
     try:
         yield
@@ -402,7 +402,7 @@ def _unusable(ledger: str, code: str, message: str) -> LedgerUnusable:
         for ending in ("-wal", "-shm", "-journal"):
             if Path(ledger + ending).is_dir():
                 return _folder_instead_of_file(ledger, ledger + ending)
-    if "Could not decode to UTF-8" in message:  # text that SQLite itself doesn't look at
+    if "Could not decode to UTF-8" in message:  # SQLite itself doesn't check text
         code = "SQLITE_CORRUPT"
     for prefix, (reason, action) in _BY_SQLITE_CODE.items():
         if code.startswith(prefix):

@@ -1,6 +1,6 @@
 """The ledger of one key: every change is one short write transaction under the key's lock.
 
-An `exchange` books answers, learns from them, and grants what the policy allows.
+An `exchange` records answers, learns from them, and grants what the policy allows.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window
 
 _REFRESH_S = 10.0
-"""A process that waits reports so again this often, so that the others know it is alive."""
+"""A waiting process repeats its request this often, so that the others know it is alive."""
 _LATE_S = 1.0
-"""A process that waits is believed for so long after it should have asked again."""
+"""A waiting process counts as alive for this long after its next request was due."""
 _SMOOTHING = 0.2
 _PRUNE_EVERY = 500
 _MEMORY_S = 600.0
-"""Feedback looks back from a request's grant, so rows stay this long after they ceased to count."""
+"""Rows stay this long after they cease to count, since feedback counts back from a grant."""
 
 # built once: building a statement takes longer than executing it
 _PERMIT = outstanding.c.key == sa.bindparam("of_key"), outstanding.c.id == sa.bindparam("permit")
@@ -56,7 +56,7 @@ _DISCONNECT = sa.delete(owners).where(*_OF_OWNER)
 
 
 class Answered(NamedTuple):
-    """An answer to book. arrived_s: by the clock of `Request.asked_s`."""
+    """An answer to record. arrived_s: by the clock of `Request.asked_s`."""
 
     permit: int
     arrived_s: float
@@ -65,8 +65,8 @@ class Answered(NamedTuple):
 
 @dataclass
 class Request:
-    """What one process brings: how many callers wait, by lane; answers; permit ids that got none
-    (`unanswered`), or whose request never left (`unsent`). asked_s: its time, by any clock."""
+    """One process's request: how many callers wait, by lane; answers; ids of permits that got none
+    (`unanswered`) or whose request was never sent (`unsent`). asked_s: its time, by any clock."""
 
     wants: Mapping[Lane, int] = field(default_factory=dict)
     answers: list[Answered] = field(default_factory=list)
@@ -79,7 +79,7 @@ class Request:
         return not (any(self.wants.values()) or self.answers or self.unanswered or self.unsent)
 
     def add(self, other: Request) -> None:
-        """What became of more permits."""
+        """Add the outcomes of more permits."""
         self.answers += other.answers
         self.unanswered += other.unanswered
         self.unsent += other.unsent
@@ -87,8 +87,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Grants:
-    """What it gets: permit ids by lane, and how long until asking for more can help (seconds
-    from the start of the exchange). hold_s, hold_reason: of a hold that began just now."""
+    """The reply: permit ids by lane, and when asking again can help (seconds from the start of the
+    exchange). hold_s, hold_reason: of a hold that has just begun."""
 
     granted: Mapping[Lane, Sequence[int]]
     wait_s: Mapping[Lane, float]
@@ -98,7 +98,7 @@ class Grants:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A booked answer, in ledger seconds. own: of this process."""
+    """A recorded answer, in ledger seconds. own: of this process."""
 
     reading: Reading
     push: bool
@@ -113,8 +113,7 @@ class _Ended:
 
 @dataclass(frozen=True, slots=True)
 class _OwnRequests:
-    """Bounds on our requests that the server counted when it answered one; see
-    `feedback.OwnCounts`."""
+    """See `feedback.OwnCounts`."""
 
     view: KeyView
     granted_s: float
@@ -140,7 +139,7 @@ class _OwnRequests:
 
 
 class Ledger:
-    """One process' access to the ledger of a key. windows: as this process was configured,
+    """One process's access to the ledger of a key. windows: as this process is configured,
     shortest first. request_timeout_s: total, per request. jitter: uniform in [0, 1)."""
 
     def __init__(
@@ -170,7 +169,7 @@ class Ledger:
             connection.execute(sa.insert(owners).values(asdict(self._process)))
 
     def exchange(self, request: Request) -> Grants:
-        """Book what `request` brings, grant what it asks for, as far as the windows allow."""
+        """Record the outcomes in `request`, and grant what it asks for as far as windows allow."""
         with self._locked() as (connection, row, now_s):
             ended = self._book(connection, row, request, now_s)
             view = KeyView(connection, row, self._windows, now_s)
@@ -180,7 +179,7 @@ class Ledger:
             process = self._as_seen(view, request.wants, granted, wait_s, ended)
             connection.execute(_SHOW, {**_named(process), **asdict(process)})
             self._prune(view)
-        self._process = process  # only now: a failed transaction has changed nothing
+        self._process = process  # only now: a failed transaction changes nothing
         hold_s = view.learnt.hold_until_s
         return Grants(
             granted,
@@ -190,7 +189,7 @@ class Ledger:
         )
 
     def pull_started(self, expected: int | None) -> None:
-        """Note the start of a pull, so that later ones find room. expected: its requests."""
+        """Record the start of a pull, so that pushes leave room for it. expected: its requests."""
         with self._locked() as (connection, row, now_s):
             row.past_pulls = Pulls.loads(row.past_pulls).started(now_s).dumps()
             process = replace(
@@ -201,7 +200,7 @@ class Ledger:
         self._process = process
 
     def pull_ended(self, requests: int) -> None:
-        """Note what a pull has cost."""
+        """Record how many requests a pull took."""
         with self._locked() as (connection, row, _now_s):
             row.past_pulls = Pulls.loads(row.past_pulls).ended(requests).dumps()
             process = replace(self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
@@ -209,13 +208,13 @@ class Ledger:
         self._process = process
 
     def leave(self) -> None:
-        """Disconnect; permits that are still out count until their deadline."""
+        """Disconnect; unanswered permits count until their deadline."""
         with self._locked() as (connection, _row, _now_s):
             connection.execute(_DISCONNECT, _named(self._process))
 
     @contextmanager
     def _locked(self) -> Iterator[tuple[sa.Connection, KeyRow, float]]:
-        """A write transaction with the key's row locked, and the time read after that."""
+        """A write transaction with the key's row locked, and the time, read after locking."""
         with self._database.write(to_disk=False) as connection:
             row = KeyRow.load(connection, self._key, lock=True)
             yield connection, row, self._clock.now_s(connection)
@@ -225,10 +224,10 @@ class Ledger:
     def _book(
         self, connection: sa.Connection, row: KeyRow, request: Request, now_s: float
     ) -> list[_Ended]:
-        """Move answered permits to `spent`, in the order of their answers; those that were never
-        sent are as if never granted, those without an answer count until their deadline.
+        """Move answered permits to `spent`, in the order of their answers; delete those that were
+        never sent; those without an answer count until their deadline.
 
-        An end is the time the answer arrived, but never before one that was booked already: ends
+        `end_s` is when the answer arrived, but never earlier than one already recorded: it must
         rise with `seq`, and too late is on the safe side.
         """
         for permit in request.unsent:
@@ -238,7 +237,7 @@ class Ledger:
         ended = []
         for answer in sorted(request.answers, key=lambda answer: answer.arrived_s):
             taken = connection.execute(_TAKE, {"of_key": row.key, "permit": answer.permit}).first()
-            if taken is None:  # so late that it had ceased to count
+            if taken is None:  # so late that it no longer counts
                 continue
             owner, push, granted_s = taken
             row.last_end_s = max(
@@ -253,7 +252,7 @@ class Ledger:
         return ended
 
     def _learn(self, view: KeyView, ended: Iterable[_Ended]) -> None:
-        """Let the answers correct what is known of the server."""
+        """Update the feedback state from the answers."""
         before = view.learnt
         for each in ended:
             view.learnt = feedback.update(
@@ -268,7 +267,7 @@ class Ledger:
     def _grant(
         self, view: KeyView, wants: Mapping[Lane, int]
     ) -> tuple[dict[Lane, list[int]], dict[Lane, float]]:
-        """Grant what there is room for, pulls first; when to ask again for the rest."""
+        """Grant what there is room for, pulls first; also returns when to ask again."""
         granted: dict[Lane, list[int]] = {}
         wait_s: dict[Lane, float] = {}
         allowed: Allowance | None = None
@@ -313,7 +312,7 @@ class Ledger:
         wait_s: Mapping[Lane, float],
         ended: Iterable[_Ended],
     ) -> ConnectedProcess:
-        """This process after an exchange, as the others see it."""
+        """This process after an exchange, as other processes see it."""
         waiting = {lane: wants.get(lane, 0) - len(granted.get(lane, ())) for lane in Lane}
         process = replace(
             self._process, seen_s=view.now_s,
@@ -321,7 +320,7 @@ class Ledger:
             valid_until_s=view.now_s + max(wait_s.values(), default=0.0) + _LATE_S,
         )  # fmt: skip
         latencies_s = [each.latency_s for each in ended if each.own and not each.push]
-        if not (wants.get(Lane.PULL) or latencies_s):  # a pull shows no life here
+        if not (wants.get(Lane.PULL) or latencies_s):  # no sign of an active pull
             return process
         chains = min(64, view.in_flight(Lane.PULL) + process.waiting_pull)
         return replace(
@@ -333,7 +332,7 @@ class Ledger:
         )
 
     def _prune(self, view: KeyView) -> None:
-        """Delete what counts for no process any more, once every so many requests."""
+        """Delete requests that no longer count for any process, once every so many requests."""
         row = view.row
         row.keep_s = max(row.keep_s, self._windows[-1].held_s)
         if row.seq - self._pruned_at < _PRUNE_EVERY:

@@ -1,8 +1,8 @@
 """The ledger's clock: seconds that never step, the same for every process that shares a ledger.
 
 SQLite (one machine): the time since boot, sleep included, plus an offset that is stored once per
-boot; steps of the wall clock go unnoticed. Across a reboot the wall shows how long the machine was
-off, but never less than the time since boot: the clock does not go back.
+boot; steps of the wall clock don't matter. Across a reboot the wall clock tells how long the
+machine was off, at least the time since boot: this clock never goes back.
 PostgreSQL (several machines): the server's `clock_timestamp()`, read after the lock.
 """
 
@@ -22,12 +22,12 @@ from connector.clock import Clock, SteadyClock, SystemClock
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOTE_EVERY_S = 10.0
 _BOOT_MARGIN_S = 60.0
-"""The last seconds before a machine crashed may be on no disk: a boot could begin before them."""
+"""The last seconds before a crash may not be on disk: the next boot could begin before them."""
 
 
 class LedgerClock(Protocol):
-    """open: once, in a write transaction, before anything else. now_s: ledger seconds, read after
-    the lock is held. note: in write transactions, now and then, what the next boot must know."""
+    """open: once, in a write transaction, before anything else. now_s: ledger seconds, read while
+    the lock is held. note: now and then, in write transactions, store what the next boot needs."""
 
     def open(self, connection: sa.Connection) -> None: ...
 
@@ -37,17 +37,17 @@ class LedgerClock(Protocol):
 
 
 def ledger_clock(database: Database, clock: Clock) -> LedgerClock:
-    """The clock of this ledger; a fake `clock` is followed on every database."""
+    """The clock of this ledger; a fake `clock` is used with every database."""
     if database.is_sqlite or not isinstance(clock, SystemClock):
         return BootClock(clock)
     return ServerClock()
 
 
 def steady_clock(database: Database, time_source: LedgerClock, clock: Clock) -> SteadyClock:
-    """The ledger's clock for one process to read without the ledger; `time_source` is open."""
+    """The ledger's clock, readable without a transaction. time_source: already opened."""
     with database.write(to_disk=False) as connection:
         offset_s = time_source.now_s(connection) - clock.monotonic_s()
-    # a boot's offset is stored: within it, nothing but time moves the clock
+    # the boot's offset is stored, so the clock never steps until the next boot
     since_s = offset_s + _BOOT_MARGIN_S if isinstance(time_source, BootClock) else -inf
     return SteadyClock(clock, offset_s, since_s)
 
@@ -82,7 +82,7 @@ class BootClock:
         return self._offset_s + self._clock.monotonic_s()
 
     def note(self, connection: sa.Connection) -> None:
-        """Keep the wall's time with the ledger's, for the next boot."""
+        """Store the wall time with the ledger's, for the next boot."""
         reading_s = self._clock.monotonic_s()
         if reading_s - self._noted_s < _NOTE_EVERY_S:
             return
@@ -100,7 +100,7 @@ class BootClock:
     def _stored_offset_s(self, connection: sa.Connection, reading_s: float) -> float:
         stored = sa.select(clocks.c.offset_s, clocks.c.reading_s)
         found = connection.execute(stored.where(clocks.c.boot == self._boot)).first()
-        # where a boot has no name, a reading that went back shows a new one
+        # if boots have no id, a reading that went back shows a new boot
         if found is not None and reading_s >= found.reading_s:
             return float(found.offset_s)
         noted = sa.select(clocks.c.ledger_s, clocks.c.wall_s).order_by(clocks.c.ledger_s.desc())
@@ -119,10 +119,10 @@ class BootClock:
 def first_offset_s(
     reading_s: float, wall_s: float, *, last: Sequence[float] | None, latest_s: float | None
 ) -> float:
-    """What to add to a reading of the time since boot, in a boot that the ledger hasn't seen.
+    """What to add to the time since boot, in a boot that the ledger hasn't seen.
 
     last: ledger and wall seconds of one earlier moment; None in a new ledger.
-    latest_s: the latest ledger second that was ever stamped.
+    latest_s: the latest ledger second ever recorded.
     """
     if last is None:
         return wall_s - reading_s
@@ -132,7 +132,7 @@ def first_offset_s(
 
 
 def boot_id(clock: Clock) -> str:
-    """What names this boot; empty where the system (or a fake clock) has no name for it."""
+    """An id of this boot; empty if the system (or a fake clock) has none."""
     if not isinstance(clock, SystemClock):
         return ""
     try:

@@ -1,9 +1,9 @@
-"""The tables of the rate budget, and the number that stands for an API key in them.
+"""The tables of the rate budget, and the id of an API key in them.
 
 `spent` numbers the ended requests of a key (`seq`, and `push_seq` for those of the push lane).
-`end_s` is stamped under the ledger's lock, so it rises with `seq`: how many requests still count
-is the difference of two sequence numbers, when the next one leaves is the `end_s` of another;
-nothing is ever counted row by row. All times are seconds of the ledger's own clock.
+`end_s` is set under the ledger's lock, so it rises with `seq`: the number of requests that still
+count is the difference of two sequence numbers, and the `end_s` of one row tells when the next
+leaves. Rows are never counted one by one. All times are seconds of the ledger's own clock.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ owners = sa.Table(
     sa.Column("command", sa.String(255), nullable=False),
     sa.Column("since_s", _Seconds, nullable=False),
     sa.Column("seen_s", _Seconds, nullable=False),
-    # callers that wait for a permit, and until when that may be believed
+    # callers that wait for a permit, and until when that counts
     sa.Column("waiting_pull", sa.Integer, nullable=False),
     sa.Column("waiting_push", sa.Integer, nullable=False),
     sa.Column("pull_since_s", _Seconds, nullable=False),  # not used any more
@@ -110,14 +110,14 @@ owners = sa.Table(
 MIGRATIONS = (metadata.create_all,)
 
 OUTBOX_SUFFIX = "-outbox"
-SALT_COPY = "key-salt"  # its name among the outbox's own salts
+SALT_COPY = "key-salt"  # name of the copy among the outbox's salts
 _SALT = "key-salt"
 _COPY = "SELECT value FROM outbox_salts WHERE name = :name"
 
 
 def key_id(api_key: str, database: Database) -> str:
-    """32 hex digits that stand for `api_key` in this ledger, which never holds the key; without
-    the ledger's secret salt they can't be tried against guessed keys.
+    """32 hex digits that identify `api_key` in this ledger, which never contains the key. Without
+    the ledger's secret salt they can't be used to test guessed keys.
 
     Raises:
         BudgetError: the ledger can't be read or written.
@@ -129,13 +129,13 @@ def key_id(api_key: str, database: Database) -> str:
 
 
 def salt_of(connection: sa.Connection) -> bytes | None:
-    """The salt of a ledger's keys, for its outbox to keep a copy of."""
+    """The salt of a ledger's key ids, of which its outbox keeps a copy."""
     return connection.scalar(sa.select(secrets.c.value).where(secrets.c.name == _SALT))
 
 
 def _new_salt(connection: sa.Connection, database: Database) -> bytes:
-    """A budget that was lost takes its outbox's copy: with another salt, what the key has sent
-    would be found under no number. Of two processes that start at once, the first one's stays."""
+    """A new budget takes the copy of an existing outbox: with another salt, the key's earlier
+    writes would not be found. Of two processes that start at once, the first one's salt stays."""
     salt = _salt_of_outbox(connection, database) or randomness.token_bytes(32)
     insert = postgresql.insert(secrets).values(name=_SALT, value=salt)  # as SQLite writes it, too
     connection.execute(insert.on_conflict_do_nothing())
@@ -152,6 +152,6 @@ def _salt_of_outbox(connection: sa.Connection, database: Database) -> bytes | No
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as outbox:
             found = outbox.execute(_COPY, {"name": SALT_COPY}).fetchone()
-    except sqlite3.Error:  # damaged, or without the table: whoever opens it will report that
+    except sqlite3.Error:  # damaged, or without the table: opening the outbox reports that
         return None
     return found[0] if found else None

@@ -1,6 +1,6 @@
-"""What the ledger knows of a key at one moment: for a grant, and for people who ask.
+"""The state of a key at one moment, for grants and for reports.
 
-All times are ledger seconds, but those named `…in_s`, which count from now.
+All times are ledger seconds, except those named `…in_s`, which count from now.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from connector.clock import SystemClock
 HOST = os.uname().nodename[:255]
 _FORGOTTEN_S = 86_400.0
 _UNDECLARED_AFTER = 5
-"""A process that reads without declaring a pull is taken for a pull from this request on."""
+"""A process that reads without declaring a pull counts as a pull from this request on."""
 _UNKNOWN_LATENCY_S = 0.3
 
 # built once: building a statement takes longer than executing it
@@ -78,7 +78,7 @@ class ConnectedProcess:
         return self.waiting_pull if lane is Lane.PULL else self.waiting_push
 
     def may_live(self, now_s: float) -> bool:
-        """False where the process is known to be gone, or wasn't seen for a day."""
+        """False if the process is known to have ended, or hasn't been seen for a day."""
         if self.host == HOST:
             try:
                 os.kill(self.pid, 0)
@@ -89,7 +89,7 @@ class ConnectedProcess:
         return now_s - self.seen_s < _FORGOTTEN_S
 
     def running_pull(self, now_s: float) -> RunningPull | None:
-        """What it reads, if it showed life lately."""
+        """Its pull, if it was active recently."""
         known = self.pull_declared or self.pull_requests >= _UNDECLARED_AFTER
         if not known or now_s - self.pull_seen_s > HEARTBEAT_S:
             return None
@@ -100,12 +100,12 @@ class ConnectedProcess:
 
 
 def connected(connection: sa.Connection, key: str) -> list[ConnectedProcess]:
-    """All that are known for a key, dead ones included; those who came first before the others."""
+    """All known processes of a key, dead ones included, in the order in which they connected."""
     return [ConnectedProcess(*row) for row in connection.execute(_CONNECTED, {"key": key})]
 
 
 class Rank(NamedTuple):
-    """Where a request stands in `spent`: how many ended up to it, and how many were pushes."""
+    """The sequence numbers of a request in `spent`: among all, and among pushes."""
 
     seq: int
     push_seq: int
@@ -134,18 +134,18 @@ class KeyRow:
 
     @classmethod
     def add(cls, connection: sa.Connection, key: str, now_s: float) -> None:
-        """Make one where there is none; other processes may do so at the same time."""
+        """Create the row if it is missing; other processes may do so at the same time."""
         insert = postgresql.insert(keys).values(asdict(cls(key, 1, 0, 0, 0, 0, now_s)))
         connection.execute(insert.on_conflict_do_nothing())  # as SQLite writes it, too
 
     @classmethod
     def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:
-        """The row of a key that was added."""
+        """The row of a key, which must exist."""
         return cls(*connection.execute(_ROW_LOCKED if lock else _ROW, {"key": key}).one())
 
 
 class Unanswered(NamedTuple):
-    """A permit without an answer. awaited_until_s: until when one is waited for."""
+    """A permit without an answer. awaited_until_s: until when an answer may still come."""
 
     push: int
     granted_s: float
@@ -157,10 +157,9 @@ class Unanswered(NamedTuple):
 
 
 class KeyView:
-    """What one transaction sees of a key. windows: shortest first.
+    """One transaction's view of a key. windows: shortest first.
 
-    Everything about ended requests is a look-up by rank in `spent`; unanswered ones are few and
-    are read once.
+    Ended requests are looked up by rank in `spent`; unanswered ones are few and are read once.
     """
 
     def __init__(
@@ -219,7 +218,7 @@ class KeyView:
         return sorted(ends_s)[surplus - 1] + held_s
 
     def ends_s(self, index: int, lane: Lane | None, unanswered_end_s: float) -> list[float]:
-        """Ends of all that counts in window `index`, of `lane` or of both, ascending."""
+        """Ends of all permits that count in window `index`, of `lane` or of both, ascending."""
         ends_s = self._ended_s(index, lane)
         for permit in self.unanswered:
             if permit.is_of(lane) and permit.deadline_s > self.now_s - self.windows[index].held_s:
@@ -243,10 +242,10 @@ class KeyView:
 class WindowReport:
     """One window now. limit: as corrected by the server's answers; configured: as set.
 
-    pull, push: requests of each lane that count. push_limit: where pushes stop for pulls.
-    next_free_in_s: until one more slot is free; 0 if one is.
-    foreign_in_s: how much longer room is left for others that spend from it; 0 if there are none.
-    foreign: how many requests of theirs may count. spacing_s: between two requests, 0 for none.
+    pull, push: requests of each lane that count. push_limit: limit for pushes, which leave the
+    reserve to pulls. next_free_in_s: until one more slot is free; 0 if one is.
+    foreign_in_s: how much longer room is left for other programs that use the key; 0 if there are
+    none. foreign: how many of their requests may count. spacing_s: between two requests, or 0.
     """
 
     length_s: float
@@ -271,7 +270,7 @@ class WindowReport:
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: requests on their way.
+    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: requests in flight.
 
     next_in_s: until the next request may go out, by lane.
     """
@@ -295,7 +294,7 @@ class Eta:
 
 
 def open_report(database: Database, *, api_key: str, limits: Sequence[Limits]) -> BudgetReport:
-    """A look at a key's budget for who sends nothing. limits: as this process is configured.
+    """A key's budget for a caller that only reads it. limits: as this process is configured.
 
     Raises:
         BudgetError: the ledger can't be used.
@@ -317,7 +316,7 @@ class BudgetReport:
         self._windows = windows
 
     def state(self) -> BudgetState:
-        """What is used and free now, by whom, and what holds it up."""
+        """What is used and free now, by which process, and what limits it."""
         with self._view() as view:
             facts, learnt, now_s = view.facts(), view.learnt, view.now_s
             allowed = view.allowance(facts)
@@ -341,8 +340,8 @@ class BudgetReport:
             return _eta(view, view.allowance(view.facts()), count, lane, in_flight)
 
     def ages_s(self, within_s: float) -> list[float]:
-        """How many seconds ago each request of the last `within_s` was answered; older than the
-        longest window isn't kept."""
+        """How many seconds ago each request of the last `within_s` was answered; requests older
+        than the longest window aren't kept."""
         with self._database.read() as connection:
             now_s = self._time_source.now_s(connection)
             recent = spent.c.key == self._key, spent.c.end_s > now_s - within_s

@@ -43,7 +43,7 @@ class HeldLock:
     fence: int
 
     def check(self, connection: sa.Connection) -> None:
-        """Raise BudgetError if another run took the lock since; call in the transaction that
+        """Raise BudgetError if another run has taken the lock; call it in the transaction that
         must not happen twice."""
         now = connection.scalar(sa.select(holders.c.fence).where(holders.c.name == self.name))
         if now != self.fence:
@@ -55,7 +55,7 @@ class HeldLock:
 
 @contextmanager
 def take_lock(database: Database, name: str, *, run_id: str) -> Iterator[HeldLock]:
-    """Hold the lock `name` for this process; AlreadyRunning (naming the holder) if it is taken."""
+    """Hold the lock `name` in this process; AlreadyRunning (naming the holder) if it is held."""
     database.migrate("locks", MIGRATIONS)
     with ExitStack() as stack:
         taken = _file_lock if database.is_sqlite else _advisory_lock
@@ -69,7 +69,7 @@ def _digest(name: str) -> bytes:
 
 
 def forget_file(database: Database, name: str) -> None:
-    """Remove the file of a lock whose name is given up; PostgreSQL has none."""
+    """Remove the file of a lock whose name is no longer used; PostgreSQL has none."""
     if database.path is not None:
         _file_of(database.path, name).unlink(missing_ok=True)
 

@@ -1,8 +1,8 @@
-"""The budget as the rest of the project sees it: permits, what became of them, and the outlook.
+"""The budget that the other packages use: permits, their outcomes, and the forecast.
 
-One thread per process talks to the ledger, for all threads that wait. It sleeps until the time
-that the ledger computed and never polls it. Answers ride in the next grant's transaction, or go
-alone a few milliseconds later when no caller waits.
+One thread per process talks to the ledger on behalf of all waiting threads. It sleeps until the
+time that the ledger computed and never polls. Answers are recorded in the next grant's transaction,
+or a few milliseconds later on their own if no caller waits.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from connector.clock import Clock, SteadyClock, SystemClock
 from connector.errors import BudgetClosed, ConnectorError, Interrupted
 
 _LINGER_S = 0.005
-"""Outcomes wait so long for a grant to ride with."""
+"""Outcomes wait this long for the transaction of a grant."""
 _GLANCE_S = 0.2
-"""`stop` is set by a signal handler, which can't wake a thread: how often to look at it."""
+"""`stop` is set by a signal handler, which can't wake a thread: how often to check it."""
 _RETRY_OUTCOMES_S = 1.0
-"""After a failure, outcomes alone are brought to the ledger again this much later."""
+"""After a failure, recording outcomes alone is retried this much later."""
 
 log = logs.get_logger("budget")
 
@@ -75,12 +75,12 @@ class RateBudget(BudgetReport):
             request_timeout_s=request_timeout_s,
         )
         self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
-        """The ledger's clock: what decides about a write uses no other."""
+        """The ledger's clock: decisions about writes use no other."""
         self.waited_s = 0.0
         """Seconds during which some caller waited for a permit; several at once count once."""
         self._callers, self._since_s = 0, 0.0
-        self._lock = threading.Lock()  # of what callers share with the thread
-        self._wake_up = threading.Event()  # there may be something to do
+        self._lock = threading.Lock()  # guards what callers share with the thread
+        self._wake_up = threading.Event()  # set when there may be something to do
         self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
         self._outcomes = Request()
         self._closed = False
@@ -134,20 +134,20 @@ class RateBudget(BudgetReport):
         self._note(Request(unsent=[permit.id]))
 
     def waiting(self, lane: Lane) -> int:
-        """Callers that wait now."""
+        """How many callers wait now."""
         with self._lock:
             return sum(not waiter.done() for waiter in self._waiters[lane])
 
     def pull_started(self, expected: int | None = None) -> None:
-        """A pull begins here: pushes leave it room. expected: how many requests it will need."""
+        """A pull begins: pushes leave room for it. expected: how many requests it will need."""
         self._ledger.pull_started(expected)
 
     def pull_ended(self, requests: int) -> None:
-        """The pull has ended after so many requests: what the next one may cost."""
+        """The pull has ended. requests: how many it took; the next one may cost as much."""
         self._ledger.pull_ended(requests)
 
     def close(self) -> None:
-        """Book what is answered, and leave. Callers that still wait get BudgetClosed."""
+        """Record all outcomes and disconnect. Callers that still wait get BudgetClosed."""
         with self._lock:
             self._closed = True
         self._wake_up.set()
@@ -161,7 +161,7 @@ class RateBudget(BudgetReport):
         self.close()
 
     def _note(self, outcomes: Request) -> None:
-        """Bring `outcomes` to the ledger with the next exchange, soon."""
+        """Record `outcomes` in the next exchange."""
         with self._lock:
             self._outcomes.add(outcomes)
         self._wake_up.set()
@@ -187,7 +187,7 @@ class RateBudget(BudgetReport):
             log.warning("budget.left_open", error=str(error))
 
     def _sleep(self) -> None:
-        """Until there is something to bring to the ledger, or asking it again can help."""
+        """Until there is something to record, or asking again can help."""
         lingered = False
         while True:
             self._wake_up.clear()
@@ -242,7 +242,7 @@ class RateBudget(BudgetReport):
                     waiter = waiters.popleft()
                     if waiter.set_running_or_notify_cancel():
                         waiter.set_result(permits.popleft())
-            if permits:  # callers give up, and a signal sends them all away, at any moment
+            if permits:  # callers may give up, and a signal may cancel them all, at any moment
                 self._note(Request(unsent=[permit.id for permit in permits]))
         self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in grants.wait_s.items()}
         if grants.hold_s is not None:

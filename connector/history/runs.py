@@ -63,10 +63,10 @@ class History:
         database.migrate("history", _RUN_MIGRATIONS)
 
     def start(self, run_id: str, kind: str, label: str, *, lock_name: str | None = None) -> None:
-        """Note that a run has begun.
+        """Record that a run has begun.
 
-        lock_name: the lock this run holds; a run that held it before and is still "running" here
-        has died, and is closed as failed.
+        lock_name: the lock that this run holds; a run that held it before and is still "running"
+        has died and is recorded as failed.
         """
         with self._database.write() as connection:
             if lock_name is not None:
@@ -119,7 +119,7 @@ class History:
         )
 
     def mark_landed(self, run_ids: Iterable[str]) -> None:
-        """`_hc_runs` of the destination has these now."""
+        """Record that the destination's `_hc_runs` has these runs."""
         with self._database.write() as connection:
             connection.execute(
                 sa.update(_runs).where(_runs.c.run_id.in_(list(run_ids))).values(landed=True)
@@ -168,7 +168,7 @@ _first_freshness, _first_published = map(_freshness_table, _NAMES)
 
 
 def _create_published(connection: sa.Connection) -> None:
-    """Where pulls were noted before: what they noted had been published."""
+    """Before this table, pulls recorded freshness only once it was published."""
     _first_published.create(connection)
     names = list(_first_freshness.c.keys())
     connection.execute(sa.insert(_first_published).from_select(names, _first_freshness))
@@ -185,11 +185,11 @@ _FRESHNESS_MIGRATIONS = (_first_freshness.create, _create_published, _add_comple
 
 @dataclass(frozen=True)
 class Freshness:
-    """One resource after its last scan. Times are UTC epoch ms, of a scan's beginning: what
-    changed later may be missing. rows: not flagged deleted. reason: why this scan.
+    """One resource after its last scan. Times are UTC epoch ms, of a scan's start: later changes
+    may be missing. rows: live ones. reason: why this scan.
 
-    last_pull_ms: of the last scan that has ended; 0 where none has. complete: whether the last
-    scan, if it was a full one, is proven complete. why_incomplete: why not.
+    last_pull_ms: of the last scan that ended; 0 if none did. complete: whether the last scan, if
+    it was a full one, is proven complete. why_incomplete: why not.
     """
 
     resource: str
@@ -211,7 +211,7 @@ class FreshnessLog:
         database.migrate("freshness", _FRESHNESS_MIGRATIONS)
 
     def note(self, label: str, freshness: Freshness) -> None:
-        """Replace what is known of one resource."""
+        """Replace the entry of one resource."""
         with self._database.write() as connection:
             connection.execute(
                 sa.delete(_freshness).where(
@@ -221,18 +221,18 @@ class FreshnessLog:
             connection.execute(sa.insert(_freshness).values(label=label, **asdict(freshness)))
 
     def publish(self, label: str) -> None:
-        """From now on readers see what is known of a destination."""
+        """Make the current entries of a destination the ones that readers see."""
         known = sa.select(_freshness).where(_freshness.c.label == label)
         with self._database.write() as connection:
             connection.execute(sa.delete(_published).where(_published.c.label == label))
             connection.execute(sa.insert(_published).from_select(list(_freshness.c.keys()), known))
 
     def of(self, label: str) -> list[Freshness]:
-        """What is known of a destination, by resource."""
+        """The entries of a destination, by resource."""
         return self._read(_freshness, label)
 
     def published(self, label: str) -> list[Freshness]:
-        """What readers of a destination see, by resource: as of the last `publish`."""
+        """The entries that readers of a destination see, by resource: as of the last `publish`."""
         return self._read(_published, label)
 
     def _read(self, table: sa.Table, label: str) -> list[Freshness]:

@@ -1,6 +1,6 @@
-"""The settings tree: typed, frozen, and every unknown name refused with the nearest known one.
+"""The settings tree: typed and frozen; an unknown name is refused with the nearest known one.
 
-Order, strongest first: `overrides` (flags), environment `HIRINGCENTER_*`, `.env`,
+Precedence, highest first: `overrides` (flags), environment `HIRINGCENTER_*`, `.env`,
 `config/hiringcenter.toml` (or the file given), defaults. Nested names use two underscores in
 the environment: `HIRINGCENTER_PULL__FULL_SHARE`.
 """

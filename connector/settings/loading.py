@@ -1,4 +1,4 @@
-"""Reading settings from flags, environment, `.env` and TOML, and refusing what isn't known."""
+"""Reading settings from flags, environment, `.env` and TOML, and refusing unknown names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ S = TypeVar("S", bound=Section)
 
 
 class _Sources(BaseSettings, WrittenSettings):
-    """What people wrote, merged from all places."""
+    """The settings as written by people, merged from all sources."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -42,8 +42,7 @@ class _Sources(BaseSettings, WrittenSettings):
 
 
 class _DotEnv(DotEnvSettingsSource):
-    """An empty variable of the environment hides that of the file; a name without `=` sets
-    nothing."""
+    """An empty environment variable hides the one in the file; a name without `=` sets nothing."""
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {
@@ -54,8 +53,8 @@ class _DotEnv(DotEnvSettingsSource):
 
 
 class _Toml(TomlConfigSettingsSource):
-    """A file that is named has to be there; it may be a pipe. Names are taken as they are written:
-    the class above would take `[HTTP]` for `[http]`, and drop one where a file has both."""
+    """A named file must exist; it may be a pipe. Names are case-sensitive: pydantic's own source
+    would take `[HTTP]` for `[http]`, and drop one if a file has both."""
 
     def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:  # noqa: ARG002
         return {} if files is None else self._read_file(files)
@@ -79,15 +78,15 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     project: Path | None = None,
 ) -> Settings:
-    """All settings, merged and checked; relative paths are those of the project.
+    """All settings, merged and checked; paths are relative to the project.
 
-    config: a TOML file given by hand instead of the project's. project: its folder, given by
-    hand; else the nearest one upwards.
+    config: a TOML file to read instead of the project's. project: its folder; by default the
+    nearest one upwards.
 
     Raises:
-        UsageError: `project` is no folder.
-        UntrustedFile: another user may have written a settings file of the working folder.
-        UnknownSetting: a name in any place that the connector doesn't know.
+        UsageError: `project` isn't a folder.
+        UntrustedFile: another user may have written a settings file in the working folder.
+        UnknownSetting: a name that the connector doesn't know.
         BadSetting: a value that can't be used.
         ConfigurationError: the TOML file is missing or unreadable.
     """
@@ -118,8 +117,8 @@ def load(
     written = {name: getattr(merged, name) for name in WrittenSettings.model_fields}
     settings = _in_project(Settings(**written), found)
     notes = tuple(
-        f"accounts.{name}: api_key_env = {account.api_key_env!r} is read for one version more. "
-        f"Name the variable {PREFIX}API_KEY_{name.upper()}."
+        f"accounts.{name}: api_key_env = {account.api_key_env!r} is deprecated: only this version "
+        f"still reads it. Name the variable {PREFIX}API_KEY_{name.upper()}."
         for name, account in settings.accounts.items()
         if not account.api_key_env.upper().startswith(PREFIX)
     )
@@ -147,11 +146,11 @@ def _dotenv(project: Project) -> Mapping[str, str | None]:
         raise ConfigurationError(f"{project.dotenv}: can't be read: {error}.") from None
 
 
-# --- what isn't known -----------------------------------------------------------------------
+# --- unknown names --------------------------------------------------------------------------
 
 
 def _check_names(variables: Mapping[str, Any], location: str, own_keys: set[str]) -> None:
-    """HIRINGCENTER_API_KEY_<account> may be set where the settings in use know no such account."""
+    """HIRINGCENTER_API_KEY_<account> may be set even if the settings define no such account."""
     known = {f"{PREFIX}{name}".upper() for name in _variables_of(WrittenSettings)} | own_keys
     for name in map(str.upper, variables):
         if name.startswith(PREFIX) and name not in known and not name.startswith(_OPEN_ENDED):
@@ -199,7 +198,7 @@ def _all_locations(config: str) -> str:
 
 
 def _in_project(section: S, project: Project) -> S:
-    """`section` with its paths as the project means them."""
+    """`section` with its relative paths resolved in the project."""
     changes: dict[str, Any] = {}
     for name in type(section).model_fields:
         value = getattr(section, name)
@@ -211,7 +210,7 @@ def _in_project(section: S, project: Project) -> S:
 
 
 def _check_accounts(settings: Settings, location: str) -> None:
-    """Each account has tables of its own: a complete scan of one would flag another's deleted."""
+    """Accounts can't share tables: a full scan of one would flag another's rows deleted."""
     for name, job in settings.push.items():
         if job.account is not None and job.account not in settings.accounts:
             reason = f"there is no [accounts.{job.account}]"
@@ -223,14 +222,14 @@ def _check_accounts(settings: Settings, location: str) -> None:
         other = owners.setdefault((own.destination, own.dataset.lower(), *file), name)
         if other != name:
             reason = (
-                f"its tables are those of {other!r}. Give each a duckdb_path or a dataset of its "
-                "own, or neither: each then gets both."
+                f"it shares its tables with {other!r}. Give each its own duckdb_path or dataset, "
+                "or give neither any: each then gets its own of both."
             )
             raise BadSetting(name=f"accounts.{name}", location=location, reason=reason)
 
 
 def account_settings(settings: Settings, name: str) -> Settings:
-    """`settings` as account `name` sees them: its key, and its own places where it names any.
+    """`settings` for account `name`: its key, and its own URLs and paths where it names any.
 
     Raises:
         UnknownAccount: no `[accounts.<name>]`.

@@ -30,9 +30,9 @@ _OWN_NAME = re.compile(rb"^[ \t]*+(?:export\s+)?HIRINGCENTER_\w", re.MULTILINE |
 class Project:
     """Where relative paths start, and the settings files that count.
 
-    folder: absolute. config, dotenv: None where there is none, or it isn't trusted. uses_dlt_files:
-    whether `.dlt/` in `folder` counts. is_found: False where no project was found and the working
-    folder stands in for one. notes: warnings, such as about a file that was skipped.
+    folder: absolute. config, dotenv: None if missing or untrusted. uses_dlt_files: whether `.dlt/`
+    in `folder` counts. is_found: False if no project was found and the working folder stands in
+    for one. notes: warnings, such as about a file that was skipped.
     """
 
     folder: Path
@@ -53,8 +53,8 @@ class Project:
         )
 
     def path(self, relative: Path) -> Path:
-        """`relative` as this project means it; `~` is the home. It stays as people wrote it where
-        they work in the project's folder."""
+        """`relative` resolved in this project; `~` is the home. It stays relative if the project's
+        folder is the working folder."""
         path = relative.expanduser()
         return path if self.folder == Path.cwd() else self.folder / path
 
@@ -63,7 +63,7 @@ def open_project(given: Path | None = None) -> Project:
     """The project given by hand, or the nearest one upwards from the working folder.
 
     Raises:
-        UsageError: `given` is no folder, or there is no working folder any more.
+        UsageError: `given` isn't a folder, or the working folder no longer exists.
         UntrustedFile: a file in the working folder itself could have been written by another user.
     """
     try:
@@ -75,7 +75,7 @@ def open_project(given: Path | None = None) -> Project:
         if not folder.is_dir():
             raise UsageError(f"--project {given}: no such folder.")
         if here is None:
-            os.chdir(folder)  # libraries ask for one
+            os.chdir(folder)  # libraries need a working folder
         return _project_in(folder, lambda _: True)
     if here is None:
         raise UsageError(
@@ -89,7 +89,7 @@ def open_project(given: Path | None = None) -> Project:
         if reason is not None and path.is_relative_to(here):
             raise UntrustedFile(path=str(path), reason=reason)
         if reason is not None:
-            way = "If it is yours, name its folder with --project."
+            way = "If it is yours, pass its folder as --project."
             notes[f"{path} is ignored: {reason}. {way}"] = None
         return reason is None
 
@@ -98,7 +98,7 @@ def open_project(given: Path | None = None) -> Project:
         if [path for path in settings_files if counts(path)]:
             project = _project_in(folder, counts)
             return replace(project, notes=(*notes, *project.notes))
-    for path in _dlt_files(here):  # dlt would read them all the same
+    for path in _dlt_files(here):  # dlt would read them anyway
         counts(path)
     return Project(here, notes=tuple(notes))
 
@@ -125,12 +125,12 @@ def _dlt_files(folder: Path) -> list[Path]:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except OSError:  # a folder above that may not be looked into
+    except OSError:  # a parent folder that can't be read
         return False
 
 
 def _has_settings(path: Path) -> bool:
-    """Whether a file makes its folder a project: a `.env` does so if it names a setting of ours."""
+    """Whether a file makes its folder a project: a `.env` does if it names a setting of ours."""
     if path.name != DOTENV_FILE.name or not _is_file(path):
         return _is_file(path)
     try:
@@ -140,9 +140,9 @@ def _has_settings(path: Path) -> bool:
 
 
 def why_untrusted(path: Path) -> str | None:
-    """Why another user may have written `path` (a file or a folder); None if only this one or
+    """Why another user may have written `path` (a file or a folder); None if only this user or
     root can have."""
-    for found in {path, path.resolve()}:  # a link, and what it leads to
+    for found in {path, path.resolve()}:  # a link, and its target
         facts = found.lstat()
         if facts.st_uid not in (os.geteuid(), 0):
             return f"it belongs to {_user_name(facts.st_uid)}, not to you or root"
@@ -150,9 +150,9 @@ def why_untrusted(path: Path) -> str | None:
             continue
         is_sticky = stat.S_ISDIR(facts.st_mode) and facts.st_mode & stat.S_ISVTX
         if facts.st_mode & stat.S_IWOTH and not is_sticky:
-            return "every user of this machine can write it"
+            return "every user of this machine can write to it"
         if facts.st_mode & stat.S_IWGRP and not _is_private_group(facts.st_gid):
-            return "other users of its group can write it"
+            return "other users of its group can write to it"
     return None
 
 

@@ -1,7 +1,7 @@
-"""The state directory: one per user, for this user alone, with the ledger of every API key.
+"""The state directory: one per user, private, with the ledger of every API key.
 
-Version 0.1 kept one in each working folder (`.hiringcenter`). What it holds (receipts, outbox,
-run history, the working files of each destination) is moved here once.
+Version 0.1 kept one in each working folder (`.hiringcenter`). Its contents (receipts, outbox, run
+history, the working files of each destination) are moved here once.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from connector.settings.project import why_untrusted
 OLD_NAME = ".hiringcenter"
 SUBFOLDER = "hiringcenter"
 LEDGER = "ledger.db"
-_MARK = "hiringcenter-state"
-_MARK_TEXT = (
+_MARKER = "hiringcenter-state"
+_MARKER_TEXT = (
     "State of the HiringCenter connector: rate budget, sent rows, run history, working files.\n"
     "Without it, pushed rows can't be recognised. To move it, move the whole folder.\n"
 )
@@ -45,24 +45,24 @@ def default_state_dir() -> Path:
 def effective(configured: Path) -> Path:
     """Where state is kept for the setting `configured`.
 
-    A folder that was there before (a mounted volume with its `lost+found`, a home) isn't ours to
-    close to others: a subfolder of it holds everything.
+    A folder that existed before (a mounted volume with its `lost+found`, a home) isn't ours to make
+    private: a subfolder of it holds everything.
     """
     path = configured.expanduser().absolute()
     return path / SUBFOLDER if path.exists() and not _is_ours(path) else path
 
 
 def _is_ours(path: Path) -> bool:
-    return (path / _MARK).exists() or (path / LEDGER).exists()
+    return (path / _MARKER).exists() or (path / LEDGER).exists()
 
 
 def prepare(configured: Path, *, old: Path | None = None) -> Path:
-    """The state directory, made for this user alone (0700) where it is missing.
+    """The state directory, created for this user alone (0700) if it is missing.
 
-    old: a `.hiringcenter` of version 0.1, which moves in where nothing else lives here yet.
+    old: a `.hiringcenter` of version 0.1, moved here if nothing is here yet.
 
     Raises:
-        ConfigurationError: it can't be made or written, or nothing can be loaded from its path.
+        ConfigurationError: it can't be created or written, or dlt can't load from its path.
         StateConflict: both hold what was sent.
         AlreadyRunning: a run of version 0.1 is using `old`.
     """
@@ -70,7 +70,7 @@ def prepare(configured: Path, *, old: Path | None = None) -> Path:
     if found := sorted(set(_UNUSABLE) & set(str(path))):
         raise ConfigurationError(
             f"{path}: DuckDB and dlt can't load from a path with {' or '.join(found)} in it. "
-            "Set HIRINGCENTER_STATE_DIR to another place."
+            "Set HIRINGCENTER_STATE_DIR to another path."
         )
     try:
         if old is not None and _is_movable(old, path):
@@ -79,18 +79,19 @@ def prepare(configured: Path, *, old: Path | None = None) -> Path:
             with contextlib.suppress(OSError):  # another process does the same
                 _remove_moved(old)
         _make(path)
-        if (path / _MARK).exists() and path.stat().st_mode & 0o077:
+        if (path / _MARKER).exists() and path.stat().st_mode & 0o077:
             path.chmod(0o700)
     except OSError as error:
         raise ConfigurationError(
             f"{path}: the state directory can't be used: {error.strerror}. Make it writable for "
-            "you alone, or set HIRINGCENTER_STATE_DIR to another place."
+            "you alone, or set HIRINGCENTER_STATE_DIR to another path."
         ) from error
     return path
 
 
 def _make(path: Path) -> None:
-    """Appears whole, with its mark: two processes that start at once must agree on one folder."""
+    """Create it atomically, marker file included: two processes that start at once must agree on
+    one folder."""
     if path.exists():
         if not os.access(path, os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
@@ -98,17 +99,17 @@ def _make(path: Path) -> None:
     _make_parents(path)
     new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))  # 0700
     try:
-        (new / _MARK).write_text(_MARK_TEXT)
+        (new / _MARKER).write_text(_MARKER_TEXT)
         new.rename(path)
     except OSError:
         shutil.rmtree(new, ignore_errors=True)
         if not _is_ours(path):
             raise
-    _remove_unfinished(path, lambda left: {each.name for each in left.iterdir()} <= {_MARK})
+    _remove_unfinished(path, lambda left: {each.name for each in left.iterdir()} <= {_MARKER})
 
 
 def _remove_unfinished(path: Path, is_left_behind: Callable[[Path], bool]) -> None:
-    """What runs that were killed have left next to `path`, of names that `mkdtemp` gives."""
+    """Remove what killed runs left next to `path`, under names that `mkdtemp` gives."""
     for left in path.parent.glob(f".{path.name}-????????"):
         with contextlib.suppress(OSError):
             if left.is_dir() and left.stat().st_uid == os.geteuid() and is_left_behind(left):
@@ -116,13 +117,13 @@ def _remove_unfinished(path: Path, is_left_behind: Callable[[Path], bool]) -> No
 
 
 def _make_parents(path: Path) -> None:
-    """Only the state directory is private: `data/`, where the demo has its own, is for analysts."""
+    """Only the state directory is private: its parent `data/` in the demo is for analysts."""
     is_home = path.is_relative_to(platformdirs.user_state_path())
     for folder in reversed(path.parents):
         if not folder.exists():
-            with contextlib.suppress(FileExistsError):  # another process was faster
+            with contextlib.suppress(FileExistsError):  # another process created it first
                 folder.mkdir()
-                folder.chmod(0o700 if is_home else 0o755)  # whatever the umask of the run is
+                folder.chmod(0o700 if is_home else 0o755)  # whatever the run's umask
 
 
 def _is_movable(old: Path, path: Path) -> bool:
@@ -136,30 +137,30 @@ def _is_movable(old: Path, path: Path) -> bool:
 
 
 def _adopt(old: Path, path: Path, *, is_default: bool) -> None:
-    """Move the state of version 0.1 to `path`, unless another one with a history is there."""
+    """Move the state of version 0.1 to `path`, unless another state with a history is there."""
     with _unused(old) as is_there:
         if not is_there:  # another process has just moved it
             return
         if not (path.exists() and _has_history(path)):
             _move(old, path)
-        elif _is_copy(old, path):  # its maker was killed before the old one went
+        elif _is_copy(old, path):  # a process was killed before it removed `old`
             old.rename(_moved(old))
         elif is_default:
             raise StateConflict(old=str(old.absolute()), new=str(path))
-        # else configured by hand: what lies in the working folder is left alone
+        # otherwise `path` was configured: the folder in the working folder stays as it is
 
 
 def _move(old: Path, path: Path) -> None:
     if path.exists():
         path.rename(path.with_name(f"{path.name}.before-{time.time_ns()}"))
     _make_parents(path)
-    (old / _MARK).write_text(_MARK_TEXT)
+    (old / _MARKER).write_text(_MARKER_TEXT)
     try:
         old.rename(path)
     except OSError:  # another file system
-        _remove_unfinished(path, lambda left: (left / _MARK).exists())
+        _remove_unfinished(path, lambda left: (left / _MARKER).exists())
         new = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        (new / _MARK).write_text(_MARK_TEXT)
+        (new / _MARKER).write_text(_MARKER_TEXT)
         shutil.copytree(old, new, dirs_exist_ok=True)
         new.chmod(0o700)
         new.rename(path)
@@ -173,20 +174,20 @@ def _moved(old: Path) -> Path:
 def _remove_moved(old: Path) -> None:
     """The state of version 0.1 that was copied to another file system."""
     moved = _moved(old)
-    if not (moved / _MARK).is_file() or moved.is_symlink() or why_untrusted(moved) is not None:
+    if not (moved / _MARKER).is_file() or moved.is_symlink() or why_untrusted(moved) is not None:
         return
     for each in moved.iterdir():
         if each.is_dir() and not each.is_symlink():
             shutil.rmtree(each)
-        elif each.name != _MARK:  # which goes last: a run that is killed here is continued
+        elif each.name != _MARKER:  # removed last, so that the next run can resume after a kill
             each.unlink()
     shutil.rmtree(moved)
 
 
 def _is_copy(old: Path, path: Path) -> bool:
-    """Whether a move to another file system made `path`: the same runs and sent rows, to the
+    """Whether a move to another file system made `path`: the same runs and sent rows, byte for
     byte."""
-    return (old / _MARK).exists() and all(
+    return (old / _MARKER).exists() and all(
         (old / name).is_file() == (path / name).is_file()
         and (not (old / name).is_file() or filecmp.cmp(old / name, path / name, shallow=False))
         for name in _HISTORY
@@ -194,7 +195,7 @@ def _is_copy(old: Path, path: Path) -> bool:
 
 
 def _has_history(folder: Path) -> bool:
-    """Whether a state directory holds runs or rows that were sent; also where it can't be read."""
+    """Whether a state directory holds runs or sent rows; True if that can't be read."""
     return any(
         (folder / name).is_file() and not _is_empty(folder / name, tables)
         for name, tables in _HISTORY.items()
@@ -213,7 +214,7 @@ def _is_empty(database: Path, tables: tuple[str, ...]) -> bool:
 
 @contextlib.contextmanager
 def _unused(old: Path) -> Iterator[bool]:
-    """Hold every lock of version 0.1 below `old`; False where it is gone by now.
+    """Hold every lock of version 0.1 below `old`; False if `old` no longer exists.
 
     Raises:
         AlreadyRunning: a run holds one.
@@ -232,6 +233,6 @@ def _unused(old: Path) -> Iterator[bool]:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise AlreadyRunning(
-                    lock=f"{old}, which is to be moved", holder="a run of version 0.1"
+                    lock=f"{old}, which is about to be moved", holder="a run of version 0.1"
                 ) from None
         yield is_there

@@ -1,4 +1,4 @@
-"""The settings as a tree of frozen models; what is not named here is no setting."""
+"""The settings as a tree of frozen models: every setting is declared here."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Section(BaseModel):
 
 
 class HttpSettings(Section):
-    """How long one request may take, and for how long one is tried again. Seconds."""
+    """How long one request may take, and for how long it is retried. Seconds."""
 
     request_timeout_s: Positive = 60.0
     retry_total_s: Positive = 300.0
@@ -46,10 +46,10 @@ class ResourceSettings(Section):
 
 
 class PullSettings(Section):
-    """When a scan is full, and how a long one is cut.
+    """When a scan is full, and how a long one is split.
 
-    full_share: a full scan is taken each time while it costs at most this share of the longest
-    window. full_every_s: otherwise, how old the last full scan may get.
+    full_share: every scan is full as long as that costs at most this share of the longest window.
+    full_every_s: otherwise, how old the last full scan may get.
     """
 
     full_share: Fraction = 0.10
@@ -71,9 +71,9 @@ class WriteSettings(Section):
     """How rows are checked and sent.
 
     default_region: ISO 3166 country of phone numbers without a country code.
-    key_memory_s: how long an idempotency key is trusted; after that, a write whose answer is
-    missing is looked up before it is sent again.
-    retention_days: how long outcomes and hashes of closed rows are kept.
+    key_memory_s: how long an idempotency key is trusted; after that, a write without an answer is
+    looked up before it is sent again.
+    retention_days: how long outcomes and hashes of finished rows are kept.
     """
 
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
@@ -85,10 +85,9 @@ class WriteSettings(Section):
 class PushJob(Section):
     """One `[push.<name>]`: what `push --job NAME` and `sync` send.
 
-    encoding, delimiter, sheet: of `file`, where they would be detected wrongly; skip_rows: lines
-    above its header.
-    allow_shared_contact: send rows that share an email or phone with another first name.
-    account: the only one it is for; None: whichever is being worked for.
+    encoding, delimiter, sheet: of `file`, if detection gets them wrong. skip_rows: lines above its
+    header. allow_shared_contact: send rows that share an email or phone with another first name.
+    account: the only account it is for; None: any.
     """
 
     file: Path | None = None
@@ -121,7 +120,7 @@ class Account(Section):
 class AlertSettings(Section):
     """Where alerts go, and about what. webhook_url is a secret: it often holds a token.
 
-    max_age_s: what `status` calls too old where no --max-age says it.
+    max_age_s: the default of `status --max-age`.
     """
 
     webhook_url: SecretStr | None = None
@@ -132,7 +131,8 @@ class AlertSettings(Section):
 
 
 class LogSettings(Section):
-    """format: `text` is for people on a terminal and logfmt elsewhere; `json` one object a line."""
+    """format: `text` is human-readable on a terminal and logfmt elsewhere; `json` is one object a
+    line."""
 
     format: Literal["text", "json"] = "text"
 
@@ -182,7 +182,7 @@ class Settings(WrittenSettings):
 
     def check_account(self) -> None:
         """Raises:
-        MissingKey: there are several accounts, and neither one is chosen nor a key of its own set.
+        MissingKey: there are accounts, none is chosen, and no key is set outside of them.
         """
         if self.accounts and self.account is None:
             _ = self.key
@@ -194,7 +194,7 @@ class Settings(WrittenSettings):
 
     @property
     def state_path(self) -> Path:
-        """Where state is kept: `state_dir`, or a subfolder of one that was there before."""
+        """Where state is kept: `state_dir`, or a subfolder of one that existed before."""
         return effective(self.state_dir)
 
     @property

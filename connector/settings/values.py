@@ -1,4 +1,4 @@
-"""How single values are read: rate limits and URLs, as plain functions over text."""
+"""Parsing single values, rate limits and URLs, with plain functions over text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class RateLimit:
 
 
 def parse_rate_limits(text: Any) -> Any:
-    """`300/60s,6000/3600s` as RateLimits; what isn't text is left as it is."""
+    """`300/60s,6000/3600s` as RateLimits; a value that isn't text is returned as it is."""
     if not isinstance(text, str):
         return text
     limits = []
@@ -76,7 +76,7 @@ def check_base_url(url: str) -> str:
 
 
 def check_ledger_url(url: str) -> str:
-    """`url` as SQLAlchemy reads it; ValueError unless it can be a ledger."""
+    """`url` in SQLAlchemy's form; ValueError unless it can be a ledger."""
     expected = (
         "expected postgresql://user:password@host/database, or sqlite:////absolute/path/ledger.db"
     )
@@ -114,7 +114,7 @@ _CHOICES = {
 
 
 def _check_options(query: str) -> None:
-    """ValueError, naming the option and never its value, for what libpq doesn't take.
+    """ValueError, naming the option but never its value, for an option that libpq doesn't take.
 
     https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
     """
@@ -125,17 +125,17 @@ def _check_options(query: str) -> None:
             hint = f" Did you mean {like!r}?" if like else ""
             is_name = re.fullmatch(r"\w+", name) and "@" not in query  # else part of a password?
             what = quoted(name) if is_name else "what follows the first ?"
-            raise ValueError(f"{what} is no option of PostgreSQL.{hint}")
+            raise ValueError(f"{what} isn't a PostgreSQL connection option.{hint}")
         if name in _INTEGERS and not re.fullmatch(r"-?\d{1,9}", value):
             raise ValueError(f"the option {name} isn't a whole number")
         if name == "port" and not all(_is_port(each) for each in value.split(",")):
-            raise ValueError("the option port isn't a port")
+            raise ValueError("the option port isn't a port number")
         if name in _CHOICES and value not in _CHOICES[name]:
-            raise ValueError(f"the option {name} takes {', '.join(_CHOICES[name])}")
+            raise ValueError(f"the option {name} takes one of {', '.join(_CHOICES[name])}")
 
 
 def _driver() -> Any:
-    """psycopg's libpq; only those who need it wait for it."""
+    """psycopg's libpq, imported only where it is needed."""
     try:
         from psycopg import pq
     except ImportError as error:

@@ -161,7 +161,7 @@ class KillPoints:
         said = (self.folder / "out").read_text()
         if ended not in (0, 1, 3) or not said.endswith("}\n"):
             return f"failing from {number}: exit {ended}, {said}"
-        if "fault of the connector" in said:
+        if "bug in the connector" in said:
             return f"failing from {number}: {said}"
         return self._recover(f"failing from {number}")
 

@@ -185,10 +185,10 @@ def test_a_ledger_url_that_can_be_no_ledger_is_refused(url: str):
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://u:hush@h/d?nonsense=1", "'nonsense' is no option of PostgreSQL"),
+        ("postgresql://u:hush@h/d?nonsense=1", "'nonsense' isn't a PostgreSQL connection option"),
         ("postgresql://u:hush@h/d?sslmod=require", "Did you mean 'sslmode'"),
-        ("postgresql://u:hush@h/d?autocommit=hush", "'autocommit' is no option"),
-        ("postgresql://u:hush@h/d?sslmode=hush", "sslmode takes disable, allow"),
+        ("postgresql://u:hush@h/d?autocommit=hush", "'autocommit' isn't a PostgreSQL"),
+        ("postgresql://u:hush@h/d?sslmode=hush", "sslmode takes one of disable, allow"),
         ("postgresql://u:hush@h/d?connect_timeout=hush", "connect_timeout isn't a whole number"),
         ("postgresql://u:hush@h/d?port=hush", "port isn't a port"),
         ("postgresql://u:5?hush=hush@h/d", "what follows the first ?"),

@@ -1,4 +1,4 @@
-"""A fault of the connector is told by its type and place; what it says stays untold."""
+"""An unexpected exception is reported by its type and line; its own message never is."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_type_and_line_of_ours_are_told_and_nothing_else():
 
 
 def test_what_the_system_refuses_is_said_in_its_words():
-    """A full disk is no fault of the connector; the path, which may name people, is left out."""
+    """A full disk isn't a bug in the connector; the path, which may name people, is left out."""
     told = str(Unexpected(OSError(errno.ENOSPC, "No space left", f"/home/{PERSONAL}")))
     assert "No space left on device" in told
     assert "run the command again" in told
     assert PERSONAL not in told
-    assert "This is a fault of the connector" in str(Unexpected(OSError(PERSONAL)))
+    assert "This is a bug in the connector" in str(Unexpected(OSError(PERSONAL)))
 
 
 def test_an_error_without_frames_has_a_type_all_the_same():
@@ -105,4 +105,4 @@ def test_what_the_system_ran_short_of_is_no_fault_of_the_connector(
     """Also behind the error that a library made of it."""
     message = str(_raised(error, cause))
     assert said in message
-    assert "fault of the connector" not in message
+    assert "bug in the connector" not in message

@@ -1,18 +1,18 @@
 """Correction by what the server reports: others' spending, lower limits, holds, pacing.
 
-Alone, nothing here ever changes a grant. `Remaining` lags by what is in flight, so it is never
-compared with our own count directly but with bounds on it: between a request's grant and its
-answer the server surely counted at least `own.least` and at most `own.most` of ours.
+Without others, nothing here ever changes a grant. `Remaining` lags by what is in flight, so it is
+never compared with our own count directly but with bounds on it: between a request's grant and its
+answer the server counted at least `own.least` and at most `own.most` of ours.
 
     others_least = used − own.most > 0   proof that another program spends from the key
     others_most  = used − own.least      what it may have spent
 
-Proof opens *foreign mode* for one window: the ceiling falls by what others may have spent and a
-margin, and grants are spaced near that ceiling, not before. A 429 that neither others nor a limit
-lower than known explain *paces* the window: the server counts in a way of its own (a weighted
-counter, a smaller bucket), or doesn't report that others are there. Every 429 puts a *hold* on
-the key; after it goes one probe, then twice as many with each answer. The first request a ledger
-ever sends is such a probe too, since the limits may be lower than configured.
+Proof starts *foreign mode* for one window: the ceiling falls by what others may have spent and a
+margin, and grants are spaced, but only near that ceiling. A 429 that neither others nor a lower
+limit explain *paces* the window: the server counts differently (a weighted counter, a smaller
+bucket), or doesn't report the others. Every 429 puts a *hold* on the key; after it one probe is
+sent, then twice as many with each answer. The first request of a new ledger is such a probe too,
+since the limits may be lower than configured.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from connector.budget.policy.readings import Reading, slack_s
 from connector.budget.policy.windows import Window
 
 FOREIGN_LASTS = 1.25
-"""Foreign mode lasts so many lengths of its window after the last proof. With 1, it ends just when
-a burst of a window ago may be repeated: blindly, with dozens of requests in flight."""
+"""Foreign mode lasts this many lengths of its window after the last proof. With 1, it would end
+just when last window's burst may be repeated, with dozens of requests in flight."""
 MARGIN = 0.03
-"""The share of a window that is left to others in foreign mode on top of what they may have
-spent: enough for what they send within one latency."""
+"""The share of a window left to others in foreign mode, on top of what they may have spent: enough
+for what they send within one latency."""
 NEAR_OTHERS, NEAR_SHARE = 0.5, 0.1
 """In foreign mode grants are spaced once less is free than this share of what others may have
-spent, or of the limit: as much as they can add before we hear of it."""
+spent, or of the limit: as much as they can add before an answer shows it."""
 CATCH_UP = 2.0
-"""How much faster than evenly these go: what others leave isn't even, and a slot that they left
-unused a while ago is else never taken."""
+"""How much faster than evenly spaced grants go: others don't spend evenly either, and slots that
+they left unused would otherwise never be taken."""
 OTHERS_GROW = 2.0
-"""By how much faster others may become between two answers, against their whole window so far."""
+"""How much faster others may become between two answers than they were in the window so far."""
 FASTEST_PACE, SLOWER, SLOWEST = 0.98, 0.8, 0.05
-"""Evenly spaced and just below the limit, even a weighted counter is content; else slower yet."""
+"""Evenly spaced and just below the limit, even a weighted counter accepts; otherwise slower yet."""
 PACE_RISE = 0.05
-"""By how much a pace rises per window length without a 429."""
+"""How much a pace rises per window length without a 429."""
 PACE_LASTS, PACE_LASTS_S = 30, 43_200.0
-"""A paced window is trusted again after so many lengths without another 429, or seconds."""
+"""A paced window is trusted again after this many lengths, or seconds, without another 429."""
 WIDE = 64
 FLOOR_S, LONGEST_FLOOR_S = 1.0, 60.0
 REMEMBERED_LIMITS = 8
@@ -53,7 +53,7 @@ REMEMBERED_LIMITS = 8
 
 @dataclass(frozen=True, slots=True)
 class WindowState:
-    """What was learnt of one window. Times: ledger seconds; 0 = never.
+    """The feedback state of one window. Times: ledger seconds; 0 = never.
 
     limit: as last reported, where it is lower than configured. foreign_until_s: end of foreign
     mode. foreign_most: what others may have spent, as read at foreign_read_s. remaining:
@@ -75,7 +75,7 @@ class WindowState:
 
 @dataclass(frozen=True, slots=True)
 class FeedbackState:
-    """All that feedback remembers of one key; `dumps` and `loads` for the ledger.
+    """The feedback state of one key; `dumps` and `loads` for the ledger.
 
     hold_until_s: of the last hold. hold_reason: for people. strikes: holds in a row without an
     accepted answer. probing: requests that may be in flight, 0 for any number.
@@ -93,7 +93,7 @@ class FeedbackState:
         return self.windows.get(f"{window.length_s:g}", WindowState())
 
     def with_window(self, window: Window, **learnt: float | None) -> FeedbackState:
-        """This state with some of one window's values changed; itself where they are the same."""
+        """This state with some of one window's values changed; itself if they are the same."""
         before = self.of(window)
         after = replace(before, **learnt)  # type: ignore[arg-type]
         if after == before:
@@ -105,7 +105,7 @@ class FeedbackState:
 
     @classmethod
     def loads(cls, text: str) -> FeedbackState:
-        """The state as stored; what another version of the connector added is left out."""
+        """The state as stored, without fields that another version of the connector added."""
         stored = _known(cls, json.loads(text))
         windows = {
             name: WindowState(**_known(WindowState, each))
@@ -135,7 +135,7 @@ class OwnCounts(Protocol):
         ...
 
 
-# What an answer teaches
+# Learning from an answer
 
 
 def update(
@@ -148,10 +148,10 @@ def update(
     now_s: float,
     jitter: float,
 ) -> FeedbackState:
-    """What is known after one answer; equal to `state` where the answer taught nothing.
+    """The state after one answer; equal to `state` if the answer taught nothing.
 
     windows: as configured, shortest first. granted_s, now_s: of the answered request.
-    jitter: uniform in [0, 1), spreads the ends of holds that the server gave no time for.
+    jitter: uniform in [0, 1), spreads the ends of holds for which the server gave no time.
     """
     before = state = _remember_reset(state, reading)
     window = window_of(windows, state, reading)
@@ -160,7 +160,7 @@ def update(
         state = _read_others(state, window, reading, own, granted_s=granted_s, now_s=now_s)
     if not reading.refused:
         return _widen(state, granted_s)
-    is_new = granted_s >= state.hold_until_s  # not the rest of a burst that was refused already
+    is_new = granted_s >= state.hold_until_s  # not part of a burst that was already refused
     window = window or _by_wait(windows, reading)
     if is_new and state.of(window).limit == before.of(window).limit:
         state = _slow_down(state, window, now_s)
@@ -170,10 +170,10 @@ def update(
 
 
 def window_of(windows: Sequence[Window], state: FeedbackState, reading: Reading) -> Window | None:
-    """The window that the headers speak of; None where that can't be determined.
+    """The window that the headers describe; None if that can't be determined.
 
-    By its limit, as configured or as learnt; else, of those that the largest reset seen with
-    this limit fits into, the one whose limit is nearest.
+    By its limit, as configured or as learnt; otherwise, of the windows at least as long as the
+    largest reset seen with this limit, the one whose limit is nearest.
     """
     if not (limit := reading.limit):
         return None
@@ -190,13 +190,13 @@ def _fits(wait_s: float, window: Window) -> bool:
 
 
 def _by_wait(windows: Sequence[Window], reading: Reading) -> Window:
-    """The shortest window that what the server asks us to wait fits into."""
+    """The shortest window at least as long as the wait that the server asks for."""
     wait_s = reading.retry_after_s or reading.reset_s or 0.0
     return next((window for window in windows if _fits(wait_s, window)), windows[-1])
 
 
 def _remember_reset(state: FeedbackState, reading: Reading) -> FeedbackState:
-    """Keep the largest reset per limit; by whole tenths more, so that it is rarely written."""
+    """Keep the largest reset per limit; only steps of a tenth, so that it is rarely written."""
     name = str(reading.limit)
     if not reading.limit or reading.reset_s is None:
         return state
@@ -207,10 +207,10 @@ def _remember_reset(state: FeedbackState, reading: Reading) -> FeedbackState:
 
 
 def _tighten(state: FeedbackState, window: Window, reading: Reading) -> FeedbackState:
-    """Follow the reported limit downwards, and up again as far as configured.
+    """Follow the reported limit down, and up again as far as configured.
 
-    A lower limit whose resets are all short against the window belongs to a shorter window that
-    isn't configured; if it ever matters, its 429s pace us.
+    A lower limit whose resets are all short compared with the window belongs to a shorter window
+    that isn't configured; if that ever matters, its 429s pace us.
     """
     lower = reading.limit if reading.limit and reading.limit < window.limit else None
     if lower and state.resets.get(str(lower), window.length_s) < window.length_s / 10:
@@ -231,14 +231,14 @@ def _read_others(
     used, learnt = reading.used, state.of(window)
     if used is None:
         return state
-    proven = not reading.refused and used > own.most(window)  # a refusal just reports that 0 remain
+    proven = not reading.refused and used > own.most(window)  # a refusal only reports that 0 remain
     known = now_s < learnt.foreign_until_s
     if not proven and not known:
         return state
     others = _others(learnt, window, used, own, now_s) if known else used - own.least(window)
     remaining, remaining_read_s = reading.remaining or 0, now_s
     if known and granted_s < learnt.remaining_read_s and learnt.remaining < remaining:
-        # answers overtake each other: this one may well be older than the one that had less
+        # answers overtake each other: this one may be older than the one that reported less
         remaining, remaining_read_s = learnt.remaining, learnt.remaining_read_s
     if proven or reading.refused:
         state = state.with_window(window, foreign_until_s=now_s + FOREIGN_LASTS * window.length_s)
@@ -251,10 +251,10 @@ def _read_others(
 
 
 def _others(learnt: WindowState, window: Window, used: int, own: OwnCounts, now_s: float) -> int:
-    """What others may have spent, where something is known of them.
+    """What others may have spent, as far as known.
 
-    The upper bound alone takes each of our requests in flight for one of theirs. But since the
-    last reading they can hardly have spent more than at twice their pace so far.
+    The upper bound alone counts each of our requests in flight as one of theirs. But since the
+    last reading they can hardly have spent at more than twice their pace so far.
     """
     since = (now_s - learnt.foreign_read_s) / window.length_s
     grown = learnt.foreign_most + math.ceil(OTHERS_GROW * learnt.foreign_most * since)
@@ -262,7 +262,7 @@ def _others(learnt: WindowState, window: Window, used: int, own: OwnCounts, now_
 
 
 def _slow_down(state: FeedbackState, window: Window, now_s: float) -> FeedbackState:
-    """Pace a window whose 429 no others explain."""
+    """Pace a window whose 429 isn't explained by others."""
     learnt = state.of(window)
     paced = now_s < learnt.paced_until_s
     had_no_time = paced and now_s - learnt.pace_since_s < window.length_s
@@ -284,8 +284,8 @@ def _hold(
     now_s: float,
     jitter: float,
 ) -> FeedbackState:
-    """Close the ledger until the server's time; where it names none, or a probe after the time
-    it named was refused as well, for a floor that doubles with each strike."""
+    """Close the ledger until the server's time. If it names none, or a probe after that time was
+    refused as well, for a minimum that doubles with each strike."""
     named_s = reading.retry_after_s or (reading.reset_s if reading.remaining == 0 else None)
     doubled_s = FLOOR_S * 2 ** min(10, strikes - 1)
     floor_s = min(LONGEST_FLOOR_S, longest_s, doubled_s) * (1 + jitter)
@@ -293,7 +293,7 @@ def _hold(
     return replace(
         state,
         hold_until_s=max(state.hold_until_s, now_s + wait_s),
-        hold_reason=f"429, asked to wait {wait_s:.0f} s" if named_s else "429 that names no time",
+        hold_reason=f"429, asked to wait {wait_s:.0f} s" if named_s else "429 without a time",
         strikes=strikes,
         probing=1,
     )
@@ -308,7 +308,7 @@ def _widen(state: FeedbackState, granted_s: float) -> FeedbackState:
     return replace(state, probing=probing, strikes=0)
 
 
-# What follows for the next grant
+# Consequences for the next grant
 
 
 def limits(windows: Sequence[Window], state: FeedbackState, now_s: float) -> tuple[int, ...]:
@@ -360,8 +360,8 @@ def width(state: FeedbackState, now_s: float) -> int | None:
 
 
 def changes_at_s(state: FeedbackState, now_s: float) -> float:
-    """When what is known here changes by time alone: the next end of a hold, of foreign mode or
-    of a pace; inf if nothing does."""
+    """When the state next changes by time alone: the end of a hold, of foreign mode or of a pace;
+    inf if none is active."""
     ends_s = [state.hold_until_s]
     for each in state.windows.values():
         ends_s += [each.foreign_until_s, each.paced_until_s]

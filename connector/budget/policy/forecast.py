@@ -1,7 +1,7 @@
-"""When will N more requests be done: the greedy optimum against sliding windows.
+"""When N more requests will be done: the greedy optimum against sliding windows.
 
-Request i may start at `max over windows of answered[i − limit] + held_s`. Nothing that keeps to
-the windows is earlier, and the scheduler grants exactly so; what others will spend is unknown.
+Request i may start at `max over windows of answered[i − limit] + held_s`. No schedule within the
+windows is faster, and the scheduler grants exactly so; what others will spend is unknown.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def _greedy(
 ) -> tuple[float, float]:
     """Start times of the first and the last of `count` requests.
 
-    Lags alone make a rhythm: after a while each request starts one length of the slowest lag
-    after the one that many before it. Once that has held for as many requests as the longest
-    lag looks back, it holds for all that follow, and what follows is arithmetic.
+    Lags alone make the start times periodic: after a while each request starts one length of the
+    slowest lag after the one `count` before it. Once that has held for as many requests as the
+    longest lag spans, it holds for all later ones, which are then computed by arithmetic.
     """
     slowest = max(lags, key=lambda lag: lag.length_s / lag.count)
     settled = max(lag.count for lag in lags)

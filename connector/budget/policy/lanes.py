@@ -2,7 +2,7 @@
 
 The reserve is a cap on *live pushes* (limit − reserve), not room that is left free: what a
 pull has already spent of its reserve costs pushes nothing more, so no slot is wasted. Priority
-alone would not do: a page-by-page pull is rarely waiting at the instant a slot frees.
+alone isn't enough: a page-by-page pull is rarely waiting at the instant a slot becomes free.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from statistics import median
 from connector.budget.policy.windows import Live, Window
 
 HEARTBEAT_S = 3.0
-"""A pull that asked for nothing and got no answer for so long has ended, or died."""
+"""A pull that asked for nothing and got no answer for this long has ended or died."""
 REMEMBERED_PULLS = 5
 SWIFT = 1.25
-"""A pull may for a while be so much swifter than its smoothed latency suggests."""
+"""A pull may for a while be this much faster than its smoothed latency suggests."""
 SPARE, SPARE_FROM = 0.01, 0.9
-"""Pushes leave this share of a limit beyond what the next pull will cost: a pull's slots of the
-last time return a guard and a latency too late for it, and each pull during a long push would
-take some seconds longer than the one before. For the first tenth of the time between two pulls
-pushes may have it, so that every slot is used; not where pulls come more often than those pushes
-cease to count."""
+"""Pushes leave this share of a limit free in addition to the next pull's cost: the slots of the
+last pull become free a guard and a latency too late for the next, so without it each pull during a
+long push would take some seconds longer than the one before. In the first tenth of the time between
+two pulls, pushes may use it, unless they would still count at the next pull."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +35,7 @@ class RunningPull:
     seen_s: when it last asked for a permit or had an answer (ledger seconds).
     requests: permits of lane pull granted to it so far.
     expected: requests it will need in all; None if unknown.
-    chains: how many of its requests were on the way or waiting at once, lately.
+    chains: how many of its requests were recently in flight or waiting at once.
     latency_s: seconds from grant to answer, smoothed; None before the first answer.
     """
 
@@ -63,7 +62,7 @@ class RunningPull:
 
 @dataclass(frozen=True, slots=True)
 class Pulls:
-    """What the ledger knows of pulls with this key.
+    """The recent pulls with this key.
 
     starts_s: when the last REMEMBERED_PULLS pulls started (ledger seconds, ascending).
     costs: requests of the last finished ones, oldest first.
@@ -75,7 +74,7 @@ class Pulls:
 
     @classmethod
     def loads(cls, text: str, running: Sequence[RunningPull] = ()) -> Pulls:
-        """As a ledger stores them, and those that run now."""
+        """The stored pulls, and those that run now."""
         stored = json.loads(text)
         starts_s, costs = stored.get("starts_s", ()), stored.get("costs", ())
         return cls(starts_s, costs, RunningPull.merged(running))
@@ -91,12 +90,12 @@ class Pulls:
 
     @property
     def cost(self) -> int:
-        """Requests that a pull is expected to take: the dearest of the last three."""
+        """Requests that a pull is expected to take: the most of the last three."""
         return max(self.costs[-3:], default=0)
 
 
 def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
-    """(when the next pull is due, seconds between pulls); None where no rhythm is to be seen."""
+    """(when the next pull is due, seconds between pulls); None if the pulls aren't regular."""
     interval_s = median([after - before for before, after in pairwise(starts_s)] or [0.0])
     started_at_once = interval_s < 0.001
     return None if started_at_once else (starts_s[-1] + interval_s, interval_s)
@@ -120,13 +119,13 @@ def reserves(
 
 
 def pull_has_its_share(windows: Sequence[Window], live: Sequence[Live]) -> bool:
-    """Whether pulls hold half of the longest window: from there on they don't go first."""
+    """Whether pulls hold half of the longest window: then they no longer go first."""
     return live[-1].pull >= windows[-1].limit / 2
 
 
 def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
     """What pulls will have spent of the window once the next is done, if pushes sent now would
-    still count when it is due: several pulls, where they come more often than the window is long.
+    still count when it is due: several pulls, if they come more often than the window is long.
 
     A pull that is late by more than the window, or than its own interval, isn't waited for.
     """
@@ -136,15 +135,15 @@ def _for_the_next(window: Window, pulls: Pulls, now_s: float) -> int:
     ahead_s, interval_s = due[0] - now_s, due[1]
     if not -min(window.held_s, interval_s) <= ahead_s <= window.held_s:
         return 0
-    # pulls that come about once per window are one in each, not two in some
+    # pulls about one window apart count as one per window, not as two in some
     cost = pulls.cost * math.ceil(0.95 * window.length_s / interval_s)
     is_early = ahead_s > SPARE_FROM * max(interval_s, window.length_s)
     return cost if is_early else cost + math.ceil(SPARE * window.limit)
 
 
 def _still_usable(window: Window, live: Live, pulls: Pulls, now_s: float) -> int:
-    """What the living pull has used and can still use of this window: no more than its
-    remaining requests, nor than its latency lets through."""
+    """What the running pull has used and can still use of this window: no more than its remaining
+    requests, and no more than its latency allows."""
     running = pulls.running
     if running is None or now_s - running.seen_s > HEARTBEAT_S:
         return 0

@@ -1,7 +1,7 @@
-"""The decision: how many permits may be granted this instant, and when to ask again.
+"""The decision: how many permits may be granted now, and when to ask again.
 
 Pure. A ledger (SQL, or in memory in the simulator) looks up `Facts` in its transaction, asks
-`allowance` for what holds now and `room` for how many to grant, or `retry_at_s` for when to look
+`allowance` for what applies now and `room` for how many to grant, or `retry_at_s` for when to try
 again. Times are seconds of the ledger's clock.
 """
 
@@ -17,18 +17,18 @@ from connector.budget.policy.windows import Ceiling, Lane, Live, Window
 
 SEND_WITHIN_S = 5.0
 GRACE_S = 60.0
-"""A request may reach the server after we gave up on it; this long it still counts as ours."""
+"""A request may reach the server after we gave up on it; it counts for this long after that."""
 GLANCE_S = 0.2
-"""How soon to look again at what no clock announces: answers to other processes."""
+"""How soon to try again for events that no clock announces: answers to other processes."""
 TICK_S = 0.001
-"""Added to every computed time, or a rounded sum of floats finds the slot still taken."""
+"""Added to every computed time; otherwise, after rounding, the slot may still be taken."""
 RESERVE_GLANCE_S = 1.0
-"""How soon a push looks again at a reserve: pulls end, or stop showing life."""
+"""How soon a push checks a reserve again: pulls end, or die."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a ledger looks up for one decision.
+    """The facts that a ledger looks up for one decision.
 
     live: per window, shortest first: permits that still count (unanswered ones, and answered
         ones for `held_s` after their answer; one past its deadline was answered at its deadline).
@@ -47,13 +47,13 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """What holds for every grant until something is learnt.
+    """What applies to every grant until the next answer.
 
     ceilings: per window, shortest first. not_before_s: end of a hold. width: how many may be
     in flight at once, None for any number. spacing_s: seconds between two grants.
     reserved: whether some ceiling of lane push is lowered for a pull.
     pull_first: whether pushes leave room for waiting pulls.
-    until_s: when some of this changes by time alone.
+    until_s: when any of this next changes by time alone.
     """
 
     ceilings: Sequence[Ceiling]
@@ -90,7 +90,7 @@ def deadline_s(granted_s: float, request_timeout_s: float) -> float:
 def allowance(
     windows: Sequence[Window], state: feedback.FeedbackState, pulls: lanes.Pulls, facts: Facts
 ) -> Allowance:
-    """What holds now: configured windows, corrected by feedback, shared between lanes."""
+    """What applies now: configured windows, corrected by feedback, shared between lanes."""
     now_s = facts.now_s
     limits = feedback.limits(windows, state, now_s)
     pairs = zip(windows, limits, strict=True)
@@ -133,10 +133,10 @@ def room(allowed: Allowance, facts: Facts, lane: Lane, asked: int) -> int:
 def retry_at_s(
     windows: Sequence[Window], allowed: Allowance, facts: Facts, lane: Lane, free_at: FreeAt
 ) -> float:
-    """When to look again after `room` was 0: never later than a slot can free by itself.
+    """When to try again after `room` was 0: never later than a slot can become free by itself.
 
-    Permits given back unsent, and answers that end a probe, free slots sooner; the dispatcher
-    that learns of them looks again at once.
+    Permits returned unsent, and answers that end a probe, free slots sooner; the scheduler that
+    learns of them tries again at once.
     """
     now_s = facts.now_s
     times_s = [allowed.not_before_s, facts.last_grant_s + allowed.spacing_s]

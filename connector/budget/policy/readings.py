@@ -1,8 +1,8 @@
 """What one answer reports about the rate: status, the `RateLimit-*` headers, `Retry-After`.
 
-Two styles of reset are known, delta seconds (IETF draft) and a Unix timestamp (one vendor
-revision, here also in milliseconds); size distinguishes them. Times that are further off
-than the longest window are a misread unit and are dropped.
+A reset comes as delta seconds (IETF draft) or as a Unix timestamp (one vendor revision, also in
+milliseconds); its size tells which. Times further off than the longest window have a misread unit
+and are dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EPOCH_MS = 1e11
 @dataclass(frozen=True, slots=True)
 class Reading:
     """limit, remaining: requests, as the server counts. reset_s, retry_after_s: seconds from
-    the answer. None: absent, or not usable."""
+    the answer. None: absent or unusable."""
 
     status: int
     limit: int | None = None
@@ -68,8 +68,8 @@ def _count(text: str | None) -> int | None:
 
 
 def seconds_ahead(text: str | None, now_s: float, longest_s: float) -> float | None:
-    """Seconds from now that `text` means: delta, Unix timestamp (s or ms) or HTTP date. None where
-    it can't be read, or is further off than `longest_s`."""
+    """Seconds from now until `text`: a delta, Unix timestamp (s or ms) or HTTP date. None if it is
+    unreadable, or further off than `longest_s`."""
     if not text:
         return None
     match = re.match(r"\s*(\d{1,15}(?:\.\d+)?)\s*(?:$|[,;])", text)

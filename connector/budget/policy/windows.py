@@ -1,8 +1,8 @@
 """Rate windows as arithmetic: what counts, for how long, and the ceilings a grant stays below.
 
-A server stamps a request somewhere between its grant and its answer, so a permit counts from
-its grant until its answer plus `held_s`. Whoever keeps the live permits below `limit` can't
-exceed a sliding log, a fixed window of any alignment, or a token bucket of that capacity.
+A server counts a request at some time between its grant and its answer, so a permit counts from
+its grant until its answer plus `held_s`. Keeping the live permits below `limit` exceeds neither a
+sliding log, nor a fixed window of any alignment, nor a token bucket of that capacity.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from enum import StrEnum
 from typing import Protocol
 
 SLOW_SERVER = 1.0005
-"""A server's clock may be slow by 500 ppm against the ledger's: its window lasts longer."""
+"""A server's clock may be 500 ppm slower than the ledger's: its window lasts longer."""
 GUARD_S = 0.020
 
 
 class Lane(StrEnum):
-    """Who asks: reading goes first, up to a reserve; writing fills the rest."""
+    """What a request is for: pulls go first, up to a reserve; pushes use the remaining room."""
 
     PULL = "pull"
     PUSH = "push"
 
 
 class Limits(Protocol):
-    """Anything with a count and a length, as `connector.settings.RateLimit`."""
+    """Anything with a count and a length, such as `connector.settings.RateLimit`."""
 
     @property
     def limit(self) -> int: ...
@@ -74,15 +74,15 @@ class Live:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """Where grants stop in one window: one more needs live.all < all, and, for lane push,
-    live.push < push as well."""
+    """The limit of grants in one window: one more needs live.all < all and, for lane push, also
+    live.push < push."""
 
     all: int
     push: int
 
 
 def windows_of(limits: Iterable[Limits]) -> tuple[Window, ...]:
-    """The windows, shortest first; of two with one length the stricter counts.
+    """The windows, shortest first; of two with the same length the stricter counts.
 
     Raises:
         ValueError: there are none, or one of them admits no request.

@@ -128,7 +128,7 @@ def test_a_server_that_always_fails_ends_the_call_within_the_retry_budget(bench:
 def test_a_shape_that_nobody_knows_is_told_after_a_few_tries(bench: Bench):
     """Not after five minutes: waiting won't teach it."""
     client = bench.serve(answer(200, {"success": True, "rows": {"a": 1}}))
-    with pytest.raises(errors.UnexpectedAnswer, match="no list in it, only the keys success, rows"):
+    with pytest.raises(errors.UnexpectedAnswer, match="no list, only the keys success, rows"):
         client.page("notes", {})
     assert client.requests == 8
 

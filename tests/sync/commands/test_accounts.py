@@ -242,7 +242,7 @@ def test_a_job_of_one_account_is_pushed_there_alone(
     ("more", "told"),
     [
         (SOUTH + 'dataset="hiringcenter_east"\nduckdb_path="data/hiringcenter_east.duckdb"\n',
-         "its tables are those of 'east'"),
+         "it shares its tables with 'east'"),
         ('[accounts."a/b"]\napi_key_env="X"\n', "accounts.a/b"),
         (SOUTH + 'dataset="a b"\n', "accounts.south.dataset"),
         (JOB + 'account = "noth"\n', "there is no [accounts.noth]"),
@@ -270,7 +270,7 @@ def test_a_warehouse_needs_a_dataset_for_each_account(run: Run, configure: Confi
     config.write_text('destination = "postgres"\n' + config.read_text())
     ended = run("status", "--account", "a1")
     assert ended.code == 2
-    assert "its tables are those of 'a1'" in ended.err
+    assert "it shares its tables with 'a1'" in ended.err
 
 
 @pytest.mark.parametrize(

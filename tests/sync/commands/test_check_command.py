@@ -66,7 +66,7 @@ def test_a_url_with_a_bad_port_or_a_space_is_configuration(
     monkeypatch.setenv("HIRINGCENTER_BASE_URL", url)
     ended = run("check", "--json")
     assert ended.code == 2
-    assert "fault of the connector" not in ended.summary["error"]["message"]
+    assert "bug in the connector" not in ended.summary["error"]["message"]
     assert "base_url" in ended.summary["error"]["message"].lower()
 
 

@@ -1,4 +1,4 @@
-"""A fault of the connector itself, wherever it strikes: told, kept and sent on without data."""
+"""A bug in the connector, wherever it strikes: reported, recorded and alerted without data."""
 
 from __future__ import annotations
 

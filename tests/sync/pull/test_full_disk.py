@@ -42,7 +42,7 @@ def test_a_ledger_without_room_doesnt_hide_what_a_pull_did(puller: Puller):
     with structlog.testing.capture_logs():  # pytest's file can't grow either
         report = pull(puller.settings, Wanted(("notes",)), lambda _: FillsUp())
     assert report.exit_code == 1
-    assert "fault of the connector" not in str(report.error)
+    assert "bug in the connector" not in str(report.error)
     assert report.summary["status"] == "failed"
     assert report.summary["resources"]["notes"]["rows_read"] == 200
     healed = puller.pull_ok("notes")

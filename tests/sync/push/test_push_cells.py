@@ -191,7 +191,7 @@ def test_a_first_row_of_data_is_quoted_nowhere(
     path.write_text("Wilhelmina,Featherstone,w@example.com,Office\n")
     report = push(settings, PushRequest(file=str(path)))
     assert (report.exit_code, report.summary["rows"]) == (2, 0)
-    assert "Put a row above it that names the columns" in str(report.error)
+    assert "Add a header row above it" in str(report.error)
     told = [str(report.error), str(report.summary), *capfd.readouterr()]
     assert not any("Wilhelmina" in text or "w@" in text for text in told)
 

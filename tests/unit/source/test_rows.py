@@ -304,6 +304,6 @@ def test_a_number_that_no_double_holds_and_what_is_too_deep_are_warned_about():
     assert first["score"] == 1.5
     assert second["score__v_text"] == "12345678901234567.89"
     assert {name for name in maker.warnings if "kept as text" in name} == {
-        '"score": number that no double holds kept as text',
+        '"score": number too precise for a double, kept as text',
         '"x": nested too deep, kept as text',
     }

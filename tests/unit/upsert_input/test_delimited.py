@@ -251,7 +251,7 @@ def test_a_file_that_changes_before_it_is_read_is_noticed(write: WriteFile) -> N
     """Rows of two versions never mix."""
     read = open_input(write("a,b\n1,2\n"))
     write("a,b\n1,2\n3,4\n")
-    with pytest.raises(InputChanged, match="was changed while it was read"):
+    with pytest.raises(InputChanged, match="changed while it was being read"):
         list(read)
 
 
