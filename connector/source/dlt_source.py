@@ -89,10 +89,11 @@ def hiringcenter(
     says, and a run that was cut short resumes. What was read is upserted. To load a long backfill
     in chunks, each of which is there to stay:
 
-        while True:
-            pipeline.run(hiringcenter().add_limit(max_time=60), loader_file_format="parquet")
-            if not unfinished(pipeline):
-                break
+        left = RESOURCES
+        while left:
+            source = hiringcenter().with_resources(*left).add_limit(max_time=60)
+            pipeline.run(source, loader_file_format="parquet")
+            left = unfinished(pipeline)
 
     Rows that were deleted in HiringCenter stay until `flag_deleted(pipeline)`. A list that isn't
     proven to be whole is loaded as far as it came, with a warning that says why. Columns are the
@@ -241,11 +242,19 @@ class _PipelineRows:
 
 
 class _StateMeta(HintsMeta):
-    """Of some rows: what the resource's state says once they are taken; hints for dlt, if any."""
+    """Of some rows: what the resource's state says once they are taken; hints for dlt, if any.
 
-    def __init__(self, state: Mapping[str, Any], hints: Any = None) -> None:
+    beside: rows of other tables that are taken with them. is_taken: they are, with the state.
+    """
+
+    def __init__(
+        self,
+        state: Mapping[str, Any],
+        hints: Any = None,
+        beside: Sequence[DataItemWithMeta] = (),
+    ) -> None:
         super().__init__(hints, create_table_variant=False)
-        self.state = state
+        self.state, self.beside, self.is_taken = state, beside, False
 
 
 class _NoteState(ItemTransform):  # type: ignore[type-arg]
@@ -257,14 +266,35 @@ class _NoteState(ItemTransform):  # type: ignore[type-arg]
         BaseItemTransform.__init__(self)
 
     def __call__(self, item: Any, meta: Any = None) -> Any:
-        if isinstance(meta, _StateMeta):
-            note(dlt.current.resource_state(), meta.state)
-        return item
+        if not isinstance(meta, _StateMeta):
+            return item
+        if meta.is_taken:
+            return None
+        meta.is_taken = True
+        note(dlt.current.resource_state(), meta.state)
+        return iter([*meta.beside, item]) if meta.beside else item
 
 
 def with_state(rows: Any, state: Mapping[str, Any], hints: Any = None) -> DataItemWithMeta:
     """Rows for a `list_resource`, and what its state says once they are loaded."""
     return DataItemWithMeta(_StateMeta(state, hints), rows)
+
+
+def _page(
+    rows: list[dict[str, Any]],
+    state: Mapping[str, Any],
+    hints: Any,
+    *,
+    malformed: Sequence[DataItemWithMeta],
+    is_last: bool,
+) -> Any:
+    """A page's rows with what is taken with them: all of it or nothing, as one item of a limit.
+
+    Where that must not be lost it comes again without rows, since a filter may leave out all.
+    """
+    meta = _StateMeta(state, hints, malformed)
+    item = DataItemWithMeta(meta, rows)
+    return iter([item, DataItemWithMeta(meta, [])]) if malformed or is_last else item
 
 
 def list_resource(
@@ -364,10 +394,9 @@ class _ListReader:
             rows, malformed = scan.rows([page], maker)
             for row in rows:
                 row[SEEN_COLUMN] = seen_at
-            if malformed := _unseen(malformed, seen):
-                yield dlt.mark.with_hints(
-                    malformed, _malformed_hints(merge), create_table_variant=True
-                )
+            beside = (
+                [_malformed_item(unseen, merge)] if (unseen := _unseen(malformed, seen)) else []
+            )
             hints = None
             if len(maker.columns) > hinted:
                 hints = dlt.mark.make_hints(
@@ -375,13 +404,13 @@ class _ListReader:
                     write_disposition=merge,
                 )
                 hinted = len(maker.columns)
-            is_at_end = scan.checkpoint.is_at_end
+            is_at_end, rows = scan.checkpoint.is_at_end, _unseen(rows, seen)
             if not is_at_end:
-                yield with_state(_unseen(rows, seen), scan.state(), hints)
+                yield _page(rows, scan.state(), hints, malformed=beside, is_last=False)
             page = next(pages, None)
             if is_at_end:  # the scan ends with the rows of its last page
                 state = scan.state() if page else self._ended(scan, made)
-                yield with_state(_unseen(rows, seen), state, hints)
+                yield _page(rows, state, hints, malformed=beside, is_last=not page)
         if scan.outcome is None:
             yield with_state([], self._ended(scan, made))
 
@@ -408,13 +437,15 @@ def _other_merge() -> Any:
     return None if strategy == "upsert" else {"disposition": "merge", "strategy": strategy}
 
 
-def _malformed_hints(merge: Any) -> Any:
+def _malformed_item(rows: list[dict[str, Any]], merge: Any) -> DataItemWithMeta:
+    """Rows of the table of malformed records."""
     merge = merge or {"disposition": "merge", "strategy": "upsert"}
-    return dlt.mark.make_hints(
+    hints = dlt.mark.make_hints(
         table_name=MALFORMED_TABLE,
         columns=MALFORMED_COLUMNS,
         write_disposition=merge,
     )
+    return dlt.mark.with_hints(rows, hints, create_table_variant=True)
 
 
 class _Steps:

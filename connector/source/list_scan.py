@@ -200,11 +200,13 @@ def begin(
     is_known = left is not None and (
         left.ids is not None and has_ids(left) if keeps_ids else left.ids is None
     )
-    if left is not None and since_ms is None and _can_resume(left, fresh, now_ms, is_known):
+    if left is not None and _can_resume(left, fresh, now_ms, is_known):
         checkpoint = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
         scan = ListScan(resource, facts, checkpoint, resumed=True)
     else:
         is_part = fresh.backfill and fresh.kind is not ScanKind.FULL
+        if left is not None and left.plan.backfill:
+            left = None  # another look back's, which only that one would resume
         checkpoint = Checkpoint(fresh, now_ms, ids=0 if keeps_ids else None)
         scan = ListScan(resource, facts, checkpoint, left=left if is_part else None)
     scan.is_full_wanted = full
@@ -213,10 +215,18 @@ def begin(
 
 
 def _can_resume(left: Checkpoint, fresh: ScanPlan, now_ms: int, is_known: bool) -> bool:
-    """is_known: it is still known which rows a full scan has met."""
-    if left.plan.backfill or now_ms - left.started_ms > RESUME_WITHIN_MS:
+    """is_known: it is still known which rows a full scan has met.
+
+    A look back goes on where the same one stopped, and nowhere else.
+    """
+    if now_ms - left.started_ms > RESUME_WITHIN_MS or _looks_back(left.plan) != _looks_back(fresh):
         return False
     return is_known if left.plan.kind is ScanKind.FULL else left.plan.kind is fresh.kind
+
+
+def _looks_back(made: ScanPlan) -> Any:
+    """What two plans of the same look back have in common; None: a plan that isn't one."""
+    return (made.kind, made.since_ms, made.order, dict(made.params)) if made.backfill else None
 
 
 def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, Checkpoint | None]:

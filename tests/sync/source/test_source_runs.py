@@ -194,6 +194,55 @@ def test_a_backfill_in_chunks_of_time_always_gets_further(
     assert rows(pipeline, "tasks").keys() == ids(sandbox, "tasks")
 
 
+@DUCKDB
+@pytest.mark.parametrize("options", [{}, {"full": True}, {"since": 1}], ids=str)
+def test_lists_of_different_lengths_are_each_read_once_in_chunks(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, options: dict[str, Any]
+):
+    """One that has ended isn't begun again while others go on; a look back goes on as well."""
+    if options:
+        run(**SHARE_OF_60)
+        sandbox.clear_log()
+    left, chunks = list(RESOURCES), 0
+    while left and chunks < 10:
+        run(*left, limit={"max_items": 30}, **options)
+        left, chunks = unfinished(pipeline), chunks + 1
+    assert left == []
+    assert len(sandbox.requests) <= PAGES + 2 + 1 + 1 + chunks
+    for resource in RESOURCES:
+        assert rows(pipeline, resource).keys() == ids(sandbox, resource)
+
+
+@DUCKDB
+def test_a_page_with_a_malformed_record_is_one_item_of_a_limit(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """Or chunks of one page would never get behind it."""
+    sandbox.store.put("notes", {"body": "no id", "createdAt": 1})
+    for _ in range(2):
+        run("notes", limit={"max_items": 1})
+    assert unfinished(pipeline) == []
+    assert len(rows(pipeline, "notes")) == 8
+    assert len(rows(pipeline, "_hc_malformed_records")) == 1
+
+
+@DUCKDB
+def test_a_scan_ends_also_where_a_filter_leaves_out_its_last_rows(
+    pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
+):
+    """Else its last page is read again by each run; malformed records land all the same."""
+    sandbox.store.put("notes", {"body": "no id", "createdAt": 1})
+    source = hiringcenter(
+        sandbox.api_key, sandbox.url, ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}"
+    ).with_resources("notes")
+    first = max(sandbox.store.all("notes"), key=lambda note: int(note["createdAt"]))["id"]
+    source.notes.add_filter(lambda row: row["id"] == first)
+    pipeline.run(source, loader_file_format="parquet")
+    assert rows(pipeline, "notes").keys() == {first}
+    assert len(rows(pipeline, "_hc_malformed_records")) == 1
+    assert unfinished(pipeline) == []
+
+
 def test_a_run_after_one_that_failed_resumes_behind_the_last_chunk(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
