@@ -67,8 +67,8 @@ def main() -> None:
 
 
 def _report(error: BaseException) -> int:
-    """Show what no command has handled: a usage error, a signal while all is imported, a stdout
-    that can't be written. With `--json`, stdout gets the object that every end has."""
+    """Report what no command has handled: a usage error, a signal during the imports, a stdout
+    that can't be written. With `--json`, stdout still gets its object."""
     from pipelines.commands.output import Output, failed_result
 
     output = Output(json="--json" in sys.argv)
@@ -88,8 +88,8 @@ def _report(error: BaseException) -> int:
 
 
 def _forget_variables_of_dlt() -> None:
-    """What dlt reads from the environment by itself, most of it when it is imported: how it names
-    columns and writes JSON. See `pipelines.destination.dlt_options` for all the rest."""
+    """Unset the variables that dlt reads by itself, mostly on import: how it names columns and
+    writes JSON. `pipelines.destination.dlt_options` takes care of its other options."""
     for name in list(os.environ):
         if name.startswith(("DLT_DEFAULT_NAMING_", "DLT_INTERVAL_")) or name in (
             "DLT_USE_JSON", "DLT_JSON_TYPED_PUA_START", "DLT_DLT_ID_LENGTH_BYTES",
@@ -99,10 +99,10 @@ def _forget_variables_of_dlt() -> None:
 
 
 def run() -> None:
-    """`main` in a process of its own, which ends at once.
+    """Run `main`, then end the process at once.
 
-    Python would take most of a second to free what the system takes back anyway. What must be
-    closed is closed by its owner; a thread that is still at work is waited for.
+    Python would spend most of a second freeing memory that the system reclaims anyway. Everything
+    that must be closed has been closed by its owner; threads that still work are waited for.
     """
     raise_on_signals()
     try:
@@ -120,7 +120,7 @@ def _is_idle() -> bool:
 
 
 def _flushed(code: int | str) -> int | str:
-    """`code`, or 1 where the last of stdout can't be written."""
+    """`code`, or 1 if the end of stdout can't be written."""
     try:
         print(end="", flush=True)
     except BrokenPipeError:
@@ -133,7 +133,7 @@ def _flushed(code: int | str) -> int | str:
 
 
 def _silence_stdout() -> None:
-    """Python would try to write the rest once more, and complain."""
+    """Keep Python from writing the remainder again at exit, and complaining."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

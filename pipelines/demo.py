@@ -1,7 +1,7 @@
-"""`make sync`: with an API key, `hiringcenter sync`; without one, the embedded sandbox.
+"""`make sync`: with an API key, `hiringcenter sync`; without one, a pull from the embedded sandbox.
 
-The sandbox has a destination and a state directory of its own, so its rows never mix with real
-ones. A key in the environment, in .env or in the configuration always wins.
+The sandbox has its own destination and state directory, so its rows never mix with real ones. A key
+in the environment, in .env or in the configuration always wins.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 DUCKDB_PATH = Path("data/sandbox.duckdb")
 STATE_DIR = Path("data/.sandbox-state")
-_LOUD = """\
+_SANDBOX_NOTICE = """\
 No API key is configured: this is the embedded SANDBOX with made-up people, not HiringCenter.
 Its rows go to {path}.
-For your own data put HIRINGCENTER_API_KEY=<your key> into .env.
+For your own data, put HIRINGCENTER_API_KEY=<your key> into .env.
 """
 _QUERY = "SELECT current_stage, count(*) AS people FROM hiringcenter.prospects GROUP BY ALL"
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _own_options(arguments: list[str]) -> list[str] | None:
-    """What `sync` needs besides `arguments`; None where no key is configured."""
+    """Options that `sync` needs besides `arguments`; None if no key is configured."""
     from connector.errors import ConfigurationError
     from connector.settings import load
 
@@ -60,7 +60,7 @@ def _pull_from_sandbox(settings: Any, output: Any) -> Any:
     from pipelines.commands.transfer_commands import run_pull
     from pipelines.pull.pull_run import Wanted
 
-    sys.stderr.write(_LOUD.format(path=DUCKDB_PATH))
+    sys.stderr.write(_SANDBOX_NOTICE.format(path=DUCKDB_PATH))
     with Sandbox(SandboxOptions(prospects=3000, notes=2000, tasks=1200, meetings=700)) as sandbox:
         own = Settings(
             api_key=SecretStr(sandbox.api_key),
@@ -89,13 +89,13 @@ def _tables() -> Iterator[str]:
             ((rows,),) = table.count("*").fetchall()
             yield f"  hiringcenter.{name:<18} {rows:>6,} {'row' if rows == 1 else 'rows'}"
     yield ""
-    yield "Ask it something (paste this):"
+    yield "Try a query (paste this):"
     yield f"  {_python()} -c \"import duckdb; print(duckdb.connect('{DUCKDB_PATH}', read_only=True)"
     yield f"    .sql('{_QUERY}'))\""
 
 
 def _python() -> str:
-    """The running interpreter as one would type it here."""
+    """The running interpreter, as short as a user would type it in this folder."""
     here, python = Path.cwd(), Path(sys.executable)
     return os.path.relpath(python, here) if python.is_relative_to(here) else str(python)
 

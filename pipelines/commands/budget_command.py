@@ -1,4 +1,4 @@
-"""`hiringcenter budget`: the budget as people and machines read it."""
+"""`hiringcenter budget`: the rate budget as bars, as text or as JSON."""
 
 from __future__ import annotations
 
@@ -22,15 +22,18 @@ _BAR_CELLS = 40
 
 @command(
     "budget",
-    short_help="What the key may still send, and when",
+    short_help="Show what the key may still send, and when",
     example="hiringcenter budget --plan 5000",
 )
 def _budget(
     settings: Settings,
     output: Output,
-    plan: int | None = option("--plan N", "When N more requests would be done.", min=1, max=10**9),
+    plan: int | None = option(
+        "--plan N", "Forecast when N more requests would be done.", min=1, max=10**9
+    ),
 ) -> Result:
-    """Used and free in each window, by lane; any hold and why; who is connected."""
+    """Show what is used and free in each window, by lane; any hold and its reason; which
+    processes are connected."""
     from connector import logs
     from connector.budget.database import Database
     from connector.budget.ledger_view import open_report
@@ -61,7 +64,7 @@ class Plan:
 
 
 def as_json(state: BudgetState, plan: Plan | None, now: datetime) -> dict[str, Any]:
-    """The facts for `--json`; times are seconds from now, and UTC where they name a moment."""
+    """The facts for `--json`; `_in_s` is in seconds from now, `_at` in UTC."""
     facts: dict[str, Any] = {
         "status": "ok",
         "windows": [_window_json(window) for window in state.windows],
@@ -111,8 +114,8 @@ def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[s
 
 
 def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[Any]:
-    """The same facts for a terminal: one bar per window, then the notes. Its parts
-    differ in their signs too, for terminals without colours."""
+    """The same facts for a terminal: one bar per window, then the notes. The parts of a bar also
+    differ in their characters, for terminals without colours."""
     from rich.text import Text
 
     for window in state.windows:
@@ -134,13 +137,13 @@ def _window_facts(window: WindowReport) -> str:
         f" (pull {window.pull}, push {window.push}), {window.free} free"
     )
     if window.limit < window.configured:
-        line += f"; configured {window.configured}, lowered by what the server answers"
+        line += f"; configured {window.configured}, lowered to match the server's answers"
     if window.push_limit < window.limit:
-        line += f"; pushes stop at {window.push_limit}, the rest is kept for pulls"
+        line += f"; pushes stop at {window.push_limit}, the remainder is reserved for pulls"
     if window.foreign_in_s > 0:
         line += (
-            f"; another program spends from this key (up to {window.foreign} of this window),"
-            f" so room is left for it for {_wait(window.foreign_in_s)}"
+            f"; another program uses this key (up to {window.foreign} of this window),"
+            f" so room is reserved for it for {_wait(window.foreign_in_s)}"
         )
     if window.spacing_s > 0:
         line += f"; requests {_wait(window.spacing_s)} apart"
@@ -182,7 +185,7 @@ def _wait(wait_s: float) -> str:
     from pipelines.running.wording import duration
 
     if math.isinf(wait_s):
-        return "never, as the limits are"
+        return "never, with these limits"
     return f"{wait_s:.3g} s" if wait_s < 120 else duration(wait_s)
 
 

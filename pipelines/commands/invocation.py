@@ -1,6 +1,6 @@
 """How a command runs: its options, the settings, each account, its result and exit code.
 
-Nothing heavy (dlt, sqlalchemy, httpx, pydantic, rich) is imported when a module of this package is:
+Importing a module of this package imports nothing heavy (dlt, sqlalchemy, httpx, pydantic, rich):
 `hiringcenter --help` imports them all.
 """
 
@@ -66,34 +66,36 @@ class Options:
 
 
 def _shared_options(
-    json: bool = flag("--json", "One JSON object as the last stdout line."),
-    config: Path | None = option("--config F", "Settings file (config/hiringcenter.toml)."),
+    json: bool = flag("--json", "Print one JSON object as the last line of stdout."),
+    config: Path | None = option(
+        "--config F", "Settings file (default: config/hiringcenter.toml)."
+    ),
     project: Path | None = option(
         "--project DIR",
-        "Folder of config/hiringcenter.toml and .env (default: the nearest one up).",
+        "Folder with config/hiringcenter.toml and .env (default: the nearest one upwards).",
     ),
-    account: str | None = option("--account NAME", "One of [accounts.<name>]."),
-    all_accounts: bool = flag("--all-accounts", "Each of [accounts.<name>]."),
+    account: str | None = option("--account NAME", "Work for the account [accounts.NAME]."),
+    all_accounts: bool = flag("--all-accounts", "Work for each account, one after the other."),
     verbose: int = option(
-        "-v --verbose", "More log lines; -vv all.", default=0, count=True, show_default=False
+        "-v --verbose", "Log more; -vv logs everything.", default=0, count=True, show_default=False
     ),
-    quiet: bool = flag("-q --quiet", "For cron: silent if all is well, else log lines."),
+    quiet: bool = flag("-q --quiet", "For cron: silent if all is well, otherwise log lines."),
 ) -> Options:
-    """Typer reads these off the signature."""
+    """The options, as Typer reads them from the signature."""
     return Options(json, config, project, account, all_accounts, -1 if quiet else verbose)
 
 
 def command(
     name: str, *, short_help: str, example: str, observe: bool = False
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Make `work(settings, output, …options)` a command, with the options that all have.
+    """Register `work(settings, output, …options)` as a command, with the shared options.
 
-    example: for the help; several are separated by empty lines. observe: send the alerts and the
+    example: for the help; several are separated by blank lines. observe: send the alerts and the
     telemetry that the settings ask for.
     """
 
     def register(work: Callable[..., Result]) -> Callable[..., Result]:
-        # only the first two parameters are of a type that isn't imported here
+        # of the types in the signature, `Settings` alone isn't imported at run time
         own = _parameters(work, locals={"Settings": None})[2:]
         shared = _parameters(_shared_options)
 
@@ -118,7 +120,7 @@ def _parameters(function: Callable[..., Any], **evaluation: Any) -> list[inspect
 
 
 def observed(kind: str, work: Work) -> Work:
-    """`work` in a span of the telemetry, with alerts about how it ended. kind: pull, push, …"""
+    """`work` in a telemetry span, with alerts about its result. kind: pull, push, …"""
 
     def watched(settings: Settings, output: Output) -> Result:
         from connector.logs import error_facts
@@ -145,7 +147,7 @@ def observed(kind: str, work: Work) -> Work:
 
 
 def run_command(options: Options, work: Work) -> NoReturn:
-    """Load the settings, do `work`, print its result, exit with its code."""
+    """Load the settings, run `work`, print its result and exit with its code."""
     from connector import logs
 
     os.umask(0o077)
@@ -183,7 +185,8 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
 
 
 def _apply_project(settings: Settings) -> None:
-    """dlt reads the `.dlt/` of the project, not of the working folder; notes become warnings."""
+    """Make dlt read the `.dlt/` of the project, not of the working folder; log the project's notes
+    as warnings."""
     from connector import logs
 
     project = settings.project
@@ -206,7 +209,7 @@ def _each_account(settings: Settings, work: Work, output: Output) -> Result:
         if result.error is not None:
             output.error(result.error, account=name)
         results[name] = result
-        if result.exit_code > 128:  # a signal stops the rest as well
+        if result.exit_code > 128:  # a signal stops the other accounts too
             break
     code = worst([result.exit_code for result in results.values()])
     return Result(

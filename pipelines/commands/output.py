@@ -1,4 +1,4 @@
-"""What a command hands back, and where that is written: facts on stdout, the rest on stderr."""
+"""A command's result, and where it is written: facts to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _WORST_FIRST = (2, 1, 75, 3, 0)
 class Result:
     """summary: the JSON object of `--json`. lines: text or rich renderables for people.
 
-    error: what ended the work early, shown on stderr; it is in `summary` as well. events: log lines
-    for a result that needs a look, by name and facts. is_answer: the text is what was asked for,
-    not news of a run.
+    error: what ended the work early, shown on stderr; `summary` has it too. events: log lines for
+    a result that needs a look: (name, fields). is_answer: the text is what the user asked for, not
+    the report of a run.
     """
 
     summary: Mapping[str, Any]
@@ -38,7 +38,7 @@ class Result:
 
 
 def guarded(work: Callable[[], Result]) -> Result:
-    """The result of `work`; a failed one for whatever it raises."""
+    """The result of `work`; a failed one if it raises."""
     try:
         return work()
     except BrokenPipeError:
@@ -48,7 +48,7 @@ def guarded(work: Callable[[], Result]) -> Result:
 
 
 def failed_result(error: BaseException) -> Result:
-    """What a command that ended with `error` hands back."""
+    """The result of a command that ended with `error`."""
     import structlog
 
     from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
@@ -57,7 +57,7 @@ def failed_result(error: BaseException) -> Result:
     if isinstance(error, StoppedEarly | KeyboardInterrupt):
         error = Interrupted(getattr(error, "signal_number", signal.SIGINT))
     elif not isinstance(error, ConnectorError):
-        if structlog.is_configured():  # until then, it would write to stdout
+        if structlog.is_configured():  # unconfigured, it writes to stdout
             get_logger("command").debug("command.unexpected", exc_info=error)
         error = Unexpected(error)
     facts = {"status": status_of(error), "error": error_facts(error)}
@@ -65,7 +65,7 @@ def failed_result(error: BaseException) -> Result:
 
 
 def worst(exit_codes: Sequence[int]) -> int:
-    """The exit code that stands for all: a signal's first, then 2, 1, 75, 3, 0."""
+    """The exit code for several parts: a signal's before all others, then 2, 1, 75, 3, 0."""
     signals = [code for code in exit_codes if code > 128]
     if signals:
         return signals[0]
@@ -73,15 +73,15 @@ def worst(exit_codes: Sequence[int]) -> int:
 
 
 def status_of_exit(code: int) -> str:
-    """The status of several runs that end with `code` together."""
+    """The status of several runs whose common exit code is `code`."""
     if code in (0, 3):
         return "ok"
     return "stopped" if code > 128 else "failed"
 
 
 class _LenientText(TextIOWrapper):
-    """A text stream that drops what can't be written: a run that has sent things must end in its
-    own words and exit code, even if no one can read them."""
+    """A text stream that drops what can't be written: a run that has sent data must finish with
+    its own exit code, even if no one can read its messages."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):
@@ -94,16 +94,16 @@ class _LenientText(TextIOWrapper):
 
 
 def keep_standard_streams() -> None:
-    """Make stderr one that never fails, and give closed descriptors a place.
+    """Make stderr one that never fails, and open closed descriptors on /dev/null.
 
-    A closed one would be taken by the next file that is opened, a ledger or a socket, and what a
-    library prints would go there.
+    Otherwise the next file to be opened, a ledger or a socket, would take the number of a closed
+    one, and receive what libraries print.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest one that is free
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
     if sys.stdout is None:
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
     if sys.stderr is None or type(sys.stderr) is TextIOWrapper:
@@ -122,17 +122,19 @@ class Output:
         self, *, json: bool = False, verbosity: int = 0, all_accounts: bool = False
     ) -> None:
         self.json, self.verbosity, self.all_accounts = json, verbosity, all_accounts
-        if isinstance(sys.stdout, TextIOWrapper):  # a name that it can't write is no failed run
+        if isinstance(
+            sys.stdout, TextIOWrapper
+        ):  # a name that it can't encode must not fail the run
             sys.stdout.reconfigure(errors="backslashreplace")
 
     @property
     def is_quiet(self) -> bool:
-        """For cron: nothing where all is well, else log lines."""
+        """For cron: no output if all is well, otherwise log lines."""
         return self.verbosity < 0
 
     def result(self, result: Result) -> None:
-        """A command's result as text. If quiet, a run is reported only if it needs a look; what was
-        asked for (`runs`, `budget`) always is."""
+        """Write a command's result as text. If quiet, a run is reported only if it needs a look;
+        an answer (`runs`, `budget`) always is."""
         if not self.is_quiet or result.is_answer:
             self.text(result.lines)
         elif result.exit_code not in (0, ALREADY_RUNNING):
@@ -143,16 +145,16 @@ class Output:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether a progress bar is of use: on a terminal, unless quiet."""
+        """Whether to show a progress bar: on a terminal, unless quiet."""
         return sys.stderr.isatty() and not self.is_quiet
 
     @property
     def log_level(self) -> int:
-        """As `logs.configure` takes it. Beside a progress bar, only warnings."""
+        """The level for `logs.configure`. Together with a progress bar, only warnings."""
         return -1 if self.shows_progress and not self.verbosity else self.verbosity
 
     def text(self, lines: Iterable[Any]) -> None:
-        """Strings and rich renderables for people."""
+        """Write strings and rich renderables, for people."""
         from connector.errors import printable
 
         stream = sys.stderr if self.json else sys.stdout
@@ -164,11 +166,11 @@ class Output:
         stream.flush()
 
     def error(self, error: BaseException, *, account: str | None = None) -> None:
-        """One line: what happened (to which account) and what to do next, without secrets; below
-        it, what the error notes for the person at the terminal alone.
+        """Write one line: what happened (to which account) and what to do next, without secrets;
+        below it, the error's notes, which are only for the person at the terminal.
 
-        In a log (`-q`) it has a time and the run's id; a lock that another run holds is no news
-        there.
+        With `-q` it is a log line with a time and the run's id instead, and a lock that another
+        run holds isn't reported.
         """
         from connector.logs import get_logger, redact
 
@@ -181,7 +183,7 @@ class Output:
         sys.stderr.write(f"{whose}: {redact(str(error))}\n{notes}")
 
     def object(self, summary: Any) -> None:
-        """The summary, where `--json` asked for it."""
+        """Write the summary as JSON, if `--json` asked for it."""
         if self.json:
             options = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
             sys.stdout.flush()
@@ -211,7 +213,7 @@ class Output:
 
 
 def _escaped(json_text: str) -> str:
-    """JSON with what `printable` would leave out written as \\uXXXX: the value stays."""
+    """The same JSON value, with characters that `printable` would drop written as \\uXXXX."""
     from connector.errors import printable
 
     if printable(json_text) == json_text:

@@ -25,33 +25,33 @@ def _sandbox(
     port: int = option(
         "--port N", "Port on 127.0.0.1; 0 = any free one.", default=8808, min=0, max=65535
     ),
-    prospects: int = option("--prospects N", "Prospects to begin with.", default=300),
-    notes: int = option("--notes N", "Notes to begin with.", default=200),
-    tasks: int = option("--tasks N", "Tasks to begin with.", default=120),
-    meetings: int = option("--meetings N", "Meetings to begin with.", default=70),
+    prospects: int = option("--prospects N", "Number of prospects at the start.", default=300),
+    notes: int = option("--notes N", "Number of notes at the start.", default=200),
+    tasks: int = option("--tasks N", "Number of tasks at the start.", default=120),
+    meetings: int = option("--meetings N", "Number of meetings at the start.", default=70),
     seed: int = option("--seed N", "The same seed gives the same data.", default=1),
-    today: bool = flag("--today", "Data around today, instead of 2026-01-01."),
-    api_key: str = option("--api-key KEY", "The key that it accepts.", default="sandbox-key"),
+    today: bool = flag("--today", "Date the data around today instead of 2026-01-01."),
+    api_key: str = option("--api-key KEY", "The API key that it accepts.", default="sandbox-key"),
     revision: Literal["pagination", "next_token", "legacy", "bare"] = option(
-        "--revision", "How lists are wrapped.", default="pagination"
+        "--revision", "The shape of list responses.", default="pagination"
     ),
     limits: str = option(
-        "--limits COUNT/SECONDSs,…", "Rate windows, or none.", default="300/60s,6000/3600s"
+        "--limits COUNT/SECONDSs,…", "Rate limits, or none.", default="300/60s,6000/3600s"
     ),
     window_kind: Literal["sliding", "fixed", "weighted", "bucket"] = option(
-        "--window-kind", "How windows count.", default="sliding"
+        "--window-kind", "How the rate limits count requests.", default="sliding"
     ),
-    latency: float = option("--latency S", "Seconds that each answer takes.", default=0.0),
+    latency: float = option("--latency S", "Delay of every response, in seconds.", default=0.0),
     fault: list[str] | None = option(
-        "--fault NAME=PROBABILITY", "Such as drop_after=0.05. Repeatable."
+        "--fault NAME=PROBABILITY", "Inject a fault, such as drop_after=0.05. Repeatable."
     ),
     more: list[str] | None = option(
-        "--option NAME=JSON", "Any field of connector.sandbox.SandboxOptions. Repeatable."
+        "--option NAME=JSON", "Set any field of connector.sandbox.SandboxOptions. Repeatable."
     ),
 ) -> Result:
     """Run a local mock of the API, to try things out without a key; Ctrl-C stops it. It prints
-    the two settings that make the other commands use it. With --json, the one object is printed as
-    soon as the port answers."""
+    the two settings that make the other commands use it. With --json, the object is printed as
+    soon as the server is ready."""
     from connector.errors import UsageError
     from connector.sandbox import serve
 
@@ -74,7 +74,7 @@ def _sandbox(
         number = serve(options, port, partial(_announce, output))
     except OSError as error:
         raise UsageError(
-            f"Port {port} can't be served: {error.strerror}. Choose another one with --port."
+            f"Port {port} can't be used: {error.strerror}. Choose another one with --port."
         ) from None
     raise SystemExit(128 + number)
 
@@ -104,7 +104,7 @@ def _windows(value: Any) -> Any:
         return [[int(count), float(seconds)] for count, seconds in pairs]
     except ValueError:
         raise ValueError(
-            f"--limits {value!r}: expected count/seconds, as 300/60s,6000/3600s"
+            f"--limits {value!r}: expected count/seconds, such as 300/60s,6000/3600s"
         ) from None
 
 
@@ -128,7 +128,7 @@ def _json_or_word(value: str) -> Any:
 def _announce(output: Output, sandbox: Sandbox) -> None:
     output.text(
         [
-            f"The sandbox answers at {sandbox.url} (data of its own; nothing real).",
+            f"The sandbox is running at {sandbox.url} (made-up data only).",
             f"  export HIRINGCENTER_BASE_URL={sandbox.url}",
             f"  export HIRINGCENTER_API_KEY={sandbox.api_key}",
             "Ctrl-C stops it.",

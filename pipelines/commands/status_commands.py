@@ -1,4 +1,4 @@
-"""`hiringcenter check`, `status`, `runs` and `report`: what only looks."""
+"""`hiringcenter check`, `status`, `runs` and `report`: the commands that only read."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ _REPORT = Path("hiringcenter-report.html")
 
 @command(
     "check",
-    short_help="Is everything ready? Key, destination, budget, outbox, clock",
+    short_help="Check key, destination, budget, outbox and clock",
     example="hiringcenter check --account east",
 )
 def _check(settings: Settings, _output: Output) -> Result:
-    """Key, permissions, destination, budget, outbox and clock: each ok, or what to do."""
+    """Check that everything is ready: key, permissions, destination, budget, outbox and clock.
+    Each line says ok, or what to do."""
     from pipelines.running.checks import run_checks
 
     checks = run_checks(settings)
@@ -57,7 +58,7 @@ def _check(settings: Settings, _output: Output) -> Result:
 
 @command(
     "status",
-    short_help="How old the data is, per resource",
+    short_help="Show how old the data is, per resource",
     example="hiringcenter status --max-age 2h",
     observe=True,
 )
@@ -66,17 +67,17 @@ def _status(
     _output: Output,
     max_age: str | None = option("--max-age AGE", "Exit 1 if anything is older: 90m, 2h, 1d."),
 ) -> Result:
-    """Per resource, as readers see it: rows, last pull, last complete scan, age. Asks neither the
-    API nor the destination."""
+    """Show the rows, last pull, last complete scan and age of each resource, as readers see it.
+    Contacts neither the API nor the destination."""
     limit_s = settings.alerts.max_age_s if max_age is None else parse_duration_s(max_age)
     return status(settings, limit_s)
 
 
 def status(settings: Settings, max_age_s: float | None) -> Result:
-    """How fresh what readers see is. max_age_s: older, or never pulled, is exit 1.
+    """How fresh the data is that readers see. max_age_s: if older, or never pulled, exit code 1.
 
     Raises:
-        MissingKey: there are several accounts, and none is chosen.
+        MissingKey: there are several accounts, and none was chosen.
     """
     from connector.source.fields import RESOURCES
     from pipelines.destination.identity import snapshot_facts
@@ -136,7 +137,7 @@ def _freshness(
 def _age_facts(
     fresh: Freshness | None, landed: Freshness | None, now_ms: int, max_age_s: float | None
 ) -> dict[str, Any]:
-    """fresh: what readers see. landed: what the destination has; newer where it isn't published."""
+    """fresh: what readers see. landed: what the destination has, which may be newer."""
     names = ("rows", "last_pull", "last_complete_scan", "age_s", "scan", "reason", "complete")
     facts: dict[str, Any] = dict.fromkeys(names)
     age_s = float("inf")
@@ -181,7 +182,7 @@ def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) ->
         return []
     waiting = [name for name, fact in facts.items() if fact["unpublished_pull"]]
     if waiting:
-        since = f"; what was pulled of {', '.join(waiting)} since then is not in it"
+        since = f"; it lacks what was pulled since then ({', '.join(waiting)})"
         return [f"{copy.still()}{since if copy.made_at else ''}. Run `hiringcenter pull`."]
     if copy.made_at is None:
         return [f"{copy.still()}. Run `hiringcenter pull`."]
@@ -191,25 +192,27 @@ def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) ->
 # --- runs -----------------------------------------------------------------------------------
 
 
-@command("runs", short_help="What ran, and how it ended", example="hiringcenter runs --last 50")
+@command(
+    "runs", short_help="List past runs and their outcomes", example="hiringcenter runs --last 50"
+)
 def _runs(
     settings: Settings,
     output: Output,
-    run_id: str | None = argument("RUN_ID", "One run's details."),
-    last: int = option("--last N", "How many, newest first.", default=20, min=1),
+    run_id: str | None = argument("RUN_ID", "Show one run in detail."),
+    last: int = option("--last N", "How many runs to list, newest first.", default=20, min=1),
 ) -> Result:
-    """The run history; with RUN_ID, one run's summary, rejects and warnings."""
+    """List past runs; with RUN_ID, show one run's summary, rejects and warnings."""
     from connector.errors import UsageError
 
     if run_id is None:
         return recent_runs(settings, last)
     if output.all_accounts:
-        raise UsageError("A run is of one account: leave out --all-accounts, or RUN_ID.")
+        raise UsageError("A run belongs to one account: leave out --all-accounts or RUN_ID.")
     return one_run(settings, run_id)
 
 
 def recent_runs(settings: Settings, last: int) -> Result:
-    """The last runs, newest first: of the account in use, or else all that the ledger knows."""
+    """The latest runs, newest first: those of the chosen account, or all in the ledger."""
     from pipelines.destination.identity import destination_label
     from pipelines.running.session import open_ledger
 
@@ -218,17 +221,16 @@ def recent_runs(settings: Settings, last: int) -> Result:
         records = ledger.history.recent(last, label)
     return Result(
         summary={"status": "ok", "runs": [_run_facts(record) for record in records]},
-        lines=[_run_table(records)] if records else ["No runs yet. Start: hiringcenter pull"],
+        lines=[_run_table(records)] if records else ["No runs yet. Start with: hiringcenter pull"],
         is_answer=True,
     )
 
 
 def one_run(settings: Settings, run_id: str) -> Result:
-    """One run with everything that is known about it. run_id: all of it, or an unambiguous
-    beginning.
+    """Everything that is known about one run. run_id: whole, or an unambiguous prefix.
 
     Raises:
-        UsageError: there is no run of that id, or there are several.
+        UsageError: no run has that id, or several do.
     """
     from connector.errors import UsageError
     from pipelines.push.push_report import grouped, row_line
@@ -240,7 +242,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
         raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
     if len(found) > 1:
         ids = ", ".join(each.run_id for each in found)
-        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Add a letter or two.")
+        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Give more of the id.")
     record = found[0]
     facts = _run_facts(record)
     lines = [f"{name}: {_indented(value)}" for name, value in facts.items() if value is not None]
@@ -286,8 +288,8 @@ def _indented(value: Any, indent: str = "\n  ") -> str:
 
 
 def _run_table(records: list[RunRecord]) -> Any:
-    """At 80 columns the ids are whole, and what there is no room for is wrapped. Of an error, the
-    first sentence: `runs RUN_ID` has all of it."""
+    """Readable at 80 columns: ids stay whole, long text wraps, and of an error only the first
+    sentence is shown (`runs RUN_ID` shows all of it)."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -329,16 +331,16 @@ def _what_happened(record: RunRecord) -> str:
 
 @command(
     "report",
-    short_help="All of it as one HTML file",
+    short_help="Write a report as one HTML file",
     example="hiringcenter report --output report.html --open",
 )
 def _report(
     settings: Settings,
     output: Output,
-    path: Path = option("--output F", "The file.", default=_REPORT),
-    show: bool = flag("--open", "Open it in a browser."),
+    path: Path = option("--output F", "File to write.", default=_REPORT),
+    show: bool = flag("--open", "Open the report in a browser."),
 ) -> Result:
-    """One self-contained HTML file: freshness, growth, changes, budget, pushes, runs."""
+    """Write a self-contained HTML report: freshness, growth, changes, budget, pushes, runs."""
     import webbrowser
 
     from pipelines.report.report_page import write_report

@@ -1,4 +1,4 @@
-"""`hiringcenter pull`, `push` and `sync`: what moves rows."""
+"""`hiringcenter pull`, `push` and `sync`: the commands that move rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pipelines.push.push_input import PushRequest
 
 _NEW_LEDGER = flag(
-    "--new-ledger", "Where the outbox was lost: start a new one, and look people up first."
+    "--new-ledger", "If the outbox was lost: start a new one, and look people up first."
 )
 _PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
 
@@ -34,22 +34,22 @@ hiringcenter push people.xlsx --sheet May"""
 
 @command(
     "pull",
-    short_help="From the API into the destination",
+    short_help="Load data from the API into the destination",
     example="hiringcenter pull notes tasks --full",
     observe=True,
 )
 def _pull(
     settings: Settings,
     output: Output,
-    resources: list[str] | None = argument("RESOURCE", "prospects, notes, tasks, meetings."),
-    full: bool = flag("--full", "A complete scan of each; deletions are found."),
+    resources: list[str] | None = argument("RESOURCE", "prospects, notes, tasks or meetings."),
+    full: bool = flag("--full", "Scan each list completely, and find deletions."),
     since: str | None = option(
-        "--since DATE", "Look back to this date; later pulls are planned as before."
+        "--since DATE", "Read back to this date, once; later pulls are planned as before."
     ),
-    reset: bool = flag("--reset", "Forget what earlier scans learnt of each, and scan again."),
-    take_over: bool = flag("--take-over", "Publish over the copy of another installation."),
+    reset: bool = flag("--reset", "Forget what earlier scans learned, and read everything again."),
+    take_over: bool = flag("--take-over", "Publish even over the copy of another installation."),
 ) -> Result:
-    """Pull from the API into the destination; with no RESOURCE, all four."""
+    """Load data from the API into the destination: each RESOURCE that is named, or all four."""
     from connector.errors import UsageError, nearest
     from connector.source.fields import RESOURCES
     from pipelines.pull.pull_run import Wanted
@@ -60,7 +60,7 @@ def _pull(
             hint = f" Did you mean {like!r}?" if like else ""
             raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
     if since is not None and (full or reset):
-        raise UsageError("--since is a bounded look back: leave out --full and --reset.")
+        raise UsageError("--since can't be combined with --full or --reset.")
     wanted = Wanted(
         tuple(name for name in RESOURCES if not resources or name in resources),
         full=full,
@@ -101,7 +101,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
 
 @command(
     "push",
-    short_help="Prospects from a file, table or query to the API",
+    short_help="Send prospects from a file, table or query to the API",
     example=_PUSH_EXAMPLES,
     observe=True,
 )
@@ -109,41 +109,47 @@ def _push(
     settings: Settings,
     output: Output,
     file: str | None = argument(
-        "FILE", "CSV, TSV, JSONL, Parquet, XLSX, .gz too; - = CSV on stdin."
+        "FILE", "CSV, TSV, JSONL, Parquet or XLSX, .gz too; - for CSV on stdin."
     ),
-    table: str | None = option("--table NAME", "A table of the destination."),
-    sql: str | None = option("--sql QUERY", "The rows of one SELECT."),
-    database: Path | None = option("--database F", "Another DuckDB file for --table, --sql."),
-    job: str | None = option("--job NAME", "[push.<name>] of the settings."),
+    table: str | None = option("--table NAME", "Push a table of the destination."),
+    sql: str | None = option("--sql QUERY", "Push the rows of one SELECT."),
+    database: Path | None = option("--database F", "Use this DuckDB file for --table or --sql."),
+    job: str | None = option("--job NAME", "Run the push job [push.NAME] of the settings."),
     encoding: str | None = option("--encoding NAME", "Encoding of a text file, such as cp1252."),
-    delimiter: str | None = option("--delimiter C", "Of a CSV file: one character, or tab."),
-    sheet: str | None = option("--sheet NAME", "Sheet of a workbook, instead of the first."),
-    skip_rows: int | None = option("--skip-rows N", "Lines of a FILE above its header.", min=0),
-    mapping: Path | None = option("--mapping F", "TOML: input column = API field."),
+    delimiter: str | None = option(
+        "--delimiter C", "Delimiter of a CSV file: one character, or tab."
+    ),
+    sheet: str | None = option("--sheet NAME", "Sheet of a workbook (default: the first)."),
+    skip_rows: int | None = option(
+        "--skip-rows N", "Number of lines above the header of FILE.", min=0
+    ),
+    mapping: Path | None = option(
+        "--mapping F", "TOML file that maps input columns to API fields."
+    ),
     mode: Literal["upsert", "create-only", "update-only"] | None = option(
-        "--mode", "Create and update (upsert), or only one of them."
+        "--mode", "Create and update prospects (default: upsert), or only one of the two."
     ),
     dry_run: bool = flag(
-        "--dry-run", "Show what would be sent and how long that takes; send nothing."
+        "--dry-run", "Show what would be sent and how long it would take; send nothing."
     ),
     force: bool = flag("--force", "Send unchanged and uncertain rows too."),
-    clear_empty: bool = flag("--clear-empty", "An empty cell clears its field."),
+    clear_empty: bool = flag("--clear-empty", "Let empty cells clear their fields."),
     ignore_unknown: bool = flag(
-        "--ignore-unknown", "Leave out columns that match no field; lists them."
+        "--ignore-unknown", "Leave out columns that match no field, and list them."
     ),
     max_changes: int | None = option(
-        "--max-changes N", "Send nothing if more rows than N would be.", min=0
+        "--max-changes N", "Send nothing if more than N rows would be sent.", min=0
     ),
     allow_shared_contact: bool = flag(
         "--allow-shared-contact",
         "Send rows that share an email or phone with another first name.",
     ),
     rejects: Path | None = option(
-        "--rejects F", "Where rejected rows go (default: FILE.rejects.csv)."
+        "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."
     ),
     new_ledger: bool = _NEW_LEDGER,
 ) -> Result:
-    """Push prospects from a file, a table or a query to the API; every row is accounted for."""
+    """Send prospects from a file, a table or a query to the API; every row is accounted for."""
     from connector.errors import UsageError
     from pipelines.push.push_input import PushRequest, job_request
 
@@ -165,7 +171,9 @@ def _push(
     }
     changes = {name: value for name, value in given.items() if value is not None}
     if output.all_accounts and file == "-":
-        raise UsageError("Stdin can be read once: save it as a FILE to push to each account.")
+        raise UsageError(
+            "Stdin can be read only once: save it as a FILE to push it to each account."
+        )
     if output.all_accounts and rejects is not None:
         changes["rejects"] = rejects.with_stem(f"{rejects.stem}-{settings.account}")
     if job is None:
@@ -196,13 +204,13 @@ def run_push(settings: Settings, request: PushRequest, output: Output) -> Result
 
 @command(
     "sync",
-    short_help="Pull, then every push job of the settings",
+    short_help="Pull, then run every push job of the settings",
     example="hiringcenter sync --json",
     observe=True,
 )
 def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) -> Result:
-    """Pull everything, then run every push job of the configuration; a part that fails doesn't
-    stop the others."""
+    """Pull everything, then run every push job of the settings; a part that fails doesn't stop
+    the others."""
     from connector.logs import redact
     from connector.source.fields import RESOURCES
     from pipelines.pull.pull_run import Wanted
@@ -215,7 +223,7 @@ def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) ->
         parts[f"push {name}"] = guarded(partial(_push_job, settings, name, output, new_ledger))
     code = worst([part.exit_code for part in parts.values()])
     worst_part = next((name for name, part in parts.items() if part.exit_code == code), "")
-    others = {  # errors besides the one that stands for all
+    others = {  # errors other than the one that is the result's
         name: redact(str(part.error))
         for name, part in parts.items()
         if part.error and name != worst_part

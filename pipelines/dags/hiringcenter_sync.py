@@ -65,7 +65,7 @@ def _environment(account: str) -> dict[str, str]:
 def _run(account: str) -> tuple[int, dict[str, Any]]:
     """The command's exit code and its JSON summary; its log lines go to the task's log.
 
-    A task that is killed passes that on: the command stops at its next safe point.
+    If the task is killed, the command is terminated and stops at its next safe point.
     """
     with tempfile.TemporaryFile() as stdout:
         child = subprocess.Popen(  # noqa: S603 - the command is the operator's own variable
@@ -96,15 +96,15 @@ def _errors(summary: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _judge(code: int, summary: dict[str, Any]) -> None:
-    """Raise what Airflow should make of the exit code; nothing for a success."""
+    """Raise the Airflow exception that fits the exit code; nothing for a success."""
     errors = _errors(summary)
-    said = " ".join(error["message"] for error in errors) or "see the log above"
+    message = " ".join(error["message"] for error in errors) or "see the log above"
     if code == HELD:
-        raise AirflowSkipException(said)
+        raise AirflowSkipException(message)
     if code == USAGE or any(error["type"] == "Unauthorized" for error in errors):
-        raise AirflowFailException(said)
+        raise AirflowFailException(message)
     if code not in (0, REJECTS):
-        raise AirflowException(f"hiringcenter ended with exit code {code}: {said}")
+        raise AirflowException(f"hiringcenter ended with exit code {code}: {message}")
     if code == REJECTS:
         log.warning(
             "Some rows were rejected or failed, or a list isn't proven complete; see the summary "
