@@ -127,7 +127,7 @@ class Destination:
             file_format=_FILE_FORMATS.get(self._type),
             connection=self._connection,
         )
-        self._stack.callback(self.loader.close)
+        self._stack.callback(self.loader.discard_local_files)
         self._warehouse = (
             DuckWarehouse(self._connection, dataset)
             if self._snapshot

@@ -1,11 +1,11 @@
 """dlt's part of a pull: load packages, schema evolution, and the state that travels with rows.
 
 A load package holds rows and state together, and dlt loads rows before the state's row: after a
-kill anywhere, rows may be read and loaded a second time (an upsert: no harm), and none is skipped.
+kill anywhere, rows may be loaded a second time (a harmless upsert), and none is skipped.
 
 dlt's local files are scratch. Each run, and each load after a failed one, begins without them,
 from the state and the schema in the destination: a package that a kill cut short is read again
-instead of being finished. So there is one way to recover, it is taken every time, and nothing that
+instead of being finished. So there is one way to recover, it is used every time, and nothing that
 dlt finds on disk can keep it from loading.
 """
 
@@ -38,10 +38,10 @@ from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.working_file import work_schema
 
 _log = get_logger("load")
-Marks = dict[str, dict[str, Any]]
-_RENAMED = {"_hc_odd_records": MALFORMED_TABLE}  # of 0.1
-# dlt takes dicts as well, at six times the cost. What makes Arrow unsafe is leaving types to
-# inference, which rounds 1.5 into an integer column in silence: here each column has its type.
+States = dict[str, dict[str, Any]]
+_RENAMED = {"_hc_odd_records": MALFORMED_TABLE}  # since version 0.1
+# dlt takes dicts as well, at six times the cost. Arrow is unsafe only where it infers types, which
+# silently rounds 1.5 in an integer column: here each column has its type.
 _ARROW_TYPES = {
     "text": pa.string(),
     "json": pa.string(),
@@ -58,15 +58,15 @@ _ARROW_TYPES = {
 class Batch:
     """Rows for one table, each key at most once, as dicts or as the Arrow table of `to_table`.
 
-    columns: dlt column schemas by name. mark: what dlt's state is to say about `table` from these
-    rows on; None leaves it as it is.
+    columns: dlt column schemas by name. state: dlt's state of `table` once these rows are loaded;
+    None leaves it unchanged.
     """
 
     table: str
     rows: Sequence[Mapping[str, Any]] | pa.Table
     columns: Mapping[str, Mapping[str, Any]]
     key: str | Sequence[str] = "id"
-    mark: Mapping[str, Any] | None = None
+    state: Mapping[str, Any] | None = None
 
     def as_table(self) -> pa.Table:
         """The rows with exactly the types of their columns."""
@@ -100,8 +100,8 @@ class Loader:
     """One dlt pipeline, which `recover` opens. Not thread-safe; the pull lock is held.
 
     destination: a dlt destination. file_format: of load files, None for the destination's own.
-    folder: for dlt's scratch files. connection: of the working file, which keeps the marks that no
-    load has carried yet.
+    folder: for dlt's scratch files. connection: of the working file, which keeps states that no
+    load has carried to the destination yet.
     """
 
     pipeline: dlt.Pipeline
@@ -117,34 +117,34 @@ class Loader:
     ) -> None:
         self._destination, self._dataset = destination, dataset
         self._file_format, self._folder = file_format, folder
-        self._local_marks = _LocalMarks(connection, dataset)
+        self._local_states = _LocalStates(connection, dataset)
         self._columns: dict[str, dict[str, Any]] = {}
         self._is_clean = False
 
     def recover(self) -> None:
-        """Begin without local files, from the state and the schema that the destination has.
+        """Start without local files, from the state and the schema in the destination.
 
-        Tables and columns that were dropped there are made again, and what they held is read again.
+        Tables and columns that were dropped there are created again, and their rows read again.
 
         Raises:
             DestinationError: the destination can't be reached or read.
         """
-        self.close()
+        self.discard_local_files()
         with translated():
             scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
             self.pipeline = make_pipeline(self._destination, self._dataset, scratch)
             self.pipeline.sync_destination()
-            self._set_state(self._local_marks.after(self._sources()))
+            self._set_states(self._local_states.after(self._sources()))
             self._is_clean = True
             for old, new in _RENAMED.items():
                 _rename_table(self.pipeline, old, new)
             self._learn_columns()
             dropped = _restore_dropped(self.pipeline, list(self._columns))
         if dropped:
-            self.set_marks({name: {} for name in dropped})
+            self.save_states({name: {} for name in dropped})
 
-    def close(self) -> None:
-        """Remove dlt's local files, as far as they can be; `recover` has to come next."""
+    def discard_local_files(self) -> None:
+        """Remove dlt's local files, as far as possible; call `recover` before the next load."""
         with suppress(OSError):
             if self._folder.is_dir():
                 shutil.rmtree(self._folder, ignore_errors=True)
@@ -153,11 +153,11 @@ class Loader:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def columns(self, table: str) -> dict[str, Any]:
-        """dlt column schemas of `table` as far as it is known; empty if it isn't."""
+        """dlt column schemas of `table`; empty if dlt doesn't know it."""
         return self._columns.get(table, {})
 
     def _learn_columns(self) -> None:
-        """dlt reads its schema each time it is asked; rows are made far more often."""
+        """Remember dlt's columns: it reads its schema each time they are needed."""
         if self.pipeline.default_schema_name is None:
             return
         for table, found in self.pipeline.default_schema.tables.items():
@@ -167,29 +167,29 @@ class Loader:
                 if "data_type" in column and not name.startswith("_dlt_")
             }
 
-    def mark(self, table: str) -> dict[str, Any]:
-        """What dlt's state says about `table`; empty if nothing."""
+    def state_of(self, table: str) -> dict[str, Any]:
+        """dlt's state of `table`; empty if there is none."""
         return dict(self._sources().get(SCHEMA_NAME, {}).get("resources", {}).get(table, {}))
 
-    def set_marks(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        """Note marks that come with no rows, on disk; the next load carries them to dlt's state."""
+    def save_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Save states that come without rows, by table; the next load stores them with dlt's."""
         with translated():
-            self._local_marks.add(marks)
-        self._set_state(marks)
+            self._local_states.add(states)
+        self._set_states(states)
 
-    def _set_state(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        if not marks:
+    def _set_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        if not states:
             return
-        with self.pipeline.managed_state() as state:
-            resources = state.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
-            for table, mark in marks.items():
-                note(resources.setdefault("resources", {}).setdefault(table, {}), mark)
+        with self.pipeline.managed_state() as all_states:
+            resources = all_states.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
+            for table, state in states.items():
+                note(resources.setdefault("resources", {}).setdefault(table, {}), state)
 
     def _sources(self) -> dict[str, Any]:
         return cast("dict[str, Any]", self.pipeline.state.get("sources", {}))
 
     def load(self, batches: Sequence[Batch]) -> None:
-        """Upsert every batch in one load package. It may be called again after it has failed.
+        """Upsert every batch in one load package. May be called again after a failure.
 
         Raises:
             DestinationError: the rows can't be written; what was loaded before stays.
@@ -205,7 +205,7 @@ class Loader:
             self.recover()
             self._load(batches)
         with translated():
-            self._local_marks.loaded(self._sources())
+            self._local_states.loaded(self._sources())
         self._learn_columns()
 
     def _load(self, batches: Sequence[Batch]) -> None:
@@ -223,7 +223,7 @@ class Loader:
     def _resource(self, batch: Batch) -> Any:
         def rows() -> list[Any]:
             table = batch.as_table()
-            return [table if batch.mark is None else with_state(table, batch.mark)]
+            return [table if batch.state is None else with_state(table, batch.state)]
 
         return list_resource(
             batch.table,
@@ -234,11 +234,11 @@ class Loader:
         )
 
 
-class _LocalMarks:
-    """Marks that no load has carried to the destination yet, in a table of the working file.
+class _LocalStates:
+    """States that no load has carried to the destination yet, in a table of the working file.
 
-    They hold only together with the state of the load before them: each names it by a digest, and
-    counts for nothing where the destination has another one.
+    They are valid only together with the state of the load before them: each names it by a digest,
+    and is ignored if the destination has another one.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
@@ -249,23 +249,23 @@ class _LocalMarks:
             "(resource VARCHAR, base VARCHAR, mark VARCHAR)"
         )
 
-    def after(self, sources: Mapping[str, Any]) -> Marks:
-        """Those that come after the state `sources`, as the destination has it."""
+    def after(self, sources: Mapping[str, Any]) -> States:
+        """The states, by table, that were saved after the destination's state `sources`."""
         self._base = _digest(sources)
         rows = self._connection.execute(
             f"SELECT resource, mark FROM {self._table} WHERE base = ? ORDER BY rowid",  # noqa: S608
             [self._base],
         ).fetchall()
-        return {resource: json.loads(mark) for resource, mark in rows}
+        return {resource: json.loads(state) for resource, state in rows}
 
-    def add(self, marks: Mapping[str, Mapping[str, Any]]) -> None:
-        rows = [[resource, self._base, json.dumps(mark)] for resource, mark in marks.items()]
+    def add(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        rows = [[resource, self._base, json.dumps(state)] for resource, state in states.items()]
         if rows:
             insert = f"INSERT INTO {self._table} VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
             self._connection.executemany(insert, rows)
 
     def loaded(self, sources: Mapping[str, Any]) -> None:
-        """The destination has the state `sources` now, and with it all marks."""
+        """The destination now has the state `sources`, which includes all of these."""
         self._base = _digest(sources)
         self._connection.execute(f"DELETE FROM {self._table}")  # noqa: S608 - a name of ours
 
@@ -276,7 +276,7 @@ def _digest(sources: Mapping[str, Any]) -> str:
 
 
 def _is_about_local_files(error: BaseException) -> bool:
-    """Whether dlt failed at a file of its own, which another process may have removed."""
+    """Whether dlt failed on one of its local files, which another process may have removed."""
     return any(
         isinstance(cause, StorageException | FileNotFoundError | NotADirectoryError)
         for cause in chain(error)
@@ -284,8 +284,8 @@ def _is_about_local_files(error: BaseException) -> bool:
 
 
 def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
-    """Give a table of an earlier version its name of now, with its rows. Where others read it in
-    the database itself, its old name stays as a view."""
+    """Rename a table of an earlier version. On a server, whose tables are read directly, its old
+    name stays as a view."""
     schema = None if pipeline.default_schema_name is None else pipeline.default_schema
     if schema is None or old not in schema.tables:
         return
@@ -306,8 +306,8 @@ def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
 
 
 def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
-    """Make tables and columns again that were dropped by hand: dlt trusts its schema, and every
-    load would fail. The names of the tables, now empty. known: tables that dlt's schema has."""
+    """Recreate tables and columns that were dropped by hand: dlt trusts its schema, so every load
+    would fail. known: tables of dlt's schema. Returns the recreated tables, which are empty."""
     names = [name for name in known if not name.startswith("_dlt_")]
     if not names:
         return []
@@ -316,7 +316,7 @@ def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
             return []
         found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
         if not found.get(client.schema.version_table_name):
-            return []  # nothing was ever loaded, or all is gone: dlt makes all of it
+            return []  # nothing was ever loaded, or all of it was dropped: dlt creates everything
         dropped = [name for name in names if not found.get(name)]
         lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
         if dropped or lacking:

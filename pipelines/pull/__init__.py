@@ -1,1 +1,1 @@
-"""One pull: scans, chunks, what follows from them, and what people see of it."""
+"""One pull: its scans, chunks, records and report."""

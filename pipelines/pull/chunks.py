@@ -1,11 +1,11 @@
-"""Pages are fetched ahead while earlier ones are loaded, and never too far ahead.
+"""Pages are fetched ahead while earlier ones are loaded, but never too far ahead.
 
-One thread per resource iterates its scan. What was fetched and isn't loaded yet, on the way to the
-destination or waiting for it, is what a kill costs: it never exceeds `chunk_pages` pages, and no
-page is begun while one waits that was begun more than `chunk_s` ago. It is also what a pull holds
-in memory, so none is begun while `CHUNK_BYTES` wait: texts may be long, and fields many. At the
-pace the API allows, chunks are cut by time and fetching continues while they load; a fast server
-fills a chunk before that, and a big chunk loads cheaper than two.
+One thread per resource iterates its scan. Pages that were fetched and aren't loaded yet are lost
+in a kill: there are never more than `chunk_pages` of them, and no page is begun while one waits
+that was begun more than `chunk_s` ago. They are also what a pull holds in memory, so none is begun
+while `CHUNK_BYTES` wait: texts may be long, and fields many. At the pace the API allows, chunks are
+cut by time, and fetching continues while they load; a fast server fills a chunk before that, and
+one big chunk loads faster than two.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ _log = get_logger("pull")
 
 
 Chunk = dict[str, list[ScannedPage]]
-"""What is loaded together: pages by resource, each in the order of its scan."""
+"""Pages that are loaded together: by resource, in the order of its scan."""
 
 
 class Fetching:
     """Reads scans in threads. Iterate `chunks` to its end, loading each before asking for the next.
 
-    errors: by resource, why its scan ended early. stop: when set, no page is begun any more.
+    errors: by resource, why its scan ended early. stop: once set, no more pages are begun.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Fetching:
         self._clock, self._stop = clock, stop
         self.errors: dict[str, ConnectorError] = {}
         self._changed = threading.Condition()
-        # pages on their way, each with when it was begun (monotonic seconds)
+        # fetched pages, each with the time when it was begun (monotonic seconds)
         self._arrived: deque[tuple[float, str, ScannedPage]] = deque()
         self._loading: list[float] = []
         self._fetching = self._size_bytes = 0
@@ -107,7 +107,7 @@ class Fetching:
         return pages >= self._chunk_pages or self._size_bytes >= CHUNK_BYTES
 
     def _age_s(self) -> float:
-        """For how long the oldest page that has arrived, or is being loaded, is on its way."""
+        """Seconds since the oldest page that waits or is being loaded was begun."""
         began = [*self._loading, *(began_s for began_s, _, _ in self._arrived)]
         return self._clock.monotonic_s() - min(began) if began else 0.0
 
@@ -133,7 +133,7 @@ class Fetching:
                 self._changed.notify_all()
 
     def _may_begin(self) -> bool:
-        """Wait until one more page may be begun; False where none may any more."""
+        """Wait until one more page may be begun; False if no more may be."""
         with self._changed:
             while not (self._abandoned or self._stop.is_set()):
                 if not self._is_full() and self._age_s() < self._chunk_s:
@@ -171,7 +171,7 @@ class Landing:
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
-        """By resource: what could not land as it came, and how often."""
+        """By resource: what could not be loaded unchanged, and how often."""
         moved = self._destination.warnings
         found = {
             name: maker.warnings + self._runs[name].warnings + moved.get(name, Counter())
@@ -180,7 +180,7 @@ class Landing:
         return {name: counts for name, counts in found.items() if counts}
 
     def _add_columns(self) -> None:
-        """Columns that tables of an earlier version lack, before anything asks for them."""
+        """Add columns that tables of an earlier version lack, before any query needs them."""
         tables = [
             name
             for name in self._runs
@@ -191,19 +191,19 @@ class Landing:
             self._destination.load(batches, worth_publishing=False)
 
     def create_tables(self) -> None:
-        """Tables with every column of the contract, also where a list is empty."""
+        """Create tables with every column of the contract, even if a list is empty."""
         if self._missing:
             self._load({}, {})
 
     def land(self, chunk: Chunk) -> None:
-        """Load what changed; where nothing did, only the checkpoints are kept. Empties `chunk`.
+        """Load what changed; if nothing did, save only the checkpoints. Empties `chunk`.
 
         Raises:
             DestinationError: the rows can't be written; the chunk will be read again.
         """
         changed: dict[str, list[dict[str, Any]]] = {}
         malformed: list[dict[str, Any]] = []
-        while chunk:  # pages go as rows come: a chunk is in memory once, not twice
+        while chunk:  # frees pages as rows are made: a chunk is in memory once, not twice
             resource, pages = chunk.popitem()
             rows, others = self._rows(resource, pages)
             del pages
@@ -216,7 +216,7 @@ class Landing:
             self._runs[resource].counts["rows_written"] += count
 
     def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
-        """Load single records that were looked at by their ids, since their list lacks them."""
+        """Load single records that were looked up by id, since their list lacks them."""
         rows = self._makers[resource].rows(records)
         unchanged = self._destination.unchanged(resource, rows, is_listed=False)
         rows = [row for row in rows if row["id"] not in unchanged]
@@ -225,7 +225,7 @@ class Landing:
         self._load({resource: rows}, {})
 
     def changed(self, resource: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Those of `rows` that aren't in the destination with the same content."""
+        """The `rows` that aren't in the destination with the same content."""
         unchanged = self._destination.unchanged(resource, rows)
         return [row for row in rows if row["id"] not in unchanged]
 
@@ -239,7 +239,7 @@ class Landing:
         return rows, malformed
 
     def _load(self, rows: dict[str, list[dict[str, Any]]], malformed: Mapping[str, Row]) -> None:
-        """Load `rows`, by resource; the states alone of those that have none. Empties `rows`."""
+        """Load `rows`, by resource; for those without any, save only the state. Empties `rows`."""
         states = {name: self._runs[name].state() for name in rows}
         names = [name for name in self._makers if rows.get(name) or name in self._missing]
         batches = [self._batch(name, rows.pop(name, [])) for name in names]
@@ -252,14 +252,14 @@ class Landing:
         self._missing = frozenset()
         still = {name: state for name, state in states.items() if name not in names}
         if still:
-            self._destination.loader.set_marks(still)
+            self._destination.loader.save_states(still)
 
     def _batch(self, resource: str, rows: list[dict[str, Any]]) -> Batch:
-        """As Arrow at once: a fraction of the memory that dicts would hold through the load."""
+        """Converted to Arrow, which takes a fraction of the memory of dicts during the load."""
         columns = self._makers[resource].columns
-        return Batch(resource, to_table(rows, columns), columns, mark=self._runs[resource].state())
+        return Batch(resource, to_table(rows, columns), columns, state=self._runs[resource].state())
 
 
 def _missing_tables(destination: Destination, runs: Mapping[str, ListScan]) -> frozenset[str]:
-    """Tables that the first load makes, since one load of many costs as much as of one."""
+    """Tables that the first load creates, since a load of many costs as much as a load of one."""
     return frozenset(name for name in (*runs, PUSH_RESULTS) if not destination.columns(name))

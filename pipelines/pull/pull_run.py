@@ -1,4 +1,4 @@
-"""One pull: scans of the wanted resources, landed chunk by chunk, booked and published."""
+"""One pull: scans of the wanted resources, landed chunk by chunk, recorded and published."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.push_results import land_push_results
-from pipelines.pull.run_tables import Booking, account_batch
+from pipelines.pull.run_tables import RunRecorder, account_batch
 from pipelines.running.account_outbox import note_account
-from pipelines.running.progress import Progress, ProgressOf, Standing
+from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
 
 _log = get_logger("pull")
@@ -48,7 +48,7 @@ _UNREAD = {DoubtKind.ENDLESS: EndlessList, DoubtKind.UNREACHABLE_PAGE: Unreachab
 class Wanted:
     """What the caller asked for.
 
-    since_ms: a bounded look back; UTC epoch ms. reset: forget watermarks and unfinished scans.
+    since_ms: read back to this time; UTC epoch ms. reset: forget watermarks and unfinished scans.
     take_over: publish over the copy of another installation.
     """
 
@@ -63,10 +63,10 @@ class Wanted:
 class PullReport:
     """What a pull did. summary: the JSON of `--json`. error: what ended it early, if anything.
 
-    live_rows: rows per table that aren't flagged deleted. published: a new copy was made.
-    is_visible: readers see all that has landed. doubts: resource → whether the doubt is new, of
-    full scans that came to their end and aren't proven complete. warnings: per resource, what
-    could not land as it came, and how often.
+    live_rows: live rows per table. published: a new copy was made. is_visible: readers see
+    everything that has landed. doubts: full scans that ended but aren't proven complete, by
+    resource; True if the doubt is new. warnings: by resource, what could not be loaded unchanged,
+    and how often.
     """
 
     summary: dict[str, Any]
@@ -89,11 +89,11 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
     """Pull the wanted resources into the configured destination.
 
     A resource that fails doesn't stop the others; the first error is the report's. What has
-    landed is published, whatever became of the scans: each row is as the API gave it.
+    landed is published even if scans failed: each row is as the API returned it.
 
     Raises:
         AlreadyRunning: another pull holds the destination.
-        MissingKey, BudgetError: nothing was asked of the API.
+        MissingKey, BudgetError: no request was sent.
     """
     with open_session(settings, kind="pull") as session:
         name = pull_lock_name(settings)
@@ -109,7 +109,7 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
 
 
 class _Pull:
-    """The steps of one pull, in order, and what they leave for its report."""
+    """The steps of one pull, in order, and what they collect for its report."""
 
     def __init__(self, session: Session, wanted: Wanted, progress: Progress) -> None:
         self._session, self._wanted, self._progress = session, wanted, progress
@@ -120,7 +120,7 @@ class _Pull:
         self._report = PullReport(summary={})
 
     def run(self) -> PullReport:
-        """The report, whatever happened; also noted in the run history."""
+        """Run the pull. Whatever happens, its report is returned and noted in the run history."""
         try:
             self._work()
         except ConnectorError as error:
@@ -145,7 +145,7 @@ class _Pull:
             landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
-            self._end_what_was_read(destination, landing)
+            self._end_earlier_scans(destination, landing)
             try:
                 self._fetch_and_land(destination, landing)
                 landing.create_tables()
@@ -153,7 +153,7 @@ class _Pull:
                 self._errors.append(error)
             try:
                 self._end_scans(destination, landing)
-                self._book(destination, account)
+                self._record(destination, account)
             finally:
                 self._report.warnings = {
                     name: dict(counts) for name, counts in landing.warnings.items()
@@ -168,7 +168,7 @@ class _Pull:
 
         scan = begin(
             resource,
-            {} if wanted.reset else destination.loader.mark(resource),
+            {} if wanted.reset else destination.loader.state_of(resource),
             pull=session.settings.pull,
             limits=session.settings.rate_limits,
             now_ms=int(session.clock.now_s() * 1000),
@@ -181,21 +181,21 @@ class _Pull:
             destination.seen.begin(resource)
         return scan
 
-    def _end_what_was_read(self, destination: Destination, landing: Landing) -> None:
-        """Book the scans that an earlier run read to their end; then begin what is planned."""
-        booking = Booking(self._session, destination)
+    def _end_earlier_scans(self, destination: Destination, landing: Landing) -> None:
+        """End the scans that an earlier run read completely; then begin the planned ones."""
+        recorder = RunRecorder(self._session, destination)
         for resource, run in self._runs.items():
             if not run.checkpoint.is_at_end:
                 continue
             try:
                 if run.outcome is None:
                     scan = self._scan_of(run, destination)
-                    for _ in scan:  # nothing is left to ask for
+                    for _ in scan:  # no request is left to send
                         pass
                     assert scan.outcome is not None
                     run.end(scan.outcome)
                 self._end_scan(destination, landing, run)
-                booking.note(run)
+                recorder.note(run)
             except ConnectorError as error:
                 self._errors.append(error)
                 continue
@@ -244,7 +244,7 @@ class _Pull:
                 self._runs[name].end(scan.outcome)
                 self._runs[name].alive = scan.alive
                 self._runs[name].warnings += scan.warnings
-                destination.loader.set_marks({name: self._runs[name].state()})
+                destination.loader.save_states({name: self._runs[name].state()})
 
     def _scan_of(self, run: ListScan, destination: Destination) -> Scan:
         return Scan(
@@ -257,13 +257,13 @@ class _Pull:
         )
 
     def _end_scans(self, destination: Destination, landing: Landing) -> None:
-        """What follows from each scan: deletions, watermarks, freshness."""
-        booking = Booking(self._session, destination)
+        """Settle what follows from each scan: deletions, watermarks, freshness."""
+        recorder = RunRecorder(self._session, destination)
         for run in self._runs.values():
             try:
                 if run.outcome is not None:
                     self._end_scan(destination, landing, run)
-                self._note(booking, destination, run)
+                self._note(recorder, destination, run)
             except ConnectorError as error:
                 self._errors.append(error)
 
@@ -278,11 +278,11 @@ class _Pull:
             expected=[one for one in _expected_ids(destination, run.plan) if one in alive],
             land=partial(landing.land_records, run.resource),
         )
-        destination.loader.set_marks({run.resource: run.booked()})
+        destination.loader.save_states({run.resource: run.booked()})
         self._note_doubt(run)
 
-    def _note(self, booking: Booking, destination: Destination, run: ListScan) -> None:
-        booking.note(run)
+    def _note(self, recorder: RunRecorder, destination: Destination, run: ListScan) -> None:
+        recorder.note(run)
         if run.outcome is not None or run.counts["rows_read"]:
             self._report.live_rows[run.resource] = destination.live_count(run.resource)
 
@@ -294,12 +294,12 @@ class _Pull:
         if run.is_doubt_new and unread is not None:
             self._errors.append(unread(resource=run.resource, reason=run.doubt.why))
 
-    def _book(self, destination: Destination, account: dict[str, Any] | None) -> None:
-        booking = Booking(self._session, destination)
+    def _record(self, destination: Destination, account: dict[str, Any] | None) -> None:
+        recorder = RunRecorder(self._session, destination)
         batch = account_batch(account) if account is not None else None
         land_push_results(destination, self._session)
-        booking.land(self._summary(worst_of(self._errors)), batch)
-        self._report.published = booking.publish()
+        recorder.land(self._summary(worst_of(self._errors)), batch)
+        self._report.published = recorder.publish()
         self._report.is_visible = destination.is_published
         destination.forget_old_loads()
 
@@ -337,32 +337,32 @@ class _Pull:
         return facts
 
     def _resource(self, name: str) -> dict[str, Any]:
-        """A resource's part of the summary; rows: those not flagged deleted, once counted."""
+        """A resource's part of the summary; rows: the live ones, once they are counted."""
         rows = self._report.live_rows.get(name)
         return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
 
     def _show(self, pages: int, rows: int) -> None:
-        """How far the run is. pages: those that have landed; others wait for that."""
+        """Show how far the run has come. pages: those that have landed."""
         progress = [
             scan.progress(self._runs[name].facts.pages_of) for name, scan in self._scans.items()
         ]
         left = _sum(left for _, left in progress)
         total = None if left is None else max(pages, left + sum(read for read, _ in progress))
-        self._progress.show(Standing("page", pages, total, rows=rows, requests_left=left))
+        self._progress.show(ProgressState("page", pages, total, rows=rows, requests_left=left))
 
     def _expected_pages(self) -> int | None:
-        """Pages that the run will ask for, from the last scans of the same kinds."""
+        """Pages that the run will request, judging by the last scans of the same kinds."""
         return _sum(run.expected_pages for run in self._runs.values())
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:
-    """None where one of them is."""
+    """The sum; None if one of `counts` is."""
     known = [*counts]
     return None if None in known else sum(filter(None, known))
 
 
 def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:
-    """The error to report: a signal before all others, then a refused key, else the first."""
+    """The error to report: a signal before all others, then a refused key, or else the first."""
     signals = [error for error in errors if isinstance(error, Interrupted)]
     refused = [error for error in errors if error.exit_code == UsageError.exit_code]
     return next(iter(signals or refused or errors), None)
@@ -372,7 +372,7 @@ def worst_of(errors: list[ConnectorError]) -> ConnectorError | None:
 
 
 def _newest_known_ms(destination: Destination, plan: ScanPlan) -> int | None:
-    """The newest time of a head scan's order among the rows that its list should begin with."""
+    """The newest sort time among the known rows that a head scan's list should begin with."""
     columns = destination.columns(plan.resource)
     name = column_name(plan.order) if plan.order else ""
     if plan.kind is not ScanKind.HEAD or columns.get(name, {}).get("data_type") != "timestamp":

@@ -14,7 +14,7 @@ from pipelines.running.wording import elapsed, plural
 
 
 def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
-    """A table of what was read, written and deleted, then what is worth knowing."""
+    """A table of what was read, written and deleted, then notes."""
     resources = report.summary["resources"].values()
     is_empty = report.error is not None and not any(facts["rows_read"] for facts in resources)
     lines: list[Any] = [_table(report)] if resources and not is_empty else []
@@ -22,7 +22,7 @@ def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
 
 
 def pull_events(report: PullReport) -> list[tuple[str, dict[str, Any]]]:
-    """What a log says of a pull that needs a look: its counts, and lists that aren't complete."""
+    """Log events of a pull that needs a look: its counts, and lists that aren't complete."""
     summary = report.summary
     lists = summary.get("resources", {})
     events = [
@@ -68,12 +68,12 @@ def _notes(report: PullReport, settings: Settings) -> Iterator[str]:
 def _what_follows(resource: str, *, is_new: bool) -> str:
     if is_new:
         return (
-            f"{resource}: what was read is published, and nothing was flagged deleted. If it stays "
-            "so, later pulls don't ask again, and prove deletions one by one."
+            f"{resource}: what was read is published, and nothing was flagged deleted. If this "
+            "persists, later pulls don't verify it again, and prove deletions one by one."
         )
     return (
-        f"{resource}: it was so at the last pull too; deletions are proven one by one (at most 50 "
-        "look-ups a pull)."
+        f"{resource}: this was the case at the last pull too; deletions are proven one by one (at "
+        "most 50 look-ups per pull)."
     )
 
 
@@ -84,6 +84,6 @@ def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     if report.published:
         yield f"A new copy is at {copy.path}."
     elif not report.is_visible:
-        yield f"{copy.still()}. Run it again to have the rest published."
+        yield f"{copy.still()}. Run it again to publish what has landed since."
     elif report.error is None:
         yield f"Nothing changed; the copy is at {copy.path}."

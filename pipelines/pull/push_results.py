@@ -1,4 +1,4 @@
-"""`_hc_push_results`: one row per row that was ever pushed, in the destination."""
+"""The table `_hc_push_results` at the destination: one row per pushed row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from connector.upsert.outbox.receipts import ResultStore
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import Batch
-from pipelines.pull.run_tables import Booking, at, runs_batch
+from pipelines.pull.run_tables import RunRecorder, at, runs_batch
 from pipelines.running.account_outbox import key_number, outbox_of
 from pipelines.running.session import Session
 
@@ -36,9 +36,9 @@ COLUMNS: dict[str, dict[str, Any]] = {
 
 
 def land_push_results(destination: Destination, session: Session) -> None:
-    """Load what pushes have left in the ledger for this destination.
+    """Load the results that the outbox still keeps for this destination.
 
-    Also makes the table, where there is none yet. The pull lock is held; nothing is published.
+    Creates the table if there is none yet. The pull lock must be held; nothing is published.
     """
     settings = session.settings
     if not destination.columns(TABLE):
@@ -48,7 +48,7 @@ def land_push_results(destination: Destination, session: Session) -> None:
             key, label = key_number(settings, session.ledger), destination_number(settings)
             store = ResultStore(outbox.database, key, label)
             while found := store.unlanded(_IN_ONE_LOAD):
-                rows = [dict(each) for each in found]  # what was read is compared later
+                rows = [dict(each) for each in found]  # copies: `found` is compared later
                 for row in rows:
                     row["pushed_at"] = at(row.pop("pushed_ms"))
                 destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
@@ -58,7 +58,8 @@ def land_push_results(destination: Destination, session: Session) -> None:
 
 
 def land_after_push(session: Session) -> bool:
-    """Land this push's results now, unless a pull is running: it, or the next one, lands them."""
+    """Land this push's results, unless a pull is running: it or the next one will land them. True
+    if they have landed."""
     name = pull_lock_name(session.settings)
     try:
         with (
@@ -69,8 +70,8 @@ def land_after_push(session: Session) -> bool:
             waiting = session.history.unlanded(destination_label(session.settings))
             destination.load([runs_batch(waiting)], worth_publishing=False)
             session.history.mark_landed(record.run_id for record in waiting)
-            Booking(session, destination).publish()
+            RunRecorder(session, destination).publish()
     except AlreadyRunning:
-        _log.info("push.results_wait", why="a pull is running; the results land with a pull")
+        _log.info("push.results_wait", why="a pull is running; it or the next one lands them")
         return False
     return True

@@ -55,7 +55,7 @@ def account_batch(facts: Mapping[str, Any]) -> Batch:
 
 
 def _without_secrets(value: Any) -> Any:
-    """`value` without what is named like a secret, and without the key wherever it is quoted."""
+    """`value` without fields named like a secret, and with the key masked wherever it is quoted."""
     if isinstance(value, dict):
         kept = {name: item for name, item in value.items() if not _SECRET.search(name)}
         return {name: _without_secrets(item) for name, item in kept.items()}
@@ -136,8 +136,8 @@ def _sum(resources: Mapping[str, Mapping[str, Any]], name: str) -> int | None:
     return sum(counts) if counts else None
 
 
-class Booking:
-    """Books one run into its ledger and its destination."""
+class RunRecorder:
+    """Records one run in its ledger and its destination."""
 
     def __init__(self, session: Session, destination: Destination) -> None:
         self._session, self._destination = session, destination
@@ -145,10 +145,10 @@ class Booking:
         self._freshness = FreshnessLog(session.ledger)
 
     def note(self, run: ListScan) -> None:
-        """What the scan of `run` has brought is in the destination, be it all or a part.
+        """Note the freshness of a list after its scan, which may have been interrupted.
 
         A full scan that hasn't ended makes nothing fresher, and leaves a table that isn't proven
-        to be whole.
+        complete.
         """
         ended = run.outcome
         is_over = ended is not None and not ended.unfinished
@@ -175,9 +175,8 @@ class Booking:
         )
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
-        """`_hc_runs` (this run and those that could not land before), `_hc_freshness`, account.
-
-        summary: this run's, as far as it has come.
+        """Load `_hc_runs` (this run and those that could not land before), `_hc_freshness` and the
+        account. summary: this run's so far.
         """
         history, run_id = self._session.history, self._session.run_id
         waiting = history.unlanded(self._label)
@@ -197,7 +196,7 @@ class Booking:
         history.mark_landed([*(record.run_id for record in waiting), run_id])
 
     def publish(self) -> bool:
-        """Let readers see what has landed; True if a new copy was made."""
+        """Publish what has landed; True if a new copy was made."""
         was_made = self._destination.publish()
         if self._destination.is_published:
             self._freshness.publish(self._label)

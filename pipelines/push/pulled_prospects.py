@@ -19,7 +19,7 @@ from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
 
 _IN_ONE_QUERY = 1_000
-_KEY_DIGITS = 7  # of a phone's end: enough for a short list, which is then looked at
+_KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
 
 
 def rows_sent_before(settings: Settings) -> int:
-    """How many rows of earlier pushes the destination knows to have been written.
+    """How many rows earlier pushes have written, as far as the destination knows.
 
     Raises:
         DestinationError: it can't be read.
@@ -184,10 +184,10 @@ class PulledProspects(Pulled):
         wanted = list(values)
         for start in range(0, len(wanted), _IN_ONE_QUERY):
             some = wanted[start : start + _IN_ONE_QUERY]
-            places = ", ".join(["%s"] * len(some))
+            placeholders = ", ".join(["%s"] * len(some))
             yield from self._tables.query(
                 f"SELECT {', '.join(columns)} FROM {self._table} "  # noqa: S608
-                f"WHERE {key} IN ({places}) {more}",
+                f"WHERE {key} IN ({placeholders}) {more}",
                 some,
             )
 

@@ -25,11 +25,11 @@ _FETCHED_ROWS = 5_000
 class PushRequest:
     """What one push is asked to do. Exactly one of file, table and sql; `-` = CSV on stdin.
 
-    database: another DuckDB file for `table` and `sql` than the destination. encoding,
-    delimiter, sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header.
-    rejects: where rows that weren't applied go; None: beside the input. new_ledger: where the
-    outbox was lost, start a new one. job: whose source this is, if a job's. allow_shared_contact:
-    send rows that seem to be about another person than the one who has their email or phone.
+    database: a DuckDB file for `table` and `sql`, instead of the destination. encoding, delimiter,
+    sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header. rejects: file
+    for rows that weren't applied; None: next to the input. new_ledger: if the outbox was lost,
+    start a new one. job: the push job that this is, if any. allow_shared_contact: send rows that
+    seem to be about another person than the one who has their email or phone.
     """
 
     file: str | None = None
@@ -56,13 +56,13 @@ class PushRequest:
         given = [each for each in (self.file, self.table, self.sql) if each is not None]
         if len(given) != 1:
             raise UsageError(
-                "Say what to push: exactly one of FILE, --table NAME, --sql QUERY, --job NAME."
+                "Name what to push: exactly one of FILE, --table NAME, --sql QUERY, --job NAME."
             )
         if self.database is not None and self.file is not None:
-            raise UsageError("--database goes with --table or --sql; a FILE has its own rows.")
+            raise UsageError("--database is for --table or --sql, not for a FILE.")
         if self.file is None and any((self.encoding, self.delimiter, self.sheet, self.skip_rows)):
             raise UsageError(
-                "--encoding, --delimiter, --sheet and --skip-rows say how to read a FILE."
+                "--encoding, --delimiter, --sheet and --skip-rows apply only to a FILE."
             )
 
     @property
@@ -74,12 +74,12 @@ class PushRequest:
 
     @property
     def source(self) -> str:
-        """The input's name, the same each time it is pushed: a job's, else where its rows lie."""
+        """The input's name, the same at each push: the job, or else where the rows are."""
         return self.origin if self.job is None else f"job {self.job}"
 
     @property
     def origin(self) -> str:
-        """Where the rows lie; of a query only a digest, since it may quote values."""
+        """Where the rows are; for a query only a digest, since it may quote values."""
         if self.file is not None:
             sheet = "" if self.sheet is None else f", sheet {self.sheet}"
             return "stdin" if self.file == "-" else f"file {Path(self.file).resolve()}{sheet}"
@@ -91,26 +91,26 @@ class PushRequest:
 
 
 def rejects_path(request: PushRequest, settings: Settings) -> Path:
-    """Where the rows that weren't applied go: beside the input, or below the state directory where
-    that can't be written. Accounts that push one input have a file each.
+    """The file for rows that weren't applied: next to the input or, if that folder isn't writable,
+    in the state directory. Accounts that push the same input have a file each.
 
     Raises:
-        UsageError: --rejects names the input itself, or a place that can't be written.
+        UsageError: --rejects names the input itself, or its folder isn't writable.
     """
-    path = request.rejects or _rejects_beside(request, settings.account)
+    path = request.rejects or _default_rejects_path(request, settings.account)
     if request.file is not None and path.absolute() == Path(request.file).absolute():
-        raise UsageError(f"--rejects {path} would overwrite the input. Choose another place.")
+        raise UsageError(f"--rejects {path} would overwrite the input. Choose another path.")
     folder = path.absolute().parent
     if folder.is_dir() and os.access(folder, os.W_OK):
         return path
     if request.rejects is not None:
-        raise UsageError(f"--rejects {path}: that folder can't be written. Choose another place.")
+        raise UsageError(f"--rejects {path}: that folder isn't writable. Choose another path.")
     inner = settings.state_path / "rejects"
     inner.mkdir(mode=0o700, exist_ok=True)
     return inner / path.name
 
 
-def _rejects_beside(request: PushRequest, account: str | None) -> Path:
+def _default_rejects_path(request: PushRequest, account: str | None) -> Path:
     if request.file is not None and request.file != "-":
         path = Path(request.file)
         return path.with_name(next_rejects_name(path.name, account))
@@ -123,7 +123,7 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
 
     Raises:
         UnknownSetting: there is no such job.
-        UsageError: it names not exactly one source, or is another account's.
+        UsageError: it doesn't name exactly one source, or belongs to another account.
     """
     if name not in settings.push:
         like = nearest(name, settings.push)
@@ -142,7 +142,7 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
 
     Raises:
         InputError: they can't be read.
-        EncodingGuessed: a file whose encoding has to be named first.
+        EncodingGuessed: the file's encoding has to be named first.
     """
     if request.file is not None:
         return _file_input(request, request.file)
@@ -162,8 +162,8 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
 
 
 def _file_input(request: PushRequest, file: str) -> Input:
-    """The rows of a file. Only a dry run reads them by an encoding that is a guess and decides how
-    words read: what was garbled once is garbled in HiringCenter."""
+    """The rows of a file. Only a dry run accepts a guessed encoding that changes words: garbled
+    names must not reach HiringCenter."""
     rows = open_input(
         file,
         encoding=request.encoding,

@@ -16,7 +16,7 @@ from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.running.wording import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3
-NOTEWORTHY_MAX = 1_000  # rows; what is beyond is counted alone
+NOTEWORTHY_MAX = 1_000  # rows; those beyond are only counted
 _SHOWN = 20
 _LENGTH = re.compile(r"\(\d+ characters?\) ")
 _COUNTS = tuple(status.value for status in Status)
@@ -27,8 +27,8 @@ _SHOWN_DRY = ("unchanged", "rejected")
 class PushReport:
     """What a push did. summary: the JSON of `--json`. error: what ended it early, if anything.
 
-    noteworthy: rejects, failures and warnings, the first of them. notes: about the input and the
-    run, for people. exit_code: as the command ends.
+    noteworthy: the first rejects, failures and warnings. notes: about the input and the run, for
+    people.
     """
 
     summary: dict[str, Any] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def push_lines(report: PushReport) -> list[Any]:
 
 
 def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
-    """What a log says of a push that needs a look: its counts, and what is wrong with which row."""
+    """Log events of a push that needs a look: its counts, and what is wrong with which rows."""
     facts = ("run_id", "source", "job", "status", "rows", *_COUNTS, "not_sent", "rejects_file")
     found = {name: report.summary[name] for name in facts if report.summary.get(name)}
     run_id = {"run_id": report.summary.get("run_id")}
@@ -98,8 +98,8 @@ def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
 
 
 def grouped(results: Iterable[RowResult]) -> list[tuple[str, str, str]]:
-    """(row numbers, status, message) of results; rows of one reason are together, however long the
-    cells are that it speaks of."""
+    """(row numbers, status, message) of results, one per reason; the lengths of cells in a reason
+    don't count."""
     found: dict[tuple[str, str], list[RowResult]] = {}
     for result in results:
         reason = _LENGTH.sub("", result.message or "")
@@ -121,7 +121,7 @@ def row_line(rows: str, status: str, message: str) -> str:
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    """A dry run has no column for what can't happen in it, so that a terminal has room for all."""
+    """The counts. A dry run omits those that can't occur, so that the table fits a terminal."""
     is_dry = "eta_s" in summary
     names = [name for name in _COUNTS if summary[name] or not is_dry or name in _SHOWN_DRY]
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
@@ -142,9 +142,10 @@ def _rows(report: PushReport) -> Iterator[str]:
     if len(lines) <= _SHOWN:
         return
     if "eta_s" in report.summary:  # a dry run isn't in the history
-        yield f"… and {plural(len(lines) - _SHOWN, 'reason')} more: --rejects F writes all rows."
+        more = plural(len(lines) - _SHOWN, "more reason")
+        yield f"… and {more}; --rejects F writes all the rows to a file."
     else:
-        yield f"… more: hiringcenter runs {report.summary['run_id']}"
+        yield f"… for more: hiringcenter runs {report.summary['run_id']}"
 
 
 def _beyond(report: PushReport) -> Iterator[str]:
@@ -152,7 +153,7 @@ def _beyond(report: PushReport) -> Iterator[str]:
     listed = sum(result.status in bad for result in report.noteworthy)
     left = sum(report.summary[status.value] for status in bad) - listed
     if left > 0 and len(report.noteworthy) >= NOTEWORTHY_MAX:
-        yield f"and {plural(left, 'row')} more that were rejected or failed."
+        yield f"… and {plural(left, 'more row')} rejected or failed."
 
 
 def _end(summary: dict[str, Any]) -> Iterator[str]:
@@ -169,10 +170,10 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         return
     if summary.get("recovered"):
         yield (
-            f"{plural(summary['recovered'], 'write')} that an earlier push had begun came first; "
-            "rows that they have brought up to date count as unchanged."
+            f"{plural(summary['recovered'], 'write')} left by an earlier push came first; rows "
+            "that they already updated count as unchanged."
         )
     if summary.get("not_sent"):
-        yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send the rest."
+        yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send them."
     waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
     yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."

@@ -39,7 +39,7 @@ from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rows, rejects_path
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
-from pipelines.running.progress import Progress, ProgressOf, Standing
+from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
 from pipelines.running.wording import plural
 
@@ -66,8 +66,8 @@ def push(
         stack.callback(opened.close)
         database, label, held = opened.database, destination_label(settings), None
         if opened.knows_nothing and not request.new_ledger and (sent := rows_sent_before(settings)):
-            # the state directory was deleted or left behind: all would be sent once more
-            reason = f"knows of no push, and {label} has {sent:,} rows of some"
+            # the state directory was deleted or left behind: everything would be sent again
+            reason = f"knows of no push, but {label} has {sent:,} rows from earlier pushes"
             raise OutboxLost(outbox=database.name, reason=reason)
         scope = scope_of(session, database)
         if not request.dry_run:
@@ -82,7 +82,7 @@ def push(
 
 
 class _PushRun:
-    """The steps of one push, in order, and what they leave for its report."""
+    """The steps of one push, in order, and what they collect for its report."""
 
     def __init__(
         self,
@@ -117,11 +117,9 @@ class _PushRun:
         self._results = ResultStore(outbox.database, outbox.scope, self._options.destination)
 
     def run(self) -> PushReport:
-        """The report, whatever happened; also noted in the run history."""
+        """Run the push. Whatever happens, its report is returned and noted in the run history."""
         if self._request.new_ledger and not self._opened.started_now:
-            self._report.notes.append(
-                "The outbox is healthy: --new-ledger does nothing. It may stay, or be left out."
-            )
+            self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
         try:
             self._read_and_send()
         except ConnectorError as error:
@@ -209,9 +207,9 @@ class _PushRun:
             log = _log.warning if self._opened.started_now else _log.info
             log("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
             self._report.notes.append(
-                f"The outbox is new and doesn't know what was sent before: at most "
+                "The outbox is new and doesn't know what was sent before: up to "
                 f"{plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
-                "there already is not sent."
+                "already there isn't sent."
             )
         _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
 
@@ -219,7 +217,7 @@ class _PushRun:
         stop = self._session.stop
         if stop.is_set():
             raise Interrupted(stop.signal_number)
-        self._progress.show(Standing("row", rows))
+        self._progress.show(ProgressState("row", rows))
 
     def _send(self) -> None:
         settings, client = self._session.settings, self._session.client
@@ -247,7 +245,7 @@ class _PushRun:
     def _show_sent(self, rows: int) -> None:
         left = max(0, self._requests_planned - self._session.client.requests)
         to_send = self._planned.to_send
-        self._progress.show(Standing("row", rows, to_send, requests_left=left))
+        self._progress.show(ProgressState("row", rows, to_send, requests_left=left))
 
     @property
     def _requests_planned(self) -> int:
@@ -256,7 +254,7 @@ class _PushRun:
         return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:
-        """As the settings say, and as this process may open connections."""
+        """The settings' maximum, or as many connections as this process may open."""
         wanted = self._session.settings.writes.max_in_flight
         room = _files_free() - _FILES_KEPT_FREE
         if room < wanted:
@@ -274,7 +272,7 @@ class _PushRun:
         if self._sender and self._sender.unbooked:
             report.notes.append(
                 f"{plural(self._sender.unbooked, 'row')} in flight when the ledger failed: the "
-                "next push of any file finds out what became of them."
+                "next push of any file finds out what happened to them."
             )
         message = redact(str(error)) if error else None
         try:
@@ -331,16 +329,18 @@ class _PushRun:
             return
         try:
             if not land_after_push(self._session):
-                self._report.notes.append("A pull is running: it, or the next, lands the results.")
-        except Exception as error:  # noqa: BLE001 - what was pushed is reported whatever fails now
+                self._report.notes.append(
+                    "A pull is running; it or the next one loads the results."
+                )
+        except Exception as error:  # noqa: BLE001 - what was pushed is reported whatever fails
             if not isinstance(error, ConnectorError):
                 _log.debug("push.not_landed", exc_info=error)
-                error = Unexpected(error, doing="the results were landed")
-            note = f"The results wait for the next pull: {redact(str(error))}"
+                error = Unexpected(error, doing="loading the results")
+            note = f"The next pull loads the results: {redact(str(error))}"
             self._report.notes.append(note)
 
     def _forget(self) -> None:
-        """Drop what is older than its retention."""
+        """Drop everything older than the retention period."""
         if self._request.dry_run:
             return
         path = self._outbox.database.path
@@ -348,8 +348,8 @@ class _PushRun:
         try:
             self._outbox.forget(self._began_ms - self._options.retention_days * _DAY_MS)
             if has_dropped_bodies and path and path.stat().st_size <= _SCRUBBED_BYTES:
-                self._outbox.database.scrub()  # pages that were rewritten may still show some
-        except BudgetError as error:  # the next push forgets more
+                self._outbox.database.scrub()  # rewritten pages may still hold some
+        except BudgetError as error:  # the next push tries again
             _log.warning("push.nothing_forgotten", error=redact(str(error)))
 
 
@@ -362,16 +362,16 @@ def _files_free() -> int:
 
 
 def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:
-    """What users should know about the rejects file itself."""
+    """Problems with the rejects file itself."""
     if rejects.failure is not None:
         note = (
             f"The rejects file {asked} can't be written ({rejects.failure.strerror}): its "
-            f"{rejects.count} rows are listed by `hiringcenter runs` alone. Make room or choose "
-            "another --rejects, then push again: they are rejected again."
+            f"{rejects.count} rows are listed only by `hiringcenter runs`. Free some space or "
+            "choose another --rejects, then push again: they are rejected again."
         )
     elif rejects.count and rejects.path != asked:
         note = (
-            f"{asked} was changed since it was written, so it stays as it is; the rejects of this "
+            f"{asked} was changed since it was written, so it is left alone; the rejects of this "
             f"push are in {rejects.path}."
         )
     else:

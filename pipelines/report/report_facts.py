@@ -44,14 +44,15 @@ class ShownResource:
 
 @dataclass(frozen=True)
 class WindowUse:
-    """Requests of one window over time. counts: one per slot of `slot_s`, oldest first. whose: what
-    is counted, for people."""
+    """Requests of one window over time, oldest first. counts: one per slot of `slot_s` seconds.
+    whose: which requests are counted, for people.
+    """
 
     limit: int
     length_s: float
     slot_s: float
     counts: Sequence[int]
-    whose: str = "all of this key"
+    whose: str = "all with this key"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class ReportFacts:
 
 
 def gather(settings: Settings) -> ReportFacts:
-    """How things stand at the settings' destination.
+    """The facts about the settings' destination.
 
     Raises:
         BudgetError: the ledger can't be read.
@@ -100,7 +101,7 @@ def gather(settings: Settings) -> ReportFacts:
 
 
 def _freshness(settings: Settings, ledger: LedgerView, label: str) -> list[ShownResource]:
-    """Of what readers see, as `status` shows it: a copy, or the server's own tables."""
+    """The freshness of what readers see, as in `status`: a copy, or the server's own tables."""
     copy = snapshot_facts(settings)
     if copy is None:
         noted = ledger.freshness.of(label)
@@ -123,7 +124,7 @@ def _freshness(settings: Settings, ledger: LedgerView, label: str) -> list[Shown
 def _budget(
     settings: Settings, database: Database, runs: Sequence[RunRecord], now_s: float
 ) -> tuple[list[WindowUse], str]:
-    """(what was used of the shortest and of the longest window, why the budget is on hold)."""
+    """(use of the shortest and the longest window, why the budget is on hold)."""
     by_length = sorted(settings.rate_limits, key=lambda limit: limit.length_s)
     shortest, longest = by_length[0], by_length[-1]
     by_hour = WindowUse(
@@ -160,7 +161,7 @@ def _pushes(settings: Settings, runs: Sequence[RunRecord]) -> list[ShownPush]:
 
 
 def _reasons(outbox: Database, run_id: str) -> list[tuple[str, int]]:
-    """The commonest reasons of rejects and failures, with the cells they quote left out."""
+    """The most common reasons for rejects and failures, without the cells they quote."""
     bad = (Status.REJECTED.value, Status.FAILED.value)
     query = (
         sa.select(results.c.message, sa.func.count())
@@ -175,7 +176,7 @@ def _reasons(outbox: Database, run_id: str) -> list[tuple[str, int]]:
 
 
 def without_cells(message: str) -> str:
-    """A row's message without the cells that it quotes, so that rows of one kind count as one."""
+    """A row's message without the cells that it quotes, so that equal reasons count together."""
     return _QUOTED.sub("…", message)
 
 

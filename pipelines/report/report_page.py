@@ -1,8 +1,7 @@
 """The report as one self-contained HTML file, through a template that escapes everything.
 
-Charts are SVG of shapes alone, stretched to their box: text inside would be unreadable on a phone,
-so captions and scales are the template's. Colours are CSS classes, so that one file is light and
-dark.
+Charts are SVG shapes stretched to their box: text in them would be unreadable on a phone, so the
+template adds captions and scales. Colours are CSS classes, so that one file suits light and dark.
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ _TITLE = b"<title>HiringCenter connector report</title>"
 _HEAD_BYTES = 2048
 
 Bar = tuple[str, Sequence[tuple[str, float]]]
-"""What a pointer sees; (CSS class, count) from the bottom up."""
+"""Its tooltip, and (CSS class, count) from the bottom up."""
 
 
 def write_report(settings: Settings, path: Path) -> int:
-    """Write the report to `path`; how many runs it shows.
+    """Write the report to `path`, and return how many runs it covers.
 
     Raises:
-        UsageError: `path` can't be written, or is something else than an earlier report.
+        UsageError: `path` can't be written, or is a file other than an earlier report.
     """
     _check_target(path)
     facts = gather(settings)
@@ -61,7 +60,7 @@ def write_report(settings: Settings, path: Path) -> int:
 
 
 def _check_target(path: Path) -> None:
-    """A slip of the hand must not replace another file, nor a link lead to one."""
+    """A mistyped path must not overwrite another file, whether directly or through a link."""
     if path.is_symlink():
         raise UsageError(
             f"{path} is a link, which isn't followed. Name the file itself: --output F."

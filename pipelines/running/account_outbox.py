@@ -1,4 +1,4 @@
-"""The outbox of the configured account: where it is, and the numbers that stand in for names."""
+"""The outbox of the configured account, and the numbers that stand for keys and accounts in it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _DAY_MS = 86_400_000
 
 
 def outbox_database(settings: Settings) -> Database:
-    """The outbox for who only looks into it. Close it after use."""
+    """The outbox's database, for reading only. Close it after use."""
     return Database(settings.resolved_ledger_url, durable=True, suffix=OUTBOX_SUFFIX)
 
 
 def outbox_of(session: Session, *, new_ledger: bool = False, dry_run: bool = False) -> OpenOutbox:
-    """The outbox of the session's ledger, proven to be its own. Close it after use.
+    """The outbox that belongs to the session's ledger. Close it after use.
 
-    new_ledger: where it was lost, a new one that looks people up first; a dry run makes do with
-    one that is gone afterwards.
+    new_ledger: if the outbox was lost, start a new one that looks people up first; for a dry run,
+    a temporary one.
 
     Raises:
-        OutboxLost: it is not the one that the ledger had.
+        OutboxLost: the outbox isn't the one that the ledger had.
     """
     now_ms = int(session.budget.steady_clock.now_s() * 1000)
     until_ms = now_ms + session.settings.writes.retention_days * _DAY_MS
@@ -44,14 +44,14 @@ def outbox_of(session: Session, *, new_ledger: bool = False, dry_run: bool = Fal
     except OutboxLost:
         if not (dry_run and new_ledger):
             raise
-        return TryOutbox(until_ms)
+        return TemporaryOutbox(until_ms)
     if dry_run and new_ledger and opened.knows_nothing:
         opened.look_first_ms, opened.started_now = until_ms, True
     return opened
 
 
-class TryOutbox(OpenOutbox):
-    """An outbox that knows nothing, and is gone when it is closed."""
+class TemporaryOutbox(OpenOutbox):
+    """An empty outbox, which is deleted when it is closed."""
 
     def __init__(self, look_first_ms: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="hiringcenter-")
@@ -69,7 +69,7 @@ def key_number(settings: Settings, ledger: Database) -> int:
 
 
 def account_number(settings: Settings, facts: Mapping[str, Any]) -> int | None:
-    """The number that stands for the account which `facts` (of GET /auth) name; None: they name
+    """The number that stands for the account named in `facts` (of GET /auth); None if they name
     none."""
     account_id = facts.get("accountId")
     if not isinstance(account_id, str | int) or isinstance(account_id, bool) or account_id == "":
@@ -78,10 +78,10 @@ def account_number(settings: Settings, facts: Mapping[str, Any]) -> int | None:
 
 
 def note_account(settings: Settings, ledger: Database, facts: Mapping[str, Any]) -> None:
-    """Keep what GET /auth says of the key's account, for the key that will replace it."""
+    """Remember the key's account (from GET /auth), so that a new key of it will be recognized."""
     try:
         outbox = open_outbox(ledger, look_first_until_ms=0)
-    except OutboxLost as error:  # a push is who needs it
+    except OutboxLost as error:  # only a push needs it
         _log.warning("push.no_outbox", why=str(error))
         return
     with closing(outbox):
@@ -92,7 +92,7 @@ def note_account(settings: Settings, ledger: Database, facts: Mapping[str, Any])
 def scope_of(session: Session, database: Database) -> int:
     """The number that stands for the key's account in the outbox.
 
-    A key that is new here is asked for its account, once, where another key's account is known.
+    The account of a new key is requested once, if another key's account is known.
     """
     scopes, key = Scopes(database), key_number(session.settings, session.ledger)
     if scopes.is_worth_asking(key):
@@ -106,7 +106,7 @@ def scope_of(session: Session, database: Database) -> int:
 
 
 def begin_sending(session: Session, database: Database) -> None:
-    """Note that the configured key sends from now on; the push lock is held."""
+    """Note that the configured key sends from now on. The push lock must be held."""
     count_push(session.ledger, database)
     key = key_number(session.settings, session.ledger)
     Scopes(database).begin(key, int(session.budget.steady_clock.now_s() * 1000))

@@ -1,4 +1,4 @@
-"""Alerts by webhook: a run failed, rows were rejected, data got old.
+"""Alerts by webhook: a run failed, rows were rejected, data went stale.
 
 An alert says which run, what and how many. It never holds a row, a cell or a key: only counts,
 names of resources, and messages of errors that can't quote any (`ConnectorError.quotes`).
@@ -37,7 +37,7 @@ class Alert:
 def alerts_of(
     kind: str, summary: Mapping[str, Any], exit_code: int, settings: Settings
 ) -> list[Alert]:
-    """What of one command's summary people should hear of, by the `[alerts]` settings.
+    """The alerts that one command's summary calls for, by the `[alerts]` settings.
 
     kind: pull, push, sync or status. summary: its `--json` object.
     """
@@ -58,7 +58,7 @@ def alerts_of(
         failed = next((part for part in parts if isinstance(part.get("error"), Mapping)), None)
         message = "The run could not finish; see its log."
         if failed is not None:
-            message = _of_what(failed) + _shareable(kind, failed["error"])
+            message = _prefix(failed) + _shareable(kind, failed["error"])
         found.append(alert("failure", message, {**_ids(summary, exit_code), **_names(summary)}))
     for push in [summary] if kind == "push" else jobs.values() if kind == "sync" else []:
         bad = int(push.get("rejected", 0)) + int(push.get("failed", 0))
@@ -66,7 +66,7 @@ def alerts_of(
             message = f"{bad} of {push.get('rows', bad)} rows were rejected or failed."
             counts = {name: int(push[name]) for name in _COUNTS if name in push}
             facts = {**_ids(push, exit_code), **counts, **_names(push)}
-            found.append(alert("rejects", _of_what(push) + message, facts))
+            found.append(alert("rejects", _prefix(push) + message, facts))
     return found
 
 
@@ -80,7 +80,7 @@ def _names(push: Mapping[str, Any]) -> dict[str, str]:
     return {name: push[name] for name in ("job", "source") if push.get(name)}
 
 
-def _of_what(push: Mapping[str, Any]) -> str:
+def _prefix(push: Mapping[str, Any]) -> str:
     """`spring: `, `people.csv: `, or nothing."""
     return next((f"{name}: " for name in _names(push).values()), "")
 
@@ -95,7 +95,7 @@ def _shareable(kind: str, error: Mapping[str, Any]) -> str:
 
 
 def send(alerts: list[Alert], settings: AlertSettings) -> None:
-    """POST each alert to the webhook. What goes wrong is a warning: the run's result stands."""
+    """POST each alert to the webhook. A failure is only a warning: the run's result stands."""
     if not alerts or settings.webhook_url is None:
         return
     import httpx
@@ -105,7 +105,7 @@ def send(alerts: list[Alert], settings: AlertSettings) -> None:
         try:
             answer = httpx.post(url, json=_body(alert, settings.shape), timeout=TIMEOUT_S)
             refused = f"HTTP {answer.status_code}" if not answer.is_success else None
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run itself has ended well
+        except Exception as error:  # noqa: BLE001 - whatever it is, the run's result stands
             refused = type(error).__name__  # its message may hold the address, which is a secret
         if refused is not None:
             log.warning("alert.undelivered", alert=alert.event, reason=refused)

@@ -1,4 +1,4 @@
-"""`hiringcenter check`: one line per thing that must be right, each ok or with what to do."""
+"""`hiringcenter check`: one line per requirement, which says ok or what to do."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ ANSWER_TIMEOUTS = AnswerTimeouts(connect_s=3.0, statement_s=3.0, max_s=PATIENCE_
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at. detail: what was found, and where it isn't ok, what to do.
+    """The result of one check. detail: what was found and, if it isn't ok, what to do.
 
-    exit_code: as the command ends because of it, if it isn't ok. facts: the same for machines, as
-    numbers and lists.
+    exit_code: the command's, if this check fails. facts: the same for machines, as numbers and
+    lists.
     """
 
     name: str
@@ -39,23 +39,23 @@ class Check:
 
 
 def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Check]:
-    """Every check, in the order people fix things. One request is sent, and tried for
-    `patience_s`.
+    """Run every check, in the order in which people fix things. One request is sent, and retried
+    for up to `patience_s`.
 
     Raises:
-        MissingKey, BudgetError: there is nothing to check with.
+        MissingKey, BudgetError: nothing can be checked.
     """
-    looks = {
+    checks = {
         "key": _key, "destination": _destination, "budget": _budget, "outbox": _outbox,
         "clock": _clock,
     }  # fmt: skip
     with open_session(settings, kind="check", patience_s=patience_s) as session:
-        return [_guarded(name, look, session) for name, look in looks.items()]
+        return [_guarded(name, check, session) for name, check in checks.items()]
 
 
-def _guarded(name: str, look: Callable[[Session], Check], session: Session) -> Check:
+def _guarded(name: str, check: Callable[[Session], Check], session: Session) -> Check:
     try:
-        return look(session)
+        return check(session)
     except ConnectorError as error:
         return Check(name, False, redact(str(error)), error.exit_code)
 
@@ -63,7 +63,7 @@ def _guarded(name: str, look: Callable[[Session], Check], session: Session) -> C
 def _key(session: Session) -> Check:
     wait_s = session.budget.state().next_in_s[Lane.PULL]
     if wait_s > PATIENCE_S / 2:
-        detail = f"not asked: the next request may go out in {wait_s:.0f} s. Check again then"
+        detail = f"not checked: the next request may be sent in {wait_s:.0f} s. Check again then"
         return Check("key", False, detail)
     account = session.client.account()
     note_account(session.settings, session.ledger, account)
@@ -89,9 +89,9 @@ def _destination(session: Session) -> Check:
         destination = stack.enter_context(
             Destination(settings, stop=session.stop, timeouts=ANSWER_TIMEOUTS)
         )
-        place = destination.try_writing()
+        name = destination.try_writing()
         facts = {"destination": destination_label(settings)}
-        return Check("destination", True, f"{place} is writable", facts=facts)
+        return Check("destination", True, f"{name} is writable", facts=facts)
 
 
 def _budget(session: Session) -> Check:
@@ -108,14 +108,14 @@ def _budget(session: Session) -> Check:
 
 def _outbox(session: Session) -> Check:
     with closing(outbox_of(session)):
-        return Check("outbox", True, "the one that this ledger had before")
+        return Check("outbox", True, "belongs to this ledger")
 
 
 def _clock(session: Session) -> Check:
     skew_s = session.client.server_clock_skew_s
     if skew_s is None:
-        what = "doesn't say what time it is" if session.client.latency_s else "didn't answer"
-        detail = f"unknown, since the server {what}; see that NTP is on (`timedatectl`)"
+        what = "sent no time" if session.client.latency_s else "didn't answer"
+        detail = f"unknown, since the server {what}; make sure NTP is on (`timedatectl`)"
         return Check("clock", False, detail)
     facts = {"skew_s": round(-skew_s, 3)}
     if abs(skew_s) > SKEW_MAX_S:

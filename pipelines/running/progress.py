@@ -13,14 +13,14 @@ from pipelines.running.wording import eta, plural
 
 _LOGGED_EVERY_S = 10.0
 _BAR_CELLS = 12
-_PULL_CHAINS = 4  # lists that are read side by side
+_PULL_CHAINS = 4  # lists that are read at the same time
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How far a run is. done, total: in `unit`s (page, row), total None where it isn't known.
+class ProgressState:
+    """How far a run has come. done, total: in `unit`s (page, row); total is None if unknown.
 
-    rows: read so far, where the unit is another. requests_left: None where it isn't known.
+    rows: rows read so far, if the unit is another one. requests_left: None if unknown.
     """
 
     unit: str
@@ -31,20 +31,20 @@ class Standing:
 
 
 class Progress:
-    """Shows how far a run is; this one shows nothing."""
+    """Shows how far a run has come; this base class shows nothing."""
 
-    def show(self, standing: Standing) -> None:
-        """The run is as far as `standing`."""
+    def show(self, state: ProgressState) -> None:
+        """Show that the run has come as far as `state`."""
 
     def stop(self) -> None:
-        """Nothing more is shown."""
+        """Stop showing anything."""
 
 
 ProgressOf = Callable[[Session], Progress]
 
 
 def progress_of(kind: str, *, bar: bool) -> ProgressOf:
-    """What makes the progress of a run. kind: pull, push. bar: a user looks at a terminal."""
+    """A function that makes a run's progress display. kind: pull, push. bar: for a terminal."""
 
     def make(session: Session) -> Progress:
         def eta_s(requests: int) -> float:
@@ -62,7 +62,7 @@ def progress_of(kind: str, *, bar: bool) -> ProgressOf:
 
 
 class _TimeLeft:
-    """Seconds until a run is done, asked for once in a while: a forecast reads the ledger."""
+    """Seconds until a run is done, forecast only now and then, since that reads the ledger."""
 
     def __init__(self, clock: Clock, eta_s: Callable[[int], float], every_s: float) -> None:
         self._clock, self._eta_s, self._every_s = clock, eta_s, every_s
@@ -75,26 +75,26 @@ class _TimeLeft:
         self._next_s = now_s + self._every_s
         return True
 
-    def left_s(self, standing: Standing) -> float | None:
-        return None if standing.requests_left is None else self._eta_s(standing.requests_left)
+    def left_s(self, state: ProgressState) -> float | None:
+        return None if state.requests_left is None else self._eta_s(state.requests_left)
 
 
 class _LogLines(Progress):
-    """A log line now and then. eta_s: seconds until so many more requests are done."""
+    """A log line now and then. eta_s: seconds until a number of further requests is done."""
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
         self._kind, self._eta = kind, _TimeLeft(clock, eta_s, _LOGGED_EVERY_S)
-        self._eta.is_due()  # the first line after some time only
+        self._eta.is_due()  # no line right at the start
         self._log = get_logger(kind)
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         if not self._eta.is_due():
             return
-        left_s = self._eta.left_s(standing)
+        left_s = self._eta.left_s(state)
         facts = {
-            f"{standing.unit}s": standing.done,
-            "of": standing.total,
-            "rows": standing.rows,
+            f"{state.unit}s": state.done,
+            "of": state.total,
+            "rows": state.rows,
             "eta_s": None if left_s is None else round(left_s),
         }
         known = {name: value for name, value in facts.items() if value is not None}
@@ -102,7 +102,7 @@ class _LogLines(Progress):
 
 
 class Bar(Progress):
-    """One line on stderr; log lines are printed above it. eta_s: as of `_LogLines`."""
+    """One line on stderr; log lines are printed above it. eta_s: as for `_LogLines`."""
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
         from rich import progress
@@ -120,19 +120,17 @@ class Bar(Progress):
         self._task = self._progress.add_task(kind, total=None, text="")
         self._progress.start()
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         if self._eta.is_due():
-            left_s = self._eta.left_s(standing)
+            left_s = self._eta.left_s(state)
             self._left = "" if left_s is None else f" · {eta(left_s)}"
-        total, unit = standing.total, standing.unit
-        text = plural(standing.done if total is None else total, unit)
+        total, unit = state.total, state.unit
+        text = plural(state.done if total is None else total, unit)
         if total is not None:
-            text = f"{standing.done:,} of {text}"
-        if standing.rows is not None:
-            text += f", {plural(standing.rows, 'row')}"
-        self._progress.update(
-            self._task, completed=standing.done, total=total, text=text + self._left
-        )
+            text = f"{state.done:,} of {text}"
+        if state.rows is not None:
+            text += f", {plural(state.rows, 'row')}"
+        self._progress.update(self._task, completed=state.done, total=total, text=text + self._left)
 
     def stop(self) -> None:
         self._progress.stop()

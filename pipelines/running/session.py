@@ -1,4 +1,4 @@
-"""What a command holds while it works: with the API, or only the ledger to look at."""
+"""What a command works with: a session with the API, or only the ledger."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LedgerView:
 
 @contextmanager
 def open_ledger(settings: Settings) -> Iterator[LedgerView]:
-    """The ledger for commands that only look: no key, no API, no destination.
+    """The ledger for commands that only read it: no key, no API, no destination.
 
     Raises:
         BudgetError: it can't be read.
@@ -55,7 +55,7 @@ def _ledger(settings: Settings, answer_within_s: float | None = None) -> Iterato
 
 @dataclass(frozen=True)
 class Session:
-    """One run's tools. stop: set by SIGINT/SIGTERM; waits for permits and answers end with it."""
+    """One run's tools. stop: set by SIGINT/SIGTERM; ends waits for permits and responses."""
 
     settings: Settings
     run_id: str
@@ -73,7 +73,7 @@ def open_session(
     settings: Settings, *, kind: str, run_id: str | None = None, patience_s: float = math.inf
 ) -> Iterator[Session]:
     """A session of one run. kind: what the run does, as in its history (`pull`, `push`).
-    patience_s: calls end after this, where that is sooner than the settings' time-outs.
+    patience_s: calls give up after this, if that is sooner than the settings' time-outs.
 
     Raises:
         MissingKey: no API key is configured.
@@ -115,8 +115,7 @@ def open_session(
 
 
 def _log_other_host(base_url: str) -> None:
-    """Once per run, where it isn't the vendor's host: a settings file may have redirected the
-    key."""
+    """Log a host that isn't the vendor's: a settings file may have redirected the key."""
     host = urlsplit(base_url).hostname or ""
     if host != VENDOR_HOST:
         log = _log.info if is_loopback(host) else _log.warning

@@ -13,9 +13,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedEarly(BaseException):
-    """A signal came where nothing listens for one: before a run, or outside of any.
+    """A signal arrived while no run was listening for one.
 
-    signal_number: which. No KeyboardInterrupt, of which Typer would make an exit of its own.
+    Not a KeyboardInterrupt, which Typer would turn into an exit of its own.
     """
 
     def __init__(self, signal_number: int) -> None:
@@ -37,8 +37,7 @@ def raise_on_signals() -> None:
 
 
 def ignore_signals() -> None:
-    """From now on, signals that `raise_on_signals` took are too late: only the result is left to be
-    printed, once."""
+    """Ignore the signals of `raise_on_signals` from now on: only the result is left to print."""
     for number in _SIGNALS:
         handler = signal.getsignal(number)
         if getattr(handler, "__module__", None) == __name__:
@@ -46,16 +45,16 @@ def ignore_signals() -> None:
 
 
 class StopSignal(threading.Event):
-    """Set when a signal asked to stop. signal_number: which one (SIGTERM if unknown)."""
+    """Set when a signal asks the run to stop. signal_number: which one (SIGTERM if unknown)."""
 
     signal_number: int = signal.SIGTERM
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
-    """A StopSignal that the process' signals set, until the end of the block.
+    """A StopSignal that SIGINT and SIGTERM set, until the end of the block.
 
-    Outside the main thread no handler can be installed; then only its owner sets it.
+    Outside the main thread no handler can be installed; then only the caller can set it.
     """
     stop = StopSignal()
 

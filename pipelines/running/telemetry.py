@@ -1,6 +1,6 @@
 """Run spans through OpenTelemetry, off unless `[telemetry] enabled = true`.
 
-Where spans go is OpenTelemetry's own environment: OTEL_EXPORTER_OTLP_ENDPOINT and friends.
+OpenTelemetry's own variables say where spans go: OTEL_EXPORTER_OTLP_ENDPOINT and the like.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def run_span(kind: str, settings: Settings) -> Iterator[Report]:
     try:
         with tracer.start_as_current_span(
             f"hiringcenter.{kind}",
-            record_exception=False,  # its message, and so what it quotes, would go along
+            record_exception=False,  # its message may quote data
             set_status_on_exception=False,
         ) as span:
 

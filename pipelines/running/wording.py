@@ -62,8 +62,8 @@ def plural(count: int, noun: str) -> str:
 
 
 def numbers(values: Sequence[int], *, most: int = 12) -> str:
-    """Ascending numbers with runs folded: `3, 7, 12-15`; the first `most` of these, then how many
-    numbers more."""
+    """Ascending numbers with runs folded: `3, 7, 12-15`; at most `most` entries, then how many
+    numbers are left out."""
     runs: list[tuple[int, int]] = []
     for value in values:
         if runs and value == runs[-1][1] + 1:

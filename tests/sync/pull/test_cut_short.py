@@ -24,31 +24,31 @@ def _folder(puller: Puller) -> Path:
     return work_paths(puller.settings).pipelines_dir
 
 
-def test_marks_that_came_with_no_rows_outlive_the_process(puller: Puller):
+def test_states_that_came_with_no_rows_outlive_the_process(puller: Puller):
     """A scan that met nothing new resumes where it stopped, and isn't restarted."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
-        destination.loader.set_marks({"prospects": {"at": "page 7"}})
+        destination.loader.save_states({"prospects": {"at": "page 7"}})
     with Destination(puller.settings) as destination:
-        assert destination.loader.mark("prospects") == {"at": "page 7"}
+        assert destination.loader.state_of("prospects") == {"at": "page 7"}
         destination.load([Batch("t", [{"id": "1"}], COLUMNS)])  # carries them to the destination
     assert list(_folder(puller).parent.iterdir()) == [_folder(puller)]
     with Destination(puller.settings) as destination:
-        assert destination.loader.mark("prospects") == {"at": "page 7"}
+        assert destination.loader.state_of("prospects") == {"at": "page 7"}
 
 
 @pytest.mark.parametrize("damage", ["SET base = 'the state of another load'", None])
-def test_marks_of_another_load_or_lost_are_not_used(puller: Puller, damage: str | None):
+def test_states_of_another_load_or_lost_are_not_used(puller: Puller, damage: str | None):
     """Rows that they cover may never have been loaded: the destination knows better."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
-        loaded = destination.loader.mark("prospects")
-        destination.loader.set_marks({"prospects": {"of": "rows that never arrived"}})
+        loaded = destination.loader.state_of("prospects")
+        destination.loader.save_states({"prospects": {"of": "rows that never arrived"}})
     table = "_hc_work_hiringcenter.local_marks"
     with duckdb.connect(str(work_paths(puller.settings).working_file)) as connection:
         connection.execute(f"UPDATE {table} {damage}" if damage else f"DROP TABLE {table}")
     with Destination(puller.settings) as destination:
-        assert destination.loader.mark("prospects") == loaded
+        assert destination.loader.state_of("prospects") == loaded
 
 
 def _half_renamed(folder: Path) -> None:

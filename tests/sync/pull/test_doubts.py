@@ -283,9 +283,9 @@ def test_a_state_that_can_not_be_read_is_begun_again(puller: Puller):
     """As one that isn't there; a page size that no server took is healed."""
     puller.pull_ok("notes", "tasks")
     with Destination(puller.settings) as destination:
-        notes = destination.loader.mark("notes")
+        notes = destination.loader.state_of("notes")
         facts = {**notes["facts"], "page_size": 10**18}
-        destination.loader.set_marks({"notes": {**notes, "facts": facts}, "tasks": {"facts": 7}})
+        destination.loader.save_states({"notes": {**notes, "facts": facts}, "tasks": {"facts": 7}})
     puller.sandbox.clear_log()
     puller.pull_ok("notes", "tasks")
     limits = {dict(one.params)["limit"] for one in puller.sandbox.requests if one.params}

@@ -9,7 +9,7 @@ import pytest
 import structlog
 
 from pipelines.pull.pull_run import Wanted, pull
-from pipelines.running.progress import Progress, Standing
+from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.conftest import Puller
 
 ROOM_BYTES = 1024  # of any one file, the ledger's log of changes among them
@@ -21,7 +21,7 @@ class FillsUp(Progress):
     def __init__(self) -> None:
         self._before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def show(self, _: Standing) -> None:
+    def show(self, _: ProgressState) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, self._before[1]))
 
     def stop(self) -> None:

@@ -17,7 +17,7 @@ from connector.settings import RateLimit, ResourceSettings
 from connector.source.list_scan import ListScan
 from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
-from pipelines.running.progress import Progress, Standing
+from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb
@@ -62,17 +62,17 @@ class Shown(Progress):
     """A progress that keeps what it is told."""
 
     def __init__(self) -> None:
-        self.standings: list[Standing] = []
+        self.states: list[ProgressState] = []
 
-    def show(self, standing: Standing) -> None:
-        self.standings.append(standing)
+    def show(self, state: ProgressState) -> None:
+        self.states.append(state)
 
 
-def _shown(puller: Puller, *resources: str) -> list[Standing]:
+def _shown(puller: Puller, *resources: str) -> list[ProgressState]:
     shown = Shown()
     report = pull(puller.settings, Wanted(resources or RESOURCES), lambda _: shown)
     assert report.error is None
-    return shown.standings
+    return shown.states
 
 
 def test_a_first_pull_knows_how_many_pages_follow(puller: Puller, between: Between):
@@ -90,13 +90,13 @@ def test_a_first_pull_knows_how_many_pages_follow(puller: Puller, between: Betwe
     between.change = count_and_begin_together
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
     puller.change_pull(chunk_pages=8)
-    standings = _shown(puller)
+    states = _shown(puller)
     pages = 15 + 10 + 6 + 4  # 300, 200, 120, 70 rows, 20 a page
-    ahead = [each for each in standings if each.requests_left]
+    ahead = [each for each in states if each.requests_left]
     assert ahead
     assert pages in {each.total for each in ahead}
     # a full last page is followed by a look whether it is the last
-    assert pages <= standings[-1].done == (standings[-1].total or 0) <= pages + 3
+    assert pages <= states[-1].done == (states[-1].total or 0) <= pages + 3
 
 
 def test_a_narrow_scan_expects_the_pages_of_the_last_one(narrow_puller: Puller):

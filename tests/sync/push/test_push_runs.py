@@ -26,7 +26,7 @@ from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push
 from pipelines.running.account_outbox import outbox_database
-from pipelines.running.progress import Progress, Standing
+from pipelines.running.progress import Progress, ProgressState
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 
@@ -108,7 +108,7 @@ def test_what_detection_gets_wrong_can_be_said_with_the_job(
     report = push(settings, job_request(settings, "may"))
     assert report.summary["created"] == 1, report.notes
     assert prospect(sandbox, "z@example.org")["firstName"] == "Žofie"
-    with pytest.raises(UsageError, match="say how to read a FILE"):
+    with pytest.raises(UsageError, match="apply only to a FILE"):
         PushRequest(table="prospects", sheet="May")
 
 
@@ -261,7 +261,7 @@ def test_rows_beyond_those_that_are_listed_are_counted():
     summary = {"status": "ok", "rows": 1_500, "not_sent": 0, "requests": 0, "seconds": 0.1}
     report = PushReport({**summary, **counts, "waited_s": 0.0}, noteworthy=listed)
     assert [line for line in push_lines(report) if str(line).startswith(("row", "and"))] == [
-        "rows 2-1001: rejected: bad", "and 500 rows more that were rejected or failed.",
+        "rows 2-1001: rejected: bad", "… and 500 more rows rejected or failed.",
     ]  # fmt: skip
 
 
@@ -472,7 +472,7 @@ class Meddler(Progress):
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def show(self, standing: Standing) -> None:
+    def show(self, state: ProgressState) -> None:
         with self._path.open("a") as stream:
             stream.write("Eve,E,eve@example.org,,\n")
 
@@ -496,8 +496,8 @@ class Thief(Progress):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def show(self, standing: Standing) -> None:
-        if standing.requests_left is not None:
+    def show(self, state: ProgressState) -> None:
+        if state.requests_left is not None:
             with closing(outbox_database(self._settings)) as outbox, outbox.write() as connection:
                 connection.execute(sa.update(locks.holders).values(fence=locks.holders.c.fence + 1))
 

@@ -11,7 +11,7 @@ from connector.errors import UsageError
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.push.push_report import grouped
 from pipelines.running import wording
-from pipelines.running.progress import Bar, Standing
+from pipelines.running.progress import Bar, ProgressState
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 
@@ -81,7 +81,7 @@ def test_the_bar_of_a_large_pull_is_one_line_of_80_columns(
     monkeypatch.setenv("FORCE_COLOR", "1")  # as a terminal
     monkeypatch.setenv("TERM", "xterm")
     bar = Bar("pull", _Clock(), lambda requests: requests * 8.0)  # type: ignore[arg-type]
-    bar.show(Standing("page", 1_234, 6_001, rows=246_800, requests_left=4_767))
+    bar.show(ProgressState("page", 1_234, 6_001, rows=246_800, requests_left=4_767))
     bar.stop()
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
     lines = [line.strip() for line in re.split(r"[\r\n]+", plain) if "pages" in line]
