@@ -1,4 +1,4 @@
-"""Where rows land: what a pull or a push asks of its destination, whichever that is."""
+"""Where rows land: everything that pulls and pushes do with their destination, of any type."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ _LIVE = f"{DELETED_COLUMN} IS NULL"
 _LISTED = f"{DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
 _TRIAL = "_hc_check"
 T = TypeVar("T")
-# of load files; what isn't named gets its destination's own. CSV would make '' null.
+# of load files; other destinations use their own default. CSV would turn '' into null.
 _FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 
 
 class Destination:
     """The configured destination, opened for loading. Hold the pull lock while it is open.
 
-    take_over: publish over the copy of another installation. stop: when set, another session's
-    lock is waited for no longer. timeouts: how long a server may take to answer.
+    take_over: publish over the copy of another installation. stop: once set, waits for another
+    session's lock end. timeouts: how long a server may take to answer.
 
     Raises:
         ConfigurationError: a destination that dlt doesn't know, or credentials it can't use.
@@ -92,10 +92,10 @@ class Destination:
             )  # fmt: skip
             self._snapshot.refuse_foreign_file(take_over=take_over)
         self.warnings: dict[str, Counter[str]] = {}
-        """By table: what could not land in a column of its own, and how often."""
+        """By table: what could not be loaded into a column of its own, and how often."""
         self._stack = ExitStack()
         try:
-            tries = 2 if self._snapshot else 5  # a file hardly ever recovers
+            tries = 2 if self._snapshot else 5  # retrying hardly ever helps with a file
             self._stack.enter_context(own_configuration(job_tries=tries))
             if self._type == "postgres":
                 self._stack.enter_context(bounded_waits(timeouts))
@@ -136,7 +136,7 @@ class Destination:
         self._attempt(self.loader.recover)
 
     def _attempt(self, work: Callable[[], T]) -> T:
-        """What `work` returns, with more memory, or after others' locks, where it needs that."""
+        """The result of `work`, retried with more memory, or after others' locks, if necessary."""
         if self._type != "postgres":
             return self._memory.fit(work)
         return wait_out_locks(
@@ -150,10 +150,11 @@ class Destination:
     def load(self, batches: Sequence[Batch], *, worth_publishing: bool = True) -> None:
         """Upsert all batches in one load package.
 
-        worth_publishing: False for records about runs, which alone are no reason for a new copy.
+        worth_publishing: False for records about runs, which alone don't justify a new copy.
 
         Raises:
-            DestinationRefused: the rows, in whatever form. DestinationError: they can't be written.
+            DestinationRefused: it refuses the rows in every form.
+            DestinationError: they can't be written.
         """
         if worth_publishing:
             self._note_change()
@@ -167,7 +168,7 @@ class Destination:
         refusals: list[DestinationRefused] = []
         for form in forms(self._type, batches, known):
             try:
-                with self._watching_for_damage():  # whoever catches the error may not end the pull
+                with self._watching_for_damage():  # the caller may catch the error and continue
                     self._attempt(partial(self.loader.load, form.batches))
             except DestinationRefused as error:
                 _log.info("load.refused", reason=str(error))
@@ -199,9 +200,9 @@ class Destination:
     def unchanged(
         self, table: str, rows: Sequence[Mapping[str, Any]], *, is_listed: bool = True
     ) -> set[str]:
-        """Ids of those `rows` that are there with the same content and not flagged deleted.
+        """Ids of the `rows` that are there with the same content and not flagged deleted.
 
-        is_listed: the rows are in a list, so that one that is known to be unlisted has changed.
+        is_listed: the rows come from a list, so one that was noted as unlisted has changed.
         """
         columns = self.columns(table)
         if not rows or not columns:
@@ -216,8 +217,8 @@ class Destination:
         return {id_ for id_, known_hash in found if hashes[id_] == known_hash}
 
     def missing(self, table: str) -> list[str]:
-        """Ids of rows, neither flagged deleted nor known to be unlisted, that the scan in `seen`
-        hasn't met."""
+        """Ids of rows, neither flagged deleted nor noted as unlisted, that the scan in `seen`
+        hasn't seen."""
         if not self.columns(table):
             return []
         sql = f"SELECT id FROM {self.name(table)} WHERE {_LISTED}"  # noqa: S608 - names of ours
@@ -228,7 +229,7 @@ class Destination:
         self._flag(table, ids, at_ms, f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL", _LIVE)
 
     def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
-        """Note that rows have left the list and are there still; UTC epoch ms."""
+        """Note that rows have left their list but still exist; UTC epoch ms."""
         self._flag(table, ids, at_ms, f"{UNLISTED_COLUMN} = %s", _LISTED)
 
     def _flag(self, table: str, ids: Sequence[str], at_ms: int, what: str, where: str) -> None:
@@ -240,7 +241,7 @@ class Destination:
         self._attempt(partial(self._warehouse.query_ids, sql, ids, [moment]))
 
     def unlisted(self, table: str) -> list[str]:
-        """Ids of live rows that are known to be unlisted."""
+        """Ids of live rows that are noted as unlisted."""
         if UNLISTED_COLUMN not in self.columns(table):
             return []
         sql = (
@@ -257,7 +258,7 @@ class Destination:
         return int(self.query(sql)[0][0])
 
     def try_writing(self) -> str:
-        """Make and drop a table where rows would land; what the destination is called, for people.
+        """Create and drop a table where rows would land; returns the destination's display name.
 
         Raises:
             DestinationError: it can't be written.
@@ -274,7 +275,7 @@ class Destination:
         return str(self._snapshot.path)
 
     def forget_old_loads(self) -> None:
-        """Drop what dlt keeps of each load for good: hourly pulls would grow it for years."""
+        """Delete old states that dlt would keep forever, one for each load."""
         states = self.name("_dlt_pipeline_state")
         self.query(
             f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's
@@ -289,8 +290,8 @@ class Destination:
         return self._snapshot is None or not self._record.is_behind
 
     def publish(self) -> bool:
-        """Make the analysts' copy where rows, or another process, changed it; True if it was made.
-        Elsewhere only what it says about runs is brought up to date.
+        """Publish a new copy for analysts if rows have landed or another process changed the old
+        one; True if so. Otherwise update only its tables about runs.
         """
         if self._snapshot is None:
             return False
@@ -310,7 +311,7 @@ class Destination:
 
     @contextmanager
     def _watching_for_damage(self) -> Iterator[None]:
-        """Where the working file fails, the next run checks it."""
+        """If the working file fails, have the next run check it."""
         try:
             yield
         except (duckdb.Error, DestinationError) as error:

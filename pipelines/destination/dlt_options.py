@@ -2,8 +2,8 @@
 
 dlt fills every option that code leaves open from the environment and from `.dlt/*.toml`, bare names
 included: `DEV_MODE=true`, set for something else, would load each pull into a schema of its own.
-Within `own_configuration` it finds there only what says *where* rows go: credentials, hosts,
-buckets, catalogs, under `destination.`. *How* they go is decided here.
+Within `own_configuration` it finds there only *where* rows are loaded: credentials, hosts, buckets,
+catalogs, under `destination.`. *How* they are loaded is decided here.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def is_location(key: str, sections: Sequence[str]) -> bool:
 
 
 class _Pinned(ConfigProvider):
-    """What is decided here; asked before all others."""
+    """The options that are pinned here; asked before all other providers."""
 
     name = "hiringcenter"
     supports_secrets = True
@@ -105,7 +105,7 @@ def _of_inner(name: str) -> Any:
 
 
 class _LocationsOnly(ConfigProvider):
-    """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked for locations alone."""
+    """One of dlt's providers (environment, `.dlt/secrets.toml`, …), asked only for locations."""
 
     name = _of_inner("name")
     supports_secrets = _of_inner("supports_secrets")
@@ -134,16 +134,16 @@ class _LocationsOnly(ConfigProvider):
 
 @contextmanager
 def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
-    """dlt's options in this process are ours. May be nested; threads share it.
+    """Within the block, dlt uses our options. May be nested; threads share it.
 
-    job_tries: how often a job is tried within one load; the outermost caller's counts.
+    job_tries: how often a job is tried within one load; the outermost caller's value applies.
     """
-    global _users, _replaced  # as dlt's own providers are
+    global _users, _replaced  # like dlt's own providers
     with _lock:
         if not _users:
             _replaced = _take_over({**_HOW, "load.raise_on_max_retries": job_tries})
         _users += 1
-    traces = get_resolved_traces()  # they hold frames, and so every row that was ever loaded
+    traces = get_resolved_traces()  # they hold frames, and with them every loaded row
     traces.logging_enabled = False
     traces.clear()
     try:
@@ -156,12 +156,12 @@ def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
 
 
 def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
-    """Put our providers where dlt looks for its own; return those that were there."""
+    """Replace dlt's providers with ours; returns dlt's."""
     container, first = Container(), _Pinned(how)
     if PluggableRunContext in container:
         context = container[PluggableRunContext]
         before = list(context.providers.providers)
-    else:  # dlt starts telemetry, Sentry and such once, when its first part asks for options
+    else:  # dlt starts telemetry, Sentry and so on once, when options are first asked for
         context = run_context()
         before = list(context.providers.providers)
         context.providers.providers[:] = [first, *map(_LocationsOnly, before)]
@@ -173,7 +173,7 @@ def _take_over(how: Mapping[str, Any]) -> list[ConfigProvider]:
 
 
 def run_context() -> PluggableRunContext:
-    """dlt's, which reads `.dlt/config.toml` and `.dlt/secrets.toml`, those of the home as well."""
+    """dlt's context, which reads `.dlt/config.toml` and `.dlt/secrets.toml`, also from the home."""
     try:
         return PluggableRunContext()
     except TomlProviderReadException as error:
@@ -181,7 +181,7 @@ def run_context() -> PluggableRunContext:
 
 
 def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
-    """Which of dlt's files, and which line; never dlt's words, which quote the file."""
+    """An error that names dlt's file and line, without dlt's message, which quotes the file."""
     for path in filter(Path.is_file, map(Path.absolute, paths)):
         line = None
         try:
@@ -196,7 +196,7 @@ def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
             line = int(found[1]) if found else text.count("\n") + 1
             reason = "isn't valid TOML"
         except RecursionError:
-            reason = "is nested too deep"
+            reason = "is nested too deeply"
         else:
             continue
         where = str(path) if line is None else f"{path}, line {line}"
@@ -206,7 +206,7 @@ def _unreadable(paths: Sequence[Path]) -> ConfigurationError:
 
 
 def resolved_destination(name: str) -> tuple[Any, Any]:
-    """(dlt's destination, its configuration as far as it is there); secrets are hidden from logs.
+    """(dlt's destination, its configuration as far as it is set); hides secrets from the logs.
 
     Raises:
         Exception: of any kind, from dlt or from a library of the destination.
@@ -234,7 +234,7 @@ def _hide_secrets(configuration: Any) -> None:
 def make_pipeline(destination: Any, dataset: str, pipelines_dir: Path) -> dlt.Pipeline:
     """The one dlt pipeline of a destination, working below `pipelines_dir`.
 
-    Called, and the pipeline used, within `own_configuration`.
+    Call this, and use the pipeline, only within `own_configuration`.
     """
     return dlt.pipeline(
         PIPELINE_NAME,

@@ -1,7 +1,7 @@
-"""What the settings' destination is known by: its label, lock, number and work folder.
+"""How the settings' destination is identified: its label, lock, number and work folder.
 
-Nothing is opened here. One pull may write a DuckDB file, or a dataset of a server, at a time: that
-is what locks and folders are named by.
+Nothing is opened here. Only one pull at a time may write a DuckDB file, or a dataset of a server:
+locks and folders are named after these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class WorkPaths:
 
     @property
     def working_file(self) -> Path:
-        """A DuckDB file: the one that loads go to, or beside a server what scans have seen."""
+        """A DuckDB file: rows are loaded into it, or for a server it holds the ids scans saw."""
         return self.work_dir / "_hc_working.duckdb"
 
 
@@ -57,11 +57,11 @@ def work_folder(name: str, location: str) -> str:
 
 
 def prepare_state_dir(settings: Settings) -> Path:
-    """Make the state directory, for this user alone; one of version 0.1 in the project moves in.
+    """Create the state directory, private to this user; one of version 0.1 in the project is moved.
 
     Raises:
-        ConfigurationError: it can't be made or written, or nothing can be loaded from its path.
-        AlreadyRunning: a run of version 0.1 is at work.
+        ConfigurationError: it can't be created or written, or its path can't be used for loads.
+        AlreadyRunning: a run of version 0.1 is active.
     """
     return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
 
@@ -114,7 +114,7 @@ def installation_id(settings: Settings) -> str:
 
 
 def _bounded(name: str, length: int) -> str:
-    """A key of the ledger has a length; longer names differ by a digest."""
+    """`name`, shortened to `length` for the ledger's keys; a digest keeps it unique."""
     if len(name) <= length:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -139,7 +139,7 @@ def destination_type(settings: Settings) -> str:
 
 
 def _location(settings: Settings) -> str:
-    """Of a DuckDB file, or of a dataset on a server."""
+    """The location of a DuckDB file, or of a dataset on a server."""
     if settings.destination == "duckdb":
         return f"duckdb:{duckdb_file(settings)}"
     kind, configuration = _configured(settings)
@@ -148,19 +148,19 @@ def _location(settings: Settings) -> str:
         return f"duckdb:{duckdb_file(settings)}"
     label = label_of(kind, configuration)
     if label is None:
-        raise _unusable_destination(settings, f"where it is isn't configured. {_advice(settings)}")
+        raise _unusable_destination(settings, f"its location isn't configured. {_advice(settings)}")
     return f"{label}#{settings.dataset}"
 
 
 def _configured(settings: Settings) -> tuple[str, Any]:
-    """(dlt's type of the destination, its configuration as far as it is there)."""
+    """(dlt's type of the destination, its configuration as far as it is set)."""
     from dlt.common.configuration.exceptions import ConfigurationException
 
     from pipelines.destination.dlt_options import resolved_destination
 
     try:
         destination, configuration = resolved_destination(settings.destination)
-    except ConfigurationError:  # a file of dlt's that is broken
+    except ConfigurationError:  # one of dlt's files is broken
         raise
     except ConfigurationException as error:  # its message may quote the value
         reason = f"dlt can't read its configuration ({type(error).__name__}). {_advice(settings)}"
@@ -189,18 +189,18 @@ def _check_same_file(settings: Settings, configuration: Any) -> None:
     named = getattr(getattr(configuration, "credentials", None), "database", None)
     if isinstance(named, str) and Path(named).resolve() != duckdb_file(settings):
         raise ConfigurationError(
-            f"HIRINGCENTER_DESTINATION={settings.destination!r} is a DuckDB file, and its "
-            f"credentials name another one than HIRINGCENTER_DUCKDB_PATH. Set "
+            f"HIRINGCENTER_DESTINATION={settings.destination!r} is a DuckDB file, but its "
+            f"credentials name a different file than HIRINGCENTER_DUCKDB_PATH. Set "
             f"HIRINGCENTER_DUCKDB_PATH to the file that analysts open, and leave out the "
             f"credentials of {settings.destination!r}."
         )
 
 
 def duckdb_file(settings: Settings) -> Path:
-    """The file that analysts open, at the end of all links: a link stays one when it is replaced.
+    """The file that analysts open, with links resolved: publishing replaces the file, not the link.
 
     Raises:
-        ConfigurationError: DuckDB can't use this path, or its links lead in a circle.
+        ConfigurationError: DuckDB can't use this path, or its links form a loop.
     """
     path = settings.duckdb_path
     _check_path(path)
@@ -209,8 +209,8 @@ def duckdb_file(settings: Settings) -> Path:
         is_folder = resolved.is_dir()
     except (OSError, RuntimeError) as error:  # RuntimeError until Python 3.12
         raise ConfigurationError(
-            f"HIRINGCENTER_DUCKDB_PATH={path}: this path can't be followed: its links lead in a "
-            "circle, or one of its folders can't be read."
+            f"HIRINGCENTER_DUCKDB_PATH={path}: this path can't be followed: its links form a "
+            "loop, or one of its folders can't be read."
         ) from error
     if is_folder:
         raise ConfigurationError(
@@ -229,7 +229,7 @@ def _check_path(path: Path) -> None:
     elif any(unicodedata.category(each) in ("Cc", "Cs") for each in text):
         reason = "it has control characters, or bytes that aren't UTF-8"
     elif any(re.fullmatch(_SERVICE, part) for part in path.parts):
-        reason = "it must be a file of this machine (for a service, see HIRINGCENTER_DESTINATION)"
+        reason = "it must be a file on this machine (for a service, see HIRINGCENTER_DESTINATION)"
     else:
         return
     raise ConfigurationError(f"HIRINGCENTER_DUCKDB_PATH={text!r}: {reason}. Set another path.")
@@ -237,8 +237,8 @@ def _check_path(path: Path) -> None:
 
 @dataclass(frozen=True)
 class SnapshotFacts:
-    """What is known of the analysts' file without opening it. made_at: when it was published last;
-    None where there is no file."""
+    """What is known about the analysts' file without opening it. made_at: when it was last
+    published; None if there is no file."""
 
     path: Path
     made_at: datetime | None
@@ -255,7 +255,7 @@ class SnapshotFacts:
 
 
 def snapshot_facts(settings: Settings) -> SnapshotFacts | None:
-    """Those of the settings' destination; None where readers use a server."""
+    """The facts about the settings' destination; None if readers use a server."""
     if not is_duckdb(settings):
         return None
     made_at = None

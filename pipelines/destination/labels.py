@@ -1,8 +1,8 @@
-"""What a destination is called: by its type and by where it is, never by who may enter.
+"""The label of a destination: its type and its location, without any credentials.
 
-The name is shown to people and is a key in the ledger. So one location has one name, however its
-credentials are written, and no two locations share one. dlt's own names don't serve: its
-fingerprint is a hash of the host alone on PostgreSQL, and on MotherDuck one of the token.
+The label is shown to people and is a key in the ledger. So one location has one label, however its
+credentials are written, and no two locations share one. dlt's own fingerprint doesn't do: it is a
+hash of the host alone on PostgreSQL, and of the token on MotherDuck.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Get = Callable[[str], Any]
 
 
 def label_of(destination_type: str, configuration: Any) -> str | None:
-    """`postgres:db.example.com:5432/sales`, `filesystem:s3://bucket/path`; None: it isn't known.
+    """`postgres:db.example.com:5432/sales`, `filesystem:s3://bucket/path`; None if unknown.
 
     destination_type: as dlt names it, with or without its module. configuration: dlt's, resolved
     as far as it can be, or mappings of the same names.
@@ -50,7 +50,7 @@ def label_of(destination_type: str, configuration: Any) -> str | None:
 
 
 def _reader(configuration: Any) -> Get:
-    """Gives `credentials.host` of a specification of dlt's, or of a mapping."""
+    """A function that gets `credentials.host` and such from dlt's configuration or a mapping."""
 
     def get(path: str) -> Any:
         found = configuration
@@ -83,7 +83,7 @@ def _server(get: Get, kind: str) -> str | None:
 
 
 def _host(name: str) -> str:
-    """One name per machine, as far as that is known without asking: loopback is `localhost`."""
+    """One name per machine, as far as possible without a look-up: loopback is `localhost`."""
     name = name.rpartition("@")[2].strip()
     if "%2f" in name.lower():
         name = unquote(name)
@@ -163,7 +163,7 @@ def _bucket(get: Get, _: str) -> str | None:
 
 
 def _stored(get: Get, url: Any, credentials: str) -> str | None:
-    """A bucket and its path, and what else two buckets of one name may differ in."""
+    """A bucket and its path, and what else tells buckets of the same name apart."""
     location = _url(url) or ""
     endpoint = get(f"{credentials}.endpoint_url")
     account = get(f"{credentials}.azure_storage_account_name")
@@ -206,7 +206,7 @@ def _url(url: Any) -> str | None:
 
 
 def _service(get: Get, _: str) -> str | None:
-    """Services whose location is one URL, in whichever field they have."""
+    """Services whose location is one URL, in whichever field it is."""
     fields = ("lance_uri", "qd_location", "qd_path", "credentials.bucket_url", "storage.bucket_url",
               "credentials.uri", "credentials.url", "credentials.location",
               "credentials.path")  # fmt: skip

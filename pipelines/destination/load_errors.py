@@ -1,4 +1,4 @@
-"""What went wrong at the destination, in words that hold no row's values."""
+"""Errors of the destination, described without quoting any row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from connector.errors import (
 from connector.logs import redact
 
 # Errors of a connection, a file or a configuration name hosts, paths and fields; those of data
-# quote values. By the beginnings of their names: every ...Exception and ...Violation has an "io".
+# quote values. Matched at the start of the name: every ...Exception and ...Violation has an "io".
 _SAFE = re.compile(
     r"(IO|Connection|Operational|Permission|Catalog|Fatal|OutOfMemory|Config|DiskFull|Insufficient)"
 )
@@ -41,7 +41,7 @@ _DUCKDB_REFUSALS = (
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """`error` and what it was raised for, down to the error that started it."""
+    """`error` and its causes, down to the first error."""
     seen: set[int] = set()
     below: object = error
     while isinstance(below, BaseException) and id(below) not in seen:
@@ -52,12 +52,12 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The error that started it, at the end of the chain."""
+    """The first error, at the end of the chain."""
     return list(chain(error))[-1]
 
 
 def describe(error: BaseException) -> str:
-    """Kind of error and, where it can hold no row, its first line."""
+    """The kind of error and, if it can't quote a row, its first line."""
     cause = root_cause(error)
     name = type(cause).__name__
     code = getattr(cause, "pgcode", None)
@@ -72,7 +72,7 @@ def describe(error: BaseException) -> str:
 def is_refusal(error: BaseException) -> bool:
     """Whether the destination would refuse the same load again: of names, types, numbers, sizes.
 
-    A relation that is missing isn't one: it was dropped, and is made again.
+    A missing relation isn't a refusal: it was dropped, and is created again.
     """
     cause = root_cause(error)
     if isinstance(cause, _DUCKDB_REFUSALS):
@@ -84,7 +84,7 @@ def is_refusal(error: BaseException) -> bool:
 
 
 def load_failed(error: BaseException) -> ConnectorError:
-    """The failure of a load as an error of ours."""
+    """The failure of a load as one of our errors."""
     if isinstance(error, DestinationError):
         return error
     if isinstance(root_cause(error), ConfigurationException):
@@ -104,7 +104,7 @@ def load_failed(error: BaseException) -> ConnectorError:
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Failures of dlt and of a destination's libraries as ours, without row values."""
+    """Turn errors of dlt and of a destination's libraries into ours, without row values."""
     try:
         yield
     except ConnectorError:

@@ -1,10 +1,10 @@
 """Fields that can't be columns at a destination land in the JSON column `_hc_more`, by API name.
 
 Most are known beforehand: names of system columns, more columns than a table may have, more values
-than a row of PostgreSQL's 8 kB has room for. Others show when a load is refused: then the fields
-that are new to the table move, and they are remembered in the column's schema, so that no later
-load is refused for them; and if that isn't enough, for this load alone, every field that the API's
-contract doesn't name.
+than fit into one of PostgreSQL's rows of 8 kB. Others show up when a load is refused: then the
+fields that are new to the table move, and the column's schema remembers them, so that later loads
+aren't refused. If that isn't enough, every field that the API's contract doesn't name moves, for
+this load only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NOT_COLUMNS = {
 }
 _MAX_COLUMNS = {"postgres": 1600, "redshift": 1600, "mssql": 1024, "synapse": 1024}
 _SPARE_COLUMNS = 20  # for those that are ours or dlt's
-# of a page of 8192: what is left for optional values, long ones kept elsewhere by a pointer of 18
+# of a page of 8192, left for optional values; long ones are stored outside, by an 18-byte pointer
 _MAX_BYTES = {"postgres": 7000}
 _BYTES = {"bool": 1, "text": 21, "json": 21}  # at most, alignment included; others 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -40,7 +40,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Form:
-    """What to load. warnings: by table, which fields went to `_hc_more`, and how often."""
+    """What to load. warnings: by table, which fields moved to `_hc_more`, and how often."""
 
     batches: Sequence[Batch]
     warnings: Mapping[str, Counter[str]]
@@ -49,7 +49,7 @@ class Form:
 def forms(
     destination: str, batches: Sequence[Batch], known: Mapping[str, Columns]
 ) -> Iterator[Form]:
-    """What to load; then, each time that was refused, the same rows with fewer columns.
+    """What to load; then, each time the load is refused, the same rows with fewer columns.
 
     destination: its name, as dlt calls it. known: by table, the columns at the destination.
     """
@@ -130,7 +130,7 @@ class _Move:
         """Move a column's values, by row, under the API's name."""
         column = self.batch.columns[name]
         field = str(column.get(FIELD_HINT, name))
-        warning = f"field {field} has no place in a column of {self._destination}"
+        warning = f"field {field} can't be a column of {self._destination}"
         for at, value in values:
             if value is not None:
                 is_json = column["data_type"] == "json"
@@ -161,5 +161,5 @@ def _json(values: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A time as the API has it: Unix milliseconds."""
+    """A time as in the API: Unix milliseconds."""
     return (value - _EPOCH) // timedelta(milliseconds=1) if isinstance(value, datetime) else value

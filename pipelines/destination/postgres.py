@@ -1,11 +1,11 @@
-"""PostgreSQL: no statement waits without limit, be it for another session's lock or for an answer.
+"""PostgreSQL: no statement waits without limit, neither for another session's lock nor for a reply.
 
 An analyst's open transaction holds its tables against ALTER TABLE, and behind the waiting ALTER
 TABLE every other reader waits too. So each of our statements gives up after a moment and is tried
-again; in between, the log names the session that holds the lock, and signals are obeyed.
+again; in between, the log names the session that holds the lock, and signals are handled.
 
-A server that is frozen, or whose machine is, sends nothing at all, and the system keeps such a
-connection for hours.
+A server that hangs, or whose machine does, sends nothing at all, and the system keeps such a
+connection open for hours.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOCK_TIMEOUT_S = 2
 """Of one statement: while it waits for ALTER TABLE, all later readers wait too."""
 PATIENCE_S = 120.0
 _SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
-"""What any client may ask first, see
+"""Any client may send this first, see
 https://www.postgresql.org/docs/current/protocol-message-formats.html"""
 _APPLICATION = "hiringcenter"
 _LOCK_NOT_AVAILABLE = "55P03"
@@ -85,7 +85,7 @@ def server_destination(settings: Settings) -> Any:
 
 @contextmanager
 def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
-    """A pipeline to read a server's tables with; nothing of it stays on disk."""
+    """A pipeline for reading a server's tables, which leaves nothing on disk."""
     with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
         yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
 
@@ -104,7 +104,7 @@ class AnswerTimeouts:
 def bounded_waits(timeouts: AnswerTimeouts) -> Iterator[None]:
     """No connection of psycopg2 in this process waits longer than `timeouts`.
 
-    Its calls would wait in C, where neither time nor signals end them.
+    Its calls would wait in C code, where neither time-outs nor signals end them.
     """
     from psycopg2 import extensions  # of an extra that not every destination needs
 
@@ -164,7 +164,7 @@ def _socket(host: str, port: int, timeout_s: float) -> socket.socket:
 class Blocker:
     """A session that holds a lock on one of our tables. Its queries are never read.
 
-    since: when its transaction began, UTC; None where the server keeps that from our user.
+    since: when its transaction began, UTC; None if the server hides that from our user.
     """
 
     pid: int
@@ -188,7 +188,7 @@ def wait_out_locks(
     patience_s: float = PATIENCE_S,
     clock: Clock | None = None,
 ) -> T:
-    """What `work` returns. It is done again while another session's lock makes it fail.
+    """The result of `work`, retried while another session's lock makes it fail.
 
     blockers: the sessions that may hold it. stop: when set, `work` isn't tried again.
 
@@ -221,7 +221,7 @@ def blockers_of(pipeline: dlt.Pipeline, dataset: str) -> list[Blocker]:
     try:
         with pipeline.sql_client() as client:
             rows = client.execute_sql(_BLOCKERS, dataset, f"{dataset}_staging")
-    except Exception as error:  # noqa: BLE001 - what it would add isn't worth a failure
+    except Exception as error:  # noqa: BLE001 - it only adds to a message
         _log.debug("destination.blockers_unknown", exc_info=error)
         return []
     return [Blocker(*row) for row in rows or ()]

@@ -1,9 +1,9 @@
-"""Labels of version 0.1 in the ledger: moved to those of today, and their texts wiped out.
+"""Labels of version 0.1 in the ledger: replaced with today's, and erased.
 
-Version 0.1 named a server by what follows the @ in the variable of its credentials: with
+Version 0.1 named a server after what follows the @ in the variable of its credentials: with
 `?password=` in it, or the whole of a service account's JSON. What the ledger keeps under such a
-label (run history, freshness, results that haven't landed, the working folder) belongs to the
-location that it named, and is found under that one's label from now on.
+label (run history, freshness, results that haven't landed, the working folder) moves to the label
+of the same location.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _freshness_tables = [
 
 
 def settle_labels(settings: Settings, ledger: Database) -> None:
-    """Move what the ledger has under labels of version 0.1. Costs a look where nothing is left.
+    """Move what the ledger has under labels of version 0.1. Costs a query if nothing is left.
 
     Raises:
         BudgetError: the ledger, or its outbox, can't be written.
     """
-    History(ledger), FreshnessLog(ledger)  # their tables
+    History(ledger), FreshnessLog(ledger)  # create their tables
     ledger.migrate("locks", locks.MIGRATIONS)
     old, own = _label_of_old(settings), None
     with suppress(ConfigurationError):
@@ -68,7 +68,7 @@ def settle_labels(settings: Settings, ledger: Database) -> None:
 
 
 def cleaned(label: str, index: int) -> str:
-    """A label of version 0.1 without what isn't its location. index: for unknown locations."""
+    """A label of version 0.1 reduced to its location. index: numbers unknown locations."""
     found = _LABEL.fullmatch(label)
     if not found or found["rest"] == "configured":  # the latter moves once its settings are in use
         return label
@@ -97,7 +97,7 @@ def _location_of(name: str, rest: str) -> str | None:
 
 
 def _project(text: str) -> str | None:
-    """Of a service account's JSON, or of what follows the @ in it."""
+    """The project of a service account's JSON, or of what follows the @ in it."""
     with suppress(ValueError, TypeError, KeyError):
         return str(json.loads(text)["project_id"])
     found = re.search(r'"project_id"\s*:\s*"([^"]+)"', text) or re.match(
@@ -115,7 +115,7 @@ def _label_of_old(settings: Settings) -> str:
 
 
 def _labels(ledger: Database, *, only: str | None) -> set[str]:
-    """The labels that the ledger has; of `only` one, whether it has that."""
+    """The labels in the ledger; with `only`, that one if it is there."""
     found: set[str] = set()
     with ledger.read() as connection:
         for table in (_runs, *_freshness_tables):
@@ -127,7 +127,7 @@ def _labels(ledger: Database, *, only: str | None) -> set[str]:
 
 
 def _move(work: Path, ledger: Database, outbox: Database | None, moves: Mapping[str, str]) -> None:
-    """Outbox and folders first: killed in between, the ledger still knows what is to be moved."""
+    """Outbox and folders come first: after a kill, the ledger still knows what is to be moved."""
     with ledger.write() as connection:
         if outbox is not None:
             _move_results(outbox, moves)
@@ -146,7 +146,7 @@ def _move(work: Path, ledger: Database, outbox: Database | None, moves: Mapping[
 
 
 def _location_in(label: str) -> str:
-    """What lock and folder are named by: those of a DuckDB file serve all of its datasets."""
+    """What lock and folder are named after: all datasets of a DuckDB file share them."""
     return label.rpartition("#")[0] if label.startswith("duckdb:") else label
 
 
@@ -173,7 +173,7 @@ def _move_results(outbox: Database, moves: Mapping[str, str]) -> None:
 
 
 def _move_freshness(connection: sa.Connection, table: sa.TableClause, old: str, new: str) -> None:
-    """Of a resource that is known under both, the newer stays."""
+    """If a resource is known under both labels, the newer entry stays."""
     query = sa.select(table.c.resource, table.c.last_pull_ms)
     known = {
         row.resource: row.last_pull_ms
@@ -195,7 +195,7 @@ def _move_lock(connection: sa.Connection, old: str, new: str) -> None:
 
 
 def _clean_texts(connection: sa.Connection, old: str, new: str) -> None:
-    """In errors and summaries of runs, as it is and inside JSON."""
+    """Replace the label in errors and summaries of runs, plain and inside JSON."""
     for before, after in ((old, new), (json.dumps(old)[1:-1], json.dumps(new)[1:-1])):
         for column in (_runs.c.error, _runs.c.summary):
             connection.execute(

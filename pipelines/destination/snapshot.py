@@ -1,15 +1,15 @@
 """The snapshot: DuckDB's published copy, one complete run, read-only, swapped in by a rename.
 
-DuckDB lets one process write a file that no other reads; analysts keep files open all day. So
-they read a copy that never changes: a session keeps what it opened, a new one gets
-the newest.
+DuckDB lets one process write a file only while no other reads it, and analysts keep files open all
+day. So they read a copy that never changes: a session keeps the copy that it opened, and a new one
+gets the newest.
 
 A copy that another process opened for writing anyway is kept under another name, with its log.
-DuckDB finds a write-ahead log by the file's name, so what that process writes next would be
-replayed into the new copy by every reader: while it lives, a log of that name leads to /dev/null.
-Readers of DuckDB 1.0 to 2.0 take that for an empty log, and the writer's commit fails.
+DuckDB finds a write-ahead log by the file's name, so every reader would replay into the new copy
+what that process writes next: while it lives, the log's name is a link to /dev/null. DuckDB 1.0 to
+2.0 reads that as an empty log, and the writer's commit fails.
 
-Two installations that publish to one path would undo each other's work: a copy says whose it is.
+Two installations that publish to one path would undo each other's work, so a copy is signed.
 """
 
 from __future__ import annotations
@@ -62,21 +62,21 @@ class Snapshot:
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
     def refuse_foreign_file(self, *, take_over: bool) -> None:
-        """Nothing is published over a database that isn't a copy of ours.
+        """Refuse to publish over a database that isn't one of our copies.
 
-        A copy that another installation has published, or this one before its state was lost, is
-        known by its tables. take_over: publish over another installation's copy.
+        A copy by another installation, or by this one before its state was lost, is recognized by
+        its tables. take_over: publish over another installation's copy.
 
         Raises:
             ConfigurationError: the file has tables of a user's own.
             CopyOfAnother: another installation published it within a day.
-            DestinationError: another program has it open for writing, so that nothing is known.
+            DestinationError: another program has it open for writing, so it can't be examined.
         """
         path = self.path
         if not path.is_file() or path.stat().st_size == 0:
             return
         if path.stat().st_ino in [inode for inode, *_ in self._record.copies]:
-            return  # ours, whatever was written into it since: that is kept
+            return  # ours; what was written into it since is kept
         try:
             with duckdb.connect(str(path), read_only=True) as connection:
                 foreign = _foreign_tables(connection)
@@ -87,7 +87,7 @@ class Snapshot:
             raise DestinationError(
                 f"{path}: another program has this database open for writing, and it isn't the "
                 "copy that this installation has published. Close that program, or set "
-                "HIRINGCENTER_DUCKDB_PATH to a path of its own, and run the command again."
+                "HIRINGCENTER_DUCKDB_PATH to another path, and run the command again."
             ) from error
         if foreign:
             shown = ", ".join(foreign[:3])
@@ -108,7 +108,7 @@ class Snapshot:
         _log.warning("publish.taken_over", file=str(self.path), age_s=round(age_s), by_hand=by_hand)
 
     def try_publishing(self) -> None:
-        """Leaves nothing behind.
+        """Check that a copy can be written; leaves nothing behind.
 
         Raises:
             DestinationError: no copy can be written there.
@@ -117,8 +117,8 @@ class Snapshot:
             self._temporary.touch()
 
     def publish(self, connection: duckdb.DuckDBPyConnection) -> bool:
-        """Make a new copy where rows, or another process, changed it; True if so. Elsewhere only
-        what it says about runs is brought up to date, at a tenth of the cost.
+        """Make a new copy if rows have landed or another process changed the old one; True if so.
+        Otherwise update only its tables about runs, at a tenth of the cost.
 
         Raises:
             DestinationError: the copy can't be written; the old one stays as it is.
@@ -132,7 +132,7 @@ class Snapshot:
             self._guard_against_writers()
             old = [_stamp(self.path)] if self.path.exists() else []
             known = [stamp for stamp in old if stamp in self._record.copies]
-            self._record.save(copies=[*known, _stamp(self._temporary)])  # whenever a kill comes
+            self._record.save(copies=[*known, _stamp(self._temporary)])  # first, in case of a kill
             self._temporary.replace(self.path)
             _sync(self.path.parent)
             self._record.save(is_behind=False)
@@ -142,7 +142,7 @@ class Snapshot:
 
     @contextmanager
     def _written(self) -> Iterator[None]:
-        """Half-made copies, those of killed runs too, are gone before and after."""
+        """Remove unfinished copies, those of killed runs too, before and after the block."""
         half_made = f".{glob.escape(self.path.name)}.*.tmp*"
         try:
             _make_folder(self.path.parent)
@@ -161,8 +161,8 @@ class Snapshot:
                     stale.unlink(missing_ok=True)
 
     def _make(self, connection: duckdb.DuckDBPyConnection, *, is_new: bool) -> None:
-        """DuckDB writes no file on a mount without locks: there it is made in the state directory,
-        and copied."""
+        """DuckDB can't write a file on a mount without locks: there it is made in the state
+        directory, and copied."""
         target = self._temporary
         has_locks = _has_locks(target)
         made = target if has_locks else self._record.file.with_name(f"{target.name}.made")
@@ -195,14 +195,14 @@ class Snapshot:
                 cursor.execute(f"DETACH {_ALIAS}")
 
     def _is_intact(self) -> bool:
-        """Whether who opens the path now sees what was published last, and nothing else."""
+        """Whether a reader who opens the path now sees exactly what was published last."""
         path = self.path
         if not path.exists() or _is_log(self._log_path) or _stamp(path) not in self._record.copies:
             return False
         return not _is_held_for_writing(path)
 
     def keep_foreign_writes(self) -> None:
-        """Keep a copy that another process has changed, or may yet, and its log."""
+        """Keep a copy that another process has changed or still may, with its log."""
         path = self.path
         if not path.exists() or self._is_intact():
             return
@@ -219,7 +219,7 @@ class Snapshot:
         _log.warning("publish.kept_foreign_writes", file=str(path), kept=str(kept))
 
     def _guard_against_writers(self) -> None:
-        """The log leads to /dev/null as long as a process may write it, and no longer."""
+        """Link the log to /dev/null, for as long as another process may write it."""
         copies = self.path.parent.glob(
             f"{glob.escape(self.path.stem)}.kept-*{glob.escape(self.path.suffix)}"
         )
@@ -243,7 +243,7 @@ def _foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def _publishers(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
-    """(when, UTC epoch ms; which installation) of each dataset in the opened copy that says so."""
+    """(when, UTC epoch ms; which installation) of each signed dataset in the opened copy."""
     rows = connection.execute(
         "SELECT comment FROM duckdb_tables() WHERE table_name = ? AND comment IS NOT NULL",
         [RUNS_TABLE],
@@ -253,7 +253,7 @@ def _publishers(connection: duckdb.DuckDBPyConnection) -> list[tuple[int, str]]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Analysts may look into it, whatever the umask of the run is."""
+    """Create a folder that analysts can read, whatever the umask of the run is."""
     if not folder.exists():
         _make_folder(folder.parent)
         folder.mkdir()
@@ -267,7 +267,7 @@ def _is_held_for_writing(path: Path) -> bool:
     """
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except PermissionError:  # no reader of ours can meet it
+    except PermissionError:  # our readers can't open it either
         return False
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -296,7 +296,7 @@ def _log_of(path: Path) -> Path:
 
 
 def _is_log(log: Path) -> bool:
-    """A real one, not our guard."""
+    """Whether it is a real log, not our link."""
     return log.is_file() and not log.is_symlink()
 
 

@@ -1,7 +1,7 @@
-"""SQL that dlt doesn't write: rows queried and changed by their ids, and ids that a scan saw.
+"""SQL that dlt doesn't provide: query and change rows by id, and keep the ids that a scan saw.
 
-Two ways to the same answers: inside DuckDB's own file with Arrow, and through dlt's SQL client
-for servers (PostgreSQL is tested; what is used is plain SQL).
+There are two implementations: for DuckDB's file, with Arrow; and for servers, through dlt's SQL
+client (tested with PostgreSQL; it uses only plain SQL).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class DuckWarehouse:
 class ServerWarehouse:
     """The same on a database server, through dlt's SQL client, connected for one call at a time.
 
-    pipeline: gives the pipeline, which is another one after a failed load.
+    pipeline: returns the pipeline, which is another one after a failed load.
     """
 
     def __init__(self, pipeline: Callable[[], dlt.Pipeline]) -> None:
@@ -178,10 +178,10 @@ class SeenIds:
 
 
 class DuckDb(dlt_duckdb):
-    """dlt's DuckDB destination, asked once what it can do.
+    """dlt's DuckDB destination, with its capabilities cached.
 
-    dlt asks for the capabilities some twenty times a load, and looks for configuration each time:
-    nearly half of what a small load costs.
+    dlt asks for them some twenty times per load, and resolves its configuration each time: nearly
+    half the cost of a small load.
     """
 
     def __init__(self, connection: Any) -> None:

@@ -1,7 +1,7 @@
-"""DuckDB's working file: opened by one run, its memory bounded, and healed where it is damaged.
+"""DuckDB's working file: opened by one run, its memory bounded, and rebuilt if it is damaged.
 
-There is one way to heal: what can't be used is put aside under another name, and read again from
-what is left: the tables that can still be read, the published snapshot, the API.
+There is one way to rebuild it: the damaged file is put aside under another name, and its rows come
+from what is left: the tables that can still be read, the published snapshot, the API.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pipelines.destination.load_errors import chain, describe, root_cause
 _log = get_logger("destination")
 T = TypeVar("T")
 RUNS_TABLE = "_hc_runs"  # every dataset of ours has this table
-_STAGING = "_staging"  # dlt's datasets of that ending have tables of the same names
+_STAGING = "_staging"  # dlt's datasets with this suffix have tables of the same names
 _INITIAL_MB = 120
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": f"{_INITIAL_MB}MB",
@@ -64,7 +64,7 @@ def _quoted(identifier: str) -> str:
 
 
 def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
-    """Those of the opened file, in the order they were made."""
+    """All tables of the opened file, in the order they were created."""
     rows = connection.execute(
         "SELECT schema_name, table_name FROM duckdb_tables() "
         "WHERE database_name = current_database() AND NOT temporary ORDER BY table_oid"
@@ -73,7 +73,7 @@ def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
 
 
 def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
-    """Every dataset's tables in the opened file; none of dlt's own, and no staging."""
+    """Every dataset's tables in the opened file, without dlt's own and staging."""
     found = all_tables(connection)
     ours = {name.dataset for name in found if name.table == RUNS_TABLE}
     ours -= {f"{dataset}{_STAGING}" for dataset in ours}
@@ -81,7 +81,7 @@ def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
 
 
 def work_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
-    """The quoted schema for what only pulls need to know of `dataset`; made where it is missing."""
+    """The quoted schema for internal data about `dataset`; created if it is missing."""
     schema = _quoted(f"_hc_work_{dataset}")
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     return schema
@@ -92,10 +92,10 @@ def work_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
 
 @dataclass
 class WorkRecord:
-    """What a run notes of the working file and of the snapshot, in one small file.
+    """What a run notes about the working file and the snapshot, in one small file.
 
     copies: inode, size and modification time (ns) of the snapshot published last, and of the one
-    before where a kill came between them. is_behind: rows have landed that the snapshot lacks.
+    before if a kill came between them. is_behind: rows have landed that the snapshot lacks.
     is_suspect: a run met an error in the working file.
     """
 
@@ -106,7 +106,7 @@ class WorkRecord:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The record of a work folder, which is made where it is missing.
+        """The record of a work folder, which is created if it is missing.
 
         Raises:
             DestinationError: the folder can't be made or written.
@@ -115,12 +115,12 @@ class WorkRecord:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path in (file, _new(file)):
-                if path.is_dir() and not path.is_symlink():  # as a mount of a missing file makes
+                if path.is_dir() and not path.is_symlink():  # Docker makes one to mount it
                     put_aside(path)
         except OSError as error:
             raise DestinationError(
                 f"{folder}: the working file can't be made: {error.strerror}. Make the state "
-                "directory writable, or set HIRINGCENTER_STATE_DIR to another place."
+                "directory writable, or set HIRINGCENTER_STATE_DIR to another folder."
             ) from error
         if not file.exists():
             return cls(file)
@@ -202,7 +202,7 @@ def _connect(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _read_everything(connection: duckdb.DuckDBPyConnection) -> None:
-    """Read and write all of the file.
+    """Read the whole file, and write what is in its log.
 
     Raises:
         duckdb.Error: it is damaged; the connection is closed.
@@ -217,7 +217,7 @@ def _read_everything(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
-    """What keeps the file from being opened though it isn't damaged; None where it is."""
+    """The error for a file that can't be opened but isn't damaged; None if it is damaged."""
     message = str(error)
     if "locks are not supported" in message or os.strerror(errno.ENOLCK) in message:
         what = (
@@ -233,12 +233,12 @@ def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
     elif "No space left" in message:
         what = (
             "the disk is full. Rows loaded before are kept. Free some space, or set "
-            "HIRINGCENTER_STATE_DIR to another place, and run the command again."
+            "HIRINGCENTER_STATE_DIR to another folder, and run the command again."
         )
     elif _is_no_damage(message):
         what = (
             f"the working file can't be opened ({describe(error)}). Rows loaded before are kept. "
-            "Correct that, or set HIRINGCENTER_STATE_DIR to another place, and run the command "
+            "Correct that, or set HIRINGCENTER_STATE_DIR to another folder, and run the command "
             "again."
         )
     else:
@@ -247,17 +247,17 @@ def _refusal(path: Path, error: duckdb.Error) -> DestinationError | None:
 
 
 def _is_no_damage(message: str) -> bool:
-    """Whether the system refused something that has to do with this process or its limits."""
+    """Whether the system refused something because of this process or its limits."""
     return any(os.strerror(number) in message for number in _NO_DAMAGE)
 
 
 def damage_suspected(
     path: Path, record: WorkRecord, error: BaseException
 ) -> DestinationError | None:
-    """The error of a run that met `error` in the working file; the next run checks the file.
+    """The error of a run that met `error` in the working file, or None if it isn't about the file.
 
-    None where the error is not about the file. What has failed once may have ended DuckDB's
-    instance of this file, which lives as long as the process: so the check is the next run's.
+    The error may have ended DuckDB's instance of this file, which lives as long as the process: so
+    the next run checks the file.
     """
     causes = [each for each in chain(error) if isinstance(each, duckdb.Error)]
     is_ours = isinstance(error, duckdb.Error | DestinationError)
@@ -271,7 +271,7 @@ def damage_suspected(
 
 
 def _rebuilt(path: Path, error: Exception, snapshot: Path | None) -> duckdb.DuckDBPyConnection:
-    """A new file instead of a damaged one, with all of its rows that can be found."""
+    """A new file instead of a damaged one, with all of its rows that can be recovered."""
     _log.warning("destination.damaged", file=str(path), reason=describe(error))
     try:
         aside, log = put_aside(path), path.with_name(f"{path.name}.wal")
@@ -282,7 +282,7 @@ def _rebuilt(path: Path, error: Exception, snapshot: Path | None) -> duckdb.Duck
         raise DestinationError(
             f"{path}: the working file is damaged ({describe(error)}), and it can't be replaced "
             f"({describe(second)}). Check the disk, or set HIRINGCENTER_STATE_DIR to another "
-            "place."
+            "folder."
         ) from second
     try:
         _fill_from(snapshot, connection)
@@ -295,7 +295,7 @@ def _rebuilt(path: Path, error: Exception, snapshot: Path | None) -> duckdb.Duck
 
 
 def _fill_from(snapshot: Path | None, connection: duckdb.DuckDBPyConnection) -> None:
-    """Take the rows from the published copy, where there is one."""
+    """Copy the rows of the published copy, if there is one."""
     if snapshot is None or not snapshot.exists():
         return
     try:
@@ -304,18 +304,17 @@ def _fill_from(snapshot: Path | None, connection: duckdb.DuckDBPyConnection) -> 
             MemoryLimit(connection).fit(lambda: _copy_tables(connection, source, names))
     except (duckdb.Error, pa.ArrowException) as error:
         raise DestinationError(
-            f"{snapshot}: this file is in the way of the published copy and can't be read as "
-            f"one ({describe(error)}). Move it away, or set HIRINGCENTER_DUCKDB_PATH."
+            f"{snapshot}: this file has the path of the published copy but can't be read as one "
+            f"({describe(error)}). Move it away, or set HIRINGCENTER_DUCKDB_PATH."
         ) from error
     if names:
         _log.warning("destination.rebuilt", source=str(snapshot), tables=len(names))
 
 
 def _salvage(connection: duckdb.DuckDBPyConnection, damaged: Path) -> bool:
-    """Replace tables by those of a `damaged` file that can still be read.
+    """Replace tables with those of a `damaged` file that can still be read; True if all could be.
 
-    dlt's own come last, and only where all others could be read: its state vouches for every row.
-    True if that is so.
+    dlt's own come last, and only if all others could be read: its state vouches for every row.
     """
     lost: list[str] = []
     try:
@@ -338,11 +337,11 @@ def _salvage(connection: duckdb.DuckDBPyConnection, damaged: Path) -> bool:
 
 
 def _readable(path: Path) -> duckdb.DuckDBPyConnection:
-    """In an instance of its own: an error in a damaged file would end the one that it is in."""
+    """A file, opened in a DuckDB instance of its own, which an error in it would end."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     quoted = str(path).replace("'", "''")
-    # by a name of ours: "x" of x.duckdb may be a schema's as well
+    # under a name of ours: DuckDB's own, "x" for x.duckdb, may be a schema's too
     connection.execute(f"ATTACH '{quoted}' AS _hc_source (READ_ONLY)")
     connection.execute("USE _hc_source")
     return connection
@@ -353,7 +352,7 @@ def _copy_tables(
     source: duckdb.DuckDBPyConnection,
     names: Sequence[TableName],
 ) -> None:
-    """All the tables or none: a half that a kill leaves would pass for the whole."""
+    """Copy all the tables or none: half of them, after a kill, would pass for all."""
     cursor = target.cursor()
     try:
         cursor.execute("BEGIN")
@@ -383,19 +382,19 @@ def _copy_tables(
 
 def checkpoint_if_due(connection: duckdb.DuckDBPyConnection, path: Path) -> None:
     """Move logged rows into the file. dlt lets the log grow to 1 GB; until then they are held in
-    memory, and a killed run's successor has them all to replay."""
+    memory, and after a kill the next run has to replay them all."""
     log = path.with_name(f"{path.name}.wal")
     if log.exists() and log.stat().st_size > _LOG_MAX_BYTES:
         connection.execute("CHECKPOINT")
 
 
 class MemoryLimit:
-    """What DuckDB may use on one connection: little, so that a pull stays flat; more only for what
-    doesn't fit. What a load needs grows with columns and with the length of texts, which can't be
-    known beforehand. Once widened it stays so: the next load will be like the last.
+    """DuckDB's memory limit on one connection: low, so that a pull's memory stays flat, and raised
+    only when something doesn't fit. What a load needs grows with the columns and the length of
+    texts, which aren't known beforehand. Once raised it stays: the next load will be like the last.
 
-    initial_mb: what the connection was opened with. max_mb: None: what DuckDB would take by itself,
-    most of the machine or of the container.
+    initial_mb: what the connection was opened with. max_mb: None for DuckDB's own default, most of
+    the memory of the machine or the container.
     """
 
     def __init__(
@@ -408,11 +407,11 @@ class MemoryLimit:
         self._connection, self._limit_mb, self._max_mb = connection, initial_mb, max_mb
 
     def fit(self, work: Callable[[], T]) -> T:
-        """What `work` returns. It is done again, with twice the memory, where that was too little.
+        """The result of `work`, retried with twice the memory if there was too little.
 
         Raises:
-            duckdb.Error, DestinationError: what `work` raises; OutOfMemory where the machine has
-                no more.
+            duckdb.Error, DestinationError: what `work` raises; OutOfMemory if the machine has no
+                more.
         """
         while True:
             try:
@@ -438,10 +437,10 @@ class MemoryLimit:
 
 
 def return_freed_memory() -> None:
-    """So that a long pull's peak is what it holds, not what it once held.
+    """Make glibc return freed memory, so that a long pull's peak is what it holds at one time.
 
-    glibc makes an arena for every thread, and each keeps what was freed in it: more than a hundred
-    megabytes of a million rows' pull. Other C libraries stay as they are.
+    glibc has an arena for every thread, and each keeps what was freed in it: more than a hundred
+    megabytes in a pull of a million rows. Other C libraries are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -86,7 +86,7 @@ def assert_landed(zygote: Zygote, sandbox: Sandbox) -> None:
 
 # an error that names the damaged file and what to do
 NAMED = re.compile(
-    r"(?s)/state/\S+.* (Move it away|Remove it)|file is in the way.*Move it away"
+    r"(?s)/state/\S+.* (Move it away|Remove it)|has the path of the published.*Move it away"
     r"|is a folder.* [Mm]ove (that|the) folder away"
 )
 
