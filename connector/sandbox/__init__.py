@@ -1,6 +1,6 @@
 """A mock of the HiringCenter API v2, served over HTTP: for tests, benches and first steps.
 
-It imports nothing else of `connector`, so that it can't share its bugs.
+It imports nothing else from `connector`, so that it can't share its bugs.
 """
 
 from __future__ import annotations

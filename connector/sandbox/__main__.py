@@ -13,9 +13,9 @@ from connector.sandbox import Sandbox, SandboxOptions, change_options, serve
 
 
 def main(argv: list[str]) -> int:
-    """Serve until a signal comes; prints one JSON line with url and port when the port answers.
+    """Serve until a signal arrives; prints one JSON line with url and port when ready.
 
-    Returns the exit code: 128 + the signal's number, or 2 for flags that make no sense.
+    Returns the exit code: 128 + the signal's number, or 2 for invalid flags.
     """
     names, values = argv[::2], argv[1::2]
     options = SandboxOptions()

@@ -1,4 +1,4 @@
-"""What each endpoint answers, once a request was let in."""
+"""What each endpoint answers, once a request is admitted."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _TIME_FIELDS = {"createdAt", "updatedAt"}
 
 
 async def answer(state: State, request: LoggedRequest) -> Answer:
-    """Wait for the latency, then do what is asked. Refused: whatever isn't a 2xx."""
-    place = request.path.removeprefix(BASE_PATH).strip("/").split("/")
+    """Wait for the latency, then carry out the request. Refused: any answer that isn't a 2xx."""
+    parts = request.path.removeprefix(BASE_PATH).strip("/").split("/")
     if request.method in ("POST", "DELETE"):
-        return await _write_once(state, request, place)
+        return await _write_once(state, request, parts)
     if request.method != "GET":
         raise Refused(405, "Method not allowed", f"{request.method} is not known here")
     await pause(state.options.latency_s)
-    return _read(state, request, place)
+    return _read(state, request, parts)
 
 
 def needed_permission(request: LoggedRequest) -> str | None:
@@ -55,10 +55,10 @@ def needed_permission(request: LoggedRequest) -> str | None:
     return f"{resource if resource in RESOURCES else 'prospects'}:{verb}"
 
 
-def _read(state: State, request: LoggedRequest, place: list[str]) -> Answer:
+def _read(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
     unknown = [name for name, _ in request.params]
     try:
-        match place:
+        match parts:
             case [resource] if resource in RESOURCES:
                 unknown = state.listing.unknown(resource, request.params)
                 body = state.listing.answer(resource, request.params, state.clock.now_s())
@@ -91,13 +91,13 @@ def _key_facts(state: State) -> bytes:
     return encode(facts)
 
 
-async def _write_once(state: State, request: LoggedRequest, place: list[str]) -> Answer:
-    """Run a write, or replay the answer that its idempotency key already has."""
+async def _write_once(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
+    """Run a write, or replay the answer that its idempotency key already got."""
     state.unknown_parameters.extend(name for name, _ in request.params)
     key = request.idempotency_key
     if key is None:
         await pause(state.options.latency_s)
-        return _write(state, request, place)
+        return _write(state, request, parts)
     now_s, ttl_s = state.clock.now_s(), state.options.keys_ttl_s
     fingerprint = f"{request.method} {request.path} {hashlib.sha256(request.body).hexdigest()}"
     kept = state.keys.begin(key, fingerprint, now_s, ttl_s)
@@ -106,7 +106,7 @@ async def _write_once(state: State, request: LoggedRequest, place: list[str]) ->
         return kept
     try:
         await pause(state.options.latency_s)
-        done = _write(state, request, place)
+        done = _write(state, request, parts)
     except BaseException:
         state.keys.abandon(key)
         raise
@@ -114,8 +114,8 @@ async def _write_once(state: State, request: LoggedRequest, place: list[str]) ->
     return done
 
 
-def _write(state: State, request: LoggedRequest, place: list[str]) -> Answer:
-    match request.method, place:
+def _write(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
+    match request.method, parts:
         case "POST", [resource] if resource in RESOURCES:
             return _post(state, request, resource)
         case "DELETE", [resource, record_id] if resource in RESOURCES:

@@ -1,8 +1,8 @@
-"""`/__sandbox__/…`: look at and change a sandbox from another process.
+"""`/__sandbox__/…`: inspect and change a sandbox from another process.
 
 No key is needed, and nothing here is counted or logged. So a page in the user's browser must not
-get at it: only this machine's own names are answered (a rebound DNS name isn't one), and no page of
-another origin.
+reach it: only requests to this machine's own names are answered (a rebound DNS name isn't one), and
+none from pages of another origin.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def control_routes(state: State) -> list[BaseRoute]:
         reason = _why_not(request)
         if reason is not None:
             return _json({"error": "Forbidden", "message": reason}, 403)
-        place = request.path_params["path"].split("/")
+        parts = request.path_params["path"].split("/")
         try:
             if request.method == "GET":
-                return _json(_look(state, place, int(request.query_params.get("after", "0"))))
-            return _json(_change(state, place, await request.body()))
+                return _json(_look(state, parts, int(request.query_params.get("after", "0"))))
+            return _json(_change(state, parts, await request.body()))
         except (KeyError, TypeError, ValueError, Refused) as error:
             return _json({"error": "Bad request", "message": str(error)}, 400)
 
@@ -47,7 +47,7 @@ def control_routes(state: State) -> list[BaseRoute]:
 
 
 def _why_not(request: Request) -> str | None:
-    """Why a request may come from a page of another site; None: from this machine's own program."""
+    """Why a request may come from another site's page; None if it comes from a local program."""
     own = request.headers.get("host", "")
     if (urlsplit(f"//{own}").hostname or "") not in _OWN_NAMES:
         return "the control API answers to 127.0.0.1 and localhost only"
@@ -57,9 +57,9 @@ def _why_not(request: Request) -> str | None:
     return None
 
 
-def _look(state: State, place: list[str], after: int) -> Any:
+def _look(state: State, parts: list[str], after: int) -> Any:
     store = state.store
-    match place:
+    match parts:
         case ["requests"]:
             return [each.as_json() for each in state.requests[after:]]
         case ["applied"]:
@@ -79,11 +79,11 @@ def _look(state: State, place: list[str], after: int) -> Any:
             return store.all(resource)
         case ["store", resource, record_id] if resource in RESOURCES:
             return store.get(resource, record_id)
-    raise ValueError(f"nothing to see at {'/'.join(place)!r}")
+    raise ValueError(f"nothing to see at {'/'.join(parts)!r}")
 
 
-def _change(state: State, place: list[str], body: bytes) -> Any:
-    match place:
+def _change(state: State, parts: list[str], body: bytes) -> Any:
+    match parts:
         case ["clear"]:
             state.clear_log()
         case ["options"]:
@@ -93,7 +93,7 @@ def _change(state: State, place: list[str], body: bytes) -> Any:
         case ["store", resource] if resource in RESOURCES:
             return _change_store(state, resource, json_object(body))
         case _:
-            raise ValueError(f"nothing to change at {'/'.join(place)!r}")
+            raise ValueError(f"nothing to change at {'/'.join(parts)!r}")
     return {"success": True}
 
 

@@ -63,22 +63,22 @@ class Api:
             answer.headers["date"] = formatdate(date_s, usegmt=True)
 
     async def _answer(self, logged: LoggedRequest, authorization: str) -> Response | None:
-        """None = close without one. An error of the sandbox itself is a 500, and is kept."""
+        """The answer; None to close without one. A bug of the sandbox is a 500, and is kept."""
         headers: dict[str, str] = {}
         try:
             if self._state.on_request is not None:
                 self._state.on_request(logged)
-            return await self._let_in(logged, authorization, headers)
+            return await self._admit(logged, authorization, headers)
         except Refused as refused:
             return _json(refused.status, orjson.dumps(refused.as_json()), headers)
         except Exception as error:  # noqa: BLE001 - raised again when the sandbox stops
             self._state.failures.append(error)
             return _json(500, b'{"error":"Sandbox failure","message":"see the sandbox"}', headers)
 
-    async def _let_in(
+    async def _admit(
         self, logged: LoggedRequest, authorization: str, headers: dict[str, str]
     ) -> Response | None:
-        """Answer a request; fills `headers` with those of the limits as soon as it was counted."""
+        """Answer a request; fills `headers` with those of the limits once it is counted."""
         state = self._state
         self._authorize(logged, authorization)
         verdict = state.limits.arrive(logged.received_s)
@@ -97,7 +97,7 @@ class Api:
     async def _carry_out(
         self, logged: LoggedRequest, headers: Mapping[str, str]
     ) -> Response | None:
-        """The endpoint's answer, refusals included, with what a late fault makes of it."""
+        """The endpoint's answer, refusals included, as changed by a late fault."""
         try:
             done = await api_routes.answer(self._state, logged)
             answer = _json(done.status, done.body, headers)

@@ -1,4 +1,4 @@
-"""Which fault a request meets, what broken servers and proxies answer, and how an answer leaves:
+"""Which fault a request meets, what broken servers and proxies answer, and how an answer is sent:
 whole, in pieces, half, or not at all."""
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _WRONG_BODIES = (b'{"success": true, "items": [', b"null", b'"ok"', b"", b'{"suc
 
 
 class FaultPicker:
-    """One draw per request, from the seed of the options' `Faults`; a script's word comes first."""
+    """Draws once per request, from the seed of the options' `Faults`; a script takes precedence."""
 
     def __init__(self, options: SandboxOptions) -> None:
         self._options = options
@@ -76,7 +76,7 @@ def early_answer(
 ) -> Response | None:
     """The answer of a fault that comes before the change; None = closed without one.
 
-    headers: of the rate limits, for those answers that the API itself gives.
+    headers: of the rate limits, for answers that come from the API itself.
     """
     match fault:
         case "drop_before":
@@ -97,7 +97,7 @@ def early_answer(
 def late_answer(
     fault: str | None, answer: Response, number: int, headers: Mapping[str, str]
 ) -> Response:
-    """What a fault makes of the right answer; those that damage only its delivery keep it."""
+    """The right answer as changed by a fault; faults of delivery leave it unchanged."""
     match fault:
         case "error_500_after":
             return error_answer(500, headers)
@@ -124,7 +124,7 @@ def html_answer(status: int) -> Response:
 
 
 class SandboxProtocol(H11Protocol):
-    """uvicorn's HTTP/1.1 that lets the application reach its connection, to break it."""
+    """uvicorn's HTTP/1.1, which gives the application its connection, to break it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -137,20 +137,20 @@ class SandboxProtocol(H11Protocol):
 
 
 async def pause(duration: Duration) -> None:
-    """Sleep for a number of seconds, or for a random one between two."""
+    """Sleep for a number of seconds, or for a random number between two."""
     seconds = random.uniform(*duration) if isinstance(duration, tuple) else duration
     if seconds > 0:
         await asyncio.sleep(seconds)
 
 
 async def drop(scope: Scope, receive: Receive, *, reset: bool) -> None:
-    """Close the connection without an answer: with a TCP reset, or orderly."""
+    """Close the connection without an answer: with a TCP reset, or gracefully."""
     transport: asyncio.Transport = scope[TRANSPORT]
     if reset:
         transport.abort()
     else:
         transport.close()
-    await _until_gone(receive)
+    await _until_disconnected(receive)
 
 
 async def deliver(
@@ -161,7 +161,7 @@ async def deliver(
     receive: Receive,
     send: Send,
 ) -> None:
-    """Send `answer`, damaged as `fault` says; without one it goes out whole."""
+    """Send `answer`, damaged as `fault` says; without a fault, whole."""
     body = bytes(answer.body)
     match fault:
         case "truncate" | "stall" | "hang":
@@ -172,7 +172,7 @@ async def deliver(
                 await drop(scope, receive, reset=False)
                 return
             try:
-                await asyncio.wait_for(_until_gone(receive), options.stall_s)
+                await asyncio.wait_for(_until_disconnected(receive), options.stall_s)
             except TimeoutError:
                 await drop(scope, receive, reset=True)
         case "slow_body":
@@ -196,6 +196,6 @@ async def _send_body(body: bytes, send: Send, *, more: bool) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
-async def _until_gone(receive: Receive) -> None:
+async def _until_disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass

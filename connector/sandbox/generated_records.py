@@ -1,7 +1,7 @@
-"""Generated records: each a pure function of seed, resource and serial number, made when asked for.
+"""Generated records: each a pure function of seed, resource and serial number, made when needed.
 
-So a million records cost no memory, and the nth is the same on every machine: what is its own (id,
-contacts, relations, times) comes from its number, what it says is one of a few thousand variants.
+So a million records cost no memory, and the nth is the same on every machine: its own fields (id,
+contacts, relations, times) come from its number, its texts are one of a few thousand variants.
 Times rise with the serial number: `createdAt` of prospects and notes, `dueAt` of tasks,
 `meetingDate` of meetings. Several neighbours share a millisecond, as imports make them do.
 """
@@ -43,7 +43,7 @@ class Generated:
     """The records that a resource starts with.
 
     count, prospects: how many there are of this resource, and of prospects (notes, tasks and
-    meetings belong to them). base_time_ms: the latest time that prospects and notes know of.
+    meetings belong to them). base_time_ms: the latest time in prospects and notes.
     """
 
     resource: str
@@ -54,13 +54,13 @@ class Generated:
 
     def record(self, serial: int) -> Record:
         """The record of `serial` (0 ≤ serial < count); lists and objects in it are shared."""
-        own, (said, _) = self._parts(serial)
-        return {**own, **said}
+        own, (texts, _) = self._parts(serial)
+        return {**own, **texts}
 
     def encoded(self, serial: int) -> bytes:
-        """The same as JSON, from parts that are JSON already where they can be."""
-        own, (_, said) = self._parts(serial)
-        return b"%b,%b" % (orjson.dumps(own)[:-1], said[1:])
+        """The same as JSON, made of a variant that is already encoded."""
+        own, (_, texts) = self._parts(serial)
+        return b"%b,%b" % (orjson.dumps(own)[:-1], texts[1:])
 
     def _parts(self, serial: int) -> tuple[Record, tuple[Record, bytes]]:
         mixed = noise(self.seed, _SALTS[self.resource], serial)
@@ -156,7 +156,7 @@ def _meeting(made: Generated, serial: int, mixed: int) -> Record:
     }
 
 
-# --- what they say: shared between records, so that a page costs little more than copying ----
+# --- texts: shared between records, so that a page costs little more than copying -----------
 
 
 @lru_cache(maxsize=8 * VARIANTS)
@@ -172,7 +172,7 @@ def _pick(options: tuple[Any, ...], mixed: int) -> Any:
 
 def _prospect_words(mixed: int) -> Record:
     stage_id, stage = _pick(words.STAGES, mixed >> 8)
-    said = {
+    texts = {
         "firstName": _pick(words.FIRST_NAMES, mixed),
         "lastName": _pick(words.LAST_NAMES, mixed >> 16) if mixed % 41 else None,
         "currentStage": stage,
@@ -181,18 +181,18 @@ def _prospect_words(mixed: int) -> Record:
         "title": _pick(words.TITLES, mixed >> 32),
     }
     if mixed % 5:
-        said["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
+        texts["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
     if mixed % 11 == 0:
         nested = {"ok": True, "名": "値"}
-        said["customFields"] = {"tier": mixed % 3, "scores": [1, 2.5, None], "more": nested}
+        texts["customFields"] = {"tier": mixed % 3, "scores": [1, 2.5, None], "more": nested}
     if mixed % 13 == 0:
-        said["referralSource"] = "2025-01-01" if mixed % 2 else "Société «X»"
-    return said
+        texts["referralSource"] = "2025-01-01" if mixed % 2 else "Société «X»"
+    return texts
 
 
 def _note_words(mixed: int) -> Record:
     by_api = mixed % 6 == 0
-    said = {
+    texts = {
         "userId": _pick(words.USERS, mixed >> 8),
         "body": _pick(words.NOTE_BODIES, mixed >> 12),
         "createdByApi": by_api,
@@ -200,31 +200,31 @@ def _note_words(mixed: int) -> Record:
         "pin": mixed % 17 == 0,
     }
     if by_api:
-        said["createdByApiKeyName"] = "Zapier – “prod”"
+        texts["createdByApiKeyName"] = "Zapier – “prod”"
     if mixed % 4 == 0:
         mention = {"userId": _pick(words.USERS, mixed >> 20), "name": "Zoë 🌟"}
-        said["mentions"] = [mention] if mixed % 8 else []
+        texts["mentions"] = [mention] if mixed % 8 else []
     if mixed % 9 == 0:
-        said["fileUrl"] = f"https://files.example.com/{mixed % 977}.pdf" if mixed % 2 else None
-    return said
+        texts["fileUrl"] = f"https://files.example.com/{mixed % 977}.pdf" if mixed % 2 else None
+    return texts
 
 
 def _task_words(mixed: int) -> Record:
-    said = {
+    texts = {
         "task": _pick(words.TASKS, mixed >> 16),
         "assignedTo": _pick(words.USERS, mixed >> 20),
         "assignedBy": _pick(words.USERS, mixed >> 24) if mixed % 8 else None,
         "createdByApi": mixed % 5 == 0,
     }
     if mixed % 6:
-        said["createdBy"] = _pick(words.USERS, mixed >> 28)
+        texts["createdBy"] = _pick(words.USERS, mixed >> 28)
     if mixed % 14 == 0:
-        said["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
-    return said
+        texts["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
+    return texts
 
 
 def _meeting_words(mixed: int) -> Record:
-    said = {
+    texts = {
         "timeZone": _pick(words.TIME_ZONES, mixed >> 16),
         "meetingType": _pick(words.MEETING_TYPES, mixed >> 20),
         "ownerId": _pick(words.USERS, mixed >> 24),
@@ -232,13 +232,13 @@ def _meeting_words(mixed: int) -> Record:
         "createdByApi": mixed % 7 == 0,
     }
     if mixed % 3:
-        said["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
+        texts["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
     if mixed % 4:
-        said["createdBy"] = _pick(words.USERS, mixed >> 32)
+        texts["createdBy"] = _pick(words.USERS, mixed >> 32)
     if mixed % 12 == 0:
         guest = {"email": f"guest{mixed % 89}@example.com", "optional": mixed % 2 == 0}
-        said["attendees"] = [guest]
-    return said
+        texts["attendees"] = [guest]
+    return texts
 
 
 _MAKERS: dict[str, tuple[Callable[[Generated, int, int], Record], Callable[[int], Record]]] = {
@@ -267,7 +267,7 @@ def id_of(seed: int, salt: int, serial: int) -> str:
 
 
 def serial_of(seed: int, salt: int, record_id: str) -> int | None:
-    """The number whose id this is; None for what is no id at all. Any well-formed id has one."""
+    """The number whose id this is; None if it isn't an id. Any well-formed id has one."""
     try:
         serial = (int(record_id, 16) - _offset(seed, salt)) * _ID_INVERSE % _ID_SPACE
     except ValueError:

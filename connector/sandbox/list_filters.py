@@ -26,7 +26,7 @@ OLDER_FILTERS = {"tasks": {"assignTo": "assignedTo"}}
 
 
 def wanted_by(resource: str, params: Params) -> Test | None:
-    """A test that takes the records all filters of `params` take; None where there is no filter.
+    """A test that accepts the records that all filters in `params` accept; None without filters.
     Refused: a value that the filter can't read, or more than `MAX_LABELS` labels."""
     simple = FILTERS[resource] - {"label"}
     tests = [_test(resource, name, value) for name, value in params if name in simple]

@@ -1,4 +1,4 @@
-"""One page of one list: limits, filters, place in the list, and the answer's envelope."""
+"""One page of one list: limits, filters, page tokens, and the answer's envelope."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LAST_NAMES = {
     "tasks": "lastTask",
     "meetings": "lastMeeting",
 }
-Place = int | tuple[Any, int]  # rows given already, or (sort key, serial) of the last of them
-_FILTERED_KEPT = 8  # filtered lists that stay sorted out between their pages
+PageStart = int | tuple[Any, int]  # rows returned before, or (sort key, serial) of the last of them
+_FILTERED_KEPT = 8  # filtered lists that are cached between their pages
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class _Rows:
         return list(self.filtered[start:stop])
 
     def count_until(self, key: Any, serial: int) -> int:
-        """How many rows come before or at the place of (key, serial)."""
+        """How many rows come before (key, serial) or are there."""
         before = self.table.index_after(key, serial)
         if self.filtered is None:
             return before
-        places = (self.table.index_after(self.table.key(row), row) for row in self.filtered)
-        return sum(1 for place in places if place <= before)
+        indexes = (self.table.index_after(self.table.key(row), row) for row in self.filtered)
+        return sum(1 for index in indexes if index <= before)
 
     def time_ms(self, serial: int) -> int | None:
         record = self.table.record(serial)
@@ -141,7 +141,7 @@ class Listing:
         return self._filtered[key]
 
     def _start(self, rows: _Rows, resource: str, given: dict[str, str], now_s: float) -> int:
-        """How many rows of the list were given before."""
+        """How many rows of the list were returned before."""
         if not self._is_paged(resource):
             return 0
         if self._is_legacy(resource):
@@ -150,12 +150,12 @@ class Listing:
             after = given["startAfter"]
             if not after.lstrip("-").isdecimal():
                 raise bad_request(f"startAfter: expected Unix milliseconds, got {after!r}")
-            # all that share the millisecond: those of them that weren't given yet are lost
-            return rows.count_until(*rows.table.last_place_of(int(after)))
+            # all that share the millisecond: those of them that weren't returned yet are lost
+            return rows.count_until(*rows.table.end_of(int(after)))
         if "pageToken" not in given:
             return 0
-        place = read_token(given["pageToken"], resource, now_s, self._options.token_ttl_s)
-        return place if isinstance(place, int) else rows.count_until(*place)
+        start = read_token(given["pageToken"], resource, now_s, self._options.token_ttl_s)
+        return start if isinstance(start, int) else rows.count_until(*start)
 
     def _page(
         self, rows: _Rows, resource: str, start: int, limit: int | None, now_s: float
@@ -164,7 +164,7 @@ class Listing:
         stop = total if limit is None else min(start + limit, total)
         serials = rows.between(start, stop)
         if serials and self._is_legacy(resource) and rows.time_ms(serials[-1]) is None:
-            # rows without a time mark no place, so the page that reaches them has them all
+            # no page can start at a row without a time, so the page that reaches them has them all
             stop, serials = total, rows.between(start, total)
         token = last_ms = None
         if serials and stop < total and self._is_paged(resource):
@@ -175,31 +175,31 @@ class Listing:
         return Page([rows.table.encoded(serial) for serial in serials], total, token, last_ms)
 
 
-def write_token(resource: str, place: Place, now_s: float) -> str:
-    payload = {"r": resource, "p": _without_infinity(place), "t": now_s}
+def write_token(resource: str, start: PageStart, now_s: float) -> str:
+    payload = {"r": resource, "p": _without_infinity(start), "t": now_s}
     return base64.urlsafe_b64encode(orjson.dumps(payload)).rstrip(b"=").decode()
 
 
-def read_token(token: str, resource: str, now_s: float, ttl_s: float | None) -> Place:
-    """The place behind a token. Refused: of another list, or older than `ttl_s` seconds."""
+def read_token(token: str, resource: str, now_s: float, ttl_s: float | None) -> PageStart:
+    """Where a token's page starts. Refused: of another list, or older than `ttl_s` seconds."""
     try:
         payload = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
-        place, given_s = payload["p"], payload["t"]
+        start, issued_s = payload["p"], payload["t"]
         known = payload["r"] == resource
     except (ValueError, binascii.Error, KeyError, TypeError):
         known = False
     if not known:
         raise bad_request("pageToken: not a token of this list")
-    if ttl_s is not None and now_s - given_s > ttl_s:
+    if ttl_s is not None and now_s - issued_s > ttl_s:
         raise bad_request("pageToken: this token has expired, start again without it")
-    return place if isinstance(place, int) else (_with_infinity(place[0]), int(place[1]))
+    return start if isinstance(start, int) else (_with_infinity(start[0]), int(start[1]))
 
 
-def _without_infinity(place: Place) -> Any:
+def _without_infinity(start: PageStart) -> Any:
     """JSON has no infinities, which are the sort keys of rows without a time."""
-    if isinstance(place, int):
-        return place
-    key, serial = place
+    if isinstance(start, int):
+        return start
+    key, serial = start
     return [str(key) if key in (float("inf"), float("-inf")) else key, serial]
 
 

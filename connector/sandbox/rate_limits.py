@@ -13,9 +13,9 @@ from connector.sandbox.sandbox_options import SandboxOptions
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the limits say to one request, about the window that is closest to its limit.
+    """How the limits judge one request, by the window that is closest to its limit.
 
-    wait_s: seconds until it would be let in; 0.0 = it was. name: "Minute" or "Hour".
+    wait_s: seconds until it would be admitted; 0.0 = it was. name: "Minute" or "Hour".
     """
 
     limit: int
@@ -26,7 +26,7 @@ class Verdict:
 
 
 class RateLimits:
-    """All windows of the one key, and the others who spend from it."""
+    """All windows of the one key, and the other clients that use it."""
 
     def __init__(self, options: SandboxOptions) -> None:
         self._options = options
@@ -48,15 +48,15 @@ class RateLimits:
         return self._verdict(blocking if wait_s > 0 else self._closest(now_s), wait_s, now_s)
 
     def spend(self, count: int, now_s: float) -> int:
-        """`count` requests of another client arrive now; returns how many were let in."""
+        """`count` requests of another client arrive now; returns how many were admitted."""
         self._reshape()
-        let_in = 0
+        admitted = 0
         for _ in range(count):
             if all(window.wait_s(now_s) <= 0 for window in self._windows):
                 self._count(now_s)
-                let_in += 1
-        self.foreign_spent += let_in
-        return let_in
+                admitted += 1
+        self.foreign_spent += admitted
+        return admitted
 
     def _reshape(self) -> None:
         options = self._options
@@ -107,7 +107,7 @@ def limit_headers(verdict: Verdict, options: SandboxOptions, now_s: float) -> di
 
 
 def retry_after_s(verdict: Verdict) -> int:
-    """Whole seconds, rounded up: a request after them is let in."""
+    """Whole seconds, rounded up: a request after them is admitted."""
     return max(1, math.ceil(verdict.wait_s))
 
 
@@ -115,10 +115,10 @@ def retry_after_s(verdict: Verdict) -> int:
 
 
 class SlidingWindow:
-    """An exact log: a request counts for `length_s` after its arrival, not a moment longer.
+    """An exact log: a request counts for exactly `length_s` after its arrival.
 
     used: requests that count now. wait_s: seconds until one more fits; 0.0 if it fits now. reset_s:
-    seconds until the count next falls. Times are server seconds and never go back.
+    seconds until the count next falls. Times are server seconds and never run backwards.
     """
 
     def __init__(self, limit: int, length_s: float) -> None:
@@ -142,7 +142,7 @@ class SlidingWindow:
 
 
 class FixedWindow:
-    """Counts from zero again at every border, which lie `length_s` apart from `alignment_s` on."""
+    """Restarts from zero at every boundary: `alignment_s` plus multiples of `length_s`."""
 
     def __init__(self, limit: int, length_s: float, alignment_s: float = 0.0) -> None:
         self.limit, self.length_s, self._alignment_s = limit, length_s, alignment_s
@@ -172,7 +172,7 @@ class FixedWindow:
 
 
 class WeightedWindow(FixedWindow):
-    """Adds the previous count, in the share that a sliding window would still cover of it."""
+    """Adds the share of the previous count that a sliding window would still cover."""
 
     def used(self, now_s: float) -> float:
         self._turn(now_s)
@@ -182,15 +182,15 @@ class WeightedWindow(FixedWindow):
         surplus = self.used(now_s) - (self.limit - 1)
         if surplus <= 0:
             return 0.0
-        to_border_s = self.reset_s(now_s)
-        if self._previous and surplus * self.length_s / self._previous <= to_border_s:
+        to_boundary_s = self.reset_s(now_s)
+        if self._previous and surplus * self.length_s / self._previous <= to_boundary_s:
             return surplus * self.length_s / self._previous
-        after_border = max(self._count - (self.limit - 1), 0)  # at its border, all of it counts
-        return to_border_s + (after_border * self.length_s / self._count if self._count else 0.0)
+        over_then = max(self._count - (self.limit - 1), 0)  # there, all of it counts
+        return to_boundary_s + (over_then * self.length_s / self._count if self._count else 0.0)
 
 
 class Bucket:
-    """A token bucket of `limit` tokens that fills up in `length_s`."""
+    """A token bucket of `limit` tokens that refills in `length_s`."""
 
     def __init__(self, limit: int, length_s: float) -> None:
         self.limit, self.length_s = limit, length_s

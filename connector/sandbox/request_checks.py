@@ -1,4 +1,4 @@
-"""What a request may hold, field by field; a check raises `Refused` (400) with the field's name."""
+"""Checks of a request's fields; each raises `Refused` (400) with the field's name."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def bad_request(message: str) -> Refused:
 
 
 def email_key(value: Any) -> str | None:
-    """Lower case, without spaces around; None for what is no email."""
+    """Lower case, without surrounding spaces; None if it isn't an email."""
     if not isinstance(value, str) or not _EMAIL.fullmatch(value.strip()):
         return None
     return value.strip().lower()
 
 
 def phone_key(value: Any) -> str | None:
-    """`+` and 8 to 15 digits, ten digits being a US number; None for what is no phone."""
+    """`+` and 8 to 15 digits, ten digits being a US number; None if it isn't a phone."""
     if not isinstance(value, str):
         return None
     bare = _PHONE_NOISE.sub("", value)
@@ -127,7 +127,7 @@ def milliseconds(name: str, value: Any) -> int:
 
 
 def milliseconds_or_iso(name: str, value: Any) -> int:
-    """Milliseconds, also of an ISO 8601 string (without an offset: UTC)."""
+    """Milliseconds, also from an ISO 8601 string (without an offset: UTC)."""
     if not isinstance(value, str):
         return milliseconds(name, value)
     try:

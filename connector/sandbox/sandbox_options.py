@@ -1,4 +1,4 @@
-"""The options of a sandbox, its faults among them. Each may be changed while it serves."""
+"""The options of a sandbox, faults included. Each may be changed while it serves."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from connector.sandbox.state import LoggedRequest
 
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
-BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z, where generated data looks back from
+BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z, the "now" of generated data
 DEFAULT_LIMITS = {"prospects": 25, "notes": 50, "tasks": 50, "meetings": 50}
 MAX_LIMITS: dict[str, int | None] = dict.fromkeys(RESOURCES, 200)
 ALL_PERMISSIONS = tuple(f"{name}:{verb}" for name in RESOURCES for verb in ("read", "write"))
@@ -44,10 +44,10 @@ class Faults:
     redirect: 302 to another host · truncate: half a body, then closed · stall: half a body, then
     silence · hang: no answer at all · slow_body: the body in small pieces · wrong_json: a body
     that isn't JSON, or not of the promised shape · wrong_content_type: the right body labelled
-    text/html. reads, writes: which requests are drawn for.
+    text/html. reads, writes: which requests may meet faults.
 
     Raises:
-        ValueError: a fault that isn't known, or probabilities that add up to more than 1.
+        ValueError: an unknown fault, or probabilities that add up to more than 1.
     """
 
     def __init__(
@@ -70,20 +70,20 @@ class Faults:
 
 @dataclass(kw_only=True)
 class SandboxOptions:
-    """Data: how many records of each resource, from `seed`, with times that look back from
-        `base_time_ms` (ms). The same values give the same bytes on every machine.
+    """Data: how many records of each resource, from `seed`, with times relative to `base_time_ms`
+        (ms). The same values give the same bytes on every machine.
     envelope: one revision for all lists, or one per resource (missing: "pagination").
     prospects_paged: whether prospects have page tokens at all. total_count: whether prospects'
-        lists say `totalCount`, where their revision has a place for it.
+        lists have `totalCount`, if their revision has that field.
     default_limits, max_limits: rows per page; resources left out keep the contract's (max: 200).
         over_limit: what happens above the maximum, for all lists or per resource.
-    token_kind: "offset" (pages drift when rows come and go) or "keyset". token_ttl_s: an older
-        token answers 400; None = never.
-    windows: (limit, length in s) each; None = unlimited. window_alignment_s moves the borders of
-        fixed and weighted windows. retry_after: how a real 429 says it. count_refused: whether a
+    token_kind: "offset" (pages drift when rows are added or deleted) or "keyset". token_ttl_s: an
+        older token gets a 400; None = never.
+    windows: (limit, length in s) each; None = unlimited. window_alignment_s shifts the boundaries
+        of fixed and weighted windows. retry_after: its form in a real 429. count_refused: whether a
         refused request uses the window too. foreign_spender: requests per second that others
-        send with this key, or a callable (server time in s) → how many since last asked.
-    keys_ttl_s: how long an idempotency key is remembered; None = for ever.
+        send with this key, or a callable (server time in s) → how many since the last call.
+    keys_ttl_s: how long an idempotency key is remembered; None = forever.
     on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
         with the untouched record.
     write_names: names of fields accepted in writes ("older": `note`, `assignTo`, `due`).
@@ -91,7 +91,7 @@ class SandboxOptions:
         a number or (low, high).
     script: the fault of the nth request (1 = first since the log was cleared), before
         probabilities: a dict by n, a list, or a callable (LoggedRequest) → name or None. In a dict
-        or list, None = surely no fault; a callable's None leaves it to the probabilities.
+        or list, None means no fault; from a callable, it leaves it to the probabilities.
     """
 
     prospects: int = 300
@@ -163,7 +163,7 @@ def change_options(options: SandboxOptions, changes: Mapping[str, object]) -> No
     """Set `options` from JSON values: `faults` is an object of probabilities.
 
     Raises:
-        ValueError: a name that isn't an option (or a fault), naming those that are.
+        ValueError: the name of an unknown option or fault; the message lists the known ones.
     """
     known = {each.name for each in fields(SandboxOptions)}
     for name, value in changes.items():

@@ -26,14 +26,14 @@ START_TIMEOUT_S = 30.0
 class Sandbox(State):
     """The HiringCenter API on a port of 127.0.0.1, from `start` to `stop` or within `with`.
 
-    port: 0 = any free one. Leaving the `with` raises what went wrong inside the sandbox (or in
-    `on_request`), so that no test passes over it.
+    port: 0 = any free one. Leaving the `with` raises any error inside the sandbox (or in
+    `on_request`), so that no test misses it.
     """
 
     def __init__(self, options: SandboxOptions | None = None, *, port: int = 0) -> None:
         super().__init__(options)
         self.port = port
-        """Before `start`, the one asked for."""
+        """Before `start`, the requested one."""
         self._server: StoppableServer | None = None
         self._thread: threading.Thread | None = None
 
@@ -51,7 +51,7 @@ class Sandbox(State):
         return self.options.api_key
 
     def start(self) -> Sandbox:
-        """Serve, and return when the port answers.
+        """Serve, and return when ready.
 
         Raises:
             OSError: the port is taken.
@@ -71,7 +71,7 @@ class Sandbox(State):
         return self
 
     def stop(self) -> None:
-        """Close all connections, answered or not, and wait for the thread's end."""
+        """Close all connections, answered or not, and wait for the thread to end."""
         if self._server is not None and self._thread is not None:
             self._server.stop_soon()
             self._thread.join()
@@ -89,7 +89,7 @@ class Sandbox(State):
 def serve(options: SandboxOptions, port: int, on_ready: Callable[[Sandbox], None]) -> int:
     """Serve until SIGINT or SIGTERM, and return that signal's number. For the main thread.
 
-    on_ready: called once, when the port answers. OSError: the port is taken.
+    on_ready: called once, when ready. OSError: the port is taken.
     """
     received: list[int] = []
     stop = threading.Event()
@@ -113,7 +113,7 @@ def serve(options: SandboxOptions, port: int, on_ready: Callable[[Sandbox], None
 
 
 class StoppableServer(uvicorn.Server):
-    """uvicorn's server; it says when it is ready, and stops without waiting for stalled answers."""
+    """uvicorn's server, which signals when it is ready, and doesn't wait for stalled answers."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -144,7 +144,7 @@ class StoppableServer(uvicorn.Server):
 
 
 def server_config(state: State) -> uvicorn.Config:
-    """Quiet, on loopback, without what the sandbox doesn't need."""
+    """Quiet, and without features that the sandbox doesn't need."""
     app = Starlette(routes=[*control_routes(state), Route("/{path:path}", Api(state))])
     return uvicorn.Config(
         app,

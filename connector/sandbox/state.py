@@ -18,7 +18,7 @@ MAX_KEY_LENGTH = 512
 
 
 class ServerClock:
-    """UTC epoch time that only moves forward, so that a stepped host moves no window."""
+    """UTC epoch time that only moves forward, even if the host's clock is set."""
 
     def __init__(self) -> None:
         self._offset_s = time.time() - time.monotonic()
@@ -63,7 +63,7 @@ class LoggedRequest:
 
 @dataclass(frozen=True)
 class AppliedChange:
-    """One change that a `POST` or `DELETE` really made; a replay makes none."""
+    """One change that a `POST` or `DELETE` made; a replay makes none."""
 
     resource: str
     id: str
@@ -132,10 +132,10 @@ def _is_over(kept: _Kept, now_s: float, ttl_s: float | None) -> bool:
 
 class State:
     """options: may be changed at any time. requests, applied: in order of arrival and application,
-    since the start or `clear_log`. unknown_parameters, unknown_fields: what the configured revision
-    doesn't know, as often as it came. failures: exceptions of the sandbox itself or of
+    since the start or `clear_log`. unknown_parameters, unknown_fields: names that the configured
+    revision doesn't know, each time they occurred. failures: exceptions of the sandbox itself or of
     `on_request`, which a test must not miss. on_request: called in the server's thread as a request
-    arrives, before it is judged: be quick.
+    arrives, before it is judged; must be quick.
     """
 
     def __init__(self, options: SandboxOptions | None = None) -> None:
@@ -164,9 +164,9 @@ class State:
 
     @property
     def foreign_spent(self) -> int:
-        """Requests of others that were let in."""
+        """Requests of other clients that were admitted."""
         return self.limits.foreign_spent
 
     def spend(self, count: int) -> int:
-        """Let another client send `count` requests with this key now; how many were let in."""
+        """Let another client send `count` requests now; returns how many were admitted."""
         return self.limits.spend(count, self.clock.now_s())

@@ -1,4 +1,4 @@
-"""The account's data: what tests look at and change, and what the API serves and writes."""
+"""The account's data: the API serves and writes it, and tests inspect and change it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Row = TypeVar("Row")  # any JSON value
 
 
 class Store:
-    """All four resources, safe in threads. Records come back as copies."""
+    """All four resources, thread-safe. Records are returned as copies."""
 
     def __init__(self, options: SandboxOptions, clock: ServerClock) -> None:
         self.lock = threading.RLock()
@@ -65,7 +65,7 @@ class Store:
             return None if serial is None else deepcopy(table.record(serial))
 
     def create(self, resource: str, fields: Mapping[str, Any]) -> Record:
-        """Add a record; a missing `id`, `createdAt` or (but for notes) `updatedAt` is filled in."""
+        """Add a record; fills in a missing `id`, `createdAt` and (except in notes) `updatedAt`."""
         now_ms = self._clock.now_ms()
         record: Record = {"id": uuid.uuid4().hex, **fields}
         record.setdefault("createdAt", now_ms)
@@ -76,7 +76,7 @@ class Store:
     def update(
         self, resource: str, record_id: str, changes: Mapping[str, Any], *, touch: bool = True
     ) -> Record:
-        """Change some fields. touch: set `updatedAt` too (notes: only where the note has one).
+        """Change some fields. touch: set `updatedAt` too (notes: only if the note has one).
 
         Raises:
             KeyError: no record has this id.
@@ -92,7 +92,7 @@ class Store:
             return self.put(resource, {**after, "id": record_id})
 
     def delete(self, resource: str, record_id: str) -> None:
-        """Remove a record, without a trace, as the API does.
+        """Remove a record without a trace, as the API does.
 
         Raises:
             KeyError: no record has this id.
@@ -106,9 +106,9 @@ class Store:
             table.remove(serial)
 
     def put(self, resource: str, record: Row) -> Row:
-        """Store any JSON value verbatim; a record whose id is known takes that one's place.
+        """Store any JSON value verbatim; a record whose id is known replaces that one.
 
-        Rows without an id (or that are no objects) are listed in the middle of the list.
+        Rows without an id (or that aren't objects) are listed in the middle of the list.
         """
         with self.lock:
             table = self.table(resource)
@@ -155,5 +155,5 @@ def _generated(resource: str, options: SandboxOptions) -> Generated:
 
 
 def _later(now_ms: int, before_ms: Any) -> int:
-    """An edit always has a later `updatedAt` than the one before, also within one millisecond."""
+    """A later `updatedAt` than the one before, even within the same millisecond."""
     return max(now_ms, before_ms + 1) if isinstance(before_ms, int) else now_ms

@@ -1,4 +1,4 @@
-"""The records of one resource in the order of its list: made when read, kept where changed."""
+"""The records of one resource in the order of its list: generated when read, kept if changed."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ SortKey = Any  # numbers within one order, or strings: always comparable within 
 class Table:
     """Rows of one resource, sorted by the list's order. Not thread-safe: `Store` holds the lock.
 
-    A row is known by its serial number. Those below `generated.count` are made when they are read;
-    what was changed or added is kept. `version` rises with every change. Orders: the contract's own
-    (`DEFAULT_ORDERS`), and those that `SandboxOptions.prospects_order` knows.
+    A row is identified by its serial number. Those below `generated.count` are generated when read;
+    changed and added rows are kept. `version` rises with every change. Orders: the contract's own
+    (`DEFAULT_ORDERS`), and those of `SandboxOptions.prospects_order`.
     """
 
     def __init__(self, generated: Generated, order_name: str) -> None:
         self.generated = generated
         self.version = 0
         self._kept: dict[int, Any] = {}
-        self._placed: dict[int, SortKey] = {}
+        self._kept_keys: dict[int, SortKey] = {}
         self._added_ids: dict[str, int] = {}
         self._deleted: set[int] = set()
         self._encoded: dict[int, bytes] = {}
@@ -50,9 +50,9 @@ class Table:
     def sort_by(self, order_name: str) -> None:
         """Put all rows into another order."""
         self._name_order(order_name)
-        self._placed = {}  # asked for the middle
-        self._placed = {row: self._key_of_record(record) for row, record in self._kept.items()}
-        self._rising.sort(key=self._position)
+        self._kept_keys = {}  # `_middle_key` reads it
+        self._kept_keys = {row: self._key_of_record(record) for row, record in self._kept.items()}
+        self._rising.sort(key=self._order_of)
         self.version += 1
 
     def _name_order(self, order_name: str) -> None:
@@ -72,28 +72,27 @@ class Table:
         return self._rising[max(size - stop, 0) : max(size - start, 0)][::-1]
 
     def in_list_order(self, serials: list[int]) -> list[int]:
-        return sorted(serials, key=self._position, reverse=self._descending)
+        return sorted(serials, key=self._order_of, reverse=self._descending)
 
     def index_after(self, key: SortKey, serial: int) -> int:
-        """How many rows of the list come before or at the place of (key, serial)."""
-        place = (key, serial)
+        """How many rows of the list come before (key, serial) or are there."""
         if self._descending:
-            return len(self._rising) - bisect_left(self._rising, place, key=self._position)
-        return bisect_left(self._rising, (key, serial + 1), key=self._position)
+            return len(self._rising) - bisect_left(self._rising, (key, serial), key=self._order_of)
+        return bisect_left(self._rising, (key, serial + 1), key=self._order_of)
 
-    def last_place_of(self, key: SortKey) -> tuple[SortKey, int]:
-        """The place behind all rows that share a sort key, for `index_after`."""
+    def end_of(self, key: SortKey) -> tuple[SortKey, int]:
+        """The (key, serial) behind all rows that share a sort key, for `index_after`."""
         return key, -1 if self._descending else self._next_serial
 
     def key(self, serial: int) -> SortKey:
-        return self._placed[serial] if serial in self._placed else self._generated_key(serial)
+        return self._kept_keys[serial] if serial in self._kept_keys else self._generated_key(serial)
 
     def record(self, serial: int) -> Any:
-        """The row itself, parts of which are shared: don't change it."""
+        """The row itself, parts of which are shared: don't modify it."""
         return self._kept[serial] if serial in self._kept else self.generated.record(serial)
 
     def encoded(self, serial: int) -> bytes:
-        """The row as JSON, remembered for the next scan."""
+        """The row as JSON, cached for the next scan."""
         found = self._encoded.get(serial)
         if found is None:
             kept = serial in self._kept
@@ -103,7 +102,7 @@ class Table:
         return found
 
     def serial_of(self, record_id: str) -> int | None:
-        """None where no row has this id (any more)."""
+        """None if no row has this id (any more)."""
         serial = self._added_ids.get(record_id)
         if serial is None:
             serial = self.generated.serial_of(record_id)
@@ -125,22 +124,22 @@ class Table:
     def remove(self, serial: int) -> None:
         self._take_out(serial)
         self._kept.pop(serial, None)
-        self._placed.pop(serial, None)
+        self._kept_keys.pop(serial, None)
         self._deleted.add(serial)
         self.version += 1
 
     def _keep(self, serial: int, record: Any) -> None:
         self._kept[serial] = deepcopy(record)
-        self._placed[serial] = self._key_of_record(record)
+        self._kept_keys[serial] = self._key_of_record(record)
         self._encoded.pop(serial, None)
-        insort(self._rising, serial, key=self._position)
+        insort(self._rising, serial, key=self._order_of)
         self.version += 1
 
     def _take_out(self, serial: int) -> None:
         self._encoded.pop(serial, None)
-        del self._rising[bisect_left(self._rising, self._position(serial), key=self._position)]
+        del self._rising[bisect_left(self._rising, self._order_of(serial), key=self._order_of)]
 
-    def _position(self, serial: int) -> tuple[SortKey, int]:
+    def _order_of(self, serial: int) -> tuple[SortKey, int]:
         return self.key(serial), serial
 
     def _key_of_generated(self, order_name: str) -> Callable[[int], SortKey]:
@@ -154,7 +153,7 @@ class Table:
         return lambda serial: self._time_key(made.time_ms(serial))
 
     def _key_of_record(self, record: Any) -> SortKey:
-        """Rows without what the list is sorted by come last; those without an id, in the middle."""
+        """Rows without the sort field come last; those without an id, in the middle."""
         if not isinstance(record, dict) or not isinstance(record.get("id"), str):
             return self._middle_key()
         if self.order_name in {"id", "shuffled"}:
@@ -175,14 +174,14 @@ class Table:
 
 
 def matching(table: Table, wanted: Callable[[Record], bool]) -> list[int]:
-    """Serial numbers of the rows that `wanted` takes, in list order; malformed rows never match."""
+    """Serial numbers of the rows that `wanted` accepts, in list order; never malformed ones."""
     return [
         s for s in table.serials() if isinstance(record := table.record(s), dict) and wanted(record)
     ]
 
 
 def encode(value: Any) -> bytes:
-    """JSON. Lone surrogates become escapes, integers of any size are written out."""
+    """JSON. Lone surrogates are escaped, and integers may have any size."""
     try:
         return orjson.dumps(value)
     except TypeError:

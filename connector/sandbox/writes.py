@@ -1,4 +1,4 @@
-"""`POST` on the four resources: what is checked, whom it matches, what it changes."""
+"""`POST` on the four resources: its checks, whom it matches, and what it changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ PROSPECT_CHECKS: dict[str, check.Check] = {
 
 @dataclass(frozen=True)
 class Written:
-    """What a write did. action: "created", "updated", or None where nothing changed."""
+    """What a write did. action: "created", "updated", or None if nothing changed."""
 
     status: int
     action: str | None
@@ -48,13 +48,13 @@ class Written:
 
 
 def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, Any]) -> Written:
-    """Create a prospect, or update the one with the same email (case doesn't count) or phone.
+    """Create a prospect, or update the one with the same email (ignoring case) or phone.
 
-    Where the email is one prospect's and the phone another's, the email's is updated and gets that
-    phone too; where several share a contact, the oldest is. An invalid phone is dropped: `phone`
-    becomes null, also on a match, and the message says so. With `update: false` (or the option
-    `update_default`), a match is left alone: 409, or 200 with the untouched record, as the option
-    `on_match_without_update` says.
+    If the email belongs to one prospect and the phone to another, the first is updated and gets
+    that phone too; if several share a contact, the oldest is updated. An invalid phone is dropped:
+    `phone` becomes null, also on a match, and the message says so. With `update: false` (or the
+    option `update_default`), a match is left alone: 409, or 200 with the untouched record, by the
+    option `on_match_without_update`.
 
     Raises:
         Refused: 400 for a field of the wrong type or value, 409 as above.
@@ -169,7 +169,7 @@ def write_activity(
     """Create a note, task or meeting.
 
     Raises:
-        Refused: 400 for a missing or wrong field, 404 where the prospect doesn't exist.
+        Refused: 400 for a missing or wrong field, 404 if the prospect doesn't exist.
     """
     form, known = _FORMS[resource], known_fields(resource, options)
     renamed = {form.older.get(name, name): payload[name] for name in payload if name in known}
