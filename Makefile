@@ -1,4 +1,4 @@
-# `make help` lists every target. Each one installs first where .venv is missing or out of date.
+# `make help` lists every target. Each one installs first if .venv is missing or out of date.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +7,12 @@ AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
 ARGS ?=
-# all units but the matrices of crash points, one pull, some pushes
+# all unit tests but the matrices of crash points, one pull, some pushes
 FAST := tests/unit --ignore=tests/unit/upsert_outbox/test_crash_points.py \
   --ignore=tests/unit/upsert_outbox/test_outbox_machine.py tests/sync/commands/test_push_files.py \
   tests/sync/commands/test_pull_command.py::test_pull_says_what_it_did_in_one_object
 
-# what was given on this command line (ARGS=…) isn't for the makes that the suite runs
+# variables of this command line (ARGS=…) must not reach the makes that the suite runs
 MAKEOVERRIDES :=
 unexport ARGS CSV
 
@@ -35,26 +35,26 @@ $(STAMP): pyproject.toml config/requirements-dev.lock
 
 setup: $(STAMP) ## Create .venv and install everything, tests included
 
-sync: $(STAMP) ## Pull, then every push job; with no API key: the embedded sandbox into data/sandbox.duckdb
+sync: $(STAMP) ## Pull, then run every push job; without an API key, pull the embedded sandbox into data/sandbox.duckdb
 	@$(BIN)/python -m pipelines.demo $(ARGS)
 
 push: $(STAMP) ## Push a file of prospects: make push CSV=people.csv ARGS=--dry-run
-	@test -n "$(CSV)" || { echo "Say which file: make push CSV=people.csv" >&2; exit 2; }
+	@test -n "$(CSV)" || { echo "Name the file: make push CSV=people.csv" >&2; exit 2; }
 	@$(BIN)/hiringcenter push "$(CSV)" $(ARGS)
 
-check: $(STAMP) ## Key, permissions, destination, budget and clock: each ok, or what to do
+check: $(STAMP) ## Check key, permissions, destination, budget, outbox and clock, and say what to do
 	@$(BIN)/hiringcenter check $(ARGS)
 
-# the suite starts Python hundreds of times: without its bytecode each would compile everything
+# the suite starts Python hundreds of times: without cached bytecode, each would compile everything
 PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 
-test: $(STAMP) ## The whole suite
+test: $(STAMP) ## Run the whole suite
 	@$(PYTEST) -n auto --dist worksteal $(ARGS)
 
-test-fast: $(STAMP) ## Unit tests, one pull and one push, in a minute: for each change
+test-fast: $(STAMP) ## Run the unit tests, one pull and some pushes, in about a minute
 	@$(PYTEST) -n logical --dist worksteal -m "not slow" $(FAST) $(ARGS)
 
-test-airflow: $(AIRFLOW) ## The DAG in the real Airflow, installed into .venv-airflow
+test-airflow: $(AIRFLOW) ## Test the DAG in a real Airflow, installed into .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(PYTEST) tests/airflow $(ARGS)
 
 $(AIRFLOW): config/constraints-airflow.txt | $(STAMP)
@@ -63,16 +63,16 @@ $(AIRFLOW): config/constraints-airflow.txt | $(STAMP)
 	  -c config/constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
 	@touch $@
 
-lint: $(STAMP) ## Ruff: rules and format
+lint: $(STAMP) ## Check rules and format with Ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-types: $(STAMP) ## Mypy, strict
+types: $(STAMP) ## Check types with Mypy, strictly
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## The numbers the design promises, beside their yardsticks
+bench: $(STAMP) ## Measure speed and memory, and compare them with their targets
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-lock: $(STAMP) ## Choose current versions of what is needed, with hashes, for Python 3.11-3.14; and list their licences
+lock: $(STAMP) ## Lock the newest versions of all requirements, with hashes, for Python 3.11-3.14; list their licences
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv pip-licenses
 	@$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
@@ -84,5 +84,5 @@ lock: $(STAMP) ## Choose current versions of what is needed, with hashes, for Py
 	@$(BIN)/pip-licenses --format=markdown --order=license --ignore-packages hiringcenter-connector pip uv \
 	  pip-licenses prettytable wcwidth >config/licenses.md
 
-clean: ## Remove what was built and installed; data, ledger and settings stay
+clean: ## Remove everything built or installed; data, ledger and settings stay
 	@rm -rf $(VENV) $(AIRFLOW_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
