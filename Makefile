@@ -35,14 +35,14 @@ $(STAMP): pyproject.toml config/requirements-dev.lock
 
 setup: $(STAMP) ## Create .venv and install everything, tests included
 
-sync: $(STAMP) ## Pull, then run every push job; without an API key, pull the embedded sandbox into data/sandbox.duckdb
+sync: $(STAMP) ## Pull and run every push job; without an API key, pull from the sandbox
 	@$(BIN)/python -m pipelines.demo $(ARGS)
 
 push: $(STAMP) ## Push a file of prospects: make push CSV=people.csv ARGS=--dry-run
 	@test -n "$(CSV)" || { echo "Name the file: make push CSV=people.csv" >&2; exit 2; }
 	@$(BIN)/hiringcenter push "$(CSV)" $(ARGS)
 
-check: $(STAMP) ## Check key, permissions, destination, budget, outbox and clock, and say what to do
+check: $(STAMP) ## Check key, destination, budget, outbox and clock
 	@$(BIN)/hiringcenter check $(ARGS)
 
 # the suite starts Python hundreds of times: without cached bytecode, each would compile everything
@@ -72,7 +72,7 @@ types: $(STAMP) ## Check types with Mypy, strictly
 bench: $(STAMP) ## Measure speed and memory, and compare them with their targets
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-lock: $(STAMP) ## Lock the newest versions of all requirements, with hashes, for Python 3.11-3.14; list their licences
+lock: $(STAMP) ## Lock the newest version of every requirement, and list the licences
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv pip-licenses
 	@$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
