@@ -1,4 +1,4 @@
-"""Files damaged as a dying disk, a full one, or a careless program does."""
+"""Files damaged in the ways of a dying disk, a full disk or a careless program."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _made_a_folder(file: Path, chance: random.Random) -> None:
 
 
 def _write(file: Path, at: int, bytes_: bytes) -> None:
-    """Over what is there; the file doesn't grow."""
+    """Overwrites what is there; the file doesn't grow."""
     size = file.stat().st_size
     with file.open("r+b") as stream:
         stream.seek(min(at, size))

@@ -7,7 +7,7 @@
         zygote.start("pull", fault=FileFault(kill_before=17))
         assert zygote.wait() == -signal.SIGKILL    # zygote.operations()[-1] wasn't done
 
-Threads do theirs in no fixed order, so the N-th is another one in each run.
+Threads run in no fixed order, so the N-th operation differs from run to run.
 """
 
 from __future__ import annotations

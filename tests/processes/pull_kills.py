@@ -66,7 +66,8 @@ def pulling_from(
 def kill_until_done(
     zygote: Zygote, sandbox: Sandbox, *, kills: int, seed: int, within_s: float = 2.5
 ) -> int:
-    """Kill pulls at random instants, then let one end and compare; how many were really cut."""
+    """Kill pulls at random instants, then let one finish and compare; returns how many were
+    killed."""
     chance, cut = random.Random(seed), 0
     for _ in range(kills):
         pid = zygote.start("pull", "--full", "-q")
@@ -92,7 +93,7 @@ NAMED = re.compile(
 
 
 class KillPoints:
-    """Kills pulls before chosen file operations, and looks at what comes after.
+    """Kills pulls before chosen file operations, and checks what follows.
 
     A point costs a second: a later pull goes into the folder of the point before, with rows
     created, changed and deleted in between. zygote: one that watches files.
@@ -182,7 +183,7 @@ class KillPoints:
         return self._recover(operation) if code == -signal.SIGKILL else self._wrong(operation)
 
     def _last_operation(self) -> str:
-        """Of the pull before; what a killed one didn't do any more."""
+        """The changes of the pull before, which a killed one may not have seen."""
         if self._code == -signal.SIGKILL:
             self.cut += 1
         return (self._zygote.operations() or ["none"])[-1]

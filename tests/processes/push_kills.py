@@ -1,4 +1,4 @@
-"""A push that is killed again and again, and what the API has of it in the end."""
+"""A push that is killed again and again, and what has reached the API in the end."""
 
 from __future__ import annotations
 

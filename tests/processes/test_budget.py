@@ -87,7 +87,7 @@ def test_limits_set_too_high_lose_no_request(tmp_path: Path):
 
 @pytest.mark.slow
 def test_a_stranger_on_the_key_costs_no_request(tmp_path: Path):
-    """Somebody else spends a third of the rate in bursts: what is refused is sent again."""
+    """Another program uses a third of the rate in bursts: refused requests are sent again."""
     ledger, windows = f"sqlite:///{tmp_path / 'ledger.db'}", [(20, 1.0), (60, 5.0)]
     with served("--windows", "20/1,60/5", "--foreign", "0.33") as port:
         result = run([Work(port, ledger, windows, requests=15) for _ in range(2)], port)

@@ -186,7 +186,7 @@ def test_a_damaged_file_heals_or_is_named(points: KillPoints):
 
 @pytest.mark.slow
 def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(points: KillPoints):
-    """Full, or dying: one JSON object, no bug of the connector's own, and the next run heals."""
+    """A full or dying disk: one JSON object, no crash, and the next run recovers."""
     chance = random.Random()
     code = chance.choice([errno.ENOSPC, errno.EIO])
     assert points.try_failing(chance.randrange(1, points.first // 2), code) is None

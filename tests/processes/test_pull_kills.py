@@ -37,7 +37,7 @@ def zygote(sandbox: Sandbox, tmp_path: Path) -> Iterator[Zygote]:
 
 
 def half_read(sandbox: Sandbox) -> Callable[[], bool]:
-    """Whether half of the pages were asked for."""
+    """Whether half of the pages were requested."""
     return lambda: len(sandbox.requests) > PAGES // 2
 
 
@@ -47,7 +47,7 @@ def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox)
 
 
 def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
-    """The run after a kill goes on where rows were last loaded: few pages are asked for twice."""
+    """The run after a kill resumes where rows were last loaded: few pages are requested twice."""
     signalled(zygote, sandbox, signal.SIGKILL, "pull", "-q", when=half_read(sandbox))
     zygote.start("pull", "-q")
     assert zygote.wait() == 0, (zygote.folder / "err").read_text()
@@ -57,7 +57,7 @@ def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):
 
 
 def test_what_a_killed_pull_left_half_is_published_by_the_next(zygote: Zygote, sandbox: Sandbox):
-    """Killed in the midst, then notes are forbidden: the others end, and don't wait for them."""
+    """Killed midway, then notes are forbidden: the other lists finish without them."""
     signalled(zygote, sandbox, signal.SIGKILL, "pull", "-q", when=half_read(sandbox))
     permissions = sandbox.options.permissions
     sandbox.options.permissions = tuple(set(permissions) - {"notes:read"})
@@ -77,7 +77,7 @@ def test_what_a_killed_pull_left_half_is_published_by_the_next(zygote: Zygote, s
 def test_a_signal_ends_the_pull_at_a_safe_point(
     zygote: Zygote, sandbox: Sandbox, number: signal.Signals, code: int
 ):
-    """Exit 143 or 130, one JSON object, what was fetched is kept; the next run goes on."""
+    """Exit 143 or 130, one JSON object, fetched rows are kept; the next run resumes."""
     ended = signalled(zygote, sandbox, number, "pull", "--json", "-q", when=half_read(sandbox))
     assert ended == code
     summary = json.loads((zygote.folder / "out").read_text())

@@ -1,4 +1,4 @@
-"""SIGKILL at any instant of a push: every row is applied exactly once, or said to be uncertain."""
+"""SIGKILL at any instant of a push: every row is applied exactly once, or reported as uncertain."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_nothing_is_doubled_at_an_api_that_forgets_keys(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
-    """What was in flight is booked, nothing is doubled, and the next push resumes."""
+    """Requests in flight are recorded, nothing is doubled, and the next push resumes."""
     options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, latency_s=0.05)
     path = tmp_path / "people.csv"
     rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(ROWS))

@@ -1,4 +1,4 @@
-"""A budget that grants at once and writes down what became of each permit."""
+"""A budget that grants at once and records what happened to each permit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not tried again."""
+"""Errors that aren't retried."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.sync.client.raw_server import (
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_ends_the_call_at_once(bench: Bench, status: int):
-    """And whoever repeats the key in the answer doesn't get it into our error."""
+    """A server that repeats the key in its answer can't get it into our error."""
     client = bench.serve(answer(status, {"error": "No", "message": f"bad key {KEY}"}))
     with pytest.raises(errors.Unauthorized, match=r"bad key \*\*\*") as caught:
         client.account()
@@ -71,7 +71,7 @@ def test_no_content_is_an_empty_list_at_once(bench: Bench):
 
 
 def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
-    """A proxy may have lost the list once; `is_sure` tells that none was there."""
+    """A proxy may have lost the list once; `is_sure` means that there was none."""
     client = bench.serve(answer(200, {"success": True}), page("n1"))
     assert client.page("notes", {}).is_sure
     client = bench.serve(answer(200, {"success": True}))
@@ -83,7 +83,7 @@ def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
 
 
 def test_304_is_no_redirect(bench: Bench):
-    """A cache in between is broken: nobody is told to change HIRINGCENTER_BASE_URL."""
+    """A cache in between is broken: no advice to change HIRINGCENTER_BASE_URL."""
     client = bench.serve(answer(304))
     with pytest.raises(errors.UnexpectedAnswer, match="a cache in between"):
         client.page("notes", {})

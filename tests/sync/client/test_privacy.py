@@ -34,7 +34,7 @@ from tests.sync.client.raw_server import (
     ],
 )
 def test_a_base_url_that_would_show_the_key_is_refused(bench: Bench, url: str):
-    """Settings check it too; the client is the last door."""
+    """Settings check it too; the client is the last line of defence."""
     with pytest.raises(errors.BadSetting, match="base_url"):
         bench.connect(url)
 
@@ -58,7 +58,7 @@ def test_the_key_is_in_no_representation_and_no_error(bench: Bench):
 
 
 def test_foreign_logs_hold_no_key_and_no_query(bench: Bench, caplog: pytest.LogCaptureFixture):
-    """httpx logs every URL; a lookup's query is somebody's email."""
+    """httpx logs every URL; a look-up's query is a person's email."""
     caplog.set_level(logging.DEBUG)
     client = bench.serve(page())
     client.page("prospects", {"email": "jane@example.com", "phone": "+15551234567"})
@@ -119,7 +119,7 @@ def tls() -> ssl.SSLContext:
 def test_a_server_that_cannot_prove_who_it_is_never_sees_the_key(
     bench: Bench, tls: ssl.SSLContext, no_proxies: Callable[[str, str], None]
 ):
-    """And is not asked again: its certificate won't change."""
+    """No retry: its certificate won't change."""
     client = bench.serve(page("1"), tls=tls)
     with pytest.raises(errors.UntrustedServer, match="self-signed certificate"):
         client.page("notes", {})

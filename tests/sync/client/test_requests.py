@@ -1,4 +1,4 @@
-"""What a request carries, and what is measured by the way."""
+"""What a request carries, and what is measured along the way."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_an_idempotency_key_that_no_header_holds_is_refused(bench: Bench, key: s
 
 
 def test_reading_and_writing_ask_in_their_own_lanes(bench: Bench):
-    """Unless told otherwise, as by a push that looks something up."""
+    """Unless the caller chooses another lane, as a push does for its look-ups."""
     client = bench.serve(answer(200, {"success": True, "items": [], "item": {"id": "1"}}))
     client.page("notes", {})
     client.post("notes", b"{}", idempotency_key="k")

@@ -1,4 +1,4 @@
-"""What is tried again, with a permit for each try, and under which deadlines."""
+"""What is retried, with a permit for each try, and within which deadlines."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_the_budget_sees_the_headers_of_every_answer(bench: Bench):
 
 
 def test_after_a_429_only_the_budget_waits(bench: Bench):
-    """Its hold holds every process back; a second wait here would come on top."""
+    """The budget's hold already delays every process; a second wait would come on top."""
     client = bench.serve(*[answer(429, headers=["Retry-After: 3000"])] * 40, page("1"))
     assert client.page("notes", {}).items == [{"id": "1"}]
     assert bench.clock.slept_s == [0.0] * 40
@@ -126,7 +126,7 @@ def test_a_server_that_always_fails_ends_the_call_within_the_retry_budget(bench:
 
 
 def test_a_shape_that_nobody_knows_is_told_after_a_few_tries(bench: Bench):
-    """Not after five minutes: waiting won't teach it."""
+    """Not after five minutes: waiting won't help."""
     client = bench.serve(answer(200, {"success": True, "rows": {"a": 1}}))
     with pytest.raises(errors.UnexpectedAnswer, match="no list, only the keys success, rows"):
         client.page("notes", {})
@@ -155,7 +155,7 @@ def test_one_deadline_holds_for_all_of_an_exchange(
 
 
 def test_a_permit_that_came_too_late_is_given_back_unused(bench: Bench):
-    """Sent after its time, a request would count where nobody expects it."""
+    """Sent too late, a request would count in a window where it isn't expected."""
     bench.budget = RecordingBudget(bench.clock, late=2)
     client = bench.serve(page())
     client.page("notes", {})
@@ -164,7 +164,7 @@ def test_a_permit_that_came_too_late_is_given_back_unused(bench: Bench):
 
 
 def test_an_answer_without_end_is_refused(bench: Bench, monkeypatch: pytest.MonkeyPatch):
-    """Memory is finite; asking again would bring the same."""
+    """Memory is finite; a retry would bring the same."""
     monkeypatch.setattr(transport, "BODY_MAX_BYTES", 1 << 20)
     client = bench.serve(dribble(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (2 << 20)))
     with pytest.raises(errors.UnexpectedAnswer, match="more than 1 MB"):

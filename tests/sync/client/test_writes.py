@@ -59,7 +59,7 @@ def test_patience_ends_the_tries_before_the_client_would(bench: Bench):
 
 
 def test_success_false_is_a_refusal_whatever_the_status(bench: Bench):
-    """The API says that it did nothing; the same key would be told the same again."""
+    """The API reports that it did nothing; the same key would get the same answer."""
     client = bench.serve(answer(200, {"success": False, "message": "company is invalid"}))
     with pytest.raises(errors.Refused, match="company is invalid") as caught:
         client.post("prospects", b"{}", idempotency_key="k")
@@ -96,7 +96,8 @@ def test_an_answer_to_a_repeated_write_says_so_and_whether_it_is_a_replay(bench:
 
 
 def test_the_servers_time_ignores_steps_of_our_wall(bench: Bench):
-    """Two hours back here are none there: what was changed before a write is told by that time."""
+    """The clock going back two hours here doesn't matter there: the server's time tells what was
+    changed before a write."""
     dated = answer(200, {"items": []}, headers=["Date: Thu, 09 Oct 2025 08:53:20 GMT"])
     client = bench.serve(dated)
     client.page("notes", {})

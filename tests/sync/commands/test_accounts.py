@@ -1,4 +1,4 @@
-"""Several accounts through the command line: each for itself, one ending for all of them."""
+"""Several accounts through the command line: each on its own, with one exit code for all."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_runs_and_reports_are_the_accounts_own(run: Run, configure: Configure):
 
 
 def test_a_push_to_all_has_a_rejects_file_each(run: Run, configure: Configure, east: Sandbox):
-    """Also where one was named; stdin, which can be read once, is refused before anything."""
+    """Also if a file was named; stdin, which can be read only once, is refused first."""
     Path("people.csv").write_text(PEOPLE + BAD_ROW)
     configure(west_key=east.api_key)
     ended = run("push", "people.csv", "--rejects", "bad.csv", "--all-accounts", "--json")
@@ -251,7 +251,7 @@ def test_a_job_of_one_account_is_pushed_there_alone(
 def test_accounts_that_can_not_work_are_refused(
     run: Run, configure: Configure, more: str, told: str
 ):
-    """Before anything is asked: one account's full scan would delete another's rows."""
+    """Before any request: one account's full scan would delete another's rows."""
     configure(more)
     ended = run("pull", "--all-accounts")
     assert ended.code == 2
@@ -259,7 +259,7 @@ def test_accounts_that_can_not_work_are_refused(
 
 
 def test_a_warehouse_needs_a_dataset_for_each_account(run: Run, configure: Configure):
-    """A file for each says nothing to a server: the tables would be the same ones."""
+    """A separate DuckDB file means nothing to a server: the tables would be the same."""
     more = "".join(
         f'[accounts.{name}]\napi_key_env="X"\nduckdb_path="data/{name}.duckdb"\n'
         for name in ("a1", "a2")
@@ -286,7 +286,7 @@ def test_accounts_that_are_not_there_are_usage_errors(
 
 
 def test_without_an_account_the_configured_ones_are_offered(run: Run, configure: Configure):
-    """`hiringcenter pull` has no key of its own here, and says what to type instead."""
+    """`hiringcenter pull` has no key here, and its error says what to type instead."""
     ended = run("pull")
     assert ended.code == 2
     assert "Accounts: east, west, north. Add --account east or --all-accounts." in ended.err
@@ -295,7 +295,7 @@ def test_without_an_account_the_configured_ones_are_offered(run: Run, configure:
 def test_make_sync_syncs_all_configured_accounts(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ):
-    """Never the sandbox where somebody has configured keys."""
+    """Never the sandbox if keys are configured."""
     monkeypatch.setattr(sys, "argv", ["make"])
     with pytest.raises(SystemExit) as end:
         demo.main(["--json"])

@@ -24,7 +24,7 @@ def bodies(listener: Listener) -> list[dict[str, Any]]:
 def test_rejects_of_a_push(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, threshold: str, told: bool
 ):
-    """Two of three rows: told above the threshold, as counts; no name, no cell."""
+    """Two of three rows: above the threshold, the alert has the counts; no name, no cell."""
     Path("people.csv").write_text(PEOPLE)
     monkeypatch.setenv("HIRINGCENTER_ALERTS__REJECT_THRESHOLD", threshold)
     with listening() as listener:
@@ -43,7 +43,7 @@ def test_rejects_of_a_push(
 def test_old_data_in_the_shape_of_slack(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    """The dead man's switch names the resources; while all is fresh nobody is told."""
+    """The dead man's switch names the resources; while all is fresh, none is sent."""
     with listening() as listener:
         monkeypatch.setenv("HIRINGCENTER_ALERTS__WEBHOOK_URL", listener.url)
         monkeypatch.setenv("HIRINGCENTER_ALERTS__SHAPE", "slack")

@@ -1,4 +1,4 @@
-"""Whatever shape credentials have, and however the pull ends: nothing that is kept or told has
+"""Whatever shape credentials have, and however the pull ends: nothing that is stored or shown has
 them."""
 
 from __future__ import annotations

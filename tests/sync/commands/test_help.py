@@ -86,7 +86,7 @@ def test_the_example_of_every_command_works(
 
 
 def test_the_example_of_the_sandbox_serves(run: Run):
-    """Until it is told to stop."""
+    """Until it is stopped."""
     (shown,) = examples(run, "sandbox")
     arguments = ["0" if part == "8808" else part for part in shown]
     binary = Path(sys.executable).with_name("hiringcenter")

@@ -67,8 +67,8 @@ def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path, option: str):
     "around", ["ulimit -n 40; {} 2>&-", "{} 2>/dev/full"], ids=["closed, few files", "full"]
 )
 def test_a_push_that_nobody_hears_is_done_and_counted(tmp_path: Path, around: str):
-    """stderr closed or full, hardly a file to open: every row is sent, and the object on stdout
-    tells of it."""
+    """stderr closed or full, hardly a file to open: every row is sent and reported in the object on
+    stdout."""
     rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(30))
     (tmp_path / "people.csv").write_text(f"firstName,lastName,email\n{rows}N,X,bad@\n")
     options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, latency_s=0.05)

@@ -45,7 +45,7 @@ def test_dlts_credentials_are_those_of_the_project(
 def test_the_state_is_the_users_from_every_folder(
     run: Run, sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A second folder neither sends just-pushed rows again nor says that nothing ever ran."""
+    """From a second folder, pushed rows aren't sent again, and the history is there."""
     people = "First Name,Last Name,Email\nAda,Byron,ada@example.com\n"
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()

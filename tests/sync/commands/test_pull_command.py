@@ -105,7 +105,7 @@ def test_plain_http_to_a_foreign_host_is_refused(
 def test_bad_arguments_are_exit_2_and_say_what_is_right(
     run: Run, sandbox: Sandbox, arguments: tuple[str, ...]
 ):
-    """Nothing is asked of the API."""
+    """No request is sent."""
     ended = run(*arguments)
     assert ended.code == 2
     assert ended.err.startswith("Error: ")
@@ -120,7 +120,7 @@ def test_an_unknown_option_is_exit_2_with_json_too(run: Run, sandbox: Sandbox):
 
 
 def test_a_second_pull_meets_the_lock(run: Run, sandbox: Sandbox):
-    """Exit 75, naming who holds it; nothing is asked of the API."""
+    """Exit 75, naming the holder; no request is sent."""
     settings = load()
     prepare_state_dir(settings)
     database = Database(settings.resolved_ledger_url)

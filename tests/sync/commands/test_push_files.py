@@ -1,4 +1,4 @@
-"""Files that version 0.1 read wrongly, pushed whole: what the API has then, and what is told."""
+"""Files that version 0.1 read wrongly, pushed whole: what reaches the API, and what is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`hiringcenter report`: of what really ran, from the ledger alone, opened where one asks."""
+"""`hiringcenter report`: shows real runs, from the ledger alone, and opens on request."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sync.commands.conftest import Run
 
 
 def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
-    """Rows, the push with its rejects by reason, and the failure; asks nothing of the API."""
+    """Rows, the push with its rejects by reason, and the failure; sends no request."""
     Path("people.csv").write_text(
         "First Name,Last Name,Email\nAda,Byron,ada@example.com\n<script>,X,not-an-email\n"
     )
@@ -33,7 +33,7 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
 
 
 def test_freshness_is_that_of_what_readers_see(run: Run, sandbox: Sandbox):
-    """As `status` says it: without a copy nothing is fresh, whatever has landed."""
+    """As in `status`: without a copy nothing is fresh, whatever has landed."""
     run("pull", "notes", "-q")
     run("report")
     assert Path("hiringcenter-report.html").read_text().count("last scan: full") == 1
@@ -43,7 +43,7 @@ def test_freshness_is_that_of_what_readers_see(run: Run, sandbox: Sandbox):
 
 
 def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.MonkeyPatch):
-    """By its address, the way the desktop is set up."""
+    """By its URL, with the desktop's own browser."""
     note = "import sys, pathlib; pathlib.Path('opened').write_text(sys.argv[1])"
     monkeypatch.setenv("BROWSER", f"{sys.executable} -c {shlex.quote(note)} %s")
     monkeypatch.setattr(webbrowser, "_tryorder", None)  # it has read BROWSER before
@@ -53,7 +53,7 @@ def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("kind", ["a file of somebody's", "a link"])
 def test_nothing_but_an_earlier_report_is_overwritten(run: Run, kind: str):
-    """A slip in --output costs no file."""
+    """A mistyped --output overwrites no other file."""
     Path("mine.html").write_text("<html>mine</html>")
     target = "mine.html"
     if kind == "a link":

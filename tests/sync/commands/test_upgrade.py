@@ -1,4 +1,4 @@
-"""A folder in which version 0.1 worked: what it sent is known, and nothing is lost."""
+"""A folder that version 0.1 has used: what it sent is known, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proxy before the sandbox, for servers that are odd in their own ways."""
+"""A proxy in front of the sandbox, for servers with quirks of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sandbox and a place to pull into, for each test."""
+"""A sandbox and a destination for each test."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_t
 
 @dataclass
 class Puller:
-    """Pulls from one sandbox into one destination, as often as asked."""
+    """Pulls from one sandbox into one destination, any number of times."""
 
     sandbox: Sandbox
     settings: Settings

@@ -24,7 +24,7 @@ def landed(puller: Puller) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("under_item", [False, True])
 def test_each_pull_refreshes_it(puller: Puller, under_item: bool):
-    """Bare or under `item`; a permission that is taken away is gone with the next pull."""
+    """Bare or under `item`; a revoked permission is removed by the next pull."""
     options = puller.sandbox.options
     options.auth_under_item = under_item
     puller.pull_ok("meetings")
@@ -90,6 +90,6 @@ def test_details_hold_what_is_new_and_no_secret():
 
 
 def test_the_same_facts_are_the_same_row():
-    """So that nothing is published anew for it; a change is a change."""
+    """So nothing is published again for it; a change is a change."""
     assert row(accountId="a", plan="pro", seats=3) == row(seats=3, accountId="a", plan="pro")
     assert row(accountId="a", seats=3) != row(accountId="a", seats=4)

@@ -73,7 +73,7 @@ def test_nothing_that_is_found_on_disk_keeps_a_pull_from_ending(
     puller: Puller, leave: Callable[[Path], None]
 ):
     """Each of them stopped every later pull, `--reset` too; now none is read, and all are removed.
-    Marks and schema come from the destination: nothing is read again."""
+    States and schema come from the destination: nothing is read again."""
     puller.pull_ok()
     leave(_folder(puller))
     puller.pull_ok()

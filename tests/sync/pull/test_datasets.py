@@ -56,7 +56,7 @@ def test_each_account_keeps_its_rows_when_another_pulls(east_and_west: tuple[Pul
 
 
 def test_a_lost_state_directory_loses_no_account(east_and_west: tuple[Puller, Puller]):
-    """The working file is made anew from the copy, with every dataset in it."""
+    """The working file is rebuilt from the copy, with every dataset in it."""
     east, west = east_and_west
     east.pull_ok()
     west.pull_ok()

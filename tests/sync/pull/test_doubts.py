@@ -1,4 +1,4 @@
-"""Lists that aren't proven complete, and rows that left them: told once, and nothing waits."""
+"""Lists that aren't proven complete, and rows that left them: reported once, and nothing waits."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def test_rows_that_left_are_noted_and_come_back_in_every_destination(
 
 
 def test_a_table_of_an_earlier_version_gets_the_column(puller: Puller):
-    """Nothing of it is read again, and nothing asks for the column before it is there."""
+    """No row is read again, and no query needs the column before it is there."""
     puller.pull_ok("notes")
     (working,) = puller.settings.state_dir.glob("**/_hc_working.duckdb")
     with duckdb.connect(str(working)) as connection:

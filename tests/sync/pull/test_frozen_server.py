@@ -1,4 +1,4 @@
-"""A PostgreSQL that is frozen, as its machine is when it swaps or hangs: bounded, and in words."""
+"""A PostgreSQL that hangs, as when its machine swaps: waits are bounded, and errors are clear."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A disk that is full: what was done is told all the same, and the next run heals."""
+"""A full disk: what was done is still reported, and the next run recovers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def room() -> Iterator[None]:
 
 @pytest.mark.usefixtures("room")
 def test_a_ledger_without_room_doesnt_hide_what_a_pull_did(puller: Puller):
-    """From its first page on no file grows: exit 1, in words, with what was read until then."""
+    """From its first page on no file can grow: exit 1, a clear error, and the counts so far."""
     with structlog.testing.capture_logs():  # pytest's file can't grow either
         report = pull(puller.settings, Wanted(("notes",)), lambda _: FillsUp())
     assert report.exit_code == 1

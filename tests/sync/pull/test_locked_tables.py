@@ -1,4 +1,4 @@
-"""An analyst's open transaction on PostgreSQL: named, waited for in turns, never without limit."""
+"""An analyst's open transaction on PostgreSQL: named, and waited for in bounded turns."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def puller(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(puller: Puller):
     """A new field needs ALTER TABLE, an analyst has the table open: the log names the session, a
-    SIGTERM is obeyed between two turns, and nothing is lost."""
+    SIGTERM is handled between two turns, and nothing is lost."""
     puller.pull_ok()
     puller.sandbox.store.put("prospects", {"id": "new", "firstName": "N", "shoeSize": 43})
     engine = sa.create_engine(

@@ -125,7 +125,7 @@ def test_half_of_a_first_scan_is_there_and_is_no_fresh_data(puller: Puller):
 
 
 def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
-    """A signal in the midst: what had been loaded is there, and the next pull resumes."""
+    """A signal midway: loaded rows are there, and the next pull resumes."""
     puller.change_pull(chunk_pages=1)
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 50)
 
@@ -149,7 +149,7 @@ def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
 
 
 def test_a_part_that_changed_nothing_is_published_too(puller: Puller):
-    """The failed scan met only rows that are there already: its table is as it was."""
+    """The failed scan read only rows that are there already: its table is unchanged."""
     puller.pull_ok()
     puller.sandbox.store.create("tasks", {"prospectId": "p", "assignedTo": "u", "task": "call"})
     _forbid_after_first_page(puller, "notes")
@@ -202,7 +202,7 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
 
 
 def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pytest.MonkeyPatch):
-    """A clock was a day ahead while it ran: nobody knows how old its rows are."""
+    """A clock was a day ahead while it ran: the age of its rows is unknown."""
     puller.pull_ok()
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 86_400 * 10**9)

@@ -155,7 +155,7 @@ def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
     ],
 )
 def test_a_database_of_a_users_own_is_refused_before_any_request(puller: Puller, sql: str):
-    """By `pull` and by `check`, in words; the file stays as it is."""
+    """By `pull` and by `check`, with a clear error; the file stays as it is."""
     path = puller.settings.duckdb_path
     path.parent.mkdir()
     with duckdb.connect(str(path)) as connection:

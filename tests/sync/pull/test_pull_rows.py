@@ -73,7 +73,7 @@ def _all_tables(any_puller: Puller) -> bool:
 
 
 def test_a_deleted_row_keeps_its_columns(puller: Puller):
-    """A tombstone is a time beside the row, not its end; nothing else changes."""
+    """A tombstone is a time in the row, which stays; nothing else changes."""
     puller.pull_ok()
     victim = puller.sandbox.store.all("prospects")[5]
     puller.sandbox.store.delete("prospects", victim["id"])

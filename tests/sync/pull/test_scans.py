@@ -1,4 +1,4 @@
-"""Which scans a pull takes, what they find and miss, and what is said about it."""
+"""Which scans a pull takes, what they find and miss, and what is reported."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_first_scans_are_full_and_say_why(puller: Puller):
 
 
 class Shown(Progress):
-    """A progress that keeps what it is told."""
+    """A progress display that keeps what it was given."""
 
     def __init__(self) -> None:
         self.states: list[ProgressState] = []
@@ -172,7 +172,7 @@ def test_what_narrow_scans_miss_the_next_full_one_finds(narrow_puller: Puller):
 
 
 def test_a_prospect_deleted_between_looks_is_flagged_by_an_open_scan(narrow_puller: Puller):
-    """A task that left the open list is looked at; a 404 is a deletion proven."""
+    """A task that left the open list is looked up; a 404 proves its deletion."""
     puller, store = narrow_puller, narrow_puller.sandbox.store
     gone = next(task for task in store.all("tasks") if task.get("completedAt") is None)
     store.delete("tasks", gone["id"])
@@ -204,7 +204,7 @@ def test_since_looks_back_and_leaves_watermarks_alone(narrow_puller: Puller):
 
 
 def test_since_leaves_an_unfinished_scan_in_its_place(puller: Puller):
-    """A full scan spread over pulls goes on after the look back, and knows what that one met."""
+    """A full scan spread over pulls resumes after `--since`, and knows what that one saw."""
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
     puller.pull_ok("notes")
     puller.change_pull(full_share=0.0, full_every_s=0.0)
@@ -229,7 +229,7 @@ def _freshness(puller: Puller) -> list[tuple[object, ...]]:
 
 
 def test_reset_forgets_what_scans_learnt(narrow_puller: Puller):
-    """The next scan of that resource is a first one; the others aren't touched."""
+    """The next scan of that resource is a first one; other resources aren't affected."""
     puller = narrow_puller
     puller.pull_ok("notes", reset=True)
     facts = puller.reports[-1].summary["resources"]["notes"]
@@ -267,7 +267,7 @@ def test_changes_while_scanning_are_never_lost(puller: Puller):
 
 
 def test_mass_deletion_is_believed_after_a_sample(puller: Puller):
-    """More than fifty missing rows cost fifty looks, not one each."""
+    """More than fifty missing rows cost fifty look-ups, not one each."""
     store = puller.sandbox.store
     puller.pull_ok()
     for record in store.all("prospects")[:120]:
@@ -308,7 +308,7 @@ def test_hashing_without_a_key_is_refused_before_anything_is_read(puller: Puller
 
 
 def test_odd_items_land_in_a_table_of_their_own(puller: Puller):
-    """What has no id is no row, and isn't dropped either; the rest of its page lands."""
+    """What has no id is no row, and isn't dropped either; the other rows of its page land."""
     puller.sandbox.store.put("notes", {"body": "nobody", "createdAt": 1})
     puller.pull_ok("notes")
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:

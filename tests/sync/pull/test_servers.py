@@ -55,7 +55,7 @@ def test_every_revision_lands_the_same_rows(make_puller: Any, revision: str):
 def test_prospects_without_tokens_are_complete_or_an_honest_failure(
     make_puller: Any, over_limit: str
 ):
-    """At most 1000 at once of 1300: by slices, or a doubt that names totalCount."""
+    """At most 1000 at once of 1300: by slices, or reported as doubtful by naming totalCount."""
     puller = make_puller(
         prospects_paged=False, over_limit=over_limit, max_limits={"prospects": 1000}
     )

@@ -47,7 +47,7 @@ def test_the_table_of_malformed_records_gets_its_new_name_and_keeps_its_rows(any
 
 @pytest.mark.parametrize("ended", [False, True])
 def test_a_state_of_an_earlier_version_is_understood(ended: bool):
-    """Watermarks, and where a scan resumes; the rows that it has met are known by their ids."""
+    """Watermarks, and where a scan resumes; the rows that it has seen are known by id."""
     plan = {"resource": "notes", "kind": "full", "reason": "", "since_ms": None, "order": None,
             "params": {}, "max_pages": None, "look_max": 0}  # fmt: skip
     seen = {"pages": 3, "rows": 60, "odd": 1, "restarts": 0, "last_total": None, "grown": 0,

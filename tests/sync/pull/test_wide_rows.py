@@ -1,4 +1,4 @@
-"""Rows wider or longer than ordinary ones: they take more memory, and land all the same."""
+"""Rows wider or longer than ordinary ones: they take more memory, and still land."""
 
 from __future__ import annotations
 

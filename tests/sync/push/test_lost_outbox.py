@@ -1,4 +1,4 @@
-"""An outbox that is lost is noticed, named, and replaced only when that is asked for."""
+"""A lost outbox is noticed, named, and replaced only on request."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_an_outbox_that_is_lost_while_a_push_runs_stops_it(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, loss: str
 ):
     """SQLite would keep using a file that no later run finds. What was sent by then is found by
-    looking."""
+    look-ups."""
     path = tmp_path / "people.csv"
     rows = "".join(f"N{n},X,n{n}@example.org,,\n" for n in range(200))
     path.write_text(HEADER + rows)

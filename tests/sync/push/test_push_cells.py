@@ -1,4 +1,4 @@
-"""What becomes of cells on their way: small inputs of the kinds that 0.1 sent wrong, end to end."""
+"""What happens to cells: small inputs of the kinds that 0.1 sent wrongly, end to end."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def known(sandbox: Sandbox, email: str, *fields: str) -> list[Any]:
 
 
 def test_numbers_and_text_that_a_spreadsheet_has_altered(push_input: Any, sandbox: Sandbox) -> None:
-    """212555143.0 is nobody's phone; a postal code with a decimal and text formulas are undone."""
+    """212555143.0 isn't a phone; a postal code with a decimal and text formulas are undone."""
     report = push_input("floats.csv")
     assert (report.exit_code, report.summary["rejected"]) == (3, 1)
     assert [result.message.split(":")[0] for result in report.noteworthy] == ["Phone"]
@@ -70,7 +70,7 @@ def test_what_cannot_be_undone_is_rejected_with_its_cell(
 def test_a_curly_quote_is_rejected_and_a_hyphen_of_word_is_undone(
     push_input: Any, sandbox: Sandbox
 ) -> None:
-    """An address is never sent as it only looks."""
+    """An email is never sent the way it merely looks."""
     summary = push_input("curly-quote.csv").summary
     assert (summary["rejected"], summary["created"]) == (1, 1)
     assert known(sandbox, "tom-b@example.com", "firstName") == ["Tom"]
@@ -87,7 +87,7 @@ def test_what_a_row_never_mentioned_is_not_cleared(push_input: Any, sandbox: San
 def test_constants_are_cells_or_refused_before_anything_is_sent(
     push_input: Any, sandbox: Sandbox
 ) -> None:
-    """A year is text; a contact or nothing for everybody is a mistake, exit 2."""
+    """A year is text; a contact or an empty value for every row is a mistake, exit 2."""
     for name in ("constant-phone.toml", "constant-empty.toml"):
         report = push_input("new-last-name.csv", mapping=INPUTS / name)
         assert (report.exit_code, report.summary["error"]["type"]) == (2, "BadMapping")
@@ -146,7 +146,7 @@ RAGGED = [
 
 
 def broken_rows() -> list[str]:
-    """Each wrong in another way, and each with somebody's data in it."""
+    """Each wrong in its own way, and each with personal data in it."""
     names, rows = HEADER.split(","), []
     for column, cells in BROKEN_CELLS.items():
         for cell in cells:
@@ -199,7 +199,7 @@ def test_a_first_row_of_data_is_quoted_nowhere(
 def test_rejects_that_somebody_has_mended_are_never_written_over(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """The hourly push of the same file puts its own beside them, and says so; pushed, the mended
+    """The hourly push of the same file writes its own rejects file, and says so; pushed, the mended
     rows keep the numbers they had in the first file."""
     path = tmp_path / "people.csv"
     path.write_text("First Name,Last Name,Email\nA,L,a@example.com\nB,L,b@\nC,L,c@\n")
@@ -224,7 +224,7 @@ def test_rejects_that_somebody_has_mended_are_never_written_over(
 def test_a_rejects_file_that_cannot_be_written_stops_no_push(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ) -> None:
-    """Its folder went while rows were sent: counts, exit 3 and a warning all the same."""
+    """Its folder was deleted while rows were sent: still counts, exit 3 and a warning."""
     path, folder = tmp_path / "people.csv", tmp_path / "out"
     path.write_text("First Name,Last Name,Email\nA,L,a@example.com\nB,L,b@\n")
     folder.mkdir()

@@ -62,7 +62,7 @@ def test_a_changed_row_is_sent_alone(rig: Rig, sandbox: Sandbox):
 
 
 def test_a_b_a_ends_at_a(rig: Rig, sandbox: Sandbox):
-    """Three pushes are three changes with three keys, though the third says what the first said."""
+    """Three pushes are three changes with three keys, though the third equals the first."""
     for title in ("a", "b", "a"):
         rig.push([person(1, title=title)])
     (prospect,) = sandbox.store.all("prospects")
@@ -190,7 +190,7 @@ def test_a_refused_activity_fails_its_row(rig: Rig, sandbox: Sandbox):
 
 @pytest.mark.parametrize("answer", ["conflict", "existing"])
 def test_create_only_leaves_people_as_they_are(rig: Rig, sandbox: Sandbox, answer: Any):
-    """Whoever exists is unchanged, in both revisions of the answer; strangers are created."""
+    """Existing people are unchanged, in both revisions of the answer; new people are created."""
     sandbox.options.on_match_without_update = answer
     sandbox.store.create("prospects", {**person(1), "title": "old"})
     rows = [person(1, title="new", update=False), person(2, update=False)]
@@ -202,7 +202,7 @@ def test_create_only_leaves_people_as_they_are(rig: Rig, sandbox: Sandbox, answe
 
 
 def test_update_only_never_creates(rig: Rig, sandbox: Sandbox):
-    """Whoever is unknown to the API is rejected, also if this connector created them once."""
+    """People unknown to the API are rejected, even if this connector created them once."""
     known = sandbox.store.create("prospects", person(1))
     rig.push([person(2)])
     (created,) = [p for p in sandbox.store.all("prospects") if p["id"] != known["id"]]

@@ -255,7 +255,7 @@ def test_rejects_of_one_reason_are_one_line(settings: Settings, sandbox: Sandbox
 
 
 def test_rows_beyond_those_that_are_listed_are_counted():
-    """Of very many, the first are listed, and it is said that there are more."""
+    """Of very many, the first are listed, with a line that counts the others."""
     listed = [RowResult(n, Status.REJECTED, None, "bad") for n in range(2, NOTEWORTHY_MAX + 2)]
     counts = dict.fromkeys((status.value for status in Status), 0) | {"rejected": 1_500}
     summary = {"status": "ok", "rows": 1_500, "not_sent": 0, "requests": 0, "seconds": 0.1}
@@ -505,7 +505,7 @@ class Thief(Progress):
 def test_rows_in_flight_when_the_ledger_fails_have_failed(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """What became of them isn't known yet: they aren't counted as not sent. The next push settles
+    """What happened to them isn't known yet: they aren't counted as not sent. The next push settles
     them, and nobody is created twice."""
     path = write(tmp_path, *(f"N{n},X,n{n}@example.org,," for n in range(150)))
     sandbox.options.latency_s = 0.05
@@ -525,7 +525,7 @@ def test_rows_in_flight_when_the_ledger_fails_have_failed(
 def test_the_list_of_runs_has_the_first_sentence_of_an_error(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """With the file once; one run shows all of it, and nested facts below what they belong to."""
+    """With the file named once; one run shows everything, with nested facts indented."""
     monkeypatch.chdir(tmp_path)
     Path("people.csv").write_text("First Name,Last Name,Email,Zip\nAda,B,ada@example.org,1\n")
     failed = push(settings, PushRequest(file="people.csv")).summary["run_id"]

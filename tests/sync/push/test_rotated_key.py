@@ -58,7 +58,7 @@ def test_a_pull_with_the_new_key_tells_whose_it_is(
 
 
 def test_the_key_of_another_account_starts_over(sandbox: Sandbox, settings: Settings, people: Path):
-    """What one account has accepted says nothing of another."""
+    """What one account has accepted says nothing about another."""
     pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     sandbox.options.account_id = "acct_other"
@@ -88,7 +88,7 @@ def test_a_key_with_receipts_of_its_own_keeps_them(
 def test_a_key_that_may_not_ask_pushes_under_its_own_number(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
-    """An account that isn't named is no reason not to push."""
+    """An unnamed account doesn't prevent a push."""
     pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     settings = rotate(sandbox, settings, "second-key")

@@ -1,4 +1,4 @@
-"""A pipeline of somebody else's, and the source in it."""
+"""A user's own pipeline with the source in it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sandbox() -> Iterator[Sandbox]:
 def pipeline(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dlt.Pipeline:
-    """A pipeline of somebody else's, into each tested destination."""
+    """A user's own pipeline, into each tested destination."""
     monkeypatch.setenv("RUNTIME__DLTHUB_TELEMETRY", "false")
     if request.param == "duckdb":
         destination: Any = dlt.destinations.duckdb(str(tmp_path / "file.duckdb"))

@@ -1,4 +1,4 @@
-"""`hiringcenter` as anybody's dlt source, into DuckDB and PostgreSQL: every trap with its cure."""
+"""`hiringcenter` as a dlt source, into DuckDB and PostgreSQL: every known trap."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_all_four_lists_land_whole(run: Run, pipeline: dlt.Pipeline, sandbox: Sa
 
 
 def test_a_part_of_the_lists(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
-    """`with_resources`, as with any source; the others aren't asked for."""
+    """`with_resources`, as with any source; the others aren't requested."""
     run("notes")
     assert pipeline.default_schema.data_table_names() == ["notes"]
     assert {request.path for request in sandbox.requests} == {"/v2/notes"}
@@ -110,7 +110,7 @@ def test_a_row_read_twice_because_pages_drifted_lands_once(
 def test_items_that_are_no_records_land_in_a_table_of_their_own(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
-    """Nothing that was read is lost, and the same oddity is one row."""
+    """Nothing that was read is lost, and equal malformed records are one row."""
     sandbox.store.put("notes", {"body": "no id"})
     sandbox.store.put("notes", "text")
     for _ in range(2):

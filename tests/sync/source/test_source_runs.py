@@ -1,4 +1,4 @@
-"""Runs of `hiringcenter`, one after the other: what each asks for, and what it lands."""
+"""Runs of `hiringcenter`, one after the other: what each requests, and what it lands."""
 
 from __future__ import annotations
 
@@ -286,7 +286,7 @@ while True:
 
 @pytest.mark.slow
 def test_a_killed_backfill_reads_nothing_twice_but_its_last_chunk(sandbox: Sandbox, tmp_path: Path):
-    """SIGKILL in the midst; the next process lands what is missing."""
+    """SIGKILL midway; the next process loads what is missing."""
     command = [sys.executable, "-c", _BACKFILL, sandbox.api_key, sandbox.url, str(tmp_path)]
     environment = {**os.environ, "RUNTIME__DLTHUB_TELEMETRY": "false"}
     sandbox.options.latency_s = 0.02
@@ -384,7 +384,7 @@ def test_rows_that_a_complete_scan_missed_are_flagged_deleted(
 def test_a_narrow_or_an_unproven_scan_flags_nothing(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
-    """Rows that weren't asked for aren't missing."""
+    """Rows that weren't requested aren't missing."""
     run("prospects", **SHARE_OF_60)
     assert flag(pipeline, sandbox, tmp_path) == {"prospects": 0}
     sandbox.store.delete("prospects", sandbox.store.all("prospects")[70]["id"])
@@ -413,8 +413,8 @@ def test_many_missing_rows_cost_a_sample(
 
 @pytest.mark.parametrize("resource", ["notes"])
 def test_a_scan_is_resumed_only_by_who_knows_the_rows_it_met(resource: str):
-    """A pull keeps their ids, the source marks the rows: neither goes on with the other's full
-    scan, which would take what the other has read for deleted."""
+    """A pull keeps their ids, the source marks the rows: neither resumes the other's full scan,
+    which would take what the other has read for deleted."""
     plan = ScanPlan(resource, ScanKind.FULL, "test")
     for ids, by_pull, by_source in ((7, True, False), (None, False, True)):
         state = {"facts": {}, "scan": Checkpoint(plan, NOW_MS - 1, {"ended": False}, ids).to_json()}

@@ -105,7 +105,7 @@ def test_prospects_without_page_tokens_are_complete_where_they_are_counted(
 
 
 def test_prospects_without_page_tokens_and_count_are_complete_or_in_doubt(serve: Serve):
-    """Nothing tells how many there are: only a list that isn't full is believed."""
+    """Without a count, only a list that isn't full is known to be complete."""
     envelope = "legacy"
     reader = serve(envelope=envelope, prospects_paged=False, over_limit="unbounded")
     assert reader.read("prospects") == reader.truth("prospects")
@@ -119,7 +119,7 @@ def test_prospects_without_page_tokens_and_count_are_complete_or_in_doubt(serve:
 
 @pytest.mark.parametrize("token_kind", ["offset", "keyset"])
 def test_tokens_that_expire_halfway_cost_requests_and_no_row(serve: Serve, token_kind: str):
-    """The list is begun anew; what was read stays read."""
+    """The scan restarts; rows that were read stay."""
     reader = serve(token_kind=token_kind)
 
     def expire(_: Any) -> None:
@@ -202,7 +202,7 @@ def test_a_head_scan_finds_what_came_since(serve: Serve):
 
 
 def test_an_open_scan_finds_completions_and_deletions_of_open_tasks(serve: Serve):
-    """By looking at each that left the list of the open ones."""
+    """By looking up each that left the list of open ones."""
     reader = serve()
     store = reader.sandbox.store
     open_ids = [task["id"] for task in store.all("tasks") if task["completedAt"] is None]
@@ -219,7 +219,7 @@ def test_an_open_scan_finds_completions_and_deletions_of_open_tasks(serve: Serve
 
 
 def test_a_window_scan_reads_the_meetings_between_two_times(serve: Serve):
-    """And looks at one that was moved out of them."""
+    """And looks up one that was moved out of them."""
     reader = serve()
     store = reader.sandbox.store
     dates = sorted(meeting["meetingDate"] for meeting in store.all("meetings"))
