@@ -48,7 +48,7 @@ def test_lines_show_what_is_used_free_held_and_when_it_ends():
     assert "configured 300, lowered to match the server's answers" in text
     assert "pushes stop at 200" in text
     assert "another program uses this key (up to 10 of this window)" in text
-    assert "room is left for it for 12 s; requests 0.107 s apart" in text
+    assert "room is reserved for it for 12 s; requests 0.107 s apart" in text
     assert "per 1 h: 6000 of 6000 used (pull 6000, push 0), 0 free; next slot in 90.5 s" in text
     assert "On hold for 7.5 s (until 2026-03-01T12:00:07Z): 429, asked to wait 8 s" in text
     assert "5000 more requests (push) would be done in 2 h 1 min (2026-03-01T14:01:40Z)" in text
