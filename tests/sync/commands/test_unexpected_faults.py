@@ -54,7 +54,7 @@ def _assert_silent(ended: Ended, *others: str) -> None:
 def test_a_fault_in_a_pull_is_silent_about_data(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, strike: Strike, verbosity: str
 ):
-    """Screen, log, JSON, alert and history name the type and the line; -v adds the way there."""
+    """Screen, log, JSON, alert and history name the type and the line; -v adds the traceback."""
     strike(monkeypatch)
     with listening() as listener:
         monkeypatch.setenv("HIRINGCENTER_ALERTS__WEBHOOK_URL", listener.url)
@@ -100,7 +100,7 @@ def test_a_fault_in_a_part_of_a_sync_is_silent_about_data(
 def test_a_fault_after_the_work_is_silent_too(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
-    """Where the commands' guard has ended: no traceback of Python's own, exit 1."""
+    """Outside of the commands' own handling: no Python traceback, exit 1."""
     monkeypatch.setattr(Output, "text", _fail)
     ended = run("status")
     assert ended.code == 1
