@@ -368,7 +368,6 @@ class Settler:
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")
             return
-        updated_at_ms = item.get("updatedAt")
         first, last = (item.get(name, payload.get(name)) for name in ("firstName", "lastName"))
         self._receipts.accept(
             connection,
@@ -376,7 +375,7 @@ class Settler:
             write.names,
             content=None if row.left_alone else write.content,
             at_ms=self._now_ms(),
-            updated_at_ms=int(updated_at_ms) if isinstance(updated_at_ms, int | float) else None,
+            updated_at_ms=_storable_ms(item.get("updatedAt")),
             email_kept=_is_kept("email", same_email, payload, item),
             phone_kept=_is_kept("phone", same_phone, payload, item),
             hashed_names=self._outbox.hasher.names(first, last),
@@ -435,6 +434,11 @@ class Settler:
 
     def _now_ms(self) -> int:
         return int(self._clock.now_s() * 1000)
+
+
+def _storable_ms(value: Any) -> int | None:
+    """A time that the ledger can hold; None where `value` is none."""
+    return int(value) if isinstance(value, int | float) and abs(value) < 2**63 else None
 
 
 def _changed_since(item: Item, server_ms: int | None) -> bool:

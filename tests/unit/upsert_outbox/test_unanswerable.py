@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,19 @@ def test_it_is_settled_once_it_is_answered(rig: Rig, api: PickyApi):
     assert (pushed.recovered, pushed.statuses) == (1, {2: "updated"})
     (odd,) = [one for one in api.prospects.values() if one["email"] == ODD["email"]]
     assert odd["title"] == "Fixed"
+
+
+@pytest.mark.parametrize("updated_at", [10**20, -1e300, "2024-05-01", None])
+def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated_at: object):
+    """Else the push ended there, and so did each later one, which gets the same answer."""
+
+    class OddTimes(FakeApi):
+        def post(self, resource: str, body: bytes, **options: Any) -> WriteAnswer:
+            answer = super().post(resource, body, **options)
+            return replace(answer, item={**answer.item, "updatedAt": updated_at})
+
+    api = OddTimes(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    assert rig.push([ODD]).statuses == {2: "created"}
+    assert rig.push([{**ODD, "title": "New"}]).statuses == {2: "updated"}
+    rig.close()
