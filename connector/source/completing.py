@@ -1,15 +1,15 @@
-"""When a list ended before all of it was there, or may have: what else can be asked for.
+"""Further requests for a list that ended, or may have ended, before all of it was read.
 
-A list that ends in a full page with nothing to say that it is the last (no page token, no count
-that agrees) is probed once: the same page again, half as long. A server that names a next page
-then, as it must, names one wherever there is more, and the end was one; it works whatever the
-largest `limit` is, for tokens and for `startAfter`. A server that names none never does: then
-more is asked for by a bigger `limit`, by the time of the last row, and of prospects in slices.
+A list that ends in a full page without proof that it is the last (no page token, no matching
+count) is probed once: the same page again, half as long. If the server then names a next page, it
+does so whenever there is more, and the end was real; this works whatever the largest `limit` is,
+for tokens and for `startAfter`. If it doesn't, it never does: then more rows are requested by a
+bigger `limit`, by the time of the last row, and, of prospects, in slices.
 
-Slices: prospects have no documented page token. Where the server doesn't give all at once either,
-rows are asked for by stage and by label, as learned from the rows seen. Rows that have neither, or
-were cut, are then asked for by title, company, name and parts of names, and what is still cut is
-divided by a second filter: each of these ways in turn, since nothing says which of them helps.
+Slices: prospects have no documented page token. If the server doesn't return all rows at once
+either, they are requested by stage and by label, as learned from the rows seen; rows with neither,
+and incomplete slices, by title, company, name and parts of names; what is still incomplete is
+divided by a second filter. All of these are tried in turn, since it isn't known which one helps.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from connector.source.list_pages import LIMIT_MAX, LIMITS, ListPages, PageTokenL
 from connector.source.sightings import Sightings
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
-MARGIN = 50  # rows that may be added while we ask
-MAXIMA = frozenset({*LIMITS, 250, 300, 400, 2000, 2500, 5000, 10_000})  # of pages, as servers have
-PATIENCE = 8  # requests that bring nothing, where nothing is likely to be missing
+MARGIN = 50  # rows that may be added meanwhile
+MAXIMA = frozenset({*LIMITS, 250, 300, 400, 2000, 2500, 5000, 10_000})  # of servers
+PATIENCE = 8  # requests without new rows, if little is likely to be missing
 _WIDER = 10
 log = get_logger("source")
 
 
 def may_be_cut(step: Step, seen: Sightings) -> bool:
-    """Whether a last page may be a part only, for all that the server says.
+    """Whether the last page may be incomplete, whatever the server says.
 
-    Full: as long as was asked for, as the pages before, or a usual maximum. Or the server speaks of
-    a next page that can't be asked for.
+    It is full (as long as requested, as the pages before, or a usual maximum), or the server
+    announces a next page that can't be requested.
     """
     is_counted = seen.totals.last is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
@@ -50,10 +50,10 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
 
 
 class Completion:
-    """What a list has beyond `last`, its last page. Iterate it once, noting each step in `seen`.
+    """The rows of a list beyond `last`, its last page. Iterate it once, noting each step in `seen`.
 
-    params: the list's filters. slices: what was learned of its rows. is_proven: afterwards,
-    whether the end is one. helped: whether rows came that the pages before didn't have.
+    params: the list's filters. slices: learned from its rows. is_proven: afterwards, whether the
+    list's end is proven. helped: whether there were rows that the pages before didn't have.
     """
 
     def __init__(
@@ -84,10 +84,10 @@ class Completion:
         yield from self._uncounted()
 
     def _counted(self) -> Iterator[Step]:
-        """Until as many rows are there as the server counts.
+        """Until as many rows are read as the server counts.
 
-        A list whose pages ended in a short one was read to its end: what it counts beyond is
-        hidden, or slipped through while rows moved. Then few requests are worth it.
+        A list that ended in a short page was read to its end: any further rows that it counts are
+        hidden, or were missed while rows moved. Then only a few requests are worthwhile.
         """
         is_short = not (self._last.is_full or self._last.page.cut)
         is_cut = not is_short or not (self._last.page_token or self._is_gap_small())
@@ -109,7 +109,7 @@ class Completion:
         return self._seen.missing() <= max(MARGIN, self._seen.listed() // 10)
 
     def _while_productive(self, steps: Iterator[Step]) -> Iterator[Step]:
-        """Steps while some of them bring rows."""
+        """Steps while some of them bring new rows."""
         barren, listed = 0, self._seen.listed()
         for step in steps:
             yield step
@@ -119,7 +119,7 @@ class Completion:
                 return
 
     def _all_at_once(self) -> Iterator[Step]:
-        """The list again, in pages as big as the server gives."""
+        """The list again, in the biggest pages that the server allows."""
         total_count = self._seen.totals.last or 0
         limit = min(LIMIT_MAX, total_count + max(MARGIN, total_count // 50))
         log.info("source.all_at_once", resource=self._resource, of=total_count, limit=limit)
@@ -142,7 +142,7 @@ class Completion:
         if not self.is_proven:
             yield from self._by_time()
         if not self.is_proven and self._resource in SLICED and not self._params:
-            # more of it, if there is more; that there isn't, they can't say
+            # these find more rows, if there are any, but can't prove that there are none
             yield from self._while_productive(self._in_slices(limit))
 
     def _is_followed_when_halved(self) -> bool:
@@ -156,7 +156,7 @@ class Completion:
         return step.page.next_params is not None
 
     def _with_bigger_limits(self) -> Iterator[Step]:
-        """The list again with bigger and bigger limits, until one isn't filled."""
+        """The list again with growing limits, until a page isn't full."""
         rows = len(self._last.page.items)
         limit = max(rows, self._last.limit) * _WIDER
         while limit <= LIMIT_MAX:
@@ -173,7 +173,7 @@ class Completion:
             rows, limit = more, limit * _WIDER
 
     def _by_time(self) -> Iterator[Step]:
-        """Behind the last row, for servers that know `startAfter` and never name a page token."""
+        """After the last row, for servers that take `startAfter` and never name a page token."""
         order = ENDPOINTS[self._resource].order
         field = ENDPOINTS[self._resource].order_by or self._seen.times.order
         step = self._last
@@ -190,7 +190,7 @@ class Completion:
                 return
             yield following
             if self._seen.listed() == listed:
-                # rows of before: those that share the last millisecond, or the first page again
+                # known rows: those that share the last millisecond, or the first page again
                 is_end = following.page.cut is None
                 self.is_proven = is_end and len(following.page.items) < len(step.page.items)
                 return
@@ -200,7 +200,7 @@ class Completion:
             step = following
 
     def _in_slices(self, limit: int) -> Iterator[Step]:
-        """Slice after slice; the caller stops when nothing is missing any more."""
+        """Slice after slice; the caller stops when nothing is missing."""
         if self._resource not in SLICED or self._params:
             return
         while (piece := self._slices.next()) is not None:
@@ -253,7 +253,7 @@ Slice = tuple[tuple[str, str], ...]
 
 
 class Slices:
-    """What to ask for next: each stage, each label, then all other ways in turn."""
+    """The slices to request: each stage, each label, then all other filters in turn."""
 
     def __init__(self) -> None:
         self._values: dict[str, dict[str, None]] = {name: {} for name in _FIELDS}
@@ -270,7 +270,7 @@ class Slices:
                     _learn(self._values[name], record.get(field))
 
     def next(self) -> Slice | None:
-        """A slice that was not asked for yet; None when there is none, or too many were."""
+        """A slice that wasn't requested yet; None if there is none, or too many were."""
         if len(self._done) >= SLICES_MAX:
             return None
         for one in self._candidates():
@@ -281,11 +281,11 @@ class Slices:
         return None
 
     def answered(self, asked: Slice, records: list[dict[str, Any]], *, is_cut: bool) -> None:
-        """Learn from a slice's rows. is_cut: the server has more of them than it gave."""
+        """Learn from a slice's rows. is_cut: the server has more of them than it returned."""
         self.learn(records)
         name, value = asked[-1]
         if sum(_matches(record, name, value) for record in records) < len(records) / 2:
-            self._ignored.add(name)  # everything comes, whatever is asked
+            self._ignored.add(name)  # the server ignores this filter
         elif is_cut:
             self._cut.append(asked)
         is_part = any(value in known.casefold() for known in self._values["name"])
@@ -313,7 +313,7 @@ class Slices:
         yield from chain(*others[turn:], *others[:turn])
 
     def _letters(self) -> list[str]:
-        """What names are made of, where the server looks for parts of names."""
+        """The letters of names, if the server finds parts of names."""
         if not self._finds_parts:
             return []
         seen = chain.from_iterable(name.casefold() for name in self._values["name"])
@@ -321,7 +321,7 @@ class Slices:
 
 
 def _asked(name: str, values: Iterable[str], within: Sequence[Slice] = ((),)) -> Iterator[Slice]:
-    """One filter's values, of all rows or of slices that have no such filter yet."""
+    """One filter's values, for all rows or within slices that don't use this filter yet."""
     for cut in [*within]:
         if name not in dict(cut):
             yield from ((*cut, (name, value)) for value in [*values])
@@ -334,7 +334,7 @@ def _learn(known: dict[str, None], value: Any) -> None:
 
 
 def _texts(record: Mapping[str, Any], name: str) -> list[str]:
-    """What a record has where a filter looks."""
+    """A record's values for a filter."""
     found: list[str] = []
     for field in _FIELDS[name]:
         value = record.get(field)

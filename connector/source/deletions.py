@@ -1,11 +1,10 @@
-"""Rows that a full scan didn't meet: looked up by id before anything is concluded.
+"""Rows that a full scan didn't find: looked up by id before anything is concluded.
 
-That a row isn't listed proves nothing by itself. Pages drift while rows come and go, archived
-rows leave a list and can still be read, and a list may hide rows that it counts. So a row is
-flagged deleted where the API says that there is none (404), and noted as unlisted where it shows
-it. After a scan that is proven complete, a sample stands for many; after one that isn't, and whose
-doubt was there before, each is looked at, some in each run. What was found alive, or undecided,
-is known then, and looked at once a day.
+A row's absence from a list proves nothing by itself. Pages drift while rows come and go, archived
+rows leave a list but can still be read, and a list may hide rows that it counts. So a row is
+flagged deleted if the API answers 404, and marked unlisted if the API returns it. After a scan
+that is proven complete, a sample decides for many; after one that isn't, for a known reason, each
+row is looked up, some in each run. Rows found alive or undecided are looked up again once a day.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from connector.source.fields import record_id as id_of
 from connector.source.list_scan import ListScan
 
 LOOK_AT_MOST = 50
-PATIENCE_S = 5.0  # for one row: one that the server can't show must not hold up the others
-PATIENCE_LEAST_S = 1.0  # and each that it can't show leaves less for the next
-FAILURES_MAX = 5  # in a row: then the server is in trouble, and the rest waits for the next pull
+PATIENCE_S = 5.0  # for one row: a row that the server can't return must not delay the others
+PATIENCE_LEAST_S = 1.0  # each such row leaves less time for the next
+FAILURES_MAX = 5  # in a row: then the server is in trouble, and the others wait for the next pull
 _DELETED_STATUSES = (404, 410)
 _NO_SUCH_CALL = 405
 _log = get_logger("pull")
@@ -39,7 +38,7 @@ class KnownRows(Protocol):
     """The rows of lists at the destination. Ids are texts; times are UTC epoch ms."""
 
     def missing(self, table: str, /) -> list[str]:
-        """Live, listed rows that the last full scan didn't meet."""
+        """Live, listed rows that the last full scan didn't find."""
         ...
 
     def unlisted(self, table: str, /) -> list[str]:
@@ -47,7 +46,7 @@ class KnownRows(Protocol):
         ...
 
     def unlist(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
-        """Note of rows that they have left the list and are there still."""
+        """Mark rows as unlisted: they left the list but still exist."""
         ...
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
@@ -57,7 +56,7 @@ class KnownRows(Protocol):
 
 @dataclass
 class _LookedUp:
-    """What looking at rows found, by id. records: of those that are there."""
+    """The results of look-ups, by id. records: of the rows that exist."""
 
     deleted: list[str] = field(default_factory=list)
     records: list[dict[str, Any]] = field(default_factory=list)
@@ -71,7 +70,7 @@ class _LookedUp:
 
     @property
     def open(self) -> set[str]:
-        """Of which nothing is known."""
+        """Rows whose fate is unknown."""
         return {*self.undecided, *self.unasked}
 
 
@@ -84,10 +83,10 @@ def settle_absent_rows(
     expected: Sequence[str] = (),
     land: Callable[[list[dict[str, Any]]], None] = lambda _: None,
 ) -> None:
-    """Flag what an ended scan proves deleted; note what it lacks and is there still.
+    """Flag the rows that a finished scan proves deleted; mark unlisted ones that still exist.
 
-    expected: rows that match the filters of a narrow scan still, and that its list lacked.
-    land: what is done with records that a list lacks and that the API shows.
+    expected: rows that still match the filters of a narrow scan but that its list lacked.
+    land: called with records that a list lacks and that the API returns.
 
     Raises:
         Unauthorized: the key is refused altogether. BudgetError, Interrupted: as ApiClient.
@@ -124,7 +123,7 @@ def _some(ids: Sequence[str]) -> list[str]:
 def _due_again(
     rows: KnownRows, scan: ListScan, undecided: set[str], most: int, now_ms: int
 ) -> list[str]:
-    """Some of the rows known to be unlisted or undecided: once a day, and with `--full`."""
+    """Some of the rows known to be unlisted or undecided, once a day and with `--full`."""
     looked_ms = scan.facts.looked_ms
     is_due = looked_ms is None or not 0 <= now_ms - looked_ms < _LOOK_UP_AGAIN_MS
     if not (is_due or scan.is_full_wanted):
@@ -159,10 +158,10 @@ def _look_up_all(client: ApiClient, scan: ListScan, ids: Sequence[str]) -> _Look
 
 
 def _proven_deleted(scan: ListScan, missing: Sequence[str], looked_up: _LookedUp) -> set[str]:
-    """Rows that a complete scan alone proves deleted.
+    """Rows that a complete scan proves deleted without a look-up.
 
-    Where a sample of many rows has none that is there, the others weren't looked at. Where there
-    is no call for single records, the list decides, unless it was empty and came without a count.
+    If none of a sample of many rows exists, the others count as deleted too. If the API has no call
+    for single records, the list decides, unless it was empty and came without a count.
     """
     is_empty_unsaid = _is_empty_and_uncounted(scan)
     if looked_up.unaskable:
@@ -177,7 +176,7 @@ def _proven_deleted(scan: ListScan, missing: Sequence[str], looked_up: _LookedUp
 
 
 def _is_empty_and_uncounted(scan: ListScan) -> bool:
-    """Whether a scan met nothing at all, and the server gave no count."""
+    """Whether a scan found nothing at all, and the server gave no count."""
     outcome = scan.outcome
     return outcome is not None and outcome.rows == 0 and outcome.total_count != 0
 
@@ -186,9 +185,9 @@ def _is_empty_and_uncounted(scan: ListScan) -> bool:
 
 
 class Found(StrEnum):
-    """What became of a row. UNDECIDED: the API neither shows it nor says that there is none.
+    """The result of one look-up. UNDECIDED: the API neither returns the row nor answers 404.
 
-    UNASKED: too many look-ups failed before it. UNASKABLE: there is no call for single records,
+    UNASKED: too many look-ups failed before it. UNASKABLE: the API has no call for single records,
     so the list alone decides.
     """
 
@@ -200,7 +199,7 @@ class Found(StrEnum):
 
 
 class LookUps:
-    """Single records of one resource. warnings: by sentence, how many couldn't be looked at."""
+    """Looks up single records of one resource. warnings: message → how many look-ups failed so."""
 
     def __init__(self, client: ApiClient, resource: str) -> None:
         self._client, self._resource = client, resource

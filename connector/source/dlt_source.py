@@ -6,8 +6,8 @@
     pipeline = dlt.pipeline("hiringcenter", destination="duckdb", dataset_name="hiringcenter")
     pipeline.run(hiringcenter(api_key="..."), loader_file_format="parquet")
 
-dlt loads state and rows together, so a state may only speak of rows that were taken: it travels
-with the rows of its page, and is noted by the resource's last step, behind every limit.
+dlt loads state and rows together, so the state may only cover rows that are loaded: it travels with
+the rows of its page, and the resource's last step stores it, after every limit.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ from connector.source.source_options import SECTION, SharedClient, looked_up, re
 
 _IDS_AT_ONCE = 1000  # in one statement
 STAMPED = "stamped"
-"""What a resource's state says of the last full scan whose rows carry its time."""
+"""Key of a resource's state: the last full scan whose rows carry its start time."""
 _SEEN: Any = {"name": SEEN_COLUMN, "data_type": "timestamp", "nullable": True}
 log = get_logger("source")
 
@@ -65,7 +65,7 @@ log = get_logger("source")
     name="hiringcenter",
     section=SECTION,
     max_table_nesting=0,
-    spec=BaseConfiguration,  # without fields: dlt would fill arguments from bare names as well
+    spec=BaseConfiguration,  # no fields: dlt would also fill arguments from bare names
 )
 def hiringcenter(
     api_key: str | None = None,
@@ -85,9 +85,9 @@ def hiringcenter(
 ) -> Iterable[DltResource]:
     """The prospects, notes, tasks and meetings of a HiringCenter account, one row per `id`.
 
-    The first run reads each list whole; later ones read what the scan plan of `hiringcenter pull`
-    says, and a run that was cut short resumes. What was read is upserted. To load a long backfill
-    in chunks, each of which is there to stay:
+    The first run reads each list in full; later runs follow the scan plan of `hiringcenter pull`,
+    and an interrupted run is resumed. Rows are upserted. To load a long backfill in chunks, each
+    committed by itself:
 
         left = RESOURCES
         while left:
@@ -95,24 +95,25 @@ def hiringcenter(
             pipeline.run(source, loader_file_format="parquet")
             left = unfinished(pipeline)
 
-    Rows that were deleted in HiringCenter stay until `flag_deleted(pipeline)`. A list that isn't
-    proven to be whole is loaded as far as it came, with a warning that says why. Columns are the
+    Rows deleted in HiringCenter stay until `flag_deleted(pipeline)`. A list that isn't proven
+    complete is loaded as far as it was read, with a warning that says why. Columns are the
     API's names in snake_case, milliseconds are timestamps, lists and objects JSON; a value that
     doesn't fit its column lands in `<column>__v_<type>`, a record without an id in
-    `_hc_malformed_records`. `_hc_seen_at` is when the last scan that met the row began.
+    `_hc_malformed_records`. `_hc_seen_at` is when the last scan that found the row began.
 
-    What isn't given comes from dlt's `sources.hiringcenter.*` (`SOURCES__HIRINGCENTER__API_KEY`,
-    `[sources.hiringcenter]` in .dlt/secrets.toml), from nowhere else in dlt's configuration; then
-    from the settings of the commands (`HIRINGCENTER_API_KEY`, .env, config/hiringcenter.toml).
+    Arguments that aren't given come from dlt's `sources.hiringcenter.*`
+    (`SOURCES__HIRINGCENTER__API_KEY`, `[sources.hiringcenter]` in .dlt/secrets.toml) and nowhere
+    else in dlt's configuration; then from the commands' settings (`HIRINGCENTER_API_KEY`, .env,
+    config/hiringcenter.toml).
 
-    api_key: from HiringCenter, Settings -> API / Webhooks. rate_limits: requests per seconds that
-    the key may spend, such as 300/60s,6000/3600s. ledger_url: where the spent requests are counted,
-    for all processes that share the key; by default the user's own, as of the commands. budget: one
-    of your own instead. full: read every list whole. since: look back to this time (ISO 8601 or
-    Unix milliseconds) instead of what is planned. full_share: of the longest window, what a list's
-    full scan may cost to be taken in each run. lookback_s: how far below the newest known row a
-    head scan reads. exclude_columns, hash_columns: by resource, fields that are left out or
-    replaced by a keyed hash, which needs `hash_key`.
+    api_key: from HiringCenter, Settings -> API / Webhooks. rate_limits: the key's limits, such as
+    300/60s,6000/3600s. ledger_url: where requests are counted for all processes that share the key;
+    by default the user's own ledger, as for the commands. budget: one of your own instead.
+    full: read every list in full. since: read back to this time (ISO 8601 or Unix milliseconds)
+    instead of what is planned. full_share: a list is read in full in each run if that costs at most
+    this share of the longest window. lookback_s: how far below the newest known row a head scan
+    reads. exclude_columns, hash_columns: by resource, fields to leave out or to replace by a keyed
+    hash, which needs `hash_key`.
 
     Raises (while it runs)
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
@@ -144,7 +145,7 @@ def unfinished(pipeline: dlt.Pipeline) -> list[str]:
 
 
 def state_of(pipeline: dlt.Pipeline, resource: str) -> dict[str, Any]:
-    """What a pipeline's state says of a resource; empty if nothing."""
+    """A resource's part of a pipeline's state; empty if there is none."""
     sources: Mapping[str, Any] = pipeline.state.get("sources", {})
     found: dict[str, Any] = sources.get(SECTION, {}).get("resources", {}).get(resource, {})
     return found
@@ -161,10 +162,10 @@ def flag_deleted(
 ) -> dict[str, int]:
     """Set `_hc_deleted_at` of the rows that the last full scans prove deleted; how many, by list.
 
-    Lists whose last full scan isn't proven complete, or was settled before, are left alone. Rows
-    that such a scan didn't meet are looked up by id, at most 50 a list: none there (404) is
-    deleted, and where a sample of many shows none alive, so are the others. One that the API still
-    shows is noted in `_hc_unlisted_at`. Arguments: as of `hiringcenter`.
+    Lists whose last full scan isn't proven complete, or was settled before, are skipped. Rows that
+    such a scan didn't find are looked up by id, at most 50 per list: a 404 means deleted, and if
+    none of a sample is alive, the others count as deleted too. A row that the API still returns is
+    marked in `_hc_unlisted_at`. Arguments: as in `hiringcenter`.
 
     Raises:
         ApiError, BudgetError: as `hiringcenter`. Other errors are those of the destination.
@@ -242,9 +243,9 @@ class _PipelineRows:
 
 
 class _StateMeta(HintsMeta):
-    """Of some rows: what the resource's state says once they are taken; hints for dlt, if any.
+    """Metadata of some rows: the resource's state once they are loaded; hints for dlt, if any.
 
-    beside: rows of other tables that are taken with them. is_taken: they are, with the state.
+    beside: rows of other tables that are loaded with them. is_taken: whether dlt has taken both.
     """
 
     def __init__(
@@ -258,9 +259,9 @@ class _StateMeta(HintsMeta):
 
 
 class _NoteState(ItemTransform):  # type: ignore[type-arg]
-    """The last step of a resource: what comes here is loaded, so that the state may say so."""
+    """The last step of a resource: rows that get here are loaded, so the state may cover them."""
 
-    placement_affinity = 2.0  # behind a limit, which drops what comes late
+    placement_affinity = 2.0  # after a limit, which drops later items
 
     def __init__(self) -> None:
         BaseItemTransform.__init__(self)
@@ -276,7 +277,7 @@ class _NoteState(ItemTransform):  # type: ignore[type-arg]
 
 
 def with_state(rows: Any, state: Mapping[str, Any], hints: Any = None) -> DataItemWithMeta:
-    """Rows for a `list_resource`, and what its state says once they are loaded."""
+    """Rows for a `list_resource`, and its state once they are loaded."""
     return DataItemWithMeta(_StateMeta(state, hints), rows)
 
 
@@ -323,14 +324,14 @@ def list_resource(
 
 
 def merge_strategy(capabilities: DestinationCapabilitiesContext | None) -> str:
-    """How a destination takes rows that may be there already."""
+    """The merge strategy of a destination for rows that it may already have."""
     known = capabilities.supported_merge_strategies if capabilities else ("upsert",)
     return "upsert" if "upsert" in (known or ()) else "delete-insert"
 
 
 class _ListReader:
-    """Reads one list for one run of a pipeline, in steps that dlt takes in its threads, so that
-    the lists are read side by side."""
+    """Reads one list for one run of a pipeline, in steps that dlt runs in its threads, so that
+    lists are read in parallel."""
 
     def __init__(
         self,
@@ -365,7 +366,7 @@ class _ListReader:
         maker, seen = self.maker(_known_columns(self._name)), set[int]()
         with self._client.open() as client:
             was_at_end = True
-            while was_at_end:  # one that a run left at its end is booked, and then the plan begun
+            while was_at_end:  # a scan left at its end is finished first, then a new one begins
                 scan = begin(
                     self._name,
                     state,
@@ -449,10 +450,10 @@ def _malformed_item(rows: list[dict[str, Any]], merge: Any) -> DataItemWithMeta:
 
 
 class _Steps:
-    """A list's pages, one step after the other, in whichever of dlt's threads takes the next.
+    """A list's pages, step by step, in whichever of dlt's threads takes the next.
 
-    dlt closes what it reads from when another list has failed; a generator at work can't be closed,
-    and dlt would report that instead of the failure. So one at work ends after its step.
+    dlt closes its generators when another list has failed; a running generator can't be closed, and
+    dlt would report that instead of the failure. So a running one ends after its step.
     """
 
     def __init__(self, pages: Generator[Any]) -> None:
@@ -489,7 +490,7 @@ def _now_ms() -> int:
 
 
 def _known_columns(resource: str) -> TTableSchemaColumns:
-    """What earlier runs of the pipeline have made of the table, so that types hold."""
+    """The table's columns from earlier runs of the pipeline, so that types stay the same."""
     table = dlt.current.source_schema().tables.get(resource)
     return table["columns"] if table else {}
 

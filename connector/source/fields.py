@@ -57,7 +57,7 @@ CONTRACT: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 def record_id(item: Any) -> str | None:
-    """The id of `item` as text, by which its row is known; None where it can't be a row.
+    """The id of `item` as text, the key of its row; None if it has no usable one.
 
     Integers are ids too (an id is a name, not a number: 7 and "7" are one row).
     """

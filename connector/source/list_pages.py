@@ -1,4 +1,4 @@
-"""The pages of one list, one after the other, whatever the server makes of it."""
+"""The pages of one list in order, tolerant of servers' deviations."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from connector.logs import get_logger
 from connector.source.fields import record_id
 from connector.source.sightings import IdCount
 
-LIMITS = (1000, 500, 200, 100, 50, 25)  # tried downwards where a server refuses a bigger one
+LIMITS = (1000, 500, 200, 100, 50, 25)  # tried in this order if a server refuses a bigger one
 LIMIT_MAX = 100_000  # rows of one answer
 EMPTY_PAGES_MAX = 50  # in a row, each naming a next one
 BARREN_PAGES_MAX = 10  # in a row, whose rows were all listed before
@@ -33,11 +33,11 @@ class PageTokenLost(Exception):
 
 @dataclass(frozen=True)
 class Step:
-    """One page. asked: the parameters that gave it. limit: rows asked for.
+    """One page. asked: the parameters of its request. limit: rows requested.
 
-    next_params: what to add for the next page; None where this is the last. is_full: it has as
-    many rows as pages of this list get, so that more may follow whatever the server says (more
-    than were asked for come from a server that doesn't look at the limit).
+    next_params: parameters to add for the next page; None if this is the last. is_full: it has as
+    many rows as a page of this list can have, so more may follow whatever the server says (more
+    rows than requested come from a server that ignores the limit).
     """
 
     page: Page
@@ -54,16 +54,16 @@ class Step:
 
 
 class ListPages:
-    """Iterate it once. params: filters. page_size: rows to ask for; falls where it is refused.
+    """Iterate it once. params: filters. page_size: rows to request; reduced if refused.
 
-    next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: a limit
-    that is refused isn't the fault, since it was accepted before: nothing smaller is tried.
-    asks_twice: a page token that is refused is asked for once more before it counts as lost.
-    ids_in_order: those of the pages so far, those by `startAfter` aside.
+    next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: the
+    size was accepted before, so after a refusal nothing smaller is tried. asks_twice: a refused
+    page token is tried once more before it counts as lost. ids_in_order: of the pages so far,
+    except those by `startAfter`.
 
-    Raises (while iterating; every page that brought something was yielded)
+    Raises (while iterating; every page with rows was yielded)
         PageTokenLost: the server refused the page token.
-        EndlessList: pages bring nothing new, or stay empty, without an end.
+        EndlessList: pages bring nothing new, or stay empty, endlessly.
         ApiError: what ApiClient.page raises.
     """
 
@@ -95,7 +95,7 @@ class ListPages:
         return self._times.skipped
 
     def __iter__(self) -> Iterator[Step]:
-        """Each page once. A short page is no end, and an empty one isn't either."""
+        """Each page once. Neither a short page nor an empty one ends the list."""
         while True:
             step = self._step()
             yield step
@@ -153,7 +153,7 @@ class ListPages:
     # --- what follows -------------------------------------------------------------------------
 
     def _after(self, step: Step, token: Params) -> dict[str, str] | None:
-        """What to add for the next page; None at the end."""
+        """The parameters to add for the next page; None at the end."""
         following = overlapping(self._resource, step.page)
         if "startAfter" not in token:
             self.ids_in_order.add(filter(None, map(record_id, step.page.items)))
@@ -183,10 +183,10 @@ class ListPages:
         return has_new
 
     def _note_progress(self, items: list[Any]) -> None:
-        """Stop where page after page brings rows that were listed before.
+        """Stop if page after page brings rows that were listed before.
 
-        Counting different ids takes longer the more there are, so it is done after a tenth more
-        pages each time: a list of 1000 pages that begins again is stopped after 1100.
+        Counting distinct ids takes longer the more there are, so it is repeated after a tenth more
+        pages each time: a list of 1000 pages that starts over is stopped after 1100.
         """
         self._malformed.add(_key(item) for item in items if record_id(item) is None)
         self._pages += 1
@@ -205,9 +205,9 @@ class ListPages:
 
 
 class _TimePages:
-    """Going on by `startAfter`: a millisecond that rows may share on both sides of a page's end.
+    """Paging by `startAfter`, a millisecond that rows on both sides of a page's end may share.
 
-    limit: rows to ask for instead of the usual number, where more share one; None: the usual.
+    limit: rows to request instead of the usual number, if more share one; None: the usual.
     skipped: how many milliseconds may have more rows than were listed.
     """
 
@@ -222,7 +222,7 @@ class _TimePages:
     def after(
         self, step: Step, token: Params, following: dict[str, str], *, has_new: bool
     ) -> dict[str, str] | None:
-        """What follows a page that names its last row; a server may name it on the last page."""
+        """The parameters after a page that names its last row; even the last page may name it."""
         if has_new:
             self.skipped += self._is_cut
             self._is_cut, self._passed = False, 0
@@ -246,7 +246,7 @@ class _TimePages:
         return True
 
     def _past(self, step: Step) -> dict[str, str]:
-        """Behind the millisecond, and behind the next where a server lists that one too."""
+        """After the millisecond, and after the next if a server lists that one again."""
         time_ms = _time(step.page) or 0
         if self._passed == 0 and len(step.page.items) >= step.limit:
             self.skipped += 1
@@ -262,10 +262,10 @@ class _TimePages:
 
 
 def overlapping(resource: str, page: Page) -> dict[str, str] | None:
-    """How to ask for the page after `page`.
+    """The parameters of the page after `page`.
 
     `startAfter` names a millisecond that other rows may share, on both sides of the boundary:
-    it is moved by one, so that those are read again instead of being left out.
+    it is shifted by one, so that those are read again instead of being missed.
     """
     time_ms = _time(page)
     if time_ms is None:
@@ -299,6 +299,6 @@ def _has_time(item: Any, field: str) -> bool:
 
 
 def _key(item: Any) -> str:
-    """What an item is known by: its id, or its content where it has none."""
+    """An item's key: its id, or its content if it has none."""
     known = record_id(item)
     return f"#{json.dumps(item, sort_keys=True)}" if known is None else known

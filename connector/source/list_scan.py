@@ -1,8 +1,8 @@
-"""One list in one run: which scan it gets, what that brings, and what the state says of it.
+"""One list in one run: its scan, the rows of that, and its state.
 
-A resource's part of dlt's state is `{"facts": …, "scan": …}`: what finished scans left behind, and
-the checkpoint of one that hasn't ended. `hiringcenter pull` and other pipelines read and write
-it by the same rules.
+A resource's part of dlt's state is `{"facts": …, "scan": …}`: the results of finished scans, and
+the checkpoint of an unfinished one. `hiringcenter pull` and other pipelines read and write it by
+the same rules.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ _log = get_logger("pull")
 
 @dataclass
 class ListScan:
-    """One list in this run. facts: what finished scans left. checkpoint: of the scan of now.
+    """One list in this run. facts: of finished scans. checkpoint: of the current scan.
 
-    left: an unfinished scan that a look back (`since`) leaves as it is, for later runs.
-    is_full_wanted: asked for. alive: rows that a filtered list lacked, and that are there.
-    looked_ms: when rows known to be unlisted were looked at. undecided: rows that left the list,
-    and that the API neither shows nor denies. warnings: by sentence, how often.
+    left: an unfinished scan that a backfill (`since`) leaves to later runs. is_full_wanted:
+    requested by the user. alive: rows that a filtered list lacked but that exist. looked_ms: when
+    unlisted rows were last looked up. undecided: rows that left the list, and that the API neither
+    returns nor answers with 404. warnings: message → how often.
     """
 
     resource: str
@@ -66,8 +66,8 @@ class ListScan:
 
     @property
     def expected_pages(self) -> int | None:
-        """Pages that this run will ask for, if it is as the last scan of this kind; None where
-        there was none."""
+        """Pages that this run will request if it is like the last scan of this kind; None if there
+        was none."""
         if self.outcome is not None:
             return 0
         usual = self.facts.pages_of(self.plan)
@@ -90,15 +90,15 @@ class ListScan:
 
     @property
     def complete(self) -> bool | None:
-        """Whether a full scan is proven complete; None where the scan isn't a full one."""
+        """Whether a full scan is proven complete; None if the scan isn't a full one."""
         if not self.finds_deletions:
             return None
         return self.outcome is not None and self.outcome.complete
 
     @property
     def why_incomplete(self) -> str | None:
-        """Why a full scan isn't proven complete, for people; of one that brought nothing, the
-        run's error says it."""
+        """Why a full scan isn't proven complete, for people; None if it is, or if no page was read:
+        then the run's error tells why."""
         if self.complete is not False or (self.outcome is None and not self.counts["rows_read"]):
             return None
         if self.outcome is None:
@@ -128,9 +128,9 @@ class ListScan:
     # --- from pages to rows ---------------------------------------------------------------------
 
     def rows(self, pages: Sequence[ScannedPage], maker: RowMaker) -> tuple[list[Row], list[Row]]:
-        """The rows of some pages, and those of malformed records; the checkpoint is behind them.
+        """The rows of some pages, and those of malformed records; moves the checkpoint past them.
 
-        The scan may have widened its plan on the way.
+        The scan may have widened its plan meanwhile.
         """
         records = [record for page in pages for record in page.records]
         malformed = [item for page in pages for item in page.malformed]
@@ -139,11 +139,11 @@ class ListScan:
         return maker.rows(records), malformed_rows(self.resource, malformed)
 
     def keep_ids(self, count: int) -> None:
-        """So many ids were added to those kept outside of the state."""
+        """`count` ids were added to those kept outside the state."""
         self.checkpoint = replace(self.checkpoint, ids=(self.checkpoint.ids or 0) + count)
 
     def end(self, outcome: ScanOutcome) -> None:
-        """Every page is loaded; what follows from the outcome isn't done yet."""
+        """Every page is loaded; the outcome's consequences are still to be applied."""
         self.checkpoint = replace(self.checkpoint, outcome=outcome)
 
     # --- state ----------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class ListScan:
         return {"facts": self.facts.to_json(), "scan": (self.left or self.checkpoint).to_json()}
 
     def booked(self) -> dict[str, Any]:
-        """The resource's part of dlt's state once the ended scan has its consequences."""
+        """The resource's part of dlt's state once the outcome's consequences are applied."""
         outcome = self.outcome
         assert outcome is not None
         facts = self.facts.after(self.plan, outcome, started_ms=self.checkpoint.started_ms)
@@ -161,7 +161,7 @@ class ListScan:
         return self._state(facts, left)
 
     def looked(self, left: Checkpoint | None) -> dict[str, Any]:
-        """The state once absent rows were looked at. left: an unfinished scan that it keeps."""
+        """The state once absent rows were looked up. left: an unfinished scan that it keeps."""
         return self._state(self.facts, left)
 
     def _state(self, facts: ResourceFacts, left: Checkpoint | None) -> dict[str, Any]:
@@ -182,10 +182,10 @@ def begin(
     keeps_ids: bool = False,
     has_ids: Callable[[Checkpoint], bool] = lambda _: True,
 ) -> ListScan:
-    """The scan of one list in this run: one that an earlier run left, where that can be resumed.
+    """The scan of one list in this run: an earlier run's unfinished one if it can be resumed.
 
-    state: the resource's part of dlt's. full, since_ms: as asked for. keeps_ids: ids of rows that
-    a full scan met are kept outside of the state; has_ids: whether all of them are still there.
+    state: the resource's part of dlt's. full, since_ms: as requested. keeps_ids: ids of rows that a
+    full scan found are kept outside the state; has_ids: whether all of them still exist.
     """
     facts, left = read_state(resource, state)
     fresh = plan(
@@ -215,25 +215,27 @@ def begin(
 
 
 def _can_resume(left: Checkpoint, fresh: ScanPlan, now_ms: int, is_known: bool) -> bool:
-    """is_known: it is still known which rows a full scan has met.
+    """is_known: it is still known which rows a full scan has found.
 
-    A look back goes on where the same one stopped, and nowhere else.
+    A backfill resumes only where the same backfill stopped.
     """
-    if now_ms - left.started_ms > RESUME_WITHIN_MS or _looks_back(left.plan) != _looks_back(fresh):
+    if now_ms - left.started_ms > RESUME_WITHIN_MS or _backfill_of(left.plan) != _backfill_of(
+        fresh
+    ):
         return False
     return is_known if left.plan.kind is ScanKind.FULL else left.plan.kind is fresh.kind
 
 
-def _looks_back(made: ScanPlan) -> Any:
-    """What two plans of the same look back have in common; None: a plan that isn't one."""
+def _backfill_of(made: ScanPlan) -> Any:
+    """The identity of a backfill's plan; None if the plan isn't a backfill."""
     return (made.kind, made.since_ms, made.order, dict(made.params)) if made.backfill else None
 
 
 def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, Checkpoint | None]:
-    """What finished scans left, and the scan that an earlier run didn't end.
+    """The facts of finished scans, and the checkpoint of an unfinished one.
 
-    A state that another version, or a damaged file, has left unreadable is one that isn't there.
-    Before version 0.2 all of it was below `mark`.
+    An unreadable state, of another version or from a damaged file, counts as none. Before version
+    0.2 all of it was below `mark`.
     """
     state = state if "facts" in state else state.get("mark", {})
     try:
@@ -245,7 +247,7 @@ def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, 
 
 
 def note(resource_state: MutableMapping[str, Any], scans: Mapping[str, Any]) -> None:
-    """Replace what a resource's part of dlt's state says of its scans; other keys stay."""
+    """Replace the scans in a resource's part of dlt's state; other keys stay."""
     for name in ("mark", "facts", "scan"):
         resource_state.pop(name, None)
     resource_state.update(scans)

@@ -1,7 +1,7 @@
 """Records → rows ready for dlt: named columns, values that fit their type, and a content hash.
 
-What doesn't fit its column lands in its variant column, `<column>__v_<type>`; nothing is coerced in
-silence. A row leaves out what is null, as dlt itself does; an upsert writes those as null.
+A value that doesn't fit its column lands in the variant column, `<column>__v_<type>`; nothing is
+silently coerced. Rows leave out nulls, as dlt itself does; an upsert writes those as null.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def column_name(api_name: str) -> str:
 
 
 def is_reserved(column: str) -> bool:
-    """Whether the API may not fill `column`, because dlt or the connector does."""
+    """Whether `column` is filled by dlt or the connector, never by the API."""
     return column.startswith(_RESERVED)
 
 
@@ -75,7 +75,7 @@ def variant_name(column: str, data_type: str) -> str:
 
 
 class Privacy:
-    """What one resource's rows don't show. Immutable.
+    """The excluded and hashed fields of one resource. Immutable.
 
     exclude, hashed: fields, by API name or by column. hash_key: secret bytes; with the same key,
     equal values have equal hashes, so that hashed columns can still be joined and counted.

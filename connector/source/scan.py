@@ -37,14 +37,14 @@ class Scan:
     """Iterate it once; `outcome` is set when the pages ended, and stays None after an error.
 
     checkpoint: what to read, and from where; a scan may widen its plan to a full one, which later
-    checkpoints say too. page_size: rows to ask for. known: the
-    doubt that the last full scan left; it is not paid for again.
+    checkpoints record. page_size: rows to request. known: the doubt of the last full scan, which
+    isn't investigated again.
     newest_known_ms: the newest time of the plan's order among known rows: a list whose first row
     is older isn't newest first. expected_ids: rows that the filters of an open or window scan
-    should match as far as the destination knows; those it doesn't list are looked at one by one.
-    A resumed scan leaves that to the next one, since it can't tell which of them an earlier run
+    should match according to the destination; those it doesn't list are looked up one by one. A
+    resumed scan leaves that to the next one, since it can't tell which of them an earlier run
     listed.
-    alive: afterwards, those of the expected that were found. warnings: what couldn't be looked at.
+    alive: afterwards, the expected ones that exist. warnings: failed look-ups.
     pages_read: pages that were yielded.
 
     Raises (while iterating; pages that were yielded are good)
@@ -107,10 +107,10 @@ class Scan:
             yield from self._beyond_last_page()
 
     def progress(self, usual: Callable[[ScanPlan], int | None]) -> tuple[int, int | None]:
-        """How many pages this run has read, and how many are still to come; None: unknown.
+        """How many pages this run has read, and how many remain; None: unknown.
 
-        Of a full scan by the server's count, once a page has brought one, else by `usual`: what
-        the last scan of a kind read. Another thread may be reading: both numbers are of one moment.
+        A full scan goes by the server's count once a page had one, otherwise by `usual`: the pages
+        of the last scan of a kind. Another thread may be reading: both numbers are consistent.
         """
         read, pages, rows, count, is_over = self._standing
         plan = self.plan
@@ -146,7 +146,7 @@ class Scan:
                 self._without_filter(refused)
 
     def _without_filter(self, refused: Refused) -> None:
-        """The server doesn't take the filter, so that all of the list is read instead."""
+        """The server refuses the filter, so all of the list is read instead."""
         plan, self._refused_size = self.plan, self._page_size
         log.warning("source.filter_refused", resource=plan.resource, status=refused.status)
         reason = f"the server refuses its filter ({refused.status}), so all of it; {plan.reason}"
@@ -189,11 +189,11 @@ class Scan:
                 return
 
     def _reread(self, before: Step, step: Step) -> Iterator[ScannedPage]:
-        """Two neighbouring pages again, after rows were deleted and others moved up between them.
+        """Two adjacent pages again, after rows were deleted and others moved up between them.
 
-        Where pages are counted off from the top, a deletion moves the first rows of the next page
-        to the end of the one that was read. Read until both came under one `totalCount`, so that
-        nothing moved in between. Where each repeats its own, that is no count of the list.
+        If pages are offsets from the top, a deletion moves the first rows of the next page to the
+        end of the one just read. Read both until they have the same `totalCount`, so that nothing
+        moved in between. If each keeps repeating its own, that isn't a count of the list.
         """
         last, other = step, before
         total_count, grown = step.page.total_count, self._seen.totals.grown
@@ -243,7 +243,7 @@ class Scan:
             )  # fmt: skip
 
     def _is_below_watermark(self) -> bool:
-        """Whether a head scan is through: its list is in order, and its last row is older."""
+        """Whether a head scan is done: its list is in order, and its last row is older."""
         plan = self.plan
         if plan.kind is not ScanKind.HEAD or plan.order is None or plan.since_ms is None:
             return False
@@ -258,7 +258,7 @@ class Scan:
         return self._last is not None and may_be_cut(self._last, self._seen)
 
     def _beyond_last_page(self) -> Iterator[ScannedPage]:
-        """What is beyond the last page, unless the last scan tried that without success."""
+        """Rows beyond the last page, unless the last scan tried that without success."""
         last = self._last
         if last is None or self._is_settled:
             return
@@ -310,8 +310,8 @@ class Scan:
         self._standing = (self.pages_read, self._seen.pages, self._seen.rows, count, is_over)
 
     def _checkpoint(self) -> Checkpoint:
-        """Where to resume: behind this page, nowhere since all is read, at this page again where
-        it may not be the last, or at the beginning where rows are missing."""
+        """Where to resume: after this page; at this page again if it may not be the last; at the
+        beginning if rows are missing; nowhere if all is read."""
         following, ended = self._next, self._ended
         if ended and not self._is_settled:
             if self._last is None or self._seen.missing():

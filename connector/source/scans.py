@@ -1,7 +1,7 @@
-"""Which scan a pull takes of each list, and why. Pure.
+"""Which scan each list gets in a pull, and why. Pure.
 
-The API can't be asked what changed, so there are four ways to look: `full` reads every page and
-is the only one that finds deletions and edits anywhere; `head` reads newest first down to the
+The API can't list changes, so there are four kinds of scan: `full` reads every page and is the
+only one that finds deletions and edits anywhere; `head` reads newest first down to the
 watermark; `open` reads the tasks that aren't completed; `window` the meetings around now. Full
 scans are taken while they are cheap; else narrow ones, between periodic full ones.
 """
@@ -38,7 +38,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 
 class Stored:
-    """What a pipeline's state keeps. JSON-able by `to_json`; `from_json` ignores unknown names."""
+    """A part of a pipeline's state, as JSON by `to_json`; `from_json` ignores unknown names."""
 
     def to_json(self) -> dict[str, Any]:
         stored: dict[str, Any] = _adapter(cast(Any, type(self))).dump_python(self, mode="json")
@@ -61,9 +61,9 @@ class ScanPlan(Stored):
     reason: a sentence for people. since_ms: how far down a head scan reads (inclusive). order:
     the field a head scan is ordered by. params: filters of the list. max_pages: where this run
     stops, to be resumed by the next; None: at the end. look_max: how many rows that left a
-    filtered list are looked at one by one; with more, the whole list is cheaper. backfill: asked
-    for by `--since`; leaves watermarks alone. full_max_pages: `max_pages` of the full scan that a
-    narrow one becomes where its list isn't newest first, or its filter is refused.
+    filtered list are looked up one by one; with more, the whole list is cheaper. backfill:
+    requested by `--since`; doesn't move watermarks. full_max_pages: `max_pages` of the full scan
+    that a narrow one becomes if its list isn't newest first, or its filter is refused.
     """
 
     resource: str
@@ -86,15 +86,15 @@ class DoubtKind(StrEnum):
     SAME_TIME = "same time"  # more rows share a millisecond than a page takes
     NO_LIST = "no list"  # the end was an answer without a list
     ENDLESS = "endless"  # pages bring nothing new, and each names a next one
-    UNREACHABLE_PAGE = "no place"  # there is a next page, and no way to ask for it
+    UNREACHABLE_PAGE = "no place"  # there is a next page that can't be requested
 
 
 @dataclass(frozen=True)
 class Doubt(Stored):
     """Why a scan that has ended isn't proven complete.
 
-    why: a sentence for people. gap: rows that the server counts and doesn't list; 0 where it
-    doesn't count. listed: rows of the list. helped: asking for more than pages brought rows.
+    why: a sentence for people. gap: rows that the server counts and doesn't list; 0 if it doesn't
+    count. listed: rows of the list. helped: requests beyond the pages found more rows.
     """
 
     kind: DoubtKind
@@ -114,15 +114,15 @@ class Doubt(Stored):
 
 @dataclass(frozen=True)
 class ScanOutcome(Stored):
-    """How a scan ended. complete: every row of the list was read, so what wasn't seen is deleted.
+    """How a scan ended. complete: every row of the list was read, so unseen rows are deleted.
 
-    why: a sentence for people. doubt: of a scan that came to its end, why that isn't proven to
-    be all; None where it is, or was not to be. total_count: the server's, None where it doesn't
-    count. pages: requests for pages, in all runs of this scan. rows: items read, repetitions
-    included. newest_ms: field → newest time. order: the field by which rows came newest first.
-    page_size: rows per page that the server accepts. gone: ids that the API says don't exist any
-    more. unfinished: stopped at `max_pages`; the next run resumes behind the last page.
-    filter_refused: the server wouldn't take the plan's filter, and all of the list was read.
+    why: a sentence for people. doubt: why a finished scan isn't proven complete; None if it is, or
+    wasn't a full one. total_count: the server's, None if it doesn't count. pages: requests for
+    pages, in all runs of this scan. rows: items read, repetitions included. newest_ms: field →
+    newest time. order: the field by which rows came newest first. page_size: rows per page that
+    the server accepts. gone: ids for which the API answered 404. unfinished: stopped at
+    `max_pages`; the next run resumes after the last page. filter_refused: the server refused the
+    plan's filter, and all of the list was read.
     """
 
     complete: bool
@@ -162,7 +162,7 @@ class Checkpoint(Stored):
 
     @property
     def is_at_end(self) -> bool:
-        """Whether the list was read to its end, so that nothing is left to ask for."""
+        """Whether the list was read to its end, so that nothing remains to be requested."""
         return self.outcome is not None or bool((self.resume or {}).get("ended"))
 
     @classmethod
@@ -176,7 +176,7 @@ class Checkpoint(Stored):
 
 @dataclass(frozen=True)
 class ScannedPage:
-    """What one request brought.
+    """The records of one request.
 
     records: each with a usable id, in order; one id may come again on a later page. malformed:
     items without one. checkpoint: where the scan resumes once this page is loaded.
@@ -191,16 +191,16 @@ class ScannedPage:
 
 
 def usual_page_size(known: Any, configured: int) -> int:
-    """Rows to ask for: what a server took before, never more than is configured.
+    """Rows to request: what a server accepted before, never more than configured.
 
-    known: as a state says it, which an earlier version may have filled with nonsense.
+    known: from a state, in which an earlier version may have stored nonsense.
     """
     return known if type(known) is int and 1 <= known <= configured else configured
 
 
 @dataclass(frozen=True)
 class ResourceFacts(Stored):
-    """What the scans of one resource left behind.
+    """The results of a resource's finished scans.
 
     newest_ms: field → newest time that a finished scan saw (the watermarks). last_full_ms,
     last_complete_ms: when the last full scan that came to its end began, and the last one that
@@ -233,7 +233,7 @@ class ResourceFacts(Stored):
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> Self:
-        """Of any version: what this one doesn't know is left out."""
+        """Of any version: unknown facts are dropped."""
         last_full_ms = facts.get("last_full_ms", facts.get("last_complete_ms"))
         undecided = facts.get("undecided") or ()
         return super().from_json({**facts, "last_full_ms": last_full_ms, "undecided": undecided})
@@ -311,15 +311,15 @@ def plan(
 
 
 def _is_recent(at_ms: int | None, pull: PullSettings, now_ms: int) -> bool:
-    """Whether it was less than `full_every_s` ago. What lies in the future happened under a clock
-    that was wrong."""
+    """Whether it was less than `full_every_s` ago. A time in the future, from a wrong clock, isn't
+    recent."""
     return at_ms is not None and 0 <= now_ms - at_ms < pull.full_every_s * 1000
 
 
 def _narrow(
     resource: str, facts: ResourceFacts, pull: PullSettings, now_ms: int, hourly_limit: int
 ) -> ScanPlan | None:
-    """The cheap scan that finds most changes; None where the list has no order or filter for it."""
+    """The cheap scan that finds most changes; None if the list has no order or filter for it."""
     last = _utc(facts.last_full_ms)
     rest = f"the rest waits for a full scan: the last, at {last}, cost {facts.pages} requests"
     look_max = facts.pages or 0

@@ -1,4 +1,4 @@
-"""What one scan has seen so far: ids, the server's count, newest times, order. Pure."""
+"""The rows that one scan has seen so far: ids, the server's count, newest times, order. Pure."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Totals:
         self.last, self.grown = last, grown
 
     def note(self, total_count: int | None) -> int:
-        """Take note of a page's `totalCount`; how many rows were deleted since the page before."""
+        """Record a page's `totalCount`; returns how many rows were deleted since the last page."""
         if total_count is None:
             return 0
         total_count = min(total_count, COUNT_MAX)  # states hold 64 bits
@@ -65,7 +65,7 @@ class Totals:
 
     @property
     def is_placeholder(self) -> bool:
-        """Whether what is sent as the count can't be one."""
+        """Whether the number sent as the count can't be one."""
         return self.last is not None and self.last >= COUNT_MAX
 
     def missing(self, listed: int) -> int:

@@ -63,8 +63,8 @@ def looked_up(name: str, argument: Any) -> Any:
 
 
 class SharedClient:
-    """One client for all resources of a source, opened by the first that needs it and closed by
-    the last. Thread-safe. budget: one of the caller's, which stays open."""
+    """One client for all resources of a source, opened by the first user and closed by the last.
+    Thread-safe. budget: the caller's own, which stays open."""
 
     def __init__(self, settings: Settings, budget: Budget | None) -> None:
         self._settings, self._budget = settings, budget

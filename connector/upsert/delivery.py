@@ -1,7 +1,7 @@
-"""One write brought to the API: looked up, posted, or, where its key is too old, investigated.
+"""Delivery of one write: looked up, posted, or, if its idempotency key is too old, investigated.
 
-Any number of threads may deliver at once. What came of a write is handed back as a `Delivered`;
-nothing here touches the outbox. Every request is in the push lane.
+Any number of threads may deliver at once. The result of a write is a `Delivered`; nothing here
+touches the outbox. Every request is in the push lane.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Item = Mapping[str, Any]
 _SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
 _MAX_PAGES = 20
 _RESUMED_PATIENCE_S = 60.0
-"""An earlier run was patient with such a write already, and others wait for it to be settled."""
+"""An earlier run already waited for such a write, and other rows wait until it is settled."""
 
 
 _UNFILTERED = (
@@ -50,7 +50,7 @@ _LONG_LIST = (
 
 
 class Api(Protocol):
-    """What sending needs of the API client."""
+    """The API client as sending uses it."""
 
     def server_now_s(self) -> float | None: ...
 
@@ -74,23 +74,23 @@ class Api(Protocol):
 
 
 def server_ms(api: Api) -> int | None:
-    """The earliest the server's clock can say now; None where nothing is known of it."""
+    """The earliest time that the server's clock can show now; None if unknown."""
     now_s = api.server_now_s()
     return None if now_s is None else int(now_s * 1000) - _SKEW_ERROR_MS
 
 
 class Unclear(ConnectorError):
-    """Whether something is in HiringCenter already can't be found out; it was not sent."""
+    """Whether a record already exists in HiringCenter can't be determined; it was not sent."""
 
     transient = True
 
 
 @dataclass
 class KeyMemory:
-    """How long the API remembers an idempotency key, as far as that is known.
+    """How long the API remembers an idempotency key, as far as known.
 
-    trusted_s: how long a key is trusted without evidence. request_timeout_s: a request that
-    repeats a key may take so long to arrive. learnt: what answers to repeated writes have shown.
+    trusted_s: how long a key is trusted without evidence. request_timeout_s: how long a request
+    that repeats a key may take to arrive. learnt: evidence from answers to repeated writes.
     """
 
     trusted_s: float
@@ -105,24 +105,24 @@ class KeyMemory:
 
     @property
     def usable_s(self) -> float:
-        """Up to which age a key is surely known, however long the request takes to arrive."""
+        """The age up to which a key is certainly known, however long the request takes."""
         return self.memory_s - min(self.request_timeout_s, self.memory_s / 2)
 
     def is_sure(self, age_s: float) -> bool:
-        """Whether the API surely still knows a key that was first sent `age_s` ago."""
+        """Whether the API certainly still knows a key that was first sent `age_s` ago."""
         return age_s < self.usable_s
 
     def learn(self, age_s: float, remembered: bool | None) -> bool:
-        """Learn from an answer, see `LearntMemory.after`; whether it was news."""
+        """Learn from an answer, see `LearntMemory.after`; returns whether it changed anything."""
         before, self.learnt = self.learnt, self.learnt.after(age_s, remembered)
         return self.learnt != before
 
 
 class Verdict(StrEnum):
-    """What a request, or a look at what is there, has shown of a write."""
+    """What a request or a look-up has shown about a write."""
 
     ANSWERED = "answered"  # with 200 or 201
-    MET = "met"  # it only creates, and a prospect has its contact, which was left alone
+    MET = "met"  # it only creates, and a prospect already has its contact and stays unchanged
     NOT_APPLIED = "not_applied"  # its answer is missing: see `Fate`
     APPLIED = "applied"
     UNKNOWN = "unknown"
@@ -133,13 +133,12 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Delivered:
-    """What came of one write. item: the record as it is now, where one was seen.
+    """The result of one write. item: the record as it is now, if one was seen.
 
-    write: of a person who was looked up, with their id and without what is there already. answer:
-    where the verdict is ANSWERED. expected_is_deleted: a person was created where a prospect was to
-    be changed that no longer exists. was_refused: the API refused to create (409), so that it
-    surely changed nothing. key_age_s, remembered: what the answer to a repeated write shows of the
-    API's memory, see `was_remembered`.
+    write: after a look-up, with the person's id and without what already exists. answer: if the
+    verdict is ANSWERED. expected_is_deleted: the prospect to be changed no longer exists, and a new
+    one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
+    key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
     """
 
     write: Write
@@ -155,17 +154,17 @@ class Delivered:
 class Delivery:
     """Looks up and sends writes; thread-safe. Every method raises what the API client raises.
 
-    compares: whoever is looked up is compared with the write, not only found.
+    compares: a person who is looked up is compared with the write, not only found.
     """
 
     def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock, compares: bool) -> None:
         self._api, self.keys, self._clock, self._compares = api, keys, clock, compares
 
     def look_up(self, write: Write) -> Delivered:
-        """What is there of what `write` would create or update; nothing is sent.
+        """Compare `write` with what exists in HiringCenter; nothing is sent.
 
         Raises:
-            Unclear: that can't be found out.
+            Unclear: that can't be determined.
         """
         payload = orjson.loads(write.body)
         if write.kind != PROSPECTS:
@@ -184,7 +183,7 @@ class Delivery:
         return Delivered(write, verdict, item)
 
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
-        """Post `write`, or find out what became of it where its key may be forgotten.
+        """Post `write`, or investigate its fate if its key may have expired.
 
         resumed: it may have been sent before. accepted_updated_at_ms: see `fate_of_prospect`.
         """
@@ -216,7 +215,7 @@ class Delivery:
         )
 
     def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
-        """The answer, and what it shows of the API's memory where the write was repeated."""
+        """The answer and, for a repeated write, its evidence of the API's memory."""
         age_s = answer.first_sent_before_s
         if write.creates and answer.status != 201:
             return self._met(write, answer.item, repeated=resumed or age_s is not None)
@@ -236,7 +235,7 @@ class Delivery:
         return replace(delivered, key_age_s=age_s, remembered=remembered)
 
     def _expected_is_deleted(self, write: Write, answer: WriteAnswer) -> bool:
-        """Whether the prospect to be changed is gone, where another one was created instead."""
+        """Whether the prospect to be changed was deleted, if another one was created instead."""
         if write.kind != PROSPECTS or write.prospect_id is None or answer.status != 201:
             return False
         if answer.item.get("id") is None or str(answer.item["id"]) == write.prospect_id:
@@ -260,7 +259,7 @@ class Delivery:
         return fate_of_creation(item, self._sent_server_ms(write))
 
     def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
-        """The fate of a write whose key may be forgotten, by looking at what is there now."""
+        """The fate of a write whose key may have expired, by what exists now."""
         payload = orjson.loads(write.body)
         if write.kind != PROSPECTS:
             items, complete = attached_to(self._api, write.kind, str(write.prospect_id))
@@ -289,7 +288,7 @@ class Delivery:
         return Delivered(write, Verdict(fate.value), item)
 
     def _age_s(self, write: Write) -> float:
-        """By the ledger's clock; infinite where that isn't sure."""
+        """By the ledger's clock; infinite if that isn't certain."""
         return self._clock.age_s(None if write.sent_ms is None else write.sent_ms / 1000)
 
     def _is_young(self, write: Write) -> bool:
@@ -305,8 +304,8 @@ class Delivery:
         return min(guesses, default=None)
 
     def _person_of(self, write: Write, payload: Item) -> Item | None:
-        """The person that a write is about: by id where one is known, else by contact, else by
-        name and content."""
+        """The person that a write is about: by id if known, otherwise by contact, otherwise by name
+        and content."""
         if write.prospect_id is not None:
             return self._by_id(write.prospect_id) or self._by_contact(payload)
         if write.names.row is None:

@@ -1,8 +1,8 @@
-"""Sending what is planned: one thread keeps the outbox, many bring writes to the API.
+"""Sending the plan: one thread keeps the outbox, many deliver writes to the API.
 
-Each turn is one transaction: it books what has arrived and marks what goes out next, so that a
-commit (which waits for the disk) serves many writes. A planned row is looked at once more before
-it goes out, since what was accepted meanwhile may have made it unchanged.
+Each turn is one transaction: it records what has arrived and marks what goes out next, so that a
+commit (which waits for the disk) serves many writes. A planned row is checked once more before it
+goes out, since writes accepted meanwhile may have made it unnecessary.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from connector.upsert.settling import Next, RowInFlight, Settler
 LEAST_IN_FLIGHT = 4
 MOST_IN_FLIGHT = 64
 BURST_SHARE = 0.05
-"""When a window opens, all of its slots are to be used within this share of its length: what the
-last burst takes longer, the whole push takes longer."""
+"""When a window opens, all of its slots should be used within this share of its length: any delay
+of the last burst delays the whole push."""
 
 _MOST_PER_TURN = 500
 _READ_AHEAD = 200
 _MOST_PARKED = 2_000
-_GRACE_S = 2.0  # after a fatal error: for answers that are nearly there
+_GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
 _DAY_MS = 86_400_000
-_LEARNT_DAYS = 30  # what an API was seen to remember may have changed after so long
+_LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
 
 _BEHIND = (
     "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
@@ -58,7 +58,7 @@ _More = Callable[[sa.Connection, int], list[RowInFlight]]  # up to so many more 
 
 
 def in_flight_for(latency_s: float | None, rate_per_s: float, most: int = MOST_IN_FLIGHT) -> int:
-    """How many requests at once spend what a window allows within BURST_SHARE of its length.
+    """How many concurrent requests use a window's limit within BURST_SHARE of its length.
 
     rate_per_s: the window's limit over its length. latency_s: of one request; None: not known yet.
     """
@@ -71,9 +71,9 @@ class Sender:
     """Sends the plan of one run.
 
     began_ms: when the run began to plan. width: how many requests may be in flight now. on_reject:
-    gets each row that turns out bad. on_progress: how many rows of this run have their outcome;
-    all of those are in `outcomes`. recovered: writes of earlier runs that were settled. unbooked:
-    rows that were in flight when the ledger failed. Both callbacks come between transactions.
+    called with each row that is rejected or fails. on_progress: called with the number of rows of
+    this run that have an outcome, all in `outcomes`. recovered: writes of earlier runs that were
+    settled. unbooked: rows in flight when the ledger failed. Callbacks run between transactions.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Sender:
         self._ending: BaseException | None = None
 
     def send(self) -> None:
-        """Settle what earlier runs left open, then send every planned row, in file order per
+        """Settle the open writes of earlier runs, then send every planned row, in file order per
         person.
 
-        A write of an earlier run that still gets no answer stays open, and holds back the rows of
-        its person alone.
+        A write of an earlier run that still gets no answer stays open, and delays only the rows of
+        its person.
 
         Raises:
             Interrupted: a signal asked to stop; what was in flight has its answer or stays open.
@@ -172,7 +172,7 @@ class Sender:
         self._arrivals.put((row, arrived))
 
     def _wait(self) -> list[_Arrival]:
-        """Everything that has arrived, at least one; none where the run ends and time is up."""
+        """Everything that has arrived, at least one; empty if the run ends and time is up."""
         arrived = []
         if self._in_flight:
             hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
@@ -185,7 +185,7 @@ class Sender:
         return arrived
 
     def _turn(self, arrived: Sequence[_Arrival], more: _More) -> list[RowInFlight]:
-        """One transaction: book what has arrived; the rows that go out next."""
+        """One transaction: record what has arrived; returns the rows that go out next."""
         with self._outbox.database.write() as connection:
             self._held.check(connection)
             going = [row for row, came in arrived if self._settle_arrival(connection, row, came)]
@@ -200,7 +200,7 @@ class Sender:
     def _settle_arrival(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
     ) -> bool:
-        """Settle what came of one write; whether the row's next request follows at once."""
+        """Settle the result of one write; returns whether the row's next request follows now."""
         if isinstance(arrived, Delivered) and self._keys.learn(
             arrived.key_age_s, arrived.remembered
         ):

@@ -1,7 +1,7 @@
-"""What an answer, a lost answer or a forgotten key means for a row: the outbox's steps that follow.
+"""What an answer, a lost answer or an expired key means for a row, and the outbox's steps after it.
 
-Every method works inside the caller's transaction. Whoever answered is the row's prospect from
-then on: its receipt, its names, and what was uncertain or disputed about it follow.
+Every method works inside the caller's transaction. The prospect in the answer is the row's from
+then on: its receipt and aliases, and any uncertainty or dispute, are updated to match.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ _ANOTHER_CHANGED = (
 class RowInFlight:
     """One row from its claim to its outcome, and its one write that is in flight.
 
-    own: planned by this run, not found open from an earlier one. waiting: its writes that come
-    after this one. looks: the write is only looked up, and still `planned`. resumed: it may have
-    been sent before. must_exist: why the row is rejected where no person is found.
+    own: planned by this run, not left open by an earlier one. waiting: its writes after this one.
+    looks: the write is only looked up, and still `planned`. resumed: it may have been sent before.
+    must_exist: why the row is rejected if no person is found.
     accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
     claimed, and when it last went out; monotonic.
 
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
-    left_alone: the prospect exists, and a push that only creates adds nothing to it. names: of the
-    people that `failures` are about, for the rejects file alone.
+    left_alone: the prospect exists, and a push that only creates doesn't change it. names: of the
+    people that `failures` are about, for the rejects file only.
     """
 
     write: Write
@@ -123,7 +123,7 @@ class RowInFlight:
 
 
 class Next(StrEnum):
-    """What follows for a row after one of its writes has arrived."""
+    """A row's next step after one of its writes has arrived."""
 
     SETTLED = "settled"
     SEND = "send"  # it was only looked up so far
@@ -165,7 +165,7 @@ class Settler:
     def settle(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
     ) -> Next:
-        """Book what came of the write in flight."""
+        """Record the result of the write in flight."""
         if isinstance(arrived, BaseException):
             return self._settle_error(connection, row, arrived)
         self._last_answer_s = self._clock.monotonic_s()
@@ -203,7 +203,7 @@ class Settler:
         return Next.SETTLED
 
     def _note_another_created(self, row: RowInFlight, arrived: Delivered) -> None:
-        """A person was created where another prospect was to be changed."""
+        """A person was created although another prospect was to be changed."""
         expected = row.write.prospect_id
         if arrived.expected_is_deleted:
             row.notes.append(f"prospect {expected} was deleted in HiringCenter")

@@ -1,7 +1,7 @@
 """Reading rows from files of every format that spreadsheets write, and from tables.
 
-Rows come in order, in constant memory, each with the number a person would look for; what can't
-be read is a row with a problem, or an InputError that names the line, never a row left out.
+Rows come in order, in constant memory, each with the number a person would look for. A row that
+can't be read has a problem, or raises an InputError that names the line; none is skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A file on its way to rows: opened once, gzip unpacked, its format recognised, changes noticed.
+"""Input files: opened once, gzip unpacked, the format recognised, changes detected.
 
 All passes read through one descriptor, so that they see one file; the copy of stdin or a pipe has
 no name in any folder. The first bytes decide the format, since `people.csv` is often a workbook.
@@ -180,7 +180,7 @@ class LocalFile:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns what can go wrong with the file itself into InputError."""
+        """Turns errors of the file itself into InputError."""
         try:
             yield
         except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -190,7 +190,7 @@ class LocalFile:
             raise _unreadable(self.name, error) from None
 
     def close(self) -> None:
-        """Close the descriptors; a nameless copy is gone with its own."""
+        """Close the descriptors; that deletes a nameless copy."""
         self._close()
         if self._unpacked is not None:
             self._unpacked.close()

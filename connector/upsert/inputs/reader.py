@@ -1,4 +1,4 @@
-"""What all readers share: rows handed out in order, and a header that can name their columns."""
+"""The base of all readers: rows in order, and a checked header."""
 
 from __future__ import annotations
 

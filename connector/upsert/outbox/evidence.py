@@ -1,4 +1,4 @@
-"""What is known of the people behind a chunk of rows: by the ledger, and by the last pull.
+"""The facts about the people of a chunk of rows, from the ledger and the last pull.
 
 Everything is looked up set by set, a chunk of rows at a time.
 """
@@ -46,7 +46,7 @@ class PulledProspect:
 
 
 class Pulled:
-    """A look into the destination; this one holds nothing, since nothing was pulled yet."""
+    """The destination's prospects; this one is empty, since nothing was pulled yet."""
 
     complete_ms: int | None = None
     """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
@@ -77,7 +77,7 @@ class Pulled:
 
 @dataclass(slots=True)
 class Evidence:
-    """What is known of one row's person.
+    """The facts about one row's person.
 
     by_email, by_phone, by_row: where its aliases lead. pulled_by_email, pulled_by_phone: ids that
     the destination has for its contacts; looked up only for rows that look as if they'd be sent.
@@ -116,7 +116,7 @@ class Evidence:
         uncertain: Collection[UncertainWrite],
         disputed: Disputed,
     ) -> Self:
-        """What the ledger knows of one row. found: where aliases lead."""
+        """The ledger's facts about one row. found: where aliases lead."""
         present = names.present()
         by_email, by_phone, by_row = (
             None if alias is None else found.get(alias) for alias in names
@@ -134,14 +134,14 @@ class Evidence:
 
     @property
     def best(self) -> Receipt | None:
-        """Of where the aliases lead, what to believe: a confirmed one before others, in order."""
+        """The receipt to trust among those the aliases lead to: a confirmed one first, in order."""
         known = [each for each in (self.by_email, self.by_phone, self.by_row) if each is not None]
         return min(known, key=lambda each: not each.confirmed, default=None)
 
     @property
     def contacts_dropped(self) -> bool:
-        """Whether HiringCenter took over none of the row's contacts: it would find no
-        one by them, and create the person once more."""
+        """Whether HiringCenter kept none of the row's contacts: it would find no one by them, and
+        create the person again."""
         return 0 < sum(not each.confirmed for each in self.receipts) == self.contacts
 
     @property
@@ -183,8 +183,8 @@ class EvidenceFinder:
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
     def plainly_unchanged(self, rows: Sequence[StagedRow]) -> dict[int, str]:
-        """row id → prospect id of rows without anything to weigh: their person's only ones, they
-        say what was accepted last, nothing of theirs is open, nothing newer was pulled."""
+        """row id → prospect id of rows that are plainly unchanged: their person's only row, equal
+        to what was accepted last, with no open write and nothing newer pulled."""
         rows = [
             row
             for row in rows
@@ -203,7 +203,7 @@ class EvidenceFinder:
         return repeated
 
     def gather(self, rows: Sequence[StagedRow]) -> dict[int, Evidence]:
-        """row id → everything known of its person."""
+        """row id → all facts about its person."""
         evidence = self._from_ledger(rows)
         known = {id_ for own in evidence.values() for id_ in own.people}
         known |= {own.receipt.prospect_id for own in evidence.values() if own.receipt}
@@ -250,7 +250,7 @@ class EvidenceFinder:
         return evidence
 
     def _note_edits(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
-        """What was edited or deleted since it was accepted is stale."""
+        """Mark receipts as stale whose prospect was edited or deleted since."""
         receipt = own.receipt
         assert receipt is not None
         found = seen.get(receipt.prospect_id)
@@ -267,7 +267,7 @@ class EvidenceFinder:
                 own.stale = f"{', '.join(differs)} changed in HiringCenter since"
 
     def _add_contacts(self, evidence: Sequence[Evidence]) -> None:
-        """For rows that look as if they would be sent: who has their contacts by now."""
+        """Find who has the contacts of rows that will probably be sent."""
         given = [(own.payload.get("email"), own.payload.get("phone")) for own in evidence]
         contacts = [((email or "").casefold(), phone or "") for email, phone in given]
         by_email = self.pulled.by_email({email for email, _ in contacts if email})

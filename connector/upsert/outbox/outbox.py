@@ -1,12 +1,12 @@
 """The outbox: every write on disk, with its key and its exact bytes, before it is sent.
 
     planned → sending (committed, exact bytes and key) → closed | uncertain
-    planned → (gone)       superseded by a newer plan of the same source
+    planned → (deleted)    superseded by a newer plan of the same source
 
 Each step happens inside the caller's transaction and is guarded: a write that isn't in the state
-the step starts from stops the run, instead of being sent twice. The rule for a write whose answer
-is missing (`fate_of_…`, pure) was checked against 120 cases of crash point, recruiter's edit and
-forgotten key: none doubled, none lost, what can't be known is reported.
+the step starts from stops the run instead of being sent twice. The rule for a write without an
+answer (`fate_of_…`, pure) was checked against 120 cases of crash point, recruiter's edit and
+expired key: none is doubled, none is lost, and what can't be known is reported.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def _write_of(record: Sequence[Any]) -> Write:
 
 
 def names_of(write: Write) -> tuple[int | str, ...]:
-    """Whatever says whose write it is: its aliases, and its prospect's id where that is known."""
+    """The names of the write's person: its aliases, and its prospect's id if known."""
     known = () if write.prospect_id is None else (write.prospect_id,)
     return (*write.names.present(), *known)
 
@@ -136,8 +136,8 @@ class Outbox:
             connection.execute(sa.insert(writes), [_record_of(write) | stored for write in new])
 
     def supersede(self, source: str) -> None:
-        """Drop what an earlier run planned from `source` and didn't send: that input is read
-        again, and each of its rows compared again."""
+        """Drop what earlier runs planned from `source` and didn't send: that input is read and
+        compared again."""
         self._drop_planned(writes.c.source == source)
 
     def discard(self, run_id: str) -> None:
@@ -225,12 +225,12 @@ class Outbox:
         at_ms: int,
         state: WriteState = WriteState.SENDING,
     ) -> None:
-        """sending (or planned) → closed: its fate is known, what it held is dropped."""
+        """sending (or planned) → closed: its fate is known, and its content is dropped."""
         values = {"outcome": outcome, "prospect_id": prospect_id, **_emptied(at_ms)}
         self._step(connection, write, state, WriteState.CLOSED, values)
 
     def give_up(self, connection: sa.Connection, write: Write, *, at_ms: int) -> None:
-        """sending → uncertain: its fate can't be known any more; what it held is dropped."""
+        """sending → uncertain: its fate can no longer be known; its content is dropped."""
         values = {"outcome": "uncertain", **_emptied(at_ms)}
         self._step(connection, write, WriteState.SENDING, WriteState.UNCERTAIN, values)
 
@@ -322,7 +322,7 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True)
 class LearntMemory:
-    """What answers to repeated writes have shown of the API's memory for idempotency keys.
+    """Evidence of how long the API remembers idempotency keys, from repeated writes.
 
     remembered_s: the greatest age of a key that was answered with a replay. forgets: a write that
     surely had been applied was carried out once more.

@@ -1,12 +1,11 @@
 """Which outbox and which receipts an API key works with.
 
-The ledger's budget remembers that it has an outbox: both hold one token, and a number that rises
-with each push. An outbox that vanished, was emptied, replaced, or is an older copy of itself knows
-too little of what was sent, and each step of a push asks for the proof. A budget that was lost
-instead takes its outbox back.
+The ledger and its outbox share a token and a number that rises with each push. An outbox that is
+missing, emptied, replaced, or an older copy of itself doesn't know all that was sent, so every step
+of a push checks the pair. A new ledger adopts an existing outbox.
 
-Keys get rotated; what an account has accepted stays accepted. The account is learnt from answers
-of `GET /auth`, and a key that has sent something under its own number keeps that number.
+Keys get rotated; what an account has accepted stays accepted. The account comes from the answer of
+`GET /auth`; a key that has sent something under its own scope keeps that scope.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The plan of a push: what each row of the input would do, compared with what is known.
+"""The plan of a push: the outcome or the writes of each row, given the known facts.
 
-What follows from the plan is stored in chunks, so that a million rows never block another process;
-a dry run counts the same and stores nothing.
+The plan is stored in chunks, so that a million rows never block another process; a dry run counts
+the same and stores nothing.
 """
 
 from __future__ import annotations
@@ -239,7 +239,7 @@ class Planner:
         return self.counts
 
     def _find(self, names: Collection[int]) -> dict[int, Receipt]:
-        """Where aliases lead; their receipts are in use, and stay."""
+        """Where aliases lead; their receipts are in use and are kept."""
         with self._outbox.database.read() as connection:
             found = self._receipts.find(connection, names)
         now_ms = int(self._clock.now_s() * 1000)
@@ -251,7 +251,7 @@ class Planner:
         return found
 
     def _reject(self, reject: Reject) -> None:
-        """A row that didn't pass its checks, or whose decision is a bad outcome."""
+        """Count and report a row that failed its checks or whose outcome is bad."""
         self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.public_reason))
         self._on_reject(reject)
 
@@ -384,7 +384,7 @@ class Planner:
             self._store()
 
     def _store(self) -> None:
-        """Store what has been planned so far."""
+        """Store the plan so far."""
         new, found, deleted = self._new, self._found, set(self._finder.deleted)
         self._new, self._found = [], []
         self._finder.deleted.clear()

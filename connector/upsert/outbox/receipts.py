@@ -1,8 +1,8 @@
-"""What the API has accepted, per prospect, and what became of each input row.
+"""What the API has accepted, per prospect, and the outcome of each input row.
 
-A receipt ends in `tail`: the contents accepted last, oldest first. Rows that would only repeat
-the end of it change nothing. It is kept per prospect, not per email: after A by email, B by
-phone, A by email, the third is a change.
+A receipt's `tail` has the contents accepted last, oldest first. Rows that would only repeat its end
+change nothing. It is kept per prospect, not per email: after A by email, B by phone, A by email,
+the third is a change.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ class Receipts:
         phone_kept: bool = True,
         hashed_names: bytes | None = None,
     ) -> None:
-        """Book one answer: `names` lead to the prospect, which says `content` now.
+        """Record one answer: `names` lead to the prospect, whose newest content is `content`.
 
-        email_kept, phone_kept: whether the answer carries that contact. content: None where the
-        API took nothing over. hashed_names: the person's; None: as they were.
+        email_kept, phone_kept: whether the answer carries that contact. content: None if the API
+        changed nothing. hashed_names: the person's; None: unchanged.
         """
         kept = {"email": email_kept, "phone": phone_kept, "row": True}
         for kind, alias in names._asdict().items():
@@ -223,7 +223,7 @@ class Receipts:
 
 
 class Status(StrEnum):
-    """What became of one input row."""
+    """The status of one input row."""
 
     CREATED = "created"
     UPDATED = "updated"
@@ -233,7 +233,7 @@ class Status(StrEnum):
 
 
 class RowResult(NamedTuple):
-    """What became of one input row. message: for people; contacts in it are masked when stored."""
+    """The outcome of one input row. message: for people; contacts in it are masked when stored."""
 
     row_number: int
     status: Status

@@ -1,6 +1,6 @@
 """The rows of one input, checked, on disk in a private temporary file: found again by person.
 
-A million rows don't fit into memory, and who is one person with whom is only known after the
+A million rows don't fit into memory, and which rows are about one person is known only after the
 last row. The file has no name: SQLite removes it when it is closed, and the system when the
 process dies.
 """
@@ -83,7 +83,7 @@ class Staging:
         self._file.execute("BEGIN")
 
     def add(self, rows: Iterable[StagedRow]) -> None:
-        """Put rows aside, in file order."""
+        """Store rows, in file order."""
         self._file.executemany(_INSERT, rows)
 
     def join(self) -> None:
@@ -157,7 +157,7 @@ def stage(
     on_reject: Callable[[Reject], None],
     on_progress: Callable[[int], None],
 ) -> int:
-    """Check every row of the input, and put it aside or reject it; how many there were.
+    """Check every row of the input, and store or reject it; returns the number of rows.
 
     find: where aliases lead, as the ledger knows. on_progress: gets the number of rows read so
     far, now and then.

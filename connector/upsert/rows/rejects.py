@@ -164,7 +164,7 @@ class RejectsFile:
         self._notes_absent = omits_cells and ABSENT_COLUMN not in self._columns
         self._rows: io.TextIOWrapper | None = None
         if self.path.exists() and not _is_rejects_file(self.path):
-            reason = "isn't a rejects file. Choose another place with --rejects."
+            reason = "isn't a rejects file. Choose another path with --rejects."
             raise InputError(location=str(self.path), reason=reason)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
