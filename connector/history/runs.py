@@ -103,11 +103,11 @@ class History:
             query = query.where(_runs.c.label == label)
         return self._select(query.order_by(_runs.c.started_ms.desc()).limit(n))
 
-    def find(self, prefix: str, most: int = 10) -> list[RunRecord]:
-        """The run of this id, else those whose ids begin with it, newest first."""
+    def find(self, prefix: str) -> list[RunRecord]:
+        """The run of this id, else up to ten whose ids begin with it, newest first."""
         begins = _runs.c.run_id.startswith(prefix, autoescape=True)
         query = sa.select(_runs).where(begins).order_by(_runs.c.run_id.desc())
-        found = self._select(query.limit(most))
+        found = self._select(query.limit(10))
         return [record for record in found if record.run_id == prefix] or found
 
     def unlanded(self, label: str) -> list[RunRecord]:

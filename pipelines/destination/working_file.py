@@ -393,18 +393,13 @@ class MemoryLimit:
     only when something doesn't fit. What a load needs grows with the columns and the length of
     texts, which aren't known beforehand. Once raised it stays: the next load will be like the last.
 
-    initial_mb: what the connection was opened with. max_mb: None for DuckDB's own default, most of
-    the memory of the machine or the container.
+    max_mb: None for DuckDB's own default, most of the memory of the machine or the container.
     """
 
     def __init__(
-        self,
-        connection: duckdb.DuckDBPyConnection,
-        *,
-        initial_mb: float = _INITIAL_MB,
-        max_mb: float | None = None,
+        self, connection: duckdb.DuckDBPyConnection, *, max_mb: float | None = None
     ) -> None:
-        self._connection, self._limit_mb, self._max_mb = connection, initial_mb, max_mb
+        self._connection, self._limit_mb, self._max_mb = connection, _limit_mb(connection), max_mb
 
     def fit(self, work: Callable[[], T]) -> T:
         """The result of `work`, retried with twice the memory if there was too little.
@@ -424,16 +419,19 @@ class MemoryLimit:
     def _widen(self) -> bool:
         if self._max_mb is None:  # DuckDB's own limit, which sees a container's
             self._connection.execute("RESET memory_limit")
-            ((max_bytes,),) = self._connection.execute(
-                "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
-            ).fetchall()
-            self._max_mb = max_bytes / 1e6
+            self._max_mb = _limit_mb(self._connection)
         if self._limit_mb >= self._max_mb:
             return False
         self._limit_mb = min(self._limit_mb * 2, self._max_mb)
         self._connection.execute(f"SET memory_limit = '{self._limit_mb:.0f}MB'")
         _log.info("destination.memory_widened", limit_mb=round(self._limit_mb))
         return True
+
+
+def _limit_mb(connection: duckdb.DuckDBPyConnection) -> float:
+    sql = "SELECT parse_formatted_bytes(current_setting('memory_limit'))"
+    ((limit_bytes,),) = connection.execute(sql).fetchall()
+    return float(limit_bytes) / 1e6
 
 
 def return_freed_memory() -> None:

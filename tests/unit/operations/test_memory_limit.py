@@ -34,12 +34,12 @@ def test_what_does_not_fit_is_done_again_with_more(connection: duckdb.DuckDBPyCo
         tries.append(1)
         return _make_wide_table(connection)
 
-    assert MemoryLimit(connection, initial_mb=20).fit(make) == 20000
+    assert MemoryLimit(connection).fit(make) == 20000
     assert len(tries) > 1
 
 
 def test_what_no_machine_has_is_an_error(connection: duckdb.DuckDBPyConnection):
-    room = MemoryLimit(connection, initial_mb=20, max_mb=30.0)
+    room = MemoryLimit(connection, max_mb=30.0)
     with pytest.raises(duckdb.OutOfMemoryException):
         room.fit(lambda: _make_wide_table(connection))
 
@@ -52,5 +52,5 @@ def test_another_error_is_raised_at_once(connection: duckdb.DuckDBPyConnection):
         connection.execute("SELECT nothing FROM nowhere")
 
     with pytest.raises(duckdb.CatalogException):
-        MemoryLimit(connection, initial_mb=20).fit(fail)
+        MemoryLimit(connection).fit(fail)
     assert len(tries) == 1
