@@ -248,13 +248,17 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 class UnknownSetting(ConfigurationError):
     """A setting that the connector doesn't know."""
 
-    def __init__(self, *, name: str, location: str, nearest: str | None) -> None:
+    def __init__(
+        self,
+        *,
+        name: str,
+        location: str,
+        nearest: str | None,
+        advice: str = "Remove it, or see config/hiringcenter.example.toml.",
+    ) -> None:
         self.name, self.location, self.nearest = name, location, nearest
         hint = f" Did you mean {quoted(nearest)}?" if nearest else ""
-        super().__init__(
-            f"{location}: unknown setting {quoted(name)}.{hint} Remove it, or see "
-            "config/hiringcenter.example.toml."
-        )
+        super().__init__(f"{location}: unknown setting {quoted(name)}.{hint} {advice}")
 
 
 class BadSetting(ConfigurationError):
@@ -397,7 +401,7 @@ class Redirected(ApiError):
 
 
 class UnexpectedAnswer(ApiError):
-    """The API's answer isn't in a known format. A POST may have been applied all the same."""
+    """The API's answer isn't in a known format. A POST may have been applied anyway."""
 
     def __init__(self, *, status: int, url_path: str, reason: str) -> None:
         self.status, self.url_path, self.reason = status, url_path, reason
@@ -721,6 +725,7 @@ class TooManyChanges(UsageError):
     def __init__(self, *, changes: int, allowed: int) -> None:
         self.changes, self.allowed = changes, allowed
         super().__init__(
-            f"{changes} rows would be sent, but --max-changes allows {allowed}. Nothing was sent. "
-            "Review them with --dry-run, then push with a higher --max-changes."
+            f"{changes} row{'s' * (changes != 1)} would be sent, but --max-changes allows "
+            f"{allowed}. Nothing was sent. Review them with --dry-run, then push with a higher "
+            "--max-changes."
         )

@@ -20,7 +20,7 @@ class Endpoint:
 
     item_name: the key of one record in an answer.
     parameters: every query parameter that some revision documents. Others are never sent: a
-        server ignores what it doesn't know, so a misspelt filter would return everything.
+        server ignores what it doesn't know, so a misspelled filter would return everything.
     order_by, order: the field that pages are ordered by, and how; None = not documented.
     """
 

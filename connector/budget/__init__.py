@@ -32,7 +32,7 @@ class Budget(Protocol):
 
         Raises:
             BudgetError: the ledger can't be used; nothing may be sent.
-            Interrupted: the budget was cancelled while waiting.
+            Interrupted: the budget was canceled while waiting.
         """
         ...
 

@@ -3,7 +3,7 @@
 So a million records cost no memory, and the nth is the same on every machine: its own fields (id,
 contacts, relations, times) come from its number, its texts are one of a few thousand variants.
 Times rise with the serial number: `createdAt` of prospects and notes, `dueAt` of tasks,
-`meetingDate` of meetings. Several neighbours share a millisecond, as imports make them do.
+`meetingDate` of meetings. Several neighbors share a millisecond, as imports make them do.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ class Store:
         is_record = isinstance(record, dict) and isinstance(record.get("id"), str)
         if self._contacts is None or resource != "prospects" or not is_record:
             return []
-        keys = [(name, normalise(record.get(name))) for name, normalise in CONTACT_KEYS.items()]
+        keys = [(name, normalize(record.get(name))) for name, normalize in CONTACT_KEYS.items()]
         return [(name, key) for name, key in keys if key]
 
 

@@ -60,7 +60,7 @@ def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, 
         Refused: 400 for a field of the wrong type or value, 409 as above.
     """
     fields = check.checked(payload, PROSPECT_CHECKS, required=("firstName", "lastName"))
-    message = _normalise_contacts(fields)
+    message = _normalize_contacts(fields)
     update = fields.pop("update", None)
     changes = _changes(fields)
     with store.lock:
@@ -84,7 +84,7 @@ _BLANK: Record = {
 }
 
 
-def _normalise_contacts(fields: dict[str, Any]) -> str | None:
+def _normalize_contacts(fields: dict[str, Any]) -> str | None:
     """Refuse a bad email, drop a bad phone; returns the warning about the latter."""
     email, phone = fields.get("email"), fields.get("phone")
     if email is not None and email_key(email) is None:

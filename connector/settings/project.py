@@ -46,9 +46,9 @@ class Project:
     def searched(self) -> str:
         """Where settings were looked for, as a phrase for people."""
         if self.is_found:
-            return f"{self.folder / DOTENV_FILE} and {self.folder / CONFIG_FILE}"
+            return f"the environment, {self.folder / DOTENV_FILE} and {self.folder / CONFIG_FILE}"
         return (
-            f"{CONFIG_FILE} and a {DOTENV_FILE} with a HIRINGCENTER_ name in {self.folder} and the "
+            f"the environment, and {CONFIG_FILE} and {DOTENV_FILE} in {self.folder} and the "
             "folders above it"
         )
 

@@ -28,7 +28,7 @@ LEDGER = "ledger.db"
 _MARKER = "hiringcenter-state"
 _MARKER_TEXT = (
     "State of the HiringCenter connector: rate budget, sent rows, run history, working files.\n"
-    "Without it, pushed rows can't be recognised. To move it, move the whole folder.\n"
+    "Without it, pushed rows can't be recognized. To move it, move the whole folder.\n"
 )
 _UNUSABLE = "'%?\\"  # in a path: dlt pastes it into SQL, or DuckDB takes what follows for options
 _HISTORY = {

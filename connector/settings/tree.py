@@ -86,7 +86,8 @@ class PushJob(Section):
     """One `[push.<name>]`: what `push --job NAME` and `sync` send.
 
     encoding, delimiter, sheet: of `file`, if detection gets them wrong. skip_rows: lines above its
-    header. allow_shared_contact: send rows that share an email or phone with another first name.
+    header. allow_shared_contact: send rows whose email or phone belongs to someone with another
+    first name.
     account: the only account it is for; None: any.
     """
 

@@ -301,7 +301,8 @@ def plan(
         return ScanPlan(resource, ScanKind.FULL, "no complete scan yet")
     share = pull.full_share * hourly_limit
     if facts.pages <= share:
-        reason = f"a full scan costs {facts.pages} requests, the share allows {share:.0f}"
+        plural = "s" * (facts.pages != 1)
+        reason = f"a full scan costs {facts.pages} request{plural}, the share allows {share:.0f}"
         return ScanPlan(resource, ScanKind.FULL, reason)
     narrow = _narrow(resource, facts, pull, now_ms, hourly_limit)
     due = not _is_recent(facts.last_full_ms, pull, now_ms)

@@ -142,7 +142,7 @@ def _push(
     ),
     allow_shared_contact: bool = flag(
         "--allow-shared-contact",
-        "Send rows that share an email or phone with another first name.",
+        "Send rows whose email or phone belongs to someone with another first name.",
     ),
     rejects: Path | None = option(
         "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."

@@ -1,1 +1,1 @@
-"""One push: where its rows come from, what it tells, and where its results land."""
+"""One push: where its rows come from, what it reports, and where its results land."""

@@ -127,7 +127,12 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
     """
     if name not in settings.push:
         like = nearest(name, settings.push)
-        raise UnknownSetting(name=f"push.{name}", location="--job", nearest=like)
+        raise UnknownSetting(
+            name=f"push.{name}",
+            location="--job",
+            nearest=like and f"push.{like}",
+            advice="Name a job of the settings, or add [push.<name>] to them.",
+        )
     job = settings.push[name]
     if name not in settings.jobs:
         raise UsageError(f"[push.{name}] is for one account only: add --account {job.account}.")

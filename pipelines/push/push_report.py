@@ -163,9 +163,8 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         if "would_send" in summary:
             yield "Pull first to see which of these would be created and which updated."
         needed = summary["would_request"]
-        takes = (
-            f": {eta(summary['eta_s'])}" if summary["eta_s"] >= 1 else " at once" if needed else ""
-        )
+        eta_s = summary["eta_s"]
+        takes = "" if not needed else f": {eta(eta_s) if eta_s >= 1 else 'less than 1 s'}"
         yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
         return
     if summary.get("recovered"):

@@ -67,7 +67,7 @@ def _fair(go: Go) -> Row:
 def _odd(
     go: Go, what: str, *server: str, windows: list[tuple[int, float]] = WINDOWS, processes: int = 2
 ) -> Row:
-    """A server or a neighbour that isn't as expected."""
+    """A server or a neighbor that isn't as expected."""
     each = 60
     with tempfile.TemporaryDirectory() as folder, served(*server) as port:
         ledger = f"sqlite:///{folder}/ledger.db"

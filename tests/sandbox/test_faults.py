@@ -107,9 +107,9 @@ def test_answers_that_are_not_what_they_claim(serve: Serve):
         wrong = client.get("/notes")
         assert wrong.headers["Content-Type"] == "application/json"
         assert b"items" not in wrong.content or b"]" not in wrong.content
-    mislabelled = client.get("/notes")
-    assert mislabelled.headers["Content-Type"].startswith("text/html")
-    assert len(mislabelled.json()["items"]) == 3
+    mislabeled = client.get("/notes")
+    assert mislabeled.headers["Content-Type"].startswith("text/html")
+    assert len(mislabeled.json()["items"]) == 3
 
 
 def test_probabilities_are_kept_and_repeatable():

@@ -156,7 +156,7 @@ def _explained(name: str) -> Iterator[None]:
         yield
     except (duckdb.Error, pa.ArrowException) as error:
         raise InputError(
-            location=name, reason=f"{_first_line(error)}. Correct the query."
+            location=name, reason=f"{_first_line(error).rstrip('.!')}. Correct the query."
         ) from None
 
 

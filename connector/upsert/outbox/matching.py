@@ -39,8 +39,8 @@ _SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "�
 _ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
 _LONGEST = 40
 _TWO_PEOPLE = (
-    "row {row} has another first name than {other}, and the same {contact}: two people behind one "
-    "contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
+    "row {row} has a different first name from {other}, but the same {contact}: two people behind "
+    "one contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
     "are one person, push it with --allow-shared-contact."
 )
 DISPUTED = (
@@ -306,7 +306,7 @@ class Hasher:
         self._name = _keyed(salt, _NAME_BYTES, b"name:")
 
     def alias(self, kind: AliasKind, value: str) -> int:
-        """A signed 64-bit number for one contact. value: normalised already."""
+        """A signed 64-bit number for one contact. value: normalized already."""
         state = self._aliases[kind].copy()
         state.update(value.casefold().encode("utf-8", "surrogatepass"))
         return int.from_bytes(state.digest(), "big", signed=True)

@@ -43,14 +43,14 @@ TWO_PEOPLE = (
     "people can't be undone. Correct one of them, or split the row in two."
 )
 UNCERTAIN = (
-    "uncertain: an earlier try to send this row may or may not have been applied, and the API has "
-    "forgotten it. Look at the prospect in HiringCenter; if it isn't as this row says, push the "
-    "row with --force. It is not sent again by itself."
+    "uncertain: an earlier attempt to send this row may or may not have been applied, and the API "
+    "has forgotten it. Look at the prospect in HiringCenter; if it isn't as this row says, push "
+    "the row with --force. It is not sent again automatically."
 )
 EXISTS = "this person exists already; --mode create-only leaves them as they are"
 REPEATED = (
     "a row with the same content and neither email nor phone was created before; --force creates "
-    "it once more"
+    "it again"
 )
 
 

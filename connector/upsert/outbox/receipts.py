@@ -72,7 +72,7 @@ class Receipts:
         numbers = ",".join(map(str, sorted(names)))  # thousands of parameters cost more than text
         found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
         assert found.cursor is not None
-        # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the look-up
+        # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the lookup
         return {row[7]: Receipt._make(row[:7]) for row in found.cursor.fetchall()}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:

@@ -91,7 +91,7 @@ def _is_rejects_file(path: Path) -> bool:
 
 class WrittenRejects:
     """Which rejects files this machine has written, by their bytes, so that one that was changed
-    since is recognised. folder: keeps a small file for each."""
+    since is recognized. folder: keeps a small file for each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -134,7 +134,7 @@ class RejectsFile:
 
     path: where they go, and after `save` where they are: next to it, with a number, where a
     rejects file that a person has changed is in the way. failure: why they couldn't be written;
-    the rows are counted all the same. Nothing is written where nothing was rejected; rejects of an
+    the rows are counted anyway. Nothing is written where nothing was rejected; rejects of an
     earlier push of `source` that are unchanged are then removed, so that what is left is of the
     last push or a person's work. Mode 0600.
 

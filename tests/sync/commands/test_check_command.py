@@ -43,7 +43,7 @@ def test_a_dead_host_costs_a_check_less_than_ten_seconds(dead_host: socket.socke
 
 
 def test_what_a_dead_host_leaves_unknown_is_not_ok(dead_host: socket.socket):
-    """The key and the clock; destination and budget are looked at all the same."""
+    """The key and the clock; destination and budget are checked anyway."""
     checks = {check.name: check for check in run_checks(load(), patience_s=0.4)}
     assert {name: check.ok for name, check in checks.items()} == {
         "key": False, "destination": True, "budget": True, "outbox": True, "clock": False,

@@ -125,7 +125,7 @@ def test_what_a_run_expects_of_a_list(
 
 
 def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller: Puller):
-    """Few requests; what was added or completed is there, and so are its neighbours."""
+    """Few requests; what was added or completed is there, and so are its neighbors."""
     puller, store = narrow_puller, narrow_puller.sandbox.store
     note = store.create("notes", {"prospectId": "p", "body": "<p>new</p>"})
     open_task = next(task for task in store.all("tasks") if task.get("completedAt") is None)

@@ -407,13 +407,13 @@ def test_two_people_behind_one_contact_stay_two(
     report = push_file(settings, path)
     assert (report.exit_code, report.summary["created"], report.summary["rejected"]) == (3, 1, 1)
     message = report.noteworthy[0].message or ""
-    assert "row 3 has another first name than row 2" in message
+    assert "row 3 has a different first name from row 2" in message
     assert "Mara" not in message
     assert "the other: Mara" in reasons(report)
     pull(settings, Wanted(("prospects",)))
     report = push_file(settings, path)
     assert (report.summary["unchanged"], report.summary["rejected"]) == (1, 1)
-    assert "than prospect" in (report.noteworthy[0].message or "")
+    assert "from prospect" in (report.noteworthy[0].message or "")
     assert push_file(settings, path, dry_run=True).summary["rejected"] == 1
     (made,) = [p for p in sandbox.store.all("prospects") if p["id"] not in before]
     assert (made["firstName"], made["company"]) == ("Mara", "Globex")

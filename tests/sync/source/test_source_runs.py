@@ -397,7 +397,7 @@ def test_a_narrow_or_an_unproven_scan_flags_nothing(
 def test_many_missing_rows_cost_a_sample(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
-    """Fifty look-ups stand for all of them."""
+    """Fifty lookups stand for all of them."""
     run("prospects")
     for record in sandbox.store.all("prospects")[:60]:
         sandbox.store.delete("prospects", record["id"])

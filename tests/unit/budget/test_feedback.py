@@ -121,7 +121,7 @@ def test_others_who_took_everything_leave_us_a_few():
     assert limits(state)[0] == 9
 
 
-def test_the_hour_is_recognised_by_its_limit():
+def test_the_hour_is_recognized_by_its_limit():
     state = after(ok(limit=6000, remaining=3000))
     assert limits(state) == (300, 6000 - 2910 - 180 - 1)
 

@@ -683,7 +683,7 @@ def test_the_order_of_a_list_is_seen_not_assumed(times: list[Any], order: str | 
 # --- ends and resumptions that look like others ---------------------------------------------------
 
 
-def test_a_list_that_ends_where_a_page_does_is_recognised_for_one_request():
+def test_a_list_that_ends_where_a_page_does_is_recognized_for_one_request():
     """Full, the last one, uncounted: a smaller page tells whether the list has page tokens."""
     server = ListServer(prospects(20), matches=by_filter)
     made = scan(server, "prospects", page_size=20)
@@ -863,7 +863,7 @@ def test_an_odd_item_on_the_last_page_is_no_news_for_ever():
 
 
 @pytest.mark.parametrize("bad", [10**18, 10**30, 0, -5, None, "200", True])
-def test_a_page_size_that_no_server_honoured_is_not_taken_from_a_state(bad: Any):
+def test_a_page_size_that_no_server_honored_is_not_taken_from_a_state(bad: Any):
     """An earlier version left such; what is configured is asked for."""
     assert usual_page_size(bad, 200) == 200
     assert usual_page_size(50, 200) == 50

@@ -75,7 +75,7 @@ _international = st.builds("+{}{}".format, _code, _digits)
     st.sampled_from(["US", "CA", "GB", "DE", "BS", "MX"]),
 )
 def test_a_plain_phone_is_what_the_library_makes_of_it(text: str, region: str) -> None:
-    """For every shape that is answered fast, and its neighbours: same number or same refusal."""
+    """For every shape that is answered fast, and its neighbors: same number or same refusal."""
 
     def answer(of: object) -> object:
         try:

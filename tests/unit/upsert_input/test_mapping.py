@@ -325,7 +325,7 @@ HUBSPOT = (
         ),
     ],
 )
-def test_the_exports_of_address_books_are_recognised(
+def test_the_exports_of_address_books_are_recognized(
     export: str, header: str, fields: dict[str, str]
 ) -> None:
     """No mapping file is needed; what has no field is left out, and listed."""

@@ -121,7 +121,7 @@ def test_names_without_number_are_refused(write: WriteFile) -> None:
         open_input(write(text, name="x.jsonl"))
 
 
-def test_json_lines_are_recognised_by_their_first_byte(write: WriteFile) -> None:
+def test_json_lines_are_recognized_by_their_first_byte(write: WriteFile) -> None:
     """Whatever the name, zipped or not."""
     path = write(gzip.compress(b'{"a": 1}\n'), name="export.txt.gz")
     assert open_input(path).description == "JSON Lines, UTF-8"

@@ -121,7 +121,7 @@ def test_a_value_below_no_header_rejects_its_row(write: WriteFile) -> None:
 
 
 @pytest.mark.parametrize("name", ["people.csv", "people.xlsx.gz"])
-def test_a_workbook_is_recognised_by_its_bytes(write: WriteFile, name: str) -> None:
+def test_a_workbook_is_recognized_by_its_bytes(write: WriteFile, name: str) -> None:
     """`people.csv` is often one; gzip is opened, and no copy of it stays."""
     content = workbook(people)
     path = write(gzip.compress(content) if name.endswith("gz") else content, name=name)

@@ -35,7 +35,7 @@ def api_of(rig: Rig) -> FakeApi:
 
 
 def test_what_is_there_as_it_should_be_is_not_sent(rig: Rig):
-    """Neither the person nor their note, which the API keeps as HTML; then no look-up is needed."""
+    """Neither the person nor their note, which the API keeps as HTML; then no lookup is needed."""
     api = api_of(rig)
     (note,) = api.notes.values()
     note["body"] = "<p>Called &amp; wrote</p>"
@@ -84,7 +84,7 @@ def test_what_differs_or_is_missing_is_sent(rig: Rig):
 
 
 def test_whoever_shares_the_contact_is_not_overwritten(rig: Rig):
-    """The look-up by phone finds Ada; the row is about Bob. Also where nobody may be created."""
+    """The lookup by phone finds Ada; the row is about Bob. Also where nobody may be created."""
     row = {"firstName": "Bob", "lastName": "L", "phone": ADA["phone"]}
     for options in ({"looks_first": True}, {"mode": "update-only"}):
         pushed = rig.push([row], **options)  # type: ignore[arg-type]
