@@ -78,7 +78,7 @@ def test_a_push_without_its_outbox_stops_and_a_new_one_looks_first(
     assert posts(sandbox) == 0
     again = push_file(settings, people, new_ledger=True)
     assert (again.summary["unchanged"], again.summary["requests"]) == (3, 0)
-    assert any("--new-ledger does nothing" in note for note in again.notes)
+    assert any("--new-ledger has no effect" in note for note in again.notes)
 
 
 def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
