@@ -148,7 +148,7 @@ def _window_facts(window: WindowReport) -> str:
     if window.spacing_s > 0:
         line += f"; requests {_wait(window.spacing_s)} apart"
     if window.next_free_in_s > 0:
-        line += f"; next slot in {_wait(window.next_free_in_s)}"
+        line += f"; next slot {_within(window.next_free_in_s)}"
     return line
 
 
@@ -157,7 +157,7 @@ def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str
         until = _moment(now, state.hold_in_s)
         yield f"On hold for {_wait(state.hold_in_s)} (until {until}): {state.hold_reason}"
     waits = [
-        f"{lane} now" if wait_s <= 0 else f"{lane} in {_wait(wait_s)}"
+        f"{lane} now" if wait_s <= 0 else f"{lane} {_within(wait_s)}"
         for lane, wait_s in state.next_in_s.items()
     ]
     yield f"Next request: {', '.join(waits)}. In flight: {state.in_flight}"
@@ -172,8 +172,11 @@ def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str
         yield "Connected: no process"
     if plan is not None:
         for lane, eta in plan.etas.items():
-            done = f"in {_wait(eta.done_in_s)} ({_moment(now, eta.done_in_s)})"
-            yield f"{plan.requests} more requests ({lane}) would be done {done}"
+            moment = _moment(now, eta.done_in_s)
+            yield (
+                f"{plan.requests} more requests ({lane}) would be done {_within(eta.done_in_s)}"
+                + (f" ({moment})" if moment else "")
+            )
 
 
 def _name(window: WindowReport) -> str:
@@ -184,9 +187,11 @@ def _wait(wait_s: float) -> str:
     """Up to two minutes in seconds, then in the two largest units."""
     from pipelines.running.wording import duration
 
-    if math.isinf(wait_s):
-        return "never, with these limits"
     return f"{wait_s:.3g} s" if wait_s < 120 else duration(wait_s)
+
+
+def _within(wait_s: float) -> str:
+    return "never, with these limits" if math.isinf(wait_s) else f"in {_wait(wait_s)}"
 
 
 def _moment(now: datetime, in_s: float) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -85,6 +87,14 @@ def test_without_a_plan_or_a_hold_both_are_left_out():
     assert "more requests" not in text
     assert "Next request: pull now, push now" in text
     assert as_json(state, None, NOW)["hold"] is None
+
+
+def test_what_can_never_be_done_is_called_so():
+    """A lane whose share is empty has no moment at which its requests are done."""
+    state = replace(STATE, next_in_s={Lane.PULL: 0.0, Lane.PUSH: math.inf})
+    text = "\n".join(as_lines(state, Plan(5, {Lane.PUSH: Eta(math.inf, math.inf)}), NOW))
+    assert "Next request: pull now, push never, with these limits." in text
+    assert text.endswith("5 more requests (push) would be done never, with these limits")
 
 
 @pytest.fixture
