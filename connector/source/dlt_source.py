@@ -13,6 +13,7 @@ the rows of its page, and the resource's last step stores it, after every limit.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, cast
@@ -288,14 +289,14 @@ def _page(
     *,
     malformed: Sequence[DataItemWithMeta],
     is_last: bool,
-) -> Any:
+) -> list[DataItemWithMeta]:
     """A page's rows with what is taken with them: all of it or nothing, as one item of a limit.
 
     Where that must not be lost it comes again without rows, since a filter may leave out all.
     """
     meta = _StateMeta(state, hints, malformed)
     item = DataItemWithMeta(meta, rows)
-    return iter([item, DataItemWithMeta(meta, [])]) if malformed or is_last else item
+    return [item, DataItemWithMeta(meta, [])] if malformed or is_last else [item]
 
 
 def list_resource(
@@ -407,11 +408,11 @@ class _ListReader:
                 hinted = len(maker.columns)
             is_at_end, rows = scan.checkpoint.is_at_end, _unseen(rows, seen)
             if not is_at_end:
-                yield _page(rows, scan.state(), hints, malformed=beside, is_last=False)
+                yield from _page(rows, scan.state(), hints, malformed=beside, is_last=False)
             page = next(pages, None)
             if is_at_end:  # the scan ends with the rows of its last page
                 state = scan.state() if page else self._ended(scan, made)
-                yield _page(rows, state, hints, malformed=beside, is_last=not page)
+                yield from _page(rows, state, hints, malformed=beside, is_last=not page)
         if scan.outcome is None:
             yield with_state([], self._ended(scan, made))
 
@@ -454,10 +455,15 @@ class _Steps:
 
     dlt closes its generators when another list has failed; a running generator can't be closed, and
     dlt would report that instead of the failure. So a running one ends after its step.
+
+    A thread that was held up reports its page after the next one's; a limit would then take the
+    later page and drop the earlier, and the state say that both are loaded. So whoever reports
+    first hands over all pages so far, in order.
     """
 
     def __init__(self, pages: Generator[Any]) -> None:
         self._pages = pages
+        self._read: deque[Any] = deque()
         self._lock = threading.Lock()
         self._is_running = self._is_closed = False
         self.is_taken = self.has_ended = False
@@ -468,15 +474,20 @@ class _Steps:
                 return None
             self._is_running = True
         try:
-            return next(self._pages)
+            self._read.append(next(self._pages))
         except StopIteration:
             self.has_ended = True
-            return None
         finally:
             with self._lock:
                 self._is_running = self.is_taken = False
                 if self._is_closed:
                     self._pages.close()
+        return self._handed_over()
+
+    def _handed_over(self) -> Iterator[Any]:
+        """Runs in dlt's own thread."""
+        while self._read:
+            yield self._read.popleft()
 
     def close(self) -> None:
         with self._lock:

@@ -19,6 +19,7 @@ from connector.errors import Unauthorized
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, RateLimit
 from connector.source import flag_deleted, hiringcenter, unfinished
+from connector.source.dlt_source import _Steps
 from connector.source.list_scan import begin
 from connector.source.scans import Checkpoint, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
@@ -211,6 +212,14 @@ def test_lists_of_different_lengths_are_each_read_once_in_chunks(
     assert len(sandbox.requests) <= PAGES + 2 + 1 + 1 + chunks
     for resource in RESOURCES:
         assert rows(pipeline, resource).keys() == ids(sandbox, resource)
+
+
+def test_pages_are_taken_in_order_whichever_thread_reports_first():
+    """Or a limit would take a page, drop the one before it, and the state say that both are
+    loaded."""
+    steps = _Steps(page for page in ("first", "second"))
+    late, early = steps(), steps()
+    assert [*early, *late] == ["first", "second"]
 
 
 @DUCKDB
