@@ -100,6 +100,8 @@ class RateBudget(BudgetReport):
         with self._lock:
             if self._closed:
                 raise BudgetClosed
+            if self._stopped:  # at once, even while the thread waits for the ledger
+                raise self._interrupted()
             self._waiters[lane].append(waiter)
             self._callers += 1
             if self._callers == 1:
@@ -214,8 +216,10 @@ class RateBudget(BudgetReport):
 
     def _cancel_waiters_if_stopped(self) -> None:
         if self._stopped:
-            number = getattr(self._stop, "signal_number", signal.SIGTERM)
-            self._fail_all(Interrupted(int(number)))
+            self._fail_all(self._interrupted())
+
+    def _interrupted(self) -> Interrupted:
+        return Interrupted(int(getattr(self._stop, "signal_number", signal.SIGTERM)))
 
     def _exchange(self) -> None:
         began_s = self._clock.monotonic_s()

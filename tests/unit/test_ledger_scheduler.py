@@ -118,7 +118,7 @@ def test_a_signal_ends_waiting_with_its_number(tmp_path: Path):
 
 def test_a_signal_during_an_exchange_loses_no_permit(tmp_path: Path):
     """The ledger is asked for two callers when they are sent away: both get Interrupted, and what
-    the ledger granted meanwhile is given back."""
+    the ledger granted meanwhile is given back. A later caller doesn't wait for the ledger."""
     stop = StopSignal()
     blocker = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
     with opened(tmp_path, (10, 600.0), stop=stop) as budget, ThreadPoolExecutor(2) as pool:
@@ -127,6 +127,8 @@ def test_a_signal_during_an_exchange_loses_no_permit(tmp_path: Path):
             while budget.waiting(Lane.PULL) < 2:
                 time.sleep(0.001)
             stop.set()
+            with pytest.raises(Interrupted):
+                budget.permit(Lane.PULL)
         assert all(isinstance(wait.exception(), Interrupted) for wait in waits)
     with opened(tmp_path, (10, 600.0)) as budget:
         assert (budget.state().in_flight, budget.state().windows[0].used) == (0, 0)
