@@ -202,8 +202,10 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
 
 @contextmanager
 def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Iterator[Any]:
+    from dlt.common.configuration.exceptions import ConfigurationException
     from dlt.destinations.exceptions import DatabaseException
 
+    from pipelines.destination.load_errors import load_failed
     from pipelines.destination.postgres import server_pipeline
 
     with server_pipeline(settings) as pipeline:
@@ -215,6 +217,8 @@ def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Itera
         except DatabaseException as error:
             reason = f"{type(error).__name__}. Check the name, or the query."
             raise InputError(location=name, reason=reason) from None
+        except ConfigurationException as error:
+            raise load_failed(error) from None
 
 
 def _table(client: Any, table: str) -> str:

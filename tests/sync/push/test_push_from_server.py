@@ -8,7 +8,7 @@ from decimal import Decimal
 import psycopg2
 import pytest
 
-from connector.errors import InputError
+from connector.errors import ConfigurationError, InputError
 from connector.settings import Settings
 from pipelines.push.push_input import PushRequest, open_rows
 from tests.sync.pull.conftest import dlt_credentials
@@ -53,3 +53,13 @@ def test_a_table_without_rows_is_no_error(server: Settings) -> None:
         assert list(rows) == []
     with pytest.raises(InputError, match="Check the name"):
         open_rows(server, PushRequest(table="none"))
+
+
+def test_a_server_without_credentials_is_said_in_words(settings: Settings) -> None:
+    """As a pull says it: what to set, and nothing of a fault of the connector."""
+    settings = settings.model_copy(update={"destination": "postgres"})
+    with (
+        pytest.raises(ConfigurationError, match="DESTINATION__POSTGRES__CREDENTIALS"),
+        open_rows(settings, PushRequest(table="people")),
+    ):
+        pass
