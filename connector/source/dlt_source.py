@@ -366,8 +366,11 @@ class _ListReader:
         state: Mapping[str, Any] = dlt.current.resource_state(self._name)
         maker, seen = self.maker(_known_columns(self._name)), set[int]()
         with self._client.open() as client:
-            was_at_end = True
-            while was_at_end:  # a scan left at its end is finished first, then a new one begins
+            ended_another = True
+            while ended_another:  # what an earlier run left comes first, then what is asked for
+                left = read_state(self._name, state)[1]
+                # a look back would leave that scan as it is, and `unfinished` would never be empty
+                is_ordinary = left is not None and not left.plan.backfill
                 scan = begin(
                     self._name,
                     state,
@@ -375,9 +378,11 @@ class _ListReader:
                     limits=self._settings.rate_limits,
                     now_ms=_now_ms(),
                     full=self._full,
-                    since_ms=self._since_ms,
+                    since_ms=None if is_ordinary else self._since_ms,
                 )
-                was_at_end = scan.checkpoint.is_at_end
+                ended_another = scan.checkpoint.is_at_end or (
+                    is_ordinary and self._since_ms is not None
+                )
                 yield from self._pages(scan, client, maker, seen)
                 state = scan.booked()
         for what, count in maker.warnings.items():

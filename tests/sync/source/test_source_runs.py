@@ -214,6 +214,21 @@ def test_lists_of_different_lengths_are_each_read_once_in_chunks(
         assert rows(pipeline, resource).keys() == ids(sandbox, resource)
 
 
+@DUCKDB
+def test_a_look_back_in_chunks_first_ends_the_scan_that_was_left(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
+):
+    """Otherwise it would stay unfinished, and a loop until nothing is unfinished would not end."""
+    run("prospects", limit={"max_items": 30})
+    chunks = 0
+    while unfinished(pipeline) and chunks < 10:
+        run("prospects", since=1, limit={"max_items": 60})
+        chunks += 1
+    assert unfinished(pipeline) == []
+    assert rows(pipeline, "prospects").keys() == ids(sandbox, "prospects")
+    assert 2 * PAGES <= len(sandbox.requests) <= 2 * PAGES + chunks + 2
+
+
 def test_pages_are_taken_in_order_whichever_thread_reports_first():
     """Or a limit would take a page, drop the one before it, and the state say that both are
     loaded."""
