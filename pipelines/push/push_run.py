@@ -336,7 +336,7 @@ class _PushRun:
             if not isinstance(error, ConnectorError):
                 _log.debug("push.not_landed", exc_info=error)
                 error = Unexpected(error, doing="loading the results")
-            note = f"The next pull loads the results: {redact(str(error))}"
+            note = f"The results wait for the next pull: {redact(str(error))}"
             self._report.notes.append(note)
 
     def _forget(self) -> None:

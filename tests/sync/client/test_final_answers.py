@@ -85,5 +85,5 @@ def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
 def test_304_is_no_redirect(bench: Bench):
     """A cache in between is broken: no advice to change HIRINGCENTER_BASE_URL."""
     client = bench.serve(answer(304))
-    with pytest.raises(errors.UnexpectedAnswer, match="a cache in between"):
+    with pytest.raises(errors.UnexpectedAnswer, match="a broken cache sits in between"):
         client.page("notes", {})
