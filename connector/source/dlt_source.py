@@ -16,7 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import dlt
 from dlt.common.configuration.container import Container
@@ -299,6 +299,15 @@ def _page(
     return [item, DataItemWithMeta(meta, [])] if malformed or is_last else [item]
 
 
+class _ListResource(DltResource):
+    """A resource whose reader already hands its steps to dlt's threads (see `_ListReader`)."""
+
+    def parallelize(self) -> Self:
+        """Change nothing: dlt would run the generator itself in a thread as well, and its limits
+        close generators without asking whether a thread has just entered them."""
+        return self
+
+
 def list_resource(
     name: str,
     read: Callable[[], Iterable[Any]],
@@ -315,6 +324,7 @@ def list_resource(
     merge: Any = {"disposition": "merge", "strategy": strategy}
     resource: Any = dlt.resource(
         items,
+        _impl_cls=_ListResource,
         name=name,
         columns=cast(Any, dict(columns)),
         primary_key=primary_key if isinstance(primary_key, str) else list(primary_key),

@@ -229,6 +229,22 @@ def test_a_look_back_in_chunks_first_ends_the_scan_that_was_left(
     assert 2 * PAGES <= len(sandbox.requests) <= 2 * PAGES + chunks + 2
 
 
+def test_parallelize_changes_nothing(sandbox: Sandbox, tmp_path: Path):
+    """Lists are read in parallel as they are. dlt's own wrapper runs a generator in a thread, and a
+    limit of time closes it meanwhile: "generator already executing" ended such runs now and then.
+    """
+    source = hiringcenter(
+        sandbox.api_key, sandbox.url, ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}"
+    )
+    before = {name: resource._pipe.gen for name, resource in source.resources.items()}
+    source.with_resources(*RESOURCES).parallelize()
+    source.parallelize()
+    assert {name: resource._pipe.gen for name, resource in source.resources.items()} == before
+    for resource in source.with_resources("notes").resources.selected.values():
+        generator = resource._pipe.gen
+        assert resource.parallelize()._pipe.gen is generator
+
+
 def test_pages_are_taken_in_order_whichever_thread_reports_first():
     """Or a limit would take a page, drop the one before it, and the state say that both are
     loaded."""
