@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -37,6 +37,38 @@ _versions = sa.Table(
     sa.Column("component", sa.String(64), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
 )
+
+
+class Prepared:
+    """A statement compiled once per kind of database and executed by the driver itself: executing
+    a small one through SQLAlchemy costs several times what SQLite needs for it.
+
+    columns: those that an `update` sets.
+    """
+
+    def __init__(self, statement: sa.ClauseElement, columns: Collection[str] | None = None) -> None:
+        self._statement, self._columns = statement, columns
+        self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
+
+    def execute(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
+        """The driver's cursor."""
+        text, literals = self._on(connection.dialect)
+        cursor = connection.connection.cursor()
+        cursor.execute(text, {**literals, **values})
+        return cursor
+
+    def execute_many(self, connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+        text, literals = self._on(connection.dialect)
+        cursor = connection.connection.cursor()
+        cursor.executemany(text, [{**literals, **values} for values in rows])
+
+    def _on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any]]:
+        """The SQL text, and the values that the statement itself contains."""
+        if (found := self._compiled.get(dialect.name)) is None:
+            made = self._statement.compile(dialect=dialect, column_keys=self._columns)
+            literals = {name: value for name, value in made.params.items() if value is not None}
+            found = self._compiled[dialect.name] = str(made), literals
+        return found
 
 
 class Proof(Protocol):
@@ -97,7 +129,7 @@ class Database:
         except OSError as error:
             raise cant_open(self.name, error) from error
         arguments = {"timeout": self._lock_wait_s, "check_same_thread": False}
-        engine = sa.create_engine(url, connect_args=arguments, max_overflow=-1)
+        engine = sa.create_engine(url, connect_args=arguments, max_overflow=-1, paramstyle="named")
         sa.event.listen(engine, "connect", self._on_connect)
         sa.event.listen(engine, "begin", _on_begin)
         return engine

@@ -10,14 +10,14 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import sqlalchemy as sa
 
 from connector.budget import Lane
-from connector.budget.database import Database
+from connector.budget.database import Database, Prepared
 from connector.budget.ledger_clock import LedgerClock
 from connector.budget.ledger_schema import MIGRATIONS, keys, outstanding, owners, spent
 from connector.budget.ledger_view import (
@@ -43,16 +43,24 @@ _PRUNE_EVERY = 500
 _MEMORY_S = 600.0
 """Rows stay this long after they cease to count, since feedback counts back from a grant."""
 
-# built once: building a statement takes longer than executing it
-_PERMIT = outstanding.c.key == sa.bindparam("of_key"), outstanding.c.id == sa.bindparam("permit")
-_GIVE_BACK = sa.delete(outstanding).where(*_PERMIT)
-_TAKE = _GIVE_BACK.returning(outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s)
-_AWAIT_NO_MORE = sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0)
-_SPEND, _GRANT = sa.insert(spent), sa.insert(outstanding)
-_STORE = sa.update(keys).where(keys.c.key == sa.bindparam("of_key"))
-_OF_OWNER = owners.c.key == sa.bindparam("of_key"), owners.c.owner == sa.bindparam("of_owner")
-_SHOW = sa.update(owners).where(*_OF_OWNER)
-_DISCONNECT = sa.delete(owners).where(*_OF_OWNER)
+_PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindparam("permit")
+_TAKE = Prepared(
+    sa.delete(outstanding)
+    .where(*_PERMIT)
+    .returning(outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s)
+)
+_AWAIT_NO_MORE = Prepared(sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0))
+_SPEND, _GRANT = Prepared(sa.insert(spent)), Prepared(sa.insert(outstanding))
+_STORE = Prepared(
+    sa.update(keys).where(keys.c.key == sa.bindparam("key")),
+    [column.name for column in keys.c if not column.primary_key],
+)
+_OF_OWNER = owners.c.key == sa.bindparam("key"), owners.c.owner == sa.bindparam("owner")
+_CONNECT, _DISCONNECT = Prepared(sa.insert(owners)), Prepared(sa.delete(owners).where(*_OF_OWNER))
+_SHOW = Prepared(
+    sa.update(owners).where(*_OF_OWNER),
+    [column.name for column in owners.c if not column.primary_key],
+)
 
 
 class Answered(NamedTuple):
@@ -164,9 +172,9 @@ class Ledger:
             KeyRow.add(connection, key, now_s)
             for each in connected(connection, key):
                 if not each.may_live(now_s):
-                    connection.execute(_DISCONNECT, _named(each))
+                    _DISCONNECT.execute(connection, vars(each))
             self._process = ConnectedProcess(key, owner, os.getpid(), HOST, command, now_s, now_s)
-            connection.execute(sa.insert(owners).values(asdict(self._process)))
+            _CONNECT.execute(connection, vars(self._process))
 
     def exchange(self, request: Request) -> Grants:
         """Record the outcomes in `request`, and grant what it asks for as far as windows allow."""
@@ -177,7 +185,7 @@ class Ledger:
             self._learn(view, ended)
             granted, wait_s = self._grant(view, request.wants)
             process = self._as_seen(view, request.wants, granted, wait_s, ended)
-            connection.execute(_SHOW, {**_named(process), **asdict(process)})
+            _SHOW.execute(connection, vars(process))
             self._prune(view)
         self._process = process  # only now: a failed transaction changes nothing
         hold_s = view.learnt.hold_until_s
@@ -196,7 +204,7 @@ class Ledger:
                 self._process, pull_declared=1, pull_seen_s=now_s,
                 pull_requests=0, pull_expected=expected, pull_chains=1,
             )  # fmt: skip
-            connection.execute(_SHOW, {**_named(process), **asdict(process)})
+            _SHOW.execute(connection, vars(process))
         self._process = process
 
     def pull_ended(self, requests: int) -> None:
@@ -204,13 +212,13 @@ class Ledger:
         with self._locked() as (connection, row, _now_s):
             row.past_pulls = Pulls.loads(row.past_pulls).ended(requests).dumps()
             process = replace(self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
-            connection.execute(_SHOW, {**_named(process), **asdict(process)})
+            _SHOW.execute(connection, vars(process))
         self._process = process
 
     def leave(self) -> None:
         """Disconnect; unanswered permits count until their deadline."""
         with self._locked() as (connection, _row, _now_s):
-            connection.execute(_DISCONNECT, _named(self._process))
+            _DISCONNECT.execute(connection, vars(self._process))
 
     @contextmanager
     def _locked(self) -> Iterator[tuple[sa.Connection, KeyRow, float]]:
@@ -218,7 +226,7 @@ class Ledger:
         with self._database.write(to_disk=False) as connection:
             row = KeyRow.load(connection, self._key, lock=True)
             yield connection, row, self._clock.now_s(connection)
-            connection.execute(_STORE, {"of_key": self._key, **asdict(row)})
+            _STORE.execute(connection, vars(row))
             self._clock.note(connection)
 
     def _book(
@@ -231,24 +239,24 @@ class Ledger:
         rise with `seq`, and too late is on the safe side.
         """
         for permit in request.unsent:
-            connection.execute(_GIVE_BACK, {"of_key": row.key, "permit": permit})
+            _TAKE.execute(connection, {"key": row.key, "permit": permit})
         for permit in request.unanswered:
-            connection.execute(_AWAIT_NO_MORE, {"of_key": row.key, "permit": permit})
-        ended = []
+            _AWAIT_NO_MORE.execute(connection, {"key": row.key, "permit": permit})
+        ended, rows = [], []
         for answer in sorted(request.answers, key=lambda answer: answer.arrived_s):
-            taken = connection.execute(_TAKE, {"of_key": row.key, "permit": answer.permit}).first()
-            if taken is None:  # so late that it no longer counts
-                continue
+            named = {"key": row.key, "permit": answer.permit}
+            if (taken := _TAKE.execute(connection, named).fetchone()) is None:
+                continue  # so late that it no longer counts
             owner, push, granted_s = taken
             row.last_end_s = max(
                 row.last_end_s, granted_s, now_s - request.asked_s + answer.arrived_s
             )
             row.seq, row.push_seq = row.seq + 1, row.push_seq + push
             stamped = {"granted_s": granted_s, "end_s": row.last_end_s}
-            numbers = {"key": row.key, "seq": row.seq, "push_seq": row.push_seq}
-            connection.execute(_SPEND, {**numbers, **stamped})
+            rows.append({"key": row.key, "seq": row.seq, "push_seq": row.push_seq, **stamped})
             is_own = owner == self._process.owner
             ended.append(_Ended(answer.reading, bool(push), is_own, **stamped))
+        _SPEND.execute_many(connection, rows)
         return ended
 
     def _learn(self, view: KeyView, ended: Iterable[_Ended]) -> None:
@@ -293,12 +301,12 @@ class Ledger:
         """Add `count` permits of `lane`; their ids."""
         row, now_s = view.row, view.now_s
         deadline_s = permits.deadline_s(now_s, self._request_timeout_s)
-        permit = Unanswered(lane is Lane.PUSH, now_s, deadline_s - permits.GRACE_S, deadline_s)
+        owner, push = self._process.owner, int(lane is Lane.PUSH)
+        permit = Unanswered(owner, push, now_s, deadline_s - permits.GRACE_S, deadline_s)
         ids = list(range(row.next_permit, row.next_permit + count))
         if ids:
-            same = {"key": row.key, "owner": self._process.owner, **permit._asdict()}
-            rows = [{**same, "id": number} for number in ids]
-            view.connection.execute(_GRANT, rows)
+            same = {"key": row.key, **permit._asdict()}
+            _GRANT.execute_many(view.connection, [{**same, "id": number} for number in ids])
             view.unanswered += [permit] * count
             row.next_permit += count
             row.last_grant_s = now_s
@@ -345,10 +353,6 @@ class Ledger:
             (outstanding, outstanding.c.deadline_s <= before_s),
         ):
             view.connection.execute(sa.delete(table).where(table.c.key == row.key, is_old))
-
-
-def _named(process: ConnectedProcess) -> dict[str, str]:
-    return {"of_key": process.key, "of_owner": process.owner}
 
 
 def _smoothed_s(before_s: float | None, new_s: float | None = None) -> float | None:

@@ -10,14 +10,14 @@ import os
 from bisect import insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from connector.budget import Lane
-from connector.budget.database import Database
+from connector.budget.database import Database, Prepared
 from connector.budget.ledger_clock import LedgerClock, ledger_clock
 from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
 from connector.budget.policy import permits
@@ -34,16 +34,17 @@ _UNDECLARED_AFTER = 5
 """A process that reads without declaring a pull counts as a pull from this request on."""
 _UNKNOWN_LATENCY_S = 0.3
 
-# built once: building a statement takes longer than executing it
 _KEY: sa.BindParameter[str] = sa.bindparam("key")
-_ROW = sa.select(keys).where(keys.c.key == _KEY)
-_ROW_LOCKED = _ROW.with_for_update()
-_CONNECTED = sa.select(owners).where(owners.c.key == _KEY).order_by(owners.c.since_s)
-_UNANSWERED = sa.select(
-    outstanding.c.push, outstanding.c.granted_s,
-    outstanding.c.awaited_until_s, outstanding.c.deadline_s,
-).where(outstanding.c.key == _KEY, outstanding.c.deadline_s > sa.bindparam("since_s"))  # fmt: skip
-_LAST_ENDED = (
+_OF_KEY = sa.select(keys).where(keys.c.key == _KEY)
+_ROW, _ROW_LOCKED = Prepared(_OF_KEY), Prepared(_OF_KEY.with_for_update())
+_CONNECTED = Prepared(sa.select(owners).where(owners.c.key == _KEY).order_by(owners.c.since_s))
+_UNANSWERED = Prepared(
+    sa.select(
+        outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s,
+        outstanding.c.awaited_until_s, outstanding.c.deadline_s,
+    ).where(outstanding.c.key == _KEY, outstanding.c.deadline_s > sa.bindparam("since_s"))
+)  # fmt: skip
+_LAST_ENDED = Prepared(
     sa.select(spent.c.seq, spent.c.push_seq)
     .where(spent.c.key == _KEY, spent.c.end_s <= sa.bindparam("by_s"))
     .order_by(spent.c.end_s.desc(), spent.c.seq.desc())
@@ -51,7 +52,7 @@ _LAST_ENDED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ConnectedProcess:
     """A process that uses the budget: a row of `owners`."""
 
@@ -101,7 +102,7 @@ class ConnectedProcess:
 
 def connected(connection: sa.Connection, key: str) -> list[ConnectedProcess]:
     """All known processes of a key, dead ones included, in the order in which they connected."""
-    return [ConnectedProcess(*row) for row in connection.execute(_CONNECTED, {"key": key})]
+    return [ConnectedProcess(*row) for row in _CONNECTED.execute(connection, {"key": key})]
 
 
 class Rank(NamedTuple):
@@ -114,7 +115,7 @@ class Rank(NamedTuple):
         return self.push_seq if lane is Lane.PUSH else self.seq
 
 
-@dataclass(slots=True)
+@dataclass
 class KeyRow:
     """The row of one key. newest: the rank of the last ended request; pruned: of the last one
     deleted. learnt, past_pulls: JSON. latency_s: from grant to answer, of both lanes."""
@@ -135,18 +136,20 @@ class KeyRow:
     @classmethod
     def add(cls, connection: sa.Connection, key: str, now_s: float) -> None:
         """Create the row if it is missing; other processes may do so at the same time."""
-        insert = postgresql.insert(keys).values(asdict(cls(key, 1, 0, 0, 0, 0, now_s)))
+        insert = postgresql.insert(keys).values(vars(cls(key, 1, 0, 0, 0, 0, now_s)))
         connection.execute(insert.on_conflict_do_nothing())  # as SQLite writes it, too
 
     @classmethod
     def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:
         """The row of a key, which must exist."""
-        return cls(*connection.execute(_ROW_LOCKED if lock else _ROW, {"key": key}).one())
+        statement = _ROW_LOCKED if lock else _ROW
+        return cls(*statement.execute(connection, {"key": key}).fetchone())
 
 
 class Unanswered(NamedTuple):
     """A permit without an answer. awaited_until_s: until when an answer may still come."""
 
+    owner: str
     push: int
     granted_s: float
     awaited_until_s: float
@@ -168,7 +171,7 @@ class KeyView:
         self.connection, self.row, self.windows, self.now_s = connection, row, windows, now_s
         self._left = [self.rank_at(now_s - window.held_s) for window in windows]
         since_s = now_s - windows[-1].held_s
-        found = connection.execute(_UNANSWERED, {"key": row.key, "since_s": since_s})
+        found = _UNANSWERED.execute(connection, {"key": row.key, "since_s": since_s})
         self.unanswered = [Unanswered(*each) for each in found]
         self.processes = [p for p in connected(connection, row.key) if p.may_live(now_s)]
         self.learnt = FeedbackState.loads(row.learnt)
@@ -178,7 +181,7 @@ class KeyView:
     def rank_at(self, time_s: float) -> Rank:
         """The rank of the last request that had ended by `time_s`."""
         values = {"key": self.row.key, "by_s": time_s}
-        found = self.connection.execute(_LAST_ENDED, values).first()
+        found = _LAST_ENDED.execute(self.connection, values).fetchone()
         return Rank(*found) if found else Rank(self.row.pruned_seq, self.row.pruned_push_seq)
 
     def live(self, index: int, lane: Lane | None = None) -> int:

@@ -21,6 +21,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Protocol
 
 from connector.budget.policy.readings import Reading, slack_s
@@ -104,6 +105,7 @@ class FeedbackState:
         return json.dumps(asdict(self))
 
     @classmethod
+    @lru_cache(maxsize=16)
     def loads(cls, text: str) -> FeedbackState:
         """The state as stored, without fields that another version of the connector added."""
         stored = _known(cls, json.loads(text))

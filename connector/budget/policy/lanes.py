@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from statistics import median
 
@@ -75,9 +76,8 @@ class Pulls:
     @classmethod
     def loads(cls, text: str, running: Sequence[RunningPull] = ()) -> Pulls:
         """The stored pulls, and those that run now."""
-        stored = json.loads(text)
-        starts_s, costs = stored.get("starts_s", ()), stored.get("costs", ())
-        return cls(starts_s, costs, RunningPull.merged(running))
+        stored = _stored(text)
+        return replace(stored, running=RunningPull.merged(running)) if running else stored
 
     def dumps(self) -> str:
         return json.dumps({"starts_s": self.starts_s, "costs": self.costs})
@@ -92,6 +92,12 @@ class Pulls:
     def cost(self) -> int:
         """Requests that a pull is expected to take: the most of the last three."""
         return max(self.costs[-3:], default=0)
+
+
+@lru_cache(maxsize=16)
+def _stored(text: str) -> Pulls:
+    stored = json.loads(text)
+    return Pulls(stored.get("starts_s", ()), stored.get("costs", ()))
 
 
 def next_due(starts_s: Sequence[float]) -> tuple[float, float] | None:
