@@ -114,10 +114,10 @@ class ApiClient:
         stop: threading.Event | None = None,
     ) -> None:
         hide(api_key)
-        self._transport = Transport(base_url, headers=_headers(api_key))
+        self._clock = clock or SystemClock()
+        self._transport = Transport(base_url, headers=_headers(api_key), clock=self._clock)
         self._budget = budget
         self._request_timeout_s, self._retry_total_s = request_timeout_s, retry_total_s
-        self._clock = clock or SystemClock()
         self._stop = stop
         self._lock = threading.Lock()
         self._server_ahead_of_monotonic_s: float | None = None

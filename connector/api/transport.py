@@ -24,6 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 import httpcore
 import httpx
 
+from connector.clock import Clock, SystemClock
 from connector.errors import BadSetting
 from connector.logs import redact
 from connector.settings import check_base_url
@@ -76,7 +77,10 @@ class Transport:
         BadSetting: a base URL that would expose the key, or an unusable proxy or certificate file.
     """
 
-    def __init__(self, base_url: str, *, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, base_url: str, *, headers: Mapping[str, str], clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
         try:  # the settings check it too; this check can't be bypassed
             self._base_url = check_base_url(base_url)
         except ValueError as error:
@@ -113,7 +117,7 @@ class Transport:
         `patience_s` more. Network failures are never raised: see Exchange.failure.
         """
         exchange = Exchange()
-        deadline = Deadline(timeout_s, stop, patience_s)
+        deadline = Deadline(timeout_s, stop, patience_s, clock=self._clock)
         request = self._client.build_request(
             method,
             self._base_url + path,
@@ -294,9 +298,15 @@ class Deadline:
     """The end of one exchange. timeout_s: from now. stop: when set, at most `patience_s` more."""
 
     def __init__(
-        self, timeout_s: float, stop: threading.Event | None = None, patience_s: float = 0.0
+        self,
+        timeout_s: float,
+        stop: threading.Event | None = None,
+        patience_s: float = 0.0,
+        *,
+        clock: Clock | None = None,
     ) -> None:
-        self._until_s = time.monotonic() + timeout_s
+        self._clock = clock or SystemClock()
+        self._until_s = self._clock.monotonic_s() + timeout_s
         self._why = f"no complete answer within {timeout_s:g} s"
         self._stop, self._patience_s = stop, patience_s
 
@@ -306,7 +316,7 @@ class Deadline:
         Raises:
             httpcore.ReadTimeout: none are left; the message says why.
         """
-        now_s = time.monotonic()
+        now_s = self._clock.monotonic_s()
         stopped = self._stop is not None and self._stop.is_set()
         if stopped and now_s + self._patience_s < self._until_s:
             self._until_s, self._why = now_s + self._patience_s, "stopped by a signal"

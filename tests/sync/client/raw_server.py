@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.fake_clock import FakeClock
+
 Handler = Callable[[socket.socket], None]
 
 
@@ -134,13 +136,25 @@ def silence(connection: socket.socket) -> None:
     connection.recv(1)
 
 
-def dribble(prefix: bytes) -> Handler:
-    """`prefix`, then a byte now and then, for as long as the client listens."""
+def dribble(prefix: bytes, meanwhile: Callable[[], None] = lambda: None) -> Handler:
+    """`prefix`, then a byte now and then, for as long as the client listens. meanwhile: called once
+    the prefix is sent; of many megabytes the client has read the most by then."""
 
     def handle(connection: socket.socket) -> None:
         connection.sendall(prefix)
+        meanwhile()
         while True:
             time.sleep(0.02)
             connection.sendall(b"x")
+
+    return handle
+
+
+def late(clock: FakeClock, handler: Handler) -> Handler:
+    """`handler` a minute and a second after the request."""
+
+    def handle(connection: socket.socket) -> None:
+        clock.advance(61)
+        handler(connection)
 
     return handle

@@ -16,6 +16,7 @@ from tests.sync.client.raw_server import (
     answer,
     drop,
     half,
+    late,
     page,
     silence,
 )
@@ -132,7 +133,7 @@ def test_certificates_of_a_company_are_trusted_when_the_environment_says_so(
 ):
     """As the error advises; deadlines and page arrive through TLS as well."""
     no_proxies("SSL_CERT_FILE", str(_CERTIFICATE))
-    client = bench.serve(silence, half(), page("1"), tls=tls, request_timeout_s=2)
+    client = bench.serve(late(bench.clock, silence), half(), page("1"), tls=tls)
     assert client.page("notes", {}).items == [{"id": "1"}]
     assert bench.budget.outcomes == ["unanswered", 200, 200]
 

@@ -102,7 +102,7 @@ def test_the_servers_clock_and_the_latency_are_learnt_by_the_way(bench: Bench):
     client.page("notes", {})
     assert client.latency_s is not None
     assert client.latency_s > 0
-    assert client.server_clock_skew_s == pytest.approx(60, abs=2)
+    assert client.server_clock_skew_s == pytest.approx(60, abs=20)
 
 
 LIST = b'{"success": true, "items": [{"id": "1"}, {"id": "2"}]}'

@@ -16,6 +16,7 @@ from tests.sync.client.raw_server import (
     dribble,
     drop,
     half,
+    late,
     page,
     silence,
 )
@@ -45,7 +46,6 @@ from tests.sync.client.recording_budget import RecordingBudget
         pytest.param(answer(408), 408, id="408"),
         pytest.param(answer(425), 425, id="425"),
         pytest.param(answer(429), 429, id="a bare 429"),
-        pytest.param(dribble(b""), "unanswered", id="no HTTP at all"),
         pytest.param(
             lambda connection: connection.sendall(b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n"),
             "unanswered",
@@ -54,12 +54,10 @@ from tests.sync.client.recording_budget import RecordingBudget
     ],
 )
 def test_a_transient_failure_is_tried_again_with_a_permit_of_its_own(
-    bench: Bench, handler: Handler, outcome: int | str, request: pytest.FixtureRequest
+    bench: Bench, handler: Handler, outcome: int | str
 ):
     """And the page arrives whole."""
-    # a server that never gets to HTTP is given up; the others are never too slow
-    patience_s = 1.5 if request.node.callspec.id.startswith("no HTTP") else 60
-    client = bench.serve(handler, page("1", "2"), request_timeout_s=patience_s)
+    client = bench.serve(handler, page("1", "2"))
     found = client.page("notes", {"limit": "2"})
     assert [item["id"] for item in found.items] == ["1", "2"]
     assert bench.budget.outcomes == [outcome, 200]
@@ -133,25 +131,31 @@ def test_a_shape_that_nobody_knows_is_told_after_a_few_tries(bench: Bench):
     assert client.requests == 8
 
 
+def test_a_silent_server_is_given_up_when_a_request_takes_too_long(bench: Bench):
+    """60 seconds, by default."""
+    client = bench.serve(late(bench.clock, silence), page("1"))
+    assert client.page("notes", {}).items == [{"id": "1"}]
+    assert bench.budget.outcomes == ["unanswered", 200]
+
+
 @pytest.mark.parametrize(
-    ("handler", "outcome"),
+    ("sent", "outcome"),
     [
-        pytest.param(silence, "unanswered", id="silence"),
-        pytest.param(dribble(b"HTTP/1.1 200 OK\r\nX-Head: "), "unanswered", id="a dribbled head"),
+        pytest.param(b"", "unanswered", id="no HTTP at all"),
+        pytest.param(b"HTTP/1.1 200 OK\r\nX-Head: ", "unanswered", id="a dribbled head"),
         pytest.param(
-            dribble(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"),
+            b"HTTP/1.1 200 OK\r\nContent-Length: 99000000\r\n\r\n" + bytes(16_000_000),
             200,
             id="a dribbled body",
         ),
     ],
 )
-def test_one_deadline_holds_for_all_of_an_exchange(
-    bench: Bench, handler: Handler, outcome: int | str
-):
-    """A byte now and then doesn't put it off."""
-    client = bench.serve(handler, page("1"), request_timeout_s=1.5)
+def test_one_deadline_holds_for_all_of_an_exchange(bench: Bench, sent: bytes, outcome: int | str):
+    """A byte now and then doesn't put it off; the next try has a permit of its own."""
+    client = bench.serve(dribble(sent, lambda: bench.clock.advance(61)), page("1"))
     assert client.page("notes", {}).items == [{"id": "1"}]
     assert bench.budget.outcomes == [outcome, 200]
+    assert bench.server.received[0] == bench.server.received[1]
 
 
 def test_a_permit_that_came_too_late_is_given_back_unused(bench: Bench):

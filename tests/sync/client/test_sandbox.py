@@ -18,7 +18,7 @@ from tests.sync.client.recording_budget import RecordingBudget
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    options = SandboxOptions(prospects=120, notes=90, tasks=80, meetings=70, stall_s=2.0)
+    options = SandboxOptions(prospects=120, notes=90, tasks=80, meetings=70, stall_s=0.05)
     with Sandbox(options) as running:
         yield running
 
@@ -30,7 +30,6 @@ def client(sandbox: Sandbox) -> Iterator[ApiClient]:
         base_url=sandbox.url,
         api_key=sandbox.api_key,
         budget=RecordingBudget(clock),
-        request_timeout_s=1.5,
         clock=clock,
     ) as connected:
         yield connected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import threading
@@ -14,7 +15,6 @@ from tests.sync.client.raw_server import (
     Handler,
     answer,
     page,
-    silence,
 )
 
 
@@ -30,7 +30,16 @@ def _stopping(stop: threading.Event, then: Handler) -> Handler:
 def test_a_signal_ends_the_wait_for_an_answer(bench: Bench):
     """Promptly, with the signal in the error; the permit counts until its deadline."""
     stop = threading.Event()
-    client = bench.serve(_stopping(stop, silence), stop=stop)
+
+    def silent_seconds(connection: socket.socket) -> None:
+        connection.settimeout(0.01)
+        while True:
+            bench.clock.advance(1)
+            with contextlib.suppress(TimeoutError):
+                connection.recv(1)
+                return  # the client has gone
+
+    client = bench.serve(_stopping(stop, silent_seconds), stop=stop)
     with pytest.raises(errors.Interrupted) as caught:
         client.page("notes", {})
     assert caught.value.exit_code == 130

@@ -74,7 +74,7 @@ def test_a_write_is_not_sent_again_once_its_key_may_be_forgotten(bench: Bench):
         bench.clock.advance(100)
         answer(429)(connection)
 
-    client = bench.serve(slow, answer(201, {"item": {"id": "1"}}))
+    client = bench.serve(slow, answer(201, {"item": {"id": "1"}}), request_timeout_s=200)
     with pytest.raises(errors.Unreachable, match="may have expired") as caught:
         client.post("notes", b"{}", idempotency_key="k", remembered_s=50)
     assert caught.value.sent == 1
@@ -102,6 +102,6 @@ def test_the_servers_time_ignores_steps_of_our_wall(bench: Bench):
     client = bench.serve(dated)
     client.page("notes", {})
     bench.clock.step(-7200)
-    assert client.server_now_s() == pytest.approx(1_760_000_000, abs=2)
+    assert client.server_now_s() == pytest.approx(1_760_000_000, abs=20)
     bench.clock.advance(60)
-    assert client.server_now_s() == pytest.approx(1_760_000_060, abs=2)
+    assert client.server_now_s() == pytest.approx(1_760_000_060, abs=20)
