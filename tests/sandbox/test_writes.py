@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -240,19 +241,23 @@ def test_the_same_key_with_another_payload_conflicts(serve: Serve):
 
 def test_the_same_key_while_the_first_runs_conflicts(serve: Serve):
     """409 until the first is done, then its answer."""
-    sandbox, client = serve(prospects=0, latency_s=0.5)
-    key = {"X-Idempotency-Key": "k"}
-    first = threading.Thread(target=lambda: client.post("/prospects", json=JANE, headers=key))
-    arrived = threading.Event()
-    sandbox.on_request = lambda _request: arrived.set()
-    first.start()
-    assert arrived.wait(60)
-    early = client.post("/prospects", json=JANE, headers=key)
+    sandbox, client = serve(prospects=0)
+    for latency_s in (0.2, 2.0, 20.0):  # the first is still under way when we come, in the end
+        sandbox.options.latency_s = latency_s
+        key = {"X-Idempotency-Key": f"k{latency_s}"}
+        arrived = threading.Event()
+        sandbox.on_request = lambda _request, arrived=arrived: arrived.set()
+        sandbox.clear_log()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(client.post, "/prospects", json=JANE, headers=key)
+            assert arrived.wait(60)
+            early = client.post("/prospects", json=JANE, headers=key)
+        assert client.post("/prospects", json=JANE, headers=key).status_code == 201
+        assert len(sandbox.applied) == 1
+        if early.status_code == 409:
+            break
     assert early.status_code == 409
     assert "in progress" in early.json()["message"]
-    first.join()
-    assert client.post("/prospects", json=JANE, headers=key).status_code == 201
-    assert len(sandbox.applied) == 1
 
 
 def test_keys_are_forgotten(serve: Serve):
