@@ -183,7 +183,7 @@ class _ClearedLate(threading.Event):
 
     def clear(self) -> None:
         self.clearing.set()
-        self.wait(5)
+        self.wait(60)
         super().clear()
 
 
@@ -193,10 +193,10 @@ def test_closing_is_noticed_while_the_thread_goes_to_sleep(tmp_path: Path):
         late = _ClearedLate()
         before, budget._wake_up = budget._wake_up, late
         before.set()
-        assert late.clearing.wait(5)
+        assert late.clearing.wait(60)
         closing = threading.Thread(target=budget.close)
         closing.start()
-        closing.join(5)
+        closing.join(60)
         is_closed = not closing.is_alive()
         late.set()
     assert is_closed

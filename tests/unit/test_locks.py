@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from connector.budget.database import Database
 from connector.budget.locks import take_lock
 with take_lock(Database(sys.argv[1]), "push", run_id="other"):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -29,6 +30,17 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'ledger.db'}"
     return str(request.getfixturevalue("postgres_url"))
+
+
+def wait_until_noticed(database: Database) -> None:
+    """PostgreSQL needs a moment to see that a client has gone, and frees its locks then."""
+    held = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_locks.database = pg_database.oid "
+    held += "WHERE locktype = 'advisory' AND datname = current_database()"
+    while not database.is_sqlite:
+        with database.read() as connection:
+            if connection.scalar(sa.text(held)) == 0:
+                return
+        time.sleep(0.005)
 
 
 def test_a_second_holder_is_refused_and_the_first_is_named(url: str):
@@ -41,6 +53,7 @@ def test_a_second_holder_is_refused_and_the_first_is_named(url: str):
             take_lock(database, "push", run_id="mine").__enter__()
         other.send_signal(signal.SIGKILL)
         other.wait()
+    wait_until_noticed(database)
     with take_lock(database, "push", run_id="mine") as held:
         assert held.fence == 2
     database.close()
@@ -63,6 +76,7 @@ def test_a_broken_connection_hides_no_error(postgres_url: str):
     database, other = Database(postgres_url), Database(postgres_url)
     with pytest.raises(BudgetError, match="the work"):
         _cut_while_held(database, other)
+    wait_until_noticed(other)
     with take_lock(other, "push", run_id="next") as held:
         assert held.fence == 2
     database.close()
