@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -90,8 +91,9 @@ class Transport:
             ) from None
         base = urlsplit(self._base_url)
         self.host = base.hostname or ""
+        self._backend = DeadlineBackend()
         self._client = httpx.Client(
-            transport=_PoolTransport(_pool(base)),
+            transport=_PoolTransport(_pool(base, self._backend)),
             headers=dict(headers),
             follow_redirects=False,
             trust_env=False,  # `_pool` reads the environment
@@ -149,6 +151,7 @@ class Transport:
     def close(self) -> None:
         """Close all connections; requests still running on them fail."""
         self._client.close()
+        self._backend.close()
 
 
 def _explain(error: Exception) -> tuple[str, bool]:
@@ -231,7 +234,7 @@ class _PoolTransport(httpx.HTTPTransport):
         self._pool = pool
 
 
-def _pool(base: SplitResult) -> httpcore.ConnectionPool:
+def _pool(base: SplitResult, backend: DeadlineBackend) -> httpcore.ConnectionPool:
     """For https, where the key is inside TLS, a proxy comes from the environment (HTTPS_PROXY,
     ALL_PROXY, NO_PROXY); a plain-http request to loopback never uses a proxy."""
     options: dict[str, Any] = {
@@ -239,7 +242,7 @@ def _pool(base: SplitResult) -> httpcore.ConnectionPool:
         "max_connections": None,  # as many as there are threads
         "max_keepalive_connections": CONNECTIONS_KEPT,
         "keepalive_expiry": KEEP_ALIVE_S,
-        "network_backend": DeadlineBackend(),
+        "network_backend": backend,
     }
     proxy = _proxy(base)
     if proxy is None:
@@ -354,7 +357,8 @@ class DeadlineStream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         left_s = cast("Deadline", timeout).left_s()
-        return DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, left_s))
+        self._inner = self._inner.start_tls(ssl_context, server_hostname, left_s)
+        return self
 
     def close(self) -> None:
         self._inner.close()
@@ -364,10 +368,25 @@ class DeadlineStream(httpcore.NetworkStream):
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """Opens DeadlineStreams; it takes Deadlines as time-outs, too."""
+    """Opens DeadlineStreams; it takes Deadlines as time-outs, too.
+
+    It knows what it has opened: httpcore's pool forgets a connection that another thread is opening
+    while the pool is closed.
+    """
 
     def __init__(self) -> None:
         self._inner = httpcore.SyncBackend()
+        self._lock = threading.Lock()
+        self._opened = weakref.WeakSet[DeadlineStream]()
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close every connection, and those that are being opened as soon as they are."""
+        with self._lock:
+            self._is_closed = True
+            opened = list(self._opened)
+        for stream in opened:
+            stream.close()
 
     def connect_tcp(
         self,
@@ -388,8 +407,16 @@ class DeadlineBackend(httpcore.NetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
             else:
-                return DeadlineStream(stream)
+                return self._kept(DeadlineStream(stream))
         raise failure
+
+    def _kept(self, stream: DeadlineStream) -> DeadlineStream:
+        with self._lock:
+            if not self._is_closed:
+                self._opened.add(stream)
+                return stream
+        stream.close()
+        raise httpcore.ConnectError("closed")
 
 
 def _addresses(host: str, port: int, deadline: Deadline) -> list[str]:

@@ -135,12 +135,15 @@ class StoppableServer(uvicorn.Server):
             server.close()
         for each in sockets or []:
             each.close()
+        for _ in range(3):  # connections that were accepted just now get their transport, to abort
+            await asyncio.sleep(0)
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
         for task in list(self.server_state.tasks):
             task.cancel()
         await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # what was aborted closes its socket now
 
 
 def server_config(state: State) -> uvicorn.Config:

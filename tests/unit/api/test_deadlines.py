@@ -108,3 +108,16 @@ def test_a_signal_never_lengthens_a_deadline():
     stop = threading.Event()
     stop.set()
     assert Deadline(3, stop, patience_s=500).left_s() <= 3
+
+
+def test_what_is_opened_while_others_close_is_closed_too(
+    monkeypatch: pytest.MonkeyPatch, listener: socket.socket
+):
+    """A run may end while a thread of it connects; nobody would ever use that connection."""
+    _resolve_to(monkeypatch, "127.0.0.1")
+    backend, port, deadline = DeadlineBackend(), listener.getsockname()[1], Deadline(60)
+    stream = backend.connect_tcp("api.test", port, deadline)  # type: ignore[arg-type]
+    backend.close()
+    assert stream.get_extra_info("socket").fileno() == -1
+    with pytest.raises(httpcore.ConnectError, match="closed"):
+        backend.connect_tcp("api.test", port, deadline)  # type: ignore[arg-type]
