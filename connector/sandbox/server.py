@@ -131,12 +131,16 @@ class StoppableServer(uvicorn.Server):
         await self._stop.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # accept no more, and give what was accepted just now its transport: a server that is closed
+        # first forgets it, with its socket open
+        for each in sockets or []:
+            asyncio.get_running_loop().remove_reader(each.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
         for server in self.servers:
             server.close()
         for each in sockets or []:
             each.close()
-        for _ in range(3):  # connections that were accepted just now get their transport, to abort
-            await asyncio.sleep(0)
         for connection in list(self.server_state.connections):
             if connection.transport is not None:
                 connection.transport.abort()
