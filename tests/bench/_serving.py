@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+_processes: dict[str, int] = {}
+"""By URL."""
 
 
 @contextmanager
@@ -22,7 +27,18 @@ def serving(**options: object) -> Iterator[str]:
     )
     assert process.stdout is not None
     try:
-        yield str(json.loads(process.stdout.readline())["url"])
+        url = str(json.loads(process.stdout.readline())["url"])
+        _processes[url] = process.pid
+        yield url
     finally:
         process.terminate()
         process.communicate()
+
+
+def server_cpu_s(url: str) -> float:
+    """What the sandbox at `url` has used so far; 0.0 where the system doesn't say (/proc)."""
+    stat = Path(f"/proc/{_processes[url]}/stat")
+    if not stat.exists():
+        return 0.0
+    user, system = stat.read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
