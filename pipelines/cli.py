@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import threading
@@ -105,6 +106,7 @@ def run() -> None:
     that must be closed has been closed by its owner; threads that still work are waited for.
     """
     raise_on_signals()
+    gc.set_threshold(50_000, 20, 20)  # imports and pages make many objects, and few cycles
     try:
         main()
     except SystemExit as ended:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -239,6 +240,12 @@ def half_path(url: str, suffix: str) -> Path | None:
         return None
     path = Path(parsed.database or "")
     return path.with_name(f"{path.stem}{suffix}{path.suffix}")
+
+
+def insert_into(connection: sa.Connection, table: sa.Table) -> Any:
+    """An INSERT that can say ON CONFLICT, which SQLAlchemy has only in its dialects: importing
+    PostgreSQL's where SQLite is at work would delay each start."""
+    return import_module(f"sqlalchemy.dialects.{connection.dialect.name}").insert(table)
 
 
 def forget_version(connection: sa.Connection, component: str) -> None:

@@ -15,9 +15,8 @@ import sqlite3
 from contextlib import closing
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
-from connector.budget.database import Database, half_path
+from connector.budget.database import Database, half_path, insert_into
 
 metadata = sa.MetaData()
 _Number = sa.BigInteger
@@ -137,7 +136,7 @@ def _new_salt(connection: sa.Connection, database: Database) -> bytes:
     """A new budget takes the copy of an existing outbox: with another salt, the key's earlier
     writes would not be found. Of two processes that start at once, the first one's salt stays."""
     salt = _salt_of_outbox(connection, database) or randomness.token_bytes(32)
-    insert = postgresql.insert(secrets).values(name=_SALT, value=salt)  # as SQLite writes it, too
+    insert = insert_into(connection, secrets).values(name=_SALT, value=salt)
     connection.execute(insert.on_conflict_do_nothing())
     return salt_of(connection) or salt
 

@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from connector.budget import Lane
-from connector.budget.database import Database, Prepared
+from connector.budget.database import Database, Prepared, insert_into
 from connector.budget.ledger_clock import LedgerClock, ledger_clock
 from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
 from connector.budget.policy import permits
@@ -136,8 +135,8 @@ class KeyRow:
     @classmethod
     def add(cls, connection: sa.Connection, key: str, now_s: float) -> None:
         """Create the row if it is missing; other processes may do so at the same time."""
-        insert = postgresql.insert(keys).values(vars(cls(key, 1, 0, 0, 0, 0, now_s)))
-        connection.execute(insert.on_conflict_do_nothing())  # as SQLite writes it, too
+        insert = insert_into(connection, keys).values(vars(cls(key, 1, 0, 0, 0, 0, now_s)))
+        connection.execute(insert.on_conflict_do_nothing())
 
     @classmethod
     def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:

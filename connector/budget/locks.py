@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
-from connector.budget.database import Database, cant_open, open_private
+from connector.budget.database import Database, cant_open, insert_into, open_private
 from connector.errors import AlreadyRunning, BudgetError
 
 _metadata = sa.MetaData()
@@ -116,9 +115,9 @@ def _next_fence(database: Database, name: str, run_id: str) -> int:
     command = Path(sys.argv[0]).name
     holder = f"run {run_id} ({command}, pid {os.getpid()} on {os.uname().nodename}, since {since})"
     again = {"fence": holders.c.fence + 1, "holder": holder[:512]}
-    insert = postgresql.insert(holders).values(name=name, fence=1, holder=holder[:512])
-    upsert = insert.on_conflict_do_update(index_elements=["name"], set_=again)  # SQLite's, too
     with database.write() as connection:
+        insert = insert_into(connection, holders).values(name=name, fence=1, holder=holder[:512])
+        upsert = insert.on_conflict_do_update(index_elements=["name"], set_=again)
         return int(connection.execute(upsert.returning(holders.c.fence)).scalar_one())
 
 

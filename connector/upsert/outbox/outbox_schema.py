@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
+
+from connector.budget.database import insert_into
 
 metadata = sa.MetaData()
 
@@ -177,14 +178,14 @@ _Rows = Sequence[Mapping[str, Any]]
 def insert_new(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken changes nothing."""
     if rows:
-        insert = postgresql.insert(table)  # as SQLite writes it, too
+        insert = insert_into(connection, table)
         connection.execute(insert.on_conflict_do_nothing(), list(rows))
 
 
 def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken replaces the columns it names."""
     if rows:
-        insert = postgresql.insert(table)
+        insert = insert_into(connection, table)
         keys = [column.name for column in table.primary_key]
         new = {name: insert.excluded[name] for name in rows[0] if name not in keys}
         upsert = insert.on_conflict_do_update(index_elements=keys, set_=new)
