@@ -48,9 +48,10 @@ def flag(usage: str, text: str) -> Any:
     return option(usage, text, default=False)
 
 
-def argument(metavar: str, text: str) -> Any:
-    """A command's optional argument."""
-    return typer.Argument(None, metavar=metavar, help=text)
+def argument(metavar: str) -> Any:
+    """A command's optional argument. The command's own text describes it: Typer's list of arguments
+    would call it `FILE <str>`."""
+    return typer.Argument(None, metavar=metavar, hidden=True)
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) ->
 def _runs(
     settings: Settings,
     output: Output,
-    run_id: str | None = argument("RUN_ID", "Show one run in detail."),
+    run_id: str | None = argument("RUN_ID"),
     last: int = option("--last N", "How many runs to list, newest first.", default=20, min=1),
 ) -> Result:
     """List past runs; with RUN_ID, show one run's summary, rejects and warnings."""

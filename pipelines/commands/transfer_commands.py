@@ -41,7 +41,7 @@ hiringcenter push people.xlsx --sheet May"""
 def _pull(
     settings: Settings,
     output: Output,
-    resources: list[str] | None = argument("RESOURCE", "prospects, notes, tasks or meetings."),
+    resources: list[str] | None = argument("RESOURCE"),
     full: bool = flag("--full", "Scan each list completely, and find deletions."),
     since: str | None = option(
         "--since DATE", "Read back to this date, once; later pulls are planned as before."
@@ -49,7 +49,8 @@ def _pull(
     reset: bool = flag("--reset", "Forget what earlier scans learned, and read everything again."),
     take_over: bool = flag("--take-over", "Publish even over the copy of another installation."),
 ) -> Result:
-    """Load data from the API into the destination: each RESOURCE that is named, or all four."""
+    """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
+    tasks, meetings), or all four."""
     from connector.errors import UsageError, nearest
     from connector.source.fields import RESOURCES
     from pipelines.pull.pull_run import Wanted
@@ -108,9 +109,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
 def _push(
     settings: Settings,
     output: Output,
-    file: str | None = argument(
-        "FILE", "CSV, TSV, JSONL, Parquet or XLSX, .gz too; - for CSV on stdin."
-    ),
+    file: str | None = argument("FILE"),
     table: str | None = option("--table NAME", "Push a table of the destination."),
     sql: str | None = option("--sql QUERY", "Push the rows of one SELECT."),
     database: Path | None = option("--database F", "Use this DuckDB file for --table or --sql."),
@@ -149,7 +148,8 @@ def _push(
     ),
     new_ledger: bool = _NEW_LEDGER,
 ) -> Result:
-    """Send prospects from a file, a table or a query to the API; every row is accounted for."""
+    """Send prospects to the API from FILE (CSV, TSV, JSONL, Parquet or XLSX, .gz too; - for CSV on
+    stdin), a table or a query; every row is accounted for."""
     from connector.errors import UsageError
     from pipelines.push.push_input import PushRequest, job_request
 
