@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -13,9 +14,17 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-# how fast an example runs says more about the machine than about the code
+# The same examples in every run: what others find is found on purpose, not in somebody's CI. How
+# fast an example runs says more about the machine than about the code.
 hypothesis.settings.register_profile(
-    "project", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "project",
+    derandomize=True,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+# other ones each time, and ten times as many: make test ARGS=--hypothesis-profile=explore
+hypothesis.settings.register_profile(
+    "explore", hypothesis.settings.get_profile("project"), derandomize=False, max_examples=1000
 )
 hypothesis.settings.load_profile("project")
 
@@ -52,6 +61,13 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     structlog.reset_defaults()  # a command's log goes to a stderr that is closed by now
     for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # commands set them for their process
         os.environ.pop(name, None)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """The same choices for this test in every run, but while exploring."""
+    is_exploring = request.config.getoption("--hypothesis-profile") == "explore"
+    return random.Random() if is_exploring else random.Random(request.node.nodeid)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ import duckdb
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from tests.processes.damage import DAMAGES, remove_what_was_put_aside, state_files
 from tests.processes.file_operations import FileFault
-from tests.processes.zygote import Zygote
+from tests.processes.zygote import Zygote, signalled
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 
 CHUNK_PAGES = 8
@@ -67,9 +67,16 @@ def kill_until_done(
     zygote: Zygote, sandbox: Sandbox, *, kills: int, seed: int, within_s: float = 2.5
 ) -> int:
     """Kill pulls at random instants, then let one finish and compare; returns how many were
-    killed."""
+    killed: the first two certainly, the others unless they have ended by then."""
     chance, cut = random.Random(seed), 0
-    for _ in range(kills):
+    for _ in range(2):
+        last = len(sandbox.requests) + chance.randrange(1, PAGES // 3)
+        signalled(
+            zygote, sandbox, signal.SIGKILL, "pull", "--full", "-q",
+            when=lambda last=last: len(sandbox.requests) >= last,
+        )  # fmt: skip
+        cut += 1
+    for _ in range(kills - cut):
         pid = zygote.start("pull", "--full", "-q")
         time.sleep(chance.uniform(0.0, within_s))
         os.kill(pid, signal.SIGKILL)

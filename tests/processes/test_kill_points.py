@@ -71,7 +71,7 @@ def test_operations_fail_from_the_chosen_one_on_but_removals(tmp_path: Path):
 
 
 STATE_SCRIPT = """
-import os, random, shutil, sqlite3, sys, tarfile
+import os, shutil, sqlite3, sys, tarfile
 from pathlib import Path
 from connector.settings.state_dir import prepare
 from tests.processes.file_operations import FileFault, watch
@@ -91,7 +91,7 @@ if sys.argv[4]:
     with tarfile.open(sys.argv[4]) as archive:
         archive.extractall(whole, filter="data")
 step = int(sys.argv[5])
-for number in range(random.randint(1, step), 1000, step):
+for number in range(int(sys.argv[6]), 1000, step):
     for folder in (home, target):
         shutil.rmtree(folder, ignore_errors=True)
     target.mkdir()
@@ -117,7 +117,7 @@ for number in range(random.randint(1, step), 1000, step):
     ("case", "step"), [("new", 1), ("moved", 2), ("copied from", 19), ("copied to", 61)]
 )
 def test_a_state_directory_comes_into_being_whatever_operation_a_run_was_killed_before(
-    tmp_path: Path, case: str, step: int
+    tmp_path: Path, chance: random.Random, case: str, step: int
 ):
     """Made, or moved from where version 0.1 had it, to another file system as well: nothing of it
     is lost, and nothing is left behind."""
@@ -142,6 +142,7 @@ def test_a_state_directory_comes_into_being_whatever_operation_a_run_was_killed_
                 str(watched),
                 old,
                 str(step),
+                str(chance.randint(1, step)),
             ],
             env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
             capture_output=True,
@@ -158,11 +159,12 @@ def points(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillPoints]:
 
 
 @pytest.mark.slow
-def test_a_pull_killed_before_a_file_operation_loses_nothing_and_leaves_nothing(points: KillPoints):
-    """A sample, another one each time, of a first pull and of the one that resumes it; every second
-    of them, one by one: make bench. At most two runs later the copy equals the API, and no file is
-    there that an undisturbed pull doesn't leave."""
-    chance = random.Random()
+def test_a_pull_killed_before_a_file_operation_loses_nothing_and_leaves_nothing(
+    points: KillPoints, chance: random.Random
+):
+    """A sample of a first pull and of the one that resumes it; every second operation, one by one:
+    make bench. At most two runs later the copy equals the API, and no file is there that an
+    undisturbed pull doesn't leave."""
     numbers = chance.randrange(1, points.first), chance.randrange(1, points.first // 2)
     series = [FileFault(kill_before=number) for number in numbers]
     assert points.try_series(series, fresh=True) is None
@@ -178,16 +180,16 @@ def test_a_pull_killed_where_it_used_to_be_stuck(points: KillPoints):
 
 
 @pytest.mark.slow
-def test_a_damaged_file_heals_or_is_named(points: KillPoints):
+def test_a_damaged_file_heals_or_is_named(points: KillPoints, chance: random.Random):
     """One of dlt's, the marks, the working file, the copy, the ledger. (A hundred: make bench.)"""
-    chance = random.Random()
     assert points.try_damage(chance) is None
 
 
 @pytest.mark.slow
-def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(points: KillPoints):
+def test_a_disk_that_fails_in_the_midst_ends_the_pull_in_words(
+    points: KillPoints, chance: random.Random
+):
     """A full or dying disk: one JSON object, no crash, and the next run recovers."""
-    chance = random.Random()
     code = chance.choice([errno.ENOSPC, errno.EIO])
     assert points.try_failing(chance.randrange(1, points.first // 2), code) is None
 
