@@ -29,7 +29,7 @@ settings = load()
 ledger = Database(settings.resolved_ledger_url)
 with take_lock(ledger, pull_lock_name(settings), run_id="held-by-test"):
     print("held", flush=True)
-    time.sleep(300)
+    time.sleep(3600)
 """
 
 
@@ -156,10 +156,12 @@ def test_a_dag_run_that_meets_a_lock_is_skipped(
     ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        (run,) = run_dag(
-            airflow_home, project, sandbox.api_key, AIRFLOW_VAR_HIRINGCENTER_COMMAND="pull"
-        )
-        holder.kill()
+        try:
+            (run,) = run_dag(
+                airflow_home, project, sandbox.api_key, AIRFLOW_VAR_HIRINGCENTER_COMMAND="pull"
+            )
+        finally:
+            holder.kill()
     assert run["state"] == "skipped", run["log"]
     assert "held-by-test" in run["summary"]["error"]["message"]
 

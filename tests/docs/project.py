@@ -45,7 +45,7 @@ class ReadersProject:
             line = line.replace("make ", "make --old-file=.venv/.installed ", 1)
         done = subprocess.run(
             shlex.split(line), cwd=self.folder, env=self.environment, text=True, check=False,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=240,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=500,
         )  # fmt: skip
         return done.returncode, done.stdout
 

@@ -51,7 +51,7 @@ def test_the_first_screen_is_what_make_sync_prints(readers_project: ReadersProje
     keyless = {name: value for name, value in environment.items() if "HIRINGCENTER" not in name}
     done = subprocess.run(
         ["make", "--old-file=.venv/.installed", "sync"], cwd=folder, env=keyless, check=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=240,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=500,
     )  # fmt: skip
     screen = README.text.partition("$ make sync\n```\n```\n")[2].partition("```")[0]
     # on a busy machine a few minutes, or a second of waiting, which is told from one second on
@@ -91,7 +91,7 @@ def test_the_python_examples_are_a_dlt_pipeline(readers_project: ReadersProject)
     script = "\n".join(page("docs/how-to/dlt.md").blocks("python"))
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=folder, env=environment | {"HOME": str(folder)},
-        text=True, capture_output=True, check=False, timeout=240,
+        text=True, capture_output=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with duckdb.connect(str(folder / "recruiting.duckdb"), read_only=True) as connection:

@@ -36,9 +36,9 @@ FRAME = """<iframe src="report.html" style="width:{width}px;height:4000px;border
     text: page.body.innerText.length,
   }})"></iframe>"""
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom",
+    "--headless", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--disable-quic",
+    "--no-first-run", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--enable-logging=stderr", "--virtual-time-budget=4000", "--dump-dom",
 )  # fmt: skip
 SCHEMES = {"dark": 0, "light": 1}  # Chromium's own numbers
 EVIL = "</title></style><script>document.title='taken'</script><img src=x onerror=alert(1)>\"'"
@@ -63,7 +63,7 @@ class Browser:
         profile = f"--user-data-dir={self.folder / 'profile'}"
         done = subprocess.run(
             [CHROMIUM, *FLAGS, colours, profile, f"{self.address}/frame.html"],
-            capture_output=True, text=True, timeout=120, check=True,
+            capture_output=True, text=True, timeout=500, check=True,
         )  # fmt: skip
         assert "CONSOLE" not in done.stderr, done.stderr
         found = re.search(r"<title>(\{.*?\})</title>", done.stdout)

@@ -62,7 +62,7 @@ def send_all(work: Work, pace: Pace) -> Done:
             return next(left, None) is not None
 
     def run() -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", work.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", work.port, timeout=500)
         asked_s = 0.0
 
         def send() -> http.client.HTTPResponse:

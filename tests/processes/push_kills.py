@@ -170,7 +170,7 @@ def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -
         if chance.random() < 0.8:  # else somewhere in start and plan
             _until(
                 lambda before=before: len(sandbox.requests) > before or _ended(zygote),
-                deadline_s=30,
+                deadline_s=300,
             )
         time.sleep(chance.uniform(0, 0.25))
         os.kill(pid, signal.SIGKILL)

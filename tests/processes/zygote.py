@@ -27,7 +27,7 @@ from connector.sandbox import Sandbox
 from tests.processes.file_operations import FileFault, library, watch
 
 ROOT = Path(__file__).parents[2]
-_PATIENCE_S = 120.0
+_PATIENCE_S = 500.0
 # what the commands import late: killed while importing, a child would prove little
 _HEAVY = (
     "pipelines.commands.transfer_commands",

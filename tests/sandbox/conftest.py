@@ -22,7 +22,7 @@ def serve() -> Iterator[Serve]:
         def start(**options: Any) -> tuple[Sandbox, httpx.Client]:
             sandbox = stack.enter_context(Sandbox(SandboxOptions(**options)))
             key = {"Authorization": f"Bearer {sandbox.api_key}"}
-            client = httpx.Client(base_url=sandbox.url, headers=key, timeout=60, verify=False)
+            client = httpx.Client(base_url=sandbox.url, headers=key, timeout=500, verify=False)
             return sandbox, stack.enter_context(client)
 
         yield start

@@ -250,7 +250,7 @@ def test_the_same_key_while_the_first_runs_conflicts(serve: Serve):
         sandbox.clear_log()
         with ThreadPoolExecutor(1) as pool:
             pool.submit(client.post, "/prospects", json=JANE, headers=key)
-            assert arrived.wait(60)
+            assert arrived.wait(500)
             early = client.post("/prospects", json=JANE, headers=key)
         assert client.post("/prospects", json=JANE, headers=key).status_code == 201
         assert len(sandbox.applied) == 1

@@ -183,7 +183,7 @@ class _ClearedLate(threading.Event):
 
     def clear(self) -> None:
         self.clearing.set()
-        self.wait(60)
+        self.wait(500)
         super().clear()
 
 
@@ -193,7 +193,7 @@ def test_closing_is_noticed_while_the_thread_goes_to_sleep(tmp_path: Path):
         late = _ClearedLate()
         before, budget._wake_up = budget._wake_up, late
         before.set()
-        assert late.clearing.wait(60)
+        assert late.clearing.wait(500)
         closing = threading.Thread(target=budget.close)
         closing.start()
         closing.join(60)

@@ -103,7 +103,9 @@ def test_log_lines_name_their_account(run: Run, configure: Configure):
 
 def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east: Sandbox):
     """Exit 143 at a safe point of the first; the others aren't begun; one object all the same."""
-    east.options.latency_s = 0.5
+    # it never comes to its end
+    east.options.script = lambda asked: None if asked.path.endswith("/auth") else "hang"
+    east.options.stall_s = 3600.0
     binary = Path(sys.executable).with_name("hiringcenter")
     with subprocess.Popen(
         [binary, "pull", "--all-accounts", "--json"],
@@ -112,7 +114,7 @@ def test_a_signal_stops_the_accounts_to_come_as_well(configure: Configure, east:
         assert process.stderr is not None
         assert any("event=pull.scan" in line for line in process.stderr)
         process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=500)
     assert process.returncode == 128 + signal.SIGTERM, err
     assert list(json.loads(out)["accounts"]) == ["east"]
 

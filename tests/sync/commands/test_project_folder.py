@@ -32,7 +32,7 @@ def test_dlts_credentials_are_those_of_the_project(
     (project / "reports/.dlt/secrets.toml").write_text(elsewhere)
     done = subprocess.run(
         [BINARY, "pull", "notes"], cwd=project / "reports", env=os.environ.copy(),
-        capture_output=True, text=True, check=False, timeout=120,
+        capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     engine = sa.create_engine(sa.make_url(postgres_url).set(drivername="postgresql+psycopg"))

@@ -265,7 +265,7 @@ def test_a_terminal_that_can_not_write_a_name_fails_no_run(sandbox: Sandbox, enc
     for flags in ([], ["--json"]):
         done = subprocess.run(
             [binary, "push", "people.csv", "--dry-run", "-q", *flags],
-            env=environment, capture_output=True, check=False, timeout=60,
+            env=environment, capture_output=True, check=False, timeout=500,
         )  # fmt: skip
         assert done.returncode == 3, done.stderr
         told = done.stdout.decode("utf-8" if flags else encoding)

@@ -85,7 +85,7 @@ def test_a_first_pull_knows_how_many_pages_follow(puller: Puller, between: Betwe
         body.setdefault("pagination", {})["totalCount"] = rows.get(name)
         asked[name] += 1
         if name in rows and asked[name] == 2:  # each has taken in its first page by now
-            all_have_begun.wait(timeout=60)
+            all_have_begun.wait(timeout=500)
 
     between.change = count_and_begin_together
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)

@@ -336,7 +336,7 @@ def test_a_killed_backfill_reads_nothing_twice_but_its_last_chunk(sandbox: Sandb
             time.sleep(0.01)
         killed.send_signal(signal.SIGKILL)
     sandbox.options.latency_s = 0.0
-    subprocess.run(command, env=environment, check=True, timeout=200)
+    subprocess.run(command, env=environment, check=True, timeout=500)
     assert PAGES <= len(sandbox.requests) <= PAGES + 2 * 10
     pipeline = dlt.pipeline(
         "own", destination=dlt.destinations.duckdb(str(tmp_path / "file.duckdb")),
