@@ -122,6 +122,14 @@ def test_only_the_dags_know_airflow():
             assert "airflow" not in imported, module
 
 
+def test_requests_are_made_by_httpx():
+    """httpx is this connector's HTTP library, by its users' choice: of httpcore, which lies below
+    it, it is only the sockets that are ours. The client may not go past httpx to save some CPU."""
+    transport = modules()["connector.api.transport"].read_text()
+    assert "httpx.Client(" in transport
+    assert "self._client.send(" in transport
+
+
 def cycles(arrows: Mapping[str, set[str]]) -> list[set[str]]:
     """Groups that import one another in a circle (strongly connected components)."""
     reached: dict[str, set[str]] = {}
