@@ -37,7 +37,7 @@ from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
 from connector.source.exact_values import to_datetime
 from connector.source.fields import DELETED_COLUMN, RESOURCES, SEEN_COLUMN, UNLISTED_COLUMN
-from connector.source.list_scan import ListScan, begin, note, read_state
+from connector.source.list_scan import ListScan, begin, list_state, note, read_state
 from connector.source.row_maker import (
     MALFORMED_COLUMNS,
     MALFORMED_TABLE,
@@ -45,6 +45,7 @@ from connector.source.row_maker import (
     configured_maker,
 )
 from connector.source.scan import Scan
+from connector.source.scan_planner import ScanPlans, plan_scans
 from connector.source.scans import (
     Checkpoint,
     ScanKind,
@@ -126,10 +127,10 @@ def hiringcenter(
     settings = read_options(given)
     wants_full = TypeAdapter(bool).validate_python(looked_up("full", full) or False)
     client = SharedClient(settings, budget)
+    plans = _RunPlans(settings, full=wants_full)
+    since_ms = _ms(looked_up("since", since))
     for name in RESOURCES:
-        reader = _ListReader(
-            name, client, settings, full=wants_full, since_ms=_ms(looked_up("since", since))
-        )
+        reader = _ListReader(name, client, settings, plans, since_ms)
         yield list_resource(name, reader, columns=reader.maker({}).columns | {SEEN_COLUMN: _SEEN})
 
 
@@ -142,7 +143,8 @@ def _ms(since: datetime | str | int | None) -> int | None:
 def unfinished(pipeline: dlt.Pipeline) -> list[str]:
     """The lists whose scan stopped before its end, at a limit or because a run failed; the next
     `pipeline.run(hiringcenter())` resumes them."""
-    return [name for name in RESOURCES if read_state(name, state_of(pipeline, name))[1] is not None]
+    left = {name: read_state(name, state_of(pipeline, name))[1] for name in RESOURCES}
+    return [name for name, scan in left.items() if scan is not None and not scan.plan.in_parts]
 
 
 def state_of(pipeline: dlt.Pipeline, resource: str) -> dict[str, Any]:
@@ -340,6 +342,49 @@ def merge_strategy(capabilities: DestinationCapabilitiesContext | None) -> str:
     return "upsert" if "upsert" in (known or ()) else "delete-insert"
 
 
+class _RunPlans:
+    """The plans of a run's lists, made together since they share its requests. Thread-safe.
+
+    full: read every list in full.
+    """
+
+    def __init__(self, settings: Settings, *, full: bool) -> None:
+        self._settings, self.full = settings, full
+        self._lock = threading.Lock()
+        self._run: Any = None
+        self._plans: ScanPlans = {}
+
+    def take(
+        self, resource: str, state: Mapping[str, Any], since_ms: int | None
+    ) -> tuple[ScanPlan, ...]:
+        """A list's scans; asked again, those that follow them.
+
+        state: the list's current one, which dlt may not have stored yet.
+        """
+        with self._lock:
+            run = dlt.current.source_state()  # an object of each run
+            if self._run is not run:
+                self._run, self._plans = run, self._plan({resource: state}, None)
+            if since_ms is None and resource in self._plans:
+                return self._plans.pop(resource)
+            return self._plan({resource: state}, since_ms)[resource]
+
+    def _plan(self, changed: Mapping[str, Any], since_ms: int | None) -> ScanPlans:
+        selected = dlt.current.source().resources.selected
+        states = {name: dlt.current.resource_state(name) for name in RESOURCES if name in selected}
+        return plan_scans(
+            {
+                name: list_state(name, state, now_ms=_now_ms())
+                for name, state in {**states, **changed}.items()
+            },
+            pull=self._settings.pull,
+            limits=self._settings.rate_limits,
+            now_ms=_now_ms(),
+            full=self.full,
+            since_ms=since_ms,
+        )
+
+
 class _ListReader:
     """Reads one list for one run of a pipeline, in steps that dlt runs in its threads, so that
     lists are read in parallel."""
@@ -349,12 +394,11 @@ class _ListReader:
         name: str,
         client: SharedClient,
         settings: Settings,
-        *,
-        full: bool,
+        plans: _RunPlans,
         since_ms: int | None,
     ) -> None:
         self._name, self._client, self._settings = name, client, settings
-        self._full, self._since_ms = full, since_ms
+        self._plans, self._since_ms = plans, since_ms
 
     def __call__(self) -> Iterator[Any]:
         steps = _Steps(self._items())
@@ -376,25 +420,19 @@ class _ListReader:
         state: Mapping[str, Any] = dlt.current.resource_state(self._name)
         maker, seen = self.maker(_known_columns(self._name)), set[int]()
         with self._client.open() as client:
-            ended_another = True
-            while ended_another:  # what an earlier run left comes first, then what is asked for
+            is_another_due = True
+            while is_another_due:  # what an earlier run left comes first, then what is asked for
                 left = read_state(self._name, state)[1]
                 # a look back would leave that scan as it is, and `unfinished` would never be empty
                 is_ordinary = left is not None and not left.plan.backfill
-                scan = begin(
-                    self._name,
-                    state,
-                    pull=self._settings.pull,
-                    limits=self._settings.rate_limits,
-                    now_ms=_now_ms(),
-                    full=self._full,
-                    since_ms=None if is_ordinary else self._since_ms,
-                )
-                ended_another = scan.checkpoint.is_at_end or (
-                    is_ordinary and self._since_ms is not None
-                )
-                yield from self._pages(scan, client, maker, seen)
-                state = scan.booked()
+                since_ms = None if is_ordinary else self._since_ms
+                is_another_due = is_ordinary and self._since_ms is not None
+                for plan in self._plans.take(self._name, state, since_ms):
+                    known = list_state(self._name, state, now_ms=_now_ms())
+                    scan = begin(known, plan, now_ms=_now_ms(), full=self._plans.full)
+                    is_another_due |= scan.checkpoint.is_at_end
+                    yield from self._pages(scan, client, maker, seen)
+                    state = scan.booked()
         for what, count in maker.warnings.items():
             log.warning("source.value", resource=self._name, what=what, count=count)
 

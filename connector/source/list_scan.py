@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connector.logs import get_logger
-from connector.settings import PullSettings, RateLimit
 from connector.source.row_maker import RowMaker, malformed_rows
+from connector.source.scan_planner import ListState
 from connector.source.scans import (
     Checkpoint,
     Doubt,
@@ -23,10 +23,10 @@ from connector.source.scans import (
     ScannedPage,
     ScanOutcome,
     ScanPlan,
-    plan,
 )
 
 RESUME_WITHIN_MS = 2 * 86_400_000  # an older checkpoint is likelier to mislead than to help
+RESUME_PARTS_WITHIN_MS = 60 * 86_400_000  # of lists that take days to read
 Row = dict[str, Any]
 _log = get_logger("pull")
 
@@ -35,8 +35,8 @@ _log = get_logger("pull")
 class ListScan:
     """One list in this run. facts: of finished scans. checkpoint: of the current scan.
 
-    left: an unfinished scan that a backfill (`since`) leaves to later runs. is_full_wanted:
-    requested by the user. alive: rows that a filtered list lacked but that exist. looked_ms: when
+    left: an unfinished full scan that a narrow one leaves as it is. is_full_wanted: requested by
+    the user. alive: rows that a filtered list lacked but that exist. looked_ms: when
     unlisted rows were last looked up. undecided: rows that left the list, and that the API neither
     returns nor answers with 404. warnings: message → how often.
     """
@@ -82,11 +82,7 @@ class ListScan:
 
     @property
     def reason(self) -> str:
-        return (
-            f"resumes where a run stopped: {self.plan.reason}"
-            if self.resumed
-            else (self.plan.reason)
-        )
+        return self.plan.reason
 
     @property
     def complete(self) -> bool | None:
@@ -156,9 +152,12 @@ class ListScan:
         """The resource's part of dlt's state once the outcome's consequences are applied."""
         outcome = self.outcome
         assert outcome is not None
-        facts = self.facts.after(self.plan, outcome, started_ms=self.checkpoint.started_ms)
-        left = replace(self.checkpoint, outcome=None) if outcome.unfinished else self.left
-        return self._state(facts, left)
+        found = self.counts["rows_written"] + self.counts["rows_deleted"]
+        facts = self.facts.after(
+            self.plan, outcome, started_ms=self.checkpoint.started_ms, found=found
+        )
+        unfinished = replace(self.checkpoint, outcome=None) if outcome.unfinished else None
+        return self._state(facts, self.left or unfinished)
 
     def looked(self, left: Checkpoint | None) -> dict[str, Any]:
         """The state once absent rows were looked up. left: an unfinished scan that it keeps."""
@@ -170,65 +169,67 @@ class ListScan:
         return {"facts": facts.to_json(), "scan": left.to_json() if left else None}
 
 
-def begin(
+def list_state(
     resource: str,
     state: Mapping[str, Any],
     *,
-    pull: PullSettings,
-    limits: Sequence[RateLimit],
     now_ms: int,
-    full: bool = False,
-    since_ms: int | None = None,
     keeps_ids: bool = False,
     has_ids: Callable[[Checkpoint], bool] = lambda _: True,
-) -> ListScan:
-    """The scan of one list in this run: an earlier run's unfinished one if it can be resumed.
+) -> ListState:
+    """What earlier runs left of a list, without a scan that can't be resumed.
 
-    state: the resource's part of dlt's. full, since_ms: as requested. keeps_ids: ids of rows that a
-    full scan found are kept outside the state; has_ids: whether all of them still exist.
+    state: the resource's part of dlt's. keeps_ids: ids of rows that a full scan found are kept
+    outside the state; has_ids: whether all of them still exist.
     """
     facts, left = read_state(resource, state)
-    fresh = plan(
-        resource,
-        facts,
-        pull=pull,
-        hourly_limit=max(limits, key=lambda limit: limit.length_s).limit,
-        now_ms=now_ms,
-        full=full,
-        since_ms=since_ms,
-    )
-    is_known = left is not None and (
-        left.ids is not None and has_ids(left) if keeps_ids else left.ids is None
-    )
-    if left is not None and _can_resume(left, fresh, now_ms, is_known):
-        checkpoint = replace(left, plan=replace(left.plan, max_pages=fresh.max_pages))
-        scan = ListScan(resource, facts, checkpoint, resumed=True)
+    if left is None:
+        return ListState(facts)
+    within_ms = RESUME_PARTS_WITHIN_MS if left.plan.in_parts else RESUME_WITHIN_MS
+    is_lost = now_ms - left.started_ms > within_ms or (left.plan.in_parts and facts.parts_lost)
+    if left.plan.kind is ScanKind.FULL:  # is it still known which rows it has found?
+        is_lost |= left.ids is None or not has_ids(left) if keeps_ids else left.ids is not None
+    return ListState(facts, None if is_lost else left)
+
+
+def begin(
+    known: ListState, plan: ScanPlan, *, now_ms: int, full: bool = False, keeps_ids: bool = False
+) -> ListScan:
+    """The scan that `plan` asks for: an earlier run's unfinished one if it is of the same kind.
+
+    full, keeps_ids: as in `plan_scans` and `list_state`.
+    """
+    left = known.left
+    if (
+        left is not None
+        and left.plan.kind is plan.kind
+        and _look_back(left.plan) == _look_back(plan)
+    ):
+        reason = plan.reason
+        if not reason.startswith("resumes"):
+            reason = f"resumes where a run stopped: {reason}"
+        resumed = replace(
+            left.plan, reason=reason, max_pages=plan.max_pages, in_parts=plan.in_parts
+        )
+        checkpoint = replace(left, plan=resumed)
+        scan = ListScan(plan.resource, known.facts, checkpoint, resumed=True)
     else:
-        is_part = fresh.backfill and fresh.kind is not ScanKind.FULL
-        if left is not None and left.plan.backfill:
-            left = None  # another look back's, which only that one would resume
-        checkpoint = Checkpoint(fresh, now_ms, ids=0 if keeps_ids else None)
-        scan = ListScan(resource, facts, checkpoint, left=left if is_part else None)
+        if left is not None and (
+            plan.kind is ScanKind.FULL
+            or left.plan.backfill  # which only the same look back resumes
+            or not (plan.backfill or left.plan.kind is ScanKind.FULL)
+        ):
+            left = None
+        checkpoint = Checkpoint(plan, now_ms, ids=0 if keeps_ids else None)
+        scan = ListScan(plan.resource, known.facts, checkpoint, left=left)
     scan.is_full_wanted = full
-    _log.info("pull.scan", resource=resource, scan=str(scan.plan.kind), reason=scan.reason)
+    _log.info("pull.scan", resource=plan.resource, scan=str(plan.kind), reason=scan.reason)
     return scan
 
 
-def _can_resume(left: Checkpoint, fresh: ScanPlan, now_ms: int, is_known: bool) -> bool:
-    """is_known: it is still known which rows a full scan has found.
-
-    A backfill resumes only where the same backfill stopped.
-    """
-    if now_ms - left.started_ms > RESUME_WITHIN_MS or _backfill_of(left.plan) != _backfill_of(
-        fresh
-    ):
-        return False
-    return is_known if left.plan.kind is ScanKind.FULL else left.plan.kind is fresh.kind
-
-
-def _backfill_of(made: ScanPlan) -> Any:
-    """The identity of a backfill's plan; None if the plan isn't a backfill."""
-    return (made.kind, made.since_ms, made.order, dict(made.params)) if made.backfill else None
+def _look_back(plan: ScanPlan) -> Any:
+    """What tells one look back from another; None if the plan isn't one."""
+    return (plan.since_ms, plan.order, dict(plan.params)) if plan.backfill else None
 
 
 def read_state(resource: str, state: Mapping[str, Any]) -> tuple[ResourceFacts, Checkpoint | None]:

@@ -160,7 +160,7 @@ class Scan:
             raise ExpiringPages(resource=self.plan.resource, restarts=self._seen.restarts)
         log.warning("source.page_token_lost", resource=self.plan.resource, then="restart")
         self._next = None
-        if self.plan.max_pages is not None:  # page tokens don't last until the next run
+        if not self.plan.in_parts:  # page tokens don't last until the next run
             self.plan = replace(self.plan, max_pages=None)
 
     def _one_pass(self) -> Iterator[ScannedPage]:
@@ -335,7 +335,10 @@ class Scan:
         if len(self._expected) > self.plan.look_max:
             left = f"{len(self._expected)} rows left the {self.plan.kind} list"
             reason = f"{left}; {self.plan.reason}"
-            self.plan = replace(self.plan, kind=ScanKind.FULL, params={}, reason=reason)
+            self.plan = replace(
+                self.plan, kind=ScanKind.FULL, params={}, reason=reason,
+                max_pages=self.plan.full_max_pages,
+            )  # fmt: skip
             self._seen, self._last = Sightings(self.started_ms), None
             self._endless = self._cut = None
             self._ended, self._is_settled, self._next = False, False, None
@@ -369,6 +372,7 @@ class Scan:
             doubt=doubt,
             # where all of the list is given in smaller pages alone, the page was what it refused
             filter_refused=self._refused_size == self._page_size,
+            restarts=seen.restarts,
         )
 
     def _doubt(self, is_sure: bool) -> Doubt | None:

@@ -1,10 +1,4 @@
-"""Which scan each list gets in a pull, and why. Pure.
-
-The API can't list changes, so there are four kinds of scan: `full` reads every page and is the
-only one that finds deletions and edits anywhere; `head` reads newest first down to the
-watermark; `open` reads the tasks that aren't completed; `window` the meetings around now. Full
-scans are taken while they are cheap; else narrow ones, between periodic full ones.
-"""
+"""What a scan is: its plan, its checkpoint, its outcome, and what a list's scans have taught."""
 
 from __future__ import annotations
 
@@ -13,18 +7,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
-from math import ceil
 from typing import Any, Self, cast
 
 from pydantic import TypeAdapter
 
-from connector.settings import PullSettings
-
-AT_ONCE_SHARE = 0.5  # of the longest window, for one full scan in one run; the rest is for others
+PARTS_LOST_AFTER = 2  # restarts of a scan in parts: page tokens don't last from pull to pull
 
 
 class ScanKind(StrEnum):
-    """full: every page · head: newest first until `since_ms` · open, window: filtered lists."""
+    """full: every page, and the only one that finds deletions and all edits · head: newest first
+    until `since_ms` · open, window: filtered lists, of tasks not completed and meetings around now.
+    """
 
     FULL = "full"
     HEAD = "head"
@@ -63,7 +56,8 @@ class ScanPlan(Stored):
     stops, to be resumed by the next; None: at the end. look_max: how many rows that left a
     filtered list are looked up one by one; with more, the whole list is cheaper. backfill:
     requested by `--since`; doesn't move watermarks. full_max_pages: `max_pages` of the full scan
-    that a narrow one becomes if its list isn't newest first, or its filter is refused.
+    that a narrow one becomes if its list isn't newest first, or its filter is refused. in_parts:
+    the list is too big for one run, so that `max_pages` holds even if a page token is lost.
     """
 
     resource: str
@@ -76,6 +70,7 @@ class ScanPlan(Stored):
     look_max: int = 0
     backfill: bool = False
     full_max_pages: int | None = None
+    in_parts: bool = False
 
 
 class DoubtKind(StrEnum):
@@ -122,7 +117,8 @@ class ScanOutcome(Stored):
     newest time. order: the field by which rows came newest first. page_size: rows per page that
     the server accepts. gone: ids for which the API answered 404. unfinished: stopped at
     `max_pages`; the next run resumes after the last page. filter_refused: the server refused the
-    plan's filter, and all of the list was read.
+    plan's filter, and all of the list was read. restarts: how often the list was begun again, since
+    a page token was refused.
     """
 
     complete: bool
@@ -137,6 +133,7 @@ class ScanOutcome(Stored):
     unfinished: bool = False
     doubt: Doubt | None = None
     filter_refused: bool = False
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -209,6 +206,8 @@ class ResourceFacts(Stored):
     known to be unlisted, or undecided, were last looked at. undecided: ids that left the list, and
     that the API neither shows nor denies. narrow_pages: kind → pages of the last such scan.
     filter_refused_ms: when the server refused the filter of this list; None: it takes it.
+    found_per_hour: rows that the last full scan found changed or deleted, by the time since the one
+    before. parts_lost: page tokens don't last until the next pull.
     """
 
     newest_ms: Mapping[str, int] = field(default_factory=dict)
@@ -224,6 +223,8 @@ class ResourceFacts(Stored):
     undecided: tuple[str, ...] = ()
     narrow_pages: Mapping[str, int] = field(default_factory=dict)
     filter_refused_ms: int | None = None
+    found_per_hour: float = 0.0
+    parts_lost: bool = False
 
     def pages_of(self, plan: ScanPlan) -> int | None:
         """Pages that the last scan of the plan's kind read; None where there was none."""
@@ -238,30 +239,36 @@ class ResourceFacts(Stored):
         undecided = facts.get("undecided") or ()
         return super().from_json({**facts, "last_full_ms": last_full_ms, "undecided": undecided})
 
-    def after(self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int) -> ResourceFacts:
-        """The facts once a scan that began at `started_ms` has ended and its rows are loaded."""
-        known = self
-        if outcome.filter_refused:
-            known = replace(self, filter_refused_ms=started_ms)
-        elif plan.kind in FILTERED:
-            known = replace(self, filter_refused_ms=None)
+    def after(
+        self, plan: ScanPlan, outcome: ScanOutcome, *, started_ms: int, found: int = 0
+    ) -> ResourceFacts:
+        """The facts once a scan that began at `started_ms` has ended and its rows are loaded.
+
+        found: rows that it found changed or deleted.
+        """
+        known: dict[str, Any] = {}
+        if plan.in_parts and outcome.restarts >= PARTS_LOST_AFTER:
+            known["parts_lost"] = True
+        if outcome.filter_refused or plan.kind in FILTERED:
+            known["filter_refused_ms"] = started_ms if outcome.filter_refused else None
         if outcome.unfinished:
-            return replace(known, full_begun_ms=self.full_begun_ms or started_ms)
+            return replace(self, **known, full_begun_ms=self.full_begun_ms or started_ms)
         if not plan.backfill:
-            names = {*self.newest_ms, *outcome.newest_ms}
-            newest_ms = {
-                name: max(self.newest_ms.get(name, 0), outcome.newest_ms.get(name, 0))
-                for name in names
+            newest = [*self.newest_ms.items(), *outcome.newest_ms.items()]
+            known["newest_ms"] = {
+                field: max(ms for name, ms in newest if name == field) for field, _ in newest
             }
-            known = replace(known, newest_ms=newest_ms)
+            if plan.kind is not ScanKind.FULL:
+                known["narrow_pages"] = {**self.narrow_pages, str(plan.kind): outcome.pages}
         if plan.kind is not ScanKind.FULL:
-            pages = {} if plan.backfill else {str(plan.kind): outcome.pages}
-            return replace(known, narrow_pages={**self.narrow_pages, **pages})
-        known = replace(known, doubt=self._still(outcome.doubt))
+            return replace(self, **known)
+        known["doubt"] = self._still(outcome.doubt)
         if outcome.doubt is not None and outcome.doubt.kind is DoubtKind.NO_LIST:
-            return known
+            return replace(self, **known)
+        hours = (started_ms - (self.last_full_ms or started_ms)) / 3_600_000
         return replace(
-            known,
+            self,
+            **known,
             last_full_ms=started_ms,
             last_complete_ms=started_ms if outcome.complete else self.last_complete_ms,
             rows=outcome.rows,
@@ -269,6 +276,7 @@ class ResourceFacts(Stored):
             page_size=outcome.page_size,
             order=outcome.order,
             full_begun_ms=None,
+            found_per_hour=found / hours if hours > 0 else 0.0,
         )
 
     def _still(self, doubt: Doubt | None) -> Doubt | None:
@@ -276,121 +284,6 @@ class ResourceFacts(Stored):
         if doubt is None or self.doubt is None or not doubt.is_known(self.doubt):
             return doubt
         return replace(doubt, gap=min(doubt.gap, self.doubt.gap))
-
-
-def plan(
-    resource: str,
-    facts: ResourceFacts,
-    *,
-    pull: PullSettings,
-    hourly_limit: int,
-    now_ms: int,
-    full: bool = False,
-    since_ms: int | None = None,
-) -> ScanPlan:
-    """The scan that the next pull takes of `resource`.
-
-    hourly_limit: requests that the longest window allows. full: `--full`. since_ms: `--since`, a
-    bounded look back that doesn't count as the scan of this run's watermark.
-    """
-    if full:
-        return ScanPlan(resource, ScanKind.FULL, "asked for with --full")
-    if since_ms is not None:
-        return _backfill(resource, facts, since_ms)
-    if facts.last_full_ms is None or facts.pages is None:
-        return ScanPlan(resource, ScanKind.FULL, "no complete scan yet")
-    share = pull.full_share * hourly_limit
-    if facts.pages <= share:
-        plural = "s" * (facts.pages != 1)
-        reason = f"a full scan costs {facts.pages} request{plural}, the share allows {share:.0f}"
-        return ScanPlan(resource, ScanKind.FULL, reason)
-    narrow = _narrow(resource, facts, pull, now_ms, hourly_limit)
-    due = not _is_recent(facts.last_full_ms, pull, now_ms)
-    if narrow is not None and not due and facts.full_begun_ms is None:
-        return narrow
-    return _spread(resource, facts, hourly_limit, share, due=due)
-
-
-def _is_recent(at_ms: int | None, pull: PullSettings, now_ms: int) -> bool:
-    """Whether it was less than `full_every_s` ago. A time in the future, from a wrong clock, isn't
-    recent."""
-    return at_ms is not None and 0 <= now_ms - at_ms < pull.full_every_s * 1000
-
-
-def _narrow(
-    resource: str, facts: ResourceFacts, pull: PullSettings, now_ms: int, hourly_limit: int
-) -> ScanPlan | None:
-    """The cheap scan that finds most changes; None if the list has no order or filter for it."""
-    last = _utc(facts.last_full_ms)
-    rest = f"the rest waits for a full scan: the last, at {last}, cost {facts.pages} requests"
-    look_max = facts.pages or 0
-    at_once = max(1, int(AT_ONCE_SHARE * hourly_limit))
-    full_max_pages = at_once if (facts.pages or 0) > at_once else None
-    if resource in ("tasks", "meetings") and _is_recent(facts.filter_refused_ms, pull, now_ms):
-        return None
-    if resource == "tasks":
-        reason = f"tasks not completed; {rest}"
-        return ScanPlan(
-            resource, ScanKind.OPEN, reason, params={"incompleteOnly": "true"},
-            look_max=look_max, full_max_pages=full_max_pages,
-        )  # fmt: skip
-    if resource == "meetings":
-        first_ms = now_ms - int(pull.meetings_past_s * 1000)
-        last_ms = now_ms + int(pull.meetings_ahead_s * 1000)
-        params = {"meetingDateAfter": str(first_ms), "meetingDateBefore": str(last_ms)}
-        reason = f"meetings from {_utc(first_ms)} to {_utc(last_ms)}; {rest}"
-        return ScanPlan(
-            resource, ScanKind.WINDOW, reason, params=params,
-            look_max=look_max, full_max_pages=full_max_pages,
-        )  # fmt: skip
-    order = "createdAt" if resource == "notes" else facts.order
-    watermark_ms = facts.newest_ms.get(order) if order else None
-    if order is None or watermark_ms is None:
-        return None
-    until_ms = watermark_ms - int(pull.lookback_s * 1000)
-    reason = f"newest first by {order} down to {_utc(until_ms)}; {rest}"
-    return ScanPlan(
-        resource, ScanKind.HEAD, reason, since_ms=until_ms, order=order,
-        full_max_pages=full_max_pages,
-    )  # fmt: skip
-
-
-def _spread(
-    resource: str, facts: ResourceFacts, hourly_limit: int, share: float, *, due: bool
-) -> ScanPlan:
-    """A full scan that the share doesn't cover: at once while it leaves half of the window."""
-    pages = facts.pages or 0
-    why = "a full scan is due" if due else "the list has no order that would allow less"
-    if not due and facts.filter_refused_ms is not None and resource in ("tasks", "meetings"):
-        why = f"the server refused the filter of this list at {_utc(facts.filter_refused_ms)}"
-    if facts.full_begun_ms is not None:
-        why = f"resumes the full scan begun at {_utc(facts.full_begun_ms)}"
-    at_once = AT_ONCE_SHARE * hourly_limit if due else share
-    if pages <= at_once:
-        return ScanPlan(resource, ScanKind.FULL, f"{why}: {pages} requests")
-    max_pages = max(1, int(at_once))
-    reason = f"{why}: {pages} requests, spread over {ceil(pages / max_pages)} runs"
-    return ScanPlan(resource, ScanKind.FULL, reason, max_pages=max_pages)
-
-
-def _backfill(resource: str, facts: ResourceFacts, since_ms: int) -> ScanPlan:
-    reason = f"asked for with --since {_utc(since_ms)}"
-    order = "createdAt" if resource == "notes" else facts.order
-    if resource in ("notes", "prospects") and order:
-        return ScanPlan(
-            resource, ScanKind.HEAD, reason, since_ms=since_ms, order=order, backfill=True
-        )
-    if resource == "meetings":
-        params = {"meetingDateAfter": str(since_ms)}
-        return ScanPlan(resource, ScanKind.WINDOW, reason, params=params, backfill=True)
-    reason += "; this list can't be narrowed by time, so all of it"
-    return ScanPlan(resource, ScanKind.FULL, reason, backfill=True)
-
-
-def _utc(ms: int | None) -> str:
-    if ms is None:
-        return "never"
-    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
 
 
 def since_ms(text: str) -> int:

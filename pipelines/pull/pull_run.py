@@ -26,10 +26,11 @@ from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
 from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
-from connector.source.list_scan import ListScan, begin
+from connector.source.list_scan import ListScan, begin, list_state
 from connector.source.row_maker import column_name
 from connector.source.scan import Scan
-from connector.source.scans import Checkpoint, DoubtKind, ScanKind, ScanPlan, usual_page_size
+from connector.source.scan_planner import ListState, ScanPlans, plan_scans
+from connector.source.scans import DoubtKind, ScanKind, ScanPlan, usual_page_size
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
@@ -115,7 +116,9 @@ class _Pull:
         self._session, self._wanted, self._progress = session, wanted, progress
         self._began_s = session.clock.monotonic_s()
         self._runs: dict[str, ListScan] = {}
-        self._scans: dict[str, Scan] = {}
+        self._plans: ScanPlans = {}
+        self._scans: list[tuple[Scan, ListScan]] = []
+        self._pages = 0  # that have landed
         self._errors: list[ConnectorError] = []
         self._report = PullReport(summary={})
 
@@ -140,19 +143,21 @@ class _Pull:
             session.settings, take_over=self._wanted.take_over, stop=session.stop
         ) as destination:
             self._report.is_visible = destination.is_published
-            for resource in self._wanted.resources:
-                self._runs[resource] = self._begin(destination, resource)
+            self._plans = self._plan(destination)
+            for resource, (plan, *_) in self._plans.items():
+                self._runs[resource] = self._begin(destination, plan)
             landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
             self._end_earlier_scans(destination, landing)
             try:
-                self._fetch_and_land(destination, landing)
+                self._fetch_and_land(destination, landing, self._runs)
                 landing.create_tables()
             except ConnectorError as error:
                 self._errors.append(error)
             try:
-                self._end_scans(destination, landing)
+                self._end_scans(destination, landing, self._runs)
+                self._read_parts(destination, landing)
                 self._record(destination, account)
             finally:
                 self._report.warnings = {
@@ -160,30 +165,42 @@ class _Pull:
                 }
                 self._report.is_visible = destination.is_published
 
-    def _begin(self, destination: Destination, resource: str) -> ListScan:
+    def _plan(self, destination: Destination) -> ScanPlans:
         session, wanted = self._session, self._wanted
-
-        def has_ids(left: Checkpoint) -> bool:
-            return destination.seen.rows(resource) >= (left.ids or 0)
-
-        scan = begin(
-            resource,
-            {} if wanted.reset else destination.loader.state_of(resource),
+        return plan_scans(
+            {resource: self._list_state(destination, resource) for resource in wanted.resources},
             pull=session.settings.pull,
             limits=session.settings.rate_limits,
-            now_ms=int(session.clock.now_s() * 1000),
+            now_ms=self._now_ms(),
             full=wanted.full,
             since_ms=wanted.since_ms,
-            keeps_ids=True,
-            has_ids=has_ids,
         )
+
+    def _list_state(self, destination: Destination, resource: str) -> ListState:
+        is_reset = self._wanted.reset and resource not in self._runs
+        return list_state(
+            resource,
+            {} if is_reset else destination.loader.state_of(resource),
+            now_ms=self._now_ms(),
+            keeps_ids=True,
+            has_ids=lambda left: destination.seen.rows(resource) >= (left.ids or 0),
+        )
+
+    def _begin(self, destination: Destination, plan: ScanPlan) -> ListScan:
+        known = self._list_state(destination, plan.resource)
+        full = self._wanted.full
+        scan = begin(known, plan, now_ms=self._now_ms(), full=full, keeps_ids=True)
         if not scan.resumed and scan.left is None:
-            destination.seen.begin(resource)
+            destination.seen.begin(plan.resource)
         return scan
+
+    def _now_ms(self) -> int:
+        return int(self._session.clock.now_s() * 1000)
 
     def _end_earlier_scans(self, destination: Destination, landing: Landing) -> None:
         """End the scans that an earlier run read completely; then begin the planned ones."""
         recorder = RunRecorder(self._session, destination)
+        ended = []
         for resource, run in self._runs.items():
             if not run.checkpoint.is_at_end:
                 continue
@@ -196,12 +213,19 @@ class _Pull:
                     run.end(scan.outcome)
                 self._end_scan(destination, landing, run)
                 recorder.note(run)
+                ended.append(resource)
             except ConnectorError as error:
                 self._errors.append(error)
-                continue
-            planned = self._begin(destination, resource)
-            planned.counts, planned.warnings = run.counts, run.warnings
-            self._runs[resource] = planned
+        plans = self._plan(destination) if ended else {}
+        for resource in ended:
+            self._plans[resource] = plans[resource]
+            self._begin_next(destination, plans[resource][0])
+
+    def _begin_next(self, destination: Destination, plan: ScanPlan) -> None:
+        """Another scan of a list, after one that has ended."""
+        before, planned = self._runs[plan.resource], self._begin(destination, plan)
+        planned.counts, planned.warnings = before.counts, before.warnings
+        self._runs[plan.resource] = planned
 
     def _account(self) -> dict[str, Any] | None:
         """GET /auth first: a wrong key is one clear line, not four."""
@@ -218,28 +242,50 @@ class _Pull:
             raise InactiveKey
         return facts
 
-    def _fetch_and_land(self, destination: Destination, landing: Landing) -> None:
-        session, pull_settings = self._session, self._session.settings.pull
-        self._scans = {
-            name: self._scan_of(run, destination)
+    def _read_parts(self, destination: Destination, landing: Landing) -> None:
+        """Of lists too big for a daily full scan: a part of one, after their narrow scan."""
+        narrow = {
+            name: run
             for name, run in self._runs.items()
-            if run.outcome is None
+            if self._plans[name][1:] and run.outcome is not None
         }
+        if not narrow or self._session.stop.is_set():
+            return
+        for name in narrow:
+            self._begin_next(destination, self._plans[name][1])
+        try:
+            self._fetch_and_land(destination, landing, narrow)
+        except ConnectorError as error:
+            self._errors.append(error)
+        self._end_scans(destination, landing, narrow)
+        for name, run in narrow.items():
+            if self._runs[name].complete is False and not self._runs[name].doubt:
+                self._runs[name] = run  # what this run is about, until the full scan ends
+
+    def _fetch_and_land(
+        self, destination: Destination, landing: Landing, names: Iterable[str]
+    ) -> None:
+        session, pull_settings = self._session, self._session.settings.pull
+        scans = {
+            name: self._scan_of(self._runs[name], destination)
+            for name in names
+            if self._runs[name].outcome is None
+        }
+        self._scans += [(scan, self._runs[name]) for name, scan in scans.items()]
         fetching = Fetching(
-            self._scans,
+            scans,
             chunk_s=pull_settings.chunk_s,
             chunk_pages=pull_settings.chunk_pages,
             clock=session.clock,
             stop=session.stop,
         )
-        pages = 0
         for chunk in fetching.chunks():
-            pages += sum(map(len, chunk.values()))
+            self._pages += sum(map(len, chunk.values()))
             landing.land(chunk)
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
-            self._show(pages, rows)
+            self._show(self._pages, rows)
         self._errors += fetching.errors.values()
-        for name, scan in self._scans.items():
+        for name, scan in scans.items():
             if name not in fetching.errors and scan.outcome is not None:
                 self._runs[name].end(scan.outcome)
                 self._runs[name].alive = scan.alive
@@ -256,10 +302,10 @@ class _Pull:
             expected_ids=_expected_ids(destination, run.plan),
         )
 
-    def _end_scans(self, destination: Destination, landing: Landing) -> None:
+    def _end_scans(self, destination: Destination, landing: Landing, names: Iterable[str]) -> None:
         """Settle what follows from each scan: deletions, watermarks, freshness."""
         recorder = RunRecorder(self._session, destination)
-        for run in self._runs.values():
+        for run in [self._runs[name] for name in names]:
             try:
                 if run.outcome is not None:
                     self._end_scan(destination, landing, run)
@@ -268,13 +314,12 @@ class _Pull:
                 self._errors.append(error)
 
     def _end_scan(self, destination: Destination, landing: Landing, run: ListScan) -> None:
-        now_ms = int(self._session.clock.now_s() * 1000)
         alive = set(run.alive)
         settle_absent_rows(
             destination,
             run,
             self._session.client,
-            now_ms=now_ms,
+            now_ms=self._now_ms(),
             expected=[one for one in _expected_ids(destination, run.plan) if one in alive],
             land=partial(landing.land_records, run.resource),
         )
@@ -343,16 +388,15 @@ class _Pull:
 
     def _show(self, pages: int, rows: int) -> None:
         """Show how far the run has come. pages: those that have landed."""
-        progress = [
-            scan.progress(self._runs[name].facts.pages_of) for name, scan in self._scans.items()
-        ]
+        progress = [scan.progress(run.facts.pages_of) for scan, run in self._scans]
         left = _sum(left for _, left in progress)
         total = None if left is None else max(pages, left + sum(read for read, _ in progress))
         self._progress.show(ProgressState("page", pages, total, rows=rows, requests_left=left))
 
     def _expected_pages(self) -> int | None:
         """Pages that the run will request, judging by the last scans of the same kinds."""
-        return _sum(run.expected_pages for run in self._runs.values())
+        parts = (plan.max_pages for plans in self._plans.values() for plan in plans[1:])
+        return _sum([*(run.expected_pages for run in self._runs.values()), *parts])
 
 
 def _sum(counts: Iterable[int | None]) -> int | None:

@@ -148,11 +148,11 @@ class RunRecorder:
         """Note the freshness of a list after its scan, which may have been interrupted.
 
         A full scan that hasn't ended makes nothing fresher, and leaves a table that isn't proven
-        complete.
+        complete; but in parts it follows a narrow one, which has been noted.
         """
         ended = run.outcome
         is_over = ended is not None and not ended.unfinished
-        is_part = run.finds_deletions and run.counts["rows_read"] > 0
+        is_part = run.finds_deletions and run.counts["rows_read"] > 0 and not run.plan.in_parts
         if run.plan.backfill or not (is_over or is_part):
             return
         before = {fresh.resource: fresh for fresh in self._freshness.of(self._label)}

@@ -17,10 +17,9 @@ from dlt.pipeline.exceptions import PipelineStepFailed
 
 from connector.errors import Unauthorized
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
-from connector.settings import PullSettings, RateLimit
 from connector.source import flag_deleted, hiringcenter, unfinished
 from connector.source.dlt_source import _Steps
-from connector.source.list_scan import begin
+from connector.source.list_scan import begin, list_state
 from connector.source.scans import Checkpoint, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
 from tests.sync.pull.conftest import settings_for
@@ -459,10 +458,8 @@ def test_a_scan_is_resumed_only_by_who_knows_the_rows_it_met(resource: str):
     for ids, by_pull, by_source in ((7, True, False), (None, False, True)):
         state = {"facts": {}, "scan": Checkpoint(plan, NOW_MS - 1, {"ended": False}, ids).to_json()}
         for keeps_ids, expected in ((True, by_pull), (False, by_source)):
-            scan = begin(
-                resource, state, pull=PullSettings(), limits=[RateLimit(6000, 3600)],
-                now_ms=NOW_MS, keeps_ids=keeps_ids, has_ids=lambda left: True,
-            )  # fmt: skip
+            known = list_state(resource, state, now_ms=NOW_MS, keeps_ids=keeps_ids)
+            scan = begin(known, plan, now_ms=NOW_MS, keeps_ids=keeps_ids)
             assert scan.resumed is expected
 
 

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.settings import PullSettings
+from connector.settings import PullSettings, RateLimit
 from connector.source.fields import RESOURCES
+from connector.source.scan_planner import ListState, ScanPlans, plan_scans
 from connector.source.scans import (
     Doubt,
     DoubtKind,
@@ -19,7 +20,6 @@ from connector.source.scans import (
     ScanKind,
     ScanOutcome,
     ScanPlan,
-    plan,
 )
 
 HOUR_MS = 3_600_000
@@ -37,8 +37,15 @@ def facts(pages: int, **changes: Any) -> ResourceFacts:
 
 
 def planned(resource: str, known: ResourceFacts, **options: Any) -> ScanPlan:
-    options = {"pull": PullSettings(), "hourly_limit": 6000, "now_ms": NOW_MS, **options}
-    return plan(resource, known, **options)
+    """The only scan of a run of this list alone."""
+    (made,) = planned_together({resource: ListState(known)}, **options)[resource]
+    return made
+
+
+def planned_together(lists: dict[str, ListState], **options: Any) -> ScanPlans:
+    limits = [RateLimit(300, 60.0), RateLimit(6000, 3600.0)]
+    options = {"pull": PullSettings(), "limits": limits, "now_ms": NOW_MS, **options}
+    return plan_scans(lists, **options)
 
 
 @pytest.mark.parametrize("resource", RESOURCES)

@@ -1,0 +1,362 @@
+"""Which scans the lists of one run get, and why. Pure.
+
+The API can't list changes. A full scan finds everything and costs a request per page; a narrow one
+is cheap and misses what changed elsewhere in its list. All lists of a run share a part of the
+longest window (`full_share`). Narrow scans come first; what they leave goes to full scans: of lists
+without a narrow one, then of those that are likely to find most per request, else in turn. Each
+list is read in full at least daily (`full_every_s`), also beyond the share, unless it is too big
+for that: then in parts, as many pages in each run as the share has left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from math import ceil
+
+from connector.settings import PullSettings, RateLimit
+from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
+
+AT_ONCE_SHARE = 0.5  # of the longest window, for a full scan that is due; the rest is for others
+DAILY_SHARE = 0.1  # of a day's requests; a list that takes more is too big for a daily full scan
+NARROW_SHARE = 0.5  # of the share; a narrow scan that costs more isn't worth it in each run
+EARLY = 7 / 8  # of `full_every_s`: then one of several lists is read, lest they are due together
+_DAY_S = 86_400
+_FILTERED_LISTS = ("tasks", "meetings")
+
+
+@dataclass(frozen=True)
+class ListState:
+    """What earlier runs left of a list. left: its unfinished scan, if it can be resumed."""
+
+    facts: ResourceFacts
+    left: Checkpoint | None = None
+
+
+ScanPlans = dict[str, tuple[ScanPlan, ...]]
+"""By list, its scans in one run, in order: one, or a narrow one and then a part of a full one."""
+
+
+def plan_scans(
+    lists: Mapping[str, ListState],
+    *,
+    pull: PullSettings,
+    limits: Sequence[RateLimit],
+    now_ms: int,
+    full: bool = False,
+    since_ms: int | None = None,
+) -> ScanPlans:
+    """The scans of the next run of these lists.
+
+    full: `--full`. since_ms: `--since`, a bounded look back that doesn't count as the scan of this
+    run's watermark.
+    """
+    if full:
+        asked = "asked for with --full"
+        return {name: (ScanPlan(name, ScanKind.FULL, asked),) for name in lists}
+    if since_ms is not None:
+        return {name: (_look_back(name, known.facts, since_ms),) for name, known in lists.items()}
+    window = max(limits, key=lambda limit: limit.length_s)
+    return _Share(lists, pull, window, now_ms).plans()
+
+
+class _List:
+    """A list that was read in full before, and its costs in requests.
+
+    pages: what a full scan still has to read. begun_ms: since when, if there is an unfinished one.
+    narrow_pages: what the narrow scan will read; where none was made yet, at most. most: a narrow
+    scan that costs more is none.
+    """
+
+    def __init__(self, known: ListState, narrow: ScanPlan | None, *, most: float) -> None:
+        facts, left = known.facts, known.left
+        if left is not None and left.plan.backfill:
+            left = None  # which only the same look back resumes
+        full_left = left if left and left.plan.kind is ScanKind.FULL else None
+        self.facts, self.narrow = facts, narrow
+        self.all_pages, self.last_full_ms = facts.pages or 0, facts.last_full_ms or 0
+        self.pages = max(1, self.all_pages - (full_left.pages if full_left else 0))
+        self.begun_ms = facts.full_begun_ms or (full_left.started_ms if full_left else None)
+        self.is_in_parts = full_left is None or full_left.plan.max_pages is not None
+        usual = facts.pages_of(narrow) if narrow else 0
+        if usual is None:  # a first one shows what it costs
+            usual = 1 if narrow and narrow.kind is ScanKind.HEAD else self.all_pages
+            self.stays_narrow = True
+        else:
+            self.narrow = narrow if usual <= most else None
+            self.stays_narrow = left is not None and full_left is None
+        self.narrow_pages = usual
+
+    def likely_finds(self, now_ms: int) -> float:
+        """Changes that a full scan will find per request, if as many come as before the last."""
+        return self.facts.found_per_hour * (now_ms - self.last_full_ms) / self.pages
+
+
+class _Share:
+    """Plans one run: each step some of the lists that the steps before it left open.
+
+    small, big: lists that can be read in full daily, and those that are too big for that.
+    """
+
+    def __init__(
+        self, lists: Mapping[str, ListState], pull: PullSettings, window: RateLimit, now_ms: int
+    ) -> None:
+        self._pull, self._now_ms = pull, now_ms
+        self._at_once = max(1, int(AT_ONCE_SHARE * window.limit))
+        self._daily = DAILY_SHARE * window.limit * _DAY_S / window.length_s
+        self._share = self._left = pull.full_share * window.limit
+        self._plans: ScanPlans = dict.fromkeys(lists, ())
+        self._small: dict[str, _List] = {}
+        self._big: dict[str, _List] = {}
+        for name, known in lists.items():
+            if known.facts.last_full_ms is None or known.facts.pages is None:
+                self._plans[name] = (ScanPlan(name, ScanKind.FULL, "no complete scan yet"),)
+            else:
+                sized = self._big if known.facts.pages > self._daily else self._small
+                narrow = self._narrow_scan(name, known.facts)
+                sized[name] = _List(known, narrow, most=NARROW_SHARE * self._share)
+
+    def plans(self) -> ScanPlans:
+        self._plan_big_lists()
+        is_beyond = self._resume_full_scans()
+        if not self._take_all_in_full():
+            is_beyond |= self._take_due_scans()
+            self._take_narrow_scans()
+            self._spend_the_rest()
+            if not is_beyond:
+                self._take_one_early()
+        self._take_a_part()
+        return self._plans
+
+    def _open(self) -> dict[str, _List]:
+        lists = {**self._small, **self._big}
+        return {name: each for name, each in lists.items() if not self._plans[name]}
+
+    def _resume_full_scans(self) -> bool:
+        """Those that were cut short, or are due; whether there are any."""
+        begun = [
+            (name, each)
+            for name, each in self._small.items()
+            if each.begun_ms is not None
+            and (self._is_due(each) or not each.is_in_parts)
+            and not self._is_paced(each)
+        ]
+        for name, each in begun:
+            self._take_in_full(name, _requests(each.pages), self._at_once)
+        return bool(begun)
+
+    def _take_all_in_full(self) -> bool:
+        """If the share allows that for every list that is open."""
+        fresh = self._open()
+        cost = sum(each.pages for each in fresh.values())
+        if cost > self._left:
+            return False
+        for name, each in fresh.items():
+            why = f"a full scan costs {_requests(each.pages)}"
+            together = f", those of all lists {cost}" if len(fresh) > 1 else ""
+            self._take_in_full(name, f"{why}{together}, the share allows {self._share:.0f}", cost)
+        return True
+
+    def _take_due_scans(self) -> bool:
+        """Also beyond the share; whether there are any."""
+        due = [
+            (name, each)
+            for name, each in self._open().items()
+            if name in self._small and self._is_due(each) and not self._is_paced(each)
+        ]
+        for name, each in due:
+            why = f"a full scan is due: {_requests(each.pages)}"
+            self._take_in_full(name, why, self._at_once)
+        return bool(due)
+
+    def _is_due(self, each: _List) -> bool:
+        return not _is_recent(each.last_full_ms, self._pull.full_every_s, self._now_ms)
+
+    def _is_paced(self, each: _List) -> bool:
+        """Whether a list is read at an even pace: nothing less is possible, and all is too much."""
+        return each.narrow is None and each.all_pages > self._at_once
+
+    def _take_narrow_scans(self) -> None:
+        """Lists without one are read in parts, as the share and the time that they may take ask."""
+        for name, each in self._open().items():
+            self._take_narrow_scan(name, each)
+        while only_full := self._open():
+            name, each = next(iter(only_full.items()))
+            left = max(0, self._left - self._kept())
+            at_once = left if each.pages <= left else left / len(only_full)
+            if self._is_paced(each) and name in self._small:
+                at_once = min(self._at_once, max(at_once, self._pages_behind(each)))
+            self._take_in_full(name, f"{_why_full(name, each)}: {_requests(each.pages)}", at_once)
+
+    def _take_narrow_scan(self, name: str, each: _List) -> None:
+        if each.narrow is not None:
+            self._plans[name] = (each.narrow,)
+            self._left -= each.narrow_pages
+
+    def _pages_behind(self, each: _List) -> float:
+        """Pages to read now so that a full scan takes `full_every_s`."""
+        every_ms = max(1, self._pull.full_every_s * 1000)
+        begun_ms = each.begun_ms or each.last_full_ms + every_ms
+        return each.all_pages * (self._now_ms - begun_ms) / every_ms - (each.all_pages - each.pages)
+
+    def _kept(self) -> float:
+        """What is kept for a part of a big list, if there is one: half of the share."""
+        return self._share / 2 if self._waiting() else 0
+
+    def _narrow_ones(self, lists: Mapping[str, _List]) -> list[tuple[str, _List]]:
+        """Those that get a narrow scan, as things stand; the longest without a full one first."""
+        narrow = [
+            (name, each) for name, each in lists.items() if self._plans[name] == (each.narrow,)
+        ]
+        return sorted(narrow, key=lambda item: item[1].last_full_ms)
+
+    def _spend_the_rest(self) -> None:
+        """Full scans instead of narrow ones."""
+        for name, each in sorted(
+            self._narrow_ones(self._small), key=lambda item: -item[1].likely_finds(self._now_ms)
+        ):
+            if (
+                not each.stays_narrow
+                and each.pages - each.narrow_pages <= self._left - self._kept()
+            ):
+                self._left += each.narrow_pages
+                why = f"a full scan costs {_requests(each.pages)}, the other lists leave "
+                why += f"{self._left:.0f} of the share of {self._share:.0f}"
+                self._take_in_full(name, why, each.pages)
+
+    def _take_one_early(self) -> None:
+        """Of several lists that will be due together: later they are due one after the other."""
+        early_s = EARLY * self._pull.full_every_s
+        soon = [
+            name
+            for name, each in self._narrow_ones(self._small)
+            if not _is_recent(each.last_full_ms, early_s, self._now_ms)
+        ]
+        if len(soon) > 1:
+            why = "a full scan is due soon, and not together with those of other lists"
+            self._take_in_full(
+                soon[0], f"{why}: {_requests(self._small[soon[0]].pages)}", self._at_once
+            )
+
+    def _take_in_full(self, name: str, why: str, at_once: float) -> None:
+        """at_once: requests that this run may spend on it."""
+        self._plans[name] = (self._full_scan(name, why, at_once),)
+
+    def _full_scan(self, name: str, why: str, at_once: float) -> ScanPlan:
+        is_big = name in self._big
+        each = (self._big if is_big else self._small)[name]
+        if each.begun_ms is not None:
+            why = f"resumes the full scan begun at {_utc(each.begun_ms)}: {why}"
+        self._left -= min(each.pages, at_once)
+        max_pages = max(1, int(at_once))
+        if each.pages > at_once:
+            why = f"{why}, spread over {ceil(each.pages / max_pages)} runs"
+        elif not is_big or each.facts.parts_lost:
+            return ScanPlan(name, ScanKind.FULL, why, in_parts=is_big)
+        return ScanPlan(name, ScanKind.FULL, why, max_pages=max_pages, in_parts=is_big)
+
+    # --- lists too big for a daily full scan ------------------------------------------------------
+
+    def _plan_big_lists(self) -> None:
+        """Narrow scans; those that can't be read in parts, as a whole every few days."""
+        for name, each in self._big.items():
+            days = each.all_pages / self._daily
+            if each.facts.parts_lost and not _is_recent(
+                each.last_full_ms, days * _DAY_S, self._now_ms
+            ):
+                why = f"a full scan costs {_requests(each.pages)}: one every {days:.0f} days, and "
+                why += "all at once, since page tokens don't last until the next run"
+                self._take_in_full(name, why, each.pages)
+            else:
+                self._take_narrow_scan(name, each)
+
+    def _take_a_part(self) -> None:
+        """What is left goes to one big list at a time, so that its scan is over the sooner."""
+        waiting = self._waiting()
+        if not waiting:
+            return
+        name, each = min(waiting, key=lambda item: item[1].begun_ms is None)
+        (narrow,) = self._plans[name]
+        pages = max(self._left, self._kept())
+        runs = ceil(each.all_pages / pages)
+        reason = f"{narrow.reason}; a part now, and all of it in about {runs} runs"
+        part = self._full_scan(name, f"a part: {_requests(each.pages)} left", pages)
+        self._plans[name] = (replace(narrow, reason=reason), part)
+
+    def _waiting(self) -> list[tuple[str, _List]]:
+        """Lists that are read in parts beside their narrow scans."""
+        big = {name: each for name, each in self._big.items() if not each.facts.parts_lost}
+        return self._narrow_ones(big)
+
+    # --- narrow scans -----------------------------------------------------------------------------
+
+    def _narrow_scan(self, name: str, facts: ResourceFacts) -> ScanPlan | None:
+        """The cheap scan that finds most changes; None if the list has no order or filter."""
+        pull, pages = self._pull, facts.pages or 0
+        last = f"the last, at {_utc(facts.last_full_ms)}, cost {_requests(pages)}"
+        rest = f"the rest waits for a full scan: {last}"
+        is_big = pages > self._daily
+        if is_big:
+            rest = f"the rest is read in parts, since it is too big for a daily full scan: {last}"
+        at_once = 1 if is_big else self._at_once
+        narrow = ScanPlan(
+            name, ScanKind.HEAD, "", look_max=pages, in_parts=is_big,
+            full_max_pages=at_once if pages > at_once else None,
+        )  # fmt: skip
+        if name in _FILTERED_LISTS:
+            if _is_recent(facts.filter_refused_ms, pull.full_every_s, self._now_ms):
+                return None
+            kind, what, params = self._filter(name)
+            return replace(narrow, kind=kind, reason=f"{what}; {rest}", params=params)
+        order = "createdAt" if name == "notes" else facts.order
+        watermark_ms = facts.newest_ms.get(order) if order else None
+        if order is None or watermark_ms is None:
+            return None
+        until_ms = watermark_ms - int(pull.lookback_s * 1000)
+        reason = f"newest first by {order} down to {_utc(until_ms)}; {rest}"
+        return replace(narrow, reason=reason, since_ms=until_ms, order=order, look_max=0)
+
+    def _filter(self, name: str) -> tuple[ScanKind, str, dict[str, str]]:
+        if name == "tasks":
+            return ScanKind.OPEN, "tasks not completed", {"incompleteOnly": "true"}
+        first_ms = self._now_ms - int(self._pull.meetings_past_s * 1000)
+        last_ms = self._now_ms + int(self._pull.meetings_ahead_s * 1000)
+        params = {"meetingDateAfter": str(first_ms), "meetingDateBefore": str(last_ms)}
+        return ScanKind.WINDOW, f"meetings from {_utc(first_ms)} to {_utc(last_ms)}", params
+
+
+def _why_full(name: str, each: _List) -> str:
+    if each.narrow_pages:
+        return f"its narrow scan costs {_requests(each.narrow_pages)}, more than the share allows"
+    if name in _FILTERED_LISTS:
+        refused = _utc(each.facts.filter_refused_ms)
+        return f"the server refused the filter of this list at {refused}"
+    return "the list has no order that would allow less"
+
+
+def _is_recent(at_ms: int | None, within_s: float, now_ms: int) -> bool:
+    """Whether it was less than `within_s` ago. A time in the future, from a wrong clock, isn't."""
+    return at_ms is not None and 0 <= now_ms - at_ms < within_s * 1000
+
+
+def _look_back(name: str, facts: ResourceFacts, since_ms: int) -> ScanPlan:
+    reason = f"asked for with --since {_utc(since_ms)}"
+    order = "createdAt" if name == "notes" else facts.order
+    if name in ("notes", "prospects") and order:
+        return ScanPlan(name, ScanKind.HEAD, reason, since_ms=since_ms, order=order, backfill=True)
+    if name == "meetings":
+        params = {"meetingDateAfter": str(since_ms)}
+        return ScanPlan(name, ScanKind.WINDOW, reason, params=params, backfill=True)
+    reason += "; this list can't be narrowed by time, so all of it"
+    return ScanPlan(name, ScanKind.FULL, reason, backfill=True)
+
+
+def _requests(pages: int) -> str:
+    return f"{pages:,} request{'s' * (pages != 1)}"
+
+
+def _utc(ms: int | None) -> str:
+    if ms is None:
+        return "never"
+    return f"{datetime.fromtimestamp(ms / 1000, UTC):%Y-%m-%d %H:%M:%SZ}"
