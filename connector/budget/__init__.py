@@ -17,11 +17,14 @@ __all__ = ["Budget", "Lane", "Permit"]
 
 @dataclass(frozen=True)
 class Permit:
-    """Permission to send one request. send_by_s: monotonic seconds; after that, take another."""
+    """Permission to send one request. send_by_s: monotonic seconds; after that, take another.
+
+    held_s: how long the budget held it between the ledger's grant and handing it out."""
 
     id: int
     lane: Lane
     send_by_s: float
+    held_s: float = 0.0
 
 
 class Budget(Protocol):

@@ -64,23 +64,27 @@ _SHOW = Prepared(
 
 
 class Answered(NamedTuple):
-    """An answer to record. arrived_s: by the clock of `Request.asked_s`."""
+    """An answer to record. arrived_s: by the clock of `Request.asked_s`. held_s: see `Permit`."""
 
     permit: int
     arrived_s: float
     reading: Reading
+    held_s: float = 0.0
 
 
 @dataclass
 class Request:
     """One process's request: how many callers wait, by lane; answers; ids of permits that got none
-    (`unanswered`) or whose request was never sent (`unsent`). asked_s: its time, by any clock."""
+    (`unanswered`) or whose request was never sent (`unsent`). asked_s: its time, by any clock.
+
+    ahead: how many permits it would take ahead of its need, by lane."""
 
     wants: Mapping[Lane, int] = field(default_factory=dict)
     answers: list[Answered] = field(default_factory=list)
     unanswered: list[int] = field(default_factory=list)
     unsent: list[int] = field(default_factory=list)
     asked_s: float = 0.0
+    ahead: Mapping[Lane, int] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -179,12 +183,12 @@ class Ledger:
     def exchange(self, request: Request) -> Grants:
         """Record the outcomes in `request`, and grant what it asks for as far as windows allow."""
         with self._locked() as (connection, row, now_s):
-            ended = self._book(connection, row, request, now_s)
+            returned_pulls, ended = self._book(connection, row, request, now_s)
             view = KeyView(connection, row, self._windows, now_s)
             held_until_s = view.learnt.hold_until_s
             self._learn(view, ended)
-            granted, wait_s = self._grant(view, request.wants)
-            process = self._as_seen(view, request.wants, granted, wait_s, ended)
+            granted, wait_s = self._grant(view, request)
+            process = self._as_seen(view, request, granted, wait_s, ended, returned_pulls)
             _SHOW.execute(connection, vars(process))
             self._prune(view)
         self._process = process  # only now: a failed transaction changes nothing
@@ -231,15 +235,18 @@ class Ledger:
 
     def _book(
         self, connection: sa.Connection, row: KeyRow, request: Request, now_s: float
-    ) -> list[_Ended]:
+    ) -> tuple[int, list[_Ended]]:
         """Move answered permits to `spent`, in the order of their answers; delete those that were
-        never sent; those without an answer count until their deadline.
+        never sent; those without an answer count until their deadline. Returns how many of lane
+        pull were never sent, too.
 
         `end_s` is when the answer arrived, but never earlier than one already recorded: it must
         rise with `seq`, and too late is on the safe side.
         """
+        returned_pulls = 0
         for permit in request.unsent:
-            _TAKE.execute(connection, {"key": row.key, "permit": permit})
+            taken = _TAKE.execute(connection, {"key": row.key, "permit": permit}).fetchone()
+            returned_pulls += taken is not None and not taken[1]
         for permit in request.unanswered:
             _AWAIT_NO_MORE.execute(connection, {"key": row.key, "permit": permit})
         ended, rows = [], []
@@ -248,6 +255,7 @@ class Ledger:
             if (taken := _TAKE.execute(connection, named).fetchone()) is None:
                 continue  # so late that it no longer counts
             owner, push, granted_s = taken
+            granted_s += answer.held_s
             row.last_end_s = max(
                 row.last_end_s, granted_s, now_s - request.asked_s + answer.arrived_s
             )
@@ -257,7 +265,7 @@ class Ledger:
             is_own = owner == self._process.owner
             ended.append(_Ended(answer.reading, bool(push), is_own, **stamped))
         _SPEND.execute_many(connection, rows)
-        return ended
+        return returned_pulls, ended
 
     def _learn(self, view: KeyView, ended: Iterable[_Ended]) -> None:
         """Update the feedback state from the answers."""
@@ -273,9 +281,10 @@ class Ledger:
             view.row.learnt = view.learnt.dumps()
 
     def _grant(
-        self, view: KeyView, wants: Mapping[Lane, int]
+        self, view: KeyView, request: Request
     ) -> tuple[dict[Lane, list[int]], dict[Lane, float]]:
         """Grant what there is room for, pulls first; also returns when to ask again."""
+        wants = request.wants
         granted: dict[Lane, list[int]] = {}
         wait_s: dict[Lane, float] = {}
         allowed: Allowance | None = None
@@ -289,9 +298,12 @@ class Ledger:
                 continue
             facts = view.facts(waiting_pull)
             allowed = allowed or view.allowance(facts)
-            granted[lane] = self._add(view, lane, permits.room(allowed, facts, lane, wanted))
-            waiting_pull -= len(granted[lane]) if lane is Lane.PULL else 0
-            if len(granted[lane]) < wanted:
+            count = permits.room(allowed, facts, lane, wanted)
+            if count == wanted and (ahead := request.ahead.get(lane, 0)):
+                count += min(ahead, permits.room_ahead(allowed, facts, lane, count))
+            granted[lane] = self._add(view, lane, count)
+            waiting_pull -= min(count, wanted) if lane is Lane.PULL else 0
+            if count < wanted:
                 facts = view.facts(waiting_pull)
                 at_s = permits.retry_at_s(self._windows, allowed, facts, lane, view.free_at_s)
                 wait_s[lane] = min(at_s - view.now_s, _REFRESH_S)
@@ -315,22 +327,25 @@ class Ledger:
     def _as_seen(
         self,
         view: KeyView,
-        wants: Mapping[Lane, int],
+        request: Request,
         granted: Mapping[Lane, Sequence[int]],
         wait_s: Mapping[Lane, float],
         ended: Iterable[_Ended],
+        returned_pulls: int,
     ) -> ConnectedProcess:
         """This process after an exchange, as other processes see it."""
-        waiting = {lane: wants.get(lane, 0) - len(granted.get(lane, ())) for lane in Lane}
+        # below 0: permits taken ahead
+        waiting = {lane: request.wants.get(lane, 0) - len(granted.get(lane, ())) for lane in Lane}
         process = replace(
             self._process, seen_s=view.now_s,
-            waiting_pull=waiting[Lane.PULL], waiting_push=waiting[Lane.PUSH],
+            waiting_pull=max(0, waiting[Lane.PULL]), waiting_push=max(0, waiting[Lane.PUSH]),
             valid_until_s=view.now_s + max(wait_s.values(), default=0.0) + _LATE_S,
+            pull_requests=max(0, self._process.pull_requests - returned_pulls),
         )  # fmt: skip
         latencies_s = [each.latency_s for each in ended if each.own and not each.push]
-        if not (wants.get(Lane.PULL) or latencies_s):  # no sign of an active pull
+        if not (request.wants.get(Lane.PULL) or latencies_s):  # no sign of an active pull
             return process
-        chains = min(64, view.in_flight(Lane.PULL) + process.waiting_pull)
+        chains = min(64, view.in_flight(process.owner, Lane.PULL) + waiting[Lane.PULL])
         return replace(
             process,
             pull_seen_s=view.now_s,

@@ -173,6 +173,7 @@ class KeyView:
         found = _UNANSWERED.execute(connection, {"key": row.key, "since_s": since_s})
         self.unanswered = [Unanswered(*each) for each in found]
         self.processes = [p for p in connected(connection, row.key) if p.may_live(now_s)]
+        self._alive = {process.owner for process in self.processes}
         self.learnt = FeedbackState.loads(row.learnt)
         pulling = [process.running_pull(now_s) for process in self.processes]
         self.pulls = Pulls.loads(row.past_pulls, [pull for pull in pulling if pull])
@@ -189,9 +190,13 @@ class KeyView:
         ended = Rank(self.row.seq, self.row.push_seq).of(lane) - self._left[index].of(lane)
         return ended + sum(p.is_of(lane) and p.deadline_s > since_s for p in self.unanswered)
 
-    def in_flight(self, lane: Lane | None = None) -> int:
-        """Permits whose answer is still awaited, of `lane` or of both."""
-        return sum(p.is_of(lane) and p.awaited_until_s > self.now_s for p in self.unanswered)
+    def in_flight(self, owner: str | None = None, lane: Lane | None = None) -> int:
+        """Permits whose answer is still awaited, of one process or of all that may still live."""
+        owners = {owner} if owner else self._alive
+        return sum(
+            p.awaited_until_s > self.now_s and p.is_of(lane) and p.owner in owners
+            for p in self.unanswered
+        )
 
     def facts(self, waiting_pull: int = 0) -> Facts:
         last_s = self.row.last_grant_s
@@ -272,7 +277,8 @@ class WindowReport:
 
 @dataclass(frozen=True, slots=True)
 class BudgetState:
-    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: requests in flight.
+    """hold_in_s: seconds until a hold ends, 0 for none. in_flight: permits whose answer the ledger
+    doesn't know yet: requests in flight, or about to be within a second.
 
     next_in_s: until the next request may go out, by lane.
     """

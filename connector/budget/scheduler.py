@@ -3,6 +3,9 @@
 One thread per process talks to the ledger on behalf of all waiting threads. It sleeps until the
 time that the ledger computed and never polls. Answers are recorded in the next grant's transaction,
 or a few milliseconds later on their own if no caller waits.
+
+Far from every limit it takes permits ahead, for one second at most: callers get those without the
+ledger, and their answers are recorded together, each with its own time.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from connector.budget.ledger_clock import ledger_clock, steady_clock
 from connector.budget.ledger_schema import key_id
 from connector.budget.ledger_view import BudgetReport
 from connector.budget.policy import readings
-from connector.budget.policy.permits import send_by_s
+from connector.budget.policy.permits import AHEAD_S, MOST_AHEAD, may_need, send_by_s
 from connector.budget.policy.windows import Limits, windows_of
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.errors import BudgetClosed, ConnectorError, Interrupted
@@ -83,6 +86,9 @@ class RateBudget(BudgetReport):
         self._wake_up = threading.Event()  # set when there may be something to do
         self._waiters: dict[Lane, deque[Future[Permit]]] = {lane: deque() for lane in Lane}
         self._outcomes = Request()
+        self._ahead: dict[Lane, deque[int]] = {lane: deque() for lane in Lane}
+        self._granted_s = self._send_by_s = self._ahead_until_s = -inf  # of the latest grants
+        self._issued_s = {lane: deque[float](maxlen=2 * MOST_AHEAD) for lane in Lane}
         self._closed = False
         self._retry_at_s: dict[Lane, float] = {}
         self._outcomes_at_s = 0.0
@@ -102,6 +108,9 @@ class RateBudget(BudgetReport):
                 raise BudgetClosed
             if self._stopped:  # at once, even while the thread waits for the ledger
                 raise self._interrupted()
+            now_s = self._clock.monotonic_s()
+            if self._ahead[lane] and now_s < self._ahead_until_s:
+                return self._issue(self._ahead[lane].popleft(), lane, now_s)
             self._waiters[lane].append(waiter)
             self._callers += 1
             if self._callers == 1:
@@ -124,8 +133,8 @@ class RateBudget(BudgetReport):
         """The answer's head arrived. headers: names in lower case."""
         wall_s, longest_s = self._clock.now_s(), self._longest_s
         reading = readings.parse(status, headers, wall_s=wall_s, longest_s=longest_s)
-        answer = Answered(permit.id, self._clock.monotonic_s(), reading)
-        self._note(Request(answers=[answer]))
+        answer = Answered(permit.id, self._clock.monotonic_s(), reading, permit.held_s)
+        self._note(Request(answers=[answer]), at_once=reading.remaining_below(3 * MOST_AHEAD))
 
     def unanswered(self, permit: Permit) -> None:
         """No answer will come; the permit counts until its deadline."""
@@ -162,11 +171,25 @@ class RateBudget(BudgetReport):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, outcomes: Request) -> None:
-        """Record `outcomes` in the next exchange."""
+    def _note(self, outcomes: Request, *, at_once: bool = False) -> None:
+        """Record `outcomes` in the next exchange; at once: without waiting for a caller, and give
+        up permits taken ahead."""
         with self._lock:
             self._outcomes.add(outcomes)
-        self._wake_up.set()
+            if at_once:
+                self._give_back()
+            if self._clock.monotonic_s() >= self._ahead_until_s:
+                self._wake_up.set()
+
+    def _give_back(self) -> None:
+        for ids in self._ahead.values():
+            self._outcomes.unsent += ids
+            ids.clear()
+        self._ahead_until_s = -inf
+
+    def _issue(self, id: int, lane: Lane, now_s: float) -> Permit:
+        self._issued_s[lane].append(now_s)
+        return Permit(id, lane, self._send_by_s, max(0.0, now_s - self._granted_s))
 
     def _run(self) -> None:
         try:
@@ -196,17 +219,23 @@ class RateBudget(BudgetReport):
             if self._closed:  # looked at after the clear, which may have undone its wake-up
                 return
             lanes = [lane for lane in Lane if self.waiting(lane)]
-            now_s = self._clock.monotonic_s()
-            wait_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf) - now_s
-            if wait_s <= 0 or (lanes and self._stopped):
+            with self._lock:
+                now_s = self._clock.monotonic_s()
+                is_idle = self._outcomes.is_empty and not any(self._ahead.values())
+                record_s = max(self._outcomes_at_s, self._ahead_until_s)
+                if is_idle and now_s >= self._ahead_until_s:
+                    record_s = inf
+            ask_s = min((self._retry_at_s.get(lane, now_s) for lane in lanes), default=inf)
+            if ask_s <= now_s or (lanes and self._stopped):
                 return
-            if not self._outcomes.is_empty and now_s >= self._outcomes_at_s:
+            if record_s <= now_s:
                 if lingered:
                     return
                 lingered = True
                 self._wake_up.wait(_LINGER_S)
-            elif lanes or not self._outcomes.is_empty:
-                self._clock.sleep(min(wait_s, _GLANCE_S), self._wake_up)
+            elif (until_s := min(ask_s, record_s)) < inf:
+                glance_s = _GLANCE_S if lanes else inf
+                self._clock.sleep(min(until_s - now_s, glance_s), self._wake_up)
             else:
                 self._wake_up.wait()
 
@@ -224,9 +253,11 @@ class RateBudget(BudgetReport):
     def _exchange(self) -> None:
         began_s = self._clock.monotonic_s()
         with self._lock:
+            self._give_back()
             outcomes, self._outcomes = self._outcomes, Request()
+            ahead = {lane: may_need(self._issued_s[lane], began_s) for lane in Lane}
         wants = {lane: self.waiting(lane) for lane in Lane}
-        request = replace(outcomes, wants=wants, asked_s=began_s)
+        request = replace(outcomes, wants=wants, asked_s=began_s, ahead=ahead)
         if request.is_empty:
             return
         try:
@@ -235,19 +266,20 @@ class RateBudget(BudgetReport):
             self._note(outcomes)
             raise
         self._cancel_waiters_if_stopped()
-        self._hand_out(grants, began_s)
+        self._hand_out(grants, wants, began_s)
 
-    def _hand_out(self, grants: Grants, began_s: float) -> None:
-        for lane, ids in grants.granted.items():
-            permits = deque(Permit(id, lane, send_by_s(began_s)) for id in ids)
-            with self._lock:
-                waiters = self._waiters[lane]
-                while permits and waiters:
+    def _hand_out(self, grants: Grants, wants: Mapping[Lane, int], began_s: float) -> None:
+        with self._lock:
+            self._granted_s, self._send_by_s = self._clock.monotonic_s(), send_by_s(began_s)
+            for lane, ids in grants.granted.items():
+                if len(ids) > wants[lane]:
+                    self._ahead_until_s = began_s + AHEAD_S
+                left, waiters = deque(ids), self._waiters[lane]
+                while left and waiters:
                     waiter = waiters.popleft()
                     if waiter.set_running_or_notify_cancel():
-                        waiter.set_result(permits.popleft())
-            if permits:  # callers may give up, and a signal may cancel them all, at any moment
-                self._note(Request(unsent=[permit.id for permit in permits]))
+                        waiter.set_result(self._issue(left.popleft(), lane, self._granted_s))
+                self._ahead[lane] = left  # also of callers that gave up, as a signal makes them
         self._retry_at_s = {lane: began_s + wait_s for lane, wait_s in grants.wait_s.items()}
         if grants.hold_s is not None:
             log.warning("budget.hold", hold_s=round(grants.hold_s, 1), reason=grants.hold_reason)

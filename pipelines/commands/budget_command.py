@@ -160,7 +160,7 @@ def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str
         f"{lane} now" if wait_s <= 0 else f"{lane} {_within(wait_s)}"
         for lane, wait_s in state.next_in_s.items()
     ]
-    yield f"Next request: {', '.join(waits)}. In flight: {state.in_flight}"
+    yield f"Next request: {', '.join(waits)}. In flight, or about to be: {state.in_flight}"
     for process in state.connected:
         waiting = process.waiting_pull + process.waiting_push
         since = _wait(state.now_s - process.since_s)

@@ -20,7 +20,8 @@ from tests.simulator.servers import EPOCH_S
 
 @dataclass
 class Granted:
-    """A permit that is out. awaited_until_s: as long as its holder may expect an answer."""
+    """A permit that is out. awaited_until_s: as long as its holder may expect an answer.
+    held_s: how long its holder kept it before it was used."""
 
     id: int
     lane: Lane
@@ -28,6 +29,7 @@ class Granted:
     granted_s: float
     deadline_s: float
     awaited_until_s: float
+    held_s: float = 0.0
 
 
 @dataclass
@@ -58,6 +60,7 @@ class MemoryLedger:
     answered_s: list[tuple[float, float]] = field(default_factory=list)  # (end, granted)
     waiting_pull: dict[str, int] = field(default_factory=dict)
     last_grant_s: float = -math.inf
+    last_end_s: float = -math.inf
     next_id: int = 0
     granted_s: list[float] = field(default_factory=list)
 
@@ -65,8 +68,8 @@ class MemoryLedger:
         if not self.listens:
             self.state = FeedbackState(probing=0)
 
-    def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask:
-        """Grant up to `asked` permits of `lane`."""
+    def ask(self, owner: str, lane: Lane, asked: int, now_s: float, ahead: int = 0) -> Ask:
+        """Grant up to `asked` permits of `lane`, and up to `ahead` more if there is plenty."""
         self._expire(now_s)
         if lane is Lane.PULL:
             self.waiting_pull[owner] = asked
@@ -74,23 +77,33 @@ class MemoryLedger:
         facts = self._facts(now_s)
         allowed = permits.allowance(self.windows, self.state, self.pulls, facts)
         count = permits.room(allowed, facts, lane, asked)
+        if count == asked:
+            count += min(ahead, permits.room_ahead(allowed, facts, lane, count))
         granted = [self._grant(owner, lane, now_s) for _ in range(count)]
         if lane is Lane.PULL:
-            self.waiting_pull[owner] = asked - count
-        if count == asked:
+            self.waiting_pull[owner] = max(0, asked - count)
+        if count >= asked:
             return Ask(granted, now_s)
         facts = self._facts(now_s)
         return Ask(granted, permits.retry_at_s(self.windows, allowed, facts, lane, self._free_at()))
 
     def answered(
-        self, permit: Granted, status: int, headers: Mapping[str, str], now_s: float
+        self,
+        permit: Granted,
+        status: int,
+        headers: Mapping[str, str],
+        arrived_s: float,
+        now_s: float,
     ) -> None:
+        """arrived_s: when the answer arrived; it may be recorded later."""
         if not self._take(permit):
             return  # its deadline passed first
+        granted_s = permit.granted_s + permit.held_s
+        now_s = self.last_end_s = max(self.last_end_s, granted_s, arrived_s)
         self._end(permit, now_s)
-        self.answered_s.append((now_s, permit.granted_s))
+        self.answered_s.append((now_s, granted_s))
         if permit.lane is Lane.PULL:
-            self._pull_answered(now_s - permit.granted_s, now_s)
+            self._pull_answered(now_s - granted_s, now_s)
         if not self.listens:
             return
         reading = readings.parse(
@@ -103,8 +116,8 @@ class MemoryLedger:
             self.state,
             self.windows,
             reading,
-            _Own(self, permit.granted_s, now_s),
-            granted_s=permit.granted_s,
+            _Own(self, granted_s, now_s),
+            granted_s=granted_s,
             now_s=now_s,
             jitter=0.5,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from connector.budget import Lane
@@ -228,6 +228,23 @@ def any_exact(seed: int) -> Scenario:
         request_timeout_s=draw.choice((5.0, 60.0)),
         lanes=draw.choice(((Lane.PUSH,), (Lane.PULL,), (Lane.PUSH, Lane.PULL))),
         seed=seed,
+    )
+
+
+def any_roomy(seed: int) -> Scenario:
+    """The same with limits so wide that permits are taken ahead, until they are nearly spent."""
+    scenario, draw = any_exact(seed), Random(seed)
+    limit, length_s = draw.randint(50, 300), scenario.limits[0][1]
+    limits = [(limit, length_s), (draw.randint(limit, 4 * limit), length_s * draw.uniform(2, 12))]
+    requests = draw.randint(limit // 2, 2 * limit)
+    return replace(
+        scenario,
+        requests=requests,
+        limits=limits,
+        configured=None,
+        concurrency=draw.choice((1, 2, 8)),
+        starts_s=[draw.uniform(0, length_s) for _ in range(scenario.processes)],
+        kill_s=draw.uniform(0, length_s) if scenario.processes > 1 else None,
     )
 
 

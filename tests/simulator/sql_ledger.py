@@ -51,18 +51,26 @@ class SqlLedger:
     def close(self) -> None:
         self.database.close()
 
-    def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask:
-        exchange = self._of(owner, now_s).exchange(Request(wants={lane: asked}))
+    def ask(self, owner: str, lane: Lane, asked: int, now_s: float, ahead: int = 0) -> Ask:
+        request = Request(wants={lane: asked}, ahead={lane: ahead})
+        exchange = self._of(owner, now_s).exchange(request)
         ids = exchange.granted.get(lane, ())
         self.granted_s += [now_s] * len(ids)
         granted = [self._permit(id, owner, lane, now_s) for id in ids]
         return Ask(granted, now_s + exchange.wait_s.get(lane, 0.0))
 
-    def answered(self, permit: Granted, status: int, headers: dict[str, str], now_s: float) -> None:
+    def answered(
+        self,
+        permit: Granted,
+        status: int,
+        headers: dict[str, str],
+        arrived_s: float,
+        now_s: float,
+    ) -> None:
         reading = readings.parse(
-            status, headers, wall_s=EPOCH_S + now_s, longest_s=self.windows[-1].length_s
+            status, headers, wall_s=EPOCH_S + arrived_s, longest_s=self.windows[-1].length_s
         )
-        answer = Answered(permit.id, 0.0, reading)
+        answer = Answered(permit.id, arrived_s - now_s, reading, permit.held_s)
         self._of(permit.owner, now_s).exchange(Request(wants={}, answers=[answer]))
 
     def unanswered(self, permit: Granted) -> None:

@@ -13,6 +13,7 @@ from tests.simulator.scenarios import (
     Outcome,
     Scenario,
     any_exact,
+    any_roomy,
     configured_windows,
     play,
     run,
@@ -41,6 +42,12 @@ def test_an_exact_server_never_refuses(seed: int, tmp_path: Path):
     assert outcome.refused == 0
     survivors = outcome.processes[:-1] if scenario.kill_s is not None else outcome.processes
     assert all(process.done == process.jobs for process in survivors)
+
+
+@pytest.mark.parametrize("seed", range(300, 304))
+def test_permits_taken_ahead_exceed_no_window(seed: int, tmp_path: Path):
+    """Wide limits, several processes that take permits ahead, one killed: no 429."""
+    assert on_sql(any_roomy(seed), tmp_path).refused == 0
 
 
 @pytest.mark.parametrize("seed", range(200, 208))

@@ -22,6 +22,7 @@ from tests.simulator.scenarios import (
     SCALED,
     Scenario,
     any_exact,
+    any_roomy,
     left_by_others_s,
     optimum_s,
     pull_after_others_s,
@@ -43,6 +44,34 @@ def test_an_exact_server_never_refuses(seed: int):
     assert outcome.refused == 0
     survivors = outcome.processes[:-1] if scenario.kill_s is not None else outcome.processes
     assert all(process.done == process.jobs for process in survivors)
+
+
+@pytest.mark.parametrize("seed", range(300, 340))
+def test_permits_taken_ahead_exceed_no_window(seed: int):
+    """Wide limits, spent to the end by several processes that take permits ahead and report
+    answers together; one of them is killed holding some: no 429, and all is done."""
+    outcome = run(any_roomy(seed))
+    assert outcome.refused == 0
+    assert all(process.done == process.jobs for process in outcome.processes if not process.dead)
+
+
+def test_far_from_the_limits_the_ledger_is_asked_once_per_ten_requests():
+    """A chain of 140 requests of 300 asks for the first few one by one, then for ten at once."""
+    (process,) = run(Scenario(140, Latency(0.03), concurrency=1, lanes=(Lane.PULL,))).processes
+    assert (process.done, process.refused) == (140, 0)
+    assert process.asked <= 20
+
+
+def test_near_a_limit_every_request_asks_the_ledger():
+    """Once half of the minute is spent, a chain asks for each request."""
+    (process,) = run(Scenario(300, Latency(0.03), concurrency=1, lanes=(Lane.PULL,))).processes
+    assert 150 <= process.asked <= 170
+
+
+def test_a_slow_chain_takes_no_more_ahead_than_it_uses():
+    """One request a second: nothing is taken ahead, nothing is given back."""
+    (process,) = run(Scenario(60, Latency(1.1, sigma=0.0), concurrency=1)).processes
+    assert process.asked == 60
 
 
 def test_counting_from_the_grant_alone_is_caught_by_the_simulator():

@@ -12,6 +12,7 @@ from random import Random
 from typing import Protocol
 
 from connector.budget import Lane
+from connector.budget.policy import permits
 from tests.simulator.memory_ledger import Ask, Granted
 from tests.simulator.servers import Server
 
@@ -22,10 +23,15 @@ class SimulatedLedger(Protocol):
     request_timeout_s: float
     granted_s: list[float]
 
-    def ask(self, owner: str, lane: Lane, asked: int, now_s: float) -> Ask: ...
+    def ask(self, owner: str, lane: Lane, asked: int, now_s: float, ahead: int = 0) -> Ask: ...
 
     def answered(
-        self, permit: Granted, status: int, headers: dict[str, str], now_s: float
+        self,
+        permit: Granted,
+        status: int,
+        headers: dict[str, str],
+        arrived_s: float,
+        now_s: float,
     ) -> None: ...
 
     def unanswered(self, permit: Granted) -> None: ...
@@ -81,6 +87,7 @@ class Latency:
 class Process:
     """One process: a dispatcher for the callers of one lane, `concurrency` of them at a time.
 
+    It takes permits ahead, and records answers together, as `connector.budget.scheduler` does.
     jobs: requests to be done; a refused or lost one is done again. concurrency may be a
     function of the smoothed latency in seconds.
     """
@@ -102,6 +109,11 @@ class Process:
     on_done: Callable[[], None] | None = None
     waits: deque[float] = field(default_factory=deque)
     waited_s: float = 0.0
+    asked: int = 0
+    ahead: deque[Granted] = field(default_factory=deque)
+    ahead_until_s: float = -math.inf
+    notes: list[tuple[Granted, int, dict[str, str], float]] = field(default_factory=list)
+    issued_s: deque[float] = field(default_factory=lambda: deque(maxlen=2 * permits.MOST_AHEAD))
     _wake_s: float = math.inf
 
     def start(self) -> None:
@@ -125,16 +137,48 @@ class Process:
         self._ask()
 
     def _ask(self) -> None:
-        if self.dead or not self.waits:
+        if self.dead:
             return
+        while self.waits and self.ahead and self.world.now_s < self.ahead_until_s:
+            self._issue(self.ahead.popleft())
+        if not self.waits:
+            return
+        self._record()
         now_s = self.world.now_s
-        answer = self.world.ledger.ask(self.name, self.lane, len(self.waits), now_s)
-        for permit in answer.granted:
-            self.waited_s += now_s - self.waits.popleft()
-            self._send(permit)
+        asked, ahead = len(self.waits), permits.may_need(self.issued_s, now_s)
+        self.asked += 1
+        answer = self.world.ledger.ask(self.name, self.lane, asked, now_s, ahead)
+        for permit in answer.granted[:asked]:
+            self._issue(permit)
+        self.ahead.extend(answer.granted[asked:])
+        if self.ahead:
+            self.ahead_until_s = now_s + permits.AHEAD_S
+            self.world.at(self.ahead_until_s, self._expire)
         if self.waits and not now_s < self._wake_s <= answer.retry_at_s:
             self._wake_s = answer.retry_at_s
             self.world.at(answer.retry_at_s, self._wake)
+
+    def _issue(self, permit: Granted) -> None:
+        now_s = self.world.now_s
+        permit.held_s = now_s - permit.granted_s
+        self.issued_s.append(now_s)
+        self.waited_s += now_s - self.waits.popleft()
+        self._send(permit)
+
+    def _expire(self) -> None:
+        if self.world.now_s >= self.ahead_until_s:
+            self._record()
+
+    def _record(self) -> None:
+        """Give back what was taken ahead and report the answers so far."""
+        if self.dead:
+            return
+        while self.ahead:
+            self.world.ledger.unsent(self.ahead.popleft())
+        self.ahead_until_s = -math.inf
+        for note in self.notes:
+            self.world.ledger.answered(*note, now_s=self.world.now_s)
+        self.notes.clear()
 
     def _wake(self) -> None:
         if self.world.now_s >= self._wake_s:
@@ -164,8 +208,12 @@ class Process:
         if self.dead:
             return
         now_s = self.world.now_s
-        self.world.ledger.answered(permit, status, headers, now_s)
-        took_s = now_s - permit.granted_s
+        self.notes.append((permit, status, headers, now_s))
+        remaining = int(headers.get("ratelimit-remaining", "1000"))
+        is_near = status == 429 or remaining < 3 * permits.MOST_AHEAD
+        if is_near or now_s >= self.ahead_until_s:
+            self._record()
+        took_s = now_s - permit.granted_s - permit.held_s
         self.latency_s = took_s if self.latency_s is None else self.latency_s * 0.8 + took_s * 0.2
         self.done += status == 200
         self.refused += status == 429

@@ -7,10 +7,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from freezegun import freeze_time
 
 from connector.budget import Lane, Permit
@@ -37,6 +38,93 @@ def opened(
     ) as budget:
         yield budget
     database.close()
+
+
+class StandingClock(FakeClock):
+    """A clock that only the test moves; whoever sleeps on it waits until it has."""
+
+    def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
+        until_s = self.monotonic_s() + wait_s
+        stop = stop or threading.Event()
+        while self.monotonic_s() < until_s:
+            if stop.wait(0.001):
+                return True
+        return False
+
+
+class CountingDatabase(Database):
+    """written: how many write transactions there were."""
+
+    written = 0
+
+    def write(self, *, to_disk: bool = True) -> AbstractContextManager[sa.Connection]:
+        self.written += 1
+        return super().write(to_disk=to_disk)
+
+
+@contextmanager
+def in_plenty(
+    folder: Path, stop: threading.Event | None = None
+) -> Iterator[tuple[RateBudget, CountingDatabase, StandingClock]]:
+    """A budget of 400 a minute of which a chain has just had 100 one by one."""
+    database, clock = CountingDatabase(f"sqlite:///{folder / 'ledger.db'}"), StandingClock()
+    limits = [RateLimit(400, 60.0)]
+    with RateBudget(
+        database, api_key="k", limits=limits, request_timeout_s=5, clock=clock, stop=stop
+    ) as budget:
+        spend(budget, 100)
+        yield budget, database, clock
+    database.close()
+
+
+def settled(budget: RateBudget) -> tuple[int, int]:
+    """(permits that count, permits unanswered) once the ledger knows all outcomes."""
+    while (state := budget.state()).in_flight:
+        time.sleep(0.001)
+    return state.windows[0].used, state.in_flight
+
+
+def test_far_from_every_limit_the_ledger_is_asked_once_for_ten_requests(tmp_path: Path):
+    """100 requests one after another: a fifth as many transactions, with those at the start."""
+    with in_plenty(tmp_path) as (_budget, database, _clock):
+        assert database.written <= 25
+
+
+def test_permits_taken_ahead_are_given_back_after_a_second(tmp_path: Path):
+    """The chain ends with some in stock: a second later the ledger has them again, and knows
+    every answer."""
+    with in_plenty(tmp_path) as (budget, _database, clock):
+        clock.advance(1.0)
+        assert settled(budget) == (100, 0)
+
+
+def test_permits_taken_ahead_are_not_used_after_a_second(tmp_path: Path):
+    """A caller that comes later gets one that the ledger grants then."""
+    with in_plenty(tmp_path) as (budget, _database, clock):
+        clock.advance(1.5)
+        assert budget.permit(Lane.PULL).send_by_s == pytest.approx(6.5)
+
+
+def test_a_429_gives_up_permits_taken_ahead(tmp_path: Path):
+    """The next caller waits for the end of the hold, though permits were in stock."""
+    with in_plenty(tmp_path) as (budget, _database, clock), ThreadPoolExecutor(1) as pool:
+        budget.answered(budget.permit(Lane.PULL), 429, {"retry-after": "30"})
+        waits = pool.submit(budget.permit, Lane.PULL)
+        assert settled(budget) == (101, 0)
+        assert not waits.done()
+        clock.advance(31)
+        assert waits.result().send_by_s >= 36
+
+
+def test_after_a_signal_permits_taken_ahead_are_not_used(tmp_path: Path):
+    """They are given back at the end, and the next run finds only what was sent."""
+    stop = StopSignal()
+    with in_plenty(tmp_path, stop) as (budget, _database, _clock):
+        stop.set()
+        with pytest.raises(Interrupted):
+            budget.permit(Lane.PULL)
+    with opened(tmp_path, (400, 60.0), clock=FakeClock()) as budget:
+        assert settled(budget) == (100, 0)
 
 
 def spend(budget: RateBudget, count: int, lane: Lane = Lane.PULL) -> list[Permit]:

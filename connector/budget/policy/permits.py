@@ -8,7 +8,7 @@ again. Times are seconds of the ledger's clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,6 +26,14 @@ RESERVE_GLANCE_S = 1.0
 """How soon a push checks a reserve again: pulls end, or die."""
 
 
+AHEAD_S = 1.0
+"""A process may hold permits that it took ahead of its need for this long."""
+MOST_AHEAD = 9
+"""How many permits it may take ahead: then the ledger is asked once per ten requests."""
+AHEAD_SHARE = 16
+"""No more of what is free than one in so many is taken ahead, so that it is nothing to others."""
+
+
 @dataclass(frozen=True, slots=True)
 class Facts:
     """The facts that a ledger looks up for one decision.
@@ -33,7 +41,7 @@ class Facts:
     live: per window, shortest first: permits that still count (unanswered ones, and answered
         ones for `held_s` after their answer; one past its deadline was answered at its deadline).
     in_flight: permits still awaited: neither answered nor reported unanswered nor given back,
-        and granted less than send-by plus request timeout ago.
+        granted less than send-by plus request timeout ago, to a process that may still live.
     waiting_pull: callers of lane pull that wait for a permit, in all living processes.
     last_grant_s: when the last permit of any lane was granted; -inf if never.
     """
@@ -128,6 +136,30 @@ def room(allowed: Allowance, facts: Facts, lane: Lane, asked: int) -> int:
     if allowed.spacing_s > 0:
         free.append(1)
     return max(0, min(free))
+
+
+def may_need(issued_s: Iterable[float], now_s: float) -> int:
+    """How many permits a process may need soon: as many as it needed in most of the last second.
+    issued_s: when it got its latest ones."""
+    recent = sum(each_s > now_s - AHEAD_S for each_s in issued_s)
+    return min(MOST_AHEAD, 2 * recent // 3)
+
+
+def room_ahead(allowed: Allowance, facts: Facts, lane: Lane, granted: int) -> int:
+    """How many more permits of `lane` a process may take ahead of its need, besides the `granted`
+    ones that it needs now. None once half of a window is spent, nor while anything but windows
+    limits this lane: a probe, spacing, others' spending, a reserve, a pull that waits."""
+    is_push = lane is Lane.PUSH
+    if allowed.width is not None or allowed.spacing_s > 0:
+        return 0
+    if is_push and (allowed.reserved or facts.waiting_pull):
+        return 0
+    free = []
+    for ceiling, live in zip(allowed.ceilings, facts.live, strict=True):
+        free.append(ceiling.all - live.all - granted)
+        if 2 * free[-1] < ceiling.all:
+            return 0
+    return min(MOST_AHEAD, min(free) // AHEAD_SHARE)
 
 
 def retry_at_s(

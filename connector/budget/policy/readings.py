@@ -40,6 +40,10 @@ class Reading:
             return None
         return max(0, self.limit - self.remaining)
 
+    def remaining_below(self, count: int) -> bool:
+        """Whether the server refused the request, or will after fewer than `count` more."""
+        return self.refused or (self.remaining is not None and self.remaining < count)
+
 
 def parse(status: int, headers: Mapping[str, str], *, wall_s: float, longest_s: float) -> Reading:
     """The reading of one answer.
