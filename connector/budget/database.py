@@ -39,6 +39,11 @@ _versions = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
 )
 
+_HAS_VERSIONS = {
+    "sqlite": "SELECT 1 FROM sqlite_master WHERE name = 'schema_versions'",
+    "postgresql": "SELECT to_regclass('schema_versions')",
+}
+
 
 class Prepared:
     """A statement compiled once per kind of database and executed by the driver itself: executing
@@ -197,13 +202,12 @@ class Database:
         Raises:
             LedgerTooNew: the tables were written by a newer version of the connector.
         """
+        if self.version(component) == len(migrations):
+            return
         with self.write() as connection:
             if not self.is_sqlite:  # two processes may start at once
                 connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
-            _versions.create(connection, checkfirst=True)
             found = _version(connection, component)
-            if found == len(migrations):
-                return
             if found > len(migrations):
                 raise LedgerTooNew(component=component, found=found, known=len(migrations))
             for migration in migrations[found:]:
@@ -255,8 +259,11 @@ def forget_version(connection: sa.Connection, component: str) -> None:
 
 
 def _version(connection: sa.Connection, component: str) -> int:
-    query = sa.select(_versions.c.version).where(_versions.c.component == component)
-    return int(connection.scalar(query) or 0)
+    """Plain SQL: this is all that most starts need, and compiling a statement takes longer."""
+    if connection.exec_driver_sql(_HAS_VERSIONS[connection.dialect.name]).scalar() is None:
+        return 0
+    found = connection.exec_driver_sql("SELECT component, version FROM schema_versions")
+    return next((version for name, version in found if name == component), 0)
 
 
 def _on_begin(connection: sa.Connection) -> None:

@@ -45,7 +45,7 @@ def ledger_clock(database: Database, clock: Clock) -> LedgerClock:
 
 def steady_clock(database: Database, time_source: LedgerClock, clock: Clock) -> SteadyClock:
     """The ledger's clock, readable without a transaction. time_source: already opened."""
-    with database.write(to_disk=False) as connection:
+    with database.read() as connection:
         offset_s = time_source.now_s(connection) - clock.monotonic_s()
     # the boot's offset is stored, so the clock never steps until the next boot
     since_s = offset_s + _BOOT_MARGIN_S if isinstance(time_source, BootClock) else -inf

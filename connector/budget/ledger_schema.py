@@ -122,8 +122,11 @@ def key_id(api_key: str, database: Database) -> str:
         BudgetError: the ledger can't be read or written.
     """
     database.migrate("budget", MIGRATIONS)
-    with database.write() as connection:
-        salt = salt_of(connection) or _new_salt(connection, database)
+    with database.read() as connection:
+        salt = salt_of(connection)
+    if salt is None:
+        with database.write() as connection:
+            salt = _new_salt(connection, database)
     return hmac.new(bytes(salt), api_key.encode(), hashlib.sha256).hexdigest()[:32]
 
 

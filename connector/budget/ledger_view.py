@@ -135,8 +135,9 @@ class KeyRow:
     @classmethod
     def add(cls, connection: sa.Connection, key: str, now_s: float) -> None:
         """Create the row if it is missing; other processes may do so at the same time."""
-        insert = insert_into(connection, keys).values(vars(cls(key, 1, 0, 0, 0, 0, now_s)))
-        connection.execute(insert.on_conflict_do_nothing())
+        if _ROW.execute(connection, {"key": key}).fetchone() is None:
+            insert = insert_into(connection, keys).values(vars(cls(key, 1, 0, 0, 0, 0, now_s)))
+            connection.execute(insert.on_conflict_do_nothing())
 
     @classmethod
     def load(cls, connection: sa.Connection, key: str, *, lock: bool = False) -> KeyRow:

@@ -425,23 +425,26 @@ def test_no_window_is_ever_exceeded(
         process, now_s = dice.choice(processes), clock.monotonic_s()
         got = process.ask(dice.randint(0, most), dice.randint(0, most), ahead=dice.randint(0, 9))
         out += [(process, permit, now_s) for lane in got.granted for permit in got.granted[lane]]
+        reports = {process: Request() for process in processes}
         for each in [each for each in out if dice.random() < 0.5]:
             out.remove(each)
             holder, permit, granted_s = each
             issued_s = min(now_s, granted_s + dice.choice([0.0, dice.random()]))
             fate = dice.random()
             if fate < 0.1:
-                holder.ledger.exchange(Request({}, unsent=[permit]))
+                reports[holder].unsent.append(permit)
             elif fate < 0.2:
-                holder.ledger.exchange(Request({}, unanswered=[permit]))
+                reports[holder].unanswered.append(permit)
                 stamped_s.append(dice.uniform(issued_s, granted_s + LIFE_S))
             else:
                 arrived_s = dice.choice([issued_s, now_s, dice.uniform(issued_s, now_s)])
                 answer = Answered(permit, arrived_s - now_s, OK, issued_s - granted_s)
-                holder.ledger.exchange(Request({}, [answer]))
+                reports[holder].answers.append(answer)
                 stamped_s.append(
                     dice.choice([issued_s, arrived_s, dice.uniform(issued_s, arrived_s)])
                 )
+        for holder, report in reports.items():
+            holder.ledger.exchange(report)
         clock.advance(dice.choice([0.0, 0.1, 1.0, 3.0]))
     database.close()
     stamped_s.sort()
