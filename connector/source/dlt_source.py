@@ -413,8 +413,7 @@ class _ListReader:
             steps.close()
 
     def maker(self, known_columns: TTableSchemaColumns) -> RowMaker:
-        pull = self._settings.pull
-        return configured_maker(self._name, known_columns, pull, for_dlts_files=True)
+        return configured_maker(self._name, known_columns, self._settings.pull)
 
     def _items(self) -> Generator[Any]:
         state: Mapping[str, Any] = dlt.current.resource_state(self._name)
@@ -446,7 +445,8 @@ class _ListReader:
         merge, hinted = _other_merge(), 0
         page = next(pages, None)
         while page is not None:
-            rows, malformed = scan.rows([page], maker)
+            records, malformed = scan.take([page], maker)
+            rows = maker.rows(records)
             for row in rows:
                 row[SEEN_COLUMN] = seen_at
             beside = (

@@ -1,12 +1,17 @@
-"""Single values: which type they are, whether a column of some type holds them exactly. Pure."""
+"""Values: their types, whether a column of some type holds them exactly, and as Arrow. Pure."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from types import NoneType
 from typing import Any
+
+import orjson
+import pyarrow as pa
 
 from connector.api.bodies import KeptAsText
 
@@ -17,6 +22,18 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FIRST_MS = -62_135_596_800_000  # 0001-01-01T00:00:00.000Z
 LAST_MS = 253_402_300_799_999  # 9999-12-31T23:59:59.999Z
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# Arrow infers types, and then silently rounds 1.5 in an integer column: so each column has its type
+_ARROW_TYPES = {
+    "text": pa.string(),
+    "json": pa.string(),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "bool": pa.bool_(),
+    "timestamp": pa.timestamp("us", tz="UTC"),  # DuckDB refuses what dlt makes of "ms"
+    "binary": pa.binary(),
+    "date": pa.date32(),
+}
+_MS = pa.timestamp("ms", tz="UTC")
 _DEPTH_MAX = 100  # orjson writes 254 levels, and dlt writes with orjson
 _TYPES = {str: "text", bool: "bool", int: "bigint", float: "double", list: "json", dict: "json"}
 
@@ -47,9 +64,53 @@ def fitted(value: Any, data_type: str, *, is_time: bool) -> Any:
     """
     if data_type == "double" and type(value) is int:
         return float(value) if abs(value) <= EXACT_FLOAT_MAX else None
-    if natural_type(value, is_time=is_time) != data_type:
-        return None
-    return to_datetime(value) if data_type == "timestamp" else value
+    return value if natural_type(value, is_time=is_time) == data_type else None
+
+
+def all_fit(values: Sequence[Any], data_type: str, *, is_time: bool) -> bool:
+    """Whether a column of `data_type` holds all `values`, nulls included, as they are.
+
+    False doesn't mean that one of them doesn't fit: look at each with `fitted`.
+    """
+    kinds = set(map(type, values)) - {NoneType}
+    if int in kinds and is_time:
+        times = [value for value in values if value is not None]
+        is_exact = data_type == "timestamp" and kinds == {int}
+        return is_exact and is_ms(min(times)) and is_ms(max(times))
+    return all(_TYPES[kind] == data_type for kind in kinds)
+
+
+def arrow_table(
+    cells: Mapping[str, Sequence[Any]], columns: Mapping[str, Mapping[str, Any]], *, rows: int
+) -> pa.Table:
+    """A table of every column of `columns` (dlt column schemas), of exactly its type.
+
+    cells: column → the values of all rows; columns that it leaves out are null. Times are datetimes
+    or Unix milliseconds.
+
+    Raises:
+        pyarrow.ArrowInvalid, pyarrow.ArrowTypeError: a value that isn't of its column's type.
+        KeyError: a column of a type that rows of this connector never have.
+    """
+    arrays, fields = [], []
+    for name, column in columns.items():
+        arrow_type = _ARROW_TYPES[column["data_type"]]
+        values = cells.get(name)
+        if values is None:
+            array = pa.nulls(rows, arrow_type)
+        elif column["data_type"] == "json":
+            array = pa.array([*map(_as_json, values)], arrow_type)
+        elif column["data_type"] == "timestamp":
+            array = pa.array(values, _MS).cast(arrow_type)
+        else:
+            array = pa.array(values, arrow_type)
+        arrays.append(array)
+        fields.append(pa.field(name, arrow_type, nullable=column.get("nullable", True)))
+    return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+
+
+def _as_json(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()
 
 
 def is_plain(value: Any) -> bool:

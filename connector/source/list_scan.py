@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from connector.logs import get_logger
-from connector.source.row_maker import RowMaker, malformed_rows
+from connector.source.row_maker import RowMaker, UniqueRecords, malformed_rows
 from connector.source.scan_planner import ListState
 from connector.source.scans import (
     Checkpoint,
@@ -121,10 +121,12 @@ class ListScan:
             **self.counts,
         }
 
-    # --- from pages to rows ---------------------------------------------------------------------
+    # --- from pages to records ------------------------------------------------------------------
 
-    def rows(self, pages: Sequence[ScannedPage], maker: RowMaker) -> tuple[list[Row], list[Row]]:
-        """The rows of some pages, and those of malformed records; moves the checkpoint past them.
+    def take(
+        self, pages: Sequence[ScannedPage], maker: RowMaker
+    ) -> tuple[UniqueRecords, list[Row]]:
+        """The records of some pages, and rows of malformed ones; moves the checkpoint past them.
 
         The scan may have widened its plan meanwhile.
         """
@@ -132,7 +134,7 @@ class ListScan:
         malformed = [item for page in pages for item in page.malformed]
         self.counts["rows_read"] += len(records)
         self.checkpoint = replace(pages[-1].checkpoint, ids=self.checkpoint.ids)
-        return maker.rows(records), malformed_rows(self.resource, malformed)
+        return maker.unique(records), malformed_rows(self.resource, malformed)
 
     def keep_ids(self, count: int) -> None:
         """`count` ids were added to those kept outside the state."""

@@ -1,7 +1,7 @@
 """Records → rows ready for dlt: named columns, values that fit their type, and a content hash.
 
-A value that doesn't fit its column lands in the variant column, `<column>__v_<type>`; nothing is
-silently coerced. Rows leave out nulls, as dlt itself does; an upsert writes those as null.
+Rows are made column by column. A value that doesn't fit its column lands in the variant column,
+`<column>__v_<type>`; nothing is silently coerced.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
 import orjson
+import pyarrow as pa
 from dlt.common.data_types.typing import TDataType
 from dlt.common.json import custom_pua_decode
 from dlt.common.normalizers.naming.snake_case import NamingConvention
@@ -23,9 +25,10 @@ from connector.errors import BadSetting, ConfigurationError
 from connector.settings import PullSettings
 from connector.source.exact_values import (
     REPLACEMENT,
+    all_fit,
+    arrow_table,
     fitted,
     holdable,
-    is_ms,
     is_plain,
     natural_type,
     to_datetime,
@@ -138,21 +141,13 @@ def _names(api_name: str) -> tuple[str, str]:
     return api_name, column_name(api_name)
 
 
-_DIRECT = {"text": str, "bool": bool}
-
-
 @dataclass(frozen=True, slots=True)
 class Column:
-    """is_time: the field is in Unix milliseconds. direct: what has this type is stored as it is.
-
-    takes_ms: whole numbers of milliseconds are stored as points in time.
-    """
+    """is_time: the field is in Unix milliseconds."""
 
     name: str
     data_type: str
     is_time: bool
-    direct: type | None
-    takes_ms: bool
 
 
 class Columns:
@@ -207,8 +202,7 @@ class Columns:
         self._add(api_name, name, known_type, is_time=api_name in MS_FIELDS)
 
     def _add(self, api_name: str, name: str, data_type: str, *, is_time: bool) -> Column:
-        takes_ms = is_time and data_type == "timestamp"
-        column = Column(name, data_type, is_time, _DIRECT.get(data_type), takes_ms)
+        column = Column(name, data_type, is_time)
         self.by_field[api_name] = column
         self._declare(name, data_type, api_name)
         return column
@@ -254,19 +248,14 @@ def _schema_text(api_name: str) -> str:
 
 _FORMAT = b"hc-row-1"  # change it when unchanged records make other rows: all are written again
 _STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS  # refuses KeptAsText
+_NUL = b"\\u0000"
+_DIGITS_AS_0 = bytes(48 if byte in b"0123456789" else 32 for byte in range(256))
+_OVER_64_BITS = b"0" * 19  # as many digits as the smallest integer of over 64 bits has
 _DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
 
 
-class _NotPlain(Exception):
-    """A value of the record has to be replaced first."""
-
-
 def configured_maker(
-    resource: str,
-    known_columns: Mapping[str, str | TColumnSchema],
-    pull: PullSettings,
-    *,
-    for_dlts_files: bool = False,
+    resource: str, known_columns: Mapping[str, str | TColumnSchema], pull: PullSettings
 ) -> RowMaker:
     """The `RowMaker` of one resource as the settings want its rows.
 
@@ -287,8 +276,29 @@ def configured_maker(
         exclude=own.exclude_columns,
         hashed=own.hash_columns,
         hash_key=key.encode(),
-        for_dlts_files=for_dlts_files,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueRecords:
+    """Records of one list, one per id, as every destination can hold them.
+
+    ids, hashes: of each record, its id as text and the hash of its content.
+    """
+
+    ids: list[str]
+    hashes: list[str]
+    records: list[dict[str, Any]]
+
+    def only(self, places: Sequence[int]) -> UniqueRecords:
+        """The records at some places of the lists."""
+        if len(places) == len(self.ids):
+            return self
+        return UniqueRecords(
+            [self.ids[at] for at in places],
+            [self.hashes[at] for at in places],
+            [self.records[at] for at in places],
+        )
 
 
 class RowMaker:
@@ -298,8 +308,6 @@ class RowMaker:
     Schemas from this class remember which field filled them (`x-hc-field`), so that a name
     collision is decided the same way by every run. exclude, hashed: fields by column or API name
     that are left out, or replaced by a keyed hash. hash_key: secret, needed for `hashed`.
-    for_dlts_files: the rows travel as dicts through dlt's own files, which read a meaning into
-    some leading characters; Arrow tables don't.
     warnings: what was replaced or kept in variant columns, with counts; field names, never values.
 
     Raises:
@@ -314,9 +322,7 @@ class RowMaker:
         exclude: Iterable[str] = (),
         hashed: Iterable[str] = (),
         hash_key: bytes = b"",
-        for_dlts_files: bool = False,
     ) -> None:
-        self._for_dlts_files = for_dlts_files
         self.warnings: Counter[str] = Counter()
         self._privacy = Privacy(resource, exclude, hashed, hash_key)
         self._columns = Columns(resource, known_columns, self._privacy, self.warnings)
@@ -329,37 +335,44 @@ class RowMaker:
         """Hints for dlt: every column of the contract, and every one filled so far."""
         return self._columns.schemas
 
-    def rows(self, records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """One row per id, in the order of the ids' first appearance; an id's last record wins.
+    def unique(self, records: Iterable[dict[str, Any]]) -> UniqueRecords:
+        """One record per id, in the order of the ids' first appearance; an id's last one wins.
 
         Raises:
             ValueError: a record without a usable id (`split_malformed` sorts those out).
         """
-        rows = {}
-        for record in records:
-            row = self._row(record)
-            rows[row["id"]] = row
-        return list(rows.values())
+        held = [self._privacy.applied(record) for record in records]
+        hashes = [self._digest(content) for content in self._contents(held)]
+        last = {_id(record): at for at, record in enumerate(held)}
+        return UniqueRecords([*map(_id, held)], hashes, held).only([*last.values()])
 
-    def _row(self, record: dict[str, Any]) -> dict[str, Any]:
-        record = self._privacy.applied(record)
+    def _digest(self, content: bytes) -> str:
+        digest = self._hash.copy()
+        digest.update(content)
+        return digest.hexdigest()
+
+    def _contents(self, records: list[dict[str, Any]]) -> list[bytes]:
+        """What each record's hash is taken from. In `records`, it replaces those with something
+        that a destination can't hold; looking at all of them at once is a tenth of the work."""
         try:
-            content = orjson.dumps(record, option=_STRICT)
-            if b"\\u0000" in content or (self._for_dlts_files and _DLT_TYPE_PREFIX in content):
-                return self._careful_row(record)
-            return self._filled(record, content)
-        except (TypeError, RecursionError, _NotPlain):  # a lone surrogate, over 64 bits, too deep
-            return self._careful_row(record)
+            contents = [orjson.dumps(record, option=_STRICT) for record in records]
+        except (TypeError, RecursionError):  # a lone surrogate, over 64 bits, too deep
+            pass
+        else:
+            together = b"".join(contents)
+            if _NUL not in together and _OVER_64_BITS not in together.translate(_DIGITS_AS_0):
+                return contents
+        return [self._content(records, at) for at in range(len(records))]
 
-    def _careful_row(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The row of a record that holds something a destination, or dlt, can't."""
-        held = {name: self._held(name, value) for name, value in record.items()}
+    def _content(self, records: list[dict[str, Any]], at: int) -> bytes:
+        record = records[at]
+        with suppress(TypeError, RecursionError):
+            content = orjson.dumps(record, option=_STRICT)
+            if _NUL not in content and is_plain(record):
+                return content
+        held = records[at] = {name: self._held(name, value) for name, value in record.items()}
         by_ascii_name = {json.dumps(name): value for name, value in held.items()}
-        content = orjson.dumps(by_ascii_name, option=orjson.OPT_SORT_KEYS)
-        row = self._filled(held, content)
-        if not self._for_dlts_files:
-            return row
-        return {column: self._unmarked(column, value) for column, value in row.items()}
+        return orjson.dumps(by_ascii_name, option=orjson.OPT_SORT_KEYS)
 
     def _held(self, name: str, value: Any) -> Any:
         found: Counter[str] = Counter()
@@ -367,6 +380,65 @@ class RowMaker:
         for what, count in found.items():
             self.warnings[f"{json.dumps(name)}: {what}"] += count
         return held
+
+    # --- rows, column by column -----------------------------------------------------------------
+
+    def table(self, unique: UniqueRecords) -> pa.Table:
+        """The rows with every column known so far, each of exactly its type."""
+        return arrow_table(self._cells(unique), self.columns, rows=len(unique.ids))
+
+    def rows(self, unique: UniqueRecords) -> list[dict[str, Any]]:
+        """The rows as dicts for dlt's own files, which read a meaning into some leading characters;
+        without nulls, as dlt leaves them out too."""
+        cells = self._cells(unique)
+        for column, values in cells.items():
+            if self.columns[column]["data_type"] == "timestamp":
+                cells[column] = [None if ms is None else to_datetime(ms) for ms in values]
+            elif _DLT_TYPE_PREFIX in orjson.dumps(values):
+                cells[column] = [self._unmarked(column, value) for value in values]
+        return [
+            {column: value for column, value in zip(cells, row, strict=True) if value is not None}
+            for row in zip(*cells.values(), strict=True)
+        ]
+
+    def _cells(self, unique: UniqueRecords) -> dict[str, list[Any]]:
+        """Column → its values, of exactly its type: times in Unix milliseconds, JSON as parsed."""
+        records, by_field = unique.records, self._columns.by_field
+        cells: dict[str, list[Any]] = {"id": unique.ids, HASH_COLUMN: unique.hashes}
+        fields = set().union(*records)
+        self._learn(records, fields - by_field.keys())
+        for field in fields & by_field.keys():
+            column = by_field[field]
+            if column.name == "id":
+                continue
+            values = [record.get(field) for record in records]
+            if not all_fit(values, column.data_type, is_time=column.is_time):
+                values = self._fitted(cells, column, values)
+            cells[column.name] = values
+        return cells
+
+    def _learn(self, records: list[dict[str, Any]], fields: set[str]) -> None:
+        """Give unknown fields columns, in the order of their first values."""
+        if not fields:
+            return
+        for record in records:
+            for field, value in record.items():
+                if field in fields and value is not None:
+                    self._columns.learn(field, value)
+                    fields.remove(field)
+
+    def _fitted(self, cells: dict[str, list[Any]], column: Column, values: list[Any]) -> list[Any]:
+        """The values that fit a column, with null for the others, which go to variant columns."""
+        kept: list[Any] = [None] * len(values)
+        for at, value in enumerate(values):
+            if value is None:
+                continue
+            kept[at] = fitted(value, column.data_type, is_time=column.is_time)
+            if kept[at] is None:
+                data_type = natural_type(value, is_time=column.is_time)
+                name = self._columns.variant(column, data_type)
+                cells.setdefault(name, [None] * len(values))[at] = value
+        return kept
 
     def _unmarked(self, column: str, value: Any) -> Any:
         """`value` so that dlt reads no type mark of its own into a leading U+F026 to U+F02E."""
@@ -376,38 +448,6 @@ class RowMaker:
             self.warnings[f"{column}: leading U+F026 to U+F02E replaced by U+FFFD"] += 1
             return REPLACEMENT + value[1:]
         return value
-
-    def _filled(self, record: dict[str, Any], content: bytes) -> dict[str, Any]:
-        digest = self._hash.copy()
-        digest.update(content)
-        row: dict[str, Any] = {HASH_COLUMN: digest.hexdigest()}
-        by_field = self._columns.by_field
-        for name, value in record.items():
-            if value is None:
-                continue
-            column = by_field.get(name) or self._columns.learn(name, value)
-            if type(value) is column.direct:
-                row[column.name] = value
-            elif column.takes_ms and is_ms(value):
-                row[column.name] = to_datetime(value)
-            else:
-                self._store(row, column, value)
-        row["id"] = _id(record)
-        return row
-
-    def _store(self, row: dict[str, Any], column: Column, value: Any) -> None:
-        if column.name == "id":  # an integer, which `_id` makes text
-            return
-        if not is_plain(value):
-            raise _NotPlain
-        fits = fitted(value, column.data_type, is_time=column.is_time)
-        if fits is not None:
-            row[column.name] = fits
-            return
-        data_type = natural_type(value, is_time=column.is_time)
-        row[self._columns.variant(column, data_type)] = fitted(
-            value, data_type, is_time=column.is_time
-        )
 
 
 def _id(record: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
@@ -197,24 +197,20 @@ class Destination:
         """Rows of a query; its parameters are `%s`. Table names: see `name`."""
         return self._attempt(partial(self._warehouse.query, sql, parameters))
 
-    def unchanged(
-        self, table: str, rows: Sequence[Mapping[str, Any]], *, is_listed: bool = True
-    ) -> set[str]:
-        """Ids of the `rows` that are there with the same content and not flagged deleted.
+    def changed(
+        self, table: str, ids: Sequence[str], hashes: Sequence[str], *, is_listed: bool = True
+    ) -> Sequence[int]:
+        """Which rows, by their places in `ids`, aren't there with the same content, or are flagged
+        deleted. hashes: of their contents.
 
         is_listed: the rows come from a list, so one that was noted as unlisted has changed.
         """
         columns = self.columns(table)
-        if not rows or not columns:
-            return set()
-        hashes = {row["id"]: row["_hc_hash"] for row in rows}
+        if not ids or not columns:
+            return range(len(ids))
         condition = _LISTED if is_listed and UNLISTED_COLUMN in columns else _LIVE
-        sql = (
-            f"SELECT id, {HASH_COLUMN} FROM {self.name(table)} "  # noqa: S608 - names of ours
-            f"WHERE {condition} AND id IN ({{ids}})"
-        )
-        found = self._attempt(partial(self._warehouse.query_ids, sql, list(hashes)))
-        return {id_ for id_, known_hash in found if hashes[id_] == known_hash}
+        sql = f"SELECT id, {HASH_COLUMN} FROM {self.name(table)} WHERE {condition}"  # noqa: S608 - names of ours
+        return self._attempt(partial(self._warehouse.changed, sql, ids, hashes))
 
     def missing(self, table: str) -> list[str]:
         """Ids of rows, neither flagged deleted nor noted as unlisted, that the scan in `seen`

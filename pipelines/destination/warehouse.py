@@ -51,6 +51,18 @@ class DuckWarehouse:
             query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
             return cursor.execute(query, list(parameters)).fetchall()
 
+    def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
+        """The places of those `ids` that the rows of the query `sql`, each an id and a hash, don't
+        have with the same hash."""
+        arriving = {"place": range(len(ids)), "id": ids, "hash": hashes}
+        with closing(self._connection.cursor()) as cursor:
+            cursor.register("arriving", pa.table(arriving))
+            found = cursor.execute(
+                f"SELECT place FROM arriving ANTI JOIN ({sql}) AS known(id, hash) "  # noqa: S608
+                "USING (id, hash) ORDER BY place"
+            ).fetchall()
+        return [place for (place,) in found]
+
     def name(self, table: str) -> str:
         """The table's quoted, qualified name."""
         return f'"{self._dataset}"."{table}"'
@@ -100,6 +112,14 @@ class ServerWarehouse:
                 query = sql.format(ids=", ".join(["%s"] * len(some)))
                 found += map(tuple, client.execute_sql(query, *parameters, *some) or ())
         return found
+
+    def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
+        known = dict(self.query_ids(f"{sql} AND id IN ({{ids}})", ids))
+        return [
+            place
+            for place, (id_, content_hash) in enumerate(zip(ids, hashes, strict=True))
+            if known.get(id_) != content_hash
+        ]
 
     def name(self, table: str) -> str:
         with translated():

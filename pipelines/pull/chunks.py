@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from connector.clock import Clock
 from connector.errors import ConnectorError, Interrupted, Unexpected
@@ -21,11 +23,16 @@ from connector.logs import get_logger
 from connector.settings import PullSettings
 from connector.source.fields import UNLISTED_COLUMN
 from connector.source.list_scan import ListScan, Row
-from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, configured_maker
+from connector.source.row_maker import (
+    MALFORMED_COLUMNS,
+    MALFORMED_TABLE,
+    UniqueRecords,
+    configured_maker,
+)
 from connector.source.scan import Scan
 from connector.source.scans import ScannedPage
 from pipelines.destination.destination import Destination
-from pipelines.destination.loader import Batch, to_table
+from pipelines.destination.loader import Batch
 from pipelines.pull.push_results import COLUMNS as PUSH_COLUMNS
 from pipelines.pull.push_results import KEY as PUSH_KEY
 from pipelines.pull.push_results import TABLE as PUSH_RESULTS
@@ -201,48 +208,50 @@ class Landing:
         Raises:
             DestinationError: the rows can't be written; the chunk will be read again.
         """
-        changed: dict[str, list[dict[str, Any]]] = {}
-        malformed: list[dict[str, Any]] = []
+        changed: dict[str, pa.Table] = {}
+        malformed: list[Row] = []
         while chunk:  # frees pages as rows are made: a chunk is in memory once, not twice
             resource, pages = chunk.popitem()
-            rows, others = self._rows(resource, pages)
+            records, others = self._records(resource, pages)
             del pages
             malformed += others
-            changed[resource] = self.changed(resource, rows)
-            del rows
-        written = {resource: len(rows) for resource, rows in changed.items()}
+            changed[resource] = self._changed(resource, records)
+            del records
         self._load(changed, {row["id"]: row for row in malformed})
-        for resource, count in written.items():
-            self._runs[resource].counts["rows_written"] += count
+        for resource, rows in changed.items():
+            self._runs[resource].counts["rows_written"] += len(rows)
 
     def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
         """Load single records that were looked up by id, since their list lacks them."""
-        rows = self._makers[resource].rows(records)
-        unchanged = self._destination.unchanged(resource, rows, is_listed=False)
-        rows = [row for row in rows if row["id"] not in unchanged]
+        unique = self._makers[resource].unique(records)
+        rows = self._changed(resource, unique, is_listed=False)
         self._runs[resource].counts["rows_read"] += len(records)
         self._runs[resource].counts["rows_written"] += len(rows)
         self._load({resource: rows}, {})
 
-    def changed(self, resource: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The `rows` that aren't in the destination with the same content."""
-        unchanged = self._destination.unchanged(resource, rows)
-        return [row for row in rows if row["id"] not in unchanged]
+    def _changed(
+        self, resource: str, records: UniqueRecords, *, is_listed: bool = True
+    ) -> pa.Table:
+        """The rows of those records that the destination doesn't have with the same content."""
+        changed = self._destination.changed(
+            resource, records.ids, records.hashes, is_listed=is_listed
+        )
+        return self._makers[resource].table(records.only(changed))
 
-    def _rows(self, resource: str, pages: list[ScannedPage]) -> tuple[list[Row], list[Row]]:
+    def _records(self, resource: str, pages: list[ScannedPage]) -> tuple[UniqueRecords, list[Row]]:
         run = self._runs[resource]
-        rows, malformed = run.rows(pages, self._makers[resource])
+        records, malformed = run.take(pages, self._makers[resource])
         if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
-            self._destination.seen.add(resource, [row["id"] for row in rows])
+            self._destination.seen.add(resource, records.ids)
         if run.finds_deletions:
-            run.keep_ids(len(rows))
-        return rows, malformed
+            run.keep_ids(len(records.ids))
+        return records, malformed
 
-    def _load(self, rows: dict[str, list[dict[str, Any]]], malformed: Mapping[str, Row]) -> None:
-        """Load `rows`, by resource; for those without any, save only the state. Empties `rows`."""
+    def _load(self, rows: Mapping[str, pa.Table], malformed: Mapping[str, Row]) -> None:
+        """Load `rows`, by resource; for those without any, save only the state."""
         states = {name: self._runs[name].state() for name in rows}
-        names = [name for name in self._makers if rows.get(name) or name in self._missing]
-        batches = [self._batch(name, rows.pop(name, [])) for name in names]
+        names = [name for name in self._makers if len(rows.get(name, ())) or name in self._missing]
+        batches = [self._batch(name, rows.get(name, ())) for name in names]
         if malformed:
             batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
         if PUSH_RESULTS in self._missing:
@@ -254,10 +263,9 @@ class Landing:
         if still:
             self._destination.loader.save_states(still)
 
-    def _batch(self, resource: str, rows: list[dict[str, Any]]) -> Batch:
-        """Converted to Arrow, which takes a fraction of the memory of dicts during the load."""
+    def _batch(self, resource: str, rows: pa.Table | Sequence[Row]) -> Batch:
         columns = self._makers[resource].columns
-        return Batch(resource, to_table(rows, columns), columns, state=self._runs[resource].state())
+        return Batch(resource, rows, columns, state=self._runs[resource].state())
 
 
 def _missing_tables(destination: Destination, runs: Mapping[str, ListScan]) -> frozenset[str]:

@@ -187,13 +187,15 @@ class RunRecorder:
             time.time_ns() // 1_000_000, dict(summary), summary.get("error", {}).get("message"),
         )  # fmt: skip
         batches = [runs_batch([*waiting, ended]), freshness_batch(self._freshness.of(self._label))]
-        is_news = account is not None and not self._destination.unchanged(
-            account.table, account.rows
-        )
+        is_news = account is not None and self._is_news(account)
         if account is not None and is_news:
             batches.append(account)
         self._destination.load(batches, worth_publishing=is_news)
         history.mark_landed([*(record.run_id for record in waiting), run_id])
+
+    def _is_news(self, account: Batch) -> bool:
+        (row,) = account.rows
+        return bool(self._destination.changed(account.table, [row["id"]], [row[HASH_COLUMN]]))
 
     def publish(self) -> bool:
         """Publish what has landed; True if a new copy was made."""

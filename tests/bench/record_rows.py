@@ -25,7 +25,7 @@ def run() -> list[Row]:
         source = Generated(resource, 1, RECORDS, RECORDS, BASE_TIME_MS)
         records = [source.record(number) for number in range(RECORDS)]
         maker, seen = RowMaker(resource, {}), Sightings(BASE_TIME_MS)
-        per_s = _per_s(records, maker.rows)
+        per_s = _per_s(records, lambda page, maker=maker: maker.table(maker.unique(page)))
         seen_per_s = _per_s(
             records, lambda page, seen=seen: seen.see(*split_malformed(page), in_order=True)
         )

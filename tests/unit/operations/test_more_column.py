@@ -12,8 +12,8 @@ from pipelines.destination.more_column import Form, forms
 
 def _batch(*records: dict[str, Any]) -> Batch:
     maker = RowMaker("prospects", {})
-    rows = maker.rows([{"id": str(at), **record} for at, record in enumerate(records)])
-    return Batch("prospects", rows, maker.columns)
+    unique = maker.unique([{"id": str(at), **record} for at, record in enumerate(records)])
+    return Batch("prospects", maker.table(unique), maker.columns)
 
 
 def _forms(destination: str, batch: Batch, known: dict[str, Any]) -> list[Form]:

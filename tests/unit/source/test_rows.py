@@ -6,6 +6,7 @@ import random
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,9 +17,32 @@ from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id
 from connector.source.row_maker import RowMaker, malformed_rows
 
 
+def rows(maker: RowMaker, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a maker's table, without nulls and with JSON parsed."""
+    found = maker.table(maker.unique(records)).to_pylist()
+    is_json = {name for name, data_type in types(maker).items() if data_type == "json"}
+    return [
+        {
+            name: orjson.loads(value) if name in is_json else value
+            for name, value in made.items()
+            if value is not None
+        }
+        for made in found
+    ]
+
+
 def row(record: dict[str, Any], maker: RowMaker | None = None) -> dict[str, Any]:
     """The row of one record, without its hash."""
-    made = (maker or RowMaker("prospects", {})).rows([{"id": "1", **record}])[0]
+    return _without_hash(rows(maker or RowMaker("prospects", {}), [{"id": "1", **record}])[0])
+
+
+def dlts_row(record: dict[str, Any]) -> dict[str, Any]:
+    """The same as it is given to dlt as a dict."""
+    maker = RowMaker("prospects", {})
+    return _without_hash(maker.rows(maker.unique([{"id": "1", **record}]))[0])
+
+
+def _without_hash(made: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in made.items() if name not in (HASH_COLUMN, "id")}
 
 
@@ -87,7 +111,7 @@ def test_a_type_that_the_table_has_holds_in_later_runs(known: Any, value: Any, c
 def test_an_unknown_field_is_typed_by_its_first_value_that_is_not_null():
     """Nulls before it say nothing."""
     maker = RowMaker("notes", {})
-    made = maker.rows([{"id": "1", "x": None}, {"id": "2", "x": 7}, {"id": "3", "x": "seven"}])
+    made = rows(maker, [{"id": "1", "x": None}, {"id": "2", "x": 7}, {"id": "3", "x": "seven"}])
     assert [each.get("x") for each in made] == [None, 7, None]
     assert made[2]["x__v_text"] == "seven"
 
@@ -146,8 +170,9 @@ def test_the_contracts_names_own_their_columns():
 def test_warnings_name_columns_and_never_values():
     """Counted: the second pull of the same oddity says so again, once."""
     maker = RowMaker("prospects", {})
-    maker.rows(
-        [{"id": str(i), "email": 5, "title": "secret\0", "first_name": "x"} for i in range(3)]
+    rows(
+        maker,
+        [{"id": str(i), "email": 5, "title": "secret\0", "first_name": "x"} for i in range(3)],
     )
     assert "secret" not in str(maker.warnings)
     assert maker.warnings['"title": NUL replaced by U+FFFD'] == 3
@@ -157,15 +182,14 @@ def test_warnings_name_columns_and_never_values():
 
 def test_one_id_twice_is_one_row_with_the_last_content():
     """dlt's upsert would make two rows of it, and fail at the next load."""
-    made = RowMaker("notes", {}).rows(
-        [{"id": "a", "body": "1"}, {"id": "b"}, {"id": "a", "body": "2"}]
-    )
+    records = [{"id": "a", "body": "1"}, {"id": "b"}, {"id": "a", "body": "2"}]
+    made = rows(RowMaker("notes", {}), records)
     assert [(each["id"], each.get("body")) for each in made] == [("a", "2"), ("b", None)]
 
 
 def test_an_integer_id_is_kept_as_text():
     """An id is a name; 7 and "7" are one row."""
-    made = RowMaker("notes", {}).rows([{"id": 7, "body": "x"}, {"id": "7", "body": "y"}])
+    made = rows(RowMaker("notes", {}), [{"id": 7, "body": "x"}, {"id": "7", "body": "y"}])
     assert [(each["id"], each["body"]) for each in made] == [("7", "y")]
 
 
@@ -179,20 +203,20 @@ def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
     assert record_id(item) is None
     assert len(malformed_rows("notes", [item, item])) == 1
     with pytest.raises(ValueError, match="usable id"):
-        RowMaker("notes", {}).rows([item if isinstance(item, dict) else {}])
+        RowMaker("notes", {}).unique([item if isinstance(item, dict) else {}])
 
 
 def test_odd_items_can_hold_anything():
     """NUL, surrogates, numbers without end: as escaped text."""
-    rows = malformed_rows("notes", [{"a": "\0\ud800", "b": 2**70}])
-    assert rows[0]["content"] == '{"a": "\\u0000\\ud800", "b": 1180591620717411303424}'
+    made = malformed_rows("notes", [{"a": "\0\ud800", "b": 2**70}])
+    assert made[0]["content"] == '{"a": "\\u0000\\ud800", "b": 1180591620717411303424}'
 
 
 # --- the content hash -------------------------------------------------------------------------
 
 
 def digest(record: dict[str, Any], **options: Any) -> str:
-    return str(RowMaker("prospects", {}, **options).rows([{"id": "1", **record}])[0][HASH_COLUMN])
+    return RowMaker("prospects", {}, **options).unique([{"id": "1", **record}]).hashes[0]
 
 
 scalars = st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=5)
@@ -283,16 +307,14 @@ def test_impossible_choices_are_refused(options: Any):
 
 def test_text_that_looks_like_dlts_own_type_marks_stays_text():
     """Icon fonts live where dlt marks types: U+F026 and a number would become that number."""
-    maker = RowMaker("prospects", {}, for_dlts_files=True)
-    assert row({"title": "\uf0261.5"}, maker) == {"title": "\ufffd1.5"}
-    assert row({"title": "\uf02b VIP!"}, maker) == {"title": "\uf02b VIP!"}
+    assert dlts_row({"title": "\uf0261.5"}) == {"title": "\ufffd1.5"}
+    assert dlts_row({"title": "\uf02b VIP!"}) == {"title": "\uf02b VIP!"}
     assert row({"title": "\uf0261.5"}) == {"title": "\uf0261.5"}
 
 
 def test_marks_inside_json_are_handed_over_as_text():
     """dlt strips them from parsed JSON, and leaves JSON text alone."""
-    maker = RowMaker("prospects", {}, for_dlts_files=True)
-    assert row({"labels": ["\uf02bVIP"]}, maker) == {"labels": '["\uf02bVIP"]'}
+    assert dlts_row({"labels": ["\uf02bVIP"]}) == {"labels": '["\uf02bVIP"]'}
     assert row({"labels": ["\uf02bVIP"]}) == {"labels": ["\uf02bVIP"]}
 
 
@@ -300,7 +322,7 @@ def test_a_number_that_no_double_holds_and_what_is_too_deep_are_warned_about():
     """They land as text beside their columns; the names are in the warnings, the values aren't."""
     body = b'[{"id": "1", "score": 1.5}, {"id": "2", "score": 12345678901234567.89, "x": %b}]'
     maker = RowMaker("notes", {})
-    first, second = maker.rows(read_json(body % (b"[" * 900 + b"]" * 900)))
+    first, second = rows(maker, read_json(body % (b"[" * 900 + b"]" * 900)))
     assert first["score"] == 1.5
     assert second["score__v_text"] == "12345678901234567.89"
     assert {name for name in maker.warnings if "kept as text" in name} == {
