@@ -9,21 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 
-from connector.api.client import WriteAnswer
-from connector.api.envelopes import Page
+from connector.api.client import ApiClient, WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
 from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
-    Fate,
     LearntMemory,
+    Verdict,
     Write,
     fate_of_activity,
     fate_of_creation,
@@ -49,31 +47,7 @@ _LONG_LIST = (
 )
 
 
-class Api(Protocol):
-    """The API client as sending uses it."""
-
-    def server_now_s(self) -> float | None: ...
-
-    def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page: ...
-
-    def record(
-        self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
-    ) -> dict[str, Any] | None: ...
-
-    def post(
-        self,
-        resource: str,
-        body: bytes,
-        *,
-        idempotency_key: str,
-        lane: Lane = Lane.PUSH,
-        first_sent_s: float | None = None,
-        remembered_s: float = ...,
-        patience_s: float = ...,
-    ) -> WriteAnswer: ...
-
-
-def server_ms(api: Api) -> int | None:
+def server_ms(api: ApiClient) -> int | None:
     """The earliest time that the server's clock can show now; None if unknown."""
     now_s = api.server_now_s()
     return None if now_s is None else int(now_s * 1000) - _SKEW_ERROR_MS
@@ -118,19 +92,6 @@ class KeyMemory:
         return self.learnt != before
 
 
-class Verdict(StrEnum):
-    """What a request or a look-up has shown about a write."""
-
-    ANSWERED = "answered"  # with 200 or 201
-    MET = "met"  # it only creates, and a prospect already has its contact and stays unchanged
-    NOT_APPLIED = "not_applied"  # its answer is missing: see `Fate`
-    APPLIED = "applied"
-    UNKNOWN = "unknown"
-    ABSENT = "absent"  # looked up, nothing sent: no such person, no such note
-    PRESENT = "present"
-    EQUAL = "equal"  # present, and needs no change
-
-
 @dataclass(frozen=True)
 class Delivered:
     """The result of one write. item: the record as it is now, if one was seen.
@@ -157,7 +118,9 @@ class Delivery:
     compares: a person who is looked up is compared with the write, not only found.
     """
 
-    def __init__(self, api: Api, *, keys: KeyMemory, clock: SteadyClock, compares: bool) -> None:
+    def __init__(
+        self, api: ApiClient, *, keys: KeyMemory, clock: SteadyClock, compares: bool
+    ) -> None:
         self._api, self.keys, self._clock, self._compares = api, keys, clock, compares
 
     def look_up(self, write: Write) -> Delivered:
@@ -179,7 +142,7 @@ class Delivery:
         if payload.get("notes") and self._is_attached("notes", id_, {"body": payload["notes"]}):
             del payload["notes"]  # it became a note of the person, and another each time
         verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
-        write = replace(write, prospect_id=id_, body=orjson.dumps(payload))
+        write = write._replace(prospect_id=id_, body=orjson.dumps(payload))
         return Delivered(write, verdict, item)
 
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
@@ -247,15 +210,15 @@ class Delivery:
 
     def _met(self, write: Write, item: Item, *, repeated: bool) -> Delivered:
         """A creation has met a prospect; if it was sent before, perhaps the one it created."""
-        if repeated and self._fate_of_creation(write, item) is Fate.APPLIED:
+        if repeated and self._fate_of_creation(write, item) is Verdict.APPLIED:
             # an API that remembers the key would have answered as it did then
             return Delivered(write, Verdict.APPLIED, item, remembered=False)
         return Delivered(write, Verdict.MET, item)
 
-    def _fate_of_creation(self, write: Write, item: Item | None) -> Fate | None:
+    def _fate_of_creation(self, write: Write, item: Item | None) -> Verdict:
         """See `fate_of_creation`; a person of another first name wasn't created by this write."""
         if item and conflict_with(write.row_number, orjson.loads(write.body), item):
-            return None
+            return Verdict.MET
         return fate_of_creation(item, self._sent_server_ms(write))
 
     def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
@@ -265,7 +228,7 @@ class Delivery:
             items, complete = attached_to(self._api, write.kind, str(write.prospect_id))
             sent_ms = self._sent_server_ms(write)
             fate = fate_of_activity(payload, items, complete=complete, sent_server_ms=sent_ms)
-            return Delivered(write, Verdict(fate.value))
+            return Delivered(write, fate)
         if write.prospect_id is not None:
             item = self._by_id(write.prospect_id)
         elif write.names.row is not None:
@@ -276,8 +239,7 @@ class Delivery:
             except Unclear:
                 return Delivered(write, Verdict.UNKNOWN)
             if write.creates:
-                created = self._fate_of_creation(write, item)
-                return Delivered(write, Verdict(created.value) if created else Verdict.MET, item)
+                return Delivered(write, self._fate_of_creation(write, item), item)
         fate = fate_of_prospect(
             payload,
             item,
@@ -285,7 +247,7 @@ class Delivery:
             accepted_updated_at_ms=accepted_ms,
             sent_server_ms=self._sent_server_ms(write),
         )
-        return Delivered(write, Verdict(fate.value), item)
+        return Delivered(write, fate, item)
 
     def _age_s(self, write: Write) -> float:
         """By the ledger's clock; infinite if that isn't certain."""
@@ -361,7 +323,7 @@ class Delivery:
         return False
 
 
-def attached_to(api: Api, kind: str, prospect_id: str) -> tuple[list[Item], bool]:
+def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item], bool]:
     """The notes (tasks, meetings) of one person, and whether these surely are all.
 
     An item needn't name its person: in a list that was filtered it is this person's, in one that

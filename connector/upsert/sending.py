@@ -17,16 +17,23 @@ from dataclasses import replace
 import orjson
 import sqlalchemy as sa
 
+from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
 from connector.clock import SteadyClock
 from connector.errors import BudgetError, Interrupted
-from connector.upsert.delivery import Api, Delivered, Delivery, KeyMemory, server_ms
+from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
-from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions, RowDecision, decide
+from connector.upsert.outbox.planner import (
+    EXISTS,
+    UNCERTAIN,
+    PushOptions,
+    RowDecision,
+    decide,
+    reject_of,
+)
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.outbox.staging import reject_of
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.settling import Next, RowInFlight, Settler
 
@@ -80,7 +87,7 @@ class Sender:
         self,
         outbox: Outbox,
         options: PushOptions,
-        api: Api,
+        api: ApiClient,
         held: HeldLock,
         *,
         keys: KeyMemory,
@@ -258,7 +265,7 @@ class Sender:
             row.failures.append(_BEHIND)
         elif write.kind == PROSPECTS:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
-            evidence = Evidence.of(write.names, write.content, found, uncertain, disputed)
+            evidence = Evidence.of(write, found, uncertain, disputed)
             evidence.stale = "changed since" if write.stale else None
             decision = self._decide(write, evidence)
             row.prospect_id = decision.prospect_id
@@ -292,7 +299,7 @@ class Sender:
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
         looks = self._options.mode == "update-only" or row.must_exist is not None
         looks = looks or (self._options.looks_first and evidence.best is None)
-        write = replace(row.waiting.popleft(), prospect_id=row.prospect_id)
+        write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
         self._start(connection, row, write, looks=looks)
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
@@ -313,14 +320,14 @@ class Sender:
         payload = orjson.loads(write.body) if is_unknown else {}
         if payload.get("update") is not True or self._options.allow_shared_contact:
             return write
-        return replace(write, creates=True, body=orjson.dumps({**payload, "update": False}))
+        return write._replace(creates=True, body=orjson.dumps({**payload, "update": False}))
 
     def _claim_activity(self, connection: sa.Connection, row: RowInFlight) -> bool:
         """Whether the row's next activity goes out, or is looked up; else it has its outcome."""
         if row.waiting and self._ending is not None:
             return False
         while row.waiting:
-            write = replace(row.waiting.popleft(), prospect_id=row.prospect_id)
+            write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
             entry = (write.prospect_id or "", write.kind, write.content)
             if row.has_failed or row.left_alone:
                 self._finish_unsent(connection, write, "skipped")
@@ -335,7 +342,7 @@ class Sender:
             else:
                 payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
                 looks = self._options.looks_first and row.status is not Status.CREATED
-                write = replace(write, body=orjson.dumps(payload))
+                write = write._replace(body=orjson.dumps(payload))
                 self._start(connection, row, write, looks=looks)
                 return True
         self._finished.append(row)
@@ -366,7 +373,7 @@ class Sender:
         if step is Next.SEND:
             row.write, before = self._creating_only(row.write), WriteState.PLANNED
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
-            row.write = replace(row.write, creates=False, idempotency_key=None)
+            row.write = row.write._replace(creates=False, idempotency_key=None)
         at_ms, server_now_ms = self._now_ms(), server_ms(self._api)
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
@@ -403,8 +410,7 @@ class Sender:
                 continue
             self.outcomes[result.status] += 1
             if result.status in (Status.REJECTED, Status.FAILED):
-                message, values = result.message or "", row.write.row_values
-                self._on_reject(reject_of(result.row_number, values, message, row.names))
+                self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:
             self._on_progress(self.outcomes.total())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
-from connector.upsert.delivery import Delivered, Item, Unclear, Verdict
+from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.outbox.matching import (
     compare,
     conflict_with,
@@ -29,10 +29,9 @@ from connector.upsert.outbox.matching import (
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     Outbox,
+    Verdict,
     Write,
     WriteState,
-    names_of,
-    uncertain_names,
 )
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
@@ -160,7 +159,7 @@ class Settler:
 
     def is_settled(self, write: Write) -> bool:
         """Whether no write of the person of `write` waits for an answer."""
-        return self.blocked.isdisjoint(names_of(write))
+        return self.blocked.isdisjoint(write.person_names)
 
     def settle(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
@@ -242,7 +241,7 @@ class Settler:
             return Next.SETTLED
         payload = orjson.loads(write.body)
         if not compare(payload, item).equal:
-            row.write = replace(row.write, body=orjson.dumps({**payload, "update": True}))
+            row.write = row.write._replace(body=orjson.dumps({**payload, "update": True}))
             return Next.UPDATE
         is_changed = not arrived.was_refused and _changed_since(item, write.sent_server_ms)
         self._accept(connection, row, item, Status.UPDATED if is_changed else Status.UNCHANGED)
@@ -259,7 +258,7 @@ class Settler:
             or self._options.allow_shared_contact
             or self._has_settled(connection, write, id_, payload)
         ):
-            row.write = replace(write, prospect_id=id_)
+            row.write = write._replace(prospect_id=id_)
             return False
         self._refuse(connection, row, Status.REJECTED, found.reason)
         row.names = found.names
@@ -287,7 +286,7 @@ class Settler:
             self._leave_open(row, "its key was forgotten again and again")
         elif arrived.verdict is Verdict.UNKNOWN:
             self._outbox.give_up(connection, write, at_ms=self._now_ms())
-            self.uncertain |= uncertain_names(write)
+            self.uncertain |= write.uncertain_names
             if write.kind == PROSPECTS and write.prospect_id is not None:
                 self._receipts.break_tail(connection, write.prospect_id, self._now_ms())
             row.fail(UNCERTAIN)
@@ -332,7 +331,7 @@ class Settler:
 
     def _leave_open(self, row: RowInFlight, why: str) -> None:
         """It stays `sending`, for the next run; nothing about this person goes out before."""
-        self.blocked |= set(names_of(row.write))
+        self.blocked |= set(row.write.person_names)
         row.fail(why)
 
     def _refuse(

@@ -15,7 +15,7 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.locks import take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
-from connector.upsert.delivery import Api, KeyMemory
+from connector.upsert.delivery import KeyMemory
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
@@ -75,7 +75,7 @@ class Rig:
     """One outbox and the pushes made with it."""
 
     url: str
-    api: Api
+    api: Any  # an ApiClient, or what answers as one
     clock: Clock = field(default_factory=SystemClock)
     key_memory_s: float = 12 * 3600.0
     request_timeout_s: float = 60.0

@@ -13,7 +13,6 @@ import orjson
 
 from connector.upsert.outbox.matching import (
     READ_AS,
-    Aliases,
     Name,
     OtherPerson,
     compare,
@@ -22,9 +21,8 @@ from connector.upsert.outbox.matching import (
     same_phone,
     stored_first_name,
 )
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, names_of
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, Write
 from connector.upsert.outbox.receipts import Receipt, Receipts
-from connector.upsert.outbox.staging import StagedRow, names_of_row
 
 Disputed = Mapping[int, tuple[str, str]]
 
@@ -110,13 +108,13 @@ class Evidence:
     @classmethod
     def of(
         cls,
-        names: Aliases,
-        content: bytes,
+        write: Write,
         found: Mapping[int, Receipt],
         uncertain: Collection[UncertainWrite],
         disputed: Disputed,
     ) -> Self:
-        """The ledger's facts about one row. found: where aliases lead."""
+        """The ledger's facts about the row of a prospect's write. found: where aliases lead."""
+        names = write.names
         present = names.present()
         by_email, by_phone, by_row = (
             None if alias is None else found.get(alias) for alias in names
@@ -126,7 +124,7 @@ class Evidence:
             by_phone,
             by_row,
             contacts=len(present) if names.row is None else 0,
-            uncertain=any((name, PROSPECTS, content) in uncertain for name in present),
+            uncertain=any((name, PROSPECTS, write.content) in uncertain for name in present),
             disputed=next((disputed[name] for name in present if name in disputed), None),
         )
         own.receipt = own.best
@@ -168,13 +166,13 @@ class Evidence:
 
 
 class EvidenceFinder:
-    """Evidence for staged rows: the ledger's, and what the last pull saw since."""
+    """Evidence for checked rows: the ledger's, and what the last pull saw since."""
 
     def __init__(self, outbox: Outbox, receipts: Receipts, pulled: Pulled, *, source: str) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
         self._source = outbox.hasher.alias("source", source)
         self._uncertain = outbox.uncertain()
-        self._open = {name for write in outbox.open_sends() for name in names_of(write)}
+        self._open = {name for write in outbox.open_sends() for name in write.person_names}
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
@@ -182,42 +180,42 @@ class EvidenceFinder:
         self.deleted: set[str] = set()
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
-    def plainly_unchanged(self, rows: Sequence[StagedRow]) -> dict[int, str]:
-        """row id → prospect id of rows that are plainly unchanged: their person's only row, equal
-        to what was accepted last, with no open write and nothing newer pulled."""
-        rows = [
-            row
-            for row in rows
-            if row.repeats is not None
-            and row.person is None
-            and row.activities is None
-            and self._unsettled.isdisjoint((row.email, row.phone, row.repeats))
-        ]
-        repeated = {row.id: row.repeats for row in rows if row.repeats is not None}
-        pulled = self.pulled.by_id(set(repeated.values()))
-        for row in rows:
-            found = pulled.get(repeated[row.id])
-            is_newer = found is not None and found.is_newer(row.updated_at_ms)
-            if is_newer or self.pulled.is_deleted(found, row.accepted_ms or 0):
-                del repeated[row.id]
-        return repeated
+    def still_hold(self, receipts: Collection[Receipt]) -> set[str]:
+        """The prospects of those receipts that nothing newer was pulled of."""
+        found = self.pulled.by_id({receipt.prospect_id for receipt in receipts})
+        held = set()
+        for receipt in receipts:
+            pulled = found.get(receipt.prospect_id)
+            is_newer = pulled is not None and pulled.is_newer(receipt.updated_at_ms)
+            if not is_newer and not self.pulled.is_deleted(pulled, receipt.accepted_ms):
+                held.add(receipt.prospect_id)
+        return held
 
-    def gather(self, rows: Sequence[StagedRow]) -> dict[int, Evidence]:
-        """row id → all facts about its person."""
+    def is_settled(self, write: Write) -> bool:
+        """Whether nothing about the person of `write` is open, uncertain or disputed."""
+        names = (write.email_alias, write.phone_alias, write.prospect_id)
+        return self._unsettled.isdisjoint(names)
+
+    def gather(self, people: Sequence[Sequence[Sequence[Write]]]) -> dict[int, Evidence]:
+        """row number → all facts about its person. people: the rows of each, as their writes."""
+        rows = [row for person in people for row in person]
         evidence = self._from_ledger(rows)
         known = {id_ for own in evidence.values() for id_ in own.people}
         known |= {own.receipt.prospect_id for own in evidence.values() if own.receipt}
         seen = self.pulled.by_id(known, with_fields=True)
-        for row in rows:
-            if evidence[row.id].repeats(row.content):
-                self._note_edits(evidence[row.id], seen)
-        new = [own for row in rows if not (own := evidence[row.id]).repeats(row.content)]
+        new = []
+        for write, *_ in rows:
+            own = evidence[write.row_number]
+            if own.repeats(write.content):
+                self._note_edits(own, seen)
+            if not own.repeats(write.content):
+                new.append(own)
         self._add_contacts(new)
         found_by_contact = {id_ for own in new for id_ in own.people} - known
         seen |= self.pulled.by_id(found_by_contact, with_fields=True)
-        for row in rows:
-            own = evidence[row.id]
-            if own.repeats(row.content):
+        for write, *_ in rows:
+            own = evidence[write.row_number]
+            if own.repeats(write.content):
                 self._compare_names(own, {})  # with those that were accepted
                 continue
             deleted = {
@@ -228,25 +226,24 @@ class EvidenceFinder:
             self.deleted |= deleted
             own.drop(deleted)
             self._compare_names(own, seen)
-        self._add_settled(rows, evidence)
+        self._add_settled(people, evidence)
         return evidence
 
-    def _from_ledger(self, rows: Sequence[StagedRow]) -> dict[int, Evidence]:
-        names = {row.id: names_of_row(row, self._outbox.hasher) for row in rows}
-        aliases = {alias for own in names.values() for alias in own.present()}
+    def _from_ledger(self, rows: Sequence[Sequence[Write]]) -> dict[int, Evidence]:
+        aliases = {alias for write, *_ in rows for alias in write.names.present()}
         with self._outbox.database.read() as connection:
             found = self._receipts.find(connection, aliases)
-            has_activities = any(row.activities for row in rows)
+            has_activities = any(len(row) > 1 for row in rows)
             ids = {each.prospect_id for each in found.values()} if has_activities else set()
             attached = self._receipts.attached(connection, ids)
         evidence = {}
-        for row in rows:
-            own = Evidence.of(names[row.id], row.content, found, self._uncertain, self._disputed)
-            own.payload, own.attached = orjson.loads(row.payload), attached
+        for write, *_ in rows:
+            own = Evidence.of(write, found, self._uncertain, self._disputed)
+            own.payload, own.attached = orjson.loads(write.body), attached
             known = {own.receipt.prospect_id} if own.receipt else set()
-            if self._open and not self._open.isdisjoint({*names[row.id].present(), *known}):
+            if self._open and not self._open.isdisjoint({*write.names.present(), *known}):
                 own.receipt = None  # while an answer is missing, it isn't known
-            evidence[row.id] = own
+            evidence[write.row_number] = own
         return evidence
 
     def _note_edits(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
@@ -303,12 +300,15 @@ class EvidenceFinder:
         own.others = others
         own.drop(strangers)
 
-    def _add_settled(self, rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]) -> None:
+    def _add_settled(
+        self, people: Sequence[Sequence[Sequence[Write]]], evidence: Mapping[int, Evidence]
+    ) -> None:
         """Which first names this source has settled on the very people that the rows lead to."""
         weighed = [
             own
-            for row in rows
-            if (own := evidence[row.id]).others or row.activities or row.person is not None
+            for person in people
+            for row in person
+            if (own := evidence[row[0].row_number]).others or len(row) > 1 or len(person) > 1
         ]
         ids = {id_ for own in weighed for id_ in own.people}
         if not ids:

@@ -14,11 +14,11 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from html import unescape
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -53,16 +53,17 @@ class WriteState(StrEnum):
     UNCERTAIN = "uncertain"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Write:
-    """One request of one input row: the prospect (position 0) or one of its activities.
+class Write(NamedTuple):
+    """One request of one input row: the prospect (position 0) or one of its activities. A row is
+    its writes, in this order, from its check to its last answer.
 
     person: rows of one run with the same number are about one person and are sent in file order.
+    email_alias, phone_alias: of its contacts; row_alias: of a row without any (see `Aliases`).
     body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
     JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
     no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
-    creates a prospect or does nothing, since none is known whom it is about. id: 0 until it is
-    stored. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
+    creates a prospect or does nothing, since none is known whom it is about. id: 0 until it is in
+    the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known.
     """
 
@@ -72,7 +73,9 @@ class Write:
     position: int
     kind: str
     person: int
-    names: Aliases
+    email_alias: int | None
+    phone_alias: int | None
+    row_alias: int | None
     content: bytes
     body: bytes
     row_values: bytes | None = None
@@ -85,34 +88,26 @@ class Write:
     sent_ms: int | None = None
     sent_server_ms: int | None = None
 
+    @property
+    def names(self) -> Aliases:
+        return Aliases(self.email_alias, self.phone_alias, self.row_alias)
 
-_ALIASES = ("email_alias", "phone_alias", "row_alias")  # the columns of `names`
-_PLAIN = [each.name for each in fields(Write) if each.name not in ("id", "names")]
-_COLUMNS = [writes.c[name] for name in ("id", *_ALIASES, *_PLAIN)]
+    @property
+    def person_names(self) -> tuple[int | str, ...]:
+        """The names of its person: its aliases, and its prospect's id if known."""
+        known = () if self.prospect_id is None else (self.prospect_id,)
+        return (*self.names.present(), *known)
 
-
-def _record_of(write: Write) -> dict[str, Any]:
-    plain = {name: getattr(write, name) for name in _PLAIN}
-    return plain | dict(zip(_ALIASES, write.names, strict=True))
-
-
-def _write_of(record: Sequence[Any]) -> Write:
-    """The write in a row of `_COLUMNS`."""
-    values: dict[str, Any] = dict(zip(_PLAIN, record[4:], strict=True))
-    values["creates"] = bool(values["creates"])  # null before version 0.2
-    values["content"], values["body"] = bytes(values["content"]), bytes(values["body"] or b"")
-    return Write(id=record[0], names=Aliases(*record[1:4]), **values)
+    @property
+    def uncertain_names(self) -> set[UncertainWrite]:
+        """The entries that stand for it among the writes of unknown fate."""
+        return {(name, self.kind, self.content) for name in self.person_names}
 
 
-def names_of(write: Write) -> tuple[int | str, ...]:
-    """The names of the write's person: its aliases, and its prospect's id if known."""
-    known = () if write.prospect_id is None else (write.prospect_id,)
-    return (*write.names.present(), *known)
-
-
-def uncertain_names(write: Write) -> set[UncertainWrite]:
-    """The entries that stand for `write` among those of unknown fate."""
-    return {(name, write.kind, write.content) for name in names_of(write)}
+_COLUMNS = [writes.c[name] for name in Write._fields]
+_STEP = sa.update(writes).where(
+    writes.c.id == sa.bindparam("of_id"), writes.c.state == sa.bindparam("before")
+)
 
 
 class Outbox:
@@ -133,7 +128,10 @@ class Outbox:
         """Store writes to be sent."""
         stored = {"scope": self.scope, "state": WriteState.PLANNED.value, "planned_ms": at_ms}
         if new:
-            connection.execute(sa.insert(writes), [_record_of(write) | stored for write in new])
+            rows = [write._asdict() | stored for write in new]
+            for row in rows:
+                del row["id"]
+            connection.execute(sa.insert(writes), rows)
 
     def supersede(self, source: str) -> None:
         """Drop what earlier runs planned from `source` and didn't send: that input is read and
@@ -175,7 +173,7 @@ class Outbox:
             .where(planned, writes.c.row_number.in_(numbers))
             .order_by(writes.c.row_number, writes.c.position)
         )
-        ordered = map(_write_of, connection.execute(query))
+        ordered = map(Write._make, connection.execute(query))
         return [list(row) for _, row in groupby(ordered, lambda write: write.row_number)]
 
     def open_sends(self) -> list[Write]:
@@ -184,14 +182,13 @@ class Outbox:
 
     def uncertain(self) -> set[UncertainWrite]:
         """Every write of unknown fate, under each name of its person."""
-        return {
-            name for write in self._stored(WriteState.UNCERTAIN) for name in uncertain_names(write)
-        }
+        uncertain = self._stored(WriteState.UNCERTAIN)
+        return {name for write in uncertain for name in write.uncertain_names}
 
     def _stored(self, state: WriteState) -> list[Write]:
         query = sa.select(*_COLUMNS).where(self._in(state)).order_by(writes.c.id)
         with self.database.read() as connection:
-            return [_write_of(row) for row in connection.execute(query)]
+            return list(map(Write._make, connection.execute(query)))
 
     def send(
         self,
@@ -209,7 +206,7 @@ class Outbox:
             OutboxConflict: it isn't in the state `before` any more.
         """
         key = write.idempotency_key or secrets.token_hex(16)
-        sent = replace(write, idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
+        sent = write._replace(idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
         changed = ("idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms")
         values = {name: getattr(sent, name) for name in changed}
         self._step(connection, write, before, WriteState.SENDING, values)
@@ -238,8 +235,9 @@ class Outbox:
         self, connection: sa.Connection, names: Aliases, prospect_id: str | None
     ) -> None:
         """uncertain → closed: something newer was accepted for the same prospect."""
-        known = zip((*_ALIASES, "prospect_id"), (*names, prospect_id), strict=True)
-        own = [writes.c[column] == name for column, name in known if name is not None]
+        columns = (writes.c.email_alias, writes.c.phone_alias, writes.c.row_alias)
+        known = zip((*columns, writes.c.prospect_id), (*names, prospect_id), strict=True)
+        own = [column == name for column, name in known if name is not None]
         connection.execute(
             sa.update(writes)
             .where(self._in(WriteState.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))
@@ -254,11 +252,8 @@ class Outbox:
         after: WriteState,
         values: dict[str, Any],
     ) -> None:
-        changed = connection.execute(
-            sa.update(writes)
-            .where(writes.c.id == write.id, writes.c.state == before.value)
-            .values(state=after.value, **values)
-        )
+        which = {"of_id": write.id, "before": before.value}
+        changed = connection.execute(_STEP, {**which, "state": after.value, **values})
         if changed.rowcount != 1:
             raise OutboxConflict(
                 row_number=write.row_number, expected=before.value, wanted=after.value
@@ -312,12 +307,17 @@ def _emptied(at_ms: int) -> dict[str, Any]:
 # --- writes whose answer is missing ------------------------------------------------------------
 
 
-class Fate(StrEnum):
-    """What is known of a write whose answer is missing."""
+class Verdict(StrEnum):
+    """What an answer, or a look-up, has shown about a write."""
 
-    NOT_APPLIED = "not_applied"
+    ANSWERED = "answered"  # with 200 or 201
+    MET = "met"  # it only creates, and a prospect already had its contact and stays unchanged
+    NOT_APPLIED = "not_applied"  # its answer is missing, as for the next two
     APPLIED = "applied"
     UNKNOWN = "unknown"
+    ABSENT = "absent"  # looked up, nothing sent: no such person, no such note
+    PRESENT = "present"
+    EQUAL = "equal"  # present, and needs no change
 
 
 @dataclass(frozen=True)
@@ -376,7 +376,7 @@ def fate_of_prospect(
     known_before: bool,
     accepted_updated_at_ms: int | None,
     sent_server_ms: int | None,
-) -> Fate:
+) -> Verdict:
     """What the prospect as it is now shows of a write that may have reached it.
 
     item: the prospect; None if there is none. known_before: it existed before the write, so that
@@ -385,28 +385,28 @@ def fate_of_prospect(
     that isn't known.
     """
     if item is None:
-        return Fate.UNKNOWN if known_before else Fate.NOT_APPLIED
+        return Verdict.UNKNOWN if known_before else Verdict.NOT_APPLIED
     updated_at_ms = _time(item, "updatedAt" if "updatedAt" in item else "createdAt")
     if updated_at_ms is not None and (
         updated_at_ms == accepted_updated_at_ms
         or (sent_server_ms is not None and updated_at_ms < sent_server_ms)
     ):
-        return Fate.NOT_APPLIED
-    return Fate.APPLIED if compare(payload, item).equal else Fate.UNKNOWN
+        return Verdict.NOT_APPLIED
+    return Verdict.APPLIED if compare(payload, item).equal else Verdict.UNKNOWN
 
 
-def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None) -> Fate | None:
-    """What the person who has a write's contact now shows of a write that only creates; None: they
+def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None) -> Verdict:
+    """What the person who has a write's contact now shows of a write that only creates; MET: they
     were there before it, so that it did nothing.
 
     item, sent_server_ms: as above. Whoever was created since then was created by it.
     """
     if item is None:
-        return Fate.NOT_APPLIED
+        return Verdict.NOT_APPLIED
     created_at_ms = _time(item, "createdAt")
     if created_at_ms is None or sent_server_ms is None:
-        return Fate.UNKNOWN
-    return Fate.APPLIED if created_at_ms >= sent_server_ms else None
+        return Verdict.UNKNOWN
+    return Verdict.APPLIED if created_at_ms >= sent_server_ms else Verdict.MET
 
 
 def fate_of_activity(
@@ -415,15 +415,15 @@ def fate_of_activity(
     *,
     complete: bool,
     sent_server_ms: int | None,
-) -> Fate:
+) -> Verdict:
     """What the prospect's notes (tasks, meetings) show of one that may have been created.
 
     complete: `items` are all of them created since `sent_server_ms`.
     """
     since = [item for item in items if _created_since(item, sent_server_ms)]
     if any(says_the_same(payload, item) for item in since):
-        return Fate.APPLIED
-    return Fate.NOT_APPLIED if complete and not since else Fate.UNKNOWN
+        return Verdict.APPLIED
+    return Verdict.NOT_APPLIED if complete and not since else Verdict.UNKNOWN
 
 
 def _created_since(item: Mapping[str, Any], server_ms: int | None) -> bool:

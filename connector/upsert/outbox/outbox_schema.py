@@ -173,20 +173,34 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
 # third for those older than `outbox_key_memory`
 MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all, _add_names)
 _Rows = Sequence[Mapping[str, Any]]
+_insertions: dict[tuple[str, sa.Table, tuple[str, ...]], sa.Insert] = {}
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken changes nothing."""
     if rows:
-        insert = insert_into(connection, table)
-        connection.execute(insert.on_conflict_do_nothing(), list(rows))
+        connection.execute(_insertion(connection, table), rows)
 
 
 def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
-    """Insert `rows`; one whose primary key is taken replaces the columns it names."""
+    """Insert `rows`; one whose primary key is taken replaces the columns it names. All name the
+    same columns."""
     if rows:
+        connection.execute(_insertion(connection, table, tuple(rows[0])), rows)
+
+
+def _insertion(
+    connection: sa.Connection, table: sa.Table, replaced: tuple[str, ...] = ()
+) -> sa.Insert:
+    """Building a statement takes ten times as long as executing it, so each is built once."""
+    key = (connection.dialect.name, table, replaced)
+    if key not in _insertions:
         insert = insert_into(connection, table)
         keys = [column.name for column in table.primary_key]
-        new = {name: insert.excluded[name] for name in rows[0] if name not in keys}
-        upsert = insert.on_conflict_do_update(index_elements=keys, set_=new)
-        connection.execute(upsert, list(rows))
+        new = {name: insert.excluded[name] for name in replaced if name not in keys}
+        _insertions[key] = (
+            insert.on_conflict_do_update(index_elements=keys, set_=new)
+            if new
+            else insert.on_conflict_do_nothing()
+        )
+    return _insertions[key]

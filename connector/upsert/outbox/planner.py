@@ -19,17 +19,9 @@ import orjson
 from connector.clock import SteadyClock
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
+from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.outbox.staging import (
-    Check,
-    Forest,
-    StagedRow,
-    Staging,
-    names_of_row,
-    reject_of,
-    stage,
-)
+from connector.upsert.outbox.staging import Check, Forest, Row, Staging
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 
@@ -222,15 +214,17 @@ class Planner:
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
                 self._outbox.supersede(source)
-        with closing(Staging()) as staging, rare_collections():
-            self.counts.rows = stage(
+        staging = Staging(
+            self._outbox.hasher, run_id=self._options.run_id, source=self._options.source
+        )
+        with closing(staging), rare_collections():
+            self.counts.rows = staging.stage(
                 rows,
                 check,
-                staging,
-                hasher=self._outbox.hasher,
                 find=self._find,
+                still_hold=self._finder.still_hold,
                 on_reject=self._reject,
-                on_progress=on_read,
+                on_read=on_read,
             )
             people = staging.people()
             while chunk := list(islice(people, _CHUNK_PEOPLE)):
@@ -255,114 +249,102 @@ class Planner:
         self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.public_reason))
         self._on_reject(reject)
 
-    def _plan_chunk(self, people: Sequence[list[StagedRow]]) -> None:
-        rows = [row for person in people for row in person]
-        unchanged = {} if self._options.force else self._finder.plainly_unchanged(rows)
-        evidence = self._finder.gather([row for row in rows if row.id not in unchanged])
+    def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
+        others = []
         for person in people:
-            if (row := person[0]).id in unchanged:
-                prospect_id = unchanged[row.id]
-                self._outcome(RowResult(row.row_number, Status.UNCHANGED, prospect_id, row.note))
+            if self._options.force or not self._is_plainly_unchanged(person):
+                others.append(person)
             else:
-                self._plan_person(person, evidence)
+                ((write,),) = person
+                id_ = write.prospect_id
+                self._outcome(RowResult(write.row_number, Status.UNCHANGED, id_, write.note))
+        evidence = self._finder.gather(others)
+        for person in others:
+            self._plan_person(person, evidence)
         self._store()
 
-    def _plan_person(self, rows: list[StagedRow], evidence: Mapping[int, Evidence]) -> None:
+    def _is_plainly_unchanged(self, person: list[Row]) -> bool:
+        """Whether the one row of a person repeats what was accepted last, and asks for nothing
+        else: of a million rows, nearly all do, and need no evidence."""
+        return (
+            len(person) == len(person[0]) == 1
+            and (write := person[0][0]).prospect_id is not None
+            and self._finder.is_settled(write)
+        )
+
+    def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         rejected = self._two_behind_one_contact(rows, evidence)
         for row in rows:
-            if row.id in rejected:
-                self._book(row, rejected[row.id], evidence[row.id], person=row.id)
-        rest = [row for row in rows if row.id not in rejected]
+            if (number := row[0].row_number) in rejected:
+                self._book(row, rejected[number], evidence[number], person=row[0].person)
+        rest = [row for row in rows if row[0].row_number not in rejected]
         for together in _by_person(rest, evidence) if rejected else [rows]:
-            asked = [(row.content, evidence[row.id]) for row in together]
+            asked = [(row[0].content, evidence[row[0].row_number]) for row in together]
             decisions = _decide_rows(asked, self._options)
-            person = self._person_number(together[0], decisions)
+            person = self._person_number(together[0][0], decisions)
             for row, decision in zip(together, decisions, strict=True):
-                self._book(row, decision, evidence[row.id], person=person)
+                self._book(row, decision, evidence[row[0].row_number], person=person)
 
     def _two_behind_one_contact(
-        self, rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]
+        self, rows: Sequence[Row], evidence: Mapping[int, Evidence]
     ) -> dict[int, RowDecision]:
-        """row id → why, for rows that seem to be about another person than the one who has their
-        contact; each is judged by itself, before rows are taken together."""
-        alone = len(rows) == 1 and not evidence[rows[0].id].others
+        """row number → why, for rows that seem to be about another person than the one who has
+        their contact; each is judged by itself, before rows are taken together."""
+        alone = len(rows) == 1 and not evidence[rows[0][0].row_number].others
         if self._options.allow_shared_contact or alone:
             return {}
         rejected, candidates = {}, []
-        for row in rows:
-            own = decide(row.content, evidence[row.id], self._options)
+        for write, *_ in rows:
+            facts = evidence[write.row_number]
+            own = decide(write.content, facts, self._options)
             if own.outcome is Status.REJECTED:  # it claims no contact, whatever else there is
-                rejected[row.id] = own
+                rejected[write.row_number] = own
             else:
-                candidates.append(_candidate(row, evidence[row.id]))
-        conflicts = judge(candidates)
-        for row in rows:
-            if (found := conflicts.get(row.row_number)) is not None:
-                rejected[row.id] = RowDecision(Status.REJECTED, None, found.reason, found.names)
+                candidates.append(_candidate(write, facts))
+        for number, found in judge(candidates).items():
+            rejected[number] = RowDecision(Status.REJECTED, None, found.reason, found.names)
         return rejected
 
-    def _person_number(self, row: StagedRow, decisions: Sequence[RowDecision]) -> int:
+    def _person_number(self, write: Write, decisions: Sequence[RowDecision]) -> int:
         """One number for rows that must not go out at once: also those of one prospect whose
         contacts only a pull has brought together."""
         ids = {decision.prospect_id for decision in decisions}
         if len(ids) == 1 and (id_ := ids.pop()) is not None:
             return self._outbox.hasher.alias("prospect", id_)
-        return row.person or row.id
+        return write.person
 
-    def _book(self, row: StagedRow, decision: RowDecision, own: Evidence, *, person: int) -> None:
-        asked = self._open_activities(row, decision, own)
+    def _book(self, row: Row, decision: RowDecision, own: Evidence, *, person: int) -> None:
+        needed = self._open_activities(row, decision, own)
         if decision.outcome is None:
-            asked.insert(0, (PROSPECTS, row.content, row.payload))
-        if decision.outcome in (Status.REJECTED, Status.FAILED) or not asked:
-            outcome = decision.outcome or Status.UNCHANGED
-            message = "; ".join(filter(None, (row.note, decision.reason))) or None
-            self._outcome(RowResult(row.row_number, outcome, decision.prospect_id, message))
+            needed.insert(0, row[0])
+        if decision.outcome in (Status.REJECTED, Status.FAILED) or not needed:
+            write, outcome = row[0], decision.outcome or Status.UNCHANGED
+            message = "; ".join(filter(None, (write.note, decision.reason))) or None
+            self._outcome(RowResult(write.row_number, outcome, decision.prospect_id, message))
             if outcome is not Status.UNCHANGED:
-                self._on_reject(
-                    reject_of(row.row_number, row.row_values, decision.reason or "", decision.names)
-                )
+                self._on_reject(reject_of(write, decision.reason or "", decision.names))
             return
         self._new += [
-            Write(
-                run_id=self._options.run_id,
-                source=self._options.source,
-                row_number=row.row_number,
-                position=position,
-                kind=kind,
-                person=person,
-                names=names_of_row(row, self._outbox.hasher),
-                content=content,
-                body=body,
-                row_values=row.row_values,
-                note=row.note,
-                prospect_id=decision.prospect_id,
-                stale=own.stale is not None,
+            write._replace(
+                person=person, prospect_id=decision.prospect_id, stale=own.stale is not None
             )
-            for position, (kind, content, body) in enumerate(
-                asked,
-                start=0 if decision.outcome is None else 1,  # position 0 is the prospect's
-            )
+            for write in needed
         ]
-        self._count(len(asked), decision, own)
+        self._count(len(needed), decision, own)
 
-    def _open_activities(
-        self, row: StagedRow, decision: RowDecision, own: Evidence
-    ) -> list[tuple[str, bytes, bytes]]:
-        """(kind, content, body) of the notes, tasks and meetings that a row asks for and that
-        aren't there yet. A push that only creates adds them to whom the row creates, or has
-        created before, if its activities were cut short then."""
-        if row.activities is None:
-            return []
+    def _open_activities(self, row: Row, decision: RowDecision, own: Evidence) -> list[Write]:
+        """The notes, tasks and meetings that a row asks for and that aren't there yet. A push that
+        only creates adds them to whom the row creates, or has created before, if its activities
+        were cut short then."""
         if self._options.mode == "create-only" and decision.outcome is Status.UNCHANGED:
             is_own = own.created or own.by_row is not None
             if not is_own or decision.reason == EXISTS:
                 return []
-        asked: list[tuple[str, dict[str, Any]]] = orjson.loads(row.activities)
-        hashed = [(kind, self._outbox.hasher.content(made), made) for kind, made in asked]
         return [
-            (kind, content, orjson.dumps(made))
-            for kind, content, made in hashed
-            if self._options.force or (decision.prospect_id, kind, content) not in own.attached
+            write
+            for write in row[1:]
+            if self._options.force
+            or (decision.prospect_id, write.kind, write.content) not in own.attached
         ]
 
     def _count(self, writes: int, decision: RowDecision, own: Evidence) -> None:
@@ -398,23 +380,23 @@ class Planner:
             self._results.put(connection, self._options.run_id, found, at_ms)
 
 
-def _candidate(row: StagedRow, evidence: Evidence) -> Candidate:
+def _candidate(write: Write, evidence: Evidence) -> Candidate:
     """A row as it is judged: its names, its contacts, and what is known of whom they lead to."""
     text = evidence.payload.get("firstName")
     contacts = [
-        (("email", row.email), evidence.by_email),
-        (("phone", row.phone), evidence.by_phone),
+        (("email", write.email_alias), evidence.by_email),
+        (("phone", write.phone_alias), evidence.by_phone),
     ]
     own = [contact for contact, _ in contacts if contact[1] is not None]
     found = [(contact, each) for contact, each in contacts if each is not None]
     people = {each.prospect_id for _, each in found if each.confirmed}
-    repeats = any(each.confirmed and each.tail.endswith(row.content) for _, each in found)
+    repeats = any(each.confirmed and each.tail.endswith(write.content) for _, each in found)
     return Candidate(
-        row.row_number,
+        write.row_number,
         first_name(text),
         str(text or ""),
         (*own, *(("prospect", id_) for id_ in people)),
-        (row.email, row.phone) if len(own) == 2 else None,
+        (write.email_alias, write.phone_alias) if len(own) == 2 else None,
         tuple(evidence.others),
         rank=0 if repeats else 1 if evidence.fits else 2,
         settled=frozenset(
@@ -426,21 +408,25 @@ def _candidate(row: StagedRow, evidence: Evidence) -> Candidate:
     )
 
 
-def _by_person(
-    rows: Sequence[StagedRow], evidence: Mapping[int, Evidence]
-) -> list[list[StagedRow]]:
+def _by_person(rows: Sequence[Row], evidence: Mapping[int, Evidence]) -> list[list[Row]]:
     """What is left of a person's rows, by person: the rejected ones may be all that joined them."""
     people, first = Forest(len(rows)), dict[int | str, int]()
-    for number, row in enumerate(rows, start=1):
-        own = evidence[row.id]
-        found = [each.prospect_id for each in (own.by_email, own.by_phone) if each is not None]
-        for key in (row.email, row.phone, *found):
+    for number, (write, *_) in enumerate(rows, start=1):
+        found = [receipt.prospect_id for receipt in evidence[write.row_number].receipts]
+        for key in (write.email_alias, write.phone_alias, *found):
             if key is not None:
                 people.unite(first.setdefault(key, number), number)
-    groups: dict[int, list[StagedRow]] = {}
+    groups: dict[int, list[Row]] = {}
     for number, row in enumerate(rows, start=1):
         groups.setdefault(people.find(number), []).append(row)
     return list(groups.values())
+
+
+def reject_of(write: Write, reason: str, names: str | None) -> Reject:
+    """The reject of a row that passed its checks. names: for the rejects file alone."""
+    values: dict[str, Any] = orjson.loads(write.row_values or b"{}")
+    in_full = f"{reason} ({names})" if names else reason
+    return Reject(write.row_number, values, None, in_full, without_values=reason)
 
 
 @contextmanager

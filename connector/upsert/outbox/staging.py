@@ -9,29 +9,39 @@ from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
-from connector.upsert.outbox.matching import Aliases, Hasher
+from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.receipts import Receipt
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject, ValidRow
 
 Check = Callable[[InputRow], ValidRow | Reject]
 Find = Callable[[Collection[int]], dict[int, Receipt]]
+Row = list[Write]
+_Record = tuple[Any, ...]  # the columns of the file, up to `repeats`
 _BATCH_ROWS = 5_000
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
+# prospect: stands for the prospect that the contacts are known to belong to; repeats: its id, where
+# the row says what was accepted last. Then, once all rows are there: ordinal, for a row without
+# contact, how many equal ones stand above it; person, the first row of the same person.
 _SCHEMA = """
 CREATE TABLE staged (
-    row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, activities BLOB,
-    row_values BLOB, note TEXT, prospect INTEGER, repeats TEXT, accepted_ms INTEGER,
-    updated_at_ms INTEGER, ordinal INTEGER, person INTEGER, id INTEGER PRIMARY KEY
+    row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, row_values BLOB,
+    note TEXT, activities BLOB, prospect INTEGER, repeats TEXT,
+    ordinal INTEGER DEFAULT 0, person INTEGER, id INTEGER PRIMARY KEY
 )
 """
-_INSERT = "INSERT INTO staged VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, 0))"
+_INSERT = """
+INSERT INTO staged (
+    row_number, email, phone, content, payload, row_values, note, activities, prospect, repeats
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
 _NAMES = """
 SELECT alias, id FROM (
     SELECT email AS alias, id FROM staged WHERE email IS NOT NULL
@@ -45,46 +55,73 @@ FROM staged WHERE email IS NULL AND phone IS NULL
 """
 
 
-class StagedRow(NamedTuple):
-    """One checked row. email, phone: aliases. payload, activities, row_values: JSON.
+class Staging:
+    """Fill it with `stage`, then read `people`. Close it after use.
 
-    prospect: a number that stands for the prospect that its contacts are known to belong to.
-    repeats: that prospect's id, where the row says what was accepted last; accepted_ms and
-    updated_at_ms are its receipt's. Set by `Staging`: ordinal, for a row without contact, how many
-    equal ones stand above it; person, the id of the first row of the same person, None where no
-    other row is theirs; id.
+    hasher: makes the aliases. run_id, source: of the writes that rows become.
     """
 
-    row_number: int
-    email: int | None
-    phone: int | None
-    content: bytes
-    payload: bytes
-    activities: bytes | None
-    row_values: bytes
-    note: str | None
-    prospect: int | None = None
-    repeats: str | None = None
-    accepted_ms: int | None = None
-    updated_at_ms: int | None = None
-    ordinal: int = 0
-    person: int | None = None
-    id: int = 0
-
-
-class Staging:
-    """Fill it with `add`, complete it with `join`, then read `people`. Close it after use."""
-
-    def __init__(self) -> None:
+    def __init__(self, hasher: Hasher, *, run_id: str = "", source: str = "") -> None:
+        self._hasher, self._run_id, self._source = hasher, run_id, source
         self._file = sqlite3.connect("", isolation_level=None)
         self._file.execute("PRAGMA journal_mode=OFF")
         self._file.execute("PRAGMA cache_size=-32000")
         self._file.execute(_SCHEMA)
         self._file.execute("BEGIN")
 
-    def add(self, rows: Iterable[StagedRow]) -> None:
+    def stage(
+        self,
+        rows: Iterable[InputRow],
+        check: Check,
+        *,
+        find: Find,
+        still_hold: Callable[[Collection[Receipt]], Collection[str]],
+        on_reject: Callable[[Reject], None],
+        on_read: Callable[[int], None],
+    ) -> int:
+        """Check every row of the input, and store or reject it; returns the number of rows.
+
+        find: where aliases lead, as the ledger knows. still_hold: the prospects of those receipts
+        that nothing newer is known of. on_read: gets the number of rows read so far, now and then.
+        """
+        remaining, read = iter(rows), 0
+        while batch := list(islice(remaining, _BATCH_ROWS)):
+            new = [record for row in batch if (record := self._checked(row, check, on_reject))]
+            self.add(_with_prospects(new, find, still_hold))
+            read += len(batch)
+            on_read(read)
+        self.join()
+        return read
+
+    def _checked(
+        self, row: InputRow, check: Check, on_reject: Callable[[Reject], None]
+    ) -> _Record | None:
+        """The columns of a row, up to its activities; None where it was rejected."""
+        valid = check(row)
+        if isinstance(valid, Reject):
+            on_reject(valid)
+            return None
+        number, payload, email, phone, activities, warnings = valid
+        try:
+            return (
+                number,
+                None if email is None else self._hasher.alias("email", email),
+                None if phone is None else self._hasher.alias("phone", phone),
+                self._hasher.content(payload),
+                orjson.dumps(payload),
+                orjson.dumps(row.values, default=str),  # what JSON doesn't know is kept as its text
+                "; ".join(warnings) or None,
+                orjson.dumps([[each.kind, each.payload] for each in activities])
+                if activities
+                else None,
+            )
+        except TypeError:
+            on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
+            return None
+
+    def add(self, records: Iterable[_Record]) -> None:
         """Store rows, in file order."""
-        self._file.executemany(_INSERT, rows)
+        self._file.executemany(_INSERT, records)
 
     def join(self) -> None:
         """Find which rows are about one person: those that share an email, a phone or a known
@@ -104,17 +141,63 @@ class Staging:
         self._file.execute("COMMIT")
         self._file.execute("CREATE INDEX by_person ON staged (person, id) WHERE person IS NOT NULL")
 
-    def people(self) -> Iterator[list[StagedRow]]:
-        """The rows of each person; first those who have one row, each in file order."""
-        for row in self._file.execute("SELECT * FROM staged WHERE person IS NULL ORDER BY id"):
-            yield [StagedRow._make(row)]
+    def people(self) -> Iterator[list[Row]]:
+        """The rows of each person, each as its writes; first those who have one row, then the
+        others, each in file order. A prospect's write knows its prospect where the row repeats
+        what was accepted last."""
+        for record in self._file.execute("SELECT * FROM staged WHERE person IS NULL ORDER BY id"):
+            yield [self._writes(record)]
         several = "SELECT * FROM staged WHERE person IS NOT NULL ORDER BY person, id"
-        rows = map(StagedRow._make, self._file.execute(several))
-        for _, person in groupby(rows, lambda row: row.person):
-            yield list(person)
+        for _, records in groupby(self._file.execute(several), lambda record: record[-2]):
+            yield list(map(self._writes, records))
+
+    def _writes(self, record: _Record) -> Row:
+        number, email, phone, content, payload, values, note, activities, *found = record
+        _, repeats, ordinal, person, id_ = found
+        row = None
+        if email is None and phone is None:
+            row = self._hasher.alias("row", f"{content.hex()}:{ordinal}")
+        first = Write(
+            self._run_id, self._source, number, 0, PROSPECTS, person or id_, email, phone, row,
+            content, payload, values, note, repeats,
+        )  # fmt: skip
+        writes = [first]
+        for position, (kind, made) in enumerate(orjson.loads(activities or b"[]"), start=1):
+            content, body = self._hasher.content(made), orjson.dumps(made)
+            writes.append(first._replace(position=position, kind=kind, content=content, body=body))
+        return writes
 
     def close(self) -> None:
         self._file.close()
+
+
+def _with_prospects(
+    rows: list[_Record], find: Find, still_hold: Callable[[Collection[Receipt]], Collection[str]]
+) -> Iterator[_Record]:
+    """Rows with what the ledger knows of their contacts. One contact is enough for a row that says
+    what was accepted last: it is sent nowhere; of the others, both are looked up."""
+    first = {row[1] if row[1] is not None else row[2] for row in rows}
+    found = find(first - {None})
+    second = {
+        row[2]
+        for row in rows
+        if not ((receipt := found.get(row[1])) and receipt.tail.endswith(row[3]))
+    }
+    found |= find(second - {None})
+    known: list[tuple[_Record, Receipt | None, bool]] = []
+    for row in rows:
+        one, other = found.get(row[1]), found.get(row[2])
+        receipt = one or other
+        agree = one is None or other is None or one.prospect_id == other.prospect_id
+        repeats = receipt is not None and agree and receipt.tail.endswith(row[3])
+        known.append((row, receipt, repeats))
+    held = still_hold([receipt for _, receipt, repeats in known if receipt and repeats])
+    for row, receipt, repeats in known:
+        if receipt is None:
+            yield (*row, None, None)
+        else:
+            id_ = receipt.prospect_id  # its hash is for this process alone
+            yield (*row, hash(id_), id_ if repeats and id_ in held else None)
 
 
 class Forest:
@@ -145,94 +228,3 @@ class Forest:
         for member in range(1, len(self._parent)):
             if several[member]:
                 yield self.find(member), member
-
-
-def stage(
-    rows: Iterable[InputRow],
-    check: Check,
-    staging: Staging,
-    *,
-    hasher: Hasher,
-    find: Find,
-    on_reject: Callable[[Reject], None],
-    on_progress: Callable[[int], None],
-) -> int:
-    """Check every row of the input, and store or reject it; returns the number of rows.
-
-    find: where aliases lead, as the ledger knows. on_progress: gets the number of rows read so
-    far, now and then.
-    """
-    remaining, read = iter(rows), 0
-    while batch := list(islice(remaining, _BATCH_ROWS)):
-        new = [staged for row in batch if (staged := _checked(row, check, hasher, on_reject))]
-        found = _found(new, find)
-        staging.add(_with_prospect(row, found) for row in new)
-        read += len(batch)
-        on_progress(read)
-    staging.join()
-    return read
-
-
-def _checked(
-    row: InputRow, check: Check, hasher: Hasher, on_reject: Callable[[Reject], None]
-) -> StagedRow | None:
-    valid = check(row)
-    if isinstance(valid, Reject):
-        on_reject(valid)
-        return None
-    activities = [[activity.kind, activity.payload] for activity in valid.activities]
-    try:
-        return StagedRow(
-            valid.row_number,
-            None if valid.email is None else hasher.alias("email", valid.email),
-            None if valid.phone is None else hasher.alias("phone", valid.phone),
-            hasher.content(valid.payload),
-            orjson.dumps(valid.payload),
-            orjson.dumps(activities) if activities else None,
-            orjson.dumps(row.values, default=str),  # what JSON doesn't know is kept as its text
-            "; ".join(valid.warnings) or None,
-        )
-    except TypeError:
-        on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
-        return None
-
-
-def _found(rows: list[StagedRow], find: Find) -> dict[int, Receipt]:
-    """Where the rows' aliases lead. One is enough for a row that says what was accepted last: it
-    is sent nowhere; of the others, both are looked up."""
-    first = {row.email if row.email is not None else row.phone for row in rows}
-    found = find({alias for alias in first if alias is not None})
-    second = {
-        row.phone
-        for row in rows
-        if not ((receipt := found.get(row.email or 0)) and receipt.tail.endswith(row.content))
-    }
-    return found | find({alias for alias in second if alias is not None})
-
-
-def _with_prospect(row: StagedRow, found: Mapping[int, Receipt]) -> StagedRow:
-    """`row` with the prospect that its contacts lead to."""
-    one, other = found.get(row.email or 0), found.get(row.phone or 0)
-    receipt = one or other
-    if receipt is None:
-        return row
-    prospect = hash(receipt.prospect_id)  # for this process alone
-    agree = one is None or other is None or one.prospect_id == other.prospect_id
-    if not (agree and receipt.tail.endswith(row.content)):
-        return row._replace(prospect=prospect)
-    repeated = (receipt.prospect_id, receipt.accepted_ms, receipt.updated_at_ms)
-    return StagedRow(*row[:8], prospect, *repeated)  # half the time of `_replace`
-
-
-def names_of_row(row: StagedRow, hasher: Hasher) -> Aliases:
-    """The aliases of a staged row."""
-    if row.email is None and row.phone is None:
-        return Aliases(row=hasher.alias("row", f"{row.content.hex()}:{row.ordinal}"))
-    return Aliases(row.email, row.phone)
-
-
-def reject_of(row_number: int, row_values: bytes | None, reason: str, names: str | None) -> Reject:
-    """The reject of a row that passed its checks. names: for the rejects file alone."""
-    values: dict[str, Any] = orjson.loads(row_values or b"{}")
-    in_full = f"{reason} ({names})" if names else reason
-    return Reject(row_number, values, None, in_full, without_values=reason)

@@ -7,8 +7,10 @@ from contextlib import closing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.upsert.outbox.staging import StagedRow, Staging
+from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.staging import Staging
 
+HASHER = Hasher(bytes(32))
 Names = tuple[int | None, int | None, int | None]
 NAME = st.none() | st.integers(1, 6)
 
@@ -29,13 +31,13 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
 @given(st.lists(st.tuples(NAME, NAME, NAME), max_size=30))
 def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
-    with closing(Staging()) as staging:
+    with closing(Staging(HASHER)) as staging:
         staging.add(
-            StagedRow(number, email, phone, b"", b"", None, b"", None, prospect=prospect)
+            (number, email, phone, b"", b"", b"", None, None, prospect, None)
             for number, (email, phone, prospect) in enumerate(rows, start=1)
         )
         staging.join()
-        people = [[row.row_number for row in person] for person in staging.people()]
+        people = [[write.row_number for (write,) in person] for person in staging.people()]
     together = [person for person in people if len(person) > 1]
     alone = [number for person in people if len(person) == 1 for number in person]
     assert [set(person) for person in together] == people_by_hand(rows)
@@ -48,10 +50,12 @@ def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
 def test_equal_rows_without_contact_are_counted():
     """The second of two equal rows is another person than the first."""
     contents = [b"jo", b"al", b"jo", b"jo"]
-    with closing(Staging()) as staging:
+    with closing(Staging(HASHER)) as staging:
         staging.add(
-            StagedRow(number, None, None, content, b"", None, b"", None)
+            (number, None, None, content, b"", b"", None, None, None, None)
             for number, content in enumerate(contents)
         )
         staging.join()
-        assert [row.ordinal for (row,) in staging.people()] == [0, 0, 1, 2]
+        aliases = [write.row_alias for ((write,),) in staging.people()]
+    ordinals = [f"{content.hex()}:{n}" for content, n in zip(contents, [0, 0, 1, 2], strict=True)]
+    assert aliases == [HASHER.alias("row", ordinal) for ordinal in ordinals]
