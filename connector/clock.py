@@ -52,6 +52,9 @@ class SteadyClock:
     def now_s(self) -> float:
         return self._offset_s + self._clock.monotonic_s()
 
+    def now_ms(self) -> int:
+        return int(self.now_s() * 1000)
+
     def monotonic_s(self) -> float:
         return self._clock.monotonic_s()
 

@@ -420,7 +420,7 @@ class DeadlineBackend(httpcore.NetworkBackend):
 
 
 def _addresses(host: str, port: int, deadline: Deadline) -> list[str]:
-    """The addresses of `host`, looked up in another thread, since a lookup can't be cancelled."""
+    """The addresses of `host`, looked up in another thread, since a look-up can't be cancelled."""
     found: queue.SimpleQueue[list[str] | OSError] = queue.SimpleQueue()
 
     def look_up() -> None:

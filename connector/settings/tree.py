@@ -14,6 +14,7 @@ from connector.settings.state_dir import LEDGER, default_state_dir, effective
 from connector.settings.values import RateLimit, check_base_url, check_ledger_url, parse_rate_limits
 
 PREFIX = "HIRINGCENTER_"
+MOST_IN_FLIGHT = 64  # requests of one push
 
 RateLimits = Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
@@ -79,7 +80,7 @@ class WriteSettings(Section):
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
     key_memory_s: Positive = 600.0
     retention_days: Annotated[int, Field(ge=1)] = 90
-    max_in_flight: Annotated[int, Field(ge=1, le=64)] = 64
+    max_in_flight: Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)] = MOST_IN_FLIGHT
 
 
 class PushJob(Section):

@@ -217,7 +217,7 @@ class Delivery:
 
     def _fate_of_creation(self, write: Write, item: Item | None) -> Verdict:
         """See `fate_of_creation`; a person of another first name wasn't created by this write."""
-        if item and conflict_with(write.row_number, orjson.loads(write.body), item):
+        if item and conflict_with(orjson.loads(write.body), item):
             return Verdict.MET
         return fate_of_creation(item, self._sent_server_ms(write))
 

@@ -21,6 +21,7 @@ from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
 from connector.clock import SteadyClock
 from connector.errors import BudgetError, Interrupted
+from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
@@ -38,7 +39,6 @@ from connector.upsert.rows.row_checks import Reject
 from connector.upsert.settling import Next, RowInFlight, Settler
 
 LEAST_IN_FLIGHT = 4
-MOST_IN_FLIGHT = 64
 BURST_SHARE = 0.05
 """When a window opens, all of its slots should be used within this share of its length: any delay
 of the last burst delays the whole push."""
@@ -128,7 +128,7 @@ class Sender:
             ApiError: the key was refused, or no request is answered any more.
             BudgetError: the ledger can't be used.
         """
-        now_ms = self._now_ms()
+        now_ms = self._clock.now_ms()
         self._keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
         self._open = self._outbox.open_sends()
         self._settler.recovering = True
@@ -211,21 +211,17 @@ class Sender:
         if isinstance(arrived, Delivered) and self._keys.learn(
             arrived.key_age_s, arrived.remembered
         ):
-            self._outbox.note_memory(connection, self._keys.learnt, self._now_ms())
+            self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
         follows = self._settler.settle(connection, row, arrived)
         if follows is Next.SETTLED:
             return self._claim_activity(connection, row)
-        if follows is Next.STOP and isinstance(arrived, BaseException):
-            self._end(arrived)
+        is_silent = self._ending is None or isinstance(self._ending, Interrupted)
+        if follows is Next.STOP and isinstance(arrived, BaseException) and is_silent:
+            self._ending = arrived  # an error says more than the signal that ended the run
         if self._ending is not None:
             return False
         self._mark_sending(connection, row, follows)
         return True
-
-    def _end(self, error: BaseException) -> None:
-        """No new writes; an error says more than the signal that ended the run."""
-        if self._ending is None or isinstance(self._ending, Interrupted):
-            self._ending = error
 
     def _resume(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
         """Writes whose answer is missing since an earlier run go out again."""
@@ -374,7 +370,7 @@ class Sender:
             row.write, before = self._creating_only(row.write), WriteState.PLANNED
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
-        at_ms, server_now_ms = self._now_ms(), server_ms(self._api)
+        at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
         )
@@ -388,7 +384,7 @@ class Sender:
             write,
             outcome=outcome,
             prospect_id=write.prospect_id,
-            at_ms=self._now_ms(),
+            at_ms=self._clock.now_ms(),
             state=WriteState.PLANNED,
         )
 
@@ -413,9 +409,6 @@ class Sender:
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:
             self._on_progress(self.outcomes.total())
-
-    def _now_ms(self) -> int:
-        return int(self._clock.now_s() * 1000)
 
 
 class _RowQueue:

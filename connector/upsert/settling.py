@@ -252,7 +252,7 @@ class Settler:
         else it is about that person."""
         write, payload = row.write, orjson.loads(row.write.body)
         id_ = write.prospect_id if item.get("id") is None else str(item["id"])
-        found = conflict_with(write.row_number, payload, item)
+        found = conflict_with(payload, item)
         if (
             found is None
             or self._options.allow_shared_contact
@@ -285,10 +285,10 @@ class Settler:
                 return Next.AGAIN
             self._leave_open(row, "its key was forgotten again and again")
         elif arrived.verdict is Verdict.UNKNOWN:
-            self._outbox.give_up(connection, write, at_ms=self._now_ms())
+            self._outbox.give_up(connection, write, at_ms=self._clock.now_ms())
             self.uncertain |= write.uncertain_names
             if write.kind == PROSPECTS and write.prospect_id is not None:
-                self._receipts.break_tail(connection, write.prospect_id, self._now_ms())
+                self._receipts.break_tail(connection, write.prospect_id, self._clock.now_ms())
             row.fail(UNCERTAIN)
         elif write.kind != PROSPECTS:
             self._accept_activity(connection, row)
@@ -348,7 +348,7 @@ class Settler:
             row.write,
             outcome=outcome,
             prospect_id=prospect_id,
-            at_ms=self._now_ms(),
+            at_ms=self._clock.now_ms(),
             state=WriteState.PLANNED if row.looks else WriteState.SENDING,
         )
 
@@ -373,7 +373,7 @@ class Settler:
             row.prospect_id,
             write.names,
             content=None if row.left_alone else write.content,
-            at_ms=self._now_ms(),
+            at_ms=self._clock.now_ms(),
             updated_at_ms=_storable_ms(item.get("updatedAt")),
             email_kept=_is_kept("email", same_email, payload, item),
             phone_kept=_is_kept("phone", same_phone, payload, item),
@@ -405,8 +405,10 @@ class Settler:
             self._accept(connection, row, item, Status.UPDATED)
         else:
             self._finish(connection, row, Status.FAILED, answered)
-            self._receipts.break_tail(connection, answered, self._now_ms())
-            self._receipts.dispute(connection, write.names, expected, answered, self._now_ms())
+            self._receipts.break_tail(connection, answered, self._clock.now_ms())
+            self._receipts.dispute(
+                connection, write.names, expected, answered, self._clock.now_ms()
+            )
             self.disputed |= dict.fromkeys(write.names.present(), (expected, answered))
         row.prospect_id = answered
         row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))
@@ -417,7 +419,7 @@ class Settler:
         assert write.prospect_id is not None
         self._finish(connection, row, Status.CREATED, write.prospect_id)
         self._receipts.attach(
-            connection, write.prospect_id, write.kind, write.content, self._now_ms()
+            connection, write.prospect_id, write.kind, write.content, self._clock.now_ms()
         )
         row.added.append(write.kind)
 
@@ -430,9 +432,6 @@ class Settler:
         if settled:
             self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write.names, prospect_id)
-
-    def _now_ms(self) -> int:
-        return int(self._clock.now_s() * 1000)
 
 
 def _storable_ms(value: Any) -> int | None:

@@ -101,7 +101,7 @@ class _PushRun:
         self._planned = PlanCounts()
         self._sender: Sender | None = None
         settings, self._clock = session.settings, session.budget.steady_clock
-        self._began_ms = int(self._clock.now_s() * 1000)
+        self._began_ms = self._clock.now_ms()
         self._options = PushOptions(
             session.run_id,
             request.source,

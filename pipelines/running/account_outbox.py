@@ -35,7 +35,7 @@ def outbox_of(session: Session, *, new_ledger: bool = False, dry_run: bool = Fal
     Raises:
         OutboxLost: the outbox isn't the one that the ledger had.
     """
-    now_ms = int(session.budget.steady_clock.now_s() * 1000)
+    now_ms = session.budget.steady_clock.now_ms()
     until_ms = now_ms + session.settings.writes.retention_days * _DAY_MS
     try:
         opened = open_outbox(
@@ -109,4 +109,4 @@ def begin_sending(session: Session, database: Database) -> None:
     """Note that the configured key sends from now on. The push lock must be held."""
     count_push(session.ledger, database)
     key = key_number(session.settings, session.ledger)
-    Scopes(database).begin(key, int(session.budget.steady_clock.now_s() * 1000))
+    Scopes(database).begin(key, session.budget.steady_clock.now_ms())

@@ -39,9 +39,9 @@ _SPELLED_OUT = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "�
 _ACCENTS = ((0x0300, 0x036F), (0x0591, 0x05C7), (0x064B, 0x0652), (0x0670, 0x0670))
 _LONGEST = 40
 _TWO_PEOPLE = (
-    "row {row} has a different first name from {other}, but the same {contact}: two people behind "
-    "one contact? Sending it would overwrite the other. Give the row a contact of its own; if both "
-    "are one person, push it with --allow-shared-contact."
+    "a different first name from {other}, but the same {contact}: two people behind one contact? "
+    "Sending it would overwrite the other. Give the row a contact of its own; if both are one "
+    "person, push it with --allow-shared-contact."
 )
 DISPUTED = (
     "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
@@ -201,9 +201,9 @@ class Conflict(NamedTuple):
     names: str
 
 
-def _conflict(row: int, text: str, other: str, contact: str, other_text: str | None) -> Conflict:
+def _conflict(text: str, other: str, contact: str, other_text: str | None) -> Conflict:
     """other: `prospect ID` or `row N`. text, other_text: the first names."""
-    reason = _TWO_PEOPLE.format(row=row, other=other, contact=contact)
+    reason = _TWO_PEOPLE.format(other=other, contact=contact)
     theirs = f"; the other: {other_text}" if other_text else ""
     return Conflict(reason, f"this row: {text}{theirs}")
 
@@ -243,11 +243,11 @@ def _against_known(row: Candidate, name: Name, same_pair: _ByName) -> Conflict |
         known = f"prospect {other.prospect_id}"
         if other.by_email != other.by_phone:
             contact = "email" if other.by_email else "phone"
-            return _conflict(row.row_number, row.text, known, contact, other.first_name)
+            return _conflict(row.text, known, contact, other.first_name)
         for other_name, twin in same_pair.items():
             if not other_name.agrees(name):
                 known += f" and row {twin.row_number}"
-                return _conflict(row.row_number, row.text, known, "email and phone", twin.text)
+                return _conflict(row.text, known, "email and phone", twin.text)
     return None
 
 
@@ -260,13 +260,11 @@ def _against_claims(
             if not other_name.agrees(name):
                 contact = f"prospect ({key})" if kind == "prospect" else kind
                 first = f"row {other.row_number}"
-                return _conflict(row.row_number, row.text, first, contact, other.text)
+                return _conflict(row.text, first, contact, other.text)
     return None
 
 
-def conflict_with(
-    row_number: int, payload: Mapping[str, Any], item: Mapping[str, Any]
-) -> Conflict | None:
+def conflict_with(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Conflict | None:
     """Why a row isn't sent to the prospect `item` that the API has matched with it."""
     name, other = first_name(payload.get("firstName")), first_name(item.get("firstName"))
     if name is None or other is None or name.agrees(other):
@@ -277,7 +275,7 @@ def conflict_with(
         return None
     contact = "email" if by_email else "phone" if by_phone else "email or phone"
     known = f"prospect {item.get('id')}"
-    return _conflict(row_number, payload["firstName"], known, contact, item["firstName"])
+    return _conflict(payload["firstName"], known, contact, item["firstName"])
 
 
 class Aliases(NamedTuple):

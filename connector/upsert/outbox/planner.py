@@ -236,7 +236,7 @@ class Planner:
         """Where aliases lead; their receipts are in use and are kept."""
         with self._outbox.database.read() as connection:
             found = self._receipts.find(connection, names)
-        now_ms = int(self._clock.now_s() * 1000)
+        now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
         ageing = {each.prospect_id for each in found.values() if each.seen_ms < ageing_ms}
         if ageing:
@@ -375,7 +375,7 @@ class Planner:
         with self._outbox.database.write() as connection:
             if deleted:
                 self._receipts.forget_people(connection, deleted)
-            self._outbox.plan(connection, new, int(self._clock.now_s() * 1000))
+            self._outbox.plan(connection, new, self._clock.now_ms())
             at_ms = int(self._clock.wall_s() * 1000)  # for people
             self._results.put(connection, self._options.run_id, found, at_ms)
 

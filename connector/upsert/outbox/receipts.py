@@ -8,7 +8,7 @@ the third is a change.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -65,13 +65,24 @@ class Receipts:
     def __init__(self, scope: int) -> None:
         self._scope = scope
         # built once: building a statement takes ten times as long as executing it
-        self._former_contacts = sa.delete(aliases).where(
-            aliases.c.scope + 0 == scope,
+        names = [name for name in Receipt._fields if name != "confirmed"]
+        self._of = self._of_people(*(receipts.c[name] for name in names))
+        columns = (attached.c.prospect_id, attached.c.kind, attached.c.content)
+        self._attached = self._of_people(*columns)
+        # `+ 0` keeps SQLite from reading all aliases of the scope by the primary key
+        self._contacts = sa.delete(aliases).where(aliases.c.scope + 0 == scope)
+        self._former_contacts = self._contacts.where(
             aliases.c.prospect_id == sa.bindparam("of_id"),
             aliases.c.kind == sa.bindparam("of_kind"),
             aliases.c.alias != sa.bindparam("but"),
             aliases.c.confirmed,
         )
+
+    def _of_people(self, *columns: sa.Column[Any]) -> sa.Select[Any]:
+        """Columns of one table, for the prospects `ids`."""
+        own = columns[0].table.c
+        ids = sa.bindparam("ids", expanding=True)
+        return sa.select(*columns).where(own.scope == self._scope, own.prospect_id.in_(ids))
 
     def find(self, connection: sa.Connection, names: Collection[int]) -> dict[int, Receipt]:
         """alias → receipt of its prospect, for those of `names` that are known."""
@@ -80,24 +91,13 @@ class Receipts:
         numbers = ",".join(map(str, sorted(names)))  # thousands of parameters cost more than text
         found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
         assert found.cursor is not None
-        # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the lookup
+        # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the look-up
         return {row[7]: Receipt._make(row[:7]) for row in found.cursor.fetchall()}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
-        names = [name for name in Receipt._fields if name != "confirmed"]
-        found = self._rows(connection, prospect_ids, *(receipts.c[name] for name in names))
+        found = connection.execute(self._of, {"ids": list(prospect_ids)}) if prospect_ids else ()
         return {id_: Receipt(id_, True, *known) for id_, *known in found}
-
-    def _rows(
-        self, connection: sa.Connection, prospect_ids: Collection[str], *columns: sa.Column[Any]
-    ) -> Iterable[Any]:
-        """Columns of one table, for some prospects."""
-        own = columns[0].table.c
-        query = sa.select(*columns).where(
-            own.scope == self._scope, own.prospect_id.in_(prospect_ids)
-        )
-        return connection.execute(query) if prospect_ids else ()
 
     def accept(
         self,
@@ -165,9 +165,7 @@ class Receipts:
 
     def forget_people(self, connection: sa.Connection, prospect_ids: Collection[str]) -> None:
         """No contact leads to these people any more: they were deleted."""
-        own = aliases.c.prospect_id.in_(prospect_ids)
-        # `+ 0` keeps SQLite from reading all aliases of the scope by the primary key
-        connection.execute(sa.delete(aliases).where(aliases.c.scope + 0 == self._scope, own))
+        connection.execute(self._contacts.where(aliases.c.prospect_id.in_(prospect_ids)))
 
     def touch(self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int) -> None:
         """Receipts that are still in use stay beyond their retention."""
@@ -182,9 +180,9 @@ class Receipts:
         self, connection: sa.Connection, prospect_ids: Collection[str]
     ) -> set[tuple[str, str, bytes]]:
         """(prospect id, kind, content) of every note, task and meeting that was created."""
-        columns = (attached.c.prospect_id, attached.c.kind, attached.c.content)
-        found = self._rows(connection, prospect_ids, *columns)
-        return {(id_, kind, bytes(content)) for id_, kind, content in found}
+        ids = {"ids": list(prospect_ids)}
+        found = connection.execute(self._attached, ids) if prospect_ids else ()
+        return {(id_, kind, content) for id_, kind, content in found}
 
     def attach(
         self, connection: sa.Connection, prospect_id: str, kind: str, content: bytes, at_ms: int

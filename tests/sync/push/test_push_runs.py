@@ -407,7 +407,7 @@ def test_two_people_behind_one_contact_stay_two(
     report = push_file(settings, path)
     assert (report.exit_code, report.summary["created"], report.summary["rejected"]) == (3, 1, 1)
     message = report.noteworthy[0].message or ""
-    assert "row 3 has a different first name from row 2" in message
+    assert "a different first name from row 2" in message
     assert "Mara" not in message
     assert "the other: Mara" in reasons(report)
     pull(settings, Wanted(("prospects",)))
