@@ -30,7 +30,6 @@ from connector.upsert.outbox.planner import (
     EXISTS,
     UNCERTAIN,
     PushOptions,
-    RowDecision,
     decide,
     reject_of,
 )
@@ -263,8 +262,12 @@ class Sender:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
             evidence = Evidence.of(write, found, uncertain, disputed)
             evidence.stale = "changed since" if write.stale else None
-            decision = self._decide(write, evidence)
-            row.prospect_id = decision.prospect_id
+            decision = decide(write.content, evidence, self._options)
+            known = (evidence.by_email, evidence.by_phone, evidence.by_row)
+            is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)
+            # else the plan knows better, which has seen the pull
+            row.prospect_id = decision.prospect_id if is_newer else None
+            row.prospect_id = row.prospect_id or write.prospect_id
             if decision.outcome is None:
                 self._claim_prospect(connection, row, evidence)
                 return True
@@ -276,14 +279,6 @@ class Sender:
                 row.notes += [decision.reason] if decision.reason else []
                 self._finish_unsent(connection, row.waiting.popleft(), Status.UNCHANGED)
         return self._claim_activity(connection, row)
-
-    def _decide(self, write: Write, evidence: Evidence) -> RowDecision:
-        decision = decide(write.content, evidence, self._options)
-        found = (evidence.by_email, evidence.by_phone, evidence.by_row)
-        is_newer = any(each is not None and each.accepted_ms >= self._began_ms for each in found)
-        if decision.prospect_id is None or not is_newer:
-            return replace(decision, prospect_id=write.prospect_id)  # the plan has seen the pull
-        return decision
 
     def _claim_prospect(
         self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
@@ -299,8 +294,10 @@ class Sender:
         self._start(connection, row, write, looks=looks)
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
-        """Whether the row's person exists already, without any contact to find them by."""
-        if self._options.force or not evidence.contacts_dropped:
+        """Whether HiringCenter kept none of the contacts of a person who exists already: it would
+        find no one by them, and create the person again."""
+        dropped = sum(not each.confirmed for each in evidence.receipts)
+        if self._options.force or not 0 < dropped == evidence.contacts:
             return False
         found = evidence.by_email or evidence.by_phone
         theirs = stored_first_name(found.names) if found else None
@@ -385,7 +382,7 @@ class Sender:
             outcome=outcome,
             prospect_id=write.prospect_id,
             at_ms=self._clock.now_ms(),
-            state=WriteState.PLANNED,
+            before=WriteState.PLANNED,
         )
 
     def _store_results(self, connection: sa.Connection) -> list[tuple[RowInFlight, RowResult]]:
@@ -450,22 +447,17 @@ class _RowQueue:
             return self._freed.popleft()
         while sum(map(len, self._parked.values())) < _MOST_PARKED:
             if not self._ahead and not self._exhausted:
-                self._read_ahead(connection)
+                self._ahead.extend(
+                    self._outbox.rows_after(connection, self._run_id, self._after, _READ_AHEAD)
+                )
             if not self._ahead:
+                self._exhausted = True
                 return None
             writes = self._ahead.popleft()
+            self._after = writes[0].row_number
             person = writes[0].person
             if person not in self._busy:
                 self._busy.add(person)
                 return writes
             self._parked.setdefault(person, deque()).append(writes)
         return None
-
-    def _read_ahead(self, connection: sa.Connection) -> None:
-        self._ahead.extend(
-            self._outbox.rows_after(connection, self._run_id, self._after, _READ_AHEAD)
-        )
-        if self._ahead:
-            self._after = self._ahead[-1][0].row_number
-        else:
-            self._exhausted = True

@@ -32,6 +32,7 @@ from connector.upsert.outbox.outbox import (
     Verdict,
     Write,
     WriteState,
+    time_ms,
 )
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
@@ -189,8 +190,11 @@ class Settler:
             self._accept_activity(connection, row)
         elif answer.status == 201:
             self._accept(connection, row, answer.item, Status.CREATED)
-            if not _is_expected(write, row.prospect_id):
-                self._note_another_created(row, arrived)
+            expected = write.prospect_id
+            if not _is_expected(write, row.prospect_id) and arrived.expected_is_deleted:
+                row.notes.append(f"prospect {expected} was deleted in HiringCenter")
+            elif not _is_expected(write, row.prospect_id):
+                row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
         elif _leaves_matches_alone(write):
             row.left_alone = True
             row.notes.append(EXISTS)
@@ -200,14 +204,6 @@ class Settler:
         else:
             self._accept(connection, row, answer.item, Status.UPDATED)
         return Next.SETTLED
-
-    def _note_another_created(self, row: RowInFlight, arrived: Delivered) -> None:
-        """A person was created although another prospect was to be changed."""
-        expected = row.write.prospect_id
-        if arrived.expected_is_deleted:
-            row.notes.append(f"prospect {expected} was deleted in HiringCenter")
-        else:
-            row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
 
     def _settle_look_up(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
@@ -243,8 +239,12 @@ class Settler:
         if not compare(payload, item).equal:
             row.write = row.write._replace(body=orjson.dumps({**payload, "update": True}))
             return Next.UPDATE
-        is_changed = not arrived.was_refused and _changed_since(item, write.sent_server_ms)
-        self._accept(connection, row, item, Status.UPDATED if is_changed else Status.UNCHANGED)
+        changed_ms, sent_ms = time_ms(item, "updatedAt"), write.sent_server_ms
+        status = Status.UNCHANGED
+        if not (arrived.was_refused or changed_ms is None or sent_ms is None):
+            # a server that doesn't know `update: false` may have changed them
+            status = Status.UPDATED if changed_ms >= sent_ms else Status.UNCHANGED
+        self._accept(connection, row, item, status)
         return Next.SETTLED
 
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
@@ -285,7 +285,14 @@ class Settler:
                 return Next.AGAIN
             self._leave_open(row, "its key was forgotten again and again")
         elif arrived.verdict is Verdict.UNKNOWN:
-            self._outbox.give_up(connection, write, at_ms=self._clock.now_ms())
+            self._outbox.finish(
+                connection,
+                write,
+                outcome="uncertain",
+                prospect_id=write.prospect_id,
+                at_ms=self._clock.now_ms(),
+                after=WriteState.UNCERTAIN,
+            )
             self.uncertain |= write.uncertain_names
             if write.kind == PROSPECTS and write.prospect_id is not None:
                 self._receipts.break_tail(connection, write.prospect_id, self._clock.now_ms())
@@ -349,7 +356,7 @@ class Settler:
             outcome=outcome,
             prospect_id=prospect_id,
             at_ms=self._clock.now_ms(),
-            state=WriteState.PLANNED if row.looks else WriteState.SENDING,
+            before=WriteState.PLANNED if row.looks else WriteState.SENDING,
         )
 
     def _accept(
@@ -368,13 +375,14 @@ class Settler:
             row.notes.append("HiringCenter didn't name the prospect")
             return
         first, last = (item.get(name, payload.get(name)) for name in ("firstName", "lastName"))
+        updated_at_ms = time_ms(item, "updatedAt")
         self._receipts.accept(
             connection,
             row.prospect_id,
             write.names,
             content=None if row.left_alone else write.content,
             at_ms=self._clock.now_ms(),
-            updated_at_ms=_storable_ms(item.get("updatedAt")),
+            updated_at_ms=None if updated_at_ms is None else int(updated_at_ms),
             email_kept=_is_kept("email", same_email, payload, item),
             phone_kept=_is_kept("phone", same_phone, payload, item),
             hashed_names=self._outbox.hasher.names(first, last),
@@ -432,20 +440,6 @@ class Settler:
         if settled:
             self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write.names, prospect_id)
-
-
-def _storable_ms(value: Any) -> int | None:
-    """A time that the ledger can hold; None where `value` is none."""
-    return int(value) if isinstance(value, int | float) and abs(value) < 2**63 else None
-
-
-def _changed_since(item: Item, server_ms: int | None) -> bool:
-    """Whether the prospect may have been changed by a write sent at `server_ms`, at a server that
-    doesn't know `update: false`."""
-    updated_at_ms = item.get("updatedAt")
-    if server_ms is None or not isinstance(updated_at_ms, int | float):
-        return False
-    return updated_at_ms >= server_ms
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import duckdb
 import orjson
 
 from connector.errors import DestinationError
 from connector.settings import Settings
+from connector.upsert.inputs.table_reader import open_read_only
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
+from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 
+_Tables = DuckWarehouse | ServerWarehouse
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
 
@@ -56,69 +59,37 @@ def rows_sent_before(settings: Settings) -> int:
         return int(count)
 
 
-class Tables(Protocol):
-    """Queries on tables; parameters are `%s`."""
+class _PublishedCopy(DuckWarehouse):
+    """The tables of the file that analysts open. A cursor wouldn't know its schemas."""
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-
-    def name(self, table: str) -> str: ...
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
 
 
 @contextmanager
-def _opened(settings: Settings) -> Iterator[Tables | None]:
+def _opened(settings: Settings) -> Iterator[_Tables | None]:
     """The published copy, or the server's tables; None where nothing has been published yet."""
-    if is_duckdb(settings):
-        if not settings.duckdb_path.exists():
-            yield None
-            return
-        with closing(PublishedTables(settings.duckdb_path, settings.dataset)) as tables:
-            yield tables
+    if not is_duckdb(settings):
+        from pipelines.destination.postgres import server_pipeline
+
+        with server_pipeline(settings) as pipeline:
+            yield ServerWarehouse(lambda: pipeline)
         return
-    from pipelines.destination.postgres import server_pipeline
-    from pipelines.destination.warehouse import ServerWarehouse
-
-    with server_pipeline(settings) as pipeline:
-        yield ServerWarehouse(lambda: pipeline)
-
-
-class PublishedTables:
-    """The tables of the file that analysts open.
-
-    Raises:
-        DestinationError: it can't be read.
-    """
-
-    def __init__(self, path: Path, dataset: str) -> None:
-        import duckdb
-
-        from connector.upsert.inputs.table_reader import open_read_only
-
-        self._path, self._dataset, self._failure = path, dataset, duckdb.Error
-        try:
-            self._connection = open_read_only(path, dataset)
-        except duckdb.Error as error:
-            raise self._unreadable(error) from error
-
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        try:
-            return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
-        except self._failure as error:
-            raise self._unreadable(error) from error
-
-    def _unreadable(self, error: Exception) -> DestinationError:
-        return DestinationError(
-            f"{self._path}: the published copy can't be read ({type(error).__name__}). Pull to "
-            "make it again, or move it away."
-        )
-
-    def name(self, table: str) -> str:
-        return f'"{self._dataset}"."{table}"'
-
-    def close(self) -> None:
-        self._connection.close()
+    path = settings.duckdb_path
+    if not path.exists():
+        yield None
+        return
+    try:
+        with open_read_only(path, settings.dataset) as connection:
+            yield _PublishedCopy(connection, settings.dataset)
+    except duckdb.Error as error:
+        raise DestinationError(
+            f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
+            "again, or move it away."
+        ) from error
 
 
-def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
+def _columns(tables: _Tables, dataset: str, table: str) -> list[str]:
     sql = (
         "SELECT column_name FROM information_schema.columns "
         "WHERE table_schema = %s AND table_name = %s"
@@ -129,7 +100,7 @@ def _columns(tables: Tables, dataset: str, table: str) -> list[str]:
 class PulledProspects(Pulled):
     """The table `prospects` of the last pull. columns: those whose values can be compared."""
 
-    def __init__(self, tables: Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
+    def __init__(self, tables: _Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
         self._tables, self._columns = tables, frozenset(columns)
         self.complete_ms = complete_ms
         self._table = tables.name("prospects")

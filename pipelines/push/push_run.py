@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -139,16 +138,30 @@ class _PushRun:
         return self._report
 
     def _read_and_send(self) -> None:
-        with open_rows(self._session.settings, self._request) as rows:
+        request, settings = self._request, self._session.settings
+        with open_rows(settings, request) as rows:
             self._report.notes.append(f"{rows.name}: {rows.description}")
             validator = self._validator(rows)
-            if self._request.dry_run and self._request.rejects is None:
+            if request.dry_run and request.rejects is None:
                 self._plan(rows, validator)
                 return
-            with self._rejects_file(rows):
-                self._plan(rows, validator)
-                if not self._request.dry_run:
-                    self._send()
+            path = rejects_path(request, settings)
+            rejects = RejectsFile(
+                path,
+                rows.columns,
+                source=request.source,
+                written=WrittenRejects(settings.state_dir / "rejects-written"),
+                omits_cells=rows.omits_cells,
+                delimiter=rows.delimiter,
+            )
+            try:
+                with rejects:
+                    self._rejects = rejects
+                    self._plan(rows, validator)
+                    if not request.dry_run:
+                        self._send()
+            finally:
+                self._report.notes += _rejects_notes(rejects, path)
 
     def _validator(self, rows: Input) -> Validator:
         request = self._request
@@ -167,25 +180,6 @@ class _PushRun:
             clear_empty=request.clear_empty,
             mode=request.mode,
         )
-
-    @contextmanager
-    def _rejects_file(self, rows: Input) -> Iterator[None]:
-        settings = self._session.settings
-        path = rejects_path(self._request, settings)
-        rejects = RejectsFile(
-            path,
-            rows.columns,
-            source=self._request.source,
-            written=WrittenRejects(settings.state_dir / "rejects-written"),
-            omits_cells=rows.omits_cells,
-            delimiter=rows.delimiter,
-        )
-        try:
-            with rejects:
-                self._rejects = rejects
-                yield
-        finally:
-            self._report.notes += _rejects_notes(rejects, path)
 
     def _reject(self, reject: Reject) -> None:
         if self._rejects is not None:
@@ -223,7 +217,7 @@ class _PushRun:
         settings, client = self._session.settings, self._session.client
         allowed, changes = self._request.max_changes, self._planned.to_send
         if allowed is not None and changes > allowed:
-            self._outbox.discard(self._options.run_id)
+            self._outbox.drop_planned(run_id=self._options.run_id)
             self._results.discard(self._options.run_id)
             raise TooManyChanges(changes=changes, allowed=allowed)
         assert self._held is not None

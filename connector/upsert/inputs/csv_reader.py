@@ -30,14 +30,13 @@ from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.column_mapping import REASON_COLUMN
 
 if TYPE_CHECKING:
-    import _csv
+    pass
 
 MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
 MAX_CELLS = 20_000
 _SAMPLE_CHARS = 64 * 1024
 _STRAY_CR = (
-    "a carriage return that isn't in quotes cuts this row in two. Quote its cell, or take the "
-    "sign out."
+    "a carriage return that isn't in quotes cuts this row in two. Quote its cell, or remove it."
 )
 _DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _BY_NAME = {name: delimiter for delimiter, name in _DELIMITERS.items()} | {"\\t": "\t"}
@@ -168,7 +167,21 @@ class CsvInput(Input):
             reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
             are_cr_usual: bool | None = None  # line ends of old Macs; the first line decides
             held: _Record | None = None
-            while (record := self._next_record(reader, lines)) is not None:
+            while True:
+                start, problem, raw = reader.line_num + 1 + self._skipped_lines, None, None
+                lines.record_chars = 0
+                try:
+                    cells = next(reader)
+                except StopIteration:
+                    break
+                except csv.Error as error:
+                    at = reader.line_num + self._skipped_lines
+                    problem = self._broken_quote(error, start, at, lines.last)
+                    cells, raw = [], lines.last.rstrip("\r\n")[:MAX_RAW_CHARS]
+                else:
+                    problem = self._undecodable(cells) if self._text.damaged else None
+                last = reader.line_num + self._skipped_lines
+                record = _Record(start, last, cells, problem, raw)
                 if held is not None:
                     is_cut = len(held.cells) != len(record.cells)
                     yield held._replace(problem=held.problem or _STRAY_CR) if is_cut else held
@@ -179,20 +192,6 @@ class CsvInput(Input):
                     yield record
             if held is not None:
                 yield held
-
-    def _next_record(self, reader: _csv.Reader, lines: _BoundedLines) -> _Record | None:
-        start = reader.line_num + 1 + self._skipped_lines
-        lines.record_chars = 0
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return None
-        except csv.Error as error:
-            last = reader.line_num + self._skipped_lines
-            broken = self._broken_quote(error, start, last, lines.last)
-            return _Record(start, last, [], broken, lines.last.rstrip("\r\n")[:MAX_RAW_CHARS])
-        problem = self._undecodable(cells) if self._text.damaged else None
-        return _Record(start, reader.line_num + self._skipped_lines, cells, problem)
 
     def _broken_quote(self, error: csv.Error, start: int, last: int, line: str) -> str:
         """The problem of the row at `start`; raises InputError where the rest can't be read."""

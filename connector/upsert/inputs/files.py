@@ -201,7 +201,7 @@ def _version(status: os.stat_result) -> tuple[int, ...]:
 
 
 def _unreadable(name: str, error: OSError) -> InputError:
-    reason = f"can't be read: {error.strerror or error}. Check the path and its mode."
+    reason = f"can't be read: {error.strerror or error}. Check the path and its permissions."
     return InputError(location=name, reason=reason)
 
 
@@ -275,7 +275,7 @@ def format_of(file: LocalFile) -> str:
         reason = "is a web page or XML, whatever its name. Open it in a spreadsheet, and save it "
         reason += "as .xlsx or CSV."
     if text.startswith(b"[") and (is_named_json or text[1:].lstrip().startswith(b"{")):
-        reason = "a JSON list. Write one JSON object per line (JSON Lines)."
+        reason = "is a JSON list. Write one JSON object per line (JSON Lines)."
     if reason is not None:
         raise InputError(location=file.name, reason=reason)
     return "jsonl" if text.startswith(b"{") or is_named_json else "csv"
@@ -301,7 +301,7 @@ def _ole_kind(file: LocalFile) -> str:
             for name, reason in _OLE_STREAMS.items():
                 if name.encode("utf-16-le") in tail:
                     return reason
-    return "an old Excel workbook. Save it as .xlsx or CSV."
+    return "is an old Excel workbook. Save it as .xlsx or CSV."
 
 
 def _archive_kind(file: LocalFile) -> str | None:

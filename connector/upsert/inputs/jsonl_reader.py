@@ -73,7 +73,7 @@ class JsonLinesInput(Input):
 
     @property
     def notes(self) -> list[str]:
-        commas = f"lines with a comma at their end, which was read over: {self._commas}"
+        commas = f"lines whose comma at the end was ignored: {self._commas}"
         return super().notes + ([commas] if self._commas else [])
 
 
@@ -96,11 +96,11 @@ def _object(line: str) -> dict[str, Any]:
         reason = "a number that is too long). Write it as text"
     else:
         if not isinstance(value, dict):
-            raise _NotARow("no JSON object. Write one object per line")
+            raise _NotARow("isn't a JSON object. Write one object per line")
         if line.count("[") + line.count("{") > MAX_DEPTH and _is_deep(value):
             raise _NotARow(f"nested more than {MAX_DEPTH} deep. Leave out what isn't needed")
         return value
-    raise _NotARow(f"no valid JSON ({reason}")
+    raise _NotARow(f"isn't valid JSON ({reason}")
 
 
 def _is_deep(value: Any) -> bool:
@@ -114,9 +114,9 @@ def _is_deep(value: Any) -> bool:
 def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        raise _NotARow("a name stands twice in one object. Remove one")
+        raise _NotARow("a name appears twice in one object. Remove one")
     return values
 
 
 def _constant(name: str) -> Any:
-    raise _NotARow(f"{name} is no JSON. Write null, or a number")
+    raise _NotARow(f"{name} isn't JSON. Write null, or a number")

@@ -6,9 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 from connector.errors import DoubledColumn, InputError
@@ -68,17 +66,16 @@ class Input(ABC):
         """Each row. Raises InputChanged, behind the last row too, where the file was changed
         meanwhile: that also explains what can't be read."""
         self.empty_rows = RowNumbers()
+        if self.file is None:
+            yield from self._rows()
+            return
         try:
-            with self.file.reading() if self.file else nullcontext():
+            with self.file.reading():
                 yield from self._rows()
         except InputError:
-            self._check_unchanged()
-            raise
-        self._check_unchanged()
-
-    def _check_unchanged(self) -> None:
-        if self.file is not None:
             self.file.check_unchanged()
+            raise
+        self.file.check_unchanged()
 
     @abstractmethod
     def _rows(self) -> Iterator[InputRow]: ...
@@ -88,7 +85,7 @@ class Input(ABC):
         """What people should know about the rows read so far, other than the rows themselves."""
         notes = self.guess.notes if self.guess else []
         if self.empty_rows.count:
-            notes = [*notes, f"empty rows passed over: {self.empty_rows}"]
+            notes = [*notes, f"empty rows skipped: {self.empty_rows}"]
         return notes
 
     def close(self) -> None:
@@ -99,12 +96,7 @@ class Input(ABC):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
 
@@ -131,24 +123,20 @@ def check_first_row(rows: Iterable[tuple[int, Sequence[str]]], *, location: str)
         raise InputError(
             location=location,
             line=header,
-            reason="looks like the header, and isn't the first line. Pass --skip-rows "
+            reason="looks like the header, but isn't the first line. Pass --skip-rows "
             f"{header - 1}, or remove what stands above it.",
         )
     for position, cell in enumerate(first, start=1):
         is_email = _EMAIL.fullmatch(cell) is not None
-        if is_email or _is_phone(cell):
+        digits = sum(map(str.isdigit, cell))
+        if is_email or (_PHONE.fullmatch(cell) and (digits >= 10 or "+" in cell)):
             kind = "an email address" if is_email else "a phone number"
             raise InputError(
                 location=location,
                 line=first_line,
-                reason=f"cell {position} is {kind}, so this is a row and no header. Put a row "
+                reason=f"cell {position} is {kind}, so this is a row, not a header. Put a row "
                 "above it that names the columns.",
             )
-
-
-def _is_phone(cell: str) -> bool:
-    digits = sum(map(str.isdigit, cell))
-    return _PHONE.fullmatch(cell) is not None and (digits >= 10 or "+" in cell)
 
 
 def _fields_named(cells: Sequence[str]) -> int:

@@ -109,7 +109,7 @@ def _input(database: Database, query: str, schema: str | None, *, name: str) -> 
     with _connected(database, schema) as connection, _explained(name):
         statements = connection.extract_statements(query)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise InputError(location=name, reason="isn't one SELECT. Push the rows of one SELECT.")
+            raise InputError(location=name, reason="isn't one SELECT. Push one SELECT.")
         columns = list(connection.sql(query).columns)
     return TableInput(open_records, name=name, columns=columns, description=f"DuckDB, {name}")
 

@@ -69,7 +69,7 @@ class Guess:
     def notes(self) -> list[str]:
         """What people should know about it."""
         if not self.decides_words:
-            return ["the encoding is guessed; only signs between words depend on it (--encoding)"]
+            return ["the encoding is guessed; only punctuation depends on it (--encoding)"]
         note = "the encoding is guessed, and words depend on it. A push needs --encoding NAME:"
         return [note, *self.readings]
 

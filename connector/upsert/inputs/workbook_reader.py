@@ -109,14 +109,14 @@ class WorkbookInput(Input):
         found = super().notes
         if self._hidden.count:
             found.append(
-                f"rows that the sheet hides, by a filter or by hand: {self._hidden}; they count as "
-                "the others do. To leave them out, copy what is visible into a sheet of its own"
+                f"rows that are hidden, by a filter or by hand: {self._hidden}; they are pushed "
+                "like the others. To leave them out, copy the visible rows to another sheet"
             )
         if self._merges:
             named = ", ".join(merge.reference for merge in self._merges[:_SHOWN_MERGES])
             more = ", …" if len(self._merges) > _SHOWN_MERGES else ""
             found.append(
-                f"merged cells ({named}{more}): their value counts for each row that they cover, "
+                f"merged cells ({named}{more}): their value applies to each row that they cover, "
                 "in their first column; their other columns are left as they are in HiringCenter"
             )
         return found
@@ -154,7 +154,7 @@ def _row_without_stray(number: int, values: dict[str, Any], stray: dict[int, Any
         left, letter = divmod(left - 1, 26)
         letters = chr(ord("A") + letter) + letters
     problem = (
-        f"cell {letters}{number} stands in a column without a header. Name the column, or empty "
+        f"cell {letters}{number} is in a column without a header. Name the column, or empty "
         "the cell."
     )
     return InputRow(number, values, problem, shown(value)[:MAX_RAW_CHARS])

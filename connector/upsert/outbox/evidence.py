@@ -137,12 +137,6 @@ class Evidence:
         return min(known, key=lambda each: not each.confirmed, default=None)
 
     @property
-    def contacts_dropped(self) -> bool:
-        """Whether HiringCenter kept none of the row's contacts: it would find no one by them, and
-        create the person again."""
-        return 0 < sum(not each.confirmed for each in self.receipts) == self.contacts
-
-    @property
     def receipts(self) -> list[Receipt]:
         """Where the row's contacts lead."""
         return [each for each in (self.by_email, self.by_phone) if each is not None]

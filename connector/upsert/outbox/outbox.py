@@ -133,18 +133,12 @@ class Outbox:
                 del row["id"]
             connection.execute(sa.insert(writes), rows)
 
-    def supersede(self, source: str) -> None:
-        """Drop what earlier runs planned from `source` and didn't send: that input is read and
-        compared again."""
-        self._drop_planned(writes.c.source == source)
-
-    def discard(self, run_id: str) -> None:
-        """Drop what `run_id` planned: nothing of it is to be sent."""
-        self._drop_planned(writes.c.run_id == run_id)
-
-    def _drop_planned(self, which: sa.ColumnElement[bool]) -> None:
+    def drop_planned(self, **which: str) -> None:
+        """Drop what was planned and isn't sent. which: the `source` that is about to be read and
+        compared again, or the `run_id` of which nothing is to be sent."""
+        planned = sa.delete(writes).where(self._in(WriteState.PLANNED)).filter_by(**which)
         with self.database.write() as connection:
-            connection.execute(sa.delete(writes).where(self._in(WriteState.PLANNED), which))
+            connection.execute(planned)
 
     def left_behind(self, run_id: str) -> dict[str, int]:
         """source → writes that earlier runs planned from it and didn't send."""
@@ -220,16 +214,14 @@ class Outbox:
         outcome: str,
         prospect_id: str | None,
         at_ms: int,
-        state: WriteState = WriteState.SENDING,
+        before: WriteState = WriteState.SENDING,
+        after: WriteState = WriteState.CLOSED,
     ) -> None:
-        """sending (or planned) → closed: its fate is known, and its content is dropped."""
-        values = {"outcome": outcome, "prospect_id": prospect_id, **_emptied(at_ms)}
-        self._step(connection, write, state, WriteState.CLOSED, values)
-
-    def give_up(self, connection: sa.Connection, write: Write, *, at_ms: int) -> None:
-        """sending → uncertain: its fate can no longer be known; its content is dropped."""
-        values = {"outcome": "uncertain", **_emptied(at_ms)}
-        self._step(connection, write, WriteState.SENDING, WriteState.UNCERTAIN, values)
+        """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
+        any more. Its content is dropped."""
+        emptied = {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
+        values = {"outcome": outcome, "prospect_id": prospect_id, **emptied}
+        self._step(connection, write, before, after, values)
 
     def settle_uncertain(
         self, connection: sa.Connection, names: Aliases, prospect_id: str | None
@@ -300,10 +292,6 @@ class Outbox:
                 connection.execute(sa.delete(table).where(table.c.scope == self.scope, which))
 
 
-def _emptied(at_ms: int) -> dict[str, Any]:
-    return {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
-
-
 # --- writes whose answer is missing ------------------------------------------------------------
 
 
@@ -354,7 +342,7 @@ def was_remembered(
     """
     if replayed:
         return True
-    created_ms, updated_ms = _time(item, "createdAt"), _time(item, "updatedAt")
+    created_ms, updated_ms = time_ms(item, "createdAt"), time_ms(item, "updatedAt")
     changed_ms = updated_ms if status == 200 else created_ms
     if again_server_ms is not None and changed_ms is not None and changed_ms < again_server_ms:
         return True
@@ -364,9 +352,12 @@ def was_remembered(
     return None
 
 
-def _time(item: Mapping[str, Any], name: str) -> float | None:
+def time_ms(item: Mapping[str, Any], name: str) -> float | None:
+    """A time of an item of the API; None where it has none that the ledger can hold."""
     value = item.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) < 2**63 else None
 
 
 def fate_of_prospect(
@@ -386,7 +377,7 @@ def fate_of_prospect(
     """
     if item is None:
         return Verdict.UNKNOWN if known_before else Verdict.NOT_APPLIED
-    updated_at_ms = _time(item, "updatedAt" if "updatedAt" in item else "createdAt")
+    updated_at_ms = time_ms(item, "updatedAt" if "updatedAt" in item else "createdAt")
     if updated_at_ms is not None and (
         updated_at_ms == accepted_updated_at_ms
         or (sent_server_ms is not None and updated_at_ms < sent_server_ms)
@@ -403,7 +394,7 @@ def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None)
     """
     if item is None:
         return Verdict.NOT_APPLIED
-    created_at_ms = _time(item, "createdAt")
+    created_at_ms = time_ms(item, "createdAt")
     if created_at_ms is None or sent_server_ms is None:
         return Verdict.UNKNOWN
     return Verdict.APPLIED if created_at_ms >= sent_server_ms else Verdict.MET
@@ -420,24 +411,23 @@ def fate_of_activity(
 
     complete: `items` are all of them created since `sent_server_ms`.
     """
-    since = [item for item in items if _created_since(item, sent_server_ms)]
+    since = []
+    for item in items:
+        created_at_ms = time_ms(item, "createdAt")
+        if created_at_ms is None or sent_server_ms is None or created_at_ms >= sent_server_ms:
+            since.append(item)
     if any(says_the_same(payload, item) for item in since):
         return Verdict.APPLIED
     return Verdict.NOT_APPLIED if complete and not since else Verdict.UNKNOWN
 
 
-def _created_since(item: Mapping[str, Any], server_ms: int | None) -> bool:
-    created_at_ms = _time(item, "createdAt")
-    return created_at_ms is None or server_ms is None or created_at_ms >= server_ms
-
-
 def says_the_same(payload: Mapping[str, Any], item: Mapping[str, Any]) -> bool:
-    """Whether a note, task or meeting, as it is read, is the one that `payload` asks for."""
+    """Whether a note, task or meeting, as it is read, is the one that `payload` asks for: markup,
+    spaces and how numbers are written aside, since the API keeps bodies as HTML."""
     return all(_same(value, item[name]) for name, value in payload.items() if name in item)
 
 
 def _same(wanted: Any, found: Any) -> bool:
-    """Markup, spaces and how numbers are written aside: the API keeps bodies as HTML."""
     if wanted in (None, "") or found in (None, ""):
         return wanted in (None, "") and found in (None, "")
     if isinstance(wanted, str | int | float) and isinstance(found, str | int | float):

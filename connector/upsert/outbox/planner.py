@@ -213,7 +213,7 @@ class Planner:
         self._on_reject = on_reject
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
-                self._outbox.supersede(source)
+                self._outbox.drop_planned(source=source)
         staging = Staging(
             self._outbox.hasher, run_id=self._options.run_id, source=self._options.source
         )
@@ -281,7 +281,13 @@ class Planner:
         for together in _by_person(rest, evidence) if rejected else [rows]:
             asked = [(row[0].content, evidence[row[0].row_number]) for row in together]
             decisions = _decide_rows(asked, self._options)
-            person = self._person_number(together[0][0], decisions)
+            # one number for rows that must not go out at once: also those of one prospect whose
+            # contacts only a pull has brought together
+            ids = {decision.prospect_id for decision in decisions}
+            id_ = ids.pop() if len(ids) == 1 else None
+            person = together[0][0].person
+            if id_ is not None:
+                person = self._outbox.hasher.alias("prospect", id_)
             for row, decision in zip(together, decisions, strict=True):
                 self._book(row, decision, evidence[row[0].row_number], person=person)
 
@@ -304,14 +310,6 @@ class Planner:
         for number, found in judge(candidates).items():
             rejected[number] = RowDecision(Status.REJECTED, None, found.reason, found.names)
         return rejected
-
-    def _person_number(self, write: Write, decisions: Sequence[RowDecision]) -> int:
-        """One number for rows that must not go out at once: also those of one prospect whose
-        contacts only a pull has brought together."""
-        ids = {decision.prospect_id for decision in decisions}
-        if len(ids) == 1 and (id_ := ids.pop()) is not None:
-            return self._outbox.hasher.alias("prospect", id_)
-        return write.person
 
     def _book(self, row: Row, decision: RowDecision, own: Evidence, *, person: int) -> None:
         needed = self._open_activities(row, decision, own)

@@ -81,7 +81,7 @@ class Receipts:
     def _of_people(self, *columns: sa.Column[Any]) -> sa.Select[Any]:
         """Columns of one table, for the prospects `ids`."""
         own = columns[0].table.c
-        ids = sa.bindparam("ids", expanding=True)
+        ids: sa.BindParameter[Any] = sa.bindparam("ids", expanding=True)
         return sa.select(*columns).where(own.scope == self._scope, own.prospect_id.in_(ids))
 
     def find(self, connection: sa.Connection, names: Collection[int]) -> dict[int, Receipt]:

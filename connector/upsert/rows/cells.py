@@ -174,7 +174,7 @@ def check_code(text: str) -> None:
     with decimals, or with separators of thousands: 10,014 may be a piece of 10014 as well."""
     if _NO_CODE.fullmatch(text):
         raise ValueError(
-            "is a formula, or a number with decimals or separators of thousands, and no code. "
+            "is a formula, or a number with decimals or thousands separators, not a code. "
             "Format the column as text, and fill in the code"
         )
 

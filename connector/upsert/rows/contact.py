@@ -74,7 +74,7 @@ def plain_email(address: str) -> str:
     """`address` as it was typed: see `plain_contact`; also without apostrophes around it.
 
     Raises:
-        ValueError: it holds a sign that no address has, such as a curly quote.
+        ValueError: it contains a character that no address has, such as a curly quote.
     """
     plain = plain_contact(address)
     if ":" in plain and plain[: len(_MAIL_LINK)].lower() == _MAIL_LINK:
@@ -87,7 +87,7 @@ def plain_email(address: str) -> str:
         for sign in plain:
             if sign > "\x7f" and unicodedata.category(sign)[0] not in "LMN":
                 name = unicodedata.name(sign, f"U+{ord(sign):04X}")
-                raise ValueError(f"it holds a sign that no address has: {name}")
+                raise ValueError(f"it contains a character that no address has: {name}")
     return plain
 
 
@@ -151,7 +151,7 @@ def _library_phone(text: str, region: str) -> tuple[str, str | None]:
         if len(match[2]) < _LINE_DIGITS - 1:
             raise ValueError("it is a decimal number; format the column as text")
     if not _PHONE_SHAPE.fullmatch(text):
-        raise ValueError("it holds other characters than one number")
+        raise ValueError("it contains other characters than a phone number")
     if text.isdigit() and text[0] != "0":
         _check_country_code(text, region)
     try:
@@ -172,7 +172,9 @@ def _phone_from_float(digits: str, region: str) -> str:
     """The phone that a program has kept as the number `digits`.0, where it can only be that one."""
     number = _valid_number(digits, region)
     if number is None:
-        raise ValueError(f"it is a decimal number, and no phone of {region}; format it as text")
+        raise ValueError(
+            f"it is a decimal number, not a phone number of {region}; format it as text"
+        )
     _check_country_code(digits, region)
     return phonenumbers.format_number(number, PhoneNumberFormat.E164)
 

@@ -186,7 +186,7 @@ def _as_ms(value: Any, info: ValidationInfo) -> int:
             ) from None
     if not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
         raise ValueError(
-            f"is in the year {moment.year}, which is none of {_FIRST_YEAR} to {_LAST_YEAR}. "
+            f"is in the year {moment.year}, which isn't between {_FIRST_YEAR} and {_LAST_YEAR}. "
             "Correct it"
         )
     if not isinstance(moment, datetime):
@@ -208,7 +208,7 @@ def time_zone(name: Any) -> tzinfo:
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError("is no IANA time zone. Write it as in America/New_York") from None
+        raise ValueError("isn't an IANA time zone. Write it as in America/New_York") from None
 
 
 # --- the models -----------------------------------------------------------------------------

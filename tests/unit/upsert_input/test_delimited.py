@@ -125,7 +125,7 @@ def test_empty_rows_are_no_rows_but_are_counted(write: WriteFile) -> None:
     """Blank lines and lines of delimiters, as spreadsheets leave them."""
     read = open_input(write("a,b\n1,2\n\n,\n3,4\n,\n"))
     assert numbers(list(read)) == [2, 5]
-    assert read.notes == ["empty rows passed over: 3 (row 3, 4, 6)"]
+    assert read.notes == ["empty rows skipped: 3 (row 3, 4, 6)"]
 
 
 def test_text_after_a_closing_quote_rejects_that_row_alone(write: WriteFile) -> None:
@@ -324,7 +324,10 @@ OLE = b"\xd0\xcf\x11\xe0" + bytes(3000)
     ("content", "message"),
     [
         (OLE + "EncryptedPackage".encode("utf-16-le"), "encrypted with a password. Remove the"),
-        (OLE + "Workbook".encode("utf-16-le"), r"an old Excel workbook. Save it as \.xlsx or CSV"),
+        (
+            OLE + "Workbook".encode("utf-16-le"),
+            r"is an old Excel workbook. Save it as \.xlsx or CSV",
+        ),
         (zipped("mimetype", "content.xml"), r"an OpenDocument sheet \(.ods\)"),
         (zipped("Index/Document.iwa"), "an Apple Numbers document"),
         (zipped("[Content_Types].xml", "_rels/.rels", "xl/workbook.bin"), r"binary .*\(.xlsb\)"),
@@ -332,7 +335,7 @@ OLE = b"\xd0\xcf\x11\xe0" + bytes(3000)
         (b"%PDF-1.7", "a PDF document"),
         (b"SQLite format 3\0", "an SQLite database"),
         (bytes(8) + b"DUCK", "a DuckDB database. .*--database FILE"),
-        (b'[{"firstName": "A"}]', "a JSON list. Write one JSON object per line"),
+        (b'[{"firstName": "A"}]', "is a JSON list. Write one JSON object per line"),
         (b"<html><table><tr><td>First Name", "a web page or XML"),
         (b"\x28\xb5\x2f\xfd", "packed with zstd"),
     ],

@@ -38,20 +38,20 @@ def test_json_lines_have_the_columns_of_all_their_lines(write: WriteFile) -> Non
         (3, {"lastName": "B", "n": 1.5}),
         (4, {"deep": {"a": None}}),
     ]
-    assert read.notes == ["empty rows passed over: 1 (row 2)"]
+    assert read.notes == ["empty rows skipped: 1 (row 2)"]
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"a":', "no valid JSON"),
-        ("[1]", "no JSON object"),
-        ("null", "no JSON object"),
-        ('{"a":1,"a":2}', "a name stands twice"),
-        ('{"a":NaN}', "NaN is no JSON"),
-        ('{"a":' + "[" * 100_000, "no valid JSON"),
+        ('{"a":', "isn't valid JSON"),
+        ("[1]", "isn't a JSON object"),
+        ("null", "isn't a JSON object"),
+        ('{"a":1,"a":2}', "a name appears twice"),
+        ('{"a":NaN}', "NaN isn't JSON"),
+        ('{"a":' + "[" * 100_000, "isn't valid JSON"),
         ('{"a":' + "[" * 900 + "]" * 900 + "}", "nested more than 64 deep"),
-        ('{"a":' + "1" * 5_000 + "}", "no valid JSON (a number that is too long)"),
+        ('{"a":' + "1" * 5_000 + "}", "isn't valid JSON (a number that is too long)"),
         ('{"a":"' + "x" * 9_000_000 + '"}', "a line of more than 8 million characters"),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_comma_at_the_end_of_a_line_is_read_over_and_reported() -> None:
     """Lines cut out of a JSON list have one."""
     read = open_input(INPUTS / "comma-at-the-end.jsonl")
     assert [row.values["firstName"] for row in read] == ["Mara", "Tom"]
-    assert read.notes == ["lines with a comma at their end, which was read over: 1"]
+    assert read.notes == ["lines whose comma at the end was ignored: 1"]
 
 
 def test_a_line_that_is_no_json_is_described_by_column_and_length_alone(write: WriteFile) -> None:
@@ -83,15 +83,17 @@ def test_a_line_that_is_no_json_is_described_by_column_and_length_alone(write: W
     line = '{"name": "Ann Lee" "phone": 4155550100}'
     _, row = open_input(write(f'{{"a": 1}}\n{line}\n', name="x.jsonl"))
     assert row.problem == (
-        "no valid JSON (Expecting ',' delimiter at column 20 of 39 characters). Write one object "
-        "per line."
+        "isn't valid JSON (Expecting ',' delimiter at column 20 of 39 characters). Write one "
+        "object per line."
     )
     assert row.raw == line
 
 
 def test_json_lines_without_a_name_are_refused(write: WriteFile) -> None:
     """There is nothing to push."""
-    with pytest.raises(InputError, match="line 2: no JSON object.* No line of this file holds"):
+    with pytest.raises(
+        InputError, match="line 2: isn't a JSON object.* No line of this file holds"
+    ):
         open_input(write("{}\n[]\n", name="x.jsonl"))
     with pytest.raises(InputError, match="no line holds a JSON object"):
         open_input(write("{}\n", name="x.jsonl"))

@@ -360,7 +360,7 @@ def test_what_is_no_time_is_named(value: Any) -> None:
 
 def test_a_zone_that_does_not_exist_is_named() -> None:
     """A meeting in no zone is at no time."""
-    assert "meeting.timeZone: 'Mars/Base' is no IANA time zone" in reason(
+    assert "meeting.timeZone: 'Mars/Base' isn't an IANA time zone" in reason(
         {**MEETING, "meeting.timeZone": "Mars/Base"}
     )
 

@@ -60,7 +60,7 @@ def test_a_sheet_is_read_with_its_own_row_numbers(write: WriteFile) -> None:
         InputRow(4, {"a": "x", "b": 1.5}),
         InputRow(7, {"a": True, "b": datetime(2025, 1, 2, 3, 4)}),
     ]
-    assert read.notes == ["empty rows passed over: 2 (row 5, 6)"]
+    assert read.notes == ["empty rows skipped: 2 (row 5, 6)"]
 
 
 def test_the_first_visible_sheet_is_taken_or_the_one_named(write: WriteFile) -> None:
@@ -115,7 +115,7 @@ def test_a_value_below_no_header_rejects_its_row(write: WriteFile) -> None:
     path = write(workbook(fill), name="people.xlsx")
     assert rejects(open_input(path)) == [
         None,
-        "cell F3 stands in a column without a header. Name the column, or empty the cell.",
+        "cell F3 is in a column without a header. Name the column, or empty the cell.",
     ]
     assert [row.raw for row in open_input(path)] == [None, "lost"]
 
@@ -283,7 +283,7 @@ def test_hidden_rows_count_and_are_reported(write: WriteFile) -> None:
     with open_input(write(raw_workbook(rows), name="x.xlsx")) as read:
         for _ in (1, 2):
             assert [row.row_number for row in read] == [2, 3]
-            assert [note for note in read.notes if "hides" in note and ": 1 (row 3);" in note]
+            assert [note for note in read.notes if "hidden" in note and ": 1 (row 3);" in note]
 
 
 def test_dates_of_old_macs_begin_in_1904(write: WriteFile) -> None:
@@ -434,8 +434,8 @@ def test_a_stray_cell_costs_its_own_row_alone() -> None:
     with open_input(INPUTS / "stray-cell.xlsx") as read:
         first, stray = read
         assert first.values["First Name"] == "Mara"
-        assert "cell XFD1048576 stands in a column without a header" in str(stray.problem)
-        assert read.notes == ["empty rows passed over: 1048573 (row 3, 4, 5, 6, 7, …)"]
+        assert "cell XFD1048576 is in a column without a header" in str(stray.problem)
+        assert read.notes == ["empty rows skipped: 1048573 (row 3, 4, 5, 6, 7, …)"]
 
 
 @pytest.mark.parametrize(

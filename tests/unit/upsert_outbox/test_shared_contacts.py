@@ -104,7 +104,7 @@ def test_a_phone_alone_doesnt_make_two_people_one(email: int | None):
     """Matched by phone, another first name, another email or none."""
     found = judge([row(5, "Bob", email, 2, others=known(by_phone=True))])[5]
     assert "prospect x1" in found.reason
-    assert "row 5" in found.reason
+    assert found.reason.startswith("a different first name")
     assert "--allow-shared-contact" in found.reason
     assert "Bob" not in found.reason
     assert "Carl" not in found.reason
@@ -225,7 +225,6 @@ def test_two_people_in_one_file_stay_two(rig: Rig, api: FakeApi):
     for first in ("created", "unchanged"):
         pushed = rig.push(rows)
         assert pushed.statuses == {2: first, 3: "rejected"}
-        assert "row 3" in (pushed.messages[3] or "")
         assert "row 2" in (pushed.messages[3] or "") or "prospect p1" in (pushed.messages[3] or "")
         assert "Ann" not in (pushed.messages[3] or "")
         assert "this row: Bob" in pushed.rejects[-1].reason
