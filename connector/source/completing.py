@@ -41,7 +41,7 @@ def may_be_cut(step: Step, seen: Sightings) -> bool:
     It is full (as long as requested, as the pages before, or a usual maximum), or the server
     announces a next page that can't be requested.
     """
-    is_counted = seen.totals.last is not None and not seen.is_miscounted()
+    is_counted = seen.total_count is not None and not seen.is_miscounted()
     if step.page.next_params is not None or is_counted:
         return False
     if step.page.cut is not None:
@@ -93,7 +93,7 @@ class Completion:
         is_cut = not is_short or not (self._last.page_token or self._is_gap_small())
         last = self._last
         for step in self._while_productive(self._all_at_once()):
-            self._seen.totals.note(step.page.total_count)
+            self._seen.note_total(step.page.total_count)
             yield step
             last = step
             if not self._seen.missing():
@@ -120,7 +120,7 @@ class Completion:
 
     def _all_at_once(self) -> Iterator[Step]:
         """The list again, in the biggest pages that the server allows."""
-        total_count = self._seen.totals.last or 0
+        total_count = self._seen.total_count or 0
         limit = min(LIMIT_MAX, total_count + max(MARGIN, total_count // 50))
         log.info("source.all_at_once", resource=self._resource, of=total_count, limit=limit)
         try:
@@ -175,7 +175,7 @@ class Completion:
     def _by_time(self) -> Iterator[Step]:
         """After the last row, for servers that take `startAfter` and never name a page token."""
         order = ENDPOINTS[self._resource].order
-        field = ENDPOINTS[self._resource].order_by or self._seen.times.order
+        field = ENDPOINTS[self._resource].order_by or self._seen.order
         step = self._last
         while field is not None:
             times = [ms for item in step.page.items if (ms := _ms(item, field)) is not None]
@@ -262,12 +262,11 @@ class Slices:
         self._ignored: set[str] = set()
         self._finds_parts = True  # of names, as far as we know
 
-    def learn(self, records: Iterable[Mapping[str, Any]]) -> None:
+    def learn(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Remember the stages, labels, titles, companies and names of rows."""
-        for record in records:
-            for name, fields in _FIELDS.items():
-                for field in fields:
-                    _learn(self._values[name], record.get(field))
+        for name, fields in _FIELDS.items():
+            for field in fields:
+                _learn(self._values[name], [record.get(field) for record in records])
 
     def next(self) -> Slice | None:
         """A slice that wasn't requested yet; None if there is none, or too many were."""
@@ -327,10 +326,13 @@ def _asked(name: str, values: Iterable[str], within: Sequence[Slice] = ((),)) ->
             yield from ((*cut, (name, value)) for value in [*values])
 
 
-def _learn(known: dict[str, None], value: Any) -> None:
-    for text in value if isinstance(value, list) else (value,):
-        if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:
-            known[text] = None
+def _learn(known: dict[str, None], values: list[Any]) -> None:
+    if len(known) >= VALUES_MAX:
+        return
+    for value in [each for each in values if each and not (type(each) is str and each in known)]:
+        for text in value if isinstance(value, list) else (value,):
+            if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:
+                known[text] = None
 
 
 def _texts(record: Mapping[str, Any], name: str) -> list[str]:

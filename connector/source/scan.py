@@ -177,7 +177,7 @@ class Scan:
         skipped, before = self._skipped, None
         for pages, step in enumerate(listing, start=1):
             self._page_size, self._skipped = listing.page_size, skipped + listing.skipped
-            fell = self._seen.totals.note(step.page.total_count)
+            fell = self._seen.note_total(step.page.total_count)
             if fell and before is not None and not self._counts_by_page:
                 yield from self._reread(before, step)
             yield self._page(step)
@@ -196,7 +196,7 @@ class Scan:
         moved in between. If each keeps repeating its own, that isn't a count of the list.
         """
         last, other = step, before
-        total_count, grown = step.page.total_count, self._seen.totals.grown
+        total_count, grown = step.page.total_count, self._seen.grown
         repeated = 0
         for _ in range(REREADS_MAX):
             try:
@@ -208,11 +208,11 @@ class Scan:
             if page.total_count == total_count:
                 return
             repeated = repeated + 1 if page.total_count == other.page.total_count else 0
-            self._seen.totals.note(page.total_count)
+            self._seen.note_total(page.total_count)
             total_count, last, other = page.total_count, other, last
             if repeated == REREADS_MAX:  # and whatever moved, moved back each time
                 log.info("source.count_by_page", resource=self.plan.resource)
-                self._counts_by_page, self._seen.totals.grown = True, grown
+                self._counts_by_page, self._seen.grown = True, grown
                 return
 
     def _page(self, step: Step) -> ScannedPage:
@@ -234,7 +234,7 @@ class Scan:
         plan, known_ms = self.plan, self._newest_known_ms
         if plan.kind is not ScanKind.HEAD or plan.order is None or known_ms is None:
             return
-        first_ms = self._seen.times.first_ms(plan.order)
+        first_ms = self._seen.first_ms(plan.order)
         if first_ms is None or first_ms < known_ms:
             reason = f"the first row isn't the newest that is known, so all of it; {plan.reason}"
             self.plan = replace(
@@ -247,8 +247,8 @@ class Scan:
         plan = self.plan
         if plan.kind is not ScanKind.HEAD or plan.order is None or plan.since_ms is None:
             return False
-        last_ms = self._seen.times.last_ms(plan.order)
-        ordered = self._seen.times.is_newest_first(plan.order)
+        last_ms = self._seen.last_ms(plan.order)
+        ordered = self._seen.is_newest_first(plan.order)
         return ordered and last_ms is not None and last_ms < plan.since_ms
 
     def _is_open(self) -> bool:
@@ -304,8 +304,7 @@ class Scan:
         )
 
     def _note_standing(self) -> None:
-        totals = self._seen.totals
-        count = None if totals.is_placeholder else totals.last
+        count = None if self._seen.is_placeholder else self._seen.total_count
         is_over = self._ended or self.outcome is not None
         self._standing = (self.pages_read, self._seen.pages, self._seen.rows, count, is_over)
 
@@ -356,16 +355,16 @@ class Scan:
 
     def _outcome(self) -> ScanOutcome:
         seen = self._seen
-        is_sure = self._end_is_sure or (seen.totals.last is not None and not seen.missing())
+        is_sure = self._end_is_sure or (seen.total_count is not None and not seen.missing())
         doubt = None if self._unfinished else self._doubt(is_sure)
         return ScanOutcome(
             complete=self.plan.kind is ScanKind.FULL and not self._unfinished and doubt is None,
             why=self._why(doubt),
-            total_count=seen.totals.last,
+            total_count=seen.total_count,
             pages=seen.pages,
             rows=seen.rows,
-            newest_ms=dict(seen.times.newest) if is_sure else {},
-            order=seen.times.order,
+            newest_ms=dict(seen.newest_ms) if is_sure else {},
+            order=seen.order,
             page_size=self._page_size,
             gone=tuple(self._deleted),
             unfinished=self._unfinished,
@@ -377,7 +376,7 @@ class Scan:
 
     def _doubt(self, is_sure: bool) -> Doubt | None:
         """What keeps the end from being proven; of narrow scans, only an end not reached."""
-        listed, total = self._seen.listed(), self._seen.totals
+        listed, total_count = self._seen.listed(), self._seen.total_count
         if self._endless is not None:
             why = f"the list doesn't end: {self._endless}"
             return Doubt(DoubtKind.ENDLESS, why, listed=listed)
@@ -389,7 +388,7 @@ class Scan:
         if self.plan.kind is not ScanKind.FULL:
             return None
         if missing := self._seen.missing():
-            why = f"totalCount is {total.last}, and {missing} of those rows aren't listed"
+            why = f"totalCount is {total_count}, and {missing} of those rows aren't listed"
             return Doubt(DoubtKind.COUNT, why, missing, listed, self._helped)
         if self._is_cut:
             why = (
@@ -397,8 +396,8 @@ class Scan:
                 "no totalCount that agrees: more rows may exist"
             )
             return Doubt(DoubtKind.FULL_PAGE, why, listed=listed, helped=self._helped)
-        if total.is_placeholder:
-            why = f"totalCount is {total.last} or more, which can't be the number of rows"
+        if self._seen.is_placeholder:
+            why = f"totalCount is {total_count} or more, which can't be the number of rows"
             return Doubt(DoubtKind.COUNT, why, listed=listed)
         if self._skipped:
             why = (
@@ -418,5 +417,5 @@ class Scan:
             return doubt.why
         if self.plan.kind is not ScanKind.FULL:
             return f"a {self.plan.kind} scan reads a part of the list"
-        total = self._seen.totals.last
+        total = self._seen.total_count
         return "the list ended" if total is None else f"the list ended; totalCount says {total}"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
-from typing import Any, Self, TypeGuard
+from collections.abc import Iterable, Mapping
+from operator import gt
+from typing import Any, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,133 +44,25 @@ class IdCount:
 COUNT_MAX = 2**31 - 1  # the largest number of many servers, which stands for "not counted"
 
 
-class Totals:
-    """`totalCount` as it was reported page by page, while rows came and went.
+class Sightings:
+    """What one scan has seen of its list.
 
-    grown: how many rows were added during the scan, at least.
-    """
-
-    def __init__(self, last: int | None = None, grown: int = 0) -> None:
-        self.last, self.grown = last, grown
-
-    def note(self, total_count: int | None) -> int:
-        """Record a page's `totalCount`; returns how many rows were deleted since the last page."""
-        if total_count is None:
-            return 0
-        total_count = min(total_count, COUNT_MAX)  # states hold 64 bits
-        change = 0 if self.last is None else total_count - self.last
-        self.last = total_count
-        self.grown += max(0, change)
-        return max(0, -change)
-
-    @property
-    def is_placeholder(self) -> bool:
-        """Whether the number sent as the count can't be one."""
-        return self.last is not None and self.last >= COUNT_MAX
-
-    def missing(self, listed: int) -> int:
-        """How many rows were not listed that were there all the time; 0 without a count."""
-        if self.last is None or self.is_placeholder:
-            return 0
-        return max(0, self.last - listed - self.grown)
-
-
-class Times:
-    """The newest `createdAt` and `updatedAt` (ms) of the rows, never later than `until_ms`.
-
-    Times in the future are clamped: a watermark must not step over rows that come later.
+    pages, rows: requests for pages and items read, repetitions included. malformed: items without
+    an id. restarts: how often the list was restarted. total_count: `totalCount`, as it was reported
+    last. grown: how many rows were added during the scan, at least. newest_ms: the newest
+    `createdAt` and `updatedAt`, never later than `until_ms`: a watermark must not step over rows
+    that come later. ids_in_order: of the list's pages since it was last begun, as they came.
     """
 
     def __init__(self, until_ms: int) -> None:
         self._until_ms = until_ms
-        self.newest: dict[str, int] = {}
-        self._first: dict[str, int] = {}
-        self._last: dict[str, int] = {}
+        self.pages = self.rows = self.malformed = self.restarts = self.grown = 0
+        self.total_count: int | None = None
+        self.newest_ms: dict[str, int] = {}
+        self.ids_in_order, self._ids = IdCount(), IdCount()
+        self._first_ms: dict[str, int] = {}
+        self._last_ms: dict[str, int] = {}
         self._unordered: set[str] = set()
-
-    def see(self, records: Sequence[Mapping[str, Any]], *, in_order: bool) -> None:
-        """Take note of a page's rows. in_order: it is the next page of the list.
-
-        Pinned notes say nothing about the order: servers show them before all others.
-        """
-        for field in WATERMARK_FIELDS:
-            times = [ms for record in records if _is_time(ms := record.get(field))]
-            if times:
-                newest = min(max(times), self._until_ms)
-                self.newest[field] = max(newest, self.newest.get(field, newest))
-            if in_order:
-                self._see_in_order(field, [one for one in records if one.get("pin") is not True])
-
-    def _see_in_order(self, field: str, records: Sequence[Mapping[str, Any]]) -> None:
-        times = [ms for record in records if _is_time(ms := record.get(field))]
-        if not times:
-            return
-        before = self._last.get(field, times[0])
-        if any(later > earlier for earlier, later in pairwise([before, *times])):
-            self._unordered.add(field)
-        self._first.setdefault(field, times[0])
-        self._last[field] = times[-1]
-
-    def restart(self) -> None:
-        """The list is read from its beginning again."""
-        self._last = {}
-
-    def is_newest_first(self, field: str) -> bool:
-        """Whether nothing seen contradicts that rows come newest `field` first."""
-        return field not in self._unordered
-
-    @property
-    def order(self) -> str | None:
-        """The field by which rows came newest first; None if neither, or too few to tell."""
-        ordered = [
-            field
-            for field in WATERMARK_FIELDS
-            if field not in self._unordered and self._first.get(field) != self._last.get(field)
-        ]
-        return ordered[0] if ordered else None
-
-    def first_ms(self, field: str) -> int | None:
-        """The time of the first row of the list that had one."""
-        return self._first.get(field)
-
-    def last_ms(self, field: str) -> int | None:
-        """The time of the last row of the list so far that had one."""
-        return self._last.get(field)
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "newest": dict(self.newest),
-            "first": dict(self._first),
-            "last": dict(self._last),
-            "unordered": sorted(self._unordered),
-        }
-
-    @classmethod
-    def from_json(cls, until_ms: int, facts: Mapping[str, Any]) -> Self:
-        times = cls(until_ms)
-        times.newest = dict(facts["newest"])
-        times._first, times._last = dict(facts["first"]), dict(facts["last"])
-        times._unordered = set(facts["unordered"])
-        return times
-
-
-def _is_time(value: Any) -> TypeGuard[int]:
-    return type(value) is int and abs(value) <= _LATEST_MS
-
-
-class Sightings:
-    """pages, rows: requests for pages and items read, repetitions included.
-
-    malformed: items without an id. restarts: how often the list was restarted. totals, times:
-    see their classes. ids_in_order: of the list's pages since it was last begun, as they came.
-    """
-
-    def __init__(self, until_ms: int) -> None:
-        self.pages = self.rows = self.malformed = self.restarts = 0
-        self.totals = Totals()
-        self.times = Times(until_ms)
-        self.ids_in_order = IdCount()
-        self._ids = IdCount()
         self._malformed_hashes: set[int] = set()
         self._page_ids: set[str] = set()
 
@@ -180,10 +72,16 @@ class Sightings:
         """Take note of one page; the ids on it. in_order: it is the next page of the list."""
         self.pages += 1
         self.rows += len(records) + len(malformed)
-        self._count_malformed(malformed, in_order=in_order)
+        if malformed:
+            self._count_malformed(malformed, in_order=in_order)
         ids = [str(record["id"]) for record in records]
         self._ids.add(ids)
-        self.times.see(self._new_records(records, ids), in_order=in_order)
+        # rows that came meanwhile moved down what the page before had, too
+        before, self._page_ids = self._page_ids, set(ids)
+        if not before.isdisjoint(ids):
+            both = zip(records, ids, strict=True)
+            records = [record for record, known in both if known not in before]
+        self._see_times(records, in_order=in_order)
         return ids
 
     def _count_malformed(self, malformed: list[Any], *, in_order: bool) -> None:
@@ -192,35 +90,90 @@ class Sightings:
         self.malformed += len(malformed) if in_order else len(set(hashes) - self._malformed_hashes)
         self._malformed_hashes.update(hashes)
 
-    def _new_records(self, records: list[dict[str, Any]], ids: list[str]) -> list[dict[str, Any]]:
-        """Without what the page before had too: rows that came meanwhile moved it down."""
-        before, self._page_ids = self._page_ids, set(ids)
-        if before.isdisjoint(ids):
-            return records
-        return [record for record, known in zip(records, ids, strict=True) if known not in before]
+    def _see_times(self, records: list[dict[str, Any]], *, in_order: bool) -> None:
+        """Pinned notes say nothing about the order: servers show them before all others."""
+        unpinned = [record for record in records if record.get("pin") is not True]
+        for field in WATERMARK_FIELDS:
+            times = _times(records, field)
+            if times:
+                newest_ms = min(max(times), self._until_ms)
+                self.newest_ms[field] = max(newest_ms, self.newest_ms.get(field, newest_ms))
+            if len(unpinned) < len(records):
+                times = _times(unpinned, field)
+            if in_order and times:
+                before = self._last_ms.get(field, times[0])
+                if any(map(gt, times, [before, *times])):
+                    self._unordered.add(field)
+                self._first_ms.setdefault(field, times[0])
+                self._last_ms[field] = times[-1]
 
     def restart(self) -> None:
         """The list is read from its beginning again; ids that were seen stay seen."""
         self.restarts += 1
         self.pages = self.rows = self.malformed = 0
-        self.times.restart()
+        self._last_ms = {}
+
+    # --- order ----------------------------------------------------------------------------------
+
+    def is_newest_first(self, field: str) -> bool:
+        """Whether nothing seen contradicts that rows come newest `field` first."""
+        return field not in self._unordered
+
+    @property
+    def order(self) -> str | None:
+        """The field by which rows came newest first; None if neither, or too few to tell."""
+        for field in WATERMARK_FIELDS:
+            moved = self._first_ms.get(field) != self._last_ms.get(field)
+            if moved and self.is_newest_first(field):
+                return field
+        return None
+
+    def first_ms(self, field: str) -> int | None:
+        """The time of the first row of the list that had one."""
+        return self._first_ms.get(field)
+
+    def last_ms(self, field: str) -> int | None:
+        """The time of the last row of the list so far that had one."""
+        return self._last_ms.get(field)
+
+    # --- counts ---------------------------------------------------------------------------------
+
+    def note_total(self, total_count: int | None) -> int:
+        """Record a page's `totalCount`; returns how many rows were deleted since the last page."""
+        if total_count is None:
+            return 0
+        total_count = min(total_count, COUNT_MAX)  # states hold 64 bits
+        change = 0 if self.total_count is None else total_count - self.total_count
+        self.total_count = total_count
+        self.grown += max(0, change)
+        return max(0, -change)
+
+    @property
+    def is_placeholder(self) -> bool:
+        """Whether the number sent as the count can't be one."""
+        return self.total_count is not None and self.total_count >= COUNT_MAX
 
     def listed(self) -> int:
         """How many rows of the list were seen: different ids, and items without one."""
         return self._ids.distinct() + self.malformed
 
     def missing(self) -> int:
-        """How many rows the server counts that weren't listed.
+        """How many rows the server counts that were there all the time and weren't listed; 0 if it
+        doesn't count.
 
         A row that it lists twice it counts twice; rows that came meanwhile also make others
         appear twice, and are in the count already.
         """
-        twice = max(0, self.ids_in_order.repeated() - self.totals.grown)
-        return self.totals.missing(self.listed() + twice)
+        if self.total_count is None or self.is_placeholder:
+            return 0
+        twice = max(0, self.ids_in_order.repeated() - self.grown)
+        return max(0, self.total_count - self.listed() - twice - self.grown)
 
     def is_miscounted(self) -> bool:
         """Whether the server's count can't be right: none at all, or below what it lists."""
-        return self.totals.is_placeholder or self.listed() > (self.totals.last or 0)
+        return self.is_placeholder or self.listed() > (self.total_count or 0)
+
+    # --- state ----------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -228,9 +181,14 @@ class Sightings:
             "rows": self.rows,
             "malformed": self.malformed,
             "restarts": self.restarts,
-            "last_total": self.totals.last,
-            "grown": self.totals.grown,
-            "times": self.times.to_json(),
+            "last_total": self.total_count,
+            "grown": self.grown,
+            "times": {
+                "newest": dict(self.newest_ms),
+                "first": dict(self._first_ms),
+                "last": dict(self._last_ms),
+                "unordered": sorted(self._unordered),
+            },
         }
 
     @classmethod
@@ -238,10 +196,17 @@ class Sightings:
         """What a cut scan had seen. Its rows are taken as different from all that follow."""
         seen = cls(until_ms)
         if facts:
-            malformed = facts["malformed"] if "malformed" in facts else facts["odd"]
-            seen.pages, seen.rows, seen.malformed = facts["pages"], facts["rows"], malformed
-            seen.restarts = facts["restarts"]
-            seen.totals = Totals(facts["last_total"], facts["grown"])
-            seen.times = Times.from_json(until_ms, facts["times"])
+            seen.pages, seen.rows, seen.restarts = facts["pages"], facts["rows"], facts["restarts"]
+            seen.malformed = facts["malformed"] if "malformed" in facts else facts["odd"]
+            seen.total_count, seen.grown = facts["last_total"], facts["grown"]
+            times = facts["times"]
+            seen.newest_ms = dict(times["newest"])
+            seen._first_ms, seen._last_ms = dict(times["first"]), dict(times["last"])
+            seen._unordered = set(times["unordered"])
             seen._ids = IdCount(seen.rows - seen.malformed)
         return seen
+
+
+def _times(records: Iterable[Mapping[str, Any]], field: str) -> list[int]:
+    values = [record.get(field) for record in records]
+    return [ms for ms in values if type(ms) is int and abs(ms) <= _LATEST_MS]
