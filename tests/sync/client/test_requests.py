@@ -26,6 +26,7 @@ def test_a_request_carries_the_key_its_parameters_and_who_asks(bench: Bench):
     assert sent.target == "/v2/prospects?label=a+b&label=%C3%BC&limit=5"
     assert sent.headers["authorization"] == f"Bearer {KEY}"
     assert sent.headers["user-agent"].startswith("hiringcenter-connector/")
+    assert sent.headers["accept-encoding"] == "gzip, deflate"  # all that it can unpack
     assert "x-idempotency-key" not in sent.headers
 
 
