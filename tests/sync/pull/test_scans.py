@@ -343,3 +343,31 @@ def test_a_scan_that_was_read_to_its_end_is_ended_first_and_then_the_plan_begun(
     puller.pull_ok("notes")
     assert puller.counts("rows_deleted") == {"notes": 1}
     assert new["id"] in landed_duckdb(puller.settings.duckdb_path, "notes")
+
+
+def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(puller: Puller):
+    """Each pull finds new rows and reads some pages more; after the last ones, deletions are
+    found. Until then, the run and its freshness are about the narrow scan."""
+    store = puller.sandbox.store
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    puller.pull_ok("notes")
+    puller.change(rate_limits=(RateLimit(6000, 1.0), RateLimit(2000, 100 * 86_400.0)))  # 20 a day
+    puller.change_pull(full_share=0.002)  # 4 requests: a head scan, and 3 of 10 pages
+    deleted = store.all("notes")[150]["id"]
+    store.delete("notes", deleted)
+    scans = []
+    while "full" not in scans and len(scans) < 9:
+        new = store.create("notes", {"prospectId": "p", "body": f"new {len(scans)}"})
+        assert puller.pull_ok("notes").summary["requests"] <= 1 + 4 + 2
+        facts = puller.reports[-1].summary["resources"]["notes"]
+        scans.append(facts["scan"])
+        assert new["id"] in landed_duckdb(puller.settings.duckdb_path, "notes")
+        assert _freshness(puller)[0][1] == facts["scan"]
+        if facts["scan"] == "head":
+            assert facts["complete"] is None
+            assert "a part now, and all of it in about 4 runs" in facts["reason"]
+    assert scans == ["head"] * 3 + ["full"]
+    assert facts["complete"] is True
+    assert puller.counts("rows_deleted") == {"notes": 1}
+    landed = landed_duckdb(puller.settings.duckdb_path, "notes")
+    assert landed.keys() == {note["id"] for note in store.all("notes")}

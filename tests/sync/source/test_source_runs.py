@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,44 @@ def test_a_second_run_asks_for_what_the_plan_says(
     assert len(sandbox.requests) == pages_down_to(sandbox, watermark_ms) == 2
     assert new["id"] in rows(pipeline, "prospects")
     assert rows(pipeline, "prospects").keys() == ids(sandbox, "prospects")
+
+
+@DUCKDB
+def test_the_lists_of_a_run_share_its_requests(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
+    """Those that are selected: with the others beside it, a list that it could read in full alone
+    is read narrowly. What is left goes to full scans of smaller lists."""
+    share_of_100 = SHARE_OF_60 | {"full_share": 1 / 60}
+    run(**share_of_100)
+    for selected, expected in (
+        (("prospects", "notes"), {"prospects": 1, "notes": 1}),
+        (("prospects", "notes"), {"prospects": 1, "notes": 2}),
+        (("prospects",), {"prospects": PAGES}),
+    ):
+        sandbox.clear_log()
+        run(*selected, **share_of_100)
+        asked = Counter(request.path.rsplit("/", 1)[-1] for request in sandbox.requests)
+        assert asked == expected
+
+
+@DUCKDB
+def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
+):
+    """After its narrow scan, in each run; it doesn't count as unfinished meanwhile."""
+    few = {"rate_limits": f"1000000/1s,6000/{100 * 86_400}s", "full_share": 0.005, "lookback_s": 0}
+    run("prospects", **few)
+    for number in range(4):
+        new = sandbox.store.create("prospects", {"firstName": f"New {number}", "lastName": "X"})
+        sandbox.clear_log()
+        run("prospects", **few)
+        assert len(sandbox.requests) <= 31
+        assert new["id"] in rows(pipeline, "prospects")
+        assert unfinished(pipeline) == []
+    gone = sandbox.store.all("prospects")[50]["id"]
+    sandbox.store.delete("prospects", gone)
+    for _ in range(4):
+        run("prospects", **few)
+    assert flag(pipeline, sandbox, tmp_path) == {"prospects": 1}
 
 
 @DUCKDB

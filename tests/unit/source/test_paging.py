@@ -730,6 +730,23 @@ def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
     assert made.outcome.complete
 
 
+def test_a_scan_in_parts_begins_again_within_its_part():
+    """A list too big for one run isn't read at once, whatever its page tokens do."""
+    server = ListServer(records(95))
+    plan = ScanPlan("notes", ScanKind.FULL, "a part", max_pages=3, in_parts=True)
+    checkpoint = list(scan(server, plan=plan))[-1].checkpoint
+
+    def expire(number: int) -> None:
+        if number == 4:
+            raise expired()
+
+    server.before = expire
+    made = scan(server, checkpoint=checkpoint)
+    assert read(made) == [row["id"] for row in server.rows[:30]]
+    assert made.outcome is not None
+    assert (made.outcome.unfinished, made.outcome.restarts) == (True, 1)
+
+
 # --- counts that can't be trusted -----------------------------------------------------------------
 
 
