@@ -112,10 +112,10 @@ def hiringcenter(
     300/60s,6000/3600s. ledger_url: where requests are counted for all processes that share the key;
     by default the user's own ledger, as for the commands. budget: one of your own instead.
     full: read every list in full. since: read back to this time (ISO 8601 or Unix milliseconds)
-    instead of what is planned. full_share: a list is read in full in each run if that costs at most
-    this share of the longest window. lookback_s: how far below the newest known row a head scan
-    reads. exclude_columns, hash_columns: by resource, fields to leave out or to replace by a keyed
-    hash, which needs `hash_key`.
+    instead of what is planned. full_share: the part of the longest window that the lists of a run
+    share; full scans run as far as it goes. lookback_s: how far below the newest known row a head
+    scan reads. exclude_columns, hash_columns: by resource, fields to leave out or to replace by a
+    keyed hash, which needs `hash_key`.
 
     Raises (while it runs)
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.

@@ -1,4 +1,4 @@
-"""What accounts of 100,000 to 10 million people cost, in virtual time: plans and budget are real."""
+"""What accounts of 0.1 to 10 million people cost, in virtual time: plans and budget are real."""
 
 from __future__ import annotations
 
