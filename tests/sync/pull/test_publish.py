@@ -79,10 +79,9 @@ def _change(puller: Puller) -> None:
     puller.sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
 
 
-def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
+def test_copy_is_read_only_and_holds_final_tables_alone(pulled: Puller):
     """0444, in a folder that others may enter; nothing of dlt's, no staging, one schema."""
-    puller.pull_ok()
-    path = puller.settings.duckdb_path
+    path = pulled.settings.duckdb_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
     assert list(path.parent.iterdir()) == [path]
@@ -186,18 +185,16 @@ def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
     assert found == (301,)
 
 
-def test_a_missing_copy_is_made_again(puller: Puller):
+def test_a_missing_copy_is_made_again(pulled: Puller):
     """Deleted by hand: the next pull brings it back, though no row changed."""
-    puller.pull_ok()
-    puller.settings.duckdb_path.unlink()
-    assert puller.pull_ok().published
-    puller.assert_true()
+    pulled.settings.duckdb_path.unlink()
+    assert pulled.pull_ok().published
+    pulled.assert_true()
 
 
-def test_readers_hold_the_file_through_pulls(puller: Puller):
+def test_readers_hold_the_file_through_pulls(pulled: Puller):
     """An open session keeps what it opened; a new one sees the newest pull."""
-    puller.pull_ok()
-    path = str(puller.settings.duckdb_path)
+    path = str(pulled.settings.duckdb_path)
     code = (
         "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True)\n"
         "for _ in sys.stdin:\n"
@@ -216,64 +213,61 @@ def test_readers_hold_the_file_through_pulls(puller: Puller):
             return int(reader.stdout.readline())
 
         assert ask() == 300
-        _change(puller)
-        puller.pull_ok()
+        _change(pulled)
+        pulled.pull_ok()
         assert ask() == 300
         reader.stdin.close()
-    puller.assert_true()
+    pulled.assert_true()
 
 
 @pytest.mark.parametrize("writes_before", [True, False])
-def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before: bool):
+def test_a_writer_that_is_killed_leaves_no_poison(pulled: Puller, writes_before: bool):
     """Its log is kept with the file it belongs to; no reader of the new copy replays it."""
-    puller.pull_ok()
-    path = puller.settings.duckdb_path
+    path = pulled.settings.duckdb_path
     with _writer(path) as writer:
         if writes_before:
             assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
             writer.kill()
-        _change(puller)
-        puller.pull_ok()
-        puller.assert_true()
+        _change(pulled)
+        pulled.pull_ok()
+        pulled.assert_true()
         if not writes_before:
             writer.run("DELETE FROM hiringcenter.prospects")
-            puller.assert_true()
+            pulled.assert_true()
             writer.kill()
-    puller.assert_true()
+    pulled.assert_true()
     if writes_before:
         (kept,) = path.parent.glob("*.kept-*.duckdb")
         with duckdb.connect(str(kept), read_only=True) as connection:
             assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
-    _change(puller)
-    puller.pull_ok()
-    puller.assert_true()
+    _change(pulled)
+    pulled.pull_ok()
+    pulled.assert_true()
 
 
-def test_a_live_writer_never_changes_what_others_read(puller: Puller):
+def test_a_live_writer_never_changes_what_others_read(pulled: Puller):
     """It holds the file through two pulls and keeps writing: every new reader sees a pull."""
-    puller.pull_ok()
-    path = puller.settings.duckdb_path
+    path = pulled.settings.duckdb_path
     with _writer(path) as writer:
         assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
         for _ in range(2):
-            _change(puller)
-            puller.pull_ok()
-            puller.assert_true()
+            _change(pulled)
+            pulled.pull_ok()
+            pulled.assert_true()
             writer.run("INSERT INTO mine VALUES (43)")
-            puller.assert_true()
-    puller.assert_true()
+            pulled.assert_true()
+    pulled.assert_true()
 
 
-def test_added_tables_are_kept_under_another_name(puller: Puller):
+def test_added_tables_are_kept_under_another_name(pulled: Puller):
     """Closed cleanly, so there is no log: the file itself is kept under another name."""
-    puller.pull_ok()
-    path = puller.settings.duckdb_path
+    path = pulled.settings.duckdb_path
     path.chmod(0o644)
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE mine AS SELECT 42 AS answer")
-    _change(puller)
-    puller.pull_ok()
-    puller.assert_true()
+    _change(pulled)
+    pulled.pull_ok()
+    pulled.assert_true()
     (kept,) = path.parent.glob("*.kept-*.duckdb")
     with duckdb.connect(str(kept), read_only=True) as connection:
         assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
@@ -301,39 +295,36 @@ def test_a_copy_of_another_user_is_kept_where_links_to_it_are_refused():
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
-def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_closed: bool):
+def test_a_pull_with_nothing_new_undoes_what_a_writer_did(pulled: Puller, is_closed: bool):
     """Its deletions are in the file itself, or no reader can open it: so it is published again."""
-    puller.pull_ok()
-    with _writer(puller.settings.duckdb_path) as writer:
+    with _writer(pulled.settings.duckdb_path) as writer:
         assert writer.run("DELETE FROM hiringcenter.prospects") == "done"
         if is_closed:
             writer.process.communicate()
-        assert puller.pull_ok().published
-        puller.assert_true()
-    assert not puller.pull_ok().published
+        assert pulled.pull_ok().published
+        pulled.assert_true()
+    assert not pulled.pull_ok().published
 
 
-def test_half_made_copies_of_killed_runs_are_swept(puller: Puller):
+def test_half_made_copies_of_killed_runs_are_swept(pulled: Puller):
     """They would fill the disk otherwise, one per kill."""
-    puller.pull_ok()
-    stale = puller.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
+    stale = pulled.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
     stale.write_text("half")
-    _change(puller)
-    puller.pull_ok()
+    _change(pulled)
+    pulled.pull_ok()
     assert not stale.exists()
 
 
-def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
+def test_a_lost_working_file_comes_back_from_the_copy(pulled: Puller):
     """Without the state directory, tombstones and history survive in the published copy."""
-    store = puller.sandbox.store
-    puller.pull_ok()
+    store = pulled.sandbox.store
     store.delete("notes", store.all("notes")[0]["id"])
-    puller.pull_ok()
-    _forget_state(puller.settings.state_dir)
-    puller.pull_ok()
-    puller.assert_true()
-    assert puller.counts("rows_written") == dict.fromkeys(puller.counts("rows_written"), 0)
-    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
+    pulled.pull_ok()
+    _forget_state(pulled.settings.state_dir)
+    pulled.pull_ok()
+    pulled.assert_true()
+    assert pulled.counts("rows_written") == dict.fromkeys(pulled.counts("rows_written"), 0)
+    with duckdb.connect(str(pulled.settings.duckdb_path), read_only=True) as connection:
         found = connection.execute(
             "SELECT count(*) FROM hiringcenter.notes WHERE _hc_deleted_at IS NOT NULL"
         ).fetchone()
@@ -343,13 +334,12 @@ def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
     assert runs[0] >= 2
 
 
-def test_a_damaged_working_file_is_moved_aside(puller: Puller):
+def test_a_damaged_working_file_is_moved_aside(pulled: Puller):
     """Never deleted, never read as empty: the rows come back, the damaged file is kept."""
-    puller.pull_ok()
-    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    (working,) = pulled.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"not a database" * 1000)
-    puller.pull_ok()
-    puller.assert_true()
+    pulled.pull_ok()
+    pulled.assert_true()
     assert len(list(working.parent.glob("*.damaged-*"))) == 1
 
 
@@ -373,14 +363,13 @@ def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, t
     assert not WorkRecord.read(working.parent).is_suspect
 
 
-def test_an_emptied_working_file_is_filled_from_the_copy(puller: Puller):
+def test_an_emptied_working_file_is_filled_from_the_copy(pulled: Puller):
     """DuckDB takes it for a new one; tombstones would be lost, and everything written again."""
-    puller.pull_ok()
-    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    (working,) = pulled.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"")
-    puller.pull_ok()
-    puller.assert_true()
-    assert set(puller.counts("rows_written").values()) == {0}
+    pulled.pull_ok()
+    pulled.assert_true()
+    assert set(pulled.counts("rows_written").values()) == {0}
 
 
 def _damage_block_of(working: Path, table: str) -> None:
