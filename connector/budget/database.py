@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from importlib import import_module
@@ -56,6 +56,15 @@ class Prepared:
         self._statement, self._columns = statement, columns
         self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
 
+    @classmethod
+    def update_of(cls, table: sa.Table) -> Prepared:
+        """Set all columns of the row with this primary key."""
+        keys = [column == sa.bindparam(column.name) for column in table.primary_key]
+        return cls(
+            sa.update(table).where(*keys),
+            [column.name for column in table.c if not column.primary_key],
+        )
+
     def execute(self, connection: sa.Connection, values: Mapping[str, Any]) -> Any:
         """The driver's cursor."""
         text, literals = self._on(connection.dialect)
@@ -63,10 +72,11 @@ class Prepared:
         cursor.execute(text, {**literals, **values})
         return cursor
 
-    def execute_many(self, connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> None:
+    def execute_many(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         text, literals = self._on(connection.dialect)
-        cursor = connection.connection.cursor()
-        cursor.executemany(text, [{**literals, **values} for values in rows])
+        if rows:
+            cursor = connection.connection.cursor()
+            cursor.executemany(text, [{**literals, **values} for values in rows])
 
     def _on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any]]:
         """The SQL text, and the values that the statement itself contains."""

@@ -43,23 +43,16 @@ _PRUNE_EVERY = 500
 _MEMORY_S = 600.0
 """Rows stay this long after they cease to count, since feedback counts back from a grant."""
 
-_PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindparam("permit")
-_TAKE = Prepared(
-    sa.delete(outstanding)
-    .where(*_PERMIT)
-    .returning(outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s)
-)
+_PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindparam("id")
+_REMOVE = Prepared(sa.delete(outstanding).where(*_PERMIT))
 _AWAIT_NO_MORE = Prepared(sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0))
 _SPEND, _GRANT = Prepared(sa.insert(spent)), Prepared(sa.insert(outstanding))
-_STORE = Prepared(
-    sa.update(keys).where(keys.c.key == sa.bindparam("key")),
-    [column.name for column in keys.c if not column.primary_key],
-)
-_OF_OWNER = owners.c.key == sa.bindparam("key"), owners.c.owner == sa.bindparam("owner")
-_CONNECT, _DISCONNECT = Prepared(sa.insert(owners)), Prepared(sa.delete(owners).where(*_OF_OWNER))
-_SHOW = Prepared(
-    sa.update(owners).where(*_OF_OWNER),
-    [column.name for column in owners.c if not column.primary_key],
+_STORE = Prepared.update_of(keys)
+_CONNECT, _SHOW = Prepared(sa.insert(owners)), Prepared.update_of(owners)
+_DISCONNECT = Prepared(
+    sa.delete(owners).where(
+        owners.c.key == sa.bindparam("key"), owners.c.owner == sa.bindparam("owner")
+    )
 )
 
 
@@ -110,11 +103,12 @@ class Grants:
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """A recorded answer, in ledger seconds. own: of this process."""
+    """A recorded answer in ledger seconds, with bounds on our own requests; see
+    `feedback.OwnCounts`."""
 
+    view: KeyView
     reading: Reading
-    push: bool
-    own: bool
+    push: int
     granted_s: float
     end_s: float
 
@@ -122,25 +116,16 @@ class _Ended:
     def latency_s(self) -> float:
         return self.end_s - self.granted_s
 
-
-@dataclass(frozen=True, slots=True)
-class _OwnRequests:
-    """See `feedback.OwnCounts`."""
-
-    view: KeyView
-    granted_s: float
-    answered_s: float
-
     def most(self, window: Window) -> int:
         since_s = self.granted_s - window.held_s
         unanswered = sum(
-            since_s < permit.deadline_s and permit.granted_s <= self.answered_s
-            for permit in self.view.unanswered
+            since_s < permit.deadline_s and permit.granted_s <= self.end_s
+            for permit in self.view.unanswered.values()
         )
         return self.view.row.seq - self.view.rank_at(since_s).seq + unanswered
 
     def least(self, window: Window) -> int:
-        since_s = self.answered_s - window.sure_s
+        since_s = self.end_s - window.sure_s
         counted = sa.select(sa.func.count()).where(
             spent.c.key == self.view.row.key,
             spent.c.seq > self.view.rank_at(since_s).seq,
@@ -182,98 +167,100 @@ class Ledger:
 
     def exchange(self, request: Request) -> Grants:
         """Record the outcomes in `request`, and grant what it asks for as far as windows allow."""
-        with self._locked() as (connection, row, now_s):
-            returned_pulls, ended = self._book(connection, row, request, now_s)
-            view = KeyView(connection, row, self._windows, now_s)
+        with self._locked() as view:
             held_until_s = view.learnt.hold_until_s
+            ended = self._book(view, request)
             self._learn(view, ended)
             granted, wait_s = self._grant(view, request)
-            process = self._as_seen(view, request, granted, wait_s, ended, returned_pulls)
-            _SHOW.execute(connection, vars(process))
+            self._show(view, request, granted, wait_s, ended)
             self._prune(view)
-        self._process = process  # only now: a failed transaction changes nothing
         hold_s = view.learnt.hold_until_s
         return Grants(
             granted,
             wait_s,
-            hold_s=hold_s - now_s if hold_s > max(held_until_s, now_s) else None,
+            hold_s=hold_s - view.now_s if hold_s > max(held_until_s, view.now_s) else None,
             hold_reason=view.learnt.hold_reason,
         )
 
     def pull_started(self, expected: int | None) -> None:
         """Record the start of a pull, so that pushes leave room for it. expected: its requests."""
-        with self._locked() as (connection, row, now_s):
-            row.past_pulls = Pulls.loads(row.past_pulls).started(now_s).dumps()
-            process = replace(
-                self._process, pull_declared=1, pull_seen_s=now_s,
+        with self._locked() as view:
+            view.row.past_pulls = Pulls.loads(view.row.past_pulls).started(view.now_s).dumps()
+            self._process = replace(
+                self._process, pull_declared=1, pull_seen_s=view.now_s,
                 pull_requests=0, pull_expected=expected, pull_chains=1,
             )  # fmt: skip
-            _SHOW.execute(connection, vars(process))
-        self._process = process
 
     def pull_ended(self, requests: int) -> None:
         """Record how many requests a pull took."""
-        with self._locked() as (connection, row, _now_s):
-            row.past_pulls = Pulls.loads(row.past_pulls).ended(requests).dumps()
-            process = replace(self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0)
-            _SHOW.execute(connection, vars(process))
-        self._process = process
+        with self._locked() as view:
+            view.row.past_pulls = Pulls.loads(view.row.past_pulls).ended(requests).dumps()
+            self._process = replace(
+                self._process, pull_declared=0, pull_seen_s=0.0, pull_requests=0
+            )
 
     def leave(self) -> None:
         """Disconnect; unanswered permits count until their deadline."""
-        with self._locked() as (connection, _row, _now_s):
+        with self._database.write(to_disk=False) as connection:
             _DISCONNECT.execute(connection, vars(self._process))
 
     @contextmanager
-    def _locked(self) -> Iterator[tuple[sa.Connection, KeyRow, float]]:
-        """A write transaction with the key's row locked, and the time, read after locking."""
+    def _locked(self) -> Iterator[KeyView]:
+        """A write transaction with the key's row locked, and the time read after locking; stores
+        the row and this process as they are at the end."""
         with self._database.write(to_disk=False) as connection:
-            row = KeyRow.load(connection, self._key, lock=True)
-            yield connection, row, self._clock.now_s(connection)
-            _STORE.execute(connection, vars(row))
-            self._clock.note(connection)
+            row, before = KeyRow.load(connection, self._key, lock=True), self._process
+            try:
+                yield KeyView(connection, row, self._windows, self._clock.now_s(connection))
+                _STORE.execute(connection, vars(row))
+                _SHOW.execute(connection, vars(self._process))
+                self._clock.note(connection)
+            except BaseException:
+                self._process = before
+                raise
 
-    def _book(
-        self, connection: sa.Connection, row: KeyRow, request: Request, now_s: float
-    ) -> tuple[int, list[_Ended]]:
+    def _book(self, view: KeyView, request: Request) -> list[_Ended]:
         """Move answered permits to `spent`, in the order of their answers; delete those that were
-        never sent; those without an answer count until their deadline. Returns how many of lane
-        pull were never sent, too.
+        never sent; those without an answer count until their deadline.
 
         `end_s` is when the answer arrived, but never earlier than one already recorded: it must
         rise with `seq`, and too late is on the safe side.
         """
-        returned_pulls = 0
-        for permit in request.unsent:
-            taken = _TAKE.execute(connection, {"key": row.key, "permit": permit}).fetchone()
-            returned_pulls += taken is not None and not taken[1]
-        for permit in request.unanswered:
-            _AWAIT_NO_MORE.execute(connection, {"key": row.key, "permit": permit})
-        ended, rows = [], []
+        row, ended, rows, gone = view.row, list[_Ended](), [], list(request.unsent)
         for answer in sorted(request.answers, key=lambda answer: answer.arrived_s):
-            named = {"key": row.key, "permit": answer.permit}
-            if (taken := _TAKE.execute(connection, named).fetchone()) is None:
+            if (permit := view.unanswered.pop(answer.permit, None)) is None:
                 continue  # so late that it no longer counts
-            owner, push, granted_s = taken
-            granted_s += answer.held_s
-            row.last_end_s = max(
-                row.last_end_s, granted_s, now_s - request.asked_s + answer.arrived_s
-            )
-            row.seq, row.push_seq = row.seq + 1, row.push_seq + push
-            stamped = {"granted_s": granted_s, "end_s": row.last_end_s}
-            rows.append({"key": row.key, "seq": row.seq, "push_seq": row.push_seq, **stamped})
-            is_own = owner == self._process.owner
-            ended.append(_Ended(answer.reading, bool(push), is_own, **stamped))
-        _SPEND.execute_many(connection, rows)
-        return returned_pulls, ended
+            gone.append(answer.permit)
+            granted_s = permit.granted_s + answer.held_s
+            arrived_s = view.now_s - request.asked_s + answer.arrived_s
+            row.last_end_s = max(row.last_end_s, granted_s, arrived_s)
+            row.seq, row.push_seq = row.seq + 1, row.push_seq + permit.push
+            ended.append(_Ended(view, answer.reading, permit.push, granted_s, row.last_end_s))
+            rows.append(
+                {
+                    "key": row.key, "seq": row.seq, "push_seq": row.push_seq,
+                    "granted_s": granted_s, "end_s": row.last_end_s,
+                }
+            )  # fmt: skip
+        for statement, ids in (_REMOVE, gone), (_AWAIT_NO_MORE, request.unanswered):
+            statement.execute_many(view.connection, [{"key": row.key, "id": id} for id in ids])
+        _SPEND.execute_many(view.connection, rows)
+        returned = [view.unanswered.pop(id, None) for id in request.unsent]
+        pulls = sum(permit is not None and not permit.push for permit in returned)
+        self._process = replace(
+            self._process, pull_requests=max(0, self._process.pull_requests - pulls)
+        )
+        for id in request.unanswered:
+            if id in view.unanswered:
+                view.unanswered[id] = view.unanswered[id]._replace(awaited_until_s=0.0)
+        return ended
 
     def _learn(self, view: KeyView, ended: Iterable[_Ended]) -> None:
         """Update the feedback state from the answers."""
         before = view.learnt
         for each in ended:
             view.learnt = feedback.update(
-                view.learnt, self._windows, each.reading,
-                _OwnRequests(view, each.granted_s, each.end_s),
+                view.learnt, self._windows, each.reading, each,
                 granted_s=each.granted_s, now_s=each.end_s, jitter=self._jitter(),
             )  # fmt: skip
             view.row.latency_s = _smoothed_s(view.row.latency_s, each.latency_s)
@@ -282,19 +269,18 @@ class Ledger:
 
     def _grant(
         self, view: KeyView, request: Request
-    ) -> tuple[dict[Lane, list[int]], dict[Lane, float]]:
+    ) -> tuple[dict[Lane, Sequence[int]], dict[Lane, float]]:
         """Grant what there is room for, pulls first; also returns when to ask again."""
-        wants = request.wants
-        granted: dict[Lane, list[int]] = {}
+        granted: dict[Lane, Sequence[int]] = {}
         wait_s: dict[Lane, float] = {}
         allowed: Allowance | None = None
-        waiting_pull = wants.get(Lane.PULL, 0) + sum(
+        waiting_pull = request.wants.get(Lane.PULL, 0) + sum(
             each.waiting_pull
             for each in view.processes
             if each.owner != self._process.owner and each.valid_until_s > view.now_s
         )
         for lane in Lane:
-            if not (wanted := wants.get(lane, 0)):
+            if not (wanted := request.wants.get(lane, 0)):
                 continue
             facts = view.facts(waiting_pull)
             allowed = allowed or view.allowance(facts)
@@ -309,7 +295,7 @@ class Ledger:
                 wait_s[lane] = min(at_s - view.now_s, _REFRESH_S)
         return granted, wait_s
 
-    def _add(self, view: KeyView, lane: Lane, count: int) -> list[int]:
+    def _add(self, view: KeyView, lane: Lane, count: int) -> Sequence[int]:
         """Add `count` permits of `lane`; their ids."""
         row, now_s = view.row, view.now_s
         deadline_s = permits.deadline_s(now_s, self._request_timeout_s)
@@ -318,40 +304,37 @@ class Ledger:
         ids = list(range(row.next_permit, row.next_permit + count))
         if ids:
             same = {"key": row.key, **permit._asdict()}
-            _GRANT.execute_many(view.connection, [{**same, "id": number} for number in ids])
-            view.unanswered += [permit] * count
-            row.next_permit += count
-            row.last_grant_s = now_s
+            _GRANT.execute_many(view.connection, [{**same, "id": id} for id in ids])
+            view.unanswered.update(dict.fromkeys(ids, permit))
+            row.next_permit, row.last_grant_s = row.next_permit + count, now_s
         return ids
 
-    def _as_seen(
+    def _show(
         self,
         view: KeyView,
         request: Request,
         granted: Mapping[Lane, Sequence[int]],
         wait_s: Mapping[Lane, float],
         ended: Iterable[_Ended],
-        returned_pulls: int,
-    ) -> ConnectedProcess:
-        """This process after an exchange, as other processes see it."""
+    ) -> None:
+        """Update this process as other processes see it."""
         # below 0: permits taken ahead
         waiting = {lane: request.wants.get(lane, 0) - len(granted.get(lane, ())) for lane in Lane}
-        process = replace(
+        self._process = own = replace(
             self._process, seen_s=view.now_s,
             waiting_pull=max(0, waiting[Lane.PULL]), waiting_push=max(0, waiting[Lane.PUSH]),
             valid_until_s=view.now_s + max(wait_s.values(), default=0.0) + _LATE_S,
-            pull_requests=max(0, self._process.pull_requests - returned_pulls),
         )  # fmt: skip
-        latencies_s = [each.latency_s for each in ended if each.own and not each.push]
+        latencies_s = [each.latency_s for each in ended if not each.push]
         if not (request.wants.get(Lane.PULL) or latencies_s):  # no sign of an active pull
-            return process
-        chains = min(64, view.in_flight(process.owner, Lane.PULL) + waiting[Lane.PULL])
-        return replace(
-            process,
+            return
+        chains = min(64, view.in_flight(own.owner, Lane.PULL) + waiting[Lane.PULL])
+        self._process = replace(
+            own,
             pull_seen_s=view.now_s,
-            pull_requests=process.pull_requests + len(granted.get(Lane.PULL, ())),
-            pull_chains=max(1, chains, process.pull_chains * 9 // 10),
-            pull_latency_s=_smoothed_s(process.pull_latency_s, *latencies_s[-1:]),
+            pull_requests=own.pull_requests + len(granted.get(Lane.PULL, ())),
+            pull_chains=max(1, chains, own.pull_chains * 9 // 10),
+            pull_latency_s=_smoothed_s(own.pull_latency_s, *latencies_s[-1:]),
         )
 
     def _prune(self, view: KeyView) -> None:

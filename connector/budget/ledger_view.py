@@ -11,6 +11,7 @@ from bisect import insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -39,7 +40,7 @@ _ROW, _ROW_LOCKED = Prepared(_OF_KEY), Prepared(_OF_KEY.with_for_update())
 _CONNECTED = Prepared(sa.select(owners).where(owners.c.key == _KEY).order_by(owners.c.since_s))
 _UNANSWERED = Prepared(
     sa.select(
-        outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s,
+        outstanding.c.id, outstanding.c.owner, outstanding.c.push, outstanding.c.granted_s,
         outstanding.c.awaited_until_s, outstanding.c.deadline_s,
     ).where(outstanding.c.key == _KEY, outstanding.c.deadline_s > sa.bindparam("since_s"))
 )  # fmt: skip
@@ -169,15 +170,18 @@ class KeyView:
         self, connection: sa.Connection, row: KeyRow, windows: Sequence[Window], now_s: float
     ) -> None:
         self.connection, self.row, self.windows, self.now_s = connection, row, windows, now_s
-        self._left = [self.rank_at(now_s - window.held_s) for window in windows]
         since_s = now_s - windows[-1].held_s
         found = _UNANSWERED.execute(connection, {"key": row.key, "since_s": since_s})
-        self.unanswered = [Unanswered(*each) for each in found]
+        self.unanswered = {id: Unanswered(*each) for id, *each in found}
         self.processes = [p for p in connected(connection, row.key) if p.may_live(now_s)]
-        self._alive = {process.owner for process in self.processes}
         self.learnt = FeedbackState.loads(row.learnt)
         pulling = [process.running_pull(now_s) for process in self.processes]
         self.pulls = Pulls.loads(row.past_pulls, [pull for pull in pulling if pull])
+
+    @cached_property
+    def _left(self) -> list[Rank]:
+        """Per window, the rank of the last request that no longer counts."""
+        return [self.rank_at(self.now_s - window.held_s) for window in self.windows]
 
     def rank_at(self, time_s: float) -> Rank:
         """The rank of the last request that had ended by `time_s`."""
@@ -189,14 +193,16 @@ class KeyView:
         """Permits that count in window `index`, of `lane` or of both."""
         since_s = self.now_s - self.windows[index].held_s
         ended = Rank(self.row.seq, self.row.push_seq).of(lane) - self._left[index].of(lane)
-        return ended + sum(p.is_of(lane) and p.deadline_s > since_s for p in self.unanswered)
+        return ended + sum(
+            p.is_of(lane) and p.deadline_s > since_s for p in self.unanswered.values()
+        )
 
     def in_flight(self, owner: str | None = None, lane: Lane | None = None) -> int:
         """Permits whose answer is still awaited, of one process or of all that may still live."""
-        owners = {owner} if owner else self._alive
+        owners = {owner} if owner else {process.owner for process in self.processes}
         return sum(
             p.awaited_until_s > self.now_s and p.is_of(lane) and p.owner in owners
-            for p in self.unanswered
+            for p in self.unanswered.values()
         )
 
     def facts(self, waiting_pull: int = 0) -> Facts:
@@ -214,7 +220,7 @@ class KeyView:
 
     def free_at_s(self, window_index: int, lane: Lane | None, live: int) -> float | None:
         """See `permits.FreeAt`."""
-        ours_s = [permit.deadline_s for permit in self.unanswered if permit.is_of(lane)]
+        ours_s = [permit.deadline_s for permit in self.unanswered.values() if permit.is_of(lane)]
         if sum(deadline_s > self.now_s for deadline_s in ours_s) > live:
             return None
         held_s = self.windows[window_index].held_s
@@ -228,7 +234,7 @@ class KeyView:
     def ends_s(self, index: int, lane: Lane | None, unanswered_end_s: float) -> list[float]:
         """Ends of all permits that count in window `index`, of `lane` or of both, ascending."""
         ends_s = self._ended_s(index, lane)
-        for permit in self.unanswered:
+        for permit in self.unanswered.values():
             if permit.is_of(lane) and permit.deadline_s > self.now_s - self.windows[index].held_s:
                 insort(ends_s, min(permit.deadline_s, unanswered_end_s))
         return ends_s
