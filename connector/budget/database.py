@@ -185,13 +185,22 @@ class Database:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
+        """Turn failures of the database into LedgerUnusable, and let the proof look at each."""
+        driver: Any = self.engine.dialect.dbapi
         try:
-            with _translated(self.name, self.engine.dialect):
-                yield
+            yield
         except LedgerUnusable as error:
-            if self._proof is not None:
-                self._proof.of_failure(error)
+            self._look_at(error)
             raise
+        except (LockHeld, sa.exc.DatabaseError, sa.exc.InterfaceError, driver.Error) as error:
+            if (failure := _unusable(self.name, error, driver)) is None:
+                raise
+            self._look_at(failure)
+            raise failure from error
+
+    def _look_at(self, failure: LedgerUnusable) -> None:
+        if self._proof is not None:
+            self._proof.of_failure(failure)
 
     def _exclusive(self) -> AbstractContextManager[None]:
         return nullcontext() if self._lock is None else self._lock.held(self._lock_wait_s)
@@ -435,25 +444,15 @@ def _folder_instead_of_file(ledger: str, folder: str) -> LedgerUnusable:
     )
 
 
-@contextmanager
-def _translated(ledger: str, dialect: sa.Dialect) -> Iterator[None]:
-    """Turn failures of the database into LedgerUnusable; errors of the caller pass unchanged."""
-    driver: Any = dialect.dbapi
-    try:
-        yield
-    except LockHeld as error:
-        reason = f"is locked: {error}"
-        raise LedgerUnusable(ledger=ledger, reason=reason, action=_END_IT) from error
-    except (sa.exc.DatabaseError, sa.exc.InterfaceError, driver.Error) as error:
-        original = getattr(error, "orig", None) or error
-        code = str(getattr(original, "sqlite_errorname", ""))
-        its_fault = isinstance(original, (driver.OperationalError, driver.InterfaceError))
-        if not its_fault and not code.startswith(_DAMAGED):
-            raise
-        raise _unusable(ledger, code, str(original)) from error
-
-
-def _unusable(ledger: str, code: str, message: str) -> LedgerUnusable:
+def _unusable(ledger: str, error: Exception, driver: Any) -> LedgerUnusable | None:
+    """What `error` says of the ledger; None if it is the caller's. driver: the DBAPI module."""
+    if isinstance(error, LockHeld):
+        return LedgerUnusable(ledger=ledger, reason=f"is locked: {error}", action=_END_IT)
+    original = getattr(error, "orig", None) or error
+    code, message = str(getattr(original, "sqlite_errorname", "")), str(original)
+    its_fault = isinstance(original, (driver.OperationalError, driver.InterfaceError))
+    if not its_fault and not code.startswith(_DAMAGED):
+        return None
     if code.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR", "SQLITE_READONLY")):
         for ending in ("-wal", "-shm", "-journal"):
             if Path(ledger + ending).is_dir():

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import Protocol
 
 import sqlalchemy as sa
 
@@ -25,22 +24,26 @@ _BOOT_MARGIN_S = 60.0
 """The last seconds before a crash may not be on disk: the next boot could begin before them."""
 
 
-class LedgerClock(Protocol):
-    """open: once, in a write transaction, before anything else. now_s: ledger seconds, read while
-    the lock is held. note: now and then, in write transactions, store what the next boot needs."""
+class LedgerClock:
+    """PostgreSQL's clock, which needs no preparation."""
 
-    def open(self, connection: sa.Connection) -> None: ...
+    _NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
-    def now_s(self, connection: sa.Connection) -> float: ...
+    def open(self, connection: sa.Connection) -> None:
+        """Call it once, in a write transaction, before anything else."""
 
-    def note(self, connection: sa.Connection) -> None: ...
+    def now_s(self, connection: sa.Connection) -> float:
+        """Ledger seconds; in a write transaction, read while the lock is held."""
+        return float(connection.exec_driver_sql(self._NOW).scalar_one())
+
+    def note(self, connection: sa.Connection) -> None:
+        """Store what the next boot needs; call it now and then in a write transaction."""
 
 
 def ledger_clock(database: Database, clock: Clock) -> LedgerClock:
     """The clock of this ledger; a fake `clock` is used with every database."""
-    if database.is_sqlite or not isinstance(clock, SystemClock):
-        return BootClock(clock)
-    return ServerClock()
+    is_local = database.is_sqlite or not isinstance(clock, SystemClock)
+    return BootClock(clock) if is_local else LedgerClock()
 
 
 def steady_clock(database: Database, time_source: LedgerClock, clock: Clock) -> SteadyClock:
@@ -52,20 +55,7 @@ def steady_clock(database: Database, time_source: LedgerClock, clock: Clock) -> 
     return SteadyClock(clock, offset_s, since_s)
 
 
-class ServerClock:
-    """PostgreSQL's clock, which needs no preparation."""
-
-    _NOW = sa.text("SELECT extract(epoch FROM clock_timestamp())::float8")
-
-    def open(self, connection: sa.Connection) -> None: ...
-
-    def now_s(self, connection: sa.Connection) -> float:
-        return float(connection.scalar(self._NOW))
-
-    def note(self, connection: sa.Connection) -> None: ...
-
-
-class BootClock:
+class BootClock(LedgerClock):
     """The time since boot plus the boot's stored offset."""
 
     def __init__(self, clock: Clock) -> None:
@@ -78,11 +68,10 @@ class BootClock:
         self._offset_s = self._stored_offset_s(connection, self._clock.monotonic_s())
         self.note(connection)
 
-    def now_s(self, connection: sa.Connection) -> float:  # noqa: ARG002 - ServerClock needs it
+    def now_s(self, connection: sa.Connection) -> float:  # noqa: ARG002 - PostgreSQL needs it
         return self._offset_s + self._clock.monotonic_s()
 
     def note(self, connection: sa.Connection) -> None:
-        """Store the wall time with the ledger's, for the next boot."""
         reading_s = self._clock.monotonic_s()
         if reading_s - self._noted_s < _NOTE_EVERY_S:
             return
@@ -104,20 +93,16 @@ class BootClock:
         if found is not None and reading_s >= found.reading_s:
             return float(found.offset_s)
         noted = sa.select(clocks.c.ledger_s, clocks.c.wall_s).order_by(clocks.c.ledger_s.desc())
-        stamps_s = [
-            connection.scalar(sa.select(sa.func.max(column)))
+        latest_s = max(
+            connection.scalar(sa.select(sa.func.max(column))) or 0.0
             for column in (keys.c.last_end_s, outstanding.c.granted_s)
-        ]
-        return first_offset_s(
-            reading_s,
-            self._clock.now_s(),
-            last=connection.execute(noted.limit(1)).first(),
-            latest_s=max((stamp_s for stamp_s in stamps_s if stamp_s is not None), default=None),
         )
+        last = connection.execute(noted.limit(1)).first()
+        return first_offset_s(reading_s, self._clock.now_s(), last=last, latest_s=latest_s)
 
 
 def first_offset_s(
-    reading_s: float, wall_s: float, *, last: Sequence[float] | None, latest_s: float | None
+    reading_s: float, wall_s: float, *, last: Sequence[float] | None, latest_s: float
 ) -> float:
     """What to add to the time since boot, in a boot that the ledger hasn't seen.
 
@@ -127,7 +112,7 @@ def first_offset_s(
     if last is None:
         return wall_s - reading_s
     by_wall_s = last[0] + (wall_s - last[1])
-    by_uptime_s = max(last[0], latest_s or last[0]) + reading_s
+    by_uptime_s = max(last[0], latest_s) + reading_s
     return max(by_wall_s, by_uptime_s) - reading_s
 
 

@@ -70,13 +70,9 @@ class RateBudget(BudgetReport):
         time_source = ledger_clock(database, self._clock)
         super().__init__(database, key=key, time_source=time_source, windows=windows)
         self._ledger = Ledger(
-            database,
-            key=key,
-            owner=uuid.uuid4().hex,
-            clock=time_source,
-            windows=windows,
+            database, key=key, owner=uuid.uuid4().hex, clock=time_source, windows=windows,
             request_timeout_s=request_timeout_s,
-        )
+        )  # fmt: skip
         self.steady_clock: SteadyClock = steady_clock(database, time_source, self._clock)
         """The ledger's clock: decisions about writes use no other."""
         self.waited_s = 0.0
@@ -89,6 +85,7 @@ class RateBudget(BudgetReport):
         self._ahead: dict[Lane, deque[int]] = {lane: deque() for lane in Lane}
         self._granted_s = self._send_by_s = self._ahead_until_s = -inf  # of the latest grants
         self._issued_s = {lane: deque[float](maxlen=2 * MOST_AHEAD) for lane in Lane}
+        self._is_near = False  # by an answer that the ledger doesn't know yet
         self._closed = False
         self._retry_at_s: dict[Lane, float] = {}
         self._outcomes_at_s = 0.0
@@ -96,12 +93,7 @@ class RateBudget(BudgetReport):
         self._thread.start()
 
     def permit(self, lane: Lane) -> Permit:
-        """Block until one request may go out.
-
-        Raises:
-            BudgetError: the ledger can't be used; nothing may be sent.
-            Interrupted: `stop` was set.
-        """
+        """See `Budget.permit`."""
         waiter: Future[Permit] = Future()
         with self._lock:
             if self._closed:
@@ -130,18 +122,15 @@ class RateBudget(BudgetReport):
                 self._since_s = now_s
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
-        """The answer's head arrived. headers: names in lower case."""
         wall_s, longest_s = self._clock.now_s(), self._longest_s
         reading = readings.parse(status, headers, wall_s=wall_s, longest_s=longest_s)
         answer = Answered(permit.id, self._clock.monotonic_s(), reading, permit.held_s)
-        self._note(Request(answers=[answer]), at_once=reading.remaining_below(3 * MOST_AHEAD))
+        self._note(Request(answers=[answer]), is_near=reading.remaining_below(3 * MOST_AHEAD))
 
     def unanswered(self, permit: Permit) -> None:
-        """No answer will come; the permit counts until its deadline."""
         self._note(Request(unanswered=[permit.id]))
 
     def unsent(self, permit: Permit) -> None:
-        """The request certainly never left this process; the permit is given back."""
         self._note(Request(unsent=[permit.id]))
 
     def waiting(self, lane: Lane) -> int:
@@ -171,12 +160,13 @@ class RateBudget(BudgetReport):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _note(self, outcomes: Request, *, at_once: bool = False) -> None:
-        """Record `outcomes` in the next exchange; at once: without waiting for a caller, and give
-        up permits taken ahead."""
+    def _note(self, outcomes: Request, *, is_near: bool = False) -> None:
+        """Record `outcomes` in the next exchange. is_near: they show that a limit is near, or was
+        exceeded: the ledger learns that at once, and permits taken ahead are given back."""
         with self._lock:
             self._outcomes.add(outcomes)
-            if at_once:
+            if is_near:
+                self._is_near = True
                 self._give_back()
             if self._clock.monotonic_s() >= self._ahead_until_s:
                 self._wake_up.set()
@@ -254,7 +244,7 @@ class RateBudget(BudgetReport):
         began_s = self._clock.monotonic_s()
         with self._lock:
             self._give_back()
-            outcomes, self._outcomes = self._outcomes, Request()
+            outcomes, self._outcomes, self._is_near = self._outcomes, Request(), False
             ahead = {lane: may_need(self._issued_s[lane], began_s) for lane in Lane}
         wants = {lane: self.waiting(lane) for lane in Lane}
         request = replace(outcomes, wants=wants, asked_s=began_s, ahead=ahead)
@@ -272,7 +262,7 @@ class RateBudget(BudgetReport):
         with self._lock:
             self._granted_s, self._send_by_s = self._clock.monotonic_s(), send_by_s(began_s)
             for lane, ids in grants.granted.items():
-                if len(ids) > wants[lane]:
+                if len(ids) > wants[lane] and not self._is_near:
                     self._ahead_until_s = began_s + AHEAD_S
                 left, waiters = deque(ids), self._waiters[lane]
                 while left and waiters:

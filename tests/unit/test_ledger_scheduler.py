@@ -116,6 +116,25 @@ def test_a_429_gives_up_permits_taken_ahead(tmp_path: Path):
         assert waits.result().send_by_s >= 36
 
 
+def test_a_429_during_an_exchange_leaves_nothing_ahead(tmp_path: Path):
+    """The ledger is being asked when another caller's answer is a 429: it learns of that at once,
+    and what the exchange brought beyond its caller's need is given back."""
+    blocker = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
+    with in_plenty(tmp_path) as (budget, _database, clock), ThreadPoolExecutor(12) as pool:
+        waits = [pool.submit(budget.permit, Lane.PULL)]
+        used = waits[0].result()
+        with blocker.write():
+            while not budget.waiting(Lane.PULL):
+                if waits[-1].done():
+                    waits.append(pool.submit(budget.permit, Lane.PULL))
+            budget.answered(used, 429, {"retry-after": "30"})
+        while not budget.state().hold_in_s:
+            time.sleep(0.001)
+        assert budget.state().in_flight < len(waits)
+        clock.advance(31)
+    blocker.close()
+
+
 def test_after_a_signal_permits_taken_ahead_are_not_used(tmp_path: Path):
     """They are given back at the end, and the next run finds only what was sent."""
     stop = StopSignal()

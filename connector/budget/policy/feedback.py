@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -52,7 +52,7 @@ FLOOR_S, LONGEST_FLOOR_S = 1.0, 60.0
 REMEMBERED_LIMITS = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class WindowState:
     """The feedback state of one window. Times: ledger seconds; 0 = never.
 
@@ -74,7 +74,7 @@ class WindowState:
     paced_until_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class FeedbackState:
     """The feedback state of one key; `dumps` and `loads` for the ledger.
 
@@ -102,7 +102,7 @@ class FeedbackState:
         return replace(self, windows={**self.windows, f"{window.length_s:g}": after})
 
     def dumps(self) -> str:
-        return json.dumps(asdict(self))
+        return json.dumps(vars(self), default=vars)
 
     @classmethod
     @lru_cache(maxsize=16)
