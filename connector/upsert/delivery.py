@@ -231,7 +231,7 @@ class Delivery:
             return Delivered(write, fate)
         if write.prospect_id is not None:
             item = self._by_id(write.prospect_id)
-        elif write.names.row is not None:
+        elif write.row_alias is not None:
             return Delivered(write, Verdict.UNKNOWN)
         else:
             try:
@@ -270,7 +270,7 @@ class Delivery:
         and content."""
         if write.prospect_id is not None:
             return self._by_id(write.prospect_id) or self._by_contact(payload)
-        if write.names.row is None:
+        if write.row_alias is None:
             return self._by_contact(payload)
         people = self._by_name(payload)
         return next((each for each in people if not compare(payload, each).differs), None)

@@ -243,7 +243,7 @@ class Sender:
             rows = self._rows.take(connection, free - len(going))
             if not rows:
                 break
-            names = {alias for row in rows for alias in row.write.names.present()}
+            names = {alias for row in rows for alias in row.write.aliases}
             found = self._receipts.find(connection, names)
             going += [row for row in rows if self._claim_row(connection, row, found)]
             passed += len(rows)
@@ -308,7 +308,7 @@ class Sender:
         """A write about an unknown person only creates: a prospect that has the contact is left
         alone and shown in the answer, so that it is compared before it is changed."""
         is_unknown = (
-            write.kind == PROSPECTS and write.prospect_id is None and write.names.row is None
+            write.kind == PROSPECTS and write.prospect_id is None and write.row_alias is None
         )
         payload = orjson.loads(write.body) if is_unknown else {}
         if payload.get("update") is not True or self._options.allow_shared_contact:

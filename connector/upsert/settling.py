@@ -378,8 +378,8 @@ class Settler:
         updated_at_ms = time_ms(item, "updatedAt")
         self._receipts.accept(
             connection,
+            write,
             row.prospect_id,
-            write.names,
             content=None if row.left_alone else write.content,
             at_ms=self._clock.now_ms(),
             updated_at_ms=None if updated_at_ms is None else int(updated_at_ms),
@@ -387,9 +387,9 @@ class Settler:
             phone_kept=_is_kept("phone", same_phone, payload, item),
             hashed_names=self._outbox.hasher.names(first, last),
         )
-        if write.names.row is None and not self.disputed.keys().isdisjoint(write.names.present()):
-            self._receipts.settle_dispute(connection, write.names)
-            for alias in write.names.present():
+        if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
+            self._receipts.settle_dispute(connection, write.aliases)
+            for alias in write.aliases:
                 self.disputed.pop(alias, None)
         name = first_name(payload.get("firstName"))
         if name is not None and not row.left_alone:
@@ -415,9 +415,9 @@ class Settler:
             self._finish(connection, row, Status.FAILED, answered)
             self._receipts.break_tail(connection, answered, self._clock.now_ms())
             self._receipts.dispute(
-                connection, write.names, expected, answered, self._clock.now_ms()
+                connection, write.aliases, expected, answered, self._clock.now_ms()
             )
-            self.disputed |= dict.fromkeys(write.names.present(), (expected, answered))
+            self.disputed |= dict.fromkeys(write.aliases, (expected, answered))
         row.prospect_id = answered
         row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))
 
@@ -435,11 +435,11 @@ class Settler:
         self, connection: sa.Connection, write: Write, prospect_id: str | None
     ) -> None:
         """Something newer was accepted: what was uncertain about this person is history."""
-        names = {*write.names.present(), *([prospect_id] if prospect_id else [])}
+        names = {*write.aliases, *([prospect_id] if prospect_id else [])}
         settled = {each for each in self.uncertain if each[0] in names and each[1] == PROSPECTS}
         if settled:
             self.uncertain -= settled
-            self._outbox.settle_uncertain(connection, write.names, prospect_id)
+            self._outbox.settle_uncertain(connection, write, prospect_id)
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:

@@ -114,16 +114,16 @@ class Evidence:
         disputed: Disputed,
     ) -> Self:
         """The ledger's facts about the row of a prospect's write. found: where aliases lead."""
-        names = write.names
-        present = names.present()
+        email, phone, row = write.email_alias, write.phone_alias, write.row_alias
+        present = write.aliases
         by_email, by_phone, by_row = (
-            None if alias is None else found.get(alias) for alias in names
+            None if alias is None else found.get(alias) for alias in (email, phone, row)
         )
         own = cls(
             by_email,
             by_phone,
             by_row,
-            contacts=len(present) if names.row is None else 0,
+            contacts=len(present) if row is None else 0,
             uncertain=any((name, PROSPECTS, write.content) in uncertain for name in present),
             disputed=next((disputed[name] for name in present if name in disputed), None),
         )
@@ -224,7 +224,7 @@ class EvidenceFinder:
         return evidence
 
     def _from_ledger(self, rows: Sequence[Sequence[Write]]) -> dict[int, Evidence]:
-        aliases = {alias for write, *_ in rows for alias in write.names.present()}
+        aliases = {alias for write, *_ in rows for alias in write.aliases}
         with self._outbox.database.read() as connection:
             found = self._receipts.find(connection, aliases)
             has_activities = any(len(row) > 1 for row in rows)
@@ -235,7 +235,7 @@ class EvidenceFinder:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
             own.payload, own.attached = orjson.loads(write.body), attached
             known = {own.receipt.prospect_id} if own.receipt else set()
-            if self._open and not self._open.isdisjoint({*write.names.present(), *known}):
+            if self._open and not self._open.isdisjoint({*write.aliases, *known}):
                 own.receipt = None  # while an answer is missing, it isn't known
             evidence[write.row_number] = own
         return evidence

@@ -278,22 +278,6 @@ def conflict_with(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Confli
     return _conflict(payload["firstName"], known, contact, item["firstName"])
 
 
-class Aliases(NamedTuple):
-    """The names one row goes by, each a 64-bit keyed hash; None where the row has no such name.
-
-    row: for a row with neither email nor phone, its content and how many equal rows stand above
-    it in the input: two equal rows are two people, and the same file again is the same two.
-    """
-
-    email: int | None = None
-    phone: int | None = None
-    row: int | None = None
-
-    def present(self) -> tuple[int, ...]:
-        """Those that are known, email first."""
-        return tuple(alias for alias in self if alias is not None)
-
-
 class Hasher:
     """Keyed hashes of contacts and payloads; without `salt` (32 bytes) they can't be guessed at."""
 

@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.errors import OutboxConflict
-from connector.upsert.outbox.matching import Aliases, Hasher, compare
+from connector.upsert.outbox.matching import Hasher, compare
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     aliases,
@@ -58,7 +58,9 @@ class Write(NamedTuple):
     its writes, in this order, from its check to its last answer.
 
     person: rows of one run with the same number are about one person and are sent in file order.
-    email_alias, phone_alias: of its contacts; row_alias: of a row without any (see `Aliases`).
+    email_alias, phone_alias: 64-bit keyed hashes of its contacts. row_alias: of a row without any:
+    its content and how many equal rows stand above it, since two equal rows are two people, and
+    the same file again is the same two.
     body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
     JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
     no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
@@ -89,14 +91,16 @@ class Write(NamedTuple):
     sent_server_ms: int | None = None
 
     @property
-    def names(self) -> Aliases:
-        return Aliases(self.email_alias, self.phone_alias, self.row_alias)
+    def aliases(self) -> tuple[int, ...]:
+        """Those that it has, email first."""
+        every = (self.email_alias, self.phone_alias, self.row_alias)
+        return tuple(alias for alias in every if alias is not None)
 
     @property
     def person_names(self) -> tuple[int | str, ...]:
         """The names of its person: its aliases, and its prospect's id if known."""
         known = () if self.prospect_id is None else (self.prospect_id,)
-        return (*self.names.present(), *known)
+        return (*self.aliases, *known)
 
     @property
     def uncertain_names(self) -> set[UncertainWrite]:
@@ -224,12 +228,12 @@ class Outbox:
         self._step(connection, write, before, after, values)
 
     def settle_uncertain(
-        self, connection: sa.Connection, names: Aliases, prospect_id: str | None
+        self, connection: sa.Connection, write: Write, prospect_id: str | None
     ) -> None:
         """uncertain → closed: something newer was accepted for the same prospect."""
-        columns = (writes.c.email_alias, writes.c.phone_alias, writes.c.row_alias)
-        known = zip((*columns, writes.c.prospect_id), (*names, prospect_id), strict=True)
-        own = [column == name for column, name in known if name is not None]
+        known = {name: getattr(write, name) for name in ("email_alias", "phone_alias", "row_alias")}
+        known["prospect_id"] = prospect_id
+        own = [writes.c[name] == value for name, value in known.items() if value is not None]
         connection.execute(
             sa.update(writes)
             .where(self._in(WriteState.UNCERTAIN), writes.c.kind == PROSPECTS, sa.or_(*own))

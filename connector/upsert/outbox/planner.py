@@ -6,10 +6,9 @@ the same and stores nothing.
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
@@ -28,7 +27,6 @@ from connector.upsert.rows.row_checks import Reject
 Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = _MOST_OUTCOMES = 5_000
 _DAY_MS = 86_400_000
-_RARE_COLLECTIONS = (100_000, 50, 100)
 
 TWO_PEOPLE = (
     "email and phone belong to two different prospects ({email_id} and {phone_id}); merging two "
@@ -217,7 +215,7 @@ class Planner:
         staging = Staging(
             self._outbox.hasher, run_id=self._options.run_id, source=self._options.source
         )
-        with closing(staging), rare_collections():
+        with closing(staging):
             self.counts.rows = staging.stage(
                 rows,
                 check,
@@ -425,18 +423,3 @@ def reject_of(write: Write, reason: str, names: str | None) -> Reject:
     values: dict[str, Any] = orjson.loads(write.row_values or b"{}")
     in_full = f"{reason} ({names})" if names else reason
     return Reject(write.row_number, values, None, in_full, without_values=reason)
-
-
-@contextmanager
-def rare_collections() -> Iterator[None]:
-    """Look for cycles rarely while rows stream through; reference counts free the rows.
-
-    At its own thresholds Python's collector visits each batch of rows, and all that is imported,
-    again and again: 30 % of a plan's CPU time. Cycles are still found, so memory stays bounded.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(*_RARE_COLLECTIONS)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

@@ -16,7 +16,8 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.logs import redact
-from connector.upsert.outbox.matching import CONTENT_BYTES, Aliases
+from connector.upsert.outbox.matching import CONTENT_BYTES
+from connector.upsert.outbox.outbox import Write
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     aliases,
@@ -102,8 +103,8 @@ class Receipts:
     def accept(
         self,
         connection: sa.Connection,
+        write: Write,
         prospect_id: str,
-        names: Aliases,
         *,
         content: bytes | None,
         at_ms: int,
@@ -112,16 +113,20 @@ class Receipts:
         phone_kept: bool = True,
         hashed_names: bytes | None = None,
     ) -> None:
-        """Record one answer: `names` lead to the prospect, whose newest content is `content`.
+        """Record the answer to `write`: its aliases lead to the prospect, whose newest content is
+        `content`.
 
         email_kept, phone_kept: whether the answer carries that contact. content: None if the API
         changed nothing. hashed_names: the person's; None: unchanged.
         """
-        kept = {"email": email_kept, "phone": phone_kept, "row": True}
         own = {"scope": self._scope, "prospect_id": prospect_id}
         led = [
-            {**own, "kind": kind, "alias": alias, "confirmed": kept[kind]}
-            for kind, alias in names._asdict().items()
+            {**own, "kind": kind, "alias": alias, "confirmed": is_kept}
+            for kind, alias, is_kept in (
+                ("email", write.email_alias, email_kept),
+                ("phone", write.phone_alias, phone_kept),
+                ("row", write.row_alias, True),
+            )
             if alias is not None
         ]
         # a prospect has one email and one phone
@@ -210,18 +215,23 @@ class Receipts:
         return {(id_, name): created for id_, name, created in found}
 
     def dispute(
-        self, connection: sa.Connection, names: Aliases, expected: str, answered: str, at_ms: int
+        self,
+        connection: sa.Connection,
+        contacts: Collection[int],
+        expected: str,
+        answered: str,
+        at_ms: int,
     ) -> None:
-        """The API answered with another prospect than these contacts lead to."""
+        """The API answered with another prospect than these contacts (aliases) lead to."""
         row = {"expected_id": expected, "answered_id": answered, "at_ms": at_ms}
-        rows = [{"scope": self._scope, "alias": alias, **row} for alias in names.present()]
+        rows = [{"scope": self._scope, "alias": alias, **row} for alias in contacts]
         insert_or_replace(connection, disputed, rows)
 
-    def settle_dispute(self, connection: sa.Connection, names: Aliases) -> None:
+    def settle_dispute(self, connection: sa.Connection, contacts: Collection[int]) -> None:
         """A write was accepted under these contacts, as it was meant to be."""
         connection.execute(
             sa.delete(disputed).where(
-                disputed.c.scope == self._scope, disputed.c.alias.in_(names.present())
+                disputed.c.scope == self._scope, disputed.c.alias.in_(contacts)
             )
         )
 

@@ -208,6 +208,28 @@ def test_a_note_is_created_once_whatever_happens(tmp_path: Path, crash: str, key
     rig.close()
 
 
+@pytest.mark.parametrize("died", ["crash before", "crash after"])
+@pytest.mark.parametrize("at", range(8))
+def test_rows_that_one_commit_marked_as_sent_are_each_applied_once(
+    tmp_path: Path, at: int, died: str
+):
+    """Eight rows are marked and go out together, and the process dies in the request of one of
+    them: whichever of the others were answered, the next push applies what is missing, once."""
+    clock = FakeClock()
+    api = FakeApi(clock)
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, in_flight=8)
+    rows = [{"email": f"n{n}@example.org", "title": "New"} for n in range(8)]
+    api.fate = lambda n: died if n == at else "ok"
+    with pytest.raises(Crash):
+        rig.push(rows)
+    pushed = rig.push(rows)
+    assert set(pushed.statuses.values()) <= {"created", "unchanged"}
+    assert sorted(change.payload["email"] for change in api.applied) == [
+        row["email"] for row in rows
+    ]
+    rig.close()
+
+
 @pytest.mark.parametrize("step_s", [-2 * HOUR_S, 2 * HOUR_S, -30 * 24 * HOUR_S])
 def test_a_step_of_the_wall_makes_no_key_younger(tmp_path: Path, step_s: float):
     """Six answers are missing, the API forgets keys after 20 minutes, and the wall is set: each
