@@ -35,6 +35,7 @@ KEEP_ALIVE_S = 4.0  # below the 5 s after which common servers close: no race wi
 CONNECTIONS_KEPT = 64
 LOOK_UP_S = 0.2  # between two checks whether the run must stop
 CONNECT_EACH_S = 10.0  # for one of a host's addresses, so that a dead one leaves time for the next
+_TO_PROXY = b"CONNECT "  # the request for a tunnel, before the request itself
 _GZIP_FIRST = 0x1F
 
 
@@ -48,25 +49,25 @@ class Exchange:
     sent_s, head_s: when it was sent and when the head arrived, monotonic seconds.
     """
 
-    sent: bool = False
+    sent_s: float | None = None
     status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
     failure: str | None = None
     untrusted: bool = False
     too_large: bool = False
-    sent_s: float = 0.0
     head_s: float = 0.0
+
+    @property
+    def sent(self) -> bool:
+        return self.sent_s is not None
 
     @property
     def latency_s(self) -> float | None:
         """Seconds from sending to the answer's head; None if none arrived."""
-        return None if self.status is None else self.head_s - self.sent_s
-
-    def on_trace(self, event: str, info: Mapping[str, Any]) -> None:
-        """httpcore's trace callback. A CONNECT to a proxy isn't the request yet."""
-        if event.endswith("send_request_headers.started") and info["request"].method != b"CONNECT":
-            self.sent, self.sent_s = True, time.monotonic()
+        if self.status is None or self.sent_s is None:
+            return None
+        return self.head_s - self.sent_s
 
 
 class Transport:
@@ -118,8 +119,8 @@ class Transport:
         path: below the base URL, already quoted. stop: when set, the exchange ends after at most
         `patience_s` more. Network failures are never raised: see Exchange.failure.
         """
-        exchange = Exchange()
         deadline = Deadline(timeout_s, stop, patience_s, clock=self._clock)
+        exchange = deadline.exchange
         request = self._client.build_request(
             method,
             self._base_url + path,
@@ -127,10 +128,7 @@ class Transport:
             content=body,
             headers=headers,
             # httpcore passes the time-outs on to our streams
-            extensions={
-                "trace": exchange.on_trace,
-                "timeout": dict.fromkeys(("connect", "read", "write"), deadline),
-            },
+            extensions={"timeout": dict.fromkeys(("connect", "read", "write"), deadline)},
         )
         try:
             self._receive(request, exchange)
@@ -298,7 +296,10 @@ logging.getLogger("httpx").addFilter(_WithoutQuery())
 
 
 class Deadline:
-    """The end of one exchange. timeout_s: from now. stop: when set, at most `patience_s` more."""
+    """The end of one exchange. timeout_s: from now. stop: when set, at most `patience_s` more.
+
+    exchange: notes when its request is sent.
+    """
 
     def __init__(
         self,
@@ -312,6 +313,7 @@ class Deadline:
         self._until_s = self._clock.monotonic_s() + timeout_s
         self._why = f"no complete answer within {timeout_s:g} s"
         self._stop, self._patience_s = stop, patience_s
+        self.exchange = Exchange()
 
     def left_s(self) -> float:
         """Seconds left.
@@ -347,8 +349,12 @@ class DeadlineStream(httpcore.NetworkStream):
                 deadline.left_s()
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        deadline = cast("Deadline", timeout)
+        left_s, exchange = deadline.left_s(), deadline.exchange
+        if exchange.sent_s is None and buffer and not buffer.startswith(_TO_PROXY):
+            exchange.sent_s = time.monotonic()
         # not in slices: after a time-out, how much was written is unknown
-        self._inner.write(buffer, timeout=cast("Deadline", timeout).left_s())
+        self._inner.write(buffer, timeout=left_s)
 
     def start_tls(
         self,

@@ -248,17 +248,14 @@ class _PipelineRows:
 class _StateMeta(HintsMeta):
     """Metadata of some rows: the resource's state once they are loaded; hints for dlt, if any.
 
-    beside: rows of other tables that are loaded with them. is_taken: whether dlt has taken both.
+    malformed: rows for the table of malformed records, loaded with them. is_taken: by dlt.
     """
 
     def __init__(
-        self,
-        state: Mapping[str, Any],
-        hints: Any = None,
-        beside: Sequence[DataItemWithMeta] = (),
+        self, state: Mapping[str, Any], hints: Any = None, malformed: Sequence[Any] = ()
     ) -> None:
         super().__init__(hints, create_table_variant=False)
-        self.state, self.beside, self.is_taken = state, beside, False
+        self.state, self.malformed, self.is_taken = state, malformed, False
 
 
 class _NoteState(ItemTransform):  # type: ignore[type-arg]
@@ -276,7 +273,7 @@ class _NoteState(ItemTransform):  # type: ignore[type-arg]
             return None
         meta.is_taken = True
         note(dlt.current.resource_state(), meta.state)
-        return iter([*meta.beside, item]) if meta.beside else item
+        return iter([*meta.malformed, item]) if meta.malformed else item
 
 
 def with_state(rows: Any, state: Mapping[str, Any], hints: Any = None) -> DataItemWithMeta:
@@ -289,12 +286,11 @@ def _page(
     state: Mapping[str, Any],
     hints: Any,
     *,
-    malformed: Sequence[DataItemWithMeta],
+    malformed: Sequence[Any],
     is_last: bool,
 ) -> list[DataItemWithMeta]:
-    """A page's rows with what is taken with them: all of it or nothing, as one item of a limit.
-
-    Where that must not be lost it comes again without rows, since a filter may leave out all.
+    """A page's rows with its state and malformed records: all of it or nothing, since a limit takes
+    single items. What must not be lost comes again without rows, since a filter may leave out all.
     """
     meta = _StateMeta(state, hints, malformed)
     item = DataItemWithMeta(meta, rows)
@@ -442,30 +438,26 @@ class _ListReader:
         made = Scan(client, scan.checkpoint, page_size=page_size, known=scan.facts.doubt)
         pages = iter(made)
         seen_at = to_datetime(scan.checkpoint.started_ms)
-        merge, hinted = _other_merge(), 0
+        merge, hinted = _merge(), 0
         page = next(pages, None)
         while page is not None:
             records, malformed = scan.take([page], maker)
             rows = maker.rows(records)
             for row in rows:
                 row[SEEN_COLUMN] = seen_at
-            beside = (
-                [_malformed_item(unseen, merge)] if (unseen := _unseen(malformed, seen)) else []
-            )
+            others = _malformed_items(_unseen(malformed, seen), merge)
             hints = None
             if len(maker.columns) > hinted:
-                hints = dlt.mark.make_hints(
-                    columns=maker.columns | {SEEN_COLUMN: _SEEN},
-                    write_disposition=merge,
-                )
+                columns: Any = maker.columns | {SEEN_COLUMN: _SEEN}
+                hints = dlt.mark.make_hints(columns=columns, write_disposition=merge)
                 hinted = len(maker.columns)
             is_at_end, rows = scan.checkpoint.is_at_end, _unseen(rows, seen)
             if not is_at_end:
-                yield from _page(rows, scan.state(), hints, malformed=beside, is_last=False)
+                yield from _page(rows, scan.state(), hints, malformed=others, is_last=False)
             page = next(pages, None)
             if is_at_end:  # the scan ends with the rows of its last page
                 state = scan.state() if page else self._ended(scan, made)
-                yield from _page(rows, state, hints, malformed=beside, is_last=not page)
+                yield from _page(rows, state, hints, malformed=others, is_last=not page)
         if scan.outcome is None:
             yield with_state([], self._ended(scan, made))
 
@@ -483,24 +475,20 @@ class _ListReader:
         return state
 
 
-def _other_merge() -> Any:
-    """A write disposition, where the destination in use doesn't know the usual one."""
-    container = Container()
-    if DestinationCapabilitiesContext not in container:
-        return None
-    strategy = merge_strategy(container[DestinationCapabilitiesContext])
-    return None if strategy == "upsert" else {"disposition": "merge", "strategy": strategy}
+def _merge() -> Any:
+    """The write disposition for the destination in use."""
+    container, context = Container(), DestinationCapabilitiesContext
+    is_known = context in container
+    strategy = merge_strategy(container[context] if is_known else None)
+    return {"disposition": "merge", "strategy": strategy}
 
 
-def _malformed_item(rows: list[dict[str, Any]], merge: Any) -> DataItemWithMeta:
-    """Rows of the table of malformed records."""
-    merge = merge or {"disposition": "merge", "strategy": "upsert"}
+def _malformed_items(rows: list[dict[str, Any]], merge: Any) -> list[DataItemWithMeta]:
+    """What gives dlt rows of the table of malformed records."""
     hints = dlt.mark.make_hints(
-        table_name=MALFORMED_TABLE,
-        columns=MALFORMED_COLUMNS,
-        write_disposition=merge,
+        table_name=MALFORMED_TABLE, columns=MALFORMED_COLUMNS, write_disposition=merge
     )
-    return dlt.mark.with_hints(rows, hints, create_table_variant=True)
+    return [dlt.mark.with_hints(rows, hints, create_table_variant=True)] if rows else []
 
 
 class _Steps:
