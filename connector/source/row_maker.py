@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import orjson
@@ -249,6 +250,7 @@ def _schema_text(api_name: str) -> str:
 _FORMAT = b"hc-row-1"  # change it when unchanged records make other rows: all are written again
 _STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS  # refuses KeptAsText
 _NUL = b"\\u0000"
+_AT_ONCE = 1000  # records that are checked together, which are in memory once more meanwhile
 _DIGITS_AS_0 = bytes(48 if byte in b"0123456789" else 32 for byte in range(256))
 _OVER_64_BITS = b"0" * 19  # as many digits as the smallest integer of over 64 bits has
 _DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
@@ -341,8 +343,12 @@ class RowMaker:
         Raises:
             ValueError: a record without a usable id (`split_malformed` sorts those out).
         """
-        held = [self._privacy.applied(record) for record in records]
-        hashes = [self._digest(content) for content in self._contents(held)]
+        held: list[dict[str, Any]] = []
+        hashes: list[str] = []
+        waiting = iter(records)
+        while some := [self._privacy.applied(record) for record in islice(waiting, _AT_ONCE)]:
+            hashes += map(self._digest, self._contents(some))
+            held += some
         last = {_id(record): at for at, record in enumerate(held)}
         return UniqueRecords([*map(_id, held)], hashes, held).only([*last.values()])
 
