@@ -265,8 +265,9 @@ class Slices:
     def learn(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Remember the stages, labels, titles, companies and names of rows."""
         for name, fields in _FIELDS.items():
-            for field in fields:
-                _learn(self._values[name], [record.get(field) for record in records])
+            known = self._values[name]
+            for field in fields if len(known) < VALUES_MAX else ():
+                _learn(known, [record.get(field) for record in records])
 
     def next(self) -> Slice | None:
         """A slice that wasn't requested yet; None if there is none, or too many were."""
@@ -327,8 +328,6 @@ def _asked(name: str, values: Iterable[str], within: Sequence[Slice] = ((),)) ->
 
 
 def _learn(known: dict[str, None], values: list[Any]) -> None:
-    if len(known) >= VALUES_MAX:
-        return
     for value in [each for each in values if each and not (type(each) is str and each in known)]:
         for text in value if isinstance(value, list) else (value,):
             if isinstance(text, str) and text not in known and len(known) < VALUES_MAX:

@@ -154,41 +154,44 @@ class ListPages:
 
     def _after(self, step: Step, token: Params) -> dict[str, str] | None:
         """The parameters to add for the next page; None at the end."""
-        following = overlapping(self._resource, step.page)
+        following, items = overlapping(self._resource, step.page), step.page.items
+        ids = [record_id(item) for item in items]
+        known = [each for each in ids if each is not None]
         if "startAfter" not in token:
-            self.ids_in_order.add(filter(None, map(record_id, step.page.items)))
+            self.ids_in_order.add(known)
         if following is None:
             return None
-        if not step.page.items:
+        if not items:
             self._empty_pages += 1
             if self._empty_pages >= EMPTY_PAGES_MAX:
                 self._fail(f"{self._empty_pages} pages were empty")
             return following
         self._empty_pages = 0
-        has_new = self._note_new(step.page.items)
+        both = zip(items, ids, strict=True)
+        malformed = [_content(item) for item, each in both if each is None]
+        has_new = self._note_new({*known, *malformed})
         if _time(step.page) is not None:
             return self._times.after(step, token, following, has_new=has_new)
         if not has_new and following == token:
             if "startAfter" in token and not step.is_full:
                 return None
             self._fail("the server names the page that was just read as the next one")
-        self._note_progress(step.page.items)
+        self._note_progress(malformed)
         return following
 
-    def _note_new(self, items: list[Any]) -> bool:
+    def _note_new(self, keys: set[str]) -> bool:
         """Whether a page has items that the pages just before it didn't have."""
-        keys = set(map(_key, items))
         has_new = not keys <= self._recent
         self._recent = keys if has_new else self._recent | keys
         return has_new
 
-    def _note_progress(self, items: list[Any]) -> None:
+    def _note_progress(self, malformed: list[str]) -> None:
         """Stop if page after page brings rows that were listed before.
 
         Counting distinct ids takes longer the more there are, so it is repeated after a tenth more
         pages each time: a list of 1000 pages that starts over is stopped after 1100.
         """
-        self._malformed.add(_key(item) for item in items if record_id(item) is None)
+        self._malformed.add(malformed)
         self._pages += 1
         if self._pages < self._counted_at + max(BARREN_PAGES_MAX, self._counted_at // 10):
             return
@@ -298,7 +301,6 @@ def _has_time(item: Any, field: str) -> bool:
     return isinstance(item, dict) and type(item.get(field)) is int
 
 
-def _key(item: Any) -> str:
-    """An item's key: its id, or its content if it has none."""
-    known = record_id(item)
-    return f"#{json.dumps(item, sort_keys=True)}" if known is None else known
+def _content(item: Any) -> str:
+    """What a malformed record is known by."""
+    return f"#{json.dumps(item, sort_keys=True)}"
