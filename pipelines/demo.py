@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> None:
         command_line()
     from pipelines.commands.invocation import Options, run_command
 
-    options = Options(json="--json" in arguments, verbosity=-1 if "-q" in arguments else 0)
+    options = Options(
+        json="--json" in arguments, quiet="-q" in arguments, verbose=0, config=None, project=None,
+        account=None, all_accounts=False,
+    )  # fmt: skip
     run_command(options, _pull_from_sandbox)
 
 

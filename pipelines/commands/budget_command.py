@@ -14,7 +14,7 @@ from pipelines.commands.invocation import command, option
 from pipelines.commands.output import Output, Result
 
 if TYPE_CHECKING:
-    from connector.budget.ledger_view import BudgetState, ConnectedProcess, Eta, WindowReport
+    from connector.budget.ledger_view import BudgetState, Eta, WindowReport
     from connector.settings import Settings
 
 _BAR_CELLS = 40
@@ -48,11 +48,9 @@ def _budget(
         etas = {lane: report.forecast(plan, lane) for lane in Lane} if plan else {}
     finally:
         ledger.close()
-    planned = Plan(plan, etas) if plan else None
-    now = datetime.now(UTC)
+    facts = (state, Plan(plan, etas) if plan else None, datetime.now(UTC))
     draw = as_bars if sys.stdout.isatty() and not output.json else as_lines
-    lines = list(draw(state, planned, now))
-    return Result(summary=as_json(state, planned, now), lines=lines, is_answer=True)
+    return Result(summary=as_json(*facts), lines=list(draw(*facts)), is_answer=True)
 
 
 @dataclass(frozen=True)
@@ -67,49 +65,45 @@ def as_json(state: BudgetState, plan: Plan | None, now: datetime) -> dict[str, A
     """The facts for `--json`; `_in_s` is in seconds from now, `_at` in UTC."""
     facts: dict[str, Any] = {
         "status": "ok",
-        "windows": [_window_json(window) for window in state.windows],
+        "windows": [
+            {name: _rounded(value) for name, value in asdict(window).items()}
+            | {"used": window.used, "free": window.free}
+            for window in state.windows
+        ],
         "hold": None,
         "in_flight": state.in_flight,
         "latency_s": _rounded(state.latency_s),
         "next_in_s": {str(lane): _rounded(wait) for lane, wait in state.next_in_s.items()},
-        "connected": [_process_json(each, state.now_s) for each in state.connected],
+        "connected": [
+            {
+                "pid": process.pid,
+                "host": process.host,
+                "command": process.command,
+                "connected_s": _rounded(state.now_s - process.since_s),
+                "waiting": {str(lane): process.waiting(lane) for lane in Lane},
+            }
+            for process in state.connected
+        ],
     }
     if state.hold_in_s > 0:
-        facts["hold"] = {
-            "reason": state.hold_reason,
-            "ends_in_s": _rounded(state.hold_in_s),
-            "ends_at": _moment(now, state.hold_in_s),
-        }
+        ends = {"ends_in_s": _rounded(state.hold_in_s), "ends_at": _moment(now, state.hold_in_s)}
+        facts["hold"] = {"reason": state.hold_reason, **ends}
     if plan is not None:
-        facts["plan"] = {"requests": plan.requests}
-        for lane, eta in plan.etas.items():
-            facts["plan"][str(lane)] = {
+        facts["plan"] = {"requests": plan.requests} | {
+            str(lane): {
                 "first_in_s": _rounded(eta.first_in_s),
                 "done_in_s": _rounded(eta.done_in_s),
                 "done_at": _moment(now, eta.done_in_s),
             }
+            for lane, eta in plan.etas.items()
+        }
     return facts
-
-
-def _window_json(window: WindowReport) -> dict[str, Any]:
-    seconds = {name: _rounded(value) for name, value in asdict(window).items() if "_in_s" in name}
-    return {**asdict(window), **seconds, "used": window.used, "free": window.free}
-
-
-def _process_json(process: ConnectedProcess, now_s: float) -> dict[str, Any]:
-    return {
-        "pid": process.pid,
-        "host": process.host,
-        "command": process.command,
-        "connected_s": _rounded(now_s - process.since_s),
-        "waiting": {str(lane): process.waiting(lane) for lane in Lane},
-    }
 
 
 def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str]:
     """The same facts as lines of text."""
     for window in state.windows:
-        yield f"{_name(window)}: {_window_facts(window)}"
+        yield f"per {_wait(window.length_s)}: {_window_facts(window)}"
     yield from _notes(state, plan, now)
 
 
@@ -123,19 +117,16 @@ def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[An
         pull = round(window.pull / whole * _BAR_CELLS)
         push = min(_BAR_CELLS - pull, round(window.push / whole * _BAR_CELLS))
         free = ("·" * (_BAR_CELLS - pull - push), "bright_black")
-        yield Text.assemble(
-            f"{_name(window):<12} ", ("█" * pull, "cyan"), ("▒" * push, "magenta"), free
-        )
+        name = f"per {_wait(window.length_s)}".ljust(13)
+        yield Text.assemble(name, ("█" * pull, "cyan"), ("▒" * push, "magenta"), free)
         yield Text(f"  {_window_facts(window)}")
     yield Text.assemble(("█ pull  ", "cyan"), ("▒ push  ", "magenta"), ("· free", "bright_black"))
     yield from _notes(state, plan, now)
 
 
 def _window_facts(window: WindowReport) -> str:
-    line = (
-        f"{window.used} of {window.limit} used"
-        f" (pull {window.pull}, push {window.push}), {window.free} free"
-    )
+    lanes = f"pull {window.pull}, push {window.push}"
+    line = f"{window.used} of {window.limit} used ({lanes}), {window.free} free"
     if window.limit < window.configured:
         line += f"; configured {window.configured}, lowered to match the server's answers"
     if window.push_limit < window.limit:
@@ -163,24 +154,17 @@ def _notes(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[str
     yield f"Next request: {', '.join(waits)}. In flight, or about to be: {state.in_flight}"
     for process in state.connected:
         waiting = process.waiting_pull + process.waiting_push
+        process_id = f"{process.command} (pid {process.pid} on {process.host})"
         since = _wait(state.now_s - process.since_s)
-        yield (
-            f"Connected: {process.command} (pid {process.pid} on {process.host}) for {since}"
-            + (f", {waiting} waiting" if waiting else "")
-        )
+        yield f"Connected: {process_id} for {since}{f', {waiting} waiting' if waiting else ''}"
     if not state.connected:
         yield "Connected: no process"
-    if plan is not None:
-        for lane, eta in plan.etas.items():
-            moment = _moment(now, eta.done_in_s)
-            yield (
-                f"{plan.requests} more requests ({lane}) would be done {_within(eta.done_in_s)}"
-                + (f" ({moment})" if moment else "")
-            )
-
-
-def _name(window: WindowReport) -> str:
-    return f"per {_wait(window.length_s)}"
+    if plan is None:
+        return
+    for lane, eta in plan.etas.items():
+        at = _moment(now, eta.done_in_s)
+        done = f"{_within(eta.done_in_s)}{f' ({at})' if at else ''}"
+        yield f"{plan.requests} more requests ({lane}) would be done {done}"
 
 
 def _wait(wait_s: float) -> str:

@@ -54,36 +54,22 @@ def argument(metavar: str) -> Any:
     return typer.Argument(None, metavar=metavar, hidden=True)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """The options that every command has."""
+    """The options that every command has; Typer reads them from the signature."""
 
-    json: bool = False
-    config: Path | None = None
-    project: Path | None = None
-    account: str | None = None
-    all_accounts: bool = False
-    verbosity: int = 0
-
-
-def _shared_options(
-    json: bool = flag("--json", "Print one JSON object as the last line of stdout."),
-    config: Path | None = option(
-        "--config F", "Settings file (default: config/hiringcenter.toml)."
-    ),
+    json: bool = flag("--json", "Print one JSON object as the last line of stdout.")
+    config: Path | None = option("--config F", "Settings file (default: config/hiringcenter.toml).")
     project: Path | None = option(
         "--project DIR",
         "Folder with config/hiringcenter.toml and .env (default: the nearest one upwards).",
-    ),
-    account: str | None = option("--account NAME", "Work for the account [accounts.NAME]."),
-    all_accounts: bool = flag("--all-accounts", "Work for each account, one after the other."),
+    )
+    account: str | None = option("--account NAME", "Work for the account [accounts.NAME].")
+    all_accounts: bool = flag("--all-accounts", "Work for each account, one after the other.")
     verbose: int = option(
         "-v --verbose", "Log more; -vv logs everything.", default=0, count=True, show_default=False
-    ),
-    quiet: bool = flag("-q --quiet", "For cron: silent if all is well, otherwise log lines."),
-) -> Options:
-    """The options, as Typer reads them from the signature."""
-    return Options(json, config, project, account, all_accounts, -1 if quiet else verbose)
+    )
+    quiet: bool = flag("-q --quiet", "For cron: silent if all is well, otherwise log lines.")
 
 
 def command(
@@ -98,10 +84,10 @@ def command(
     def register(work: Callable[..., Result]) -> Callable[..., Result]:
         # of the types in the signature, `Settings` alone isn't imported at run time
         own = _parameters(work, locals={"Settings": None})[2:]
-        shared = _parameters(_shared_options)
+        shared = _parameters(Options)
 
         def run(**given: Any) -> None:
-            options = _shared_options(**{each.name: given.pop(each.name) for each in shared})
+            options = Options(**{each.name: given.pop(each.name) for each in shared})
             bound: Work = partial(work, **given)
             run_command(options, observed(name, bound) if observe else bound)
 
@@ -124,25 +110,15 @@ def observed(kind: str, work: Work) -> Work:
     """`work` in a telemetry span, with alerts about its result. kind: pull, push, …"""
 
     def watched(settings: Settings, output: Output) -> Result:
-        from connector.logs import error_facts
         from pipelines.running.alerts import alerts_of, check_webhook, send
         from pipelines.running.telemetry import run_span
 
         check_webhook(settings.alerts)
         with run_span(kind, settings) as report:
-
-            def ended(summary: Any, exit_code: int) -> None:
-                report(summary, exit_code)
-                send(alerts_of(kind, summary, exit_code, settings), settings.alerts)
-
-            try:
-                result = work(settings, output)
-            except Exception as error:
-                facts = {"status": "failed", "error": error_facts(error)}
-                ended(facts, getattr(error, "exit_code", 1))
-                raise
-            ended(result.summary, result.exit_code)
-            return result
+            result = guarded(lambda: work(settings, output))
+            report(result.summary, result.exit_code)
+            send(alerts_of(kind, result.summary, result.exit_code, settings), settings.alerts)
+        return result
 
     return watched
 
@@ -152,9 +128,8 @@ def run_command(options: Options, work: Work) -> NoReturn:
     from connector import logs
 
     os.umask(0o077)
-    output = Output(
-        json=options.json, verbosity=options.verbosity, all_accounts=options.all_accounts
-    )
+    verbosity = -1 if options.quiet else options.verbose
+    output = Output(json=options.json, verbosity=verbosity, all_accounts=options.all_accounts)
     logs.configure(output.log_level)
     result = guarded(lambda: _for_accounts(options, work, output))
     ignore_signals()

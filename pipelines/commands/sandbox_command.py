@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +11,7 @@ from pipelines.commands.invocation import command, flag, option
 from pipelines.commands.output import Output, Result
 
 if TYPE_CHECKING:
-    from connector.sandbox import Sandbox, SandboxOptions
+    from connector.sandbox import Sandbox
     from connector.settings import Settings
 
 
@@ -53,23 +54,24 @@ def _sandbox(
     the two settings that make the other commands use it. With --json, the object is printed as
     soon as the server is ready."""
     from connector.errors import UsageError
-    from connector.sandbox import serve
+    from connector.sandbox import SandboxOptions, change_options, serve, start_of_today_ms
 
-    changes: dict[str, Any] = {
-        "prospects": prospects,
-        "notes": notes,
-        "tasks": tasks,
-        "meetings": meetings,
-        "seed": seed,
-        "api_key": api_key,
-        "envelope": revision,
+    options = SandboxOptions(
+        prospects=prospects, notes=notes, tasks=tasks, meetings=meetings, seed=seed,
+        api_key=api_key, envelope=revision, window_kind=window_kind, latency_s=latency,
+    )  # fmt: skip
+    if today:
+        options.base_time_ms = start_of_today_ms()
+    more_options = {
         "windows": limits,
-        "window_kind": window_kind,
-        "latency_s": latency,
         "faults": _pairs("--fault", fault),
         **_pairs("--option", more),
     }
-    options = _sandbox_options(changes, today=today)
+    try:
+        windows = _windows(more_options["windows"])
+        change_options(options, {**more_options, "windows": windows})
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{error}. See hiringcenter sandbox --help.") from None
     try:
         number = serve(options, port, partial(_announce, output))
     except OSError as error:
@@ -77,20 +79,6 @@ def _sandbox(
             f"Port {port} can't be used: {error.strerror}. Choose another one with --port."
         ) from None
     raise SystemExit(128 + number)
-
-
-def _sandbox_options(changes: dict[str, Any], *, today: bool) -> SandboxOptions:
-    from connector.errors import UsageError
-    from connector.sandbox import SandboxOptions, change_options, start_of_today_ms
-
-    options = SandboxOptions()
-    if today:
-        options.base_time_ms = start_of_today_ms()
-    try:
-        change_options(options, {**changes, "windows": _windows(changes["windows"])})
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{error}. See hiringcenter sandbox --help.") from None
-    return options
 
 
 def _windows(value: Any) -> Any:
@@ -119,10 +107,9 @@ def _pairs(name: str, values: list[str] | None) -> dict[str, Any]:
 
 
 def _json_or_word(value: str) -> Any:
-    try:
+    with suppress(json.JSONDecodeError):
         return json.loads(value)
-    except json.JSONDecodeError:
-        return value
+    return value
 
 
 def _announce(output: Output, sandbox: Sandbox) -> None:

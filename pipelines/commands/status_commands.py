@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,14 +38,12 @@ def _check(settings: Settings, _output: Output) -> Result:
 
     checks = run_checks(settings)
     bad = [check for check in checks if not check.ok]
+    facts = [
+        {"name": check.name, "ok": check.ok, "detail": check.detail, **check.facts}
+        for check in checks
+    ]
     return Result(
-        summary={
-            "status": "failed" if bad else "ok",
-            "checks": [
-                {"name": check.name, "ok": check.ok, "detail": check.detail, **check.facts}
-                for check in checks
-            ],
-        },
+        summary={"status": "failed" if bad else "ok", "checks": facts},
         lines=[
             f"{'ok  ' if check.ok else 'FAIL'}  {check.name}: {check.detail}" for check in checks
         ],
@@ -81,57 +80,34 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
     """
     from connector.source.fields import RESOURCES
     from pipelines.destination.identity import snapshot_facts
+    from pipelines.running.session import open_ledger
 
     settings.check_account()
     copy = snapshot_facts(settings)
-    landed, visible = _freshness(settings, copy)
+    with open_ledger(settings) as ledger:
+        landed, visible = ledger.freshness_of(settings)
     now_ms = time.time_ns() // 1_000_000
     facts = {
         name: _age_facts(visible.get(name), landed.get(name), now_ms, max_age_s)
         for name in RESOURCES
     }
-    stale = {name: fact for name, fact in facts.items() if fact["stale"]}
-    advice = (
-        f"Too old: {', '.join(stale)}. Run `hiringcenter pull`; see `hiringcenter runs` for why."
-    )
+    stale = [name for name, fact in facts.items() if fact["stale"]]
     summary = {"status": "stale" if stale else "ok", "resources": facts}
+    lines: list[Any] = [_age_table(facts)]
+    for name, fact in facts.items():
+        if why := fact.get("why_incomplete"):
+            lines.append(f"{name}: the last full scan isn't proven complete: {why}.")
+    lines += _copy_lines(facts, copy)
+    if stale:
+        names = ", ".join(stale)
+        lines.append(f"Too old: {names}. Run `hiringcenter pull`; see `hiringcenter runs` for why.")
+    seen = {name: {each: facts[name][each] for each in ("last_pull", "age_s")} for name in stale}
     return Result(
         summary=summary if copy is None else summary | {"copy": copy.facts()},
-        lines=[
-            _age_table(facts),
-            *(
-                f"{name}: the last full scan isn't proven complete: {fact['why_incomplete']}."
-                for name, fact in facts.items()
-                if "why_incomplete" in fact
-            ),
-            *_copy_lines(facts, copy),
-            *([advice] if stale else []),
-        ],
+        lines=lines,
         exit_code=1 if stale else 0,
-        events=[
-            (
-                "status.stale",
-                {"resource": name, "last_pull": fact["last_pull"], "age_s": fact["age_s"]},
-            )
-            for name, fact in stale.items()
-        ],
+        events=[("status.stale", {"resource": name, **fact}) for name, fact in seen.items()],
     )
-
-
-def _freshness(
-    settings: Settings, copy: SnapshotFacts | None
-) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
-    """By resource: what has landed, and what readers see of it."""
-    from pipelines.destination.identity import destination_label
-    from pipelines.running.session import open_ledger
-
-    label = destination_label(settings)
-    with open_ledger(settings) as ledger:
-        landed = {fresh.resource: fresh for fresh in ledger.freshness.of(label)}
-        published = {fresh.resource: fresh for fresh in ledger.freshness.published(label)}
-    if copy is None:
-        return landed, landed
-    return landed, published if copy.made_at else {}
 
 
 def _age_facts(
@@ -142,17 +118,14 @@ def _age_facts(
     facts: dict[str, Any] = dict.fromkeys(names)
     age_s = float("inf")
     if fresh is not None:
-        facts |= {"rows": fresh.rows, "scan": fresh.scan, "reason": fresh.reason}
-        facts["complete"] = fresh.complete
+        facts |= {name: getattr(fresh, name) for name in ("rows", "scan", "reason", "complete")}
         if fresh.why_incomplete is not None:
             facts["why_incomplete"] = fresh.why_incomplete
-    if fresh is not None and fresh.last_pull_ms:  # else a first scan that isn't finished yet
-        age_s = (now_ms - fresh.last_pull_ms) / 1000
-        facts |= {
-            "last_pull": utc(fresh.last_pull_ms),
-            "last_complete_scan": utc(fresh.last_complete_ms),
-            "age_s": round(max(0.0, age_s)),
-        }
+        if fresh.last_pull_ms:  # else a first scan that isn't finished yet
+            age_s = (now_ms - fresh.last_pull_ms) / 1000
+            facts["last_pull"] = utc(fresh.last_pull_ms)
+            facts["last_complete_scan"] = utc(fresh.last_complete_ms)
+            facts["age_s"] = round(max(0.0, age_s))
     # a pull in the future only shows that a clock was wrong
     facts["stale"] = max_age_s is not None and not -_CLOCK_STEP_S <= age_s <= max_age_s
     is_newer = landed is not None and landed != fresh
@@ -233,7 +206,9 @@ def one_run(settings: Settings, run_id: str) -> Result:
         UsageError: no run has that id, or several do.
     """
     from connector.errors import UsageError
-    from pipelines.push.push_report import grouped, row_line
+    from connector.upsert.outbox.receipts import ResultStore
+    from pipelines.push.push_report import NOTEWORTHY_MAX, grouped, row_line
+    from pipelines.running.account_outbox import outbox_database
     from pipelines.running.session import open_ledger
 
     with open_ledger(settings) as ledger:
@@ -246,24 +221,14 @@ def one_run(settings: Settings, run_id: str) -> Result:
     record = found[0]
     facts = _run_facts(record)
     lines = [f"{name}: {_indented(value)}" for name, value in facts.items() if value is not None]
-    results = _noteworthy(settings, record.run_id) if record.kind == "push" else []
+    results: list[RowResult] = []
+    if record.kind == "push":
+        with closing(outbox_database(settings)) as database:
+            results = ResultStore(database, scope=0).noteworthy(record.run_id, NOTEWORTHY_MAX)
     lines += [row_line(*group) for group in grouped(results)]
     noteworthy = [result._asdict() for result in results]
     summary = {**facts, "status": record.status, "noteworthy": noteworthy}
     return Result(summary=summary, lines=lines, is_answer=True)
-
-
-def _noteworthy(settings: Settings, run_id: str) -> list[RowResult]:
-    """Rejects, failures and warnings of a push, by row."""
-    from connector.upsert.outbox.receipts import ResultStore
-    from pipelines.push.push_report import NOTEWORTHY_MAX
-    from pipelines.running.account_outbox import outbox_database
-
-    database = outbox_database(settings)
-    try:
-        return ResultStore(database, scope=0).noteworthy(run_id, NOTEWORTHY_MAX)
-    finally:
-        database.close()
 
 
 def _run_facts(record: RunRecord) -> dict[str, Any]:

@@ -154,21 +154,11 @@ def _push(
     from pipelines.push.push_input import PushRequest, job_request
 
     given: dict[str, Any] = {
-        "encoding": encoding,
-        "delimiter": delimiter,
-        "sheet": sheet,
-        "skip_rows": skip_rows,
-        "mapping": mapping,
-        "mode": mode,
-        "max_changes": max_changes,
-        "rejects": rejects,
-        "dry_run": dry_run,
-        "force": force,
-        "clear_empty": clear_empty,
-        "ignore_unknown": ignore_unknown,
-        "new_ledger": new_ledger,
-        "allow_shared_contact": allow_shared_contact or None,
-    }
+        "encoding": encoding, "delimiter": delimiter, "sheet": sheet, "skip_rows": skip_rows,
+        "mapping": mapping, "mode": mode, "max_changes": max_changes, "rejects": rejects,
+        "dry_run": dry_run, "force": force, "clear_empty": clear_empty, "new_ledger": new_ledger,
+        "ignore_unknown": ignore_unknown, "allow_shared_contact": allow_shared_contact or None,
+    }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     if output.all_accounts and file == "-":
         raise UsageError(
@@ -223,21 +213,17 @@ def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) ->
         parts[f"push {name}"] = guarded(partial(_push_job, settings, name, output, new_ledger))
     code = worst([part.exit_code for part in parts.values()])
     worst_part = next((name for name, part in parts.items() if part.exit_code == code), "")
-    others = {  # errors other than the one that is the result's
-        name: redact(str(part.error))
-        for name, part in parts.items()
-        if part.error and name != worst_part
-    }
     lines: list[Any] = []
     events: list[tuple[str, dict[str, Any]]] = []
     for name, part in parts.items():
         lines += [f"{name}:", *part.lines]
+        own = [(event, {"part": name, **facts}) for event, facts in part.events]
+        if part.error and name != worst_part:  # that one's error is the result's
+            message = redact(str(part.error))
+            lines.append(f"Error: {message}")
+            own.append(("sync.failed", {"part": name, "message": message}))
         if part.exit_code not in (0, ALREADY_RUNNING):
-            events += [(event, {"part": name, **facts}) for event, facts in part.events]
-        if name in others:
-            lines.append(f"Error: {others[name]}")
-            if part.exit_code != ALREADY_RUNNING:
-                events.append(("sync.failed", {"part": name, "message": others[name]}))
+            events += own
     pull, *pushes = parts.values()
     return Result(
         summary={

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,33 +14,21 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
-from connector.history import RunRecord
+from connector.history import Freshness, RunRecord
 from connector.settings import Settings
+from connector.source.fields import RESOURCES
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
-from pipelines.destination.identity import destination_label, snapshot_facts
+from pipelines.destination.identity import destination_label
 from pipelines.running.account_outbox import outbox_database
-from pipelines.running.session import LedgerView, open_ledger
+from pipelines.running.session import open_ledger
 
-RESOURCES = ("prospects", "notes", "tasks", "meetings")
 _RUNS = 500
 _PUSHES = 6
 _REASONS = 8
 _HOURS = 24
 # a cell as repr() shows it; the apostrophe of "isn't" opens nothing
 _QUOTED = re.compile(r"""(?<!\w)(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")(?!\w)|\*\*\*""")
-
-
-@dataclass(frozen=True)
-class ShownResource:
-    """One resource now. Times: UTC epoch seconds, None for never. rows: the live ones."""
-
-    resource: str
-    rows: int | None = None
-    last_pull_s: float | None = None
-    last_complete_s: float | None = None
-    scan: str = ""
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +54,17 @@ class ShownPush:
 
 @dataclass(frozen=True)
 class ReportFacts:
-    """Everything the template shows. runs: newest first."""
+    """Everything the template shows. runs: newest first. freshness: by resource, as readers see it;
+    None if it was never pulled."""
 
     now_s: float
     destination: str
     account: str | None = None
-    freshness: Sequence[ShownResource] = ()
+    freshness: Mapping[str, Freshness | None] = field(default_factory=dict)
     runs: Sequence[RunRecord] = ()
     windows: Sequence[WindowUse] = ()
     hold: str = ""
-    pushes: Sequence[ShownPush] = field(default_factory=tuple)
+    pushes: Sequence[ShownPush] = ()
 
 
 def gather(settings: Settings) -> ReportFacts:
@@ -88,37 +78,17 @@ def gather(settings: Settings) -> ReportFacts:
         label = destination_label(settings)
         runs = ledger.history.recent(_RUNS, label)
         windows, hold = _budget(settings, ledger.database, runs, now_s)
+        _, visible = ledger.freshness_of(settings)
         return ReportFacts(
             now_s=now_s,
             destination=label,
             account=settings.account,
-            freshness=_freshness(settings, ledger, label),
+            freshness={name: visible.get(name) for name in RESOURCES},
             runs=runs,
             windows=windows,
             hold=hold,
             pushes=_pushes(settings, runs),
         )
-
-
-def _freshness(settings: Settings, ledger: LedgerView, label: str) -> list[ShownResource]:
-    """The freshness of what readers see, as in `status`: a copy, or the server's own tables."""
-    copy = snapshot_facts(settings)
-    if copy is None:
-        noted = ledger.freshness.of(label)
-    else:
-        noted = ledger.freshness.published(label) if copy.made_at else []
-    known = {
-        each.resource: ShownResource(
-            each.resource,
-            each.rows,
-            each.last_pull_ms / 1000 if each.last_pull_ms else None,
-            None if each.last_complete_ms is None else each.last_complete_ms / 1000,
-            each.scan,
-            each.reason,
-        )
-        for each in noted
-    }
-    return [known.get(name, ShownResource(name)) for name in RESOURCES]
 
 
 def _budget(
@@ -152,12 +122,9 @@ def _pushes(settings: Settings, runs: Sequence[RunRecord]) -> list[ShownPush]:
     pushes = [run for run in runs if run.kind == "push"][:_PUSHES]
     if not pushes:
         return []
-    outbox = outbox_database(settings)
-    try:
+    with closing(outbox_database(settings)) as outbox:
         outbox.migrate("outbox", MIGRATIONS)
         return [ShownPush(run, _reasons(outbox, run.run_id)) for run in pushes]
-    finally:
-        outbox.close()
 
 
 def _reasons(outbox: Database, run_id: str) -> list[tuple[str, int]]:

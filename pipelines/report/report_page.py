@@ -20,14 +20,8 @@ from markupsafe import Markup, escape
 from connector.errors import UsageError, printable
 from connector.history import RunRecord
 from connector.settings import Settings
-from pipelines.report.report_facts import (
-    RESOURCES,
-    ReportFacts,
-    WindowUse,
-    changes,
-    gather,
-    rows_over_time,
-)
+from connector.source.fields import RESOURCES
+from pipelines.report.report_facts import ReportFacts, WindowUse, changes, gather, rows_over_time
 from pipelines.running.wording import duration, plural
 
 SHOWN_RUNS = 30

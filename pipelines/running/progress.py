@@ -11,7 +11,6 @@ from connector.logs import get_logger
 from pipelines.running.session import Session
 from pipelines.running.wording import eta, plural
 
-_LOGGED_EVERY_S = 10.0
 _BAR_CELLS = 12
 _PULL_CHAINS = 4  # lists that are read at the same time
 
@@ -61,36 +60,34 @@ def progress_of(kind: str, *, bar: bool) -> ProgressOf:
     return make
 
 
-class _TimeLeft:
-    """Seconds until a run is done, forecast only now and then, since that reads the ledger."""
+class _Display(Progress):
+    """Draws what is shown, but only now and then: the ETA reads the ledger.
 
-    def __init__(self, clock: Clock, eta_s: Callable[[int], float], every_s: float) -> None:
-        self._clock, self._eta_s, self._every_s = clock, eta_s, every_s
-        self._next_s = clock.monotonic_s()
+    eta_s: seconds until a number of further requests is done.
+    """
 
-    def is_due(self) -> bool:
-        now_s = self._clock.monotonic_s()
-        if now_s < self._next_s:
-            return False
-        self._next_s = now_s + self._every_s
-        return True
-
-    def left_s(self, state: ProgressState) -> float | None:
-        return None if state.requests_left is None else self._eta_s(state.requests_left)
-
-
-class _LogLines(Progress):
-    """A log line now and then. eta_s: seconds until a number of further requests is done."""
+    first_s: float
+    every_s: float
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
-        self._kind, self._eta = kind, _TimeLeft(clock, eta_s, _LOGGED_EVERY_S)
-        self._eta.is_due()  # no line right at the start
-        self._log = get_logger(kind)
+        self._kind, self._clock, self._eta_s = kind, clock, eta_s
+        self._next_s = clock.monotonic_s() + self.first_s
 
     def show(self, state: ProgressState) -> None:
-        if not self._eta.is_due():
-            return
-        left_s = self._eta.left_s(state)
+        now_s = self._clock.monotonic_s()
+        if now_s >= self._next_s:
+            self._next_s = now_s + self.every_s
+            requests = state.requests_left
+            self._draw(state, None if requests is None else self._eta_s(requests))
+
+    def _draw(self, state: ProgressState, left_s: float | None) -> None:
+        raise NotImplementedError
+
+
+class _LogLines(_Display):
+    first_s = every_s = 10.0
+
+    def _draw(self, state: ProgressState, left_s: float | None) -> None:
         facts = {
             f"{state.unit}s": state.done,
             "of": state.total,
@@ -98,17 +95,19 @@ class _LogLines(Progress):
             "eta_s": None if left_s is None else round(left_s),
         }
         known = {name: value for name, value in facts.items() if value is not None}
-        self._log.info(f"{self._kind}.progress", **known)
+        get_logger(self._kind).info(f"{self._kind}.progress", **known)
 
 
-class Bar(Progress):
-    """One line on stderr; log lines are printed above it. eta_s: as for `_LogLines`."""
+class Bar(_Display):
+    """One line on stderr; log lines are printed above it."""
+
+    first_s, every_s = 0.0, 0.5
 
     def __init__(self, kind: str, clock: Clock, eta_s: Callable[[int], float]) -> None:
         from rich import progress
         from rich.console import Console
 
-        self._eta, self._left = _TimeLeft(clock, eta_s, 1.0), ""
+        super().__init__(kind, clock, eta_s)
         self._progress = progress.Progress(
             progress.TextColumn(f"[bold]{kind}[/]"),
             progress.BarColumn(_BAR_CELLS),
@@ -120,17 +119,14 @@ class Bar(Progress):
         self._task = self._progress.add_task(kind, total=None, text="")
         self._progress.start()
 
-    def show(self, state: ProgressState) -> None:
-        if self._eta.is_due():
-            left_s = self._eta.left_s(state)
-            self._left = "" if left_s is None else f" · {eta(left_s)}"
-        total, unit = state.total, state.unit
-        text = plural(state.done if total is None else total, unit)
+    def _draw(self, state: ProgressState, left_s: float | None) -> None:
+        total, rows = state.total, state.rows
+        text = plural(state.done if total is None else total, state.unit)
         if total is not None:
             text = f"{state.done:,} of {text}"
-        if state.rows is not None:
-            text += f", {plural(state.rows, 'row')}"
-        self._progress.update(self._task, completed=state.done, total=total, text=text + self._left)
+        text += "" if rows is None else f", {plural(rows, 'row')}"
+        text += "" if left_s is None else f" · {eta(left_s)}"
+        self._progress.update(self._task, completed=state.done, total=total, text=text)
 
     def stop(self) -> None:
         self._progress.stop()

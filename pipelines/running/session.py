@@ -13,9 +13,9 @@ from connector.api.client import ApiClient
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
-from connector.history import FreshnessLog, History, new_run_id
+from connector.history import Freshness, FreshnessLog, History, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
-from pipelines.destination.identity import prepare_state_dir
+from pipelines.destination.identity import destination_label, prepare_state_dir, snapshot_facts
 from pipelines.destination.relabelling import settle_labels
 from pipelines.running.signals import StopSignal, stop_on_signals
 
@@ -29,6 +29,15 @@ class LedgerView:
     database: Database
     history: History
     freshness: FreshnessLog
+
+    def freshness_of(self, settings: Settings) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
+        """By resource: what has landed at the destination, and what its readers see of it."""
+        label, copy = destination_label(settings), snapshot_facts(settings)
+        landed = {each.resource: each for each in self.freshness.of(label)}
+        if copy is None:
+            return landed, landed
+        seen = self.freshness.published(label) if copy.made_at else []
+        return landed, {each.resource: each for each in seen}
 
 
 @contextmanager

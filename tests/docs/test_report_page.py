@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from connector.history import RunRecord
-from pipelines.report.report_facts import ReportFacts, ShownPush, ShownResource
+from connector.history import Freshness, RunRecord
+from pipelines.report.report_facts import ReportFacts, ShownPush
 from pipelines.report.report_page import render
 from tests.unit.operations.test_report import NOW_S, facts, pull
 
@@ -104,7 +104,7 @@ def evil() -> ReportFacts:
         account=EVIL,
         hold=EVIL,
         pushes=[ShownPush(failed, [(EVIL, 1)])],
-        freshness=[ShownResource(EVIL, 1, NOW_S, None, EVIL, EVIL)],
+        freshness={EVIL: Freshness(EVIL, "r1", EVIL, EVIL, 1, int(NOW_S * 1000), None)},
     )
 
 

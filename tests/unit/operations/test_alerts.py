@@ -166,7 +166,7 @@ def test_observed_work_tells_of_what_it_raises():
         def work(_settings: Settings, _output: Output) -> Result:
             raise ConfigurationError("no such thing")
 
-        with pytest.raises(ConfigurationError):
-            observed("pull", work)(settings(webhook_url=listener.url), Output())
+        result = observed("pull", work)(settings(webhook_url=listener.url), Output())
+    assert isinstance(result.error, ConfigurationError)
     ((_, body),) = listener.received
     assert json.loads(body)["message"] == "no such thing"

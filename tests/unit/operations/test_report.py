@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.history import RunRecord
+from connector.history import Freshness, RunRecord
 from pipelines.report import report_page as charts
 from pipelines.report.report_facts import (
     ReportFacts,
     ShownPush,
-    ShownResource,
     WindowUse,
     by_minute,
     changes,
@@ -61,7 +60,7 @@ def test_whatever_a_server_or_a_file_said_is_escaped():
             account=EVIL,
             hold=EVIL,
             pushes=[ShownPush(failed, [(EVIL, 1)])],
-            freshness=[ShownResource(EVIL, 1, NOW_S, None, EVIL, EVIL)],
+            freshness={EVIL: Freshness(EVIL, "r1", EVIL, EVIL, 1, int(NOW_S * 1000), None)},
         )
     )
     assert "<script" not in page

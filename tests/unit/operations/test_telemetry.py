@@ -7,6 +7,7 @@ import sys
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from connector.errors import Unexpected
 from connector.settings import Settings, load
 from pipelines.commands.invocation import observed
 from pipelines.commands.output import Output, Result
@@ -53,8 +54,9 @@ def test_a_failure_is_a_failed_span_without_its_message(monkeypatch: pytest.Monk
     with listening() as listener:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", listener.url)
         on = load(overrides={"telemetry": {"enabled": True}})
-        with pytest.raises(ValueError, match="Ada"):
-            observed("pull", work)(on, Output())
+        result = observed("pull", work)(on, Output())
+    assert isinstance(result.error, Unexpected)
+    assert isinstance(result.error.__cause__, ValueError)
     ((_, body),) = listener.received
     assert b"Ada" not in body
     (span,) = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
