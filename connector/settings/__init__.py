@@ -8,7 +8,7 @@ the environment: `HIRINGCENTER_PULL__FULL_SHARE`.
 from __future__ import annotations
 
 from connector.settings.loading import VENDOR_HOST, account_settings, load
-from connector.settings.project import CONFIG_FILE, Project, open_project
+from connector.settings.project import open_project
 from connector.settings.tree import (
     Account,
     AlertSettings,
@@ -17,7 +17,6 @@ from connector.settings.tree import (
     PushJob,
     ResourceSettings,
     Settings,
-    TelemetrySettings,
     WriteSettings,
 )
 from connector.settings.values import (
@@ -29,24 +28,8 @@ from connector.settings.values import (
 )
 
 __all__ = [
-    "CONFIG_FILE",
-    "VENDOR_HOST",
-    "Account",
-    "AlertSettings",
-    "HttpSettings",
-    "Project",
-    "PullSettings",
-    "PushJob",
-    "RateLimit",
-    "ResourceSettings",
-    "Settings",
-    "TelemetrySettings",
-    "WriteSettings",
-    "account_settings",
-    "check_base_url",
-    "check_public_url",
-    "is_loopback",
-    "load",
-    "open_project",
+    "VENDOR_HOST", "Account", "AlertSettings", "HttpSettings", "PullSettings", "PushJob",
+    "RateLimit", "ResourceSettings", "Settings", "WriteSettings", "account_settings",
+    "check_base_url", "check_public_url", "is_loopback", "load", "open_project",
     "parse_rate_limits",
-]
+]  # fmt: skip

@@ -13,7 +13,6 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
-    DotEnvSettingsSource,
     EnvSettingsSource,
     InitSettingsSource,
     SettingsConfigDict,
@@ -37,18 +36,23 @@ class _Sources(BaseSettings, WrittenSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
-        dotenv_filtering="only_existing",
     )
 
 
-class _DotEnv(DotEnvSettingsSource):
-    """An empty environment variable hides the one in the file; a name without `=` sets nothing."""
+class _DotEnv(EnvSettingsSource):
+    """The variables of `.env`, which is read once: python-dotenv warns about a malformed line each
+    time. An empty environment variable hides the one in the file; a name without `=` sets nothing.
+    """
+
+    def __init__(self, variables: Mapping[str, str | None]) -> None:
+        self._variables = variables
+        super().__init__(_Sources)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {
-            name: text
-            for name, text in super()._load_env_vars().items()
-            if text is not None and name.upper() not in os.environ
+            name.lower(): text
+            for name, text in self._variables.items()
+            if text and name.upper() not in os.environ
         }
 
 
@@ -91,6 +95,7 @@ def load(
         ConfigurationError: the TOML file is missing or unreadable.
     """
     found = open_project(project)
+    found = replace(found, variables=_read_dotenv(found.dotenv))
     config = config or found.config
     location = str(config or CONFIG_FILE)
     toml = _read_toml(config)
@@ -100,13 +105,13 @@ def load(
         for account in (accounts.values() if isinstance(accounts, Mapping) else ())
         if isinstance(account, Mapping)
     }
-    _check_names(_dotenv(found), str(found.dotenv), own_keys)
+    _check_names(found.variables, str(found.dotenv), own_keys)
     _check_names(os.environ, "environment", own_keys)
     try:
         sources = (
             InitSettingsSource(_Sources, dict(overrides or {})),
             EnvSettingsSource(_Sources),
-            _DotEnv(_Sources, found.dotenv),
+            _DotEnv(found.variables),
             toml,
         )
         merged = _Sources(_build_sources=(sources, {}))  # type: ignore[call-arg]
@@ -137,13 +142,11 @@ def _read_toml(config: Path | None) -> _Toml:
         raise ConfigurationError(f"{config}: can't be read as TOML: {error}.") from None
 
 
-def _dotenv(project: Project) -> Mapping[str, str | None]:
-    if project.dotenv is None:
-        return {}
+def _read_dotenv(path: Path | None) -> Mapping[str, str | None]:
     try:
-        return dotenv_values(project.dotenv)
+        return {} if path is None else dotenv_values(path)
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{project.dotenv}: can't be read: {error}.") from None
+        raise ConfigurationError(f"{path}: can't be read: {error}.") from None
 
 
 # --- unknown names --------------------------------------------------------------------------
@@ -245,6 +248,6 @@ def account_settings(settings: Settings, name: str) -> Settings:
     if account.dataset is None and account.duckdb_path is None:
         own["dataset"] = f"{settings.dataset}_{name}"
         own["duckdb_path"] = settings.duckdb_path.with_stem(f"{settings.duckdb_path.stem}_{name}")
-    key = {**_dotenv(settings.project), **os.environ}.get(account.api_key_env)
+    key = {**settings.project.variables, **os.environ}.get(account.api_key_env)
     own["api_key"] = SecretStr(key) if key else None
     return settings.model_copy(update={**own, "account": name})

@@ -13,8 +13,8 @@ import os
 import pwd
 import re
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from connector.errors import UntrustedFile, UsageError
@@ -32,7 +32,8 @@ class Project:
 
     folder: absolute. config, dotenv: None if missing or untrusted. uses_dlt_files: whether `.dlt/`
     in `folder` counts. is_found: False if no project was found and the working folder stands in
-    for one. notes: warnings, such as about a file that was skipped.
+    for one. notes: warnings, such as about a file that was skipped. variables: those of `dotenv`,
+    once the settings are loaded; some are secrets.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Project:
     uses_dlt_files: bool = True
     is_found: bool = False
     notes: tuple[str, ...] = ()
+    variables: Mapping[str, str | None] = field(default_factory=dict, repr=False)
 
     @property
     def searched(self) -> str:

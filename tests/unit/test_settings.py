@@ -132,6 +132,20 @@ def test_a_name_without_a_value_in_dotenv_sets_nothing(tmp_path: Path):
     assert (load().http.retry_total_s, load().push) == (300.0, {})
 
 
+def test_a_malformed_line_in_dotenv_is_warned_about_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Also with accounts, whose keys may be in it."""
+    write(tmp_path / ".env", "HIRINGCENTER_API_KEY_EAST=secret\nno name, no value\n")
+    write(
+        tmp_path / "config/hiringcenter.toml",
+        '[accounts.east]\napi_key_env = "HIRINGCENTER_API_KEY_EAST"',
+    )
+    assert account_settings(load(), "east").key == "secret"
+    assert len(caplog.records) == 1
+    assert "line 2" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["base_url", "ledger_url"])
 def test_an_address_that_is_a_number_is_refused(tmp_path: Path, name: str):
     """As any other value of the wrong kind: in words, by name."""
