@@ -72,7 +72,7 @@ types: $(STAMP) ## Check types with Mypy, strictly
 bench: $(STAMP) ## Measure speed and memory, and compare them with their targets
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-lock: $(STAMP) ## Lock the newest version of every requirement, and list the licences
+lock: $(STAMP) ## Lock the newest version of every requirement, and list the licenses
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv pip-licenses
 	@$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \

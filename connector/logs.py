@@ -1,7 +1,7 @@
 """Structured logs on stderr, with the run id on every line and secrets taken out.
 
 A log line is a constant event name and values as fields: `log.info("pull.page", rows=200)`.
-Redaction is the last line of defence, not the first: the key, emails, phones and note bodies
+Redaction is the last line of defense, not the first: the key, emails, phones and note bodies
 aren't logged at all; whatever slips through (in another library's message) is masked here.
 """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -17,7 +17,6 @@ from pydantic_settings import (
     InitSettingsSource,
     SettingsConfigDict,
     SettingsError,
-    TomlConfigSettingsSource,
 )
 
 from connector.errors import BadSetting, ConfigurationError, UnknownAccount, UnknownSetting, nearest
@@ -36,6 +35,7 @@ class _Sources(BaseSettings, WrittenSettings):
         env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
+        case_sensitive=True,  # in the file: otherwise `[HTTP]` would be taken for `[http]`
     )
 
 
@@ -46,7 +46,7 @@ class _DotEnv(EnvSettingsSource):
 
     def __init__(self, variables: Mapping[str, str | None]) -> None:
         self._variables = variables
-        super().__init__(_Sources)
+        super().__init__(_Sources, case_sensitive=False)
 
     def _load_env_vars(self) -> Mapping[str, str | None]:
         return {
@@ -54,26 +54,6 @@ class _DotEnv(EnvSettingsSource):
             for name, text in self._variables.items()
             if text and name.upper() not in os.environ
         }
-
-
-class _Toml(TomlConfigSettingsSource):
-    """A named file must exist; it may be a pipe. Names are case-sensitive: pydantic's own source
-    would take `[HTTP]` for `[http]`, and drop one if a file has both."""
-
-    def _read_files(self, files: Any, deep_merge: bool = False) -> dict[str, Any]:  # noqa: ARG002
-        return {} if files is None else self._read_file(files)
-
-    def __call__(self) -> dict[str, Any]:
-        return self.toml_data
-
-    def has(self, path: list[str]) -> bool:
-        """Whether the file names the setting at `path`."""
-        inner: Any = self.toml_data
-        for name in path:
-            if not isinstance(inner, Mapping) or name not in inner:
-                return False
-            inner = inner[name]
-        return True
 
 
 def load(
@@ -99,7 +79,7 @@ def load(
     config = config or found.config
     location = str(config or CONFIG_FILE)
     toml = _read_toml(config)
-    accounts = toml().get("accounts")
+    accounts = toml.get("accounts")
     own_keys = {
         str(account.get("api_key_env", "")).upper()
         for account in (accounts.values() if isinstance(accounts, Mapping) else ())
@@ -110,9 +90,9 @@ def load(
     try:
         sources = (
             InitSettingsSource(_Sources, dict(overrides or {})),
-            EnvSettingsSource(_Sources),
+            EnvSettingsSource(_Sources, case_sensitive=False),
             _DotEnv(found.variables),
-            toml,
+            InitSettingsSource(_Sources, toml),
         )
         merged = _Sources(_build_sources=(sources, {}))  # type: ignore[call-arg]
     except ValidationError as error:
@@ -133,9 +113,10 @@ def load(
     return settings
 
 
-def _read_toml(config: Path | None) -> _Toml:
+def _read_toml(config: Path | None) -> dict[str, Any]:
+    """The file's tables, by names as they are written; it may be a pipe."""
     try:
-        return _Toml(_Sources, config)
+        return {} if config is None else tomllib.loads(config.read_bytes().decode())
     except FileNotFoundError:
         raise ConfigurationError(f"{config}: no such file. Check --config.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -167,14 +148,14 @@ def _variables_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _variables_of(field.annotation, f"{prefix}{name}__")
 
 
-def _refusal(error: ValidationError, toml: _Toml, location: str) -> ConfigurationError:
+def _refusal(error: ValidationError, toml: Mapping[str, Any], location: str) -> ConfigurationError:
     """The first unknown name, or else the first value that can't be used."""
     found = error.errors(include_input=False, include_url=False)
     first = next((each for each in found if each["type"] == "extra_forbidden"), found[0])
     *above, name = (str(part) for part in first["loc"])
     path = ".".join(above)
     if first["type"] == "extra_forbidden":
-        location = location if toml.has([*above, name]) else "environment or .env"
+        location = location if _has(toml, [*above, name]) else "environment or .env"
         location = f"{location} [{path}]" if above else location
         known = _section_at(above).model_fields
         return UnknownSetting(name=name, location=location, nearest=nearest(name, known))
@@ -182,6 +163,15 @@ def _refusal(error: ValidationError, toml: _Toml, location: str) -> Configuratio
     return BadSetting(
         name=f"{path}.{name}".lstrip("."), location=_all_locations(location), reason=reason
     )
+
+
+def _has(inner: Any, path: Iterable[str]) -> bool:
+    """Whether nested tables have a value at `path`."""
+    for name in path:
+        if not isinstance(inner, Mapping) or name not in inner:
+            return False
+        inner = inner[name]
+    return True
 
 
 def _section_at(path: list[str]) -> type[BaseModel]:

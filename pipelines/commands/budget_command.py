@@ -109,7 +109,7 @@ def as_lines(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[s
 
 def as_bars(state: BudgetState, plan: Plan | None, now: datetime) -> Iterator[Any]:
     """The same facts for a terminal: one bar per window, then the notes. The parts of a bar also
-    differ in their characters, for terminals without colours."""
+    differ in their characters, for terminals without colors."""
     from rich.text import Text
 
     for window in state.windows:

@@ -1,7 +1,7 @@
 """The report as one self-contained HTML file, through a template that escapes everything.
 
 Charts are SVG shapes stretched to their box: text in them would be unreadable on a phone, so the
-template adds captions and scales. Colours are CSS classes, so that one file suits light and dark.
+template adds captions and scales. Colors are CSS classes, so that one file suits light and dark.
 """
 
 from __future__ import annotations
