@@ -287,7 +287,7 @@ def _version(connection: sa.Connection, component: str) -> int:
 
 def _on_begin(connection: sa.Connection) -> None:
     write = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    connection.connection.cursor().execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _server_name(url: sa.URL) -> str:

@@ -47,6 +47,14 @@ _PERMIT = outstanding.c.key == sa.bindparam("key"), outstanding.c.id == sa.bindp
 _REMOVE = Prepared(sa.delete(outstanding).where(*_PERMIT))
 _AWAIT_NO_MORE = Prepared(sa.update(outstanding).where(*_PERMIT).values(awaited_until_s=0.0))
 _SPEND, _GRANT = Prepared(sa.insert(spent)), Prepared(sa.insert(outstanding))
+_COUNT = Prepared(
+    sa.select(sa.func.count()).where(
+        spent.c.key == sa.bindparam("key"),
+        spent.c.seq > sa.bindparam("seq"),
+        spent.c.end_s <= sa.bindparam("by_s"),
+        spent.c.granted_s > sa.bindparam("since_s"),
+    )
+)
 _STORE = Prepared.update_of(keys)
 _CONNECT, _SHOW = Prepared(sa.insert(owners)), Prepared.update_of(owners)
 _DISCONNECT = Prepared(
@@ -125,14 +133,11 @@ class _Ended:
         return self.view.row.seq - self.view.rank_at(since_s).seq + unanswered
 
     def least(self, window: Window) -> int:
-        since_s = self.end_s - window.sure_s
-        counted = sa.select(sa.func.count()).where(
-            spent.c.key == self.view.row.key,
-            spent.c.seq > self.view.rank_at(since_s).seq,
-            spent.c.end_s <= self.granted_s,
-            spent.c.granted_s > since_s,
-        )
-        return 1 + (self.view.connection.scalar(counted) or 0)
+        key, since_s = self.view.row.key, self.end_s - window.sure_s
+        seq = self.view.rank_at(since_s).seq
+        values = {"key": key, "seq": seq, "since_s": since_s, "by_s": self.granted_s}
+        (counted,) = _COUNT.execute(self.view.connection, values).fetchone()
+        return 1 + int(counted)
 
 
 class Ledger:
@@ -246,10 +251,9 @@ class Ledger:
             statement.execute_many(view.connection, [{"key": row.key, "id": id} for id in ids])
         _SPEND.execute_many(view.connection, rows)
         returned = [view.unanswered.pop(id, None) for id in request.unsent]
-        pulls = sum(permit is not None and not permit.push for permit in returned)
-        self._process = replace(
-            self._process, pull_requests=max(0, self._process.pull_requests - pulls)
-        )
+        if pulls := sum(permit is not None and not permit.push for permit in returned):
+            left = max(0, self._process.pull_requests - pulls)
+            self._process = replace(self._process, pull_requests=left)
         for id in request.unanswered:
             if id in view.unanswered:
                 view.unanswered[id] = view.unanswered[id]._replace(awaited_until_s=0.0)
@@ -346,11 +350,10 @@ class Ledger:
         self._pruned_at = row.seq
         before_s = view.now_s - row.keep_s - _MEMORY_S
         row.pruned_seq, row.pruned_push_seq = view.rank_at(before_s)
-        for table, is_old in (
-            (spent, spent.c.seq <= row.pruned_seq),
-            (outstanding, outstanding.c.deadline_s <= before_s),
-        ):
-            view.connection.execute(sa.delete(table).where(table.c.key == row.key, is_old))
+        old_permits = outstanding.c.key == row.key, outstanding.c.deadline_s <= before_s
+        view.connection.execute(sa.delete(outstanding).where(*old_permits))
+        old = spent.c.key == row.key, spent.c.seq <= row.pruned_seq
+        view.connection.execute(sa.delete(spent).where(*old))
 
 
 def _smoothed_s(before_s: float | None, new_s: float | None = None) -> float | None:

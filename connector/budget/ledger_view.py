@@ -52,6 +52,20 @@ _LAST_ENDED = Prepared(
 )
 
 
+def _ended(number: sa.ColumnElement[int]) -> Prepared:
+    return Prepared(
+        sa.select(sa.func.min(spent.c.end_s))  # a pull has the number of the push before it
+        .where(spent.c.key == _KEY, number > sa.bindparam("left"))
+        .group_by(number)
+        .order_by(number)
+        .limit(sa.bindparam("most", type_=sa.Integer))
+    )
+
+
+_ENDED, _ENDED_PUSHES = _ended(spent.c.seq), _ended(spent.c.push_seq)
+_NO_LIMIT = 2**31 - 1
+
+
 @dataclass(frozen=True)
 class ConnectedProcess:
     """A process that uses the budget: a row of `owners`."""
@@ -110,9 +124,6 @@ class Rank(NamedTuple):
 
     seq: int
     push_seq: int
-
-    def of(self, lane: Lane | None) -> int:
-        return self.push_seq if lane is Lane.PUSH else self.seq
 
 
 @dataclass
@@ -189,13 +200,12 @@ class KeyView:
         found = _LAST_ENDED.execute(self.connection, values).fetchone()
         return Rank(*found) if found else Rank(self.row.pruned_seq, self.row.pruned_push_seq)
 
-    def live(self, index: int, lane: Lane | None = None) -> int:
-        """Permits that count in window `index`, of `lane` or of both."""
-        since_s = self.now_s - self.windows[index].held_s
-        ended = Rank(self.row.seq, self.row.push_seq).of(lane) - self._left[index].of(lane)
-        return ended + sum(
-            p.is_of(lane) and p.deadline_s > since_s for p in self.unanswered.values()
-        )
+    def live(self, index: int) -> Live:
+        """Permits that count in window `index`."""
+        since_s, left = self.now_s - self.windows[index].held_s, self._left[index]
+        pushes = [p.push for p in self.unanswered.values() if p.deadline_s > since_s]
+        ended = Live(self.row.seq - left.seq, self.row.push_seq - left.push_seq)
+        return Live(ended.all + len(pushes), ended.push + sum(pushes))
 
     def in_flight(self, owner: str | None = None, lane: Lane | None = None) -> int:
         """Permits whose answer is still awaited, of one process or of all that may still live."""
@@ -209,7 +219,7 @@ class KeyView:
         last_s = self.row.last_grant_s
         return Facts(
             now_s=self.now_s,
-            live=[Live(self.live(i), self.live(i, Lane.PUSH)) for i in range(len(self.windows))],
+            live=[self.live(index) for index in range(len(self.windows))],
             in_flight=self.in_flight(),
             waiting_pull=waiting_pull,
             last_grant_s=-math.inf if last_s is None else last_s,
@@ -224,7 +234,8 @@ class KeyView:
         if sum(deadline_s > self.now_s for deadline_s in ours_s) > live:
             return None
         held_s = self.windows[window_index].held_s
-        surplus = self.live(window_index, lane) - live
+        now = self.live(window_index)
+        surplus = (now.push if lane is Lane.PUSH else now.all) - live
         if surplus <= 0:
             return -math.inf
         ends_s = self._ended_s(window_index, lane, surplus)
@@ -239,17 +250,12 @@ class KeyView:
                 insort(ends_s, min(permit.deadline_s, unanswered_end_s))
         return ends_s
 
-    def _ended_s(self, index: int, lane: Lane | None, most: int | None = None) -> list[float]:
+    def _ended_s(self, index: int, lane: Lane | None, most: int = _NO_LIMIT) -> list[float]:
         """Ends of the answered requests that count in a window, ascending; the first `most`."""
-        number = spent.c.push_seq if lane is Lane.PUSH else spent.c.seq
-        query = (
-            sa.select(sa.func.min(spent.c.end_s))  # a pull has the number of the push before it
-            .where(spent.c.key == self.row.key, number > self._left[index].of(lane))
-            .group_by(number)
-            .order_by(number)
-            .limit(most)
-        )
-        return list(self.connection.scalars(query))
+        of_push, left = lane is Lane.PUSH, self._left[index]
+        values = {"key": self.row.key, "left": left.push_seq if of_push else left.seq, "most": most}
+        found = (_ENDED_PUSHES if of_push else _ENDED).execute(self.connection, values)
+        return [end_s for (end_s,) in found]
 
 
 @dataclass(frozen=True, slots=True)

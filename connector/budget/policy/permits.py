@@ -8,9 +8,8 @@ again. Times are seconds of the ledger's clock.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from connector.budget.policy import feedback, lanes
 from connector.budget.policy.windows import Ceiling, Lane, Live, Window
@@ -73,13 +72,9 @@ class Allowance:
     until_s: float = math.inf
 
 
-class FreeAt(Protocol):
-    """When live permits in a window will have fallen, as far as answers show."""
-
-    def __call__(self, window_index: int, lane: Lane | None, live: int) -> float | None:
-        """When at most `live` permits (of `lane`, or of both for None) still count in the
-        window, with no further grant; None if unanswered ones alone are more than that."""
-        ...
+FreeAt = Callable[[int, Lane | None, int], float | None]
+"""(window index, lane or None for both, n) -> when at most n live permits still count, with no
+further grant; None if unanswered ones alone are more than that."""
 
 
 def send_by_s(granted_s: float) -> float:
