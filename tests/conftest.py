@@ -90,9 +90,10 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     """The URL of an empty database of this test's own."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     url = sa.make_url(postgres_server).set(drivername="postgresql+psycopg")
-    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
         connection.execute(sa.text(f"CREATE DATABASE {name}"))
     yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
+    admin.dispose()

@@ -139,10 +139,6 @@ class State:
     """
 
     def __init__(self, options: SandboxOptions | None = None) -> None:
-        self.reset(options)
-
-    def reset(self, options: SandboxOptions | None = None) -> None:
-        """Begin again: the data that `options` describe, an empty log, nothing spent or known."""
         self.options = options or SandboxOptions()
         self.clock = ServerClock()
         self.store = Store(self.options, self.clock)

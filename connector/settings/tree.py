@@ -57,7 +57,7 @@ class PullSettings(Section):
     full_every_s: Positive = 86_400.0
     lookback_s: Annotated[float, Field(ge=0)] = 300.0
     chunk_s: Positive = 5.0
-    chunk_pages: Annotated[int, Field(ge=1)] = 100
+    chunk_pages: Annotated[int, Field(ge=1)] | None = None
     page_size: Annotated[int, Field(ge=1)] = 200
     meetings_past_s: Positive = 30 * 86_400.0
     meetings_ahead_s: Positive = 180 * 86_400.0

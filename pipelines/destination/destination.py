@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -93,10 +94,12 @@ class Destination:
             self._snapshot.refuse_foreign_file(take_over=take_over)
         self.warnings: dict[str, Counter[str]] = {}
         """By table: what could not be loaded into a column of its own, and how often."""
+        self._fills: dict[str, bool] = {}  # by table: it was empty, and got no row twice
         self._stack = ExitStack()
         try:
-            tries = 2 if self._snapshot else 5  # retrying hardly ever helps with a file
-            self._stack.enter_context(own_configuration(job_tries=tries))
+            # several writers at once have corrupted a file; a repeated job would insert rows twice
+            how = {"job_tries": 1, "workers": 1} if self._snapshot else {}
+            self._stack.enter_context(own_configuration(**how))
             if self._type == "postgres":
                 self._stack.enter_context(bounded_waits(timeouts))
             self._open()
@@ -134,6 +137,7 @@ class Destination:
             else ServerWarehouse(lambda: self.loader.pipeline)
         )
         self._attempt(self.loader.recover)
+        self._forgotten = self._warehouse.columns()
 
     def _attempt(self, work: Callable[[], T]) -> T:
         """The result of `work`, retried with more memory, or after others' locks, if necessary."""
@@ -158,10 +162,47 @@ class Destination:
         """
         if worth_publishing:
             self._note_change()
-        self._load_in_some_form(batches)
+        self._load_in_some_form([replace(each, is_new=self._is_new(each)) for each in batches])
         if self._snapshot:
             checkpoint = partial(checkpoint_if_due, self._connection, self._paths.working_file)
             self._memory.fit(checkpoint)
+
+    def record(self, batches: Sequence[Batch], *, worth_publishing: bool = False) -> None:
+        """Upsert a few rows that belong to no list: in a file of ours without a load package.
+
+        Raises:
+            DestinationError: they can't be written.
+        """
+        warehouse, dlt_needed = self._warehouse, False
+        for batch in batches:  # it creates tables and columns
+            dlt_needed |= not batch.columns.keys() <= self.columns(batch.table).keys()
+        if dlt_needed or not isinstance(warehouse, DuckWarehouse):
+            self.load(batches, worth_publishing=worth_publishing)
+            return
+        if worth_publishing:
+            self._note_change()
+        with self._watching_for_damage():
+            self._attempt(partial(warehouse.upsert, batches))
+
+    def _is_new(self, batch: Batch) -> bool:
+        """Whether rows may be inserted without a merge: those of a new table, or a list's rows with
+        new ids into a table that was empty when this run began. On a server, a load whose answer
+        is lost may be repeated."""
+        if self._snapshot is None:
+            return False
+        table, name = batch.table, self.name(batch.table)
+        if not self.columns(table):
+            self._fills[table] = True
+            return True
+        if batch.state is None:
+            return False
+        if table not in self._fills:
+            self._fills[table] = not self.query(f"SELECT 1 FROM {name} LIMIT 1")  # noqa: S608
+        if self._fills[table]:
+            sql = f"SELECT 1 FROM {name} WHERE id IN ({{ids}}) LIMIT 1"  # noqa: S608
+            ids = batch.as_table()["id"].to_pylist()
+            self._fills[table] = not self._attempt(partial(self._warehouse.query_ids, sql, ids))
+        return self._fills[table]
 
     def _load_in_some_form(self, batches: Sequence[Batch]) -> None:
         known = {batch.table: self.columns(batch.table) for batch in batches}
@@ -187,7 +228,7 @@ class Destination:
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of a table by column name; empty if there is no such table yet."""
-        return self.loader.columns(table) or self._warehouse.columns(table)
+        return self.loader.columns(table) or self._forgotten.get(table, {})
 
     def name(self, table: str) -> str:
         """A table's quoted, qualified name for `query`."""
@@ -272,6 +313,8 @@ class Destination:
 
     def forget_old_loads(self) -> None:
         """Delete old states that dlt would keep forever, one for each load."""
+        if not self.loader.columns("_dlt_pipeline_state"):
+            return  # it hasn't loaded anything yet
         states = self.name("_dlt_pipeline_state")
         self.query(
             f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's

@@ -42,7 +42,6 @@ _HOW: dict[str, Any] = {
     "load.delete_completed_jobs": True,
     "load.auto_abort_on_terminal_error": True,
     "load.raise_on_failed_jobs": True,
-    "load.workers": 4,
 }
 _WHERE = """
     destination_type bucket_url location project_id host port database query_result_bucket
@@ -133,15 +132,17 @@ class _LocationsOnly(ConfigProvider):
 
 
 @contextmanager
-def own_configuration(*, job_tries: int = 5) -> Iterator[None]:
+def own_configuration(*, job_tries: int = 5, workers: int = 4) -> Iterator[None]:
     """Within the block, dlt uses our options. May be nested; threads share it.
 
-    job_tries: how often a job is tried within one load; the outermost caller's value applies.
+    job_tries: how often a job is tried within one load. workers: jobs at the same time. The
+    outermost caller's values apply.
     """
     global _users, _replaced  # like dlt's own providers
     with _lock:
         if not _users:
-            _replaced = _take_over({**_HOW, "load.raise_on_max_retries": job_tries})
+            own = {"load.raise_on_max_retries": job_tries, "load.workers": workers}
+            _replaced = _take_over({**_HOW, **own})
         _users += 1
     traces = get_resolved_traces()  # they hold frames, and with them every loaded row
     traces.logging_enabled = False

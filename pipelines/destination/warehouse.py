@@ -18,6 +18,7 @@ from dlt.common.normalizers.naming import NamingConvention
 from dlt.destinations import duckdb as dlt_duckdb
 
 from pipelines.destination.load_errors import translated
+from pipelines.destination.loader import Batch
 from pipelines.destination.working_file import work_schema
 
 _IN_ONE_QUERY = 1000
@@ -67,23 +68,37 @@ class DuckWarehouse:
         """The table's quoted, qualified name."""
         return f'"{self._dataset}"."{table}"'
 
-    def columns(self, table: str) -> dict[str, dict[str, Any]]:
-        """dlt column schemas of a table that dlt has forgotten."""
-        rows = self.query(
-            "SELECT column_name, data_type FROM duckdb_columns() WHERE schema_name = %s "
-            "AND table_name = %s AND database_name = current_database()",
-            [self._dataset, table],
-        )
-        return {
-            name: {"name": name, "data_type": _DATA_TYPES[duckdb_type]}
-            for name, duckdb_type in rows
-            if duckdb_type in _DATA_TYPES
-        }
+    def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """dlt column schemas by table and name, also where dlt has forgotten the table."""
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        for table, name, duckdb_type in self.query(
+            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
+            "WHERE schema_name = %s AND database_name = current_database()",
+            [self._dataset],
+        ):
+            if duckdb_type in _DATA_TYPES:
+                column = {"name": name, "data_type": _DATA_TYPES[duckdb_type]}
+                found.setdefault(table, {})[name] = column
+        return found
 
     def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
         """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
         found = self.query(f"FROM ({sql}) ANTI JOIN {seen.table(table)} USING (id)")
         return [row[0] for row in found]
+
+    def upsert(self, batches: Iterable[Batch]) -> None:
+        """Replace the rows of each batch, all or none; its table has all of its columns."""
+        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
+            cursor.execute("BEGIN")
+            for batch in batches:
+                name = self.name(batch.table)
+                key = batch.key if isinstance(batch.key, str) else ", ".join(batch.key)
+                cursor.register("arriving", batch.as_table())
+                cursor.execute(
+                    f"DELETE FROM {name} WHERE ({key}) IN (SELECT ({key}) FROM arriving)"  # noqa: S608
+                )
+                cursor.execute(f"INSERT INTO {name} BY NAME FROM arriving")
+            cursor.execute("COMMIT")
 
     def create_dataset(self) -> None:
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
@@ -125,7 +140,7 @@ class ServerWarehouse:
         with translated():
             return str(self._pipeline().sql_client().make_qualified_table_name(table))
 
-    def columns(self, table: str) -> dict[str, dict[str, Any]]:  # noqa: ARG002
+    def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {}  # dlt keeps its schema with the rows
 
     def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:

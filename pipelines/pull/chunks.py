@@ -1,21 +1,20 @@
-"""Pages are fetched ahead while earlier ones are loaded, but never too far ahead.
+"""Pages are fetched ahead while earlier ones are landed, but never too far ahead.
 
-One thread per resource iterates its scan. Pages that were fetched and aren't loaded yet are lost
-in a kill: there are never more than `chunk_pages` of them, and no page is begun while one waits
-that was begun more than `chunk_s` ago. They are also what a pull holds in memory, so none is begun
-while `CHUNK_BYTES` wait: texts may be long, and fields many. At the pace the API allows, chunks are
-cut by time, and fetching continues while they load; a fast server fills a chunk before that, and
-one big chunk loads faster than two.
+One thread per resource iterates its scan. What arrives is made into Arrow tables in portions, and
+a chunk of them is loaded at a time: each load costs as much as a few hundred rows. A chunk ends
+when its pages were `CHUNK_BYTES` of JSON, or soon enough that no page waits longer than `chunk_s`:
+that is what a kill loses. While it loads, up to `AHEAD_BYTES` are fetched for the next one.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from connector.clock import Clock
 from connector.errors import ConnectorError, Interrupted, Unexpected
@@ -33,22 +32,40 @@ from connector.source.scan import Scan
 from connector.source.scans import ScannedPage
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
-from pipelines.pull.push_results import COLUMNS as PUSH_COLUMNS
-from pipelines.pull.push_results import KEY as PUSH_KEY
-from pipelines.pull.push_results import TABLE as PUSH_RESULTS
+from pipelines.pull.push_results import results_batch
+from pipelines.pull.run_tables import (
+    ACCOUNT_COLUMNS,
+    ACCOUNT_TABLE,
+    freshness_batch,
+    runs_batch,
+)
 
-CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a hundred pages of ordinary rows are 10 MB
+CHUNK_BYTES = 64 * 1024 * 1024  # of JSON; as Arrow tables it is less
+AHEAD_BYTES = 8 * 1024 * 1024  # parsed, it is five times as much
+_PORTION_BYTES = AHEAD_BYTES // 2
+_CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
+_OTHERS = (
+    Batch(ACCOUNT_TABLE, (), ACCOUNT_COLUMNS),
+    results_batch([]),
+    runs_batch([]),
+    freshness_batch([]),
+)
 _log = get_logger("pull")
 
 
-Chunk = dict[str, list[ScannedPage]]
-"""Pages that are loaded together: by resource, in the order of its scan."""
+class Portion(NamedTuple):
+    """Pages by resource, in the order of its scan. ends_chunk: load what was taken since the last
+    one that did."""
+
+    pages: dict[str, list[ScannedPage]]
+    ends_chunk: bool
 
 
 class Fetching:
-    """Reads scans in threads. Iterate `chunks` to its end, loading each before asking for the next.
+    """Reads scans in threads. Iterate `portions` to its end, landing each before asking for more.
 
-    errors: by resource, why its scan ended early. stop: once set, no more pages are begun.
+    chunk_pages: at most so many pages in a chunk; None: any number. errors: by resource, why its
+    scan ended early. stop: once set, no more pages are begun.
     """
 
     def __init__(
@@ -56,35 +73,37 @@ class Fetching:
         scans: Mapping[str, Scan],
         *,
         chunk_s: float,
-        chunk_pages: int,
+        chunk_pages: int | None,
         clock: Clock,
         stop: threading.Event,
     ) -> None:
-        self._chunk_s, self._chunk_pages = chunk_s, chunk_pages
+        self._chunk_s, self._chunk_pages = chunk_s, chunk_pages or float("inf")
         self._clock, self._stop = clock, stop
         self.errors: dict[str, ConnectorError] = {}
         self._changed = threading.Condition()
-        # fetched pages, each with the time when it was begun (monotonic seconds)
-        self._arrived: deque[tuple[float, str, ScannedPage]] = deque()
-        self._loading: list[float] = []
-        self._fetching = self._size_bytes = 0
+        self._arrived: deque[tuple[str, ScannedPage]] = deque()
+        self._arrived_s: float | None = None  # when the oldest of these pages arrived
+        self._taken_s: float | None = None
+        self._arrived_bytes = self._taken_bytes = 0
+        self._taken = self._fetching = 0  # pages
         self._running, self._abandoned = len(scans), False
         self._threads = [
             threading.Thread(target=self._read, args=item, name=f"fetch-{item[0]}", daemon=True)
             for item in scans.items()
         ]
 
-    def chunks(self) -> Iterator[Chunk]:
-        """Chunks until every scan has ended; each counts as loaded when the next is asked for."""
+    def portions(self) -> Iterator[Portion]:
+        """Portions until every scan has ended; the last one ends a chunk."""
         for thread in self._threads:
             thread.start()
         try:
-            while (chunk := self._next_chunk()) is not None:
-                yield chunk
-                with self._changed:
-                    self._loading.clear()
-                    self._size_bytes = sum(page.size_bytes for _, _, page in self._arrived)
-                    self._changed.notify_all()
+            while (portion := self._next_portion()) is not None:
+                yield portion
+                if portion.ends_chunk:
+                    with self._changed:
+                        self._taken = self._taken_bytes = 0
+                        self._taken_s = None
+                        self._changed.notify_all()
         finally:
             with self._changed:
                 self._abandoned = True
@@ -93,47 +112,57 @@ class Fetching:
                 if thread.is_alive():
                     thread.join(timeout=1.0)
 
-    def _next_chunk(self) -> Chunk | None:
+    def _next_portion(self) -> Portion | None:
         with self._changed:
-            while not self._arrived or not (self._is_full() or not self._running):
-                if not self._arrived and not self._running:
-                    return None
-                left_s = self._chunk_s / 2 - self._age_s()
-                if self._arrived and left_s <= 0:
+            while not (ends_chunk := self._is_chunk_over()):
+                if self._arrived_bytes >= _PORTION_BYTES:
                     break
-                self._changed.wait(max(0.01, left_s) if self._arrived else None)
-            chunk: Chunk = {}
-            while self._arrived:
-                began_s, resource, page = self._arrived.popleft()
-                self._loading.append(began_s)
-                chunk.setdefault(resource, []).append(page)
-            return chunk
+                if not (self._running or self._arrived or self._taken):
+                    return None
+                left_s = _CUT_AT * self._chunk_s - self._age_s()
+                self._changed.wait(max(0.01, left_s) if self._arrived or self._taken else None)
+            pages: dict[str, list[ScannedPage]] = {}
+            for resource, page in self._arrived:
+                pages.setdefault(resource, []).append(page)
+            self._taken += len(self._arrived)
+            self._taken_bytes += self._arrived_bytes
+            self._taken_s = self._arrived_s if self._taken_s is None else self._taken_s
+            self._arrived.clear()
+            self._arrived_bytes, self._arrived_s = 0, None
+            self._changed.notify_all()
+            return Portion(pages, ends_chunk)
 
-    def _is_full(self) -> bool:
-        pages = len(self._arrived) + len(self._loading) + self._fetching
-        return pages >= self._chunk_pages or self._size_bytes >= CHUNK_BYTES
+    def _is_chunk_over(self) -> bool:
+        pages = self._taken + len(self._arrived)
+        return pages > 0 and (
+            not self._running
+            or pages >= self._chunk_pages
+            or self._taken_bytes + self._arrived_bytes >= CHUNK_BYTES
+            or self._age_s() >= _CUT_AT * self._chunk_s
+        )
 
     def _age_s(self) -> float:
-        """Seconds since the oldest page that waits or is being loaded was begun."""
-        began = [*self._loading, *(began_s for began_s, _, _ in self._arrived)]
-        return self._clock.monotonic_s() - min(began) if began else 0.0
+        """Seconds since the oldest page arrived that hasn't landed."""
+        since_s = self._arrived_s if self._taken_s is None else self._taken_s
+        return 0.0 if since_s is None else self._clock.monotonic_s() - since_s
 
     def _read(self, resource: str, scan: Scan) -> None:
         try:
             pages = iter(scan)
             while self._may_begin():
-                began_s, page = self._clock.monotonic_s(), None
+                page = None
                 try:
                     page = next(pages, None)
                 finally:
-                    self._finished(began_s, resource, page)
+                    self._finished(resource, page)
                 if page is None:
                     return
             self.errors[resource] = Interrupted(getattr(self._stop, "signal_number", 15))
         except ConnectorError as error:
             self.errors[resource] = error
         except Exception as error:  # noqa: BLE001 - a thread's failure is the run's, whatever it is
-            self.errors[resource] = _fault(resource, error)
+            _log.debug("pull.unexpected", exc_info=error)
+            self.errors[resource] = Unexpected(error, doing=f"reading {resource}")
         finally:
             with self._changed:
                 self._running -= 1
@@ -143,28 +172,27 @@ class Fetching:
         """Wait until one more page may be begun; False if no more may be."""
         with self._changed:
             while not (self._abandoned or self._stop.is_set()):
-                if not self._is_full() and self._age_s() < self._chunk_s:
+                pages = self._taken + len(self._arrived) + self._fetching
+                is_ahead = self._arrived_bytes >= AHEAD_BYTES or pages >= self._chunk_pages
+                if not is_ahead and self._age_s() < self._chunk_s:
                     self._fetching += 1
                     return True
                 self._changed.wait(0.2)
             return False
 
-    def _finished(self, began_s: float, resource: str, page: ScannedPage | None) -> None:
+    def _finished(self, resource: str, page: ScannedPage | None) -> None:
         with self._changed:
             self._fetching -= 1
             if page is not None:
-                self._arrived.append((began_s, resource, page))
-                self._size_bytes += page.size_bytes
+                if self._arrived_s is None:
+                    self._arrived_s = self._clock.monotonic_s()
+                self._arrived.append((resource, page))
+                self._arrived_bytes += page.size_bytes
             self._changed.notify_all()
 
 
-def _fault(resource: str, error: Exception) -> Unexpected:
-    _log.debug("pull.unexpected", exc_info=error)
-    return Unexpected(error, doing=f"reading {resource}")
-
-
 class Landing:
-    """Loads chunks. runs: by resource; their counts and checkpoints change with every chunk."""
+    """Loads chunks. runs: by resource; their counts and checkpoints change with every portion."""
 
     def __init__(
         self, destination: Destination, runs: Mapping[str, ListScan], pull: PullSettings
@@ -173,7 +201,10 @@ class Landing:
         self._makers = {
             name: configured_maker(name, destination.columns(name), pull) for name in runs
         }
-        self._missing = _missing_tables(destination, runs)
+        self._tables: dict[str, list[pa.Table]] = {}  # taken, not loaded yet: changed rows …
+        self._ids: dict[str, set[str]] = {}  # … and their ids
+        self._malformed: dict[str, Row] = {}
+        self._missing = {name for name in runs if not destination.columns(name)}
         self._add_columns()
 
     @property
@@ -200,74 +231,86 @@ class Landing:
     def create_tables(self) -> None:
         """Create tables with every column of the contract, even if a list is empty."""
         if self._missing:
-            self._load({}, {})
+            self.load()
 
-    def land(self, chunk: Chunk) -> None:
-        """Load what changed; if nothing did, save only the checkpoints. Empties `chunk`.
+    def take(self, pages: dict[str, list[ScannedPage]]) -> None:
+        """Keep what changed, as Arrow tables, until `load`. Empties `pages`.
 
         Raises:
-            DestinationError: the rows can't be written; the chunk will be read again.
+            DestinationError: it can't be read; nothing that waits will be loaded, nor checkpoints.
         """
-        changed: dict[str, pa.Table] = {}
-        malformed: list[Row] = []
-        while chunk:  # frees pages as rows are made: a chunk is in memory once, not twice
-            resource, pages = chunk.popitem()
-            records, others = self._records(resource, pages)
-            del pages
-            malformed += others
-            changed[resource] = self._changed(resource, records)
-            del records
-        self._load(changed, {row["id"]: row for row in malformed})
-        for resource, rows in changed.items():
-            self._runs[resource].counts["rows_written"] += len(rows)
+        try:
+            while pages:  # frees them as tables are made: a portion is in memory once, not twice
+                self._take_pages(*pages.popitem())
+        except BaseException:
+            self._tables.clear()
+            raise
 
-    def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
-        """Load single records that were looked up by id, since their list lacks them."""
-        unique = self._makers[resource].unique(records)
-        rows = self._changed(resource, unique, is_listed=False)
-        self._runs[resource].counts["rows_read"] += len(records)
-        self._runs[resource].counts["rows_written"] += len(rows)
-        self._load({resource: rows}, {})
-
-    def _changed(
-        self, resource: str, records: UniqueRecords, *, is_listed: bool = True
-    ) -> pa.Table:
-        """The rows of those records that the destination doesn't have with the same content."""
-        changed = self._destination.changed(
-            resource, records.ids, records.hashes, is_listed=is_listed
-        )
-        return self._makers[resource].table(records.only(changed))
-
-    def _records(self, resource: str, pages: list[ScannedPage]) -> tuple[UniqueRecords, list[Row]]:
+    def _take_pages(self, resource: str, pages: list[ScannedPage]) -> None:
         run = self._runs[resource]
         records, malformed = run.take(pages, self._makers[resource])
+        self._malformed.update((row["id"], row) for row in malformed)
         if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
             self._destination.seen.add(resource, records.ids)
         if run.finds_deletions:
             run.keep_ids(len(records.ids))
-        return records, malformed
+        self._take(resource, records)
 
-    def _load(self, rows: Mapping[str, pa.Table], malformed: Mapping[str, Row]) -> None:
-        """Load `rows`, by resource; for those without any, save only the state."""
-        states = {name: self._runs[name].state() for name in rows}
-        names = [name for name in self._makers if len(rows.get(name, ())) or name in self._missing]
-        batches = [self._batch(name, rows.get(name, ())) for name in names]
+    def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
+        """Load single records that were looked up by id, since their list lacks them."""
+        self._runs[resource].counts["rows_read"] += len(records)
+        self._take(resource, self._makers[resource].unique(records), is_listed=False)
+        self.load()
+
+    def _take(self, resource: str, records: UniqueRecords, *, is_listed: bool = True) -> None:
+        """An id that waits already is loaded as in `records`, even if the destination has it so."""
+        waiting = self._ids.setdefault(resource, set())
+        places = self._destination.changed(
+            resource, records.ids, records.hashes, is_listed=is_listed
+        )
+        if not waiting.isdisjoint(records.ids):
+            again = {place for place, id_ in enumerate(records.ids) if id_ in waiting}
+            places = sorted(again.union(places))
+        tables = self._tables.setdefault(resource, [])
+        if places:
+            changed = records.only(places)
+            waiting.update(changed.ids)
+            tables.append(self._makers[resource].table(changed))
+
+    def load(self) -> None:
+        """Load what was taken; for lists without changes, save only the checkpoints.
+
+        Raises:
+            DestinationError: the rows can't be written; they will be read again.
+        """
+        tables, malformed = self._tables, self._malformed
+        self._tables, self._ids, self._malformed = {}, {}, {}
+        states = {name: self._runs[name].state() for name in tables}
+        names = [name for name in self._makers if tables.get(name) or name in self._missing]
+        batches = [self._batch(name, tables.pop(name, [])) for name in names]
         if malformed:
             batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
-        if PUSH_RESULTS in self._missing:
-            batches.append(Batch(PUSH_RESULTS, (), PUSH_COLUMNS, key=PUSH_KEY))
+        if self._missing:  # one load of many tables costs hardly more than of one
+            batches += [each for each in _OTHERS if not self._destination.columns(each.table)]
         if batches:
             self._destination.load(batches)
-        self._missing = frozenset()
-        still = {name: state for name, state in states.items() if name not in names}
-        if still:
-            self._destination.loader.save_states(still)
+        self._missing = set()
+        for batch in batches:
+            if batch.table in self._runs:
+                self._runs[batch.table].counts["rows_written"] += len(batch.rows)
+        if tables:
+            self._destination.loader.save_states({name: states[name] for name in tables})
 
-    def _batch(self, resource: str, rows: pa.Table | Sequence[Row]) -> Batch:
+    def _batch(self, resource: str, tables: list[pa.Table]) -> Batch:
         columns = self._makers[resource].columns
+        rows = _latest(tables) if tables else ()
         return Batch(resource, rows, columns, state=self._runs[resource].state())
 
 
-def _missing_tables(destination: Destination, runs: Mapping[str, ListScan]) -> frozenset[str]:
-    """Tables that the first load creates, since a load of many costs as much as a load of one."""
-    return frozenset(name for name in (*runs, PUSH_RESULTS) if not destination.columns(name))
+def _latest(tables: list[pa.Table]) -> pa.Table:
+    """All rows of `tables`, which may differ in their columns; of an id, the last."""
+    rows = pa.concat_tables(tables, promote_options="default")
+    if len(tables) == 1 or pc.count_distinct(rows["id"]).as_py() == len(rows):
+        return rows
+    places = pa.table({"id": rows["id"], "place": range(len(rows))}).group_by("id")
+    return rows.take(places.aggregate([("place", "max")])["place_max"].sort())

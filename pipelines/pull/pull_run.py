@@ -279,18 +279,22 @@ class _Pull:
             clock=session.clock,
             stop=session.stop,
         )
-        for chunk in fetching.chunks():
-            self._pages += sum(map(len, chunk.values()))
-            landing.land(chunk)
+        for portion in fetching.portions():
+            self._pages += sum(map(len, portion.pages.values()))
+            landing.take(portion.pages)
+            if portion.ends_chunk:
+                landing.load()
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._show(self._pages, rows)
         self._errors += fetching.errors.values()
+        ended = []
         for name, scan in scans.items():
             if name not in fetching.errors and scan.outcome is not None:
                 self._runs[name].end(scan.outcome)
                 self._runs[name].alive = scan.alive
                 self._runs[name].warnings += scan.warnings
-                destination.loader.save_states({name: self._runs[name].state()})
+                ended.append(name)
+        destination.loader.save_states({name: self._runs[name].state() for name in ended})
 
     def _scan_of(self, run: ListScan, destination: Destination) -> Scan:
         return Scan(

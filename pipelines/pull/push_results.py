@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -18,8 +19,8 @@ from pipelines.running.session import Session
 
 _log = get_logger("push")
 _IN_ONE_LOAD = 25_000
-TABLE = "_hc_push_results"
-KEY = ("run_id", "row_number")
+_TABLE = "_hc_push_results"
+_KEY = ("run_id", "row_number")
 _TYPES = {
     "run_id": "text",
     "row_number": "bigint",
@@ -28,11 +29,16 @@ _TYPES = {
     "message": "text",
     "pushed_at": "timestamp",
 }
-COLUMNS: dict[str, dict[str, Any]] = {
-    name: {"name": name, "data_type": data_type, "nullable": name not in KEY}
-    | ({"primary_key": True} if name in KEY else {})
+_COLUMNS: dict[str, dict[str, Any]] = {
+    name: {"name": name, "data_type": data_type, "nullable": name not in _KEY}
+    | ({"primary_key": True} if name in _KEY else {})
     for name, data_type in _TYPES.items()
 }
+
+
+def results_batch(rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Rows of `_hc_push_results`."""
+    return Batch(_TABLE, rows, _COLUMNS, key=_KEY)
 
 
 def land_push_results(destination: Destination, session: Session) -> None:
@@ -41,8 +47,8 @@ def land_push_results(destination: Destination, session: Session) -> None:
     Creates the table if there is none yet. The pull lock must be held; nothing is published.
     """
     settings = session.settings
-    if not destination.columns(TABLE):
-        destination.load([Batch(TABLE, [], COLUMNS, key=KEY)])
+    if not destination.columns(_TABLE):
+        destination.load([results_batch([])])
     try:
         with closing(outbox_of(session)) as outbox:
             key, label = key_number(settings, session.ledger), destination_number(settings)
@@ -51,7 +57,7 @@ def land_push_results(destination: Destination, session: Session) -> None:
                 rows = [dict(each) for each in found]  # copies: `found` is compared later
                 for row in rows:
                     row["pushed_at"] = at(row.pop("pushed_ms"))
-                destination.load([Batch(TABLE, rows, COLUMNS, key=KEY)])
+                destination.record([results_batch(rows)], worth_publishing=True)
                 store.mark_landed(found)
     except OutboxLost as error:  # a pull continues without it; the next push stops
         _log.warning("push.no_outbox", why=str(error))
@@ -68,7 +74,7 @@ def land_after_push(session: Session) -> bool:
         ):
             land_push_results(destination, session)
             waiting = session.history.unlanded(destination_label(session.settings))
-            destination.load([runs_batch(waiting)], worth_publishing=False)
+            destination.record([runs_batch(waiting)])
             session.history.mark_landed(record.run_id for record in waiting)
             RunRecorder(session, destination).publish()
     except AlreadyRunning:

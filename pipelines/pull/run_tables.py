@@ -190,7 +190,7 @@ class RunRecorder:
         is_news = account is not None and self._is_news(account)
         if account is not None and is_news:
             batches.append(account)
-        self._destination.load(batches, worth_publishing=is_news)
+        self._destination.record(batches, worth_publishing=is_news)
         history.mark_landed([*(record.run_id for record in waiting), run_id])
 
     def _is_news(self, account: Batch) -> bool:

@@ -107,7 +107,7 @@ def run_with_budget(work: Work) -> Done:
         database = Database(work.ledger)
         stack.callback(database.close)
         budget = stack.enter_context(
-            RateBudget(database, api_key="key", limits=limits, request_timeout_s=60.0)
+            RateBudget(database, api_key="key", limits=limits, request_timeout_s=10.0)
         )
         return send_all(work, with_budget(budget, Lane(work.lane)))
 

@@ -35,10 +35,10 @@ def test_dlts_credentials_are_those_of_the_project(
         capture_output=True, text=True, check=False, timeout=500,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = sa.create_engine(sa.make_url(postgres_url).set(drivername="postgresql+psycopg"))
     with engine.connect() as connection:
         assert connection.scalar(sa.text("SELECT count(*) FROM hiringcenter.notes")) == 40
+    engine.dispose()
     assert sorted(path.name for path in (project / "reports").iterdir()) == [".dlt"]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,6 @@ from pydantic import SecretStr
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, RateLimit, Settings
-from pipelines.destination.working_file import WorkRecord
 from pipelines.pull.pull_run import PullReport, Wanted, pull
 from tests.sync.pull.between import Between
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
@@ -79,12 +76,10 @@ def settings_for(sandbox: Sandbox, folder: Path, **changes: Any) -> Settings:
     )
 
 
-SIZES = {"prospects": 300, "notes": 200, "tasks": 120, "meetings": 70}
-
-
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(**SIZES)) as running:
+    options = SandboxOptions(prospects=300, notes=200, tasks=120, meetings=70)
+    with Sandbox(options) as running:
         yield running
 
 
@@ -94,70 +89,13 @@ def puller(sandbox: Sandbox, tmp_path: Path) -> Puller:
     return Puller(sandbox, settings_for(sandbox, tmp_path))
 
 
-class FirstPulls:
-    """First pulls of the usual lists into DuckDB, each made once for all tests of this process.
-
-    A test gets the same sandbox and the same folder as the one before it, as the first pull left
-    them: a state belongs to its server and its paths.
-    """
-
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
-        self._folder, self._stack = folder, stack
-        self._made: dict[str, tuple[Sandbox, PullReport]] = {}
-
-    def after(self, name: str, prepare: Callable[[Puller], None]) -> Puller:
-        """A puller that has pulled once. prepare: what was changed before that pull."""
-        if name not in self._made:
-            sandbox = self._stack.enter_context(Sandbox(SandboxOptions(**SIZES)))
-            puller = self._prepared(sandbox, name, prepare)
-            report = puller.pull_ok()
-            shutil.copytree(self._folder / name, self._folder / f"{name} kept")
-            self._made[name] = (sandbox, report)
-        sandbox, report = self._made[name]
-        sandbox.reset(SandboxOptions(**SIZES))
-        puller = self._prepared(sandbox, name, prepare)
-        puller.reports.append(report)
-        shutil.rmtree(self._folder / name)
-        shutil.copytree(self._folder / f"{name} kept", self._folder / name)
-        copy = puller.settings.duckdb_path.stat()
-        (work,) = puller.settings.state_dir.glob("work/*")
-        WorkRecord.read(work).save(copies=[[copy.st_ino, copy.st_size, copy.st_mtime_ns]])
-        return puller
-
-    def _prepared(self, sandbox: Sandbox, name: str, prepare: Callable[[Puller], None]) -> Puller:
-        puller = Puller(sandbox, settings_for(sandbox, self._folder / name))
-        prepare(puller)
-        return puller
-
-
-@pytest.fixture(scope="session")
-def first_pulls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstPulls]:
-    with ExitStack() as stack:
-        yield FirstPulls(tmp_path_factory.mktemp("first-pulls"), stack)
-
-
 @pytest.fixture
-def pulled(first_pulls: FirstPulls) -> Iterator[Puller]:
-    """As `puller` after one pull."""
-    puller = first_pulls.after("usual", lambda _: None)
-    yield puller
-    assert puller.sandbox.failures == []
-
-
-@contextmanager
-def proxied(puller: Puller) -> Iterator[Between]:
-    """Later pulls go through a proxy."""
+def between(puller: Puller) -> Iterator[Between]:
     proxy = Between(puller.sandbox.url)
     puller.change(base_url=proxy.url)
     yield proxy
     proxy.server.shutdown()
     proxy.server.server_close()
-
-
-@pytest.fixture
-def between(puller: Puller) -> Iterator[Between]:
-    with proxied(puller) as proxy:
-        yield proxy
 
 
 @pytest.fixture(params=["duckdb", "postgres"])

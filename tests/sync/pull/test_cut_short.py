@@ -9,6 +9,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from connector.errors import WorkingFileFailed
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import work_paths
 from pipelines.destination.loader import Batch
@@ -42,6 +43,7 @@ def test_states_of_another_load_or_lost_are_not_used(puller: Puller, damage: str
     """Rows that they cover may never have been loaded: the destination knows better."""
     puller.pull_ok("prospects")
     with Destination(puller.settings) as destination:
+        destination.load([Batch("t", [{"id": "1"}], COLUMNS)])  # carries them to the destination
         loaded = destination.loader.state_of("prospects")
         destination.loader.save_states({"prospects": {"of": "rows that never arrived"}})
     table = "_hc_work_hiringcenter.local_marks"
@@ -90,3 +92,37 @@ def test_files_removed_while_a_pull_runs_cost_nothing(puller: Puller):
         destination.load([Batch("t", [{"id": "2", "name": "b"}], COLUMNS)])
         found = destination.query(f"SELECT id, name FROM {destination.name('t')} ORDER BY id")
     assert found == [("1", "a"), ("2", "b")]
+
+
+def test_a_load_that_is_repeated_doubles_no_row(puller: Puller):
+    """Its rows were inserted, and dlt could not note that the package is complete."""
+    rows = Batch("a", [{"id": "1", "name": "a"}], COLUMNS)
+    with Destination(puller.settings) as destination:
+        destination.load([Batch("b", [{"id": "1", "name": "b"}], COLUMNS)])
+        loads, kept, a = map(destination.name, ("_dlt_loads", "kept", "a"))
+        destination.query(f"ALTER TABLE {loads} RENAME TO kept")
+        destination.query(f"CREATE VIEW {loads} AS FROM {kept}")
+        with pytest.raises(WorkingFileFailed):
+            destination.load([rows])
+        assert destination.query(f"SELECT id FROM {a}") == [("1",)]
+        destination.query(f"DROP VIEW {loads}")
+        destination.query(f"ALTER TABLE {kept} RENAME TO _dlt_loads")
+        destination.load([rows])
+        assert destination.query(f"SELECT id FROM {a}") == [("1",)]
+
+
+def test_lists_grow_chunk_by_chunk_into_tables_without_staging(puller: Puller):
+    """A first pull inserts its rows; later ones merge, and a row that comes twice is one row."""
+    puller.change_pull(chunk_pages=1)
+    puller.sandbox.options.max_limits = {"prospects": 100}
+    puller.pull_ok("prospects")
+    puller.pull_ok()
+    puller.assert_true()
+    staging = "SELECT table_name FROM duckdb_tables() WHERE schema_name LIKE '%_staging'"
+    with duckdb.connect(str(work_paths(puller.settings).working_file)) as connection:
+        assert connection.execute(staging).fetchall() == []
+    ids = [record["id"] for record in puller.sandbox.store.all("prospects")]
+    puller.sandbox.store.update("prospects", ids[7], {"firstName": "Changed"})
+    puller.sandbox.store.create("prospects", {"firstName": "New"})
+    puller.pull_ok()
+    puller.assert_true()

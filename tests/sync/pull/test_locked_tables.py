@@ -44,7 +44,6 @@ def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(puller: Pulle
     engine = sa.create_engine(
         sa.make_url(puller.postgres_url).set(drivername="postgresql+psycopg"),
         connect_args={"application_name": "spreadsheet"},
-        poolclass=sa.NullPool,
     )
     with engine.connect() as analyst, structlog.testing.capture_logs() as logs:
         analyst.execute(sa.text("SELECT count(*) FROM hiringcenter.prospects"))
@@ -71,6 +70,7 @@ def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(puller: Pulle
         assert named[0]["user"]
         assert named[0]["since"]
         assert "SELECT" not in str(named)
+    engine.dispose()
     puller.pull_ok()
     puller.assert_true()
 

@@ -31,7 +31,7 @@ def _forbid(puller: Puller, resource: str) -> None:
 def _forbid_after_first_page(puller: Puller, resource: str) -> None:
     """The key loses its permission while the list is read, a page to a chunk."""
     puller.change_pull(chunk_pages=1)
-    puller.sandbox.options.max_limits = {resource: 50}
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 50)
     puller.change(http=HttpSettings(retry_total_s=1.0))
 
     def script(request: Any) -> None:
@@ -76,36 +76,37 @@ def test_what_the_others_brought_is_published(puller: Puller):
     assert "/meetings" in error
 
 
-def test_half_of_a_scan_is_published_with_the_others_and_told(pulled: Puller):
+def test_half_of_a_scan_is_published_with_the_others_and_told(puller: Puller):
     """Notes fail in the middle: the edited half is in the copy, nothing is flagged deleted, and
     the summary, `_hc_freshness` and `status` say that the notes aren't proven complete."""
-    pulled.sandbox.store.delete("notes", pulled.sandbox.store.all("notes")[0]["id"])
+    puller.pull_ok()
+    puller.sandbox.store.delete("notes", puller.sandbox.store.all("notes")[0]["id"])
     for resource in ("notes", "tasks"):
-        for record in pulled.sandbox.store.all(resource):
-            pulled.sandbox.store.update(resource, record["id"], {"createdByApi": None})
-    _forbid_after_first_page(pulled, "notes")
-    report = pulled.pull()
+        for record in puller.sandbox.store.all(resource):
+            puller.sandbox.store.update(resource, record["id"], {"createdByApi": None})
+    _forbid_after_first_page(puller, "notes")
+    report = puller.pull()
     assert isinstance(report.error, Unauthorized)
     assert report.published
     assert report.summary["resources"]["notes"]["complete"] is False
     assert "not come to its end" in report.summary["resources"]["notes"]["why_incomplete"]
     assert report.summary["resources"]["tasks"]["complete"] is True
-    landed = pulled.landed()
+    landed = puller.landed()
     assert len(landed["notes"]) == 200
     edited = sum(row.get("created_by_api") is None for row in landed["notes"].values())
     assert 50 <= edited < 200
-    with duckdb.connect(str(pulled.settings.duckdb_path), read_only=True) as connection:
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         fresh = connection.execute(
             "SELECT complete, why_incomplete IS NULL, last_pull_at IS NULL "
             "FROM hiringcenter._hc_freshness WHERE resource IN ('notes', 'tasks') ORDER BY resource"
         ).fetchall()
     assert fresh == [(False, False, False), (True, True, False)]
-    told = status(pulled.settings, None)
+    told = status(puller.settings, None)
     assert told.summary["resources"]["notes"]["complete"] is False
     assert any("notes" in line and "proven complete" in line for line in told.lines[1:])
-    _allow(pulled)
-    assert pulled.pull_ok().published
-    pulled.assert_true()
+    _allow(puller)
+    assert puller.pull_ok().published
+    puller.assert_true()
 
 
 def test_half_of_a_first_scan_is_there_and_is_no_fresh_data(puller: Puller):
@@ -155,15 +156,16 @@ def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
     puller.assert_true()
 
 
-def test_a_part_that_changed_nothing_is_published_too(pulled: Puller):
+def test_a_part_that_changed_nothing_is_published_too(puller: Puller):
     """The failed scan read only rows that are there already: its table is unchanged."""
-    pulled.sandbox.store.create("tasks", {"prospectId": "p", "assignedTo": "u", "task": "call"})
-    _forbid_after_first_page(pulled, "notes")
-    report = pulled.pull()
+    puller.pull_ok()
+    puller.sandbox.store.create("tasks", {"prospectId": "p", "assignedTo": "u", "task": "call"})
+    _forbid_after_first_page(puller, "notes")
+    report = puller.pull()
     assert isinstance(report.error, Unauthorized)
     assert report.published
-    assert landed_duckdb(pulled.settings.duckdb_path, "tasks").keys() == (
-        expected(pulled.sandbox, "tasks").keys()
+    assert landed_duckdb(puller.settings.duckdb_path, "tasks").keys() == (
+        expected(puller.sandbox, "tasks").keys()
     )
 
 
@@ -181,18 +183,20 @@ def test_a_planned_stop_is_published(puller: Puller):
     assert (report.exit_code, report.published) == (0, True)
 
 
-def test_a_deleted_copy_is_no_fresh_data(pulled: Puller):
+def test_a_deleted_copy_is_no_fresh_data(puller: Puller):
     """Readers see nothing, whatever the ledger knows; the next pull makes it again."""
-    assert all(_ages(pulled).values())
-    pulled.settings.duckdb_path.unlink()
-    assert not any(_ages(pulled).values())
-    pulled.pull_ok()
-    assert all(_ages(pulled).values())
+    puller.pull_ok()
+    assert all(_ages(puller).values())
+    puller.settings.duckdb_path.unlink()
+    assert not any(_ages(puller).values())
+    puller.pull_ok()
+    assert all(_ages(puller).values())
 
 
-def test_a_ledger_from_before_takes_its_pulls_as_published(pulled: Puller, tmp_path: Any):
+def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_path: Any):
     """No alarm after an upgrade."""
-    database = Database(pulled.settings.resolved_ledger_url)
+    puller.pull_ok()
+    database = Database(puller.settings.resolved_ledger_url)
     with database.write() as connection:
         connection.exec_driver_sql("DROP TABLE freshness_published")
         for column in ("complete", "why_incomplete"):
@@ -200,16 +204,17 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(pulled: Puller, tmp_p
         connection.exec_driver_sql(
             "UPDATE schema_versions SET version = 1 WHERE component = 'freshness'"
         )
-    label = f"duckdb:{pulled.settings.duckdb_path}#hiringcenter"
+    label = f"duckdb:{puller.settings.duckdb_path}#hiringcenter"
     assert len(FreshnessLog(database).published(label)) == len(RESOURCES)
     database.close()
 
 
-def test_a_pull_in_the_future_is_no_fresh_data(pulled: Puller, monkeypatch: pytest.MonkeyPatch):
+def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pytest.MonkeyPatch):
     """A clock was a day ahead while it ran: the age of its rows is unknown."""
+    puller.pull_ok()
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 86_400 * 10**9)
-    assert not any(_ages(pulled).values())
+    assert not any(_ages(puller).values())
 
 
 def test_a_refused_key_is_told_without_a_table_of_zeros(puller: Puller):

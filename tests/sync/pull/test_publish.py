@@ -18,6 +18,7 @@ import duckdb
 import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
+from pipelines.destination.destination import Destination
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.working_file import WorkRecord
 from pipelines.running.checks import run_checks
@@ -79,9 +80,10 @@ def _change(puller: Puller) -> None:
     puller.sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
 
 
-def test_copy_is_read_only_and_holds_final_tables_alone(pulled: Puller):
+def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     """0444, in a folder that others may enter; nothing of dlt's, no staging, one schema."""
-    path = pulled.settings.duckdb_path
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
     assert list(path.parent.iterdir()) == [path]
@@ -115,6 +117,23 @@ def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller
     assert version is not None
     assert version[0]["storage_version"].startswith("v1.0.0")
     puller.assert_true()
+
+
+def test_a_pull_without_changes_loads_no_package(puller: Puller):
+    """What dlt would do for a row about the run costs more than a pull of small lists."""
+    puller.pull_ok()
+    packages = _packages(puller)
+    puller.pull_ok()
+    assert _packages(puller) == packages
+    puller.sandbox.store.create("notes", {"body": "New"})
+    puller.pull_ok()
+    assert _packages(puller) == packages + 1
+
+
+def _packages(puller: Puller) -> int:
+    with Destination(puller.settings) as destination:
+        ((count,),) = destination.query(f"SELECT count(*) FROM {destination.name('_dlt_loads')}")
+    return int(count)
 
 
 def _about_runs(path: Path) -> tuple[int, dict[str, Any]]:
@@ -185,16 +204,18 @@ def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
     assert found == (301,)
 
 
-def test_a_missing_copy_is_made_again(pulled: Puller):
+def test_a_missing_copy_is_made_again(puller: Puller):
     """Deleted by hand: the next pull brings it back, though no row changed."""
-    pulled.settings.duckdb_path.unlink()
-    assert pulled.pull_ok().published
-    pulled.assert_true()
+    puller.pull_ok()
+    puller.settings.duckdb_path.unlink()
+    assert puller.pull_ok().published
+    puller.assert_true()
 
 
-def test_readers_hold_the_file_through_pulls(pulled: Puller):
+def test_readers_hold_the_file_through_pulls(puller: Puller):
     """An open session keeps what it opened; a new one sees the newest pull."""
-    path = str(pulled.settings.duckdb_path)
+    puller.pull_ok()
+    path = str(puller.settings.duckdb_path)
     code = (
         "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True)\n"
         "for _ in sys.stdin:\n"
@@ -213,61 +234,64 @@ def test_readers_hold_the_file_through_pulls(pulled: Puller):
             return int(reader.stdout.readline())
 
         assert ask() == 300
-        _change(pulled)
-        pulled.pull_ok()
+        _change(puller)
+        puller.pull_ok()
         assert ask() == 300
         reader.stdin.close()
-    pulled.assert_true()
+    puller.assert_true()
 
 
 @pytest.mark.parametrize("writes_before", [True, False])
-def test_a_writer_that_is_killed_leaves_no_poison(pulled: Puller, writes_before: bool):
+def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before: bool):
     """Its log is kept with the file it belongs to; no reader of the new copy replays it."""
-    path = pulled.settings.duckdb_path
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
     with _writer(path) as writer:
         if writes_before:
             assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
             writer.kill()
-        _change(pulled)
-        pulled.pull_ok()
-        pulled.assert_true()
+        _change(puller)
+        puller.pull_ok()
+        puller.assert_true()
         if not writes_before:
             writer.run("DELETE FROM hiringcenter.prospects")
-            pulled.assert_true()
+            puller.assert_true()
             writer.kill()
-    pulled.assert_true()
+    puller.assert_true()
     if writes_before:
         (kept,) = path.parent.glob("*.kept-*.duckdb")
         with duckdb.connect(str(kept), read_only=True) as connection:
             assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
-    _change(pulled)
-    pulled.pull_ok()
-    pulled.assert_true()
+    _change(puller)
+    puller.pull_ok()
+    puller.assert_true()
 
 
-def test_a_live_writer_never_changes_what_others_read(pulled: Puller):
+def test_a_live_writer_never_changes_what_others_read(puller: Puller):
     """It holds the file through two pulls and keeps writing: every new reader sees a pull."""
-    path = pulled.settings.duckdb_path
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
     with _writer(path) as writer:
         assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
         for _ in range(2):
-            _change(pulled)
-            pulled.pull_ok()
-            pulled.assert_true()
+            _change(puller)
+            puller.pull_ok()
+            puller.assert_true()
             writer.run("INSERT INTO mine VALUES (43)")
-            pulled.assert_true()
-    pulled.assert_true()
+            puller.assert_true()
+    puller.assert_true()
 
 
-def test_added_tables_are_kept_under_another_name(pulled: Puller):
+def test_added_tables_are_kept_under_another_name(puller: Puller):
     """Closed cleanly, so there is no log: the file itself is kept under another name."""
-    path = pulled.settings.duckdb_path
+    puller.pull_ok()
+    path = puller.settings.duckdb_path
     path.chmod(0o644)
     with duckdb.connect(str(path)) as connection:
         connection.execute("CREATE TABLE mine AS SELECT 42 AS answer")
-    _change(pulled)
-    pulled.pull_ok()
-    pulled.assert_true()
+    _change(puller)
+    puller.pull_ok()
+    puller.assert_true()
     (kept,) = path.parent.glob("*.kept-*.duckdb")
     with duckdb.connect(str(kept), read_only=True) as connection:
         assert connection.execute("SELECT answer FROM mine").fetchall() == [(42,)]
@@ -295,36 +319,39 @@ def test_a_copy_of_another_user_is_kept_where_links_to_it_are_refused():
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
-def test_a_pull_with_nothing_new_undoes_what_a_writer_did(pulled: Puller, is_closed: bool):
+def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_closed: bool):
     """Its deletions are in the file itself, or no reader can open it: so it is published again."""
-    with _writer(pulled.settings.duckdb_path) as writer:
+    puller.pull_ok()
+    with _writer(puller.settings.duckdb_path) as writer:
         assert writer.run("DELETE FROM hiringcenter.prospects") == "done"
         if is_closed:
             writer.process.communicate()
-        assert pulled.pull_ok().published
-        pulled.assert_true()
-    assert not pulled.pull_ok().published
+        assert puller.pull_ok().published
+        puller.assert_true()
+    assert not puller.pull_ok().published
 
 
-def test_half_made_copies_of_killed_runs_are_swept(pulled: Puller):
+def test_half_made_copies_of_killed_runs_are_swept(puller: Puller):
     """They would fill the disk otherwise, one per kill."""
-    stale = pulled.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
+    puller.pull_ok()
+    stale = puller.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
     stale.write_text("half")
-    _change(pulled)
-    pulled.pull_ok()
+    _change(puller)
+    puller.pull_ok()
     assert not stale.exists()
 
 
-def test_a_lost_working_file_comes_back_from_the_copy(pulled: Puller):
+def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
     """Without the state directory, tombstones and history survive in the published copy."""
-    store = pulled.sandbox.store
+    store = puller.sandbox.store
+    puller.pull_ok()
     store.delete("notes", store.all("notes")[0]["id"])
-    pulled.pull_ok()
-    _forget_state(pulled.settings.state_dir)
-    pulled.pull_ok()
-    pulled.assert_true()
-    assert pulled.counts("rows_written") == dict.fromkeys(pulled.counts("rows_written"), 0)
-    with duckdb.connect(str(pulled.settings.duckdb_path), read_only=True) as connection:
+    puller.pull_ok()
+    _forget_state(puller.settings.state_dir)
+    puller.pull_ok()
+    puller.assert_true()
+    assert puller.counts("rows_written") == dict.fromkeys(puller.counts("rows_written"), 0)
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         found = connection.execute(
             "SELECT count(*) FROM hiringcenter.notes WHERE _hc_deleted_at IS NOT NULL"
         ).fetchone()
@@ -334,12 +361,13 @@ def test_a_lost_working_file_comes_back_from_the_copy(pulled: Puller):
     assert runs[0] >= 2
 
 
-def test_a_damaged_working_file_is_moved_aside(pulled: Puller):
+def test_a_damaged_working_file_is_moved_aside(puller: Puller):
     """Never deleted, never read as empty: the rows come back, the damaged file is kept."""
-    (working,) = pulled.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    puller.pull_ok()
+    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"not a database" * 1000)
-    pulled.pull_ok()
-    pulled.assert_true()
+    puller.pull_ok()
+    puller.assert_true()
     assert len(list(working.parent.glob("*.damaged-*"))) == 1
 
 
@@ -363,13 +391,14 @@ def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, t
     assert not WorkRecord.read(working.parent).is_suspect
 
 
-def test_an_emptied_working_file_is_filled_from_the_copy(pulled: Puller):
+def test_an_emptied_working_file_is_filled_from_the_copy(puller: Puller):
     """DuckDB takes it for a new one; tombstones would be lost, and everything written again."""
-    (working,) = pulled.settings.state_dir.glob("work/*/_hc_working.duckdb")
+    puller.pull_ok()
+    (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"")
-    pulled.pull_ok()
-    pulled.assert_true()
-    assert set(pulled.counts("rows_written").values()) == {0}
+    puller.pull_ok()
+    puller.assert_true()
+    assert set(puller.counts("rows_written").values()) == {0}
 
 
 def _damage_block_of(working: Path, table: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,36 +19,33 @@ from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.between import Between
-from tests.sync.pull.conftest import FirstPulls, Puller, proxied
+from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb
 
 HOUR = RateLimit(6000, 3600.0)
 
 
 @pytest.fixture
-def narrow_puller(first_pulls: FirstPulls) -> Iterator[Puller]:
+def narrow_puller(puller: Puller) -> Puller:
     """After a first pull, full scans cost more than the share; narrow ones follow."""
-
-    def prepare(puller: Puller) -> None:
-        puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
-        puller.change(rate_limits=(RateLimit(6000, 1.0), HOUR))
-        puller.change_pull(full_share=0.0004)  # 2.4 requests
-
-    puller = first_pulls.after("narrow", prepare)
-    yield puller
-    assert puller.sandbox.failures == []
+    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
+    puller.change(rate_limits=(RateLimit(6000, 1.0), HOUR))
+    puller.change_pull(full_share=0.0004)  # 2.4 requests
+    puller.pull_ok()
+    return puller
 
 
 def _scans(puller: Puller) -> dict[str, str]:
     return {name: facts["scan"] for name, facts in puller.reports[-1].summary["resources"].items()}
 
 
-def test_first_scans_are_full_and_say_why(pulled: Puller):
+def test_first_scans_are_full_and_say_why(puller: Puller):
     """The choice and its reason are in the summary, in `_hc_runs` and in `_hc_freshness`."""
-    facts = pulled.reports[-1].summary["resources"]["notes"]
+    puller.pull_ok()
+    facts = puller.reports[-1].summary["resources"]["notes"]
     assert (facts["scan"], facts["complete"]) == ("full", True)
     assert facts["reason"] == "no complete scan yet"
-    with duckdb.connect(str(pulled.settings.duckdb_path), read_only=True) as connection:
+    with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         fresh = connection.execute(
             "SELECT scan, reason, rows, last_complete_at = last_pull_at "
             "FROM hiringcenter._hc_freshness WHERE resource = 'notes'"
@@ -141,23 +137,23 @@ def test_narrow_scans_find_new_notes_open_tasks_and_near_meetings(narrow_puller:
     assert "completed_at" in landed["tasks"][open_task["id"]]
 
 
-def test_a_filter_that_is_refused_costs_one_request_and_is_not_asked_again(narrow_puller: Puller):
+def test_a_filter_that_is_refused_costs_one_request_and_is_not_asked_again(
+    narrow_puller: Puller, between: Between
+):
     """The whole list is read in the same run, deletions included; the next pull knows."""
     puller, store = narrow_puller, narrow_puller.sandbox.store
+    between.refused = "incompleteOnly"
     gone = next(task for task in store.all("tasks") if task.get("completedAt") is not None)
     store.delete("tasks", gone["id"])
-    with proxied(puller) as between:
-        between.refused = "incompleteOnly"
-        puller.pull_ok("tasks")
-        facts = puller.reports[-1].summary["resources"]["tasks"]
-        assert (facts["scan"], facts["complete"], facts["rows_deleted"]) == ("full", True, 1)
-        assert facts["reason"].startswith("the server refuses its filter (400), so all of it")
-        between.asked.clear()
-        puller.pull_ok("tasks")
-        facts = puller.reports[-1].summary["resources"]["tasks"]
-        assert facts["reason"].startswith("the server refused the filter of this list at ")
-        # the share: the rest of the list is the next runs'
-        assert between.asked.count("tasks") == 2
+    puller.pull_ok("tasks")
+    facts = puller.reports[-1].summary["resources"]["tasks"]
+    assert (facts["scan"], facts["complete"], facts["rows_deleted"]) == ("full", True, 1)
+    assert facts["reason"].startswith("the server refuses its filter (400), so all of it")
+    between.asked.clear()
+    puller.pull_ok("tasks")
+    facts = puller.reports[-1].summary["resources"]["tasks"]
+    assert facts["reason"].startswith("the server refused the filter of this list at ")
+    assert between.asked.count("tasks") == 2  # the share: the rest of the list is the next runs'
 
 
 def test_what_narrow_scans_miss_the_next_full_one_finds(narrow_puller: Puller):
@@ -270,16 +266,17 @@ def test_changes_while_scanning_are_never_lost(puller: Puller):
     puller.assert_true()
 
 
-def test_mass_deletion_is_believed_after_a_sample(pulled: Puller):
+def test_mass_deletion_is_believed_after_a_sample(puller: Puller):
     """More than fifty missing rows cost fifty look-ups, not one each."""
-    store = pulled.sandbox.store
+    store = puller.sandbox.store
+    puller.pull_ok()
     for record in store.all("prospects")[:120]:
         store.delete("prospects", record["id"])
-    pulled.pull_ok("prospects")
-    assert pulled.counts("rows_deleted") == {"prospects": 120}
-    assert pulled.reports[-1].summary["requests"] <= 1 + 1 + 50
-    pulled.pull_ok()
-    pulled.assert_true()
+    puller.pull_ok("prospects")
+    assert puller.counts("rows_deleted") == {"prospects": 120}
+    assert puller.reports[-1].summary["requests"] <= 1 + 1 + 50
+    puller.pull_ok()
+    puller.assert_true()
 
 
 def test_excluded_columns_never_land_and_hashed_ones_can_be_joined(puller: Puller):

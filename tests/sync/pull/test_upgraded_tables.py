@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import create_engine, text
 
 from connector.source.list_scan import read_state
 from connector.source.row_maker import MALFORMED_COLUMNS
@@ -23,9 +23,12 @@ def contents(puller: Puller, table: str) -> list[str]:
     if puller.postgres_url is None:
         with Destination(puller.settings) as destination:
             return [row[0] for row in destination.query(sql)]
-    url = puller.postgres_url.replace("postgresql://", "postgresql+psycopg://")
-    with create_engine(url, poolclass=NullPool).connect() as connection:
-        return [row[0] for row in connection.execute(text(sql))]
+    engine = create_engine(puller.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
+    try:
+        with engine.connect() as connection:
+            return [row[0] for row in connection.execute(text(sql))]
+    finally:
+        engine.dispose()
 
 
 def test_the_table_of_malformed_records_gets_its_new_name_and_keeps_its_rows(any_puller: Puller):

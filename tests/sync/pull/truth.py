@@ -53,14 +53,14 @@ def landed_duckdb(path: Path, resource: str, *, dataset: str = "hiringcenter") -
 
 
 def landed_postgres(url: str, resource: str, *, dataset: str = "hiringcenter") -> Rows:
-    parsed = sa.make_url(url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(parsed, poolclass=sa.NullPool)
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
     with engine.connect() as connection:
         result = connection.execute(
             sa.text(f'SELECT * FROM "{dataset}".{resource} WHERE _hc_deleted_at IS NULL')
         )
         names = list(result.keys())
         rows = [tuple(row) for row in result]
+    engine.dispose()
     return _by_id(names, ["" for _ in names], rows)
 
 

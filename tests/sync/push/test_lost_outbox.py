@@ -87,11 +87,11 @@ def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
     """One database holds both halves; the budget remembers the other one."""
     settings = settings.model_copy(update={"ledger_url": postgres_url})
     push_file(settings, people)
-    url = postgres_url.replace("postgresql:", "postgresql+psycopg:")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = sa.create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         names = [t for t in sa.inspect(connection).get_table_names() if t.startswith("outbox_")]
         connection.execute(sa.text(f"DROP TABLE {', '.join(names)}"))
+    engine.dispose()
     sandbox.clear_log()
     with pytest.raises(OutboxLost, match="--new-ledger"):
         push_file(settings, people)
@@ -165,12 +165,12 @@ def lose_all(settings: Settings) -> None:
     if settings.ledger_url is None:
         vanish(outbox_file(settings))
         return
-    url = settings.ledger_url.replace("postgresql:", "postgresql+psycopg:")
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = sa.create_engine(settings.ledger_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
         for name in ("outbox_receipts", "outbox_aliases", "outbox_attached"):
             connection.execute(sa.text(f"DELETE FROM {name}"))
         connection.execute(sa.text("DELETE FROM outbox_salts WHERE name = 'token'"))
+    engine.dispose()
 
 
 def test_a_budget_that_is_lost_takes_its_outbox_back(
