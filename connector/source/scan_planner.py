@@ -65,57 +65,73 @@ class _List:
     """A list that was read in full before, and its costs in requests.
 
     pages: what a full scan still has to read. begun_ms: since when, if there is an unfinished one.
-    narrow_pages: what the narrow scan will read; where none was made yet, at most. most: a narrow
-    scan that costs more is none.
+    is_big: too big for a daily one. narrow: None if it costs more than `narrow_most`. narrow_pages:
+    what the narrow scan reads; where none was made yet, at most. plans: once they are made.
     """
 
-    def __init__(self, known: ListState, narrow: ScanPlan | None, *, most: float) -> None:
+    def __init__(
+        self, name: str, known: ListState, narrow: ScanPlan | None, *, narrow_most: float
+    ) -> None:
         facts, left = known.facts, known.left
         if left is not None and left.plan.backfill:
             left = None  # which only the same look back resumes
         full_left = left if left and left.plan.kind is ScanKind.FULL else None
-        self.facts, self.narrow = facts, narrow
+        self.name, self.facts = name, facts
         self.all_pages, self.last_full_ms = facts.pages or 0, facts.last_full_ms or 0
         self.pages = max(1, self.all_pages - (full_left.pages if full_left else 0))
         self.begun_ms = facts.full_begun_ms or (full_left.started_ms if full_left else None)
-        self.is_in_parts = full_left is None or full_left.plan.max_pages is not None
+        self.was_cut = full_left is not None and full_left.plan.max_pages is None
         usual = facts.pages_of(narrow) if narrow else 0
-        if usual is None:  # a first one shows what it costs
-            usual = 1 if narrow and narrow.kind is ScanKind.HEAD else self.all_pages
-            self.stays_narrow = True
-        else:
-            self.narrow = narrow if usual <= most else None
-            self.stays_narrow = left is not None and full_left is None
-        self.narrow_pages = usual
+        most = 1 if narrow and narrow.kind is ScanKind.HEAD else self.all_pages
+        self.narrow_pages = most if usual is None else usual
+        self.narrow = narrow if usual is None or usual <= narrow_most else None
+        # a first narrow scan shows what it costs, and one that was cut is resumed
+        self.stays_narrow = usual is None or (left is not None and full_left is None)
+        self.plans: tuple[ScanPlan, ...] = ()
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it gets its narrow scan, as things stand."""
+        return self.plans == (self.narrow,)
 
     def likely_finds(self, now_ms: int) -> float:
         """Changes that a full scan will find per request, if as many come as before the last."""
         return self.facts.found_per_hour * (now_ms - self.last_full_ms) / self.pages
 
+    def why_full(self) -> str:
+        """Why nothing less than full scans is possible."""
+        if self.narrow_pages:
+            return f"its narrow scan costs {_requests(self.narrow_pages)}, too much of the share"
+        if self.name in _FILTERED_LISTS:
+            refused = _utc(self.facts.filter_refused_ms)
+            return f"the server refused the filter of this list at {refused}"
+        return "the list has no order that would allow less"
+
 
 class _Share:
-    """Plans one run: each step some of the lists that the steps before it left open.
+    """Plans one run: each step plans some of the lists that the steps before it left open.
 
-    small, big: lists that can be read in full daily, and those that are too big for that.
+    small: lists that are read in full daily. big: those that are too big for that.
     """
 
     def __init__(
         self, lists: Mapping[str, ListState], pull: PullSettings, window: RateLimit, now_ms: int
     ) -> None:
-        self._pull, self._now_ms = pull, now_ms
+        self._states, self._pull, self._now_ms = lists, pull, now_ms
         self._at_once = max(1, int(AT_ONCE_SHARE * window.limit))
         self._daily = DAILY_SHARE * window.limit * _DAY_S / window.length_s
         self._share = self._left = pull.full_share * window.limit
-        self._plans: ScanPlans = dict.fromkeys(lists, ())
-        self._small: dict[str, _List] = {}
-        self._big: dict[str, _List] = {}
-        for name, known in lists.items():
-            if known.facts.last_full_ms is None or known.facts.pages is None:
-                self._plans[name] = (ScanPlan(name, ScanKind.FULL, "no complete scan yet"),)
-            else:
-                sized = self._big if known.facts.pages > self._daily else self._small
-                narrow = self._narrow_scan(name, known.facts)
-                sized[name] = _List(known, narrow, most=NARROW_SHARE * self._share)
+        self._lists = [
+            _List(
+                name, known, self._narrow_scan(name, known.facts),
+                narrow_most=NARROW_SHARE * self._share,
+            )
+            for name, known in lists.items()
+            if known.facts.last_full_ms is not None and known.facts.pages is not None
+        ]  # fmt: skip
+        self._lists.sort(key=lambda each: each.last_full_ms)  # who waits longest comes first
+        self._big = [each for each in self._lists if each.all_pages > self._daily]
+        self._small = [each for each in self._lists if each not in self._big]
 
     def plans(self) -> ScanPlans:
         self._plan_big_lists()
@@ -127,47 +143,42 @@ class _Share:
             if not is_beyond:
                 self._take_one_early()
         self._take_a_part()
-        return self._plans
+        made = {each.name: each.plans for each in self._lists}
+        first = "no complete scan yet"
+        return {
+            name: made.get(name) or (ScanPlan(name, ScanKind.FULL, first),) for name in self._states
+        }
 
-    def _open(self) -> dict[str, _List]:
-        lists = {**self._small, **self._big}
-        return {name: each for name, each in lists.items() if not self._plans[name]}
+    def _open(self) -> list[_List]:
+        return [each for each in self._lists if not each.plans]
 
     def _resume_full_scans(self) -> bool:
         """Those that were cut short, or are due; whether there are any."""
-        begun = [
-            (name, each)
-            for name, each in self._small.items()
-            if each.begun_ms is not None
-            and (self._is_due(each) or not each.is_in_parts)
-            and not self._is_paced(each)
-        ]
-        for name, each in begun:
-            self._take_in_full(name, _requests(each.pages), self._at_once)
+        begun = [each for each in self._small if each.begun_ms and not self._is_paced(each)]
+        begun = [each for each in begun if each.was_cut or self._is_due(each)]
+        for each in begun:
+            self._take_in_full(each, _requests(each.pages), self._at_once)
         return bool(begun)
 
     def _take_all_in_full(self) -> bool:
         """If the share allows that for every list that is open."""
         fresh = self._open()
-        cost = sum(each.pages for each in fresh.values())
+        cost = sum(each.pages for each in fresh)
         if cost > self._left:
             return False
-        for name, each in fresh.items():
-            why = f"a full scan costs {_requests(each.pages)}"
+        for each in fresh:
             together = f", those of all lists {cost}" if len(fresh) > 1 else ""
-            self._take_in_full(name, f"{why}{together}, the share allows {self._share:.0f}", cost)
+            why = f"a full scan costs {_requests(each.pages)}{together}"
+            self._take_in_full(each, f"{why}, the share allows {self._share:.0f}", cost)
         return True
 
     def _take_due_scans(self) -> bool:
         """Also beyond the share; whether there are any."""
-        due = [
-            (name, each)
-            for name, each in self._open().items()
-            if name in self._small and self._is_due(each) and not self._is_paced(each)
-        ]
-        for name, each in due:
+        fresh = [each for each in self._small if not each.plans]
+        due = [each for each in fresh if self._is_due(each) and not self._is_paced(each)]
+        for each in due:
             why = f"a full scan is due: {_requests(each.pages)}"
-            self._take_in_full(name, why, self._at_once)
+            self._take_in_full(each, why, self._at_once)
         return bool(due)
 
     def _is_due(self, each: _List) -> bool:
@@ -179,19 +190,19 @@ class _Share:
 
     def _take_narrow_scans(self) -> None:
         """Lists without one are read in parts, as the share and the time that they may take ask."""
-        for name, each in self._open().items():
-            self._take_narrow_scan(name, each)
+        for each in self._open():
+            self._take_narrow_scan(each)
         while only_full := self._open():
-            name, each = next(iter(only_full.items()))
+            each = only_full[0]
             left = max(0, self._left - self._kept())
             at_once = left if each.pages <= left else left / len(only_full)
-            if self._is_paced(each) and name in self._small:
+            if self._is_paced(each) and each in self._small:
                 at_once = min(self._at_once, max(at_once, self._pages_behind(each)))
-            self._take_in_full(name, f"{_why_full(name, each)}: {_requests(each.pages)}", at_once)
+            self._take_in_full(each, f"{each.why_full()}: {_requests(each.pages)}", at_once)
 
-    def _take_narrow_scan(self, name: str, each: _List) -> None:
+    def _take_narrow_scan(self, each: _List) -> None:
         if each.narrow is not None:
-            self._plans[name] = (each.narrow,)
+            each.plans = (each.narrow,)
             self._left -= each.narrow_pages
 
     def _pages_behind(self, each: _List) -> float:
@@ -200,94 +211,71 @@ class _Share:
         begun_ms = each.begun_ms or each.last_full_ms + every_ms
         return each.all_pages * (self._now_ms - begun_ms) / every_ms - (each.all_pages - each.pages)
 
-    def _kept(self) -> float:
-        """What is kept for a part of a big list, if there is one: half of the share."""
-        return self._share / 2 if self._waiting() else 0
-
-    def _narrow_ones(self, lists: Mapping[str, _List]) -> list[tuple[str, _List]]:
-        """Those that get a narrow scan, as things stand; the longest without a full one first."""
-        narrow = [
-            (name, each) for name, each in lists.items() if self._plans[name] == (each.narrow,)
-        ]
-        return sorted(narrow, key=lambda item: item[1].last_full_ms)
-
     def _spend_the_rest(self) -> None:
         """Full scans instead of narrow ones."""
-        for name, each in sorted(
-            self._narrow_ones(self._small), key=lambda item: -item[1].likely_finds(self._now_ms)
-        ):
-            if (
-                not each.stays_narrow
-                and each.pages - each.narrow_pages <= self._left - self._kept()
-            ):
-                self._left += each.narrow_pages
-                why = f"a full scan costs {_requests(each.pages)}, the other lists leave "
-                why += f"{self._left:.0f} of the share of {self._share:.0f}"
-                self._take_in_full(name, why, each.pages)
+        narrow = [each for each in self._small if each.is_narrow and not each.stays_narrow]
+        for each in sorted(narrow, key=lambda each: -each.likely_finds(self._now_ms)):
+            left = self._left + each.narrow_pages
+            if each.pages <= left - self._kept():
+                self._left = left
+                why = f"a full scan costs {_requests(each.pages)}, the other lists leave {left:.0f}"
+                self._take_in_full(each, f"{why} of the share of {self._share:.0f}", each.pages)
 
     def _take_one_early(self) -> None:
         """Of several lists that will be due together: later they are due one after the other."""
         early_s = EARLY * self._pull.full_every_s
-        soon = [
-            name
-            for name, each in self._narrow_ones(self._small)
-            if not _is_recent(each.last_full_ms, early_s, self._now_ms)
-        ]
+        narrow = [each for each in self._small if each.is_narrow]
+        soon = [e for e in narrow if not _is_recent(e.last_full_ms, early_s, self._now_ms)]
         if len(soon) > 1:
             why = "a full scan is due soon, and not together with those of other lists"
-            self._take_in_full(
-                soon[0], f"{why}: {_requests(self._small[soon[0]].pages)}", self._at_once
-            )
+            self._take_in_full(soon[0], f"{why}: {_requests(soon[0].pages)}", self._at_once)
 
-    def _take_in_full(self, name: str, why: str, at_once: float) -> None:
-        """at_once: requests that this run may spend on it."""
-        self._plans[name] = (self._full_scan(name, why, at_once),)
+    def _take_in_full(self, each: _List, why: str, at_once: float) -> None:
+        """A full scan instead of what was planned. at_once: requests that this run may spend."""
+        each.plans = (self._full_scan(each, why, at_once),)
 
-    def _full_scan(self, name: str, why: str, at_once: float) -> ScanPlan:
-        is_big = name in self._big
-        each = (self._big if is_big else self._small)[name]
+    def _full_scan(self, each: _List, why: str, at_once: float) -> ScanPlan:
         if each.begun_ms is not None:
             why = f"resumes the full scan begun at {_utc(each.begun_ms)}: {why}"
         self._left -= min(each.pages, at_once)
-        max_pages = max(1, int(at_once))
+        max_pages, is_big = max(1, int(at_once)), each in self._big
         if each.pages > at_once:
             why = f"{why}, spread over {ceil(each.pages / max_pages)} runs"
         elif not is_big or each.facts.parts_lost:
-            return ScanPlan(name, ScanKind.FULL, why, in_parts=is_big)
-        return ScanPlan(name, ScanKind.FULL, why, max_pages=max_pages, in_parts=is_big)
+            return ScanPlan(each.name, ScanKind.FULL, why, in_parts=is_big)
+        return ScanPlan(each.name, ScanKind.FULL, why, max_pages=max_pages, in_parts=is_big)
 
     # --- lists too big for a daily full scan ------------------------------------------------------
 
     def _plan_big_lists(self) -> None:
         """Narrow scans; those that can't be read in parts, as a whole every few days."""
-        for name, each in self._big.items():
+        for each in self._big:
             days = each.all_pages / self._daily
-            if each.facts.parts_lost and not _is_recent(
-                each.last_full_ms, days * _DAY_S, self._now_ms
-            ):
+            is_due = not _is_recent(each.last_full_ms, days * _DAY_S, self._now_ms)
+            if each.facts.parts_lost and is_due:
                 why = f"a full scan costs {_requests(each.pages)}: one every {days:.0f} days, and "
                 why += "all at once, since page tokens don't last until the next run"
-                self._take_in_full(name, why, each.pages)
+                self._take_in_full(each, why, each.pages)
             else:
-                self._take_narrow_scan(name, each)
+                self._take_narrow_scan(each)
+
+    def _waiting(self) -> list[_List]:
+        """Lists that are read in parts beside their narrow scans; begun ones first."""
+        waiting = [each for each in self._big if each.is_narrow and not each.facts.parts_lost]
+        return sorted(waiting, key=lambda each: each.begun_ms is None)
+
+    def _kept(self) -> float:
+        """What is kept for a part of a big list, if there is one: half of the share."""
+        return self._share / 2 if self._waiting() else 0
 
     def _take_a_part(self) -> None:
         """What is left goes to one big list at a time, so that its scan is over the sooner."""
-        waiting = self._waiting()
-        if not waiting:
-            return
-        name, each = min(waiting, key=lambda item: item[1].begun_ms is None)
-        (narrow,) = self._plans[name]
-        pages = max(self._left, self._kept())
-        runs = ceil(each.all_pages / pages)
-        reason = f"{narrow.reason}; a part now, and all of it in about {runs} runs"
-        part = self._full_scan(name, f"a part: {_requests(each.pages)} left", pages)
-        self._plans[name] = (replace(narrow, reason=reason), part)
-
-    def _waiting(self) -> list[tuple[str, _List]]:
-        """Lists that are read in parts beside their narrow scans."""
-        big = {name: each for name, each in self._big.items() if not each.facts.parts_lost}
-        return self._narrow_ones(big)
+        for each in self._waiting()[:1]:
+            pages, narrow = max(self._left, self._kept()), each.plans[0]
+            runs = ceil(each.all_pages / pages)
+            reason = f"{narrow.reason}; a part now, and all of it in about {runs} runs"
+            part = self._full_scan(each, f"a part: {_requests(each.pages)} left", pages)
+            each.plans = (replace(narrow, reason=reason), part)
 
     # --- narrow scans -----------------------------------------------------------------------------
 
@@ -324,15 +312,6 @@ class _Share:
         last_ms = self._now_ms + int(self._pull.meetings_ahead_s * 1000)
         params = {"meetingDateAfter": str(first_ms), "meetingDateBefore": str(last_ms)}
         return ScanKind.WINDOW, f"meetings from {_utc(first_ms)} to {_utc(last_ms)}", params
-
-
-def _why_full(name: str, each: _List) -> str:
-    if each.narrow_pages:
-        return f"its narrow scan costs {_requests(each.narrow_pages)}, more than the share allows"
-    if name in _FILTERED_LISTS:
-        refused = _utc(each.facts.filter_refused_ms)
-        return f"the server refused the filter of this list at {refused}"
-    return "the list has no order that would allow less"
 
 
 def _is_recent(at_ms: int | None, within_s: float, now_ms: int) -> bool:

@@ -201,7 +201,7 @@ def test_a_narrow_scan_that_takes_most_of_the_share_is_none():
         lists["tasks"] = ListState(facts, left)
         made = planned(lists, now_ms=now_ms, pull=PullSettings(full_share=0.01))
         (plan,) = made["tasks"]
-        assert "2,000 requests, more than the share allows" in plan.reason
+        assert "2,000 requests, too much of the share" in plan.reason
         read, runs = read + (plan.max_pages or 10_000), runs + 1
     assert 22 <= runs <= 25
 
