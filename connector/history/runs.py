@@ -6,7 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import sqlalchemy as sa
@@ -75,12 +75,9 @@ class History:
                     .where(_runs.c.lock_name == lock_name, _runs.c.status == "running")
                     .values(status="failed", finished_ms=_now_ms(), error=_DIED)
                 )
-            connection.execute(
-                sa.insert(_runs).values(
-                    run_id=run_id, kind=kind, label=label, lock_name=lock_name, status="running",
-                    started_ms=_now_ms(), summary="{}", landed=False,
-                )
-            )  # fmt: skip
+            facts = {"run_id": run_id, "kind": kind, "label": label, "lock_name": lock_name}
+            begun = {"status": "running", "started_ms": _now_ms(), "summary": "{}"}
+            connection.execute(sa.insert(_runs).values(**facts, **begun, landed=False))
 
     def finish(
         self, run_id: str, status: str, summary: Mapping[str, Any], error: str | None = None
@@ -98,10 +95,8 @@ class History:
 
     def recent(self, n: int, label: str | None = None) -> list[RunRecord]:
         """The last `n` runs, newest first; with `label`, of one destination only."""
-        query = sa.select(_runs)
-        if label is not None:
-            query = query.where(_runs.c.label == label)
-        return self._select(query.order_by(_runs.c.started_ms.desc()).limit(n))
+        query = sa.select(_runs).order_by(_runs.c.started_ms.desc()).limit(n)
+        return self._select(query if label is None else query.where(_runs.c.label == label))
 
     def find(self, prefix: str) -> list[RunRecord]:
         """The run of this id, else up to ten whose ids begin with it, newest first."""
@@ -112,30 +107,22 @@ class History:
 
     def unlanded(self, label: str) -> list[RunRecord]:
         """Finished runs of one destination that its `_hc_runs` doesn't have yet, oldest first."""
-        return self._select(
-            sa.select(_runs)
-            .where(_runs.c.label == label, ~_runs.c.landed, _runs.c.status != "running")
-            .order_by(_runs.c.started_ms)
-        )
+        waiting = (_runs.c.label == label, ~_runs.c.landed, _runs.c.status != "running")
+        return self._select(sa.select(_runs).where(*waiting).order_by(_runs.c.started_ms))
 
     def mark_landed(self, run_ids: Iterable[str]) -> None:
         """Record that the destination's `_hc_runs` has these runs."""
+        landed = sa.update(_runs).where(_runs.c.run_id.in_([*run_ids])).values(landed=True)
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(_runs).where(_runs.c.run_id.in_(list(run_ids))).values(landed=True)
-            )
+            connection.execute(landed)
 
     def _select(self, query: sa.Select[Any]) -> list[RunRecord]:
+        names = [each.name for each in fields(RunRecord)]
         with self._database.read() as connection:
-            return [_record(row._mapping) for row in connection.execute(query)]
-
-
-def _record(row: Mapping[Any, Any]) -> RunRecord:
-    return RunRecord(
-        run_id=row["run_id"], kind=row["kind"], label=row["label"], status=row["status"],
-        started_ms=row["started_ms"], finished_ms=row["finished_ms"],
-        summary=json.loads(row["summary"]), error=row["error"],
-    )  # fmt: skip
+            found = [dict(row._mapping) for row in connection.execute(query)]
+        for row in found:
+            row["summary"] = json.loads(row["summary"])
+        return [RunRecord(**{name: row[name] for name in names}) for row in found]
 
 
 def _now_ms() -> int:
@@ -158,13 +145,12 @@ def _freshness_table(name: str, *added: sa.Column[Any]) -> sa.Table:
     )
 
 
-def _completeness_columns() -> tuple[sa.Column[Any], ...]:
-    return sa.Column("complete", sa.Boolean), sa.Column("why_incomplete", sa.Text)
-
-
 _NAMES = ("freshness", "freshness_published")
-_freshness, _published = (_freshness_table(name, *_completeness_columns()) for name in _NAMES)
 _first_freshness, _first_published = map(_freshness_table, _NAMES)
+_freshness, _published = (
+    _freshness_table(name, sa.Column("complete", sa.Boolean), sa.Column("why_incomplete", sa.Text))
+    for name in _NAMES
+)
 
 
 def _create_published(connection: sa.Connection) -> None:
@@ -212,12 +198,9 @@ class FreshnessLog:
 
     def note(self, label: str, freshness: Freshness) -> None:
         """Replace the entry of one resource."""
+        entry = (_freshness.c.label == label, _freshness.c.resource == freshness.resource)
         with self._database.write() as connection:
-            connection.execute(
-                sa.delete(_freshness).where(
-                    _freshness.c.label == label, _freshness.c.resource == freshness.resource
-                )
-            )
+            connection.execute(sa.delete(_freshness).where(*entry))
             connection.execute(sa.insert(_freshness).values(label=label, **asdict(freshness)))
 
     def publish(self, label: str) -> None:

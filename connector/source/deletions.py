@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -54,26 +53,6 @@ class KnownRows(Protocol):
         ...
 
 
-@dataclass
-class _LookedUp:
-    """The results of look-ups, by id. records: of the rows that exist."""
-
-    deleted: list[str] = field(default_factory=list)
-    records: list[dict[str, Any]] = field(default_factory=list)
-    undecided: list[str] = field(default_factory=list)
-    unasked: list[str] = field(default_factory=list)
-    unaskable: list[str] = field(default_factory=list)
-
-    @property
-    def alive(self) -> list[str]:
-        return [str(record["id"]) for record in self.records]
-
-    @property
-    def open(self) -> set[str]:
-        """Rows whose fate is unknown."""
-        return {*self.undecided, *self.unasked}
-
-
 def settle_absent_rows(
     rows: KnownRows,
     scan: ListScan,
@@ -99,14 +78,16 @@ def settle_absent_rows(
         absent = rows.missing(scan.resource)
         known = set(scan.facts.undecided).intersection(absent)
         missing = [one for one in absent if one not in known]
-        sample = _some(missing)
+        sample = _some(missing, LOOK_AT_MOST)
         again = _due_again(rows, scan, known, LOOK_AT_MOST - len(sample), now_ms)
-        looked_up = _look_up_all(client, scan, [*sample, *again])
+        looked_up = LookUps(client, scan.resource)
+        records = [one for one in map(looked_up.look, [*sample, *again]) if one is not None]
+        scan.warnings.update(looked_up.warnings)
         _remember_undecided(scan, known.difference(again), looked_up)
-        if looked_up.records:
-            land(looked_up.records)
-        unlisted += looked_up.alive
-        deleted |= set(looked_up.deleted)
+        if records:
+            land(records)
+        unlisted += looked_up.ids[Found.ALIVE]
+        deleted |= set(looked_up.ids[Found.DELETED])
         if outcome.complete:
             deleted |= _proven_deleted(scan, missing, looked_up)
     rows.unlist(scan.resource, unlisted, now_ms)
@@ -116,8 +97,8 @@ def settle_absent_rows(
         _log.info("pull.deleted", resource=scan.resource, rows=len(deleted))
 
 
-def _some(ids: Sequence[str]) -> list[str]:
-    return random.sample(list(ids), LOOK_AT_MOST) if len(ids) > LOOK_AT_MOST else list(ids)
+def _some(ids: Sequence[str], most: int) -> list[str]:
+    return [*ids] if len(ids) <= most else random.sample([*ids], max(0, most))
 
 
 def _due_again(
@@ -129,56 +110,33 @@ def _due_again(
     if not (is_due or scan.is_full_wanted):
         return []
     scan.looked_ms = now_ms
-    alive = [*rows.unlisted(scan.resource), *sorted(undecided)]
-    return random.sample(alive, min(len(alive), max(0, most)))
+    return _some([*rows.unlisted(scan.resource), *sorted(undecided)], most)
 
 
-def _remember_undecided(scan: ListScan, known: set[str], looked_up: _LookedUp) -> None:
+def _remember_undecided(scan: ListScan, known: set[str], looked_up: LookUps) -> None:
     """known: those of earlier pulls that weren't looked at in this one."""
-    scan.undecided = tuple(sorted(known.union(looked_up.undecided))[:_UNDECIDED_MAX])
+    undecided = known.union(looked_up.ids[Found.UNDECIDED])
+    scan.undecided = tuple(sorted(undecided)[:_UNDECIDED_MAX])
     if known:
-        scan.warnings["left the list and stays as it is: an earlier look decided nothing"] += len(
-            known
-        )
+        why = "left the list and stays as it is: an earlier look decided nothing"
+        scan.warnings[why] += len(known)
 
 
-def _look_up_all(client: ApiClient, scan: ListScan, ids: Sequence[str]) -> _LookedUp:
-    looked_up, look_ups = _LookedUp(), LookUps(client, scan.resource)
-    for record_id in ids:
-        found, record = look_ups.look(record_id)
-        if record is not None:
-            looked_up.records.append(record)
-        elif found is Found.DELETED:
-            looked_up.deleted.append(record_id)
-        else:
-            others = {Found.UNASKABLE: looked_up.unaskable, Found.UNASKED: looked_up.unasked}
-            others.get(found, looked_up.undecided).append(record_id)
-    scan.warnings.update(look_ups.warnings)
-    return looked_up
-
-
-def _proven_deleted(scan: ListScan, missing: Sequence[str], looked_up: _LookedUp) -> set[str]:
+def _proven_deleted(scan: ListScan, missing: Sequence[str], looked_up: LookUps) -> set[str]:
     """Rows that a complete scan proves deleted without a look-up.
 
     If none of a sample of many rows exists, the others count as deleted too. If the API has no call
     for single records, the list decides, unless it was empty and came without a count.
     """
-    is_empty_unsaid = _is_empty_and_uncounted(scan)
-    if looked_up.unaskable:
-        if not is_empty_unsaid:
-            return set(missing) - looked_up.open - set(looked_up.alive)
+    outcome, alive = scan.outcome, looked_up.ids[Found.ALIVE]
+    unknown = {*looked_up.ids[Found.UNDECIDED], *looked_up.ids[Found.UNASKED]}
+    if looked_up.ids[Found.UNASKABLE]:
+        if outcome is None or outcome.rows or outcome.total_count == 0:
+            return set(missing) - unknown - set(alive)
         _log.warning("pull.empty_list_ignored", resource=scan.resource, missing=len(missing))
-        return set()
-    is_sample = len(missing) > LOOK_AT_MOST
-    if is_sample and not looked_up.records and 2 * len(looked_up.open) < LOOK_AT_MOST:
-        return set(missing) - looked_up.open
+    elif len(missing) > LOOK_AT_MOST and not alive and 2 * len(unknown) < LOOK_AT_MOST:
+        return set(missing) - unknown
     return set()
-
-
-def _is_empty_and_uncounted(scan: ListScan) -> bool:
-    """Whether a scan found nothing at all, and the server gave no count."""
-    outcome = scan.outcome
-    return outcome is not None and outcome.rows == 0 and outcome.total_count != 0
 
 
 # --- looking up single records --------------------------------------------------------------------
@@ -199,58 +157,65 @@ class Found(StrEnum):
 
 
 class LookUps:
-    """Looks up single records of one resource. warnings: message → how many look-ups failed so."""
+    """Looks up single records of one resource.
+
+    ids: by result, those that were looked up. warnings: message → how many look-ups failed so.
+    """
 
     def __init__(self, client: ApiClient, resource: str) -> None:
         self._client, self._resource = client, resource
         self._failures = self._vain = 0
+        self.ids: dict[Found, list[str]] = {found: [] for found in Found}
         self.warnings: Counter[str] = Counter()
 
-    def look(self, record_id: str) -> tuple[Found, dict[str, Any] | None]:
-        """Whether the record exists, and the record where it does.
+    def look(self, record_id: str) -> dict[str, Any] | None:
+        """The record, where it exists.
 
         Raises:
             Unauthorized: the key is refused altogether (401).
             BudgetError, Interrupted: as ApiClient.
         """
         if self._failures >= FAILURES_MAX:
-            return self._undecided("too many look-ups failed in a row", Found.UNASKED)
+            found, record, why = Found.UNASKED, None, "too many look-ups failed in a row"
+        else:
+            found, record, why = self._ask(record_id)
+        self.ids[found].append(record_id)
+        if why:
+            self.warnings[f"left the list and can't be looked at, so it stays as it is: {why}"] += 1
+        return record
+
+    def _ask(self, record_id: str) -> tuple[Found, dict[str, Any] | None, str]:
+        """The result, the record, and why nothing was decided."""
         patience_s = max(PATIENCE_LEAST_S, PATIENCE_S / (1 + self._vain))
         try:
             record = self._client.record(self._resource, record_id, patience_s=patience_s)
         except ValueError:  # an id that no address can hold
-            return self._undecided("its id can't be asked for")
-        except Refused as error:
+            return Found.UNDECIDED, None, "its id can't be asked for"
+        except (Refused, Unauthorized) as error:
             return self._refused(error)
-        except Unauthorized as error:
-            if error.status == 401:
-                raise
-            return self._undecided(f"the API answers {error.status}")
-        except UnexpectedAnswer as error:
+        except (UnexpectedAnswer, Unreachable, Redirected) as error:
             self._vain += 1
-            return self._undecided(f"the API answers {error.status} without the record")
-        except (Unreachable, Redirected) as error:
+            if isinstance(error, UnexpectedAnswer):
+                return Found.UNDECIDED, None, f"the API answers {error.status} without the record"
             self._failures += 1
-            self._vain += 1
-            _source_log.info(
-                "source.look_failed", resource=self._resource, error=type(error).__name__
-            )
-            return self._undecided("the API gives no usable answer")
+            name = type(error).__name__
+            _source_log.info("source.look_failed", resource=self._resource, error=name)
+            return Found.UNDECIDED, None, "the API gives no usable answer"
         self._failures = 0
         if record is None:
-            return Found.DELETED, None
+            return Found.DELETED, None, ""
         if id_of(record) != record_id:
-            return self._undecided("the API answers with something else")
-        return Found.ALIVE, record
+            return Found.UNDECIDED, None, "the API answers with something else"
+        return Found.ALIVE, record, ""
 
-    def _refused(self, error: Refused) -> tuple[Found, None]:
+    def _refused(self, error: Refused | Unauthorized) -> tuple[Found, None, str]:
+        if isinstance(error, Unauthorized):
+            if error.status == 401:
+                raise error
+            return Found.UNDECIDED, None, f"the API answers {error.status}"
         self._failures = 0
         if error.status in _DELETED_STATUSES:
-            return Found.DELETED, None
+            return Found.DELETED, None, ""
         if error.status == _NO_SUCH_CALL:
-            return Found.UNASKABLE, None
-        return self._undecided(f"the API answers {error.status}")
-
-    def _undecided(self, why: str, found: Found = Found.UNDECIDED) -> tuple[Found, None]:
-        self.warnings[f"left the list and can't be looked at, so it stays as it is: {why}"] += 1
-        return found, None
+            return Found.UNASKABLE, None, ""
+        return Found.UNDECIDED, None, f"the API answers {error.status}"

@@ -344,12 +344,10 @@ class Scan:
             yield from self._through_the_list()
             return
         look_ups = LookUps(self._client, self.plan.resource)
+        self._deleted, self.alive = look_ups.ids[Found.DELETED], look_ups.ids[Found.ALIVE]
         for record_id in sorted(self._expected):
-            found, record = look_ups.look(record_id)
-            if found is Found.DELETED:
-                self._deleted.append(record_id)
-            elif record is not None:
-                self.alive.append(record_id)
+            record = look_ups.look(record_id)
+            if record is not None:
                 yield self._scanned(Page([record], None, None, "one"))
         self.warnings.update(look_ups.warnings)
 

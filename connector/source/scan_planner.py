@@ -20,7 +20,8 @@ from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
 
 AT_ONCE_SHARE = 0.5  # of the longest window, for a full scan that is due; the rest is for others
 DAILY_SHARE = 0.1  # of a day's requests; a list that takes more is too big for a daily full scan
-NARROW_SHARE = 0.5  # of the share; a narrow scan that costs more isn't worth it in each run
+NARROW_SHARE = 0.05  # of the longest window; a narrow scan that costs more is too much for each run
+NARROW_FEW = 10  # requests that are never too much
 EARLY = 7 / 8  # of `full_every_s`: then one of several lists is read, lest they are due together
 _DAY_S = 86_400
 _FILTERED_LISTS = ("tasks", "meetings")
@@ -101,7 +102,7 @@ class _List:
     def why_full(self) -> str:
         """Why nothing less than full scans is possible."""
         if self.narrow_pages:
-            return f"its narrow scan costs {_requests(self.narrow_pages)}, too much of the share"
+            return f"its narrow scan costs {_requests(self.narrow_pages)}, too much for each run"
         if self.name in _FILTERED_LISTS:
             refused = _utc(self.facts.filter_refused_ms)
             return f"the server refused the filter of this list at {refused}"
@@ -124,7 +125,7 @@ class _Share:
         self._lists = [
             _List(
                 name, known, self._narrow_scan(name, known.facts),
-                narrow_most=NARROW_SHARE * self._share,
+                narrow_most=max(NARROW_FEW, NARROW_SHARE * window.limit),
             )
             for name, known in lists.items()
             if known.facts.last_full_ms is not None and known.facts.pages is not None

@@ -6,8 +6,6 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import pytest
-
 from connector.settings import PullSettings, RateLimit
 from connector.source.list_scan import begin, list_state
 from connector.source.scan_planner import ListState, ScanPlans, plan_scans
@@ -181,16 +179,16 @@ def test_a_list_without_a_scan_yet_is_read_whatever_it_costs():
     assert made["notes"][0].reason == "no complete scan yet"
 
 
-@pytest.mark.parametrize("share", [0.0001, 0.001])
-def test_a_share_smaller_than_any_list_leaves_narrow_scans(share: float):
-    """Where there is one that it can bear; others are read a page at a time at least."""
-    made = planned(all_known(), pull=PullSettings(full_share=share))
-    assert all(plan.max_pages is None or plan.max_pages >= 1 for (plan,) in made.values())
-    made = planned(all_known(narrow_pages={}), pull=PullSettings(full_share=share))
-    assert kinds(made) == KINDS
+def test_a_share_smaller_than_any_list_leaves_narrow_scans():
+    """As long as they cost little. A list without one is read a page at a time."""
+    for share in (0.0001, 0.001):
+        assert kinds(planned(all_known(), pull=PullSettings(full_share=share))) == KINDS
+    lists = all_known() | {"prospects": known("prospects", order=None)}
+    (plan,) = planned(lists, pull=PullSettings(full_share=0.0001))["prospects"]
+    assert (plan.kind, plan.max_pages) == (ScanKind.FULL, 1)
 
 
-def test_a_narrow_scan_that_takes_most_of_the_share_is_none():
+def test_a_narrow_scan_that_takes_much_of_the_hour_is_none():
     """Its list is read at an even pace instead, once a day."""
     tasks = known("tasks", 10_000, narrow_pages={"open": 2000}, last_full_ms=NOW_MS)
     read, runs = 0, 0
@@ -201,7 +199,7 @@ def test_a_narrow_scan_that_takes_most_of_the_share_is_none():
         lists["tasks"] = ListState(facts, left)
         made = planned(lists, now_ms=now_ms, pull=PullSettings(full_share=0.01))
         (plan,) = made["tasks"]
-        assert "2,000 requests, too much of the share" in plan.reason
+        assert "2,000 requests, too much for each run" in plan.reason
         read, runs = read + (plan.max_pages or 10_000), runs + 1
     assert 22 <= runs <= 25
 
