@@ -13,7 +13,7 @@ from statistics import median
 from tests.bench import Row
 
 ROOT = Path(__file__).parents[2]
-RUNS = 3
+RUNS = int(os.environ.get("HC_BENCH_RUNS", "3"))
 UNLIMITED = "100000000/60s"
 # a small parent: until a forked process execs, its parent's memory counts as its own
 _MEASURED = (
