@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
@@ -34,6 +35,22 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     real clocks. `-n logical`: as many, for tests that wait for little."""
     waiting = 0 if config.option.numprocesses == "logical" else 2
     return (os.cpu_count() or 1) + waiting
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a process printed that failed or took too long is shown with the test's failure."""
+    report = yield
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, subprocess.CalledProcessError | subprocess.TimeoutExpired):
+        for name in ("stdout", "stderr"):
+            printed = getattr(error, name) or ""
+            text = printed.decode(errors="replace") if isinstance(printed, bytes) else printed
+            if text:
+                report.sections.append((f"{name} of the process", text[-10_000:]))
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,14 +16,12 @@ from connector.settings import HttpSettings
 from tests.sync.pull.conftest import Puller, settings_for
 
 SIZES: dict[str, Any] = {"prospects": 1300, "notes": 500, "tasks": 300, "meetings": 250}
+# those that other tests don't pull from: see also tests/sync/source/test_source_scans.py
 _REVISIONS: dict[str, dict[str, Any]] = {
-    "pagination": {"envelope": "pagination"},
     "next_token": {"envelope": "next_token"},
     "legacy": {"envelope": "legacy"},
     "bare": {"envelope": "bare"},
-    "keyset": {"token_kind": "keyset"},
     "unbounded, no prospect tokens": {"prospects_paged": False, "over_limit": "unbounded"},
-    "small pages": {"max_limits": dict.fromkeys(RESOURCES, 50)},
     "refuses big limits": {"over_limit": "refuse", "max_limits": dict.fromkeys(RESOURCES, 50)},
 }
 
