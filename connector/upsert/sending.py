@@ -376,14 +376,8 @@ class Sender:
 
     def _finish_unsent(self, connection: sa.Connection, write: Write, outcome: str) -> None:
         """A planned write needs no request."""
-        self._outbox.finish(
-            connection,
-            write,
-            outcome=outcome,
-            prospect_id=write.prospect_id,
-            at_ms=self._clock.now_ms(),
-            before=WriteState.PLANNED,
-        )
+        at_ms = self._clock.now_ms()
+        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=WriteState.PLANNED)
 
     def _store_results(self, connection: sa.Connection) -> list[tuple[RowInFlight, RowResult]]:
         finished = [(row, row.result) for row in self._finished]

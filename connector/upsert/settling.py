@@ -271,12 +271,8 @@ class Settler:
         name = first_name(payload.get("firstName"))
         if name is None or prospect_id is None:
             return False
-        source, alias = self._source_and_name(write, str(name.whole))
+        source, alias = self._outbox.hasher.source_and_name(write.source, name)
         return (prospect_id, alias) in self._receipts.settled(connection, source, [prospect_id])
-
-    def _source_and_name(self, write: Write, name: str) -> tuple[int, int]:
-        hasher = self._outbox.hasher
-        return hasher.alias("source", write.source), hasher.alias("name", name)
 
     def _settle_fate(self, connection: sa.Connection, row: RowInFlight, arrived: Delivered) -> Next:
         write = row.write
@@ -288,8 +284,7 @@ class Settler:
             self._outbox.finish(
                 connection,
                 write,
-                outcome="uncertain",
-                prospect_id=write.prospect_id,
+                "uncertain",
                 at_ms=self._clock.now_ms(),
                 after=WriteState.UNCERTAIN,
             )
@@ -350,14 +345,10 @@ class Settler:
     def _finish(
         self, connection: sa.Connection, row: RowInFlight, outcome: str, prospect_id: str | None
     ) -> None:
-        self._outbox.finish(
-            connection,
-            row.write,
-            outcome=outcome,
-            prospect_id=prospect_id,
-            at_ms=self._clock.now_ms(),
-            before=WriteState.PLANNED if row.looks else WriteState.SENDING,
-        )
+        write = row.write._replace(prospect_id=prospect_id)
+        before = WriteState.PLANNED if row.looks else WriteState.SENDING
+        at_ms = self._clock.now_ms()
+        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=before)
 
     def _accept(
         self, connection: sa.Connection, row: RowInFlight, item: Item, status: Status
@@ -393,7 +384,7 @@ class Settler:
                 self.disputed.pop(alias, None)
         name = first_name(payload.get("firstName"))
         if name is not None and not row.left_alone:
-            source, alias = self._source_and_name(write, str(name.whole))
+            source, alias = self._outbox.hasher.source_and_name(write.source, name)
             self._receipts.settle_name(
                 connection, row.prospect_id, source, alias, created=status is Status.CREATED
             )

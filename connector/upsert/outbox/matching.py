@@ -120,20 +120,14 @@ def _folded(name: str) -> str:
     """`name` without case, accents, spaces and punctuation; "" where no letter is left."""
     if name.isascii():
         return "".join(filter(str.isalnum, name.lower()))
-    return _without_marks(unicodedata.normalize("NFKC", name).casefold().translate(_PLAIN))
-
-
-def _without_marks(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", name).casefold().translate(_PLAIN)
     kept = (
         char
-        for char in unicodedata.normalize("NFKD", text)
-        if (char.isalnum() or unicodedata.category(char)[0] == "M") and not _is_accent(char)
+        for char in unicodedata.normalize("NFKD", plain)
+        if (char.isalnum() or unicodedata.category(char)[0] == "M")
+        and not any(first <= ord(char) <= last for first, last in _ACCENTS)
     )
     return unicodedata.normalize("NFC", "".join(kept))
-
-
-def _is_accent(char: str) -> bool:
-    return any(first <= ord(char) <= last for first, last in _ACCENTS)
 
 
 class Name(NamedTuple):
@@ -292,6 +286,10 @@ class Hasher:
         state = self._aliases[kind].copy()
         state.update(value.casefold().encode("utf-8", "surrogatepass"))
         return int.from_bytes(state.digest(), "big", signed=True)
+
+    def source_and_name(self, source: str, name: Name) -> tuple[int, int]:
+        """What stands for a source and a first name that it has settled."""
+        return self.alias("source", source), self.alias("name", str(name.whole))
 
     def content(self, payload: Mapping[str, Any]) -> bytes:
         """16 bytes for what `payload` says, whatever the order of its fields.

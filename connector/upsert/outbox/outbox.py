@@ -214,9 +214,8 @@ class Outbox:
         self,
         connection: sa.Connection,
         write: Write,
-        *,
         outcome: str,
-        prospect_id: str | None,
+        *,
         at_ms: int,
         before: WriteState = WriteState.SENDING,
         after: WriteState = WriteState.CLOSED,
@@ -224,7 +223,7 @@ class Outbox:
         """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
         any more. Its content is dropped."""
         emptied = {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
-        values = {"outcome": outcome, "prospect_id": prospect_id, **emptied}
+        values = {"outcome": outcome, "prospect_id": write.prospect_id, **emptied}
         self._step(connection, write, before, after, values)
 
     def settle_uncertain(
