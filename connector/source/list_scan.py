@@ -81,10 +81,6 @@ class ListScan:
         return self.plan.kind is ScanKind.FULL
 
     @property
-    def reason(self) -> str:
-        return self.plan.reason
-
-    @property
     def complete(self) -> bool | None:
         """Whether a full scan is proven complete; None if the scan isn't a full one."""
         if not self.finds_deletions:
@@ -115,7 +111,7 @@ class ListScan:
         why = self.why_incomplete
         return {
             "scan": str(self.plan.kind),
-            "reason": self.reason,
+            "reason": self.plan.reason,
             "complete": self.complete,
             **({} if why is None else {"why_incomplete": why}),
             **self.counts,
@@ -225,7 +221,7 @@ def begin(
         checkpoint = Checkpoint(plan, now_ms, ids=0 if keeps_ids else None)
         scan = ListScan(plan.resource, known.facts, checkpoint, left=left)
     scan.is_full_wanted = full
-    _log.info("pull.scan", resource=plan.resource, scan=str(plan.kind), reason=scan.reason)
+    _log.info("pull.scan", resource=plan.resource, scan=str(plan.kind), reason=scan.plan.reason)
     return scan
 
 

@@ -241,7 +241,8 @@ class _Share:
         self._left -= min(each.pages, at_once)
         max_pages, is_big = max(1, int(at_once)), each in self._big
         if each.pages > at_once:
-            why = f"{why}, spread over {ceil(each.pages / max_pages)} runs"
+            runs = f"spread over {ceil(each.pages / max_pages)} runs"
+            why += ", a part of them now" if self._is_paced(each) else f", {runs}"
         elif not is_big or each.facts.parts_lost:
             return ScanPlan(each.name, ScanKind.FULL, why, in_parts=is_big)
         return ScanPlan(each.name, ScanKind.FULL, why, max_pages=max_pages, in_parts=is_big)

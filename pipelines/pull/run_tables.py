@@ -165,7 +165,7 @@ class RunRecorder:
                 resource=run.resource,
                 run_id=self._session.run_id,
                 scan=str(run.plan.kind),
-                reason=run.reason,
+                reason=run.plan.reason,
                 rows=self._destination.live_count(run.resource),
                 last_pull_ms=run.checkpoint.started_ms if is_over else known_pull_ms,
                 last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
