@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -367,13 +367,19 @@ def test_a_killed_backfill_reads_nothing_twice_but_its_last_chunk(sandbox: Sandb
     """SIGKILL midway; the next process loads what is missing."""
     command = [sys.executable, "-c", _BACKFILL, sandbox.api_key, sandbox.url, str(tmp_path)]
     environment = {**os.environ, "RUNTIME__DLTHUB_TELEMETRY": "false"}
-    sandbox.options.latency_s = 0.02
+    half_read, is_killed = threading.Event(), threading.Event()
+
+    def hold(_: Any) -> None:
+        if len(sandbox.requests) >= PAGES // 2:
+            half_read.set()
+            is_killed.wait(500)
+
+    sandbox.on_request = hold
     with subprocess.Popen(command, env=environment) as killed:
-        while len(sandbox.requests) < PAGES // 2:
-            assert killed.poll() is None
-            time.sleep(0.01)
+        assert half_read.wait(500)
         killed.send_signal(signal.SIGKILL)
-    sandbox.options.latency_s = 0.0
+    sandbox.on_request = None
+    is_killed.set()
     subprocess.run(command, env=environment, check=True, timeout=500)
     assert PAGES <= len(sandbox.requests) <= PAGES + 2 * 10
     pipeline = dlt.pipeline(
