@@ -162,7 +162,22 @@ class Destination:
         """
         if worth_publishing:
             self._note_change()
-        self._load_in_some_form([replace(each, is_new=self._is_new(each)) for each in batches])
+        batches = [replace(each, is_new=self._is_new(each)) for each in batches]
+        known = {batch.table: self.columns(batch.table) for batch in batches}
+        refusals: list[DestinationRefused] = []
+        for form in forms(self._type, batches, known):
+            try:
+                with self._watching_for_damage():  # the caller may catch the error and continue
+                    self._attempt(partial(self.loader.load, form.batches))
+            except DestinationRefused as error:
+                _log.info("load.refused", reason=str(error))
+                refusals.append(error)
+            else:
+                for table, counts in form.warnings.items():
+                    self.warnings.setdefault(table, Counter()).update(counts)
+                break
+        else:
+            raise refusals[0]
         if self._snapshot:
             checkpoint = partial(checkpoint_if_due, self._connection, self._paths.working_file)
             self._memory.fit(checkpoint)
@@ -203,22 +218,6 @@ class Destination:
             ids = batch.as_table()["id"].to_pylist()
             self._fills[table] = not self._attempt(partial(self._warehouse.query_ids, sql, ids))
         return self._fills[table]
-
-    def _load_in_some_form(self, batches: Sequence[Batch]) -> None:
-        known = {batch.table: self.columns(batch.table) for batch in batches}
-        refusals: list[DestinationRefused] = []
-        for form in forms(self._type, batches, known):
-            try:
-                with self._watching_for_damage():  # the caller may catch the error and continue
-                    self._attempt(partial(self.loader.load, form.batches))
-            except DestinationRefused as error:
-                _log.info("load.refused", reason=str(error))
-                refusals.append(error)
-            else:
-                for table, counts in form.warnings.items():
-                    self.warnings.setdefault(table, Counter()).update(counts)
-                return
-        raise refusals[0]
 
     def _note_change(self) -> None:
         if not self._record.is_behind:

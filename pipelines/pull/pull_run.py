@@ -112,6 +112,10 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
 class _Pull:
     """The steps of one pull, in order, and what they collect for its report."""
 
+    _destination: Destination
+    _recorder: RunRecorder
+    _landing: Landing
+
     def __init__(self, session: Session, wanted: Wanted, progress: Progress) -> None:
         self._session, self._wanted, self._progress = session, wanted, progress
         self._began_s = session.clock.monotonic_s()
@@ -142,33 +146,35 @@ class _Pull:
         with Destination(
             session.settings, take_over=self._wanted.take_over, stop=session.stop
         ) as destination:
+            self._destination = destination
+            self._recorder = RunRecorder(session, destination)
             self._report.is_visible = destination.is_published
-            self._plans = self._plan(destination)
+            self._plans = self._plan()
             for resource, (plan, *_) in self._plans.items():
-                self._runs[resource] = self._begin(destination, plan)
-            landing = Landing(destination, self._runs, session.settings.pull)
+                self._runs[resource] = self._begin(plan)
+            self._landing = landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
-            self._end_earlier_scans(destination, landing)
+            self._end_earlier_scans()
             try:
-                self._fetch_and_land(destination, landing, self._runs)
+                self._fetch_and_land(self._runs)
                 landing.create_tables()
             except ConnectorError as error:
                 self._errors.append(error)
             try:
-                self._end_scans(destination, landing, self._runs)
-                self._read_parts(destination, landing)
-                self._record(destination, account)
+                self._end_scans(self._runs)
+                self._read_parts()
+                self._record(account)
             finally:
                 self._report.warnings = {
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
                 self._report.is_visible = destination.is_published
 
-    def _plan(self, destination: Destination) -> ScanPlans:
+    def _plan(self) -> ScanPlans:
         session, wanted = self._session, self._wanted
         return plan_scans(
-            {resource: self._list_state(destination, resource) for resource in wanted.resources},
+            {resource: self._list_state(resource) for resource in wanted.resources},
             pull=session.settings.pull,
             limits=session.settings.rate_limits,
             now_ms=self._now_ms(),
@@ -176,54 +182,53 @@ class _Pull:
             since_ms=wanted.since_ms,
         )
 
-    def _list_state(self, destination: Destination, resource: str) -> ListState:
+    def _list_state(self, resource: str) -> ListState:
         is_reset = self._wanted.reset and resource not in self._runs
         return list_state(
             resource,
-            {} if is_reset else destination.loader.state_of(resource),
+            {} if is_reset else self._destination.loader.state_of(resource),
             now_ms=self._now_ms(),
             keeps_ids=True,
-            has_ids=lambda left: destination.seen.rows(resource) >= (left.ids or 0),
+            has_ids=lambda left: self._destination.seen.rows(resource) >= (left.ids or 0),
         )
 
-    def _begin(self, destination: Destination, plan: ScanPlan) -> ListScan:
-        known = self._list_state(destination, plan.resource)
+    def _begin(self, plan: ScanPlan) -> ListScan:
+        known = self._list_state(plan.resource)
         full = self._wanted.full
         scan = begin(known, plan, now_ms=self._now_ms(), full=full, keeps_ids=True)
         if not scan.resumed and scan.left is None:
-            destination.seen.begin(plan.resource)
+            self._destination.seen.begin(plan.resource)
         return scan
 
     def _now_ms(self) -> int:
         return int(self._session.clock.now_s() * 1000)
 
-    def _end_earlier_scans(self, destination: Destination, landing: Landing) -> None:
+    def _end_earlier_scans(self) -> None:
         """End the scans that an earlier run read completely; then begin the planned ones."""
-        recorder = RunRecorder(self._session, destination)
         ended = []
         for resource, run in self._runs.items():
             if not run.checkpoint.is_at_end:
                 continue
             try:
                 if run.outcome is None:
-                    scan = self._scan_of(run, destination)
+                    scan = self._scan_of(run)
                     for _ in scan:  # no request is left to send
                         pass
                     assert scan.outcome is not None
                     run.end(scan.outcome)
-                self._end_scan(destination, landing, run)
-                recorder.note(run)
+                self._end_scan(run)
+                self._recorder.note(run)
                 ended.append(resource)
             except ConnectorError as error:
                 self._errors.append(error)
-        plans = self._plan(destination) if ended else {}
+        plans = self._plan() if ended else {}
         for resource in ended:
             self._plans[resource] = plans[resource]
-            self._begin_next(destination, plans[resource][0])
+            self._begin_next(plans[resource][0])
 
-    def _begin_next(self, destination: Destination, plan: ScanPlan) -> None:
+    def _begin_next(self, plan: ScanPlan) -> None:
         """Another scan of a list, after one that has ended."""
-        before, planned = self._runs[plan.resource], self._begin(destination, plan)
+        before, planned = self._runs[plan.resource], self._begin(plan)
         planned.counts, planned.warnings = before.counts, before.warnings
         self._runs[plan.resource] = planned
 
@@ -242,7 +247,7 @@ class _Pull:
             raise InactiveKey
         return facts
 
-    def _read_parts(self, destination: Destination, landing: Landing) -> None:
+    def _read_parts(self) -> None:
         """Of lists too big for a daily full scan: a part of one, after their narrow scan."""
         narrow = {
             name: run
@@ -252,22 +257,20 @@ class _Pull:
         if not narrow or self._session.stop.is_set():
             return
         for name in narrow:
-            self._begin_next(destination, self._plans[name][1])
+            self._begin_next(self._plans[name][1])
         try:
-            self._fetch_and_land(destination, landing, narrow)
+            self._fetch_and_land(narrow)
         except ConnectorError as error:
             self._errors.append(error)
-        self._end_scans(destination, landing, narrow)
+        self._end_scans(narrow)
         for name, run in narrow.items():
             if self._runs[name].complete is False and not self._runs[name].doubt:
                 self._runs[name] = run  # what this run is about, until the full scan ends
 
-    def _fetch_and_land(
-        self, destination: Destination, landing: Landing, names: Iterable[str]
-    ) -> None:
+    def _fetch_and_land(self, names: Iterable[str]) -> None:
         session, pull_settings = self._session, self._session.settings.pull
         scans = {
-            name: self._scan_of(self._runs[name], destination)
+            name: self._scan_of(self._runs[name])
             for name in names
             if self._runs[name].outcome is None
         }
@@ -281,9 +284,9 @@ class _Pull:
         )
         for portion in fetching.portions():
             self._pages += sum(map(len, portion.pages.values()))
-            landing.take(portion.pages)
+            self._landing.take(portion.pages)
             if portion.ends_chunk:
-                landing.load()
+                self._landing.load()
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._show(self._pages, rows)
         self._errors += fetching.errors.values()
@@ -294,46 +297,45 @@ class _Pull:
                 self._runs[name].alive = scan.alive
                 self._runs[name].warnings += scan.warnings
                 ended.append(name)
-        destination.loader.save_states({name: self._runs[name].state() for name in ended})
+        self._destination.loader.save_states({name: self._runs[name].state() for name in ended})
 
-    def _scan_of(self, run: ListScan, destination: Destination) -> Scan:
+    def _scan_of(self, run: ListScan) -> Scan:
         return Scan(
             self._session.client,
             run.checkpoint,
             page_size=usual_page_size(run.facts.page_size, self._session.settings.pull.page_size),
             known=run.facts.doubt,
-            newest_known_ms=_newest_known_ms(destination, run.plan),
-            expected_ids=_expected_ids(destination, run.plan),
+            newest_known_ms=_newest_known_ms(self._destination, run.plan),
+            expected_ids=_expected_ids(self._destination, run.plan),
         )
 
-    def _end_scans(self, destination: Destination, landing: Landing, names: Iterable[str]) -> None:
+    def _end_scans(self, names: Iterable[str]) -> None:
         """Settle what follows from each scan: deletions, watermarks, freshness."""
-        recorder = RunRecorder(self._session, destination)
         for run in [self._runs[name] for name in names]:
             try:
                 if run.outcome is not None:
-                    self._end_scan(destination, landing, run)
-                self._note(recorder, destination, run)
+                    self._end_scan(run)
+                self._note(run)
             except ConnectorError as error:
                 self._errors.append(error)
 
-    def _end_scan(self, destination: Destination, landing: Landing, run: ListScan) -> None:
+    def _end_scan(self, run: ListScan) -> None:
         alive = set(run.alive)
         settle_absent_rows(
-            destination,
+            self._destination,
             run,
             self._session.client,
             now_ms=self._now_ms(),
-            expected=[one for one in _expected_ids(destination, run.plan) if one in alive],
-            land=partial(landing.land_records, run.resource),
+            expected=[one for one in _expected_ids(self._destination, run.plan) if one in alive],
+            land=partial(self._landing.land_records, run.resource),
         )
-        destination.loader.save_states({run.resource: run.booked()})
+        self._destination.loader.save_states({run.resource: run.booked()})
         self._note_doubt(run)
 
-    def _note(self, recorder: RunRecorder, destination: Destination, run: ListScan) -> None:
-        recorder.note(run)
+    def _note(self, run: ListScan) -> None:
+        self._recorder.note(run)
         if run.outcome is not None or run.counts["rows_read"]:
-            self._report.live_rows[run.resource] = destination.live_count(run.resource)
+            self._report.live_rows[run.resource] = self._destination.live_count(run.resource)
 
     def _note_doubt(self, run: ListScan) -> None:
         if run.doubt is None:
@@ -343,14 +345,13 @@ class _Pull:
         if run.is_doubt_new and unread is not None:
             self._errors.append(unread(resource=run.resource, reason=run.doubt.why))
 
-    def _record(self, destination: Destination, account: dict[str, Any] | None) -> None:
-        recorder = RunRecorder(self._session, destination)
+    def _record(self, account: dict[str, Any] | None) -> None:
         batch = account_batch(account) if account is not None else None
-        land_push_results(destination, self._session)
-        recorder.land(self._summary(worst_of(self._errors)), batch)
-        self._report.published = recorder.publish()
-        self._report.is_visible = destination.is_published
-        destination.forget_old_loads()
+        land_push_results(self._destination, self._session)
+        self._recorder.land(self._summary(worst_of(self._errors)), batch)
+        self._report.published = self._recorder.publish()
+        self._report.is_visible = self._destination.is_published
+        self._destination.forget_old_loads()
 
     def _finish(self, error: ConnectorError | None) -> None:
         session = self._session
