@@ -36,7 +36,7 @@ def _while_reading(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _while_landing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipelines.pull.pull_run.Landing, "land", _fail)
+    monkeypatch.setattr(pipelines.pull.pull_run.Landing, "load", _fail)
 
 
 def _before_anything(monkeypatch: pytest.MonkeyPatch) -> None:
