@@ -233,6 +233,33 @@ def test_the_hash_depends_on_content_and_not_on_the_order_of_keys(
     assert digest(fields) == digest({name: fields[name] for name in names})
 
 
+anything = st.recursive(
+    scalars | st.integers() | st.text(st.characters(codec=None, exclude_categories=()), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=8,
+)
+records = st.dictionaries(
+    st.sampled_from(["title", "labels", "createdAt", "x", "X", "first_name"]), anything
+)
+
+
+@given(records, records)
+def test_a_record_makes_the_same_row_whatever_comes_with_it(one: dict[str, Any], other: Any):
+    """What a destination can't hold is replaced in its own record alone, and types are known."""
+    known = dict.fromkeys(("x", "x__f1", "first_name"), "text")
+    alone, together = RowMaker("prospects", known), RowMaker("prospects", known)
+    first, second = {"id": "1", **one}, {"id": "2", **other}
+    assert alone.unique([first]).hashes == together.unique([first, second]).hashes[:1]
+    assert rows(alone, [first]) == rows(together, [first, second])[:1]
+
+
+@given(records)
+def test_rows_are_the_same_as_a_table_and_as_dicts(record: dict[str, Any]):
+    """Pipelines of others get dicts, `hiringcenter pull` Arrow; marks of dlt's apart."""
+    made = RowMaker("prospects", {})
+    assert made.rows(made.unique([{"id": "1", **record}])) == rows(made, [{"id": "1", **record}])
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
