@@ -251,8 +251,8 @@ _FORMAT = b"hc-row-1"  # change it when unchanged records make other rows: all a
 _STRICT = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_SUBCLASS  # refuses KeptAsText
 _NUL = b"\\u0000"
 _AT_ONCE = 1000  # records that are checked together, which are in memory once more meanwhile
-_DIGITS_AS_0 = bytes(48 if byte in b"0123456789" else 32 for byte in range(256))
-_OVER_64_BITS = b"0" * 19  # as many digits as the smallest integer of over 64 bits has
+_NUMBERS = bytes.maketrans(b"123456789,[-", b"000000000:::")
+_OVER_64_BITS = b":" + b"0" * 19  # as many digits as the smallest integer of over 64 bits has
 _DLT_TYPE_PREFIX = b"\xef\x80"  # the start of U+F026 to U+F02E, which mark types in dlt's own files
 
 
@@ -349,8 +349,9 @@ class RowMaker:
         while some := [self._privacy.applied(record) for record in islice(waiting, _AT_ONCE)]:
             hashes += map(self._digest, self._contents(some))
             held += some
-        last = {_id(record): at for at, record in enumerate(held)}
-        return UniqueRecords([*map(_id, held)], hashes, held).only([*last.values()])
+        ids = [*map(_id, held)]
+        last = dict(zip(ids, range(len(ids)), strict=True))
+        return UniqueRecords(ids, hashes, held).only([*last.values()])
 
     def _digest(self, content: bytes) -> str:
         digest = self._hash.copy()
@@ -366,7 +367,7 @@ class RowMaker:
             pass
         else:
             together = b"".join(contents)
-            if _NUL not in together and _OVER_64_BITS not in together.translate(_DIGITS_AS_0):
+            if _NUL not in together and _OVER_64_BITS not in together.translate(_NUMBERS):
                 return contents
         return [self._content(records, at) for at in range(len(records))]
 
