@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ Migration = Callable[[sa.Connection], None]
 
 LOCK_WAIT_S = 30.0
 """How long to wait for a locked ledger. A write transaction takes milliseconds."""
+_WAL_RETRY_S = 0.005
 _POSTGRES_OPTIONS = (
     f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
 )
@@ -153,10 +155,23 @@ class Database:
     def _on_connect(self, connection: sa.engine.interfaces.DBAPIConnection, _: object) -> None:
         connection.isolation_level = None  # we send BEGIN ourselves
         cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
+        self._use_wal(cursor)
         cursor.execute("PRAGMA secure_delete=ON")  # not every build of SQLite does by itself
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         cursor.close()
+
+    def _use_wal(self, cursor: sa.engine.interfaces.DBAPICursor) -> None:
+        """While another process changes a new file to WAL, SQLite fails at once instead of
+        waiting; readers hold no lock of ours that could prevent that."""
+        until_s = time.monotonic() + self._lock_wait_s
+        while True:
+            try:
+                cursor.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until_s:
+                    raise
+            time.sleep(_WAL_RETRY_S)
 
     @contextmanager
     def write(self, *, to_disk: bool = True) -> Iterator[sa.Connection]:

@@ -10,6 +10,7 @@ ledger, and their answers are recorded together, each with its own time.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import uuid
@@ -87,6 +88,7 @@ class RateBudget(BudgetReport):
         self._issued_s = {lane: deque[float](maxlen=2 * MOST_AHEAD) for lane in Lane}
         self._is_near = False  # by an answer that the ledger doesn't know yet
         self._closed = False
+        self._pid = os.getpid()  # a fork has no thread, and a copy of the permits taken ahead
         self._retry_at_s: dict[Lane, float] = {}
         self._outcomes_at_s = 0.0
         self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
@@ -94,6 +96,8 @@ class RateBudget(BudgetReport):
 
     def permit(self, lane: Lane) -> Permit:
         """See `Budget.permit`."""
+        if os.getpid() != self._pid:  # before the lock, which may have been copied while held
+            raise BudgetClosed
         waiter: Future[Permit] = Future()
         with self._lock:
             if self._closed:

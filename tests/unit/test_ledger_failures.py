@@ -8,6 +8,7 @@ import resource
 import signal
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,20 @@ def is_granted_in_the_end(budget: RateBudget) -> None:
         with suppress(LedgerUnusable):
             budget.permit(Lane.PULL)
             return
+
+
+def test_a_new_ledger_that_another_process_is_making_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A reader comes while another process changes the new file to WAL, where SQLite doesn't wait
+    by itself: it tries again until that is done."""
+    path = tmp_path / "ledger.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        monkeypatch.setattr(time, "sleep", lambda _: other.execute("COMMIT"))
+        database = Database(f"sqlite:///{path}")
+        assert database.version("budget") == 0
+        database.close()
 
 
 def test_a_process_that_hangs_with_the_file_lock_is_waited_for_so_long_only(tmp_path: Path):

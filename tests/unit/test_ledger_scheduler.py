@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
-from connector.errors import Interrupted
+from connector.errors import BudgetClosed, Interrupted
 from connector.settings import RateLimit
 from pipelines.running.signals import StopSignal
 from tests.fake_clock import FakeClock
@@ -79,9 +80,17 @@ def in_plenty(
 
 def settled(budget: RateBudget) -> tuple[int, int]:
     """(permits that count, permits unanswered) once the ledger knows all outcomes."""
-    while (state := budget.state()).in_flight:
-        time.sleep(0.001)
+    wait_until(lambda: not budget.state().in_flight)
+    state = budget.state()
     return state.windows[0].used, state.in_flight
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Wait until `holds()`; so long that only what never happens fails."""
+    until_s = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
 
 
 def test_far_from_every_limit_the_ledger_is_asked_once_for_ten_requests(tmp_path: Path):
@@ -107,7 +116,7 @@ def test_permits_taken_ahead_are_not_used_after_a_second(tmp_path: Path):
 
 def test_a_429_gives_up_permits_taken_ahead(tmp_path: Path):
     """The next caller waits for the end of the hold, though permits were in stock."""
-    with in_plenty(tmp_path) as (budget, _database, clock), ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, in_plenty(tmp_path) as (budget, _database, clock):
         budget.answered(budget.permit(Lane.PULL), 429, {"retry-after": "30"})
         waits = pool.submit(budget.permit, Lane.PULL)
         assert settled(budget) == (101, 0)
@@ -120,7 +129,7 @@ def test_a_429_during_an_exchange_leaves_nothing_ahead(tmp_path: Path):
     """The ledger is being asked when another caller's answer is a 429: it learns of that at once,
     and what the exchange brought beyond its caller's need is given back."""
     blocker = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    with in_plenty(tmp_path) as (budget, _database, clock), ThreadPoolExecutor(12) as pool:
+    with ThreadPoolExecutor(12) as pool, in_plenty(tmp_path) as (budget, _database, _clock):
         waits = [pool.submit(budget.permit, Lane.PULL)]
         used = waits[0].result()
         with blocker.write():
@@ -128,11 +137,21 @@ def test_a_429_during_an_exchange_leaves_nothing_ahead(tmp_path: Path):
                 if waits[-1].done():
                     waits.append(pool.submit(budget.permit, Lane.PULL))
             budget.answered(used, 429, {"retry-after": "30"})
-        while not budget.state().hold_in_s:
-            time.sleep(0.001)
+        wait_until(lambda: budget.state().hold_in_s)
         assert budget.state().in_flight < len(waits)
-        clock.advance(31)
     blocker.close()
+
+
+def test_a_fork_gets_none_of_the_permits_taken_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Its copy of them would be used twice; the process that took them goes on."""
+    with in_plenty(tmp_path) as (budget, _database, _clock):
+        with monkeypatch.context() as forked:
+            forked.setattr(os, "getpid", lambda: 1)
+            with pytest.raises(BudgetClosed):
+                budget.permit(Lane.PULL)
+        spend(budget, 1)
 
 
 def test_after_a_signal_permits_taken_ahead_are_not_used(tmp_path: Path):
