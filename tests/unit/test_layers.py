@@ -122,12 +122,15 @@ def test_only_the_dags_know_airflow():
             assert "airflow" not in imported, module
 
 
-def test_requests_are_made_by_httpx():
-    """httpx is this connector's HTTP library, by its users' choice: of httpcore, which lies below
-    it, it is only the sockets that are ours. The client may not go past httpx to save some CPU."""
-    transport = modules()["connector.api.transport"].read_text()
-    assert "httpx.Client(" in transport
-    assert "self._client.send(" in transport
+def test_http_libraries_are_imported_in_one_place():
+    """httpx is this connector's HTTP library, by its users' choice. httpcore, on which it is built,
+    is imported only where sockets are opened; `test_requests_are_sent_by_httpx` sees the rest."""
+    others = {"http.client", "urllib3", "requests", "aiohttp", "h11", "h2", "pycurl"}
+    for module in modules():
+        imported = imports(module)
+        assert not imported & others, module
+        if module.startswith("connector.") and module != "connector.api.transport":
+            assert not imported & {"httpx", "httpcore"}, module
 
 
 def cycles(arrows: Mapping[str, set[str]]) -> list[set[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 import socket
 import threading
 import zlib
@@ -16,6 +17,14 @@ from tests.sync.client.raw_server import (
     answer,
     page,
 )
+
+
+def test_requests_are_sent_by_httpx(bench: Bench, caplog: pytest.LogCaptureFixture):
+    """The HTTP library that users named: it logs each request that passes through it."""
+    client = bench.serve(page("1"))
+    with caplog.at_level(logging.INFO, logger="httpx"):
+        client.page("prospects", {})
+    assert len([record for record in caplog.records if record.name == "httpx"]) == 1
 
 
 def test_a_request_carries_the_key_its_parameters_and_who_asks(bench: Bench):
