@@ -49,8 +49,9 @@ class ResourceSettings(Section):
 class PullSettings(Section):
     """When a scan is full, and how a long one is split.
 
-    full_share: the part of the longest window that the lists of a pull share; full scans run as far
-    as it goes. full_every_s: how old the last full scan of a list may get, whatever the share.
+    full_share: the part of the longest window that the lists of a pull share; what narrow scans
+    leave of it goes to full scans. full_every_s: how old the last full scan of a list may get,
+    whatever the share.
     """
 
     full_share: Fraction = 0.10

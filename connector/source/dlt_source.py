@@ -113,9 +113,9 @@ def hiringcenter(
     by default the user's own ledger, as for the commands. budget: one of your own instead.
     full: read every list in full. since: read back to this time (ISO 8601 or Unix milliseconds)
     instead of what is planned. full_share: the part of the longest window that the lists of a run
-    share; full scans run as far as it goes. lookback_s: how far below the newest known row a head
-    scan reads. exclude_columns, hash_columns: by resource, fields to leave out or to replace by a
-    keyed hash, which needs `hash_key`.
+    share; what narrow scans leave of it goes to full scans. lookback_s: how far below the newest
+    known row a head scan reads. exclude_columns, hash_columns: by resource, fields to leave out or
+    to replace by a keyed hash, which needs `hash_key`.
 
     Raises (while it runs)
         ApiError: the API can't be reached, or refuses. BudgetError: the ledger can't be used.
