@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 import structlog
 
-# The same examples in every run: what others find is found on purpose, not in somebody's CI. How
+# The same examples in every run: what others find is found on purpose, not in a user's CI. How
 # fast an example runs says more about the machine than about the code.
 hypothesis.settings.register_profile(
     "project",

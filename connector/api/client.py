@@ -359,7 +359,7 @@ def _headers(api_key: str) -> dict[str, str]:
     return {
         "Authorization": f"Bearer {api_key}",
         "Accept": "application/json",
-        "Accept-Encoding": "gzip, deflate",  # what `Unpacker` can; httpx would name all that it can
+        "Accept-Encoding": "gzip, deflate",  # what `Unpacker` takes; httpx may offer more
         "User-Agent": f"hiringcenter-connector/{__version__}",
     }
 

@@ -190,7 +190,7 @@ class _Share:
         return each.narrow is None and each.all_pages > self._at_once
 
     def _take_narrow_scans(self) -> None:
-        """Lists without one are read in parts, as the share and the time that they may take ask."""
+        """Lists without one get a full scan, or the part that the share and their pace allow."""
         for each in self._open():
             self._take_narrow_scan(each)
         while only_full := self._open():
@@ -223,7 +223,7 @@ class _Share:
                 self._take_in_full(each, f"{why} of the share of {self._share:.0f}", each.pages)
 
     def _take_one_early(self) -> None:
-        """Of several lists that will be due together: later they are due one after the other."""
+        """Of several lists that will be due together, so that later they are due one by one."""
         early_s = EARLY * self._pull.full_every_s
         narrow = [each for each in self._small if each.is_narrow]
         soon = [e for e in narrow if not _is_recent(e.last_full_ms, early_s, self._now_ms)]
@@ -262,7 +262,7 @@ class _Share:
                 self._take_narrow_scan(each)
 
     def _waiting(self) -> list[_List]:
-        """Lists that are read in parts beside their narrow scans; begun ones first."""
+        """Lists that are read in parts after their narrow scans; begun ones first."""
         waiting = [each for each in self._big if each.is_narrow and not each.facts.parts_lost]
         return sorted(waiting, key=lambda each: each.begun_ms is None)
 

@@ -123,8 +123,8 @@ class Sightings:
     def order(self) -> str | None:
         """The field by which rows came newest first; None if neither, or too few to tell."""
         for field in WATERMARK_FIELDS:
-            moved = self._first_ms.get(field) != self._last_ms.get(field)
-            if moved and self.is_newest_first(field):
+            has_range = self._first_ms.get(field) != self._last_ms.get(field)
+            if has_range and self.is_newest_first(field):
                 return field
         return None
 

@@ -210,9 +210,9 @@ class Landing:
     @property
     def warnings(self) -> dict[str, Counter[str]]:
         """By resource: what could not be loaded unchanged, and how often."""
-        moved = self._destination.warnings
+        loaded = self._destination.warnings
         found = {
-            name: maker.warnings + self._runs[name].warnings + moved.get(name, Counter())
+            name: maker.warnings + self._runs[name].warnings + loaded.get(name, Counter())
             for name, maker in self._makers.items()
         }
         return {name: counts for name, counts in found.items() if counts}

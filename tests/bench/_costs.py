@@ -64,10 +64,10 @@ def cost_of(
     ended = subprocess.run(
         command, cwd=folder, env=own, capture_output=True, text=True, check=False
     )
-    *said, measured = ended.stderr.splitlines()
+    *messages, measured = ended.stderr.splitlines()
     _, wall_s, cpu_s, mb, code = measured.split()
     if code != "0":
-        raise RuntimeError("\n".join([f"{' '.join(arguments)}: exit code {code}", *said]))
+        raise RuntimeError("\n".join([f"{' '.join(arguments)}: exit code {code}", *messages]))
     return Cost(float(wall_s), float(cpu_s), float(mb), ended.stdout)
 
 
@@ -99,14 +99,14 @@ class Yardstick:
 def compare(what: str, cost: Cost, *yardsticks: Yardstick) -> list[Row]:
     """A line for each yardstick, then ours with its ratios of wall time and of CPU time."""
     rows = [Row(f"{what}: {each.name}", str(each.cost), "") for each in yardsticks]
-    told, ok = [], True
+    ratios, ok = [], True
     for each in yardsticks:
         wall, cpu = cost.wall_s / each.cost.wall_s, cost.cpu_s / each.cost.cpu_s
         limit = "" if each.at_most is None else f" (≤ {each.at_most:g})"
-        told += [f"{wall:.2f} × {each.name}{limit}", f"{cpu:.2f} × its CPU"]
+        ratios += [f"{wall:.2f} × {each.name}{limit}", f"{cpu:.2f} × its CPU"]
         ok = ok and (each.at_most is None or wall <= each.at_most)
     bound = any(each.at_most is not None for each in yardsticks)
-    return [*rows, Row(f"{what}: this", str(cost), "\n".join(told), ok if bound else None)]
+    return [*rows, Row(f"{what}: this", str(cost), "\n".join(ratios), ok if bound else None)]
 
 
 def each_run(measure: Callable[[Path], dict[str, Cost]], folder: Path) -> dict[str, Cost]:

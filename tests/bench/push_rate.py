@@ -39,7 +39,7 @@ def _measure(folder: Path) -> dict[str, Cost]:
 
 
 def write_people(path: Path, count: int) -> None:
-    """A CSV of `count` people that nobody knows."""
+    """A CSV of `count` people whom HiringCenter doesn't have."""
     lines = [f"Person,Number {_letters(n)},person{n}@example.org" for n in range(count)]
     path.write_text("\n".join(["firstName,lastName,email", *lines, ""]), encoding="utf-8")
 

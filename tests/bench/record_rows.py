@@ -1,4 +1,4 @@
-"""How fast records become rows, and what a scan costs beside its requests; one core."""
+"""How fast records become rows, and what a scan costs besides its requests; one core."""
 
 from __future__ import annotations
 

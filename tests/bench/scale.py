@@ -45,8 +45,8 @@ def pulled(people: int, *, has_events: bool = False, full_share: float = 0.1) ->
 
 
 def figures(account: Account) -> tuple[str, ...]:
-    """`COLUMNS` of an account: the first load beside pushes, later pulls, and how old changes are
-    when they are seen (95th percentile)."""
+    """`COLUMNS` of an account: the first load while pushes run, later pulls, and how old changes
+    are when they are seen (95th percentile)."""
     daily = account.requests_daily()
     ages_s = (
         account.addition_ages_s("prospects"),

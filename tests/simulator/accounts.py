@@ -230,7 +230,7 @@ def percentile(ascending: list[float], share: float) -> float:
 
 @lru_cache(maxsize=4096)
 def spend_s(requests: int) -> float:
-    """Seconds until so many requests are answered, beside the daily pushes."""
+    """Seconds until so many requests are answered, while the daily pushes run."""
     bounds = [
         Constraint(int(limit.limit - PUSHED_DAILY * limit.length_s / DAY_S), limit.length_s, [])
         for limit in LIMITS

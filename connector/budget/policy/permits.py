@@ -24,13 +24,12 @@ TICK_S = 0.001
 RESERVE_GLANCE_S = 1.0
 """How soon a push checks a reserve again: pulls end, or die."""
 
-
 AHEAD_S = 1.0
 """A process may hold permits that it took ahead of its need for this long."""
 MOST_AHEAD = 9
 """How many permits it may take ahead: then the ledger is asked once per ten requests."""
 AHEAD_SHARE = 16
-"""No more of what is free than one in so many is taken ahead, so that it is nothing to others."""
+"""Of the free permits, at most one in so many is taken ahead: other processes hardly notice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from connector.errors import InputError
 from connector.upsert.inputs.reader import (
@@ -28,9 +28,6 @@ from connector.upsert.inputs.reader import (
 from connector.upsert.inputs.text_decoding import DecodedFile, undecodable_byte
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.column_mapping import REASON_COLUMN
-
-if TYPE_CHECKING:
-    pass
 
 MAX_CELL_CHARS, MAX_RECORD_CHARS = 16 * 1024 * 1024, 32 * 1024 * 1024
 MAX_CELLS = 20_000

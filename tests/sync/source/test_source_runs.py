@@ -80,7 +80,7 @@ def test_a_second_run_asks_for_what_the_plan_says(
 
 @DUCKDB
 def test_the_lists_of_a_run_share_its_requests(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
-    """Those that are selected: with the others beside it, a list that it could read in full alone
+    """Those that are selected: together with the others, a list that it could read in full alone
     is read narrowly. What is left goes to full scans of smaller lists."""
     share_of_100 = SHARE_OF_60 | {"full_share": 1 / 60}
     run(**share_of_100)

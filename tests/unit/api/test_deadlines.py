@@ -113,7 +113,7 @@ def test_a_signal_never_lengthens_a_deadline():
 def test_what_is_opened_while_others_close_is_closed_too(
     monkeypatch: pytest.MonkeyPatch, listener: socket.socket
 ):
-    """A run may end while a thread of it connects; nobody would ever use that connection."""
+    """A run may end while one of its threads connects; that connection would never be used."""
     _resolve_to(monkeypatch, "127.0.0.1")
     backend, port, deadline = DeadlineBackend(), listener.getsockname()[1], Deadline(60)
     stream = backend.connect_tcp("api.test", port, deadline)  # type: ignore[arg-type]
