@@ -228,7 +228,7 @@ class _Share:
         narrow = [each for each in self._small if each.is_narrow]
         soon = [e for e in narrow if not _is_recent(e.last_full_ms, early_s, self._now_ms)]
         if len(soon) > 1:
-            why = "a full scan is due soon, and not together with those of other lists"
+            why = "a full scan will be due soon, at the same time as those of other lists, so now"
             self._take_in_full(soon[0], f"{why}: {_requests(soon[0].pages)}", self._at_once)
 
     def _take_in_full(self, each: _List, why: str, at_once: float) -> None:

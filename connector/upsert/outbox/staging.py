@@ -61,7 +61,7 @@ class Staging:
     hasher: makes the aliases. run_id, source: of the writes that rows become.
     """
 
-    def __init__(self, hasher: Hasher, *, run_id: str = "", source: str = "") -> None:
+    def __init__(self, hasher: Hasher, *, run_id: str, source: str) -> None:
         self._hasher, self._run_id, self._source = hasher, run_id, source
         self._file = sqlite3.connect("", isolation_level=None)
         self._file.execute("PRAGMA journal_mode=OFF")

@@ -31,7 +31,7 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
 @given(st.lists(st.tuples(NAME, NAME, NAME), max_size=30))
 def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
-    with closing(Staging(HASHER)) as staging:
+    with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
         staging.add(
             (number, email, phone, b"", b"", b"", None, None, prospect, None)
             for number, (email, phone, prospect) in enumerate(rows, start=1)
@@ -50,7 +50,7 @@ def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
 def test_equal_rows_without_contact_are_counted():
     """The second of two equal rows is another person than the first."""
     contents = [b"jo", b"al", b"jo", b"jo"]
-    with closing(Staging(HASHER)) as staging:
+    with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
         staging.add(
             (number, None, None, content, b"", b"", None, None, None, None)
             for number, content in enumerate(contents)
