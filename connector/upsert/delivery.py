@@ -33,6 +33,7 @@ from connector.upsert.outbox.outbox import (
 Item = Mapping[str, Any]
 _SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
 _MAX_PAGES = 20
+_LONGEST_ID = 256  # of the ledger's columns
 _RESUMED_PATIENCE_S = 60.0
 """An earlier run already waited for such a write, and other rows wait until it is settled."""
 
@@ -167,7 +168,7 @@ class Delivery:
 
     def _post(self, write: Write, resumed: bool) -> WriteAnswer:
         assert write.idempotency_key is not None
-        return self._api.post(
+        answer = self._api.post(
             write.kind,
             write.body,
             idempotency_key=write.idempotency_key,
@@ -176,6 +177,7 @@ class Delivery:
             remembered_s=self.keys.usable_s,
             patience_s=_RESUMED_PATIENCE_S if resumed else math.inf,
         )
+        return replace(answer, item=_usable(answer.item))
 
     def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
         """The answer and, for a repeated write, its evidence of the API's memory."""
@@ -277,7 +279,8 @@ class Delivery:
 
     def _by_id(self, prospect_id: str) -> Item | None:
         """The person; None if they were deleted."""
-        return self._api.record(PROSPECTS, prospect_id, lane=Lane.PUSH)
+        found = self._api.record(PROSPECTS, prospect_id, lane=Lane.PUSH)
+        return None if found is None else _usable(found)
 
     def _by_contact(self, payload: Item) -> Item | None:
         """The person with the payload's email, or else with its phone.
@@ -312,7 +315,7 @@ class Delivery:
 
     def _listed(self, params: Mapping[str, str]) -> list[Item]:
         page = self._api.page(PROSPECTS, params, lane=Lane.PUSH)
-        return [item for item in page.items if isinstance(item, dict)]
+        return [_usable(item) for item in page.items if isinstance(item, dict)]
 
     def _is_attached(self, kind: str, prospect_id: str, payload: Item) -> bool:
         items, complete = attached_to(self._api, kind, prospect_id)
@@ -344,6 +347,17 @@ def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item]
     if len(own) == len(named):
         return own + nameless, complete
     return own, complete and not nameless
+
+
+def _usable(item: Item) -> dict[str, Any]:
+    """`item` without an id that the ledger can't hold, and without names that are no text: one odd
+    answer must not end a run, and every later one."""
+    names = ("firstName", "lastName")
+    odd = {name for name in names if not isinstance(item.get(name), str | None)}
+    id_ = str(item.get("id"))
+    if not id_.isprintable() or not 0 < len(id_) <= _LONGEST_ID:
+        odd.add("id")
+    return {name: value for name, value in item.items() if name not in odd}
 
 
 def _full_name(item: Item) -> str:

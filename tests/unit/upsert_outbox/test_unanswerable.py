@@ -92,3 +92,30 @@ def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated
     assert rig.push([ODD]).statuses == {2: "created"}
     assert rig.push([{**ODD, "title": "New"}]).statuses == {2: "updated"}
     rig.close()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"id": "\ud800"},
+        {"id": "a\0b"},
+        {"id": "x" * 1000},
+        {"id": ""},
+        {"firstName": ["A"], "lastName": {"of": "B"}},
+    ],
+    ids=["surrogate", "NUL", "long", "empty", "names"],
+)
+def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
+    """An id that the ledger can't hold names nobody; names that are no text say nothing. The row
+    is done, and so are those whose answers are recorded with it."""
+
+    class OddValues(FakeApi):
+        def post(self, resource: str, body: bytes, **options: Any) -> WriteAnswer:
+            answer = super().post(resource, body, **options)
+            return replace(answer, item={**answer.item, **odd}) if b"Odd" in body else answer
+
+    api = OddValues(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    assert set(rig.push([ODD, *OTHERS]).statuses.values()) == {"created"}
+    assert set(rig.push(OTHERS).statuses.values()) == {"unchanged"}
+    rig.close()
