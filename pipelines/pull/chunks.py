@@ -8,6 +8,7 @@ that is what a kill loses. While it loads, up to `AHEAD_BYTES` are fetched for t
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -40,8 +41,8 @@ from pipelines.pull.run_tables import (
     runs_batch,
 )
 
-CHUNK_BYTES = 64 * 1024 * 1024  # of JSON; as Arrow tables it is less
-AHEAD_BYTES = 8 * 1024 * 1024  # parsed, it is five times as much
+CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a larger chunk costs memory and hardly saves time
+AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
 _OTHERS = (
@@ -294,6 +295,7 @@ class Landing:
             batches += [each for each in _OTHERS if not self._destination.columns(each.table)]
         if batches:
             self._destination.load(batches)
+            gc.collect()  # dlt's loads leave cycles behind that hold their rows
         self._missing = set()
         for batch in batches:
             if batch.table in self._runs:
