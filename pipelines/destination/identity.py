@@ -87,7 +87,7 @@ def destination_number(settings: Settings) -> int:
 
 def number_of(name: str) -> int:
     """The number that stands for a name: of a destination, of an account."""
-    digest = hashlib.sha256(name.encode()).digest()
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 

@@ -37,6 +37,14 @@ def test_each_pull_refreshes_it(puller: Puller, under_item: bool):
     assert json.loads(permissions) == ["meetings:read"]
 
 
+def test_an_account_id_that_is_no_unicode_text_lands(puller: Puller):
+    """With a lone surrogate, which the destination can't hold: replaced, like anywhere else."""
+    puller.sandbox.options.account_id = "acc\ud800"
+    puller.pull_ok("meetings")
+    ((account_id, *_),) = landed(puller)
+    assert account_id == "acc\N{REPLACEMENT CHARACTER}"
+
+
 def test_the_key_is_not_in_it(puller: Puller):
     """In no column of it."""
     puller.pull_ok("meetings")
