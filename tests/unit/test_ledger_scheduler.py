@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -263,20 +265,34 @@ def test_a_signal_during_an_exchange_loses_no_permit(tmp_path: Path):
 
 def test_an_interrupted_caller_waits_no_more(tmp_path: Path):
     """Ctrl-C in a program that doesn't handle signals: the next permit isn't kept for the dead."""
+    noticed = threading.Event()
+
+    def interrupt_once(*_: object) -> None:
+        if not noticed.is_set():
+            noticed.set()
+            raise KeyboardInterrupt
+
+    def is_waiting(thread: int) -> bool:
+        frames = traceback.walk_stack(sys._current_frames()[thread])
+        return any(frame.f_code is Future.result.__code__ for frame, _ in frames)
+
+    def interrupt(thread: int) -> None:
+        while not is_waiting(thread):
+            time.sleep(0.001)
+        while not noticed.is_set():  # Python misses a signal just before it waits for a lock
+            signal.pthread_kill(thread, signal.SIGINT)
+            noticed.wait(0.01)
+
     with opened(tmp_path, (1, 600.0)) as budget, ThreadPoolExecutor(1) as pool:
         spend(budget, 1)
-
-        def interrupt() -> None:
-            while not budget.waiting(Lane.PULL):
-                time.sleep(0.001)
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        interrupted = pool.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            budget.permit(Lane.PULL)
-        interrupted.result()
-        signal.signal(signal.SIGINT, before)
+        before = signal.signal(signal.SIGINT, interrupt_once)
+        try:
+            interrupted = pool.submit(interrupt, threading.get_ident())
+            with pytest.raises(KeyboardInterrupt):
+                budget.permit(Lane.PULL)
+            interrupted.result()
+        finally:
+            signal.signal(signal.SIGINT, before)
         assert budget.waiting(Lane.PULL) == 0
 
 
