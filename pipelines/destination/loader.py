@@ -111,13 +111,13 @@ class Loader:
             local = self._local_states.after(sources)
             self._states = {**sources.get(SCHEMA_NAME, {}).get("resources", {}), **local}
             self._unsent = set(local)
-            self._is_clean = True
             for old, new in _RENAMED.items():
                 _rename_table(self.pipeline, old, new)
             self._learn_columns()
             dropped = _restore_dropped(self.pipeline, list(self._columns))
         if dropped:
             self.save_states({name: {} for name in dropped})
+        self._is_clean = True  # not before: a load after half a recovery must merge
 
     def discard_local_files(self) -> None:
         """Remove dlt's local files, as far as possible; call `recover` before the next load."""
