@@ -41,7 +41,7 @@ from pipelines.pull.run_tables import (
     runs_batch,
 )
 
-CHUNK_BYTES = 16 * 1024 * 1024  # of JSON; a larger chunk costs memory and hardly saves time
+CHUNK_BYTES = 16 * 1024 * 1024  # of JSON: some fifty thousand prospects
 AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
