@@ -22,7 +22,7 @@ READ_AS = {"stageId": "currentStageId"}
 """What is written under one name and read under another."""
 # How the API is to treat a write, not what the prospect is: two payloads that differ in these
 # alone say the same.
-_MANNERS = frozenset({"update", "muteWebhook"})
+MANNERS = frozenset({"update", "muteWebhook"})
 # The contract names these in what is read, so an absent one is null; others may be write-only.
 _ALWAYS_READ = frozenset(
     {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}
@@ -70,16 +70,22 @@ def compare(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Comparison:
     differs, unseen = [], []
     for name, wanted in payload.items():
         read_as = READ_AS.get(name, name)
-        if name in _MANNERS:
+        if name in MANNERS:
             continue
         if read_as not in item and read_as not in _ALWAYS_READ:
             unseen.append(name)
-        elif not _same_value(name, wanted, item.get(read_as)):
+        elif not same_value(name, wanted, item.get(read_as)):
             differs.append(name)
     return Comparison(differs, unseen)
 
 
-def _same_value(name: str, wanted: Any, found: Any) -> bool:
+def is_nothing(value: Any) -> bool:
+    """Whether a field that was read is empty."""
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def same_value(name: str, wanted: Any, found: Any) -> bool:
+    """Whether a field as it was written is what is read, normalized as the API does."""
     if name == "email":
         return same_email(wanted, found)
     if name == "phone":
@@ -88,7 +94,21 @@ def _same_value(name: str, wanted: Any, found: Any) -> bool:
         return _labels(wanted) == _labels(found)
     if isinstance(wanted, str) and isinstance(found, str):
         return wanted.strip() == found.strip()
-    return bool(wanted == found)
+    return bool(wanted == found) or (is_nothing(wanted) and is_nothing(found))
+
+
+def normal_value(name: str, value: Any) -> Any:
+    """One form for all spellings of a field's value, as far as that is possible for one side alone:
+    two phones with and without country code have two forms."""
+    if name == "labels":
+        return _labels(value)
+    if is_nothing(value):
+        return None
+    if isinstance(value, str):
+        if name == "phone":
+            return _digits(value) or value.strip()
+        return value.strip().casefold() if name == "email" else value.strip()
+    return value
 
 
 def same_email(one: Any, other: Any) -> bool:
@@ -298,7 +318,7 @@ class Hasher:
             TypeError: a value that JSON can't carry.
         """
         fields = dict(payload)
-        for name in _MANNERS:
+        for name in MANNERS:
             fields.pop(name, None)
         state = self._content.copy()
         state.update(orjson.dumps(fields, option=orjson.OPT_SORT_KEYS))

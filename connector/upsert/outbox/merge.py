@@ -1,0 +1,500 @@
+"""The three-way merge: what a push does to each field of one person.
+
+    ours     what the input's rows say now
+    base     what the same source said when a push last settled the field: accepted, equal or kept
+    theirs   what HiringCenter was last seen to have, where that is known
+
+What changed in the input is sent; what changed in HiringCenter is kept. Unknown isn't empty: where
+`theirs` isn't known, only ours and base decide. All of it is pure: values are compared in clear
+with what HiringCenter has, and as fingerprints with what is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum, StrEnum
+from typing import Any, Final, Literal
+
+from connector.upsert.outbox.matching import MANNERS, is_nothing, same_value
+
+Policy = Literal["overwrite", "fill_empty", "never"]
+Fingerprint = Hashable
+Fingerprints = Callable[[str, Any], Fingerprint]
+"""field, value → what is remembered of the value."""
+FieldSets = Mapping[str, Collection[Fingerprint]]
+
+CONTACTS = ("email", "phone")
+NAMES = ("firstName", "lastName")
+LABELS_ADD, LABELS_REMOVE = "labels_add", "labels_remove"
+_LABEL_EDITS = (LABELS_ADD, LABELS_REMOVE)
+# Neither can be read back under its own name: each write of `notes` adds a note.
+_WRITE_ONLY = frozenset({"notes"})
+
+
+class Unknown(Enum):
+    """A value that nobody has read."""
+
+    UNKNOWN = "unknown"
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is remembered for one row: of its entry in its source, and of other sources' entries.
+
+    base: field → what the source said when it was settled; several values where several rows speak
+    for one person. shown: field → how HiringCenter's answer showed what was written. others: field
+    → what other sources have settled; others_shown: how their last writes were shown.
+    """
+
+    base: FieldSets = field(default_factory=dict)
+    shown: Mapping[str, Fingerprint] = field(default_factory=dict)
+    others: FieldSets = field(default_factory=dict)
+    others_shown: FieldSets = field(default_factory=dict)
+
+
+NOTHING_REMEMBERED = Remembered()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row about the person. says: field → value; None clears, an absent field says nothing."""
+
+    says: Mapping[str, Any]
+    remembered: Remembered = NOTHING_REMEMBERED
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A prospect as last read, where that still holds. fields: by the names they are written under,
+    those alone whose key was there. fresh: read within `push.fresh_s` before the write."""
+
+    id: str
+    fields: Mapping[str, Any]
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRules:
+    """How one push merges.
+
+    policy: field → how it may be written; `overwrite` where it isn't named, else `default_policy`.
+    adopts: the source is new, though an earlier version pushed this person and left no base: what
+    the rows say is taken for settled. labels_merge: the API is known to merge labels.
+    """
+
+    restore: bool = False
+    force: bool = False
+    policy: Mapping[str, Policy] = field(default_factory=dict)
+    default_policy: Policy = "overwrite"
+    adopts: bool = False
+    labels_merge: bool = False
+
+    def policy_of(self, name: str) -> Policy:
+        return self.policy.get("labels" if name in _LABEL_EDITS else name, self.default_policy)
+
+
+class Action(StrEnum):
+    """What happens to one field."""
+
+    EQUAL = "equal"  # HiringCenter has it already
+    SEND = "send"
+    KEEP = "keep"  # HiringCenter's value stands
+    LEAVE_OUT = "leave out"  # changed in the input, and not sent this time
+
+
+class Why(StrEnum):
+    """Why, in words for people."""
+
+    EQUAL = "HiringCenter has it already"
+    SHOWN = "HiringCenter shows it in its own way"
+    CHANGED = "changed in the input"
+    FORCED = "sent with --force"
+    RESTORED = "put back with --restore"
+    UNCHANGED = "unchanged in the input since it was last settled"
+    TAKEN_OVER = "another source has settled the same value"
+    ADOPTED = "pushed by an earlier version, which didn't keep what it sent"
+    DISAGREES = "another source has pushed what HiringCenter has"
+    NEVER = "the mapping says never"
+    FILLED = "the mapping only fills empty fields, and this one isn't"
+    NOT_READ = "the mapping only fills empty fields, and whether this one is empty isn't known"
+    MERGES = "HiringCenter only adds labels, so none can be removed"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldMerge:
+    """What happens to one field of a person.
+
+    ours: what is sent, or would be. theirs: what HiringCenter has, or UNKNOWN. settles: what the
+    rows say is settled without a request, or with the row's. reported: people are to see it.
+    replaces_edit: what is sent replaces what somebody has changed in HiringCenter since.
+    """
+
+    name: str
+    action: Action
+    why: Why
+    ours: Any
+    theirs: Any
+    settles: bool = True
+    reported: bool = False
+    replaces_edit: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PersonMerge:
+    """All fields that a person's rows name."""
+
+    fields: tuple[FieldMerge, ...]
+
+    def _with(self, action: Action) -> tuple[FieldMerge, ...]:
+        return tuple(each for each in self.fields if each.action is action)
+
+    @property
+    def to_send(self) -> tuple[FieldMerge, ...]:
+        return self._with(Action.SEND)
+
+    @property
+    def kept(self) -> tuple[FieldMerge, ...]:
+        """Fields that people are told were kept."""
+        return tuple(each for each in self._with(Action.KEEP) if each.reported)
+
+    @property
+    def left_out(self) -> tuple[FieldMerge, ...]:
+        return self._with(Action.LEAVE_OUT)
+
+    @property
+    def settled(self) -> frozenset[str]:
+        """Fields whose cells are base once the person's write is accepted; where there is nothing
+        to send, at once."""
+        return frozenset(each.name for each in self.fields if each.settles)
+
+    @property
+    def needs_look(self) -> bool:
+        """Whether a fresh read could still change what is sent."""
+        return any(
+            each.action is Action.SEND
+            or each.why is Why.NOT_READ
+            or (each.action is Action.EQUAL and not each.settles)
+            for each in self.fields
+        )
+
+
+def merge(
+    rows: Sequence[Row],
+    theirs: Person | None,
+    rules: MergeRules,
+    fingerprint: Fingerprints,
+) -> PersonMerge:
+    """What happens to each field of one person. rows: all of one source, in file order.
+
+    theirs: None where the person isn't known as they are now.
+    """
+    names = dict.fromkeys(name for row in rows for name in row.says if name not in MANNERS)
+    merger = _Merger(rows, theirs, rules, fingerprint)
+    return PersonMerge(tuple(map(merger.field, names)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Merger:
+    rows: Sequence[Row]
+    theirs: Person | None
+    rules: MergeRules
+    fingerprint: Fingerprints
+
+    def field(self, name: str) -> FieldMerge:
+        found = self._label_edit(name) if name in _LABEL_EDITS else self._plain_field(name)
+        return self._narrowed(found) if found.action is Action.SEND else found
+
+    def _plain_field(self, name: str) -> FieldMerge:
+        speaking, has_changed = self._speaking(name)
+        ours, remembered = speaking.says[name], speaking.remembered
+        theirs = self._theirs(name)
+        base = remembered.base.get(name, ())
+        if self.rules.force:
+            return self._sent(name, Why.FORCED, ours, theirs, remembered)
+        if theirs is not UNKNOWN and same_value(name, ours, theirs):
+            is_sure = not (base and has_changed) or self._is_fresh
+            return FieldMerge(name, Action.EQUAL, Why.EQUAL, ours, theirs, settles=is_sure)
+        if not has_changed:
+            if self._is_shown(name, theirs):
+                return FieldMerge(name, Action.EQUAL, Why.SHOWN, ours, theirs)
+            return self._kept(name, Why.UNCHANGED, ours, theirs)
+        if not base and self._is_known_elsewhere(name, ours, remembered):
+            return self._kept(name, Why.TAKEN_OVER, ours, theirs)
+        if self.rules.adopts and not any(row.remembered.base for row in self.rows):
+            return replace(self._kept(name, Why.ADOPTED, ours, theirs), reported=True)
+        return self._sent(name, Why.CHANGED, ours, theirs, remembered)
+
+    def _speaking(self, name: str) -> tuple[Row, bool]:
+        """The row that speaks for a field, and whether it changed there: the last that did, else
+        the last that names it."""
+        naming = [row for row in self.rows if name in row.says]
+        for row in reversed(naming):
+            if self.fingerprint(name, row.says[name]) not in row.remembered.base.get(name, ()):
+                return row, True
+        return naming[-1], False
+
+    def _theirs(self, name: str) -> Any:
+        if self.theirs is None or name in _WRITE_ONLY:
+            return UNKNOWN
+        return self.theirs.fields.get(name, UNKNOWN)
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self.theirs is not None and self.theirs.fresh
+
+    def _is_shown(self, name: str, theirs: Any) -> bool:
+        """Whether HiringCenter shows what it made of the rows' own last write."""
+        if theirs is UNKNOWN:
+            return False
+        print_ = self.fingerprint(name, theirs)
+        return any(row.remembered.shown.get(name) == print_ for row in self.rows)
+
+    def _is_known_elsewhere(self, name: str, ours: Any, remembered: Remembered) -> bool:
+        others = remembered.others.get(name, ())
+        return bool(others) and self.fingerprint(name, ours) in others
+
+    def _kept(self, name: str, why: Why, ours: Any, theirs: Any) -> FieldMerge:
+        """HiringCenter's value stands, or is put back with `--restore` where it is known to differ
+        and no other source has put it there."""
+        if not self.rules.restore or theirs is UNKNOWN:
+            return FieldMerge(name, Action.KEEP, why, ours, theirs, reported=theirs is not UNKNOWN)
+        shown = {each for row in self.rows for each in row.remembered.others_shown.get(name, ())}
+        if self.fingerprint(name, theirs) in shown:
+            return FieldMerge(name, Action.KEEP, Why.DISAGREES, ours, theirs, reported=True)
+        return FieldMerge(name, Action.SEND, Why.RESTORED, ours, theirs, replaces_edit=True)
+
+    def _sent(
+        self, name: str, why: Why, ours: Any, theirs: Any, remembered: Remembered
+    ) -> FieldMerge:
+        base, shown = remembered.base.get(name, ()), remembered.shown.get(name)
+        edited = False
+        if theirs is not UNKNOWN and (base or shown is not None):
+            print_ = self.fingerprint(name, theirs)
+            edited = print_ != shown and print_ not in base
+        return FieldMerge(name, Action.SEND, why, ours, theirs, replaces_edit=edited)
+
+    def _label_edit(self, name: str) -> FieldMerge:
+        """Labels to add, or to remove: each label is a cell of its own, so that one which somebody
+        has taken off stays off when another one is added to the cell."""
+        asked: dict[str, bool] = {}  # label → whether it is new in the input
+        for row in self.rows:
+            base = row.remembered.base.get(name, ())
+            for label in row.says.get(name) or ():
+                is_new = self.rules.force or self.fingerprint(name, label) not in base
+                asked[label] = asked.get(label, False) or is_new
+        theirs = self._theirs("labels")
+        has = None if theirs is UNKNOWN else {str(label).strip() for label in theirs or ()}
+        is_done = {
+            label: has is not None and (label in has) is (name == LABELS_ADD) for label in asked
+        }
+        undone = [label for label in asked if not is_done[label]]
+        new = [label for label in undone if asked[label]]
+        if not undone:
+            is_sure = self._is_fresh or not any(asked.values())
+            return FieldMerge(name, Action.EQUAL, Why.EQUAL, list(asked), theirs, settles=is_sure)
+        if not new and not (self.rules.restore and has is not None):
+            reported = has is not None
+            return FieldMerge(name, Action.KEEP, Why.UNCHANGED, undone, theirs, reported=reported)
+        why = Why.CHANGED if new else Why.RESTORED
+        return FieldMerge(name, Action.SEND, why, new or undone, theirs)
+
+    def _narrowed(self, found: FieldMerge) -> FieldMerge:
+        """What the mapping's policy leaves of a field that would be sent."""
+        if self.rules.labels_merge and self._takes_labels_off(found):
+            return self._withheld(found, Why.MERGES, settles=False)
+        policy = self.rules.policy_of(found.name)
+        if policy == "overwrite":
+            return found
+        is_known, is_empty = found.theirs is not UNKNOWN, is_nothing(found.theirs)
+        if policy == "never":
+            return self._withheld(found, Why.NEVER, settles=is_known and not is_empty)
+        if not (is_known and self._is_fresh):
+            return self._withheld(found, Why.NOT_READ, settles=False)
+        return found if is_empty else self._withheld(found, Why.FILLED, settles=True)
+
+    @staticmethod
+    def _takes_labels_off(found: FieldMerge) -> bool:
+        if found.name == "labels" and found.theirs is not UNKNOWN:
+            return not set(found.theirs or ()) <= set(found.ours or ())
+        return found.name == LABELS_REMOVE
+
+    @staticmethod
+    def _withheld(found: FieldMerge, why: Why, *, settles: bool) -> FieldMerge:
+        """Kept where a value is there; else left out, and looked at again by the next push."""
+        action = Action.KEEP if settles else Action.LEAVE_OUT
+        return replace(
+            found, action=action, why=why, settles=settles, reported=True, replaces_edit=False
+        )
+
+
+# --- what goes out -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What is posted for a person. contact: the contact that the API is to find them by; empty for
+    a new person. new_contacts: contacts that they don't have yet: nobody else may have them."""
+
+    payload: Mapping[str, Any]
+    contact: tuple[str, str] | None = None
+    new_contacts: tuple[tuple[str, str], ...] = ()
+
+
+ONLY_CONTACT = (
+    "the {contact} of this person is to change, and HiringCenter finds people by email or phone "
+    "alone: sent with the new one, the row would create another person. Change it in HiringCenter"
+)
+NO_CONTACT = (
+    "prospect {id} has neither email nor phone, so HiringCenter can't be told whom to change. Give "
+    "them one in HiringCenter"
+)
+
+
+LABELS_UNKNOWN = (
+    "which labels prospect {id} has isn't known, and HiringCenter replaces them all at once: labels "
+    "can't be added or removed. Write them all in a column `labels`"
+)
+
+
+class NotSendable(ValueError):
+    """What this API can't be asked to do; the text says why, for people."""
+
+
+def body_of_update(merged: PersonMerge, theirs: Person, *, labels_merge: bool = False) -> Body:
+    """What is posted to change `theirs`: what is to be sent, and beside it, as HiringCenter shows
+    them, the names that the API asks for and one contact to find the person by.
+
+    Raises:
+        NotSendable: this API offers no way to make the change.
+    """
+    if any(each.why is Why.MERGES for each in merged.fields):
+        raise NotSendable(Why.MERGES)
+    sent = {each.name: each.ours for each in merged.to_send}
+    edits_labels = not sent.keys().isdisjoint(_LABEL_EDITS)
+    if edits_labels and "labels" not in theirs.fields and not labels_merge:
+        raise NotSendable(LABELS_UNKNOWN.format(id=theirs.id))
+    contact = next(
+        (
+            (name, theirs.fields[name])
+            for name in CONTACTS
+            if name not in sent and not is_nothing(theirs.fields.get(name))
+        ),
+        None,
+    )
+    if contact is None:
+        changed = [name for name in CONTACTS if name in sent and theirs.fields.get(name)]
+        if changed:
+            raise NotSendable(ONLY_CONTACT.format(contact=" and ".join(changed)))
+        raise NotSendable(NO_CONTACT.format(id=theirs.id))
+    names = {name: theirs.fields[name] for name in NAMES if theirs.fields.get(name)}
+    said = {each.name: each.ours for each in merged.fields if each.name in NAMES}
+    payload: dict[str, Any] = {**said, **names, contact[0]: contact[1]}
+    payload |= _with_labels(sent, theirs, labels_merge=labels_merge)
+    new = tuple((name, sent[name]) for name in CONTACTS if sent.get(name))
+    return Body({**payload, "update": True}, contact, new)
+
+
+def _with_labels(
+    sent: Mapping[str, Any], theirs: Person, *, labels_merge: bool
+) -> Iterator[tuple[str, Any]]:
+    for name, value in sent.items():
+        if name not in _LABEL_EDITS:
+            yield name, value
+    added, removed = sent.get(LABELS_ADD, []), set(sent.get(LABELS_REMOVE, []))
+    if added or removed:
+        before = [] if labels_merge else theirs.fields.get("labels") or []
+        together = dict.fromkeys([*before, *added])
+        yield "labels", [label for label in together if label not in removed]
+
+
+def body_of_creation(rows: Sequence[Row], rules: MergeRules) -> Body:
+    """What is posted for a person whom HiringCenter doesn't have: all that the rows say, the last
+    one's word; a match is left as it is."""
+    said: dict[str, Any] = {}
+    for row in rows:
+        said |= {name: value for name, value in row.says.items() if value is not None}
+    said.pop(LABELS_REMOVE, None)
+    if (added := said.pop(LABELS_ADD, None)) and "labels" not in said:
+        said["labels"] = added
+    needed = {*NAMES, *CONTACTS}
+    kept = {
+        name: value
+        for name, value in said.items()
+        if name in needed or rules.policy_of(name) != "never"
+    }
+    return Body({**kept, "update": False})
+
+
+def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
+    """Whether rows say anything that isn't settled: only then, or with `--restore`, is somebody
+    who was deleted in HiringCenter created again."""
+    for row in rows:
+        for name, value in row.says.items():
+            if name in MANNERS:
+                continue
+            settled = row.remembered.base.get(name) or row.remembered.others.get(name, ())
+            cells = (value or ()) if name in _LABEL_EDITS else (value,)
+            if any(fingerprint(name, cell) not in settled for cell in cells):
+                return True
+    return False
+
+
+# --- what is settled -----------------------------------------------------------------------------
+
+
+def new_base(
+    rows: Sequence[Row], settled: Collection[str], fingerprint: Fingerprints
+) -> dict[str, frozenset[Fingerprint]]:
+    """field → what is base from now on, for rows of one entry."""
+    base: dict[str, set[Fingerprint]] = {}
+    for row in rows:
+        for name, value in row.says.items():
+            if name in settled:
+                cells = (value or ()) if name in _LABEL_EDITS else (value,)
+                base.setdefault(name, set()).update(fingerprint(name, cell) for cell in cells)
+    return {name: frozenset(prints) for name, prints in base.items()}
+
+
+def new_shown(
+    sent: Collection[str], answer: Mapping[str, Any], fingerprint: Fingerprints
+) -> dict[str, Fingerprint]:
+    """field → how the answer to a write shows what was sent. A field that wasn't sent is left out:
+    what it shows may be somebody's edit."""
+    return {name: fingerprint(name, answer[name]) for name in sent if name in answer}
+
+
+# --- what is known of a person -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWrite:
+    """Our last write to a person. answered_ms: by the clock that reads are timed with.
+    updated_at_ms: what the answer said; before_ms: what the copy said until then."""
+
+    answered_ms: int
+    updated_at_ms: int | None = None
+    before_ms: int | None = None
+
+
+def still_holds(
+    read_ms: int | None, updated_at_ms: int | None, own: OwnWrite | None, *, is_open: bool
+) -> bool:
+    """Whether what was read of a person is newer than our own last write to them.
+
+    read_ms: when the request was begun. is_open: a write to them has no answer yet. `updatedAt`
+    stands for the moment of reading only where our write has moved it forward.
+    """
+    if is_open:
+        return False
+    if own is None:
+        return True
+    if read_ms is not None and read_ms > own.answered_ms:
+        return True
+    if None in (updated_at_ms, own.updated_at_ms, own.before_ms):
+        return False
+    moved = own.updated_at_ms > own.before_ms  # type: ignore[operator]
+    return moved and updated_at_ms >= own.updated_at_ms  # type: ignore[operator]
