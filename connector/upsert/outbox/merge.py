@@ -22,6 +22,7 @@ Policy = Literal["overwrite", "fill_empty", "never"]
 Fingerprint = Hashable
 Fingerprints = Callable[[str, Any], Fingerprint]
 """field, value → what is remembered of the value."""
+Shown = tuple[Fingerprint, Fingerprint]  # what was written, and how it is shown
 FieldSets = Mapping[str, Collection[Fingerprint]]
 
 CONTACTS = ("email", "phone")
@@ -46,14 +47,14 @@ class Remembered:
     """What is remembered for one row: of its entry in its source, and of other sources' entries.
 
     base: field → what the source said when it was settled; several values where several rows speak
-    for one person. shown: field → how HiringCenter's answer showed what was written. others: field
-    → what other sources have settled; others_shown: how their last writes were shown.
+    for one person. shown: field → the value that was written, and how HiringCenter's answer showed
+    it, where that is another one. others: field → what other sources have settled, and how their
+    last writes were shown.
     """
 
     base: FieldSets = field(default_factory=dict)
-    shown: Mapping[str, Fingerprint] = field(default_factory=dict)
+    shown: Mapping[str, Shown] = field(default_factory=dict)
     others: FieldSets = field(default_factory=dict)
-    others_shown: FieldSets = field(default_factory=dict)
 
 
 NOTHING_REMEMBERED = Remembered()
@@ -219,7 +220,7 @@ class _Merger:
             is_sure = not (base and has_changed) or self._is_fresh
             return FieldMerge(name, Action.EQUAL, Why.EQUAL, ours, theirs, settles=is_sure)
         if not has_changed:
-            if self._is_shown(name, theirs):
+            if self._is_shown(name, ours, theirs):
                 return FieldMerge(name, Action.EQUAL, Why.SHOWN, ours, theirs)
             return self._kept(name, Why.UNCHANGED, ours, theirs)
         if not base and self._is_known_elsewhere(name, ours, remembered):
@@ -246,24 +247,23 @@ class _Merger:
     def _is_fresh(self) -> bool:
         return self.theirs is not None and self.theirs.fresh
 
-    def _is_shown(self, name: str, theirs: Any) -> bool:
-        """Whether HiringCenter shows what it made of the rows' own last write."""
+    def _is_shown(self, name: str, ours: Any, theirs: Any) -> bool:
+        """Whether HiringCenter shows what it made of this very value."""
         if theirs is UNKNOWN:
             return False
-        print_ = self.fingerprint(name, theirs)
-        return any(row.remembered.shown.get(name) == print_ for row in self.rows)
+        pair = (self.fingerprint(name, ours), self.fingerprint(name, theirs))
+        return any(row.remembered.shown.get(name) == pair for row in self.rows)
 
-    def _is_known_elsewhere(self, name: str, ours: Any, remembered: Remembered) -> bool:
+    def _is_known_elsewhere(self, name: str, value: Any, remembered: Remembered) -> bool:
         others = remembered.others.get(name, ())
-        return bool(others) and self.fingerprint(name, ours) in others
+        return bool(others) and self.fingerprint(name, value) in others
 
     def _kept(self, name: str, why: Why, ours: Any, theirs: Any) -> FieldMerge:
         """HiringCenter's value stands, or is put back with `--restore` where it is known to differ
         and no other source has put it there."""
         if not self.rules.restore or theirs is UNKNOWN:
             return FieldMerge(name, Action.KEEP, why, ours, theirs, reported=theirs is not UNKNOWN)
-        shown = {each for row in self.rows for each in row.remembered.others_shown.get(name, ())}
-        if self.fingerprint(name, theirs) in shown:
+        if any(self._is_known_elsewhere(name, theirs, row.remembered) for row in self.rows):
             return FieldMerge(name, Action.KEEP, Why.DISAGREES, ours, theirs, reported=True)
         return FieldMerge(name, Action.SEND, Why.RESTORED, ours, theirs, replaces_edit=True)
 
@@ -274,7 +274,7 @@ class _Merger:
         edited = False
         if theirs is not UNKNOWN and (base or shown is not None):
             print_ = self.fingerprint(name, theirs)
-            edited = print_ != shown and print_ not in base
+            edited = (shown is None or print_ != shown[1]) and print_ not in base
         return FieldMerge(name, Action.SEND, why, ours, theirs, replaces_edit=edited)
 
     def _label_edit(self, name: str) -> FieldMerge:
@@ -460,11 +460,15 @@ def new_base(
 
 
 def new_shown(
-    sent: Collection[str], answer: Mapping[str, Any], fingerprint: Fingerprints
-) -> dict[str, Fingerprint]:
-    """field → how the answer to a write shows what was sent. A field that wasn't sent is left out:
-    what it shows may be somebody's edit."""
-    return {name: fingerprint(name, answer[name]) for name in sent if name in answer}
+    sent: Mapping[str, Any], answer: Mapping[str, Any], fingerprint: Fingerprints
+) -> dict[str, Shown]:
+    """field → how the answer to a write shows what was sent, where that is another value. A field
+    that wasn't sent is left out: what the answer shows may be somebody's edit."""
+    return {
+        name: (fingerprint(name, value), fingerprint(name, answer[name]))
+        for name, value in sent.items()
+        if name in answer and not same_value(name, value, answer[name])
+    }
 
 
 # --- what is known of a person -------------------------------------------------------------------
