@@ -1,0 +1,55 @@
+"""Whatever people, pulls and pushes do to each other: nobody's edit is overwritten by an unchanged
+cell, every changed cell is sent or reported, nothing is sent at rest, no stranger is created, and
+no other person is overwritten."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from connector.upsert.outbox import merge as rules
+from tests.merging import model_push
+from tests.merging.histories import judged, random_steps
+
+FIRST, LENGTH = 40_000, 30
+
+
+@pytest.mark.parametrize("fresh_ms", [0, 900_000], ids=["every person is read", "15 minutes"])
+def test_no_history_breaks_a_promise(fresh_ms: int):
+    """Two sources, three people, lost answers, kills, old copies, renamed files; 60 histories."""
+    for number in range(FIRST, FIRST + 60):
+        steps = random_steps(random.Random(number), LENGTH)
+        assert judged(number, steps, fresh_ms=fresh_ms) == [], number
+
+
+def _settles_nothing_equal(*args: object, **kwargs: object) -> frozenset[str]:
+    return frozenset()
+
+
+SABOTAGES = {
+    "what is found equal becomes no base": (
+        rules.PersonMerge, "settled", property(_settles_nothing_equal), "overwritten",
+    ),
+    "an old copy counts as read after our own write": (
+        model_push, "still_holds", lambda *_, **__: True, "in silence",
+    ),
+    "two behind one contact are one": (
+        model_push, "conflict_with", lambda *_: None, "another person",
+    ),
+    "people are not looked at before an update": (
+        model_push.ModelPush, "looks", False, "overwritten",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SABOTAGES)
+def test_the_histories_notice_a_missing_rule(name: str, monkeypatch: pytest.MonkeyPatch):
+    """Each rule is there for a history that breaks without it."""
+    where, what, instead, kind = SABOTAGES[name]
+    monkeypatch.setattr(where, what, instead)
+    for number in range(FIRST, FIRST + 300):
+        steps = random_steps(random.Random(number), LENGTH)
+        if any(fault.startswith(kind) for fault in judged(number, steps)):
+            return
+    pytest.fail("no history shows it")
