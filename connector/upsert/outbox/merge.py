@@ -355,7 +355,7 @@ NO_CONTACT = (
 
 
 LABELS_UNKNOWN = (
-    "which labels prospect {id} has isn't known, and HiringCenter replaces them all at once: labels "
+    "which labels prospect {id} has isn't known, and HiringCenter replaces them all: labels "
     "can't be added or removed. Write them all in a column `labels`"
 )
 

@@ -47,6 +47,7 @@ writes = sa.Table(
     sa.Column("stale", sa.Boolean, nullable=False),
     sa.Column("creates", sa.Boolean),
     sa.Column("body", sa.LargeBinary),
+    sa.Column("settles", sa.LargeBinary),
     sa.Column("row_values", sa.LargeBinary),
     sa.Column("note", sa.Text),
     sa.Column("idempotency_key", sa.String(64)),
@@ -81,6 +82,7 @@ receipts = sa.Table(
     sa.Column("updated_at_ms", sa.BigInteger),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
     sa.Column("names", sa.LargeBinary),
+    sa.Column("before_ms", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 
@@ -144,6 +146,55 @@ scopes = sa.Table(
     sa.Column("sent_ms", sa.BigInteger),
 )
 
+# who pushes: a file, a table, a query or a job; `pushed_ms` is null until a push of it has ended
+sources = sa.Table(
+    "outbox_sources",
+    metadata,
+    sa.Column("id", _Id, primary_key=True, autoincrement=True),
+    sa.Column("scope", sa.BigInteger, nullable=False),
+    sa.Column("source", sa.BigInteger, nullable=False),
+    sa.Column("pushed_ms", sa.BigInteger),
+    sa.UniqueConstraint("scope", "source"),
+)
+
+# what each source has settled for each row (see `entries`): found by the contact that the row had
+# first, and by each that it ever had besides
+entries = sa.Table(
+    "outbox_entries",
+    metadata,
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("source", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("prospect_id", sa.String(256)),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("names", sa.LargeBinary, nullable=False),
+    sa.Column("content", sa.LargeBinary),
+    sa.Column("cells", sa.LargeBinary, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+entry_contacts = sa.Table(
+    "outbox_entry_contacts",
+    metadata,
+    sa.Column("contact", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("source", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+# what people looked like before a push changed them, sealed (see `before_images`)
+before_images = sa.Table(
+    "outbox_before_images",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("prospect_id", sa.String(256), primary_key=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("kept_ms", sa.BigInteger, nullable=False),
+    sa.Column("undone_by", sa.String(64)),
+    sqlite_with_rowid=False,
+)
+
 key_memory = sa.Table(
     "outbox_key_memory",
     metadata,
@@ -161,6 +212,13 @@ def _add_names(connection: sa.Connection) -> None:
     _add_column(connection, writes.c.creates)
 
 
+def _add_entries(connection: sa.Connection) -> None:
+    """What the merge needs; of a receipt, the person's `updatedAt` before our last write."""
+    metadata.create_all(connection)
+    _add_column(connection, receipts.c.before_ms)
+    _add_column(connection, writes.c.settles)
+
+
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
     """Add a column that may hold null, where the table lacks it."""
     table = column.table.name
@@ -171,7 +229,13 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
 
 # each makes the tables that are missing: the second for ledgers older than `outbox_scopes`, the
 # third for those older than `outbox_key_memory`
-MIGRATIONS = (metadata.create_all, metadata.create_all, metadata.create_all, _add_names)
+MIGRATIONS = (
+    metadata.create_all,
+    metadata.create_all,
+    metadata.create_all,
+    _add_names,
+    _add_entries,
+)
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...]], sa.Insert] = {}
 

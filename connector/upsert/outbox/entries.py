@@ -1,0 +1,152 @@
+"""Entries: what each source has settled, row by row, as keyed hashes.
+
+An entry stands for one row of a source, or for several with the same contact. It is found by every
+contact that it ever had, and says whom it is about. One row of the table holds all its cells, seven
+bytes each: a million rows of ten fields are about 200 MB, and a push that changes nothing writes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from connector.upsert.outbox.matching import CELL_BYTES, Hasher
+from connector.upsert.outbox.outbox_schema import (
+    entries,
+    entry_contacts,
+    insert_tuples,
+    sources,
+)
+
+# The position of a field is its code in the ledger: names are only ever added, at the end.
+_CODED = (
+    "firstName", "lastName", "email", "phone", "stageId", "pipelineId", "licenseStatus", "labels",
+    "notes", "title", "company", "userId", "streetAddress", "city", "state", "postalCode", "office",
+    "source", "newSourceName", "resume", "jobId", "labels_add", "labels_remove",
+)  # fmt: skip
+_CODES = {name: code for code, name in enumerate(_CODED)}
+_CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
+_SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
+_FIND = (
+    "SELECT {columns}, e.alias FROM outbox_entries e WHERE e.alias IN ({aliases}) "
+    "UNION ALL SELECT {columns}, c.contact FROM outbox_entry_contacts c "
+    "JOIN outbox_entries e ON e.alias = c.alias AND e.source = c.source "
+    "WHERE c.contact IN ({aliases})"
+)
+_COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
+
+Base = Mapping[str, frozenset[bytes]]
+ShownCells = Mapping[str, tuple[bytes, bytes]]
+
+
+class Entry(NamedTuple):
+    """alias: of the contact it had first. source: its number. rows: how many rows speak for it, at
+    most. names: a keyed hash of first and last name. content: of its one row, where all of it is
+    settled. cells: see `unpacked`."""
+
+    alias: int
+    source: int
+    prospect_id: str | None
+    rows: int
+    names: bytes
+    content: bytes | None
+    cells: bytes
+    seen_ms: int
+
+
+def packed(base: Base, shown: ShownCells) -> bytes:
+    """Base and shown values as bytes, those of one field side by side."""
+    parts: list[bytes] = []
+    for name, cells in base.items():
+        code = bytes((_CODES[name],))
+        pair = shown.get(name)
+        for cell in sorted(cells):
+            if pair is not None and pair[0] == cell:
+                parts += (bytes((_CODES[name] | _SHOWN,)), cell, pair[1])
+            else:
+                parts += (code, cell)
+    return b"".join(parts)
+
+
+def cells_of_row(says: Mapping[str, Any], hasher: Hasher) -> bytes:
+    """All cells of one row, as `packed`."""
+    codes, cell = _CODE_BYTES, hasher.cell
+    return b"".join(
+        [codes[name] + cell(name, value) for name, value in says.items() if name in codes]
+    )
+
+
+def unpacked(cells: bytes) -> tuple[dict[str, frozenset[bytes]], dict[str, tuple[bytes, bytes]]]:
+    """Field → what was settled; field → what was written, and how it is shown."""
+    base: dict[str, frozenset[bytes]] = {}
+    shown: dict[str, tuple[bytes, bytes]] = {}
+    at, end = 0, len(cells)
+    while at < end:
+        code, at = cells[at], at + 1
+        name, cell = _CODED[code & ~_SHOWN], cells[at : at + CELL_BYTES]
+        at += CELL_BYTES
+        base[name] = base[name] | {cell} if name in base else frozenset((cell,))
+        if code & _SHOWN:
+            shown[name] = (cell, cells[at : at + CELL_BYTES])
+            at += CELL_BYTES
+    return base, shown
+
+
+class Entries:
+    """The entries of one scope. Every method works inside the caller's transaction."""
+
+    def __init__(self, scope: int) -> None:
+        self._scope = scope
+
+    def source(self, connection: sa.Connection, source: int) -> tuple[int, bool]:
+        """The number of a source, and whether a push of it has ended before."""
+        row = {"scope": self._scope, "source": source}
+        found = connection.execute(self._of(source)).first()
+        if found is None:
+            connection.execute(sa.insert(sources).values(**row))
+            found = connection.execute(self._of(source)).one()
+        return found[0], found[1] is not None
+
+    def numbers(self, connection: sa.Connection) -> frozenset[int]:
+        """The numbers of all sources of the scope: an alias leads to those of other accounts."""
+        query = sa.select(sources.c.id).where(sources.c.scope == self._scope)
+        return frozenset(connection.scalars(query))
+
+    def _of(self, source: int) -> sa.Select[Any]:
+        own = (sources.c.scope == self._scope) & (sources.c.source == source)
+        return sa.select(sources.c.id, sources.c.pushed_ms).where(own)
+
+    def end_push(self, connection: sa.Connection, number: int, at_ms: int) -> None:
+        """A push of this source has ended."""
+        connection.execute(sa.update(sources).where(sources.c.id == number).values(pushed_ms=at_ms))
+
+    def find(self, connection: sa.Connection, aliases: Collection[int]) -> dict[int, list[Entry]]:
+        """alias → the entries, of any source, that ever had this contact."""
+        if not aliases:
+            return {}
+        numbers = ",".join(map(str, sorted(aliases)))  # thousands of parameters cost more than text
+        columns = ", ".join(f"e.{name}" for name in _COLUMNS)
+        found = connection.exec_driver_sql(_FIND.format(columns=columns, aliases=numbers))
+        assert found.cursor is not None
+        by_alias: dict[int, list[Entry]] = {}
+        for row in found.cursor.fetchall():
+            by_alias.setdefault(row[8], []).append(Entry._make(row[:8]))
+        return by_alias
+
+    def put(
+        self,
+        connection: sa.Connection,
+        settled: Sequence[Entry],
+        contacts: Iterable[tuple[Entry, int]],
+    ) -> None:
+        """Store entries as they are settled now, and what else leads to them."""
+        insert_tuples(connection, entries, sorted(settled), replace=True)
+        rows = {
+            (contact, entry.source, entry.alias)
+            for entry, contact in contacts
+            if contact != entry.alias
+        }
+        insert_tuples(connection, entry_contacts, sorted(rows), replace=False)
