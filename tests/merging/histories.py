@@ -223,7 +223,11 @@ class History:
         if (row.number, name) in result.reported or result.status[row.number] == "kept whole":
             return True
         wanted = as_kept(name, row.cells[name])
-        people = [each for each in self.center.people.values() if row.human in each.humans]
+        people = [
+            each
+            for each in self.center.people.values()
+            if row.human in each.humans or each.id == row.home
+        ]
         siblings = [each.cells.get(name) for each in rows if each.human == row.human]
         return any(
             same_value(name, as_kept(name, each), person.fields[name])

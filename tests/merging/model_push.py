@@ -53,6 +53,7 @@ class Entry:
     base: dict[str, frozenset[Any]] = field(default_factory=dict)
     shown: dict[str, Any] = field(default_factory=dict)
     person: str | None = None
+    initial: str = ""
     names: tuple[Any, Any] | None = None
     on: set[tuple[str, Any]] = field(default_factory=set)
     rows: int = 0
@@ -81,11 +82,18 @@ class ModelLedger:
     open: list[OpenWrite] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     names: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seen: dict[str, int] = field(default_factory=dict)
 
     def of_row(self, source: str, says: dict[str, Any]) -> list[Entry]:
-        """Every entry that ever had one of the row's contacts, its email's first."""
+        """An entry is a row's own where a contact leads to it and the first name begins alike, or
+        where both contacts do."""
         found = [self.entries.get((source, contact), []) for contact in contacts(says)]
-        return list(dict.fromkeys(entry for entries in found for entry in entries))
+        return [
+            entry
+            for entry in dict.fromkeys(entry for entries in found for entry in entries)
+            if entry.initial == says["firstName"][:1]
+            or sum(entry in entries for entries in found) == 2
+        ]
 
     def sources(self) -> set[str]:
         return {source for source, _ in self.entries}
@@ -141,6 +149,14 @@ class ModelPush:
             for entry in entries
             if source == self.source and self.seen.count(entry) < entry.rows
         }
+        own = {contact for row in rows for contact in contacts(row.says())}
+        self.orphans |= {
+            (said.get("firstName"), said.get("lastName"))
+            for write in self.ledger.open
+            if write.source == self.source
+            for said in write.says
+            if own.isdisjoint(contacts(said))
+        }
         for group in self._groups(rows):
             self._push_group(group)
         for row in rows:
@@ -167,7 +183,8 @@ class ModelPush:
     def _is_alive(self, id_: str) -> bool:
         copied, own = self.copy.people.get(id_), self.ledger.own.get(id_)
         if copied is None:
-            is_missed = own is not None and self.copy.complete_ms > own.answered_ms
+            seen_ms = max(own.answered_ms if own else 0, self.ledger.seen.get(id_, 0))
+            is_missed = seen_ms and self.copy.complete_ms > seen_ms
             return id_ not in self.ledger.gone and not is_missed
         return id_ not in self.ledger.gone and not copied.deleted
 
@@ -233,33 +250,25 @@ class ModelPush:
             item = {"id": read.id, **read.fields} if read else self.ledger.names.get(people[0])
             group = self._of_one_person(group, item, people[0])
             return self._update(group, people[0], read) if group else None
-        if self._were_deleted(group) and not has_changed(rows, printed):
-            for row in group:
-                self.result.status[row.number] = "kept whole"
-            return None
-        if all(entry.base for row in group for entry in self._own(row)) and not has_changed(
-            rows, printed
-        ):
-            if all(self._own(row) for row in group):
-                for row in group:
-                    self.result.status[row.number] = "kept whole"
-                return None
-        return self._create(group)
+        new = self._of_one_person([row for row in group if self._is_new(row)], None, "")
+        if new and has_changed([self._row(row) for row in new], printed):
+            return self._create(new)
+        for row in new:
+            self.result.status[row.number] = "kept whole"
+        return None
+
+    def _is_new(self, row: FileRow) -> bool:
+        """Whether a row whose person nobody knows is about a new one; else it has its outcome."""
+        said = row.says()
+        if not self._own(row):
+            is_lost = (said.get("firstName"), said.get("lastName")) in self.orphans
+            if is_lost:
+                self._reject([row], "contact changed?")
+            return not is_lost
+        return True
 
     def _own(self, row: FileRow) -> list[Entry]:
         return self.ledger.of_row(self.source, row.says())
-
-    def _were_deleted(self, group: list[FileRow]) -> bool:
-        known = {
-            id_
-            for row in group
-            for id_ in (
-                *(self.ledger.who.get(contact) for contact in contacts(row.says())),
-                *(entry.person for entry in self._own(row)),
-            )
-            if id_
-        }
-        return bool(known) and not any(map(self._is_alive, known))
 
     def _of_one_person(
         self, group: list[FileRow], item: dict[str, Any] | None, id_: str
@@ -347,15 +356,10 @@ class ModelPush:
     # --- creations ---
 
     def _create(self, group: list[FileRow]) -> None:
-        named = {(row.says().get("firstName"), row.says().get("lastName")) for row in group}
-        if not any(self._own(row) for row in group) and self.orphans & named:
-            return self._reject(group, "contact changed?")
-        group = self._of_one_person(group, None, "")
         rows = [self._row(row) for row in group]
         body = body_of_creation(rows, self.rules)
         merged = merge(rows, None, self.rules, printed)
         self._send(group, body, merged, None)
-        return None
 
     # --- sending and settling ---
 
@@ -381,6 +385,8 @@ class ModelPush:
     def _deliver(self, write: OpenWrite, merged: PersonMerge | None) -> None:
         is_again = write.sent_ms < self.center.now_ms
         since_ms = self.center.now_ms - max(self.fresh_ms, TRUSTED_MS if is_again else 0)
+        if write.person is None:
+            since_ms = min(since_ms, write.sent_ms)
         try:
             status, item = self.center.post(
                 write.key, write.body.payload, write.rows, write.changed, since_ms
@@ -467,7 +473,10 @@ class ModelPush:
             } | {name: shown[name] for name in shown if name in base}
             entry.base |= {name: base[name] for name in changed}
             entry.person = id_ or entry.person
+            if id_:
+                self.ledger.seen[id_] = self.center.now_ms
             for row in own:
+                entry.initial = row.says["firstName"][:1]
                 entry.rows = max(entry.rows, len(own))
                 entry.names = (row.says.get("firstName"), row.says.get("lastName"))
                 if id_:

@@ -164,9 +164,9 @@ class HiringCenter:
             raise Killed
         if fate == "unsent":
             raise Lost
-        if fate == "refused":
-            raise NotAccepted
         kept = self._keys.get(key)
+        if fate == "refused" and kept is None:
+            raise NotAccepted
         if kept and self.now_ms - kept[0] <= self.keys_ms:
             answer = kept[1]
         else:
@@ -185,7 +185,8 @@ class HiringCenter:
         said = {name: as_kept(name, body[name]) for name in FIELDS if name in body}
         person = self._match(body)
         if person is None:
-            return 201, self._create(said, rows, since_ms).item()
+            is_wanted = body.get("update") is False
+            return 201, self._create(said, rows, since_ms, is_wanted=is_wanted).item()
         if body.get("update") is False:
             return (409 if self.conflicts else 200), person.item()
         self._judge(person, said, rows, changed, since_ms)
@@ -202,7 +203,9 @@ class HiringCenter:
                     return person
         return None
 
-    def _create(self, said: Mapping[str, Any], rows: Sequence[FileRow], since_ms: int) -> Prospect:
+    def _create(
+        self, said: Mapping[str, Any], rows: Sequence[FileRow], since_ms: int, *, is_wanted: bool
+    ) -> Prospect:
         humans = {row.human for row in rows}
         for person in self.people.values():
             names = (said.get("firstName"), said.get("lastName"))
@@ -212,7 +215,8 @@ class HiringCenter:
                 self.faults.append(f"stranger: {said} beside {person}")
         person = self.recruit(min(humans), **said)
         person.humans = humans
-        self._note_applied(person, rows, said)
+        if is_wanted:
+            self._note_applied(person, rows, said)
         return person
 
     def _judge(
@@ -223,15 +227,22 @@ class HiringCenter:
         changed: Changed,
         since_ms: int,
     ) -> None:
-        moved_ms = max((person.edited.get(name, 0) for name in ("email", "phone")), default=0)
-        if not any(row.human in person.humans for row in rows) and moved_ms < since_ms:
-            self.faults.append(f"another person: {said} on {person}")
+        if not any(row.human in person.humans for row in rows):
+            moved_ms = max(person.edited.get(name, 0) for name in ("email", "phone"))
+            has_both = any(
+                all(row.cells.get(name) == person.fields[name] for name in ("email", "phone"))
+                for row in rows
+            )  # nothing says that they aren't the row's
+            if moved_ms < since_ms and not has_both:
+                self.faults.append(f"another person: {said} on {person}")
+            person.humans |= {row.human for row in rows}  # nobody can tell them apart any more
         for name, value in said.items():
             if not 0 < person.edited.get(name, 0) < since_ms or same_value(
                 name, value, person.fields[name]
             ):
                 continue
             wanted = [changed[row.number, name] for row in rows if (row.number, name) in changed]
+            wanted += [row.cells.get(name) for row in rows if row.home != person.id]
             if not any(same_value(name, as_kept(name, each), value) for each in wanted):
                 self.faults.append(f"overwritten: {name}={value!r} on {person}")
             del person.edited[name]
