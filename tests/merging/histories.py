@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -185,10 +186,8 @@ class History:
         self.results[file] = None
         for row in self.files[file]:
             row.has_siblings = [each.human for each in self.files[file]].count(row.human) > 1
-        try:
+        with suppress(Killed):
             self.results[file] = push.run(self.files[file])
-        except Killed:
-            pass
         self.center.fates = []
         return self.results[file]
 

@@ -242,7 +242,6 @@ class ModelPush:
             return self._reject(group, "waits")
         if len(people) > 1:
             return self._reject(group, "two people")
-        rows = [self._row(row) for row in group]
         if self._is_refused(group, people):
             return self._reject(group, "refused before")
         if people:
@@ -314,6 +313,7 @@ class ModelPush:
             if any(item["id"] != id_ for item in self.center.by(name, value)):
                 return self._reject(group, "somebody else's contact", refused=id_)
         self._send(group, body, merged, id_)
+        return None
 
     def _look(
         self, group: list[FileRow], id_: str, read: Person | None
@@ -427,7 +427,7 @@ class ModelPush:
         *,
         is_answer: bool = True,
     ) -> None:
-        """is_answer: else the person was read later, and may show what somebody has edited since."""
+        """is_answer: else the person was read later, and may show somebody's edit."""
         copied = self.copy.people.get(item["id"])
         own = OwnWrite(self.center.now_ms, item["updatedAt"], copied.updated_ms if copied else None)
         shown = new_shown(write.sent, item, printed) if is_answer else {}
@@ -489,7 +489,7 @@ class ModelPush:
                         known.append(entry)
 
     def _recover(self, write: OpenWrite) -> None:
-        """A write whose answer is missing: sent again while its key is surely known, or looked at."""
+        """A write without an answer: sent again while its key is surely known, or looked at."""
         if self.center.now_ms - write.sent_ms < TRUSTED_MS or write.person is None:
             self._deliver(write, None)
             return

@@ -155,8 +155,8 @@ class HiringCenter:
         changed: Changed,
         since_ms: int,
     ) -> tuple[int, dict[str, Any]]:
-        """since_ms: what recruiters did since then couldn't be known. rows, changed: whom the write is about and what had changed when it was made; for the
-        judgement alone."""
+        """since_ms: what recruiters did since then couldn't be known. rows, changed: whom the write
+        is about, and what had changed when it was made; for the judgement alone."""
         fate = self.fates.pop(0) if self.fates else "ok"
         self.now_ms += 10
         self.posts += 1

@@ -37,9 +37,6 @@ SABOTAGES = {
     "two behind one contact are one": (
         model_push, "conflict_with", lambda *_: None, "another person",
     ),
-    "people are not looked at before an update": (
-        model_push.ModelPush, "looks", False, "overwritten",
-    ),
 }  # fmt: skip
 
 
@@ -51,5 +48,15 @@ def test_the_histories_notice_a_missing_rule(name: str, monkeypatch: pytest.Monk
     for number in range(FIRST, FIRST + 300):
         steps = random_steps(random.Random(number), LENGTH)
         if any(fault.startswith(kind) for fault in judged(number, steps)):
+            return
+    pytest.fail("no history shows it")
+
+
+def test_the_histories_notice_that_nobody_is_looked_at():
+    """What an old copy shows of names and contacts is written over what it is now."""
+    for number in range(FIRST, FIRST + 300):
+        steps = random_steps(random.Random(number), LENGTH)
+        faults = judged(number, steps, settings={"looks": False})
+        if any(fault.startswith("overwritten") for fault in faults):
             return
     pytest.fail("no history shows it")

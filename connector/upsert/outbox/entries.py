@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
+from connector.budget.database import Prepared
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
     entries,
     entry_contacts,
-    insert_tuples,
+    replacing,
     sources,
 )
 
@@ -37,6 +39,10 @@ _FIND = (
     "WHERE c.contact IN ({aliases})"
 )
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
+
+_CONTACT = ("contact", "source", "alias")
+_PUT_ENTRY = Prepared(replacing(entries, _COLUMNS), _COLUMNS)
+_PUT_CONTACT = Prepared(postgresql.insert(entry_contacts).on_conflict_do_nothing(), _CONTACT)
 
 Base = Mapping[str, frozenset[bytes]]
 ShownCells = Mapping[str, tuple[bytes, bytes]]
@@ -143,10 +149,12 @@ class Entries:
         contacts: Iterable[tuple[Entry, int]],
     ) -> None:
         """Store entries as they are settled now, and what else leads to them."""
-        insert_tuples(connection, entries, sorted(settled), replace=True)
+        _PUT_ENTRY.execute_many(connection, [each._asdict() for each in sorted(settled)])
         rows = {
             (contact, entry.source, entry.alias)
             for entry, contact in contacts
             if contact != entry.alias
         }
-        insert_tuples(connection, entry_contacts, sorted(rows), replace=False)
+        _PUT_CONTACT.execute_many(
+            connection, [dict(zip(_CONTACT, row, strict=True)) for row in sorted(rows)]
+        )

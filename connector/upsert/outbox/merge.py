@@ -98,7 +98,7 @@ class MergeRules:
         return self.policy.get("labels" if name in _LABEL_EDITS else name, self.default_policy)
 
 
-class Action(StrEnum):
+class FieldAction(StrEnum):
     """What happens to one field."""
 
     EQUAL = "equal"  # HiringCenter has it already
@@ -135,7 +135,7 @@ class FieldMerge:
     """
 
     name: str
-    action: Action
+    action: FieldAction
     why: Why
     ours: Any
     theirs: Any
@@ -150,21 +150,21 @@ class PersonMerge:
 
     fields: tuple[FieldMerge, ...]
 
-    def _with(self, action: Action) -> tuple[FieldMerge, ...]:
+    def _with(self, action: FieldAction) -> tuple[FieldMerge, ...]:
         return tuple(each for each in self.fields if each.action is action)
 
     @property
     def to_send(self) -> tuple[FieldMerge, ...]:
-        return self._with(Action.SEND)
+        return self._with(FieldAction.SEND)
 
     @property
     def kept(self) -> tuple[FieldMerge, ...]:
         """Fields that people are told were kept."""
-        return tuple(each for each in self._with(Action.KEEP) if each.reported)
+        return tuple(each for each in self._with(FieldAction.KEEP) if each.reported)
 
     @property
     def left_out(self) -> tuple[FieldMerge, ...]:
-        return self._with(Action.LEAVE_OUT)
+        return self._with(FieldAction.LEAVE_OUT)
 
     @property
     def settled(self) -> frozenset[str]:
@@ -176,9 +176,9 @@ class PersonMerge:
     def needs_look(self) -> bool:
         """Whether a fresh read could still change what is sent."""
         return any(
-            each.action is Action.SEND
+            each.action is FieldAction.SEND
             or each.why is Why.NOT_READ
-            or (each.action is Action.EQUAL and not each.settles)
+            or (each.action is FieldAction.EQUAL and not each.settles)
             for each in self.fields
         )
 
@@ -207,7 +207,7 @@ class _Merger:
 
     def field(self, name: str) -> FieldMerge:
         found = self._label_edit(name) if name in _LABEL_EDITS else self._plain_field(name)
-        return self._narrowed(found) if found.action is Action.SEND else found
+        return self._narrowed(found) if found.action is FieldAction.SEND else found
 
     def _plain_field(self, name: str) -> FieldMerge:
         speaking, has_changed = self._speaking(name)
@@ -218,10 +218,10 @@ class _Merger:
             return self._sent(name, Why.FORCED, ours, theirs, remembered)
         if theirs is not UNKNOWN and same_value(name, ours, theirs):
             is_sure = not (base and has_changed) or self._is_fresh
-            return FieldMerge(name, Action.EQUAL, Why.EQUAL, ours, theirs, settles=is_sure)
+            return FieldMerge(name, FieldAction.EQUAL, Why.EQUAL, ours, theirs, settles=is_sure)
         if not has_changed:
             if self._is_shown(name, ours, theirs):
-                return FieldMerge(name, Action.EQUAL, Why.SHOWN, ours, theirs)
+                return FieldMerge(name, FieldAction.EQUAL, Why.SHOWN, ours, theirs)
             return self._kept(name, Why.UNCHANGED, ours, theirs)
         if not base and self._is_known_elsewhere(name, ours, remembered):
             return self._kept(name, Why.TAKEN_OVER, ours, theirs)
@@ -262,10 +262,12 @@ class _Merger:
         """HiringCenter's value stands, or is put back with `--restore` where it is known to differ
         and no other source has put it there."""
         if not self.rules.restore or theirs is UNKNOWN:
-            return FieldMerge(name, Action.KEEP, why, ours, theirs, reported=theirs is not UNKNOWN)
+            return FieldMerge(
+                name, FieldAction.KEEP, why, ours, theirs, reported=theirs is not UNKNOWN
+            )
         if any(self._is_known_elsewhere(name, theirs, row.remembered) for row in self.rows):
-            return FieldMerge(name, Action.KEEP, Why.DISAGREES, ours, theirs, reported=True)
-        return FieldMerge(name, Action.SEND, Why.RESTORED, ours, theirs, replaces_edit=True)
+            return FieldMerge(name, FieldAction.KEEP, Why.DISAGREES, ours, theirs, reported=True)
+        return FieldMerge(name, FieldAction.SEND, Why.RESTORED, ours, theirs, replaces_edit=True)
 
     def _sent(
         self, name: str, why: Why, ours: Any, theirs: Any, remembered: Remembered
@@ -275,7 +277,7 @@ class _Merger:
         if theirs is not UNKNOWN and (base or shown is not None):
             print_ = self.fingerprint(name, theirs)
             edited = (shown is None or print_ != shown[1]) and print_ not in base
-        return FieldMerge(name, Action.SEND, why, ours, theirs, replaces_edit=edited)
+        return FieldMerge(name, FieldAction.SEND, why, ours, theirs, replaces_edit=edited)
 
     def _label_edit(self, name: str) -> FieldMerge:
         """Labels to add, or to remove: each label is a cell of its own, so that one which somebody
@@ -295,12 +297,16 @@ class _Merger:
         new = [label for label in undone if asked[label]]
         if not undone:
             is_sure = self._is_fresh or not any(asked.values())
-            return FieldMerge(name, Action.EQUAL, Why.EQUAL, list(asked), theirs, settles=is_sure)
+            return FieldMerge(
+                name, FieldAction.EQUAL, Why.EQUAL, list(asked), theirs, settles=is_sure
+            )
         if not new and not (self.rules.restore and has is not None):
             reported = has is not None
-            return FieldMerge(name, Action.KEEP, Why.UNCHANGED, undone, theirs, reported=reported)
+            return FieldMerge(
+                name, FieldAction.KEEP, Why.UNCHANGED, undone, theirs, reported=reported
+            )
         why = Why.CHANGED if new else Why.RESTORED
-        return FieldMerge(name, Action.SEND, why, new or undone, theirs)
+        return FieldMerge(name, FieldAction.SEND, why, new or undone, theirs)
 
     def _narrowed(self, found: FieldMerge) -> FieldMerge:
         """What the mapping's policy leaves of a field that would be sent."""
@@ -325,7 +331,7 @@ class _Merger:
     @staticmethod
     def _withheld(found: FieldMerge, why: Why, *, settles: bool) -> FieldMerge:
         """Kept where a value is there; else left out, and looked at again by the next push."""
-        action = Action.KEEP if settles else Action.LEAVE_OUT
+        action = FieldAction.KEEP if settles else FieldAction.LEAVE_OUT
         return replace(
             found, action=action, why=why, settles=settles, reported=True, replaces_edit=False
         )

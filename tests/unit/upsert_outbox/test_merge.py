@@ -10,7 +10,7 @@ from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     NOTHING_REMEMBERED,
     UNKNOWN,
-    Action,
+    FieldAction,
     FieldMerge,
     MergeRules,
     NotSendable,
@@ -69,7 +69,7 @@ def merged(
 def test_equal_is_nothing_and_settled():
     """What HiringCenter has already isn't sent; it is base from now on."""
     found = merged("Agent", theirs=known(title="Agent"))
-    assert (found.action, found.settles) == (Action.EQUAL, True)
+    assert (found.action, found.settles) == (FieldAction.EQUAL, True)
 
 
 @pytest.mark.parametrize(
@@ -85,50 +85,50 @@ def test_equal_is_nothing_and_settled():
 )
 def test_equality_is_normalized_as_the_api_does(name: str, ours: Any, theirs: Any):
     """Case of an address, spelling of a phone, spaces around text, the order of labels, empty."""
-    assert merged(ours, theirs=known(**{name: theirs}), name=name).action is Action.EQUAL
+    assert merged(ours, theirs=known(**{name: theirs}), name=name).action is FieldAction.EQUAL
 
 
 def test_what_the_api_made_of_ours_is_equal():
     """It drops a phone, or cuts a text: as long as ours is what was written, that is no edit."""
     base = remembered(title="Agent~", shown={"title": ("Agent~", "Agent")})
     found = merged("Agent~", base, known(title="Agent"))
-    assert (found.action, found.why, found.reported) == (Action.EQUAL, Why.SHOWN, False)
+    assert (found.action, found.why, found.reported) == (FieldAction.EQUAL, Why.SHOWN, False)
 
 
 def test_what_the_api_shows_hides_no_edit_of_another_value():
     """Two rows say two values: what one was shown as is no excuse for the other."""
     base = remembered(title={"Agent~", "Boss"}, shown={"title": ("Agent~", "Agent")})
-    assert merged("Boss", base, known(title="Agent")).action is Action.KEEP
+    assert merged("Boss", base, known(title="Agent")).action is FieldAction.KEEP
 
 
 def test_unchanged_in_the_input_is_kept():
     """A recruiter's correction stands, and people see that it does."""
     found = merged("Agent", remembered(title="Agent"), known(title="Broker"))
-    assert (found.action, found.why, found.reported) == (Action.KEEP, Why.UNCHANGED, True)
+    assert (found.action, found.why, found.reported) == (FieldAction.KEEP, Why.UNCHANGED, True)
 
 
 def test_unchanged_is_kept_in_silence_where_theirs_is_unknown():
     """Nothing can be said of a value that nobody has read."""
     found = merged("Agent", remembered(title="Agent"))
-    assert (found.action, found.reported, found.theirs) == (Action.KEEP, False, UNKNOWN)
+    assert (found.action, found.reported, found.theirs) == (FieldAction.KEEP, False, UNKNOWN)
 
 
 def test_unknown_is_not_empty():
     """A person who was read without the field's key: only ours and base decide."""
     found = merged("Agent", theirs=known(company="Acme"))
-    assert (found.action, found.theirs) == (Action.SEND, UNKNOWN)
+    assert (found.action, found.theirs) == (FieldAction.SEND, UNKNOWN)
 
 
 def test_changed_in_the_input_is_sent():
     """The cell isn't what was settled."""
     found = merged("Broker", remembered(title="Agent"), known(title="Agent"))
-    assert (found.action, found.why, found.replaces_edit) == (Action.SEND, Why.CHANGED, False)
+    assert (found.action, found.why, found.replaces_edit) == (FieldAction.SEND, Why.CHANGED, False)
 
 
 def test_a_change_that_replaces_an_edit_says_so():
     """Both sides changed: the input wins, and the result names the edit."""
     found = merged("Broker", remembered(title="Agent"), known(title="Boss"))
-    assert (found.action, found.replaces_edit) == (Action.SEND, True)
+    assert (found.action, found.replaces_edit) == (FieldAction.SEND, True)
 
 
 def test_what_the_api_made_of_ours_is_no_edit():
@@ -139,7 +139,7 @@ def test_what_the_api_made_of_ours_is_no_edit():
 
 def test_a_first_push_sends_what_differs():
     """Without any base, what differs from HiringCenter is sent."""
-    assert merged("Agent", theirs=known(title="Broker")).action is Action.SEND
+    assert merged("Agent", theirs=known(title="Broker")).action is FieldAction.SEND
 
 
 def test_a_changed_cell_is_settled_by_equality_only_with_a_fresh_read():
@@ -147,8 +147,8 @@ def test_a_changed_cell_is_settled_by_equality_only_with_a_fresh_read():
     base = remembered(title="Agent")
     stale = merged("Broker", base, known(title="Broker"))
     fresh = merged("Broker", base, known(title="Broker", fresh=True))
-    assert (stale.action, stale.settles) == (Action.EQUAL, False)
-    assert (fresh.action, fresh.settles) == (Action.EQUAL, True)
+    assert (stale.action, stale.settles) == (FieldAction.EQUAL, False)
+    assert (fresh.action, fresh.settles) == (FieldAction.EQUAL, True)
 
 
 def test_a_row_without_the_field_says_nothing():
@@ -159,9 +159,9 @@ def test_a_row_without_the_field_says_nothing():
 
 def test_an_explicit_null_is_merged_like_any_value():
     """With --clear-empty: equal where it is empty, kept where it was settled, else sent."""
-    assert merged(None, theirs=known(title="")).action is Action.EQUAL
-    assert merged(None, remembered(title=None), known(title="Boss")).action is Action.KEEP
-    assert merged(None, remembered(title="Agent"), known(title="Agent")).action is Action.SEND
+    assert merged(None, theirs=known(title="")).action is FieldAction.EQUAL
+    assert merged(None, remembered(title=None), known(title="Boss")).action is FieldAction.KEEP
+    assert merged(None, remembered(title="Agent"), known(title="Agent")).action is FieldAction.SEND
 
 
 def test_update_and_mute_webhook_are_no_fields():
@@ -179,7 +179,7 @@ def test_of_several_rows_the_last_that_changed_speaks():
     base = remembered(title={"A", "B"})
     rows = [Row({"title": each}, base) for each in ("C", "D", "A")]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
-    assert (found.action, found.ours) == (Action.SEND, "D")
+    assert (found.action, found.ours) == (FieldAction.SEND, "D")
 
 
 def test_rows_that_disagree_come_to_rest():
@@ -187,7 +187,7 @@ def test_rows_that_disagree_come_to_rest():
     base = remembered(title={"A", "B"})
     rows = [Row({"title": each}, base) for each in ("A", "B")]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
-    assert found.action is Action.EQUAL
+    assert found.action is FieldAction.EQUAL
 
 
 def test_rows_that_were_settled_apart_have_a_base_each():
@@ -197,21 +197,21 @@ def test_rows_that_were_settled_apart_have_a_base_each():
         Row({"title": "A"}, remembered(title="B")),
     ]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
-    assert (found.action, found.ours) == (Action.SEND, "A")
+    assert (found.action, found.ours) == (FieldAction.SEND, "A")
 
 
 def test_a_new_source_takes_over_what_another_one_settled():
     """A renamed or dated file that says what was said before sends nothing."""
     base = Remembered(others={"title": {printed("title", "Agent")}})
     found = merged("Agent", base, known(title="Broker"))
-    assert (found.action, found.why, found.settles) == (Action.KEEP, Why.TAKEN_OVER, True)
+    assert (found.action, found.why, found.settles) == (FieldAction.KEEP, Why.TAKEN_OVER, True)
     assert found.reported
 
 
 def test_a_new_source_sends_what_no_other_one_settled():
     """The cells of a dated file that changed."""
     base = Remembered(others={"title": {printed("title", "Agent")}})
-    assert merged("Broker", base, known(title="Agent")).action is Action.SEND
+    assert merged("Broker", base, known(title="Agent")).action is FieldAction.SEND
 
 
 def test_a_source_with_a_base_of_its_own_takes_nothing_over():
@@ -219,7 +219,7 @@ def test_a_source_with_a_base_of_its_own_takes_nothing_over():
     base = Remembered(
         base={"title": {printed("title", "Agent")}}, others={"title": {printed("title", "Broker")}}
     )
-    assert merged("Broker", base, known(title="Agent")).action is Action.SEND
+    assert merged("Broker", base, known(title="Agent")).action is FieldAction.SEND
 
 
 # --- options -------------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_restore_sends_what_is_known_to_differ():
     """What is unknown stays kept."""
     base = remembered(title="Agent")
     assert merged("Agent", base, known(title="Boss"), restore=True).why is Why.RESTORED
-    assert merged("Agent", base, None, restore=True).action is Action.KEEP
+    assert merged("Agent", base, None, restore=True).action is FieldAction.KEEP
 
 
 def test_restore_leaves_a_disagreement_between_sources():
@@ -238,13 +238,13 @@ def test_restore_leaves_a_disagreement_between_sources():
         base={"title": {printed("title", "Agent")}}, others={"title": {printed("title", "Boss")}}
     )
     found = merged("Agent", base, known(title="Boss"), restore=True)
-    assert (found.action, found.why, found.reported) == (Action.KEEP, Why.DISAGREES, True)
+    assert (found.action, found.why, found.reported) == (FieldAction.KEEP, Why.DISAGREES, True)
 
 
 def test_force_sends_everything():
     """Equal and kept fields too."""
     base = remembered(title="Agent")
-    assert merged("Agent", base, known(title="Agent"), force=True).action is Action.SEND
+    assert merged("Agent", base, known(title="Agent"), force=True).action is FieldAction.SEND
 
 
 def test_fill_empty_needs_a_fresh_read_that_shows_nothing():
@@ -252,11 +252,17 @@ def test_fill_empty_needs_a_fresh_read_that_shows_nothing():
     policy = {"policy": {"title": "fill_empty"}}
     for theirs in (None, known(title=""), known(company="Acme", fresh=True)):
         found = merged("Agent", theirs=theirs, **policy)
-        assert (found.action, found.why, found.settles) == (Action.LEAVE_OUT, Why.NOT_READ, False)
+        assert (found.action, found.why, found.settles) == (
+            FieldAction.LEAVE_OUT,
+            Why.NOT_READ,
+            False,
+        )
         assert found.reported
-    assert merged("Agent", theirs=known(title=None, fresh=True), **policy).action is Action.SEND
+    assert (
+        merged("Agent", theirs=known(title=None, fresh=True), **policy).action is FieldAction.SEND
+    )
     found = merged("Agent", theirs=known(title="Boss", fresh=True), **policy)
-    assert (found.action, found.why, found.settles) == (Action.KEEP, Why.FILLED, True)
+    assert (found.action, found.why, found.settles) == (FieldAction.KEEP, Why.FILLED, True)
 
 
 def test_fill_empty_for_all_leaves_the_policy_of_a_field():
@@ -271,9 +277,9 @@ def test_never_is_not_sent():
     """It settles as kept where a value is there; --force doesn't overrule it."""
     policy = {"policy": {"title": "never"}}
     found = merged("Agent", theirs=known(title="Boss"), **policy, force=True)
-    assert (found.action, found.settles) == (Action.KEEP, True)
+    assert (found.action, found.settles) == (FieldAction.KEEP, True)
     found = merged("Agent", **policy)
-    assert (found.action, found.settles) == (Action.LEAVE_OUT, False)
+    assert (found.action, found.settles) == (FieldAction.LEAVE_OUT, False)
 
 
 def test_a_policy_only_narrows():
@@ -284,14 +290,14 @@ def test_a_policy_only_narrows():
         known(title="", fresh=True),
         policy={"title": "fill_empty"},
     )
-    assert (found.action, found.why) == (Action.KEEP, Why.UNCHANGED)
+    assert (found.action, found.why) == (FieldAction.KEEP, Why.UNCHANGED)
 
 
 def test_an_upgrade_keeps_what_differs_or_is_unknown():
     """0.1 kept no base: nothing is sent, all of it is reported and becomes base."""
     for theirs in (None, known(title="Boss")):
         found = merged("Agent", theirs=theirs, adopts=True)
-        assert (found.action, found.reported, found.settles) == (Action.KEEP, True, True)
+        assert (found.action, found.reported, found.settles) == (FieldAction.KEEP, True, True)
 
 
 def test_an_upgrade_adopts_no_row_that_has_a_base():
@@ -307,7 +313,7 @@ def test_an_upgrade_adopts_no_row_that_has_a_base():
 def test_labels_means_exactly_these():
     """Labels that somebody set go, and the merge shows which."""
     found = merged(["a"], theirs=known(labels=["a", "b"]), name="labels")
-    assert (found.action, found.theirs) == (Action.SEND, ["a", "b"])
+    assert (found.action, found.theirs) == (FieldAction.SEND, ["a", "b"])
 
 
 def test_labels_add_leaves_others_alone():
@@ -326,7 +332,7 @@ def test_a_label_taken_off_by_hand_stays_off():
     assert body_of_update(found, theirs).payload["labels"] == ["b", "c"]
     rows = [Row({"labels_add": ["a"]}, remembered(labels_add={"a"}))]
     (kept,) = merge(rows, theirs, MergeRules(), printed).fields
-    assert (kept.action, kept.reported) == (Action.KEEP, True)
+    assert (kept.action, kept.reported) == (FieldAction.KEEP, True)
 
 
 def test_labels_remove_takes_only_these_off():
@@ -335,7 +341,7 @@ def test_labels_remove_takes_only_these_off():
     theirs = known(labels=["a", "b"], email="a@x.org", fresh=True)
     found = merge(rows, theirs, MergeRules(), printed)
     assert body_of_update(found, theirs).payload["labels"] == ["b"]
-    assert merged(["x"], theirs=theirs, name="labels_remove").action is Action.EQUAL
+    assert merged(["x"], theirs=theirs, name="labels_remove").action is FieldAction.EQUAL
 
 
 def test_an_api_that_merges_labels_gets_only_what_is_added():
