@@ -227,7 +227,11 @@ class History:
             for each in self.center.people.values()
             if row.human in each.humans or each.id == row.home
         ]
-        siblings = [each.cells.get(name) for each in rows if each.human == row.human]
+        siblings = [
+            each.cells.get(name)
+            for each in rows
+            if each.human == row.human or each.home == row.home
+        ]
         return any(
             same_value(name, as_kept(name, each), person.fields[name])
             for each in (wanted, *siblings)

@@ -84,14 +84,15 @@ class ModelLedger:
     names: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
 
-    def of_row(self, source: str, says: dict[str, Any]) -> list[Entry]:
-        """An entry is a row's own where a contact leads to it and the first name begins alike, or
-        where both contacts do."""
+    def of_row(self, source: str, says: dict[str, Any], person: str | None = None) -> list[Entry]:
+        """An entry is a row's own where a contact leads to it and it is about the same person, or
+        the first name begins alike; or where both contacts do."""
         found = [self.entries.get((source, contact), []) for contact in contacts(says)]
         return [
             entry
             for entry in dict.fromkeys(entry for entries in found for entry in entries)
             if entry.initial == says["firstName"][:1]
+            or (person is not None and entry.person == person)
             or sum(entry in entries for entries in found) == 2
         ]
 
@@ -200,9 +201,9 @@ class ModelPush:
                 alive += sorted(self.copy.having(name, value) - self.ledger.gone)
         return list(dict.fromkeys(alive))
 
-    def _row(self, row: FileRow) -> Row:
+    def _row(self, row: FileRow, person: str | None = None) -> Row:
         says = row.says()
-        entries = self.ledger.of_row(self.source, says)
+        entries = self.ledger.of_row(self.source, says, person)
         others = self.ledger.elsewhere(self.source, says)
         return Row(
             says,
@@ -288,7 +289,7 @@ class ModelPush:
     # --- updates ---
 
     def _update(self, group: list[FileRow], id_: str, read: Person | None) -> None:
-        rows = [self._row(row) for row in group]
+        rows = [self._row(row, id_) for row in group]
         merged = merge(rows, read, self.rules, printed)
         if merged.to_send and not (read and read.fresh) and self.looks:
             looked = self._look(group, id_, read)
@@ -297,7 +298,7 @@ class ModelPush:
             group, read = looked
             if not group:
                 return None
-            rows = [self._row(row) for row in group]
+            rows = [self._row(row, id_) for row in group]
             merged = merge(rows, read, self.rules, printed)
         if not merged.to_send:
             self._settle(group, merged.settled, id_, {}, None)
@@ -346,7 +347,9 @@ class ModelPush:
         return None
 
     def _contact_sent(self, group: list[FileRow], item: dict[str, Any]) -> str | None:
-        merged = merge([self._row(row) for row in group], _person(item), self.rules, printed)
+        merged = merge(
+            [self._row(row, item["id"]) for row in group], _person(item), self.rules, printed
+        )
         try:
             body = body_of_update(merged, _person(item))
         except NotSendable:
@@ -456,7 +459,7 @@ class ModelPush:
                 row.is_at(id_, (said.get("firstName"), said.get("lastName")))
         by_entry: dict[int, tuple[Entry, list[Row]]] = {}
         for said in says:
-            entries = self.ledger.of_row(source, said)
+            entries = self.ledger.of_row(source, said, id_)
             entry = entries[0] if entries else next(
                 (each for each, own in by_entry.values()
                  if any(set(contacts(dict(r.says))) & set(contacts(said)) for r in own)), Entry()

@@ -131,7 +131,8 @@ class FieldMerge:
 
     ours: what is sent, or would be. theirs: what HiringCenter has, or UNKNOWN. settles: what the
     rows say is settled without a request, or with the row's. reported: people are to see it.
-    replaces_edit: what is sent replaces what somebody has changed in HiringCenter since.
+    replaces_edit: what is sent replaces what somebody has changed in HiringCenter since. disagree:
+    the rows say different things, of which this is one.
     """
 
     name: str
@@ -142,6 +143,7 @@ class FieldMerge:
     settles: bool = True
     reported: bool = False
     replaces_edit: bool = False
+    disagree: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,12 @@ class _Merger:
     fingerprint: Fingerprints
 
     def field(self, name: str) -> FieldMerge:
-        found = self._label_edit(name) if name in _LABEL_EDITS else self._plain_field(name)
+        if name in _LABEL_EDITS:
+            found = self._label_edit(name)
+        else:
+            found = self._plain_field(name)
+            if len(self.rows) > 1 and self._rows_disagree(name):
+                found = replace(found, disagree=True)
         return self._narrowed(found) if found.action is FieldAction.SEND else found
 
     def _plain_field(self, name: str) -> FieldMerge:
@@ -237,6 +244,10 @@ class _Merger:
             if self.fingerprint(name, row.says[name]) not in row.remembered.base.get(name, ()):
                 return row, True
         return naming[-1], False
+
+    def _rows_disagree(self, name: str) -> bool:
+        said = {self.fingerprint(name, row.says[name]) for row in self.rows if name in row.says}
+        return len(said) > 1
 
     def _theirs(self, name: str) -> Any:
         if self.theirs is None or name in _WRITE_ONLY:

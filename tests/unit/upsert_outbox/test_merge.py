@@ -183,11 +183,11 @@ def test_of_several_rows_the_last_that_changed_speaks():
 
 
 def test_rows_that_disagree_come_to_rest():
-    """Two rows that say what both said when they were settled send nothing."""
+    """Two rows that say what both said when they were settled send nothing; people are told."""
     base = remembered(title={"A", "B"})
     rows = [Row({"title": each}, base) for each in ("A", "B")]
     (found,) = merge(rows, known(title="B"), MergeRules(), printed).fields
-    assert found.action is FieldAction.EQUAL
+    assert (found.action, found.disagree) == (FieldAction.EQUAL, True)
 
 
 def test_rows_that_were_settled_apart_have_a_base_each():
