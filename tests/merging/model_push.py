@@ -26,7 +26,7 @@ from connector.upsert.outbox.merge import (
     new_shown,
     still_holds,
 )
-from connector.upsert.outbox.outbox import Fate, fate_of_creation, fate_of_prospect
+from connector.upsert.outbox.outbox import Verdict, fate_of_creation, fate_of_prospect
 from tests.merging.people import (
     FIELDS,
     Changed,
@@ -278,8 +278,8 @@ class ModelPush:
         for row in group:
             says = row.says()
             is_settled = any((id_, says.get("firstName")) in entry.on for entry in self._own(row))
-            conflict = item and conflict_with(row.number, says, item)
-            twins = [each for each in stays if conflict_with(row.number, says, each.says())]
+            conflict = item and conflict_with(says, item)
+            twins = [each for each in stays if conflict_with(says, each.says())]
             if (conflict or twins) and not is_settled:
                 self._reject([row], "two behind one contact")
             else:
@@ -412,7 +412,7 @@ class ModelPush:
 
     def _met(self, write: OpenWrite, item: dict[str, Any], merged: PersonMerge | None) -> None:
         """A write that only creates has met somebody: ours, if created not before we sent it."""
-        if fate_of_creation(item, write.sent_ms) is Fate.APPLIED:
+        if fate_of_creation(item, write.sent_ms) is Verdict.APPLIED:
             self._accepted(write, item, None, is_answer=False)
             return
         self.ledger.open.remove(write)
@@ -505,9 +505,9 @@ class ModelPush:
             accepted_updated_at_ms=own.updated_at_ms if own else None,
             sent_server_ms=write.sent_ms,
         )
-        if fate is Fate.NOT_APPLIED:
+        if fate is Verdict.NOT_APPLIED:
             self._deliver(write, None)
-        elif fate is Fate.APPLIED and item:
+        elif fate is Verdict.APPLIED and item:
             self._accepted(write, item, None, is_answer=False)
         else:
             self.ledger.own[write.person] = OwnWrite(self.center.now_ms)

@@ -12,14 +12,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from connector.budget.database import Prepared
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
     entries,
     entry_contacts,
-    replacing,
+    insertion,
     sources,
 )
 
@@ -41,8 +40,8 @@ _FIND = (
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
 
 _CONTACT = ("contact", "source", "alias")
-_PUT_ENTRY = Prepared(replacing(entries, _COLUMNS), _COLUMNS)
-_PUT_CONTACT = Prepared(postgresql.insert(entry_contacts).on_conflict_do_nothing(), _CONTACT)
+_PUT_ENTRY = Prepared(insertion(entries, _COLUMNS), _COLUMNS)
+_PUT_CONTACT = Prepared(insertion(entry_contacts), _CONTACT)
 
 Base = Mapping[str, frozenset[bytes]]
 ShownCells = Mapping[str, tuple[bytes, bytes]]
