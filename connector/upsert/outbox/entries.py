@@ -30,6 +30,7 @@ _CODED = (
 )  # fmt: skip
 _CODES = {name: code for code, name in enumerate(_CODED)}
 _CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
+INITIAL = slice(8, 12)  # of an entry's names
 _SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
 _FIND = (
     "SELECT {columns}, e.alias FROM outbox_entries e WHERE e.alias IN ({aliases}) "
@@ -49,8 +50,8 @@ ShownCells = Mapping[str, tuple[bytes, bytes]]
 
 class Entry(NamedTuple):
     """alias: of the contact it had first. source: its number. rows: how many rows speak for it, at
-    most. names: a keyed hash of first and last name. content: of its one row, where all of it is
-    settled. cells: see `unpacked`."""
+    most. names: see `Hasher.entry_names`. content: of its one row, where all of it is settled.
+    cells: see `unpacked`."""
 
     alias: int
     source: int
@@ -106,23 +107,28 @@ class Entries:
     def __init__(self, scope: int) -> None:
         self._scope = scope
 
-    def source(self, connection: sa.Connection, source: int) -> tuple[int, bool]:
-        """The number of a source, and whether a push of it has ended before."""
-        row = {"scope": self._scope, "source": source}
-        found = connection.execute(self._of(source)).first()
-        if found is None:
+    def find_source(self, connection: sa.Connection, source: int) -> int:
+        """The number of a source; 0 where it has none."""
+        own = (sources.c.scope == self._scope) & (sources.c.source == source)
+        return connection.scalar(sa.select(sources.c.id).where(own)) or 0
+
+    def make_source(self, connection: sa.Connection, source: int) -> int:
+        """The number of a source, which gets one."""
+        if not (number := self.find_source(connection, source)):
+            row = {"scope": self._scope, "source": source}
             connection.execute(sa.insert(sources).values(**row))
-            found = connection.execute(self._of(source)).one()
-        return found[0], found[1] is not None
+            number = self.find_source(connection, source)
+        return number
+
+    def was_pushed(self, connection: sa.Connection, number: int) -> bool:
+        """Whether a push of this source has ended."""
+        pushed = sa.select(sources.c.pushed_ms).where(sources.c.id == number)
+        return connection.scalar(pushed) is not None
 
     def numbers(self, connection: sa.Connection) -> frozenset[int]:
         """The numbers of all sources of the scope: an alias leads to those of other accounts."""
         query = sa.select(sources.c.id).where(sources.c.scope == self._scope)
         return frozenset(connection.scalars(query))
-
-    def _of(self, source: int) -> sa.Select[Any]:
-        own = (sources.c.scope == self._scope) & (sources.c.source == source)
-        return sa.select(sources.c.id, sources.c.pushed_ms).where(own)
 
     def end_push(self, connection: sa.Connection, number: int, at_ms: int) -> None:
         """A push of this source has ended."""

@@ -350,6 +350,13 @@ class Hasher:
         last = _folded(last) if isinstance(last, str) else ""
         return b"".join(self._hashed(text) for text in (f"last:{last}", *forms))
 
+    def entry_names(self, first: Any, last: Any) -> bytes:
+        """Keyed hashes of a row's last name, whole first name, and its initial; see `Entry`."""
+        name = first_name(first)
+        whole = str(name.whole) if name else ""
+        last = _folded(last) if isinstance(last, str) else ""
+        return b"".join(map(self._hashed, (f"last:{last}", whole, whole[:1])))
+
     def name(self, name: Name) -> Name:
         """`name` as keyed hashes, to be compared with stored ones."""
         return Name(self._hashed(name.whole), frozenset(map(self._hashed, name.forms)))

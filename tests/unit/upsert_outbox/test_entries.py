@@ -70,12 +70,12 @@ def test_a_source_has_one_number_and_is_new_until_a_push_ends(database: Database
     """Sources of another account are others."""
     mine, others = Entries(42), Entries(43)
     with database.write() as connection:
-        number, was_pushed = mine.source(connection, 7)
-        assert mine.source(connection, 7) == (number, False)
-        assert not was_pushed
-        assert others.source(connection, 7)[0] != number
+        number = mine.make_source(connection, 7)
+        assert mine.find_source(connection, 7) == mine.make_source(connection, 7) == number
+        assert not mine.was_pushed(connection, number)
+        assert others.find_source(connection, 7) == 0
         mine.end_push(connection, number, at_ms=5)
-        assert mine.source(connection, 7) == (number, True)
+        assert mine.was_pushed(connection, number)
         assert mine.numbers(connection) == {number}
 
 
@@ -83,7 +83,7 @@ def test_an_entry_is_found_by_every_contact_that_it_ever_had(database: Database)
     """Of every source; settled again, it is replaced, and its contacts stay."""
     entries = Entries(42)
     with database.write() as connection:
-        one, other = (entries.source(connection, source)[0] for source in (7, 8))
+        one, other = (entries.make_source(connection, source) for source in (7, 8))
         first, twin = entry(1, one), entry(2, other)
         entries.put(connection, [first, twin], [(first, 1), (first, 2), (twin, 2)])
         again = first._replace(cells=b"new", prospect_id=None)

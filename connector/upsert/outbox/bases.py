@@ -1,0 +1,209 @@
+"""What one row of a source has settled, and what settling it again makes of its entry.
+
+An entry is a row's own where one of its contacts leads there, and it is about the same person, or
+the first names begin alike, or both contacts lead there: families share a phone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple, Self
+
+import orjson
+import sqlalchemy as sa
+
+from connector.upsert.outbox.entries import INITIAL, Base, Entries, Entry, packed, unpacked
+from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.merge import Remembered, Row, new_base
+from connector.upsert.outbox.outbox import Write
+
+
+class RowMemory(NamedTuple):
+    """What is remembered for one row. entry: its own, if it has one; others: those of its source
+    that also are about its person. people: whom entries of any source lead to, its own first."""
+
+    row: Row
+    entry: Entry | None
+    people: tuple[str, ...]
+
+
+class Settlement(NamedTuple):
+    """An entry as it is once a write is accepted, and the contacts that lead to it."""
+
+    entry: Entry
+    contacts: tuple[int, ...]
+
+    def to_bytes(self) -> bytes:
+        entry = [value.hex() if isinstance(value, bytes) else value for value in self.entry]
+        return orjson.dumps([entry, self.contacts])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        entry, contacts = orjson.loads(stored)
+        plain = Entry._make(entry)
+        names, cells = bytes.fromhex(plain.names), bytes.fromhex(plain.cells)  # type: ignore[arg-type]
+        content = None if plain.content is None else bytes.fromhex(plain.content)  # type: ignore[arg-type]
+        return cls(plain._replace(names=names, cells=cells, content=content), tuple(contacts))
+
+    def accepted(
+        self, prospect_id: str | None, shown: Mapping[str, tuple[Any, Any]], at_ms: int
+    ) -> Self:
+        """With whom the API has named, and how it shows what was sent."""
+        base, before = unpacked(self.entry.cells)
+        cells = packed(base, {**before, **shown})
+        id_ = prospect_id or self.entry.prospect_id
+        return self._replace(entry=self.entry._replace(cells=cells, prospect_id=id_, seen_ms=at_ms))
+
+
+class Bases:
+    """What one source has settled, and what others have. source: the input's name."""
+
+    def __init__(self, entries: Entries, hasher: Hasher) -> None:
+        self._entries, self.hasher = entries, hasher
+        self._sources: dict[str, int] = {}
+
+    def memories(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[tuple[Write, Mapping[str, Any], str | None]],
+    ) -> list[RowMemory]:
+        """What is remembered for each row. rows: its first write, what it says, and whom it is
+        about, where that is known."""
+        aliases = {alias for write, _, _ in rows for alias in _contacts(write)}
+        found = self._entries.find(connection, aliases)
+        if found and not self._numbers >= {
+            each.source for list_ in found.values() for each in list_
+        }:
+            self._numbers = self._entries.numbers(connection)
+        sources = {write.source for write, _, _ in rows}
+        numbers = {source: self.number(connection, source) for source in sources}
+        own = self._entries.numbers(connection)
+        return [
+            self._memory(self.number(connection, write.source), write, says, id_, found, own)
+            for write, says, id_ in rows
+        ]
+
+    def number(self, connection: sa.Connection, source: str) -> int:
+        """The number of a source; 0 while nothing of it is settled."""
+        if not self._sources.get(source):
+            alias = self.hasher.alias("source", source)
+            self._sources[source] = self._entries.find_source(connection, alias)
+        return self._sources[source]
+
+    def is_new(self, connection: sa.Connection, source: str) -> bool:
+        """Whether no push of this source has ended yet."""
+        return not self._entries.was_pushed(connection, self.number(connection, source))
+
+    def end_push(self, connection: sa.Connection, source: str, at_ms: int) -> None:
+        """A push of this source has ended: it isn't new any more."""
+        self._entries.end_push(connection, self._make_number(connection, source), at_ms)
+
+    def _make_number(self, connection: sa.Connection, source: str) -> int:
+        alias = self.hasher.alias("source", source)
+        self._sources[source] = self._entries.make_source(connection, alias)
+        return self._sources[source]
+
+    def _memory(
+        self,
+        number: int,
+        write: Write,
+        says: Mapping[str, Any],
+        prospect_id: str | None,
+        found: Mapping[int, list[Entry]],
+        numbers: Collection[int],
+    ) -> RowMemory:
+        lists = [found.get(alias, []) for alias in _contacts(write)]
+        names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
+        own, others = list[Entry](), list[Entry]()
+        for entry in dict.fromkeys(chain.from_iterable(lists)):
+            if entry.source not in numbers:
+                continue
+            is_about = prospect_id is not None and entry.prospect_id == prospect_id
+            is_alike = entry.names[INITIAL] == names[INITIAL]
+            if is_about or is_alike or (len(lists) > 1 and all(entry in each for each in lists)):
+                (own if entry.source == number else others).append(entry)
+        bases = [unpacked(entry.cells) for entry in own]
+        remembered = Remembered(
+            base=_united([base for base, _ in bases]),
+            shown={name: pair for _, shown in bases for name, pair in shown.items()},
+            others=_united([_shown_base(entry) for entry in others]),
+        )
+        people = dict.fromkeys(
+            entry.prospect_id for entry in (*own, *others) if entry.prospect_id is not None
+        )
+        return RowMemory(Row(says, remembered), own[0] if own else None, tuple(people))
+
+    def settlement(
+        self,
+        write: Write,
+        memory: RowMemory,
+        settled: Collection[str],
+        siblings: Base,
+        *,
+        prospect_id: str | None,
+        rows: int,
+        at_ms: int,
+    ) -> Settlement | None:
+        """The row's entry as it is once the row is settled; None where that changes nothing.
+
+        siblings: what all rows of the entry say now. Another row's new cell isn't settled with this
+        one; an old one, which no row says any more, goes.
+        """
+        contacts = _contacts(write)
+        if not contacts:
+            return None
+        entry = memory.entry
+        base, shown = unpacked(entry.cells) if entry else ({}, {})
+        own: dict[str, frozenset[bytes]] = new_base([memory.row], settled, self.hasher.cell)  # type: ignore[assignment]
+        after = dict(base)
+        for name, cells in own.items():
+            after[name] = cells | (base.get(name, frozenset()) & siblings.get(name, frozenset()))
+            if after[name] != base.get(name):
+                shown.pop(name, None)
+        is_whole = rows == 1 and after.keys() <= own.keys()
+        says = memory.row.says
+        new = Entry(
+            entry.alias if entry else contacts[0],
+            entry.source if entry else 0,  # it gets its source's number when it is put
+            prospect_id or (entry.prospect_id if entry else None),
+            max(rows, entry.rows if entry else 0),
+            self.hasher.entry_names(says.get("firstName"), says.get("lastName")),
+            write.content if is_whole else None,
+            packed(after, shown),
+            at_ms,
+        )
+        return Settlement(new, contacts)
+
+    def put(self, connection: sa.Connection, source: str, settled: Sequence[Settlement]) -> None:
+        """Store what is settled for rows of `source`."""
+        if not settled:
+            return
+        number = self.number(connection, source) or self._make_number(connection, source)
+        found = [each.entry._replace(source=number) for each in settled]
+        pairs = zip(found, settled, strict=True)
+        contacts = [(entry, contact) for entry, each in pairs for contact in each.contacts]
+        self._entries.put(connection, found, contacts)
+
+
+def _contacts(write: Write) -> tuple[int, ...]:
+    """The aliases that an entry is found by, email first; of a row without contact, its own."""
+    return write.names.present()
+
+
+def _united(bases: Sequence[Base]) -> dict[str, frozenset[bytes]]:
+    if len(bases) == 1:
+        return dict(bases[0])
+    names = {name for base in bases for name in base}
+    return {
+        name: frozenset[bytes]().union(*(base[name] for base in bases if name in base))
+        for name in names
+    }
+
+
+def _shown_base(entry: Entry) -> Base:
+    """What another source's entry said last, and how that was shown."""
+    base, shown = unpacked(entry.cells)
+    return {
+        name: cells | {shown[name][1]} if name in shown else cells for name, cells in base.items()
+    }
