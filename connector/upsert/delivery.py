@@ -17,7 +17,17 @@ from connector.api.client import ApiClient, WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
+from connector.upsert.outbox.bases import RowMemory, fields_of_item
 from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
+from connector.upsert.outbox.merge import (
+    Fingerprints,
+    MergeRules,
+    NotSendable,
+    Person,
+    PersonMerge,
+    body_of_update,
+    merge,
+)
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -38,6 +48,15 @@ _RESUMED_PATIENCE_S = 60.0
 """An earlier run already waited for such a write, and other rows wait until it is settled."""
 
 
+_SAME = {"email": same_email, "phone": same_phone}
+_SHARED = (
+    "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
+    "Look at both in HiringCenter"
+)
+_TAKEN = (
+    "the new {contact} belongs to prospect {other}, while the row is about prospect {id}. Correct "
+    "the row, or look at both in HiringCenter"
+)
 _UNFILTERED = (
     "the API didn't filter its list by email, phone or name, so whether this person exists isn't "
     "known; nothing was sent"
@@ -101,6 +120,7 @@ class Delivered:
     verdict is ANSWERED. expected_is_deleted: the prospect to be changed no longer exists, and a new
     one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
+    merged: what is left to change of a person who was looked at.
     """
 
     write: Write
@@ -111,6 +131,7 @@ class Delivered:
     was_refused: bool = False
     key_age_s: float = 0.0
     remembered: bool | None = None
+    merged: PersonMerge | None = None
 
 
 class Delivery:
@@ -145,6 +166,58 @@ class Delivery:
         verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
         write = write._replace(prospect_id=id_, body=orjson.dumps(payload))
         return Delivered(write, verdict, item)
+
+    def look_before_change(
+        self, write: Write, memory: RowMemory, rules: MergeRules, fingerprint: Fingerprints
+    ) -> Delivered:
+        """Merge a row with its person as they are now; nothing is sent.
+
+        Raises:
+            NotSendable: the API can't be asked to change this, or would change somebody else.
+            Unclear: the API didn't filter its list.
+        """
+        assert write.prospect_id is not None
+        says, id_ = memory.row.says, write.prospect_id
+        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
+        item = self._listed_alone(id_, says, seen) or self._by_id(id_)
+        if item is None:
+            return Delivered(write, Verdict.ABSENT)
+        person = Person(id_, fields_of_item(item), fresh=True)
+        merged = merge([memory.row], person, rules, fingerprint)
+        if not merged.to_send:
+            return Delivered(write, Verdict.EQUAL, item, merged=merged)
+        body = body_of_update(merged, person, labels_merge=rules.labels_merge)
+        assert body.contact is not None
+        if self._having(*body.contact, seen) != [id_]:
+            raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
+        for name, value in body.new_contacts:
+            if others := [other for other in self._having(name, value, seen) if other != id_]:
+                raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
+        write = write._replace(body=orjson.dumps(body.payload))
+        return Delivered(write, Verdict.PRESENT, item, merged=merged)
+
+    def _listed_alone(
+        self, id_: str, says: Item, seen: dict[tuple[str, str], list[str]]
+    ) -> Item | None:
+        """The person, if a list by the row's first contact shows exactly them."""
+        for name, same in _SAME.items():
+            if says.get(name):
+                value = str(says[name])
+                items = self._listed({name: value})
+                own = [item for item in items if same(value, item.get(name))]
+                seen[name, value] = [str(item.get("id")) for item in own]
+                return own[0] if seen[name, value] == [id_] else None
+        return None
+
+    def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
+        """The ids of those who have a contact; asked once."""
+        if (name, value) not in seen:
+            items = self._listed({name: value})
+            own = [item for item in items if _SAME[name](value, item.get(name))]
+            if items and not own:
+                raise Unclear(_UNFILTERED)
+            seen[name, value] = [str(item.get("id")) for item in own]
+        return seen[name, value]
 
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
         """Post `write`, or investigate its fate if its key may have expired.

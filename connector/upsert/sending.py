@@ -23,6 +23,8 @@ from connector.clock import SteadyClock
 from connector.errors import BudgetError, Interrupted
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
+from connector.upsert.outbox.bases import Bases
+from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
@@ -107,6 +109,7 @@ class Sender:
         self._receipts = Receipts(outbox.scope)
         self._settler = Settler(outbox, self._receipts, options, clock)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
+        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._rows = _RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
         self._in_flight: set[RowInFlight] = set()
@@ -165,7 +168,10 @@ class Sender:
         """Runs in a pool thread; the thread that keeps the outbox decides what follows."""
         arrived: Delivered | BaseException
         try:
-            if row.looks:
+            if row.looks and row.memory is not None and row.write.prospect_id is not None:
+                rules, cell = self._options.rules, self._outbox.hasher.cell
+                arrived = self._delivery.look_before_change(row.write, row.memory, rules, cell)
+            elif row.looks:
                 arrived = self._delivery.look_up(row.write)
             else:
                 arrived = self._delivery.send(
@@ -245,9 +251,28 @@ class Sender:
                 break
             names = {alias for row in rows for alias in row.write.aliases}
             found = self._receipts.find(connection, names)
+            if self._options.merges:
+                self._add_memories(connection, rows, found)
             going += [row for row in rows if self._claim_row(connection, row, found)]
             passed += len(rows)
         return going
+
+    def _add_memories(
+        self, connection: sa.Connection, rows: Sequence[RowInFlight], found: Mapping[int, Receipt]
+    ) -> None:
+        """What is settled for rows that are merged, by now."""
+        merged = [
+            row for row in rows if row.write.kind == PROSPECTS and row.write.names.row is None
+        ]
+        asked = []
+        for row in merged:
+            known = [found[each] for each in row.write.names.present() if each in found]
+            id_ = known[0].prospect_id if known else row.write.prospect_id
+            asked.append((row.write, orjson.loads(row.write.body), id_))
+        memories = self._bases.memories(connection, asked)
+        for row, memory in zip(merged, memories, strict=True):
+            row.memory = memory
+            row.siblings = unpacked(row.write.settles)[0] if row.write.settles else None
 
     def _claim_row(
         self, connection: sa.Connection, row: RowInFlight, found: Mapping[int, Receipt]
@@ -262,6 +287,8 @@ class Sender:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
             evidence = Evidence.of(write, found, uncertain, disputed)
             evidence.stale = "changed since" if write.stale else None
+            if row.memory is not None:
+                evidence.receipt, evidence.uncertain = None, False  # bases decide
             decision = decide(write.content, evidence, self._options)
             known = (evidence.by_email, evidence.by_phone, evidence.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)
@@ -290,6 +317,7 @@ class Sender:
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
         looks = self._options.mode == "update-only" or row.must_exist is not None
         looks = looks or (self._options.looks_first and evidence.best is None)
+        looks = looks or (row.memory is not None and row.prospect_id is not None)
         write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
         self._start(connection, row, write, looks=looks)
 
@@ -367,6 +395,9 @@ class Sender:
             row.write, before = self._creating_only(row.write), WriteState.PLANNED
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
+        if row.memory is not None and row.write.kind == PROSPECTS:
+            settlement = self._settler.settlement_of(row)
+            row.write = row.write._replace(settles=settlement and settlement.to_bytes())
         at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms

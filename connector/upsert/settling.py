@@ -18,6 +18,8 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
+from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
+from connector.upsert.outbox.entries import Base, Entries, unpacked
 from connector.upsert.outbox.matching import (
     compare,
     conflict_with,
@@ -25,6 +27,15 @@ from connector.upsert.outbox.matching import (
     same_email,
     same_phone,
     stored_first_name,
+)
+from connector.upsert.outbox.merge import (
+    NotSendable,
+    Person,
+    PersonMerge,
+    body_of_update,
+    has_changed,
+    merge,
+    new_shown,
 )
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
@@ -34,6 +45,7 @@ from connector.upsert.outbox.outbox import (
     WriteState,
     time_ms,
 )
+from connector.upsert.outbox.person_plan import DELETED
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
 
@@ -66,6 +78,8 @@ class RowInFlight:
     accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
     claimed, and when it last went out; monotonic.
 
+    memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
+    say, where there are several; merged: what came of the merge.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     left_alone: the prospect exists, and a push that only creates doesn't change it. names: of the
     people that `failures` are about, for the rejects file only.
@@ -82,6 +96,9 @@ class RowInFlight:
     tried_s: float = 0.0
     prospect_id: str | None = None
     status: Status | None = None
+    memory: RowMemory | None = None
+    siblings: Base | None = None
+    merged: PersonMerge | None = None
     left_alone: bool = False
     names: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -145,6 +162,7 @@ class Settler:
     ) -> None:
         self._outbox, self._receipts = outbox, receipts
         self._options, self._clock = options, clock
+        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
         with outbox.database.read() as connection:
@@ -189,7 +207,7 @@ class Settler:
         if write.kind != PROSPECTS:
             self._accept_activity(connection, row)
         elif answer.status == 201:
-            self._accept(connection, row, answer.item, Status.CREATED)
+            self._accept(connection, row, answer.item, Status.CREATED, is_answer=True)
             expected = write.prospect_id
             if not _is_expected(write, row.prospect_id) and arrived.expected_is_deleted:
                 row.notes.append(f"prospect {expected} was deleted in HiringCenter")
@@ -202,7 +220,7 @@ class Settler:
         elif not _is_expected(write, answer.item.get("id")):
             self._accept_another(connection, row, answer.item)
         else:
-            self._accept(connection, row, answer.item, Status.UPDATED)
+            self._accept(connection, row, answer.item, Status.UPDATED, is_answer=True)
         return Next.SETTLED
 
     def _settle_look_up(
@@ -210,6 +228,8 @@ class Settler:
     ) -> Next:
         known_id, item = row.write.prospect_id, arrived.item or {}
         row.write = arrived.write
+        if row.memory is not None and row.write.kind == PROSPECTS and known_id is not None:
+            return self._settle_look_before_change(connection, row, arrived, row.memory)
         is_person = row.write.kind == PROSPECTS
         if arrived.verdict is Verdict.ABSENT:
             why = _ABSENT if self._options.mode == "update-only" else row.must_exist
@@ -228,12 +248,84 @@ class Settler:
             self._accept(connection, row, item, Status.UNCHANGED)
         return Next.SETTLED
 
+    def _settle_look_before_change(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered, memory: RowMemory
+    ) -> Next:
+        """The person was looked at: nothing is left to change, or they were deleted, or the row is
+        sent with what is left."""
+        if arrived.verdict is Verdict.ABSENT:
+            self._receipts.forget_people(connection, [row.write.prospect_id or ""])
+            if self._options.mode == "update-only":
+                self._refuse(connection, row, Status.REJECTED, _ABSENT)
+            elif self._options.rules.restore or has_changed([memory.row], self._cell):
+                row.write = row.write._replace(prospect_id=None)
+                return Next.SEND
+            else:
+                self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
+                row.status = Status.UNCHANGED
+                row.notes.append(DELETED)
+            return Next.SETTLED
+        item = arrived.item or {}
+        if self._is_another(connection, row, item):
+            return Next.SETTLED
+        row.merged = arrived.merged
+        if arrived.verdict is Verdict.PRESENT:
+            return Next.SEND
+        self._accept(connection, row, item, Status.UNCHANGED)
+        return Next.SETTLED
+
+    @property
+    def _cell(self) -> Callable[[str, Any], bytes]:
+        return self._outbox.hasher.cell
+
+    def settlement_of(self, row: RowInFlight) -> Settlement | None:
+        """What the answer to the row's write settles: its cells, without those that were left
+        out."""
+        if row.memory is None or row.write.kind != PROSPECTS:
+            return None
+        return self._bases.settlement(
+            row.write,
+            row.memory,
+            row.merged.settled if row.merged else row.memory.row.says.keys(),
+            row.siblings or {},
+            prospect_id=row.write.prospect_id,
+            rows=2 if row.siblings else 1,
+            at_ms=self._clock.now_ms(),
+        )
+
+    def _settle_cells(
+        self, connection: sa.Connection, row: RowInFlight, item: Item, *, is_answer: bool
+    ) -> None:
+        """What the row says is its source's base from now on. is_answer: `item` shows what the API
+        has made of it; else it may show what somebody has made of it since."""
+        write = row.write
+        if row.left_alone or write.kind != PROSPECTS:
+            return
+        if row.looks:
+            settlement = self.settlement_of(row)
+        else:
+            settlement = Settlement.from_bytes(write.settles) if write.settles else None
+        if settlement is None:
+            return
+        known = unpacked(settlement.entry.cells)[0]
+        sent = orjson.loads(write.body) if is_answer else {}
+        shown = new_shown(sent, fields_of_item(item), self._cell)
+        own = {name: pair for name, pair in shown.items() if pair[0] in known.get(name, ())}
+        accepted = settlement.accepted(row.prospect_id, own, self._clock.now_ms())
+        self._bases.put(connection, write.source, [accepted])
+
     def _settle_meeting(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
         item, write = arrived.item or {}, row.write
         if self._is_another(connection, row, item):
+            return Next.SETTLED
+        if row.memory is not None:
+            return self._settle_merged_meeting(connection, row, item, row.memory)
+        if write.settles is not None:  # of an earlier run: its source's next push finds the person
+            self._finish(connection, row, Status.UNCHANGED, None)
+            row.status = Status.UNCHANGED
             return Next.SETTLED
         payload = orjson.loads(write.body)
         if not compare(payload, item).equal:
@@ -246,6 +338,26 @@ class Settler:
             status = Status.UPDATED if changed_ms >= sent_ms else Status.UNCHANGED
         self._accept(connection, row, item, status)
         return Next.SETTLED
+
+    def _settle_merged_meeting(
+        self, connection: sa.Connection, row: RowInFlight, item: Item, memory: RowMemory
+    ) -> Next:
+        """A creation has met a prospect, who was read with its answer: the row is merged."""
+        id_, rules = row.write.prospect_id, self._options.rules
+        person = Person(str(id_), fields_of_item(item), fresh=True)
+        row.merged = merge([memory.row], person, rules, self._cell)
+        if not row.merged.to_send:
+            settlement = self.settlement_of(row)
+            row.write = row.write._replace(settles=settlement and settlement.to_bytes())
+            self._accept(connection, row, item, Status.UNCHANGED)
+            return Next.SETTLED
+        try:
+            body = body_of_update(row.merged, person, labels_merge=rules.labels_merge)
+        except NotSendable as error:
+            self._refuse(connection, row, Status.REJECTED, str(error))
+            return Next.SETTLED
+        row.write = row.write._replace(body=orjson.dumps(body.payload))
+        return Next.UPDATE
 
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
         """Whether a row is refused, since the person with its contact seems to be another one;
@@ -289,6 +401,9 @@ class Settler:
                 after=WriteState.UNCERTAIN,
             )
             self.uncertain |= write.uncertain_names
+            if write.settles is not None:  # kept, until it is known
+                kept = Settlement.from_bytes(write.settles)
+                self._bases.put(connection, write.source, [kept])
             if write.kind == PROSPECTS and write.prospect_id is not None:
                 self._receipts.break_tail(connection, write.prospect_id, self._clock.now_ms())
             row.fail(UNCERTAIN)
@@ -306,6 +421,8 @@ class Settler:
             self._settle_refusal(connection, row, error)
         elif isinstance(error, Unclear):
             self._refuse(connection, row, Status.FAILED, str(error))
+        elif isinstance(error, NotSendable):
+            self._refuse(connection, row, Status.REJECTED, str(error))
         elif isinstance(error, Unreachable | UnexpectedAnswer):
             if self.recovering:  # one write that is never answered must not stop all others
                 self.unanswered = error
@@ -351,7 +468,13 @@ class Settler:
         self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=before)
 
     def _accept(
-        self, connection: sa.Connection, row: RowInFlight, item: Item, status: Status
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        item: Item,
+        status: Status,
+        *,
+        is_answer: bool = False,
     ) -> None:
         """The API has `item` after the write, as `status` says.
 
@@ -361,6 +484,7 @@ class Settler:
         row.status = status
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
+        self._settle_cells(connection, row, item, is_answer=is_answer)
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")

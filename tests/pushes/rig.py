@@ -17,6 +17,7 @@ from connector.budget.locks import take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.outbox.evidence import Pulled
+from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
@@ -99,6 +100,8 @@ class Rig:
         allow_shared_contact: bool = False,
         looks_first: bool = False,
         dry_run: bool = False,
+        merges: bool = False,
+        rules: MergeRules | None = None,
     ) -> Pushed:
         """Push `rows`, numbered from 2 as in a file with a header."""
         self.pushes += 1
@@ -112,6 +115,8 @@ class Rig:
             retry_total_s=self.retry_total_s,
             allow_shared_contact=allow_shared_contact,
             looks_first=looks_first,
+            merges=merges,
+            rules=rules or MergeRules(),
         )
         with take_lock(self.database, "push", run_id=run_id) as held:
             began_ms = int(self.steady.now_s() * 1000)

@@ -14,9 +14,10 @@ import orjson
 import sqlalchemy as sa
 
 from connector.upsert.outbox.entries import INITIAL, Base, Entries, Entry, packed, unpacked
-from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
 from connector.upsert.outbox.merge import Remembered, Row, new_base
 from connector.upsert.outbox.outbox import Write
+from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 
 
 class RowMemory(NamedTuple):
@@ -72,12 +73,6 @@ class Bases:
         about, where that is known."""
         aliases = {alias for write, _, _ in rows for alias in _contacts(write)}
         found = self._entries.find(connection, aliases)
-        if found and not self._numbers >= {
-            each.source for list_ in found.values() for each in list_
-        }:
-            self._numbers = self._entries.numbers(connection)
-        sources = {write.source for write, _, _ in rows}
-        numbers = {source: self.number(connection, source) for source in sources}
         own = self._entries.numbers(connection)
         return [
             self._memory(self.number(connection, write.source), write, says, id_, found, own)
@@ -184,6 +179,20 @@ class Bases:
         pairs = zip(found, settled, strict=True)
         contacts = [(entry, contact) for entry, each in pairs for contact in each.contacts]
         self._entries.put(connection, found, contacts)
+
+
+def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:
+    """A prospect that was read, by the names that its fields are written under. An absent field is
+    unknown; so is a null of the copy, which may stand for an absent one, in a field that the
+    contract doesn't name."""
+    fields = {}
+    for name in PROSPECT_FIELDS:
+        read_as = READ_AS.get(name, name)
+        if read_as in item:
+            is_told = not of_copy or item[read_as] is not None or read_as in ALWAYS_READ
+            if is_told:
+                fields[name] = item[read_as]
+    return fields
 
 
 def _contacts(write: Write) -> tuple[int, ...]:

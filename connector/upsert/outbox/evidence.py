@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import orjson
 
+from connector.upsert.outbox.bases import Bases, RowMemory
 from connector.upsert.outbox.matching import (
     READ_AS,
     Name,
@@ -86,6 +87,8 @@ class Evidence:
     of a person whom they lead to. settled: of those people, on whom this source has settled the
     first name; created: by creating them. attached: (prospect id, kind, content) of activities
     that are there. contacts: how many the row has, of email and phone. payload: the row's own.
+    pulled: whom the contacts lead to, as the destination has them. memory: what was settled for the
+    row.
     """
 
     by_email: Receipt | None = None
@@ -104,6 +107,8 @@ class Evidence:
     fits: bool = False
     settled: frozenset[str] = frozenset()
     created: bool = False
+    pulled: Mapping[str, PulledProspect] = field(default_factory=dict)
+    memory: RowMemory | None = None
 
     @classmethod
     def of(
@@ -162,8 +167,17 @@ class Evidence:
 class EvidenceFinder:
     """Evidence for checked rows: the ledger's, and what the last pull saw since."""
 
-    def __init__(self, outbox: Outbox, receipts: Receipts, pulled: Pulled, *, source: str) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        receipts: Receipts,
+        pulled: Pulled,
+        *,
+        source: str,
+        bases: Bases | None = None,
+    ) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
+        self._bases = bases
         self._source = outbox.hasher.alias("source", source)
         self._uncertain = outbox.uncertain()
         self._open = {name for write in outbox.open_sends() for name in write.person_names}
@@ -222,6 +236,47 @@ class EvidenceFinder:
             self._compare_names(own, seen)
         self._add_settled(people, evidence)
         return evidence
+
+    def gather_to_merge(self, people: Sequence[Sequence[Sequence[Write]]]) -> dict[int, Evidence]:
+        """row number → all facts about its person, and what was settled for the row."""
+        rows = [row for person in people for row in person]
+        evidence = self._from_ledger(rows)
+        self._add_contacts(list(evidence.values()))
+        self._add_memories(rows, evidence)
+        remembered = {id_ for own in evidence.values() if own.memory for id_ in own.memory.people}
+        ids = {id_ for own in evidence.values() for id_ in own.people} | remembered
+        seen = self.pulled.by_id(ids, with_fields=True)
+        for own in evidence.values():
+            deleted = {
+                each.prospect_id
+                for each in own.receipts
+                if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
+            }
+            self.deleted |= deleted
+            own.drop(deleted)
+            self._compare_names(own, seen)
+            near = {*own.people, *(own.memory.people if own.memory else ())}
+            own.pulled = {id_: seen[id_] for id_ in near if id_ in seen}
+        self._add_settled(people, evidence)
+        return evidence
+
+    def _add_memories(
+        self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence]
+    ) -> None:
+        assert self._bases is not None
+        asked = [
+            (write, own.payload, own.best.prospect_id if own.best else None)
+            for write, *_ in rows
+            for own in [evidence[write.row_number]]
+        ]
+        with self._outbox.database.read() as connection:
+            memories = self._bases.memories(connection, asked)
+        for (write, *_), memory in zip(rows, memories, strict=True):
+            evidence[write.row_number].memory = memory
+
+    def waits(self, write: Write, prospect_id: str | None) -> bool:
+        """Whether a write to this person has no answer yet."""
+        return not self._open.isdisjoint({*write.names.present(), prospect_id})
 
     def _from_ledger(self, rows: Sequence[Sequence[Write]]) -> dict[int, Evidence]:
         aliases = {alias for write, *_ in rows for alias in write.aliases}

@@ -24,7 +24,7 @@ READ_AS = {"stageId": "currentStageId"}
 # alone say the same.
 MANNERS = frozenset({"update", "muteWebhook"})
 # The contract names these in what is read, so an absent one is null; others may be write-only.
-_ALWAYS_READ = frozenset(
+ALWAYS_READ = frozenset(
     {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}
 )
 _LEAST_DIGITS = 7
@@ -73,7 +73,7 @@ def compare(payload: Mapping[str, Any], item: Mapping[str, Any]) -> Comparison:
         read_as = READ_AS.get(name, name)
         if name in MANNERS:
             continue
-        if read_as not in item and read_as not in _ALWAYS_READ:
+        if read_as not in item and read_as not in ALWAYS_READ:
             unseen.append(name)
         elif not same_value(name, wanted, item.get(read_as)):
             differs.append(name)

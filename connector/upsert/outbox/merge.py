@@ -472,7 +472,7 @@ def new_base(
     base: dict[str, set[Fingerprint]] = {}
     for row in rows:
         for name, value in row.says.items():
-            if name in settled:
+            if name in settled and name not in MANNERS:
                 cells = (value or ()) if name in _LABEL_EDITS else (value,)
                 base.setdefault(name, set()).update(fingerprint(name, cell) for cell in cells)
     return {name: frozenset(prints) for name, prints in base.items()}

@@ -66,7 +66,9 @@ class Write(NamedTuple):
     no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
     creates a prospect or does nothing, since none is known whom it is about. id: 0 until it is in
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
-    instant, None where that isn't known.
+    instant, None where that isn't known. settles: while it is planned, what all rows of its entry
+    say (`entries.packed`), where there are several; once it is sent, what its answer settles
+    (`bases.Settlement`).
     """
 
     run_id: str
@@ -89,6 +91,7 @@ class Write(NamedTuple):
     idempotency_key: str | None = None
     sent_ms: int | None = None
     sent_server_ms: int | None = None
+    settles: bytes | None = None
 
     @property
     def aliases(self) -> tuple[int, ...]:
@@ -109,6 +112,9 @@ class Write(NamedTuple):
 
 
 _COLUMNS = [writes.c[name] for name in Write._fields]
+_SENT = (
+    "idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms", "settles",
+)  # fmt: skip
 _STEP = sa.update(writes).where(
     writes.c.id == sa.bindparam("of_id"), writes.c.state == sa.bindparam("before")
 )
@@ -205,8 +211,7 @@ class Outbox:
         """
         key = write.idempotency_key or secrets.token_hex(16)
         sent = write._replace(idempotency_key=key, sent_ms=at_ms, sent_server_ms=server_ms)
-        changed = ("idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms")
-        values = {name: getattr(sent, name) for name in changed}
+        values = {name: getattr(sent, name) for name in _SENT}
         self._step(connection, write, before, WriteState.SENDING, values)
         return sent
 

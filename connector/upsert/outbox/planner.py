@@ -16,9 +16,13 @@ from typing import Any, Literal
 import orjson
 
 from connector.clock import SteadyClock
+from connector.upsert.outbox.bases import Bases, Settlement
+from connector.upsert.outbox.entries import Entries
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
+from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.person_plan import PersonPlanner, RowPlan
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Check, Forest, Row, Staging
 from connector.upsert.rows.cells import InputRow
@@ -53,7 +57,8 @@ class PushOptions:
     outbox doesn't know is looked up before a write. allow_shared_contact: send rows that seem to be
     about another person than the one who has their contact. retry_total_s: for how long one write
     is tried. retention_days: how long outcomes, and receipts that nothing uses, are kept.
-    destination: a number that stands for where results land.
+    destination: a number that stands for where results land. merges, rules: fields are merged
+    three ways, by these. fresh_ms: for how long what was read of a person counts as fresh.
     """
 
     run_id: str
@@ -66,6 +71,9 @@ class PushOptions:
     retry_total_s: float = 300.0
     retention_days: int = 90
     destination: int = 0
+    merges: bool = False
+    rules: MergeRules = field(default_factory=MergeRules)
+    fresh_ms: int = 900_000
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,7 @@ class PlanCounts:
 
     would_create, would_update: of those, by what the API will do; the others are unknown.
     writes: requests that change something. look_ups: at most so many come before them, since an
-    outbox was lost.
+    outbox was lost. kept: rows with fields that were kept.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
@@ -171,6 +179,7 @@ class PlanCounts:
     prospect_writes: int = 0
     writes: int = 0
     look_ups: int = 0
+    kept: int = 0
 
 
 class Planner:
@@ -189,7 +198,14 @@ class Planner:
         self._dry_run = dry_run
         self._receipts = Receipts(outbox.scope)
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
-        self._finder = EvidenceFinder(outbox, self._receipts, pulled, source=options.source)
+        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._finder = EvidenceFinder(
+            outbox, self._receipts, pulled, source=options.source, bases=self._bases
+        )
+        self._merging = PersonPlanner(
+            self._bases, pulled, options.rules, now_ms=clock.now_ms(), fresh_ms=options.fresh_ms
+        )
+        self._settled: list[Settlement] = []
         self._new: list[Write] = []
         self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
@@ -248,6 +264,12 @@ class Planner:
         self._on_reject(reject)
 
     def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
+        if self._options.merges:
+            evidence = self._finder.gather_to_merge(people)
+            for person in people:
+                self._plan_person(person, evidence)
+            self._store()
+            return
         others = []
         for person in people:
             if self._options.force or not self._is_plainly_unchanged(person):
@@ -277,6 +299,9 @@ class Planner:
                 self._book(row, rejected[number], evidence[number], person=row[0].person)
         rest = [row for row in rows if row[0].row_number not in rejected]
         for together in _by_person(rest, evidence) if rejected else [rows]:
+            if self._options.merges:
+                self._merge_rows(together, evidence)
+                continue
             asked = [(row[0].content, evidence[row[0].row_number]) for row in together]
             decisions = _decide_rows(asked, self._options)
             # one number for rows that must not go out at once: also those of one prospect whose
@@ -288,6 +313,35 @@ class Planner:
                 person = self._outbox.hasher.alias("prospect", id_)
             for row, decision in zip(together, decisions, strict=True):
                 self._book(row, decision, evidence[row[0].row_number], person=person)
+
+    def _merge_rows(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
+        """Merge the rows of one person with what is known, and plan what is left of each."""
+        merged: list[tuple[Row, Evidence, RowDecision]] = []
+        for row in rows:
+            own = evidence[row[0].row_number]
+            if row[0].names.row is None:
+                own.receipt, own.uncertain = None, False  # bases decide
+            decision = decide(row[0].content, own, self._options)
+            if decision.outcome is None and row[0].names.row is None:
+                merged.append((row, own, decision))
+            else:
+                self._book(row, decision, own, person=row[0].person)
+        if not merged:
+            return
+        ids = [decision.prospect_id for _, _, decision in merged]
+        ids += [own.best.prospect_id for _, own, _ in merged if own.best is not None]
+        known = next((id_ for id_ in ids if id_ is not None), None)
+        is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
+        asked = [(row[0], own) for row, own, _ in merged]
+        plans = self._merging.plan(asked, known, is_open=is_open)
+        decisions = [_decision_of(plan) for plan in plans]
+        person = self._person_number(merged[0][0][0], decisions)
+        for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
+            if plan.settlement is not None:
+                self._settled.append(plan.settlement)
+            self.counts.kept += bool(plan.kept)
+            row[0] = row[0]._replace(settles=plan.siblings)
+            self._book(row, decision, own, person=person)
 
     def _two_behind_one_contact(
         self, rows: Sequence[Row], evidence: Mapping[int, Evidence]
@@ -366,14 +420,22 @@ class Planner:
         new, found, deleted = self._new, self._found, set(self._finder.deleted)
         self._new, self._found = [], []
         self._finder.deleted.clear()
-        if self._dry_run or not (new or found or deleted):
+        settled, self._settled = self._settled, []
+        if self._dry_run or not (new or found or deleted or settled):
             return
         with self._outbox.database.write() as connection:
             if deleted:
                 self._receipts.forget_people(connection, deleted)
+            self._bases.put(connection, self._options.source, settled)
             self._outbox.plan(connection, new, self._clock.now_ms())
             at_ms = int(self._clock.wall_s() * 1000)  # for people
             self._results.put(connection, self._options.run_id, found, at_ms)
+
+
+def _decision_of(plan: RowPlan) -> RowDecision:
+    kept = f"kept as HiringCenter has it: {', '.join(plan.kept)}" if plan.kept else None
+    outcome = None if plan.sends else Status.UNCHANGED
+    return RowDecision(outcome, plan.prospect_id, plan.reason or kept)
 
 
 def _candidate(write: Write, evidence: Evidence) -> Candidate:

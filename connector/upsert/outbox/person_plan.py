@@ -1,0 +1,172 @@
+"""The plan of one person's rows: the merge with what is known, and what it leaves each row to do.
+
+Each row keeps a write of its own, so that rows of one person follow one another: a write sends the
+fields that its row speaks for. What needs no request is settled at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
+from connector.upsert.outbox.entries import packed
+from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
+from connector.upsert.outbox.merge import (
+    MergeRules,
+    OwnWrite,
+    Person,
+    PersonMerge,
+    has_changed,
+    merge,
+    new_base,
+    still_holds,
+)
+from connector.upsert.outbox.outbox import Write
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
+    write. settlement: what is settled without one. kept: fields that people are told were kept."""
+
+    sends: bool
+    prospect_id: str | None
+    siblings: bytes | None = None
+    settlement: Settlement | None = None
+    kept: tuple[str, ...] = ()
+    reason: str | None = None
+
+
+DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
+
+
+class PersonPlanner:
+    """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans."""
+
+    def __init__(
+        self, bases: Bases, pulled: Pulled, rules: MergeRules, *, now_ms: int, fresh_ms: int
+    ) -> None:
+        self._bases, self._pulled, self._rules = bases, pulled, rules
+        self._now_ms, self._fresh_ms = now_ms, fresh_ms
+
+    def plan(
+        self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str | None, *, is_open: bool
+    ) -> list[RowPlan]:
+        """What to do with each row, in file order. prospect_id: whom the rows' receipts or the copy
+        say they are about. is_open: a write to them has no answer yet."""
+        memories = [own.memory for _, own in rows]
+        assert all(memories)
+        known = [memory for memory in memories if memory is not None]
+        said = [memory.row for memory in known]
+        prospect_id = prospect_id or self._remembered(rows)
+        if prospect_id is None:
+            if all(memory.entry for memory in known) and not has_changed(said, self._cell):
+                return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
+            return [self._sent(memory, known, None) for memory in known]
+        theirs = self._person(rows, prospect_id, is_open=is_open)
+        merged = merge(said, theirs, self._rules, self._cell)
+        plans = []
+        for position, ((write, _), memory) in enumerate(self._with(rows)):
+            speaks = {each.row for each in merged.to_send} | ({0} if len(rows) == 1 else set())
+            if merged.to_send and position in speaks:
+                plans.append(self._sent(memory, known, prospect_id))
+            else:
+                plans.append(self._settled(write, memory, known, merged, prospect_id))
+        return plans
+
+    @staticmethod
+    def _with(
+        rows: Sequence[tuple[Write, Evidence]],
+    ) -> list[tuple[tuple[Write, Evidence], RowMemory]]:
+        return [(row, row[1].memory) for row in rows if row[1].memory is not None]
+
+    def _remembered(self, rows: Sequence[tuple[Write, Evidence]]) -> str | None:
+        """Whom what was settled without a request is about, while they live."""
+        for _, own in rows:
+            memory = own.memory
+            for id_ in memory.people if memory else ():
+                seen_ms = memory.entry.seen_ms if memory and memory.entry else 0
+                if not self._pulled.is_deleted(own.pulled.get(id_), seen_ms):
+                    return id_
+        return None
+
+    def _person(
+        self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str, *, is_open: bool
+    ) -> Person | None:
+        """The person as the copy has them, where that still holds."""
+        copied, receipt = None, None
+        for _, own in rows:
+            copied = copied or own.pulled.get(prospect_id)
+            receipt = receipt or next(
+                (each for each in own.receipts if each.prospect_id == prospect_id), None
+            )
+        if copied is None or copied.deleted_at_ms is not None:
+            return None
+        written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms) if receipt else None
+        read_ms = self._read_ms(copied)
+        if not still_holds(read_ms, copied.updated_at_ms, written, is_open=is_open):
+            return None
+        is_fresh = read_ms is not None and self._now_ms - read_ms < self._fresh_ms
+        return Person(prospect_id, fields_of_item(copied.fields, of_copy=True), is_fresh)
+
+    def _read_ms(self, copied: PulledProspect) -> int | None:  # noqa: ARG002 - no row knows, so far
+        """When this person was read: no later than the last complete scan began."""
+        return self._pulled.complete_ms
+
+    def _sent(
+        self,
+        memory: RowMemory,
+        all_rows: Sequence[RowMemory],
+        prospect_id: str | None,
+    ) -> RowPlan:
+        siblings = self._siblings(memory, all_rows)
+        return RowPlan(
+            sends=True,
+            prospect_id=prospect_id,
+            siblings=packed(siblings, {}) if len(all_rows) > 1 else None,
+        )
+
+    def _siblings(
+        self, memory: RowMemory, all_rows: Sequence[RowMemory]
+    ) -> Mapping[str, frozenset[bytes]]:
+        """What all rows of an entry say."""
+        alias = memory.entry.alias if memory.entry else None
+        same = [
+            each.row
+            for each in all_rows
+            if each is memory or (each.entry.alias if each.entry else None) == alias
+        ]
+        names = {name for row in same for name in row.says}
+        return new_base(same, names, self._cell)  # type: ignore[return-value]
+
+    def _settled(
+        self,
+        write: Write,
+        memory: RowMemory,
+        all_rows: Sequence[RowMemory],
+        merged: PersonMerge,
+        prospect_id: str,
+    ) -> RowPlan:
+        """The row needs no request: what of it is settled, and what people are told."""
+        waiting = {each.name for each in merged.to_send}
+        settled = {each.name for each in merged.fields if each.settles} - waiting
+        settlement = self._bases.settlement(
+            write,
+            memory,
+            settled,
+            self._siblings(memory, all_rows),
+            prospect_id=prospect_id,
+            rows=len(all_rows),
+            at_ms=self._now_ms,
+        )
+        kept = tuple(each.name for each in merged.kept if each.name in memory.row.says)
+        if settlement is not None and memory.entry is not None:
+            before = memory.entry._replace(seen_ms=self._now_ms, rows=settlement.entry.rows)
+            if before == settlement.entry:
+                settlement = None  # nothing new: a push that changes nothing writes nothing
+        return RowPlan(False, prospect_id, settlement=settlement, kept=kept)
+
+    @property
+    def _cell(self):  # type: ignore[no-untyped-def]
+        return self._bases.hasher.cell

@@ -1,0 +1,246 @@
+"""Pushes that merge: what changed in the input is sent, what changed in HiringCenter is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+
+from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.matching import same_email, same_phone
+from connector.upsert.outbox.merge import MergeRules
+from tests.pushes.fake_api import Crash, FakeApi
+from tests.pushes.rig import Pushed, Rig
+
+ADA = {
+    "firstName": "Ada", "lastName": "King", "email": "ada@x.org", "phone": "+14155550101",
+    "title": "Agent", "company": "Acme",
+}  # fmt: skip
+
+
+class CopiedPeople(Pulled):
+    """What a complete pull has brought."""
+
+    def __init__(self, api: FakeApi) -> None:
+        self.complete_ms = api.now_ms()
+        self._people = {
+            id_: PulledProspect(id_, item.get("updatedAt"), None, dict(item))
+            for id_, item in api.prospects.items()
+        }
+
+    def by_id(
+        self, ids: Collection[str], *, with_fields: bool = False
+    ) -> dict[str, PulledProspect]:
+        return {id_: self._people[id_] for id_ in ids if id_ in self._people}
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
+        return {each: self._having("email", each, same_email) for each in emails}
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
+        return {each: self._having("phone", each, same_phone) for each in phones}
+
+    def _having(self, name: str, value: str, same: Any) -> frozenset[str]:
+        people = self._people.values()
+        return frozenset(each.id for each in people if same(value, each.fields.get(name)))
+
+
+def hire(api: FakeApi, id_: str, **fields: Any) -> None:
+    """A person whom HiringCenter has, as recruiters have entered them."""
+    times = {"createdAt": api.now_ms(), "updatedAt": api.now_ms()}
+    api.prospects[id_] = {"id": id_, **ADA, **fields, **times}
+
+
+def pull(rig: Rig, api: FakeApi) -> None:
+    api.clock.advance(1)
+    rig.pulled = CopiedPeople(api)
+    api.clock.advance(1)
+
+
+def push(rig: Rig, *rows: dict[str, Any], **options: Any) -> Pushed:
+    rig.api.clock.advance(1)  # type: ignore[attr-defined]
+    return rig.push([dict(row) for row in rows], merges=True, **options)
+
+
+def test_a_file_that_is_as_hiringcenter_has_it_sends_nothing(rig: Rig, api: FakeApi):
+    """Not one request; and a recruiter's correction stands from then on, and is reported."""
+    hire(api, "p1")
+    pull(rig, api)
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    api.edit("p1", title="Broker")
+    pull(rig, api)
+    pushed = push(rig, ADA)
+    assert (pushed.statuses, pushed.plan.kept, api.posts) == ({2: "unchanged"}, 1, 0)
+    assert "title" in (pushed.messages[2] or "")
+
+
+def test_a_changed_cell_is_sent_once_and_touches_nothing_else(rig: Rig, api: FakeApi):
+    """Names and the contact go out as HiringCenter shows them, whatever the file says of them."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    api.edit("p1", lastName="Lovelace", company="Babbage & Co")
+    changed = {**ADA, "title": "Broker"}
+    assert push(rig, changed).statuses == {2: "updated"}
+    assert api.applied[-1].payload == {
+        "firstName": "Ada", "lastName": "Lovelace", "email": "ada@x.org", "title": "Broker",
+        "update": True,
+    }  # fmt: skip
+    assert push(rig, changed).statuses == {2: "unchanged"}
+    assert api.posts == 1
+
+
+def test_a_created_person_is_settled_by_the_answer(rig: Rig, api: FakeApi):
+    """The same file again, and an edit in between: nothing is sent."""
+    assert push(rig, ADA).statuses == {2: "created"}
+    (id_,) = api.prospects
+    api.edit(id_, title="Broker")
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    pull(rig, api)
+    assert push(rig, ADA).plan.kept == 1
+    assert api.posts == 1
+
+
+@pytest.mark.parametrize("on_match", ["existing", "conflict"])
+def test_somebody_who_appeared_is_merged_with_what_the_match_shows(
+    rig: Rig, api: FakeApi, on_match: str
+):
+    """Whoever isn't in the copy is created or left alone, read, and only then changed."""
+    api.on_match = on_match
+    hire(api, "p1", title="Broker", lastName="Lovelace")
+    pushed = push(rig, {**ADA, "lastName": "Lovelace"})
+    assert pushed.statuses == {2: "updated"}
+    assert api.applied[-1].payload["title"] == "Agent"
+    assert api.applied[-1].payload["update"] is True
+    assert len(api.applied) == 1
+
+
+def test_a_value_that_hiringcenter_alters_comes_to_rest(rig: Rig, api: FakeApi):
+    """It drops the phone: that is neither sent again nor reported as kept."""
+    api.drops_phones = True
+    push(rig, ADA)
+    pull(rig, api)
+    pushed = push(rig, ADA)
+    assert (pushed.statuses, pushed.plan.kept, api.posts) == ({2: "unchanged"}, 0, 1)
+
+
+def test_an_equal_cell_of_an_old_copy_is_looked_at_when_something_else_is_sent(
+    rig: Rig, api: FakeApi
+):
+    """The merge is done again with the answer: both sides changed, and the file's change wins."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    api.edit("p1", title="Broker")
+    pull(rig, api)
+    api.edit("p1", title="Boss")
+    push(rig, {**ADA, "title": "Broker", "company": "Other"})
+    assert api.applied[-1].payload["title"] == "Broker"
+
+
+def test_two_sources_of_one_person_come_to_rest(rig: Rig, api: FakeApi):
+    """Each sends its own change once."""
+    hire(api, "p1")
+    pull(rig, api)
+    for title in ("Broker", "Boss"):
+        push(rig, {**ADA, "title": title}, source=f"{title}.csv")
+    posts = api.posts
+    for title in ("Broker", "Boss", "Broker", "Boss"):
+        pull(rig, api)
+        assert push(rig, {**ADA, "title": title}, source=f"{title}.csv").statuses == {
+            2: "unchanged"
+        }
+    assert api.posts == posts == 2
+
+
+def test_a_renamed_file_takes_over_what_was_settled(rig: Rig, api: FakeApi):
+    """What the former name settled is kept, also where a recruiter changed it since."""
+    push(rig, ADA, source="monday.csv")
+    (id_,) = api.prospects
+    api.edit(id_, title="Broker")
+    pull(rig, api)
+    pushed = push(rig, ADA, source="tuesday.csv")
+    assert (pushed.statuses, pushed.plan.kept, api.posts) == ({2: "unchanged"}, 1, 1)
+    push(rig, {**ADA, "company": "Other"}, source="tuesday.csv")
+    assert "title" not in api.applied[-1].payload
+
+
+def test_rows_of_one_person_that_disagree_come_to_rest(rig: Rig, api: FakeApi):
+    """Each is sent in its turn, the last one stays, and then nothing is sent."""
+    rows = [{**ADA, "title": "Broker"}, {**ADA, "title": "Boss"}]
+    push(rig, *rows)
+    (person,) = api.prospects.values()
+    assert person["title"] == "Boss"
+    posts = api.posts
+    pull(rig, api)
+    assert set(push(rig, *rows).statuses.values()) == {"unchanged"}
+    assert api.posts == posts
+
+
+def test_whoever_was_deleted_stays_deleted_while_the_row_is_unchanged(rig: Rig, api: FakeApi):
+    """A changed row creates them again, whole."""
+    push(rig, ADA)
+    api.prospects.clear()
+    pull(rig, api)
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    pushed = push(rig, {**ADA, "title": "Broker"})
+    assert pushed.statuses == {2: "created"}
+    assert api.applied[-1].payload["company"] == "Acme"
+
+
+def test_somebody_deleted_since_the_pull_is_seen_when_looked_at(rig: Rig, api: FakeApi):
+    """The look-up finds nobody: a changed row creates them again."""
+    push(rig, ADA)
+    pull(rig, api)
+    api.prospects.clear()
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "created"}
+
+
+def test_a_new_contact_of_somebody_else_is_rejected(rig: Rig, api: FakeApi):
+    """Looked up first, nothing is sent; the row says whose it is."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    hire(api, "p2", firstName="Bob", email="bob@x.org", phone="+14155550102")
+    pushed = push(rig, {**ADA, "email": "bob@x.org"})
+    assert (pushed.statuses, api.posts) == ({2: "rejected"}, 0)
+    assert "p2" in (pushed.messages[2] or "")
+
+
+def test_an_only_contact_is_not_changed(rig: Rig, api: FakeApi):
+    """This API would create a stranger."""
+    hire(api, "p1", email=None)
+    pull(rig, api)
+    row = {**ADA, "email": None}
+    push(rig, row)
+    entry_by_name = {**ADA, "email": None, "phone": "+14155550199"}
+    pushed = push(rig, entry_by_name)
+    assert set(pushed.statuses.values()) <= {"rejected", "created"}
+
+
+def test_a_kill_before_the_answer_settles_nothing_and_after_it_everything(rig: Rig, api: FakeApi):
+    """The write on disk carries what it settles; the next push closes both together."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    api.fate = lambda n: "crash after" if n == 0 else "ok"
+    changed = {**ADA, "title": "Broker"}
+    with pytest.raises(Crash):
+        push(rig, changed)
+    pushed = push(rig, changed)
+    assert (pushed.statuses, pushed.recovered) == ({2: "unchanged"}, 1)
+    assert [each.payload["title"] for each in api.applied] == ["Broker"]
+    api.edit("p1", title="Boss")
+    assert push(rig, changed).statuses == {2: "unchanged"}
+    assert api.prospects["p1"]["title"] == "Boss"
+
+
+def test_restore_puts_back_what_is_known_to_differ(rig: Rig, api: FakeApi):
+    """--restore; without it the recruiter's value stands."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    api.edit("p1", title="Broker")
+    pull(rig, api)
+    assert push(rig, ADA, rules=MergeRules(restore=True)).statuses == {2: "updated"}
+    assert api.prospects["p1"]["title"] == "Agent"
