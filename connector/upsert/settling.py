@@ -45,7 +45,7 @@ from connector.upsert.outbox.outbox import (
     WriteState,
     time_ms,
 )
-from connector.upsert.outbox.person_plan import DELETED
+from connector.upsert.outbox.person_plan import DELETED, kept_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
 
@@ -485,6 +485,8 @@ class Settler:
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         self._settle_cells(connection, row, item, is_answer=is_answer)
+        if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
+            row.notes.append(note)
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")

@@ -39,12 +39,14 @@ def random_steps(chance: random.Random, count: int) -> list[Step]:
 
 @dataclass
 class History:
-    """Two files about three humans, some of whom HiringCenter has."""
+    """Two files about three humans, some of whom HiringCenter has. ledger_url: pushes are those of
+    the real planner, outbox and sender, over this ledger; else the model's."""
 
     setup: int = 0
     fresh_ms: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     with_faults: bool = True
+    ledger_url: str | None = None
 
     def __post_init__(self) -> None:
         chance = random.Random(self.setup)
@@ -55,6 +57,11 @@ class History:
         )
         self.copy, self.ledger, self.keys = PulledCopy(), ModelLedger(), itertools.count(1)
         self.numbers = itertools.count(1)
+        self.real = None
+        if self.ledger_url is not None:
+            from tests.merging.real_push import RealPushes
+
+            self.real = RealPushes(self.center, self.copy, self.ledger_url)
         self.names = ["crm.csv", "job"]
         self.files: list[list[FileRow]] = [[], []]
         self.results: list[Result | None] = [None, None]
@@ -179,6 +186,10 @@ class History:
 
     def push(self, file: int, fates: list[str]) -> Result | None:
         self.center.fates = list(fates)
+        if self.real is not None:
+            self.results[file] = self.real.push(self.names[file], self.files[file])
+            self.center.fates = []
+            return self.results[file]
         push = ModelPush(
             self.center, self.copy, self.ledger, self.names[file], self.fresh_ms,
             keys=self.keys, **self.settings,
@@ -241,9 +252,13 @@ class History:
 
 def judged(setup: int, steps: list[Step], **options: Any) -> list[str]:
     history = History(setup, **options)
-    for step in steps:
-        history.step(step)
-    return history.end()
+    try:
+        for step in steps:
+            history.step(step)
+        return history.end()
+    finally:
+        if history.real is not None:
+            history.real.close()
 
 
 def shrunk(setup: int, steps: list[Step], kind: str, **options: Any) -> list[Step]:

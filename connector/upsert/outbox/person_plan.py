@@ -6,7 +6,7 @@ fields that its row speaks for. What needs no request is settled at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
@@ -36,6 +36,11 @@ class RowPlan:
     settlement: Settlement | None = None
     kept: tuple[str, ...] = ()
     reason: str | None = None
+
+
+def kept_note(fields: Collection[str]) -> str | None:
+    """What people are told of fields that were kept."""
+    return f"kept as HiringCenter has it: {', '.join(fields)}" if fields else None
 
 
 DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"

@@ -22,7 +22,7 @@ from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
-from connector.upsert.outbox.person_plan import PersonPlanner, RowPlan
+from connector.upsert.outbox.person_plan import PersonPlanner, RowPlan, kept_note
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Check, Forest, Row, Staging
 from connector.upsert.rows.cells import InputRow
@@ -433,9 +433,8 @@ class Planner:
 
 
 def _decision_of(plan: RowPlan) -> RowDecision:
-    kept = f"kept as HiringCenter has it: {', '.join(plan.kept)}" if plan.kept else None
     outcome = None if plan.sends else Status.UNCHANGED
-    return RowDecision(outcome, plan.prospect_id, plan.reason or kept)
+    return RowDecision(outcome, plan.prospect_id, plan.reason or kept_note(plan.kept))
 
 
 def _candidate(write: Write, evidence: Evidence) -> Candidate:
