@@ -79,6 +79,13 @@ class Bases:
             for write, says, id_ in rows
         ]
 
+    def namesakes(
+        self, connection: sa.Connection, source: str, says: Mapping[str, Any]
+    ) -> list[tuple[Entry, frozenset[int]]]:
+        """Entries of this source under the names that a row has, each with its contacts."""
+        names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
+        return self._entries.named(connection, self.number(connection, source), names)
+
     def number(self, connection: sa.Connection, source: str) -> int:
         """The number of a source; 0 while nothing of it is settled."""
         if not self._sources.get(source):
@@ -139,11 +146,12 @@ class Bases:
         prospect_id: str | None,
         rows: int,
         at_ms: int,
+        all_rows: bool = False,
     ) -> Settlement | None:
         """The row's entry as it is once the row is settled; None where that changes nothing.
 
         siblings: what all rows of the entry say now. Another row's new cell isn't settled with this
-        one; an old one, which no row says any more, goes.
+        one, unless `all_rows` are; an old one, which no row says any more, goes.
         """
         contacts = _contacts(write)
         if not contacts:
@@ -153,7 +161,8 @@ class Bases:
         own: dict[str, frozenset[bytes]] = new_base([memory.row], settled, self.hasher.cell)  # type: ignore[assignment]
         after = dict(base)
         for name, cells in own.items():
-            after[name] = cells | (base.get(name, frozenset()) & siblings.get(name, frozenset()))
+            others = siblings.get(name, frozenset())
+            after[name] = cells | (others if all_rows else base.get(name, frozenset()) & others)
             if after[name] != base.get(name):
                 shown.pop(name, None)
         is_whole = rows == 1 and after.keys() <= own.keys()

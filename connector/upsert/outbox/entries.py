@@ -147,6 +147,23 @@ class Entries:
             by_alias.setdefault(row[8], []).append(Entry._make(row[:8]))
         return by_alias
 
+    def named(
+        self, connection: sa.Connection, source: int, names: bytes
+    ) -> list[tuple[Entry, frozenset[int]]]:
+        """The entries of a source under these names, each with all contacts that lead to it."""
+        own = entries.c
+        query = sa.select(*(own[name] for name in _COLUMNS)).where(
+            own.source == source, own.names == names
+        )
+        found = [Entry._make(row) for row in connection.execute(query)]
+        contacts = []
+        for entry in found:
+            more = sa.select(entry_contacts.c.contact).where(
+                entry_contacts.c.source == source, entry_contacts.c.alias == entry.alias
+            )
+            contacts.append(frozenset({entry.alias, *connection.scalars(more)}))
+        return list(zip(found, contacts, strict=True))
+
     def put(
         self,
         connection: sa.Connection,

@@ -170,6 +170,7 @@ entries = sa.Table(
     sa.Column("content", sa.LargeBinary),
     sa.Column("cells", sa.LargeBinary, nullable=False),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sa.Index("outbox_entries_by_names", "source", "names"),
     sqlite_with_rowid=False,
 )
 
@@ -179,6 +180,7 @@ entry_contacts = sa.Table(
     sa.Column("contact", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("source", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Index("outbox_entry_contacts_by_entry", "alias", "source"),
     sqlite_with_rowid=False,
 )
 

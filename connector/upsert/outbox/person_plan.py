@@ -7,7 +7,7 @@ fields that its row speaks for. What needs no request is settled at once.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import packed
@@ -36,6 +36,7 @@ class RowPlan:
     settlement: Settlement | None = None
     kept: tuple[str, ...] = ()
     reason: str | None = None
+    is_rejected: bool = False
 
 
 def kept_note(fields: Collection[str]) -> str | None:
@@ -74,10 +75,12 @@ class PersonPlanner:
         plans = []
         for position, ((write, _), memory) in enumerate(self._with(rows)):
             speaks = {each.row for each in merged.to_send} | ({0} if len(rows) == 1 else set())
+            settled = self._settled(write, memory, known, merged, prospect_id)
             if merged.to_send and position in speaks:
-                plans.append(self._sent(memory, known, prospect_id))
+                sent = self._sent(memory, known, prospect_id)
+                plans.append(replace(sent, settlement=settled.settlement))
             else:
-                plans.append(self._settled(write, memory, known, merged, prospect_id))
+                plans.append(settled)
         return plans
 
     @staticmethod
@@ -132,6 +135,12 @@ class PersonPlanner:
             siblings=packed(siblings, {}) if len(all_rows) > 1 else None,
         )
 
+    @staticmethod
+    def _rows_of_entry(memory: RowMemory, all_rows: Sequence[RowMemory]) -> int:
+        alias = memory.entry.alias if memory.entry else None
+        same = [each for each in all_rows if (each.entry.alias if each.entry else None) == alias]
+        return len(same)
+
     def _siblings(
         self, memory: RowMemory, all_rows: Sequence[RowMemory]
     ) -> Mapping[str, frozenset[bytes]]:
@@ -153,7 +162,8 @@ class PersonPlanner:
         merged: PersonMerge,
         prospect_id: str,
     ) -> RowPlan:
-        """The row needs no request: what of it is settled, and what people are told."""
+        """What of a row needs no request and is settled, with all rows of its entry; and what
+        people are told."""
         waiting = {each.name for each in merged.to_send}
         settled = {each.name for each in merged.fields if each.settles} - waiting
         settlement = self._bases.settlement(
@@ -162,8 +172,9 @@ class PersonPlanner:
             settled,
             self._siblings(memory, all_rows),
             prospect_id=prospect_id,
-            rows=len(all_rows),
+            rows=self._rows_of_entry(memory, all_rows),
             at_ms=self._now_ms,
+            all_rows=True,
         )
         kept = tuple(each.name for each in merged.kept if each.name in memory.row.says)
         if settlement is not None and memory.entry is not None:

@@ -42,6 +42,12 @@ UNCERTAIN = (
     "the row with --force. It is not sent again automatically."
 )
 EXISTS = "this person exists already; --mode create-only leaves them as they are"
+CONTACT_CHANGED = (
+    "contact changed? An earlier push of this input had a row of the same name, which isn't there "
+    "any more, for prospect {about}; with another email and phone it would create that person "
+    "again. Change the contact in HiringCenter first; push the row with --allow-shared-contact if "
+    "this is somebody else"
+)
 REPEATED = (
     "a row with the same content and neither email nor phone was created before; --force creates "
     "it again"
@@ -231,6 +237,7 @@ class Planner:
         staging = Staging(
             self._outbox.hasher, run_id=self._options.run_id, source=self._options.source
         )
+        self._staging = staging
         with closing(staging):
             self.counts.rows = staging.stage(
                 rows,
@@ -334,14 +341,34 @@ class Planner:
         is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
         asked = [(row[0], own) for row, own, _ in merged]
         plans = self._merging.plan(asked, known, is_open=is_open)
+        plans = [
+            plan if plan.prospect_id or not plan.sends else self._unless_contact_changed(plan, *row)
+            for plan, row in zip(plans, asked, strict=True)
+        ]
         decisions = [_decision_of(plan) for plan in plans]
         person = self._person_number(merged[0][0][0], decisions)
         for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
             if plan.settlement is not None:
                 self._settled.append(plan.settlement)
+            if plan.is_rejected:
+                decision = RowDecision(Status.REJECTED, None, plan.reason)
             self.counts.kept += bool(plan.kept)
             row[0] = row[0]._replace(settles=plan.siblings)
             self._book(row, decision, own, person=person)
+
+    def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:
+        """A row that nobody knows, under the names of an entry for which fewer rows speak than
+        before, may be that entry's row with another contact: it would create a stranger."""
+        if self._options.allow_shared_contact or (own.memory and own.memory.entry):
+            return plan
+        with self._outbox.database.read() as connection:
+            namesakes = self._bases.namesakes(connection, write.source, own.payload)
+        for entry, contacts in namesakes:
+            if self._staging.rows_with(contacts) < entry.rows:
+                about = entry.prospect_id or "another prospect"
+                reason = CONTACT_CHANGED.format(about=about)
+                return replace(plan, is_rejected=True, reason=reason)
+        return plan
 
     def _two_behind_one_contact(
         self, rows: Sequence[Row], evidence: Mapping[int, Evidence]

@@ -151,6 +151,13 @@ class Staging:
         for _, records in groupby(self._file.execute(several), lambda record: record[-2]):
             yield list(map(self._writes, records))
 
+    def rows_with(self, contacts: Collection[int]) -> int:
+        """How many rows have one of these contacts."""
+        numbers = ",".join(map(str, contacts))
+        query = f"SELECT count(*) FROM staged WHERE email IN ({numbers}) OR phone IN ({numbers})"  # noqa: S608
+        (found,) = self._file.execute(query).fetchone()
+        return int(found)
+
     def _writes(self, record: _Record) -> Row:
         number, email, phone, content, payload, values, note, activities, *found = record
         _, repeats, ordinal, person, id_ = found

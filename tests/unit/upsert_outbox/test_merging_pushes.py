@@ -134,6 +134,7 @@ def test_an_equal_cell_of_an_old_copy_is_looked_at_when_something_else_is_sent(
     api.edit("p1", title="Broker")
     pull(rig, api)
     api.edit("p1", title="Boss")
+    api.clock.advance(1_000)
     push(rig, {**ADA, "title": "Broker", "company": "Other"})
     assert api.applied[-1].payload["title"] == "Broker"
 
