@@ -59,13 +59,12 @@ class PersonPlanner:
     def plan(
         self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str | None, *, is_open: bool
     ) -> list[RowPlan]:
-        """What to do with each row, in file order. prospect_id: whom the rows' receipts or the copy
-        say they are about. is_open: a write to them has no answer yet."""
+        """What to do with each row, in file order. prospect_id: see `whom`. is_open: a write to
+        them has no answer yet."""
         memories = [own.memory for _, own in rows]
         assert all(memories)
         known = [memory for memory in memories if memory is not None]
         said = [memory.row for memory in known]
-        prospect_id = prospect_id or self._remembered(rows)
         if prospect_id is None:
             if all(memory.entry for memory in known) and not has_changed(said, self._cell):
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
@@ -89,15 +88,26 @@ class PersonPlanner:
     ) -> list[tuple[tuple[Write, Evidence], RowMemory]]:
         return [(row, row[1].memory) for row in rows if row[1].memory is not None]
 
-    def _remembered(self, rows: Sequence[tuple[Write, Evidence]]) -> str | None:
-        """Whom what was settled without a request is about, while they live."""
-        for _, own in rows:
-            memory = own.memory
-            for id_ in memory.people if memory else ():
-                seen_ms = memory.entry.seen_ms if memory and memory.entry else 0
-                if not self._pulled.is_deleted(own.pulled.get(id_), seen_ms):
-                    return id_
-        return None
+    def whom(self, facts: Sequence[Evidence]) -> str | None:
+        """Whom rows are about: as their contacts were accepted; else as was settled without a
+        request; else who has their contacts in the copy; else whose contact HiringCenter dropped.
+        """
+        receipts = [receipt for own in facts for receipt in own.receipts]
+        confirmed = [each.prospect_id for each in receipts if each.confirmed]
+        remembered = [
+            id_
+            for own in facts
+            if (memory := own.memory) is not None
+            for id_ in memory.people
+            if not self._pulled.is_deleted(
+                own.pulled.get(id_), memory.entry.seen_ms if memory.entry else 0
+            )
+        ]
+        by_contact = [
+            id_ for own in facts for id_ in sorted(own.pulled_by_email | own.pulled_by_phone)
+        ]
+        dropped = [each.prospect_id for each in receipts if not each.confirmed]
+        return next(iter((*confirmed, *remembered, *by_contact, *dropped)), None)
 
     def _person(
         self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str, *, is_open: bool

@@ -335,9 +335,8 @@ class Planner:
                 self._book(row, decision, own, person=row[0].person)
         if not merged:
             return
-        ids = [decision.prospect_id for _, _, decision in merged]
-        ids += [own.best.prospect_id for _, own, _ in merged if own.best is not None]
-        known = next((id_ for id_ in ids if id_ is not None), None)
+        facts = [own for _, own, _ in merged]
+        known = self._merging.whom(facts)
         is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
         asked = [(row[0], own) for row, own, _ in merged]
         plans = self._merging.plan(asked, known, is_open=is_open)
