@@ -262,11 +262,11 @@ class Sender:
     ) -> None:
         """What is settled for rows that are merged, by now."""
         merged = [
-            row for row in rows if row.write.kind == PROSPECTS and row.write.names.row is None
+            row for row in rows if row.write.kind == PROSPECTS and row.write.row_alias is None
         ]
         asked = []
         for row in merged:
-            known = [found[each] for each in row.write.names.present() if each in found]
+            known = [found[each] for each in row.write.aliases if each in found]
             id_ = known[0].prospect_id if known else row.write.prospect_id
             asked.append((row.write, orjson.loads(row.write.body), id_))
         memories = self._bases.memories(connection, asked)

@@ -206,7 +206,7 @@ def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[st
 
 def _contacts(write: Write) -> tuple[int, ...]:
     """The aliases that an entry is found by, email first; of a row without contact, its own."""
-    return write.names.present()
+    return write.aliases
 
 
 def _united(bases: Sequence[Base]) -> dict[str, frozenset[bytes]]:

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from connector.budget.database import Prepared
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
     entries,
     entry_contacts,
-    insertion,
+    insert_new,
+    insert_or_replace,
     sources,
 )
 
@@ -41,8 +41,6 @@ _FIND = (
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
 
 _CONTACT = ("contact", "source", "alias")
-_PUT_ENTRY = Prepared(insertion(entries, _COLUMNS), _COLUMNS)
-_PUT_CONTACT = Prepared(insertion(entry_contacts), _CONTACT)
 
 Base = Mapping[str, frozenset[bytes]]
 ShownCells = Mapping[str, tuple[bytes, bytes]]
@@ -171,12 +169,14 @@ class Entries:
         contacts: Iterable[tuple[Entry, int]],
     ) -> None:
         """Store entries as they are settled now, and what else leads to them."""
-        _PUT_ENTRY.execute_many(connection, [each._asdict() for each in sorted(settled)])
+        insert_or_replace(connection, entries, [each._asdict() for each in sorted(settled)])
         rows = {
             (contact, entry.source, entry.alias)
             for entry, contact in contacts
             if contact != entry.alias
         }
-        _PUT_CONTACT.execute_many(
-            connection, [dict(zip(_CONTACT, row, strict=True)) for row in sorted(rows)]
+        insert_new(
+            connection,
+            entry_contacts,
+            [dict(zip(_CONTACT, row, strict=True)) for row in sorted(rows)],
         )

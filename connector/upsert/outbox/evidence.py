@@ -276,7 +276,7 @@ class EvidenceFinder:
 
     def waits(self, write: Write, prospect_id: str | None) -> bool:
         """Whether a write to this person has no answer yet."""
-        return not self._open.isdisjoint({*write.names.present(), prospect_id})
+        return not self._open.isdisjoint({*write.aliases, prospect_id})
 
     def _from_ledger(self, rows: Sequence[Sequence[Write]]) -> dict[int, Evidence]:
         aliases = {alias for write, *_ in rows for alias in write.aliases}

@@ -317,19 +317,23 @@ class Planner:
             id_ = ids.pop() if len(ids) == 1 else None
             person = together[0][0].person
             if id_ is not None:
-                person = self._outbox.hasher.alias("prospect", id_)
+                person = self._number_of(id_)
             for row, decision in zip(together, decisions, strict=True):
                 self._book(row, decision, evidence[row[0].row_number], person=person)
+
+    def _number_of(self, prospect_id: str) -> int:
+        """What `Write.person` is for rows about this prospect."""
+        return self._outbox.hasher.alias("prospect", prospect_id)
 
     def _merge_rows(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         """Merge the rows of one person with what is known, and plan what is left of each."""
         merged: list[tuple[Row, Evidence, RowDecision]] = []
         for row in rows:
             own = evidence[row[0].row_number]
-            if row[0].names.row is None:
+            if row[0].row_alias is None:
                 own.receipt, own.uncertain = None, False  # bases decide
             decision = decide(row[0].content, own, self._options)
-            if decision.outcome is None and row[0].names.row is None:
+            if decision.outcome is None and row[0].row_alias is None:
                 merged.append((row, own, decision))
             else:
                 self._book(row, decision, own, person=row[0].person)
@@ -345,7 +349,7 @@ class Planner:
             for plan, row in zip(plans, asked, strict=True)
         ]
         decisions = [_decision_of(plan) for plan in plans]
-        person = self._person_number(merged[0][0][0], decisions)
+        person = merged[0][0][0].person if known is None else self._number_of(known)
         for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
             if plan.settlement is not None:
                 self._settled.append(plan.settlement)
