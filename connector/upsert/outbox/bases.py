@@ -13,7 +13,15 @@ from typing import Any, NamedTuple, Self
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.outbox.entries import INITIAL, Base, Entries, Entry, packed, unpacked
+from connector.upsert.outbox.entries import (
+    INITIAL,
+    Base,
+    Entries,
+    Entry,
+    cells_of_row,
+    packed,
+    unpacked,
+)
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
 from connector.upsert.outbox.merge import Remembered, Row, new_base
 from connector.upsert.outbox.outbox import Write
@@ -178,6 +186,16 @@ class Bases:
             at_ms,
         )
         return Settlement(new, contacts)
+
+    def whole(
+        self, write: Write, says: Mapping[str, Any], prospect_id: str, at_ms: int
+    ) -> Settlement:
+        """The new entry of a row that is settled as a whole."""
+        contacts = write.aliases
+        names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
+        cells = cells_of_row(says, self.hasher)
+        entry = Entry(contacts[0], 0, prospect_id, 1, names, write.content, cells, at_ms)
+        return Settlement(entry, contacts)
 
     def put(self, connection: sa.Connection, source: str, settled: Sequence[Settlement]) -> None:
         """Store what is settled for rows of `source`."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import packed
 from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
+from connector.upsert.outbox.matching import MANNERS, same_value
 from connector.upsert.outbox.merge import (
     MergeRules,
     OwnWrite,
@@ -70,6 +71,10 @@ class PersonPlanner:
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
             return [self._sent(memory, known, None) for memory in known]
         theirs = self._person(rows, prospect_id, is_open=is_open)
+        if theirs is not None and len(rows) == 1 and not self._rules.force:
+            (write, _), (memory,) = rows[0], known
+            if (equal := self._plainly_equal(write, memory, theirs)) is not None:
+                return [equal]
         merged = merge(said, theirs, self._rules, self._cell)
         plans = []
         for position, ((write, _), memory) in enumerate(self._with(rows)):
@@ -87,6 +92,26 @@ class PersonPlanner:
         rows: Sequence[tuple[Write, Evidence]],
     ) -> list[tuple[tuple[Write, Evidence], RowMemory]]:
         return [(row, row[1].memory) for row in rows if row[1].memory is not None]
+
+    def _plainly_equal(self, write: Write, memory: RowMemory, theirs: Person) -> RowPlan | None:
+        """The plan of one row that says what HiringCenter has, and either is new here or is settled
+        as a whole: of a million rows, nearly all are, and need no merge."""
+        entry, says, fields = memory.entry, memory.row.says, theirs.fields
+        if entry is None:
+            if memory.row.remembered.base:
+                return None
+        elif entry.content != write.content or entry.prospect_id != theirs.id:
+            return None
+        for name, value in says.items():
+            if name not in MANNERS and (
+                name not in fields
+                or not (value == fields[name] or same_value(name, value, fields[name]))
+            ):
+                return None
+        if entry is not None:
+            return RowPlan(sends=False, prospect_id=theirs.id)
+        settled = self._bases.whole(write, says, theirs.id, self._now_ms)
+        return RowPlan(sends=False, prospect_id=theirs.id, settlement=settled)
 
     def whom(self, facts: Sequence[Evidence]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
