@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import packed
 from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
 from connector.upsert.outbox.matching import MANNERS, same_value
 from connector.upsert.outbox.merge import (
+    FieldAction,
     MergeRules,
     OwnWrite,
     Person,
@@ -25,11 +27,38 @@ from connector.upsert.outbox.merge import (
 )
 from connector.upsert.outbox.outbox import Write
 
+Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """What a push is about to do with one input row that passed its checks.
+
+    write: the person's write: `body` is what the row says, in `row_values` as the input holds it.
+    activities: those of its notes, tasks and meetings that are to be created. outcome: `send`
+    where it needs a request and whether it creates or updates isn't known. merged: what happens to
+    each field that the row names, where a merge decided; a field that another row of the person
+    speaks for isn't among those to be sent. looks: the person is looked up before the write.
+    is_fresh: they were read within `push.fresh_s`. reason: for people, or None.
+    """
+
+    row_number: int
+    write: Write
+    activities: tuple[Write, ...]
+    outcome: Outcome
+    prospect_id: str | None
+    merged: PersonMerge | None
+    looks: bool
+    is_fresh: bool
+    reason: str | None
+
 
 @dataclass(frozen=True)
 class RowPlan:
     """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
-    write. settlement: what is settled without one. kept: fields that people are told were kept."""
+    write. settlement: what is settled without one. kept: fields that people are told were kept.
+    merged: what happens to each field that the row names; None where it says what HiringCenter
+    has. is_fresh: the person was read within `push.fresh_s`."""
 
     sends: bool
     prospect_id: str | None
@@ -38,6 +67,8 @@ class RowPlan:
     kept: tuple[str, ...] = ()
     reason: str | None = None
     is_rejected: bool = False
+    merged: PersonMerge | None = None
+    is_fresh: bool = False
 
 
 def kept_note(fields: Collection[str]) -> str | None:
@@ -69,7 +100,11 @@ class PersonPlanner:
         if prospect_id is None:
             if all(memory.entry for memory in known) and not has_changed(said, self._cell):
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
-            return [self._sent(memory, known, None) for memory in known]
+            created = merge(said, None, self._rules, self._cell)
+            return [
+                replace(self._sent(memory, known, None), merged=_of_row(created, memory))
+                for memory in known
+            ]
         theirs = self._person(rows, prospect_id, is_open=is_open)
         if theirs is not None and len(rows) == 1 and not self._rules.force:
             (write, _), (memory,) = rows[0], known
@@ -79,12 +114,13 @@ class PersonPlanner:
         plans = []
         for position, ((write, _), memory) in enumerate(self._with(rows)):
             speaks = {each.row for each in merged.to_send} | ({0} if len(rows) == 1 else set())
-            settled = self._settled(write, memory, known, merged, prospect_id)
+            plan = self._settled(write, memory, known, merged, prospect_id)
             if merged.to_send and position in speaks:
                 sent = self._sent(memory, known, prospect_id)
-                plans.append(replace(sent, settlement=settled.settlement))
-            else:
-                plans.append(settled)
+                plan = replace(sent, settlement=plan.settlement)
+            own = _of_row(merged, memory, None if len(rows) == 1 else position)
+            is_fresh = theirs is not None and theirs.fresh
+            plans.append(replace(plan, merged=own, is_fresh=is_fresh))
         return plans
 
     @staticmethod
@@ -221,3 +257,16 @@ class PersonPlanner:
     @property
     def _cell(self):  # type: ignore[no-untyped-def]
         return self._bases.hasher.cell
+
+
+def _of_row(merged: PersonMerge, memory: RowMemory, position: int | None = None) -> PersonMerge:
+    """What happens to the fields that one row names. position: among several rows, of which each
+    sends what it speaks for."""
+    return PersonMerge(
+        tuple(
+            each
+            for each in merged.fields
+            if each.name in memory.row.says
+            and (position is None or each.action is not FieldAction.SEND or each.row == position)
+        )
+    )

@@ -22,7 +22,13 @@ from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
-from connector.upsert.outbox.person_plan import PersonPlanner, RowPlan, kept_note
+from connector.upsert.outbox.person_plan import (
+    Outcome,
+    PersonPlanner,
+    PlannedRow,
+    RowPlan,
+    kept_note,
+)
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Check, Forest, Row, Staging
 from connector.upsert.rows.cells import InputRow
@@ -215,6 +221,7 @@ class Planner:
         self._new: list[Write] = []
         self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
+        self._on_planned: Callable[[PlannedRow], None] | None = None
         self.counts = PlanCounts()
 
     def plan(
@@ -224,13 +231,15 @@ class Planner:
         *,
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
+        on_planned: Callable[[PlannedRow], None] | None = None,
     ) -> PlanCounts:
         """Read, check and compare every row; nothing is sent.
 
         on_reject: gets every row whose outcome is bad, as the input holds it. on_read: how many
-        rows have been read.
+        rows have been read. on_planned: gets every row that passed its checks, those of one person
+        side by side.
         """
-        self._on_reject = on_reject
+        self._on_reject, self._on_planned = on_reject, on_planned
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
                 self._outbox.drop_planned(source=source)
@@ -357,7 +366,7 @@ class Planner:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
             self.counts.kept += bool(plan.kept)
             row[0] = row[0]._replace(settles=plan.siblings)
-            self._book(row, decision, own, person=person)
+            self._book(row, decision, own, person=person, plan=plan)
 
     def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:
         """A row that nobody knows, under the names of an entry for which fewer rows speak than
@@ -393,8 +402,18 @@ class Planner:
             rejected[number] = RowDecision(Status.REJECTED, None, found.reason, found.names)
         return rejected
 
-    def _book(self, row: Row, decision: RowDecision, own: Evidence, *, person: int) -> None:
+    def _book(
+        self,
+        row: Row,
+        decision: RowDecision,
+        own: Evidence,
+        *,
+        person: int,
+        plan: RowPlan | None = None,
+    ) -> None:
         needed = self._open_activities(row, decision, own)
+        if self._on_planned is not None:
+            self._on_planned(self._planned_row(row, decision, needed, own, plan))
         if decision.outcome is None:
             needed.insert(0, row[0])
         if decision.outcome in (Status.REJECTED, Status.FAILED) or not needed:
@@ -411,6 +430,36 @@ class Planner:
             for write in needed
         ]
         self._count(len(needed), decision, own)
+
+    def _planned_row(
+        self,
+        row: Row,
+        decision: RowDecision,
+        activities: Sequence[Write],
+        own: Evidence,
+        plan: RowPlan | None,
+    ) -> PlannedRow:
+        is_bad = decision.outcome in (Status.REJECTED, Status.FAILED)
+        outcome: Outcome = "send"
+        if decision.outcome is not None:
+            outcome = decision.outcome.value  # type: ignore[assignment]
+        elif decision.prospect_id is not None:
+            outcome = "update"
+        elif self._finder.pulled.complete_ms is not None:
+            outcome = "create"
+        looks = self._options.mode == "update-only" or decision.prospect_id is not None
+        looks = looks or (self._options.looks_first and own.best is None)
+        return PlannedRow(
+            row[0].row_number,
+            row[0],
+            () if is_bad else tuple(activities),
+            outcome,
+            decision.prospect_id,
+            None if plan is None or is_bad else plan.merged,
+            decision.outcome is None and looks,
+            plan is not None and plan.is_fresh,
+            decision.reason,
+        )
 
     def _open_activities(self, row: Row, decision: RowDecision, own: Evidence) -> list[Write]:
         """The notes, tasks and meetings that a row asks for and that aren't there yet. A push that
