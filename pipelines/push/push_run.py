@@ -1,12 +1,15 @@
-"""One push: rows read, checked, planned and sent; each has its outcome, and the counts add up."""
+"""Runs that send, a push above all: rows read, checked, planned and sent; each has its outcome, and
+the counts add up."""
 
 from __future__ import annotations
 
 import resource
 from collections import Counter
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from connector.budget import Lane, locks
 from connector.budget.locks import HeldLock
@@ -60,67 +63,95 @@ def push(
         AlreadyRunning: another push runs with the same key.
         BudgetError: the ledger can't be used; nothing was sent.
     """
-    with open_session(settings, kind="push") as session, ExitStack() as stack:
-        opened = outbox_of(session, new_ledger=request.new_ledger, dry_run=request.dry_run)
+    with opened_outbox(
+        settings, "push", progress_of, new_ledger=request.new_ledger, dry_run=request.dry_run
+    ) as opened:
+        return _PushRun(opened, request).run()
+
+
+@dataclass(frozen=True)
+class RunOutbox:
+    """A session with the outbox that it sends from. found: what was known of the outbox. held: the
+    lock of the key's pushes; None for a dry run, which sends nothing."""
+
+    session: Session
+    outbox: Outbox
+    found: OpenOutbox
+    held: HeldLock | None
+    progress: Progress
+
+
+@contextmanager
+def opened_outbox(
+    settings: Settings,
+    kind: Literal["push", "apply", "undo"],
+    progress_of: ProgressOf | None,
+    *,
+    new_ledger: bool = False,
+    dry_run: bool = False,
+) -> Iterator[RunOutbox]:
+    """The outbox for one run, which is in the history from now on unless it is a dry one.
+
+    Raises:
+        UsageError: the outbox can't be used.
+        AlreadyRunning: another run sends with the same key.
+        BudgetError: the ledger can't be used.
+    """
+    with open_session(settings, kind=kind) as session, ExitStack() as stack:
+        opened = outbox_of(session, new_ledger=new_ledger, dry_run=dry_run)
         stack.callback(opened.close)
         database, label, held = opened.database, destination_label(settings), None
-        if opened.knows_nothing and not request.new_ledger and (sent := rows_sent_before(settings)):
+        if opened.knows_nothing and not new_ledger and (sent := rows_sent_before(settings)):
             # the state directory was deleted or left behind: everything would be sent again
             reason = f"knows of no push, but {label} has {sent:,} rows from earlier pushes"
             raise OutboxLost(outbox=database.name, reason=reason)
         scope = scope_of(session, database)
-        if not request.dry_run:
+        if not dry_run:
             name = f"push with the API key {scope:015x}"
             held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))
             begin_sending(session, database)
-            session.history.start(session.run_id, "push", label, lock_name=name)
+            session.history.start(session.run_id, kind, label, lock_name=name)
         progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
-        outbox = Outbox(database, scope)
-        return _PushRun(session, request, outbox, opened, held, progress).run()
+        yield RunOutbox(session, Outbox(database, scope), opened, held, progress)
 
 
-class _PushRun:
-    """The steps of one push, in order, and what they collect for its report."""
+class OutboxRun:
+    """One run that sends from the outbox: its steps, and what they collect for its report.
 
-    def __init__(
-        self,
-        session: Session,
-        request: PushRequest,
-        outbox: Outbox,
-        opened: OpenOutbox,
-        held: HeldLock | None,
-        progress: Progress,
-    ) -> None:
-        self._session, self._request, self._outbox = session, request, outbox
-        self._opened, self._held, self._progress = opened, held, progress
-        self._began_s = session.clock.monotonic_s()
+    A push plans from an input, an apply from a plan file, an undo from what an earlier run has
+    changed; sending, reporting and landing are the same.
+    """
+
+    def __init__(self, opened: RunOutbox, options: PushOptions) -> None:
+        self._session, self._outbox, self._held = opened.session, opened.outbox, opened.held
+        self._found, self._progress, self._options = opened.found, opened.progress, options
+        self._clock = self._session.budget.steady_clock
+        self._began_s = self._session.clock.monotonic_s()
+        self._began_ms = self._clock.now_ms()
         self._rejects: RejectsFile | None = None
         self._report = PushReport()
         self._planned = PlanCounts()
         self._sender: Sender | None = None
-        settings, self._clock = session.settings, session.budget.steady_clock
-        self._began_ms = self._clock.now_ms()
-        self._options = PushOptions(
-            session.run_id,
-            request.source,
-            request.mode,
-            request.force,
-            opened.look_first_ms > self._began_ms,
-            request.allow_shared_contact,
-            source_path=request.origin,
-            retry_total_s=settings.http.retry_total_s,
-            retention_days=settings.writes.retention_days,
-            destination=destination_number(settings),
-        )
-        self._results = ResultStore(outbox.database, outbox.scope, self._options.destination)
+        self._results = ResultStore(self._outbox.database, self._outbox.scope, options.destination)
+
+    def _plan_and_send(self) -> None:
+        """What this kind of run does."""
+        raise NotImplementedError
+
+    @property
+    def _is_dry(self) -> bool:
+        return self._held is None
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """What the summary calls the input."""
+        raise NotImplementedError
 
     def run(self) -> PushReport:
         """Run the push. Whatever happens, its report is returned and noted in the run history."""
-        if self._request.new_ledger and not self._opened.started_now:
-            self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
         try:
-            self._read_and_send()
+            self._plan_and_send()
         except ConnectorError as error:
             self._finish(error)
             if isinstance(error, RunError):
@@ -137,50 +168,6 @@ class _PushRun:
             self._forget()
         return self._report
 
-    def _read_and_send(self) -> None:
-        request, settings = self._request, self._session.settings
-        with open_rows(settings, request) as rows:
-            self._report.notes.append(f"{rows.name}: {rows.description}")
-            validator = self._validator(rows)
-            if request.dry_run and request.rejects is None:
-                self._plan(rows, validator)
-                return
-            path = rejects_path(request, settings)
-            rejects = RejectsFile(
-                path,
-                rows.columns,
-                source=request.source,
-                written=WrittenRejects(settings.state_dir / "rejects-written"),
-                omits_cells=rows.omits_cells,
-                delimiter=rows.delimiter,
-            )
-            try:
-                with rejects:
-                    self._rejects = rejects
-                    self._plan(rows, validator)
-                    if not request.dry_run:
-                        self._send()
-            finally:
-                self._report.notes += _rejects_notes(rejects, path)
-
-    def _validator(self, rows: Input) -> Validator:
-        request = self._request
-        mapping = ColumnMapping.load(request.mapping) if request.mapping else None
-        plan = match_columns(
-            rows.columns,
-            mapping,
-            ignore_unknown=request.ignore_unknown,
-            location=rows.name,
-            from_table=rows.from_table,
-        )
-        self._report.notes += plan.notes
-        return Validator(
-            plan,
-            default_region=self._session.settings.writes.default_region,
-            clear_empty=request.clear_empty,
-            mode=request.mode,
-        )
-
     def _reject(self, reject: Reject) -> None:
         if self._rejects is not None:
             self._rejects.add(reject)
@@ -189,24 +176,6 @@ class _PushRun:
             result = RowResult(reject.row_number, Status.REJECTED, None, reason)
             self._report.noteworthy.append(result)
 
-    def _plan(self, rows: Input, validator: Validator) -> None:
-        dry_run, clock = self._request.dry_run, self._clock
-        with open_pulled(self._session.settings) as pulled:
-            planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
-            plan = self._planned = planner.plan(
-                rows, validator.check, on_reject=self._reject, on_read=self._show_read
-            )
-        self._report.notes += rows.notes
-        if plan.look_ups:  # what a lost outbox costs
-            log = _log.warning if self._opened.started_now else _log.info
-            log("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
-            self._report.notes.append(
-                "The outbox is new and doesn't know what was sent before: up to "
-                f"{plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
-                "already there isn't sent."
-            )
-        _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
-
     def _show_read(self, rows: int) -> None:
         stop = self._session.stop
         if stop.is_set():
@@ -214,12 +183,11 @@ class _PushRun:
         self._progress.show(ProgressState("row", rows))
 
     def _send(self) -> None:
+        self._make_sender().send()
+
+    def _make_sender(self) -> Sender:
+        """What sends this run's plan; settles what earlier runs left open first."""
         settings, client = self._session.settings, self._session.client
-        allowed, changes = self._request.max_changes, self._planned.to_send
-        if allowed is not None and changes > allowed:
-            self._outbox.drop_planned(run_id=self._options.run_id)
-            self._results.discard(self._options.run_id)
-            raise TooManyChanges(changes=changes, allowed=allowed)
         assert self._held is not None
         most, rate_per_s = self._most_in_flight(), self._rate_per_s()
         self._sender = Sender(
@@ -234,7 +202,7 @@ class _PushRun:
             on_reject=self._reject,
             on_progress=self._show_sent,
         )
-        self._sender.send()
+        return self._sender
 
     def _show_sent(self, rows: int) -> None:
         left = max(0, self._requests_planned - self._session.client.requests)
@@ -244,7 +212,7 @@ class _PushRun:
     @property
     def _requests_planned(self) -> int:
         plan = self._planned
-        looks = plan.prospect_writes if self._request.mode == "update-only" else 0
+        looks = plan.prospect_writes if self._options.mode == "update-only" else 0
         return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:
@@ -261,7 +229,7 @@ class _PushRun:
     def _finish(self, error: ConnectorError | None) -> None:
         session, report = self._session, self._report
         report.summary, report.error = self._summary(error), error
-        if self._request.dry_run:
+        if self._is_dry:
             return
         if self._sender and self._sender.unbooked:
             report.notes.append(
@@ -285,20 +253,19 @@ class _PushRun:
             report.summary, report.error = self._summary(error), error
 
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
-        session, request, plan = self._session, self._request, self._planned
+        session, plan = self._session, self._planned
         sent = self._sender.outcomes if self._sender else Counter[Status]()
         rejects = self._rejects
         summary: dict[str, Any] = {
-            "run_id": None if request.dry_run else session.run_id,  # no run is kept of it
+            "run_id": None if self._is_dry else session.run_id,  # no run is kept of it
             "status": status_of(error),
-            "source": request.title,
-            **({"job": request.job} if request.job else {}),
+            **self._named,
             **counted(plan.outcomes + sent, not_sent=plan.to_send - sent.total()),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
         }
-        if request.dry_run:
+        if self._is_dry:
             requests = self._requests_planned
             summary |= forecast(plan, requests=requests, eta_s=self._eta_s(requests))
         if plan.look_ups:
@@ -319,7 +286,7 @@ class _PushRun:
         return self._session.budget.forecast(requests, Lane.PUSH, in_flight=width).done_in_s
 
     def _land(self) -> None:
-        if self._request.dry_run:
+        if self._is_dry:
             return
         try:
             if not land_after_push(self._session):
@@ -335,7 +302,7 @@ class _PushRun:
 
     def _forget(self) -> None:
         """Drop everything older than the retention period."""
-        if self._request.dry_run:
+        if self._is_dry:
             return
         path = self._outbox.database.path
         has_dropped_bodies = self._planned.writes or (self._sender and self._sender.recovered)
@@ -345,6 +312,105 @@ class _PushRun:
                 self._outbox.database.scrub()  # rewritten pages may still hold some
         except BudgetError as error:  # the next push tries again
             _log.warning("push.nothing_forgotten", error=redact(str(error)))
+
+
+class _PushRun(OutboxRun):
+    """One push: its rows are read, checked, planned and sent."""
+
+    def __init__(self, opened: RunOutbox, request: PushRequest) -> None:
+        session = opened.session
+        settings, now_ms = session.settings, session.budget.steady_clock.now_ms()
+        options = PushOptions(
+            session.run_id,
+            request.source,
+            request.mode,
+            request.force,
+            opened.found.look_first_ms > now_ms,
+            request.allow_shared_contact,
+            source_path=request.origin,
+            retry_total_s=settings.http.retry_total_s,
+            retention_days=settings.writes.retention_days,
+            destination=destination_number(settings),
+        )
+        super().__init__(opened, options)
+        self._request = request
+
+    @property
+    def _named(self) -> dict[str, str]:
+        job = self._request.job
+        return {"source": self._request.title, **({"job": job} if job else {})}
+
+    def _plan_and_send(self) -> None:
+        request, settings = self._request, self._session.settings
+        if request.new_ledger and not self._found.started_now:
+            self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
+        with open_rows(settings, request) as rows:
+            self._report.notes.append(f"{rows.name}: {rows.description}")
+            validator = self._validator(rows)
+            if request.dry_run and request.rejects is None:
+                self._plan(rows, validator)
+                return
+            path = rejects_path(request, settings)
+            rejects = RejectsFile(
+                path,
+                rows.columns,
+                source=request.source,
+                written=WrittenRejects(settings.state_dir / "rejects-written"),
+                omits_cells=rows.omits_cells,
+                delimiter=rows.delimiter,
+            )
+            try:
+                with rejects:
+                    self._rejects = rejects
+                    self._plan(rows, validator)
+                    if not request.dry_run:
+                        self._check_changes()
+                        self._send()
+            finally:
+                self._report.notes += _rejects_notes(rejects, path)
+
+    def _validator(self, rows: Input) -> Validator:
+        request = self._request
+        mapping = ColumnMapping.load(request.mapping) if request.mapping else None
+        plan = match_columns(
+            rows.columns,
+            mapping,
+            ignore_unknown=request.ignore_unknown,
+            location=rows.name,
+            from_table=rows.from_table,
+        )
+        self._report.notes += plan.notes
+        return Validator(
+            plan,
+            default_region=self._session.settings.writes.default_region,
+            clear_empty=request.clear_empty,
+            mode=request.mode,
+        )
+
+    def _plan(self, rows: Input, validator: Validator) -> None:
+        dry_run, clock = self._request.dry_run, self._clock
+        with open_pulled(self._session.settings) as pulled:
+            planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
+            plan = self._planned = planner.plan(
+                rows, validator.check, on_reject=self._reject, on_read=self._show_read
+            )
+        self._report.notes += rows.notes
+        if plan.look_ups:  # what a lost outbox costs
+            log = _log.warning if self._found.started_now else _log.info
+            log("push.looks_first", look_ups=plan.look_ups, rows=plan.to_send)
+            self._report.notes.append(
+                "The outbox is new and doesn't know what was sent before: up to "
+                f"{plan.look_ups:,} look-ups in HiringCenter come before the writes; what is "
+                "already there isn't sent."
+            )
+        _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
+
+    def _check_changes(self) -> None:
+        allowed, changes = self._request.max_changes, self._planned.to_send
+        if allowed is not None and changes > allowed:
+            self._outbox.drop_planned(run_id=self._options.run_id)
+            self._results.discard(self._options.run_id)
+            raise TooManyChanges(changes=changes, allowed=allowed)
 
 
 def _files_free() -> int:
