@@ -707,6 +707,14 @@ class OutboxLost(UsageError):
         )
 
 
+class PlanRefused(UsageError):
+    """A plan file that isn't applied. reason: a predicate, such as "isn't a plan"."""
+
+    def __init__(self, plan: str, reason: str) -> None:
+        self.plan, self.reason = plan, reason
+        super().__init__(f"{plan} {reason}")
+
+
 class OutboxConflict(RunError):
     """A write isn't in the state in which this run left it."""
 

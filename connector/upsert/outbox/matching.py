@@ -53,6 +53,7 @@ _ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)
 CONTENT_BYTES = 16
 _NAME_BYTES = 4
 CELL_BYTES = 6
+_MAC_BYTES = 32
 
 
 class Comparison(NamedTuple):
@@ -302,6 +303,7 @@ class Hasher:
         self._content = _keyed(salt, CONTENT_BYTES)
         self._name = _keyed(salt, _NAME_BYTES, b"name:")
         self._cell = _keyed(salt, CELL_BYTES, b"cell:")
+        self._mac = hashlib.blake2b(digest_size=_MAC_BYTES, key=salt, person=b"plan file")
         self._cell_of_text = lru_cache(maxsize=50_000)(self._hash_cell)
 
     def alias(self, kind: AliasKind, value: str) -> int:
@@ -341,6 +343,10 @@ class Hasher:
         state = self._cell.copy()
         state.update(f"{name}:{text}".encode("utf-8", "surrogatepass"))
         return state.digest()
+
+    def new_mac(self) -> hashlib.blake2b:
+        """A MAC of a plan file, still of nothing: only who has the salt can make one."""
+        return self._mac.copy()
 
     def names(self, first: Any, last: Any) -> bytes:
         """Keyed hashes of a person's names: the last one's, then the whole first name's and those

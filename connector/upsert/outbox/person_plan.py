@@ -39,7 +39,8 @@ class PlannedRow:
     where it needs a request and whether it creates or updates isn't known. merged: what happens to
     each field that the row names, where a merge decided; a field that another row of the person
     speaks for isn't among those to be sent. looks: the person is looked up before the write.
-    is_fresh: they were read within `push.fresh_s`. reason: for people, or None.
+    is_fresh: they were read within `push.fresh_s`. reason: for people, or None. settlement: what is
+    settled without a request.
     """
 
     row_number: int
@@ -51,6 +52,7 @@ class PlannedRow:
     looks: bool
     is_fresh: bool
     reason: str | None
+    settlement: Settlement | None = None
 
 
 @dataclass(frozen=True)

@@ -413,7 +413,12 @@ class Planner:
     ) -> None:
         needed = self._open_activities(row, decision, own)
         if self._on_planned is not None:
-            self._on_planned(self._planned_row(row, decision, needed, own, plan))
+            known, is_stale = decision.prospect_id, own.stale is not None
+            writes = [
+                each._replace(person=person, prospect_id=known, stale=is_stale)
+                for each in (row[0], *needed)
+            ]
+            self._on_planned(self._planned_row(writes, decision, own, plan))
         if decision.outcome is None:
             needed.insert(0, row[0])
         if decision.outcome in (Status.REJECTED, Status.FAILED) or not needed:
@@ -433,12 +438,12 @@ class Planner:
 
     def _planned_row(
         self,
-        row: Row,
+        writes: Sequence[Write],
         decision: RowDecision,
-        activities: Sequence[Write],
         own: Evidence,
         plan: RowPlan | None,
     ) -> PlannedRow:
+        """writes: the row's, of which all but the first are activities to be created."""
         is_bad = decision.outcome in (Status.REJECTED, Status.FAILED)
         outcome: Outcome = "send"
         if decision.outcome is not None:
@@ -450,15 +455,16 @@ class Planner:
         looks = self._options.mode == "update-only" or decision.prospect_id is not None
         looks = looks or (self._options.looks_first and own.best is None)
         return PlannedRow(
-            row[0].row_number,
-            row[0],
-            () if is_bad else tuple(activities),
+            writes[0].row_number,
+            writes[0],
+            () if is_bad else tuple(writes[1:]),
             outcome,
             decision.prospect_id,
             None if plan is None or is_bad else plan.merged,
             decision.outcome is None and looks,
             plan is not None and plan.is_fresh,
             decision.reason,
+            None if plan is None else plan.settlement,
         )
 
     def _open_activities(self, row: Row, decision: RowDecision, own: Evidence) -> list[Write]:

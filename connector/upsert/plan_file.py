@@ -1,0 +1,494 @@
+"""The plan file: what a push would do with each row, to be sent exactly like that by `apply`.
+
+    {"hiringcenter_plan": 1, …}     the header, a `PlanHeader`
+    {"row": 7, "outcome": …}        one line for each row that has something to send or to settle
+    {"counts": {…}, "records": 12}  how many rows there were, by outcome
+    mac:<64 hex digits>             of every byte above, keyed with the ledger's secret
+
+It holds names and contacts, so it is private (0600), and it is written under its name only when it
+is complete. A reader trusts nothing but the MAC: until that is checked, no more than the first line
+is looked at, and a file of any size is read in small pieces. The MAC is checked again while records
+are read, since the file may be rewritten in between.
+
+To read one (`apply`)::
+
+    with open_plan(path, outbox.hasher) as plan:
+        plan.check_account(outbox.scope, settings.base_url)
+        plan.check_age(clock.now_ms(), max_age_s)
+        options = plan.header.push_options(run_id=run_id, …)
+        for planned in plan.rows():     # a `PlannedRow` each, in the order of the planner
+            …                           # store them all before the first one is sent: a file that
+                                        # is rewritten meanwhile is refused at its end
+
+What a row's `PlannedRow` holds after it was read:
+
+- `write`: as planned, with `run_id` "" and without an id. Of a row that sends nothing,
+  nothing is kept in clear: its `body` is empty and its `row_values` are None.
+- `activities`: the writes of its notes, tasks and meetings, the same way.
+- `merged.fields`: of a row that sends, all fields that it names; `theirs` is the planned old value,
+  or `UNKNOWN`. Of others, those that people are told were kept.
+- `settlement`: what is settled without a request, for `Bases.put`; newer entries win: one whose
+  `seen_ms` in the ledger is later than `header.planned_ms` was settled by another push since.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import orjson
+
+from connector.errors import PlanRefused, UsageError
+from connector.upsert.outbox.bases import Settlement
+from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.merge import (
+    UNKNOWN,
+    FieldAction,
+    FieldMerge,
+    MergeRules,
+    PersonMerge,
+    Why,
+)
+from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.planner import PushOptions
+
+FORMAT = 1
+SUFFIX = ".hcplan"
+_MAGIC = b'{"hiringcenter_plan":'
+_MAC, _MAC_BYTES = b"mac:", 69  # with its digits and the end of the line
+_HEADER_BYTES = 64 * 1024
+_LINE_BYTES = 64 * 1024**2
+_FILE_BYTES = 16 * 1024**3
+_CHUNK_BYTES = 1024**2
+_SENT = frozenset({"create", "update", "send"})
+_OWN_OPTIONS = ("run_id", "retry_total_s", "retention_days", "destination")
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """What a plan is of. ledger: tells ledgers apart, without saying anything of their secret.
+    scope: stands for the account, on this ledger. account: its name in the settings, if it has one.
+
+    title: what people call the input. planned_ms: when planning began, by the ledger's clock;
+    created_at: the same for people, UTC. copy_ms: when the last complete scan behind the copy
+    began; None: nothing was pulled. options: of the push, without those of a single run.
+    """
+
+    plan_id: str
+    ledger: str
+    scope: int
+    base_url: str
+    account: str | None
+    title: str
+    source: str
+    planned_ms: int
+    created_at: str
+    copy_ms: int | None
+    connector: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def new(cls, options: PushOptions, hasher: Hasher, **facts: Any) -> Self:
+        """The header of a plan that is made with these options. facts: the other fields."""
+        kept = {name: value for name, value in asdict(options).items() if name not in _OWN_OPTIONS}
+        return cls(
+            plan_id=secrets.token_hex(12),
+            ledger=_ledger_of(hasher),
+            source=options.source,
+            options=kept,
+            **facts,
+        )
+
+    def push_options(self, **own: Any) -> PushOptions:
+        """The options that the plan was made with. own: those of the run that applies it.
+
+        Raises:
+            PlanRefused: this version doesn't know one of them.
+        """
+        known = {each.name for each in fields(PushOptions)}
+        rules = {each.name for each in fields(MergeRules)}
+        kept = {**self.options, **own}
+        if not known >= kept.keys() or not rules >= kept["rules"].keys():
+            raise _another_version("the plan")
+        return PushOptions(**{**kept, "rules": MergeRules(**kept["rules"])})
+
+
+def _ledger_of(hasher: Hasher) -> str:
+    mac = hasher.new_mac()
+    mac.update(b"which ledger")
+    return mac.hexdigest()[:16]
+
+
+def _another_version(name: str) -> PlanRefused:
+    return PlanRefused(
+        name,
+        "was written by another version of the connector, whose plans this one can't read. Make "
+        "the plan again with this version, or apply it where it was made.",
+    )
+
+
+# --- writing ----------------------------------------------------------------------------------
+
+
+class PlanWriter:
+    """Writes a plan file: `add` each row, then `finish`. Left before that, it leaves nothing.
+
+    Raises:
+        UsageError: the file can't be written, or another kind of file is there.
+    """
+
+    def __init__(self, path: Path, header: PlanHeader, hasher: Hasher) -> None:
+        self.path, self.records = path, 0
+        check_target(path, _MAGIC, what="a plan", option="--out")
+        self._new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+        self._mac = hasher.new_mac()
+        try:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._file: BinaryIO | None = os.fdopen(os.open(self._new, flags, 0o600), "wb")
+        except OSError as error:
+            raise self._failed(error) from error
+        self._line({"hiringcenter_plan": FORMAT, **asdict(header)})
+
+    def add(self, planned: PlannedRow) -> None:
+        """Append a row, if it has something to send or to settle."""
+        sends = planned.outcome in _SENT or bool(planned.activities)
+        if sends or planned.settlement is not None:
+            self.records += 1
+            self._line(_record_of(planned, sends=sends))
+
+    def finish(self, counts: Mapping[str, int]) -> None:
+        """Give the file its name. counts: rows by outcome."""
+        self._line({"counts": counts, "records": self.records})
+        assert self._file is not None
+        try:
+            self._file.write(_MAC + self._mac.hexdigest().encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._new.replace(self.path)
+        except OSError as error:
+            raise self._failed(error) from error
+        self._file = None
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) > _LINE_BYTES:
+            raise UsageError(
+                f"{self.path}: row {record.get('row')} is too large for a plan file. Push the "
+                "input without one."
+            )
+        assert self._file is not None
+        self._mac.update(line)
+        try:
+            self._file.write(line)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> UsageError:
+        return UsageError(
+            f"{self.path}: the plan can't be written: {error.strerror}. Free some space, or name "
+            "another file: --out F."
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            with suppress(OSError):
+                self._new.unlink()
+
+
+def check_target(path: Path, begins: bytes, *, what: str, option: str) -> None:
+    """A mistyped path must not overwrite another file, whether directly or through a link.
+
+    begins: what our own files of this kind begin with.
+
+    Raises:
+        UsageError: `path` is a link, or another kind of file.
+    """
+    advice = f"Name another file: {option} F."
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link, which isn't followed. Name the file itself.")
+    try:
+        there = os.lstat(path)
+        is_ours = stat.S_ISREG(there.st_mode) and _head_of(path, len(begins)) == begins
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"{path}: can't be read: {error.strerror}. {advice}") from error
+    if not is_ours and there.st_size:
+        raise UsageError(f"{path} exists and isn't {what}. {advice}")
+
+
+def _head_of(path: Path, size: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(size)
+
+
+def _record_of(planned: PlannedRow, *, sends: bool) -> dict[str, Any]:
+    write = planned.write
+    record: dict[str, Any] = {
+        "row": planned.row_number,
+        "outcome": planned.outcome,
+        "id": planned.prospect_id,
+        "aliases": (write.email_alias, write.phone_alias, write.row_alias),
+        "person": write.person,
+        "content": write.content.hex(),
+        "note": write.note,
+        "reason": planned.reason,
+    }
+    if sends:
+        record["says"] = orjson.Fragment(write.body)
+        record["values"] = orjson.Fragment(write.row_values or b"null")
+        record["settles"] = None if write.settles is None else write.settles.hex()
+        record["stale"], record["looks"] = write.stale, planned.looks
+        record["fresh"] = planned.is_fresh
+        record["activities"] = [_activity_record(each) for each in planned.activities]
+    if planned.merged is not None:
+        shown = planned.merged.fields if sends else planned.merged.kept
+        record["fields"] = [_field_record(each) for each in shown]
+    if planned.settlement is not None:
+        record["settlement"] = planned.settlement.to_bytes().decode()
+    return record
+
+
+def _activity_record(write: Write) -> Sequence[Any]:
+    return write.position, write.kind, write.content.hex(), orjson.Fragment(write.body)
+
+
+def _field_record(merged: FieldMerge) -> dict[str, Any]:
+    """A field that nobody has read has no `old`."""
+    record: dict[str, Any] = {"name": merged.name, "action": merged.action, "why": merged.why.name}
+    record["new"] = merged.ours
+    if merged.theirs is not UNKNOWN:
+        record["old"] = merged.theirs
+    for flag in _FLAGS:
+        if getattr(merged, flag):
+            record[flag] = True
+    return record if merged.settles else {**record, "settles": False}
+
+
+_FLAGS = ("reported", "replaces_edit", "disagree")
+
+
+# --- reading ----------------------------------------------------------------------------------
+
+
+class PlanFile:
+    """A plan file whose MAC was right. counts: rows by outcome; records: how many `rows` gives.
+    Close it after use."""
+
+    def __init__(self, name: str, file: BinaryIO, size: int, hasher: Hasher) -> None:
+        self._name, self._file, self._hasher = name, file, hasher
+        self.header = self._read_header()
+        if self.header.ledger != _ledger_of(hasher):
+            raise PlanRefused(
+                name,
+                "was made with another ledger. Apply it where it was made, or on a machine with "
+                "the same ledger (HIRINGCENTER_LEDGER_URL).",
+            )
+        self._end = size - _MAC_BYTES
+        tail = self._check_mac()
+        counted = self._parsed(tail[tail.rstrip(b"\n").rfind(b"\n") + 1 :])
+        self.counts: Mapping[str, int] = counted["counts"]
+        self.records: int = counted["records"]
+
+    def check_account(self, scope: int, base_url: str) -> None:
+        """Refuse a plan of another account, or of another API.
+
+        Raises:
+            PlanRefused: it is one.
+        """
+        if self.header.base_url != base_url:
+            reason = f"is for {self.header.base_url}, not for {base_url}. Nothing was sent."
+            raise PlanRefused(self._name, reason)
+        if self.header.scope != scope:
+            whose = f" ({self.header.account!r})" if self.header.account else ""
+            raise PlanRefused(
+                self._name,
+                f"was made for another account{whose}. Apply it with that account's key "
+                "(--account NAME), or make a plan for this one.",
+            )
+
+    def check_age(self, now_ms: int, max_age_s: float) -> None:
+        """Refuse a plan older than `max_age_s`. now_ms: by the ledger's clock.
+
+        Raises:
+            PlanRefused: it is.
+        """
+        if now_ms - self.header.planned_ms > max_age_s * 1000:
+            raise PlanRefused(
+                self._name,
+                f"was made at {self.header.created_at}, which is longer ago than --max-age allows. "
+                "Make the plan again: it shows what has changed since.",
+            )
+
+    def rows(self) -> Iterator[PlannedRow]:
+        """Each row that has something to send or to settle, in the order of the planner.
+
+        Raises:
+            PlanRefused: the file was changed since it was opened; raised after its last row.
+        """
+        self._file.seek(0)
+        mac, at, records = self._hasher.new_mac(), 0, 0
+        while at < self._end:
+            line = self._file.readline(min(_LINE_BYTES, self._end - at))
+            mac.update(line)
+            if not line.endswith(b"\n"):
+                break
+            if at and records < self.records:
+                records += 1
+                yield self._row(line)
+            at += len(line)
+        self._compare(mac.hexdigest())
+
+    def _read_header(self) -> PlanHeader:
+        line = self._file.readline(_HEADER_BYTES)
+        if not line.startswith(_MAGIC):
+            raise PlanRefused(
+                self._name, "isn't a plan. Make one: hiringcenter plan FILE --out F.hcplan."
+            )
+        try:
+            found = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            raise self._altered() from None
+        if found.pop("hiringcenter_plan", None) != FORMAT:
+            raise _another_version(self._name)
+        try:
+            return PlanHeader(**found)
+        except TypeError:
+            raise self._altered() from None
+
+    def _check_mac(self) -> bytes:
+        """Read the whole file; returns its end, without the MAC."""
+        self._file.seek(0)
+        mac, left, tail = self._hasher.new_mac(), self._end, b""
+        while left > 0 and (chunk := self._file.read(min(_CHUNK_BYTES, left))):
+            mac.update(chunk)
+            left -= len(chunk)
+            tail = (tail + chunk)[-_HEADER_BYTES:]
+        self._compare(mac.hexdigest())
+        return tail
+
+    def _compare(self, digest: str) -> None:
+        self._file.seek(max(0, self._end))
+        found = self._file.read(_MAC_BYTES + 1)
+        if not hmac.compare_digest(found, _MAC + digest.encode() + b"\n"):
+            raise self._altered()
+
+    def _altered(self) -> PlanRefused:
+        return PlanRefused(
+            self._name,
+            "was altered or cut short since it was made, so nothing of it is sent. Make the plan "
+            "again.",
+        )
+
+    def _parsed(self, line: bytes) -> dict[str, Any]:
+        try:
+            found = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            raise self._altered() from None
+        return found if isinstance(found, dict) else {}
+
+    def _row(self, line: bytes) -> PlannedRow:
+        record = self._parsed(line)
+        try:
+            return self._planned_row(record)
+        except (KeyError, TypeError, ValueError):  # rewritten since its MAC was checked
+            raise self._altered() from None
+
+    def _planned_row(self, record: Mapping[str, Any]) -> PlannedRow:
+        says, values = record.get("says"), record.get("values")
+        settles = record.get("settles")
+        email, phone, row = record["aliases"]
+        write = Write(
+            "", self.header.source, record["row"], 0, PROSPECTS, record["person"],
+            email, phone, row, bytes.fromhex(record["content"]),
+            b"" if says is None else orjson.dumps(says),
+            None if values is None else orjson.dumps(values),
+            record["note"], record["id"], record.get("stale", False),
+            settles=None if settles is None else bytes.fromhex(settles),
+        )  # fmt: skip
+        activities = tuple(
+            write._replace(
+                position=position,
+                kind=kind,
+                content=bytes.fromhex(content),
+                body=orjson.dumps(says),
+                settles=None,
+            )
+            for position, kind, content, says in record.get("activities", ())
+        )
+        found = record.get("fields")
+        settlement = record.get("settlement")
+        return PlannedRow(
+            record["row"],
+            write,
+            activities,
+            record["outcome"],
+            record["id"],
+            None if found is None else PersonMerge(tuple(map(_field_of, found))),
+            record.get("looks", False),
+            record.get("fresh", False),
+            record["reason"],
+            None if settlement is None else Settlement.from_bytes(settlement.encode()),
+        )
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _field_of(record: Mapping[str, Any]) -> FieldMerge:
+    return FieldMerge(
+        record["name"],
+        FieldAction(record["action"]),
+        Why[record["why"]],
+        record["new"],
+        record.get("old", UNKNOWN),
+        settles=record.get("settles", True),
+        reported=record.get("reported", False),
+        replaces_edit=record.get("replaces_edit", False),
+        disagree=record.get("disagree", False),
+    )
+
+
+def open_plan(path: Path, hasher: Hasher) -> PlanFile:
+    """The plan at `path`, after its MAC was checked. hasher: the outbox's.
+
+    Raises:
+        PlanRefused: it can't be read, isn't a plan of this ledger and version, or was altered.
+    """
+    name = str(path)
+    with ExitStack() as stack:
+        try:  # a pipe that nobody writes to must not block
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError as error:
+            raise PlanRefused(name, f"can't be read: {error.strerror}.") from error
+        stack.callback(os.close, descriptor)
+        there = os.fstat(descriptor)
+        if not stat.S_ISREG(there.st_mode):
+            raise PlanRefused(name, "isn't a file. Name the plan file itself.")
+        if there.st_size > _FILE_BYTES:
+            raise PlanRefused(name, "is larger than any plan. Make the plan again.")
+        stack.pop_all()
+        file = stack.enter_context(os.fdopen(descriptor, "rb"))
+        plan = PlanFile(name, file, there.st_size, hasher)
+        stack.pop_all()
+    return plan
