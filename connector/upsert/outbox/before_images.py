@@ -3,15 +3,20 @@
 They hold names and contacts in clear, so they are sealed (AES-256-GCM) under a key that is only in
 the state directory: a copy of the ledger alone, or a server that several machines share, can't be
 read. Run and prospect are authenticated with each image, so that none passes for another's.
+
+An image is kept in the transaction that marks its write as sending, made of the bytes that go out
+and of what was last read; what the answer shows is added when it comes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +26,16 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connector.errors import UsageError
+from connector.upsert.outbox.matching import MANNERS, same_value
+from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Person
 from connector.upsert.outbox.outbox_schema import before_images, insert_or_replace
 
 KEY_FILE = "undo-key"
-_KEY_BYTES, _NONCE_BYTES, _ID_BYTES = 32, 12, 4
+Cell = Callable[[str, Any], bytes]  # `Hasher.cell`
+_KEY_BYTES, _NONCE_BYTES, _ID_BYTES, _HOST_BYTES = 32, 12, 4, 64
 _ELSEWHERE = (
-    "what run {run_id} changed is sealed with the key of another machine, or of a state directory "
-    "that was deleted. Undo it where it was pushed"
+    "What run {run_id} changed is sealed with the key of another state directory, on {host}. Run "
+    "`hiringcenter undo {run_id}` there; if that directory was deleted, it can't be undone."
 )
 
 
@@ -49,6 +57,68 @@ def undo_key(state_dir: Path) -> bytes:
     return path.read_bytes()
 
 
+@dataclass(frozen=True)
+class BeforeImage:
+    """What a run has changed of one prospect.
+
+    before: field → what it was. left: field → the fingerprint (`Hasher.cell`) of what the run has
+    left there: of what it sent, until an answer has shown what became of it. unread: fields that
+    were sent and can't be read back, so that what they were isn't known. contact: a contact that
+    the run didn't change. read_ms: when that was read, where it wasn't read for the write.
+    """
+
+    before: Mapping[str, Any] = field(default_factory=dict)
+    left: Mapping[str, bytes] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    contact: tuple[str, str] | None = None
+    read_ms: int | None = None
+
+    def followed_by(self, later: BeforeImage) -> BeforeImage:
+        """With another write of the same run: what it changed for the first time is added, and what
+        it has left counts."""
+        before = {**later.before, **self.before}
+        contacts = [
+            each for each in (self.contact, later.contact) if each and each[0] not in before
+        ]
+        reads = [each for each in (self.read_ms, later.read_ms) if each is not None]
+        return BeforeImage(
+            before,
+            {**self.left, **later.left},
+            tuple(dict.fromkeys((*self.unread, *later.unread))),
+            next(iter(contacts), None),
+            min(reads, default=None),
+        )
+
+    def to_bytes(self) -> bytes:
+        left = {name: cell.hex() for name, cell in self.left.items()}
+        return orjson.dumps([self.before, left, self.unread, self.contact, self.read_ms])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> BeforeImage:
+        before, left, unread, contact, read_ms = orjson.loads(stored)
+        cells = {name: bytes.fromhex(cell) for name, cell in left.items()}
+        return cls(before, cells, tuple(unread), contact and tuple(contact), read_ms)
+
+
+def image_before(
+    payload: Mapping[str, Any], theirs: Person, cell: Cell, *, read_ms: int | None
+) -> BeforeImage:
+    """The image for a write that is about to change `theirs`. payload: what goes out. read_ms: when
+    they were read, unless that was for this write."""
+    before, left, unread, contacts = {}, {}, [], []
+    for name, value in payload.items():
+        if name in MANNERS:
+            continue
+        was = theirs.fields.get(name, UNKNOWN)
+        if was is UNKNOWN:
+            unread.append(name)
+        elif not same_value(name, value, was):
+            before[name], left[name] = was, cell(name, value)
+        elif name in CONTACTS and value:
+            contacts.append((name, str(was)))
+    return BeforeImage(before, left, tuple(unread), next(iter(contacts), None), read_ms)
+
+
 class BeforeImages:
     """The before-images of one scope. Every method works inside the caller's transaction."""
 
@@ -61,22 +131,32 @@ class BeforeImages:
         connection: sa.Connection,
         run_id: str,
         prospect_id: str,
-        image: Mapping[str, Any],
+        image: BeforeImage,
         at_ms: int,
     ) -> None:
-        """Keep what a prospect looked like before `run_id` changed it: the first image of a run
-        stays, since later writes of the run only change what it has changed itself."""
-        nonce = secrets.token_bytes(_NONCE_BYTES)
-        about = self._about(run_id, prospect_id)
-        sealed = self._key_id + nonce + self._cipher.encrypt(nonce, orjson.dumps(image), about)
-        row = {"scope": self._scope, "run_id": run_id, "prospect_id": prospect_id}
-        if self._sealed(connection, run_id, prospect_id) is None:
-            new = {**row, "sealed": sealed, "kept_ms": at_ms, "undone_by": None}
-            insert_or_replace(connection, before_images, [new])
+        """Keep what a prospect looked like before `run_id` changed it."""
+        earlier = self._sealed(connection, run_id, prospect_id)
+        if earlier is not None:
+            image = self._opened(run_id, prospect_id, earlier).followed_by(image)
+        self._store(connection, run_id, prospect_id, image, kept_ms=at_ms, undone_by=None)
+
+    def note_answer(
+        self, connection: sa.Connection, run_id: str, prospect_id: str, left: Mapping[str, bytes]
+    ) -> None:
+        """The API has answered, and shows these fingerprints for what the run has changed. An image
+        of another machine, whose write is settled here, stays as it is."""
+        sealed = self._sealed(connection, run_id, prospect_id)
+        if sealed is None or not self._is_own(sealed):
+            return
+        image = self._opened(run_id, prospect_id, sealed)
+        shown = {name: cell for name, cell in left.items() if name in image.left}
+        if shown != {name: image.left[name] for name in shown}:
+            image = replace(image, left={**image.left, **shown})
+            self._store(connection, run_id, prospect_id, image)
 
     def of_run(
         self, connection: sa.Connection, run_id: str
-    ) -> Iterator[tuple[str, dict[str, Any], str | None]]:
+    ) -> Iterator[tuple[str, BeforeImage, str | None]]:
         """(prospect id, image, the run that has undone it) of each prospect that a run changed.
 
         Raises:
@@ -94,14 +174,13 @@ class BeforeImages:
     def mark_undone(
         self, connection: sa.Connection, run_id: str, prospect_id: str, undone_by: str
     ) -> None:
-        """`undone_by` has put the image back."""
+        """`undone_by` has put the image back; what `run_id` itself had undone isn't any more."""
         columns = before_images.c
-        own = (columns.scope == self._scope) & (columns.run_id == run_id)
-        connection.execute(
-            sa.update(before_images)
-            .where(own, columns.prospect_id == prospect_id)
-            .values(undone_by=undone_by)
-        )
+        own = (columns.scope == self._scope) & (columns.prospect_id == prospect_id)
+        for which, now in ((columns.run_id, undone_by), (columns.undone_by, None)):
+            connection.execute(
+                sa.update(before_images).where(own, which == run_id).values(undone_by=now)
+            )
 
     def forget(self, connection: sa.Connection, before_ms: int) -> None:
         """Drop the images that were kept before then."""
@@ -111,25 +190,50 @@ class BeforeImages:
     def _sealed(self, connection: sa.Connection, run_id: str, prospect_id: str) -> bytes | None:
         columns = before_images.c
         own = (columns.scope == self._scope) & (columns.run_id == run_id)
-        return connection.scalar(
+        found = connection.scalar(
             sa.select(columns.sealed).where(own, columns.prospect_id == prospect_id)
         )
+        return None if found is None else bytes(found)
 
-    def _opened(self, run_id: str, prospect_id: str, sealed: bytes) -> dict[str, Any]:
-        key_id, rest = sealed[:_ID_BYTES], sealed[_ID_BYTES:]
-        if key_id != self._key_id:
-            raise UsageError(_ELSEWHERE.format(run_id=run_id))
+    def _store(
+        self,
+        connection: sa.Connection,
+        run_id: str,
+        prospect_id: str,
+        image: BeforeImage,
+        **more: Any,
+    ) -> None:
+        own = {"scope": self._scope, "run_id": run_id, "prospect_id": prospect_id}
+        nonce, about = secrets.token_bytes(_NONCE_BYTES), self._about(run_id, prospect_id)
+        closed = self._cipher.encrypt(nonce, image.to_bytes(), about)
+        host = platform.node().encode()[:_HOST_BYTES]
+        sealed = self._key_id + bytes((len(host),)) + host + nonce + closed
+        row = {**own, "sealed": sealed, **more}
+        if more:
+            insert_or_replace(connection, before_images, [row])
+        else:
+            columns = before_images.c
+            mine = [columns[name] == value for name, value in own.items()]
+            connection.execute(sa.update(before_images).where(*mine).values(sealed=sealed))
+
+    def _is_own(self, sealed: bytes) -> bool:
+        return sealed[:_ID_BYTES] == self._key_id
+
+    def _opened(self, run_id: str, prospect_id: str, sealed: bytes) -> BeforeImage:
+        at = _ID_BYTES + 1 + sealed[_ID_BYTES]
+        host, rest = sealed[_ID_BYTES + 1 : at].decode(errors="replace"), sealed[at:]
+        if not self._is_own(sealed):
+            raise UsageError(_ELSEWHERE.format(run_id=run_id, host=host or "another machine"))
         try:
             image = self._cipher.decrypt(
                 rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], self._about(run_id, prospect_id)
             )
         except InvalidTag:
             raise UsageError(
-                f"what prospect {prospect_id} looked like before run {run_id} was altered in the "
-                "ledger, and isn't put back"
+                f"What prospect {prospect_id} looked like before run {run_id} was altered in the "
+                "ledger, so the run can't be undone."
             ) from None
-        opened: dict[str, Any] = orjson.loads(image)
-        return opened
+        return BeforeImage.from_bytes(image)
 
     def _about(self, run_id: str, prospect_id: str) -> bytes:
         return orjson.dumps([self._scope, run_id, prospect_id])
