@@ -17,17 +17,8 @@ from connector.api.client import ApiClient, WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
-from connector.upsert.outbox.bases import RowMemory, fields_of_item
 from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
-from connector.upsert.outbox.merge import (
-    Fingerprints,
-    MergeRules,
-    NotSendable,
-    Person,
-    PersonMerge,
-    body_of_update,
-    merge,
-)
+from connector.upsert.outbox.merge import PersonMerge
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -47,17 +38,7 @@ _LONGEST_ID = 256  # of the ledger's columns
 _RESUMED_PATIENCE_S = 60.0
 """An earlier run already waited for such a write, and other rows wait until it is settled."""
 
-
-_SAME = {"email": same_email, "phone": same_phone}
-_SHARED = (
-    "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
-    "Look at both in HiringCenter"
-)
-_TAKEN = (
-    "the new {contact} belongs to prospect {other}, while the row is about prospect {id}. Correct "
-    "the row, or look at both in HiringCenter"
-)
-_UNFILTERED = (
+UNFILTERED = (
     "the API didn't filter its list by email, phone or name, so whether this person exists isn't "
     "known; nothing was sent"
 )
@@ -120,7 +101,8 @@ class Delivered:
     verdict is ANSWERED. expected_is_deleted: the prospect to be changed no longer exists, and a new
     one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
-    merged: what is left to change of a person who was looked at.
+    merged: what is left to change of a person who was looked at. conflicts: fields of an undo that
+    were changed since, and stay.
     """
 
     write: Write
@@ -132,6 +114,7 @@ class Delivered:
     key_age_s: float = 0.0
     remembered: bool | None = None
     merged: PersonMerge | None = None
+    conflicts: tuple[str, ...] = ()
 
 
 class Delivery:
@@ -167,58 +150,6 @@ class Delivery:
         write = write._replace(prospect_id=id_, body=orjson.dumps(payload))
         return Delivered(write, verdict, item)
 
-    def look_before_change(
-        self, write: Write, memory: RowMemory, rules: MergeRules, fingerprint: Fingerprints
-    ) -> Delivered:
-        """Merge a row with its person as they are now; nothing is sent.
-
-        Raises:
-            NotSendable: the API can't be asked to change this, or would change somebody else.
-            Unclear: the API didn't filter its list.
-        """
-        assert write.prospect_id is not None
-        says, id_ = memory.row.says, write.prospect_id
-        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
-        item = self._listed_alone(id_, says, seen) or self._by_id(id_)
-        if item is None:
-            return Delivered(write, Verdict.ABSENT)
-        person = Person(id_, fields_of_item(item), fresh=True)
-        merged = merge([memory.row], person, rules, fingerprint)
-        if not merged.to_send:
-            return Delivered(write, Verdict.EQUAL, item, merged=merged)
-        body = body_of_update(merged, person, labels_merge=rules.labels_merge)
-        assert body.contact is not None
-        if self._having(*body.contact, seen) != [id_]:
-            raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
-        for name, value in body.new_contacts:
-            if others := [other for other in self._having(name, value, seen) if other != id_]:
-                raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
-        write = write._replace(body=orjson.dumps(body.payload))
-        return Delivered(write, Verdict.PRESENT, item, merged=merged)
-
-    def _listed_alone(
-        self, id_: str, says: Item, seen: dict[tuple[str, str], list[str]]
-    ) -> Item | None:
-        """The person, if a list by the row's first contact shows exactly them."""
-        for name, same in _SAME.items():
-            if says.get(name):
-                value = str(says[name])
-                items = self._listed({name: value})
-                own = [item for item in items if same(value, item.get(name))]
-                seen[name, value] = [str(item.get("id")) for item in own]
-                return own[0] if seen[name, value] == [id_] else None
-        return None
-
-    def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
-        """The ids of those who have a contact; asked once."""
-        if (name, value) not in seen:
-            items = self._listed({name: value})
-            own = [item for item in items if _SAME[name](value, item.get(name))]
-            if items and not own:
-                raise Unclear(_UNFILTERED)
-            seen[name, value] = [str(item.get("id")) for item in own]
-        return seen[name, value]
-
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
         """Post `write`, or investigate its fate if its key may have expired.
 
@@ -250,7 +181,7 @@ class Delivery:
             remembered_s=self.keys.usable_s,
             patience_s=_RESUMED_PATIENCE_S if resumed else math.inf,
         )
-        return replace(answer, item=_usable(answer.item))
+        return replace(answer, item=usable_item(answer.item))
 
     def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
         """The answer and, for a repeated write, its evidence of the API's memory."""
@@ -279,7 +210,7 @@ class Delivery:
         if answer.item.get("id") is None or str(answer.item["id"]) == write.prospect_id:
             return False
         try:
-            return self._by_id(write.prospect_id) is None
+            return person_by_id(self._api, write.prospect_id) is None
         except ConnectorError:  # not known: reported as if they were still there
             return False
 
@@ -305,7 +236,7 @@ class Delivery:
             fate = fate_of_activity(payload, items, complete=complete, sent_server_ms=sent_ms)
             return Delivered(write, fate)
         if write.prospect_id is not None:
-            item = self._by_id(write.prospect_id)
+            item = person_by_id(self._api, write.prospect_id)
         elif write.row_alias is not None:
             return Delivered(write, Verdict.UNKNOWN)
         else:
@@ -344,16 +275,11 @@ class Delivery:
         """The person that a write is about: by id if known, otherwise by contact, otherwise by name
         and content."""
         if write.prospect_id is not None:
-            return self._by_id(write.prospect_id) or self._by_contact(payload)
+            return person_by_id(self._api, write.prospect_id) or self._by_contact(payload)
         if write.row_alias is None:
             return self._by_contact(payload)
         people = self._by_name(payload)
         return next((each for each in people if not compare(payload, each).differs), None)
-
-    def _by_id(self, prospect_id: str) -> Item | None:
-        """The person; None if they were deleted."""
-        found = self._api.record(PROSPECTS, prospect_id, lane=Lane.PUSH)
-        return None if found is None else _usable(found)
 
     def _by_contact(self, payload: Item) -> Item | None:
         """The person with the payload's email, or else with its phone.
@@ -364,13 +290,13 @@ class Delivery:
         others = False
         for name, same in (("email", same_email), ("phone", same_phone)):
             if payload.get(name):
-                items = self._listed({name: str(payload[name])})
+                items = listed_people(self._api, {name: str(payload[name])})
                 for item in items:
                     if same(payload[name], item.get(name)):
                         return item
                 others = others or bool(items)
         if others:
-            raise Unclear(_UNFILTERED)
+            raise Unclear(UNFILTERED)
         return None
 
     def _by_name(self, payload: Item) -> list[Item]:
@@ -380,15 +306,11 @@ class Delivery:
             Unclear: the API lists others too.
         """
         name = _full_name(payload)
-        items = self._listed({"name": name})
+        items = listed_people(self._api, {"name": name})
         own = [each for each in items if _folded(_full_name(each)) == _folded(name)]
         if items and not own:
-            raise Unclear(_UNFILTERED)
+            raise Unclear(UNFILTERED)
         return own
-
-    def _listed(self, params: Mapping[str, str]) -> list[Item]:
-        page = self._api.page(PROSPECTS, params, lane=Lane.PUSH)
-        return [_usable(item) for item in page.items if isinstance(item, dict)]
 
     def _is_attached(self, kind: str, prospect_id: str, payload: Item) -> bool:
         items, complete = attached_to(self._api, kind, prospect_id)
@@ -397,6 +319,18 @@ class Delivery:
         if not complete:
             raise Unclear(_LONG_LIST.format(kind=kind, seen=len(items)))
         return False
+
+
+def listed_people(api: ApiClient, params: Mapping[str, str]) -> list[Item]:
+    """The prospects of a list that is filtered by one parameter."""
+    page = api.page(PROSPECTS, params, lane=Lane.PUSH)
+    return [usable_item(item) for item in page.items if isinstance(item, dict)]
+
+
+def person_by_id(api: ApiClient, prospect_id: str) -> Item | None:
+    """The prospect; None if they were deleted."""
+    found = api.record(PROSPECTS, prospect_id, lane=Lane.PUSH)
+    return None if found is None else usable_item(found)
 
 
 def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item], bool]:
@@ -422,7 +356,7 @@ def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item]
     return own, complete and not nameless
 
 
-def _usable(item: Item) -> dict[str, Any]:
+def usable_item(item: Item) -> dict[str, Any]:
     """`item` without an id that the ledger can't hold, and without names that are no text: one odd
     answer must not end a run, and every later one."""
     names = ("firstName", "lastName")

@@ -23,6 +23,7 @@ from connector.clock import SteadyClock
 from connector.errors import BudgetError, Interrupted
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
+from connector.upsert.looking import APPEARED, Looking
 from connector.upsert.outbox.bases import Bases
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
@@ -109,6 +110,7 @@ class Sender:
         self._receipts = Receipts(outbox.scope)
         self._settler = Settler(outbox, self._receipts, options, clock)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
+        self._looking = Looking(api, options.rules, outbox.hasher.cell)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._rows = _RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
@@ -169,8 +171,7 @@ class Sender:
         arrived: Delivered | BaseException
         try:
             if row.looks and row.memory is not None and row.write.prospect_id is not None:
-                rules, cell = self._options.rules, self._outbox.hasher.cell
-                arrived = self._delivery.look_before_change(row.write, row.memory, rules, cell)
+                arrived = self._looking.look(row.write, row.memory, row.guard)
             elif row.looks:
                 arrived = self._delivery.look_up(row.write)
             else:
@@ -295,6 +296,8 @@ class Sender:
             # else the plan knows better, which has seen the pull
             row.prospect_id = decision.prospect_id if is_newer else None
             row.prospect_id = row.prospect_id or write.prospect_id
+            if decision.outcome is None and self._has_appeared(connection, row, evidence):
+                return self._claim_activity(connection, row)
             if decision.outcome is None:
                 self._claim_prospect(connection, row, evidence)
                 return True
@@ -306,6 +309,22 @@ class Sender:
                 row.notes += [decision.reason] if decision.reason else []
                 self._finish_unsent(connection, row.waiting.popleft(), Status.UNCHANGED)
         return self._claim_activity(connection, row)
+
+    def _has_appeared(
+        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
+    ) -> bool:
+        """Whether the plan that is applied was to create a person who is known by now, and not
+        because its source has created them; then the row is in conflict."""
+        found = evidence.best
+        if row.guard is None or row.write.prospect_id is not None or found is None:
+            return False
+        id_, payload = found.prospect_id, orjson.loads(row.write.body)
+        if self._settler.has_settled(connection, row.write, id_, payload, created=True):
+            row.prospect_id = id_
+            return False
+        row.prospect_id, row.status = id_, Status.FAILED
+        row.failures.append(APPEARED.format(id=id_))
+        return True
 
     def _claim_prospect(
         self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
@@ -339,7 +358,8 @@ class Sender:
             write.kind == PROSPECTS and write.prospect_id is None and write.row_alias is None
         )
         payload = orjson.loads(write.body) if is_unknown else {}
-        if payload.get("update") is not True or self._options.allow_shared_contact:
+        is_shared = self._options.allow_shared_contact and write.guard is None
+        if payload.get("update") is not True or is_shared:
             return write
         return write._replace(creates=True, body=orjson.dumps({**payload, "update": False}))
 

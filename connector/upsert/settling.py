@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
+from connector.upsert.looking import APPEARED, Guard, GuardConflict
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Base, Entries, unpacked
 from connector.upsert.outbox.matching import (
@@ -79,7 +80,8 @@ class RowInFlight:
     claimed, and when it last went out; monotonic.
 
     memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
-    say, where there are several; merged: what came of the merge.
+    say, where there are several; merged: what came of the merge. guard: what the person must still
+    look like, where a plan is applied or a push is undone.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     left_alone: the prospect exists, and a push that only creates doesn't change it. names: of the
     people that `failures` are about, for the rejects file only.
@@ -99,6 +101,7 @@ class RowInFlight:
     memory: RowMemory | None = None
     siblings: Base | None = None
     merged: PersonMerge | None = None
+    guard: Guard | None = None
     left_alone: bool = False
     names: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -109,7 +112,9 @@ class RowInFlight:
     def of(cls, writes: list[Write], *, own: bool) -> RowInFlight:
         first = writes[0]
         notes = [first.note] if first.note else []
-        return cls(first, deque(writes), own, prospect_id=first.prospect_id, notes=notes)
+        guard = Guard.from_bytes(first.guard) if first.guard else None
+        known = first.prospect_id
+        return cls(first, deque(writes), own, prospect_id=known, guard=guard, notes=notes)
 
     def fail(self, why: str, status: Status = Status.FAILED) -> None:
         """The write in flight wasn't applied, as far as known; the prospect's decides the row."""
@@ -213,6 +218,8 @@ class Settler:
                 row.notes.append(f"prospect {expected} was deleted in HiringCenter")
             elif not _is_expected(write, row.prospect_id):
                 row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
+        elif _leaves_matches_alone(write) and row.guard is not None:
+            self._refuse_appeared(connection, row, answer.item)
         elif _leaves_matches_alone(write):
             row.left_alone = True
             row.notes.append(EXISTS)
@@ -255,6 +262,10 @@ class Settler:
         sent with what is left."""
         if arrived.verdict is Verdict.ABSENT:
             self._receipts.forget_people(connection, [row.write.prospect_id or ""])
+            if row.guard is not None:
+                why = row.guard.deleted_reason.format(id=row.write.prospect_id)
+                self._refuse(connection, row, Status.FAILED, why)
+                return Next.SETTLED
             if self._options.mode == "update-only":
                 self._refuse(connection, row, Status.REJECTED, _ABSENT)
             elif self._options.rules.restore or has_changed([memory.row], self._cell):
@@ -266,9 +277,12 @@ class Settler:
                 row.notes.append(DELETED)
             return Next.SETTLED
         item = arrived.item or {}
-        if self._is_another(connection, row, item):
+        is_undo = row.guard is not None and row.guard.undoes is not None
+        if not is_undo and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
+        if arrived.conflicts and row.guard is not None:
+            row.failures.append(row.guard.changed_reason(arrived.conflicts))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
         self._accept(connection, row, item, Status.UNCHANGED)
@@ -283,6 +297,8 @@ class Settler:
         out."""
         if row.memory is None or row.write.kind != PROSPECTS:
             return None
+        if row.guard is not None and row.guard.undoes is not None:
+            return None  # the same input pushed again finds its own values settled, and keeps these
         return self._bases.settlement(
             row.write,
             row.memory,
@@ -319,6 +335,9 @@ class Settler:
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
         item, write = arrived.item or {}, row.write
+        if row.guard is not None:
+            self._refuse_appeared(connection, row, item)
+            return Next.SETTLED
         if self._is_another(connection, row, item):
             return Next.SETTLED
         if row.memory is not None:
@@ -368,7 +387,7 @@ class Settler:
         if (
             found is None
             or self._options.allow_shared_contact
-            or self._has_settled(connection, write, id_, payload)
+            or self.has_settled(connection, write, id_, payload)
         ):
             row.write = write._replace(prospect_id=id_)
             return False
@@ -376,15 +395,23 @@ class Settler:
         row.names = found.names
         return True
 
-    def _has_settled(
-        self, connection: sa.Connection, write: Write, prospect_id: str | None, payload: Item
+    def has_settled(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        prospect_id: str | None,
+        payload: Item,
+        *,
+        created: bool = False,
     ) -> bool:
-        """Whether the source of `write` has settled its first name on that very person."""
+        """Whether the source of `write` has settled its first name on that very person. created:
+        by creating them."""
         name = first_name(payload.get("firstName"))
         if name is None or prospect_id is None:
             return False
         source, alias = self._outbox.hasher.source_and_name(write.source, name)
-        return (prospect_id, alias) in self._receipts.settled(connection, source, [prospect_id])
+        found = self._receipts.settled(connection, source, [prospect_id])
+        return found.get((prospect_id, alias), False) if created else (prospect_id, alias) in found
 
     def _settle_fate(self, connection: sa.Connection, row: RowInFlight, arrived: Delivered) -> Next:
         write = row.write
@@ -419,7 +446,7 @@ class Settler:
     ) -> Next:
         if isinstance(error, Refused):
             self._settle_refusal(connection, row, error)
-        elif isinstance(error, Unclear):
+        elif isinstance(error, Unclear | GuardConflict):
             self._refuse(connection, row, Status.FAILED, str(error))
         elif isinstance(error, NotSendable):
             self._refuse(connection, row, Status.REJECTED, str(error))
@@ -458,6 +485,13 @@ class Settler:
     ) -> None:
         self._finish(connection, row, status, row.write.prospect_id)
         row.fail(why, status)
+
+    def _refuse_appeared(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
+        """A plan that is applied was to create somebody, whom its write has met."""
+        id_ = item.get("id")
+        row.prospect_id = None if id_ is None else str(id_)
+        row.write = row.write._replace(prospect_id=row.prospect_id)
+        self._refuse(connection, row, Status.FAILED, APPEARED.format(id=id_))
 
     def _finish(
         self, connection: sa.Connection, row: RowInFlight, outcome: str, prospect_id: str | None
@@ -509,7 +543,8 @@ class Settler:
             for alias in write.aliases:
                 self.disputed.pop(alias, None)
         name = first_name(payload.get("firstName"))
-        if name is not None and not row.left_alone:
+        is_undo = row.guard is not None and row.guard.undoes is not None
+        if name is not None and not row.left_alone and not is_undo:
             source, alias = self._outbox.hasher.source_and_name(write.source, name)
             self._receipts.settle_name(
                 connection, row.prospect_id, source, alias, created=status is Status.CREATED

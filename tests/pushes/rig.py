@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from connector.api.client import ApiClient
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
-from connector.budget.locks import take_lock
+from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.merge import MergeRules
-from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Status
@@ -127,26 +128,55 @@ class Rig:
             pushed = Pushed(plan, rejects=rejects)
             if dry_run:
                 return pushed
-            sender = Sender(
-                outbox,
-                options,
-                self.api,
-                held,
-                keys=KeyMemory(self.key_memory_s, self.request_timeout_s),
-                clock=self.steady,
-                began_ms=began_ms,
-                width=lambda: self.in_flight,
-                on_reject=rejects.append,
+            self._send(outbox, options, held, began_ms, pushed)
+        assert len(numbered) == sum(pushed.outcomes.values()) == len(pushed.statuses)
+        return pushed
+
+    def send(self, *planned: Write, rules: MergeRules | None = None) -> Pushed:
+        """Send writes that something else than a push has planned; their run, and aliases where
+        their body has contacts, are set here."""
+        self.pushes += 1
+        run_id = f"run-{self.pushes:04}"
+        outbox = Outbox(self.database, SCOPE)
+        options = PushOptions(run_id, planned[0].source, merges=True, rules=rules or MergeRules())
+        new = []
+        for write in planned:
+            says = orjson.loads(write.body)
+            email, phone = (
+                outbox.hasher.alias(kind, says[kind]) if says.get(kind) else None
+                for kind in ("email", "phone")
             )
-            sender.send()
-        pushed.outcomes = dict(plan.outcomes + sender.outcomes)
+            new.append(write._replace(run_id=run_id, email_alias=email, phone_alias=phone))
+        with take_lock(self.database, "push", run_id=run_id) as held:
+            began_ms = int(self.steady.now_s() * 1000)
+            with self.database.write() as connection:
+                outbox.plan(connection, new, began_ms)
+            pushed = Pushed(PlanCounts(rows=len(new), to_send=len(new)))
+            self._send(outbox, options, held, began_ms, pushed)
+        return pushed
+
+    def _send(
+        self, outbox: Outbox, options: PushOptions, held: HeldLock, began_ms: int, pushed: Pushed
+    ) -> None:
+        sender = Sender(
+            outbox,
+            options,
+            self.api,
+            held,
+            keys=KeyMemory(self.key_memory_s, self.request_timeout_s),
+            clock=self.steady,
+            began_ms=began_ms,
+            width=lambda: self.in_flight,
+            on_reject=pushed.rejects.append,
+        )
+        sender.send()
+        pushed.outcomes = dict(pushed.plan.outcomes + sender.outcomes)
         pushed.recovered = sender.recovered
+        run_id = options.run_id
         with self.database.read() as connection:
             for row in connection.execute(sa.select(results).where(results.c.run_id == run_id)):
                 pushed.statuses[row.row_number] = row.status
                 pushed.messages[row.row_number] = row.message
-        assert len(numbered) == sum(pushed.outcomes.values()) == len(pushed.statuses)
-        return pushed
 
     def close(self) -> None:
         self.database.close()

@@ -123,6 +123,7 @@ class Why(StrEnum):
     FILLED = "the mapping only fills empty fields, and this one isn't"
     NOT_READ = "the mapping only fills empty fields, and whether this one is empty isn't known"
     MERGES = "HiringCenter only adds labels, so none can be removed"
+    UNDONE = "put back as it was"
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,7 @@ class Write(NamedTuple):
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known. settles: while it is planned, what all rows of its entry
     say (`entries.packed`), where there are several; once it is sent, what its answer settles
-    (`bases.Settlement`).
+    (`bases.Settlement`). guard: what its person must still look like (`looking.Guard`).
     """
 
     run_id: str
@@ -92,6 +92,7 @@ class Write(NamedTuple):
     sent_ms: int | None = None
     sent_server_ms: int | None = None
     settles: bytes | None = None
+    guard: bytes | None = None
 
     @property
     def aliases(self) -> tuple[int, ...]:
@@ -227,7 +228,8 @@ class Outbox:
     ) -> None:
         """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
         any more. Its content is dropped."""
-        emptied = {"closed_ms": at_ms, "body": None, "row_values": None, "note": None}
+        content = ("body", "row_values", "note", "guard")
+        emptied = {"closed_ms": at_ms, **dict.fromkeys(content)}
         values = {"outcome": outcome, "prospect_id": write.prospect_id, **emptied}
         self._step(connection, write, before, after, values)
 

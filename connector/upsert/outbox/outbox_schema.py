@@ -48,6 +48,7 @@ writes = sa.Table(
     sa.Column("creates", sa.Boolean),
     sa.Column("body", sa.LargeBinary),
     sa.Column("settles", sa.LargeBinary),
+    sa.Column("guard", sa.LargeBinary),
     sa.Column("row_values", sa.LargeBinary),
     sa.Column("note", sa.Text),
     sa.Column("idempotency_key", sa.String(64)),
@@ -221,6 +222,12 @@ def _add_entries(connection: sa.Connection) -> None:
     _add_column(connection, writes.c.settles)
 
 
+def _add_guards(connection: sa.Connection) -> None:
+    """Of a write, what its person must still look like."""
+    metadata.create_all(connection)
+    _add_column(connection, writes.c.guard)
+
+
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
     """Add a column that may hold null, where the table lacks it."""
     table = column.table.name
@@ -237,6 +244,7 @@ MIGRATIONS = (
     metadata.create_all,
     _add_names,
     _add_entries,
+    _add_guards,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...]], sa.Insert] = {}

@@ -1,0 +1,238 @@
+"""A look at a person before they are changed: are they who they should be, and what is left to do?
+
+The look is one request, by the contact that the write will be sent with: the API finds people by
+email or phone alone, so the write must find exactly this person. What the look shows is merged with
+the row again, or, where a plan is applied or a push is undone, held against the write's guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+
+from connector.api.client import ApiClient
+from connector.errors import ConnectorError
+from connector.upsert.delivery import (
+    UNFILTERED,
+    Delivered,
+    Item,
+    Unclear,
+    listed_people,
+    person_by_id,
+)
+from connector.upsert.outbox.bases import RowMemory, fields_of_item
+from connector.upsert.outbox.matching import same_email, same_phone, same_value
+from connector.upsert.outbox.merge import (
+    LABELS_ADD,
+    LABELS_REMOVE,
+    UNKNOWN,
+    FieldAction,
+    FieldMerge,
+    Fingerprints,
+    MergeRules,
+    NotSendable,
+    Person,
+    PersonMerge,
+    Why,
+    body_of_update,
+    merge,
+)
+from connector.upsert.outbox.outbox import Verdict, Write
+
+_SAME = {"email": same_email, "phone": same_phone}
+_SHARED = (
+    "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
+    "Look at both in HiringCenter"
+)
+_TAKEN = (
+    "the new {contact} belongs to prospect {other}, while the row is about prospect {id}. Correct "
+    "the row, or look at both in HiringCenter"
+)
+CHANGED_SINCE_PLAN = (
+    "conflict: {fields} changed in HiringCenter since the plan was made, so nothing of the row was "
+    "sent. Plan again to see what it would do now"
+)
+APPEARED = (
+    "conflict: the plan was to create this person, but prospect {id} has their email or phone by "
+    "now, so nothing was sent. Plan again to see what it would change"
+)
+DELETED_SINCE_PLAN = (
+    "conflict: prospect {id} was deleted in HiringCenter since the plan was made, so nothing was "
+    "sent. Plan again to see what it would do now"
+)
+CHANGED_SINCE_PUSH = (
+    "conflict: {fields} changed in HiringCenter since run {run_id}, and left as HiringCenter has it"
+)
+DELETED_SINCE_PUSH = (
+    "conflict: prospect {id} was deleted in HiringCenter since run {run_id}; nothing was put back"
+)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a person must still look like for a write to go out; the two kinds differ in what a
+    mismatch refuses.
+
+    A plan that is applied: `fields` names what the plan sends, each with the fingerprint of the
+    value that it replaces (`Hasher.cell`; of labels to add or remove, that of `labels`), or None
+    where that wasn't known. Any mismatch refuses the whole row. A creation (no `prospect_id`) names
+    all that it sends, with None; whoever has its contacts by then is a mismatch.
+
+    A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
+    fingerprint of what the run left there. Fields that don't match are left alone. The write's
+    body is what is put back, beside the contact and the names that find the person.
+    """
+
+    fields: Mapping[str, bytes | None]
+    undoes: str | None = None
+
+    def to_bytes(self) -> bytes:
+        """`Write.guard`: JSON, with fingerprints as hexadecimal digits."""
+        fields = {name: value and value.hex() for name, value in self.fields.items()}
+        return orjson.dumps(
+            {"fields": fields, "person": self.undoes is None, "undoes": self.undoes}
+        )
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        found = orjson.loads(stored)
+        fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
+        return cls(fields, found["undoes"])
+
+    def changed_reason(self, conflicts: Collection[str]) -> str:
+        """Why fields that don't match aren't sent."""
+        reason = CHANGED_SINCE_PLAN if self.undoes is None else CHANGED_SINCE_PUSH
+        return reason.format(fields=", ".join(conflicts), run_id=self.undoes)
+
+    @property
+    def deleted_reason(self) -> str:
+        """Why nothing is sent, if the person isn't there any more; `{id}` is left to fill in."""
+        if self.undoes is None:
+            return DELETED_SINCE_PLAN
+        return DELETED_SINCE_PUSH.replace("{run_id}", self.undoes)
+
+
+class GuardConflict(ConnectorError):
+    """A person isn't as a plan, or an undo, requires; nothing was sent."""
+
+
+def guarded(
+    guard: Guard, says: Mapping[str, Any], merged: PersonMerge, theirs: Person, cell: Fingerprints
+) -> tuple[PersonMerge, tuple[str, ...]]:
+    """What a guard leaves of a merge, and the fields that don't match it. says: what the row says.
+    Pure."""
+    if guard.undoes is not None:
+        return _undone(guard, says, theirs, cell)
+    found = {each.name: each for each in merged.fields}
+    conflicts = tuple(
+        name
+        for name, before in guard.fields.items()
+        if (each := found.get(name)) is not None
+        and each.action is not FieldAction.EQUAL
+        and (each.action is not FieldAction.SEND or not _matches(name, before, theirs, cell))
+    )
+    left = tuple(
+        each
+        for each in merged.fields
+        if each.action is not FieldAction.SEND or each.name in guard.fields
+    )
+    return PersonMerge(left), conflicts
+
+
+def _matches(name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
+    read_as = "labels" if name in (LABELS_ADD, LABELS_REMOVE) else name
+    if before is None:
+        return True
+    return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before
+
+
+def _undone(
+    guard: Guard, before: Mapping[str, Any], theirs: Person, cell: Fingerprints
+) -> tuple[PersonMerge, tuple[str, ...]]:
+    fields, conflicts = [], []
+    for name, left in guard.fields.items():
+        value, is_now = before.get(name), theirs.fields.get(name, UNKNOWN)
+        action = FieldAction.SEND
+        if is_now is not UNKNOWN and same_value(name, value, is_now):
+            action = FieldAction.EQUAL
+        elif is_now is UNKNOWN or cell(name, is_now) != left:
+            action = FieldAction.KEEP
+            conflicts.append(name)
+        fields.append(FieldMerge(name, action, Why.UNDONE, value, is_now, settles=False))
+    return PersonMerge(tuple(fields)), tuple(conflicts)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Looks at people; thread-safe. Every method raises what the API client raises."""
+
+    api: ApiClient
+    rules: MergeRules
+    cell: Fingerprints
+
+    def look(self, write: Write, memory: RowMemory, guard: Guard | None) -> Delivered:
+        """Merge a row with its person as they are now; nothing is sent.
+
+        Raises:
+            NotSendable: the API can't be asked to change this, or would change somebody else.
+            GuardConflict: the person isn't as `guard` requires.
+            Unclear: the API didn't filter its list.
+        """
+        assert write.prospect_id is not None
+        says, id_ = memory.row.says, write.prospect_id
+        restored = guard.fields if guard and guard.undoes is not None else {}
+        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
+        contacts = {name: says.get(name) for name in _SAME if name not in restored}
+        item = self._listed_alone(id_, contacts, seen) or person_by_id(self.api, id_)
+        if item is None:
+            return Delivered(write, Verdict.ABSENT)
+        person = Person(id_, fields_of_item(item), fresh=True)
+        merged, conflicts = self._merged(memory, person, guard)
+        if not merged.to_send:
+            return Delivered(write, Verdict.EQUAL, item, merged=merged)
+        body = body_of_update(merged, person, labels_merge=self.rules.labels_merge)
+        assert body.contact is not None
+        if self._having(*body.contact, seen) != [id_]:
+            raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
+        for name, value in body.new_contacts:
+            if others := [other for other in self._having(name, value, seen) if other != id_]:
+                raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
+        write = write._replace(body=orjson.dumps(body.payload))
+        return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
+
+    def _merged(
+        self, memory: RowMemory, person: Person, guard: Guard | None
+    ) -> tuple[PersonMerge, tuple[str, ...]]:
+        merged = merge([memory.row], person, self.rules, self.cell)
+        if guard is None:
+            return merged, ()
+        merged, conflicts = guarded(guard, memory.row.says, merged, person, self.cell)
+        if conflicts and (guard.undoes is None or not merged.to_send):
+            raise GuardConflict(guard.changed_reason(conflicts))
+        return merged, conflicts
+
+    def _listed_alone(
+        self, id_: str, contacts: Item, seen: dict[tuple[str, str], list[str]]
+    ) -> Item | None:
+        """The person, if a list by the first contact shows exactly them."""
+        for name, same in _SAME.items():
+            if contacts.get(name):
+                value = str(contacts[name])
+                items = listed_people(self.api, {name: value})
+                own = [item for item in items if same(value, item.get(name))]
+                seen[name, value] = [str(item.get("id")) for item in own]
+                return own[0] if seen[name, value] == [id_] else None
+        return None
+
+    def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
+        """The ids of those who have a contact; asked once."""
+        if (name, value) not in seen:
+            items = listed_people(self.api, {name: value})
+            own = [item for item in items if _SAME[name](value, item.get(name))]
+            if items and not own:
+                raise Unclear(UNFILTERED)
+            seen[name, value] = [str(item.get("id")) for item in own]
+        return seen[name, value]
