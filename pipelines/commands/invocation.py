@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,22 +73,32 @@ class Options:
 
 
 def command(
-    name: str, *, short_help: str, example: str, observe: bool = False
+    name: str,
+    *,
+    short_help: str,
+    example: str,
+    observe: bool = False,
+    options_of: Callable[..., Any] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Register `work(settings, output, …options)` as a command, with the shared options.
 
     example: for the help; several are separated by blank lines. observe: send the alerts and the
-    telemetry that the settings ask for.
+    telemetry that the settings ask for. options_of: a function that has options too, which `work`
+    gets as keywords: commands share options without repeating them. fixed: values of some of these,
+    which then are no options of this command.
     """
 
     def register(work: Callable[..., Result]) -> Callable[..., Result]:
         # of the types in the signature, `Settings` alone isn't imported at run time
-        own = _parameters(work, locals={"Settings": None})[2:]
+        own = _options(work)
+        if options_of is not None:
+            own += [each for each in _options(options_of) if each.name not in (fixed or {})]
         shared = _parameters(Options)
 
         def run(**given: Any) -> None:
             options = Options(**{each.name: given.pop(each.name) for each in shared})
-            bound: Work = partial(work, **given)
+            bound: Work = partial(work, **(fixed or {}), **given)
             run_command(options, observed(name, bound) if observe else bound)
 
         run.__doc__ = work.__doc__
@@ -99,6 +109,12 @@ def command(
         return work
 
     return register
+
+
+def _options(work: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Its parameters but for settings and output, and for options that it gets from elsewhere."""
+    own = _parameters(work, locals={"Settings": None, "PushRequest": None})[2:]
+    return [each for each in own if each.default is not each.empty]
 
 
 def _parameters(function: Callable[..., Any], **evaluation: Any) -> list[inspect.Parameter]:

@@ -100,13 +100,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     )
 
 
-@command(
-    "push",
-    short_help="Send prospects from a file, table or query to the API",
-    example=_PUSH_EXAMPLES,
-    observe=True,
-)
-def _push(
+def _push_request(
     settings: Settings,
     output: Output,
     file: str | None = argument("FILE"),
@@ -147,9 +141,8 @@ def _push(
         "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."
     ),
     new_ledger: bool = _NEW_LEDGER,
-) -> Result:
-    """Send prospects to the API from FILE (CSV, TSV, JSONL, Parquet or XLSX, .gz too; - for CSV on
-    stdin), a table or a query; every row is accounted for."""
+) -> PushRequest:
+    """What is asked for: the options of a push, and of what is like one."""
     from connector.errors import UsageError
     from pipelines.push.push_input import PushRequest, job_request
 
@@ -172,7 +165,20 @@ def _push(
         raise UsageError("--job names its own source: leave out FILE, --table and --sql.")
     else:
         request = job_request(settings, job)
-    return run_push(settings, replace(request, **changes), output)
+    return replace(request, **changes)
+
+
+@command(
+    "push",
+    short_help="Send prospects from a file, table or query to the API",
+    example=_PUSH_EXAMPLES,
+    observe=True,
+    options_of=_push_request,
+)
+def _push(settings: Settings, output: Output, **given: Any) -> Result:
+    """Send prospects to the API from FILE (CSV, TSV, JSONL, Parquet or XLSX, .gz too; - for CSV on
+    stdin), a table or a query; every row is accounted for."""
+    return run_push(settings, _push_request(settings, output, **given), output)
 
 
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
