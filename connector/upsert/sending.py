@@ -119,25 +119,31 @@ class Sender:
         self._finished: list[RowInFlight] = []
         self._created_again: set[tuple[str, str, bytes]] = set()
         self._ending: BaseException | None = None
+        self._has_recovered = False
 
-    def send(self) -> None:
-        """Settle the open writes of earlier runs, then send every planned row, in file order per
-        person.
+    def recover(self) -> None:
+        """Settle the open writes of earlier runs, before a plan that builds on them; see `send`.
 
-        A write of an earlier run that still gets no answer stays open, and delays only the rows of
-        its person.
-
-        Raises:
-            Interrupted: a signal asked to stop; what was in flight has its answer or stays open.
-            ApiError: the key was refused, or no request is answered any more.
-            BudgetError: the ledger can't be used.
+        A write that still gets no answer stays open, and delays only the rows of its person.
         """
         now_ms = self._clock.now_ms()
         self._keys.learnt = self._outbox.learnt_memory(now_ms - _LEARNT_DAYS * _DAY_MS)
         self._open = self._outbox.open_sends()
         self._settler.recovering = True
         self._run(self._resume, lambda: bool(self._open))
-        self._settler.recovering = False
+        self._settler.recovering, self._has_recovered = False, True
+
+    def send(self) -> None:
+        """Settle what earlier runs left open, then send every planned row, in file order per
+        person.
+
+        Raises:
+            Interrupted: a signal asked to stop; what was in flight has its answer or stays open.
+            ApiError: the key was refused, or no request is answered any more.
+            BudgetError: the ledger can't be used.
+        """
+        if not self._has_recovered:
+            self.recover()
         self._run(self._claim_some, lambda: not self._rows.empty)
         if self._settler.unreachable is not None and self.outcomes[Status.FAILED]:
             raise self._settler.unreachable
