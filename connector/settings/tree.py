@@ -76,12 +76,18 @@ class WriteSettings(Section):
     key_memory_s: how long an idempotency key is trusted; after that, a write without an answer is
     looked up before it is sent again.
     retention_days: how long outcomes and hashes of finished rows are kept.
+    fresh_s: for how long what was read of a person is still sure when they are changed; whoever was
+    read before that is looked up first.
+    lookups: how many people one push may look up to find out whether a field that it only fills is
+    empty.
     """
 
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
     key_memory_s: Positive = 600.0
     retention_days: Annotated[int, Field(ge=1)] = 90
     max_in_flight: Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)] = MOST_IN_FLIGHT
+    fresh_s: Annotated[float, Field(ge=0)] = 900.0
+    lookups: Annotated[int, Field(ge=0)] = 500
 
 
 class PushJob(Section):
@@ -89,7 +95,9 @@ class PushJob(Section):
 
     encoding, delimiter, sheet: of `file`, if detection gets them wrong. skip_rows: lines above its
     header. allow_shared_contact: send rows whose email or phone belongs to someone with another
-    first name.
+    first name. fill_empty: only fill fields that are empty. restore: send what somebody has changed
+    in HiringCenter since. recheck: look people up before they are changed. lookups: instead of
+    `writes.lookups`.
     account: the only account it is for; None: any.
     """
 
@@ -105,6 +113,10 @@ class PushJob(Section):
     skip_rows: Annotated[int, Field(ge=0)] = 0
     max_changes: Annotated[int, Field(ge=0)] | None = None
     allow_shared_contact: bool = False
+    fill_empty: bool = False
+    restore: bool = False
+    recheck: bool = True
+    lookups: Annotated[int, Field(ge=0)] | None = None
     account: str | None = None
 
 

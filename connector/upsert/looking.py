@@ -26,8 +26,6 @@ from connector.upsert.delivery import (
 from connector.upsert.outbox.bases import RowMemory, fields_of_item
 from connector.upsert.outbox.matching import same_email, same_phone, same_value
 from connector.upsert.outbox.merge import (
-    LABELS_ADD,
-    LABELS_REMOVE,
     UNKNOWN,
     FieldAction,
     FieldMerge,
@@ -41,6 +39,7 @@ from connector.upsert.outbox.merge import (
     merge,
 )
 from connector.upsert.outbox.outbox import Verdict, Write
+from connector.upsert.rows.write_schema import LABEL_EDITS
 
 _SAME = {"email": same_email, "phone": same_phone}
 _SHARED = (
@@ -143,7 +142,7 @@ def guarded(
 
 
 def _matches(name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
-    read_as = "labels" if name in (LABELS_ADD, LABELS_REMOVE) else name
+    read_as = "labels" if name in LABEL_EDITS else name
     if before is None:
         return True
     return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before

@@ -82,7 +82,8 @@ class Sender:
     began_ms: when the run began to plan. width: how many requests may be in flight now. on_reject:
     called with each row that is rejected or fails. on_progress: called with the number of rows of
     this run that have an outcome, all in `outcomes`. recovered: writes of earlier runs that were
-    settled. unbooked: rows in flight when the ledger failed. Callbacks run between transactions.
+    settled. unbooked: rows in flight when the ledger failed. kept: rows with fields that were kept
+    as HiringCenter has them. Callbacks run between transactions.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Sender:
         self._began_ms, self._width = began_ms, width
         self._on_reject, self._on_progress = on_reject, on_progress
         self.outcomes: Counter[Status] = Counter()
-        self.recovered = self.unbooked = 0
+        self.recovered = self.unbooked = self.kept = 0
         self._receipts = Receipts(outbox.scope)
         self._settler = Settler(outbox, self._receipts, options, clock)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
@@ -453,6 +454,7 @@ class Sender:
                 self.recovered += self._settler.is_settled(row.write)
                 continue
             self.outcomes[result.status] += 1
+            self.kept += bool(row.merged and row.merged.kept and not row.has_failed)
             if result.status in (Status.REJECTED, Status.FAILED):
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:

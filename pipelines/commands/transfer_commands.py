@@ -137,6 +137,23 @@ def _push_request(
         "--allow-shared-contact",
         "Send rows whose email or phone belongs to someone with another first name.",
     ),
+    fill_empty: bool = flag(
+        "--fill-empty", "Only fill fields that are empty in HiringCenter; keep all others."
+    ),
+    restore: bool = flag(
+        "--restore", "Send what somebody has changed in HiringCenter since the last push, too."
+    ),
+    no_recheck: bool = flag(
+        "--no-recheck", "Don't look people up before they are changed: trust the last pull."
+    ),
+    source: str | None = option(
+        "--source NAME", "Name of the input, for a file whose path changes from push to push."
+    ),
+    lookups: int | None = option(
+        "--lookups N",
+        "Look up at most N people to find out which fields are empty (default: 500).",
+        min=0,
+    ),
     rejects: Path | None = option(
         "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."
     ),
@@ -151,6 +168,8 @@ def _push_request(
         "mapping": mapping, "mode": mode, "max_changes": max_changes, "rejects": rejects,
         "dry_run": dry_run, "force": force, "clear_empty": clear_empty, "new_ledger": new_ledger,
         "ignore_unknown": ignore_unknown, "allow_shared_contact": allow_shared_contact or None,
+        "fill_empty": fill_empty or None, "restore": restore or None,
+        "recheck": False if no_recheck else None, "source_name": source, "lookups": lookups,
     }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     if output.all_accounts and file == "-":

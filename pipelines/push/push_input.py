@@ -19,6 +19,10 @@ from connector.upsert.rows.rejects import next_rejects_name
 from pipelines.destination.identity import is_duckdb
 
 _FETCHED_ROWS = 5_000
+_NAMELESS = (
+    "stdin has no name, so all that is pushed from it counts as one input, and is compared with "
+    "what it said last. Name it: --source NAME, the same at each push."
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,11 @@ class PushRequest:
     sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header. rejects: file
     for rows that weren't applied; None: next to the input. new_ledger: if the outbox was lost,
     start a new one. job: the push job that this is, if any. allow_shared_contact: send rows that
-    seem to be about another person than the one who has their email or phone.
+    seem to be about another person than the one who has their email or phone. source_name: the
+    input's name, for a file whose path changes. fill_empty: only fill fields that are empty.
+    restore: send what somebody has changed in HiringCenter since. recheck: look people up before
+    they are changed. lookups: how many people may be looked up to fill empty fields; None: as the
+    settings say.
     """
 
     file: str | None = None
@@ -50,6 +58,11 @@ class PushRequest:
     rejects: Path | None = None
     new_ledger: bool = False
     allow_shared_contact: bool = False
+    source_name: str | None = None
+    fill_empty: bool = False
+    restore: bool = False
+    recheck: bool = True
+    lookups: int | None = None
     job: str | None = None
 
     def __post_init__(self) -> None:
@@ -64,6 +77,13 @@ class PushRequest:
             raise UsageError(
                 "--encoding, --delimiter, --sheet and --skip-rows apply only to a FILE."
             )
+        if self.source_name is not None and not self.source_name.strip():
+            raise UsageError("--source is empty. Give the input a name, the same at each push.")
+        if self.source_name is not None and self.job is not None:
+            raise UsageError(f"--source: [push.{self.job}] is a source itself. Leave out --source.")
+        if self.force and (self.fill_empty or self.restore):
+            other = "--fill-empty" if self.fill_empty else "--restore"
+            raise UsageError(f"--force sends everything: leave out {other}, or --force.")
 
     @property
     def title(self) -> str:
@@ -74,8 +94,18 @@ class PushRequest:
 
     @property
     def source(self) -> str:
-        """The input's name, the same at each push: the job, or else where the rows are."""
-        return self.origin if self.job is None else f"job {self.job}"
+        """The input's name, the same at each push: the job, the name that it was given, or else
+        where the rows are."""
+        if self.job is not None:
+            return f"job {self.job}"
+        return self.origin if self.source_name is None else f"source {self.source_name.strip()}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What people should know of how they named the input."""
+        if self.file != "-" or self.job is not None or self.source_name is not None:
+            return []
+        return [_NAMELESS]
 
     @property
     def origin(self) -> str:

@@ -85,7 +85,9 @@ def push_lines(report: PushReport) -> list[Any]:
 
 def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
     """Log events of a push that needs a look: its counts, and what is wrong with which rows."""
-    facts = ("run_id", "source", "job", "status", "rows", *_COUNTS, "not_sent", "rejects_file")
+    facts = (
+        "run_id", "source", "job", "status", "rows", *_COUNTS, "kept", "not_sent", "rejects_file",
+    )  # fmt: skip
     found = {name: report.summary[name] for name in facts if report.summary.get(name)}
     run_id = {"run_id": report.summary.get("run_id")}
     return [
@@ -125,8 +127,7 @@ def _table(summary: dict[str, Any]) -> Table:
     is_dry = "eta_s" in summary
     names = [name for name in _COUNTS if summary[name] or not is_dry or name in _SHOWN_DRY]
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
-    if summary["not_sent"] and not is_dry:
-        names.append("not_sent")
+    names += [name for name in ("kept", "not_sent") if summary.get(name) and not is_dry]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rows", *names):
         table.add_column(name.replace("_", " "), justify="right")

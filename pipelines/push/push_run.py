@@ -7,7 +7,7 @@ import resource
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
+from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
@@ -43,7 +44,7 @@ from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, fore
 from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
-from pipelines.running.wording import plural
+from pipelines.running.wording import elapsed, plural
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
@@ -133,6 +134,7 @@ class OutboxRun:
         self._report = PushReport()
         self._planned = PlanCounts()
         self._sender: Sender | None = None
+        self._copy_age_s: float | None = None
         self._results = ResultStore(self._outbox.database, self._outbox.scope, options.destination)
 
     def _plan_and_send(self) -> None:
@@ -261,6 +263,7 @@ class OutboxRun:
             "status": status_of(error),
             **self._named,
             **counted(plan.outcomes + sent, not_sent=plan.to_send - sent.total()),
+            "kept": plan.kept + (self._sender.kept if self._sender else 0),
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
             "waited_s": round(session.budget.waited_s, 3),
@@ -270,6 +273,8 @@ class OutboxRun:
             summary |= forecast(plan, requests=requests, eta_s=self._eta_s(requests))
         if plan.look_ups:
             summary["look_ups"] = plan.look_ups
+        if self._copy_age_s is not None:
+            summary["copy_age_s"] = round(self._copy_age_s)
         if self._sender and self._sender.recovered:
             summary["recovered"] = self._sender.recovered
         if rejects is not None and rejects.failure is not None:
@@ -331,6 +336,14 @@ class _PushRun(OutboxRun):
             retry_total_s=settings.http.retry_total_s,
             retention_days=settings.writes.retention_days,
             destination=destination_number(settings),
+            rules=MergeRules(
+                restore=request.restore,
+                force=request.force,
+                default_policy="fill_empty" if request.fill_empty else "overwrite",
+            ),
+            fresh_ms=int(settings.writes.fresh_s * 1000),
+            rechecks=request.recheck,
+            lookups=settings.writes.lookups if request.lookups is None else request.lookups,
         )
         super().__init__(opened, options)
         self._request = request
@@ -379,7 +392,9 @@ class _PushRun(OutboxRun):
             location=rows.name,
             from_table=rows.from_table,
         )
-        self._report.notes += plan.notes
+        self._report.notes += [*request.notes, *plan.notes]
+        rules = replace(self._options.rules, policy=plan.policy)
+        self._options = replace(self._options, rules=rules)
         return Validator(
             plan,
             default_region=self._session.settings.writes.default_region,
@@ -390,6 +405,8 @@ class _PushRun(OutboxRun):
     def _plan(self, rows: Input, validator: Validator) -> None:
         dry_run, clock = self._request.dry_run, self._clock
         with open_pulled(self._session.settings) as pulled:
+            if not self._request.recheck:
+                self._note_copy_age(pulled.complete_ms)
             planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
             plan = self._planned = planner.plan(
                 rows, validator.check, on_reject=self._reject, on_read=self._show_read
@@ -404,6 +421,16 @@ class _PushRun(OutboxRun):
                 "already there isn't sent."
             )
         _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
+
+    def _note_copy_age(self, complete_ms: int | None) -> None:
+        """How old the copy is that a push relies on which looks no one up."""
+        if complete_ms is None:
+            age = "there is no complete copy to compare with"
+        else:
+            self._copy_age_s = max(0.0, (self._began_ms - complete_ms) / 1000)
+            age = f"the last complete scan began {elapsed(self._copy_age_s)} before"
+        note = f"Nobody was looked up before the writes (--no-recheck); {age}."
+        self._report.notes.append(note)
 
     def _check_changes(self) -> None:
         allowed, changes = self._request.max_changes, self._planned.to_send

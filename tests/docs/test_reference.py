@@ -15,6 +15,7 @@ from pydantic import BaseModel, SecretStr
 from connector import errors
 from connector.settings import Settings, load
 from connector.source import hiringcenter
+from connector.upsert.rows.column_mapping import ColumnMapping
 from pipelines.cli import build_app
 from tests.docs.pages import ROOT, codes, page, pages, rows
 from tests.docs.project import ReadersProject
@@ -203,10 +204,13 @@ def test_messages_are_those_of_the_program():
 
 @pytest.mark.parametrize("each", pages(), ids=lambda each: each.name)
 def test_settings_shown_are_settings_that_exist(each: Any, tmp_path: Path):
-    """Every TOML block loads."""
+    """Every TOML block loads: as settings, or as a mapping file if it has a section of one."""
     for block in each.blocks("toml"):
         (tmp_path / "shown.toml").write_text(block)
-        load(tmp_path / "shown.toml")
+        if re.search(r"^\[(policy|columns|constants)\]$", block, re.M):
+            ColumnMapping.load(tmp_path / "shown.toml")
+        else:
+            load(tmp_path / "shown.toml")
 
 
 def test_secrets_are_named_as_such():

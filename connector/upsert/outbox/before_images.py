@@ -26,9 +26,10 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connector.errors import UsageError
-from connector.upsert.outbox.matching import MANNERS, same_value
+from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Person
 from connector.upsert.outbox.outbox_schema import before_images, insert_or_replace
+from connector.upsert.rows.write_schema import MANNERS
 
 KEY_FILE = "undo-key"
 Cell = Callable[[str, Any], bytes]  # `Hasher.cell`

@@ -18,11 +18,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
+from connector.upsert.rows.write_schema import MANNERS
+
 READ_AS = {"stageId": "currentStageId"}
 """What is written under one name and read under another."""
-# How the API is to treat a write, not what the prospect is: two payloads that differ in these
-# alone say the same.
-MANNERS = frozenset({"update", "muteWebhook"})
 # The contract names these in what is read, so an absent one is null; others may be write-only.
 ALWAYS_READ = frozenset(
     {"firstName", "lastName", "email", "phone", "currentStageId", "labels", "title", "company"}

@@ -14,11 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
-from typing import Any, Final, Literal
+from typing import Any, Final
 
-from connector.upsert.outbox.matching import MANNERS, is_nothing, same_value
+from connector.upsert.outbox.matching import is_nothing, same_value
+from connector.upsert.rows.column_mapping import Policy
+from connector.upsert.rows.write_schema import LABEL_EDITS, LABELS_ADD, LABELS_REMOVE, MANNERS
 
-Policy = Literal["overwrite", "fill_empty", "never"]
 Fingerprint = Hashable
 Fingerprints = Callable[[str, Any], Fingerprint]
 """field, value → what is remembered of the value."""
@@ -27,8 +28,6 @@ FieldSets = Mapping[str, Collection[Fingerprint]]
 
 CONTACTS = ("email", "phone")
 NAMES = ("firstName", "lastName")
-LABELS_ADD, LABELS_REMOVE = "labels_add", "labels_remove"
-_LABEL_EDITS = (LABELS_ADD, LABELS_REMOVE)
 # Neither can be read back under its own name: each write of `notes` adds a note.
 _WRITE_ONLY = frozenset({"notes"})
 
@@ -95,7 +94,7 @@ class MergeRules:
     labels_merge: bool = False
 
     def policy_of(self, name: str) -> Policy:
-        return self.policy.get("labels" if name in _LABEL_EDITS else name, self.default_policy)
+        return self.policy.get("labels" if name in LABEL_EDITS else name, self.default_policy)
 
 
 class FieldAction(StrEnum):
@@ -210,7 +209,7 @@ class _Merger:
     fingerprint: Fingerprints
 
     def field(self, name: str) -> FieldMerge:
-        if name in _LABEL_EDITS:
+        if name in LABEL_EDITS:
             found = self._label_edit(name)
         else:
             found = self._plain_field(name)
@@ -394,7 +393,7 @@ def body_of_update(merged: PersonMerge, theirs: Person, *, labels_merge: bool = 
     if any(each.why is Why.MERGES for each in merged.fields):
         raise NotSendable(Why.MERGES)
     sent = {each.name: each.ours for each in merged.to_send}
-    edits_labels = not sent.keys().isdisjoint(_LABEL_EDITS)
+    edits_labels = not sent.keys().isdisjoint(LABEL_EDITS)
     if edits_labels and "labels" not in theirs.fields and not labels_merge:
         raise NotSendable(LABELS_UNKNOWN.format(id=theirs.id))
     contact = next(
@@ -422,7 +421,7 @@ def _with_labels(
     sent: Mapping[str, Any], theirs: Person, *, labels_merge: bool
 ) -> Iterator[tuple[str, Any]]:
     for name, value in sent.items():
-        if name not in _LABEL_EDITS:
+        if name not in LABEL_EDITS:
             yield name, value
     added, removed = sent.get(LABELS_ADD, []), set(sent.get(LABELS_REMOVE, []))
     if added or removed:
@@ -457,7 +456,7 @@ def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
             if name in MANNERS:
                 continue
             settled = row.remembered.base.get(name) or row.remembered.others.get(name, ())
-            cells = (value or ()) if name in _LABEL_EDITS else (value,)
+            cells = (value or ()) if name in LABEL_EDITS else (value,)
             if any(fingerprint(name, cell) not in settled for cell in cells):
                 return True
     return False
@@ -474,7 +473,7 @@ def new_base(
     for row in rows:
         for name, value in row.says.items():
             if name in settled and name not in MANNERS:
-                cells = (value or ()) if name in _LABEL_EDITS else (value,)
+                cells = (value or ()) if name in LABEL_EDITS else (value,)
                 base.setdefault(name, set()).update(fingerprint(name, cell) for cell in cells)
     return {name: frozenset(prints) for name, prints in base.items()}
 

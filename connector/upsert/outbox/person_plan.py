@@ -13,7 +13,7 @@ from typing import Literal
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import packed
 from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
-from connector.upsert.outbox.matching import MANNERS, same_value
+from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     FieldAction,
     MergeRules,
@@ -26,6 +26,7 @@ from connector.upsert.outbox.merge import (
     still_holds,
 )
 from connector.upsert.outbox.outbox import Write
+from connector.upsert.rows.write_schema import MANNERS
 
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
 

@@ -71,6 +71,8 @@ class PushOptions:
     is tried. retention_days: how long outcomes, and receipts that nothing uses, are kept.
     destination: a number that stands for where results land. merges, rules: fields are merged
     three ways, by these. fresh_ms: for how long what was read of a person counts as fresh.
+    rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
+    more may be looked up, to find out whether a field that is only filled is empty.
     """
 
     run_id: str
@@ -86,6 +88,8 @@ class PushOptions:
     merges: bool = False
     rules: MergeRules = field(default_factory=MergeRules)
     fresh_ms: int = 900_000
+    rechecks: bool = True
+    lookups: int = 500
 
 
 @dataclass(frozen=True)

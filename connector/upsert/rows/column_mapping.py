@@ -2,7 +2,8 @@
 
 Headers match fields without regard to case, spaces, `_` and `-`. A mapping file (TOML) says what
 they can't: `[columns]` input column = API field · `[constants]` API field = value, for every row ·
-`ignore = [columns]`. Fields of the activities are written `note.body`, `task.dueAt` and so on.
+`[policy]` API field = how it may be written · `ignore = [columns]`. Fields of the activities are
+written `note.body`, `task.dueAt` and so on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from connector.errors import (
     BadMapping,
@@ -33,7 +34,14 @@ from connector.upsert.rows.field_names import (
     is_full_name,
     normalized,
 )
-from connector.upsert.rows.write_schema import ACTIVITY_FIELDS, ACTIVITY_PREFIXES, REQUIRED
+from connector.upsert.rows.write_schema import (
+    ACTIVITY_FIELDS,
+    ACTIVITY_PREFIXES,
+    LABEL_EDITS,
+    MANNERS,
+    PROSPECT_FIELDS,
+    REQUIRED,
+)
 
 REASON_COLUMN = "_hc_reject_reason"
 ROW_COLUMN = "_hc_row"
@@ -44,7 +52,9 @@ _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an e
 _MOST_COMPARED = 200  # columns that are looked at for a field that they resemble
 _LONGEST_VALUE = 320  # of an email
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
-_SECTIONS = ("columns", "constants", "ignore")
+_SECTIONS = ("columns", "constants", "policy", "ignore")
+Policy = Literal["overwrite", "fill_empty", "never"]
+_POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 
 @dataclass(frozen=True)
@@ -54,7 +64,7 @@ class ColumnPlan:
     constants: API field → value, for every row. ignored: columns that aren't read.
     location: the input, for people. left_out: columns that match no field, with the field that each
     looks like. full_name: the column that holds first and last name together. export: the
-    program whose export this is.
+    program whose export this is. policy: API field → how it may be written.
     """
 
     location: str
@@ -65,6 +75,7 @@ class ColumnPlan:
     left_out: tuple[tuple[str, str | None], ...] = ()
     full_name: str | None = None
     export: str | None = None
+    policy: Mapping[str, Policy] = field(default_factory=dict)
 
     def column_of(self, api_field: str) -> str:
         """The column behind `api_field`; the field itself where it is a constant."""
@@ -88,19 +99,22 @@ class ColumnMapping:
     constants: dict[str, Any] = field(default_factory=dict)
     ignore: tuple[str, ...] = ()
     location: str = "mapping"
+    policy: dict[str, Policy] = field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | Path) -> ColumnMapping:
         """The mapping in the TOML file at `path`.
 
         Raises:
-            BadMapping: no such file, no TOML, an unknown name, an unknown or doubled field.
+            BadMapping: no such file, no TOML, an unknown name, an unknown or doubled field, an
+                unknown policy.
         """
         location = str(path)
         table = _read_toml(Path(path))
         for name in sorted(table.keys() - {*_SECTIONS}):
             reason = f"unknown name {name!r}.{_hint(name, _SECTIONS)} It may hold [columns], "
-            raise BadMapping(location=location, reason=f"{reason}[constants] and ignore.")
+            reason += "[constants], [policy] and ignore."
+            raise BadMapping(location=location, reason=reason)
         ignore = table.get("ignore", [])
         if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
             raise BadMapping(location=location, reason='ignore: expected a list, as in ["Remarks"]')
@@ -121,6 +135,7 @@ class ColumnMapping:
             {_known_field(to, location, "constants"): value for to, value in constants.items()},
             tuple(ignore),
             location,
+            _policies(_section(table, "policy", location), location),
         )
 
 
@@ -152,6 +167,29 @@ def _known_field(name: str, location: str, section: str) -> str:
             location=location, reason=f"[{section}]: the API has no field {name!r}.{hint}"
         )
     return known
+
+
+def _policies(section: Mapping[str, Any], location: str) -> dict[str, Policy]:
+    """[policy]: what the API calls a field of a person → how it may be written."""
+    found: dict[str, Policy] = {}
+    for written, policy in section.items():
+        name = _known_field(written, location, "policy")
+        reason = None
+        if name in LABEL_EDITS:
+            reason = "write it for labels, which it adds to or removes from."
+        elif name in MANNERS:
+            reason = "isn't a field of a person, so it has no policy. Remove it."
+        elif name not in PROSPECT_FIELDS:
+            reason = "notes, tasks and meetings are only created, never changed. Remove it."
+        elif policy not in _POLICIES:
+            hint = _hint(policy, _POLICIES) if isinstance(policy, str) else ""
+            reason = f"expected one of {', '.join(_POLICIES)}.{hint}"
+        elif found.get(name, policy) != policy:
+            reason = f"is there twice, as {name} and under another spelling. Remove one."
+        if reason is not None:
+            raise BadMapping(location=location, reason=f"[policy] {written}: {reason}")
+        found[name] = policy
+    return found
 
 
 def _hint(name: str, known: Sequence[str]) -> str:
@@ -216,6 +254,7 @@ def match_columns(
         (*left_out, *((column, None) for column in foreign if column != full_name)),
         full_name,
         export.name if export else None,
+        mapping.policy,
     )
 
 

@@ -32,6 +32,7 @@ from connector.upsert.rows.write_schema import (
     ACTIVITIES,
     ACTIVITY_PREFIXES,
     CODES,
+    LABEL_EDITS,
     LONG_TEXT,
     NOT_CLEARED,
     NOT_TEXT,
@@ -217,6 +218,7 @@ class Validator:
                 "both empty, so every push would create this person again. Fill in one, or push "
                 "with --mode create-only",
             )
+        yield from self._label_problems(payload)
         if self._mode == "update-only" and payload.get("update") is False:
             reason = "is false, while --mode update-only only updates. Change one of them"
             yield _Problem(column_of("update"), "update", reason)
@@ -227,6 +229,20 @@ class Validator:
                 "this prospect was deleted in HiringCenter, and a push would create it again. "
                 "Leave such rows out, or empty this cell",
             )
+
+    def _label_problems(self, payload: Mapping[str, Any]) -> Iterator[_Problem]:
+        """Labels that the row writes in two ways."""
+        edits = [name for name in LABEL_EDITS if name in payload]
+        if edits and "labels" in payload:
+            column = self._plan.column_of(edits[0])
+            reason = (
+                f"is filled, and so is {self._plan.column_of('labels')}, which means exactly these "
+                "labels. Empty one of the two"
+            )
+            yield _Problem(column, edits[0], reason)
+        elif len(edits) == 2 and not {*payload[edits[0]]}.isdisjoint(payload[edits[1]]):
+            columns = f"{self._plan.column_of(edits[0])} and {self._plan.column_of(edits[1])}"
+            yield _Problem(columns, edits[0], "hold the same label. Decide for one of the two")
 
     def _made_activities(
         self, values: Mapping[str, Any], context: RowContext, problems: list[_Problem]
@@ -381,8 +397,9 @@ class _PayloadMaker:
                     column = self.cells.get(name, f"{self.prefix}{name}")
                     problems.append(_model_problem(column, name, detail))
             return None
-        if payload.get("labels") == [] and not clear_empty:  # `[]` or `;` is an empty cell too
-            del payload["labels"]
+        for name in ("labels", *LABEL_EDITS):  # `[]` or `;` is an empty cell too
+            if payload.get(name) == [] and not (clear_empty and name == "labels"):
+                del payload[name]
         return payload if len(problems) == before else None
 
     def _fields(
@@ -466,7 +483,7 @@ def _settled(value: Any, name: str) -> Any:
 
 
 def _is_blank(value: Any, name: str) -> bool:
-    if name == "labels" and isinstance(value, str):
+    if name in ("labels", *LABEL_EDITS) and isinstance(value, str):
         return not value.strip(" ;|[]")
     return is_empty(value) or value in ([], {}, '=""')
 

@@ -256,6 +256,14 @@ class ProspectWrite(TypedDict):
     update: NotRequired[Boolean]
 
 
+class ProspectRow(ProspectWrite):
+    """What a row may say of a prospect. Labels to add and to remove become `labels` when it is
+    known which ones the prospect has."""
+
+    labels_add: NotRequired[Labels]
+    labels_remove: NotRequired[Labels]
+
+
 class NoteWrite(TypedDict):
     """What POST /notes takes in addition to `prospectId`."""
 
@@ -289,7 +297,7 @@ class MeetingWrite(TypedDict):
 
 
 _MODELS: dict[str, Any] = {"notes": NoteWrite, "tasks": TaskWrite, "meetings": MeetingWrite}
-PROSPECT: TypeAdapter[ProspectWrite] = TypeAdapter(ProspectWrite)
+PROSPECT: TypeAdapter[ProspectRow] = TypeAdapter(ProspectRow)
 ACTIVITIES: dict[str, TypeAdapter[Any]] = {
     kind: TypeAdapter(model) for kind, model in _MODELS.items()
 }
@@ -298,12 +306,16 @@ REQUIRED: dict[str, frozenset[str]] = {
     kind: model.__required_keys__ for kind, model in {"prospects": ProspectWrite, **_MODELS}.items()
 }
 PROSPECT_FIELDS = tuple(ProspectWrite.__annotations__)
+LABELS_ADD, LABELS_REMOVE = LABEL_EDITS = ("labels_add", "labels_remove")
+# How the API is to treat a write, not what the prospect is: two payloads that differ in these
+# alone say the same.
+MANNERS = frozenset({"update", "muteWebhook"})
 ACTIVITY_FIELDS = tuple(
     f"{prefix}.{name}"
     for prefix, kind in ACTIVITY_PREFIXES.items()
     for name in _MODELS[kind].__annotations__
 )
-FIELDS = PROSPECT_FIELDS + ACTIVITY_FIELDS
+FIELDS = PROSPECT_FIELDS + LABEL_EDITS + ACTIVITY_FIELDS
 # fields that hold neither words nor fractions: 10014.0 is 10014 there, other hyphens are plain ones
 PLAIN_CODES = frozenset({
     "stageId", "pipelineId", "userId", "jobId", "postalCode", "assignedTo", "ownerId",
@@ -313,7 +325,7 @@ PLAIN_CODES = frozenset({
 CODES = PLAIN_CODES | {"office", "source", "newSourceName"}
 LONG_TEXT = frozenset({"notes", "body", "task"})
 NOT_TEXT = frozenset({
-    "licenseStatus", "labels", "resume", "mentions", "muteWebhook", "update", "pin", "date",
-    "dueAt", "meetingDate",
+    "licenseStatus", "labels", *LABEL_EDITS, "resume", "mentions", "muteWebhook", "update", "pin",
+    "date", "dueAt", "meetingDate",
 })  # fmt: skip
-NOT_CLEARED = frozenset({"firstName", "lastName", "muteWebhook", "update"})
+NOT_CLEARED = frozenset({"firstName", "lastName", *MANNERS, *LABEL_EDITS})

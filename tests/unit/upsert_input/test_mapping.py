@@ -118,6 +118,21 @@ def test_a_mapping_file_says_otherwise(write: WriteFile) -> None:
         ('ignore = "x"\n', "ignore: expected a list"),
         ("[constants]\nshoeSize = 1\n", r"\[constants\]: the API has no field 'shoeSize'"),
         ("[columns\n", "can't be read as TOML"),
+        ("policy = 1\n", r"\[policy\]: expected a table"),
+        ("[polices]\n", "unknown name 'polices'. Did you mean 'policy'"),
+        (
+            '[policy]\ncompany = "fil_empty"\n',
+            "company: expected one of .* Did you mean 'fill_empty'",
+        ),
+        ("[policy]\ncompany = true\n", "company: expected one of overwrite, fill_empty, never"),
+        ('[policy]\ncompnay = "never"\n', r"\[policy\]: the API has no field 'compnay'.*'company'"),
+        ('[policy]\nlabels_add = "never"\n', "labels_add: write it for labels"),
+        ('[policy]\nupdate = "never"\n', "update: isn't a field of a person"),
+        ('[policy]\n"note.body" = "never"\n', "note.body: .* are only created"),
+        (
+            '[policy]\ncompany = "never"\nCOMPANY = "overwrite"\n',
+            "COMPANY: is there twice, as company",
+        ),
     ],
 )
 def test_a_mapping_file_that_is_wrong_is_refused(write: WriteFile, text: str, message: str) -> None:
@@ -125,6 +140,24 @@ def test_a_mapping_file_that_is_wrong_is_refused(write: WriteFile, text: str, me
     with pytest.raises(BadMapping, match=message) as caught:
         ColumnMapping.load(write(text, name="m.toml"))
     assert caught.value.location.endswith("m.toml")
+
+
+def test_a_mapping_file_says_how_fields_may_be_written(write: WriteFile) -> None:
+    """By any spelling of the field, whether or not the input has a column for it."""
+    path = write(
+        '[policy]\nCompany = "fill_empty"\njob_id = "never"\nlabels = "overwrite"\n', name="m.toml"
+    )
+    found = plan("company", mapping=ColumnMapping.load(path))
+    assert found.policy == {"company": "fill_empty", "jobId": "never", "labels": "overwrite"}
+    assert plan("company").policy == {}
+
+
+@pytest.mark.parametrize("header", ["labels_add", "Labels add", "LabelsAdd", "labels-add"])
+def test_labels_to_add_are_a_column_and_a_target(header: str) -> None:
+    """Under any spelling, and mapped from any other column; so are those to remove."""
+    assert plan(header).fields[header] == "labels_add"
+    mapping = ColumnMapping(columns={"Tags": "labels_remove"})
+    assert plan("Tags", mapping=mapping).fields["Tags"] == "labels_remove"
 
 
 def test_a_missing_mapping_file_is_refused() -> None:

@@ -93,6 +93,33 @@ def test_labels_without_a_label_are_an_empty_cell(none: Any) -> None:
     assert payload({"labels": none}, clear_empty=True) == {"labels": []}
 
 
+@pytest.mark.parametrize("name", ["labels_add", "labels_remove"])
+def test_labels_to_add_and_to_remove_are_split_as_labels(name: str) -> None:
+    """An empty cell says nothing, also with --clear-empty: there is nothing that it could clear."""
+    assert payload({name: " Hot; Referral|Hot "}) == {name: ["Hot", "Referral"]}
+    assert payload({name: '["a; b"]'}) == {name: ["a; b"]}
+    for none in ("", " ", "[]", ";", None):
+        assert payload({name: none}) == {}
+        assert payload({name: none}, clear_empty=True) == {}
+    assert "more than 200 characters" in reason({name: "x" * 201})
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"labels": "A", "labels_add": "B"}, "labels_add: is filled, and so is labels"),
+        ({"labels": "A", "labels_remove": "B"}, "labels_remove: is filled, and so is labels"),
+        ({"labels_add": "A;B", "labels_remove": "B"}, "hold the same label"),
+    ],
+)
+def test_a_row_writes_its_labels_in_one_way(cells: dict[str, Any], message: str) -> None:
+    """`labels` means exactly these, so nothing can be added to them, or removed; nor can a label be
+    both added and removed. A row that fills one of the columns alone is fine."""
+    assert message in reason(cells)
+    for name, value in cells.items():
+        assert payload(dict.fromkeys(cells) | {name: value}) == {name: value.split(";")}
+
+
 @pytest.mark.parametrize(
     ("value", "labels"),
     [
