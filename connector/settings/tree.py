@@ -80,11 +80,13 @@ class WriteSettings(Section):
     read before that is looked up first.
     lookups: how many people one push may look up to find out whether a field that it only fills is
     empty.
+    undo_days: how long `undo` can put back what a run has changed; 0: nothing is kept for it.
     """
 
     default_region: Annotated[str, Field(pattern=r"^[A-Z]{2}$")] = "US"
     key_memory_s: Positive = 600.0
     retention_days: Annotated[int, Field(ge=1)] = 90
+    undo_days: Annotated[int, Field(ge=0)] = 7
     max_in_flight: Annotated[int, Field(ge=1, le=MOST_IN_FLIGHT)] = MOST_IN_FLIGHT
     fresh_s: Annotated[float, Field(ge=0)] = 900.0
     lookups: Annotated[int, Field(ge=0)] = 500

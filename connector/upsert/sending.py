@@ -25,6 +25,7 @@ from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
 from connector.upsert.looking import APPEARED, Looking
 from connector.upsert.outbox.bases import Bases
+from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
@@ -83,7 +84,8 @@ class Sender:
     called with each row that is rejected or fails. on_progress: called with the number of rows of
     this run that have an outcome, all in `outcomes`. recovered: writes of earlier runs that were
     settled. unbooked: rows in flight when the ledger failed. kept: rows with fields that were kept
-    as HiringCenter has them. Callbacks run between transactions.
+    as HiringCenter has them. images: where to keep what people look like before they are changed;
+    None: nowhere. Callbacks run between transactions.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Sender:
         width: Callable[[], int],
         on_reject: Callable[[Reject], None],
         on_progress: Callable[[int], None] = lambda _: None,
+        images: BeforeImages | None = None,
     ) -> None:
         options = replace(options, looks_first=options.looks_first and not options.force)
         self._outbox, self._options = outbox, options
@@ -109,7 +112,8 @@ class Sender:
         self.outcomes: Counter[Status] = Counter()
         self.recovered = self.unbooked = self.kept = 0
         self._receipts = Receipts(outbox.scope)
-        self._settler = Settler(outbox, self._receipts, options, clock)
+        self._images = images
+        self._settler = Settler(outbox, self._receipts, options, clock, images)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
         self._looking = Looking(api, options.rules, outbox.hasher.cell)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
@@ -429,8 +433,20 @@ class Sender:
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
         )
+        if step is not Next.AGAIN:
+            self._keep_image(connection, row, at_ms)
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
+
+    def _keep_image(self, connection: sa.Connection, row: RowInFlight, at_ms: int) -> None:
+        """What the person looks like is on disk with the bytes that are about to change them."""
+        theirs, write = row.theirs, row.write
+        if self._images is None or theirs is None or write.prospect_id != theirs.id:
+            return
+        payload = orjson.loads(write.body)
+        image = image_before(payload, theirs, self._outbox.hasher.cell, read_ms=row.read_ms)
+        if image.before or image.unread:
+            self._images.keep(connection, write.run_id, theirs.id, image, at_ms)
 
     def _finish_unsent(self, connection: sa.Connection, write: Write, outcome: str) -> None:
         """A planned write needs no request."""

@@ -20,6 +20,7 @@ from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.looking import APPEARED, Guard, GuardConflict
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
+from connector.upsert.outbox.before_images import BeforeImages
 from connector.upsert.outbox.entries import Base, Entries, unpacked
 from connector.upsert.outbox.matching import (
     compare,
@@ -81,7 +82,8 @@ class RowInFlight:
 
     memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
     say, where there are several; merged: what came of the merge. guard: what the person must still
-    look like, where a plan is applied or a push is undone.
+    look like, where a plan is applied or a push is undone. theirs: the person as they were last
+    read; read_ms: when, where that wasn't for this write.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     left_alone: the prospect exists, and a push that only creates doesn't change it. names: of the
     people that `failures` are about, for the rejects file only.
@@ -102,6 +104,8 @@ class RowInFlight:
     siblings: Base | None = None
     merged: PersonMerge | None = None
     guard: Guard | None = None
+    theirs: Person | None = None
+    read_ms: int | None = None
     left_alone: bool = False
     names: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -163,8 +167,14 @@ class Settler:
     """
 
     def __init__(
-        self, outbox: Outbox, receipts: Receipts, options: PushOptions, clock: SteadyClock
+        self,
+        outbox: Outbox,
+        receipts: Receipts,
+        options: PushOptions,
+        clock: SteadyClock,
+        images: BeforeImages | None = None,
     ) -> None:
+        self._images = images
         self._outbox, self._receipts = outbox, receipts
         self._options, self._clock = options, clock
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
@@ -281,6 +291,7 @@ class Settler:
         if not is_undo and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
+        row.theirs, row.read_ms = _person_read(row.write, item), None
         if arrived.conflicts and row.guard is not None:
             row.failures.append(row.guard.changed_reason(arrived.conflicts))
         if arrived.verdict is Verdict.PRESENT:
@@ -362,8 +373,8 @@ class Settler:
         self, connection: sa.Connection, row: RowInFlight, item: Item, memory: RowMemory
     ) -> Next:
         """A creation has met a prospect, who was read with its answer: the row is merged."""
-        id_, rules = row.write.prospect_id, self._options.rules
-        person = Person(str(id_), fields_of_item(item), fresh=True)
+        rules = self._options.rules
+        person = row.theirs = _person_read(row.write, item)
         row.merged = merge([memory.row], person, rules, self._cell)
         if not row.merged.to_send:
             settlement = self.settlement_of(row)
@@ -519,6 +530,8 @@ class Settler:
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         self._settle_cells(connection, row, item, is_answer=is_answer)
+        if is_answer and status is Status.UPDATED:
+            self._note_left(connection, write, payload, item)
         if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
             row.notes.append(note)
         self._forget_uncertain(connection, write, row.prospect_id)
@@ -549,6 +562,19 @@ class Settler:
             self._receipts.settle_name(
                 connection, row.prospect_id, source, alias, created=status is Status.CREATED
             )
+
+    def _note_left(
+        self, connection: sa.Connection, write: Write, payload: Item, item: Item
+    ) -> None:
+        """The answer shows what the write has left: an undo compares the person with that."""
+        shown = {name: self._cell(name, value) for name, value in fields_of_item(item).items()}
+        left = {
+            name: shown[name]
+            for name, value in payload.items()
+            if name in shown and shown[name] != self._cell(name, value)
+        }
+        if left and self._images is not None and write.prospect_id is not None:
+            self._images.note_answer(connection, write.run_id, write.prospect_id, left)
 
     def _accept_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
         """The API has changed another prospect than the one whom the row's contacts led to.
@@ -592,6 +618,11 @@ class Settler:
         if settled:
             self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write, prospect_id)
+
+
+def _person_read(write: Write, item: Item) -> Person:
+    """The person of a write, as they have just been read."""
+    return Person(str(write.prospect_id), fields_of_item(item), fresh=True)
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:

@@ -27,6 +27,7 @@ from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
+from connector.upsert.outbox.before_images import BeforeImages, undo_key
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
@@ -203,6 +204,7 @@ class OutboxRun:
             width=lambda: in_flight_for(client.latency_s, rate_per_s, most),
             on_reject=self._reject,
             on_progress=self._show_sent,
+            images=self._images if settings.writes.undo_days else None,
         )
         return self._sender
 
@@ -313,10 +315,20 @@ class OutboxRun:
         has_dropped_bodies = self._planned.writes or (self._sender and self._sender.recovered)
         try:
             self._outbox.forget(self._began_ms - self._options.retention_days * _DAY_MS)
+            self._forget_images()
             if has_dropped_bodies and path and path.stat().st_size <= _SCRUBBED_BYTES:
                 self._outbox.database.scrub()  # rewritten pages may still hold some
         except BudgetError as error:  # the next push tries again
             _log.warning("push.nothing_forgotten", error=redact(str(error)))
+
+    @property
+    def _images(self) -> BeforeImages:
+        return BeforeImages(self._outbox.scope, undo_key(self._session.settings.state_path))
+
+    def _forget_images(self) -> None:
+        before_ms = self._began_ms - self._session.settings.writes.undo_days * _DAY_MS
+        with self._outbox.database.write() as connection:
+            self._images.forget(connection, before_ms)
 
 
 class _PushRun(OutboxRun):

@@ -17,6 +17,7 @@ from connector.budget.database import Database
 from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
+from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
@@ -28,6 +29,7 @@ from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
 from connector.upsert.sending import Sender
 
 SCOPE = 42
+UNDO_KEY = b"u" * 32
 _ACTIVITIES = {"note": "notes", "task": "tasks", "meeting": "meetings"}
 
 
@@ -168,6 +170,7 @@ class Rig:
             began_ms=began_ms,
             width=lambda: self.in_flight,
             on_reject=pushed.rejects.append,
+            images=BeforeImages(SCOPE, UNDO_KEY),
         )
         sender.send()
         pushed.outcomes = dict(pushed.plan.outcomes + sender.outcomes)
@@ -177,6 +180,12 @@ class Rig:
             for row in connection.execute(sa.select(results).where(results.c.run_id == run_id)):
                 pushed.statuses[row.row_number] = row.status
                 pushed.messages[row.row_number] = row.message
+
+    def images(self, run: int) -> dict[str, BeforeImage]:
+        """prospect id → what the nth push has changed of them."""
+        with self.database.read() as connection:
+            found = BeforeImages(SCOPE, UNDO_KEY).of_run(connection, f"run-{run:04}")
+            return {id_: image for id_, image, _ in found}
 
     def close(self) -> None:
         self.database.close()

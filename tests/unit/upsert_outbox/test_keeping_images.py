@@ -1,0 +1,72 @@
+"""What a push keeps of people before it changes them: in the transaction that marks the write."""
+
+from __future__ import annotations
+
+import pytest
+
+from connector.upsert.outbox.outbox import Outbox
+from tests.pushes.fake_api import Crash, FakeApi
+from tests.pushes.rig import SCOPE, Rig
+from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, pull, push
+
+
+def test_an_update_keeps_what_it_replaces(rig: Rig, api: FakeApi):
+    """As the look-up shows it, not as the copy had it; fields that stay aren't part of it."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    api.edit("p1", company="Babbage & Co")
+    push(rig, {**ADA, "title": "Broker", "company": "New"})
+    image = rig.images(2)["p1"]
+    assert image.before == {"title": "Agent", "company": "Babbage & Co"}
+    assert (image.contact, image.read_ms) == (("email", "ada@x.org"), None)
+
+
+def test_whoever_was_met_is_kept_as_the_match_showed_them(rig: Rig, api: FakeApi):
+    """A creation that meets somebody reads them before it changes them."""
+    hire(api, "p1", title="Boss")
+    push(rig, ADA)
+    assert rig.images(1)["p1"].before == {"title": "Boss"}
+
+
+def test_nothing_is_kept_of_whoever_is_created_or_unchanged(rig: Rig, api: FakeApi):
+    """There is nothing to put back."""
+    hire(api, "p1")
+    push(rig, ADA, {"email": "new@x.org"})
+    assert rig.images(1) == {}
+
+
+def test_what_the_answer_shows_is_what_was_left(rig: Rig, api: FakeApi):
+    """HiringCenter drops the phone: an undo finds that it is as the run has left it."""
+    hire(api, "p1")
+    api.drops_phones = True
+    push(rig, {**ADA, "phone": "+14155550109"})
+    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE).hasher.cell
+    assert (image.before, image.left) == (
+        {"phone": "+14155550101"}, {"phone": cell("phone", None)}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("died", ["crash before", "crash after"])
+def test_a_kill_leaves_no_write_without_its_image(rig: Rig, api: FakeApi, died: str):
+    """Whether the write has arrived or not; the push that resumes keeps the image of its run."""
+    hire(api, "p1")
+    api.fate = lambda n: died if n == 1 else "ok"
+    changed = {**ADA, "title": "Broker"}
+    with pytest.raises(Crash):
+        push(rig, changed)
+    assert rig.images(1)["p1"].before == {"title": "Agent"}
+    push(rig, changed)
+    assert api.prospects["p1"]["title"] == "Broker"
+    assert rig.images(1)["p1"].before == {"title": "Agent"}
+    assert rig.images(2) == {}
+
+
+def test_two_rows_of_one_person_keep_what_was_there_before_both(rig: Rig, api: FakeApi):
+    """What the first has changed is no image for the second."""
+    hire(api, "p1")
+    push(rig, {**ADA, "title": "Broker"}, {**ADA, "title": "Boss", "company": "New"})
+    assert api.prospects["p1"]["title"] == "Boss"
+    image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE).hasher.cell
+    assert image.before == {"title": "Agent", "company": "Acme"}
+    assert image.left == {"title": cell("title", "Boss"), "company": cell("company", "New")}
