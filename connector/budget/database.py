@@ -51,7 +51,7 @@ class Prepared:
     """A statement compiled once per kind of database and executed by the driver itself: executing
     a small one through SQLAlchemy costs several times what SQLite needs for it.
 
-    columns: those that an `update` sets.
+    columns: those that an `update` sets or an `insert` names.
     """
 
     def __init__(self, statement: sa.ClauseElement, columns: Collection[str] | None = None) -> None:
@@ -78,7 +78,9 @@ class Prepared:
         text, literals = self._on(connection.dialect)
         if rows:
             cursor = connection.connection.cursor()
-            cursor.executemany(text, [{**literals, **values} for values in rows])
+            cursor.executemany(
+                text, [{**literals, **values} for values in rows] if literals else rows
+            )
 
     def _on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any]]:
         """The SQL text, and the values that the statement itself contains."""

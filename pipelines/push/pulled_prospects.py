@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 import duckdb
 import orjson
+import pyarrow as pa
 
 from connector.errors import DestinationError
 from connector.settings import Settings
 from connector.upsert.inputs.table_reader import open_read_only
-from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 
-_Tables = DuckWarehouse | ServerWarehouse
-_IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
+_LIVE = "AND _hc_deleted_at IS NULL"
+_ID, _EMAIL = "id", "lower(email)"
+_PHONE_END = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
+_COLUMN_OF = {_ID: "id", _EMAIL: "email", _PHONE_END: "phone"}
+_Wanted = Mapping[str, Collection[str]]  # key → the values that it is to have one of
+_Rows = list[tuple[Any, ...]]
 
 
 @contextmanager
@@ -62,8 +67,60 @@ def rows_sent_before(settings: Settings) -> int:
 class _PublishedCopy(DuckWarehouse):
     """The tables of the file that analysts open. A cursor wouldn't know its schemas."""
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    _has_places = False
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> _Rows:
         return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+
+    def find_places(self, keys: Collection[str]) -> None:
+        """Keep in memory where the rows of each key are, by its hash, 8 bytes each: else DuckDB
+        reads all emails, and takes all phones apart, for each chunk of a push."""
+        if not self._has_places:
+            hashes = ", ".join(f"hash({key}) AS of_{_COLUMN_OF[key]}" for key in keys)
+            self._connection.execute(
+                f"CREATE TEMP TABLE places AS SELECT rowid AS place, {hashes} "  # noqa: S608
+                f"FROM {self.name('prospects')}"
+            )
+            self._has_places = True
+
+    def rows_with(self, columns: Sequence[str], wanted: _Wanted, more: str) -> _Rows:
+        which = []
+        for key, values in wanted.items():
+            column = _COLUMN_OF[key]
+            arriving = pa.table({"value": pa.array(values, pa.string())})
+            self._connection.register(f"wanted_{column}", arriving)
+            values_of = f"SELECT hash(value) FROM wanted_{column}"  # noqa: S608 - a name of ours
+            which.append(f"of_{column} IN ({values_of})")
+        return self.query(
+            f"SELECT {', '.join(columns)} FROM {self.name('prospects')} WHERE rowid IN "  # noqa: S608
+            f"(SELECT place FROM places WHERE {' OR '.join(which)}) {more}"
+        )
+
+    def ms_of(self, column: str) -> str:
+        return f"epoch_ms({column})"
+
+
+class _ServerTables(ServerWarehouse):
+    """The tables on a server."""
+
+    def find_places(self, keys: Collection[str]) -> None:
+        """A server keeps its own indexes, or reads all of a table each time."""
+
+    def rows_with(self, columns: Sequence[str], wanted: _Wanted, more: str) -> _Rows:
+        found = dict[Any, tuple[Any, ...]]()
+        for key, values in wanted.items():
+            sql = (
+                f"SELECT id, {', '.join(columns)} FROM {self.name('prospects')} "  # noqa: S608
+                f"WHERE {key} IN ({{ids}}) {more}"
+            )
+            found |= {row[0]: row[1:] for row in self.query_ids(sql, list(values))}
+        return list(found.values())
+
+    def ms_of(self, column: str) -> str:
+        return column
+
+
+_Tables = _PublishedCopy | _ServerTables
 
 
 @contextmanager
@@ -73,7 +130,7 @@ def _opened(settings: Settings) -> Iterator[_Tables | None]:
         from pipelines.destination.postgres import server_pipeline
 
         with server_pipeline(settings) as pipeline:
-            yield ServerWarehouse(lambda: pipeline)
+            yield _ServerTables(lambda: pipeline)
         return
     path = settings.duckdb_path
     if not path.exists():
@@ -101,71 +158,87 @@ class PulledProspects(Pulled):
     """The table `prospects` of the last pull. columns: those whose values can be compared."""
 
     def __init__(self, tables: _Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
-        self._tables, self._columns = tables, frozenset(columns)
-        self.complete_ms = complete_ms
-        self._table = tables.name("prospects")
+        self._tables, self.complete_ms = tables, complete_ms
         read_as = (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
-        self._fields = {name: _snake(name) for name in read_as if _snake(name) in self._columns}
+        self._fields = {name: _snake(name) for name in read_as if _snake(name) in columns}
+        self._keys = [key for key, column in _COLUMN_OF.items() if column in columns]
+        updated_at = tables.ms_of("updated_at") if "updated_at" in columns else "NULL"
+        self._times = ["id", updated_at, tables.ms_of("_hc_deleted_at")]
 
     def by_id(
         self, ids: Collection[str], *, with_fields: bool = False
     ) -> dict[str, PulledProspect]:
-        updated_at = "updated_at" if "updated_at" in self._columns else "NULL"
         fields = self._fields if with_fields else {}
-        columns = ["id", updated_at, "_hc_deleted_at", *fields.values()]
-        found = {}
-        for id_, updated, deleted, *values in self._select(columns, "id", ids):
-            shown = dict(zip(fields, values, strict=True))
-            if isinstance(shown.get("labels"), str):
-                shown["labels"] = orjson.loads(shown["labels"])
-            found[str(id_)] = PulledProspect(str(id_), _ms(updated), _ms(deleted), shown)
-        return found
+        found = self._select([*self._times, *fields.values()], {_ID: ids})
+        return {each.id: each for each in _people(fields, found)}
 
     def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
-        if "email" not in self._columns:
-            return {}
-        found: dict[str, set[str]] = {}
-        for id_, email in self._live(["id", "lower(email)"], "lower(email)", emails):
-            found.setdefault(email, set()).add(str(id_))
-        return {email: frozenset(ids) for email, ids in found.items()}
+        found = self._select(["id", _EMAIL], {_EMAIL: emails}, _LIVE)
+        return _ids_by((email, str(id_)) for id_, email in found)
 
     def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
-        if "phone" not in self._columns:
-            return {}
-        ends: dict[str, list[str]] = {}
-        for phone in phones:
-            ends.setdefault(re.sub(r"\D", "", phone)[-_KEY_DIGITS:], []).append(phone)
-        end = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
-        found: dict[str, set[str]] = {}
-        for id_, theirs, key in self._live(["id", "phone", end], end, ends):
-            for phone in ends[key]:
-                if same_phone(phone, theirs):
-                    found.setdefault(phone, set()).add(str(id_))
-        return {phone: frozenset(ids) for phone, ids in found.items()}
+        ends = _by_end(phones)
+        found = self._select(["id", "phone", _PHONE_END], {_PHONE_END: ends}, _LIVE)
+        return _ids_by(
+            (phone, str(id_))
+            for id_, theirs, end in found
+            for phone in ends.get(end, ())
+            if same_phone(phone, theirs)
+        )
 
-    def _live(
-        self, columns: Sequence[str], key: str, values: Collection[str]
-    ) -> Iterator[tuple[Any, ...]]:
-        return self._select(columns, key, values, "AND _hc_deleted_at IS NULL")
+    def near(self, emails: Collection[str], phones: Collection[str]) -> Near:
+        ends, fields = _by_end(phones), self._fields
+        keys = [key if key in self._keys else "NULL" for key in (_EMAIL, _PHONE_END)]
+        columns = [*keys, *self._times, *fields.values()]
+        found = self._select(columns, {_EMAIL: emails, _PHONE_END: ends}, _LIVE)
+        people = _people(fields, (row[2:] for row in found))
+        by_email, by_phone = list[tuple[str, str]](), list[tuple[str, str]]()
+        for (email, end, *_), each in zip(found, people, strict=True):
+            by_email.append((email, each.id))
+            by_phone += [
+                (phone, each.id)
+                for phone in ends.get(end, ())
+                if same_phone(phone, each.fields["phone"])
+            ]
+        return Near(_ids_by(by_email), _ids_by(by_phone), {each.id: each for each in people})
 
-    def _select(
-        self, columns: Sequence[str], key: str, values: Collection[str], more: str = ""
-    ) -> Iterator[tuple[Any, ...]]:
-        """Rows whose `key` is one of `values`. All names are our own; values are parameters."""
-        wanted = list(values)
-        for start in range(0, len(wanted), _IN_ONE_QUERY):
-            some = wanted[start : start + _IN_ONE_QUERY]
-            placeholders = ", ".join(["%s"] * len(some))
-            yield from self._tables.query(
-                f"SELECT {', '.join(columns)} FROM {self._table} "  # noqa: S608
-                f"WHERE {key} IN ({placeholders}) {more}",
-                some,
-            )
+    def _select(self, columns: Sequence[str], wanted: _Wanted, more: str = "") -> _Rows:
+        """Rows that have one of the wanted values under one of the keys. All names are ours."""
+        asked = {key: wanted[key] for key in wanted if wanted[key] and key in self._keys}
+        if not asked:
+            return []
+        self._tables.find_places(self._keys)
+        return self._tables.rows_with(columns, asked, more)
+
+
+def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[PulledProspect]:
+    """rows: id, updated and deleted at, and `fields`."""
+    people = []
+    for id_, updated, deleted, *values in rows:
+        shown = dict(zip(fields, values, strict=True))
+        if isinstance(shown.get("labels"), str):
+            shown["labels"] = orjson.loads(shown["labels"])
+        people.append(PulledProspect(str(id_), _ms(updated), _ms(deleted), shown))
+    return people
+
+
+def _by_end(phones: Iterable[str]) -> dict[str, list[str]]:
+    ends: dict[str, list[str]] = {}
+    for phone in phones:
+        ends.setdefault(re.sub(r"\D", "", phone)[-_KEY_DIGITS:], []).append(phone)
+    return ends
+
+
+def _ids_by(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
+    found: dict[str, set[str]] = {}
+    for key, id_ in pairs:
+        found.setdefault(key, set()).add(id_)
+    return {key: frozenset(ids) for key, ids in found.items()}
 
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1]}", name).lower()
 
 
-def _ms(moment: datetime | None) -> int | None:
-    return None if moment is None else round(moment.timestamp() * 1000)
+def _ms(moment: datetime | int | None) -> int | None:
+    return round(moment.timestamp() * 1000) if isinstance(moment, datetime) else moment

@@ -1,5 +1,8 @@
-"""One process of the push bench: a million rows that were accepted before, one in a hundred
-changed since. Run as `python -m tests.bench._push_million FOLDER ROWS`; prints JSON."""
+"""One push of the push bench: a million people as a pull has copied them, one in a hundred changed
+in the file. Run as `python -m tests.bench._push_million FOLDER ROWS NUMBER`; prints JSON.
+
+Number 0 is the first push of the file: nothing of it is settled yet. Later ones change other rows.
+"""
 
 from __future__ import annotations
 
@@ -8,90 +11,92 @@ import json
 import resource
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
+import duckdb
 
-from connector.budget.database import Database
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
-from connector.upsert.inputs import open_input
-from connector.upsert.outbox.outbox import Outbox
-from connector.upsert.outbox.outbox_schema import aliases, receipts
-from connector.upsert.rows.column_mapping import match_columns
-from connector.upsert.rows.row_checks import Validator, ValidRow
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_run import push
-from pipelines.running.account_outbox import key_number, outbox_database
+from pipelines.running.progress import Progress, ProgressState
 
 _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")
+_COLUMNS = ("First Name", "Last Name", "E-mail", "Phone", "Title", "Company")
+_NAMES_SQL = ", ".join(f"'{name}'" for name in _NAMES)
+# as a pull makes it; the copy was read just now, so that nobody is looked up again
+_COPY = f"""
+CREATE SCHEMA hiringcenter;
+CREATE TABLE hiringcenter.prospects AS
+SELECT md5(n::VARCHAR) AS id, [{_NAMES_SQL}][n % 8 + 1] AS first_name,
+    'Last' || n AS last_name, 'person' || n || '@example.org' AS email,
+    '+1415' || lpad((2000000 + n % 8000000)::VARCHAR, 7, '0') AS phone,
+    'Lead' AS current_stage, 'stg_lead' AS current_stage_id, '["Inbound"]'::JSON AS labels,
+    'Agent' AS title, 'Company ' || n % 997 AS company,
+    now() - INTERVAL 1 YEAR AS created_at, now() - INTERVAL 1 DAY AS updated_at,
+    repeat('x', 32) AS _hc_hash, NULL::TIMESTAMPTZ AS _hc_deleted_at,
+    NULL::TIMESTAMPTZ AS _hc_unlisted_at
+FROM range(ROWS) AS each(n) ORDER BY hash(n);
+"""
+_FRESHNESS = """
+CREATE OR REPLACE TABLE hiringcenter._hc_freshness AS
+SELECT 'prospects' AS resource, now() AS last_complete_at;
+"""
 
 
-def write_csv(path: Path, rows: int, *, changed: bool) -> None:
-    """`rows` people; with `changed`, one in a hundred has another title."""
+def _person(n: int) -> list[str]:
+    return [
+        _NAMES[n % len(_NAMES)], f"Last{n}", f"person{n}@example.org",
+        f"+1415{2000000 + n % 8000000:07}", "Agent", f"Company {n % 997}",
+    ]  # fmt: skip
+
+
+def write_csv(path: Path, rows: int, number: int) -> None:
+    """`rows` people, as push `number` has them: it and each one before it have changed the titles
+    of one person in a hundred."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["First Name", "Last Name", "E-mail", "Phone", "Title", "Company", "City"])
+        writer.writerow(_COLUMNS)
         for n in range(rows):
-            title = "Changed" if changed and n % _CHANGED_EVERY == 0 else "Agent"
-            writer.writerow(
-                [
-                    _NAMES[n % len(_NAMES)], f"Last{n}", f"person{n}@example.org",
-                    f"+1415{2000000 + n % 8000000:07}", title, f"Company {n % 997}", "Oakland",
-                ]
-            )  # fmt: skip
+            person = _person(n)
+            if n % _CHANGED_EVERY <= number:
+                person[4] = "Changed"
+            writer.writerow(person)
 
 
-def accept_all(settings: Settings, path: Path) -> None:
-    """Put every row of `path` into the outbox as accepted, without sending it."""
-    ledger = Database(settings.resolved_ledger_url)
-    database = outbox_database(settings)
-    outbox = Outbox(database, key_number(settings, ledger))
-    rows = open_input(path)
-    validator = Validator(match_columns(rows.columns))
-    names: list[dict[str, Any]] = []
-    accepted: list[dict[str, Any]] = []
-    now_ms = int(time.time() * 1000)
+def copy_people(path: Path, rows: int) -> None:
+    """The copy that a pull has published, but for tables that pushes don't read."""
+    with duckdb.connect(str(path)) as connection:
+        if not connection.execute("FROM duckdb_tables()").fetchall():
+            connection.execute(_COPY.replace("ROWS", str(rows)))
+        connection.execute(_FRESHNESS)
 
-    def flush() -> None:
-        with database.write() as connection:
-            connection.execute(sa.insert(aliases), names)
-            connection.execute(sa.insert(receipts), accepted)
-        names.clear()
-        accepted.clear()
 
-    for row in rows:
-        valid = validator.check(row)
-        assert isinstance(valid, ValidRow)
-        assert valid.email is not None
-        assert valid.phone is not None
-        prospect = {"scope": outbox.scope, "prospect_id": f"p{row.row_number}"}
-        for kind, value in (("email", valid.email), ("phone", valid.phone)):
-            alias = outbox.hasher.alias(kind, value)  # type: ignore[arg-type]
-            names.append({**prospect, "alias": alias, "kind": kind, "confirmed": True})
-        accepted.append(
-            {
-                **prospect,
-                "tail": outbox.hasher.content(valid.payload),
-                "accepted_ms": now_ms,
-                "updated_at_ms": now_ms,
-                "seen_ms": now_ms,
+class _Planned(Progress):
+    """Notes when planning was done: the first that is shown of a row that was sent."""
+
+    def __init__(self) -> None:
+        self.began_s, self.began_cpu_s = time.monotonic(), time.process_time()
+        self.facts: dict[str, float] = {}
+
+    def show(self, state: ProgressState) -> None:
+        if state.total is not None and not self.facts:
+            self.facts = {
+                "planned_s": time.monotonic() - self.began_s,
+                "planned_cpu_s": time.process_time() - self.began_cpu_s,
+                "planned_mb": _peak_mb(),
             }
-        )
-        if len(accepted) >= 10_000:
-            flush()
-    if accepted:
-        flush()
-    database.close()
-    ledger.close()
 
 
-def main(folder: Path, rows: int) -> dict[str, Any]:
-    before, after = folder / "before.csv", folder / "after.csv"
-    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)
-    with Sandbox(options) as sandbox:
+def _peak_mb() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+
+
+def main(folder: Path, rows: int, number: int) -> dict[str, Any]:
+    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as sandbox:
         settings = Settings(
             api_key=sandbox.api_key,
             base_url=sandbox.url,
@@ -99,30 +104,33 @@ def main(folder: Path, rows: int) -> dict[str, Any]:
             state_dir=folder / "state",
             duckdb_path=folder / "data.duckdb",
         )
-        settings.state_dir.mkdir()
-        write_csv(before, rows, changed=False)
-        accept_all(settings, before)
-        write_csv(after, rows, changed=True)
-        began_s, began_cpu_s = time.monotonic(), time.process_time()
-        dry = push(settings, PushRequest(file=str(after), dry_run=True)).summary
-        planned_s = time.monotonic() - began_s
-        planned_cpu_s = time.process_time() - began_cpu_s
-        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        settings.state_dir.mkdir(exist_ok=True)
+        write_csv(folder / "people.csv", rows, number)
+        copy_people(settings.duckdb_path, rows)
+        with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
+            ids = connection.execute(f"SELECT md5(n::VARCHAR) FROM range({rows}) t(n)")
+            keys = ("id", "firstName", "lastName", "email", "phone", "title", "company")
+            for n, (id_,) in enumerate(ids.fetchall()):
+                if n % _CHANGED_EVERY == number:  # those alone are ever asked for
+                    sandbox.store.create(
+                        "prospects", dict(zip(keys, (id_, *_person(n)), strict=True))
+                    )
+        planned = _Planned()
         began_s = time.monotonic()
-        real = push(settings, PushRequest(file=str(after))).summary
-        sent = [change.payload["title"] for change in sandbox.applied]
-    return {
-        "planned_s": planned_s,
-        "planned_cpu_s": planned_cpu_s,
-        "planned_mb": peak_mb,
-        "pushed_s": time.monotonic() - began_s,
-        "pushed_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-        "would_update": dry["would_update"],
-        "unchanged": real["unchanged"],
-        "sent": len(sent),
-        "sent_unchanged": sum(title != "Changed" for title in sent),
-    }
+        summary = push(
+            settings, PushRequest(file=str(folder / "people.csv")), lambda _: planned
+        ).summary
+        sent = Counter(change.payload.get("title") for change in sandbox.applied)
+        return {
+            **planned.facts,
+            "pushed_s": time.monotonic() - began_s,
+            "pushed_mb": _peak_mb(),
+            "summary": summary,
+            "sent": len({change.id for change in sandbox.applied}),
+            "sent_unchanged": sent.total() - sent["Changed"],
+            "requests": summary["requests"],
+        }
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]))))
+    print(json.dumps(main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
@@ -44,6 +44,14 @@ class PulledProspect:
         return self.updated_at_ms > updated_at_ms
 
 
+class Near(NamedTuple):
+    """The live prospects that have one of some contacts, and which of them: see `Pulled`."""
+
+    by_email: Mapping[str, frozenset[str]]
+    by_phone: Mapping[str, frozenset[str]]
+    people: Mapping[str, PulledProspect]
+
+
 class Pulled:
     """The destination's prospects; this one is empty, since nothing was pulled yet."""
 
@@ -66,6 +74,12 @@ class Pulled:
     def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:  # noqa: ARG002
         """phone (E.164) → ids of the live prospects that have it."""
         return {}
+
+    def near(self, emails: Collection[str], phones: Collection[str]) -> Near:
+        """Who has one of these contacts, with their fields, in one query where that is faster."""
+        by_email, by_phone = self.by_email(emails), self.by_phone(phones)
+        ids = frozenset[str]().union(*by_email.values(), *by_phone.values())
+        return Near(by_email, by_phone, self.by_id(ids, with_fields=True))
 
     def is_deleted(self, found: PulledProspect | None, accepted_ms: int) -> bool:
         """Whether `found`, of `by_id`, shows that the prospect was deleted after `accepted_ms`."""

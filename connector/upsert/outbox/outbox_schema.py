@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from connector.budget.database import insert_into
+from connector.budget.database import Prepared, insert_into
 
 metadata = sa.MetaData()
 
@@ -247,34 +247,34 @@ MIGRATIONS = (
     _add_guards,
 )
 _Rows = Sequence[Mapping[str, Any]]
-_insertions: dict[tuple[str, sa.Table, tuple[str, ...]], sa.Insert] = {}
+_insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
-    """Insert `rows`; one whose primary key is taken changes nothing."""
+    """Insert `rows`; one whose primary key is taken changes nothing. All name the same columns."""
     if rows:
-        connection.execute(_insertion(connection, table), rows)
+        _insertion(connection, table, tuple(rows[0]), replaces=False).execute_many(connection, rows)
 
 
 def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: _Rows) -> None:
     """Insert `rows`; one whose primary key is taken replaces the columns it names. All name the
     same columns."""
     if rows:
-        connection.execute(_insertion(connection, table, tuple(rows[0])), rows)
+        _insertion(connection, table, tuple(rows[0]), replaces=True).execute_many(connection, rows)
 
 
 def _insertion(
-    connection: sa.Connection, table: sa.Table, replaced: tuple[str, ...] = ()
-) -> sa.Insert:
-    """Building a statement takes ten times as long as executing it, so each is built once."""
-    key = (connection.dialect.name, table, replaced)
+    connection: sa.Connection, table: sa.Table, columns: tuple[str, ...], *, replaces: bool
+) -> Prepared:
+    key = (connection.dialect.name, table, columns, replaces)
     if key not in _insertions:
         insert = insert_into(connection, table)
         keys = [column.name for column in table.primary_key]
-        new = {name: insert.excluded[name] for name in replaced if name not in keys}
-        _insertions[key] = (
+        new = {name: insert.excluded[name] for name in columns if name not in keys and replaces}
+        statement = (
             insert.on_conflict_do_update(index_elements=keys, set_=new)
             if new
             else insert.on_conflict_do_nothing()
         )
+        _insertions[key] = Prepared(statement, columns)
     return _insertions[key]
