@@ -28,6 +28,31 @@ from connector.upsert.outbox.outbox import Write
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 
 
+class Exported(NamedTuple):
+    """What a row of a pulled table was exported as.
+
+    updated_at_ms: its version; None if it doesn't say. is_known: the copy still has that version.
+    was: field → fingerprint of what the version has, for fields that the row says otherwise.
+    reason: why nothing of the row is sent, whatever it says.
+    """
+
+    updated_at_ms: int | None
+    is_known: bool = True
+    was: Mapping[str, bytes] = {}
+    reason: str | None = None
+
+    def to_bytes(self) -> bytes:
+        was = {name: cell.hex() for name, cell in self.was.items()}
+        return orjson.dumps([self.updated_at_ms, self.is_known, was, self.reason])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        updated_at_ms, is_known, was, reason = orjson.loads(stored)
+        return cls(
+            updated_at_ms, is_known, {name: bytes.fromhex(was[name]) for name in was}, reason
+        )
+
+
 class RowMemory(NamedTuple):
     """What is remembered for one row. entry: its own, if it has one; others: those of its source
     that also are about its person. people: whom entries of any source lead to, its own first."""

@@ -101,7 +101,7 @@ class Staging:
         if isinstance(valid, Reject):
             on_reject(valid)
             return None
-        number, payload, email, phone, activities, warnings = valid
+        number, payload, email, phone, activities, warnings, *_ = valid
         try:
             return (
                 number,

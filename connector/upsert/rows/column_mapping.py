@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from connector.errors import (
     BadMapping,
@@ -48,13 +48,24 @@ ROW_COLUMN = "_hc_row"
 ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
 _OWN_PREFIXES = ("_hc_", "_dlt_")
+_NOT_NAMED = frozenset({REASON_COLUMN, ROW_COLUMN, ABSENT_COLUMN})  # of a rejects file
 _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an email, a phone
 _MOST_COMPARED = 200  # columns that are looked at for a field that they resemble
 _LONGEST_VALUE = 320  # of an email
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
+_READ_AS_ID, _READ_AS_VERSION = "id", "updatedat"
 _SECTIONS = ("columns", "constants", "policy", "ignore")
 Policy = Literal["overwrite", "fill_empty", "never"]
 _POLICIES: tuple[Policy, ...] = get_args(Policy)
+
+
+class PulledColumns(NamedTuple):
+    """The columns of a pulled table, or of an export of one, that say whom a row is about (`id`),
+    which version of them it is (`updated_at`), and whether they were deleted (`_hc_deleted_at`)."""
+
+    id: str
+    updated_at: str
+    deleted_at: str
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,9 @@ class ColumnPlan:
     constants: API field → value, for every row. ignored: columns that aren't read.
     location: the input, for people. left_out: columns that match no field, with the field that each
     looks like. full_name: the column that holds first and last name together. export: the
-    program whose export this is. policy: API field → how it may be written.
+    program whose export this is. policy: API field → how it may be written. pulled: the input is
+    a pulled table, or an export of one. not_taken, hashed: its columns that HiringCenter doesn't
+    take, and those that hold hashes in place of values.
     """
 
     location: str
@@ -76,6 +89,9 @@ class ColumnPlan:
     full_name: str | None = None
     export: str | None = None
     policy: Mapping[str, Policy] = field(default_factory=dict)
+    pulled: PulledColumns | None = None
+    not_taken: tuple[str, ...] = ()
+    hashed: tuple[str, ...] = ()
 
     def column_of(self, api_field: str) -> str:
         """The column behind `api_field`; the field itself where it is a constant."""
@@ -88,6 +104,13 @@ class ColumnPlan:
         notes = [f"columns as {self.export} exports them"] if self.export else []
         if self.left_out:
             notes.append(f"columns left out: {listed_columns(self.left_out)}")
+        if self.pulled is not None:
+            note = f"columns as a pull lands them: rows are matched by {self.pulled.id!r}"
+            if self.not_taken:
+                note += f"; left out, since a push can't set them: {', '.join(self.not_taken)}"
+            if self.hashed:
+                note += f"; left out, since they are hashed: {', '.join(self.hashed)}"
+            notes.append(note)
         return notes
 
 
@@ -207,11 +230,14 @@ def match_columns(
     ignore_unknown: bool = False,
     location: str = "input",
     from_table: bool = False,
+    hashed: Collection[str] = (),
 ) -> ColumnPlan:
     """Where each of `columns` goes.
 
     from_table: columns that the API only hands out (`id`, `created_at` …) are ignored, where
     they are errors in a file. The connector's own (`_hc_…`, `_dlt_…`) are ignored always.
+    hashed: names of columns that pulls land as hashes. A pulled table, or an export of one, is
+    recognized by its columns: there, whatever isn't a field is left out.
 
     Raises:
         UnknownColumn: a column that neither the mapping nor a field's name explains.
@@ -221,6 +247,8 @@ def match_columns(
     """
     mapping = mapping or ColumnMapping()
     mapped = _mapped(columns, mapping, location, from_table)
+    if (pulled := _pulled_columns(columns, mapping, mapped)) is not None:
+        return _match_pulled(columns, pulled, mapping, mapped, location, hashed)
     passed = {normalized(name) for name in mapping.ignore} | (_READ_ONLY if from_table else set())
     open_columns = [
         column
@@ -255,6 +283,56 @@ def match_columns(
         full_name,
         export.name if export else None,
         mapping.policy,
+    )
+
+
+def _pulled_columns(
+    columns: Sequence[str], mapping: ColumnMapping, mapped: Mapping[str, str]
+) -> PulledColumns | None:
+    """The columns that make an input a pulled table, unless the mapping uses or ignores one."""
+    ignored = {normalized(name) for name in mapping.ignore}
+    by_name = {normalized(name): name for name in columns if name not in mapped}
+    names = (_READ_AS_ID, _READ_AS_VERSION, normalized(DELETED_COLUMN))
+    if not all(name in by_name and name not in ignored for name in names):
+        return None
+    return PulledColumns(*(by_name[name] for name in names))
+
+
+def _match_pulled(
+    columns: Sequence[str],
+    pulled: PulledColumns,
+    mapping: ColumnMapping,
+    mapped: Mapping[str, str],
+    location: str,
+    hashed: Collection[str],
+) -> ColumnPlan:
+    """Where the columns of a pulled table go: those that aren't fields are left out."""
+    ignored = {normalized(name) for name in mapping.ignore}
+    hidden = {normalized(name) for name in hashed}
+    fields = dict(mapped)
+    not_taken, hashes = [], []
+    for column in columns:
+        name = normalized(column)
+        if column in mapped or name in ignored or column in pulled or column in _NOT_NAMED:
+            continue
+        if name in hidden:
+            hashes.append(column)
+        elif (target := field_called(column)) is not None and not column.startswith(_OWN_PREFIXES):
+            fields[column] = target
+        else:
+            not_taken.append(column)
+    fields = {column: fields[column] for column in columns if column in fields}
+    _check_doubles(fields, mapping, location)
+    return ColumnPlan(
+        location,
+        fields,
+        mapping.constants,
+        tuple(column for column in columns if column not in fields),
+        mapping.location,
+        policy=mapping.policy,
+        pulled=pulled,
+        not_taken=tuple(not_taken),
+        hashed=tuple(hashes),
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date
 from typing import Any, NamedTuple
@@ -27,7 +28,14 @@ from connector.upsert.rows.cells import (
     unaltered,
 )
 from connector.upsert.rows.column_mapping import ABSENT_COLUMN, DELETED_COLUMN, ColumnPlan
-from connector.upsert.rows.contact import plain_contact, plain_name, split_name
+from connector.upsert.rows.contact import (
+    e164,
+    email_identity,
+    plain_contact,
+    plain_email,
+    plain_name,
+    split_name,
+)
 from connector.upsert.rows.write_schema import (
     ACTIVITIES,
     ACTIVITY_PREFIXES,
@@ -38,6 +46,7 @@ from connector.upsert.rows.write_schema import (
     NOT_TEXT,
     PLAIN_CODES,
     PROSPECT,
+    REQUIRED,
     RowContext,
     time_zone,
 )
@@ -76,7 +85,8 @@ class ValidRow(NamedTuple):
     """A row that may be sent. payload: what POST /prospects takes; `update` is always in it.
 
     email, phone: the identities, in the one spelling that all spellings of each share.
-    warnings: what was left out or looks wrong, for the row's result.
+    warnings: what was left out or looks wrong, for the row's result. prospect_id, exported: of a
+    row of a pulled table, whom it is about, and what it was exported as (`Exported`).
     """
 
     row_number: int
@@ -85,6 +95,8 @@ class ValidRow(NamedTuple):
     phone: str | None
     activities: list[Activity]
     warnings: list[str]
+    prospect_id: str | None = None
+    exported: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,17 +194,21 @@ class Validator:
             kind: maker for kind, maker in makers.items() if maker.cells or maker.constants
         }
 
-    def check(self, row: InputRow) -> ValidRow | Reject:
-        """What may be sent of `row`, or why nothing may."""
+    def check(self, row: InputRow, pulled: Mapping[str, Any] | None = None) -> ValidRow | Reject:
+        """What may be sent of `row`, or why nothing may.
+
+        pulled: of a row of a pulled table, column → value of the cells that are as the pull landed
+        them: the API's own values, which no check refuses.
+        """
         if row.problem is not None:
             return Reject(row.row_number, row.values, None, row.problem, row.raw)
         values = _mentioned(row.values) if self._has_absences else row.values
         problems: list[_Problem] = []
         context = RowContext(self._region, self._zone)
-        payload = self._prospect.payload(values, context, problems, self._clear_empty)
+        payload = self._prospect.payload(values, context, problems, self._clear_empty, pulled)
         activities = list(self._made_activities(values, context, problems))
         if payload is not None:
-            problems += self._row_problems(payload, values)
+            problems += self._row_problems(payload, values, is_known=pulled is not None)
             payload["update"] = payload.get("update", True) and self._mode != "create-only"
         if problems or payload is None:
             return Reject(
@@ -202,16 +218,30 @@ class Validator:
                 " ".join(map(str, problems)),
                 without_values=" ".join(problem.without_value for problem in problems),
             )
-        phone = payload.get("phone")
+        email, phone = context.email, payload.get("phone")
+        if pulled:
+            email, phone = self.identities(payload)
         warnings = context.warnings
-        return ValidRow(row.row_number, payload, context.email, phone, activities, warnings)
+        return ValidRow(row.row_number, payload, email, phone, activities, warnings)
+
+    def identities(self, payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """Email and phone of a row whose cells weren't all checked, in the one spelling of each;
+        None for one that isn't usable."""
+        email = phone = None
+        with suppress(ValueError):
+            email = email_identity(plain_email(payload.get("email") or ""))
+        with suppress(ValueError):
+            phone = e164(payload.get("phone") or "", self._region)[0]
+        return email, phone
 
     def _row_problems(
-        self, payload: Mapping[str, Any], values: Mapping[str, Any]
+        self, payload: Mapping[str, Any], values: Mapping[str, Any], *, is_known: bool
     ) -> Iterator[_Problem]:
-        """What is wrong with the row as a whole, where each cell is fine."""
+        """What is wrong with the row as a whole, where each cell is fine. is_known: it is a row of
+        a pulled table, about a prospect that its id names."""
         column_of = self._plan.column_of
-        if self._mode != "create-only" and not (payload.get("email") or payload.get("phone")):
+        has_contact = is_known or payload.get("email") or payload.get("phone")
+        if self._mode != "create-only" and not has_contact:
             yield _Problem(
                 f"{column_of('email')} and {column_of('phone')}",
                 "email",
@@ -222,7 +252,7 @@ class Validator:
         if self._mode == "update-only" and payload.get("update") is False:
             reason = "is false, while --mode update-only only updates. Change one of them"
             yield _Problem(column_of("update"), "update", reason)
-        if self._has_deletions and not is_empty(values.get(DELETED_COLUMN)):
+        if self._has_deletions and not is_known and not is_empty(values.get(DELETED_COLUMN)):
             yield _Problem(
                 DELETED_COLUMN,
                 DELETED_COLUMN,
@@ -259,7 +289,8 @@ class Validator:
     def _check_plan(self) -> None:
         constants = self._plan.constants.keys()
         known = {*self._plan.fields.values(), *constants}
-        if self._mode != "create-only" and not known & {"email", "phone"}:
+        is_pulled = self._plan.pulled is not None
+        if self._mode != "create-only" and not is_pulled and not known & {"email", "phone"}:
             raise InputError(
                 location=self._plan.location,
                 reason="no column for email or phone, so every push would create all rows "
@@ -381,10 +412,17 @@ class _PayloadMaker:
         context: RowContext,
         problems: list[_Problem],
         clear_empty: bool = False,
+        pulled: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
-        """What may be sent; None where a cell is wrong, and then `problems` says which."""
-        before = len(problems)
+        """What may be sent; None where a cell is wrong, and then `problems` says which. pulled: see
+        `Validator.check`; whom such a row is about is known, so it needs no name."""
+        before, stands_in = len(problems), dict[str, Any]()
+        if pulled is not None:
+            values = {column: value for column, value in values.items() if column not in pulled}
         fields = self._fields(values, context, problems, clear_empty)
+        if pulled is not None:
+            stands_in = dict.fromkeys(REQUIRED["prospects"] - fields.keys(), "?")
+            fields |= stands_in
         try:
             payload: dict[str, Any] = self.adapter.validator.validate_python(
                 fields, context=context
@@ -400,6 +438,11 @@ class _PayloadMaker:
         for name in ("labels", *LABEL_EDITS):  # `[]` or `;` is an empty cell too
             if payload.get(name) == [] and not (clear_empty and name == "labels"):
                 del payload[name]
+        if pulled is not None:
+            for name in stands_in:
+                del payload[name]
+            fields_pulled = {name: pulled.get(column) for name, column in self.cells.items()}
+            payload |= {name: value for name, value in fields_pulled.items() if value is not None}
         return payload if len(problems) == before else None
 
     def _fields(

@@ -1,0 +1,159 @@
+"""Rows of a pulled table, or of an export of one: whom they are about, and which version they show.
+
+Such a row names its prospect (`id`) and the version of it that was exported (`updated_at`). As long
+as the copy still has that version, the row is compared with it: a cell that differs was changed in
+the export. Cells as the pull landed them are HiringCenter's own, so they are neither checked nor
+sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, time
+from itertools import islice
+from typing import Any
+
+from connector.upsert.outbox.bases import Exported, fields_of_item
+from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.matching import Hasher, is_nothing, same_value
+from connector.upsert.rows.cells import InputRow, is_empty, text_of
+from connector.upsert.rows.column_mapping import ColumnPlan
+from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
+from connector.upsert.rows.write_schema import MANNERS
+
+_BATCH_ROWS = 5_000
+# a time as a number: what is larger than the first counts as many units per millisecond
+_UNITS_PER_MS = ((10**17, 10**6), (10**14, 10**3), (10**11, 1))
+_NOT_PULLED = (
+    "prospect {id} isn't in the last pull, so what the row was exported as isn't known. Pull "
+    "first, and export again; for another account's export, ignore column {column!r} in a mapping "
+    "file"
+)
+_DELETED = "prospect {id} was deleted in HiringCenter, so nothing of the row is sent"
+_NO_CONTACT = (
+    "prospect {id} has neither email nor phone, and HiringCenter can't be told otherwise whom to "
+    "change, so nothing of the row is sent"
+)
+
+
+class ExportedRows:
+    """The rows of an input whose columns are `plan.pulled`, to be iterated over once; `check` tells
+    for each what may be sent of it."""
+
+    def __init__(
+        self,
+        rows: Iterable[InputRow],
+        plan: ColumnPlan,
+        validator: Validator,
+        pulled: Pulled,
+        hasher: Hasher,
+    ) -> None:
+        assert plan.pulled is not None
+        self._rows, self._columns, self._constants = rows, plan.pulled, plan.constants
+        self._validator, self._pulled, self._hasher = validator, pulled, hasher
+        self._fields = {column: name for column, name in plan.fields.items() if "." not in name}
+        self._known: dict[int, tuple[str, PulledProspect | None]] = {}  # of rows to be checked
+
+    def __iter__(self) -> Iterator[InputRow]:
+        remaining = iter(self._rows)
+        while batch := list(islice(remaining, _BATCH_ROWS)):
+            ids = {row.row_number: _text(row.values.get(self._columns.id)) for row in batch}
+            found = self._pulled.by_id({id_ for id_ in ids.values() if id_}, with_fields=True)
+            self._known |= {number: (id_, found.get(id_)) for number, id_ in ids.items() if id_}
+            yield from batch
+
+    def check(self, row: InputRow) -> ValidRow | Reject:
+        """What may be sent of `row`, or why nothing may. One without an id is like any other row,
+        and may be a new person's."""
+        id_, copied = self._known.pop(row.row_number, ("", None))
+        if not id_ or row.problem is not None:
+            return self._validator.check(row)
+        if copied is None:
+            column = self._columns.id
+            reason = _NOT_PULLED.format(id=id_, column=column)
+            return Reject(row.row_number, row.values, column, reason)
+        theirs = fields_of_item(copied.fields, of_copy=True)
+        valid = self._validator.check(row, self._as_pulled(row, theirs))
+        is_deleted = copied.deleted_at_ms is not None
+        if is_deleted or not is_empty(row.values.get(self._columns.deleted_at)):
+            return self._left_alone(row, id_, _DELETED)
+        if all(is_nothing(theirs.get(name, "?")) for name in ("email", "phone")):
+            return self._left_alone(row, id_, _NO_CONTACT)
+        if isinstance(valid, Reject):
+            return valid
+        email, phone = self._validator.identities({**theirs, **valid.payload})
+        exported = self._exported(row, copied, theirs, valid.payload)
+        return valid._replace(
+            email=email, phone=phone, prospect_id=id_, exported=exported.to_bytes()
+        )
+
+    def _as_pulled(self, row: InputRow, theirs: Mapping[str, Any]) -> dict[str, Any]:
+        """column → value of the cells that show what HiringCenter has; None for empty ones."""
+        found = {}
+        for column, name in self._fields.items():
+            if name in theirs and _reads_as(name, row.values.get(column), theirs[name]):
+                found[column] = None if is_nothing(theirs[name]) else theirs[name]
+        return found
+
+    def _left_alone(self, row: InputRow, id_: str, reason: str) -> ValidRow:
+        exported = Exported(None, reason=reason.format(id=id_))
+        return ValidRow(row.row_number, {}, None, None, [], [], id_, exported.to_bytes())
+
+    def _exported(
+        self,
+        row: InputRow,
+        copied: PulledProspect,
+        theirs: Mapping[str, Any],
+        says: Mapping[str, Any],
+    ) -> Exported:
+        version_ms = _time_ms(row.values.get(self._columns.updated_at))
+        if version_ms is None or version_ms != copied.updated_at_ms:
+            return Exported(version_ms, is_known=False)
+        was = {
+            name: self._hasher.cell(name, theirs[name])
+            for name, value in says.items()
+            if name in theirs and name not in MANNERS and not same_value(name, value, theirs[name])
+        }
+        return Exported(version_ms, was=was)
+
+
+def _text(value: Any) -> str:
+    """A cell as plain text; "" where it has none."""
+    try:
+        return "" if is_empty(value) else text_of(value).strip()
+    except ValueError:
+        return ""
+
+
+def _reads_as(name: str, cell: Any, value: Any) -> bool:
+    """Whether a cell shows `value`, as programs write it that know nothing of fields."""
+    if is_nothing(value) or is_empty(cell):
+        return is_nothing(value) and (is_empty(cell) or cell in ([], "[]"))
+    if isinstance(value, str):
+        return _one_line_end(_text(cell)) == _one_line_end(value.strip())
+    return bool(cell == value) or (isinstance(cell, list) and same_value(name, cell, value))
+
+
+def _one_line_end(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _time_ms(value: Any) -> int | None:
+    """UTC epoch ms of a cell of `updated_at`, in any form that exports write; a time without an
+    offset is UTC. None where it is no time."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    elif not isinstance(value, datetime):
+        text = _text(value).removesuffix(" UTC")
+        if text.removesuffix(".0").isdecimal():
+            count = int(text.removesuffix(".0"))
+            per_ms = next((per_ms for least, per_ms in _UNITS_PER_MS if count >= least), None)
+            return None if per_ms is None else round(count / per_ms)
+        try:
+            value = datetime.fromisoformat(text)
+        except ValueError:
+            return None
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    moment: datetime = value
+    return round(moment.timestamp() * 1000)
