@@ -63,6 +63,7 @@ _DROPPED = (
     "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
 )
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
+_UNBOOKED = "in flight when the ledger failed: the next push finds out what became of it"
 _Arrival = tuple[RowInFlight, Delivered | BaseException]
 _More = Callable[[sa.Connection, int], list[RowInFlight]]  # up to so many more that go out
 
@@ -81,11 +82,12 @@ class Sender:
     """Sends the plan of one run.
 
     began_ms: when the run began to plan. width: how many requests may be in flight now. on_reject:
-    called with each row that is rejected or fails. on_progress: called with the number of rows of
-    this run that have an outcome, all in `outcomes`. recovered: writes of earlier runs that were
-    settled. unbooked: rows in flight when the ledger failed. kept: rows with fields that were kept
-    as HiringCenter has them. images: where to keep what people look like before they are changed;
-    None: nowhere. Callbacks run between transactions.
+    called with each row that is rejected or fails. on_result: called with each row's outcome.
+    on_progress: called with the number of rows of this run that have an outcome, all in `outcomes`.
+    recovered: writes of earlier runs that were settled. unbooked: rows in flight when the ledger
+    failed. kept: rows with fields that were kept as HiringCenter has them. images: where to keep
+    what people look like before they are changed; None: nowhere. Callbacks run between
+    transactions.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Sender:
         began_ms: int,
         width: Callable[[], int],
         on_reject: Callable[[Reject], None],
+        on_result: Callable[[RowResult], None] = lambda _: None,
         on_progress: Callable[[int], None] = lambda _: None,
         images: BeforeImages | None = None,
     ) -> None:
@@ -108,7 +111,7 @@ class Sender:
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
         self._api, self._held, self._keys, self._clock = api, held, keys, clock
         self._began_ms, self._width = began_ms, width
-        self._on_reject, self._on_progress = on_reject, on_progress
+        self._on_reject, self._on_result, self._on_progress = on_reject, on_result, on_progress
         self.outcomes: Counter[Status] = Counter()
         self.recovered = self.unbooked = self.kept = 0
         self._receipts = Receipts(outbox.scope)
@@ -169,8 +172,11 @@ class Sender:
                 if self._ending is not None and not arrived:
                     break
         except BudgetError:  # no answer of those in flight is booked: the next push settles them
-            self.unbooked = sum(row.own and not row.looks for row in self._in_flight)
+            unbooked = [row for row in self._in_flight if row.own and not row.looks]
+            self.unbooked = len(unbooked)
             self.outcomes[Status.FAILED] += self.unbooked
+            for row in unbooked:
+                self._on_result(RowResult(row.write.row_number, Status.FAILED, None, _UNBOOKED))
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -471,6 +477,7 @@ class Sender:
                 continue
             self.outcomes[result.status] += 1
             self.kept += bool(row.merged and row.merged.kept and not row.has_failed)
+            self._on_result(result)
             if result.status in (Status.REJECTED, Status.FAILED):
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:

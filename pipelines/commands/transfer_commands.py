@@ -157,6 +157,7 @@ def _push_request(
     rejects: Path | None = option(
         "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."
     ),
+    results: Path | None = option("--results F", "File for every row with its outcome."),
     new_ledger: bool = _NEW_LEDGER,
 ) -> PushRequest:
     """What is asked for: the options of a push, and of what is like one."""
@@ -170,14 +171,17 @@ def _push_request(
         "ignore_unknown": ignore_unknown, "allow_shared_contact": allow_shared_contact or None,
         "fill_empty": fill_empty or None, "restore": restore or None,
         "recheck": False if no_recheck else None, "source_name": source, "lookups": lookups,
+        "results": results,
     }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     if output.all_accounts and file == "-":
         raise UsageError(
             "Stdin can be read only once: save it as a FILE to push it to each account."
         )
-    if output.all_accounts and rejects is not None:
-        changes["rejects"] = rejects.with_stem(f"{rejects.stem}-{settings.account}")
+    for name in ("rejects", "results") if output.all_accounts else ():
+        if name in changes:
+            path = changes[name]
+            changes[name] = path.with_stem(f"{path.stem}-{settings.account}")
     if job is None:
         request = PushRequest(file=file, table=table, sql=sql, database=database)
     elif any(each is not None for each in (file, table, sql, database)):

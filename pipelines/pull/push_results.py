@@ -28,6 +28,10 @@ _TYPES = {
     "prospect_id": "text",
     "message": "text",
     "pushed_at": "timestamp",
+    "record_kind": "text",
+    "record_id": "text",
+    "changed_fields": "json",
+    "kept_fields": "json",
 }
 _COLUMNS: dict[str, dict[str, Any]] = {
     name: {"name": name, "data_type": data_type, "nullable": name not in _KEY}
@@ -44,10 +48,11 @@ def results_batch(rows: Sequence[Mapping[str, Any]]) -> Batch:
 def land_push_results(destination: Destination, session: Session) -> None:
     """Load the results that the outbox still keeps for this destination.
 
-    Creates the table if there is none yet. The pull lock must be held; nothing is published.
+    Creates the table if there is none yet, and the columns that version 0.1 didn't have. The pull
+    lock must be held; nothing is published.
     """
     settings = session.settings
-    if not destination.columns(_TABLE):
+    if not _COLUMNS.keys() <= destination.columns(_TABLE).keys():
         destination.load([results_batch([])])
     try:
         with closing(outbox_of(session)) as outbox:

@@ -15,7 +15,12 @@ from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageE
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input
 from connector.upsert.outbox.planner import Mode
-from connector.upsert.rows.rejects import next_rejects_name
+from connector.upsert.rows.row_files import (
+    RejectsFile,
+    ResultsFile,
+    WrittenFiles,
+    next_rejects_name,
+)
 from pipelines.destination.identity import is_duckdb
 
 _FETCHED_ROWS = 5_000
@@ -31,13 +36,13 @@ class PushRequest:
 
     database: a DuckDB file for `table` and `sql`, instead of the destination. encoding, delimiter,
     sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header. rejects: file
-    for rows that weren't applied; None: next to the input. new_ledger: if the outbox was lost,
-    start a new one. job: the push job that this is, if any. allow_shared_contact: send rows that
-    seem to be about another person than the one who has their email or phone. source_name: the
-    input's name, for a file whose path changes. fill_empty: only fill fields that are empty.
-    restore: send what somebody has changed in HiringCenter since. recheck: look people up before
-    they are changed. lookups: how many people may be looked up to fill empty fields; None: as the
-    settings say.
+    for rows that weren't applied; None: next to the input. results: file for every row with its
+    outcome; None: none. new_ledger: if the outbox was lost, start a new one. job: the push job that
+    this is, if any. allow_shared_contact: send rows that seem to be about another person than the
+    one who has their email or phone. source_name: the input's name, for a file whose path changes.
+    fill_empty: only fill fields that are empty. restore: send what somebody has changed in
+    HiringCenter since. recheck: look people up before they are changed. lookups: how many people
+    may be looked up to fill empty fields; None: as the settings say.
     """
 
     file: str | None = None
@@ -56,6 +61,7 @@ class PushRequest:
     ignore_unknown: bool = False
     max_changes: int | None = None
     rejects: Path | None = None
+    results: Path | None = None
     new_ledger: bool = False
     allow_shared_contact: bool = False
     source_name: str | None = None
@@ -120,7 +126,7 @@ class PushRequest:
         return f"query {digest}{where}"
 
 
-def rejects_path(request: PushRequest, settings: Settings) -> Path:
+def open_rejects(settings: Settings, request: PushRequest, rows: Input) -> RejectsFile:
     """The file for rows that weren't applied: next to the input or, if that folder isn't writable,
     in the state directory. Accounts that push the same input have a file each.
 
@@ -128,16 +134,46 @@ def rejects_path(request: PushRequest, settings: Settings) -> Path:
         UsageError: --rejects names the input itself, or its folder isn't writable.
     """
     path = request.rejects or _default_rejects_path(request, settings.account)
-    if request.file is not None and path.absolute() == Path(request.file).absolute():
-        raise UsageError(f"--rejects {path} would overwrite the input. Choose another path.")
+    if not _may_be_written(path, request, "--rejects", is_asked=request.rejects is not None):
+        inner = settings.state_path / "rejects"
+        inner.mkdir(mode=0o700, exist_ok=True)
+        path = inner / path.name
+    return RejectsFile(path, rows.columns, **_how(settings, request, rows))
+
+
+def open_results(settings: Settings, request: PushRequest, rows: Input) -> ResultsFile:
+    """The file `--results` for every row with its outcome.
+
+    Raises:
+        UsageError: it is the input itself or the rejects file, or its folder isn't writable.
+    """
+    assert request.results is not None
+    path = request.results
+    _may_be_written(path, request, "--results", is_asked=True)
+    rejects = request.rejects or _default_rejects_path(request, settings.account)
+    if path.absolute() == rejects.absolute():
+        raise UsageError(f"--results {path} is the rejects file as well. Choose another path.")
+    return ResultsFile(path, rows.columns, **_how(settings, request, rows))
+
+
+def _may_be_written(path: Path, request: PushRequest, option: str, *, is_asked: bool) -> bool:
+    if request.file is not None and path.resolve() == Path(request.file).resolve():
+        raise UsageError(f"{option} {path} would overwrite the input. Choose another path.")
     folder = path.absolute().parent
     if folder.is_dir() and os.access(folder, os.W_OK):
-        return path
-    if request.rejects is not None:
-        raise UsageError(f"--rejects {path}: that folder isn't writable. Choose another path.")
-    inner = settings.state_path / "rejects"
-    inner.mkdir(mode=0o700, exist_ok=True)
-    return inner / path.name
+        return True
+    if is_asked:
+        raise UsageError(f"{option} {path}: that folder isn't writable. Choose another path.")
+    return False
+
+
+def _how(settings: Settings, request: PushRequest, rows: Input) -> dict[str, Any]:
+    return {
+        "source": request.source,
+        "written": WrittenFiles(settings.state_dir / "rejects-written"),
+        "omits_cells": rows.omits_cells,
+        "delimiter": rows.delimiter,
+    }
 
 
 def _default_rejects_path(request: PushRequest, account: str | None) -> Path:

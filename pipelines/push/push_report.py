@@ -87,6 +87,7 @@ def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
     """Log events of a push that needs a look: its counts, and what is wrong with which rows."""
     facts = (
         "run_id", "source", "job", "status", "rows", *_COUNTS, "kept", "not_sent", "rejects_file",
+        "results_file",
     )  # fmt: skip
     found = {name: report.summary[name] for name in facts if report.summary.get(name)}
     run_id = {"run_id": report.summary.get("run_id")}
@@ -160,6 +161,8 @@ def _beyond(report: PushReport) -> Iterator[str]:
 def _end(summary: dict[str, Any]) -> Iterator[str]:
     if "rejects_file" in summary:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."
+    if "results_file" in summary:
+        yield f"Every row with its outcome: {summary['results_file']}"
     if "eta_s" in summary:
         if "would_send" in summary:
             yield "Pull first to see which of these would be created and which updated."

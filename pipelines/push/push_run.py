@@ -31,16 +31,17 @@ from connector.upsert.outbox.before_images import BeforeImages, undo_key
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
+from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
-from connector.upsert.rows.rejects import RejectsFile, WrittenRejects
 from connector.upsert.rows.row_checks import Reject, Validator
+from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.push_results import land_after_push
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
-from pipelines.push.push_input import PushRequest, open_rows, rejects_path
+from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
@@ -132,6 +133,7 @@ class OutboxRun:
         self._began_s = self._session.clock.monotonic_s()
         self._began_ms = self._clock.now_ms()
         self._rejects: RejectsFile | None = None
+        self._results_file: ResultsFile | None = None
         self._report = PushReport()
         self._planned = PlanCounts()
         self._sender: Sender | None = None
@@ -172,12 +174,19 @@ class OutboxRun:
         return self._report
 
     def _reject(self, reject: Reject) -> None:
+        if self._results_file is not None:
+            self._results_file.explain(reject.row_number, reject.reason)
         if self._rejects is not None:
             self._rejects.add(reject)
         elif len(self._report.noteworthy) < NOTEWORTHY_MAX:  # a dry run stores no results
             reason = redact(reject.public_reason)
             result = RowResult(reject.row_number, Status.REJECTED, None, reason)
             self._report.noteworthy.append(result)
+
+    def _note_result(self, result: RowResult) -> None:
+        if self._results_file is not None:
+            number, status, prospect_id, message, *_ = result
+            self._results_file.put(number, status.value, prospect_id, message)
 
     def _show_read(self, rows: int) -> None:
         stop = self._session.stop
@@ -203,6 +212,7 @@ class OutboxRun:
             began_ms=self._began_ms,
             width=lambda: in_flight_for(client.latency_s, rate_per_s, most),
             on_reject=self._reject,
+            on_result=self._note_result,
             on_progress=self._show_sent,
             images=self._images if settings.writes.undo_days else None,
         )
@@ -283,6 +293,11 @@ class OutboxRun:
             summary["rejects_error"] = rejects.failure.strerror or "can't be written"
         elif rejects is not None and rejects.count:
             summary["rejects_file"] = str(rejects.path)
+        results = self._results_file
+        if results is not None and results.failure is not None:
+            summary["results_error"] = results.failure.strerror or "can't be written"
+        elif results is not None and results.is_saved:
+            summary["results_file"] = str(results.path.absolute())
         return summary | ({"error": error_facts(error)} if error else {})
 
     def _eta_s(self, requests: int) -> float:
@@ -369,30 +384,39 @@ class _PushRun(OutboxRun):
         request, settings = self._request, self._session.settings
         if request.new_ledger and not self._found.started_now:
             self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
-        with open_rows(settings, request) as rows:
+        with open_rows(settings, request) as rows, ExitStack() as files:
             self._report.notes.append(f"{rows.name}: {rows.description}")
             validator = self._validator(rows)
-            if request.dry_run and request.rejects is None:
-                self._plan(rows, validator)
-                return
-            path = rejects_path(request, settings)
-            rejects = RejectsFile(
-                path,
-                rows.columns,
-                source=request.source,
-                written=WrittenRejects(settings.state_dir / "rejects-written"),
-                omits_cells=rows.omits_cells,
-                delimiter=rows.delimiter,
+            if not request.dry_run or request.rejects is not None:
+                self._rejects = open_rejects(settings, request, rows)
+                self._keep(files, self._rejects)
+            if request.results is not None:
+                self._results_file = open_results(settings, request, rows)
+                self._keep(files, self._results_file)
+            self._plan(rows, validator)
+            if not request.dry_run:
+                self._check_changes()
+            if self._results_file is not None:
+                self._results_file.has_all_rows = True
+            if not request.dry_run:
+                self._send()
+
+    def _keep(self, files: ExitStack, file: RejectsFile | ResultsFile) -> None:
+        """`file` is saved when the run ends; then problems with it are noted."""
+        files.callback(self._note_problems, file, file.path)
+        files.enter_context(file)
+
+    def _note_problems(self, file: RejectsFile | ResultsFile, asked: Path) -> None:
+        if file.failure is not None:
+            self._report.notes.append(
+                f"{asked} can't be written ({file.failure.strerror}): {file.loss} Free some space "
+                f"or choose another {file.option}, then push again."
             )
-            try:
-                with rejects:
-                    self._rejects = rejects
-                    self._plan(rows, validator)
-                    if not request.dry_run:
-                        self._check_changes()
-                        self._send()
-            finally:
-                self._report.notes += _rejects_notes(rejects, path)
+        elif file.is_saved and file.path != asked:
+            self._report.notes.append(
+                f"{asked} was changed since it was written, so it is left alone; what this push "
+                f"wrote is in {file.path}."
+            )
 
     def _validator(self, rows: Input) -> Validator:
         request = self._request
@@ -414,14 +438,26 @@ class _PushRun(OutboxRun):
             mode=request.mode,
         )
 
+    def _note_planned(self, row: PlannedRow) -> None:
+        """In the results file, what needs no request; of a dry run, what would be sent too."""
+        if self._results_file is not None:
+            is_sent = row.outcome in ("create", "update", "send")
+            if self._request.dry_run or not is_sent:
+                outcome = f"would_{row.outcome}" if is_sent else row.outcome
+                self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
+
     def _plan(self, rows: Input, validator: Validator) -> None:
-        dry_run, clock = self._request.dry_run, self._clock
+        dry_run, clock, results = self._request.dry_run, self._clock, self._results_file
         with open_pulled(self._session.settings) as pulled:
             if not self._request.recheck:
                 self._note_copy_age(pulled.complete_ms)
             planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
             plan = self._planned = planner.plan(
-                rows, validator.check, on_reject=self._reject, on_read=self._show_read
+                results.copying(rows) if results else rows,
+                validator.check,
+                on_reject=self._reject,
+                on_read=self._show_read,
+                on_planned=self._note_planned if results else None,
             )
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs
@@ -458,21 +494,3 @@ def _files_free() -> int:
     if allowed == resource.RLIM_INFINITY:
         return _FILES_ENOUGH
     return allowed - len(list(Path("/dev/fd").iterdir()))
-
-
-def _rejects_notes(rejects: RejectsFile, asked: Path) -> list[str]:
-    """Problems with the rejects file itself."""
-    if rejects.failure is not None:
-        note = (
-            f"The rejects file {asked} can't be written ({rejects.failure.strerror}): its "
-            f"{rejects.count} rows are listed only by `hiringcenter runs`. Free some space or "
-            "choose another --rejects, then push again: they are rejected again."
-        )
-    elif rejects.count and rejects.path != asked:
-        note = (
-            f"{asked} was changed since it was written, so it is left alone; the rejects of this "
-            f"push are in {rejects.path}."
-        )
-    else:
-        return []
-    return [note]

@@ -83,7 +83,12 @@ def render(facts: ReportFacts) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        count=_count, at=_at, ago=partial(_ago, facts.now_s), length_of=_length, plural=plural
+        count=_count,
+        at=_at,
+        ago=partial(_ago, facts.now_s),
+        length_of=_length,
+        plural=plural,
+        file_uri=_file_uri,
     )
     return environment.get_template("report.html.j2").render(
         facts=facts,
@@ -195,6 +200,10 @@ def _at(at_s: float | None) -> str:
 
 def _ago(now_s: float, at_s: float | None) -> str:
     return "never" if at_s is None else f"{humanize.naturaldelta(max(0.0, now_s - at_s))} ago"
+
+
+def _file_uri(path: str) -> str:
+    return Path(path).absolute().as_uri()
 
 
 def _length(value: Any) -> str:

@@ -22,8 +22,8 @@ from connector.history import History, RunRecord
 from connector.logs import error_facts
 from connector.upsert.rows import contact
 from connector.upsert.rows.cells import unaltered
-from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.row_checks import Reject
+from connector.upsert.rows.row_files import RejectsFile
 from pipelines.commands.output import Output
 from pipelines.report.report_facts import ReportFacts
 from pipelines.report.report_page import render

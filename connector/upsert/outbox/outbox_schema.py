@@ -133,6 +133,10 @@ results = sa.Table(
     sa.Column("pushed_ms", sa.BigInteger, nullable=False),
     sa.Column("destination", sa.BigInteger, nullable=False),
     sa.Column("landed", sa.Boolean, nullable=False),
+    sa.Column("record_kind", sa.String(16)),
+    sa.Column("record_id", sa.String(256)),
+    sa.Column("changed_fields", sa.Text),
+    sa.Column("kept_fields", sa.Text),
     sa.Index("push_results_by_landed", "destination", "landed", "run_id", "row_number"),
     sqlite_with_rowid=False,
 )
@@ -228,6 +232,12 @@ def _add_guards(connection: sa.Connection) -> None:
     _add_column(connection, writes.c.guard)
 
 
+def _add_record_of_results(connection: sa.Connection) -> None:
+    """Of an outcome: the record it is about, and which of its fields were changed and kept."""
+    for name in ("record_kind", "record_id", "changed_fields", "kept_fields"):
+        _add_column(connection, results.c[name])
+
+
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
     """Add a column that may hold null, where the table lacks it."""
     table = column.table.name
@@ -245,6 +255,7 @@ MIGRATIONS = (
     _add_names,
     _add_entries,
     _add_guards,
+    _add_record_of_results,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}

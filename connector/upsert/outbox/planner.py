@@ -292,7 +292,7 @@ class Planner:
             return
         others = []
         for person in people:
-            if self._options.force or not self._is_plainly_unchanged(person):
+            if self._on_planned or self._options.force or not self._is_plainly_unchanged(person):
                 others.append(person)
             else:
                 ((write,),) = person

@@ -12,12 +12,13 @@ from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.logs import redact
 from connector.upsert.outbox.matching import CONTENT_BYTES
-from connector.upsert.outbox.outbox import Write
+from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     aliases,
@@ -39,7 +40,8 @@ _FIND = (
     "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
 )
 _MESSAGE_LENGTH = 2000
-_LANDED = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_ms")
+_OF_RECORD = ("record_kind", "record_id", "changed_fields", "kept_fields")
+_LANDED = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_ms", *_OF_RECORD)
 _IN_ONE_WRITE = 2_000
 
 
@@ -253,12 +255,26 @@ class Status(StrEnum):
 
 
 class RowResult(NamedTuple):
-    """The outcome of one input row. message: for people; contacts in it are masked when stored."""
+    """The outcome of one input row. message: for people; contacts in it are masked when stored.
+
+    record_kind, record_id: of the record that the row was about; the prospect, where nothing else
+    is said. changed_fields: what was sent of it; kept_fields: what stays as HiringCenter has it.
+    Both by API name.
+    """
 
     row_number: int
     status: Status
     prospect_id: str | None = None
     message: str | None = None
+    record_kind: str = PROSPECTS
+    record_id: str | None = None
+    changed_fields: tuple[str, ...] = ()
+    kept_fields: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> str | None:
+        """The id of the record that the row was about."""
+        return self.prospect_id if self.record_kind == PROSPECTS else self.record_id
 
 
 class ResultStore:
@@ -279,15 +295,19 @@ class ResultStore:
             {
                 "scope": self._scope,
                 "run_id": run_id,
-                "row_number": number,
-                "status": status.value,
-                "prospect_id": prospect_id,
-                "message": None if message is None else redact(message)[:_MESSAGE_LENGTH],
+                "row_number": each.row_number,
+                "status": each.status.value,
+                "prospect_id": each.prospect_id,
+                "message": None if each.message is None else redact(each.message)[:_MESSAGE_LENGTH],
                 "pushed_ms": at_ms,
                 "destination": self._destination,
                 "landed": False,
+                "record_kind": each.record_kind,
+                "record_id": each.record,
+                "changed_fields": _listed(each.changed_fields),
+                "kept_fields": _listed(each.kept_fields),
             }
-            for number, status, prospect_id, message in found
+            for each in found
         ]
         insert_or_replace(connection, results, rows)
 
@@ -318,7 +338,10 @@ class ResultStore:
         same = [results.c[name].is_not_distinct_from(sa.bindparam(f"b_{name}")) for name in _LANDED]
         drop = sa.delete(results).where(*key, *same)
         mark = sa.update(results).where(*key, *same).values(landed=True)
-        done = [row["status"] == Status.UNCHANGED and row["message"] is None for row in rows]
+        done = [
+            row["status"] == Status.UNCHANGED and row["message"] is row["kept_fields"] is None
+            for row in rows
+        ]
         for statement, is_done in ((drop, True), (mark, False)):
             bound = [
                 {f"b_{name}": row[name] for name in _LANDED}
@@ -333,15 +356,27 @@ class ResultStore:
         """The rejects, failures and warnings of one run, in file order."""
         bad = results.c.status.in_((Status.REJECTED.value, Status.FAILED.value))
         query = (
-            sa.select(
-                results.c.row_number, results.c.status, results.c.prospect_id, results.c.message
-            )
+            sa.select(*(results.c[name] for name in RowResult._fields))
             .where(results.c.run_id == run_id, bad | results.c.message.is_not(None))
             .order_by(results.c.row_number)
             .limit(limit)
         )
         with self._database.read() as connection:
             return [
-                RowResult(number, Status(status), prospect_id, message)
-                for number, status, prospect_id, message in connection.execute(query)
+                RowResult(
+                    number,
+                    Status(status),
+                    prospect_id,
+                    message,
+                    kind or PROSPECTS,
+                    record_id,
+                    *(tuple(orjson.loads(names)) if names else () for names in fields),
+                )
+                for number, status, prospect_id, message, kind, record_id, *fields in (
+                    connection.execute(query)
+                )
             ]
+
+
+def _listed(names: Sequence[str]) -> str | None:
+    return orjson.dumps(names).decode() if names else None

@@ -47,6 +47,7 @@ REASON_COLUMN = "_hc_reject_reason"
 ROW_COLUMN = "_hc_row"
 ABSENT_COLUMN = "_hc_absent"
 DELETED_COLUMN = "_hc_deleted_at"
+RESULT_COLUMNS = ("_hc_outcome", "_hc_prospect_id", "_hc_message")
 _OWN_PREFIXES = ("_hc_", "_dlt_")
 _NOT_NAMED = frozenset({REASON_COLUMN, ROW_COLUMN, ABSENT_COLUMN})  # of a rejects file
 _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an email, a phone

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,23 +14,29 @@ from connector.source.row_maker import MALFORMED_COLUMNS
 from connector.source.scans import ScanKind
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_run import push
 from tests.sync.pull.conftest import Puller
 
 OLD, NEW = "_hc_odd_records", "_hc_malformed_records"
 
 
-def contents(puller: Puller, table: str) -> list[str]:
-    """What the table's rows hold, in the destination itself."""
-    sql = f"SELECT content FROM hiringcenter.{table} ORDER BY 1"
+def found(puller: Puller, sql: str) -> list[tuple[Any, ...]]:
+    """Rows of the destination itself."""
     if puller.postgres_url is None:
         with Destination(puller.settings) as destination:
-            return [row[0] for row in destination.query(sql)]
+            return destination.query(sql)
     engine = create_engine(puller.postgres_url.replace("postgresql://", "postgresql+psycopg://"))
     try:
         with engine.connect() as connection:
-            return [row[0] for row in connection.execute(text(sql))]
+            return [tuple(row) for row in connection.execute(text(sql))]
     finally:
         engine.dispose()
+
+
+def contents(puller: Puller, table: str) -> list[str]:
+    """What the table's rows hold."""
+    return [row[0] for row in found(puller, f"SELECT content FROM hiringcenter.{table} ORDER BY 1")]
 
 
 def test_the_table_of_malformed_records_gets_its_new_name_and_keeps_its_rows(any_puller: Puller):
@@ -43,6 +51,32 @@ def test_the_table_of_malformed_records_gets_its_new_name_and_keeps_its_rows(any
     assert [content[:11] for content in new] == ['"of before"', '{"body": "n']
     if any_puller.postgres_url is not None:
         assert contents(any_puller, OLD) == new
+
+
+def test_push_results_of_version_0_1_get_the_new_columns(any_puller: Puller, tmp_path: Path):
+    """The table as it was, with its rows, and a push whose rows say more."""
+    names = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_at")
+    types = ("text", "bigint", "text", "text", "text", "timestamp")
+    columns = {
+        name: {"name": name, "data_type": kind, "nullable": name not in names[:2]}
+        | ({"primary_key": True} if name in names[:2] else {})
+        for name, kind in zip(names, types, strict=True)
+    }
+    old = dict(zip(names, ("run-0", 2, "created", "p0", "hello", datetime.now(UTC)), strict=True))
+    with Destination(any_puller.settings) as destination:
+        destination.load([Batch("_hc_push_results", [old], columns, key=names[:2])])
+    path = tmp_path / "people.csv"
+    path.write_text("firstName,lastName,email\nAda,L,ada@example.org\nBob,B,nothing\n")
+    new_ledger = PushRequest(file=str(path), new_ledger=True)  # of `run-0` nothing is known here
+    assert push(any_puller.settings, new_ledger).summary["created"] == 1
+    sql = (
+        "SELECT status, message, record_kind, record_id = prospect_id, changed_fields, kept_fields "
+        "FROM hiringcenter._hc_push_results ORDER BY run_id = 'run-0' DESC, row_number"
+    )
+    before, created, rejected = found(any_puller, sql)
+    assert before == ("created", "hello", None, None, None, None)
+    assert (created[0], *created[2:4], created[5]) == ("created", "prospects", True, None)
+    assert (rejected[0], *rejected[2:]) == ("rejected", "prospects", None, None, None)
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from connector.errors import DoubledColumn, InputChanged, InputError
 from connector.upsert.inputs import InputRow, open_input
-from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.row_checks import Reject
+from connector.upsert.rows.row_files import RejectsFile
 from tests.unit.upsert_input.conftest import INPUTS, WriteFile
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from connector.upsert.inputs import open_input
 from connector.upsert.rows.column_mapping import match_columns
-from connector.upsert.rows.rejects import RejectsFile
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
+from connector.upsert.rows.row_files import RejectsFile
 from tests.unit.upsert_input.conftest import WriteFile
 
 NAUGHTY = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from connector.errors import InputError
 from connector.upsert.inputs import open_input
 from connector.upsert.rows.column_mapping import match_columns
-from connector.upsert.rows.rejects import RejectsFile, WrittenRejects, next_rejects_name
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
+from connector.upsert.rows.row_files import RejectsFile, WrittenFiles, next_rejects_name
 from tests.unit.upsert_input.conftest import WriteFile
 
 COLUMNS = ["First Name", 'note; or, "note"']
@@ -23,7 +23,7 @@ COLUMNS = ["First Name", 'note; or, "note"']
 
 def rejects_file(path: Path, columns: list[str] = COLUMNS, source: str = "a.csv") -> RejectsFile:
     """As a push of `source` opens it; what was written is remembered next to the files."""
-    written = WrittenRejects(path.parent / ".written")
+    written = WrittenFiles(path.parent / ".written")
     return RejectsFile(path, columns, source=source, written=written)
 
 
@@ -232,7 +232,7 @@ def test_an_unknown_rejects_file_counts_as_changed(tmp_path: Path) -> None:
     """The state directory was lost, or another machine wrote it."""
     path = tmp_path / "rejects.csv"
     rejected(path, {"First Name": "x"})
-    with RejectsFile(path, COLUMNS, written=WrittenRejects(tmp_path / "lost")) as rejects:
+    with RejectsFile(path, COLUMNS, written=WrittenFiles(tmp_path / "lost")) as rejects:
         rejects.add(Reject(2, {}, None, "why"))
     assert rejects.path == tmp_path / "rejects-2.csv"
 

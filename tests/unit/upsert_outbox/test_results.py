@@ -55,8 +55,10 @@ def test_outcomes_that_arrive_while_a_load_runs_land_with_the_next(database: Dat
         RowResult(2, Status.FAILED, "p1", "uncertain"),
         RowResult(2, Status.UNCHANGED, "p1", "says more"),
         RowResult(2, Status.UNCHANGED, "p2"),
+        RowResult(2, Status.UNCHANGED, "p1", kept_fields=("title",)),
+        RowResult(2, Status.UNCHANGED, "p1", record_kind="notes", record_id="n1"),
     ],
-    ids=["status", "message", "prospect"],
+    ids=["status", "message", "prospect", "kept fields", "record"],
 )
 def test_an_outcome_that_was_replaced_while_it_was_loaded_stays_unlanded(
     database: Database, later: RowResult
@@ -95,3 +97,35 @@ def test_what_has_landed_and_says_nothing_more_is_dropped(database: Database):
     with database.read() as connection:
         kept = connection.execute(sa.select(results.c.row_number).where(results.c.landed))
         assert sorted(row[0] for row in kept) == [3, 4]
+
+
+def test_an_outcome_says_which_record_and_fields_it_is_about(database: Database):
+    """The prospect where nothing else is said; lists of names as JSON, and null where none."""
+    note = RowResult(3, Status.CREATED, "p1", "why", "notes", "n1", ("body", "pin"))
+    store = put(database, RowResult(2, Status.UPDATED, "p1", "why", kept_fields=("title",)), note)
+    names = ("record_kind", "record_id", "changed_fields", "kept_fields")
+    assert [tuple(row[name] for name in names) for row in store.unlanded(100)] == [
+        ("prospects", "p1", None, '["title"]'),
+        ("notes", "n1", '["body","pin"]', None),
+    ]
+    first, second = store.noteworthy(RUN, 10)
+    assert (first.record_id, first.kept_fields) == ("p1", ("title",))
+    assert second == note
+
+
+def test_a_ledger_of_an_earlier_version_gets_the_new_columns(database: Database):
+    """Its outcomes stay, and say nothing of records."""
+    with database.write() as connection:
+        results.create(connection)
+        for name in ("record_kind", "record_id", "changed_fields", "kept_fields"):
+            connection.exec_driver_sql(f"ALTER TABLE push_results DROP COLUMN {name}")
+        known = ("run_id", "row_number", "scope", "status", "message", "pushed_ms", "destination")
+        row = dict(zip(known, (RUN, 2, 42, "created", "hello", 1, 0), strict=True))
+        connection.execute(
+            sa.table("push_results", *map(sa.column, (*known, "landed"))).insert(),
+            [row | {"landed": False}],
+        )
+    store = put(database, RowResult(3, Status.CREATED, "p1"))
+    assert [row["record_kind"] for row in store.unlanded(100)] == [None, "prospects"]
+    (hello,) = store.noteworthy(RUN, 10)
+    assert (hello.record_kind, hello.changed_fields) == ("prospects", ())
