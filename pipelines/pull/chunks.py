@@ -41,7 +41,7 @@ from pipelines.pull.run_tables import (
     runs_batch,
 )
 
-CHUNK_BYTES = 16 * 1024 * 1024  # of JSON: some fifty thousand prospects
+CHUNK_BYTES = 32 * 1024 * 1024  # of JSON: some hundred thousand prospects
 AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
@@ -206,6 +206,7 @@ class Landing:
         self._ids: dict[str, set[str]] = {}  # … and their ids
         self._malformed: dict[str, Row] = {}
         self._missing = {name for name in runs if not destination.columns(name)}
+        gc.freeze()  # what was imported stays: `load` needn't look at it each time
         self._add_columns()
 
     @property
