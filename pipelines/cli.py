@@ -14,7 +14,7 @@ from pipelines.running.signals import StoppedEarly, raise_on_signals
 if TYPE_CHECKING:
     import typer
 
-_ORDER = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
+_ORDER = ("check", "pull", "push", "undo", "sync", "status", "budget", "runs", "report", "sandbox")
 
 
 def build_app() -> typer.Typer:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from connector.history.runs import Freshness, FreshnessLog, History, RunRecord, new_run_id
+from connector.history.runs import SENDING, Freshness, FreshnessLog, History, RunRecord, new_run_id
 
-__all__ = ["Freshness", "FreshnessLog", "History", "RunRecord", "new_run_id"]
+__all__ = ["SENDING", "Freshness", "FreshnessLog", "History", "RunRecord", "new_run_id"]

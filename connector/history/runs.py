@@ -30,6 +30,9 @@ _runs = sa.Table(
     sa.Column("landed", sa.Boolean, nullable=False),
 )
 _RUN_MIGRATIONS = (_metadata.create_all,)
+SENDING = frozenset({"push", "apply", "undo"})
+"""The kinds of runs that change people, of which each row has a result."""
+
 _DIED = (
     "The process ended without a result (killed, or the machine went down); the next run resumed."
 )
@@ -37,8 +40,9 @@ _DIED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. kind: pull or push. label: the destination it works for. finished_ms: None while
-    it runs. status: running, ok, failed, stopped (by a signal). Times are UTC epoch ms."""
+    """One run. kind: pull, push, apply or undo. label: the destination it works for. finished_ms:
+    None while it runs. status: running, ok, failed, stopped (by a signal). Times are UTC epoch ms.
+    """
 
     run_id: str
     kind: str

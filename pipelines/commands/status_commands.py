@@ -206,6 +206,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
         UsageError: no run has that id, or several do.
     """
     from connector.errors import UsageError
+    from connector.history import SENDING
     from connector.upsert.outbox.receipts import ResultStore
     from pipelines.push.push_report import NOTEWORTHY_MAX, grouped, row_line
     from pipelines.running.account_outbox import outbox_database
@@ -222,7 +223,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     facts = _run_facts(record)
     lines = [f"{name}: {_indented(value)}" for name, value in facts.items() if value is not None]
     results: list[RowResult] = []
-    if record.kind == "push":
+    if record.kind in SENDING:
         with closing(outbox_database(settings)) as database:
             results = ResultStore(database, scope=0).noteworthy(record.run_id, NOTEWORTHY_MAX)
     lines += [row_line(*group) for group in grouped(results)]
@@ -273,7 +274,9 @@ def _run_table(records: list[RunRecord]) -> Any:
 
 
 def _what_happened(record: RunRecord) -> str:
-    if record.kind == "push":
+    from connector.history import SENDING
+
+    if record.kind in SENDING:
         from pipelines.push.push_report import outcomes_in_words
 
         named = record.summary.get("job") or record.summary.get("source")

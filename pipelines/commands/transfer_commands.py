@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from connector.settings import Settings
     from pipelines.pull.pull_run import Wanted
     from pipelines.push.push_input import PushRequest
+    from pipelines.push.push_report import PushReport
 
 _NEW_LEDGER = flag(
     "--new-ledger", "If the outbox was lost: start a new one, and look people up first."
@@ -206,19 +207,58 @@ def _push(settings: Settings, output: Output, **given: Any) -> Result:
 
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
-    from pipelines.push.push_report import push_events, push_lines
     from pipelines.push.push_run import push
     from pipelines.running.progress import progress_of
 
     report = push(settings, request, progress_of("push", bar=output.shows_progress))
+    return _sent(report, is_answer=request.dry_run)
+
+
+def _sent(report: PushReport, *, is_answer: bool) -> Result:
+    """What a run that sends came to, as a command's result."""
+    from pipelines.push.push_report import push_events, push_lines
+
     return Result(
         summary=report.summary,
         lines=push_lines(report),
         exit_code=report.exit_code,
         events=push_events(report),
-        is_answer=request.dry_run,
+        is_answer=is_answer,
         error=report.error,
     )
+
+
+@command(
+    "undo",
+    short_help="Put back what a push has changed",
+    example="hiringcenter undo 20261122T011500-3f9c2a --dry-run",
+    observe=True,
+)
+def _undo(
+    settings: Settings,
+    output: Output,
+    run_id: str | None = argument("RUN_ID"),
+    dry_run: bool = flag("--dry-run", "Count and list what would be put back; send nothing."),
+    force: bool = flag(
+        "--force",
+        "Put back what is only known from an older copy too, and look again at people left alone.",
+    ),
+) -> Result:
+    """Put back what the run RUN_ID (a push, an apply or an undo) has changed, where nobody has
+    edited it since. What can't be put back is listed."""
+    from connector.errors import UsageError
+    from pipelines.push.undo_run import UndoRequest, undo
+    from pipelines.running.progress import progress_of
+
+    if run_id is None:
+        raise UsageError("Name the run to undo: hiringcenter undo RUN_ID. See `hiringcenter runs`.")
+    report = undo(
+        settings,
+        UndoRequest(run_id, dry_run=dry_run, force=force),
+        progress_of("undo", bar=output.shows_progress),
+        on_planned=lambda line: None if output.is_quiet else output.text([line]),
+    )
+    return _sent(report, is_answer=dry_run)
 
 
 @command(

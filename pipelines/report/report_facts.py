@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
-from connector.history import Freshness, RunRecord
+from connector.history import SENDING, Freshness, RunRecord
 from connector.settings import Settings
 from connector.source.fields import RESOURCES
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
@@ -119,7 +119,7 @@ def _budget(
 
 
 def _pushes(settings: Settings, runs: Sequence[RunRecord]) -> list[ShownPush]:
-    pushes = [run for run in runs if run.kind == "push"][:_PUSHES]
+    pushes = [run for run in runs if run.kind in SENDING][:_PUSHES]
     if not pushes:
         return []
     with closing(outbox_database(settings)) as outbox:

@@ -13,6 +13,7 @@ from typing import Any
 
 from connector import errors
 from connector.errors import ConfigurationError, ConnectorError
+from connector.history import SENDING
 from connector.logs import get_logger, redact
 from connector.settings import AlertSettings, Settings, check_public_url
 
@@ -39,7 +40,7 @@ def alerts_of(
 ) -> list[Alert]:
     """The alerts that one command's summary calls for, by the `[alerts]` settings.
 
-    kind: pull, push, sync or status. summary: its `--json` object.
+    kind: the command: pull, push, sync or status, say. summary: its `--json` object.
     """
 
     def alert(event: str, message: str, facts: Mapping[str, Any]) -> Alert:
@@ -60,7 +61,7 @@ def alerts_of(
         if failed is not None:
             message = _prefix(failed) + _shareable(kind, failed["error"])
         found.append(alert("failure", message, {**_ids(summary, exit_code), **_names(summary)}))
-    for push in [summary] if kind == "push" else jobs.values() if kind == "sync" else []:
+    for push in [summary] if kind in SENDING else jobs.values() if kind == "sync" else []:
         bad = int(push.get("rejected", 0)) + int(push.get("failed", 0))
         if bad > settings.alerts.reject_threshold:
             message = f"{bad} of {push.get('rows', bad)} rows were rejected or failed."

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from connector.budget import Lane
 from connector.clock import Clock
+from connector.history import SENDING
 from connector.logs import get_logger
 from pipelines.running.session import Session
 from pipelines.running.wording import eta, plural
@@ -43,12 +44,12 @@ ProgressOf = Callable[[Session], Progress]
 
 
 def progress_of(kind: str, *, bar: bool) -> ProgressOf:
-    """A function that makes a run's progress display. kind: pull, push. bar: for a terminal."""
+    """A function that makes a run's progress display. kind: of the run. bar: for a terminal."""
 
     def make(session: Session) -> Progress:
         def eta_s(requests: int) -> float:
             lane, width = Lane.PULL, _PULL_CHAINS
-            if kind == "push":
+            if kind in SENDING:
                 from connector.upsert.sending import in_flight_for
 
                 rates = [each.limit / each.length_s for each in session.settings.rate_limits]
