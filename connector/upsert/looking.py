@@ -51,8 +51,8 @@ _TAKEN = (
     "the row, or look at both in HiringCenter"
 )
 CHANGED_SINCE_PLAN = (
-    "conflict: {fields} changed in HiringCenter since the plan was made, so nothing of the row was "
-    "sent. Plan again to see what it would do now"
+    "conflict: {fields} of prospect {id} changed in HiringCenter since the plan was made, so "
+    "nothing of the row was sent. Plan again to see what it would do now"
 )
 APPEARED = (
     "conflict: the plan was to create this person, but prospect {id} has their email or phone by "
@@ -63,7 +63,8 @@ DELETED_SINCE_PLAN = (
     "sent. Plan again to see what it would do now"
 )
 CHANGED_SINCE_PUSH = (
-    "conflict: {fields} changed in HiringCenter since run {run_id}, and left as HiringCenter has it"
+    "conflict: {fields} of prospect {id} changed in HiringCenter since run {run_id}, and left as "
+    "HiringCenter has it"
 )
 DELETED_SINCE_PUSH = (
     "conflict: prospect {id} was deleted in HiringCenter since run {run_id}; nothing was put back"
@@ -101,10 +102,10 @@ class Guard:
         fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
         return cls(fields, found["undoes"])
 
-    def changed_reason(self, conflicts: Collection[str]) -> str:
+    def changed_reason(self, conflicts: Collection[str], prospect_id: str | None) -> str:
         """Why fields that don't match aren't sent."""
         reason = CHANGED_SINCE_PLAN if self.undoes is None else CHANGED_SINCE_PUSH
-        return reason.format(fields=", ".join(conflicts), run_id=self.undoes)
+        return reason.format(fields=", ".join(conflicts), id=prospect_id, run_id=self.undoes)
 
     @property
     def deleted_reason(self) -> str:
@@ -210,7 +211,7 @@ class Looking:
             return merged, ()
         merged, conflicts = guarded(guard, memory.row.says, merged, person, self.cell)
         if conflicts and (guard.undoes is None or not merged.to_send):
-            raise GuardConflict(guard.changed_reason(conflicts))
+            raise GuardConflict(guard.changed_reason(conflicts, person.id))
         return merged, conflicts
 
     def _listed_alone(

@@ -293,7 +293,7 @@ class Settler:
         row.merged = arrived.merged
         row.theirs, row.read_ms = _person_read(row.write, item), None
         if arrived.conflicts and row.guard is not None:
-            row.failures.append(row.guard.changed_reason(arrived.conflicts))
+            row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
         self._accept(connection, row, item, Status.UNCHANGED)
@@ -458,7 +458,8 @@ class Settler:
         if isinstance(error, Refused):
             self._settle_refusal(connection, row, error)
         elif isinstance(error, Unclear | GuardConflict):
-            self._refuse(connection, row, Status.FAILED, str(error))
+            is_final = isinstance(error, GuardConflict)
+            self._refuse(connection, row, Status.FAILED, str(error), is_final=is_final)
         elif isinstance(error, NotSendable):
             self._refuse(connection, row, Status.REJECTED, str(error))
         elif isinstance(error, Unreachable | UnexpectedAnswer):
@@ -492,10 +493,25 @@ class Settler:
         row.fail(why)
 
     def _refuse(
-        self, connection: sa.Connection, row: RowInFlight, status: Status, why: str
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        status: Status,
+        why: str,
+        *,
+        is_final: bool = True,
     ) -> None:
+        """is_final: the same write would be refused again."""
         self._finish(connection, row, status, row.write.prospect_id)
         row.fail(why, status)
+        if is_final:
+            self._note_undone(connection, row)
+
+    def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
+        """An undo is done with a person, whether it has put them back or left them alone."""
+        undoes, id_ = row.guard.undoes if row.guard else None, row.write.prospect_id
+        if undoes is not None and id_ is not None and self._images is not None:
+            self._images.mark_undone(connection, undoes, id_, row.write.run_id)
 
     def _refuse_appeared(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
         """A plan that is applied was to create somebody, whom its write has met."""
@@ -530,6 +546,7 @@ class Settler:
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         self._settle_cells(connection, row, item, is_answer=is_answer)
+        self._note_undone(connection, row)
         if is_answer and status is Status.UPDATED:
             self._note_left(connection, write, payload, item)
         if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):

@@ -40,7 +40,7 @@ class PushReport:
     def exit_code(self) -> int:
         if self.error is not None:
             return self.error.exit_code
-        bad = self.summary.get("rejected", 0) + self.summary.get("failed", 0)
+        bad = sum(self.summary.get(name, 0) for name in ("rejected", "failed", "cannot_undo"))
         return EXIT_BAD_ROWS if bad else 0
 
 
@@ -138,10 +138,12 @@ def _table(summary: dict[str, Any]) -> Table:
 
 def _rows(report: PushReport) -> Iterator[str]:
     lines = grouped(report.noteworthy)
-    for line in lines[:_SHOWN]:
+    is_list = {"eta_s", "undoes"} <= report.summary.keys()  # what an undo leaves alone
+    shown = len(lines) if is_list else _SHOWN
+    for line in lines[:shown]:
         yield row_line(*line)
     yield from _beyond(report)
-    if len(lines) <= _SHOWN:
+    if len(lines) <= shown:
         return
     if "eta_s" in report.summary:  # a dry run isn't in the history
         more = plural(len(lines) - _SHOWN, "more reason")
@@ -177,6 +179,7 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
             "that they already updated count as unchanged."
         )
     if summary.get("not_sent"):
-        yield f"{plural(summary['not_sent'], 'row')} not sent; push again to send them."
+        again = "run the undo again" if "undoes" in summary else "push again"
+        yield f"{plural(summary['not_sent'], 'row')} not sent; {again} to send them."
     waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
     yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."

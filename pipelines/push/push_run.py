@@ -255,7 +255,7 @@ class OutboxRun:
             with suppress(OutboxLost):
                 report.noteworthy = self._results.noteworthy(session.run_id, NOTEWORTHY_MAX)
                 report.notes += [
-                    f"{count} writes of an earlier push of {source} were never sent; push it again."
+                    _never_sent(source, count)
                     for source, count in self._outbox.left_behind(session.run_id).items()
                 ]
             session.history.finish(
@@ -486,6 +486,12 @@ class _PushRun(OutboxRun):
             self._outbox.drop_planned(run_id=self._options.run_id)
             self._results.discard(self._options.run_id)
             raise TooManyChanges(changes=changes, allowed=allowed)
+
+
+def _never_sent(source: str, count: int) -> str:
+    if source.startswith("undo "):
+        return f"{count} writes of an earlier {source} were never sent; run that undo again."
+    return f"{count} writes of an earlier push of {source} were never sent; push it again."
 
 
 def _files_free() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -16,7 +17,18 @@ import pytest
 from connector.sandbox import Sandbox
 from tests.sync.commands.conftest import Run
 
-COMMANDS = ("check", "pull", "push", "sync", "status", "budget", "runs", "report", "sandbox")
+COMMANDS = (
+    "check",
+    "pull",
+    "push",
+    "undo",
+    "sync",
+    "status",
+    "budget",
+    "runs",
+    "report",
+    "sandbox",
+)
 
 
 def examples(run: Run, command: str) -> list[list[str]]:
@@ -81,8 +93,11 @@ def test_the_example_of_every_command_works(
         run("pull", "-q")
     for arguments in examples(run, command):
         write_people(arguments)
+        if command == "undo":
+            arguments[1] = json.loads(run("push", "people.csv", "--json").out)["run_id"]
         ended = run(*arguments)
-        assert ended.code == 0, ended.err
+        # whom a push has created can't be taken back
+        assert ended.code == (3 if command == "undo" else 0), ended.err
 
 
 def test_the_example_of_the_sandbox_serves(run: Run):
