@@ -201,8 +201,7 @@ class Settler:
         """Record the result of the write in flight."""
         if isinstance(arrived, BaseException):
             return self._settle_error(connection, row, arrived)
-        if arrived.asked:
-            self._last_answer_s = self._clock.monotonic_s()
+        self._last_answer_s = self._clock.monotonic_s()
         match arrived.verdict:
             case Verdict.ANSWERED:
                 return self._settle_answer(connection, row, arrived)
@@ -292,11 +291,7 @@ class Settler:
         if not is_undo and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
-        is_read = arrived.read_ms != 0
-        row.theirs, row.read_ms = (
-            _person_read(row.write, item) if is_read else None,
-            arrived.read_ms,
-        )
+        row.theirs, row.read_ms = _person_read(row.write, item), None
         if arrived.conflicts and row.guard is not None:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:

@@ -7,7 +7,6 @@ the first names begin alike, or both contacts lead there: families share a phone
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 
 from connector.upsert.outbox.entries import (
     INITIAL,
+    VERSION,
     Base,
     Entries,
     Entry,
@@ -26,7 +26,7 @@ from connector.upsert.outbox.entries import (
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
 from connector.upsert.outbox.merge import Remembered, Row, new_base
 from connector.upsert.outbox.outbox import Write
-from connector.upsert.rows.write_schema import PROSPECT_FIELDS
+from connector.upsert.rows.write_schema import MANNERS, PROSPECT_FIELDS
 
 
 class Exported(NamedTuple):
@@ -34,33 +34,41 @@ class Exported(NamedTuple):
 
     updated_at_ms: its version; None if it doesn't say. is_known: the copy still has that version.
     was: field → fingerprint of what the version has, for fields that the row says otherwise.
+    added: fields that the version doesn't have, so that somebody has added them to the export.
     reason: why nothing of the row is sent, whatever it says.
     """
 
     updated_at_ms: int | None
     is_known: bool = True
     was: Mapping[str, bytes] = {}
+    added: tuple[str, ...] = ()
     reason: str | None = None
+
+    @property
+    def is_as_pulled(self) -> bool:
+        """Whether the row says what its version has, and nothing else."""
+        return self.is_known and not self.was and not self.added
 
     def to_bytes(self) -> bytes:
         was = {name: cell.hex() for name, cell in self.was.items()}
-        return orjson.dumps([self.updated_at_ms, self.is_known, was, self.reason])
+        return orjson.dumps([self.updated_at_ms, self.is_known, was, self.added, self.reason])
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
-        updated_at_ms, is_known, was, reason = orjson.loads(stored)
-        return cls(
-            updated_at_ms, is_known, {name: bytes.fromhex(was[name]) for name in was}, reason
-        )
+        updated_at_ms, is_known, was, added, reason = orjson.loads(stored)
+        cells = {name: bytes.fromhex(cell) for name, cell in was.items()}
+        return cls(updated_at_ms, is_known, cells, tuple(added), reason)
 
 
 class RowMemory(NamedTuple):
     """What is remembered for one row. entry: its own, if it has one; others: those of its source
-    that also are about its person. people: whom entries of any source lead to, its own first."""
+    that also are about its person. people: whom entries of any source lead to, its own first.
+    stored: the entry as the ledger has it, where that is another one (see `as_exported`)."""
 
     row: Row
     entry: Entry | None
     people: tuple[str, ...]
+    stored: Entry | None = None
 
 
 class Settlement(NamedTuple):
@@ -91,38 +99,6 @@ class Settlement(NamedTuple):
         return self._replace(entry=self.entry._replace(cells=cells, prospect_id=id_, seen_ms=at_ms))
 
 
-@dataclass(frozen=True, slots=True)
-class PersonRead:
-    """A prospect as the copy, or a scan, has shown them.
-
-    fields: by the names they are written under. read_ms: when the request began that read them; 0
-    if they weren't read, and `fields` is what is known without that.
-    alone: their contacts, of email and phone, that nobody else has.
-    """
-
-    id: str
-    fields: Mapping[str, Any]
-    read_ms: int
-    updated_at_ms: int | None
-    alone: tuple[str, ...]
-
-    def to_bytes(self) -> bytes:
-        """`Write.seen`."""
-        stored = [self.id, self.fields, self.read_ms, self.updated_at_ms, self.alone]
-        return orjson.dumps(stored, default=str)
-
-    @classmethod
-    def from_bytes(cls, stored: bytes) -> Self:
-        id_, fields, read_ms, updated_at_ms, alone = orjson.loads(stored)
-        return cls(id_, fields, read_ms, updated_at_ms, tuple(alone))
-
-    @property
-    def item(self) -> dict[str, Any]:
-        """As the API shows it."""
-        shown = {READ_AS.get(name, name): value for name, value in self.fields.items()}
-        return {**shown, "id": self.id, "updatedAt": self.updated_at_ms}
-
-
 class Bases:
     """What one source has settled, and what others have. source: the input's name."""
 
@@ -137,7 +113,7 @@ class Bases:
     ) -> list[RowMemory]:
         """What is remembered for each row. rows: its first write, what it says, and whom it is
         about, where that is known."""
-        aliases = {alias for write, _, _ in rows for alias in _contacts(write)}
+        aliases = {alias for write, _, _ in rows for alias in self._contacts(write)}
         found = self._entries.find(connection, aliases)
         own = self._entries.numbers(connection)
         return [
@@ -181,7 +157,7 @@ class Bases:
         found: Mapping[int, list[Entry]],
         numbers: Collection[int],
     ) -> RowMemory:
-        lists = [found.get(alias, []) for alias in _contacts(write)]
+        lists = [found.get(alias, []) for alias in self._contacts(write)]
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         own, others = list[Entry](), list[Entry]()
         for entry in dict.fromkeys(chain.from_iterable(lists)):
@@ -189,7 +165,8 @@ class Bases:
                 continue
             is_about = prospect_id is not None and entry.prospect_id == prospect_id
             is_alike = entry.names[INITIAL] == names[INITIAL]
-            if is_about or is_alike or (len(lists) > 1 and all(entry in each for each in lists)):
+            is_alike |= len(lists) > 1 and all(entry in each for each in lists)
+            if is_about or (is_alike and write.exported is None):  # else its id alone decides
                 (own if entry.source == number else others).append(entry)
         bases = [unpacked(entry.cells) for entry in own]
         remembered = Remembered(
@@ -200,7 +177,39 @@ class Bases:
         people = dict.fromkeys(
             entry.prospect_id for entry in (*own, *others) if entry.prospect_id is not None
         )
-        return RowMemory(Row(says, remembered), own[0] if own else None, tuple(people))
+        first = own[0] if own else None
+        return RowMemory(Row(says, remembered), first, tuple(people), first)
+
+    def as_exported(self, write: Write, memory: RowMemory) -> RowMemory:
+        """What is remembered for a row of a pulled table: its entry, while that is of the same
+        version; else what it was exported as, as if this source had settled that.
+
+        Where the copy no longer has the version, what the row says now stands for it: nothing that
+        differs is sent, and all of it is reported.
+        """
+        if write.exported is None:
+            return memory
+        exported, says, cell = (
+            Exported.from_bytes(write.exported),
+            memory.row.says,
+            self.hasher.cell,
+        )
+        before, shown = unpacked(memory.entry.cells) if memory.entry else ({}, {})
+        mark = frozenset((cell(VERSION, exported.updated_at_ms),))
+        is_same = before.get(VERSION) == mark
+        base: dict[str, frozenset[bytes]] = {VERSION: mark}
+        for name, value in says.items():
+            if name in before and (is_same or name in exported.added):
+                base[name] = before[name]
+            elif name not in exported.added and name not in MANNERS:
+                base[name] = frozenset((exported.was.get(name) or cell(name, value),))
+        contacts = self._contacts(write)
+        names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
+        new = Entry(contacts[0], 0, write.prospect_id, 1, names, None, b"", 0)
+        entry = (memory.entry or new)._replace(cells=packed(base, shown))
+        remembered = memory.row.remembered
+        row = Row(says, Remembered(base, shown, remembered.others))
+        return memory._replace(row=row, entry=entry)
 
     def settlement(
         self,
@@ -219,7 +228,7 @@ class Bases:
         siblings: what all rows of the entry say now. Another row's new cell isn't settled with this
         one, unless `all_rows` are; an old one, which no row says any more, goes.
         """
-        contacts = _contacts(write)
+        contacts = self._contacts(write)
         if not contacts:
             return None
         entry = memory.entry
@@ -249,11 +258,21 @@ class Bases:
         self, write: Write, says: Mapping[str, Any], prospect_id: str, at_ms: int
     ) -> Settlement:
         """The new entry of a row that is settled as a whole."""
-        contacts = write.aliases
+        contacts = self._contacts(write)
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         cells = cells_of_row(says, self.hasher)
+        if write.exported is not None:
+            version_ms = Exported.from_bytes(write.exported).updated_at_ms
+            cells += cells_of_row({VERSION: version_ms}, self.hasher)
         entry = Entry(contacts[0], 0, prospect_id, 1, names, write.content, cells, at_ms)
         return Settlement(entry, contacts)
+
+    def _contacts(self, write: Write) -> tuple[int, ...]:
+        """The aliases that an entry is found by, email first; of a row without contact, its own; of
+        one of a pulled table, its prospect's id before all others."""
+        if write.exported is None or write.prospect_id is None:
+            return write.aliases
+        return (self.hasher.alias("prospect", write.prospect_id), *write.aliases)
 
     def put(self, connection: sa.Connection, source: str, settled: Sequence[Settlement]) -> None:
         """Store what is settled for rows of `source`."""
@@ -278,11 +297,6 @@ def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[st
             if is_told:
                 fields[name] = item[read_as]
     return fields
-
-
-def _contacts(write: Write) -> tuple[int, ...]:
-    """The aliases that an entry is found by, email first; of a row without contact, its own."""
-    return write.aliases
 
 
 def _united(bases: Sequence[Base]) -> dict[str, frozenset[bytes]]:

@@ -26,8 +26,9 @@ from connector.upsert.outbox.outbox_schema import (
 _CODED = (
     "firstName", "lastName", "email", "phone", "stageId", "pipelineId", "licenseStatus", "labels",
     "notes", "title", "company", "userId", "streetAddress", "city", "state", "postalCode", "office",
-    "source", "newSourceName", "resume", "jobId", "labels_add", "labels_remove",
+    "source", "newSourceName", "resume", "jobId", "labels_add", "labels_remove", "updatedAt",
 )  # fmt: skip
+VERSION = "updatedAt"  # of a row of a pulled table: not a field, but which version was exported
 _CODES = {name: code for code, name in enumerate(_CODED)}
 _CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
 INITIAL = slice(8, 12)  # of an entry's names

@@ -107,14 +107,15 @@ class ExportedRows:
         says: Mapping[str, Any],
     ) -> Exported:
         version_ms = _time_ms(row.values.get(self._columns.updated_at))
+        added = tuple(name for name in says if name not in theirs and name not in MANNERS)
         if version_ms is None or version_ms != copied.updated_at_ms:
-            return Exported(version_ms, is_known=False)
+            return Exported(version_ms, is_known=False, added=added)
         was = {
             name: self._hasher.cell(name, theirs[name])
             for name, value in says.items()
             if name in theirs and name not in MANNERS and not same_value(name, value, theirs[name])
         }
-        return Exported(version_ms, was=was)
+        return Exported(version_ms, was=was, added=added)
 
 
 def _text(value: Any) -> str:

@@ -331,9 +331,10 @@ class _Merger:
         is_known, is_empty = found.theirs is not UNKNOWN, is_nothing(found.theirs)
         if policy == "never":
             return self._withheld(found, Why.NEVER, settles=is_known and not is_empty)
-        if not (is_known and self._is_fresh):
-            return self._withheld(found, Why.NOT_READ, settles=False)
-        return found if is_empty else self._withheld(found, Why.FILLED, settles=True)
+        if is_known and not is_empty:
+            return self._withheld(found, Why.FILLED, settles=True)
+        is_sure = is_known and self._is_fresh
+        return found if is_sure else self._withheld(found, Why.NOT_READ, settles=False)
 
     @staticmethod
     def _takes_labels_off(found: FieldMerge) -> bool:
@@ -383,16 +384,9 @@ class NotSendable(ValueError):
     """What this API can't be asked to do; the text says why, for people."""
 
 
-def body_of_update(
-    merged: PersonMerge,
-    theirs: Person,
-    *,
-    labels_merge: bool = False,
-    contacts: Sequence[str] = CONTACTS,
-) -> Body:
+def body_of_update(merged: PersonMerge, theirs: Person, *, labels_merge: bool = False) -> Body:
     """What is posted to change `theirs`: what is to be sent, and beside it, as HiringCenter shows
-    them, the names that the API asks for and one contact to find the person by. contacts: which of
-    them first.
+    them, the names that the API asks for and one contact to find the person by.
 
     Raises:
         NotSendable: this API offers no way to make the change.
@@ -406,7 +400,7 @@ def body_of_update(
     contact = next(
         (
             (name, theirs.fields[name])
-            for name in dict.fromkeys((*contacts, *CONTACTS))
+            for name in CONTACTS
             if name not in sent and not is_nothing(theirs.fields.get(name))
         ),
         None,

@@ -32,6 +32,7 @@ from connector.upsert.outbox.outbox_schema import (
     insert_new,
     insert_or_replace,
     key_memory,
+    learnt,
     receipts,
     results,
     salts,
@@ -68,8 +69,9 @@ class Write(NamedTuple):
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known. settles: while it is planned, what all rows of its entry
     say (`entries.packed`), where there are several; once it is sent, what its answer settles
-    (`bases.Settlement`). guard: what its person must still look like (`looking.Guard`). seen: what
-    they looked like at `seen_ms`, as the last pull has read them (`bases.PersonRead`).
+    (`bases.Settlement`). guard: what its person must still look like (`looking.Guard`).
+    exported: of a row of a pulled table, what it was exported as (`bases.Exported`): the row's own
+    id says whom it is about, whatever its contacts.
     """
 
     run_id: str
@@ -94,8 +96,7 @@ class Write(NamedTuple):
     sent_server_ms: int | None = None
     settles: bytes | None = None
     guard: bytes | None = None
-    seen: bytes | None = None
-    seen_ms: int | None = None
+    exported: bytes | None = None
 
     @property
     def aliases(self) -> tuple[int, ...]:
@@ -184,23 +185,6 @@ class Outbox:
         ordered = map(Write._make, connection.execute(query))
         return [list(row) for _, row in groupby(ordered, lambda write: write.row_number)]
 
-    def count_waiting(self, connection: sa.Connection, run_id: str, read_before_ms: int) -> int:
-        """How many planned writes of `run_id` are to change people who were read before then."""
-        is_old = writes.c.seen_ms.is_(None) | (writes.c.seen_ms <= read_before_ms)
-        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
-        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
-        query = sa.select(sa.func.count()).select_from(writes).where(planned, known, is_old)
-        return connection.scalar(query) or 0
-
-    def waiting_people(self, run_id: str, most: int) -> set[str]:
-        """The first `most` people whom planned writes of `run_id` are to change."""
-        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
-        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
-        query = sa.select(writes.c.prospect_id).where(planned, known)
-        with self.database.read() as connection:
-            found = connection.scalars(query.order_by(writes.c.row_number).limit(most))
-            return {id_ for id_ in found if id_ is not None}
-
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
         return self._stored(WriteState.SENDING)
@@ -248,7 +232,7 @@ class Outbox:
     ) -> None:
         """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
         any more. Its content is dropped."""
-        content = ("body", "row_values", "note", "guard", "seen")
+        content = ("body", "row_values", "note", "guard")
         emptied = {"closed_ms": at_ms, **dict.fromkeys(content)}
         values = {"outcome": outcome, "prospect_id": write.prospect_id, **emptied}
         self._step(connection, write, before, after, values)
@@ -297,6 +281,17 @@ class Outbox:
         """Keep what was learnt for later runs."""
         row = {"scope": self.scope, "remembered_s": learnt.remembered_s, "forgets": learnt.forgets}
         insert_or_replace(connection, key_memory, [{**row, "noted_ms": at_ms}])
+
+    def learnt(self) -> dict[str, str]:
+        """What else was learnt of how this account's API behaves: name → value."""
+        query = sa.select(learnt.c.name, learnt.c.value).where(learnt.c.scope == self.scope)
+        with self.database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def note_learnt(self, connection: sa.Connection, name: str, value: str, at_ms: int) -> None:
+        """Keep something that was learnt; it replaces what was learnt under that name before."""
+        row = {"scope": self.scope, "name": name, "value": value, "noted_ms": at_ms}
+        insert_or_replace(connection, learnt, [row])
 
     def forget(self, before_ms: int) -> None:
         """Drop what was last of use before `before_ms` (UTC epoch ms): planned writes that were

@@ -49,8 +49,7 @@ writes = sa.Table(
     sa.Column("body", sa.LargeBinary),
     sa.Column("settles", sa.LargeBinary),
     sa.Column("guard", sa.LargeBinary),
-    sa.Column("seen", sa.LargeBinary),
-    sa.Column("seen_ms", sa.BigInteger),
+    sa.Column("exported", sa.LargeBinary),
     sa.Column("row_values", sa.LargeBinary),
     sa.Column("note", sa.Text),
     sa.Column("idempotency_key", sa.String(64)),
@@ -213,6 +212,17 @@ key_memory = sa.Table(
     sa.Column("noted_ms", sa.BigInteger, nullable=False),
 )
 
+# what else was learnt of how the API of an account behaves: name → value
+learnt = sa.Table(
+    "outbox_learnt",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.String(256), nullable=False),
+    sa.Column("noted_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 
 def _add_names(connection: sa.Connection) -> None:
     """What distinguishes two people behind one contact; of a write, whether it only creates."""
@@ -240,11 +250,10 @@ def _add_record_of_results(connection: sa.Connection) -> None:
         _add_column(connection, results.c[name])
 
 
-def _add_reads(connection: sa.Connection) -> None:
-    """Of a write, what its person looked like when it was planned, and when that was read."""
+def _add_exported(connection: sa.Connection) -> None:
+    """Of a row of a pulled table, what it was exported as; what was learnt of an API."""
     metadata.create_all(connection)
-    _add_column(connection, writes.c.seen)
-    _add_column(connection, writes.c.seen_ms)
+    _add_column(connection, writes.c.exported)
 
 
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
@@ -265,7 +274,7 @@ MIGRATIONS = (
     _add_entries,
     _add_guards,
     _add_record_of_results,
-    _add_reads,
+    _add_exported,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}
