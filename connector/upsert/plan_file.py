@@ -138,38 +138,53 @@ def _another_version(name: str) -> PlanRefused:
 # --- writing ----------------------------------------------------------------------------------
 
 
-class PlanWriter:
-    """Writes a plan file: `add` each row, then `finish`. Left before that, it leaves nothing.
+class PrivateFile:
+    """A file for its owner alone (0600) that gets its name by `finish`; left before that, nothing
+    is left of it.
+
+    begins: what earlier files of this kind begin with; only these are replaced, so that a mistyped
+    path overwrites nothing, whether directly or through a link. what, option: of messages.
 
     Raises:
         UsageError: the file can't be written, or another kind of file is there.
     """
 
-    def __init__(self, path: Path, header: PlanHeader, hasher: Hasher) -> None:
-        self.path, self.records = path, 0
-        check_target(path, _MAGIC, what="a plan", option="--out")
+    def __init__(self, path: Path, *, begins: bytes, what: str, option: str) -> None:
+        self.path, self._what = path, what
+        self._advice = f"Name another file: {option} F."
+        self._check_target(begins)
         self._new = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        self._mac = hasher.new_mac()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._file: BinaryIO | None = os.fdopen(os.open(self._new, flags, 0o600), "wb")
         except OSError as error:
             raise self._failed(error) from error
-        self._line({"hiringcenter_plan": FORMAT, **asdict(header)})
 
-    def add(self, planned: PlannedRow) -> None:
-        """Append a row, if it has something to send or to settle."""
-        sends = planned.outcome in _SENT or bool(planned.activities)
-        if sends or planned.settlement is not None:
-            self.records += 1
-            self._line(_record_of(planned, sends=sends))
+    def _check_target(self, begins: bytes) -> None:
+        path = self.path
+        if path.is_symlink():
+            raise UsageError(f"{path} is a link, which isn't followed. {self._advice}")
+        try:
+            there = os.lstat(path)
+            is_ours = stat.S_ISREG(there.st_mode) and _head_of(path, len(begins)) == begins
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise UsageError(f"{path}: can't be read: {error.strerror}. {self._advice}") from error
+        if not is_ours and there.st_size:
+            raise UsageError(f"{path} exists and isn't {self._what}. {self._advice}")
 
-    def finish(self, counts: Mapping[str, int]) -> None:
-        """Give the file its name. counts: rows by outcome."""
-        self._line({"counts": counts, "records": self.records})
+    def write(self, content: bytes) -> None:
         assert self._file is not None
         try:
-            self._file.write(_MAC + self._mac.hexdigest().encode() + b"\n")
+            self._file.write(content)
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def finish(self) -> None:
+        """Give the file its name."""
+        assert self._file is not None
+        try:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
@@ -178,25 +193,9 @@ class PlanWriter:
             raise self._failed(error) from error
         self._file = None
 
-    def _line(self, record: Mapping[str, Any]) -> None:
-        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
-        if len(line) > _LINE_BYTES:
-            raise UsageError(
-                f"{self.path}: row {record.get('row')} is too large for a plan file. Push the "
-                "input without one."
-            )
-        assert self._file is not None
-        self._mac.update(line)
-        try:
-            self._file.write(line)
-        except OSError as error:
-            raise self._failed(error) from error
-
     def _failed(self, error: OSError) -> UsageError:
-        return UsageError(
-            f"{self.path}: the plan can't be written: {error.strerror}. Free some space, or name "
-            "another file: --out F."
-        )
+        reason = f"{self._what} can't be written: {error.strerror}"
+        return UsageError(f"{self.path}: {reason}. Free some space, or: {self._advice}")
 
     def __enter__(self) -> Self:
         return self
@@ -209,26 +208,36 @@ class PlanWriter:
                 self._new.unlink()
 
 
-def check_target(path: Path, begins: bytes, *, what: str, option: str) -> None:
-    """A mistyped path must not overwrite another file, whether directly or through a link.
+class PlanWriter(PrivateFile):
+    """Writes a plan file: `add` each row, then `sign`."""
 
-    begins: what our own files of this kind begin with.
+    def __init__(self, path: Path, header: PlanHeader, hasher: Hasher) -> None:
+        super().__init__(path, begins=_MAGIC, what="a plan", option="--out")
+        self.records, self._mac = 0, hasher.new_mac()
+        self._line({"hiringcenter_plan": FORMAT, **asdict(header)})
 
-    Raises:
-        UsageError: `path` is a link, or another kind of file.
-    """
-    advice = f"Name another file: {option} F."
-    if path.is_symlink():
-        raise UsageError(f"{path} is a link, which isn't followed. Name the file itself.")
-    try:
-        there = os.lstat(path)
-        is_ours = stat.S_ISREG(there.st_mode) and _head_of(path, len(begins)) == begins
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise UsageError(f"{path}: can't be read: {error.strerror}. {advice}") from error
-    if not is_ours and there.st_size:
-        raise UsageError(f"{path} exists and isn't {what}. {advice}")
+    def add(self, planned: PlannedRow) -> None:
+        """Append a row, if it has something to send or to settle."""
+        sends = planned.outcome in _SENT or bool(planned.activities)
+        if sends or planned.settlement is not None:
+            self.records += 1
+            self._line(_record_of(planned, sends=sends))
+
+    def sign(self, counts: Mapping[str, int]) -> None:
+        """All rows are there: give the file its name. counts: rows by outcome."""
+        self._line({"counts": counts, "records": self.records})
+        self.write(_MAC + self._mac.hexdigest().encode() + b"\n")
+        self.finish()
+
+    def _line(self, record: Mapping[str, Any]) -> None:
+        line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+        if len(line) > _LINE_BYTES:
+            raise UsageError(
+                f"{self.path}: row {record.get('row')} is too large for a plan file. Push the "
+                "input without one."
+            )
+        self._mac.update(line)
+        self.write(line)
 
 
 def _head_of(path: Path, size: int) -> bytes:

@@ -68,7 +68,7 @@ def written(path: Path, rows: Sequence[PlannedRow] = (UPDATE, SETTLED, UNCHANGED
     with PlanWriter(path, header, HASHER) as plan:
         for row in rows:
             plan.add(row)
-        plan.finish({"rows": len(rows)})
+        plan.sign({"rows": len(rows)})
     return path
 
 
