@@ -1,0 +1,415 @@
+"""What a push would change, row by row and in total: collected while it is planned, for people.
+
+Everything here is what the input and HiringCenter hold themselves: it goes to whom asked for it, to
+a terminal or a private file, and never into a log, an alert or the ledger.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from rich.table import Table
+from rich.text import Text
+
+from connector.errors import printable
+from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS
+from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why
+from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.plan_file import PlanWriter, PrivateFile
+from connector.upsert.rows.row_checks import Reject
+from pipelines.running.wording import duration, plural
+
+FIRST_ROWS = 10  # on a terminal, and in the summary
+PAGE_ROWS = 10_000
+CHANGES_BEGIN = b'{"row":'
+_LONGEST_VALUE = 200  # characters, where people read it
+_PAGE_BYTES = 24 * 1024**2
+_LABELS_LISTED = 20
+_SENT = ("create", "update", "send")
+
+Change = dict[str, Any]
+"""One row as `--changes` has it; see docs/reference/plan-files.md."""
+
+
+def change_of(planned: PlannedRow) -> Change:
+    """What is planned for one row. Absent keys say nothing: `old` is absent where it isn't known.
+
+    A row that only creates activities counts as an update, as it does in a push.
+    """
+    says = orjson.loads(planned.write.body or b"{}")
+    outcome = "update" if _only_adds(planned) else planned.outcome
+    name = " ".join(filter(None, (says.get("firstName"), says.get("lastName"))))
+    change: Change = {
+        "row": planned.row_number,
+        "outcome": outcome,
+        "prospect_id": planned.prospect_id,
+        "name": name,
+        "contact": says.get("email") or says.get("phone"),
+    }
+    merged = planned.merged.fields if planned.merged is not None else ()
+    sends = planned.outcome in _SENT
+    parts = {
+        "changes": [_sent(each, planned) for each in merged if sends and _is_sent(each)],
+        "kept": [_kept(each) for each in merged if each.action is FieldAction.KEEP and each.reported],
+        "left_out": [_kept(each) for each in merged if each.action is FieldAction.LEAVE_OUT],
+        "activities": [
+            {"kind": each.kind, **orjson.loads(each.body)} for each in planned.activities
+        ],
+        "labels_removed": _labels_removed(merged) if sends else [],
+        "looked_up_first": planned.looks,
+        "reason": planned.reason if outcome not in _SENT else None,
+        "note": planned.write.note,
+    }
+    return change | {name: part for name, part in parts.items() if part}
+
+
+def _only_adds(planned: PlannedRow) -> bool:
+    return planned.outcome == "unchanged" and bool(planned.activities)
+
+
+def _is_sent(merged: FieldMerge) -> bool:
+    return merged.action is FieldAction.SEND
+
+
+def _sent(merged: FieldMerge, planned: PlannedRow) -> Change:
+    sent: Change = {"field": merged.name, "new": merged.ours}
+    if merged.theirs is not UNKNOWN:
+        sent["old"] = merged.theirs
+    elif planned.looks and planned.outcome != "create":
+        sent["waits_for_look_up"] = True
+    if merged.why is not Why.CHANGED:
+        sent["why"] = str(merged.why)
+    if merged.replaces_edit:
+        sent["replaces_edit"] = True
+    return sent
+
+
+def _kept(merged: FieldMerge) -> Change:
+    kept: Change = {"field": merged.name, "input": merged.ours, "why": str(merged.why)}
+    if merged.theirs is not UNKNOWN:
+        kept["hiringcenter"] = merged.theirs
+    elif merged.why is Why.NOT_READ:
+        kept["waits_for_look_up"] = True
+    return kept
+
+
+def _labels_removed(merged: Sequence[FieldMerge]) -> list[str]:
+    """The labels that would go, as far as it is known which there are."""
+    found: list[str] = []
+    for each in merged:
+        if _is_sent(each) and each.theirs is not UNKNOWN:
+            theirs, ours = list(each.theirs or ()), list(each.ours or ())
+            if each.name == "labels":
+                found += [label for label in theirs if label not in ours]
+            elif each.name == "labels_remove":
+                found += [label for label in theirs if label in ours]
+    return [str(label) for label in found]
+
+
+# --- what can't be undone -------------------------------------------------------------------------
+
+_IN_WORDS = {
+    "created": "{n} created: prospects can't be deleted through this API",
+    "not_in_copy": "{n} of people who aren't in the copy, unless they are looked up first",
+    "activities": "{n} added: notes, tasks and meetings can't be deleted through this API",
+    "write_only": "{n} in fields that can't be read back ({fields})",
+    "only_contact": "{n} of what may be a person's only contact: refused, unless they have another",
+    "labels_added": "{n} given labels, which HiringCenter only adds and never removes",
+}
+_NOUNS = {
+    "created": "prospect", "not_in_copy": "change", "activities": "activity",
+    "write_only": "value", "only_contact": "change", "labels_added": "prospect",
+}  # fmt: skip
+
+
+def _is_write_only(merged: FieldMerge) -> bool:
+    """Whether what it was can't be read. In the copy, a field that the contract doesn't name may be
+    there or not."""
+    return merged.theirs is UNKNOWN and READ_AS.get(merged.name, merged.name) not in (
+        *ALWAYS_READ,
+        "labels_add",
+        "labels_remove",
+    )
+
+
+def _may_lose_contact(sent: Sequence[FieldMerge], fields: Sequence[FieldMerge]) -> bool:
+    """Whether no contact that the row names stays as it is, though one of them changes."""
+    changed = any(each.name in CONTACTS and each.theirs not in (None, UNKNOWN) for each in sent)
+    stays = any(each.name in CONTACTS and not _is_sent(each) and each.ours for each in fields)
+    return changed and not stays
+
+
+# --- collected ------------------------------------------------------------------------------------
+
+
+@dataclass
+class PlanSinks:
+    """What a plan is written to while it is made. page: the first rows are wanted for a page."""
+
+    plan: PlanWriter | None = None
+    changes: PrivateFile | None = None
+    page: bool = False
+
+    def finish(self, counts: Mapping[str, int]) -> None:
+        if self.plan is not None:
+            self.plan.sign(counts)
+        if self.changes is not None:
+            self.changes.finish()
+
+
+@dataclass
+class PlanView:
+    """Totals, and the first rows that would change. sinks: see there. labels_merge: HiringCenter is
+    known to add labels only.
+
+    looks: people who are looked up before they are changed. copy_ms: when the last complete scan
+    behind the copy began, UTC; None: nothing was pulled.
+    """
+
+    sinks: PlanSinks = field(default_factory=PlanSinks)
+    labels_merge: bool = False
+    copy_ms: int | None = None
+    looks: int = 0
+    fields: Counter[str] = field(default_factory=Counter)
+    labels_removed: Counter[str] = field(default_factory=Counter)
+    cannot_undo: Counter[str] = field(default_factory=Counter)
+    write_only: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self._first = _First(FIRST_ROWS)
+        self._page = _First(PAGE_ROWS)
+        self._bad: PlannedRow | None = None
+
+    def add(self, planned: PlannedRow) -> None:
+        """A row that passed its checks."""
+        if planned.outcome in ("rejected", "failed"):
+            self._bad = planned  # its reason comes with the reject
+            return
+        sends = planned.outcome in _SENT or _only_adds(planned)
+        if sends:
+            self._count(planned)
+        if self.sinks.plan is not None:
+            self.sinks.plan.add(planned)
+        is_seen = sends or bool(planned.merged and planned.merged.kept) or bool(planned.reason)
+        wants_page = self.sinks.page and is_seen and self._page.takes(planned.row_number)
+        wants_first = sends and self._first.takes(planned.row_number)
+        if self.sinks.changes is not None or wants_page or wants_first:
+            self._show(change_of(planned), first=wants_first, page=wants_page)
+
+    def reject(self, reject: Reject) -> None:
+        """A row whose outcome is bad, whether it failed its checks or what is known of it."""
+        change: Change = {"row": reject.row_number, "outcome": "rejected", "prospect_id": None}
+        bad, self._bad = self._bad, None
+        if bad is not None and bad.row_number == reject.row_number:
+            change = change_of(bad)
+        wants_page = self.sinks.page and self._page.takes(reject.row_number)
+        change["reason"] = printable(reject.reason)
+        self._show(change, first=False, page=wants_page)
+
+    def _show(self, change: Change, *, first: bool, page: bool) -> None:
+        if self.sinks.changes is not None:
+            line = orjson.dumps(change, default=str, option=orjson.OPT_APPEND_NEWLINE)
+            self.sinks.changes.write(line)
+        if first:
+            self._first.add(change)
+        if page:
+            self._page.add(for_people(change))
+
+    def _count(self, planned: PlannedRow) -> None:
+        fields = planned.merged.fields if planned.merged is not None else ()
+        sent = [each for each in fields if _is_sent(each) and planned.outcome in _SENT]
+        self.looks += planned.looks
+        self.labels_removed.update(set(_labels_removed(sent)))
+        undo = self.cannot_undo
+        undo["activities"] += len(planned.activities)
+        if planned.outcome == "create":
+            undo["created"] += 1
+            return
+        self.fields.update(each.name for each in sent)
+        if planned.outcome == "send":
+            return
+        if sent and all(each.theirs is UNKNOWN for each in fields):
+            undo["not_in_copy"] += 1
+        else:
+            lost = [each.name for each in sent if _is_write_only(each)]
+            undo["write_only"] += len(lost)
+            self.write_only.update(lost)
+        undo["only_contact"] += _may_lose_contact(sent, fields)
+        if self.labels_merge:
+            undo["labels_added"] += any(each.name in ("labels", "labels_add") for each in sent)
+
+    @property
+    def first(self) -> list[Change]:
+        """The first rows that would be sent."""
+        return self._first.sorted()
+
+    @property
+    def page_rows(self) -> list[Change]:
+        """The first rows that are worth a look, for a page; see `for_people`."""
+        return self._page.sorted()
+
+    def facts(self, now_s: float) -> dict[str, Any]:
+        """The plan's part of the summary."""
+        undo = {name: self.cannot_undo[name] for name in _IN_WORDS if self.cannot_undo[name]}
+        labels = self.labels_removed.most_common(_LABELS_LISTED)
+        copy_s = None if self.copy_ms is None else self.copy_ms / 1000
+        return {
+            "copy_age_s": None if copy_s is None else round(max(0.0, now_s - copy_s)),
+            "fields": dict(self.fields.most_common()),
+            "labels_removed": [{"label": label, "prospects": count} for label, count in labels],
+            "cannot_undo": undo,
+            "first_changes": self.first,
+        }
+
+    def undo_lines(self) -> list[str]:
+        """What can't be undone, in words."""
+        return [
+            text.format(n=plural(count, _NOUNS[name]), fields=", ".join(sorted(self.write_only)))
+            for name, text in _IN_WORDS.items()
+            if (count := self.cannot_undo[name])
+        ]
+
+
+class _First:
+    """The rows with the smallest numbers, at most so many: rows don't come in file order."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._bytes = most, 0
+        self._heap: list[tuple[int, int, Change]] = []
+
+    def takes(self, row_number: int) -> bool:
+        return len(self._heap) < self._most or row_number < -self._heap[0][0]
+
+    def add(self, change: Change) -> None:
+        size = len(orjson.dumps(change, default=str))
+        heapq.heappush(self._heap, (-change["row"], size, change))
+        self._bytes += size
+        while len(self._heap) > self._most or self._bytes > _PAGE_BYTES:
+            self._most = min(self._most, len(self._heap) - 1)
+            self._bytes -= heapq.heappop(self._heap)[1]
+
+    def sorted(self) -> list[Change]:
+        return [change for _, _, change in sorted(self._heap, key=lambda each: -each[0])]
+
+
+# --- in words ---------------------------------------------------------------------------------------
+
+
+def for_people(change: Change) -> Change:
+    """The same with values as people read them: text, cut where it is long; None is nothing."""
+    shown = dict(change)
+    for part in ("changes", "kept", "left_out"):
+        if part in change:
+            shown[part] = [
+                {key: in_words(value) if key in _VALUES else value for key, value in each.items()}
+                for each in change[part]
+            ]
+    if "activities" in change:
+        shown["activities"] = [
+            {"kind": each["kind"], "says": in_words(_essence(each))} for each in change["activities"]
+        ]
+    return {key: in_words(value) if key in _TEXTS else value for key, value in shown.items()}
+
+
+_VALUES = ("old", "new", "input", "hiringcenter")
+_TEXTS = ("name", "contact", "reason", "note", "prospect_id")
+
+
+def _essence(activity: Mapping[str, Any]) -> Any:
+    names = ("body", "note", "task", "meetingType")
+    return next((activity[name] for name in names if activity.get(name)), None)
+
+
+def in_words(value: Any) -> str | None:
+    """A field's value as people read it, at most so long; None for nothing."""
+    if value is None or value in ("", []):
+        return None
+    if isinstance(value, list) and all(isinstance(each, str) for each in value):
+        value = ", ".join(value)
+    if not isinstance(value, str):
+        value = orjson.dumps(value, default=str).decode()
+    text = printable(value)
+    left = len(text) - _LONGEST_VALUE
+    return text if left <= 0 else f"{text[:_LONGEST_VALUE]}… ({plural(left, 'character')} more)"
+
+
+def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
+    """What would change: the first rows, then the totals that the counts don't say."""
+    first, to_send = view.first, _to_send(summary)
+    if first:
+        yield _table(first)
+    if to_send > len(first):
+        yield f"… and {plural(to_send - len(first), 'more row')} to send{_where(summary)}."
+    if view.fields:
+        counts = [f"{name} {count:,}" for name, count in view.fields.most_common()]
+        yield f"Fields that change: {', '.join(counts)}."
+    if view.labels_removed:
+        labels = view.labels_removed.most_common(_LABELS_LISTED)
+        named = ", ".join(f"{in_words(label)} ({count:,})" for label, count in labels)
+        more = len(view.labels_removed) - len(labels)
+        yield f"Labels that go: {named}{f' and {more:,} more' if more > 0 else ''}."
+    if undo := view.undo_lines():
+        yield f"Can't be undone: {'; '.join(undo)}."
+    age_s = summary.get("copy_age_s")
+    if age_s is None:
+        yield "Nothing has been pulled yet, so what HiringCenter has isn't known: pull first."
+    else:
+        looks = f"; {_people(view.looks)} looked up before the change" if view.looks else ""
+        yield f"Compared with the pulled copy of {duration(age_s)} ago{looks}."
+
+
+def _people(count: int) -> str:
+    return "1 person is" if count == 1 else f"{count:,} people are"
+
+
+def _to_send(summary: Mapping[str, Any]) -> int:
+    return sum(summary.get(f"would_{name}", 0) for name in _SENT)
+
+
+def _where(summary: Mapping[str, Any]) -> str:
+    files = [summary[name] for name in ("changes_file", "html_file") if name in summary]
+    return f": {' and '.join(files)}" if files else "; --html F or --changes F shows them"
+
+
+_ARROW = " → "
+_VERBS = {"create": "create", "update": "update", "send": "send"}
+
+
+def _table(first: Sequence[Change]) -> Table:
+    """One line for each field that changes; a creation is one line."""
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    table.add_column("row", justify="right", no_wrap=True)
+    table.add_column("what", no_wrap=True)
+    table.add_column("who", no_wrap=True, overflow="ellipsis", max_width=22)
+    table.add_column("field", no_wrap=True, overflow="ellipsis", max_width=16)
+    table.add_column("old → new", no_wrap=True, overflow="ellipsis")
+    for change in first:
+        shown = for_people(change)
+        start: Sequence[str] = (
+            str(change["row"]), _VERBS[change["outcome"]],
+            shown.get("name") or shown.get("contact") or shown.get("prospect_id") or "",
+        )  # fmt: skip
+        for name, text in _field_lines(shown):
+            table.add_row(*map(Text, start), Text(name), Text(text))
+            start = ("", "", "")
+    return table
+
+
+def _field_lines(shown: Change) -> list[tuple[str, str]]:
+    changes = shown.get("changes", [])
+    added = [("+ " + each["kind"].removesuffix("s"), each["says"] or "") for each in shown.get("activities", [])]
+    if shown["outcome"] == "create":
+        names = ", ".join(each["field"] for each in changes)
+        return [("", names), *added]
+    return [(each["field"], _from_to(each)) for each in changes] + added or [("", "")]
+
+
+def _from_to(each: Mapping[str, Any]) -> str:
+    old = (each["old"] or "(empty)") if "old" in each else "?"
+    edited = " (edited in HiringCenter)" if each.get("replaces_edit") else ""
+    return f"{old}{_ARROW}{each['new'] or '(empty)'}{edited}"
