@@ -14,7 +14,10 @@ from pipelines.running.signals import StoppedEarly, raise_on_signals
 if TYPE_CHECKING:
     import typer
 
-_ORDER = ("check", "pull", "push", "undo", "sync", "status", "budget", "runs", "report", "sandbox")
+_ORDER = (
+    "check", "pull", "push", "plan", "undo", "sync", "status", "budget", "runs", "report",
+    "sandbox",
+)  # fmt: skip
 
 
 def build_app() -> typer.Typer:

@@ -31,6 +31,9 @@ _PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
 hiringcenter push people.csv --encoding cp1250 --delimiter ';'
 
 hiringcenter push people.xlsx --sheet May"""
+_PLAN_EXAMPLES = """hiringcenter plan people.csv --changes people.jsonl
+
+hiringcenter plan people.csv --out people.hcplan"""
 
 
 @command(
@@ -179,10 +182,9 @@ def _push_request(
         raise UsageError(
             "Stdin can be read only once: save it as a FILE to push it to each account."
         )
-    for name in ("rejects", "results") if output.all_accounts else ():
+    for name in ("rejects", "results"):
         if name in changes:
-            path = changes[name]
-            changes[name] = path.with_stem(f"{path.stem}-{settings.account}")
+            changes[name] = _of_account(changes[name], settings, output)
     if job is None:
         request = PushRequest(file=file, table=table, sql=sql, database=database)
     elif any(each is not None for each in (file, table, sql, database)):
@@ -226,6 +228,43 @@ def _sent(report: PushReport, *, is_answer: bool) -> Result:
         is_answer=is_answer,
         error=report.error,
     )
+
+
+@command(
+    "plan",
+    short_help="Show what a push would change, field by field; sends nothing",
+    example=_PLAN_EXAMPLES,
+    options_of=_push_request,
+    fixed={"dry_run": True, "max_changes": None, "new_ledger": False},
+)
+def _plan(
+    settings: Settings,
+    output: Output,
+    out: Path | None = option("--out F", "Keep the plan in F.hcplan, to send exactly it: apply."),
+    changes: Path | None = option("--changes F", "Write a JSON line for each row."),
+    **given: Any,
+) -> Result:
+    """Show what a push of FILE, a table or a query would change, row by row and field by field,
+    compared with the last pull and with what was sent. Nothing is requested."""
+    from pipelines.push.push_report import push_lines
+    from pipelines.push.push_run import PlanFiles, plan_push
+    from pipelines.running.progress import progress_of
+
+    request = _push_request(settings, output, **given)
+    files = PlanFiles(*(path and _of_account(path, settings, output) for path in (out, changes)))
+    report = plan_push(settings, request, files, progress_of("plan", bar=output.shows_progress))
+    return Result(
+        summary=report.summary,
+        lines=push_lines(report),
+        exit_code=report.exit_code,
+        is_answer=True,
+        error=report.error,
+    )
+
+
+def _of_account(path: Path, settings: Settings, output: Output) -> Path:
+    """`path`; with `--all-accounts`, each account's own."""
+    return path.with_stem(f"{path.stem}-{settings.account}") if output.all_accounts else path
 
 
 @command(

@@ -22,6 +22,7 @@ from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldM
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
+from connector.upsert.rows.write_schema import MANNERS
 from pipelines.running.wording import duration, plural
 
 FIRST_ROWS = 10  # on a terminal, and in the summary
@@ -53,10 +54,14 @@ def change_of(planned: PlannedRow) -> Change:
     }
     merged = planned.merged.fields if planned.merged is not None else ()
     sends = planned.outcome in _SENT
+    changes = [_sent(each, planned) for each in merged if sends and _is_sent(each)]
+    if sends and planned.merged is None:  # a row without contact: it creates a person, whole
+        new = {name: value for name, value in says.items() if name not in MANNERS}
+        changes = [{"field": name, "new": value} for name, value in new.items()]
     parts = {
-        "changes": [_sent(each, planned) for each in merged if sends and _is_sent(each)],
-        "kept": [_kept(each) for each in merged if each.action is FieldAction.KEEP and each.reported],
-        "left_out": [_kept(each) for each in merged if each.action is FieldAction.LEAVE_OUT],
+        "changes": changes,
+        "kept": [_not_sent(each) for each in (planned.merged.kept if planned.merged else ())],
+        "left_out": [_not_sent(each) for each in merged if each.action is FieldAction.LEAVE_OUT],
         "activities": [
             {"kind": each.kind, **orjson.loads(each.body)} for each in planned.activities
         ],
@@ -89,7 +94,7 @@ def _sent(merged: FieldMerge, planned: PlannedRow) -> Change:
     return sent
 
 
-def _kept(merged: FieldMerge) -> Change:
+def _not_sent(merged: FieldMerge) -> Change:
     kept: Change = {"field": merged.name, "input": merged.ours, "why": str(merged.why)}
     if merged.theirs is not UNKNOWN:
         kept["hiringcenter"] = merged.theirs
@@ -167,14 +172,15 @@ class PlanView:
     """Totals, and the first rows that would change. sinks: see there. labels_merge: HiringCenter is
     known to add labels only.
 
-    looks: people who are looked up before they are changed. copy_ms: when the last complete scan
-    behind the copy began, UTC; None: nothing was pulled.
+    looks: people who are looked up before they are changed. counts: rows by outcome. files: what
+    was written, as the summary names it.
     """
 
     sinks: PlanSinks = field(default_factory=PlanSinks)
     labels_merge: bool = False
-    copy_ms: int | None = None
     looks: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    files: Mapping[str, str] = field(default_factory=dict)
     fields: Counter[str] = field(default_factory=Counter)
     labels_removed: Counter[str] = field(default_factory=Counter)
     cannot_undo: Counter[str] = field(default_factory=Counter)
@@ -187,6 +193,8 @@ class PlanView:
 
     def add(self, planned: PlannedRow) -> None:
         """A row that passed its checks."""
+        self.counts["rows"] += 1
+        self.counts["update" if _only_adds(planned) else planned.outcome] += 1
         if planned.outcome in ("rejected", "failed"):
             self._bad = planned  # its reason comes with the reject
             return
@@ -207,6 +215,8 @@ class PlanView:
         bad, self._bad = self._bad, None
         if bad is not None and bad.row_number == reject.row_number:
             change = change_of(bad)
+        else:
+            self.counts.update(("rows", "rejected"))
         wants_page = self.sinks.page and self._page.takes(reject.row_number)
         change["reason"] = printable(reject.reason)
         self._show(change, first=False, page=wants_page)
@@ -227,12 +237,10 @@ class PlanView:
         self.labels_removed.update(set(_labels_removed(sent)))
         undo = self.cannot_undo
         undo["activities"] += len(planned.activities)
-        if planned.outcome == "create":
-            undo["created"] += 1
+        undo["created"] += planned.outcome == "create"
+        if planned.outcome in ("create", "send"):
             return
         self.fields.update(each.name for each in sent)
-        if planned.outcome == "send":
-            return
         if sent and all(each.theirs is UNKNOWN for each in fields):
             undo["not_in_copy"] += 1
         else:
@@ -253,17 +261,18 @@ class PlanView:
         """The first rows that are worth a look, for a page; see `for_people`."""
         return self._page.sorted()
 
-    def facts(self, now_s: float) -> dict[str, Any]:
+    @property
+    def facts(self) -> dict[str, Any]:
         """The plan's part of the summary."""
         undo = {name: self.cannot_undo[name] for name in _IN_WORDS if self.cannot_undo[name]}
         labels = self.labels_removed.most_common(_LABELS_LISTED)
-        copy_s = None if self.copy_ms is None else self.copy_ms / 1000
         return {
-            "copy_age_s": None if copy_s is None else round(max(0.0, now_s - copy_s)),
+            "look_ups": self.looks,
             "fields": dict(self.fields.most_common()),
             "labels_removed": [{"label": label, "prospects": count} for label, count in labels],
-            "cannot_undo": undo,
+            "cannot_be_undone": undo,
             "first_changes": self.first,
+            **self.files,
         }
 
     def undo_lines(self) -> list[str]:
@@ -297,7 +306,7 @@ class _First:
         return [change for _, _, change in sorted(self._heap, key=lambda each: -each[0])]
 
 
-# --- in words ---------------------------------------------------------------------------------------
+# --- in words -------------------------------------------------------------------------------------
 
 
 def for_people(change: Change) -> Change:
@@ -311,7 +320,8 @@ def for_people(change: Change) -> Change:
             ]
     if "activities" in change:
         shown["activities"] = [
-            {"kind": each["kind"], "says": in_words(_essence(each))} for each in change["activities"]
+            {"kind": each["kind"], "says": in_words(_essence(each))}
+            for each in change["activities"]
         ]
     return {key: in_words(value) if key in _TEXTS else value for key, value in shown.items()}
 
@@ -355,10 +365,7 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
         yield f"Labels that go: {named}{f' and {more:,} more' if more > 0 else ''}."
     if undo := view.undo_lines():
         yield f"Can't be undone: {'; '.join(undo)}."
-    age_s = summary.get("copy_age_s")
-    if age_s is None:
-        yield "Nothing has been pulled yet, so what HiringCenter has isn't known: pull first."
-    else:
+    if (age_s := summary.get("copy_age_s")) is not None:
         looks = f"; {_people(view.looks)} looked up before the change" if view.looks else ""
         yield f"Compared with the pulled copy of {duration(age_s)} ago{looks}."
 
@@ -377,11 +384,10 @@ def _where(summary: Mapping[str, Any]) -> str:
 
 
 _ARROW = " → "
-_VERBS = {"create": "create", "update": "update", "send": "send"}
 
 
 def _table(first: Sequence[Change]) -> Table:
-    """One line for each field that changes; a creation is one line."""
+    """One line for each field that changes; somebody who isn't known is one line."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("row", justify="right", no_wrap=True)
     table.add_column("what", no_wrap=True)
@@ -391,7 +397,7 @@ def _table(first: Sequence[Change]) -> Table:
     for change in first:
         shown = for_people(change)
         start: Sequence[str] = (
-            str(change["row"]), _VERBS[change["outcome"]],
+            str(change["row"]), change["outcome"],
             shown.get("name") or shown.get("contact") or shown.get("prospect_id") or "",
         )  # fmt: skip
         for name, text in _field_lines(shown):
@@ -402,8 +408,11 @@ def _table(first: Sequence[Change]) -> Table:
 
 def _field_lines(shown: Change) -> list[tuple[str, str]]:
     changes = shown.get("changes", [])
-    added = [("+ " + each["kind"].removesuffix("s"), each["says"] or "") for each in shown.get("activities", [])]
-    if shown["outcome"] == "create":
+    added = [
+        ("+ " + each["kind"].removesuffix("s"), each["says"] or "")
+        for each in shown.get("activities", [])
+    ]
+    if shown["outcome"] != "update":
         names = ", ".join(each["field"] for each in changes)
         return [("", names), *added]
     return [(each["field"], _from_to(each)) for each in changes] + added or [("", "")]

@@ -42,7 +42,8 @@ class PushRequest:
     one who has their email or phone. source_name: the input's name, for a file whose path changes.
     fill_empty: only fill fields that are empty. restore: send what somebody has changed in
     HiringCenter since. recheck: look people up before they are changed. lookups: how many people
-    may be looked up to fill empty fields; None: as the settings say.
+    may be looked up to fill empty fields; None: as the settings say. to_apply: the plan is kept,
+    and will be sent as it is.
     """
 
     file: str | None = None
@@ -70,6 +71,7 @@ class PushRequest:
     recheck: bool = True
     lookups: int | None = None
     job: str | None = None
+    to_apply: bool = False
 
     def __post_init__(self) -> None:
         given = [each for each in (self.file, self.table, self.sql) if each is not None]
@@ -233,8 +235,8 @@ def open_rows(settings: Settings, request: PushRequest) -> Input:
 
 
 def _file_input(request: PushRequest, file: str) -> Input:
-    """The rows of a file. Only a dry run accepts a guessed encoding that changes words: garbled
-    names must not reach HiringCenter."""
+    """The rows of a file. Only a dry run that isn't applied later accepts a guessed encoding that
+    changes words: garbled names must not reach HiringCenter."""
     rows = open_input(
         file,
         encoding=request.encoding,
@@ -243,7 +245,8 @@ def _file_input(request: PushRequest, file: str) -> Input:
         skip_rows=request.skip_rows,
     )
     guess = rows.guess
-    if guess is None or not guess.decides_words or request.dry_run:
+    is_harmless = request.dry_run and not request.to_apply
+    if guess is None or not guess.decides_words or is_harmless:
         return rows
     rows.close()
     raise EncodingGuessed(location=rows.name, codec=guess.codec, readings=guess.readings)

@@ -13,6 +13,7 @@ from rich.table import Table
 from connector.errors import ConnectorError, UsageError
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
+from pipelines.push.plan_view import PlanView, plan_lines
 from pipelines.running.wording import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3
@@ -28,13 +29,14 @@ class PushReport:
     """What a push did. summary: the JSON of `--json`. error: what ended it early, if anything.
 
     noteworthy: the first rejects, failures and warnings. notes: about the input and the run, for
-    people.
+    people. view: of a dry run, what would change.
     """
 
     summary: dict[str, Any] = field(default_factory=dict)
     error: ConnectorError | None = None
     noteworthy: list[RowResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    view: PlanView | None = None
 
     @property
     def exit_code(self) -> int:
@@ -80,7 +82,8 @@ def push_lines(report: PushReport) -> list[Any]:
         return []
     summary = report.summary
     short = [f"stopped · {outcomes_in_words(summary)}"] if summary["status"] == "stopped" else []
-    return [*report.notes, *short, _table(summary), *_rows(report), *_end(summary)]
+    planned = [] if report.view is None else plan_lines(report.view, summary)
+    return [*report.notes, *short, _table(summary), *planned, *_rows(report), *_end(summary)]
 
 
 def push_events(report: PushReport) -> list[tuple[str, dict[str, Any]]]:
@@ -172,6 +175,8 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         eta_s = summary["eta_s"]
         takes = "" if not needed else f": {eta(eta_s) if eta_s >= 1 else 'less than 1 s'}"
         yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
+        if "plan_file" in summary:
+            yield f"To send exactly this: hiringcenter apply {summary['plan_file']}"
         return
     if summary.get("recovered"):
         yield (

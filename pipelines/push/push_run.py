@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from connector import __version__
 from connector.budget import Lane, locks
 from connector.budget.locks import HeldLock
 from connector.errors import (
@@ -28,25 +29,29 @@ from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
 from connector.upsert.outbox.before_images import BeforeImages, undo_key
+from connector.upsert.outbox.evidence import Pulled
+from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
+from connector.upsert.plan_file import PlanHeader, PlanWriter, PrivateFile
 from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.row_checks import Reject, Validator
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.push_results import land_after_push
+from pipelines.push.plan_view import CHANGES_BEGIN, PlanSinks, PlanView
 from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
-from pipelines.running.account_outbox import begin_sending, outbox_of, scope_of
+from pipelines.running.account_outbox import begin_sending, known_scope_of, outbox_of, scope_of
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
-from pipelines.running.wording import elapsed, plural
+from pipelines.running.wording import elapsed, plural, utc
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
@@ -73,6 +78,51 @@ def push(
 
 
 @dataclass(frozen=True)
+class PlanFiles:
+    """What a plan is written to. out: a plan file, to be applied. changes: a line for each row.
+    html: a page, which the caller writes; `PlanView.page_rows` are kept for it."""
+
+    out: Path | None = None
+    changes: Path | None = None
+    html: Path | None = None
+
+    def sinks(self, stack: ExitStack, header: PlanHeader, hasher: Hasher) -> PlanSinks:
+        """The files, opened; closed with `stack`, and gone again unless they were finished."""
+        plan, changes = None, None
+        if self.out is not None:
+            plan = stack.enter_context(PlanWriter(self.out, header, hasher))
+        if self.changes is not None:
+            kind: Any = {"begins": CHANGES_BEGIN, "what": "a list of changes"}
+            file = PrivateFile(self.changes, option="--changes", **kind)
+            changes = stack.enter_context(file)
+        return PlanSinks(plan, changes, page=self.html is not None)
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the summary calls them."""
+        files = {"plan_file": self.out, "changes_file": self.changes, "html_file": self.html}
+        return {name: str(path) for name, path in files.items() if path is not None}
+
+
+def plan_push(
+    settings: Settings,
+    request: PushRequest,
+    files: PlanFiles,
+    progress_of: ProgressOf | None = None,
+) -> PushReport:
+    """What a push of `request` would do, found out without a request; nothing is sent.
+
+    Raises:
+        UsageError: the input, its mapping, a setting or the outbox can't be used, or a file can't
+            be written; or it isn't known yet whose the key is.
+        BudgetError: the ledger can't be used.
+    """
+    request = replace(request, dry_run=True, to_apply=files.out is not None)
+    with opened_outbox(settings, "plan", progress_of, dry_run=True) as opened:
+        return _PushRun(opened, request, files).run()
+
+
+@dataclass(frozen=True)
 class RunOutbox:
     """A session with the outbox that it sends from. found: what was known of the outbox. held: the
     lock of the key's pushes; None for a dry run, which sends nothing."""
@@ -87,7 +137,7 @@ class RunOutbox:
 @contextmanager
 def opened_outbox(
     settings: Settings,
-    kind: Literal["push", "apply", "undo"],
+    kind: Literal["push", "plan", "apply", "undo"],
     progress_of: ProgressOf | None,
     *,
     new_ledger: bool = False,
@@ -108,7 +158,7 @@ def opened_outbox(
             # the state directory was deleted or left behind: everything would be sent again
             reason = f"knows of no push, but {label} has {sent:,} rows from earlier pushes"
             raise OutboxLost(outbox=database.name, reason=reason)
-        scope = scope_of(session, database)
+        scope = (known_scope_of if kind == "plan" else scope_of)(session, database)
         if not dry_run:
             name = f"push with the API key {scope:015x}"
             held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))
@@ -174,6 +224,8 @@ class OutboxRun:
         return self._report
 
     def _reject(self, reject: Reject) -> None:
+        if self._report.view is not None:
+            self._report.view.reject(reject)
         if self._results_file is not None:
             self._results_file.explain(reject.row_number, reject.reason)
         if self._rejects is not None:
@@ -226,7 +278,9 @@ class OutboxRun:
     @property
     def _requests_planned(self) -> int:
         plan = self._planned
+        view = self._report.view
         looks = plan.prospect_writes if self._options.mode == "update-only" else 0
+        looks = max(looks, view.looks if view else 0)
         return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:
@@ -283,6 +337,7 @@ class OutboxRun:
         if self._is_dry:
             requests = self._requests_planned
             summary |= forecast(plan, requests=requests, eta_s=self._eta_s(requests))
+            summary |= self._report.view.facts if self._report.view else {}
         if plan.look_ups:
             summary["look_ups"] = plan.look_ups
         if self._copy_age_s is not None:
@@ -349,7 +404,9 @@ class OutboxRun:
 class _PushRun(OutboxRun):
     """One push: its rows are read, checked, planned and sent."""
 
-    def __init__(self, opened: RunOutbox, request: PushRequest) -> None:
+    def __init__(
+        self, opened: RunOutbox, request: PushRequest, files: PlanFiles = PlanFiles()
+    ) -> None:
         session = opened.session
         settings, now_ms = session.settings, session.budget.steady_clock.now_ms()
         options = PushOptions(
@@ -373,7 +430,7 @@ class _PushRun(OutboxRun):
             lookups=settings.writes.lookups if request.lookups is None else request.lookups,
         )
         super().__init__(opened, options)
-        self._request = request
+        self._request, self._files = request, files
 
     @property
     def _named(self) -> dict[str, str]:
@@ -440,6 +497,8 @@ class _PushRun(OutboxRun):
 
     def _note_planned(self, row: PlannedRow) -> None:
         """In the results file, what needs no request; of a dry run, what would be sent too."""
+        if self._report.view is not None:
+            self._report.view.add(row)
         if self._results_file is not None:
             is_sent = row.outcome in ("create", "update", "send")
             if self._request.dry_run or not is_sent:
@@ -452,13 +511,14 @@ class _PushRun(OutboxRun):
             if not self._request.recheck:
                 self._note_copy_age(pulled.complete_ms)
             planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
-            plan = self._planned = planner.plan(
-                results.copying(rows) if results else rows,
-                validator.check,
-                on_reject=self._reject,
-                on_read=self._show_read,
-                on_planned=self._note_planned if results else None,
-            )
+            with self._planned_view(pulled) as view:
+                plan = self._planned = planner.plan(
+                    results.copying(rows) if results else rows,
+                    validator.check,
+                    on_reject=self._reject,
+                    on_read=self._show_read,
+                    on_planned=self._note_planned if results or view else None,
+                )
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs
             log = _log.warning if self._found.started_now else _log.info
@@ -469,6 +529,34 @@ class _PushRun(OutboxRun):
                 "already there isn't sent."
             )
         _log.info("push.planned", rows=plan.rows, to_send=plan.to_send, writes=plan.writes)
+
+    @contextmanager
+    def _planned_view(self, pulled: Pulled) -> Iterator[PlanView | None]:
+        """What a dry run shows and writes; its files are complete, or aren't there."""
+        if not self._is_dry:
+            yield None
+            return
+        copy_ms, request, settings = pulled.complete_ms, self._request, self._session.settings
+        self._copy_age_s = None if copy_ms is None else max(0, self._began_ms - copy_ms) / 1000
+        header = PlanHeader.new(
+            self._options,
+            self._outbox.hasher,
+            scope=self._outbox.scope,
+            base_url=settings.base_url,
+            account=settings.account,
+            title=request.title,
+            planned_ms=self._began_ms,
+            created_at=utc(int(self._session.clock.now_s() * 1000)),
+            copy_ms=copy_ms,
+            connector=__version__,
+        )
+        with ExitStack() as stack:
+            sinks = self._files.sinks(stack, header, self._outbox.hasher)
+            merges = self._options.rules.labels_merge
+            view = self._report.view = PlanView(sinks, merges)
+            yield view
+            sinks.finish(view.counts)
+            view.files = self._files.named
 
     def _note_copy_age(self, complete_ms: int | None) -> None:
         """How old the copy is that a push relies on which looks no one up."""

@@ -10,7 +10,7 @@ from typing import Any
 from connector.budget import Lane
 from connector.budget.database import Database
 from connector.budget.ledger_schema import OUTBOX_SUFFIX, key_id
-from connector.errors import OutboxLost, Refused, Unauthorized
+from connector.errors import OutboxLost, Refused, Unauthorized, UsageError
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
@@ -102,6 +102,21 @@ def scope_of(session: Session, database: Database) -> int:
             _log.warning("push.no_account", status=error.status)
         else:
             scopes.note(key, account_number(session.settings, facts))
+    return scopes.of(key)
+
+
+def known_scope_of(session: Session, database: Database) -> int:
+    """The same as `scope_of`, without a request.
+
+    Raises:
+        UsageError: no run has found out yet whose key it is.
+    """
+    scopes, key = Scopes(database), key_number(session.settings, session.ledger)
+    if not scopes.is_known(key):
+        raise UsageError(
+            "Which account this API key belongs to isn't known yet, and a plan asks HiringCenter "
+            "nothing. Run `hiringcenter check` (one request), or pull; then plan again."
+        )
     return scopes.of(key)
 
 

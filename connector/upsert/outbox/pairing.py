@@ -292,6 +292,13 @@ class Scopes:
                 and not _is_used(connection, key)
             )
 
+    def is_known(self, key: int) -> bool:
+        """Whether it is known with whose receipts `key` works: its account was asked for, or it has
+        sent something."""
+        row = sa.select(scopes.c.key).where(scopes.c.key == key).limit(1)
+        with self._database.read() as connection:
+            return connection.scalar(row) is not None or _is_used(connection, key)
+
     def note(self, key: int, account: int | None) -> None:
         """`GET /auth` was answered with `account`; None: it names none."""
         with self._database.write() as connection:

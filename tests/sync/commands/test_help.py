@@ -21,6 +21,7 @@ COMMANDS = (
     "check",
     "pull",
     "push",
+    "plan",
     "undo",
     "sync",
     "status",
@@ -89,7 +90,7 @@ def test_the_example_of_every_command_works(
     """As it stands there."""
     monkeypatch.setenv("BROWSER", "true")
     monkeypatch.setenv("HIRINGCENTER_ACCOUNTS__EAST__API_KEY_ENV", "HIRINGCENTER_API_KEY")
-    if command == "status":
+    if command in ("status", "plan"):
         run("pull", "-q")
     for arguments in examples(run, command):
         write_people(arguments)

@@ -222,11 +222,12 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     summary = report.summary
     assert summary["run_id"] is None, "`runs` knows none of it"
     assert (summary["rows"], summary["would_send"], summary["requests"]) == (2, 2, 0)
-    header, counts, hint, end = shown(push_lines(report)[1:]).splitlines()
+    header, counts, *first, hint, end = shown(push_lines(report)[1:]).splitlines()
     assert " ".join(header.split()) == (
         "rows unchanged rejected would create would update would send"
     )
     assert counts.split() == ["2", "0", "0", "0", "0", "2"]
+    assert [line.split()[:3] for line in first[1:]] == [["2", "send", "Ada"], ["3", "send", "Bob"]]
     assert hint == "Pull first to see which of these would be created and which updated."
     assert end.startswith("Nothing was sent. It would take 2 requests")
     pull(settings, Wanted(("prospects",)))
