@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from connector.api.client import ApiClient
 from connector.api.endpoints import ENDPOINTS
 from connector.api.envelopes import Page
+from connector.budget import Lane
 from connector.errors import EndlessList, Refused
 from connector.logs import get_logger
 from connector.source.fields import record_id
@@ -59,7 +60,7 @@ class ListPages:
     next_params: where to begin, from an earlier `Step`; None: at the beginning. keeps_size: the
     size was accepted before, so after a refusal nothing smaller is tried. asks_twice: a refused
     page token is tried once more before it counts as lost. ids_in_order: of the pages so far,
-    except those by `startAfter`.
+    except those by `startAfter`. lane: which share of the budget it may use.
 
     Raises (while iterating; every page with rows was yielded)
         PageTokenLost: the server refused the page token.
@@ -77,7 +78,9 @@ class ListPages:
         next_params: Params | None = None,
         asks_twice: bool = False,
         keeps_size: bool = False,
+        lane: Lane = Lane.PULL,
     ) -> None:
+        self._lane = lane
         self._keeps_size = keeps_size
         self._client, self._resource, self._params = client, resource, dict(params)
         self._asks_twice = asks_twice
@@ -148,7 +151,7 @@ class ListPages:
 
     def _page(self, token: Params) -> Page:
         params = {**self._params, "limit": str(self._limit), **token}
-        return self._client.page(self._resource, params)
+        return self._client.page(self._resource, params, lane=self._lane)
 
     # --- what follows -------------------------------------------------------------------------
 

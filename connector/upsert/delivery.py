@@ -102,7 +102,8 @@ class Delivered:
     one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
     merged: what is left to change of a person who was looked at. conflicts: fields of an undo that
-    were changed since, and stay.
+    were changed since, and stay. asked: something was requested; else the person was read before,
+    at `read_ms` where that isn't fresh any more.
     """
 
     write: Write
@@ -115,6 +116,8 @@ class Delivered:
     remembered: bool | None = None
     merged: PersonMerge | None = None
     conflicts: tuple[str, ...] = ()
+    asked: bool = True
+    read_ms: int | None = None
 
 
 class Delivery:

@@ -7,8 +7,10 @@ the row again, or, where a plan is applied or a push is undone, held against the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, Self
 
 import orjson
@@ -22,11 +24,14 @@ from connector.upsert.delivery import (
     Unclear,
     listed_people,
     person_by_id,
+    usable_item,
 )
-from connector.upsert.outbox.bases import RowMemory, fields_of_item
-from connector.upsert.outbox.matching import same_email, same_phone, same_value
+from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
+from connector.upsert.outbox.matching import normal_value, same_email, same_phone, same_value
 from connector.upsert.outbox.merge import (
+    CONTACTS,
     UNKNOWN,
+    Body,
     FieldAction,
     FieldMerge,
     Fingerprints,
@@ -38,9 +43,10 @@ from connector.upsert.outbox.merge import (
     body_of_update,
     merge,
 )
-from connector.upsert.outbox.outbox import Verdict, Write
+from connector.upsert.outbox.outbox import Verdict, Write, time_ms
 from connector.upsert.rows.write_schema import LABEL_EDITS
 
+_PHONE_END = 7  # digits
 _SAME = {"email": same_email, "phone": same_phone}
 _SHARED = (
     "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
@@ -193,7 +199,8 @@ class Looking:
         merged, conflicts = self._merged(memory, person, guard)
         if not merged.to_send:
             return Delivered(write, Verdict.EQUAL, item, merged=merged)
-        body = body_of_update(merged, person, labels_merge=self.rules.labels_merge)
+        alone = [name for (name, _), ids in seen.items() if ids == [id_]]
+        body = self._body(merged, person, alone)
         assert body.contact is not None
         if self._having(*body.contact, seen) != [id_]:
             raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
@@ -202,6 +209,41 @@ class Looking:
                 raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
         write = write._replace(body=orjson.dumps(body.payload))
         return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
+
+    def judge(
+        self,
+        write: Write,
+        memory: RowMemory,
+        guard: Guard | None,
+        read: PersonRead,
+        *,
+        is_fresh: bool,
+    ) -> Delivered | None:
+        """Merge a row with its person as they were read before; None where they have to be looked
+        at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
+        person = Person(read.id, read.fields, fresh=is_fresh)
+        merged, conflicts = self._merged(memory, person, guard)
+        found = Delivered(
+            write,
+            Verdict.EQUAL,
+            read.item,
+            merged=merged,
+            conflicts=conflicts,
+            asked=False,
+            read_ms=None if is_fresh else read.read_ms,
+        )
+        if not merged.to_send:
+            return found
+        body = self._body(merged, person, read.alone)
+        if body.new_contacts or body.contact is None or body.contact[0] not in read.alone:
+            return None
+        write = write._replace(body=orjson.dumps(body.payload))
+        return replace(found, write=write, verdict=Verdict.PRESENT)
+
+    def _body(self, merged: PersonMerge, person: Person, alone: Sequence[str]) -> Body:
+        """alone: contacts that are known to lead to nobody else."""
+        labels_merge = self.rules.labels_merge
+        return body_of_update(merged, person, labels_merge=labels_merge, contacts=alone)
 
     def _merged(
         self, memory: RowMemory, person: Person, guard: Guard | None
@@ -236,3 +278,85 @@ class Looking:
                 raise Unclear(UNFILTERED)
             seen[name, value] = [str(item.get("id")) for item in own]
         return seen[name, value]
+
+
+# --- a scan instead of many looks --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class PageOfPeople:
+    """A page of a scan of all prospects. asked_ms: when its request began. pages: how many the
+    whole list has, as far as that is known. ends: it is the last one, and the list is proven
+    complete."""
+
+    items: Sequence[Any]
+    asked_ms: int
+    pages: int | None = None
+    ends: bool = False
+
+
+@dataclass(frozen=True)
+class ProspectScan:
+    """A scan that may stand for many looks. count_pages: about how many it has; None: no one knows.
+    read: makes one."""
+
+    count_pages: Callable[[], int | None]
+    read: Callable[[], Iterable[PageOfPeople]]
+
+
+class ScannedPeople:
+    """What a scan has shown of people who wait to be changed; each is used once."""
+
+    def __init__(self, waiting: Collection[str]) -> None:
+        self._waiting = waiting
+        self._read: dict[str, PersonRead] = {}
+        # of everybody, since a contact may be anybody's: eight bytes each
+        self._contacts = {name: array("q") for name in CONTACTS}
+        self._shared: dict[str, set[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._read)
+
+    def add(self, page: PageOfPeople) -> None:
+        for item in page.items:
+            if not isinstance(item, dict) or item.get("id") is None:
+                continue
+            person = usable_item(item)
+            for name, hashed in self._hashes(person):
+                self._contacts[name].append(hashed)
+            id_ = str(person.get("id"))
+            if id_ in self._waiting:
+                updated_ms = time_ms(person, "updatedAt")
+                self._read[id_] = PersonRead(
+                    id_,
+                    fields_of_item(person),
+                    page.asked_ms,
+                    None if updated_ms is None else int(updated_ms),
+                    (),
+                )
+
+    def end(self) -> None:
+        """The list is complete: whose contacts nobody else has is known now."""
+        for name, hashes in self._contacts.items():
+            ordered = sorted(hashes)
+            self._shared[name] = {one for one, other in pairwise(ordered) if one == other}
+        self._contacts = {}
+
+    def take(self, id_: str) -> PersonRead | None:
+        """One person as they were read, with the contacts that nobody else has."""
+        read = self._read.pop(id_, None)
+        if read is None:
+            return None
+        alone = tuple(
+            name for name, hashed in self._hashes(read.fields) if hashed not in self._shared[name]
+        )
+        return replace(read, alone=alone)
+
+    @staticmethod
+    def _hashes(fields: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
+        """Contact → a number for it, the same for all its spellings; of a phone, for its end, since
+        the country code may be left out."""
+        for name in CONTACTS:
+            value = normal_value(name, fields.get(name))
+            if isinstance(value, str) and value:
+                yield name, hash(value[-_PHONE_END:] if name == "phone" else value)

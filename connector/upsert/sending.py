@@ -20,15 +20,23 @@ import sqlalchemy as sa
 from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
 from connector.clock import SteadyClock
-from connector.errors import BudgetError, Interrupted
+from connector.errors import BudgetError, ConnectorError, Interrupted
+from connector.logs import get_logger, redact
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
-from connector.upsert.looking import APPEARED, Looking
-from connector.upsert.outbox.bases import Bases
+from connector.upsert.looking import (
+    APPEARED,
+    GuardConflict,
+    Looking,
+    ProspectScan,
+    ScannedPeople,
+)
+from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory
 from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
+from connector.upsert.outbox.merge import NAMES, NotSendable
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
 from connector.upsert.outbox.planner import (
     EXISTS,
@@ -41,6 +49,7 @@ from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, Row
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.settling import Next, RowInFlight, Settler
 
+_log = get_logger("push")
 LEAST_IN_FLIGHT = 4
 BURST_SHARE = 0.05
 """When a window opens, all of its slots should be used within this share of its length: any delay
@@ -49,6 +58,8 @@ of the last burst delays the whole push."""
 _MOST_PER_TURN = 500
 _READ_AHEAD = 200
 _MOST_PARKED = 2_000
+_SCAN_CHECK_MS = 60_000
+_MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
 _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
@@ -65,6 +76,7 @@ _DROPPED = (
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
 _UNBOOKED = "in flight when the ledger failed: the next push finds out what became of it"
 _Arrival = tuple[RowInFlight, Delivered | BaseException]
+_AnyArrival = tuple[RowInFlight | None, Delivered | ScannedPeople | BaseException]
 _More = Callable[[sa.Connection, int], list[RowInFlight]]  # up to so many more that go out
 
 
@@ -86,8 +98,8 @@ class Sender:
     on_progress: called with the number of rows of this run that have an outcome, all in `outcomes`.
     recovered: writes of earlier runs that were settled. unbooked: rows in flight when the ledger
     failed. kept: rows with fields that were kept as HiringCenter has them. images: where to keep
-    what people look like before they are changed; None: nowhere. Callbacks run between
-    transactions.
+    what people look like before they are changed; None: nowhere. scan: of all prospects, where more
+    people wait to be looked up than it has pages. Callbacks run between transactions.
     """
 
     def __init__(
@@ -105,6 +117,7 @@ class Sender:
         on_result: Callable[[RowResult], None] = lambda _: None,
         on_progress: Callable[[int], None] = lambda _: None,
         images: BeforeImages | None = None,
+        scan: ProspectScan | None = None,
     ) -> None:
         options = replace(options, looks_first=options.looks_first and not options.force)
         self._outbox, self._options = outbox, options
@@ -118,12 +131,15 @@ class Sender:
         self._images = images
         self._settler = Settler(outbox, self._receipts, options, clock, images)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
+        self._scan, self._scanned = scan, ScannedPeople(())
+        self._scan_pages: int | None = None
+        self._is_scanning, self._next_scan_ms = False, 0
         self._looking = Looking(api, options.rules, outbox.hasher.cell)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._rows = _RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
         self._in_flight: set[RowInFlight] = set()
-        self._arrivals: queue.SimpleQueue[_Arrival] = queue.SimpleQueue()
+        self._arrivals: queue.SimpleQueue[_AnyArrival] = queue.SimpleQueue()
         self._finished: list[RowInFlight] = []
         self._created_again: set[tuple[str, str, bytes]] = set()
         self._ending: BaseException | None = None
@@ -163,14 +179,19 @@ class Sender:
         try:
             arrived: list[_Arrival] = []
             while True:
+                if self._is_scan_due():
+                    self._is_scanning = True
+                    pool.submit(self._scan_people)
                 for row in self._turn(arrived, more):
                     self._in_flight.add(row)
                     pool.submit(self._deliver, row)
-                if not self._in_flight and (self._ending is not None or not is_left()):
+                is_busy = self._in_flight or self._is_scanning
+                if not is_busy and (self._ending is not None or not is_left()):
                     break
-                arrived = self._wait()
-                if self._ending is not None and not arrived:
+                came = self._wait()
+                if came is None:
                     break
+                arrived = came
         except BudgetError:  # no answer of those in flight is booked: the next push settles them
             unbooked = [row for row in self._in_flight if row.own and not row.looks]
             self.unbooked = len(unbooked)
@@ -201,18 +222,81 @@ class Sender:
             arrived = error
         self._arrivals.put((row, arrived))
 
-    def _wait(self) -> list[_Arrival]:
-        """Everything that has arrived, at least one; empty if the run ends and time is up."""
-        arrived = []
-        if self._in_flight:
+    def _wait(self) -> list[_Arrival] | None:
+        """Everything that has arrived, perhaps only a scan, which is no row's; None if the run ends
+        and time is up."""
+        arrived: list[_AnyArrival] = []
+        if self._in_flight or self._is_scanning:
             hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
             try:
                 arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else None))
             except queue.Empty:
-                return []
+                return None
         while not self._arrivals.empty():
             arrived.append(self._arrivals.get())
-        return arrived
+        rows: list[_Arrival] = []
+        for row, found in arrived:
+            if row is None or isinstance(found, ScannedPeople):
+                self._end_scan(found)
+            else:
+                rows.append((row, found))
+        return rows
+
+    # --- a scan instead of many looks ------------------------------------------------------
+
+    def _is_scan_due(self) -> bool:
+        """Whether more people wait to be looked up than a scan has pages; asked now and then."""
+        now_ms = self._clock.now_ms()
+        if self._scan is None or self._is_scanning or self._ending is not None:
+            return False
+        if not self._has_recovered or not self._options.rechecks:
+            return False
+        return now_ms >= self._next_scan_ms and self._are_many(now_ms)
+
+    def _are_many(self, now_ms: int) -> bool:
+        assert self._scan is not None
+        with self._outbox.database.read() as connection:
+            old_ms = now_ms - self._options.fresh_ms
+            waiting = self._outbox.count_waiting(connection, self._options.run_id, old_ms)
+        self._next_scan_ms = now_ms + _SCAN_CHECK_MS
+        if waiting <= 1:  # a scan has a page, too
+            return False
+        if self._scan_pages is None and (pages := self._scan.count_pages()) is not None:
+            self._scan_pages = pages
+        return self._scan_pages is not None and waiting > self._scan_pages
+
+    def _scan_people(self) -> None:
+        """Runs in a pool thread."""
+        assert self._scan is not None
+        try:
+            found: ScannedPeople | BaseException = self._scanned_people(self._scan)
+        except BaseException as error:  # noqa: BLE001 - the thread that keeps the outbox decides
+            found = error
+        self._arrivals.put((None, found))
+
+    def _scanned_people(self, scan: ProspectScan) -> ScannedPeople:
+        waiting = self._outbox.waiting_people(self._options.run_id, _MOST_SCANNED)
+        people, began_ms = ScannedPeople(waiting), self._clock.now_ms()
+        self._next_scan_ms = began_ms + self._options.fresh_ms
+        for page in scan.read():
+            people.add(page)
+            if page.ends:
+                people.end()
+                return people
+            if self._ending is not None or (page.pages or 0) > len(waiting):
+                break
+        return ScannedPeople(())
+
+    def _end_scan(self, found: object) -> None:
+        """A scan that failed, or isn't proven complete, isn't repeated: people are looked up."""
+        self._is_scanning = False
+        if isinstance(found, ScannedPeople) and len(found):
+            self._scanned = found
+            _log.info("push.scanned", people=len(found))
+            return
+        self._scan, self._scanned = None, ScannedPeople(())
+        why = str(found) if isinstance(found, ConnectorError) else "the list isn't complete"
+        _log.info("push.not_scanned", reason=redact(why))
 
     def _turn(self, arrived: Sequence[_Arrival], more: _More) -> list[RowInFlight]:
         """One transaction: record what has arrived; returns the rows that go out next."""
@@ -263,6 +347,8 @@ class Sender:
         """Up to `free` rows that need a request; those that turn out to need none are finished."""
         going: list[RowInFlight] = []
         passed = 0
+        if self._is_scanning:
+            return going  # what it shows may spare their look
         while len(going) < free and passed < _MOST_PER_TURN:
             rows = self._rows.take(connection, free - len(going))
             if not rows:
@@ -316,8 +402,7 @@ class Sender:
             if decision.outcome is None and self._has_appeared(connection, row, evidence):
                 return self._claim_activity(connection, row)
             if decision.outcome is None:
-                self._claim_prospect(connection, row, evidence)
-                return True
+                return self._claim_prospect(connection, row, evidence)
             row.status = decision.outcome
             if row.has_failed:
                 row.failures.append(decision.reason or "")
@@ -345,8 +430,9 @@ class Sender:
 
     def _claim_prospect(
         self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
-    ) -> None:
-        """The prospect's write goes out, or is looked up first."""
+    ) -> bool:
+        """The prospect's write goes out, or is looked up first, or, where it is known how they are,
+        needs neither; returns whether a request follows."""
         receipt = evidence.receipt
         if receipt and row.prospect_id is None and self._lost_contacts(row.write, evidence):
             row.must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
@@ -356,6 +442,47 @@ class Sender:
         looks = looks or (row.memory is not None and row.prospect_id is not None)
         write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
         self._start(connection, row, write, looks=looks)
+        if row.memory is None or row.prospect_id is None:
+            return True
+        known = self._judged(connection, row, row.memory, evidence)
+        return known is None or self._settle_arrival(connection, row, known)
+
+    def _judged(
+        self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
+    ) -> Delivered | BaseException | None:
+        """What a look would bring, where how the person is was read before and still holds."""
+        read = self._read_before(connection, row, evidence)
+        if read is None:
+            return None
+        is_fresh = self._clock.now_ms() - read.read_ms < self._options.fresh_ms
+        if not is_fresh and self._options.rechecks:
+            return None
+        try:
+            return self._looking.judge(row.write, memory, row.guard, read, is_fresh=is_fresh)
+        except (NotSendable, GuardConflict) as error:
+            return error
+
+    def _read_before(
+        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
+    ) -> PersonRead | None:
+        """How the person was when they were last read: by a scan of this run, or by the pull that
+        the plan has seen. A read is used once, and never after a write of ours to them."""
+        write, id_ = row.write, row.prospect_id or ""
+        planned = PersonRead.from_bytes(write.seen) if write.seen else None
+        read = self._scanned.take(id_) or planned
+        if read is not None and read.id == id_:
+            receipt = self._receipts.of(connection, [id_]).get(id_)
+            if receipt is None or receipt.accepted_ms < read.read_ms:
+                return read
+        if self._options.rechecks or row.guard is not None:
+            return None
+        says = orjson.loads(write.body)
+        led = (("email", evidence.by_email), ("phone", evidence.by_phone))
+        alone = tuple(
+            name for name, each in led if each and each.confirmed and each.prospect_id == id_
+        )
+        fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
+        return PersonRead(id_, fields, 0, None, alone)
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether HiringCenter kept none of the contacts of a person who exists already: it would

@@ -201,7 +201,8 @@ class Settler:
         """Record the result of the write in flight."""
         if isinstance(arrived, BaseException):
             return self._settle_error(connection, row, arrived)
-        self._last_answer_s = self._clock.monotonic_s()
+        if arrived.asked:
+            self._last_answer_s = self._clock.monotonic_s()
         match arrived.verdict:
             case Verdict.ANSWERED:
                 return self._settle_answer(connection, row, arrived)
@@ -291,7 +292,11 @@ class Settler:
         if not is_undo and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
-        row.theirs, row.read_ms = _person_read(row.write, item), None
+        is_read = arrived.read_ms != 0
+        row.theirs, row.read_ms = (
+            _person_read(row.write, item) if is_read else None,
+            arrived.read_ms,
+        )
         if arrived.conflicts and row.guard is not None:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:

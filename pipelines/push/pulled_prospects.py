@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,14 +13,19 @@ import duckdb
 import orjson
 import pyarrow as pa
 
+from connector.budget import Lane
 from connector.errors import DestinationError
 from connector.settings import Settings
+from connector.source.list_pages import ListPages
 from connector.upsert.inputs.table_reader import open_read_only
+from connector.upsert.looking import PageOfPeople, ProspectScan
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, same_phone
+from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
+from pipelines.running.session import Session
 
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
 _LIVE = "AND _hc_deleted_at IS NULL"
@@ -46,6 +52,39 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
             complete_ms = _ms(tables.query(sql)[0][0])
         yield PulledProspects(tables, readable, complete_ms=complete_ms)
+
+
+def pages_of_scan(settings: Settings, pulled: Pulled) -> int | None:
+    """About how many pages a complete scan of prospects has; None: no one knows."""
+    people = pulled.count()
+    return None if people is None else math.ceil(people / settings.pull.page_size)
+
+
+def scan_of_prospects(session: Session) -> ProspectScan:
+    """A scan of all prospects, in the lane of pushes, of about as many pages as the copy has."""
+    settings, clock = session.settings, session.budget.steady_clock
+    size = settings.pull.page_size
+
+    def count_pages() -> int | None:
+        try:
+            with open_pulled(settings) as pulled:
+                return pages_of_scan(settings, pulled)
+        except DestinationError:  # it was needed for the plan, and isn't for sending
+            return None
+
+    def read() -> Iterator[PageOfPeople]:
+        pages = ListPages(session.client, PROSPECTS, {}, page_size=size, lane=Lane.PUSH)
+        asked_ms, seen = clock.now_ms(), 0
+        for step in pages:
+            items, total = step.page.items, step.page.total_count
+            seen += len(items)
+            is_last = step.next_params is None and step.page.cut is None
+            is_whole = seen >= total if total is not None else not step.is_full
+            known = None if total is None or not items else math.ceil(total / len(items))
+            yield PageOfPeople(items, asked_ms, pages=known, ends=is_last and is_whole)
+            asked_ms = clock.now_ms()
+
+    return ProspectScan(count_pages, read)
 
 
 def rows_sent_before(settings: Settings) -> int:
@@ -171,6 +210,10 @@ class PulledProspects(Pulled):
         fields = self._fields if with_fields else {}
         found = self._select([*self._times, *fields.values()], {_ID: ids})
         return {each.id: each for each in _people(fields, found)}
+
+    def count(self) -> int | None:
+        sql = f"SELECT count(*) FROM {self._tables.name('prospects')} WHERE true {_LIVE}"  # noqa: S608
+        return int(self._tables.query(sql)[0][0])
 
     def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
         found = self._select(["id", _EMAIL], {_EMAIL: emails}, _LIVE)

@@ -45,7 +45,12 @@ from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.push_results import land_after_push
 from pipelines.push.plan_view import CHANGES_BEGIN, PlanSinks, PlanView
-from pipelines.push.pulled_prospects import open_pulled, rows_sent_before
+from pipelines.push.pulled_prospects import (
+    open_pulled,
+    pages_of_scan,
+    rows_sent_before,
+    scan_of_prospects,
+)
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.running.account_outbox import begin_sending, known_scope_of, outbox_of, scope_of
@@ -188,6 +193,7 @@ class OutboxRun:
         self._planned = PlanCounts()
         self._sender: Sender | None = None
         self._copy_age_s: float | None = None
+        self._pages_of_scan: int | None = None  # which may stand for more looks than that
         self._results = ResultStore(self._outbox.database, self._outbox.scope, options.destination)
 
     def _plan_and_send(self) -> None:
@@ -267,6 +273,7 @@ class OutboxRun:
             on_result=self._note_result,
             on_progress=self._show_sent,
             images=self._images if settings.writes.undo_days else None,
+            scan=scan_of_prospects(self._session),
         )
         return self._sender
 
@@ -278,9 +285,8 @@ class OutboxRun:
     @property
     def _requests_planned(self) -> int:
         plan = self._planned
-        view = self._report.view
-        looks = plan.prospect_writes if self._options.mode == "update-only" else 0
-        looks = max(looks, view.looks if view else 0)
+        pages = self._pages_of_scan
+        looks = plan.looks if pages is None else min(plan.looks, pages)
         return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:
@@ -519,6 +525,8 @@ class _PushRun(OutboxRun):
                     on_read=self._show_read,
                     on_planned=self._note_planned if results or view else None,
                 )
+            if plan.looks > 1 and self._options.rechecks:
+                self._pages_of_scan = pages_of_scan(self._session.settings, pulled)
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs
             log = _log.warning if self._found.started_now else _log.info

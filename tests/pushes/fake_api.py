@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.errors import Refused, Unreachable
+from connector.upsert.looking import PageOfPeople
 from tests.fake_clock import FakeClock
 
 _WRITE_ONLY = ("update", "muteWebhook")
@@ -40,7 +41,8 @@ class FakeApi:
 
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
-    numbers_ids: ids are integers. on_match: what a match answers with `update: false`: `existing`
+    numbers_ids: ids are integers. posts, gets, pages: how many requests there were; pages are those
+    of scans. on_match: what a match answers with `update: false`: `existing`
     (200 and the person as they are), `conflict` (409), or `ignored` (the person is updated).
     """
 
@@ -57,6 +59,8 @@ class FakeApi:
     notes: dict[str, dict[str, Any]] = field(default_factory=dict)
     applied: list[Applied] = field(default_factory=list)
     posts: int = 0
+    gets: int = 0
+    pages: int = 0
 
     def __post_init__(self) -> None:
         self._lock = threading.RLock()
@@ -81,17 +85,35 @@ class FakeApi:
     def page(self, resource: str, params: Mapping[str, str], *, lane: Lane = Lane.PULL) -> Page:
         with self._lock:
             self._tick()
+            self.gets += 1
             table = getattr(self, resource)
             name, value = next(iter(params.items()))
             return Page(
                 [dict(row) for row in table.values() if str(row.get(name)) == value], None, None, ""
             )
 
+    def scan(self, size: int, *, is_whole: bool = True) -> Iterator[PageOfPeople]:
+        """All prospects, page by page, as they are when each is asked for."""
+        ids = list(self.prospects)
+        starts = range(0, len(ids), size)
+        for start in starts:
+            with self._lock:
+                self._tick()
+                self.pages += 1
+                people = [
+                    dict(self.prospects[id_])
+                    for id_ in ids[start : start + size]
+                    if id_ in self.prospects
+                ]
+                asked_ms = int(self.clock.now_s() * 1000) - 10
+            yield PageOfPeople(people, asked_ms, ends=is_whole and start == starts[-1])
+
     def record(
         self, resource: str, record_id: str, *, lane: Lane = Lane.PULL
     ) -> dict[str, Any] | None:
         with self._lock:
             self._tick()
+            self.gets += 1
             found = getattr(self, resource).get(record_id)
             return None if found is None else dict(found)
 

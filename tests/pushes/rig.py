@@ -17,6 +17,7 @@ from connector.budget.database import Database
 from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
+from connector.upsert.looking import ProspectScan
 from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.merge import MergeRules
@@ -87,6 +88,7 @@ class Rig:
     in_flight: int = 8
     pushes: int = 0
     pulled: Pulled = field(default_factory=Pulled)
+    scan: ProspectScan | None = None
 
     def __post_init__(self) -> None:
         durable = isinstance(self.clock, SystemClock)  # a crash that is only played needs no disk
@@ -105,6 +107,8 @@ class Rig:
         dry_run: bool = False,
         merges: bool = False,
         rules: MergeRules | None = None,
+        rechecks: bool = True,
+        lookups: int = 500,
     ) -> Pushed:
         """Push `rows`, numbered from 2 as in a file with a header."""
         self.pushes += 1
@@ -120,6 +124,8 @@ class Rig:
             looks_first=looks_first,
             merges=merges,
             rules=rules or MergeRules(),
+            rechecks=rechecks,
+            lookups=lookups,
         )
         with take_lock(self.database, "push", run_id=run_id) as held:
             began_ms = int(self.steady.now_s() * 1000)
@@ -171,6 +177,7 @@ class Rig:
             width=lambda: self.in_flight,
             on_reject=pushed.rejects.append,
             images=BeforeImages(SCOPE, UNDO_KEY),
+            scan=self.scan,
         )
         sender.send()
         pushed.outcomes = dict(pushed.plan.outcomes + sender.outcomes)

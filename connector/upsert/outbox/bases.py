@@ -7,6 +7,7 @@ the first names begin alike, or both contacts lead there: families share a phone
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Self
 
@@ -97,6 +98,38 @@ class Settlement(NamedTuple):
         cells = packed(base, {**before, **shown})
         id_ = prospect_id or self.entry.prospect_id
         return self._replace(entry=self.entry._replace(cells=cells, prospect_id=id_, seen_ms=at_ms))
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRead:
+    """A prospect as the copy, or a scan, has shown them.
+
+    fields: by the names they are written under. read_ms: when the request began that read them; 0
+    if they weren't read, and `fields` is what is known without that.
+    alone: their contacts, of email and phone, that nobody else has.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    read_ms: int
+    updated_at_ms: int | None
+    alone: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """`Write.seen`."""
+        stored = [self.id, self.fields, self.read_ms, self.updated_at_ms, self.alone]
+        return orjson.dumps(stored, default=str)
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        id_, fields, read_ms, updated_at_ms, alone = orjson.loads(stored)
+        return cls(id_, fields, read_ms, updated_at_ms, tuple(alone))
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As the API shows it."""
+        shown = {READ_AS.get(name, name): value for name, value in self.fields.items()}
+        return {**shown, "id": self.id, "updatedAt": self.updated_at_ms}
 
 
 class Bases:

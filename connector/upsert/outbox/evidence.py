@@ -58,6 +58,10 @@ class Pulled:
     complete_ms: int | None = None
     """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
 
+    def count(self) -> int | None:
+        """How many live prospects the destination has; None: it has none at all."""
+        return None
+
     def by_id(
         self,
         ids: Collection[str],  # noqa: ARG002

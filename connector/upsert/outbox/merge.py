@@ -384,9 +384,16 @@ class NotSendable(ValueError):
     """What this API can't be asked to do; the text says why, for people."""
 
 
-def body_of_update(merged: PersonMerge, theirs: Person, *, labels_merge: bool = False) -> Body:
+def body_of_update(
+    merged: PersonMerge,
+    theirs: Person,
+    *,
+    labels_merge: bool = False,
+    contacts: Sequence[str] = CONTACTS,
+) -> Body:
     """What is posted to change `theirs`: what is to be sent, and beside it, as HiringCenter shows
-    them, the names that the API asks for and one contact to find the person by.
+    them, the names that the API asks for and one contact to find the person by. contacts: which of
+    them first.
 
     Raises:
         NotSendable: this API offers no way to make the change.
@@ -400,7 +407,7 @@ def body_of_update(merged: PersonMerge, theirs: Person, *, labels_merge: bool = 
     contact = next(
         (
             (name, theirs.fields[name])
-            for name in CONTACTS
+            for name in dict.fromkeys((*contacts, *CONTACTS))
             if name not in sent and not is_nothing(theirs.fields.get(name))
         ),
         None,

@@ -71,7 +71,8 @@ class Write(NamedTuple):
     say (`entries.packed`), where there are several; once it is sent, what its answer settles
     (`bases.Settlement`). guard: what its person must still look like (`looking.Guard`).
     exported: of a row of a pulled table, what it was exported as (`bases.Exported`): the row's own
-    id says whom it is about, whatever its contacts.
+    id says whom it is about, whatever its contacts. seen:
+    what they looked like at `seen_ms`, as the last pull has read them (`bases.PersonRead`).
     """
 
     run_id: str
@@ -97,6 +98,8 @@ class Write(NamedTuple):
     settles: bytes | None = None
     guard: bytes | None = None
     exported: bytes | None = None
+    seen: bytes | None = None
+    seen_ms: int | None = None
 
     @property
     def aliases(self) -> tuple[int, ...]:
@@ -185,6 +188,23 @@ class Outbox:
         ordered = map(Write._make, connection.execute(query))
         return [list(row) for _, row in groupby(ordered, lambda write: write.row_number)]
 
+    def count_waiting(self, connection: sa.Connection, run_id: str, read_before_ms: int) -> int:
+        """How many planned writes of `run_id` are to change people who were read before then."""
+        is_old = writes.c.seen_ms.is_(None) | (writes.c.seen_ms <= read_before_ms)
+        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
+        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
+        query = sa.select(sa.func.count()).select_from(writes).where(planned, known, is_old)
+        return connection.scalar(query) or 0
+
+    def waiting_people(self, run_id: str, most: int) -> set[str]:
+        """The first `most` people whom planned writes of `run_id` are to change."""
+        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
+        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
+        query = sa.select(writes.c.prospect_id).where(planned, known)
+        with self.database.read() as connection:
+            found = connection.scalars(query.order_by(writes.c.row_number).limit(most))
+            return {id_ for id_ in found if id_ is not None}
+
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
         return self._stored(WriteState.SENDING)
@@ -232,7 +252,7 @@ class Outbox:
     ) -> None:
         """sending (or planned) → closed: its fate is known; sending → uncertain: it can't be known
         any more. Its content is dropped."""
-        content = ("body", "row_values", "note", "guard")
+        content = ("body", "row_values", "note", "guard", "seen")
         emptied = {"closed_ms": at_ms, **dict.fromkeys(content)}
         values = {"outcome": outcome, "prospect_id": write.prospect_id, **emptied}
         self._step(connection, write, before, after, values)

@@ -50,6 +50,8 @@ writes = sa.Table(
     sa.Column("settles", sa.LargeBinary),
     sa.Column("guard", sa.LargeBinary),
     sa.Column("exported", sa.LargeBinary),
+    sa.Column("seen", sa.LargeBinary),
+    sa.Column("seen_ms", sa.BigInteger),
     sa.Column("row_values", sa.LargeBinary),
     sa.Column("note", sa.Text),
     sa.Column("idempotency_key", sa.String(64)),
@@ -256,6 +258,13 @@ def _add_exported(connection: sa.Connection) -> None:
     _add_column(connection, writes.c.exported)
 
 
+def _add_reads(connection: sa.Connection) -> None:
+    """Of a write, what its person looked like when it was planned, and when that was read."""
+    metadata.create_all(connection)
+    _add_column(connection, writes.c.seen)
+    _add_column(connection, writes.c.seen_ms)
+
+
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
     """Add a column that may hold null, where the table lacks it."""
     table = column.table.name
@@ -275,6 +284,7 @@ MIGRATIONS = (
     _add_guards,
     _add_record_of_results,
     _add_exported,
+    _add_reads,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}

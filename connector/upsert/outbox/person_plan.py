@@ -10,11 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
+from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import packed
 from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
+    CONTACTS,
+    NAMES,
     FieldAction,
     MergeRules,
     OwnWrite,
@@ -61,7 +63,8 @@ class RowPlan:
     """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
     write. settlement: what is settled without one. kept: fields that people are told were kept.
     merged: what happens to each field that the row names; None where it says what HiringCenter
-    has. is_fresh: the person was read within `push.fresh_s`."""
+    has. is_fresh: the person was read within `push.fresh_s`. seen: the person as the copy has
+    them, for a row that is sent without a look."""
 
     sends: bool
     prospect_id: str | None
@@ -72,6 +75,7 @@ class RowPlan:
     is_rejected: bool = False
     merged: PersonMerge | None = None
     is_fresh: bool = False
+    seen: PersonRead | None = None
 
 
 def kept_note(fields: Collection[str]) -> str | None:
@@ -86,10 +90,17 @@ class PersonPlanner:
     """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans."""
 
     def __init__(
-        self, bases: Bases, pulled: Pulled, rules: MergeRules, *, now_ms: int, fresh_ms: int
+        self,
+        bases: Bases,
+        pulled: Pulled,
+        rules: MergeRules,
+        *,
+        now_ms: int,
+        fresh_ms: int,
+        rechecks: bool = True,
     ) -> None:
         self._bases, self._pulled, self._rules = bases, pulled, rules
-        self._now_ms, self._fresh_ms = now_ms, fresh_ms
+        self._now_ms, self._fresh_ms, self._rechecks = now_ms, fresh_ms, rechecks
 
     def plan(
         self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str | None, *, is_open: bool
@@ -120,7 +131,8 @@ class PersonPlanner:
             plan = self._settled(write, memory, known, merged, prospect_id)
             if merged.to_send and position in speaks:
                 sent = self._sent(memory, known, prospect_id)
-                plan = replace(sent, settlement=plan.settlement)
+                seen = self._seen(rows[position][1], theirs, merged)
+                plan = replace(sent, settlement=plan.settlement, seen=seen)
             own = _of_row(merged, memory, None if len(rows) == 1 else position)
             is_fresh = theirs is not None and theirs.fresh
             plans.append(replace(plan, merged=own, is_fresh=is_fresh))
@@ -191,6 +203,29 @@ class PersonPlanner:
             return None
         is_fresh = read_ms is not None and self._now_ms - read_ms < self._fresh_ms
         return Person(prospect_id, fields_of_item(copied.fields, of_copy=True), is_fresh)
+
+    def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
+        """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
+        be looked up. Whoever has a new contact is always looked up."""
+        if theirs is None or not (theirs.fresh or not self._rechecks):
+            return None
+        if any(each.name in CONTACTS for each in merged.to_send):
+            return None
+        copied, fields = own.pulled.get(theirs.id), theirs.fields
+        read_ms = None if copied is None else self._read_ms(copied)
+        if copied is None or read_ms is None:
+            return None
+        named = {name for name in own.payload if name in fields} | {"labels", *NAMES, *CONTACTS}
+        found = (("email", own.pulled_by_email), ("phone", own.pulled_by_phone))
+        alone = tuple(
+            name
+            for name, ids in found
+            if ids == {theirs.id} and same_value(name, own.payload.get(name), fields.get(name))
+        )
+        if not alone:
+            return None
+        shown = {name: fields[name] for name in named if name in fields}
+        return PersonRead(theirs.id, shown, read_ms, copied.updated_at_ms, alone)
 
     def _read_ms(self, copied: PulledProspect) -> int | None:  # noqa: ARG002 - no row knows, so far
         """When this person was read: no later than the last complete scan began."""

@@ -184,7 +184,8 @@ class PlanCounts:
 
     would_create, would_update: of those, by what the API will do; the others are unknown.
     writes: requests that change something. look_ups: at most so many come before them, since an
-    outbox was lost. kept: rows with fields that were kept.
+    outbox was lost. looks: how many people are looked up before they are changed. kept: rows with
+    fields that were kept.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
@@ -195,6 +196,7 @@ class PlanCounts:
     prospect_writes: int = 0
     writes: int = 0
     look_ups: int = 0
+    looks: int = 0
     kept: int = 0
 
 
@@ -219,7 +221,12 @@ class Planner:
             outbox, self._receipts, pulled, source=options.source, bases=self._bases
         )
         self._merging = PersonPlanner(
-            self._bases, pulled, options.rules, now_ms=clock.now_ms(), fresh_ms=options.fresh_ms
+            self._bases,
+            pulled,
+            options.rules,
+            now_ms=clock.now_ms(),
+            fresh_ms=options.fresh_ms,
+            rechecks=options.rechecks,
         )
         self._settled: list[Settlement] = []
         self._new: list[Write] = []
@@ -369,7 +376,8 @@ class Planner:
             if plan.is_rejected:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
             self.counts.kept += bool(plan.kept)
-            row[0] = row[0]._replace(settles=plan.siblings)
+            seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
+            row[0] = row[0]._replace(settles=plan.siblings, seen=seen, seen_ms=seen_ms)
             self._book(row, decision, own, person=person, plan=plan)
 
     def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:
@@ -438,7 +446,7 @@ class Planner:
             )
             for write in needed
         ]
-        self._count(len(needed), decision, own)
+        self._count(len(needed), decision, own, plan)
 
     def _planned_row(
         self,
@@ -456,8 +464,6 @@ class Planner:
             outcome = "update"
         elif self._finder.pulled.complete_ms is not None:
             outcome = "create"
-        looks = self._options.mode == "update-only" or decision.prospect_id is not None
-        looks = looks or (self._options.looks_first and own.best is None)
         return PlannedRow(
             writes[0].row_number,
             writes[0],
@@ -465,11 +471,18 @@ class Planner:
             outcome,
             decision.prospect_id,
             None if plan is None or is_bad else plan.merged,
-            decision.outcome is None and looks,
+            decision.outcome is None and self._looks(decision, own, plan),
             plan is not None and plan.is_fresh,
             decision.reason,
             None if plan is None else plan.settlement,
         )
+
+    def _looks(self, decision: RowDecision, own: Evidence, plan: RowPlan | None) -> bool:
+        """Whether the person of a row that is sent is looked up before."""
+        if plan is not None and decision.prospect_id is not None:
+            return plan.seen is None
+        is_lost = self._options.looks_first and own.best is None
+        return is_lost or self._options.mode == "update-only"
 
     def _open_activities(self, row: Row, decision: RowDecision, own: Evidence) -> list[Write]:
         """The notes, tasks and meetings that a row asks for and that aren't there yet. A push that
@@ -486,11 +499,14 @@ class Planner:
             or (decision.prospect_id, write.kind, write.content) not in own.attached
         ]
 
-    def _count(self, writes: int, decision: RowDecision, own: Evidence) -> None:
+    def _count(
+        self, writes: int, decision: RowDecision, own: Evidence, plan: RowPlan | None
+    ) -> None:
         counts, sends = self.counts, decision.outcome is None
         counts.to_send += 1
         counts.writes += writes
         counts.prospect_writes += sends
+        counts.looks += sends and self._looks(decision, own, plan)
         if decision.prospect_id is not None:
             counts.would_update += 1
         elif self._finder.pulled.complete_ms is not None:

@@ -15,11 +15,22 @@ def test_an_update_keeps_what_it_replaces(rig: Rig, api: FakeApi):
     hire(api, "p1")
     pull(rig, api)
     push(rig, ADA)
+    api.clock.advance(1_000)
     api.edit("p1", company="Babbage & Co")
     push(rig, {**ADA, "title": "Broker", "company": "New"})
     image = rig.images(2)["p1"]
     assert image.before == {"title": "Agent", "company": "Babbage & Co"}
     assert (image.contact, image.read_ms) == (("email", "ada@x.org"), None)
+
+
+def test_a_fresh_copy_is_what_was_there_before(rig: Rig, api: FakeApi):
+    """No look-up is needed to know it."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, {**ADA, "title": "Broker"})
+    assert api.gets == 0
+    image = rig.images(1)["p1"]
+    assert (image.before, image.read_ms) == ({"title": "Agent"}, None)
 
 
 def test_whoever_was_met_is_kept_as_the_match_showed_them(rig: Rig, api: FakeApi):

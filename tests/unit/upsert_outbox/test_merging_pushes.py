@@ -79,6 +79,7 @@ def test_a_changed_cell_is_sent_once_and_touches_nothing_else(rig: Rig, api: Fak
     hire(api, "p1")
     pull(rig, api)
     push(rig, ADA)
+    api.clock.advance(1_000)
     api.edit("p1", lastName="Lovelace", company="Babbage & Co")
     changed = {**ADA, "title": "Broker"}
     assert push(rig, changed).statuses == {2: "updated"}
@@ -193,6 +194,7 @@ def test_somebody_deleted_since_the_pull_is_seen_when_looked_at(rig: Rig, api: F
     """The look-up finds nobody: a changed row creates them again."""
     push(rig, ADA)
     pull(rig, api)
+    api.clock.advance(1_000)
     api.prospects.clear()
     assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "created"}
 
