@@ -50,6 +50,7 @@ from connector.upsert.outbox.outbox import (
 from connector.upsert.outbox.person_plan import DELETED, kept_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
+from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 
 _ABSENT = (
     "no prospect has this email or phone, and --mode update-only never creates prospects; push "
@@ -85,8 +86,9 @@ class RowInFlight:
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
     read; read_ms: when, where that wasn't for this write.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
-    left_alone: the prospect exists, and a push that only creates doesn't change it. names: of the
-    people that `failures` are about, for the rejects file only.
+    changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
+    that only creates doesn't change it. names: of the people that `failures` are about, for the
+    rejects file only.
     """
 
     write: Write
@@ -106,6 +108,7 @@ class RowInFlight:
     guard: Guard | None = None
     theirs: Person | None = None
     read_ms: int | None = None
+    changed: tuple[str, ...] = ()
     left_alone: bool = False
     names: str | None = None
     notes: list[str] = field(default_factory=list)
@@ -145,7 +148,15 @@ class RowInFlight:
             notes = [f"the prospect was {status.value}, but not all that goes with it", *notes]
             status = Status.FAILED
         message = "; ".join([*self.failures, *notes, *added]) or None
-        return RowResult(self.write.row_number, status, self.prospect_id, message)
+        kept = tuple(each.name for each in self.merged.kept) if self.merged else ()
+        return RowResult(
+            self.write.row_number,
+            status,
+            self.prospect_id,
+            message,
+            changed_fields=self.changed,
+            kept_fields=() if self.has_failed else kept,
+        )
 
 
 class Next(StrEnum):
@@ -548,6 +559,8 @@ class Settler:
         """
         write, payload = row.write, orjson.loads(row.write.body)
         row.status = status
+        if not row.looks:
+            row.changed = _changed_fields(status, payload, row.merged)
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         self._settle_cells(connection, row, item, is_answer=is_answer)
@@ -640,6 +653,17 @@ class Settler:
         if settled:
             self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write, prospect_id)
+
+
+def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -> tuple[str, ...]:
+    """What an accepted write has sent; not what was sent beside it to find the person. Of an update
+    that an earlier run left open, that isn't known any more."""
+    if status is Status.CREATED:
+        return tuple(name for name in payload if name not in MANNERS)
+    if status is not Status.UPDATED or merged is None:
+        return ()
+    sent = ("labels" if each.name in LABEL_EDITS else each.name for each in merged.to_send)
+    return tuple(dict.fromkeys(sent))
 
 
 def _person_read(write: Write, item: Item) -> Person:

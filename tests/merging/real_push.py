@@ -129,7 +129,9 @@ class RealPushes:
         center.now_ms = int(self._clock.now_s() * 1000)
         self._center, self._copy = center, copy
         self._api = CenterApi(center, self._clock)
-        self._rig = Rig(url, self._api, clock=self._clock, key_memory_s=600, in_flight=1)  # type: ignore[arg-type]
+        self._rig = Rig(
+            url, self._api, clock=self._clock, key_memory_s=600, in_flight=1, fresh_ms=0
+        )  # type: ignore[arg-type]
         self._api.rig = self._rig
 
     def push(self, source: str, rows: list[FileRow]) -> Result | None:

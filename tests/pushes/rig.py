@@ -89,6 +89,7 @@ class Rig:
     pushes: int = 0
     pulled: Pulled = field(default_factory=Pulled)
     scan: ProspectScan | None = None
+    fresh_ms: int = 900_000
 
     def __post_init__(self) -> None:
         durable = isinstance(self.clock, SystemClock)  # a crash that is only played needs no disk
@@ -124,6 +125,7 @@ class Rig:
             looks_first=looks_first,
             merges=merges,
             rules=rules or MergeRules(),
+            fresh_ms=self.fresh_ms,
             rechecks=rechecks,
             lookups=lookups,
         )

@@ -65,7 +65,7 @@ def test_a_person_who_changed_in_a_planned_field_is_a_conflict(rig: Rig, api: Fa
     sent = rig.send(write)
     assert (sent.statuses, api.posts) == ({2: "failed"}, 0)
     message = sent.messages[2] or ""
-    assert message.startswith("conflict: title changed")
+    assert message.startswith("conflict: title of prospect p1 changed")
     assert not any(value in message for value in ("Boss", "Broker", "Agent", "Acme"))
 
 
@@ -132,7 +132,7 @@ def test_an_undo_puts_back_what_is_as_the_run_left_it(rig: Rig, api: FakeApi):
     )
     sent = rig.send(write)
     assert sent.statuses == {2: "failed"}
-    assert (sent.messages[2] or "").startswith("conflict: company changed")
+    assert (sent.messages[2] or "").startswith("conflict: company of prospect p1 changed")
     assert "run-x" in (sent.messages[2] or "")
     assert (api.prospects["p1"]["title"], api.prospects["p1"]["company"]) == (None, "Recruiter's")
 

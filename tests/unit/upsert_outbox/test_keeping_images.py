@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
+import sqlalchemy as sa
 
 from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.outbox_schema import results
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
 from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, pull, push
@@ -81,3 +84,16 @@ def test_two_rows_of_one_person_keep_what_was_there_before_both(rig: Rig, api: F
     image, cell = rig.images(1)["p1"], Outbox(rig.database, SCOPE).hasher.cell
     assert image.before == {"title": "Agent", "company": "Acme"}
     assert image.left == {"title": cell("title", "Boss"), "company": cell("company", "New")}
+
+
+def test_a_result_names_what_was_changed_and_what_was_kept(rig: Rig, api: FakeApi):
+    """Not the names and the contact that go out beside it; of whoever is created, all of it."""
+    hire(api, "q1")
+    push(rig, ADA)
+    api.edit("q1", company="Recruiter's")
+    push(rig, {**ADA, "title": "Broker"}, {"email": "new@x.org"})
+    with rig.database.read() as connection:
+        query = sa.select(results.c.row_number, results.c.changed_fields, results.c.kept_fields)
+        found = connection.execute(query.where(results.c.run_id == "run-0002")).all()
+    fields = {row[0]: [orjson.loads(each) if each else [] for each in row[1:]] for row in found}
+    assert fields == {2: [["title"], ["company"]], 3: [["firstName", "lastName", "email"], []]}
