@@ -164,7 +164,7 @@ class Delivery:
             except Refused as error:
                 if error.status != 409 or not write.creates:
                     raise
-                item = self._by_contact(orjson.loads(write.body))
+                item = person_by_contact(self._api, orjson.loads(write.body))
                 if item is None:
                     raise
                 return replace(self._met(write, item, repeated=resumed), was_refused=True)
@@ -244,7 +244,7 @@ class Delivery:
             return Delivered(write, Verdict.UNKNOWN)
         else:
             try:
-                item = self._by_contact(payload)
+                item = person_by_contact(self._api, payload)
             except Unclear:
                 return Delivered(write, Verdict.UNKNOWN)
             if write.creates:
@@ -278,29 +278,13 @@ class Delivery:
         """The person that a write is about: by id if known, otherwise by contact, otherwise by name
         and content."""
         if write.prospect_id is not None:
-            return person_by_id(self._api, write.prospect_id) or self._by_contact(payload)
+            return person_by_id(self._api, write.prospect_id) or person_by_contact(
+                self._api, payload
+            )
         if write.row_alias is None:
-            return self._by_contact(payload)
+            return person_by_contact(self._api, payload)
         people = self._by_name(payload)
         return next((each for each in people if not compare(payload, each).differs), None)
-
-    def _by_contact(self, payload: Item) -> Item | None:
-        """The person with the payload's email, or else with its phone.
-
-        Raises:
-            Unclear: other people are listed, so that their absence proves nothing.
-        """
-        others = False
-        for name, same in (("email", same_email), ("phone", same_phone)):
-            if payload.get(name):
-                items = listed_people(self._api, {name: str(payload[name])})
-                for item in items:
-                    if same(payload[name], item.get(name)):
-                        return item
-                others = others or bool(items)
-        if others:
-            raise Unclear(UNFILTERED)
-        return None
 
     def _by_name(self, payload: Item) -> list[Item]:
         """All prospects of the payload's first and last name, for a row without any contact.
@@ -328,6 +312,25 @@ def listed_people(api: ApiClient, params: Mapping[str, str]) -> list[Item]:
     """The prospects of a list that is filtered by one parameter."""
     page = api.page(PROSPECTS, params, lane=Lane.PUSH)
     return [usable_item(item) for item in page.items if isinstance(item, dict)]
+
+
+def person_by_contact(api: ApiClient, payload: Item) -> Item | None:
+    """The person with the payload's email, or else with its phone.
+
+    Raises:
+        Unclear: other people are listed, so that their absence proves nothing.
+    """
+    others = False
+    for name, same in (("email", same_email), ("phone", same_phone)):
+        if payload.get(name):
+            items = listed_people(api, {name: str(payload[name])})
+            for item in items:
+                if same(payload[name], item.get(name)):
+                    return item
+            others = others or bool(items)
+    if others:
+        raise Unclear(UNFILTERED)
+    return None
 
 
 def person_by_id(api: ApiClient, prospect_id: str) -> Item | None:

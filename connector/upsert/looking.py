@@ -23,6 +23,7 @@ from connector.upsert.delivery import (
     Item,
     Unclear,
     listed_people,
+    person_by_contact,
     person_by_id,
     usable_item,
 )
@@ -187,8 +188,12 @@ class Looking:
             GuardConflict: the person isn't as `guard` requires.
             Unclear: the API didn't filter its list.
         """
-        assert write.prospect_id is not None
         says, id_ = memory.row.says, write.prospect_id
+        if id_ is None and (found := person_by_contact(self.api, says)) is not None:
+            id_ = str(found.get("id"))
+        if id_ is None:
+            return Delivered(write, Verdict.ABSENT)
+        write = write._replace(prospect_id=id_)
         restored = guard.fields if guard and guard.undoes is not None else {}
         seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
         contacts = {name: says.get(name) for name in _SAME if name not in restored}

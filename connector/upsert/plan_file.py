@@ -261,8 +261,7 @@ def _record_of(planned: PlannedRow, *, sends: bool) -> dict[str, Any]:
         record["says"] = orjson.Fragment(write.body)
         record["values"] = orjson.Fragment(write.row_values or b"null")
         record["settles"] = None if write.settles is None else write.settles.hex()
-        record["stale"], record["looks"] = write.stale, planned.looks
-        record["fresh"] = planned.is_fresh
+        record["looks"], record["fresh"] = planned.looks, planned.is_fresh
         record["activities"] = [_activity_record(each) for each in planned.activities]
     if planned.merged is not None:
         shown = planned.merged.fields if sends else planned.merged.kept
@@ -426,7 +425,7 @@ class PlanFile:
             email, phone, row, bytes.fromhex(record["content"]),
             b"" if says is None else orjson.dumps(says),
             None if values is None else orjson.dumps(values),
-            record["note"], record["id"], record.get("stale", False),
+            record["note"], record["id"],
             settles=None if settles is None else bytes.fromhex(settles),
         )  # fmt: skip
         activities = tuple(

@@ -208,7 +208,7 @@ class Sender:
         """Runs in a pool thread; the thread that keeps the outbox decides what follows."""
         arrived: Delivered | BaseException
         try:
-            if row.looks and row.memory is not None and row.write.prospect_id is not None:
+            if row.looks and row.memory is not None and row.write.kind == PROSPECTS:
                 arrived = self._looking.look(row.write, row.memory, row.guard)
             elif row.looks:
                 arrived = self._delivery.look_up(row.write)
@@ -355,8 +355,7 @@ class Sender:
                 break
             names = {alias for row in rows for alias in row.write.aliases}
             found = self._receipts.find(connection, names)
-            if self._options.merges:
-                self._add_memories(connection, rows, found)
+            self._add_memories(connection, rows, found)
             going += [row for row in rows if self._claim_row(connection, row, found)]
             passed += len(rows)
         return going
@@ -390,10 +389,8 @@ class Sender:
         elif write.kind == PROSPECTS:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
             evidence = Evidence.of(write, found, uncertain, disputed)
-            evidence.stale = "changed since" if write.stale else None
-            if row.memory is not None:
-                evidence.receipt, evidence.uncertain = None, False  # bases decide
-            decision = decide(write.content, evidence, self._options)
+            evidence.memory = row.memory
+            decision = decide(evidence, self._options)
             known = (evidence.by_email, evidence.by_phone, evidence.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)
             # else the plan knows better, which has seen the pull
@@ -433,7 +430,7 @@ class Sender:
     ) -> bool:
         """The prospect's write goes out, or is looked up first, or, where it is known how they are,
         needs neither; returns whether a request follows."""
-        receipt = evidence.receipt
+        receipt = evidence.best
         if receipt and row.prospect_id is None and self._lost_contacts(row.write, evidence):
             row.must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None

@@ -23,7 +23,6 @@ from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_o
 from connector.upsert.outbox.before_images import BeforeImages
 from connector.upsert.outbox.entries import Base, Entries, unpacked
 from connector.upsert.outbox.matching import (
-    compare,
     conflict_with,
     first_name,
     same_email,
@@ -122,6 +121,13 @@ class RowInFlight:
         guard = Guard.from_bytes(first.guard) if first.guard else None
         known = first.prospect_id
         return cls(first, deque(writes), own, prospect_id=known, guard=guard, notes=notes)
+
+    @property
+    def says(self) -> Item:
+        """What the row says of the person; of an earlier run's, what its write does."""
+        if self.memory is not None:
+            return self.memory.row.says
+        return orjson.loads(self.write.body)  # type: ignore[no-any-return]
 
     def fail(self, why: str, status: Status = Status.FAILED) -> None:
         """The write in flight wasn't applied, as far as known; the prospect's decides the row."""
@@ -257,7 +263,7 @@ class Settler:
     ) -> Next:
         known_id, item = row.write.prospect_id, arrived.item or {}
         row.write = arrived.write
-        if row.memory is not None and row.write.kind == PROSPECTS and known_id is not None:
+        if row.memory is not None and row.write.kind == PROSPECTS:
             return self._settle_look_before_change(connection, row, arrived, row.memory)
         is_person = row.write.kind == PROSPECTS
         if arrived.verdict is Verdict.ABSENT:
@@ -283,16 +289,24 @@ class Settler:
         """The person was looked at: nothing is left to change, or they were deleted, or the row is
         sent with what is left."""
         if arrived.verdict is Verdict.ABSENT:
-            self._receipts.forget_people(connection, [row.write.prospect_id or ""])
-            if row.guard is not None:
-                why = row.guard.deleted_reason.format(id=row.write.prospect_id)
+            known_id = row.write.prospect_id
+            if known_id is not None:
+                self._receipts.forget_people(connection, [known_id])
+            if row.guard is not None and known_id is not None:
+                why = row.guard.deleted_reason.format(id=known_id)
                 self._refuse(connection, row, Status.FAILED, why)
                 return Next.SETTLED
             if self._options.mode == "update-only":
                 self._refuse(connection, row, Status.REJECTED, _ABSENT)
-            elif self._options.rules.restore or has_changed([memory.row], self._cell):
+            elif known_id is None and row.must_exist is not None:
+                self._refuse(connection, row, Status.REJECTED, row.must_exist)
+            elif known_id is None or self._is_to_be_restored(memory):
+                if known_id is not None:
+                    row.notes.append(f"prospect {known_id} was deleted in HiringCenter")
                 row.write = row.write._replace(prospect_id=None)
                 return Next.SEND
+            elif not self.uncertain.isdisjoint(row.write.uncertain_names):
+                self._refuse(connection, row, Status.FAILED, UNCERTAIN)
             else:
                 self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
                 row.status = Status.UNCHANGED
@@ -312,8 +326,20 @@ class Settler:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
+        if (
+            row.merged
+            and row.merged.kept
+            and not self.uncertain.isdisjoint(row.write.uncertain_names)
+        ):
+            self._refuse(connection, row, Status.FAILED, UNCERTAIN)
+            return Next.SETTLED
         self._accept(connection, row, item, Status.UNCHANGED)
         return Next.SETTLED
+
+    def _is_to_be_restored(self, memory: RowMemory) -> bool:
+        """Whether a row creates its person again, who was deleted in HiringCenter."""
+        rules = self._options.rules
+        return rules.restore or rules.force or has_changed([memory.row], self._cell)
 
     @property
     def _cell(self) -> Callable[[str, Any], bytes]:
@@ -361,41 +387,35 @@ class Settler:
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
-        item, write = arrived.item or {}, row.write
+        item = arrived.item or {}
         if row.guard is not None:
             self._refuse_appeared(connection, row, item)
             return Next.SETTLED
         if self._is_another(connection, row, item):
             return Next.SETTLED
-        if row.memory is not None:
-            return self._settle_merged_meeting(connection, row, item, row.memory)
-        if write.settles is not None:  # of an earlier run: its source's next push finds the person
+        if row.memory is None:  # of an earlier run: its source's next push finds the person
             self._finish(connection, row, Status.UNCHANGED, None)
             row.status = Status.UNCHANGED
             return Next.SETTLED
-        payload = orjson.loads(write.body)
-        if not compare(payload, item).equal:
-            row.write = row.write._replace(body=orjson.dumps({**payload, "update": True}))
-            return Next.UPDATE
-        changed_ms, sent_ms = time_ms(item, "updatedAt"), write.sent_server_ms
-        status = Status.UNCHANGED
-        if not (arrived.was_refused or changed_ms is None or sent_ms is None):
-            # a server that doesn't know `update: false` may have changed them
-            status = Status.UPDATED if changed_ms >= sent_ms else Status.UNCHANGED
-        self._accept(connection, row, item, status)
-        return Next.SETTLED
+        return self._settle_merged_meeting(connection, row, arrived, row.memory)
 
     def _settle_merged_meeting(
-        self, connection: sa.Connection, row: RowInFlight, item: Item, memory: RowMemory
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered, memory: RowMemory
     ) -> Next:
         """A creation has met a prospect, who was read with its answer: the row is merged."""
-        rules = self._options.rules
+        item, rules = arrived.item or {}, self._options.rules
         person = row.theirs = _person_read(row.write, item)
         row.merged = merge([memory.row], person, rules, self._cell)
         if not row.merged.to_send:
             settlement = self.settlement_of(row)
             row.write = row.write._replace(settles=settlement and settlement.to_bytes())
-            self._accept(connection, row, item, Status.UNCHANGED)
+            changed_ms, sent_ms = time_ms(item, "updatedAt"), row.write.sent_server_ms
+            has_changed_them = (  # a server that doesn't know `update: false`
+                not (arrived.was_refused or changed_ms is None or sent_ms is None)
+                and changed_ms >= sent_ms
+            )
+            status = Status.UPDATED if has_changed_them else Status.UNCHANGED
+            self._accept(connection, row, item, status)
             return Next.SETTLED
         try:
             body = body_of_update(row.merged, person, labels_merge=rules.labels_merge)
@@ -408,7 +428,7 @@ class Settler:
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
         """Whether a row is refused, since the person with its contact seems to be another one;
         else it is about that person."""
-        write, payload = row.write, orjson.loads(row.write.body)
+        write, payload = row.write, row.says
         id_ = write.prospect_id if item.get("id") is None else str(item["id"])
         found = conflict_with(payload, item)
         if (
@@ -557,23 +577,23 @@ class Settler:
 
         The row's contacts lead to it from now on; what was taken over is its newest content.
         """
-        write, payload = row.write, orjson.loads(row.write.body)
+        write, says = row.write, row.says
         row.status = status
         if not row.looks:
-            row.changed = _changed_fields(status, payload, row.merged)
+            row.changed = _changed_fields(status, orjson.loads(write.body), row.merged)
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         self._settle_cells(connection, row, item, is_answer=is_answer)
         self._note_undone(connection, row)
         if is_answer and status is Status.UPDATED:
-            self._note_left(connection, write, payload, item)
+            self._note_left(connection, write, orjson.loads(write.body), item)
         if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
             row.notes.append(note)
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")
             return
-        first, last = (item.get(name, payload.get(name)) for name in ("firstName", "lastName"))
+        first, last = (item.get(name, says.get(name)) for name in ("firstName", "lastName"))
         updated_at_ms = time_ms(item, "updatedAt")
         self._receipts.accept(
             connection,
@@ -582,15 +602,15 @@ class Settler:
             content=None if row.left_alone else write.content,
             at_ms=self._clock.now_ms(),
             updated_at_ms=None if updated_at_ms is None else int(updated_at_ms),
-            email_kept=_is_kept("email", same_email, payload, item),
-            phone_kept=_is_kept("phone", same_phone, payload, item),
+            email_kept=_is_kept("email", same_email, says, item),
+            phone_kept=_is_kept("phone", same_phone, says, item),
             hashed_names=self._outbox.hasher.names(first, last),
         )
         if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
             self._receipts.settle_dispute(connection, write.aliases)
             for alias in write.aliases:
                 self.disputed.pop(alias, None)
-        name = first_name(payload.get("firstName"))
+        name = first_name(says.get("firstName"))
         is_undo = row.guard is not None and row.guard.undoes is not None
         if name is not None and not row.left_alone and not is_undo:
             source, alias = self._outbox.hasher.source_and_name(write.source, name)
@@ -619,7 +639,7 @@ class Settler:
         """
         write = row.write
         answered, expected = str(item["id"]), write.prospect_id or ""
-        name = first_name(orjson.loads(write.body).get("firstName"))
+        name = first_name(row.says.get("firstName"))
         receipt = self._receipts.of(connection, [answered]).get(answered)
         before = stored_first_name(receipt.names if receipt else None)
         if name and before and before.agrees(self._outbox.hasher.name(name)):
@@ -681,6 +701,7 @@ def _leaves_matches_alone(write: Write) -> bool:
     return orjson.loads(write.body).get("update") is False
 
 
-def _is_kept(name: str, same: Callable[[Any, Any], bool], payload: Item, item: Item) -> bool:
-    """Whether the answer carries the contact that was sent; one that isn't shown counts as kept."""
-    return name not in item or same(payload.get(name), item[name])
+def _is_kept(name: str, same: Callable[[Any, Any], bool], says: Item, item: Item) -> bool:
+    """Whether the answer carries the contact that the row has; one that isn't shown, or that an
+    earlier run's write didn't send, counts as kept."""
+    return name not in item or name not in says or same(says[name], item[name])

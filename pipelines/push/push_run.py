@@ -419,7 +419,6 @@ class _PushRun(OutboxRun):
             session.run_id,
             request.source,
             request.mode,
-            request.force,
             opened.found.look_first_ms > now_ms,
             request.allow_shared_contact,
             source_path=request.origin,

@@ -142,7 +142,7 @@ class RealPushes:
             changed = {(row.number, name): row.cells[name] for name in row.dirty}
             self._api.asked[run_id, number] = (row, changed)
         try:
-            pushed = self._rig.push([row.says() for row in rows], source=source, merges=True)
+            pushed = self._rig.push([row.says() for row in rows], source=source)
         except (Crash, Unreachable):
             return None
         finally:

@@ -44,6 +44,8 @@ class FakeApi:
     numbers_ids: ids are integers. posts, gets, pages: how many requests there were; pages are those
     of scans. on_match: what a match answers with `update: false`: `existing`
     (200 and the person as they are), `conflict` (409), or `ignored` (the person is updated).
+    before_post: what recruiters do between a look-up and the write, given how many POSTs came
+    before it.
     """
 
     clock: FakeClock
@@ -53,6 +55,7 @@ class FakeApi:
     drops_phones: bool = False
     numbers_ids: bool = False
     on_match: str = "existing"
+    before_post: Callable[[int], object] = lambda _: None
     skew_s: float = 0.0
     latency_s: float | None = 0.01
     prospects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -130,6 +133,7 @@ class FakeApi:
     ) -> WriteAnswer:
         with self._lock:
             fate = self.fate(self.posts)
+            self.before_post(self.posts)
             self.posts += 1
             self._tick()
             if fate == "crash before":

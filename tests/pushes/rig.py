@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -106,7 +106,6 @@ class Rig:
         allow_shared_contact: bool = False,
         looks_first: bool = False,
         dry_run: bool = False,
-        merges: bool = False,
         rules: MergeRules | None = None,
         rechecks: bool = True,
         lookups: int = 500,
@@ -119,12 +118,10 @@ class Rig:
             run_id,
             source,
             mode,
-            force,
             retry_total_s=self.retry_total_s,
             allow_shared_contact=allow_shared_contact,
             looks_first=looks_first,
-            merges=merges,
-            rules=rules or MergeRules(),
+            rules=replace(rules or MergeRules(), force=force),
             fresh_ms=self.fresh_ms,
             rechecks=rechecks,
             lookups=lookups,
@@ -148,7 +145,7 @@ class Rig:
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
-        options = PushOptions(run_id, planned[0].source, merges=True, rules=rules or MergeRules())
+        options = PushOptions(run_id, planned[0].source, rules=rules or MergeRules())
         new = []
         for write in planned:
             says = orjson.loads(write.body)

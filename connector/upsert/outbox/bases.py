@@ -254,12 +254,14 @@ class Bases:
         prospect_id: str | None,
         rows: int,
         at_ms: int,
-        all_rows: bool = False,
+        waiting: Base | None = None,
     ) -> Settlement | None:
         """The row's entry as it is once the row is settled; None where that changes nothing.
 
-        siblings: what all rows of the entry say now. Another row's new cell isn't settled with this
-        one, unless `all_rows` are; an old one, which no row says any more, goes.
+        siblings: what all rows of the entry say now. waiting: field → what is about to be sent, if
+        no request is made for the row itself: then the cells of all rows are settled but these.
+        Else another row's new cell isn't settled with this one. An old one, which no row says any
+        more, goes.
         """
         contacts = self._contacts(write)
         if not contacts:
@@ -267,12 +269,15 @@ class Bases:
         entry = memory.entry
         base, shown = unpacked(entry.cells) if entry else ({}, {})
         own: dict[str, frozenset[bytes]] = new_base([memory.row], settled, self.hasher.cell)  # type: ignore[assignment]
-        after = dict(base)
+        after, nothing = dict(base), frozenset[bytes]()
         for name, cells in own.items():
-            others = siblings.get(name, frozenset())
-            after[name] = cells | (others if all_rows else base.get(name, frozenset()) & others)
-            if after[name] != base.get(name):
-                shown.pop(name, None)
+            before, others = base.get(name, nothing), siblings.get(name, nothing)
+            after[name] = cells | (before & others if waiting is None else others)
+        for name, sent in (waiting or {}).items():
+            before, others = base.get(name, nothing), siblings.get(name, nothing)
+            if settled_now := (others - sent) | (before & others):
+                after[name] = settled_now
+        shown = {name: pair for name, pair in shown.items() if after[name] == base.get(name)}
         is_whole = rows == 1 and after.keys() <= own.keys()
         says = memory.row.says
         new = Entry(

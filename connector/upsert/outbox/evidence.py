@@ -13,10 +13,8 @@ import orjson
 
 from connector.upsert.outbox.bases import Bases, RowMemory
 from connector.upsert.outbox.matching import (
-    READ_AS,
     Name,
     OtherPerson,
-    compare,
     first_name,
     same_email,
     same_phone,
@@ -96,10 +94,9 @@ class Pulled:
 class Evidence:
     """The facts about one row's person.
 
-    by_email, by_phone, by_row: where its aliases lead. pulled_by_email, pulled_by_phone: ids that
-    the destination has for its contacts; looked up only for rows that look as if they'd be sent.
-    receipt: what was accepted last, where nothing of the person is open. stale: why that no longer
-    holds. uncertain: an earlier write of the same content has an unknown fate. disputed: the
+    by_email, by_phone, by_row: where its aliases lead. is_deleted: whom `by_row` leads to is
+    deleted. pulled_by_email, pulled_by_phone: ids that the destination has for its contacts.
+    uncertain: an earlier write of the same content has an unknown fate. disputed: the
     prospect that was expected behind a contact of the row, and the one that answered. others: known
     people of another first name whom the contacts lead to. fits: the first name agrees with that
     of a person whom they lead to. settled: of those people, on whom this source has settled the
@@ -112,7 +109,6 @@ class Evidence:
     by_email: Receipt | None = None
     by_phone: Receipt | None = None
     by_row: Receipt | None = None
-    receipt: Receipt | None = None
     contacts: int = 0
     uncertain: bool = False
     disputed: tuple[str, str] | None = None
@@ -120,7 +116,7 @@ class Evidence:
     attached: Collection[tuple[str, str, bytes]] = ()
     pulled_by_email: frozenset[str] = frozenset()
     pulled_by_phone: frozenset[str] = frozenset()
-    stale: str | None = None
+    is_deleted: bool = False
     others: Sequence[OtherPerson] = ()
     fits: bool = False
     settled: frozenset[str] = frozenset()
@@ -142,7 +138,7 @@ class Evidence:
         by_email, by_phone, by_row = (
             None if alias is None else found.get(alias) for alias in (email, phone, row)
         )
-        own = cls(
+        return cls(
             by_email,
             by_phone,
             by_row,
@@ -150,8 +146,6 @@ class Evidence:
             uncertain=any((name, PROSPECTS, write.content) in uncertain for name in present),
             disputed=next((disputed[name] for name in present if name in disputed), None),
         )
-        own.receipt = own.best
-        return own
 
     @property
     def best(self) -> Receipt | None:
@@ -170,13 +164,9 @@ class Evidence:
         found = {each.prospect_id for each in self.receipts}
         return self.pulled_by_email | self.pulled_by_phone | found
 
-    def repeats(self, content: bytes) -> bool:
-        """Whether `content` is among what was accepted last."""
-        return self.receipt is not None and content in self.receipt.tail
-
     def drop(self, prospect_ids: Collection[str]) -> None:
         """The ledger's aliases don't lead to these prospects."""
-        for name in ("by_email", "by_phone", "by_row", "receipt"):
+        for name in ("by_email", "by_phone"):
             found = getattr(self, name)
             if found is not None and found.prospect_id in prospect_ids:
                 setattr(self, name, None)
@@ -192,7 +182,7 @@ class EvidenceFinder:
         pulled: Pulled,
         *,
         source: str,
-        bases: Bases | None = None,
+        bases: Bases,
     ) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
         self._bases = bases
@@ -201,87 +191,46 @@ class EvidenceFinder:
         self._open = {name for write in outbox.open_sends() for name in write.person_names}
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
-        self._unsettled = self._open | {name for name, _, _ in self._uncertain}
-        self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
-    def still_hold(self, receipts: Collection[Receipt]) -> set[str]:
-        """The prospects of those receipts that nothing newer was pulled of."""
-        found = self.pulled.by_id({receipt.prospect_id for receipt in receipts})
-        held = set()
-        for receipt in receipts:
-            pulled = found.get(receipt.prospect_id)
-            is_newer = pulled is not None and pulled.is_newer(receipt.updated_at_ms)
-            if not is_newer and not self.pulled.is_deleted(pulled, receipt.accepted_ms):
-                held.add(receipt.prospect_id)
-        return held
-
-    def is_settled(self, write: Write) -> bool:
-        """Whether nothing about the person of `write` is open, uncertain or disputed."""
-        names = (write.email_alias, write.phone_alias, write.prospect_id)
-        return self._unsettled.isdisjoint(names)
-
     def gather(self, people: Sequence[Sequence[Sequence[Write]]]) -> dict[int, Evidence]:
-        """row number → all facts about its person. people: the rows of each, as their writes."""
-        rows = [row for person in people for row in person]
-        evidence = self._from_ledger(rows)
-        known = {id_ for own in evidence.values() for id_ in own.people}
-        known |= {own.receipt.prospect_id for own in evidence.values() if own.receipt}
-        seen = self.pulled.by_id(known, with_fields=True)
-        new = []
-        for write, *_ in rows:
-            own = evidence[write.row_number]
-            if own.repeats(write.content):
-                self._note_edits(own, seen)
-            if not own.repeats(write.content):
-                new.append(own)
-        self._add_contacts(new)
-        found_by_contact = {id_ for own in new for id_ in own.people} - known
-        seen |= self.pulled.by_id(found_by_contact, with_fields=True)
-        for write, *_ in rows:
-            own = evidence[write.row_number]
-            if own.repeats(write.content):
-                self._compare_names(own, {})  # with those that were accepted
-                continue
-            deleted = {
-                each.prospect_id
-                for each in own.receipts
-                if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
-            }
-            self.deleted |= deleted
-            own.drop(deleted)
-            self._compare_names(own, seen)
-        self._add_settled(people, evidence)
-        return evidence
-
-    def gather_to_merge(self, people: Sequence[Sequence[Sequence[Write]]]) -> dict[int, Evidence]:
         """row number → all facts about its person, and what was settled for the row."""
         rows = [row for person in people for row in person]
         evidence = self._from_ledger(rows)
         self._add_contacts(list(evidence.values()))
-        self._add_memories(rows, evidence)
-        remembered = {id_ for own in evidence.values() if own.memory for id_ in own.memory.people}
-        ids = {id_ for own in evidence.values() for id_ in own.people} | remembered
+        ids = {id_ for own in evidence.values() for id_ in own.people}
+        ids |= {own.by_row.prospect_id for own in evidence.values() if own.by_row}
         seen = self.pulled.by_id(ids, with_fields=True)
         for own in evidence.values():
-            deleted = {
-                each.prospect_id
-                for each in own.receipts
-                if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
-            }
-            self.deleted |= deleted
-            own.drop(deleted)
+            self._drop_deleted(own, seen)
             self._compare_names(own, seen)
+        self._add_memories(rows, evidence)
+        remembered = {id_ for own in evidence.values() if own.memory for id_ in own.memory.people}
+        if unseen := remembered - ids:
+            seen |= self.pulled.by_id(unseen, with_fields=True)
+        for own in evidence.values():
             near = {*own.people, *(own.memory.people if own.memory else ())}
             own.pulled = {id_: seen[id_] for id_ in near if id_ in seen}
         self._add_settled(people, evidence)
         return evidence
 
+    def _drop_deleted(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
+        """Contacts don't lead to whom the copy shows to be deleted."""
+        if (created := own.by_row) is not None:
+            found = seen.get(created.prospect_id)
+            own.is_deleted = self.pulled.is_deleted(found, created.accepted_ms)
+        deleted = {
+            each.prospect_id
+            for each in own.receipts
+            if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
+        }
+        self.deleted |= deleted
+        own.drop(deleted)
+
     def _add_memories(
         self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence]
     ) -> None:
-        assert self._bases is not None
         asked = [
             (write, own.payload, own.best.prospect_id if own.best else None)
             for write, *_ in rows
@@ -290,7 +239,8 @@ class EvidenceFinder:
         with self._outbox.database.read() as connection:
             memories = self._bases.memories(connection, asked)
         for (write, *_), memory in zip(rows, memories, strict=True):
-            evidence[write.row_number].memory = memory
+            if write.row_alias is None:
+                evidence[write.row_number].memory = memory
 
     def waits(self, write: Write, prospect_id: str | None) -> bool:
         """Whether a write to this person has no answer yet."""
@@ -307,31 +257,11 @@ class EvidenceFinder:
         for write, *_ in rows:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
             own.payload, own.attached = orjson.loads(write.body), attached
-            known = {own.receipt.prospect_id} if own.receipt else set()
-            if self._open and not self._open.isdisjoint({*write.aliases, *known}):
-                own.receipt = None  # while an answer is missing, it isn't known
             evidence[write.row_number] = own
         return evidence
 
-    def _note_edits(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
-        """Mark receipts as stale whose prospect was edited or deleted since."""
-        receipt = own.receipt
-        assert receipt is not None
-        found = seen.get(receipt.prospect_id)
-        if self.pulled.is_deleted(found, receipt.accepted_ms):
-            own.stale = "the prospect was deleted since"
-            self.deleted.add(receipt.prospect_id)
-            own.drop({receipt.prospect_id})
-        elif found is not None and found.is_newer(receipt.updated_at_ms):
-            shown = found.fields
-            readable = {
-                name: own.payload[name] for name in own.payload if READ_AS.get(name, name) in shown
-            }
-            if differs := compare(readable, shown).differs:
-                own.stale = f"{', '.join(differs)} changed in HiringCenter since"
-
     def _add_contacts(self, evidence: Sequence[Evidence]) -> None:
-        """Find who has the contacts of rows that will probably be sent."""
+        """Find who has the contacts of rows in the copy."""
         given = [(own.payload.get("email"), own.payload.get("phone")) for own in evidence]
         contacts = [((email or "").casefold(), phone or "") for email, phone in given]
         by_email = self.pulled.by_email({email for email, _ in contacts if email})

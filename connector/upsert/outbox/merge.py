@@ -223,9 +223,10 @@ class _Merger:
         ours, remembered = speaking.says[name], speaking.remembered
         theirs = self._theirs(name)
         base = remembered.base.get(name, ())
-        if self.rules.force:
+        is_equal = theirs is not UNKNOWN and same_value(name, ours, theirs)
+        if self.rules.force and not (is_equal and name in CONTACTS):
             return self._sent(name, Why.FORCED, ours, theirs, remembered)
-        if theirs is not UNKNOWN and same_value(name, ours, theirs):
+        if is_equal:
             is_sure = not (base and has_changed) or self._is_fresh
             return FieldMerge(name, FieldAction.EQUAL, Why.EQUAL, ours, theirs, settles=is_sure)
         if not has_changed:

@@ -63,8 +63,7 @@ class Write(NamedTuple):
     its content and how many equal rows stand above it, since two equal rows are two people, and
     the same file again is the same two.
     body: JSON; an activity's gets its `prospectId` when it is sent. row_values: the input row as
-    JSON, for the rejects file. note: warnings about the row so far. stale: what was accepted last
-    no longer holds, so it is sent even where it says the same. creates: as it is sent now, it
+    JSON, for the rejects file. note: warnings about the row so far. creates: as it is sent now, it
     creates a prospect or does nothing, since none is known whom it is about. id: 0 until it is in
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known. settles: while it is planned, what all rows of its entry
@@ -89,7 +88,6 @@ class Write(NamedTuple):
     row_values: bytes | None = None
     note: str | None = None
     prospect_id: str | None = None
-    stale: bool = False
     creates: bool = False
     id: int = 0
     idempotency_key: str | None = None
@@ -145,6 +143,7 @@ class Outbox:
     def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
         """Store writes to be sent."""
         stored = {"scope": self.scope, "state": WriteState.PLANNED.value, "planned_ms": at_ms}
+        stored["stale"] = False  # of version 0.1
         if new:
             rows = [write._asdict() | stored for write in new]
             for row in rows:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, Settlement, fields_of_item
-from connector.upsert.outbox.entries import packed
+from connector.upsert.outbox.entries import Base, packed
 from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
@@ -22,6 +22,7 @@ from connector.upsert.outbox.merge import (
     OwnWrite,
     Person,
     PersonMerge,
+    Row,
     has_changed,
     merge,
     new_base,
@@ -63,8 +64,8 @@ class RowPlan:
     """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
     write. settlement: what is settled without one. kept: fields that people are told were kept.
     merged: what happens to each field that the row names; None where it says what HiringCenter
-    has. is_fresh: the person was read within `push.fresh_s`. seen: the person as the copy has
-    them, for a row that is sent without a look."""
+    has. is_known, is_fresh: the person is known as they are now, and was read within
+    `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look."""
 
     sends: bool
     prospect_id: str | None
@@ -74,6 +75,7 @@ class RowPlan:
     reason: str | None = None
     is_rejected: bool = False
     merged: PersonMerge | None = None
+    is_known: bool = False
     is_fresh: bool = False
     seen: PersonRead | None = None
 
@@ -111,15 +113,18 @@ class PersonPlanner:
         assert all(memories)
         known = [memory for memory in memories if memory is not None]
         said = [memory.row for memory in known]
+        if is_open:  # its answer changes what is settled: the merge is done when it is there
+            return [self._sent(memory, known, prospect_id) for memory in known]
         if prospect_id is None:
-            if all(memory.entry for memory in known) and not has_changed(said, self._cell):
+            is_new = not all(memory.entry for memory in known) or has_changed(said, self._cell)
+            if not (is_new or self._rules.restore or self._rules.force):
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
             created = merge(said, None, self._rules, self._cell)
             return [
                 replace(self._sent(memory, known, None), merged=_of_row(created, memory))
                 for memory in known
             ]
-        theirs = self._person(rows, prospect_id, is_open=is_open)
+        theirs = self._person(rows, prospect_id)
         if theirs is not None and len(rows) == 1 and not self._rules.force:
             (write, _), (memory,) = rows[0], known
             if (equal := self._plainly_equal(write, memory, theirs)) is not None:
@@ -134,8 +139,8 @@ class PersonPlanner:
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
             own = _of_row(merged, memory, None if len(rows) == 1 else position)
-            is_fresh = theirs is not None and theirs.fresh
-            plans.append(replace(plan, merged=own, is_fresh=is_fresh))
+            is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
+            plans.append(replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh))
         return plans
 
     @staticmethod
@@ -160,9 +165,9 @@ class PersonPlanner:
             ):
                 return None
         if entry is not None:
-            return RowPlan(sends=False, prospect_id=theirs.id)
+            return RowPlan(sends=False, prospect_id=theirs.id, is_known=True)
         settled = self._bases.whole(write, says, theirs.id, self._now_ms)
-        return RowPlan(sends=False, prospect_id=theirs.id, settlement=settled)
+        return RowPlan(False, theirs.id, settlement=settled, is_known=True)
 
     def whom(self, facts: Sequence[Evidence]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
@@ -185,9 +190,7 @@ class PersonPlanner:
         dropped = [each.prospect_id for each in receipts if not each.confirmed]
         return next(iter((*confirmed, *remembered, *by_contact, *dropped)), None)
 
-    def _person(
-        self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str, *, is_open: bool
-    ) -> Person | None:
+    def _person(self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str) -> Person | None:
         """The person as the copy has them, where that still holds."""
         copied, receipt = None, None
         for _, own in rows:
@@ -199,7 +202,7 @@ class PersonPlanner:
             return None
         written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms) if receipt else None
         read_ms = self._read_ms(copied)
-        if not still_holds(read_ms, copied.updated_at_ms, written, is_open=is_open):
+        if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None
         is_fresh = read_ms is not None and self._now_ms - read_ms < self._fresh_ms
         return Person(prospect_id, fields_of_item(copied.fields, of_copy=True), is_fresh)
@@ -271,10 +274,12 @@ class PersonPlanner:
         merged: PersonMerge,
         prospect_id: str,
     ) -> RowPlan:
-        """What of a row needs no request and is settled, with all rows of its entry; and what
-        people are told."""
-        waiting = {each.name for each in merged.to_send}
-        settled = {each.name for each in merged.fields if each.settles} - waiting
+        """What of a row needs no request and is settled, with all rows of its entry, and what
+        people are told. Of a field that one row sends, the other rows' cells are settled: they
+        would be sent by the next push, and the row's again by the one after it."""
+        sent = {each.name: each.ours for each in merged.to_send}
+        waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
+        settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
         settlement = self._bases.settlement(
             write,
             memory,
@@ -283,7 +288,7 @@ class PersonPlanner:
             prospect_id=prospect_id,
             rows=self._rows_of_entry(memory, all_rows),
             at_ms=self._now_ms,
-            all_rows=True,
+            waiting=waiting,
         )
         kept = tuple(each.name for each in merged.kept if each.name in memory.row.says)
         if settlement is not None and memory.entry is not None:

@@ -23,6 +23,7 @@ from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, ju
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.person_plan import (
+    DELETED,
     Outcome,
     PersonPlanner,
     PlannedRow,
@@ -65,12 +66,11 @@ class PushOptions:
     """How one push is to be done.
 
     source: the input's name, the same each time it is pushed. source_path: where its rows lie, if
-    that isn't its name. force: send what is unchanged or uncertain too. looks_first: whoever the
-    outbox doesn't know is looked up before a write. allow_shared_contact: send rows that seem to be
-    about another person than the one who has their contact. retry_total_s: for how long one write
-    is tried. retention_days: how long outcomes, and receipts that nothing uses, are kept.
-    destination: a number that stands for where results land. merges, rules: fields are merged
-    three ways, by these. fresh_ms: for how long what was read of a person counts as fresh.
+    that isn't its name. looks_first: whoever the outbox doesn't know is looked up before a write.
+    allow_shared_contact: send rows that seem to be about another person than the one who has their
+    contact. retry_total_s: for how long one write is tried. retention_days: how long outcomes, and
+    receipts that nothing uses, are kept. destination: a number that stands for where results land.
+    rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
     rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
     more may be looked up, to find out whether a field that is only filled is empty.
     """
@@ -78,18 +78,20 @@ class PushOptions:
     run_id: str
     source: str
     mode: Mode = "upsert"
-    force: bool = False
     looks_first: bool = False
     allow_shared_contact: bool = False
     source_path: str | None = None
     retry_total_s: float = 300.0
     retention_days: int = 90
     destination: int = 0
-    merges: bool = False
     rules: MergeRules = field(default_factory=MergeRules)
     fresh_ms: int = 900_000
     rechecks: bool = True
     lookups: int = 500
+
+    @property
+    def force(self) -> bool:
+        return self.rules.force
 
 
 @dataclass(frozen=True)
@@ -107,8 +109,8 @@ class RowDecision:
     names: str | None = None
 
 
-def decide(content: bytes, evidence: Evidence, options: PushOptions) -> RowDecision:
-    """The next step for a row whose payload hashes to `content`. Pure."""
+def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
+    """Whether a row can be sent at all, and to whom; what its fields say is merged later. Pure."""
     if evidence.disputed is not None:
         if options.allow_shared_contact:  # whoever has the contact now
             return RowDecision(None)
@@ -126,13 +128,11 @@ def decide(content: bytes, evidence: Evidence, options: PushOptions) -> RowDecis
         prospect_id = sent_to = next(iter(ids)) if len(ids) == 1 else None
     if options.force:
         return RowDecision(None, sent_to)
-    if evidence.uncertain:
+    if evidence.memory is None and evidence.uncertain:
         return RowDecision(Status.FAILED, prospect_id, UNCERTAIN)
-    if evidence.stale is not None:
-        return RowDecision(None, sent_to, evidence.stale)
-    if evidence.receipt is not None and evidence.receipt.tail.endswith(content):
-        repeated = REPEATED if evidence.by_row is not None else None
-        return RowDecision(Status.UNCHANGED, prospect_id, repeated)
+    if evidence.by_row is not None and not (evidence.is_deleted and options.rules.restore):
+        reason = DELETED if evidence.is_deleted else REPEATED
+        return RowDecision(Status.UNCHANGED, prospect_id, reason)
     if options.mode == "create-only" and prospect_id is not None:
         return RowDecision(Status.UNCHANGED, prospect_id, EXISTS)
     return RowDecision(None, sent_to)
@@ -147,34 +147,6 @@ def _two_people(evidence: Evidence) -> str | None:
     if not by_email or not by_phone or by_email & by_phone:
         return None
     return TWO_PEOPLE.format(email_id=min(by_email), phone_id=min(by_phone))
-
-
-def _decide_rows(rows: Sequence[tuple[bytes, Evidence]], options: PushOptions) -> list[RowDecision]:
-    """The next step for each row (content, evidence) of one person, in file order.
-
-    Of several, none is sent where what was accepted last is these very rows in this order:
-    applying them again would end where it began. Else each is sent in its turn, and compared
-    once more with what was accepted by then.
-    """
-    if len(rows) == 1:
-        return [decide(*rows[0], options)]
-    each = [decide(content, replace(own, receipt=None), options) for content, own in rows]
-    if not options.force and _repeat_the_tails(rows, each):
-        return [RowDecision(Status.UNCHANGED, decision.prospect_id) for decision in each]
-    return each
-
-
-def _repeat_the_tails(rows: Sequence[tuple[bytes, Evidence]], each: list[RowDecision]) -> bool:
-    sequences: dict[str, tuple[Receipt, list[bytes]]] = {}
-    for (content, own), decision in zip(rows, each, strict=True):
-        if decision.outcome is not None or own.stale or own.receipt is None:
-            return False
-        contents = sequences.setdefault(own.receipt.prospect_id, (own.receipt, []))[1]
-        if contents[-1:] != [content]:
-            contents.append(content)
-    return all(
-        receipt.tail.endswith(b"".join(contents)) for receipt, contents in sequences.values()
-    )
 
 
 @dataclass
@@ -263,7 +235,6 @@ class Planner:
                 rows,
                 check,
                 find=self._find,
-                still_hold=self._finder.still_hold,
                 on_reject=self._reject,
                 on_read=on_read,
             )
@@ -291,33 +262,10 @@ class Planner:
         self._on_reject(reject)
 
     def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
-        if self._options.merges:
-            evidence = self._finder.gather_to_merge(people)
-            for person in people:
-                self._plan_person(person, evidence)
-            self._store()
-            return
-        others = []
+        evidence = self._finder.gather(people)
         for person in people:
-            if self._on_planned or self._options.force or not self._is_plainly_unchanged(person):
-                others.append(person)
-            else:
-                ((write,),) = person
-                id_ = write.prospect_id
-                self._outcome(RowResult(write.row_number, Status.UNCHANGED, id_, write.note))
-        evidence = self._finder.gather(others)
-        for person in others:
             self._plan_person(person, evidence)
         self._store()
-
-    def _is_plainly_unchanged(self, person: list[Row]) -> bool:
-        """Whether the one row of a person repeats what was accepted last, and asks for nothing
-        else: of a million rows, nearly all do, and need no evidence."""
-        return (
-            len(person) == len(person[0]) == 1
-            and (write := person[0][0]).prospect_id is not None
-            and self._finder.is_settled(write)
-        )
 
     def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         rejected = self._two_behind_one_contact(rows, evidence)
@@ -326,20 +274,7 @@ class Planner:
                 self._book(row, rejected[number], evidence[number], person=row[0].person)
         rest = [row for row in rows if row[0].row_number not in rejected]
         for together in _by_person(rest, evidence) if rejected else [rows]:
-            if self._options.merges:
-                self._merge_rows(together, evidence)
-                continue
-            asked = [(row[0].content, evidence[row[0].row_number]) for row in together]
-            decisions = _decide_rows(asked, self._options)
-            # one number for rows that must not go out at once: also those of one prospect whose
-            # contacts only a pull has brought together
-            ids = {decision.prospect_id for decision in decisions}
-            id_ = ids.pop() if len(ids) == 1 else None
-            person = together[0][0].person
-            if id_ is not None:
-                person = self._number_of(id_)
-            for row, decision in zip(together, decisions, strict=True):
-                self._book(row, decision, evidence[row[0].row_number], person=person)
+            self._merge_rows(together, evidence)
 
     def _number_of(self, prospect_id: str) -> int:
         """What `Write.person` is for rows about this prospect."""
@@ -350,9 +285,7 @@ class Planner:
         merged: list[tuple[Row, Evidence, RowDecision]] = []
         for row in rows:
             own = evidence[row[0].row_number]
-            if row[0].row_alias is None:
-                own.receipt, own.uncertain = None, False  # bases decide
-            decision = decide(row[0].content, own, self._options)
+            decision = decide(own, self._options)
             if decision.outcome is None and row[0].row_alias is None:
                 merged.append((row, own, decision))
             else:
@@ -364,10 +297,11 @@ class Planner:
         is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
         asked = [(row[0], own) for row, own, _ in merged]
         plans = self._merging.plan(asked, known, is_open=is_open)
-        plans = [
-            plan if plan.prospect_id or not plan.sends else self._unless_contact_changed(plan, *row)
-            for plan, row in zip(plans, asked, strict=True)
-        ]
+        if known is None and not is_open:
+            plans = [
+                self._unless_contact_changed(plan, *row) if plan.sends else plan
+                for plan, row in zip(plans, asked, strict=True)
+            ]
         decisions = [_decision_of(plan) for plan in plans]
         person = merged[0][0][0].person if known is None else self._number_of(known)
         for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
@@ -375,6 +309,8 @@ class Planner:
                 self._settled.append(plan.settlement)
             if plan.is_rejected:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
+            elif own.uncertain and not plan.sends and not plan.is_known:
+                decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
             self.counts.kept += bool(plan.kept)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
             row[0] = row[0]._replace(settles=plan.siblings, seen=seen, seen_ms=seen_ms)
@@ -405,7 +341,7 @@ class Planner:
         rejected, candidates = {}, []
         for write, *_ in rows:
             facts = evidence[write.row_number]
-            own = decide(write.content, facts, self._options)
+            own = decide(facts, self._options)
             if own.outcome is Status.REJECTED:  # it claims no contact, whatever else there is
                 rejected[write.row_number] = own
             else:
@@ -425,9 +361,8 @@ class Planner:
     ) -> None:
         needed = self._open_activities(row, decision, own)
         if self._on_planned is not None:
-            known, is_stale = decision.prospect_id, own.stale is not None
             writes = [
-                each._replace(person=person, prospect_id=known, stale=is_stale)
+                each._replace(person=person, prospect_id=decision.prospect_id)
                 for each in (row[0], *needed)
             ]
             self._on_planned(self._planned_row(writes, decision, own, plan))
@@ -441,10 +376,7 @@ class Planner:
                 self._on_reject(reject_of(write, decision.reason or "", decision.names))
             return
         self._new += [
-            write._replace(
-                person=person, prospect_id=decision.prospect_id, stale=own.stale is not None
-            )
-            for write in needed
+            write._replace(person=person, prospect_id=decision.prospect_id) for write in needed
         ]
         self._count(len(needed), decision, own, plan)
 
@@ -552,7 +484,8 @@ def _candidate(write: Write, evidence: Evidence) -> Candidate:
     own = [contact for contact, _ in contacts if contact[1] is not None]
     found = [(contact, each) for contact, each in contacts if each is not None]
     people = {each.prospect_id for _, each in found if each.confirmed}
-    repeats = any(each.confirmed and each.tail.endswith(write.content) for _, each in found)
+    memory = evidence.memory
+    repeats = memory is not None and any(id_ in people for id_ in memory.people[:1])
     return Candidate(
         write.row_number,
         first_name(text),

@@ -24,23 +24,23 @@ from connector.upsert.rows.row_checks import Reject, ValidRow
 Check = Callable[[InputRow], ValidRow | Reject]
 Find = Callable[[Collection[int]], dict[int, Receipt]]
 Row = list[Write]
-_Record = tuple[Any, ...]  # the columns of the file, up to `repeats`
+_Record = tuple[Any, ...]  # the columns of the file, up to `prospect`
 _BATCH_ROWS = 5_000
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
-# prospect: stands for the prospect that the contacts are known to belong to; repeats: its id, where
-# the row says what was accepted last. Then, once all rows are there: ordinal, for a row without
-# contact, how many equal ones stand above it; person, the first row of the same person.
+# prospect: stands for the prospect that the contacts are known to belong to. Then, once all rows
+# are there: ordinal, for a row without contact, how many equal ones stand above it; person, the
+# first row of the same person.
 _SCHEMA = """
 CREATE TABLE staged (
     row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, row_values BLOB,
-    note TEXT, activities BLOB, prospect INTEGER, repeats TEXT,
+    note TEXT, activities BLOB, prospect INTEGER,
     ordinal INTEGER DEFAULT 0, person INTEGER, id INTEGER PRIMARY KEY
 )
 """
 _INSERT = """
 INSERT INTO staged (
-    row_number, email, phone, content, payload, row_values, note, activities, prospect, repeats
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    row_number, email, phone, content, payload, row_values, note, activities, prospect
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _NAMES = """
 SELECT alias, id FROM (
@@ -75,19 +75,18 @@ class Staging:
         check: Check,
         *,
         find: Find,
-        still_hold: Callable[[Collection[Receipt]], Collection[str]],
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
     ) -> int:
         """Check every row of the input, and store or reject it; returns the number of rows.
 
-        find: where aliases lead, as the ledger knows. still_hold: the prospects of those receipts
-        that nothing newer is known of. on_read: gets the number of rows read so far, now and then.
+        find: where aliases lead, as the ledger knows. on_read: gets the number of rows read so far,
+        now and then.
         """
         remaining, read = iter(rows), 0
         while batch := list(islice(remaining, _BATCH_ROWS)):
             new = [record for row in batch if (record := self._checked(row, check, on_reject))]
-            self.add(_with_prospects(new, find, still_hold))
+            self.add(_with_prospects(new, find))
             read += len(batch)
             on_read(read)
         self.join()
@@ -143,8 +142,7 @@ class Staging:
 
     def people(self) -> Iterator[list[Row]]:
         """The rows of each person, each as its writes; first those who have one row, then the
-        others, each in file order. A prospect's write knows its prospect where the row repeats
-        what was accepted last."""
+        others, each in file order."""
         for record in self._file.execute("SELECT * FROM staged WHERE person IS NULL ORDER BY id"):
             yield [self._writes(record)]
         several = "SELECT * FROM staged WHERE person IS NOT NULL ORDER BY person, id"
@@ -160,13 +158,13 @@ class Staging:
 
     def _writes(self, record: _Record) -> Row:
         number, email, phone, content, payload, values, note, activities, *found = record
-        _, repeats, ordinal, person, id_ = found
+        _, ordinal, person, id_ = found
         row = None
         if email is None and phone is None:
             row = self._hasher.alias("row", f"{content.hex()}:{ordinal}")
         first = Write(
             self._run_id, self._source, number, 0, PROSPECTS, person or id_, email, phone, row,
-            content, payload, values, note, repeats,
+            content, payload, values, note,
         )  # fmt: skip
         writes = [first]
         for position, (kind, made) in enumerate(orjson.loads(activities or b"[]"), start=1):
@@ -178,33 +176,16 @@ class Staging:
         self._file.close()
 
 
-def _with_prospects(
-    rows: list[_Record], find: Find, still_hold: Callable[[Collection[Receipt]], Collection[str]]
-) -> Iterator[_Record]:
-    """Rows with what the ledger knows of their contacts. One contact is enough for a row that says
-    what was accepted last: it is sent nowhere; of the others, both are looked up."""
+def _with_prospects(rows: list[_Record], find: Find) -> Iterator[_Record]:
+    """Rows with what the ledger knows of their contacts: the phone's, where it doesn't know the
+    email."""
     first = {row[1] if row[1] is not None else row[2] for row in rows}
     found = find(first - {None})
-    second = {
-        row[2]
-        for row in rows
-        if not ((receipt := found.get(row[1])) and receipt.tail.endswith(row[3]))
-    }
-    found |= find(second - {None})
-    known: list[tuple[_Record, Receipt | None, bool]] = []
+    found |= find({row[2] for row in rows if row[1] is not None and row[1] not in found} - {None})
     for row in rows:
-        one, other = found.get(row[1]), found.get(row[2])
-        receipt = one or other
-        agree = one is None or other is None or one.prospect_id == other.prospect_id
-        repeats = receipt is not None and agree and receipt.tail.endswith(row[3])
-        known.append((row, receipt, repeats))
-    held = still_hold([receipt for _, receipt, repeats in known if receipt and repeats])
-    for row, receipt, repeats in known:
-        if receipt is None:
-            yield (*row, None, None)
-        else:
-            id_ = receipt.prospect_id  # its hash is for this process alone
-            yield (*row, hash(id_), id_ if repeats and id_ in held else None)
+        receipt = found.get(row[1]) or found.get(row[2])
+        # the hash of an id is for this process alone
+        yield (*row, None if receipt is None else hash(receipt.prospect_id))
 
 
 class Forest:

@@ -228,7 +228,7 @@ def test_a_dry_run_sends_and_stores_nothing(rig: Rig, sandbox: Sandbox):
     sandbox.clear_log()
     pushed = rig.push([person(1), person(1, title="x"), person(2), {"bad": 1}], dry_run=True)
     assert sandbox.requests == []
-    assert (pushed.plan.to_send, pushed.plan.would_update) == (3, 2)
+    assert (pushed.plan.to_send, pushed.plan.would_update) == (2, 1)
     assert pushed.plan.outcomes["rejected"] == 1
     assert rig.push([person(2)]).statuses == {2: "created"}
 

@@ -274,26 +274,34 @@ def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, peo
     assert push_file(settings, people, max_changes=2).summary["created"] == 2
 
 
-def test_a_deleted_prospect_is_created_again(settings: Settings, sandbox: Sandbox, people: Path):
-    """Unchanged until a pull has seen the deletion; then the row is sent."""
+def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
+    settings: Settings, sandbox: Sandbox, people: Path
+):
+    """Before and after a pull has seen the deletion; --restore creates them again."""
     push_file(settings, people)
     sandbox.store.delete("prospects", prospect(sandbox, "ada@example.org")["id"])
     assert push_file(settings, people).summary["unchanged"] == 2
     pull(settings, Wanted(("prospects",), full=True))
-    summary = push_file(settings, people).summary
+    report = push_file(settings, people)
+    assert (report.summary["created"], report.summary["unchanged"]) == (0, 2)
+    assert "stay deleted" in (report.noteworthy[0].message or "")
+    summary = push_file(settings, people, restore=True).summary
     assert (summary["created"], summary["unchanged"]) == (1, 1)
     assert push_file(settings, people).summary["unchanged"] == 2
 
 
-def test_what_a_recruiter_changed_is_set_right(settings: Settings, sandbox: Sandbox, people: Path):
-    """A field of the row that was edited since is sent again once a pull has seen the edit; an
-    edit of another field isn't the row's business."""
+def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, people: Path):
+    """And reported, once a pull has seen it; --restore puts the file's value back. An edit of
+    another field isn't the row's business."""
     push_file(settings, people)
     sandbox.store.update("prospects", prospect(sandbox, "ada@example.org")["id"], {"title": "Ms"})
     sandbox.store.update("prospects", prospect(sandbox, "bob@example.org")["id"], {"company": "X"})
     pull(settings, Wanted(("prospects",), full=True))
     summary = push_file(settings, people).summary
-    assert (summary["updated"], summary["unchanged"]) == (1, 1)
+    assert (summary["updated"], summary["unchanged"], summary["kept"]) == (0, 2, 1)
+    assert prospect(sandbox, "ada@example.org")["title"] == "Ms"
+    summary = push_file(settings, people, restore=True).summary
+    assert (summary["updated"], summary["unchanged"], summary["kept"]) == (1, 1, 0)
     assert prospect(sandbox, "ada@example.org")["title"] == "Dr"
     pull(settings, Wanted(("prospects",), full=True))
     assert push_file(settings, people).summary["unchanged"] == 2

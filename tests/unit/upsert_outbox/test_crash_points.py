@@ -352,7 +352,7 @@ def test_a_creation_is_never_uncertain(tmp_path: Path, on_match: str):
     clock = FakeClock()
     api = FakeApi(clock, keys_ttl_s=MEMORY_S, on_match=on_match)
     rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=clock, key_memory_s=MEMORY_S)
-    rig.push([{"email": "other@example.org"}])
+    rig.push([{"email": "other@example.org"}], source="other.csv")
     api.fate = lambda n: "crash after" if n == 1 else "ok"
     with pytest.raises(Crash):
         rig.push([ROW])

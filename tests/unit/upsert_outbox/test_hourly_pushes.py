@@ -46,7 +46,7 @@ def different(row: dict[str, Any]) -> dict[str, Any]:
 
 def push(rig: Rig, rows: Rows, **options: Any) -> Pushed:
     rig.clock.advance(1)  # type: ignore[attr-defined]
-    return rig.push([dict(row) for row in rows], merges=True, **options)
+    return rig.push([dict(row) for row in rows], **options)
 
 
 def pull(rig: Rig, api: FakeApi) -> None:

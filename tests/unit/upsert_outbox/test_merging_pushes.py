@@ -59,7 +59,7 @@ def pull(rig: Rig, api: FakeApi) -> None:
 
 def push(rig: Rig, *rows: dict[str, Any], **options: Any) -> Pushed:
     rig.api.clock.advance(1)  # type: ignore[attr-defined]
-    return rig.push([dict(row) for row in rows], merges=True, **options)
+    return rig.push([dict(row) for row in rows], **options)
 
 
 def test_a_file_that_is_as_hiringcenter_has_it_sends_nothing(rig: Rig, api: FakeApi):

@@ -36,7 +36,7 @@ URL = "https://api.example.com/v2"
 WRITE = Write(
     "run-1", "file /people.csv", 7, 0, PROSPECTS, -12, 2**62, None, None, b"\x00" * 16,
     b'{"firstName":"Zo\xc3\xab","score":1.0,"labels":["a",null]}', b'{"First":"Zo\xc3\xab"}',
-    "a warning", "p1", True, settles=b"\x01\xff",
+    "a warning", "p1", settles=b"\x01\xff",
 )  # fmt: skip
 NOTE = WRITE._replace(position=1, kind="notes", body=b'{"body":"hi"}', settles=None)
 FIELDS = PersonMerge(

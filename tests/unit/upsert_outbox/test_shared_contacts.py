@@ -286,7 +286,7 @@ def test_files_a_week_apart(
 
 
 def test_receipts_of_version_0_1_have_no_names(rig: Rig, api: FakeApi):
-    """An unknown name isn't another one: the pulled copy decides, else the row is ordinary."""
+    """An unknown name isn't another one: the pulled copy decides, else the look before a change."""
     rig.push([person("Ann", "ann", P)])
     with rig.database.write() as connection:
         connection.execute(receipts.update().values(names=None))
@@ -294,6 +294,8 @@ def test_receipts_of_version_0_1_have_no_names(rig: Rig, api: FakeApi):
     rig.pulled = Copy(api)
     assert rig.push([bob], source="other.csv").statuses == {2: "rejected"}
     rig.pulled = Pulled()
+    assert rig.push([bob], source="other.csv").statuses == {2: "rejected"}
+    bob["email"] = "ann@example.com"
     assert rig.push([bob], source="other.csv").statuses == {2: "updated"}
 
 
@@ -355,12 +357,24 @@ def test_a_constant_phone_leaves_the_first_row_alone(rig: Rig, api: FakeApi):
 # --- another prospect answers than the one that was expected ------------------------------------
 
 
+def joins(api: FakeApi, post: int) -> None:
+    """Before a POST goes out, and after the look at Ann, she is deleted, and her contacts are
+    Zoe's."""
+
+    def happens(number: int) -> None:
+        if number == post:
+            api.before_post = lambda _: None
+            del api.prospects["p1"]
+            api.post("prospects", orjson.dumps(person("Zoe", "ann", P)), idempotency_key="theirs")
+
+    api.before_post = happens
+
+
 def test_another_prospect_in_the_answer_is_a_failure(rig: Rig, api: FakeApi):
-    """Ann was deleted and her phone is Zoe's: the answer names Zoe's prospect. The row failed with
-    both ids, its contact is disputed, and costs nothing until --allow-shared-contact."""
+    """The answer names Zoe's prospect. The row failed with both ids, its contact is disputed, and
+    costs nothing until --allow-shared-contact."""
     rig.push([person("Ann", "ann", P)])
-    del api.prospects["p1"]
-    api.post("prospects", orjson.dumps(person("Zoe", "zoe", P)), idempotency_key="theirs")
+    joins(api, 1)
     row = person("Ann", "ann", P, company="Acme")
     pushed = rig.push([row])
     assert pushed.statuses == {2: "failed"}
@@ -373,6 +387,7 @@ def test_another_prospect_in_the_answer_is_a_failure(rig: Rig, api: FakeApi):
         assert pushed.statuses == {2: "rejected"}
         assert "disputed" in (pushed.messages[2] or "")
     assert api.posts == posts
+    api.prospects["p2"]["company"] = "Other"
     assert rig.push([row], allow_shared_contact=True).statuses == {2: "updated"}
     assert rig.push([row]).statuses == {2: "unchanged"}
     assert rig.push([row | {"title": "Dr"}]).statuses == {2: "updated"}
@@ -381,28 +396,50 @@ def test_another_prospect_in_the_answer_is_a_failure(rig: Rig, api: FakeApi):
 def test_rows_behind_a_disputed_contact_wait_in_the_same_push(rig: Rig, api: FakeApi):
     """The second row of the person isn't sent after the first was answered with somebody else."""
     rig.push([person("Ann", "ann", P)])
-    del api.prospects["p1"]
-    api.post("prospects", orjson.dumps(person("Zoe", "zoe", P)), idempotency_key="theirs")
-    rows = [person("Ann", "ann", P, title=title) for title in ("Dr", "Prof")]
+    joins(api, 1)
+    rows = [person("Ann", "ann", P, title="Dr"), person("Ann", "ann", P, company="Acme")]
     assert rig.push(rows).statuses == {2: "failed", 3: "rejected"}
 
 
+def test_whoever_has_taken_over_a_contact_is_left_alone(rig: Rig, api: FakeApi):
+    """Ann was deleted and her phone is Zoe's, which the look before the change shows."""
+    rig.push([person("Ann", "ann", P)])
+    del api.prospects["p1"]
+    api.post("prospects", orjson.dumps(person("Zoe", "zoe", P)), idempotency_key="theirs")
+    pushed = rig.push([person("Ann", "ann", P, company="Acme")])
+    assert pushed.statuses == {2: "rejected"}
+    assert "prospect p2" in (pushed.messages[2] or "")
+    assert names(api) == ["Zoe"]
+
+
 def test_contacts_follow_a_prospect_that_is_known_by_that_name(rig: Rig, api: FakeApi):
-    """A recruiter has joined two prospects of Ann's: failed once, then hers."""
+    """A recruiter has joined two prospects of Ann's: the look finds the one that is left."""
     rig.push([person("Ann", None, P), person("Ann", "ann")])
     del api.prospects["p1"]
     api.edit("p2", phone=P)
     row = person("Ann", None, P, company="Acme")
-    assert rig.push([row]).statuses == {2: "failed"}
+    assert rig.push([row]).statuses == {2: "updated"}
     assert rig.push([row]).statuses == {2: "unchanged"}
     assert rig.push([row | {"company": "Globex"}]).statuses == {2: "updated"}
+    assert list(api.prospects) == ["p2"]
+
+
+def test_a_corrected_contact_creates_nobody(rig: Rig, api: FakeApi):
+    """A recruiter corrected the email; the file has the old one: Ann is looked up by her id, and
+    changed by the email that she has."""
+    rig.push([person("Ann", "ann")])
+    api.edit("p1", email="ann.lee@example.com")
+    assert rig.push([person("Ann", "ann", company="Acme")]).statuses == {2: "updated"}
+    assert api.applied[-1].payload["email"] == "ann.lee@example.com"
+    assert list(api.prospects) == ["p1"]
 
 
 def test_a_stranger_created_beside_the_person_is_a_failure(rig: Rig, api: FakeApi):
-    """A recruiter corrected the email; the file has the old one: HiringCenter creates somebody.
+    """A recruiter corrects the email just before the write: HiringCenter creates somebody.
     Reported once, and never created again."""
     rig.push([person("Ann", "ann")])
-    api.edit("p1", email="ann.lee@example.com")
+    edit = {"email": "ann.lee@example.com"}
+    api.before_post = lambda number: number == 1 and api.edit("p1", **edit)
     row = person("Ann", "ann", company="Acme")
     pushed = rig.push([row])
     assert pushed.statuses == {2: "failed"}
@@ -513,7 +550,7 @@ def test_a_person_without_a_contact_is_not_created_again(rig: Rig, api: FakeApi)
     assert rig.push([ann]).statuses == {2: "created"}
     changed = rig.push([ann | {"title": "CEO"}, {"firstName": "Bob", "phone": Q}])
     assert changed.statuses == {2: "rejected", 3: "created"}
-    assert "the row would create that person again" in str(changed.messages[2])
+    assert "p1 has neither email nor phone" in str(changed.messages[2])
     assert rig.push([ann]).statuses == {2: "unchanged"}
     assert rig.push([{"firstName": "Cy", "phone": P}]).statuses == {2: "created"}
     assert names(api) == ["Ann", "Bob", "Cy"]
