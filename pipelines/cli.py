@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import typer
 
 _ORDER = (
-    "check", "pull", "push", "plan", "undo", "sync", "status", "budget", "runs", "report",
+    "check", "pull", "push", "plan", "apply", "undo", "sync", "status", "budget", "runs", "report",
     "sandbox",
 )  # fmt: skip
 

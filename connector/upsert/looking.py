@@ -57,6 +57,9 @@ _TAKEN = (
     "the new {contact} belongs to prospect {other}, while the row is about prospect {id}. Correct "
     "the row, or look at both in HiringCenter"
 )
+CONFLICT = "conflict"
+"""The outcome of a write whose person isn't as its guard requires."""
+
 CHANGED_SINCE_PLAN = (
     "conflict: {fields} of prospect {id} changed in HiringCenter since the plan was made, so "
     "nothing of the row was sent. Plan again to see what it would do now"

@@ -262,6 +262,7 @@ def _record_of(planned: PlannedRow, *, sends: bool) -> dict[str, Any]:
         record["values"] = orjson.Fragment(write.row_values or b"null")
         record["settles"] = None if write.settles is None else write.settles.hex()
         record["looks"], record["fresh"] = planned.looks, planned.is_fresh
+        record["exported"] = None if write.exported is None else write.exported.hex()
         record["activities"] = [_activity_record(each) for each in planned.activities]
     if planned.merged is not None:
         shown = planned.merged.fields if sends else planned.merged.kept
@@ -418,7 +419,7 @@ class PlanFile:
 
     def _planned_row(self, record: Mapping[str, Any]) -> PlannedRow:
         says, values = record.get("says"), record.get("values")
-        settles = record.get("settles")
+        settles, exported = record.get("settles"), record.get("exported")
         email, phone, row = record["aliases"]
         write = Write(
             "", self.header.source, record["row"], 0, PROSPECTS, record["person"],
@@ -427,6 +428,7 @@ class PlanFile:
             None if values is None else orjson.dumps(values),
             record["note"], record["id"],
             settles=None if settles is None else bytes.fromhex(settles),
+            exported=None if exported is None else bytes.fromhex(exported),
         )  # fmt: skip
         activities = tuple(
             write._replace(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
-from connector.upsert.looking import APPEARED, Guard, GuardConflict
+from connector.upsert.looking import APPEARED, CONFLICT, Guard, GuardConflict
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.before_images import BeforeImages
 from connector.upsert.outbox.entries import Base, Entries, unpacked
@@ -538,7 +538,9 @@ class Settler:
         is_final: bool = True,
     ) -> None:
         """is_final: the same write would be refused again."""
-        self._finish(connection, row, status, row.write.prospect_id)
+        is_conflict = row.guard is not None and is_final and status is Status.FAILED
+        outcome = CONFLICT if is_conflict else status
+        self._finish(connection, row, outcome, row.write.prospect_id)
         row.fail(why, status)
         if is_final:
             self._note_undone(connection, row)

@@ -268,6 +268,41 @@ def _of_account(path: Path, settings: Settings, output: Output) -> Path:
 
 
 @command(
+    "apply",
+    short_help="Send exactly what a plan file says",
+    example="hiringcenter apply people.hcplan",
+    observe=True,
+)
+def _apply(
+    settings: Settings,
+    output: Output,
+    plan: Path | None = argument("F.hcplan"),
+    max_age: str | None = option(
+        "--max-age AGE", "Refuse a plan that is older: 90m, 2h, 7d (default: 7d)."
+    ),
+    rejects: Path | None = option(
+        "--rejects F", "File for rows in conflict (default: F.hcplan.rejects.csv)."
+    ),
+) -> Result:
+    """Send exactly what the plan F.hcplan says. People who have changed since it was made are
+    conflicts: named, and left alone."""
+    from connector.errors import UsageError
+    from pipelines.push.apply_run import MAX_AGE_S, ApplyRequest, apply
+    from pipelines.running.progress import progress_of
+    from pipelines.running.wording import parse_duration_s
+
+    if plan is None:
+        raise UsageError("Name the plan: hiringcenter apply F.hcplan. Make one with `plan --out`.")
+    max_age_s = MAX_AGE_S if max_age is None else parse_duration_s(max_age)
+    report = apply(
+        settings,
+        ApplyRequest(plan, max_age_s, rejects),
+        progress_of("apply", bar=output.shows_progress),
+    )
+    return _sent(report, is_answer=False)
+
+
+@command(
     "undo",
     short_help="Put back what a push has changed",
     example="hiringcenter undo 20261122T011500-3f9c2a --dry-run",

@@ -135,12 +135,18 @@ def open_rejects(settings: Settings, request: PushRequest, rows: Input) -> Rejec
     Raises:
         UsageError: --rejects names the input itself, or its folder isn't writable.
     """
+    path = rejects_path(settings, request)
+    return RejectsFile(path, rows.columns, **_how(settings, request, rows))
+
+
+def rejects_path(settings: Settings, request: PushRequest) -> Path:
+    """Where the rejects of a request go; see `open_rejects`."""
     path = request.rejects or _default_rejects_path(request, settings.account)
     if not _may_be_written(path, request, "--rejects", is_asked=request.rejects is not None):
         inner = settings.state_path / "rejects"
         inner.mkdir(mode=0o700, exist_ok=True)
         path = inner / path.name
-    return RejectsFile(path, rows.columns, **_how(settings, request, rows))
+    return path
 
 
 def open_results(settings: Settings, request: PushRequest, rows: Input) -> ResultsFile:

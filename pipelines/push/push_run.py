@@ -246,6 +246,23 @@ class OutboxRun:
             number, status, prospect_id, message, *_ = result
             self._results_file.put(number, status.value, prospect_id, message)
 
+    def _keep(self, files: ExitStack, file: RejectsFile | ResultsFile) -> None:
+        """`file` is saved when the run ends; then problems with it are noted."""
+        files.callback(self._note_problems, file, file.path)
+        files.enter_context(file)
+
+    def _note_problems(self, file: RejectsFile | ResultsFile, asked: Path) -> None:
+        if file.failure is not None:
+            self._report.notes.append(
+                f"{asked} can't be written ({file.failure.strerror}): {file.loss} Free some space "
+                f"or choose another {file.option}, then push again."
+            )
+        elif file.is_saved and file.path != asked:
+            self._report.notes.append(
+                f"{asked} was changed since it was written, so it is left alone; what this push "
+                f"wrote is in {file.path}."
+            )
+
     def _show_read(self, rows: int) -> None:
         stop = self._session.stop
         if stop.is_set():
@@ -462,23 +479,6 @@ class _PushRun(OutboxRun):
                 self._results_file.has_all_rows = True
             if not request.dry_run:
                 self._send()
-
-    def _keep(self, files: ExitStack, file: RejectsFile | ResultsFile) -> None:
-        """`file` is saved when the run ends; then problems with it are noted."""
-        files.callback(self._note_problems, file, file.path)
-        files.enter_context(file)
-
-    def _note_problems(self, file: RejectsFile | ResultsFile, asked: Path) -> None:
-        if file.failure is not None:
-            self._report.notes.append(
-                f"{asked} can't be written ({file.failure.strerror}): {file.loss} Free some space "
-                f"or choose another {file.option}, then push again."
-            )
-        elif file.is_saved and file.path != asked:
-            self._report.notes.append(
-                f"{asked} was changed since it was written, so it is left alone; what this push "
-                f"wrote is in {file.path}."
-            )
 
     def _validator(self, rows: Input) -> Validator:
         request = self._request

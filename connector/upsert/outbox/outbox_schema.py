@@ -205,6 +205,18 @@ before_images = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# which runs have applied which plan (see `applying`)
+applied_plans = sa.Table(
+    "outbox_applied_plans",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("plan_id", sa.String(64), primary_key=True),
+    sa.Column("run_id", sa.String(64), primary_key=True),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sa.Column("is_done", sa.Boolean, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 key_memory = sa.Table(
     "outbox_key_memory",
     metadata,
@@ -285,6 +297,7 @@ MIGRATIONS = (
     _add_record_of_results,
     _add_exported,
     _add_reads,
+    metadata.create_all,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}
