@@ -22,6 +22,7 @@ COMMANDS = (
     "pull",
     "push",
     "plan",
+    "apply",
     "undo",
     "sync",
     "status",
@@ -94,6 +95,9 @@ def test_the_example_of_every_command_works(
         run("pull", "-q")
     for arguments in examples(run, command):
         write_people(arguments)
+        if command == "apply":
+            run("check")
+            run("plan", "people.csv", "--out", "people.hcplan")
         if command == "undo":
             arguments[1] = json.loads(run("push", "people.csv", "--json").out)["run_id"]
         ended = run(*arguments)
