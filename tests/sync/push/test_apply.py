@@ -1,0 +1,188 @@
+"""Applying a plan over HTTP: exactly what was planned, and nothing of what changed since."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+
+from connector.errors import PlanRefused
+from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings
+from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.apply_run import ApplyRequest, apply
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_report import PushReport
+from pipelines.push.push_run import PlanFiles, plan_push, push
+from tests.sync.push.test_undo import HEADER, add, counts, people, posts
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as running:
+        yield running
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    """Where a plan goes."""
+    return tmp_path / "people.hcplan"
+
+
+def make_plan(settings: Settings, plan: Path, *lines: str, header: str = HEADER) -> PushReport:
+    path = plan.with_name("people.csv")
+    path.write_text("\n".join([header, *lines]) + "\n")
+    report = plan_push(settings, PushRequest(file=str(path)), PlanFiles(out=plan))
+    assert report.error is None
+    return report
+
+
+def applied(settings: Settings, plan: Path, **options: Any) -> PushReport:
+    return apply(settings, ApplyRequest(plan, **options))
+
+
+def test_planned_changes_are_what_is_applied_and_edited_people_are_conflicts(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """200 rows, of which ten people were edited since: exactly those are named, nothing of them is
+    sent, and all others are at the server as planned, field by field."""
+    ids = [add(sandbox, f"N{n}", title="Dr", company="Old") for n in range(180)]
+    pull(settings, Wanted(("prospects",)))
+    lines = [f"N{n},X,n{n}@example.org,,Prof,New," for n in range(170)]
+    lines += [f"N{n},X,n{n}@example.org,,Dr,Old," for n in range(170, 180)]  # as they are
+    lines += [f"New{n},X,new{n}@example.org,,Mr,," for n in range(20)]
+    asked = len(sandbox.requests)
+    make_plan(settings, plan, *lines)
+    assert len(sandbox.requests) == asked
+    edited = ids[5:15]
+    for id_ in edited:
+        sandbox.store.update("prospects", id_, {"title": "Edited"})
+    report = applied(settings, plan)
+    assert counts(report) == {"created": 20, "updated": 160, "unchanged": 10, "failed": 10}
+    assert (report.summary["rows"], report.exit_code) == (200, 3)
+    now = people(sandbox)
+    for number, id_ in enumerate(ids):
+        is_planned = number < 170
+        planned = ("Prof", "New") if is_planned else ("Dr", "Old")
+        wanted = ("Edited", "Old") if id_ in edited else planned
+        assert (now[id_]["title"], now[id_]["company"]) == wanted
+    conflicts = [each for each in report.noteworthy if each.status == "failed"]
+    assert [each.prospect_id for each in conflicts] == edited
+    for each in conflicts:
+        assert (each.message or "").startswith(f"conflict: title of prospect {each.prospect_id}")
+    rejects = Path(report.summary["rejects_file"]).read_text(encoding="utf-8-sig").splitlines()
+    assert len(rejects) == 1 + 10
+    assert rejects[0].startswith(HEADER)
+
+
+def test_a_plan_is_applied_once(settings: Settings, sandbox: Sandbox, plan: Path):
+    """The second time it says by which run, and costs no request."""
+    add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
+    first = applied(settings, plan)
+    assert (counts(first), first.exit_code) == ({"updated": 1}, 0)
+    asked = len(sandbox.requests)
+    second = applied(settings, plan)
+    assert (counts(second), second.exit_code) == ({"unchanged": 1}, 0)
+    assert len(sandbox.requests) == asked
+    assert any(
+        f"already applied, by run {first.summary['run_id']}" in each for each in second.notes
+    )
+
+
+def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, plan: Path):
+    """A creation that meets somebody changes nothing."""
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
+    ada = add(sandbox, "Ada", title="Dr")
+    before = people(sandbox)
+    report = applied(settings, plan)
+    assert (counts(report), report.exit_code) == ({"failed": 1}, 3)
+    assert people(sandbox) == before
+    assert report.noteworthy[0].prospect_id == ada
+    assert f"prospect {ada} has their email or phone by now" in (report.noteworthy[0].message or "")
+
+
+def test_what_another_push_has_written_since_is_a_conflict(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """Known without a request: of the same input, and of another one."""
+    for name in ("Ada", "Bob"):
+        add(sandbox, name, title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,", "Bob,X,bob@example.org,,Prof,,")
+    own, other = plan.with_name("people.csv"), plan.with_name("other.csv")
+    own.write_text(f"{HEADER}\nAda,X,ada@example.org,,Mr,,\n")
+    other.write_text(f"{HEADER}\nBob,X,bob@example.org,,Mr,,\n")
+    for path in (own, other):
+        assert counts(push(settings, PushRequest(file=str(path)))) == {"updated": 1}
+    asked = len(sandbox.requests)
+    report = applied(settings, plan)
+    assert (counts(report), len(sandbox.requests)) == ({"failed": 2}, asked)
+    assert all("another push has written" in (each.message or "") for each in report.noteworthy)
+
+
+def test_equal_and_kept_cells_are_settled(settings: Settings, sandbox: Sandbox, plan: Path):
+    """After the apply, what somebody edits in a field that was equal stands against the file."""
+    ada = add(sandbox, "Ada", title="Dr", company="Acme")
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Dr,Acme,")
+    applied(settings, plan)
+    sandbox.store.update("prospects", ada, {"company": "Edited"})
+    pull(settings, Wanted(("prospects",)))
+    sent = posts(sandbox)
+    report = push(settings, PushRequest(file=str(plan.with_name("people.csv"))))
+    assert (posts(sandbox) - sent, report.summary["kept"]) == (0, 1)
+
+
+def test_activities_are_created_once(settings: Settings, sandbox: Sandbox, plan: Path):
+    """With their person, and for one of whom nothing else changes."""
+    add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    header = "firstName,lastName,email,title,note.body"
+    rows = ("Ada,X,ada@example.org,Dr,Called", "Cy,Y,cy@example.org,Mr,Met")
+    make_plan(settings, plan, *rows, header=header)
+    assert counts(applied(settings, plan)) == {"created": 1, "updated": 1}
+    assert {each["body"] for each in sandbox.store.all("notes")} == {"Called", "Met"}
+    applied(settings, plan)
+    assert len(sandbox.store.all("notes")) == 2
+
+
+def test_plans_that_arent_applied(settings: Settings, sandbox: Sandbox, plan: Path):
+    """Altered, too old, or of another API: exit 2, nothing sent, and the plan is as it was."""
+    add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
+    altered = plan.with_name("altered.hcplan")
+    altered.write_bytes(plan.read_bytes().replace(b"Prof", b"Boss"))
+    other = settings.model_copy(update={"base_url": settings.base_url.replace("/v2", "/v3")})
+    asked = len(sandbox.requests)
+    for report in (
+        applied(settings, altered),
+        applied(settings, plan, max_age_s=0.0),
+        applied(other, plan),
+        applied(settings, plan.with_name("none.hcplan")),
+    ):
+        assert isinstance(report.error, PlanRefused)
+        assert (report.exit_code, report.summary["not_sent"]) == (2, 0)
+    assert len(sandbox.requests) == asked
+    assert counts(applied(settings, plan)) == {"updated": 1}
+
+
+def test_results_and_history_are_those_of_a_push(settings: Settings, sandbox: Sandbox, plan: Path):
+    """One row of `_hc_push_results` per row that was applied, one of `_hc_runs`."""
+    add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
+    report = applied(settings, plan)
+    with duckdb.connect(str(settings.duckdb_path), read_only=True) as copy:
+        copy.execute(f"USE {settings.dataset}")
+        run_id = report.summary["run_id"]
+        results = copy.execute("SELECT run_id, row_number, status FROM _hc_push_results").fetchall()
+        assert results == [(run_id, 2, "updated")]
+        kinds = copy.execute("SELECT kind FROM _hc_runs WHERE run_id = ?", [run_id]).fetchall()
+        assert kinds == [("apply",)]

@@ -1,0 +1,258 @@
+"""Undoing a push over HTTP: people are as they were, and what can't be put back is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connector.errors import UsageError
+from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings
+from connector.upsert.outbox.before_images import KEY_FILE
+from pipelines.commands.status_commands import one_run
+from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_report import PushReport, push_lines
+from pipelines.push.push_run import push
+from pipelines.push.undo_run import UndoRequest, undo
+
+HEADER = "First Name,Last Name,E-mail,Phone,Title,Company,Labels"
+READABLE = (
+    "firstName",
+    "lastName",
+    "email",
+    "phone",
+    "title",
+    "company",
+    "labels",
+    "currentStageId",
+)
+
+
+@pytest.fixture
+def sandbox() -> Iterable[Sandbox]:
+    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as running:
+        yield running
+
+
+def add(sandbox: Sandbox, name: str, **fields: Any) -> str:
+    """A prospect of HiringCenter; their id."""
+    given = {"firstName": name, "lastName": "X", "email": f"{name.lower()}@example.org"}
+    blank = dict.fromkeys(("phone", "title", "company")) | {
+        "labels": [],
+        "currentStageId": "stg_new",
+    }
+    return str(sandbox.store.create("prospects", {**blank, **given, **fields})["id"])
+
+
+def people(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
+    """id → all that can be read of a prospect and be written."""
+    found = sandbox.store.all("prospects")
+    return {each["id"]: {name: each.get(name) for name in READABLE} for each in found}
+
+
+def posts(sandbox: Sandbox) -> int:
+    return sum(request.method == "POST" for request in sandbox.requests)
+
+
+def push_rows(settings: Settings, folder: Path, *lines: str, header: str = HEADER) -> PushReport:
+    path = folder / "people.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return push(settings, PushRequest(file=str(path)))
+
+
+def undone(settings: Settings, run_id: str, **options: Any) -> PushReport:
+    return undo(settings, UndoRequest(run_id, **options))
+
+
+def counts(report: PushReport) -> dict[str, int]:
+    names = ("created", "updated", "unchanged", "rejected", "failed")
+    return {name: report.summary[name] for name in names if report.summary[name]}
+
+
+def test_people_are_as_they_were_before_the_push(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Changed, filled and relabelled people get back what they had, with at most two requests each. The
+    same file pushed again is kept as HiringCenter has it."""
+    add(sandbox, "Ada", title="Dr", phone="+12125550101", labels=["a"])
+    add(sandbox, "Bob", title=None, company="Old")
+    pull(settings, Wanted(("prospects",)))
+    before = people(sandbox)
+    pushed = push_rows(
+        settings, tmp_path, "Ada,X,ada@example.org,,Prof,,a;b", "Bob,X,bob@example.org,,Mr,New,"
+    )
+    assert counts(pushed) == {"updated": 2}
+    assert people(sandbox) != before
+    asked, announced = len(sandbox.requests), list[str]()
+    report = undo(settings, UndoRequest(pushed.summary["run_id"]), None, announced.append)
+    assert (counts(report), report.exit_code) == ({"updated": 2}, 0)
+    assert people(sandbox) == before
+    assert len(sandbox.requests) - asked == report.summary["requests"] <= 4
+    assert "2 prospects to look up and put back, 4 requests at most" in announced[0]
+    sent = posts(sandbox)
+    again = push(settings, PushRequest(file=str(tmp_path / "people.csv")))
+    assert (posts(sandbox) - sent, counts(again)) == (0, {"unchanged": 2})
+
+
+def test_what_was_edited_since_is_left_alone_and_named(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """The other fields of that person are put back; one whose only change was edited isn't sent."""
+    ada = add(sandbox, "Ada", title="Dr", company="Old")
+    bob = add(sandbox, "Bob", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(
+        settings, tmp_path, "Ada,X,ada@example.org,,Prof,New,", "Bob,X,bob@example.org,,Mr,,"
+    ).summary["run_id"]
+    sandbox.store.update("prospects", ada, {"title": "Edited"})
+    sandbox.store.update("prospects", bob, {"title": "Edited"})
+    sent = posts(sandbox)
+    report = undone(settings, run_id)
+    assert (counts(report), report.exit_code) == ({"failed": 2}, 3)
+    assert posts(sandbox) - sent == 1
+    now = people(sandbox)
+    assert (now[ada]["title"], now[ada]["company"]) == ("Edited", "Old")
+    assert now[bob]["title"] == "Edited"
+    for id_, result in zip((ada, bob), report.noteworthy, strict=True):
+        assert result.prospect_id == id_
+        assert (result.message or "").startswith(f"conflict: title of prospect {id_} changed")
+
+
+def test_what_cant_be_undone_is_listed_with_row_and_prospect(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Whom the push created, what it added, and fields that can't be read; before and after."""
+    ada = add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    header = "firstName,lastName,email,title,licenseStatus,note.body"
+    pushed = push_rows(
+        settings,
+        tmp_path,
+        "Ada,X,ada@example.org,Prof,licensed,Called",
+        "Cy,Y,cy@example.org,,,",
+        header=header,
+    )
+    run_id = pushed.summary["run_id"]
+    asked, before = len(sandbox.requests), people(sandbox)
+    (cy,) = [id_ for id_, each in before.items() if each["firstName"] == "Cy"]
+    dry = undone(settings, run_id, dry_run=True)
+    assert len(sandbox.requests) == asked
+    assert (dry.summary["would_update"], dry.summary["cannot_undo"]) == (1, 2)
+    assert [(each["row_number"], each["prospect_id"]) for each in dry.summary["stays"]] == [
+        (2, ada),
+        (3, cy),
+    ]
+    assert any(f"prospect {cy} was created" in str(line) for line in push_lines(dry))
+    report = undone(settings, run_id)
+    assert (counts(report), report.exit_code) == ({"updated": 1, "rejected": 1}, 3)
+    assert people(sandbox)[ada]["title"] == "Dr"
+    messages = {each.row_number: each.message or "" for each in report.noteworthy}
+    assert "licenseStatus" in messages[2]
+    assert "keeps the note" in messages[2]
+    assert f"prospect {cy} was created" in messages[3]
+    told = one_run(settings, report.summary["run_id"])
+    assert [row["row_number"] for row in told.summary["noteworthy"]] == [2, 3]
+
+
+def test_a_second_undo_is_already_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """It says by which run, and sends nothing; --force looks at whom that left alone again."""
+    ada = add(sandbox, "Ada", title="Dr")
+    add(sandbox, "Bob", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(
+        settings, tmp_path, "Ada,X,ada@example.org,,Prof,,", "Bob,X,bob@example.org,,Mr,,"
+    ).summary["run_id"]
+    sandbox.store.update("prospects", ada, {"title": "Edited"})
+    first = undone(settings, run_id).summary["run_id"]
+    asked = len(sandbox.requests)
+    second = undone(settings, run_id)
+    assert (counts(second), second.exit_code) == ({"unchanged": 2}, 0)
+    assert len(sandbox.requests) == asked
+    assert any(f"already undone, by run {first}" in note for note in second.notes)
+    sandbox.store.update("prospects", ada, {"title": "Prof"})
+    assert counts(undone(settings, run_id, force=True)) == {"updated": 1, "unchanged": 1}
+    assert people(sandbox)[ada]["title"] == "Dr"
+
+
+def test_an_undo_can_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """Then people are as the push left them, and the push can be undone once more."""
+    ada = add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
+    first = undone(settings, run_id).summary["run_id"]
+    assert people(sandbox)[ada]["title"] == "Dr"
+    assert counts(undone(settings, first)) == {"updated": 1}
+    assert people(sandbox)[ada]["title"] == "Prof"
+    assert counts(undone(settings, run_id)) == {"updated": 1}
+    assert people(sandbox)[ada]["title"] == "Dr"
+
+
+def test_a_contact_is_put_back(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """A changed email is, since the phone finds the person; an added one is cleared."""
+    ada = add(sandbox, "Ada", phone="+12125550101")
+    bob = add(sandbox, "Bob", email=None, phone="+12125550102")
+    pull(settings, Wanted(("prospects",)))
+    before = people(sandbox)
+    run_id = push_rows(
+        settings,
+        tmp_path,
+        "Ada,X,new@example.org,+12125550101,,,",
+        "Bob,X,bob@example.org,+12125550102,,,",
+    ).summary["run_id"]
+    assert people(sandbox)[ada]["email"] == "new@example.org"
+    assert people(sandbox)[bob]["email"] == "bob@example.org"
+    assert counts(undone(settings, run_id)) == {"updated": 2}
+    assert people(sandbox) == before
+
+
+def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """Without the email that the push added, nobody could find the person: their phone is gone."""
+    bob = add(sandbox, "Bob", email=None, phone="+12125550102")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(settings, tmp_path, "Bob,X,bob@example.org,+12125550102,,,").summary[
+        "run_id"
+    ]
+    sandbox.store.update("prospects", bob, {"phone": None})
+    report = undone(settings, run_id)
+    assert (counts(report), report.exit_code) == ({"rejected": 1}, 3)
+    assert people(sandbox)[bob]["email"] == "bob@example.org"
+
+
+def test_runs_that_cant_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+    """Unknown, a pull's, or older than writes.undo_days: nothing is sent, and the message says
+    where to look."""
+    add(sandbox, "Ada", title="Dr")
+    pulled = pull(settings, Wanted(("prospects",))).summary["run_id"]
+    pushed = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
+    never = settings.model_copy(
+        update={"writes": settings.writes.model_copy(update={"undo_days": 0})}
+    )
+    for run_id, used, reason in (
+        ("20200101", settings, "There is no run"),
+        (pulled, settings, "is a pull"),
+        (pushed, never, "undo_days"),
+    ):
+        asked = len(sandbox.requests)
+        with pytest.raises(UsageError, match=reason) as raised:
+            undone(used, run_id)
+        assert "hiringcenter runs" in str(raised.value)
+        assert len(sandbox.requests) == asked
+
+
+def test_an_undo_on_another_machine_says_where_to_run_it(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Its state directory has another key; nothing is sent, and nothing is kept."""
+    ada = add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
+    (settings.state_path / KEY_FILE).unlink()
+    asked = len(sandbox.requests)
+    report = undone(settings, run_id)
+    assert report.exit_code == 2
+    assert f"hiringcenter undo {run_id}` there" in str(report.error)
+    assert (len(sandbox.requests), people(sandbox)[ada]["title"]) == (asked, "Prof")
