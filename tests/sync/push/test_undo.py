@@ -76,8 +76,8 @@ def counts(report: PushReport) -> dict[str, int]:
 def test_people_are_as_they_were_before_the_push(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
-    """Changed, filled and relabelled people get back what they had, with at most two requests each. The
-    same file pushed again is kept as HiringCenter has it."""
+    """Changed, filled and relabelled people get back what they had, with at most two requests each.
+    The same file pushed again is kept as HiringCenter has it."""
     add(sandbox, "Ada", title="Dr", phone="+12125550101", labels=["a"])
     add(sandbox, "Bob", title=None, company="Old")
     pull(settings, Wanted(("prospects",)))
