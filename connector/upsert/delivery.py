@@ -18,7 +18,7 @@ from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
 from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
-from connector.upsert.outbox.merge import PersonMerge
+from connector.upsert.outbox.merge import NotSendable, PersonMerge
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -30,6 +30,7 @@ from connector.upsert.outbox.outbox import (
     says_the_same,
     was_remembered,
 )
+from connector.upsert.rows.write_schema import current_fields
 
 Item = Mapping[str, Any]
 _SKEW_ERROR_MS = 2_000  # `Date` has whole seconds, and the answer took its time
@@ -41,6 +42,15 @@ _RESUMED_PATIENCE_S = 60.0
 UNFILTERED = (
     "the API didn't filter its list by email, phone or name, so whether this person exists isn't "
     "known; nothing was sent"
+)
+SAME_CONTACT = {"email": same_email, "phone": same_phone}
+_NOBODY = (
+    "no prospect in HiringCenter has this {contacts}. Correct it, or push the person first: "
+    "--to creates and changes no prospects"
+)
+_SEVERAL = (
+    "several prospects have this {contact} ({ids}), so whose this is isn't known. Name one by its "
+    "id in a column prospectId"
 )
 _LONG_LIST = (
     "this person has more than {seen} {kind}, so whether it is among them isn't known; it was not "
@@ -139,6 +149,7 @@ class Delivery:
         """
         payload = orjson.loads(write.body)
         if write.kind != PROSPECTS:
+            payload = current_fields(write.kind, payload)
             is_there = self._is_attached(write.kind, str(write.prospect_id), payload)
             return Delivered(write, Verdict.EQUAL if is_there else Verdict.ABSENT)
         item = self._person_of(write, payload)
@@ -152,6 +163,27 @@ class Delivery:
         verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
         write = write._replace(prospect_id=id_, body=orjson.dumps(payload))
         return Delivered(write, verdict, item)
+
+    def find_person(self, write: Write) -> Delivered:
+        """The one prospect who has the email, else the phone, of an activity; nothing is sent.
+
+        Raises:
+            NotSendable: nobody has it, or several do.
+            Unclear: the API didn't filter its list.
+        """
+        payload = orjson.loads(write.body)
+        contacts = [name for name in SAME_CONTACT if payload.get(name)]
+        for name in contacts:
+            items = listed_people(self._api, {name: str(payload[name])})
+            own = [item for item in items if SAME_CONTACT[name](payload[name], item.get(name))]
+            if items and not own:
+                raise Unclear(UNFILTERED)
+            ids = sorted({str(item["id"]) for item in own if item.get("id") is not None})
+            if len(ids) > 1:
+                raise NotSendable(_SEVERAL.format(contact=name, ids=" and ".join(ids[:3])))
+            if ids:
+                return Delivered(write._replace(prospect_id=ids[0]), Verdict.FOUND, own[0])
+        raise NotSendable(_NOBODY.format(contacts=" or ".join(contacts)))
 
     def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
         """Post `write`, or investigate its fate if its key may have expired.
@@ -236,6 +268,7 @@ class Delivery:
         if write.kind != PROSPECTS:
             items, complete = attached_to(self._api, write.kind, str(write.prospect_id))
             sent_ms = self._sent_server_ms(write)
+            payload = current_fields(write.kind, payload)
             fate = fate_of_activity(payload, items, complete=complete, sent_server_ms=sent_ms)
             return Delivered(write, fate)
         if write.prospect_id is not None:
@@ -349,7 +382,7 @@ def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item]
     params, complete = {"prospectId": prospect_id}, False
     for _ in range(_MAX_PAGES):
         page = api.page(kind, params, lane=Lane.PUSH)
-        items += [item for item in page.items if isinstance(item, dict)]
+        items += [current_fields(kind, item) for item in page.items if isinstance(item, dict)]
         if page.next_params is None:
             complete = page.cut is None
             break

@@ -18,6 +18,7 @@ import orjson
 from connector.api.client import ApiClient
 from connector.errors import ConnectorError
 from connector.upsert.delivery import (
+    SAME_CONTACT,
     UNFILTERED,
     Delivered,
     Item,
@@ -28,7 +29,7 @@ from connector.upsert.delivery import (
     usable_item,
 )
 from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
-from connector.upsert.outbox.matching import normal_value, same_email, same_phone, same_value
+from connector.upsert.outbox.matching import normal_value, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
     UNKNOWN,
@@ -48,7 +49,6 @@ from connector.upsert.outbox.outbox import Verdict, Write, time_ms
 from connector.upsert.rows.write_schema import LABEL_EDITS
 
 _PHONE_END = 7  # digits
-_SAME = {"email": same_email, "phone": same_phone}
 _SHARED = (
     "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
     "Look at both in HiringCenter"
@@ -199,7 +199,7 @@ class Looking:
         write = write._replace(prospect_id=id_)
         restored = guard.fields if guard and guard.undoes is not None else {}
         seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
-        contacts = {name: says.get(name) for name in _SAME if name not in restored}
+        contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
         item = self._listed_alone(id_, contacts, seen) or person_by_id(self.api, id_)
         if item is None:
             return Delivered(write, Verdict.ABSENT)
@@ -268,7 +268,7 @@ class Looking:
         self, id_: str, contacts: Item, seen: dict[tuple[str, str], list[str]]
     ) -> Item | None:
         """The person, if a list by the first contact shows exactly them."""
-        for name, same in _SAME.items():
+        for name, same in SAME_CONTACT.items():
             if contacts.get(name):
                 value = str(contacts[name])
                 items = listed_people(self.api, {name: value})
@@ -281,7 +281,7 @@ class Looking:
         """The ids of those who have a contact; asked once."""
         if (name, value) not in seen:
             items = listed_people(self.api, {name: value})
-            own = [item for item in items if _SAME[name](value, item.get(name))]
+            own = [item for item in items if SAME_CONTACT[name](value, item.get(name))]
             if items and not own:
                 raise Unclear(UNFILTERED)
             seen[name, value] = [str(item.get("id")) for item in own]

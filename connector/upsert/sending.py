@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -37,7 +38,7 @@ from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.merge import NAMES, NotSendable
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Verdict, Write, WriteState
 from connector.upsert.outbox.planner import (
     EXISTS,
     UNCERTAIN,
@@ -47,6 +48,7 @@ from connector.upsert.outbox.planner import (
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.rows.row_checks import Reject
+from connector.upsert.rows.write_schema import older_fields
 from connector.upsert.settling import Next, RowInFlight, Settler
 
 _log = get_logger("push")
@@ -141,6 +143,7 @@ class Sender:
         self._in_flight: set[RowInFlight] = set()
         self._arrivals: queue.SimpleQueue[_AnyArrival] = queue.SimpleQueue()
         self._finished: list[RowInFlight] = []
+        self._found_people: dict[int, str] = {}
         self._created_again: set[tuple[str, str, bytes]] = set()
         self._ending: BaseException | None = None
         self._has_recovered = False
@@ -210,6 +213,8 @@ class Sender:
         try:
             if row.looks and row.memory is not None and row.write.kind == PROSPECTS:
                 arrived = self._looking.look(row.write, row.memory, row.guard)
+            elif row.looks and row.is_activity and row.write.prospect_id is None:
+                arrived = self._delivery.find_person(row.write)
             elif row.looks:
                 arrived = self._delivery.look_up(row.write)
             else:
@@ -315,6 +320,8 @@ class Sender:
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
     ) -> bool:
         """Settle the result of one write; returns whether the row's next request follows now."""
+        if isinstance(arrived, Delivered) and arrived.verdict is Verdict.FOUND:
+            return self._claim_found(connection, row, arrived.write)
         if isinstance(arrived, Delivered) and self._keys.learn(
             arrived.key_age_s, arrived.remembered
         ):
@@ -329,6 +336,14 @@ class Sender:
             return False
         self._mark_sending(connection, row, follows)
         return True
+
+    def _claim_found(self, connection: sa.Connection, row: RowInFlight, write: Write) -> bool:
+        """The person of a row that is an activity is known: it goes on as if it always had been."""
+        assert write.prospect_id is not None
+        self._found_people |= dict.fromkeys(_contacts(write)[:1], write.prospect_id)
+        row.prospect_id = write.prospect_id
+        row.waiting.appendleft(write)
+        return self._claim_activity(connection, row)
 
     def _resume(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
         """Writes whose answer is missing since an earlier run go out again."""
@@ -513,16 +528,25 @@ class Sender:
             entry = (write.prospect_id or "", write.kind, write.content)
             if row.has_failed or row.left_alone:
                 self._finish_unsent(connection, write, "skipped")
+            elif write.prospect_id is None and write.position == 0:
+                row.prospect_id = self._found_people.get(_contacts(write)[0])
+                if row.prospect_id is None:
+                    self._start(connection, row, write, looks=True)
+                    return True
+                row.waiting.appendleft(write)
             elif write.prospect_id is None:
                 row.failures.append(f"{write.kind}: {_NO_ID}")
                 self._finish_unsent(connection, write, "skipped")
             elif self._is_attached(connection, entry):
                 self._finish_unsent(connection, write, Status.UNCHANGED)
+                if row.is_activity:
+                    at_ms = self._clock.now_ms()
+                    self._receipts.note_activity_row(connection, write, entry[0], None, at_ms)
             elif not self._options.force and entry in self._settler.uncertain:
                 row.failures.append(f"{write.kind}: {UNCERTAIN}")
                 self._finish_unsent(connection, write, "skipped")
             else:
-                payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
+                payload = self._payload_of(write)
                 looks = self._options.looks_first and row.status is not Status.CREATED
                 write = write._replace(body=orjson.dumps(payload))
                 self._start(connection, row, write, looks=looks)
@@ -531,6 +555,17 @@ class Sender:
         if row.own:
             self._rows.done(row.write.person)
         return False
+
+    def _payload_of(self, write: Write) -> dict[str, Any]:
+        """What is posted to create an activity, under the names that the API took last."""
+        payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
+        for name in ("email", "phone"):  # they have led to the prospect
+            payload.pop(name, None)
+        return (
+            older_fields(write.kind, payload)
+            if write.kind in self._settler.older_names
+            else payload
+        )
 
     def _is_attached(self, connection: sa.Connection, entry: tuple[str, str, bytes]) -> bool:
         """Whether an activity was created already; with `force` each is created once more."""
@@ -606,6 +641,10 @@ class Sender:
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:
             self._on_progress(self.outcomes.total())
+
+
+def _contacts(write: Write) -> list[int]:
+    return [name for name in (write.email_alias, write.phone_alias) if name is not None]
 
 
 class _RowQueue:

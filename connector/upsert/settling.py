@@ -6,6 +6,7 @@ then on: its receipt and aliases, and any uncertainty or dispute, are updated to
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,7 +50,13 @@ from connector.upsert.outbox.outbox import (
 from connector.upsert.outbox.person_plan import DELETED, kept_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
-from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
+from connector.upsert.rows.write_schema import (
+    LABEL_EDITS,
+    MANNERS,
+    current_fields,
+    has_older_names,
+    older_fields,
+)
 
 _ABSENT = (
     "no prospect has this email or phone, and --mode update-only never creates prospects; push "
@@ -70,6 +77,9 @@ _ANOTHER_CHANGED = (
 )
 
 
+_NAMES_OF = "names of "  # the fields of a kind, among what is learnt of the API
+
+
 @dataclass(eq=False)
 class RowInFlight:
     """One row from its claim to its outcome, and its one write that is in flight.
@@ -87,7 +97,8 @@ class RowInFlight:
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
     that only creates doesn't change it. names: of the people that `failures` are about, for the
-    rejects file only.
+    rejects file only. record_id: of an activity that was created. refused_names: why its fields go
+    out under other names than before.
     """
 
     write: Write
@@ -110,6 +121,8 @@ class RowInFlight:
     changed: tuple[str, ...] = ()
     left_alone: bool = False
     names: str | None = None
+    record_id: str | None = None
+    refused_names: str | None = None
     notes: list[str] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
@@ -129,9 +142,15 @@ class RowInFlight:
             return self.memory.row.says
         return orjson.loads(self.write.body)  # type: ignore[no-any-return]
 
+    @property
+    def is_activity(self) -> bool:
+        """Whether the row is a note, task or meeting on its own."""
+        return self.write.kind != PROSPECTS and self.write.position == 0
+
     def fail(self, why: str, status: Status = Status.FAILED) -> None:
-        """The write in flight wasn't applied, as far as known; the prospect's decides the row."""
-        if self.write.kind == PROSPECTS:
+        """The write in flight wasn't applied, as far as known; the prospect's decides the row, or
+        that of the activity that it is."""
+        if self.write.kind == PROSPECTS or self.is_activity:
             self.status = status
         else:
             why = f"{self.write.kind}: {why}"
@@ -145,6 +164,8 @@ class RowInFlight:
     def result(self) -> RowResult:
         """The row's one outcome. A prospect that was accepted without all its activities has
         failed: not everything that the row asks for is there."""
+        if self.is_activity:
+            return self._result_of_activity()
         status = self.status or Status.UNCHANGED
         added = [f"{kind.removesuffix('s')} added" for kind in self.added]
         if status is Status.UNCHANGED and added:
@@ -164,13 +185,23 @@ class RowInFlight:
             kept_fields=() if self.has_failed else kept,
         )
 
+    def _result_of_activity(self) -> RowResult:
+        write = self.write
+        done = Status.CREATED if self.added else Status.UNCHANGED
+        status = self.status or (Status.FAILED if self.failures else done)
+        says = current_fields(write.kind, orjson.loads(write.body)) if self.added else {}
+        fields = tuple(name for name in says if name != "prospectId")
+        message = "; ".join([*self.failures, *self.notes]) or None
+        number, id_ = write.row_number, self.prospect_id
+        return RowResult(number, status, id_, message, write.kind, self.record_id, fields)
+
 
 class Next(StrEnum):
     """A row's next step after one of its writes has arrived."""
 
     SETTLED = "settled"
     SEND = "send"  # it was only looked up so far
-    UPDATE = "update"  # a creation has met a prospect that is to be changed
+    UPDATE = "update"  # the same with other bytes, since it was surely not applied
     AGAIN = "again"  # surely not applied: once more, same key and bytes
     STOP = "stop"  # the run must end; the write stays as it is
 
@@ -179,7 +210,8 @@ class Settler:
     """Settles what came of writes.
 
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
-    uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. recovering: what
+    uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. older_names: kinds
+    whose fields this account's API takes under the names of its older revision. recovering: what
     earlier runs left open is being settled. unanswered: why one of those is still open.
     """
 
@@ -197,6 +229,11 @@ class Settler:
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
+        self.older_names = {
+            name.removeprefix(_NAMES_OF)
+            for name, value in outbox.learnt().items()
+            if name.startswith(_NAMES_OF) and value == "older"
+        }
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
         self.recovering = False
@@ -238,7 +275,9 @@ class Settler:
         if answer.message:
             row.notes.append(f"HiringCenter says: {answer.message}")
         if write.kind != PROSPECTS:
-            self._accept_activity(connection, row)
+            self._accept_activity(connection, row, answer.item)
+            if row.refused_names is not None:
+                self._note_names(connection, write)
         elif answer.status == 201:
             self._accept(connection, row, answer.item, Status.CREATED, is_answer=True)
             expected = write.prospect_id
@@ -491,6 +530,8 @@ class Settler:
     def _settle_error(
         self, connection: sa.Connection, row: RowInFlight, error: BaseException
     ) -> Next:
+        if isinstance(error, Refused) and self._settle_names(row, error):
+            return Next.UPDATE
         if isinstance(error, Refused):
             self._settle_refusal(connection, row, error)
         elif isinstance(error, Unclear | GuardConflict):
@@ -520,8 +561,31 @@ class Settler:
             row.status, row.left_alone = Status.UNCHANGED, True
             row.notes.append(EXISTS)
         else:
-            why = f"HiringCenter refused it ({error.status}): {error.reason}"
+            reason = row.refused_names or error.reason
+            why = f"HiringCenter refused it ({error.status}): {reason}"
             self._refuse(connection, row, Status.REJECTED, why)
+
+    def _note_names(self, connection: sa.Connection, write: Write) -> None:
+        """The API has taken an activity under these names."""
+        are_older = has_older_names(write.kind, orjson.loads(write.body))
+        names = "older" if are_older else "current"
+        at_ms = self._clock.now_ms()
+        self._outbox.note_learnt(connection, f"{_NAMES_OF}{write.kind}", names, at_ms)
+        (self.older_names.add if are_older else self.older_names.discard)(write.kind)
+
+    def _settle_names(self, row: RowInFlight, error: Refused) -> bool:
+        """Whether the API refuses an activity for how its fields are called, so that it goes out
+        once more under the other names."""
+        kind = row.write.kind
+        if error.status != 400 or row.refused_names is not None or kind == PROSPECTS:
+            return False
+        payload = orjson.loads(row.write.body)
+        to_others = current_fields if has_older_names(kind, payload) else older_fields
+        renamed = to_others(kind, payload)
+        if not any(re.search(rf"\b{name}\b", error.reason) for name in {*payload} ^ {*renamed}):
+            return False
+        row.write, row.refused_names = row.write._replace(body=orjson.dumps(renamed)), error.reason
+        return True
 
     def _leave_open(self, row: RowInFlight, why: str) -> None:
         """It stays `sending`, for the next run; nothing about this person goes out before."""
@@ -656,14 +720,20 @@ class Settler:
         row.prospect_id = answered
         row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))
 
-    def _accept_activity(self, connection: sa.Connection, row: RowInFlight) -> None:
-        """A note, task or meeting is there; it is not created again."""
-        write = row.write
+    def _accept_activity(
+        self, connection: sa.Connection, row: RowInFlight, item: Item | None = None
+    ) -> None:
+        """A note, task or meeting is there; it is not created again. item: as it was answered."""
+        write, at_ms = row.write, self._clock.now_ms()
         assert write.prospect_id is not None
+        id_ = (item or {}).get("id")
+        row.record_id = None if id_ is None else str(id_)
         self._finish(connection, row, Status.CREATED, write.prospect_id)
-        self._receipts.attach(
-            connection, write.prospect_id, write.kind, write.content, self._clock.now_ms()
-        )
+        self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
+        if row.is_activity:
+            self._receipts.note_activity_row(
+                connection, write, write.prospect_id, row.record_id, at_ms
+            )
         row.added.append(write.kind)
 
     def _forget_uncertain(

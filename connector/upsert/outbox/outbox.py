@@ -27,6 +27,7 @@ from connector.errors import OutboxConflict
 from connector.upsert.outbox.matching import Hasher, compare
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
+    activity_rows,
     aliases,
     attached,
     insert_new,
@@ -322,6 +323,7 @@ class Outbox:
             writes: over & (writes.c.planned_ms < before_ms),
             results: results.c.landed & (results.c.pushed_ms < before_ms),
             attached: attached.c.seen_ms < before_ms,
+            activity_rows: activity_rows.c.seen_ms < before_ms,
             receipts: receipts.c.seen_ms < before_ms,
         }
         # what leads to prospects without a receipt goes with the receipts
@@ -350,6 +352,7 @@ class Verdict(StrEnum):
     ABSENT = "absent"  # looked up, nothing sent: no such person, no such note
     PRESENT = "present"
     EQUAL = "equal"  # present, and needs no change
+    FOUND = "found"  # the person of an activity
 
 
 @dataclass(frozen=True)

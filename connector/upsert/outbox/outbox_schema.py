@@ -124,6 +124,19 @@ attached = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# rows that were notes, tasks or meetings on their own: by what identifies the row
+activity_rows = sa.Table(
+    "outbox_activity_rows",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("prospect_id", sa.String(256), nullable=False),
+    sa.Column("record_id", sa.String(256)),
+    sa.Column("content", _Hash, nullable=False),
+    sa.Column("seen_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 results = sa.Table(
     "push_results",
     metadata,

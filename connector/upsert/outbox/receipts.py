@@ -21,6 +21,7 @@ from connector.upsert.outbox.matching import CONTENT_BYTES
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
+    activity_rows,
     aliases,
     attached,
     disputed,
@@ -60,6 +61,16 @@ class Receipt(NamedTuple):
     updated_at_ms: int | None
     seen_ms: int
     names: bytes | None
+
+
+class ActivityReceipt(NamedTuple):
+    """What was created for a row that is an activity on its own. record_id: of the note, task or
+    meeting; None where it isn't known. content: what the row said."""
+
+    prospect_id: str
+    record_id: str | None
+    content: bytes
+    seen_ms: int
 
 
 class Receipts:
@@ -197,6 +208,57 @@ class Receipts:
         """Book one created note, task or meeting."""
         row = {"scope": self._scope, "prospect_id": prospect_id, "kind": kind, "content": content}
         insert_new(connection, attached, [{**row, "seen_ms": at_ms}])
+
+    def activity_rows(
+        self, connection: sa.Connection, names: Collection[int]
+    ) -> dict[int, ActivityReceipt]:
+        """row alias → what was created for a row that is an activity on its own."""
+        if not names:
+            return {}
+        own = activity_rows.c
+        query = sa.select(
+            own.alias, own.prospect_id, own.record_id, own.content, own.seen_ms
+        ).where(own.scope == self._scope, own.alias.in_(names))
+        return {row[0]: ActivityReceipt(*row[1:]) for row in connection.execute(query)}
+
+    def note_activity_row(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        prospect_id: str,
+        record_id: str | None,
+        at_ms: int,
+    ) -> None:
+        """The row that `write` is was created as an activity of this prospect."""
+        row = {
+            "scope": self._scope,
+            "alias": write.row_alias,
+            "prospect_id": prospect_id,
+            "record_id": record_id,
+            "content": write.content,
+            "seen_ms": at_ms,
+        }
+        insert_or_replace(connection, activity_rows, [row])
+
+    def touch_activities(
+        self,
+        connection: sa.Connection,
+        names: Collection[int],
+        prospect_ids: Collection[str],
+        at_ms: int,
+    ) -> None:
+        """Rows, and the activities of these people, that are still in use stay beyond their
+        retention."""
+        for column, used in (
+            (activity_rows.c.alias, names),
+            (attached.c.prospect_id, prospect_ids),
+        ):
+            table = column.table
+            connection.execute(
+                sa.update(table)
+                .where(table.c.scope == self._scope, column.in_(used))
+                .values(seen_ms=at_ms)
+            )
 
     def settle_name(
         self, connection: sa.Connection, prospect_id: str, source: int, name: int, *, created: bool

@@ -25,6 +25,7 @@ from connector.errors import (
     nearest,
 )
 from connector.upsert.rows.field_names import (
+    PROSPECTS,
     Export,
     export_of,
     field_called,
@@ -40,6 +41,7 @@ from connector.upsert.rows.write_schema import (
     LABEL_EDITS,
     MANNERS,
     PROSPECT_FIELDS,
+    REFERENCE_FIELDS,
     REQUIRED,
 )
 
@@ -54,6 +56,10 @@ _DATA = re.compile(r"\s*(?:\S+@\S+\.\S+|[+(]?(?:\d[\s().\-/]*){7,})\s*")  # an e
 _MOST_COMPARED = 200  # columns that are looked at for a field that they resemble
 _LONGEST_VALUE = 320  # of an email
 _READ_ONLY = frozenset({"id", "createdat", "updatedat", "currentstage", "currentstageid"})
+_READ_ONLY_OF_ACTIVITIES = frozenset({
+    "id", "createdat", "updatedat", "createdby", "createdbyapi", "createdbyapikeyid",
+    "createdbyapikeyname", "assignedby", "completedat",
+})  # fmt: skip
 _READ_AS_ID, _READ_AS_VERSION = "id", "updatedat"
 _SECTIONS = ("columns", "constants", "policy", "ignore")
 Policy = Literal["overwrite", "fill_empty", "never"]
@@ -126,8 +132,8 @@ class ColumnMapping:
     policy: dict[str, Policy] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, path: str | Path) -> ColumnMapping:
-        """The mapping in the TOML file at `path`.
+    def load(cls, path: str | Path, kind: str = PROSPECTS) -> ColumnMapping:
+        """The mapping in the TOML file at `path`. kind: of the records that rows become.
 
         Raises:
             BadMapping: no such file, no TOML, an unknown name, an unknown or doubled field, an
@@ -155,8 +161,11 @@ class ColumnMapping:
                 inner = constants.pop(prefix)
                 constants |= {f"{prefix}.{name}": value for name, value in inner.items()}
         return cls(
-            {name: _known_field(to, location, "columns") for name, to in columns.items()},
-            {_known_field(to, location, "constants"): value for to, value in constants.items()},
+            {name: _known_field(to, location, "columns", kind) for name, to in columns.items()},
+            {
+                _known_field(to, location, "constants", kind): value
+                for to, value in constants.items()
+            },
             tuple(ignore),
             location,
             _policies(_section(table, "policy", location), location),
@@ -182,13 +191,14 @@ def _section(table: Mapping[str, Any], name: str, location: str) -> dict[str, An
     return dict(section)
 
 
-def _known_field(name: str, location: str, section: str) -> str:
-    known = field_called(name)
+def _known_field(name: str, location: str, section: str, kind: str = PROSPECTS) -> str:
+    known = field_called(name, kind)
     if known is None:
-        like = field_like(name)
+        like = field_like(name, kind)
         hint = f" Did you mean {like!r}?" if like else ""
+        of_kind = "" if kind == PROSPECTS else f" of {kind}"
         raise BadMapping(
-            location=location, reason=f"[{section}]: the API has no field {name!r}.{hint}"
+            location=location, reason=f"[{section}]: the API has no field {name!r}{of_kind}.{hint}"
         )
     return known
 
@@ -232,13 +242,16 @@ def match_columns(
     location: str = "input",
     from_table: bool = False,
     hashed: Collection[str] = (),
+    kind: str = PROSPECTS,
+    key: str | None = None,
 ) -> ColumnPlan:
     """Where each of `columns` goes.
 
     from_table: columns that the API only hands out (`id`, `created_at` …) are ignored, where
     they are errors in a file. The connector's own (`_hc_…`, `_dlt_…`) are ignored always.
     hashed: names of columns that pulls land as hashes. A pulled table, or an export of one, is
-    recognized by its columns: there, whatever isn't a field is left out.
+    recognized by its columns: there, whatever isn't a field is left out. kind: of the records that
+    rows become. key: the column that is a row's identity; it needn't be a field.
 
     Raises:
         UnknownColumn: a column that neither the mapping nor a field's name explains.
@@ -248,6 +261,11 @@ def match_columns(
     """
     mapping = mapping or ColumnMapping()
     mapped = _mapped(columns, mapping, location, from_table)
+    if kind != PROSPECTS:
+        return _match_activities(
+            columns, mapping, mapped, location, kind, key=key, ignore_unknown=ignore_unknown,
+            from_table=from_table,
+        )  # fmt: skip
     if (pulled := _pulled_columns(columns, mapping, mapped)) is not None:
         return _match_pulled(columns, pulled, mapping, mapped, location, hashed)
     passed = {normalized(name) for name in mapping.ignore} | (_READ_ONLY if from_table else set())
@@ -334,6 +352,49 @@ def _match_pulled(
         pulled=pulled,
         not_taken=tuple(not_taken),
         hashed=tuple(hashes),
+    )
+
+
+def _match_activities(
+    columns: Sequence[str],
+    mapping: ColumnMapping,
+    mapped: Mapping[str, str],
+    location: str,
+    kind: str,
+    *,
+    key: str | None,
+    ignore_unknown: bool,
+    from_table: bool,
+) -> ColumnPlan:
+    """Where the columns go of an input whose rows are notes, tasks or meetings."""
+    read_only = _READ_ONLY_OF_ACTIVITIES if from_table else frozenset[str]()
+    passed = {normalized(name) for name in mapping.ignore} | read_only
+    fields, unmatched = dict(mapped), list[str]()
+    named = {*mapping.constants, *(field_called(column, kind) for column in columns)}
+    for column in columns:
+        if column in mapped or normalized(column) in passed or column.startswith(_OWN_PREFIXES):
+            continue
+        target = field_called(column, kind)
+        if target is None and (meant := field_meant(column, kind)) is not None:
+            target = None if meant in named or meant in fields.values() else meant
+        if target is not None:
+            fields[column] = target
+        elif column != key:
+            unmatched.append(column)
+    left_out = [(column, field_like(column, kind)) for column in unmatched[:_MOST_COMPARED]]
+    left_out += [(column, None) for column in unmatched[_MOST_COMPARED:]]
+    if left_out and not ignore_unknown:
+        raise _unknown(left_out, columns, len(fields), location, from_table)
+    fields = {column: fields[column] for column in columns if column in fields}
+    _check_doubles(fields, mapping, location)
+    given = {*fields.values(), *mapping.constants}
+    missing = sorted(REQUIRED[kind] - given)
+    if given.isdisjoint(REFERENCE_FIELDS):
+        missing.insert(0, "prospectId, email or phone")
+    _raise_missing(missing, location)
+    ignored = tuple(column for column in columns if column not in fields)
+    return ColumnPlan(
+        location, fields, mapping.constants, ignored, mapping.location, tuple(left_out)
     )
 
 
@@ -425,7 +486,10 @@ def _check_required(given: set[str], location: str) -> None:
     for prefix, kind in ACTIVITY_PREFIXES.items():
         if any(name in given for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):
             wanted += [f"{prefix}.{name}" for name in sorted(REQUIRED[kind])]
-    missing = [name for name in wanted if name not in given]
+    _raise_missing([name for name in wanted if name not in given], location)
+
+
+def _raise_missing(missing: Sequence[str], location: str) -> None:
     if missing:
         raise InputError(
             location=location,

@@ -11,7 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from connector.errors import nearest
-from connector.upsert.rows.write_schema import FIELDS
+from connector.upsert.rows.write_schema import (
+    ACTIVITY_PREFIXES,
+    ACTIVITY_ROW_FIELDS,
+    FIELDS,
+    REFERENCE_FIELDS,
+)
 
 _OTHER_WORDS = {
     "firstName": "forename givenname vorname first fname",
@@ -57,18 +62,36 @@ def normalized(name: str) -> str:
     return _SPACING.sub("", name).casefold()
 
 
+PROSPECTS = "prospects"
 _BY_NAME = {normalized(name): name for name in FIELDS}
+# where each row is an activity: `body`, and `note.body` as in a file of prospects
+_BY_NAME_OF: dict[str, dict[str, str]] = {PROSPECTS: _BY_NAME} | {
+    kind: {
+        normalized(f"{start}{name}"): name
+        for name in ACTIVITY_ROW_FIELDS[kind]
+        for start in ("", *([] if name in REFERENCE_FIELDS else [f"{prefix}."]))
+    }
+    for prefix, kind in ACTIVITY_PREFIXES.items()
+}
+_SUGGESTED_OF_ACTIVITY = {
+    **{"note": "body", "text": "body", "comment": "body", "due": "dueAt", "duedate": "dueAt"},
+    **{"assignto": "assignedTo", "assignee": "assignedTo", "type": "meetingType"},
+    **{"owner": "ownerId", "start": "meetingDate", "timezone": "timeZone"},
+    **{"prospect": "prospectId", "mail": "email", "mobile": "phone", "tel": "phone"},
+}
 _SUGGESTED = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
 
 
-def field_called(name: str) -> str | None:
-    """The API field that `name` stands for; None if none does."""
-    return _BY_NAME.get(normalized(name))
+def field_called(name: str, kind: str = PROSPECTS) -> str | None:
+    """The API field that `name` stands for; None if none does. kind: of the records that rows
+    become."""
+    return _BY_NAME_OF[kind].get(normalized(name))
 
 
-def field_meant(name: str) -> str | None:
+def field_meant(name: str, kind: str = PROSPECTS) -> str | None:
     """The API field that `name` means where no other column has that field's own name."""
-    return _SYNONYMS.get(normalized(name))
+    meant = _SYNONYMS.get(normalized(name))
+    return meant if kind == PROSPECTS or meant in REFERENCE_FIELDS else None
 
 
 def is_field_word(name: str) -> bool:
@@ -81,9 +104,15 @@ def is_full_name(name: str) -> bool:
     return normalized(name) in _FULL_NAMES
 
 
-def field_like(name: str) -> str | None:
+def field_like(name: str, kind: str = PROSPECTS) -> str | None:
     """The API field that `name` was probably meant to be, for error messages."""
     plain = normalized(name[: _LONGEST_NAME + 1])
+    if kind != PROSPECTS:
+        suggested = _SUGGESTED_OF_ACTIVITY.get(plain)
+        if suggested in ACTIVITY_ROW_FIELDS[kind]:
+            return suggested
+        close = None if len(plain) > _LONGEST_NAME else nearest(plain, _BY_NAME_OF[kind])
+        return _BY_NAME_OF[kind][close] if close else None
     if plain in _SUGGESTED:
         return _SUGGESTED[plain]
     if plain in _SYNONYMS or len(plain) > _LONGEST_NAME:

@@ -7,7 +7,7 @@ models of the write schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date
@@ -39,6 +39,7 @@ from connector.upsert.rows.contact import (
 from connector.upsert.rows.write_schema import (
     ACTIVITIES,
     ACTIVITY_PREFIXES,
+    ACTIVITY_ROW_FIELDS,
     CODES,
     LABEL_EDITS,
     LONG_TEXT,
@@ -46,6 +47,8 @@ from connector.upsert.rows.write_schema import (
     NOT_TEXT,
     PLAIN_CODES,
     PROSPECT,
+    REFERENCE,
+    REFERENCE_FIELDS,
     REQUIRED,
     RowContext,
     time_zone,
@@ -211,13 +214,7 @@ class Validator:
             problems += self._row_problems(payload, values, is_known=pulled is not None)
             payload["update"] = payload.get("update", True) and self._mode != "create-only"
         if problems or payload is None:
-            return Reject(
-                row.row_number,
-                row.values,
-                problems[0].column or None,
-                " ".join(map(str, problems)),
-                without_values=" ".join(problem.without_value for problem in problems),
-            )
+            return _rejected(row, problems)
         email, phone = context.email, payload.get("phone")
         if pulled:
             email, phone = self.identities(payload)
@@ -307,10 +304,15 @@ class Validator:
         if self._mode == "update-only" and "update" in constants:
             raise self._bad_constant("update", "--mode update-only decides this. Remove it.")
 
-    def _maker(self, prefix: str, adapter: TypeAdapter[Any]) -> _PayloadMaker:
+    def _maker(
+        self, prefix: str, adapter: TypeAdapter[Any], *, without: Collection[str] = ()
+    ) -> _PayloadMaker:
         """What makes the payloads of the fields that begin with `prefix`; its constants are read as
         cells are, once for all rows."""
         maker = _PayloadMaker.of(self._plan, adapter, prefix)
+        for name in without:
+            maker.cells.pop(name, None)
+            maker.constants.pop(name, None)
         problems: list[_Problem] = []
         maker = maker.with_settled_constants(RowContext(self._region, self._zone), problems)
         if "timeZone" in maker.constants and not problems:
@@ -324,6 +326,107 @@ class Validator:
         return BadMapping(
             location=self._plan.constants_location, reason=f"[constants] {name}: {reason}"
         )
+
+
+class ActivityRow(NamedTuple):
+    """A row that is one activity, which may be sent. payload: without `prospectId`.
+
+    prospect_id, or email and phone as they were typed: whom it is about. identities: of email and
+    phone, in the one spelling of each. key: what the row's key column holds, if there is one.
+    """
+
+    row_number: int
+    payload: dict[str, Any]
+    prospect_id: str | None
+    contacts: dict[str, str]
+    identities: tuple[str | None, str | None]
+    key: str | None
+    warnings: list[str]
+
+
+class ActivityValidator(Validator):
+    """Checks rows that are notes, tasks or meetings of prospects who exist.
+
+    kind: which of them. key: the column that is a row's identity, if one is.
+
+    Raises:
+        BadMapping: a constant that the schema refuses.
+    """
+
+    def __init__(
+        self,
+        plan: ColumnPlan,
+        kind: str,
+        *,
+        key: str | None = None,
+        default_region: str = "US",
+        zone: str = "UTC",
+    ) -> None:
+        self._plan, self._key = plan, key
+        self._region, self._zone = default_region, time_zone(zone)
+        self._has_deletions = DELETED_COLUMN in plan.ignored
+        self._has_absences = ABSENT_COLUMN in plan.ignored
+        self._activity = self._maker("", ACTIVITIES[kind], without=REFERENCE_FIELDS)
+        self._person = self._maker("", REFERENCE, without=ACTIVITY_ROW_FIELDS[kind][3:])
+
+    def check_activity(self, row: InputRow) -> ActivityRow | Reject:
+        """What may be sent of `row`, or why nothing may."""
+        if row.problem is not None:
+            return Reject(row.row_number, row.values, None, row.problem, row.raw)
+        values = _mentioned(row.values) if self._has_absences else row.values
+        problems: list[_Problem] = []
+        context = RowContext(self._region, self._zone)
+        person = self._person.payload(values, context, problems)
+        zoned = _in_own_zone(self._activity, values, context, problems)
+        payload = self._activity.payload(values, zoned, problems)
+        key = self._key_of(values, problems)
+        if person == {}:
+            problems.append(self._nobody())
+        if self._has_deletions and not is_empty(values.get(DELETED_COLUMN)):
+            reason = "this was deleted in HiringCenter. Leave such rows out, or empty this cell"
+            problems.append(_Problem(DELETED_COLUMN, DELETED_COLUMN, reason))
+        if problems or payload is None or person is None:
+            return _rejected(row, problems)
+        contacts: dict[str, str] = {
+            name: person[name] for name in ("email", "phone") if name in person
+        }
+        identities = (context.email, contacts.get("phone"))
+        id_ = person.get("prospectId")
+        return ActivityRow(
+            row.row_number, payload, id_, contacts, identities, key, context.warnings
+        )
+
+    def _key_of(self, values: Mapping[str, Any], problems: list[_Problem]) -> str | None:
+        if self._key is None:
+            return None
+        value = values.get(self._key)
+        try:
+            key = "" if is_empty(value) else str(_settled(value, "prospectId"))
+        except ValueError as error:
+            problems.append(_Problem.of(self._key, self._key, error))
+            return None
+        if not key:
+            reason = "is empty, and --key makes it the row's identity. Fill it in"
+            problems.append(_Problem(self._key, self._key, reason))
+        return key
+
+    def _nobody(self) -> _Problem:
+        columns = [column for column, name in self._plan.fields.items() if name in REFERENCE_FIELDS]
+        are = " and ".join(columns)
+        empty = "are all empty" if len(columns) > 1 else "is empty"
+        return _Problem(
+            are, "prospectId", f"{empty}, so whom this is about isn't known. Fill one in"
+        )
+
+
+def _rejected(row: InputRow, problems: Sequence[_Problem]) -> Reject:
+    return Reject(
+        row.row_number,
+        row.values,
+        problems[0].column or None,
+        " ".join(map(str, problems)),
+        without_values=" ".join(problem.without_value for problem in problems),
+    )
 
 
 def _mentioned(values: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -11,6 +11,7 @@ raises ValueError with what to do about it.
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, tzinfo
 from decimal import Decimal
@@ -296,8 +297,18 @@ class MeetingWrite(TypedDict):
     userId: NotRequired[Short]
 
 
+class PersonReference(TypedDict):
+    """Whom a row of activities is about: a prospect by id, or by a contact."""
+
+    prospectId: NotRequired[Short]
+    email: NotRequired[Email]
+    phone: NotRequired[Phone]
+
+
 _MODELS: dict[str, Any] = {"notes": NoteWrite, "tasks": TaskWrite, "meetings": MeetingWrite}
 PROSPECT: TypeAdapter[ProspectRow] = TypeAdapter(ProspectRow)
+REFERENCE: TypeAdapter[PersonReference] = TypeAdapter(PersonReference)
+REFERENCE_FIELDS = tuple(PersonReference.__annotations__)
 ACTIVITIES: dict[str, TypeAdapter[Any]] = {
     kind: TypeAdapter(model) for kind, model in _MODELS.items()
 }
@@ -315,10 +326,14 @@ ACTIVITY_FIELDS = tuple(
     for prefix, kind in ACTIVITY_PREFIXES.items()
     for name in _MODELS[kind].__annotations__
 )
+# what a row may say where each is one activity
+ACTIVITY_ROW_FIELDS = {
+    kind: (*REFERENCE_FIELDS, *model.__annotations__) for kind, model in _MODELS.items()
+}
 FIELDS = PROSPECT_FIELDS + LABEL_EDITS + ACTIVITY_FIELDS
 # fields that hold neither words nor fractions: 10014.0 is 10014 there, other hyphens are plain ones
 PLAIN_CODES = frozenset({
-    "stageId", "pipelineId", "userId", "jobId", "postalCode", "assignedTo", "ownerId",
+    "stageId", "pipelineId", "userId", "jobId", "prospectId", "postalCode", "assignedTo", "ownerId",
     "muteWebhook", "update", "pin", "date", "dueAt", "meetingDate",
 })  # fmt: skip
 # fields whose digits are a name, which may hold words too
@@ -329,3 +344,28 @@ NOT_TEXT = frozenset({
     "date", "dueAt", "meetingDate",
 })  # fmt: skip
 NOT_CLEARED = frozenset({"firstName", "lastName", *MANNERS, *LABEL_EDITS})
+
+
+# --- names of the API's older revision ---------------------------------------------------------
+
+_OLDER_NAMES = {"notes": {"body": "note"}, "tasks": {"assignedTo": "assignTo", "dueAt": "due"}}
+_NEWER_NAMES = {
+    kind: {older: name for name, older in names.items()} for kind, names in _OLDER_NAMES.items()
+}
+
+
+def older_fields(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """An activity's payload under the names that the API's older revision has."""
+    names = _OLDER_NAMES.get(kind, {})
+    return {names.get(name, name): value for name, value in payload.items()}
+
+
+def current_fields(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """An activity's payload under the names that it is read under."""
+    names = _NEWER_NAMES.get(kind, {})
+    return {names.get(name, name): value for name, value in payload.items()}
+
+
+def has_older_names(kind: str, payload: Mapping[str, Any]) -> bool:
+    """Whether a payload is one for the API's older revision."""
+    return not payload.keys().isdisjoint(_NEWER_NAMES.get(kind, {}))
