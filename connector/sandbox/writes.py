@@ -173,7 +173,14 @@ def write_activity(
     """
     form, known = _FORMS[resource], known_fields(resource, options)
     renamed = {form.older.get(name, name): payload[name] for name in payload if name in known}
-    fields = check.checked(renamed, {**form.required, **form.optional}, required=form.required)
+    names = (
+        {name: older for older, name in form.older.items()}
+        if options.write_names == "older"
+        else {}
+    )
+    if missing := [name for name in form.required if renamed.get(name) in (None, "")]:
+        raise bad_request(f"{names.get(missing[0], missing[0])}: is required")
+    fields = check.checked(renamed, {**form.required, **form.optional}, required=())
     if store.get("prospects", fields["prospectId"]) is None:
         raise Refused(404, "Not found", f"prospectId: no prospect {fields['prospectId']!r}")
     return Written(201, "created", store.create(resource, _RECORDS[resource](fields, now_ms)))

@@ -96,10 +96,11 @@ class PushJob(Section):
     """One `[push.<name>]`: what `push --job NAME` and `sync` send.
 
     encoding, delimiter, sheet: of `file`, if detection gets them wrong. skip_rows: lines above its
-    header. results: file for every row with its outcome. allow_shared_contact: send rows whose
-    email or phone belongs to someone with another first name. fill_empty: only fill fields that are
-    empty. restore: send what somebody has changed in HiringCenter since. recheck: look people up
-    before they are changed. lookups: instead of `writes.lookups`.
+    header. results: file for every row with its outcome. to: what rows become; key: the column that
+    is the identity of one that isn't a prospect. allow_shared_contact: send rows whose email or
+    phone belongs to someone with another first name. fill_empty: only fill fields that are empty.
+    restore: send what somebody has changed in HiringCenter since. recheck: look people up before
+    they are changed. lookups: instead of `writes.lookups`.
     account: the only account it is for; None: any.
     """
 
@@ -114,6 +115,8 @@ class PushJob(Section):
     sheet: str | None = None
     skip_rows: Annotated[int, Field(ge=0)] = 0
     results: Path | None = None
+    to: Literal["prospects", "notes", "tasks", "meetings"] = "prospects"
+    key: str | None = None
     max_changes: Annotated[int, Field(ge=0)] | None = None
     allow_shared_contact: bool = False
     fill_empty: bool = False

@@ -112,6 +112,12 @@ def _push_request(
     sql: str | None = option("--sql QUERY", "Push the rows of one SELECT."),
     database: Path | None = option("--database F", "Use this DuckDB file for --table or --sql."),
     job: str | None = option("--job NAME", "Run the push job [push.NAME] of the settings."),
+    to: Literal["prospects", "notes", "tasks", "meetings"] | None = option(
+        "--to", "What rows become (default: prospects); the others are added to prospects."
+    ),
+    key: str | None = option(
+        "--key COLUMN", "Column that is the identity of a note, task or meeting (with --to)."
+    ),
     encoding: str | None = option("--encoding NAME", "Encoding of a text file, such as cp1252."),
     delimiter: str | None = option(
         "--delimiter C", "Delimiter of a CSV file: one character, or tab."
@@ -175,7 +181,7 @@ def _push_request(
         "ignore_unknown": ignore_unknown, "allow_shared_contact": allow_shared_contact or None,
         "fill_empty": fill_empty or None, "restore": restore or None,
         "recheck": False if no_recheck else None, "source_name": source, "lookups": lookups,
-        "results": results,
+        "results": results, "to": to, "key": key,
     }  # fmt: skip
     changes = {name: value for name, value in given.items() if value is not None}
     if output.all_accounts and file == "-":

@@ -19,6 +19,7 @@ from rich.text import Text
 from connector.errors import printable
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why
+from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
@@ -43,6 +44,7 @@ def change_of(planned: PlannedRow) -> Change:
     A row that only creates activities counts as an update, as it does in a push.
     """
     says = orjson.loads(planned.write.body or b"{}")
+    is_activity = planned.write.kind != PROSPECTS
     outcome = "update" if _only_adds(planned) else planned.outcome
     name = " ".join(filter(None, (says.get("firstName"), says.get("lastName"))))
     change: Change = {
@@ -55,16 +57,17 @@ def change_of(planned: PlannedRow) -> Change:
     merged = planned.merged.fields if planned.merged is not None else ()
     sends = planned.outcome in _SENT
     changes = [_sent(each, planned) for each in merged if sends and _is_sent(each)]
-    if sends and planned.merged is None:  # a row without contact: it creates a person, whole
+    activities = [{"kind": each.kind, **orjson.loads(each.body)} for each in planned.activities]
+    if is_activity:
+        activities = [{**says, "kind": planned.write.kind}] if sends else []
+    elif sends and planned.merged is None:  # a row without contact: it creates a person, whole
         new = {name: value for name, value in says.items() if name not in MANNERS}
         changes = [{"field": name, "new": value} for name, value in new.items()]
     parts = {
         "changes": changes,
         "kept": [_not_sent(each) for each in (planned.merged.kept if planned.merged else ())],
         "left_out": [_not_sent(each) for each in merged if each.action is FieldAction.LEAVE_OUT],
-        "activities": [
-            {"kind": each.kind, **orjson.loads(each.body)} for each in planned.activities
-        ],
+        "activities": activities,
         "labels_removed": _labels_removed(merged) if sends else [],
         "looked_up_first": planned.looks,
         "reason": planned.reason if outcome not in _SENT else None,
@@ -236,8 +239,9 @@ class PlanView:
         self.looks += planned.looks
         self.labels_removed.update(set(_labels_removed(sent)))
         undo = self.cannot_undo
-        undo["activities"] += len(planned.activities)
-        undo["created"] += planned.outcome == "create"
+        is_activity = planned.write.kind != PROSPECTS
+        undo["activities"] += len(planned.activities) + is_activity
+        undo["created"] += planned.outcome == "create" and not is_activity
         if planned.outcome in ("create", "send"):
             return
         self.fields.update(each.name for each in sent)

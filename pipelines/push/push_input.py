@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input
+from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.planner import Mode
+from connector.upsert.rows.field_names import normalized
 from connector.upsert.rows.row_files import (
     RejectsFile,
     ResultsFile,
@@ -23,6 +25,7 @@ from connector.upsert.rows.row_files import (
 )
 from pipelines.destination.identity import is_duckdb
 
+To = Literal["prospects", "notes", "tasks", "meetings"]
 _FETCHED_ROWS = 5_000
 _NAMELESS = (
     "stdin has no name, so all that is pushed from it counts as one input, and is compared with "
@@ -34,6 +37,7 @@ _NAMELESS = (
 class PushRequest:
     """What one push is asked to do. Exactly one of file, table and sql; `-` = CSV on stdin.
 
+    to: what rows become; key: the column that is the identity of one that isn't a prospect.
     database: a DuckDB file for `table` and `sql`, instead of the destination. encoding, delimiter,
     sheet: of `file`; None: as detected. skip_rows: lines of `file` above its header. rejects: file
     for rows that weren't applied; None: next to the input. results: file for every row with its
@@ -49,6 +53,8 @@ class PushRequest:
     file: str | None = None
     table: str | None = None
     sql: str | None = None
+    to: To = "prospects"
+    key: str | None = None
     database: Path | None = None
     encoding: str | None = None
     delimiter: str | None = None
@@ -92,6 +98,50 @@ class PushRequest:
         if self.force and (self.fill_empty or self.restore):
             other = "--fill-empty" if self.fill_empty else "--restore"
             raise UsageError(f"--force sends everything: leave out {other}, or --force.")
+        self._check_activities()
+
+    def _check_activities(self) -> None:
+        """Raises UsageError for what is asked of prospects where rows become something else."""
+        if self.to == PROSPECTS:
+            if self.key is not None:
+                raise UsageError(
+                    "--key is for --to notes, tasks or meetings. Prospects are known by contacts."
+                )
+            return
+        asked = {
+            "--mode": self.mode != "upsert",
+            "--clear-empty": self.clear_empty,
+            "--allow-shared-contact": self.allow_shared_contact,
+            "--fill-empty": self.fill_empty,
+            "--restore": self.restore,
+            "--no-recheck": not self.recheck,
+            "--lookups": self.lookups is not None,
+        }
+        if given := [name for name, is_given in asked.items() if is_given]:
+            raise UsageError(
+                f"{', '.join(given)}: only for prospects. --to {self.to} creates {self.to}, and "
+                "changes nobody. Leave it out."
+            )
+        if self.to_apply:
+            raise UsageError(
+                f"A plan file holds changes of prospects; {self.to} are only created. Leave out "
+                f"--out: push --to {self.to} sends what this plan shows."
+            )
+
+    def key_column(self, rows: Input) -> str | None:
+        """The column of `key`, as the input names it.
+
+        Raises:
+            InputError: there is no such column.
+        """
+        if self.key is None or self.key in rows.columns:
+            return self.key
+        by_name = {normalized(column): column for column in rows.columns}
+        found = by_name.get(normalized(self.key))
+        if found is None:
+            reason = f"no column {self.key!r}, which --key names. Name a column of the input."
+            raise InputError(location=rows.name, reason=reason)
+        return found
 
     @property
     def title(self) -> str:
@@ -105,8 +155,14 @@ class PushRequest:
         """The input's name, the same at each push: the job, the name that it was given, or else
         where the rows are."""
         if self.job is not None:
-            return f"job {self.job}"
-        return self.origin if self.source_name is None else f"source {self.source_name.strip()}"
+            return f"job {self.job}{self._becomes}"
+        if self.source_name is not None:
+            return f"source {self.source_name.strip()}{self._becomes}"
+        return self.origin
+
+    @property
+    def _becomes(self) -> str:
+        return "" if self.to == PROSPECTS else f", {self.to}"
 
     @property
     def notes(self) -> list[str]:
@@ -120,12 +176,13 @@ class PushRequest:
         """Where the rows are; for a query only a digest, since it may quote values."""
         if self.file is not None:
             sheet = "" if self.sheet is None else f", sheet {self.sheet}"
-            return "stdin" if self.file == "-" else f"file {Path(self.file).resolve()}{sheet}"
+            name = "stdin" if self.file == "-" else f"file {Path(self.file).resolve()}{sheet}"
+            return name + self._becomes
         where = "" if self.database is None else f" of {self.database.absolute()}"
         if self.table is not None:
-            return f"table {self.table}{where}"
+            return f"table {self.table}{where}{self._becomes}"
         digest = hashlib.sha256((self.sql or "").encode()).hexdigest()[:16]
-        return f"query {digest}{where}"
+        return f"query {digest}{where}{self._becomes}"
 
 
 def open_rejects(settings: Settings, request: PushRequest, rows: Input) -> RejectsFile:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,18 +29,19 @@ from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input
+from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.before_images import BeforeImages, undo_key
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import MergeRules
-from connector.upsert.outbox.outbox import Outbox
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.plan_file import PlanHeader, PlanWriter, PrivateFile
 from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
-from connector.upsert.rows.row_checks import Reject, Validator
+from connector.upsert.rows.row_checks import ActivityValidator, Reject, Validator
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from connector.upsert.sending import Sender, in_flight_for
 from pipelines.destination.identity import destination_label, destination_number
@@ -424,6 +426,9 @@ class OutboxRun:
             self._images.forget(connection, before_ms)
 
 
+_Plan = Callable[..., PlanCounts]
+
+
 class _PushRun(OutboxRun):
     """One push: its rows are read, checked, planned and sent."""
 
@@ -465,20 +470,52 @@ class _PushRun(OutboxRun):
             self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
         with open_rows(settings, request) as rows, ExitStack() as files:
             self._report.notes.append(f"{rows.name}: {rows.description}")
-            validator = self._validator(rows)
+            planner = self._planner_of(rows)
             if not request.dry_run or request.rejects is not None:
                 self._rejects = open_rejects(settings, request, rows)
                 self._keep(files, self._rejects)
             if request.results is not None:
                 self._results_file = open_results(settings, request, rows)
                 self._keep(files, self._results_file)
-            self._plan(rows, validator)
+            self._plan(rows, planner)
             if not request.dry_run:
                 self._check_changes()
             if self._results_file is not None:
                 self._results_file.has_all_rows = True
             if not request.dry_run:
                 self._send()
+
+    def _planner_of(self, rows: Input) -> Callable[[Pulled], _Plan]:
+        """What plans the rows, once the copy is open; their columns are matched and checked now."""
+        request, outbox, clock = self._request, self._outbox, self._clock
+        how: Any = {"dry_run": request.dry_run, "clock": clock}
+        if request.to == PROSPECTS:
+            check = self._validator(rows).check
+            options = self._options
+            return lambda pulled: partial(Planner(outbox, options, pulled, **how).plan, check=check)
+        check_activity = self._activity_validator(rows).check_activity
+        options = self._options
+        return lambda pulled: partial(
+            ActivityPlanner(outbox, options, pulled, kind=request.to, **how).plan,
+            check=check_activity,
+        )
+
+    def _activity_validator(self, rows: Input) -> ActivityValidator:
+        request = self._request
+        mapping = ColumnMapping.load(request.mapping, request.to) if request.mapping else None
+        key = request.key_column(rows)
+        plan = match_columns(
+            rows.columns,
+            mapping,
+            ignore_unknown=request.ignore_unknown,
+            location=rows.name,
+            from_table=rows.from_table,
+            kind=request.to,
+            key=key,
+        )
+        self._report.notes += [*request.notes, *plan.notes]
+        region = self._session.settings.writes.default_region
+        return ActivityValidator(plan, request.to, key=key, default_region=region)
 
     def _validator(self, rows: Input) -> Validator:
         request = self._request
@@ -510,21 +547,20 @@ class _PushRun(OutboxRun):
                 outcome = f"would_{row.outcome}" if is_sent else row.outcome
                 self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
 
-    def _plan(self, rows: Input, validator: Validator) -> None:
-        dry_run, clock, results = self._request.dry_run, self._clock, self._results_file
+    def _plan(self, rows: Input, planner_of: Callable[[Pulled], _Plan]) -> None:
+        results = self._results_file
         with open_pulled(self._session.settings) as pulled:
             if not self._request.recheck:
                 self._note_copy_age(pulled.complete_ms)
-            planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
+            plan_rows = planner_of(pulled)
             with self._planned_view(pulled) as view:
-                plan = self._planned = planner.plan(
+                plan = self._planned = plan_rows(
                     results.copying(rows) if results else rows,
-                    validator.check,
                     on_reject=self._reject,
                     on_read=self._show_read,
                     on_planned=self._note_planned if results or view else None,
                 )
-            if plan.looks > 1 and self._options.rechecks:
+            if plan.looks > 1 and self._options.rechecks and self._request.to == PROSPECTS:
                 self._pages_of_scan = pages_of_scan(self._session.settings, pulled)
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs

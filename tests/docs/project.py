@@ -20,6 +20,7 @@ from tests.processes.zygote import Zygote
 
 BIN = Path(sys.executable).parent
 PEOPLE = "First Name,Last Name,Email\nAda,Byron,ada@example.com\n"
+CALLS = "email,body\nada@example.com,Called\nnobody@example.com,Left a message\n"
 FAIR = """\
 Given name,Family name,Email,Mobile,Tags,Internal remark
 Grace,Hopper,grace@example.com,(212) 555-0199,Nurse;Fair,met at the stand
@@ -70,6 +71,7 @@ def readers_project(folder: Path) -> Iterator[ReadersProject]:
     (folder / ".venv").symlink_to(BIN.parent)
     (folder / "people.csv").write_text(PEOPLE)
     (folder / "fair.csv").write_text(FAIR)
+    (folder / "calls.csv").write_text(CALLS)
     with Sandbox(SandboxOptions(prospects=120, notes=80, tasks=40, meetings=20)) as sandbox:
         environment = {
             name: value

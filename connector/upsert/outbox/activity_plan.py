@@ -61,7 +61,7 @@ class _Whom(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Facts:
+class _ChunkFacts:
     """What is known of a chunk of rows: receipts by contact, activities by row and by person, and
     who has which contact in the copy."""
 
@@ -184,7 +184,7 @@ class ActivityPlanner:
                 self._send(row, write, whom.id)
         self._touch(facts, used_rows, used_people)
 
-    def _gather(self, rows: Sequence[tuple[ActivityRow, Write]]) -> _Facts:
+    def _gather(self, rows: Sequence[tuple[ActivityRow, Write]]) -> _ChunkFacts:
         contacts = {
             alias
             for _, write in rows
@@ -206,9 +206,9 @@ class ActivityPlanner:
         people = {**near.people, **self._pulled.by_id(ids - near.people.keys())}
         with self._outbox.database.read() as connection:
             attached = self._receipts.attached(connection, ids | people.keys())
-        return _Facts(receipts, known, attached, near.by_email, near.by_phone, people)
+        return _ChunkFacts(receipts, known, attached, near.by_email, near.by_phone, people)
 
-    def _whom(self, row: ActivityRow, write: Write, facts: _Facts) -> _Whom:
+    def _whom(self, row: ActivityRow, write: Write, facts: _ChunkFacts) -> _Whom:
         """Whom a row is about, as far as that is known without a request."""
         if row.prospect_id is not None:
             found = facts.people.get(row.prospect_id)
@@ -227,7 +227,7 @@ class ActivityPlanner:
         ids = by_email if email else by_phone
         return _Whom(next(iter(ids)) if len(ids) == 1 else None)
 
-    def _accepted(self, alias: int | None, facts: _Facts) -> Iterator[str]:
+    def _accepted(self, alias: int | None, facts: _ChunkFacts) -> Iterator[str]:
         """Whom a contact was accepted for, unless the copy shows that they were deleted since."""
         receipt = None if alias is None else facts.receipts.get(alias)
         if receipt is not None:
@@ -293,7 +293,7 @@ class ActivityPlanner:
         result = RowResult(row_number, status, prospect_id, message, self._kind, record_id)
         self._found.append(result)
 
-    def _touch(self, facts: _Facts, rows: Collection[int], people: Collection[str]) -> None:
+    def _touch(self, facts: _ChunkFacts, rows: Collection[int], people: Collection[str]) -> None:
         """What rows of this push have repeated stays beyond its retention; written now and then."""
         now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
