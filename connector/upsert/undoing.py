@@ -7,7 +7,7 @@ what it added, and what was never read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from connector.upsert.looking import Guard
 from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
-from connector.upsert.outbox.outbox_schema import writes
+from connector.upsert.outbox.outbox_schema import results, writes
 from connector.upsert.outbox.receipts import RowResult, Status
 
 _CREATED = (
@@ -91,9 +91,21 @@ def plan_undo(
     changes = changes_of(connection, outbox, undoes)
     kept = {id_: (image, by) for id_, image, by in images.of_run(connection, undoes)}
     planner = _UndoPlanner(outbox, undoes, run_id, force=force)
+    planner.left_alone = _left_alone(connection, {by for _, by in kept.values() if by})
     for row, group in _by_row(changes).items():
         planner.add(row, group, kept)
     return planner.plan
+
+
+def _left_alone(connection: sa.Connection, run_ids: Collection[str]) -> dict[str, RowResult]:
+    """Prospect id → the outcome of those whom earlier undos have left alone: a run that was killed
+    has told nobody."""
+    own, bad = results.c, (Status.REJECTED.value, Status.FAILED.value)
+    query = sa.select(own.row_number, own.status, own.prospect_id, own.message).where(
+        own.run_id.in_(list(run_ids)), own.status.in_(bad), own.prospect_id.is_not(None)
+    )
+    found = connection.execute(query) if run_ids else ()
+    return {each[2]: RowResult(each[0], Status(each[1]), each[2], each[3]) for each in found}
 
 
 def _by_row(changes: Sequence[Change]) -> dict[int, list[Change]]:
@@ -112,6 +124,7 @@ class _UndoPlanner:
     def __init__(self, outbox: Outbox, undoes: str, run_id: str, *, force: bool) -> None:
         self._hasher, self._undoes, self._run_id = outbox.hasher, undoes, run_id
         self._force = force
+        self.left_alone: dict[str, RowResult] = {}
         self.plan = UndoPlan()
 
     def add(
@@ -135,8 +148,8 @@ class _UndoPlanner:
             image, by = kept.get(id_, (None, None))
             if by is not None and not self._force:
                 self.plan.already.add(by)
-                message = _ALREADY.format(id=id_, by=by)
-                self.plan.results.append(RowResult(row, Status.UNCHANGED, id_, message))
+                done = RowResult(row, Status.UNCHANGED, id_, _ALREADY.format(id=id_, by=by))
+                self.plan.results.append(self.left_alone.get(id_, done))
                 return
             if self._put_back(row, id_, image, stays):
                 return

@@ -161,10 +161,26 @@ def environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]
 
 def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -> Killed:
     command = ("push", "people.csv", "--json", "-q")
-    some = chance.randrange(1, 20)
-    signalled(zygote, sandbox, signal.SIGKILL, *command, when=lambda: len(sandbox.requests) > some)
-    killed = Killed(kills=1)
-    while killed.kills < kills:
+    killed = Killed(kills=kill_again_and_again(zygote, sandbox, command, kills, chance))
+    zygote.start(*command)
+    killed.exit_code = zygote.wait()
+    killed.summary = json.loads((zygote.folder / "out").read_text().splitlines()[-1])
+    killed.messages = (zygote.folder / "err").read_text().splitlines()
+    return killed
+
+
+def kill_again_and_again(
+    zygote: Zygote, sandbox: Sandbox, command: tuple[str, ...], kills: int, chance: random.Random
+) -> int:
+    """Run `command` up to `kills` times, killed at random instants, the first time between two
+    requests; how often it was killed while it ran."""
+    some, before = chance.randrange(1, 20), len(sandbox.requests)
+    signalled(
+        zygote, sandbox, signal.SIGKILL, *command,
+        when=lambda: len(sandbox.requests) > before + some,
+    )  # fmt: skip
+    killed = 1
+    while killed < kills:
         before = len(sandbox.requests)
         pid = zygote.start(*command)
         if chance.random() < 0.8:  # else somewhere in start and plan
@@ -176,11 +192,7 @@ def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -
         os.kill(pid, signal.SIGKILL)
         if zygote.wait() != -signal.SIGKILL:
             break  # it was faster: everything is done
-        killed.kills += 1
-    zygote.start(*command)
-    killed.exit_code = zygote.wait()
-    killed.summary = json.loads((zygote.folder / "out").read_text().splitlines()[-1])
-    killed.messages = (zygote.folder / "err").read_text().splitlines()
+        killed += 1
     return killed
 
 
