@@ -579,7 +579,7 @@ class Sender:
         self, connection: sa.Connection, row: RowInFlight, write: Write, *, looks: bool
     ) -> None:
         """`write` goes out, or is looked up first."""
-        row.write, row.looks, row.resumed = write, looks, False
+        row.write, row.looks, row.resumed, row.refused_names = write, looks, False, None
         row.began_s = row.tried_s = self._clock.monotonic_s()
         if not looks:
             self._mark_sending(connection, row, Next.SEND)
