@@ -111,7 +111,8 @@ class Delivered:
     verdict is ANSWERED. expected_is_deleted: the prospect to be changed no longer exists, and a new
     one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
-    merged: what is left to change of a person who was looked at. conflicts: fields of an undo that
+    merged: what is left to change of a person who was looked at. refusal: why a person who was met
+    can't be changed. conflicts: fields of an undo that
     were changed since, and stay. asked: something was requested; else the person was read before,
     at `read_ms` where that isn't fresh any more.
     """
@@ -126,6 +127,7 @@ class Delivered:
     remembered: bool | None = None
     merged: PersonMerge | None = None
     conflicts: tuple[str, ...] = ()
+    refusal: str | None = None
     asked: bool = True
     read_ms: int | None = None
 

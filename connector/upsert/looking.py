@@ -57,6 +57,9 @@ _TAKEN = (
     "the new {contact} belongs to prospect {other}, while the row is about prospect {id}. Correct "
     "the row, or look at both in HiringCenter"
 )
+_NAMELESS = (
+    "somebody has this email or phone, but HiringCenter didn't say who, so they weren't changed"
+)
 CONFLICT = "conflict"
 """The outcome of a write whose person isn't as its guard requires."""
 
@@ -209,14 +212,44 @@ class Looking:
             return Delivered(write, Verdict.EQUAL, item, merged=merged)
         alone = [name for (name, _), ids in seen.items() if ids == [id_]]
         body = self._body(merged, person, alone)
+        self._check_contacts(body, id_, seen)
+        write = write._replace(body=orjson.dumps(body.payload))
+        return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
+
+    def meet(self, met: Delivered, memory: RowMemory) -> Delivered:
+        """Merge a row with the person whom its creation has met, and left as they are; nothing is
+        sent. That the API can't be asked to change them is the result's `refusal`.
+
+        Raises:
+            Unclear: the API didn't filter its list.
+        """
+        item = met.item or {}
+        if item.get("id") is None:
+            return replace(met, refusal=_NAMELESS)
+        id_ = str(item["id"])
+        person = Person(id_, fields_of_item(item), fresh=True)
+        merged, _ = self._merged(memory, person, None)
+        met = replace(met, merged=merged)
+        if not merged.to_send:
+            return met
+        says = memory.row.says
+        given = [name for name in SAME_CONTACT if says.get(name)]
+        found_by = [name for name in given if SAME_CONTACT[name](says[name], item.get(name))]
+        try:
+            body = self._body(merged, person, found_by)
+            self._check_contacts(body, id_, {})
+        except NotSendable as error:
+            return replace(met, refusal=str(error))
+        return replace(met, write=met.write._replace(body=orjson.dumps(body.payload)))
+
+    def _check_contacts(self, body: Body, id_: str, seen: dict[tuple[str, str], list[str]]) -> None:
+        """The contact that goes out finds this person alone, and new ones are nobody else's."""
         assert body.contact is not None
         if self._having(*body.contact, seen) != [id_]:
             raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
         for name, value in body.new_contacts:
             if others := [other for other in self._having(name, value, seen) if other != id_]:
                 raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
-        write = write._replace(body=orjson.dumps(body.payload))
-        return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
 
     def judge(
         self,

@@ -37,7 +37,8 @@ from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import NAMES, NotSendable
+from connector.upsert.outbox.merge import NAMES, NotSendable, body_of_creation
+from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Verdict, Write, WriteState
 from connector.upsert.outbox.planner import (
     EXISTS,
@@ -223,6 +224,8 @@ class Sender:
                     resumed=row.resumed,
                     accepted_updated_at_ms=row.accepted_updated_at_ms,
                 )
+                if arrived.verdict is Verdict.MET and row.memory and row.guard is None:
+                    arrived = self._looking.meet(arrived, row.memory)
         except BaseException as error:  # noqa: BLE001 - see above
             arrived = error
         self._arrivals.put((row, arrived))
@@ -510,14 +513,14 @@ class Sender:
     def _creating_only(self, write: Write) -> Write:
         """A write about an unknown person only creates: a prospect that has the contact is left
         alone and shown in the answer, so that it is compared before it is changed."""
-        is_unknown = (
-            write.kind == PROSPECTS and write.prospect_id is None and write.row_alias is None
-        )
-        payload = orjson.loads(write.body) if is_unknown else {}
-        is_shared = self._options.allow_shared_contact and write.guard is None
-        if payload.get("update") is not True or is_shared:
+        if write.kind != PROSPECTS or write.prospect_id is not None:
             return write
-        return write._replace(creates=True, body=orjson.dumps({**payload, "update": False}))
+        says = orjson.loads(write.body)
+        only_creates = says.get("update") is True and write.row_alias is None
+        payload = dict(body_of_creation([MergedRow(says)], self._options.rules).payload)
+        if not only_creates:
+            payload["update"] = says.get("update", False)
+        return write._replace(creates=only_creates, body=orjson.dumps(payload))
 
     def _claim_activity(self, connection: sa.Connection, row: RowInFlight) -> bool:
         """Whether the row's next activity goes out, or is looked up; else it has its outcome."""

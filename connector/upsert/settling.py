@@ -34,9 +34,7 @@ from connector.upsert.outbox.merge import (
     NotSendable,
     Person,
     PersonMerge,
-    body_of_update,
     has_changed,
-    merge,
     new_shown,
 )
 from connector.upsert.outbox.outbox import (
@@ -436,32 +434,23 @@ class Settler:
             self._finish(connection, row, Status.UNCHANGED, None)
             row.status = Status.UNCHANGED
             return Next.SETTLED
-        return self._settle_merged_meeting(connection, row, arrived, row.memory)
+        return self._settle_merged_meeting(connection, row, arrived)
 
     def _settle_merged_meeting(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered, memory: RowMemory
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
         """A creation has met a prospect, who was read with its answer: the row is merged."""
-        item, rules = arrived.item or {}, self._options.rules
-        person = row.theirs = _person_read(row.write, item)
-        row.merged = merge([memory.row], person, rules, self._cell)
-        if not row.merged.to_send:
+        item = arrived.item or {}
+        if arrived.refusal is not None:
+            self._refuse(connection, row, Status.REJECTED, arrived.refusal)
+            return Next.SETTLED
+        row.merged, row.theirs = arrived.merged, _person_read(row.write, item)
+        if row.merged is None or not row.merged.to_send:
             settlement = self.settlement_of(row)
             row.write = row.write._replace(settles=settlement and settlement.to_bytes())
-            changed_ms, sent_ms = time_ms(item, "updatedAt"), row.write.sent_server_ms
-            has_changed_them = (  # a server that doesn't know `update: false`
-                not (arrived.was_refused or changed_ms is None or sent_ms is None)
-                and changed_ms >= sent_ms
-            )
-            status = Status.UPDATED if has_changed_them else Status.UNCHANGED
-            self._accept(connection, row, item, status)
+            self._accept(connection, row, item, _status_of_met(row.write, arrived))
             return Next.SETTLED
-        try:
-            body = body_of_update(row.merged, person, labels_merge=rules.labels_merge)
-        except NotSendable as error:
-            self._refuse(connection, row, Status.REJECTED, str(error))
-            return Next.SETTLED
-        row.write = row.write._replace(body=orjson.dumps(body.payload))
+        row.write = row.write._replace(body=arrived.write.body)
         return Next.UPDATE
 
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
@@ -756,6 +745,15 @@ def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -
         return ()
     sent = ("labels" if each.name in LABEL_EDITS else each.name for each in merged.to_send)
     return tuple(dict.fromkeys(sent))
+
+
+def _status_of_met(write: Write, arrived: Delivered) -> Status:
+    """The outcome for a person who was met and is as the row says: a server that doesn't know
+    `update: false` may have changed them."""
+    changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
+    if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
+        return Status.UNCHANGED
+    return Status.UPDATED
 
 
 def _person_read(write: Write, item: Item) -> Person:
