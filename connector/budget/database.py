@@ -86,7 +86,11 @@ class Prepared:
         """The SQL text, and the values that the statement itself contains."""
         if (found := self._compiled.get(dialect.name)) is None:
             made = self._statement.compile(dialect=dialect, column_keys=self._columns)
-            literals = {name: value for name, value in made.params.items() if value is not None}
+            literals = {
+                name: value
+                for name, value in made.params.items()
+                if value is not None and name not in (self._columns or ())
+            }
             found = self._compiled[dialect.name] = str(made), literals
         return found
 

@@ -390,7 +390,11 @@ class Sender:
             known = [found[each] for each in row.write.aliases if each in found]
             id_ = known[0].prospect_id if known else row.write.prospect_id
             asked.append((row.write, orjson.loads(row.write.body), id_))
-        memories = self._bases.memories(connection, asked)
+        if not merged:
+            return
+        writes = [row.write for row in merged]
+        entries = self._bases.find(connection, writes[0].source, writes)
+        memories = self._bases.memories(asked, entries)
         for row, memory in zip(merged, memories, strict=True):
             row.memory = memory
             row.siblings = unpacked(row.write.settles)[0] if row.write.settles else None

@@ -6,7 +6,7 @@ the first names begin alike, or both contacts lead there: families share a phone
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, Self
@@ -70,6 +70,13 @@ class RowMemory(NamedTuple):
     entry: Entry | None
     people: tuple[str, ...]
     stored: Entry | None = None
+
+
+class FoundEntries(NamedTuple):
+    """Entries by the contacts that lead to them. source: the number of the source that asks."""
+
+    by_alias: Mapping[int, Sequence[Entry]]
+    source: int
 
 
 class Settlement(NamedTuple):
@@ -139,20 +146,22 @@ class Bases:
         self._entries, self.hasher = entries, hasher
         self._sources: dict[str, int] = {}
 
+    def find(self, connection: sa.Connection, source: str, writes: Iterable[Write]) -> FoundEntries:
+        """The entries, of any source of the scope, that ever had a contact of these rows."""
+        own = self._entries.numbers(connection)
+        aliases = {alias for write in writes for alias in self.contacts(write)}
+        found = self._entries.find(connection, aliases)
+        by_alias = {
+            alias: [entry for entry in each if entry.source in own] for alias, each in found.items()
+        }
+        return FoundEntries(by_alias, self.number(connection, source))
+
     def memories(
-        self,
-        connection: sa.Connection,
-        rows: Sequence[tuple[Write, Mapping[str, Any], str | None]],
+        self, rows: Sequence[tuple[Write, Mapping[str, Any], str | None]], found: FoundEntries
     ) -> list[RowMemory]:
         """What is remembered for each row. rows: its first write, what it says, and whom it is
         about, where that is known."""
-        aliases = {alias for write, _, _ in rows for alias in self._contacts(write)}
-        found = self._entries.find(connection, aliases)
-        own = self._entries.numbers(connection)
-        return [
-            self._memory(self.number(connection, write.source), write, says, id_, found, own)
-            for write, says, id_ in rows
-        ]
+        return [self._memory(write, says, id_, found) for write, says, id_ in rows]
 
     def namesakes(
         self, connection: sa.Connection, source: str, says: Mapping[str, Any]
@@ -183,24 +192,20 @@ class Bases:
 
     def _memory(
         self,
-        number: int,
         write: Write,
         says: Mapping[str, Any],
         prospect_id: str | None,
-        found: Mapping[int, list[Entry]],
-        numbers: Collection[int],
+        found: FoundEntries,
     ) -> RowMemory:
-        lists = [found.get(alias, []) for alias in self._contacts(write)]
+        lists = [found.by_alias.get(alias, []) for alias in self.contacts(write)]
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         own, others = list[Entry](), list[Entry]()
         for entry in dict.fromkeys(chain.from_iterable(lists)):
-            if entry.source not in numbers:
-                continue
             is_about = prospect_id is not None and entry.prospect_id == prospect_id
             is_alike = entry.names[INITIAL] == names[INITIAL]
             is_alike |= len(lists) > 1 and all(entry in each for each in lists)
             if is_about or (is_alike and write.exported is None):  # else its id alone decides
-                (own if entry.source == number else others).append(entry)
+                (own if entry.source == found.source else others).append(entry)
         bases = [unpacked(entry.cells) for entry in own]
         remembered = Remembered(
             base=_united([base for base, _ in bases]),
@@ -236,7 +241,7 @@ class Bases:
                 base[name] = before[name]
             elif name not in exported.added and name not in MANNERS:
                 base[name] = frozenset((exported.was.get(name) or cell(name, value),))
-        contacts = self._contacts(write)
+        contacts = self.contacts(write)
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         new = Entry(contacts[0], 0, write.prospect_id, 1, names, None, b"", 0)
         entry = (memory.entry or new)._replace(cells=packed(base, shown))
@@ -263,7 +268,7 @@ class Bases:
         Else another row's new cell isn't settled with this one. An old one, which no row says any
         more, goes.
         """
-        contacts = self._contacts(write)
+        contacts = self.contacts(write)
         if not contacts:
             return None
         entry = memory.entry
@@ -296,7 +301,7 @@ class Bases:
         self, write: Write, says: Mapping[str, Any], prospect_id: str, at_ms: int
     ) -> Settlement:
         """The new entry of a row that is settled as a whole."""
-        contacts = self._contacts(write)
+        contacts = self.contacts(write)
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         cells = cells_of_row(says, self.hasher)
         if write.exported is not None:
@@ -305,7 +310,7 @@ class Bases:
         entry = Entry(contacts[0], 0, prospect_id, 1, names, write.content, cells, at_ms)
         return Settlement(entry, contacts)
 
-    def _contacts(self, write: Write) -> tuple[int, ...]:
+    def contacts(self, write: Write) -> tuple[int, ...]:
         """The aliases that an entry is found by, email first; of a row without contact, its own; of
         one of a pulled table, its prospect's id before all others."""
         if write.exported is None or write.prospect_id is None:

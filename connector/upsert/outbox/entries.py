@@ -19,6 +19,7 @@ from connector.upsert.outbox.outbox_schema import (
     entry_contacts,
     insert_new,
     insert_or_replace,
+    rows_of,
     sources,
 )
 
@@ -33,14 +34,13 @@ _CODES = {name: code for code, name in enumerate(_CODED)}
 _CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
 INITIAL = slice(8, 12)  # of an entry's names
 _SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
+_COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
 _FIND = (
-    "SELECT {columns}, e.alias FROM outbox_entries e WHERE e.alias IN ({aliases}) "
+    "SELECT {columns}, e.alias FROM outbox_entries e WHERE e.alias IN ({numbers}) "
     "UNION ALL SELECT {columns}, c.contact FROM outbox_entry_contacts c "
     "JOIN outbox_entries e ON e.alias = c.alias AND e.source = c.source "
-    "WHERE c.contact IN ({aliases})"
-)
-_COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
-
+    "WHERE c.contact IN ({numbers})"
+).replace("{columns}", ", ".join(f"e.{name}" for name in _COLUMNS))
 _CONTACT = ("contact", "source", "alias")
 
 Base = Mapping[str, frozenset[bytes]]
@@ -137,12 +137,8 @@ class Entries:
         """alias → the entries, of any source, that ever had this contact."""
         if not aliases:
             return {}
-        numbers = ",".join(map(str, sorted(aliases)))  # thousands of parameters cost more than text
-        columns = ", ".join(f"e.{name}" for name in _COLUMNS)
-        found = connection.exec_driver_sql(_FIND.format(columns=columns, aliases=numbers))
-        assert found.cursor is not None
         by_alias: dict[int, list[Entry]] = {}
-        for row in found.cursor.fetchall():
+        for row in rows_of(connection, _FIND, aliases):
             by_alias.setdefault(row[8], []).append(Entry._make(row[:8]))
         return by_alias
 

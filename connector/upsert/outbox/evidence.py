@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
-from connector.upsert.outbox.bases import Bases, RowMemory
+from connector.upsert.outbox.bases import Bases, FoundEntries, RowMemory
 from connector.upsert.outbox.matching import (
     Name,
     OtherPerson,
@@ -48,6 +48,16 @@ class Near(NamedTuple):
     by_email: Mapping[str, frozenset[str]]
     by_phone: Mapping[str, frozenset[str]]
     people: Mapping[str, PulledProspect]
+
+    def whose(self, says: Mapping[str, Any]) -> str | None:
+        """Who alone has every contact that a row says."""
+        email, phone = says.get("email"), says.get("phone")
+        having = [self.by_email.get(email.casefold())] if email else []
+        having += [self.by_phone.get(phone)] if phone else []
+        if not having or having[0] is None or len(having[0]) != 1 or having[-1] != having[0]:
+            return None
+        (id_,) = having[0]
+        return id_
 
 
 class Pulled:
@@ -88,6 +98,19 @@ class Pulled:
         if found is None:
             return self.complete_ms is not None and self.complete_ms > accepted_ms
         return found.deleted_at_ms is not None and found.deleted_at_ms > accepted_ms
+
+
+class ContactFacts(NamedTuple):
+    """What is known about the contacts of a chunk of rows, each looked up once.
+
+    payloads: by row number, what the rows say. receipts, entries: by alias. near: who has the
+    contacts in the copy.
+    """
+
+    payloads: Mapping[int, dict[str, Any]]
+    receipts: Mapping[int, Receipt]
+    entries: FoundEntries
+    near: Near
 
 
 @dataclass(slots=True)
@@ -185,29 +208,51 @@ class EvidenceFinder:
         bases: Bases,
     ) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
-        self._bases = bases
+        self._bases, self._source_name = bases, source
         self._source = outbox.hasher.alias("source", source)
         self._uncertain = outbox.uncertain()
         self._open = {name for write in outbox.open_sends() for name in write.person_names}
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
+        self._unsettled = self._open | {name for name, _, _ in self._uncertain}
+        self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
-    def gather(self, people: Sequence[Sequence[Sequence[Write]]]) -> dict[int, Evidence]:
-        """row number → all facts about its person, and what was settled for the row."""
+    def is_settled(self, write: Write, prospect_id: str | None) -> bool:
+        """Whether nothing about the person of `write` is open, uncertain or disputed."""
+        return self._unsettled.isdisjoint({*write.aliases, prospect_id})
+
+    def look_up(self, people: Sequence[Sequence[Sequence[Write]]]) -> ContactFacts:
+        """The facts about the contacts of all rows. people: the rows of each, as their writes."""
+        writes = [row[0] for person in people for row in person]
+        payloads = {write.row_number: orjson.loads(write.body) for write in writes}
+        aliases = {alias for write in writes for alias in write.aliases}
+        with self._outbox.database.read() as connection:
+            receipts = self._receipts.find(connection, aliases)
+            entries = self._bases.find(connection, self._source_name, writes)
+        said = payloads.values()
+        emails = {email.casefold() for each in said if (email := each.get("email"))}
+        phones = {phone for each in said if (phone := each.get("phone"))}
+        return ContactFacts(payloads, receipts, entries, self.pulled.near(emails, phones))
+
+    def gather(
+        self, people: Sequence[Sequence[Sequence[Write]]], facts: ContactFacts
+    ) -> dict[int, Evidence]:
+        """row number → all facts about its person, and what was settled for the row. facts: about
+        these and other people (`look_up`)."""
         rows = [row for person in people for row in person]
-        evidence = self._from_ledger(rows)
-        self._add_contacts(list(evidence.values()))
+        evidence = self._from_ledger(rows, facts)
         ids = {id_ for own in evidence.values() for id_ in own.people}
         ids |= {own.by_row.prospect_id for own in evidence.values() if own.by_row}
-        seen = self.pulled.by_id(ids, with_fields=True)
+        others = self.pulled.by_id(ids - facts.near.people.keys(), with_fields=True)
+        seen = {**facts.near.people, **others}
         for own in evidence.values():
             self._drop_deleted(own, seen)
             self._compare_names(own, seen)
-        self._add_memories(rows, evidence)
+        self._add_memories(rows, evidence, facts)
         remembered = {id_ for own in evidence.values() if own.memory for id_ in own.memory.people}
-        if unseen := remembered - ids:
+        if unseen := remembered - seen.keys() - ids:
             seen |= self.pulled.by_id(unseen, with_fields=True)
         for own in evidence.values():
             near = {*own.people, *(own.memory.people if own.memory else ())}
@@ -229,15 +274,14 @@ class EvidenceFinder:
         own.drop(deleted)
 
     def _add_memories(
-        self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence]
+        self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence], facts: ContactFacts
     ) -> None:
         asked = [
             (write, own.payload, own.best.prospect_id if own.best else None)
             for write, *_ in rows
             for own in [evidence[write.row_number]]
         ]
-        with self._outbox.database.read() as connection:
-            memories = self._bases.memories(connection, asked)
+        memories = self._bases.memories(asked, facts.entries)
         for (write, *_), memory in zip(rows, memories, strict=True):
             if write.row_alias is None:
                 evidence[write.row_number].memory = memory
@@ -246,29 +290,23 @@ class EvidenceFinder:
         """Whether a write to this person has no answer yet."""
         return not self._open.isdisjoint({*write.aliases, prospect_id})
 
-    def _from_ledger(self, rows: Sequence[Sequence[Write]]) -> dict[int, Evidence]:
-        aliases = {alias for write, *_ in rows for alias in write.aliases}
+    def _from_ledger(
+        self, rows: Sequence[Sequence[Write]], facts: ContactFacts
+    ) -> dict[int, Evidence]:
+        found, near, nobody = facts.receipts, facts.near, frozenset[str]()
+        has_activities = any(len(row) > 1 for row in rows)
+        ids = {each.prospect_id for each in found.values()} if has_activities else set()
         with self._outbox.database.read() as connection:
-            found = self._receipts.find(connection, aliases)
-            has_activities = any(len(row) > 1 for row in rows)
-            ids = {each.prospect_id for each in found.values()} if has_activities else set()
             attached = self._receipts.attached(connection, ids)
         evidence = {}
         for write, *_ in rows:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
-            own.payload, own.attached = orjson.loads(write.body), attached
+            own.payload, own.attached = facts.payloads[write.row_number], attached
+            email, phone = own.payload.get("email"), own.payload.get("phone")
+            own.pulled_by_email = near.by_email.get((email or "").casefold(), nobody)
+            own.pulled_by_phone = near.by_phone.get(phone or "", nobody)
             evidence[write.row_number] = own
         return evidence
-
-    def _add_contacts(self, evidence: Sequence[Evidence]) -> None:
-        """Find who has the contacts of rows in the copy."""
-        given = [(own.payload.get("email"), own.payload.get("phone")) for own in evidence]
-        contacts = [((email or "").casefold(), phone or "") for email, phone in given]
-        by_email = self.pulled.by_email({email for email, _ in contacts if email})
-        by_phone = self.pulled.by_phone({phone for _, phone in contacts if phone})
-        for own, (email, phone) in zip(evidence, contacts, strict=True):
-            own.pulled_by_email = by_email.get(email, frozenset())
-            own.pulled_by_phone = by_phone.get(phone, frozenset())
 
     def _compare_names(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         people = own.people

@@ -149,7 +149,7 @@ class Outbox:
             rows = [write._asdict() | stored for write in new]
             for row in rows:
                 del row["id"]
-            connection.execute(sa.insert(writes), rows)
+            insert_new(connection, writes, rows)
 
     def drop_planned(self, **which: str) -> None:
         """Drop what was planned and isn't sent. which: the `source` that is about to be read and

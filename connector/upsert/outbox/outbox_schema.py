@@ -8,9 +8,10 @@ fate is known. Times are UTC epoch milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import orjson
 import sqlalchemy as sa
 
 from connector.budget.database import Prepared, insert_into
@@ -344,3 +345,19 @@ def _insertion(
         )
         _insertions[key] = Prepared(statement, columns)
     return _insertions[key]
+
+
+def rows_of(connection: sa.Connection, sql: str, numbers: Collection[int]) -> Sequence[Any]:
+    """The driver's rows of a query in which `{numbers}` stands for these.
+
+    SQLite gets them as one parameter: else its driver keeps each of the last hundred statements,
+    with its thousands of numbers. SQLAlchemy's own rows would cost as much as the look-up.
+    """
+    ordered = sorted(numbers)
+    cursor = connection.connection.cursor()
+    if connection.dialect.name == "sqlite":
+        text = sql.format(numbers="SELECT value FROM json_each(:numbers)")
+        cursor.execute(text, {"numbers": orjson.dumps(ordered).decode()})
+    else:
+        cursor.execute(sql.format(numbers=",".join(map(str, ordered))))
+    return cursor.fetchall()

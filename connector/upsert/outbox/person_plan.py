@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Base, packed
-from connector.upsert.outbox.evidence import Evidence, Pulled, PulledProspect
-from connector.upsert.outbox.matching import same_value
+from connector.upsert.outbox.evidence import ContactFacts, Evidence, Pulled, PulledProspect
+from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
     NAMES,
@@ -29,6 +29,7 @@ from connector.upsert.outbox.merge import (
     still_holds,
 )
 from connector.upsert.outbox.outbox import Write
+from connector.upsert.outbox.receipts import Receipt
 from connector.upsert.rows.write_schema import MANNERS
 
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
@@ -125,10 +126,6 @@ class PersonPlanner:
                 for memory in known
             ]
         theirs = self._person(rows, prospect_id)
-        if theirs is not None and len(rows) == 1 and not self._rules.force:
-            (write, _), (memory,) = rows[0], known
-            if (equal := self._plainly_equal(write, memory, theirs)) is not None:
-                return [equal]
         merged = merge(said, theirs, self._rules, self._cell)
         plans = []
         for position, ((write, _), memory) in enumerate(self._with(rows)):
@@ -149,25 +146,42 @@ class PersonPlanner:
     ) -> list[tuple[tuple[Write, Evidence], RowMemory]]:
         return [(row, row[1].memory) for row in rows if row[1].memory is not None]
 
-    def _plainly_equal(self, write: Write, memory: RowMemory, theirs: Person) -> RowPlan | None:
-        """The plan of one row that says what HiringCenter has, and either is new here or is settled
-        as a whole: of a million rows, nearly all are, and need no merge."""
-        entry, says, fields = memory.entry, memory.row.says, theirs.fields
-        if entry is None:
-            if memory.row.remembered.base:
-                return None
-        elif entry.content != write.content or entry.prospect_id != theirs.id:
+    def plan_plainly(self, write: Write, facts: ContactFacts) -> RowPlan | None:
+        """The plan of a person's only row, which says what HiringCenter has, and either is new here
+        or is settled as a whole: of a million rows, nearly all are, and need neither evidence nor
+        merge. None where that isn't so, or isn't certain.
+
+        Nothing about the person may be open, uncertain or disputed (`EvidenceFinder.is_settled`).
+        """
+        says, id_ = facts.payloads[write.row_number], write.prospect_id
+        if write.exported is None:
+            id_ = facts.near.whose(says)
+        copied = facts.near.people.get(id_ or "")
+        if id_ is None or copied is None or not _is_plainly_equal(says, copied.fields):
             return None
-        for name, value in says.items():
-            if name not in MANNERS and (
-                name not in fields
-                or not (value == fields[name] or same_value(name, value, fields[name]))
-            ):
+        receipts = [each for each in map(facts.receipts.get, write.aliases) if each is not None]
+        entries = {
+            entry
+            for contact in self._bases.contacts(write)
+            for entry in facts.entries.by_alias.get(contact, ())
+        }
+        own = [entry for entry in entries if entry.source == facts.entries.source]
+        about = {each.prospect_id for each in receipts} | {each.prospect_id for each in entries}
+        if about - {id_} or len(own) > 1:
+            return None
+        is_fresh = self._freshness(copied, receipts[-1] if receipts else None)
+        if is_fresh is None:
+            return None
+        settlement: Settlement | None = None
+        if not own or write.exported is not None:
+            settlement = self._bases.whole(write, says, id_, self._now_ms)
+        if own:
+            if own[0].content != write.content:
                 return None
-        if entry is not None:
-            return RowPlan(sends=False, prospect_id=theirs.id, is_known=True)
-        settled = self._bases.whole(write, says, theirs.id, self._now_ms)
-        return RowPlan(False, theirs.id, settlement=settled, is_known=True)
+            if settlement is not None and settlement.entry.cells != own[0].cells:
+                return None  # what it was exported as is another version
+            settlement = None
+        return RowPlan(False, id_, settlement=settlement, is_fresh=is_fresh, is_known=True)
 
     def whom(self, facts: Sequence[Evidence]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
@@ -200,12 +214,18 @@ class PersonPlanner:
             )
         if copied is None or copied.deleted_at_ms is not None:
             return None
+        is_fresh = self._freshness(copied, receipt)
+        if is_fresh is None:
+            return None
+        return Person(prospect_id, fields_of_item(copied.fields, of_copy=True), is_fresh)
+
+    def _freshness(self, copied: PulledProspect, receipt: Receipt | None) -> bool | None:
+        """Whether a person was read a moment ago; None where what was read no longer holds."""
         written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms) if receipt else None
         read_ms = self._read_ms(copied)
         if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None
-        is_fresh = read_ms is not None and self._now_ms - read_ms < self._fresh_ms
-        return Person(prospect_id, fields_of_item(copied.fields, of_copy=True), is_fresh)
+        return read_ms is not None and self._now_ms - read_ms < self._fresh_ms
 
     def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
@@ -300,6 +320,19 @@ class PersonPlanner:
     @property
     def _cell(self):  # type: ignore[no-untyped-def]
         return self._bases.hasher.cell
+
+
+def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> bool:
+    """Whether each field that a row names is known to be what the copy has."""
+    for name, value in says.items():
+        if name not in MANNERS:
+            read_as = READ_AS.get(name, name)
+            theirs = copied.get(read_as)
+            if theirs is None and (read_as not in copied or read_as not in ALWAYS_READ):
+                return False
+            if not (value == theirs or same_value(name, value, theirs)):
+                return False
+    return True
 
 
 def _of_row(merged: PersonMerge, memory: RowMemory, position: int | None = None) -> PersonMerge:

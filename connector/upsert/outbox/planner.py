@@ -18,7 +18,7 @@ import orjson
 from connector.clock import SteadyClock
 from connector.upsert.outbox.bases import Bases, Settlement
 from connector.upsert.outbox.entries import Entries
-from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled
+from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
@@ -36,7 +36,7 @@ from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 
 Mode = Literal["upsert", "create-only", "update-only"]
-_CHUNK_PEOPLE = _MOST_OUTCOMES = 5_000
+_CHUNK_PEOPLE = _MOST_OUTCOMES = 10_000
 _DAY_MS = 86_400_000
 
 TWO_PEOPLE = (
@@ -262,10 +262,32 @@ class Planner:
         self._on_reject(reject)
 
     def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
-        evidence = self._finder.gather(people)
-        for person in people:
+        facts = self._finder.look_up(people)
+        rest = [each for each in people if not self._is_planned_plainly(each, facts)]
+        evidence = self._finder.gather(rest, facts)
+        for person in rest:
             self._plan_person(person, evidence)
         self._store()
+
+    def _is_planned_plainly(self, person: list[Row], facts: ContactFacts) -> bool:
+        """Plan a person with one row that says what HiringCenter has; whether that is so."""
+        write = person[0][0]
+        if (
+            len(person) > 1
+            or len(person[0]) > 1
+            or self._options.force
+            or self._options.mode == "create-only"
+            or (plan := self._merging.plan_plainly(write, facts)) is None
+            or not self._finder.is_settled(write, plan.prospect_id)
+        ):
+            return False
+        if plan.settlement is not None:
+            self._settled.append(plan.settlement)
+        decision = _decision_of(plan)
+        if self._on_planned is not None:
+            self._on_planned(self._planned_row([write], decision, Evidence(), plan))
+        self._outcome(RowResult(write.row_number, Status.UNCHANGED, plan.prospect_id, write.note))
+        return True
 
     def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         rejected = self._two_behind_one_contact(rows, evidence)

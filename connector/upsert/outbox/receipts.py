@@ -29,6 +29,7 @@ from connector.upsert.outbox.outbox_schema import (
     insert_or_replace,
     receipts,
     results,
+    rows_of,
     settled_names,
 )
 
@@ -38,7 +39,7 @@ _FIND = (
     "r.names, a.alias "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
-    "WHERE a.scope = {scope} AND a.alias IN ({aliases})"
+    "WHERE a.scope = {scope} AND a.alias IN ({numbers})"
 )
 _MESSAGE_LENGTH = 2000
 _OF_RECORD = ("record_kind", "record_id", "changed_fields", "kept_fields")
@@ -77,7 +78,7 @@ class Receipts:
     """The receipts of one scope. Every method works inside the caller's transaction."""
 
     def __init__(self, scope: int) -> None:
-        self._scope = scope
+        self._scope, self._find = scope, _FIND.replace("{scope}", str(scope))
         # built once: building a statement takes ten times as long as executing it
         names = [name for name in Receipt._fields if name != "confirmed"]
         self._of = self._of_people(*(receipts.c[name] for name in names))
@@ -102,11 +103,8 @@ class Receipts:
         """alias → receipt of its prospect, for those of `names` that are known."""
         if not names:
             return {}
-        numbers = ",".join(map(str, sorted(names)))  # thousands of parameters cost more than text
-        found = connection.exec_driver_sql(_FIND.format(scope=self._scope, aliases=numbers))
-        assert found.cursor is not None
-        # the driver's own tuples: a million of SQLAlchemy's rows cost as much as the look-up
-        return {row[7]: Receipt._make(row[:7]) for row in found.cursor.fetchall()}
+        found = rows_of(connection, self._find, names)
+        return {row[7]: Receipt._make(row[:7]) for row in found}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
