@@ -28,6 +28,7 @@ from connector.upsert.outbox.matching import (
     first_name,
     same_email,
     same_phone,
+    same_value,
     stored_first_name,
 )
 from connector.upsert.outbox.merge import (
@@ -76,6 +77,11 @@ _ANOTHER_CHANGED = (
 
 
 _NAMES_OF = "names of "  # the fields of a kind, among what is learnt of the API
+
+_NOT_PUT_BACK = (
+    "{fields} of prospect {id} can't be put back: HiringCenter answered with another value than it "
+    "was sent"
+)
 
 
 @dataclass(eq=False)
@@ -293,7 +299,19 @@ class Settler:
             self._accept_another(connection, row, answer.item)
         else:
             self._accept(connection, row, answer.item, Status.UPDATED, is_answer=True)
+            self._compare_put_back(row, answer.item)
         return Next.SETTLED
+
+    def _compare_put_back(self, row: RowInFlight, item: Item) -> None:
+        """What an undo has sent, and HiringCenter shows otherwise: it only adds labels, say."""
+        if row.guard is None or row.guard.undoes is None:
+            return
+        sent, shown = orjson.loads(row.write.body), fields_of_item(item)
+        names = (name for name in row.guard.fields if name in sent and name in shown)
+        other = [name for name in names if not same_value(name, sent[name], shown[name])]
+        if other:
+            id_ = row.prospect_id
+            row.failures.append(_NOT_PUT_BACK.format(id=id_, fields=", ".join(other)))
 
     def _settle_look_up(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered

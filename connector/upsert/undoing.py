@@ -26,6 +26,10 @@ _CREATED = (
     "are to go"
 )
 _ADDED = "prospect {id} keeps the {kind} that was added: delete it in HiringCenter if it is to go"
+_MAYBE_CREATED = (
+    "a prospect may have been created: whether it was can't be known any more. Look in HiringCenter"
+)
+_MAYBE_ADDED = "prospect {id} may have got a {kind}: whether they did can't be known any more"
 _UNREAD = "prospect {id} keeps {fields}: what was there before can't be read through the API"
 _NOT_READ = "prospect {id} stays as they are: they weren't read before they were changed"
 _OLDER = (
@@ -39,11 +43,11 @@ _CHANGED = (Status.CREATED.value, Status.UPDATED.value)
 
 class Change(NamedTuple):
     """One write of a run that has changed something, or may have. outcome: None where its answer is
-    still missing, or its fate can't be known."""
+    still missing, or its fate can't be known. prospect_id: None where HiringCenter named none."""
 
     row_number: int
     kind: str
-    prospect_id: str
+    prospect_id: str | None
     outcome: str | None
 
 
@@ -55,7 +59,7 @@ def changes_of(connection: sa.Connection, outbox: Outbox, run_id: str) -> list[C
     outcome = sa.case((is_open, sa.null()), else_=own.outcome)
     query = (
         sa.select(own.row_number, own.kind, own.prospect_id, outcome)
-        .where(own.scope == outbox.scope, own.run_id == run_id, own.prospect_id.is_not(None))
+        .where(own.scope == outbox.scope, own.run_id == run_id)
         .where(is_open | own.outcome.in_(_CHANGED))
         .order_by(own.row_number, own.position)
     )
@@ -114,7 +118,7 @@ def _by_row(changes: Sequence[Change]) -> dict[int, list[Change]]:
     rows: dict[int, list[Change]] = {}
     for each in changes:
         own = each.row_number
-        if each.kind == PROSPECTS:
+        if each.kind == PROSPECTS and each.prospect_id is not None:
             own = first.setdefault(each.prospect_id, own)
         rows.setdefault(own, []).append(each)
     return rows
@@ -137,14 +141,18 @@ class _UndoPlanner:
         people = [each for each in changes if each.kind == PROSPECTS]
         is_created = any(each.outcome == Status.CREATED for each in people)
         stays = [
-            _ADDED.format(id=each.prospect_id, kind=each.kind.removesuffix("s"))
+            (_ADDED if each.outcome else _MAYBE_ADDED).format(
+                id=each.prospect_id, kind=each.kind.removesuffix("s")
+            )
             for each in changes
             if each.kind != PROSPECTS
         ]
+        id_ = people[0].prospect_id if people else None
         if is_created:
-            stays.insert(0, _CREATED.format(id=people[0].prospect_id))
-        elif people:
-            id_ = people[0].prospect_id
+            stays.insert(0, _CREATED.format(id=id_ or "that wasn't named"))
+        elif people and id_ is None:
+            stays.insert(0, _MAYBE_CREATED)
+        elif id_ is not None:
             image, by = kept.get(id_, (None, None))
             if by is not None and not self._force:
                 self.plan.already.add(by)

@@ -141,6 +141,10 @@ class _UndoRun(OutboxRun):
                 "that left alone. --force looks at those people again."
             )
             plan = _at_rest(plan)
+        elif not plan.writes and not plan.results:
+            self._report.notes.append(
+                f"Run {run_id} has changed nothing with this account's key: nothing to undo."
+            )
         self._count(plan)
         if self._is_dry:
             self._listed = plan.listed

@@ -222,6 +222,40 @@ def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, tmp_path: P
     assert people(sandbox)[bob]["email"] == "bob@example.org"
 
 
+def test_what_is_known_from_an_older_copy_only_is_put_back_if_forced(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """A push that looked no one up knows only what the last pull had, whatever was there by then;
+    the message says as of when."""
+    ada = add(sandbox, "Ada", title="Dr")
+    writes = settings.writes.model_copy(update={"fresh_s": 0.0})
+    settings = settings.model_copy(update={"writes": writes})
+    pull(settings, Wanted(("prospects",)))
+    path = tmp_path / "people.csv"
+    path.write_text(f"{HEADER}\nAda,X,ada@example.org,,Prof,,\n")
+    pushed = push(settings, PushRequest(file=str(path), recheck=False))
+    report = undone(settings, pushed.summary["run_id"])
+    assert (counts(report), report.exit_code) == ({"rejected": 1}, 3)
+    assert "only from a copy, as of 20" in (report.noteworthy[0].message or "")
+    forced = undone(settings, pushed.summary["run_id"], force=True)
+    assert (counts(forced), people(sandbox)[ada]["title"]) == ({"updated": 1}, "Dr")
+    assert (forced.noteworthy[0].message or "").startswith("as of 20")
+
+
+def test_a_run_that_changed_nothing_leaves_nothing_to_undo(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """It says so, and sends nothing."""
+    add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Dr,,").summary["run_id"]
+    asked = len(sandbox.requests)
+    report = undone(settings, run_id)
+    assert (report.summary["rows"], report.exit_code) == (0, 0)
+    assert any("nothing to undo" in note for note in report.notes)
+    assert len(sandbox.requests) == asked
+
+
 def test_runs_that_cant_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """Unknown, a pull's, or older than writes.undo_days: nothing is sent, and the message says
     where to look."""
