@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +33,7 @@ _PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
 hiringcenter push people.csv --encoding cp1250 --delimiter ';'
 
 hiringcenter push people.xlsx --sheet May"""
-_PLAN_EXAMPLES = """hiringcenter plan people.csv --changes people.jsonl
+_PLAN_EXAMPLES = """hiringcenter plan people.csv --html people.html
 
 hiringcenter plan people.csv --out people.hcplan"""
 
@@ -247,25 +249,35 @@ def _plan(
     settings: Settings,
     output: Output,
     out: Path | None = option("--out F", "Keep the plan in F.hcplan, to send exactly it: apply."),
+    html: Path | None = option("--html F", "Write a page for people: searchable, in one file."),
     changes: Path | None = option("--changes F", "Write a JSON line for each row."),
     **given: Any,
 ) -> Result:
     """Show what a push of FILE, a table or a query would change, row by row and field by field,
     compared with the last pull and with what was sent. Nothing is requested."""
-    from pipelines.push.push_report import push_lines
     from pipelines.push.push_run import PlanFiles, plan_push
+    from pipelines.report.plan_page import open_plan_page, render_plan
     from pipelines.running.progress import progress_of
 
     request = _push_request(settings, output, **given)
-    files = PlanFiles(*(path and _of_account(path, settings, output) for path in (out, changes)))
-    report = plan_push(settings, request, files, progress_of("plan", bar=output.shows_progress))
-    return Result(
-        summary=report.summary,
-        lines=push_lines(report),
-        exit_code=report.exit_code,
-        is_answer=True,
-        error=report.error,
-    )
+    paths = (path and _of_account(path, settings, output) for path in (out, changes, html))
+    files = PlanFiles(*paths)
+    with ExitStack() as stack:
+        page = stack.enter_context(open_plan_page(files.html)) if files.html else None
+        progress = progress_of("plan", bar=output.shows_progress)
+        report = plan_push(settings, request, files, progress)
+        if page is not None and report.view is not None and report.error is None:
+            shown = render_plan(
+                report.summary,
+                report.view.page_rows,
+                undo=report.view.undo_lines(),
+                rows_in_all=report.view.worth_a_look,
+                account=settings.account,
+                now_s=time.time(),
+            )
+            page.write(shown.encode())
+            page.finish()
+    return _sent(report, is_answer=True)
 
 
 def _of_account(path: Path, settings: Settings, output: Output) -> Path:

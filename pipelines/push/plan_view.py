@@ -175,13 +175,14 @@ class PlanView:
     """Totals, and the first rows that would change. sinks: see there. labels_merge: HiringCenter is
     known to add labels only.
 
-    looks: people who are looked up before they are changed. counts: rows by outcome. files: what
-    was written, as the summary names it.
+    looks: people who are looked up before they are changed. counts: rows by outcome. worth_a_look:
+    rows that a page would show. files: what was written, as the summary names it.
     """
 
     sinks: PlanSinks = field(default_factory=PlanSinks)
     labels_merge: bool = False
     looks: int = 0
+    worth_a_look: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     files: Mapping[str, str] = field(default_factory=dict)
     fields: Counter[str] = field(default_factory=Counter)
@@ -207,6 +208,7 @@ class PlanView:
         if self.sinks.plan is not None:
             self.sinks.plan.add(planned)
         is_seen = sends or bool(planned.merged and planned.merged.kept) or bool(planned.reason)
+        self.worth_a_look += is_seen
         wants_page = self.sinks.page and is_seen and self._page.takes(planned.row_number)
         wants_first = sends and self._first.takes(planned.row_number)
         if self.sinks.changes is not None or wants_page or wants_first:
@@ -222,6 +224,7 @@ class PlanView:
             self.counts.update(("rows", "rejected"))
         wants_page = self.sinks.page and self._page.takes(reject.row_number)
         change["reason"] = printable(reject.reason)
+        self.worth_a_look += 1
         self._show(change, first=False, page=wants_page)
 
     def _show(self, change: Change, *, first: bool, page: bool) -> None:

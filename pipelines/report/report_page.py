@@ -74,6 +74,18 @@ def _check_target(path: Path) -> None:
 
 def render(facts: ReportFacts) -> str:
     """The whole page, self-contained: no script, no font, no image, nothing from a network."""
+    environment = make_environment(facts.now_s)
+    return environment.get_template("report.html.j2").render(
+        facts=facts,
+        runs=facts.runs[:SHOWN_RUNS],
+        growth=[_growth(facts, resource) for resource in RESOURCES],
+        changes=_changes(facts.runs),
+        windows=[(window, _window(window)) for window in facts.windows],
+    )
+
+
+def make_environment(now_s: float) -> Environment:
+    """What renders pages: everything is escaped, and nothing that is missing is passed over."""
     environment = Environment(
         loader=PackageLoader("pipelines.report", "."),
         autoescape=True,
@@ -85,18 +97,12 @@ def render(facts: ReportFacts) -> str:
     environment.filters.update(
         count=_count,
         at=_at,
-        ago=partial(_ago, facts.now_s),
+        ago=partial(_ago, now_s),
         length_of=_length,
         plural=plural,
         file_uri=_file_uri,
     )
-    return environment.get_template("report.html.j2").render(
-        facts=facts,
-        runs=facts.runs[:SHOWN_RUNS],
-        growth=[_growth(facts, resource) for resource in RESOURCES],
-        changes=_changes(facts.runs),
-        windows=[(window, _window(window)) for window in facts.windows],
-    )
+    return environment
 
 
 def _growth(facts: ReportFacts, resource: str) -> tuple[str, Markup, list[tuple[float, int]]]:
