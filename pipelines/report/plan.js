@@ -6,7 +6,9 @@
     unchanged: "unchanged", rejected: "rejected", failed: "not sent"};
   const at = (id) => document.getElementById(id);
   const rows = JSON.parse(at("rows").textContent);
-  const texts = rows.map((row) => JSON.stringify(Object.values(row)).toLowerCase());
+  const textOf = (value) => value && typeof value === "object"
+    ? Object.values(value).map(textOf).join("\n") : String(value);
+  const texts = rows.map((row) => textOf(row).toLowerCase());
   let wanted = "", words = [], page = 0;
 
   const kindsOf = (row) => row.kept ? [row.outcome, "kept"] : [row.outcome];
