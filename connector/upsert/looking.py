@@ -262,6 +262,8 @@ class Looking:
     ) -> Delivered | None:
         """Merge a row with its person as they were read before; None where they have to be looked
         at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
+        if "labels" not in read.fields and any(name in memory.row.says for name in LABEL_EDITS):
+            return None
         person = Person(read.id, read.fields, fresh=is_fresh)
         merged, conflicts = self._merged(memory, person, guard)
         found = Delivered(

@@ -330,6 +330,8 @@ class Sender:
         ):
             self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
         follows = self._settler.settle(connection, row, arrived)
+        if self._settler.rules != self._looking.rules:
+            self._looking = replace(self._looking, rules=self._settler.rules)
         if follows is Next.SETTLED:
             return self._claim_activity(connection, row)
         is_silent = self._ending is None or isinstance(self._ending, Interrupted)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -32,10 +32,14 @@ from connector.upsert.outbox.matching import (
     stored_first_name,
 )
 from connector.upsert.outbox.merge import (
+    LABELS_SENT,
+    LABELS_STAY,
+    MERGED,
     NotSendable,
     Person,
     PersonMerge,
     has_changed,
+    labels_were,
     new_shown,
 )
 from connector.upsert.outbox.outbox import (
@@ -51,6 +55,7 @@ from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
 from connector.upsert.rows.write_schema import (
     LABEL_EDITS,
+    LABELS_REMOVE,
     MANNERS,
     current_fields,
     has_older_names,
@@ -97,7 +102,8 @@ class RowInFlight:
     memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
     say, where there are several; merged: what came of the merge. guard: what the person must still
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
-    read; read_ms: when, where that wasn't for this write.
+    read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write.
+    updated_before_ms: their `updatedAt` then.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
     that only creates doesn't change it. names: of the people that `failures` are about, for the
@@ -122,6 +128,8 @@ class RowInFlight:
     guard: Guard | None = None
     theirs: Person | None = None
     read_ms: int | None = None
+    was_looked_up: bool = False
+    updated_before_ms: float | None = None
     changed: tuple[str, ...] = ()
     left_alone: bool = False
     names: str | None = None
@@ -233,9 +241,11 @@ class Settler:
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
+        learnt = outbox.learnt()
+        self.rules, self._labels_sent = options.rules, learnt.get(LABELS_SENT)
         self.older_names = {
             name.removeprefix(_NAMES_OF)
-            for name, value in outbox.learnt().items()
+            for name, value in learnt.items()
             if name.startswith(_NAMES_OF) and value == "older"
         }
         with outbox.database.read() as connection:
@@ -372,11 +382,9 @@ class Settler:
         if not is_undo and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
-        is_read = arrived.read_ms != 0
-        row.theirs, row.read_ms = (
-            _person_read(row.write, item) if is_read else None,
-            arrived.read_ms,
-        )
+        row.read_ms, row.was_looked_up = arrived.read_ms, arrived.asked
+        row.theirs = None if row.read_ms == 0 else _person_read(row.write, item)
+        row.updated_before_ms = time_ms(item, "updatedAt")
         if arrived.conflicts and row.guard is not None:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
@@ -418,10 +426,17 @@ class Settler:
         )
 
     def _settle_cells(
-        self, connection: sa.Connection, row: RowInFlight, item: Item, *, is_answer: bool
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        item: Item,
+        *,
+        is_answer: bool,
+        stay: Collection[str] = (),
     ) -> None:
         """What the row says is its source's base from now on. is_answer: `item` shows what the API
-        has made of it; else it may show what somebody has made of it since."""
+        has made of it; else it may show what somebody has made of it since. stay: fields that are
+        as they were before."""
         write = row.write
         if row.left_alone or write.kind != PROSPECTS:
             return
@@ -431,6 +446,8 @@ class Settler:
             settlement = Settlement.from_bytes(write.settles) if write.settles else None
         if settlement is None:
             return
+        if stay and row.memory is not None:
+            settlement = settlement.without(stay, row.memory.row.remembered.base)  # type: ignore[arg-type]
         known = unpacked(settlement.entry.cells)[0]
         sent = orjson.loads(write.body) if is_answer else {}
         shown = new_shown(sent, fields_of_item(item), self._cell)
@@ -463,6 +480,7 @@ class Settler:
             self._refuse(connection, row, Status.REJECTED, arrived.refusal)
             return Next.SETTLED
         row.merged, row.theirs = arrived.merged, _person_read(row.write, item)
+        row.updated_before_ms, row.was_looked_up = time_ms(item, "updatedAt"), True
         if row.merged is None or not row.merged.to_send:
             settlement = self.settlement_of(row)
             row.write = row.write._replace(settles=settlement and settlement.to_bytes())
@@ -656,7 +674,8 @@ class Settler:
             row.changed = _changed_fields(status, orjson.loads(write.body), row.merged)
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
-        self._settle_cells(connection, row, item, is_answer=is_answer)
+        stay = self._learn_labels(connection, row, item) if is_answer else ()
+        self._settle_cells(connection, row, item, is_answer=is_answer, stay=stay)
         self._note_undone(connection, row)
         if is_answer and status is Status.UPDATED:
             self._note_left(connection, write, orjson.loads(write.body), item)
@@ -678,6 +697,7 @@ class Settler:
             email_kept=_is_kept("email", same_email, says, item),
             phone_kept=_is_kept("phone", same_phone, says, item),
             hashed_names=self._outbox.hasher.names(first, last),
+            before_ms=_before_ms(row, status),
         )
         if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
             self._receipts.settle_dispute(connection, write.aliases)
@@ -690,6 +710,27 @@ class Settler:
             self._receipts.settle_name(
                 connection, row.prospect_id, source, alias, created=status is Status.CREATED
             )
+
+    def _learn_labels(
+        self, connection: sa.Connection, row: RowInFlight, item: Item
+    ) -> tuple[str, ...]:
+        """Whether the API merges or replaces labels, from the answer to a write whose person was
+        looked up right before; returns the fields whose labels were to go and are still there."""
+        payload, theirs = orjson.loads(row.write.body), row.theirs
+        is_told = "labels" in payload and "labels" in item
+        if theirs is None or not row.was_looked_up or not is_told:
+            return ()
+        became = labels_were(theirs.fields.get("labels"), payload["labels"], item["labels"])
+        if became is None or row.merged is None:
+            return ()
+        if became != self._labels_sent:
+            self._labels_sent = became
+            self.rules = replace(self.rules, labels_merge=became == MERGED)
+            self._outbox.note_learnt(connection, LABELS_SENT, became, self._clock.now_ms())
+        if became != MERGED:
+            return ()
+        row.failures.append(LABELS_STAY)
+        return tuple(e.name for e in row.merged.to_send if e.name in ("labels", LABELS_REMOVE))
 
     def _note_left(
         self, connection: sa.Connection, write: Write, payload: Item, item: Item
@@ -763,6 +804,14 @@ def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -
         return ()
     sent = ("labels" if each.name in LABEL_EDITS else each.name for each in merged.to_send)
     return tuple(dict.fromkeys(sent))
+
+
+def _before_ms(row: RowInFlight, status: Status) -> int | None:
+    """The person's `updatedAt` before a write that was accepted; 0 where they didn't exist, or
+    nothing was written: whoever is read with the answer's `updatedAt` is as the answer shows."""
+    if status is not Status.UPDATED:
+        return 0
+    return None if row.updated_before_ms is None else int(row.updated_before_ms)
 
 
 def _status_of_met(write: Write, arrived: Delivered) -> Status:

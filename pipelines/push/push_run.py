@@ -185,7 +185,8 @@ class OutboxRun:
 
     def __init__(self, opened: RunOutbox, options: PushOptions) -> None:
         self._session, self._outbox, self._held = opened.session, opened.outbox, opened.held
-        self._found, self._progress, self._options = opened.found, opened.progress, options
+        self._found, self._progress = opened.found, opened.progress
+        self._options = options.knowing(opened.outbox.learnt())
         self._clock = self._session.budget.steady_clock
         self._began_s = self._session.clock.monotonic_s()
         self._began_ms = self._clock.now_ms()

@@ -41,9 +41,10 @@ class FakeApi:
 
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
-    numbers_ids: ids are integers. posts, gets, pages: how many requests there were; pages are those
-    of scans. on_match: what a match answers with `update: false`: `existing`
-    (200 and the person as they are), `conflict` (409), or `ignored` (the person is updated).
+    numbers_ids: ids are integers. merges_labels: they are added to those that are there. on_match:
+    what a match answers with `update: false`: `existing` (200 and the person as they are),
+    `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how many requests
+    there were; pages are those of scans.
     before_post: what recruiters do between a look-up and the write, given how many POSTs came
     before it.
     """
@@ -54,6 +55,7 @@ class FakeApi:
     marks_replays: bool = False
     drops_phones: bool = False
     numbers_ids: bool = False
+    merges_labels: bool = False
     on_match: str = "existing"
     before_post: Callable[[int], object] = lambda _: None
     skew_s: float = 0.0
@@ -179,6 +181,8 @@ class FakeApi:
             fields["prospectId"] = int(fields["prospectId"])
         if self.drops_phones and fields.get("phone"):
             fields["phone"] = None
+        if match and self.merges_labels and "labels" in fields:
+            fields["labels"] = [*dict.fromkeys([*match.get("labels", []), *fields["labels"]])]
         status = 200 if match else 201
         record = match or {"id": self._next_id(resource), "createdAt": self.now_ms()}
         record |= fields | {"updatedAt": self.now_ms()}

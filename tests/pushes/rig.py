@@ -125,7 +125,7 @@ class Rig:
             fresh_ms=self.fresh_ms,
             rechecks=rechecks,
             lookups=lookups,
-        )
+        ).knowing(outbox.learnt())
         with take_lock(self.database, "push", run_id=run_id) as held:
             began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
@@ -146,6 +146,7 @@ class Rig:
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
         options = PushOptions(run_id, planned[0].source, rules=rules or MergeRules())
+        options = options.knowing(outbox.learnt())
         new = []
         for write in planned:
             says = orjson.loads(write.body)

@@ -97,6 +97,13 @@ class Settlement(NamedTuple):
         content = None if plain.content is None else bytes.fromhex(plain.content)  # type: ignore[arg-type]
         return cls(plain._replace(names=names, cells=cells, content=content), tuple(contacts))
 
+    def without(self, fields: Collection[str], before: Base) -> Self:
+        """With these fields as they were settled before: what was sent didn't come about."""
+        base, shown = unpacked(self.entry.cells)
+        kept = {name: cells for name, cells in base.items() if name not in fields}
+        cells = packed(kept | {name: before[name] for name in fields if name in before}, shown)
+        return self._replace(entry=self.entry._replace(cells=cells, content=None))
+
     def accepted(
         self, prospect_id: str | None, shown: Mapping[str, tuple[Any, Any]], at_ms: int
     ) -> Self:

@@ -375,6 +375,7 @@ NO_CONTACT = (
 )
 
 
+LABELS_STAY = f"labels: {Why.MERGES} through the API. Remove them in HiringCenter"
 LABELS_UNKNOWN = (
     "which labels prospect {id} has isn't known, and HiringCenter replaces them all: labels "
     "can't be added or removed. Write them all in a column `labels`"
@@ -400,7 +401,7 @@ def body_of_update(
         NotSendable: this API offers no way to make the change.
     """
     if any(each.why is Why.MERGES for each in merged.fields):
-        raise NotSendable(Why.MERGES)
+        raise NotSendable(LABELS_STAY)
     sent = {each.name: each.ours for each in merged.to_send}
     edits_labels = not sent.keys().isdisjoint(LABEL_EDITS)
     if edits_labels and "labels" not in theirs.fields and not labels_merge:
@@ -469,6 +470,19 @@ def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
             if any(fingerprint(name, cell) not in settled for cell in cells):
                 return True
     return False
+
+
+LABELS_SENT, MERGED, REPLACED = "labels sent", "merged", "replaced"
+"""What is learnt of an API, and its two values: see `labels_were`."""
+
+
+def labels_were(before: Any, sent: Any, shown: Any) -> str | None:
+    """What became of the labels that a prospect had when others were sent; None where the answer
+    doesn't tell. before: as a fresh look-up showed them. shown: by the answer."""
+    missing = set(before or ()) - set(sent or ())
+    if missing and missing <= set(shown or ()):
+        return MERGED
+    return REPLACED if missing and missing.isdisjoint(shown or ()) else None
 
 
 # --- what is settled -----------------------------------------------------------------------------

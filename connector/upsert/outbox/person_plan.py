@@ -16,6 +16,7 @@ from connector.upsert.outbox.evidence import ContactFacts, Evidence, Pulled, Pul
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
+    LABELS_STAY,
     NAMES,
     FieldAction,
     MergeRules,
@@ -23,6 +24,7 @@ from connector.upsert.outbox.merge import (
     Person,
     PersonMerge,
     Row,
+    Why,
     has_changed,
     merge,
     new_base,
@@ -136,6 +138,8 @@ class PersonPlanner:
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
             own = _of_row(merged, memory, None if len(rows) == 1 else position)
+            if any(each.why is Why.MERGES for each in own.fields):
+                plan = RowPlan(False, prospect_id, reason=LABELS_STAY, is_rejected=True)
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
             plans.append(replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh))
         return plans
@@ -221,7 +225,9 @@ class PersonPlanner:
 
     def _freshness(self, copied: PulledProspect, receipt: Receipt | None) -> bool | None:
         """Whether a person was read a moment ago; None where what was read no longer holds."""
-        written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms) if receipt else None
+        written = None
+        if receipt is not None:
+            written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms, receipt.before_ms)
         read_ms = self._read_ms(copied)
         if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None

@@ -20,7 +20,7 @@ from connector.upsert.outbox.bases import Bases, Settlement
 from connector.upsert.outbox.entries import Entries
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
-from connector.upsert.outbox.merge import MergeRules
+from connector.upsert.outbox.merge import LABELS_SENT, MERGED, MergeRules
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
@@ -92,6 +92,11 @@ class PushOptions:
     @property
     def force(self) -> bool:
         return self.rules.force
+
+    def knowing(self, learnt: Mapping[str, str]) -> PushOptions:
+        """With what was learnt of the API, see `Outbox.learnt`."""
+        merges = learnt.get(LABELS_SENT) == MERGED
+        return replace(self, rules=replace(self.rules, labels_merge=merges))
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ from connector.upsert.outbox.outbox_schema import (
 _TAIL_BYTES = 16 * CONTENT_BYTES
 _FIND = (
     "SELECT a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms, r.seen_ms, "
-    "r.names, a.alias "
+    "r.names, r.before_ms, a.alias "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
     "WHERE a.scope = {scope} AND a.alias IN ({numbers})"
@@ -52,7 +52,8 @@ class Receipt(NamedTuple):
 
     confirmed: the API's answer carried that alias too. tail: contents end to end, oldest first,
     at most 16. updated_at_ms: as the answer said; server time. seen_ms: when a push last used it,
-    roughly. names: see `Hasher.names`; None: not known (receipts of version 0.1).
+    roughly. names: see `Hasher.names`; None: not known (receipts of version 0.1). before_ms: the
+    person's `updatedAt` before that write; 0: they didn't exist; None: not known.
     """
 
     prospect_id: str
@@ -62,6 +63,7 @@ class Receipt(NamedTuple):
     updated_at_ms: int | None
     seen_ms: int
     names: bytes | None
+    before_ms: int | None
 
 
 class ActivityReceipt(NamedTuple):
@@ -104,7 +106,7 @@ class Receipts:
         if not names:
             return {}
         found = rows_of(connection, self._find, names)
-        return {row[7]: Receipt._make(row[:7]) for row in found}
+        return {row[8]: Receipt._make(row[:8]) for row in found}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
@@ -123,12 +125,13 @@ class Receipts:
         email_kept: bool = True,
         phone_kept: bool = True,
         hashed_names: bytes | None = None,
+        before_ms: int | None = None,
     ) -> None:
         """Record the answer to `write`: its aliases lead to the prospect, whose newest content is
         `content`.
 
         email_kept, phone_kept: whether the answer carries that contact. content: None if the API
-        changed nothing. hashed_names: the person's; None: unchanged.
+        changed nothing. hashed_names: the person's; None: unchanged. before_ms: see `Receipt`.
         """
         own = {"scope": self._scope, "prospect_id": prospect_id}
         led = [
@@ -151,7 +154,7 @@ class Receipts:
         insert_or_replace(connection, aliases, led)
         before = self.of(connection, [prospect_id]).get(prospect_id)
         tail = (before.tail if before else b"") + (content or b"")
-        self._store(connection, prospect_id, tail, at_ms, updated_at_ms, hashed_names)
+        self._store(connection, prospect_id, tail, at_ms, updated_at_ms, hashed_names, before_ms)
 
     def break_tail(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
         """A write of unknown fate went to `prospect_id`: what was accepted last isn't known."""
@@ -168,6 +171,7 @@ class Receipts:
         at_ms: int,
         updated_at_ms: int | None,
         names: bytes | None,
+        before_ms: int | None = None,
     ) -> None:
         row = {
             "scope": self._scope,
@@ -176,6 +180,7 @@ class Receipts:
             "accepted_ms": at_ms,
             "updated_at_ms": updated_at_ms,
             "seen_ms": at_ms,
+            "before_ms": before_ms,
         }
         insert_or_replace(connection, receipts, [row if names is None else {**row, "names": names}])
 

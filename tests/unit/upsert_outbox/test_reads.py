@@ -177,3 +177,21 @@ def test_without_rechecks_a_new_contact_is_still_looked_up(rig: Rig, api: FakeAp
     assert (pushed.statuses, api.posts) == ({2: "rejected"}, 1)
     pushed = push(rig, {**ADA, "title": "Broker"}, rechecks=False)
     assert (pushed.statuses, api.posts) == ({2: "updated"}, 2)
+
+
+def test_a_head_scan_after_our_write_shows_how_they_are_now(rig: Rig, api: FakeApi):
+    """The last complete scan is older than our write; that their `updatedAt` is the answer's, or
+    later, proves that they were read after it. An edit is reported, and stands."""
+    (row,) = hire_some(api, 1)
+    pull(rig, api)
+    complete_ms = rig.pulled.complete_ms
+    api.clock.advance(_STALE_S)
+    push(rig, {**row, "title": "Broker"})
+    api.edit("p0", title="Recruiter's")
+    pull(rig, api)
+    rig.pulled.complete_ms = complete_ms
+    assert push(rig, {**row, "title": "Broker"}).plan.kept == 1
+    api.edit("p0", title="Broker")
+    pull(rig, api)
+    rig.pulled.complete_ms = complete_ms
+    assert push(rig, {**row, "title": "Broker"}).plan.kept == 0
