@@ -45,6 +45,11 @@ class ResourceSettings(Section):
     exclude_columns: Names = ()
     hash_columns: Names = ()
 
+    @property
+    def hidden_columns(self) -> Names:
+        """Those whose values never land."""
+        return (*self.exclude_columns, *self.hash_columns)
+
 
 class PullSettings(Section):
     """When a scan is full, and how a long one is split.

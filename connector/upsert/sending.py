@@ -390,7 +390,8 @@ class Sender:
         asked = []
         for row in merged:
             known = [found[each] for each in row.write.aliases if each in found]
-            id_ = known[0].prospect_id if known else row.write.prospect_id
+            is_named = row.write.exported is not None
+            id_ = known[0].prospect_id if known and not is_named else row.write.prospect_id
             asked.append((row.write, orjson.loads(row.write.body), id_))
         if not merged:
             return
@@ -398,7 +399,7 @@ class Sender:
         entries = self._bases.find(connection, writes[0].source, writes)
         memories = self._bases.memories(asked, entries)
         for row, memory in zip(merged, memories, strict=True):
-            row.memory = memory
+            row.memory = self._bases.as_exported(row.write, memory)
             row.siblings = unpacked(row.write.settles)[0] if row.write.settles else None
 
     def _claim_row(
@@ -414,6 +415,11 @@ class Sender:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
             evidence = Evidence.of(write, found, uncertain, disputed)
             evidence.memory = row.memory
+            if write.exported is not None and write.prospect_id is not None:
+                of_named = (
+                    each for each in evidence.receipts if each.prospect_id == write.prospect_id
+                )
+                evidence.name(write.prospect_id, next(of_named, None))
             decision = decide(evidence, self._options)
             known = (evidence.by_email, evidence.by_phone, evidence.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)

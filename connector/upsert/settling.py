@@ -365,7 +365,9 @@ class Settler:
                 self._refuse(connection, row, Status.REJECTED, _ABSENT)
             elif known_id is None and row.must_exist is not None:
                 self._refuse(connection, row, Status.REJECTED, row.must_exist)
-            elif known_id is None or self._is_to_be_restored(memory):
+            elif known_id is None or (
+                row.write.exported is None and self._is_to_be_restored(memory)
+            ):
                 if known_id is not None:
                     row.notes.append(f"prospect {known_id} was deleted in HiringCenter")
                 row.write = row.write._replace(prospect_id=None)
@@ -379,7 +381,8 @@ class Settler:
             return Next.SETTLED
         item = arrived.item or {}
         is_undo = row.guard is not None and row.guard.undoes is not None
-        if not is_undo and self._is_another(connection, row, item):
+        is_named = row.write.exported is not None  # its id decides, whatever they are called
+        if not (is_undo or is_named) and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
         row.read_ms, row.was_looked_up = arrived.read_ms, arrived.asked

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,10 +28,11 @@ from connector.errors import (
 from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
-from connector.upsert.inputs import Input
+from connector.upsert.inputs import Input, InputRow
 from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.before_images import BeforeImages, undo_key
 from connector.upsert.outbox.evidence import Pulled
+from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox
@@ -491,15 +492,25 @@ class _PushRun(OutboxRun):
         request, outbox, clock = self._request, self._outbox, self._clock
         how: Any = {"dry_run": request.dry_run, "clock": clock}
         if request.to == PROSPECTS:
-            check = self._validator(rows).check
-            options = self._options
-            return lambda pulled: partial(Planner(outbox, options, pulled, **how).plan, check=check)
+            validator = self._validator(rows)
+            return lambda pulled: partial(self._plan_prospects, validator, pulled)
         check_activity = self._activity_validator(rows).check_activity
         options = self._options
         return lambda pulled: partial(
             ActivityPlanner(outbox, options, pulled, kind=request.to, **how).plan,
             check=check_activity,
         )
+
+    def _plan_prospects(
+        self, validator: Validator, pulled: Pulled, rows: Iterable[InputRow], **callbacks: Any
+    ) -> PlanCounts:
+        dry_run, clock = self._request.dry_run, self._clock
+        planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
+        if self._columns.pulled is None:
+            return planner.plan(rows, validator.check, **callbacks)
+        hasher = self._outbox.hasher
+        exported = ExportedRows(rows, self._columns, validator, pulled, hasher)
+        return planner.plan(exported, exported.check, **callbacks)
 
     def _activity_validator(self, rows: Input) -> ActivityValidator:
         request = self._request
@@ -527,7 +538,9 @@ class _PushRun(OutboxRun):
             ignore_unknown=request.ignore_unknown,
             location=rows.name,
             from_table=rows.from_table,
+            hidden=self._session.settings.pull.prospects.hidden_columns,
         )
+        self._columns = plan
         self._report.notes += [*request.notes, *plan.notes]
         rules = replace(self._options.rules, policy=plan.policy)
         self._options = replace(self._options, rules=rules)

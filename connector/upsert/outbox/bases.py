@@ -290,7 +290,7 @@ class Bases:
             if settled_now := (others - sent) | (before & others):
                 after[name] = settled_now
         shown = {name: pair for name, pair in shown.items() if after[name] == base.get(name)}
-        is_whole = rows == 1 and after.keys() <= own.keys()
+        is_whole = rows == 1 and after.keys() - {VERSION} <= own.keys()
         says = memory.row.says
         new = Entry(
             entry.alias if entry else contacts[0],

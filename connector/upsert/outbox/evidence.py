@@ -118,13 +118,14 @@ class Evidence:
     """The facts about one row's person.
 
     by_email, by_phone, by_row: where its aliases lead. is_deleted: whom `by_row` leads to is
-    deleted. pulled_by_email, pulled_by_phone: ids that the destination has for its contacts.
-    uncertain: an earlier write of the same content has an unknown fate. disputed: the
-    prospect that was expected behind a contact of the row, and the one that answered. others: known
-    people of another first name whom the contacts lead to. fits: the first name agrees with that
-    of a person whom they lead to. settled: of those people, on whom this source has settled the
-    first name; created: by creating them. attached: (prospect id, kind, content) of activities
-    that are there. contacts: how many the row has, of email and phone. payload: the row's own.
+    deleted. is_named: the row itself names its prospect. pulled_by_email, pulled_by_phone: ids that
+    the destination has for its contacts. uncertain: an earlier write of the same content has an
+    unknown fate. disputed: the prospect that was expected behind a contact of the row, and the one
+    that answered. others: known people of another first name whom the contacts lead to. fits: the
+    first name agrees with that of a person whom they lead to. settled: of those people, on whom
+    this source has settled the first name; created: by creating them. attached: (prospect id, kind,
+    content) of activities that are there. contacts: how many the row has, of email and phone.
+    payload: the row's own.
     pulled: whom the contacts lead to, as the destination has them. memory: what was settled for the
     row.
     """
@@ -140,6 +141,7 @@ class Evidence:
     pulled_by_email: frozenset[str] = frozenset()
     pulled_by_phone: frozenset[str] = frozenset()
     is_deleted: bool = False
+    is_named: bool = False
     others: Sequence[OtherPerson] = ()
     fits: bool = False
     settled: frozenset[str] = frozenset()
@@ -186,6 +188,12 @@ class Evidence:
         """Every prospect that the row's contacts lead to."""
         found = {each.prospect_id for each in self.receipts}
         return self.pulled_by_email | self.pulled_by_phone | found
+
+    def name(self, prospect_id: str, receipt: Receipt | None) -> None:
+        """The row itself names its prospect: nobody else counts, whatever contacts lead to."""
+        self.by_email = self.by_phone = receipt
+        self.pulled_by_email = self.pulled_by_phone = frozenset((prospect_id,))
+        self.is_named, self.disputed = True, None
 
     def drop(self, prospect_ids: Collection[str]) -> None:
         """The ledger's aliases don't lead to these prospects."""
@@ -277,7 +285,7 @@ class EvidenceFinder:
         self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence], facts: ContactFacts
     ) -> None:
         asked = [
-            (write, own.payload, own.best.prospect_id if own.best else None)
+            (write, own.payload, write.prospect_id or (own.best.prospect_id if own.best else None))
             for write, *_ in rows
             for own in [evidence[write.row_number]]
         ]
@@ -295,9 +303,11 @@ class EvidenceFinder:
     ) -> dict[int, Evidence]:
         found, near, nobody = facts.receipts, facts.near, frozenset[str]()
         has_activities = any(len(row) > 1 for row in rows)
-        ids = {each.prospect_id for each in found.values()} if has_activities else set()
+        named = {write.prospect_id for write, *_ in rows if write.prospect_id is not None}
+        ids = {each.prospect_id for each in found.values()} | named if has_activities else set()
         with self._outbox.database.read() as connection:
             attached = self._receipts.attached(connection, ids)
+            of_named = self._receipts.of(connection, named)
         evidence = {}
         for write, *_ in rows:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
@@ -305,12 +315,15 @@ class EvidenceFinder:
             email, phone = own.payload.get("email"), own.payload.get("phone")
             own.pulled_by_email = near.by_email.get((email or "").casefold(), nobody)
             own.pulled_by_phone = near.by_phone.get(phone or "", nobody)
+            if write.prospect_id is not None:
+                own.name(write.prospect_id, of_named.get(write.prospect_id))
             evidence[write.row_number] = own
         return evidence
 
     def _compare_names(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         people = own.people
-        name = first_name(own.payload.get("firstName")) if people else None
+        is_compared = people and not own.is_named
+        name = first_name(own.payload.get("firstName")) if is_compared else None
         if name is None:
             return
         hashed = self._outbox.hasher.name(name)

@@ -16,7 +16,7 @@ from typing import Any
 from connector.upsert.outbox.bases import Exported, fields_of_item
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import Hasher, is_nothing, same_value
-from connector.upsert.rows.cells import InputRow, is_empty, text_of
+from connector.upsert.rows.cells import InputRow, is_empty, is_error_word, text_of
 from connector.upsert.rows.column_mapping import ColumnPlan
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 from connector.upsert.rows.write_schema import MANNERS
@@ -131,7 +131,11 @@ def _reads_as(name: str, cell: Any, value: Any) -> bool:
     if is_nothing(value) or is_empty(cell):
         return is_nothing(value) and (is_empty(cell) or cell in ([], "[]"))
     if isinstance(value, str):
-        return _one_line_end(_text(cell)) == _one_line_end(value.strip())
+        # text such as `=1+1` becomes a formula in a workbook, which shows an error or nothing
+        is_formula = (
+            value.lstrip().startswith("=") and isinstance(cell, str) and is_error_word(cell)
+        )
+        return is_formula or _one_line_end(_text(cell)) == _one_line_end(value.strip())
     return bool(cell == value) or (isinstance(cell, list) and same_value(name, cell, value))
 
 

@@ -128,9 +128,13 @@ class PersonPlanner:
                 for memory in known
             ]
         theirs = self._person(rows, prospect_id)
-        merged = merge(said, theirs, self._rules, self._cell)
+        known = [
+            self._bases.as_exported(write, memory)
+            for (write, _), memory in zip(rows, known, strict=True)
+        ]
+        merged = merge([memory.row for memory in known], theirs, self._rules, self._cell)
         plans = []
-        for position, ((write, _), memory) in enumerate(self._with(rows)):
+        for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
             speaks = {each.row for each in merged.to_send} | ({0} if len(rows) == 1 else set())
             plan = self._settled(write, memory, known, merged, prospect_id)
             if merged.to_send and position in speaks:
@@ -143,12 +147,6 @@ class PersonPlanner:
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
             plans.append(replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh))
         return plans
-
-    @staticmethod
-    def _with(
-        rows: Sequence[tuple[Write, Evidence]],
-    ) -> list[tuple[tuple[Write, Evidence], RowMemory]]:
-        return [(row, row[1].memory) for row in rows if row[1].memory is not None]
 
     def plan_plainly(self, write: Write, facts: ContactFacts) -> RowPlan | None:
         """The plan of a person's only row, which says what HiringCenter has, and either is new here
@@ -317,8 +315,8 @@ class PersonPlanner:
             waiting=waiting,
         )
         kept = tuple(each.name for each in merged.kept if each.name in memory.row.says)
-        if settlement is not None and memory.entry is not None:
-            before = memory.entry._replace(seen_ms=self._now_ms, rows=settlement.entry.rows)
+        if settlement is not None and memory.stored is not None:
+            before = memory.stored._replace(seen_ms=self._now_ms, rows=settlement.entry.rows)
             if before == settlement.entry:
                 settlement = None  # nothing new: a push that changes nothing writes nothing
         return RowPlan(False, prospect_id, settlement=settlement, kept=kept)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import orjson
 
 from connector.clock import SteadyClock
-from connector.upsert.outbox.bases import Bases, Settlement
+from connector.upsert.outbox.bases import Bases, Exported, Settlement
 from connector.upsert.outbox.entries import Entries
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
@@ -295,6 +295,37 @@ class Planner:
         return True
 
     def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
+        named: dict[str, list[Row]] = {}
+        unnamed = []
+        for row in rows:
+            if row[0].prospect_id is None:
+                unnamed.append(row)
+            else:
+                named.setdefault(row[0].prospect_id, []).append(row)
+        for id_, own in named.items():
+            # people who share a contact don't go out at once
+            number = rows[0][0].person if len(named) > 1 else self._number_of(id_)
+            self._plan_named(id_, own, evidence, number)
+        if unnamed:
+            self._plan_unnamed(unnamed, evidence)
+
+    def _plan_named(
+        self, id_: str, rows: list[Row], evidence: Mapping[int, Evidence], number: int
+    ) -> None:
+        """Rows of a pulled table that are about one prospect. number: for `Write.person`."""
+        merged = []
+        for row in rows:
+            reason = Exported.from_bytes(row[0].exported or b"").reason
+            if reason is None:
+                merged.append(row)
+            else:
+                decision = RowDecision(Status.UNCHANGED, id_, reason)
+                self._book(row, decision, evidence[row[0].row_number], person=number)
+        if merged:
+            self._merge_rows(merged, evidence, number)
+
+    def _plan_unnamed(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
+        """Rows that share contacts, directly or through others."""
         rejected = self._two_behind_one_contact(rows, evidence)
         for row in rows:
             if (number := row[0].row_number) in rejected:
@@ -307,8 +338,11 @@ class Planner:
         """What `Write.person` is for rows about this prospect."""
         return self._outbox.hasher.alias("prospect", prospect_id)
 
-    def _merge_rows(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
-        """Merge the rows of one person with what is known, and plan what is left of each."""
+    def _merge_rows(
+        self, rows: list[Row], evidence: Mapping[int, Evidence], number: int | None = None
+    ) -> None:
+        """Merge the rows of one person with what is known, and plan what is left of each. number:
+        for `Write.person`, where that isn't the number of the person."""
         merged: list[tuple[Row, Evidence, RowDecision]] = []
         for row in rows:
             own = evidence[row[0].row_number]
@@ -320,7 +354,8 @@ class Planner:
         if not merged:
             return
         facts = [own for _, own, _ in merged]
-        known = self._merging.whom(facts)
+        named = merged[0][0][0].prospect_id
+        known = named or self._merging.whom(facts)
         is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
         asked = [(row[0], own) for row, own, _ in merged]
         plans = self._merging.plan(asked, known, is_open=is_open)
@@ -330,7 +365,7 @@ class Planner:
                 for plan, row in zip(plans, asked, strict=True)
             ]
         decisions = [_decision_of(plan) for plan in plans]
-        person = merged[0][0][0].person if known is None else self._number_of(known)
+        person = number or (merged[0][0][0].person if known is None else self._number_of(known))
         for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
             if plan.settlement is not None:
                 self._settled.append(plan.settlement)

@@ -25,22 +25,25 @@ Check = Callable[[InputRow], ValidRow | Reject]
 Find = Callable[[Collection[int]], dict[int, Receipt]]
 Row = list[Write]
 _Record = tuple[Any, ...]  # the columns of the file, up to `prospect`
+_ID = 8  # of a record, the prospect that the row itself names
 _BATCH_ROWS = 5_000
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
+# named, exported: of a row of a pulled table, its prospect's id, and what it was exported as.
 # prospect: stands for the prospect that the contacts are known to belong to. Then, once all rows
 # are there: ordinal, for a row without contact, how many equal ones stand above it; person, the
 # first row of the same person.
 _SCHEMA = """
 CREATE TABLE staged (
     row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, row_values BLOB,
-    note TEXT, activities BLOB, prospect INTEGER,
+    note TEXT, activities BLOB, named TEXT, exported BLOB, prospect INTEGER,
     ordinal INTEGER DEFAULT 0, person INTEGER, id INTEGER PRIMARY KEY
 )
 """
 _INSERT = """
 INSERT INTO staged (
-    row_number, email, phone, content, payload, row_values, note, activities, prospect
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    row_number, email, phone, content, payload, row_values, note, activities, named, exported,
+    prospect
+) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 _NAMES = """
 SELECT alias, id FROM (
@@ -100,7 +103,7 @@ class Staging:
         if isinstance(valid, Reject):
             on_reject(valid)
             return None
-        number, payload, email, phone, activities, warnings, *_ = valid
+        number, payload, email, phone, activities, warnings, named, exported = valid
         try:
             return (
                 number,
@@ -113,6 +116,8 @@ class Staging:
                 orjson.dumps([[each.kind, each.payload] for each in activities])
                 if activities
                 else None,
+                named,
+                exported,
             )
         except TypeError:
             on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
@@ -158,13 +163,13 @@ class Staging:
 
     def _writes(self, record: _Record) -> Row:
         number, email, phone, content, payload, values, note, activities, *found = record
-        _, ordinal, person, id_ = found
+        named, exported, _, ordinal, person, id_ = found
         row = None
-        if email is None and phone is None:
+        if email is None and phone is None and named is None:
             row = self._hasher.alias("row", f"{content.hex()}:{ordinal}")
         first = Write(
             self._run_id, self._source, number, 0, PROSPECTS, person or id_, email, phone, row,
-            content, payload, values, note,
+            content, payload, values, note, named, exported=exported,
         )  # fmt: skip
         writes = [first]
         for position, (kind, made) in enumerate(orjson.loads(activities or b"[]"), start=1):
@@ -184,8 +189,9 @@ def _with_prospects(rows: list[_Record], find: Find) -> Iterator[_Record]:
     found |= find({row[2] for row in rows if row[1] is not None and row[1] not in found} - {None})
     for row in rows:
         receipt = found.get(row[1]) or found.get(row[2])
+        id_ = row[_ID] or (receipt and receipt.prospect_id)
         # the hash of an id is for this process alone
-        yield (*row, None if receipt is None else hash(receipt.prospect_id))
+        yield (*row, None if id_ is None else hash(id_))
 
 
 class Forest:

@@ -83,8 +83,8 @@ class ColumnPlan:
     location: the input, for people. left_out: columns that match no field, with the field that each
     looks like. full_name: the column that holds first and last name together. export: the
     program whose export this is. policy: API field → how it may be written. pulled: the input is
-    a pulled table, or an export of one. not_taken, hashed: its columns that HiringCenter doesn't
-    take, and those that hold hashes in place of values.
+    a pulled table, or an export of one. not_taken, hidden: its columns that HiringCenter doesn't
+    take, and those whose values pulls don't land.
     """
 
     location: str
@@ -98,7 +98,7 @@ class ColumnPlan:
     policy: Mapping[str, Policy] = field(default_factory=dict)
     pulled: PulledColumns | None = None
     not_taken: tuple[str, ...] = ()
-    hashed: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
 
     def column_of(self, api_field: str) -> str:
         """The column behind `api_field`; the field itself where it is a constant."""
@@ -115,8 +115,8 @@ class ColumnPlan:
             note = f"columns as a pull lands them: rows are matched by {self.pulled.id!r}"
             if self.not_taken:
                 note += f"; left out, since a push can't set them: {', '.join(self.not_taken)}"
-            if self.hashed:
-                note += f"; left out, since they are hashed: {', '.join(self.hashed)}"
+            if self.hidden:
+                note += f"; left out, since pulls hide their values: {', '.join(self.hidden)}"
             notes.append(note)
         return notes
 
@@ -241,7 +241,7 @@ def match_columns(
     ignore_unknown: bool = False,
     location: str = "input",
     from_table: bool = False,
-    hashed: Collection[str] = (),
+    hidden: Collection[str] = (),
     kind: str = PROSPECTS,
     key: str | None = None,
 ) -> ColumnPlan:
@@ -249,9 +249,9 @@ def match_columns(
 
     from_table: columns that the API only hands out (`id`, `created_at` …) are ignored, where
     they are errors in a file. The connector's own (`_hc_…`, `_dlt_…`) are ignored always.
-    hashed: names of columns that pulls land as hashes. A pulled table, or an export of one, is
-    recognized by its columns: there, whatever isn't a field is left out. kind: of the records that
-    rows become. key: the column that is a row's identity; it needn't be a field.
+    hidden: names of columns that pulls land as hashes, or not at all. A pulled table, or an export
+    of one, is recognized by its columns: there, whatever isn't a field is left out. kind: of the
+    records that rows become. key: the column that is a row's identity; it needn't be a field.
 
     Raises:
         UnknownColumn: a column that neither the mapping nor a field's name explains.
@@ -267,7 +267,7 @@ def match_columns(
             from_table=from_table,
         )  # fmt: skip
     if (pulled := _pulled_columns(columns, mapping, mapped)) is not None:
-        return _match_pulled(columns, pulled, mapping, mapped, location, hashed)
+        return _match_pulled(columns, pulled, mapping, mapped, location, hidden)
     passed = {normalized(name) for name in mapping.ignore} | (_READ_ONLY if from_table else set())
     open_columns = [
         column
@@ -323,19 +323,19 @@ def _match_pulled(
     mapping: ColumnMapping,
     mapped: Mapping[str, str],
     location: str,
-    hashed: Collection[str],
+    hidden: Collection[str],
 ) -> ColumnPlan:
     """Where the columns of a pulled table go: those that aren't fields are left out."""
     ignored = {normalized(name) for name in mapping.ignore}
-    hidden = {normalized(name) for name in hashed}
+    hidden_names = {normalized(name) for name in hidden}
     fields = dict(mapped)
-    not_taken, hashes = [], []
+    not_taken, left_out = [], []
     for column in columns:
         name = normalized(column)
         if column in mapped or name in ignored or column in pulled or column in _NOT_NAMED:
             continue
-        if name in hidden:
-            hashes.append(column)
+        if name in hidden_names:
+            left_out.append(column)
         elif (target := field_called(column)) is not None and not column.startswith(_OWN_PREFIXES):
             fields[column] = target
         else:
@@ -351,7 +351,7 @@ def _match_pulled(
         policy=mapping.policy,
         pulled=pulled,
         not_taken=tuple(not_taken),
-        hashed=tuple(hashes),
+        hidden=tuple(left_out),
     )
 
 

@@ -13,7 +13,7 @@ from connector.upsert.outbox.bases import Exported
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.matching import Hasher
-from connector.upsert.rows.cells import InputRow
+from connector.upsert.rows.cells import NOT_COMPUTED, InputRow
 from connector.upsert.rows.column_mapping import ColumnMapping, ColumnPlan, match_columns
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
 
@@ -90,12 +90,12 @@ def test_a_mapping_that_ignores_the_id_makes_it_a_file_like_any_other():
     assert plan_of({"first_name": "", "last_name": "", "email": ""}).pulled is None
 
 
-def test_hashed_columns_are_never_values():
-    """Their names are those of the settings, by column or API name."""
-    plan = plan_of(ROW, hashed=("email", "firstName"))
-    assert plan.hashed == ("first_name", "email")
+def test_hidden_columns_are_never_values():
+    """Hashed or excluded; their names are those of the settings, by column or API name."""
+    plan = plan_of(ROW, hidden=("email", "firstName"))
+    assert plan.hidden == ("first_name", "email")
     assert {"email", "firstName"}.isdisjoint(plan.fields.values())
-    assert "hashed: first_name, email" in plan.notes[0]
+    assert "hide their values: first_name, email" in plan.notes[0]
 
 
 def test_an_untouched_row_says_what_it_was_exported_as():
@@ -152,6 +152,13 @@ def test_what_hiringcenter_has_is_never_refused():
     }  # fmt: skip
     assert exported(row, copy_of(**ODD)) == Exported(AT_MS)
     assert "#REF!" in checked({**row, "title": "#REF!"}, copy_of(**ODD)).reason
+
+
+@pytest.mark.parametrize("cell", ["=1+1", NOT_COMPUTED, "#NAME?"])
+def test_text_that_became_a_formula_is_unchanged(cell: str):
+    """Programs that write workbooks make a formula of text that begins with `=`."""
+    assert exported({**ROW, "title": cell}, copy_of(title="=1+1")) == Exported(AT_MS)
+    assert isinstance(checked({**ROW, "title": NOT_COMPUTED}), Reject)
 
 
 @pytest.mark.parametrize("labels", ['["Hot; cold", "B"]', ["Hot; cold", "B"], '["B","Hot; cold"]'])

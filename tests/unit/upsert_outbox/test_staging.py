@@ -33,7 +33,7 @@ def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
     with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
         staging.add(
-            (number, email, phone, b"", b"", b"", None, None, prospect)
+            (number, email, phone, b"", b"", b"", None, None, None, None, prospect)
             for number, (email, phone, prospect) in enumerate(rows, start=1)
         )
         staging.join()
@@ -52,7 +52,7 @@ def test_equal_rows_without_contact_are_counted():
     contents = [b"jo", b"al", b"jo", b"jo"]
     with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
         staging.add(
-            (number, None, None, content, b"", b"", None, None, None)
+            (number, None, None, content, b"", b"", None, None, None, None, None)
             for number, content in enumerate(contents)
         )
         staging.join()
