@@ -76,6 +76,25 @@ def change_of(planned: PlannedRow) -> Change:
     return change | {name: part for name, part in parts.items() if part}
 
 
+def _change_of_activity(planned: PlannedRow) -> Change:
+    """A row that is a note, a task or a meeting itself, of a push `--to` these."""
+    says = orjson.loads(planned.write.body or b"{}")
+    contact = says.pop("email", None) or says.pop("phone", None)
+    change: Change = {
+        "row": planned.row_number,
+        "outcome": planned.outcome,
+        "prospect_id": planned.prospect_id,
+        "name": "",
+        "contact": contact,
+        "activities": [{"kind": planned.write.kind, **says}] if planned.outcome in _SENT else [],
+        "looked_up_first": planned.looks,
+        "reason": planned.reason,
+        "note": planned.write.note,
+    }
+    always = ("row", "outcome", "prospect_id", "name", "contact")
+    return {name: part for name, part in change.items() if part or name in always}
+
+
 def _only_adds(planned: PlannedRow) -> bool:
     return planned.outcome == "unchanged" and bool(planned.activities)
 
@@ -274,7 +293,6 @@ class PlanView:
         undo = {name: self.cannot_undo[name] for name in _IN_WORDS if self.cannot_undo[name]}
         labels = self.labels_removed.most_common(_LABELS_LISTED)
         return {
-            "look_ups": self.looks,
             "fields": dict(self.fields.most_common()),
             "labels_removed": [{"label": label, "prospects": count} for label, count in labels],
             "cannot_be_undone": undo,
@@ -419,7 +437,7 @@ def _field_lines(shown: Change) -> list[tuple[str, str]]:
         ("+ " + each["kind"].removesuffix("s"), each["says"] or "")
         for each in shown.get("activities", [])
     ]
-    if shown["outcome"] != "update":
+    if shown["outcome"] != "update" and changes:
         names = ", ".join(each["field"] for each in changes)
         return [("", names), *added]
     return [(each["field"], _from_to(each)) for each in changes] + added or [("", "")]

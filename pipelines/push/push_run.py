@@ -23,6 +23,7 @@ from connector.errors import (
     RunError,
     TooManyChanges,
     Unexpected,
+    UsageError,
     status_of,
 )
 from connector.logs import error_facts, get_logger, redact
@@ -125,6 +126,11 @@ def plan_push(
             be written; or it isn't known yet whose the key is.
         BudgetError: the ledger can't be used.
     """
+    if files.out is not None and request.to != PROSPECTS:
+        raise UsageError(
+            f"--out keeps plans of prospects only. Leave it out, and push with --to {request.to}: "
+            "the same row never creates a second one."
+        )
     request = replace(request, dry_run=True, to_apply=files.out is not None)
     with opened_outbox(settings, "plan", progress_of, dry_run=True) as opened:
         return _PushRun(opened, request, files).run()
@@ -365,6 +371,7 @@ class OutboxRun:
             requests = self._requests_planned
             summary |= forecast(plan, requests=requests, eta_s=self._eta_s(requests))
             summary |= self._report.view.facts if self._report.view else {}
+            summary["look_ups"] = requests - plan.writes
         if plan.look_ups:
             summary["look_ups"] = plan.look_ups
         if self._copy_age_s is not None:

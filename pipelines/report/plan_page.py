@@ -70,7 +70,7 @@ def _cards(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     """(title, count, text) of each total: of some always, of the others where there are any."""
     unknown = summary.get("would_send", 0)
     every = [
-        ("created", summary["would_create"], "people who aren't in HiringCenter yet"),
+        ("created", summary["would_create"], "not in HiringCenter yet"),
         ("updated", summary["would_update"], "people whose record changes"),
         ("created or updated", unknown, "found out when they are sent; pull first to know"),
         ("kept", summary["kept"], "rows with fields that stay as HiringCenter has them"),

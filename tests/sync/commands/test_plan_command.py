@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
+from orjson import dumps
+from rich.console import Console
 
 from connector.budget import locks
 from connector.sandbox import Sandbox
 from connector.settings import load
+from connector.upsert.outbox.merge import FieldAction, FieldMerge, PersonMerge, Why
+from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.person_plan import PlannedRow
+from pipelines.push.plan_view import PlanView, plan_lines
 from pipelines.running.account_outbox import outbox_database
 from tests.sync.commands.conftest import Ended, Run
 
@@ -61,6 +68,117 @@ def test_a_plan_sends_no_request_and_changes_nothing(run: Run, sandbox: Sandbox,
     assert (changes[5]["name"], changes[5]["contact"]) == ("Dora New", "dora@example.com")
     assert "'nope' isn't an email address" in changes[6]["reason"]
     assert run("runs", "--json").summary["runs"][0]["kind"] == "pull"
+
+
+def test_each_row_shows_what_it_would_change(
+    run: Run, sandbox: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Old and new value of each field, the labels that go, what stays as somebody has changed it,
+    and the note; what isn't known is found out first, once the copy isn't fresh."""
+    assert run("push", str(people), "-q").code == 3
+    ids = {each["firstName"]: each["id"] for each in sandbox.store.all("prospects")}
+    sandbox.store.update("prospects", ids["Bea"], {"title": "Boss"})
+    assert run("pull", "prospects", "-q").code == 0
+    header, ada_row, *others = people.read_text().splitlines()
+    ada_row = ada_row.replace("Agent,a;b", "Broker,b,Oslo,Called")
+    lines = [f"{header},city,note.body", ada_row, *(f"{line},," for line in others), ""]
+    people.write_text("\n".join(lines))
+    monkeypatch.setenv("HIRINGCENTER_WRITES__FRESH_S", "0")
+    ended, changes = planned(run, people)
+    ada, bea, cleo = changes[2], changes[3], changes[4]
+    about = (ada["outcome"], ada["prospect_id"], ada["name"])
+    assert about == ("update", ids["Ada"], "Ada Lovelace")
+    assert ada["changes"] == [
+        {"field": "labels", "new": ["b"], "old": ["a", "b"]},
+        {"field": "title", "new": "Broker", "old": "Agent"},
+        {"field": "city", "new": "Oslo", "waits_for_look_up": True},
+    ]
+    assert (ada["labels_removed"], ada["looked_up_first"]) == (["a"], True)
+    assert ada["activities"] == [{"kind": "notes", "body": "Called"}]
+    why = "unchanged in the input since it was last settled"
+    assert bea["kept"] == [{"field": "title", "input": "Agent", "why": why, "hiringcenter": "Boss"}]
+    assert (bea["outcome"], cleo["outcome"]) == ("unchanged", "unchanged")
+    summary = ended.summary
+    assert (summary["would_update"], summary["unchanged"], summary["kept"]) == (1, 3, 1)
+    assert (summary["look_ups"], summary["would_request"]) == (1, 3)
+    assert summary["fields"] == {"title": 1, "labels": 1, "city": 1}
+    assert summary["labels_removed"] == [{"label": "a", "prospects": 1}]
+    assert summary["cannot_be_undone"] == {"activities": 1, "write_only": 1}
+    assert summary["first_changes"] == [ada]
+
+
+def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: Path):
+    """At the server, field by field, and nothing else."""
+    people.write_text(people.read_text().replace("Agent,a;b", "Broker,a;c"))
+    out = people.with_suffix(".hcplan")
+    before = {each["id"]: each for each in sandbox.store.all("prospects")}
+    ended, changes = planned(run, people, "--out", str(out))
+    assert run("apply", str(out), "-q").code == 3
+    for change in changes.values():
+        if change["outcome"] == "update":
+            expected = before[change["prospect_id"]] | {
+                each["field"]: each["new"] for each in change["changes"]
+            }
+            found = sandbox.store.get("prospects", change["prospect_id"])
+            assert {**found, "updatedAt": None} == {**expected, "updatedAt": None}
+    assert ended.summary["would_update"] == 3
+    assert run("pull", "prospects", "-q").code == 0
+    assert run("plan", str(people), "--json").summary["would_request"] == 0
+
+
+@pytest.mark.parametrize("source", ["table", "sql", "job", "stdin"])
+def test_every_kind_of_input_is_planned_without_a_request(
+    run: Run, sandbox: Sandbox, people: Path, source: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A pulled table changes nothing; the others are the file's rows."""
+    if source == "table":
+        arguments: tuple[str, ...] = ("--table", "prospects")
+    elif source == "sql":
+        arguments = ("--sql", "SELECT first_name, last_name, email, 'x' AS title FROM prospects")
+    elif source == "job":
+        monkeypatch.setenv("HIRINGCENTER_PUSH__SPRING__FILE", str(people))
+        arguments = ("--job", "spring")
+    else:
+        arguments = ("-",)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(people.read_bytes())))
+    before = len(sandbox.requests)
+    ended = run("plan", *arguments, "--json")
+    assert ended.code in (0, 3), ended.err
+    assert len(sandbox.requests) == before
+    assert ended.summary["rows"] > 2
+    if source == "table":
+        assert ended.summary["would_request"] == 0
+
+
+def test_activities_on_their_own_are_shown(run: Run, people: Path, tmp_path: Path):
+    """What would be attached to whom. They aren't kept as a plan: a push of the same file never
+    creates them twice, an older plan might."""
+    notes = tmp_path / "notes.csv"
+    notes.write_text("email,body\nada@example.com,Called back\n")
+    ended, changes = planned(run, notes, "--to", "notes")
+    assert (ended.code, ended.summary["cannot_be_undone"]) == (0, {"activities": 1})
+    assert changes[2]["activities"] == [{"kind": "notes", "body": "Called back"}]
+    refused = run(
+        "plan", str(notes), "--to", "notes", "--out", str(tmp_path / "n.hcplan"), "--json"
+    )
+    assert refused.code == 2
+    assert "push with --to notes" in refused.summary["error"]["message"]
+
+
+def test_a_note_that_was_pushed_since_is_not_applied_again(
+    run: Run, sandbox: Sandbox, people: Path, tmp_path: Path
+):
+    """Also where nothing else of its row would change."""
+    notes = tmp_path / "notes.csv"
+    notes.write_text(
+        "first name,last name,email,note.body\nAda,Lovelace,ada@example.com,Called back\n"
+    )
+    out = str(tmp_path / "notes.hcplan")
+    assert run("plan", str(notes), "--out", out, "-q").code == 0
+    assert run("push", str(notes), "-q").code == 0
+    run("apply", out, "-q")
+    bodies = [each["body"] for each in sandbox.store.all("notes")]
+    assert bodies.count("Called back") == 1
 
 
 def test_a_key_whose_account_is_unknown_is_told_what_to_run(run: Run, sandbox: Sandbox):
@@ -126,3 +244,29 @@ def test_a_guessed_encoding_is_never_kept_to_be_sent(run: Run, people: Path, tmp
     assert run("plan", path, "--json").code == 0
     ended = run("plan", path, "--out", str(tmp_path / "p.hcplan"), "--json")
     assert (ended.code, ended.summary["error"]["type"]) == (2, "EncodingGuessed")
+
+
+def test_the_first_changes_fit_a_terminal_of_80_columns():
+    """Long names and values are cut, at the end of their column; totals follow."""
+    view = PlanView()
+    for number in range(2, 30):
+        says = {"firstName": "N" * 60, "lastName": "x", "email": f"n{number}@example.com"}
+        write = Write(
+            "run", "source", number, 0, PROSPECTS, number, number, None, None, b"", dumps(says)
+        )
+        sent = [
+            FieldMerge(name, FieldAction.SEND, Why.CHANGED, "new " * 40, "old " * 40)
+            for name in ("title", "streetAddressThatIsLong")
+        ]
+        merged = PersonMerge(tuple(sent))
+        view.add(PlannedRow(number, write, (), "update", "p", merged, True, False, None))
+    summary = {"would_update": 28, "copy_age_s": 7200}
+    screen = io.StringIO()
+    for line in plan_lines(view, summary):
+        Console(file=screen, width=80, highlight=False).print(line, soft_wrap=isinstance(line, str))
+    table, totals = screen.getvalue().split("… and 18 more rows to send")
+    assert len(table.splitlines()) == 1 + 2 * 10
+    assert max(map(len, table.splitlines())) <= 80
+    assert "old old old" in table
+    assert "Fields that change: title 28, streetAddressThatIsLong 28." in totals
+    assert "the pulled copy of 2 h ago; 28 people are looked up before the change." in totals
