@@ -145,6 +145,8 @@ class Sender:
         self._arrivals: queue.SimpleQueue[_AnyArrival] = queue.SimpleQueue()
         self._finished: list[RowInFlight] = []
         self._found_people: dict[int, str] = {}
+        self._creating: set[tuple[str, str, bytes]] = set()
+        self._deferred: list[RowInFlight] = []
         self._created_again: set[tuple[str, str, bytes]] = set()
         self._ending: BaseException | None = None
         self._has_recovered = False
@@ -311,6 +313,8 @@ class Sender:
         with self._outbox.database.write() as connection:
             self._held.check(connection)
             going = [row for row, came in arrived if self._settle_arrival(connection, row, came)]
+            deferred, self._deferred = self._deferred, []
+            going += [row for row in deferred if self._claim_activity(connection, row)]
             free = self._width() - (len(self._in_flight) - len(arrived)) - len(going)
             if self._ending is None and free > 0:
                 going += more(connection, free)
@@ -333,6 +337,7 @@ class Sender:
         if self._settler.rules != self._looking.rules:
             self._looking = replace(self._looking, rules=self._settler.rules)
         if follows is Next.SETTLED:
+            self._creating.discard(_entry(row.write))
             return self._claim_activity(connection, row)
         is_silent = self._ending is None or isinstance(self._ending, Interrupted)
         if follows is Next.STOP and isinstance(arrived, BaseException) and is_silent:
@@ -540,7 +545,7 @@ class Sender:
             return False
         while row.waiting:
             write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
-            entry = (write.prospect_id or "", write.kind, write.content)
+            entry = _entry(write)
             if row.has_failed or row.left_alone:
                 self._finish_unsent(connection, write, "skipped")
             elif write.prospect_id is None and write.position == 0:
@@ -552,18 +557,27 @@ class Sender:
             elif write.prospect_id is None:
                 row.failures.append(f"{write.kind}: {_NO_ID}")
                 self._finish_unsent(connection, write, "skipped")
+            elif row.is_activity and not self._settler.is_settled(write):
+                row.status = Status.FAILED
+                row.failures.append(_BEHIND)
+                self._finish_unsent(connection, write, "skipped")
+            elif entry in self._creating:  # another row of the same person, who was looked up
+                row.waiting.appendleft(write)
+                self._deferred.append(row)
+                return False
             elif self._is_attached(connection, entry):
                 self._finish_unsent(connection, write, Status.UNCHANGED)
                 if row.is_activity:
                     at_ms = self._clock.now_ms()
                     self._receipts.note_activity_row(connection, write, entry[0], None, at_ms)
             elif not self._options.force and entry in self._settler.uncertain:
-                row.failures.append(f"{write.kind}: {UNCERTAIN}")
+                row.failures.append(UNCERTAIN if row.is_activity else f"{write.kind}: {UNCERTAIN}")
                 self._finish_unsent(connection, write, "skipped")
             else:
                 payload = self._payload_of(write)
                 looks = self._options.looks_first and row.status is not Status.CREATED
                 write = write._replace(body=orjson.dumps(payload))
+                self._creating.add(entry)
                 self._start(connection, row, write, looks=looks)
                 return True
         self._finished.append(row)
@@ -656,6 +670,11 @@ class Sender:
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:
             self._on_progress(self.outcomes.total())
+
+
+def _entry(write: Write) -> tuple[str, str, bytes]:
+    """What is booked of an activity once it is there."""
+    return (write.prospect_id or "", write.kind, write.content)
 
 
 def _contacts(write: Write) -> list[int]:

@@ -18,15 +18,16 @@ from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.looking import ProspectScan
+from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.merge import MergeRules
-from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
+from connector.upsert.rows.row_checks import Activity, ActivityRow, Reject, ValidRow
 from connector.upsert.sending import Sender
 
 SCOPE = 42
@@ -61,6 +62,15 @@ def check(row: InputRow) -> ValidRow | Reject:
     return ValidRow(
         row.row_number, payload, values.get("email"), values.get("phone"), activities, []
     )
+
+
+def check_activity(row: InputRow) -> ActivityRow:
+    """Rows hold API names; `key`, whom they are about, and the rest is the activity's payload."""
+    says = dict(row.values)
+    key, id_ = says.pop("key", None), says.pop("prospectId", None)
+    contacts = {name: says.pop(name) for name in ("email", "phone") if name in says}
+    identities = (contacts.get("email"), contacts.get("phone"))
+    return ActivityRow(row.row_number, says, id_, contacts, identities, key, [])
 
 
 @dataclass
@@ -109,8 +119,9 @@ class Rig:
         rules: MergeRules | None = None,
         rechecks: bool = True,
         lookups: int = 500,
+        to: str = PROSPECTS,
     ) -> Pushed:
-        """Push `rows`, numbered from 2 as in a file with a header."""
+        """Push `rows`, numbered from 2 as in a file with a header. to: what rows become."""
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
@@ -130,8 +141,13 @@ class Rig:
             began_ms = int(self.steady.now_s() * 1000)
             rejects: list[Reject] = []
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
-            planner = Planner(outbox, options, self.pulled, dry_run=dry_run, clock=self.steady)
-            plan = planner.plan(numbered, check, on_reject=rejects.append, on_read=lambda _: None)
+            how: Any = {"dry_run": dry_run, "clock": self.steady}
+            watch: Any = {"on_reject": rejects.append, "on_read": lambda _: None}
+            if to == PROSPECTS:
+                plan = Planner(outbox, options, self.pulled, **how).plan(numbered, check, **watch)
+            else:
+                activities = ActivityPlanner(outbox, options, self.pulled, kind=to, **how)
+                plan = activities.plan(numbered, check_activity, **watch)
             pushed = Pushed(plan, rejects=rejects)
             if dry_run:
                 return pushed
@@ -193,6 +209,10 @@ class Rig:
         with self.database.read() as connection:
             found = BeforeImages(SCOPE, UNDO_KEY).of_run(connection, f"run-{run:04}")
             return {id_: image for id_, image, _ in found}
+
+    def forget(self, *, days: int) -> None:
+        """As a push does at its end."""
+        Outbox(self.database, SCOPE).forget(self.steady.now_ms() - days * 86_400_000)
 
     def close(self) -> None:
         self.database.close()
