@@ -170,11 +170,18 @@ def _fire(zygote: Zygote, sandbox: Sandbox, kills: int, chance: random.Random) -
 
 
 def kill_again_and_again(
-    zygote: Zygote, sandbox: Sandbox, command: tuple[str, ...], kills: int, chance: random.Random
+    zygote: Zygote,
+    sandbox: Sandbox,
+    command: tuple[str, ...],
+    kills: int,
+    chance: random.Random,
+    *,
+    requests: int = 20,
 ) -> int:
-    """Run `command` up to `kills` times, killed at random instants, the first time between two
-    requests; how often it was killed while it ran."""
-    some, before = chance.randrange(1, 20), len(sandbox.requests)
+    """Run `command` up to `kills` times, killed at random instants, the first time between two of
+    its first requests; how often it was killed while it ran. requests: it makes at least so many.
+    """
+    some, before = chance.randrange(1, requests), len(sandbox.requests)
     signalled(
         zygote, sandbox, signal.SIGKILL, *command,
         when=lambda: len(sandbox.requests) > before + some,

@@ -62,7 +62,8 @@ def run(zygote: Zygote, *command: str) -> tuple[int, dict[str, Any]]:
 def under_fire(zygote: Zygote, sandbox: Sandbox, chance: random.Random, *command: str) -> int:
     """Kill it three times, with faults of the API; then run it to its end: its exit code."""
     sandbox.options.faults, sandbox.options.latency_s = FAULTS, (0.01, 0.04)
-    kill_again_and_again(zygote, sandbox, (*command, "--json", "-q"), 3, chance)
+    killed = (*command, "--json", "-q")
+    kill_again_and_again(zygote, sandbox, killed, 3, chance, requests=8)
     code, summary = run(zygote, *command)
     assert "error" not in summary, summary
     return code
@@ -70,6 +71,11 @@ def under_fire(zygote: Zygote, sandbox: Sandbox, chance: random.Random, *command
 
 def calm(sandbox: Sandbox) -> None:
     sandbox.options.faults, sandbox.options.latency_s = type(FAULTS)(), 0.0
+
+
+def would_update(zygote: Zygote, run_id: str) -> int:
+    """To how many people an undo of this run would put something back."""
+    return int(run(zygote, "undo", run_id, "--dry-run")[1]["would_update"])
 
 
 def runs_of(zygote: Zygote, kind: str) -> list[str]:
@@ -107,8 +113,10 @@ def test_what_a_killed_push_changed_is_taken_back_by_a_killed_undo(
             sandbox.store.update("prospects", id_, {"title": "Edited"})
         pushes = runs_of(zygote, "push")
         assert len(pushes) > 1
-        for number, run_id in enumerate(pushes):
-            if number == len(pushes) - 1:
+        changed = {each: would_update(zygote, each) for each in pushes}
+        assert sum(changed.values()) == PEOPLE
+        for run_id in pushes:
+            if changed[run_id] == max(changed.values()):
                 assert under_fire(zygote, sandbox, chance, "undo", run_id) in (0, 3)
             else:
                 assert run(zygote, "undo", run_id)[0] in (0, 3)
