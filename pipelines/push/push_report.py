@@ -164,7 +164,13 @@ def _beyond(report: PushReport) -> Iterator[str]:
 
 
 def _end(summary: dict[str, Any]) -> Iterator[str]:
-    if "rejects_file" in summary:
+    is_apply = "plan_file" in summary and "eta_s" not in summary
+    if "rejects_file" in summary and is_apply:
+        yield (
+            f"Rows that weren't applied are in {summary['rejects_file']}: plan that file to see "
+            "what they would do now."
+        )
+    elif "rejects_file" in summary:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."
     if "results_file" in summary:
         yield f"Every row with its outcome: {summary['results_file']}"
@@ -184,7 +190,9 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
             "that they already updated count as unchanged."
         )
     if summary.get("not_sent"):
-        again = "run the undo again" if "undoes" in summary else "push again"
-        yield f"{plural(summary['not_sent'], 'row')} not sent; {again} to send them."
+        again = "push"
+        if is_apply or "undoes" in summary:
+            again = "apply the plan" if is_apply else "run the undo"
+        yield f"{plural(summary['not_sent'], 'row')} not sent; {again} again to send them."
     waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
     yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."

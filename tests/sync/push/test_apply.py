@@ -17,6 +17,7 @@ from pipelines.push.apply_run import ApplyRequest, apply
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.push.undo_run import UndoRequest, undo
 from tests.sync.push.test_undo import HEADER, add, counts, people, posts
 
 
@@ -186,3 +187,47 @@ def test_results_and_history_are_those_of_a_push(settings: Settings, sandbox: Sa
         assert results == [(run_id, 2, "updated")]
         kinds = copy.execute("SELECT kind FROM _hc_runs WHERE run_id = ?", [run_id]).fetchall()
         assert kinds == [("apply",)]
+
+
+def test_rows_of_one_person_are_applied_one_after_the_other(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """Of one who is there, and of one whom the first row creates; an undo puts both fields back."""
+    ada = add(sandbox, "Ada", title="Dr", company="Old")
+    pull(settings, Wanted(("prospects",)))
+    before = people(sandbox)[ada]
+    make_plan(
+        settings,
+        plan,
+        "Ada,X,ada@example.org,,Prof,,",
+        "Ada,X,ada@example.org,,,New,",
+        "Cy,Y,cy@example.org,,Mr,,",
+        "Cy,Y,cy@example.org,,,Acme,",
+    )
+    report = applied(settings, plan)
+    assert counts(report) == {"created": 1, "updated": 3}
+    now = {each["email"]: (each["title"], each["company"]) for each in people(sandbox).values()}
+    assert now == {"ada@example.org": ("Prof", "New"), "cy@example.org": ("Mr", "Acme")}
+    back = undo(settings, UndoRequest(report.summary["run_id"]))
+    assert counts(back) == {"updated": 1, "rejected": 1}
+    assert people(sandbox)[ada] == before
+
+
+def test_a_plan_is_applied_on_another_machine_with_the_same_ledger(
+    settings: Settings, sandbox: Sandbox, plan: Path, tmp_path: Path
+):
+    """That machine can undo it; the one that made the plan says where."""
+    ada = add(sandbox, "Ada", title="Dr")
+    ledger = f"sqlite:///{tmp_path / 'shared.db'}"
+    one = settings.model_copy(update={"ledger_url": ledger})
+    other = one.model_copy(update={"state_dir": tmp_path / "other", "duckdb_path": tmp_path / "o"})
+    pull(one, Wanted(("prospects",)))
+    make_plan(one, plan, "Ada,X,ada@example.org,,Prof,,")
+    report = applied(other, plan)
+    assert (counts(report), people(sandbox)[ada]["title"]) == ({"updated": 1}, "Prof")
+    asked, request = len(sandbox.requests), UndoRequest(report.summary["run_id"])
+    refused = undo(one, request)
+    assert (refused.exit_code, len(sandbox.requests)) == (2, asked)
+    assert f"`hiringcenter undo {request.run_id}` there" in str(refused.error)
+    assert counts(undo(other, request)) == {"updated": 1}
+    assert people(sandbox)[ada]["title"] == "Dr"
