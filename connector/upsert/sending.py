@@ -37,9 +37,9 @@ from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import NAMES, NotSendable, body_of_creation
+from connector.upsert.outbox.merge import NAMES, NotSendable, body_of_creation, merge
 from connector.upsert.outbox.merge import Row as MergedRow
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Verdict, Write, WriteState
+from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Verdict, Write, WriteState
 from connector.upsert.outbox.planner import (
     EXISTS,
     UNCERTAIN,
@@ -136,6 +136,7 @@ class Sender:
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
         self._scan, self._scanned = scan, ScannedPeople(())
         self._scan_pages: int | None = None
+        self._looks_to_fill = 0
         self._is_scanning, self._next_scan_ms = False, 0
         self._looking = Looking(api, options.rules, outbox.hasher.cell)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
@@ -483,7 +484,17 @@ class Sender:
         self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
     ) -> Delivered | BaseException | None:
         """What a look would bring, where how the person is was read before and still holds."""
-        read = self._read_before(connection, row, evidence)
+        read = self._scanned.take(row.prospect_id or "") if self._must_look(row) else None
+        if read is not None and not self._holds(connection, read):
+            read = None
+        if read is None and self._must_look(row):
+            self._looks_to_fill += 1
+            if self._looks_to_fill <= self._options.lookups:
+                return None
+            merged = merge([memory.row], None, self._options.rules, self._outbox.hasher.cell)
+            if row.guard is None and not (merged.to_send or row.write.seen):
+                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False, read_ms=0)
+        read = read or self._read_before(connection, row, evidence)
         if read is None:
             return None
         is_fresh = self._clock.now_ms() - read.read_ms < self._options.fresh_ms
@@ -502,10 +513,8 @@ class Sender:
         write, id_ = row.write, row.prospect_id or ""
         planned = PersonRead.from_bytes(write.seen) if write.seen else None
         read = self._scanned.take(id_) or planned
-        if read is not None and read.id == id_:
-            receipt = self._receipts.of(connection, [id_]).get(id_)
-            if receipt is None or receipt.accepted_ms < read.read_ms:
-                return read
+        if read is not None and read.id == id_ and self._holds(connection, read):
+            return read
         if self._options.rechecks or row.guard is not None:
             return None
         says = orjson.loads(write.body)
@@ -515,6 +524,15 @@ class Sender:
         )
         fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
         return PersonRead(id_, fields, 0, None, alone)
+
+    def _holds(self, connection: sa.Connection, read: PersonRead) -> bool:
+        """Whether nothing of ours was written to a person since they were read."""
+        receipt = self._receipts.of(connection, [read.id]).get(read.id)
+        return receipt is None or receipt.accepted_ms < read.read_ms
+
+    @staticmethod
+    def _must_look(row: RowInFlight) -> bool:
+        return row.write.seen_ms == LOOK_FIRST
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether HiringCenter kept none of the contacts of a person who exists already: it would

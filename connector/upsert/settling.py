@@ -50,7 +50,7 @@ from connector.upsert.outbox.outbox import (
     WriteState,
     time_ms,
 )
-from connector.upsert.outbox.person_plan import DELETED, kept_note
+from connector.upsert.outbox.person_plan import DELETED, kept_note, unread_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, RowResult, Status
 from connector.upsert.rows.write_schema import (
@@ -392,6 +392,11 @@ class Settler:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
+        if arrived.read_ms == 0:  # no one was read: nothing is settled
+            self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
+            row.status = Status.UNCHANGED
+            row.notes += filter(None, [unread_note(row.merged)])
+            return Next.SETTLED
         if (
             row.merged
             and row.merged.kept
@@ -684,6 +689,7 @@ class Settler:
             self._note_left(connection, write, orjson.loads(write.body), item)
         if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
             row.notes.append(note)
+        row.notes += filter(None, [unread_note(row.merged)])
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")

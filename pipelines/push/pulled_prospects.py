@@ -51,13 +51,9 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             freshness = tables.name("_hc_freshness")
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
             complete_ms = _ms(tables.query(sql)[0][0])
-        yield PulledProspects(tables, readable, complete_ms=complete_ms)
-
-
-def pages_of_scan(settings: Settings, pulled: Pulled) -> int | None:
-    """About how many pages a complete scan of prospects has; None: no one knows."""
-    people = pulled.count()
-    return None if people is None else math.ceil(people / settings.pull.page_size)
+        found = PulledProspects(tables, readable, complete_ms=complete_ms)
+        found.page_size = settings.pull.page_size
+        yield found
 
 
 def scan_of_prospects(session: Session) -> ProspectScan:
@@ -68,7 +64,7 @@ def scan_of_prospects(session: Session) -> ProspectScan:
     def count_pages() -> int | None:
         try:
             with open_pulled(settings) as pulled:
-                return pages_of_scan(settings, pulled)
+                return pulled.scan_pages
         except DestinationError:  # it was needed for the plan, and isn't for sending
             return None
 

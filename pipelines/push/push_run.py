@@ -51,7 +51,6 @@ from pipelines.pull.push_results import land_after_push
 from pipelines.push.plan_view import CHANGES_BEGIN, PlanSinks, PlanView
 from pipelines.push.pulled_prospects import (
     open_pulled,
-    pages_of_scan,
     rows_sent_before,
     scan_of_prospects,
 )
@@ -582,7 +581,7 @@ class _PushRun(OutboxRun):
                     on_planned=self._note_planned if results or view else None,
                 )
             if plan.looks > 1 and self._options.rechecks and self._request.to == PROSPECTS:
-                self._pages_of_scan = pages_of_scan(self._session.settings, pulled)
+                self._pages_of_scan = pulled.scan_pages
         self._report.notes += rows.notes
         if plan.look_ups:  # what a lost outbox costs
             log = _log.warning if self._found.started_now else _log.info

@@ -5,6 +5,7 @@ Everything is looked up set by set, a chunk of rows at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
@@ -65,6 +66,15 @@ class Pulled:
 
     complete_ms: int | None = None
     """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
+
+    page_size = 200
+    """Rows per page of a scan."""
+
+    @property
+    def scan_pages(self) -> int | None:
+        """About how many pages a complete scan of prospects has; None: no one knows."""
+        people = self.count()
+        return None if people is None else math.ceil(people / self.page_size)
 
     def count(self) -> int | None:
         """How many live prospects the destination has; None: it has none at all."""

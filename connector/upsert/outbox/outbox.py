@@ -42,6 +42,8 @@ from connector.upsert.outbox.outbox_schema import (
 )
 
 PROSPECTS = "prospects"
+LOOK_FIRST = 0
+"""`Write.seen_ms` of people who are looked up, however fresh the copy, to fill empty fields."""
 UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 

@@ -6,6 +6,7 @@ fields that its row speaks for. What needs no request is settled at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -68,7 +69,8 @@ class RowPlan:
     write. settlement: what is settled without one. kept: fields that people are told were kept.
     merged: what happens to each field that the row names; None where it says what HiringCenter
     has. is_known, is_fresh: the person is known as they are now, and was read within
-    `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look."""
+    `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
+    looks_to_fill: it takes one all the same, to find out whether fields are empty."""
 
     sends: bool
     prospect_id: str | None
@@ -81,11 +83,20 @@ class RowPlan:
     is_known: bool = False
     is_fresh: bool = False
     seen: PersonRead | None = None
+    looks_to_fill: bool = False
 
 
 def kept_note(fields: Collection[str]) -> str | None:
     """What people are told of fields that were kept."""
     return f"kept as HiringCenter has it: {', '.join(fields)}" if fields else None
+
+
+def unread_note(merged: PersonMerge | None) -> str | None:
+    """What people are told of fields that are only filled, and that no one has read."""
+    left = [each.name for each in merged.fields if each.why is Why.NOT_READ] if merged else []
+    return (
+        f"left out, since whether they are empty isn't known: {', '.join(left)}" if left else None
+    )
 
 
 DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
@@ -103,7 +114,10 @@ class PersonPlanner:
         now_ms: int,
         fresh_ms: int,
         rechecks: bool = True,
+        lookups: int = 0,
     ) -> None:
+        self._lookups_left: float = lookups
+        self._lookups = lookups
         self._bases, self._pulled, self._rules = bases, pulled, rules
         self._now_ms, self._fresh_ms, self._rechecks = now_ms, fresh_ms, rechecks
 
@@ -142,11 +156,29 @@ class PersonPlanner:
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
             own = _of_row(merged, memory, None if len(rows) == 1 else position)
+            unread = any(
+                each.why is Why.NOT_READ and each.row in (-1, position) for each in own.fields
+            )
+            if unread and (not plan.sends or plan.seen) and self._may_look_to_fill():
+                if not plan.sends:
+                    sent = self._sent(memory, known, prospect_id)
+                    plan = replace(sent, settlement=plan.settlement)
+                plan = replace(plan, looks_to_fill=True)
             if any(each.why is Why.MERGES for each in own.fields):
                 plan = RowPlan(False, prospect_id, reason=LABELS_STAY, is_rejected=True)
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
             plans.append(replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh))
         return plans
+
+    def _may_look_to_fill(self) -> bool:
+        """Whether one more person may be looked up for fields that are only filled: as many as the
+        push allows, or all where a scan of everybody takes no more requests than that."""
+        if self._lookups_left <= 0 and self._lookups:
+            pages = self._pulled.scan_pages
+            self._lookups_left = math.inf if pages is not None and pages <= self._lookups else 0
+            self._lookups = 0  # it is asked once
+        self._lookups_left -= 1
+        return self._lookups_left >= 0
 
     def plan_plainly(self, write: Write, facts: ContactFacts) -> RowPlan | None:
         """The plan of a person's only row, which says what HiringCenter has, and either is new here

@@ -21,7 +21,7 @@ from connector.upsert.outbox.entries import Entries
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
 from connector.upsert.outbox.merge import LABELS_SENT, MERGED, MergeRules
-from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
     Outcome,
@@ -29,6 +29,7 @@ from connector.upsert.outbox.person_plan import (
     PlannedRow,
     RowPlan,
     kept_note,
+    unread_note,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Check, Forest, Row, Staging
@@ -204,6 +205,7 @@ class Planner:
             now_ms=clock.now_ms(),
             fresh_ms=options.fresh_ms,
             rechecks=options.rechecks,
+            lookups=options.lookups,
         )
         self._settled: list[Settlement] = []
         self._new: list[Write] = []
@@ -375,6 +377,7 @@ class Planner:
                 decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
             self.counts.kept += bool(plan.kept)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
+            seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
             row[0] = row[0]._replace(settles=plan.siblings, seen=seen, seen_ms=seen_ms)
             self._book(row, decision, own, person=person, plan=plan)
 
@@ -474,7 +477,7 @@ class Planner:
     def _looks(self, decision: RowDecision, own: Evidence, plan: RowPlan | None) -> bool:
         """Whether the person of a row that is sent is looked up before."""
         if plan is not None and decision.prospect_id is not None:
-            return plan.seen is None
+            return plan.seen is None or plan.looks_to_fill
         is_lost = self._options.looks_first and own.best is None
         return is_lost or self._options.mode == "update-only"
 
@@ -533,7 +536,9 @@ class Planner:
 
 def _decision_of(plan: RowPlan) -> RowDecision:
     outcome = None if plan.sends else Status.UNCHANGED
-    return RowDecision(outcome, plan.prospect_id, plan.reason or kept_note(plan.kept))
+    left_out = unread_note(plan.merged) if not plan.sends else None
+    notes = "; ".join(filter(None, (kept_note(plan.kept), left_out)))
+    return RowDecision(outcome, plan.prospect_id, plan.reason or notes or None)
 
 
 def _candidate(write: Write, evidence: Evidence) -> Candidate:
