@@ -391,8 +391,15 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
     if undo := view.undo_lines():
         yield f"Can't be undone: {'; '.join(undo)}."
     if (age_s := summary.get("copy_age_s")) is not None:
-        looks = f"; {_people(view.looks)} looked up before the change" if view.looks else ""
-        yield f"Compared with the pulled copy of {duration(age_s)} ago{looks}."
+        yield f"Compared with the pulled copy of {duration(age_s)} ago{_looks(view, summary)}."
+
+
+def _looks(view: PlanView, summary: Mapping[str, Any]) -> str:
+    if not view.looks:
+        return ""
+    pages = summary.get("look_ups", view.looks)
+    how = "" if pages >= view.looks else f", by a scan of {plural(pages, 'page')}"
+    return f"; {_people(view.looks)} looked up before the change{how}"
 
 
 def _people(count: int) -> str:

@@ -486,8 +486,7 @@ class _PushRun(OutboxRun):
                 self._results_file = open_results(settings, request, rows)
                 self._keep(files, self._results_file)
             self._plan(rows, planner)
-            if not request.dry_run:
-                self._check_changes()
+            self._check_changes()
             if self._results_file is not None:
                 self._results_file.has_all_rows = True
             if not request.dry_run:
@@ -634,6 +633,10 @@ class _PushRun(OutboxRun):
     def _check_changes(self) -> None:
         allowed, changes = self._request.max_changes, self._planned.to_send
         if allowed is not None and changes > allowed:
+            if self._is_dry:
+                note = f"A push would send nothing: --max-changes allows {plural(allowed, 'row')}."
+                self._report.notes.append(note)
+                return
             self._outbox.drop_planned(run_id=self._options.run_id)
             self._results.discard(self._options.run_id)
             raise TooManyChanges(changes=changes, allowed=allowed)

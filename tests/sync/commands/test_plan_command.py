@@ -270,3 +270,5 @@ def test_the_first_changes_fit_a_terminal_of_80_columns():
     assert "old old old" in table
     assert "Fields that change: title 28, streetAddressThatIsLong 28." in totals
     assert "the pulled copy of 2 h ago; 28 people are looked up before the change." in totals
+    *_, scanned = plan_lines(view, summary | {"look_ups": 3})
+    assert scanned.endswith("28 people are looked up before the change, by a scan of 3 pages.")

@@ -270,6 +270,9 @@ def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, peo
     """Exit 2 before the first request; with a higher limit the same file goes through."""
     report = push_file(settings, people, max_changes=1)
     assert (report.exit_code, report.summary["error"]["type"]) == (2, "TooManyChanges")
+    dry = push_file(settings, people, max_changes=1, dry_run=True)
+    assert dry.exit_code == 0
+    assert "A push would send nothing: --max-changes allows 1 row." in dry.notes
     assert sandbox.requests == []
     assert push_file(settings, people, max_changes=2).summary["created"] == 2
 
