@@ -238,16 +238,7 @@ class History:
             for each in self.center.people.values()
             if row.human in each.humans or each.id == row.home
         ]
-        siblings = [
-            each.cells.get(name)
-            for each in rows
-            if each.human == row.human or each.home == row.home
-        ]
-        return any(
-            same_value(name, as_kept(name, each), person.fields[name])
-            for each in (wanted, *siblings)
-            for person in people
-        )
+        return any(same_value(name, wanted, person.fields[name]) for person in people)
 
 
 def judged(setup: int, steps: list[Step], **options: Any) -> list[str]:

@@ -542,7 +542,8 @@ class ModelPush:
     def _report(self, group: list[FileRow], merged: PersonMerge, status: str | None = None) -> None:
         for row in group:
             self.result.status.setdefault(row.number, status or "unchanged")
-            for each in (*merged.kept, *merged.left_out):
+            disagree = [each for each in merged.fields if each.disagree]
+            for each in (*merged.kept, *merged.left_out, *disagree):
                 if each.name in row.cells:
                     self.result.reported.add((row.number, each.name))
             self.result.kept |= {(row.number, each.name) for each in merged.kept}

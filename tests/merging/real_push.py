@@ -31,6 +31,7 @@ from tests.pushes.fake_api import Crash, unreachable
 from tests.pushes.rig import Rig
 
 _KEPT = "kept as HiringCenter has it: "
+_DISAGREE = "rows of this person disagree: "
 
 
 class CopyOfCenter(Pulled):
@@ -167,6 +168,9 @@ class RealPushes:
             result.reported |= {(row.number, name) for name in FIELDS}
         elif id_ is not None:
             row.is_at(id_, (row.cells.get("firstName"), row.cells.get("lastName")))
+        _, _, rest = message.partition(_DISAGREE)
+        disagree = rest.partition(";")[0].split(",")
+        result.reported |= {(row.number, name.strip()) for name in disagree}
         _, found, rest = message.partition(_KEPT)
         if found:
             kept = {name.strip() for name in rest.partition(";")[0].split(",")}

@@ -275,12 +275,12 @@ class _Merger:
     def _kept(self, name: str, why: Why, ours: Any, theirs: Any) -> FieldMerge:
         """HiringCenter's value stands, or is put back with `--restore` where it is known to differ
         and no other source has put it there."""
-        if not self.rules.restore or theirs is UNKNOWN:
-            return FieldMerge(
-                name, FieldAction.KEEP, why, ours, theirs, reported=theirs is not UNKNOWN
-            )
+        if theirs is UNKNOWN:
+            return FieldMerge(name, FieldAction.KEEP, why, ours, theirs)
         if any(self._is_known_elsewhere(name, theirs, row.remembered) for row in self.rows):
             return FieldMerge(name, FieldAction.KEEP, Why.DISAGREES, ours, theirs, reported=True)
+        if not self.rules.restore:
+            return FieldMerge(name, FieldAction.KEEP, why, ours, theirs, reported=True)
         return FieldMerge(name, FieldAction.SEND, Why.RESTORED, ours, theirs, replaces_edit=True)
 
     def _sent(

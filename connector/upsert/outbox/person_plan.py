@@ -66,7 +66,8 @@ class PlannedRow:
 @dataclass(frozen=True)
 class RowPlan:
     """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
-    write. settlement: what is settled without one. kept: fields that people are told were kept.
+    write. settlement: what is settled without one. kept: fields that people are told were kept;
+    disagree: that another row of the person has another value for.
     merged: what happens to each field that the row names; None where it says what HiringCenter
     has. is_known, is_fresh: the person is known as they are now, and was read within
     `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
@@ -77,6 +78,7 @@ class RowPlan:
     siblings: bytes | None = None
     settlement: Settlement | None = None
     kept: tuple[str, ...] = ()
+    disagree: tuple[str, ...] = ()
     reason: str | None = None
     is_rejected: bool = False
     merged: PersonMerge | None = None
@@ -97,6 +99,11 @@ def unread_note(merged: PersonMerge | None) -> str | None:
     return (
         f"left out, since whether they are empty isn't known: {', '.join(left)}" if left else None
     )
+
+
+def disagreement_note(fields: Collection[str]) -> str | None:
+    """What people are told of fields about which rows of one person disagree."""
+    return f"rows of this person disagree: {', '.join(fields)}" if fields else None
 
 
 DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
@@ -138,7 +145,11 @@ class PersonPlanner:
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
             created = merge(said, None, self._rules, self._cell)
             return [
-                replace(self._sent(memory, known, None), merged=_of_row(created, memory))
+                replace(
+                    self._sent(memory, known, None),
+                    merged=_of_row(created, memory),
+                    disagree=_disagree(created, memory),
+                )
                 for memory in known
             ]
         theirs = self._person(rows, prospect_id)
@@ -149,17 +160,15 @@ class PersonPlanner:
         merged = merge([memory.row for memory in known], theirs, self._rules, self._cell)
         plans = []
         for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
-            speaks = {each.row for each in merged.to_send} | ({0} if len(rows) == 1 else set())
             plan = self._settled(write, memory, known, merged, prospect_id)
-            if merged.to_send and position in speaks:
+            own = _of_row(merged, memory, None if len(rows) == 1 else position)
+            if own.to_send:
                 sent = self._sent(memory, known, prospect_id)
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
-            own = _of_row(merged, memory, None if len(rows) == 1 else position)
-            unread = any(
-                each.why is Why.NOT_READ and each.row in (-1, position) for each in own.fields
-            )
-            if unread and (not plan.sends or plan.seen) and self._may_look_to_fill():
+            if any(each.why is Why.NOT_READ for each in own.fields) and (
+                (not plan.sends or plan.seen) and self._may_look_to_fill()
+            ):
                 if not plan.sends:
                     sent = self._sent(memory, known, prospect_id)
                     plan = replace(sent, settlement=plan.settlement)
@@ -167,7 +176,8 @@ class PersonPlanner:
             if any(each.why is Why.MERGES for each in own.fields):
                 plan = RowPlan(False, prospect_id, reason=LABELS_STAY, is_rejected=True)
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
-            plans.append(replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh))
+            plan = replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh)
+            plans.append(replace(plan, disagree=_disagree(merged, memory)))
         return plans
 
     def _may_look_to_fill(self) -> bool:
@@ -373,12 +383,21 @@ def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> boo
 
 def _of_row(merged: PersonMerge, memory: RowMemory, position: int | None = None) -> PersonMerge:
     """What happens to the fields that one row names. position: among several rows, of which each
-    sends what it speaks for."""
+    sends what it speaks for, and labels of its own."""
     return PersonMerge(
         tuple(
             each
             for each in merged.fields
             if each.name in memory.row.says
-            and (position is None or each.action is not FieldAction.SEND or each.row == position)
+            and (
+                position is None
+                or each.action is not FieldAction.SEND
+                or each.row in (-1, position)
+            )
         )
     )
+
+
+def _disagree(merged: PersonMerge, memory: RowMemory) -> tuple[str, ...]:
+    says = memory.row.says
+    return tuple(each.name for each in merged.fields if each.disagree and each.name in says)

@@ -28,6 +28,7 @@ from connector.upsert.outbox.person_plan import (
     PersonPlanner,
     PlannedRow,
     RowPlan,
+    disagreement_note,
     kept_note,
     unread_note,
 )
@@ -378,7 +379,8 @@ class Planner:
             self.counts.kept += bool(plan.kept)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
             seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
-            row[0] = row[0]._replace(settles=plan.siblings, seen=seen, seen_ms=seen_ms)
+            note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
+            row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
             self._book(row, decision, own, person=person, plan=plan)
 
     def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:

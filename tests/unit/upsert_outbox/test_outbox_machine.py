@@ -1,5 +1,4 @@
-"""Any sequence of pushes, lost answers, crashes and waits ends where the last change of a file says.
-"""
+"""Any sequence of pushes, lost answers, crashes and waits ends where the last changed cell says."""
 
 from __future__ import annotations
 
