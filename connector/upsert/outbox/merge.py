@@ -132,7 +132,7 @@ class FieldMerge:
     ours: what is sent, or would be. theirs: what HiringCenter has, or UNKNOWN. settles: what the
     rows say is settled without a request, or with the row's. reported: people are to see it.
     replaces_edit: what is sent replaces what somebody has changed in HiringCenter since. disagree:
-    the rows say different things, of which this is one. row: whose word it is, counted from 0.
+    the rows say different things, of which this is one.
     """
 
     name: str
@@ -144,7 +144,6 @@ class FieldMerge:
     reported: bool = False
     replaces_edit: bool = False
     disagree: bool = False
-    row: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,8 +213,7 @@ class _Merger:
         else:
             found = self._plain_field(name)
             if len(self.rows) > 1:
-                row = self.rows.index(self._speaking(name)[0])
-                found = replace(found, disagree=self._rows_disagree(name), row=row)
+                found = replace(found, disagree=self._rows_disagree(name))
         return self._narrowed(found) if found.action is FieldAction.SEND else found
 
     def _plain_field(self, name: str) -> FieldMerge:

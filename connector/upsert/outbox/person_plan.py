@@ -20,6 +20,7 @@ from connector.upsert.outbox.merge import (
     LABELS_STAY,
     NAMES,
     FieldAction,
+    FieldMerge,
     MergeRules,
     OwnWrite,
     Person,
@@ -33,7 +34,7 @@ from connector.upsert.outbox.merge import (
 )
 from connector.upsert.outbox.outbox import Write
 from connector.upsert.outbox.receipts import Receipt
-from connector.upsert.rows.write_schema import MANNERS
+from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
 
@@ -161,7 +162,7 @@ class PersonPlanner:
         plans = []
         for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
             plan = self._settled(write, memory, known, merged, prospect_id)
-            own = _of_row(merged, memory, None if len(rows) == 1 else position)
+            own = _of_row(merged, memory)
             if own.to_send:
                 sent = self._sent(memory, known, prospect_id)
                 seen = self._seen(rows[position][1], theirs, merged)
@@ -381,21 +382,18 @@ def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> boo
     return True
 
 
-def _of_row(merged: PersonMerge, memory: RowMemory, position: int | None = None) -> PersonMerge:
-    """What happens to the fields that one row names. position: among several rows, of which each
-    sends what it speaks for, and labels of its own."""
-    return PersonMerge(
-        tuple(
-            each
-            for each in merged.fields
-            if each.name in memory.row.says
-            and (
-                position is None
-                or each.action is not FieldAction.SEND
-                or each.row in (-1, position)
-            )
-        )
-    )
+def _of_row(merged: PersonMerge, memory: RowMemory) -> PersonMerge:
+    """What happens to the fields that one row names. Of several rows, each sends its own labels,
+    and each that has the value which is to be sent sends it: the others may be refused."""
+    says = memory.row.says
+
+    def is_own(each: FieldMerge) -> bool:
+        if each.name not in says:
+            return False
+        is_sent = each.action is FieldAction.SEND and each.name not in LABEL_EDITS
+        return not is_sent or same_value(each.name, says[each.name], each.ours)
+
+    return PersonMerge(tuple(filter(is_own, merged.fields)))
 
 
 def _disagree(merged: PersonMerge, memory: RowMemory) -> tuple[str, ...]:
