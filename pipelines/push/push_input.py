@@ -122,11 +122,6 @@ class PushRequest:
                 f"{', '.join(given)}: only for prospects. --to {self.to} creates {self.to}, and "
                 "changes nobody. Leave it out."
             )
-        if self.to_apply:
-            raise UsageError(
-                f"A plan file holds changes of prospects; {self.to} are only created. Leave out "
-                f"--out: push --to {self.to} sends what this plan shows."
-            )
 
     def key_column(self, rows: Input) -> str | None:
         """The column of `key`, as the input names it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 from pathlib import Path
@@ -74,3 +75,30 @@ def test_a_push_killed_before_any_file_operation_recovers(tmp_path: Path):
     found = push_killed_before(tmp_path, lambda count: [count // 5, count // 2, count * 4 // 5])
     assert (found.tried, found.wrong) == (3, [])
     assert found.killed >= 2
+
+
+@pytest.mark.slow
+def test_notes_of_a_killed_push_are_created_once_and_its_results_are_those_of_the_next(
+    tmp_path: Path,
+):
+    """Killed between two requests, it leaves no file of results; the next push's has every row
+    once, in order: what had been sent by then is unchanged."""
+    options = SandboxOptions(prospects=40, notes=0, tasks=0, meetings=0, latency_s=0.02)
+    push = ("push", "notes.csv", "--to", "notes", "--results", "results.csv", "--json", "-q")
+    with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
+        ids = sorted(str(each["id"]) for each in sandbox.store.all("prospects"))
+        rows = "".join(f"{id_},called {id_}\n" for id_ in ids)
+        (tmp_path / "notes.csv").write_text("prospectId,body\n" + rows)
+        ended = signalled(
+            zygote, sandbox, signal.SIGKILL, *push, when=lambda: len(sandbox.applied) > 10
+        )
+        assert ended == -signal.SIGKILL
+        assert not list(tmp_path.glob("*results*"))
+        zygote.start(*push)
+        assert zygote.wait() == 0
+        made = sorted(str(each["prospectId"]) for each in sandbox.store.all("notes"))
+        assert made == ids
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8-sig") as stream:
+        found = list(csv.DictReader(stream))
+    assert [row["prospectId"] for row in found] == ids == [row["_hc_prospect_id"] for row in found]
+    assert {row["_hc_outcome"] for row in found} == {"created", "unchanged"}

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from connector.errors import BadMapping, InputError, UsageError
+from connector.errors import BadMapping, InputError, OutboxLost, UsageError
 from connector.sandbox import Sandbox
 from connector.settings import PushJob, Settings
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import PushReport
-from pipelines.push.push_run import push
+from pipelines.push.push_run import PlanFiles, plan_push, push
 from tests.sync.push.test_push_runs import landed
 
 
@@ -348,3 +349,40 @@ def test_a_push_of_prospects_and_one_of_notes_from_one_file_are_two_sources(
     assert notes(sandbox) == [(person["id"], "hello")]
     report = push_to(settings, both, ignore_unknown=True)
     assert (report.summary["unchanged"], notes(sandbox)) == (1, [(person["id"], "hello")])
+
+
+def test_a_plan_shows_activities_and_keeps_no_plan_file_of_them(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """What would be created, whom it takes to find, that it can't be undone; 0 requests."""
+    known, unknown = people(sandbox)[:2]
+    pulled(settings)
+    sandbox.store.update("prospects", unknown["id"], {"email": "new@example.org"})
+    asked(sandbox)
+    path = write(tmp_path, "email,body", f"{known['email']},one", "new@example.org,two", "x,bad")
+    request = PushRequest(file=str(path), to="notes")
+    changes = tmp_path / "changes.jsonl"
+    report = plan_push(settings, request, PlanFiles(changes=changes))
+    assert report.error is None
+    facts = report.summary
+    assert (facts["would_create"], facts["rejected"], facts["would_request"]) == (2, 1, 3)
+    assert facts["cannot_be_undone"] == {"activities": 2}
+    shown = [json.loads(line) for line in changes.read_text().splitlines()]
+    assert [each.get("activities", [{}])[0].get("body") for each in shown] == [None, "one", "two"]
+    with pytest.raises(UsageError, match="keeps plans of prospects only"):
+        plan_push(settings, request, PlanFiles(out=tmp_path / "a.hcplan"))
+    assert asked(sandbox) == []
+
+
+def test_after_the_outbox_was_lost_notes_that_are_there_are_found(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """With --new-ledger each is looked up among its person's before it is created."""
+    one, other = people(sandbox)[:2]
+    path = write(tmp_path, "prospectId,body", f"{one['id']},hello", f"{other['id']},hello")
+    assert push_to(settings, path).summary["created"] == 2
+    settings = settings.model_copy(update={"state_dir": tmp_path / "new"})
+    with pytest.raises(OutboxLost):
+        push_to(settings, path)
+    report = push_to(settings, path, new_ledger=True)
+    assert (report.summary["unchanged"], len(notes(sandbox))) == (2, 2)
