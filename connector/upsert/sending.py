@@ -63,6 +63,7 @@ _READ_AHEAD = 200
 _MOST_PARKED = 2_000
 _SCAN_CHECK_MS = 60_000
 _MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
+_SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
@@ -261,6 +262,8 @@ class Sender:
         if self._scan is None or self._is_scanning or self._ending is not None:
             return False
         if not self._has_recovered or not self._options.rechecks:
+            return False
+        if self._options.fresh_ms < _SCAN_LASTS_MS:  # what a scan has read wouldn't be fresh
             return False
         return now_ms >= self._next_scan_ms and self._are_many(now_ms)
 

@@ -1,0 +1,171 @@
+"""What a push after a pull costs in requests, also beside a pull that publishes."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings
+from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_report import PushReport
+from pipelines.push.push_run import push
+from pipelines.running.progress import Progress, ProgressState
+
+_PEOPLE, _PAGE_ROWS = 30, 3
+_PAGES = _PEOPLE // _PAGE_ROWS
+_FIELDS = ("firstName", "lastName", "email", "title", "company")
+_EMPTY = {"notes": 0, "tasks": 0, "meetings": 0}
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    """Thirty people on ten pages."""
+    limits = {"prospects": _PAGE_ROWS}
+    with Sandbox(SandboxOptions(prospects=0, **_EMPTY, max_limits=limits)) as running:
+        for n in range(_PEOPLE):
+            person = (f"Ada {chr(ord('a') + n)}", "Lovelace", f"p{n}@example.org", "Agent", "Acme")
+            running.store.create("prospects", dict(zip(_FIELDS, person, strict=True)))
+        yield running
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """As the API's pages are."""
+    page_size = settings.pull.model_copy(update={"page_size": _PAGE_ROWS})
+    return settings.model_copy(update={"pull": page_size})
+
+
+def write(folder: Path, sandbox: Sandbox, edited: Collection[int] = ()) -> Path:
+    """A file of everybody as HiringCenter has them, some with another title."""
+    path = folder / "people.csv"
+    with path.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, _FIELDS, extrasaction="ignore")
+        writer.writeheader()
+        for person in sandbox.store.all("prospects"):
+            title = "Partner" if _number(person["email"]) in edited else person["title"]
+            writer.writerow({**person, "title": title})
+    return path
+
+
+def _number(email: str) -> int:
+    return int(email.partition("@")[0][1:])
+
+
+def make_old(settings: Settings) -> None:
+    """As if the last pull was yesterday's."""
+    settings.duckdb_path.chmod(0o600)
+    with duckdb.connect(str(settings.duckdb_path)) as copy:
+        copy.execute(
+            f"UPDATE {settings.dataset}._hc_freshness SET "
+            "last_complete_at = last_complete_at - INTERVAL 1 DAY, "
+            "last_pull_at = last_pull_at - INTERVAL 1 DAY"
+        )
+
+
+def pulled(settings: Settings) -> None:
+    assert pull(settings, Wanted(("prospects",))).error is None
+
+
+def pushed(settings: Settings, path: Path, progress: Progress | None = None) -> PushReport:
+    shown = None if progress is None else lambda _: progress
+    return push(settings, PushRequest(file=str(path)), shown)
+
+
+def requests(sandbox: Sandbox) -> Counter[str]:
+    return Counter(
+        each.method
+        for each in sandbox.requests
+        if each.path.removeprefix("/v2").startswith("/prospects")
+    )
+
+
+def titles(sandbox: Sandbox) -> dict[int, str]:
+    return {_number(each["email"]): each["title"] for each in sandbox.store.all("prospects")}
+
+
+@pytest.mark.parametrize(
+    ("is_old", "edits", "looks"),
+    [(False, 5, 0), (True, 5, 5), (True, 2 * _PAGES, _PAGES)],
+    ids=["fresh copy", "old copy", "old copy and many edits"],
+)
+def test_n_edits_are_n_posts(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, is_old: bool, edits: int, looks: int
+):
+    """With an old copy, each person is looked at first; where they are more than a complete scan
+    has pages, by one scan. The same file again costs nothing."""
+    pulled(settings)
+    if is_old:
+        make_old(settings)
+    path = write(tmp_path, sandbox, edited=range(edits))
+    sandbox.clear_log()
+    report = pushed(settings, path)
+    assert (report.summary["updated"], report.summary["unchanged"]) == (edits, _PEOPLE - edits)
+    assert requests(sandbox) == Counter(POST=edits, GET=looks)
+    assert {n for n, title in titles(sandbox).items() if title == "Partner"} == set(range(edits))
+    sandbox.clear_log()
+    again = pushed(settings, path)
+    assert (again.exit_code, again.summary["unchanged"]) == (0, _PEOPLE)
+    assert requests(sandbox) == Counter()
+
+
+class _PullsOnce(Progress):
+    """Lets a recruiter edit someone and a pull publish that, once, while a push is planning or
+    sending: between its steps, when it shows how far it has come."""
+
+    def __init__(self, settings: Settings, sandbox: Sandbox, *, is_sending: bool) -> None:
+        self._settings, self._sandbox, self._is_sending = settings, sandbox, is_sending
+        self.has_pulled = False
+
+    def show(self, state: ProgressState) -> None:
+        if not self.has_pulled and (state.total is not None) is self._is_sending:
+            self.has_pulled = True
+            for person in self._sandbox.store.all("prospects"):
+                if _number(person["email"]) in (0, 29):
+                    self._sandbox.store.update("prospects", person["id"], {"company": "Edited"})
+            pulled(self._settings)
+
+
+@pytest.mark.parametrize("is_sending", [False, True], ids=["planning", "sending"])
+def test_a_pull_publishes_beside_a_push(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, is_sending: bool
+):
+    """Both end well; what recruiters edited meanwhile stands, in rows that were sent and in rows
+    that weren't, then and after the next push of the same file."""
+    one_by_one = settings.writes.model_copy(update={"max_in_flight": 1})
+    settings = settings.model_copy(update={"writes": one_by_one})
+    pulled(settings)
+    path = write(tmp_path, sandbox, edited=range(4))
+    beside = _PullsOnce(settings, sandbox, is_sending=is_sending)
+    report = pushed(settings, path, beside)
+    assert beside.has_pulled
+    assert (report.exit_code, report.summary["updated"]) == (0, 4)
+    pulled(settings)
+    sandbox.clear_log()
+    again = pushed(settings, path)
+    assert (again.exit_code, again.summary["unchanged"]) == (0, _PEOPLE)
+    assert again.summary["kept"] == 2
+    assert requests(sandbox) == Counter()
+    people = {_number(each["email"]): each for each in sandbox.store.all("prospects")}
+    assert {n for n in people if people[n]["company"] == "Edited"} == {0, 29}
+    assert {n for n in people if people[n]["title"] == "Partner"} == set(range(4))
+
+
+def test_nothing_read_counts_as_fresh_for_long_enough(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """With `writes.fresh_s = 0`, everybody is looked up just before they are changed: a scan would
+    be as old as the copy."""
+    always = settings.writes.model_copy(update={"fresh_s": 0.0})
+    settings = settings.model_copy(update={"writes": always})
+    pulled(settings)
+    path = write(tmp_path, sandbox, edited=range(2 * _PAGES))
+    sandbox.clear_log()
+    assert pushed(settings, path).summary["updated"] == 2 * _PAGES
+    assert requests(sandbox) == Counter(POST=2 * _PAGES, GET=2 * _PAGES)
