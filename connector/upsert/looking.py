@@ -145,6 +145,7 @@ def guarded(
         for name, before in guard.fields.items()
         if (each := found.get(name)) is not None
         and each.action is not FieldAction.EQUAL
+        and each.why is not Why.MERGES
         and (each.action is not FieldAction.SEND or not _matches(name, before, theirs, cell))
     )
     left = tuple(

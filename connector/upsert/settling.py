@@ -319,7 +319,7 @@ class Settler:
         sent, shown = orjson.loads(row.write.body), fields_of_item(item)
         names = (name for name in row.guard.fields if name in sent and name in shown)
         other = [name for name in names if not same_value(name, sent[name], shown[name])]
-        if other:
+        if other and LABELS_STAY not in row.failures:
             id_ = row.prospect_id
             row.failures.append(_NOT_PUT_BACK.format(id=id_, fields=", ".join(other)))
 

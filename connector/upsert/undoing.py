@@ -26,6 +26,7 @@ _CREATED = (
     "are to go"
 )
 _ADDED = "prospect {id} keeps the {kind} that was added: delete it in HiringCenter if it is to go"
+_LABELS = "prospect {id} keeps the labels that were added: HiringCenter only adds labels"
 _MAYBE_CREATED = (
     "a prospect may have been created: whether it was can't be known any more. Look in HiringCenter"
 )
@@ -85,16 +86,18 @@ def plan_undo(
     undoes: str,
     run_id: str,
     force: bool,
+    labels_merge: bool = False,
 ) -> UndoPlan:
     """How `run_id` is to undo the run `undoes`. force: people who are known only from an older
-    copy, and those whom an earlier undo has left alone, too.
+    copy, and those whom an earlier undo has left alone, too. labels_merge: HiringCenter is known to
+    add labels only.
 
     Raises:
         UsageError: what it changed was sealed on another machine.
     """
     changes = changes_of(connection, outbox, undoes)
     kept = {id_: (image, by) for id_, image, by in images.of_run(connection, undoes)}
-    planner = _UndoPlanner(outbox, undoes, run_id, force=force)
+    planner = _UndoPlanner(outbox, undoes, run_id, force=force, labels_merge=labels_merge)
     planner.left_alone = _left_alone(connection, {by for _, by in kept.values() if by})
     for row, group in _by_row(changes).items():
         planner.add(row, group, kept)
@@ -125,9 +128,11 @@ def _by_row(changes: Sequence[Change]) -> dict[int, list[Change]]:
 
 
 class _UndoPlanner:
-    def __init__(self, outbox: Outbox, undoes: str, run_id: str, *, force: bool) -> None:
+    def __init__(
+        self, outbox: Outbox, undoes: str, run_id: str, *, force: bool, labels_merge: bool
+    ) -> None:
         self._hasher, self._undoes, self._run_id = outbox.hasher, undoes, run_id
-        self._force = force
+        self._force, self._labels_merge = force, labels_merge
         self.left_alone: dict[str, RowResult] = {}
         self.plan = UndoPlan()
 
@@ -171,7 +176,10 @@ class _UndoPlanner:
             return False
         if image.unread:
             stays.insert(0, _UNREAD.format(id=id_, fields=", ".join(image.unread)))
-        if not image.before:
+        before: dict[str, Any] = dict(image.before)
+        if self._labels_merge and before.pop("labels", None) is not None:
+            stays.insert(0, _LABELS.format(id=id_))
+        if not before:
             return False
         when = None if image.read_ms is None else _utc(image.read_ms)
         if when is not None and not self._force:
@@ -180,10 +188,10 @@ class _UndoPlanner:
         if stays:
             self.plan.listed.append(RowResult(row, Status.UPDATED, id_, "; ".join(stays)))
         notes = [*stays, *([_AS_OF.format(when=when)] if when else [])]
-        body: dict[str, Any] = dict(image.before)
+        body = dict(before)
         if image.contact is not None:
             body.setdefault(*image.contact)
-        guard = Guard({name: image.left.get(name) for name in image.before}, self._undoes)
+        guard = Guard({name: image.left.get(name) for name in before}, self._undoes)
         self.plan.writes.append(
             Write(
                 self._run_id,

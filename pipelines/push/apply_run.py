@@ -81,7 +81,8 @@ class _ApplyRun(OutboxRun):
                 return
             plan.check_age(self._began_ms, self._request.max_age_s)
             looks_first = self._found.look_first_ms > self._began_ms
-            self._options = header.push_options(looks_first=looks_first, **self._own)
+            options = header.push_options(looks_first=looks_first, **self._own)
+            self._options = options.knowing(outbox.learnt())
             sender = self._make_sender()
             self._note_run(header.plan_id)
             sender.recover()  # what an earlier run of this plan left open counts as done

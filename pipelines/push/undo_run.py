@@ -133,6 +133,7 @@ class _UndoRun(OutboxRun):
                 undoes=run_id,
                 run_id=self._options.run_id,
                 force=self._force,
+                labels_merge=self._options.rules.labels_merge,
             )
         if plan.already and not plan.writes:
             by = ", ".join(sorted(plan.already))

@@ -155,9 +155,11 @@ class Rig:
         assert len(numbered) == sum(pushed.outcomes.values()) == len(pushed.statuses)
         return pushed
 
-    def send(self, *planned: Write, rules: MergeRules | None = None) -> Pushed:
-        """Send writes that something else than a push has planned; their run, and aliases where
-        their body has contacts, are set here."""
+    def send(
+        self, *planned: Write, rules: MergeRules | None = None, aliases: bool = True
+    ) -> Pushed:
+        """Send writes that something else than a push has planned; their run, and, unless they are
+        to have none, aliases where their body has contacts, are set here."""
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
@@ -167,7 +169,7 @@ class Rig:
         for write in planned:
             says = orjson.loads(write.body)
             email, phone = (
-                outbox.hasher.alias(kind, says[kind]) if says.get(kind) else None
+                outbox.hasher.alias(kind, says[kind]) if aliases and says.get(kind) else None
                 for kind in ("email", "phone")
             )
             new.append(write._replace(run_id=run_id, email_alias=email, phone_alias=phone))
