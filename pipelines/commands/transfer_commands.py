@@ -243,7 +243,7 @@ def _sent(report: PushReport, *, is_answer: bool) -> Result:
     short_help="Show what a push would change, field by field; sends nothing",
     example=_PLAN_EXAMPLES,
     options_of=_push_request,
-    fixed={"dry_run": True, "max_changes": None, "new_ledger": False},
+    fixed={"dry_run": True, "max_changes": None},
 )
 def _plan(
     settings: Settings,

@@ -131,7 +131,15 @@ def plan_push(
             "the same row never creates a second one."
         )
     request = replace(request, dry_run=True, to_apply=files.out is not None)
-    with opened_outbox(settings, "plan", progress_of, dry_run=True) as opened:
+    if files.out is not None and request.new_ledger:
+        raise UsageError(
+            "--out: a plan is signed with the ledger's secret, and this one was lost. Leave --out "
+            "out, or push once with --new-ledger first."
+        )
+    new_ledger = request.new_ledger
+    with opened_outbox(
+        settings, "plan", progress_of, new_ledger=new_ledger, dry_run=True
+    ) as opened:
         return _PushRun(opened, request, files).run()
 
 
@@ -171,7 +179,10 @@ def opened_outbox(
             # the state directory was deleted or left behind: everything would be sent again
             reason = f"knows of no push, but {label} has {sent:,} rows from earlier pushes"
             raise OutboxLost(outbox=database.name, reason=reason)
-        scope = (known_scope_of if kind == "plan" else scope_of)(session, database)
+        if kind == "plan":
+            scope = known_scope_of(session, database, is_new=opened.started_now)
+        else:
+            scope = scope_of(session, database)
         if not dry_run:
             name = f"push with the API key {scope:015x}"
             held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))

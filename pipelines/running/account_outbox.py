@@ -105,14 +105,15 @@ def scope_of(session: Session, database: Database) -> int:
     return scopes.of(key)
 
 
-def known_scope_of(session: Session, database: Database) -> int:
-    """The same as `scope_of`, without a request.
+def known_scope_of(session: Session, database: Database, *, is_new: bool = False) -> int:
+    """The same as `scope_of`, without a request. is_new: the outbox was lost, and this is another,
+    which can't know.
 
     Raises:
         UsageError: no run has found out yet whose key it is.
     """
     scopes, key = Scopes(database), key_number(session.settings, session.ledger)
-    if not scopes.is_known(key):
+    if not is_new and not scopes.is_known(key):
         raise UsageError(
             "Which account this API key belongs to isn't known yet, and a plan asks HiringCenter "
             "nothing. Run `hiringcenter check` (one request), or pull; then plan again."

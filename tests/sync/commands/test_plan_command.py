@@ -150,6 +150,15 @@ def test_every_kind_of_input_is_planned_without_a_request(
         assert ended.summary["would_request"] == 0
 
 
+def test_no_file_makes_a_plan_send_a_request(run: Run, sandbox: Sandbox, people: Path):
+    """Whatever is in it, and whatever becomes of it."""
+    before = len(sandbox.requests)
+    for path in sorted(INPUTS.iterdir())[::3]:
+        ended = run("plan", str(path), "--ignore-unknown", "--json")
+        assert ended.code in (0, 2, 3), ended.err
+    assert len(sandbox.requests) == before
+
+
 def test_activities_on_their_own_are_shown(run: Run, people: Path, tmp_path: Path):
     """What would be attached to whom. They aren't kept as a plan: a push of the same file never
     creates them twice, an older plan might."""

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from connector.errors import OutboxLost
+from connector.errors import OutboxLost, UsageError
 from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
-from pipelines.push.push_run import push
+from pipelines.push.push_run import PlanFiles, plan_push, push
 from pipelines.running.checks import run_checks
 
 HEADER = "First Name,Last Name,E-mail,Title,note.body\n"
@@ -70,6 +70,10 @@ def test_a_push_without_its_outbox_stops_and_a_new_one_looks_first(
 
     told = push_file(settings, people, dry_run=True, new_ledger=True)
     assert told.summary["would_request"] == 4 + 4
+    asked = PushRequest(file=str(people), new_ledger=True)
+    assert plan_push(settings, asked, PlanFiles()).summary["would_request"] == 4 + 4
+    with pytest.raises(UsageError, match="this one was lost"):
+        plan_push(settings, asked, PlanFiles(out=people.with_suffix(".hcplan")))
     assert sandbox.requests == []
     report = push_file(settings, people, new_ledger=True)
     assert (report.exit_code, report.summary["unchanged"]) == (0, 3), report.noteworthy
