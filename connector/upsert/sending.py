@@ -425,10 +425,7 @@ class Sender:
             evidence = Evidence.of(write, found, uncertain, disputed)
             evidence.memory = row.memory
             if write.exported is not None and write.prospect_id is not None:
-                of_named = (
-                    each for each in evidence.receipts if each.prospect_id == write.prospect_id
-                )
-                evidence.name(write.prospect_id, next(of_named, None))
+                evidence.name(write.prospect_id, None)
             decision = decide(evidence, self._options)
             known = (evidence.by_email, evidence.by_phone, evidence.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)

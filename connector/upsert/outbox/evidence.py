@@ -128,14 +128,14 @@ class Evidence:
     """The facts about one row's person.
 
     by_email, by_phone, by_row: where its aliases lead. is_deleted: whom `by_row` leads to is
-    deleted. is_named: the row itself names its prospect. pulled_by_email, pulled_by_phone: ids that
-    the destination has for its contacts. uncertain: an earlier write of the same content has an
-    unknown fate. disputed: the prospect that was expected behind a contact of the row, and the one
-    that answered. others: known people of another first name whom the contacts lead to. fits: the
-    first name agrees with that of a person whom they lead to. settled: of those people, on whom
-    this source has settled the first name; created: by creating them. attached: (prospect id, kind,
-    content) of activities that are there. contacts: how many the row has, of email and phone.
-    payload: the row's own.
+    deleted. named: whom the row itself names; by_id: that prospect's receipt. pulled_by_email,
+    pulled_by_phone: ids that the destination has for its contacts. uncertain: an earlier write of
+    the same content has an unknown fate. disputed: the prospect that was expected behind a contact
+    of the row, and the one that answered. others: known people of another first name whom the
+    contacts lead to. fits: the first name agrees with that of a person whom they lead to. settled:
+    of those people, on whom this source has settled the first name; created: by creating them.
+    attached: (prospect id, kind, content) of activities that are there. contacts: how many the row
+    has, of email and phone. payload: the row's own.
     pulled: whom the contacts lead to, as the destination has them. memory: what was settled for the
     row.
     """
@@ -151,7 +151,8 @@ class Evidence:
     pulled_by_email: frozenset[str] = frozenset()
     pulled_by_phone: frozenset[str] = frozenset()
     is_deleted: bool = False
-    is_named: bool = False
+    named: str | None = None
+    by_id: Receipt | None = None
     others: Sequence[OtherPerson] = ()
     fits: bool = False
     settled: frozenset[str] = frozenset()
@@ -191,19 +192,22 @@ class Evidence:
     @property
     def receipts(self) -> list[Receipt]:
         """Where the row's contacts lead."""
-        return [each for each in (self.by_email, self.by_phone) if each is not None]
+        every = (self.by_email, self.by_phone, self.by_id)
+        return [each for each in every if each is not None]
 
     @property
     def people(self) -> frozenset[str]:
         """Every prospect that the row's contacts lead to."""
+        if self.named is not None:
+            return frozenset((self.named,))
         found = {each.prospect_id for each in self.receipts}
         return self.pulled_by_email | self.pulled_by_phone | found
 
     def name(self, prospect_id: str, receipt: Receipt | None) -> None:
         """The row itself names its prospect: nobody else counts, whatever contacts lead to."""
-        self.by_email = self.by_phone = receipt
-        self.pulled_by_email = self.pulled_by_phone = frozenset((prospect_id,))
-        self.is_named, self.disputed = True, None
+        others = {each.prospect_id for each in self.receipts} - {prospect_id}
+        self.drop(others)
+        self.by_id, self.named, self.disputed = receipt, prospect_id, None
 
     def drop(self, prospect_ids: Collection[str]) -> None:
         """The ledger's aliases don't lead to these prospects."""
@@ -332,7 +336,7 @@ class EvidenceFinder:
 
     def _compare_names(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         people = own.people
-        is_compared = people and not own.is_named
+        is_compared = people and own.named is None
         name = first_name(own.payload.get("firstName")) if is_compared else None
         if name is None:
             return

@@ -29,7 +29,7 @@ FieldSets = Mapping[str, Collection[Fingerprint]]
 CONTACTS = ("email", "phone")
 NAMES = ("firstName", "lastName")
 # Neither can be read back under its own name: each write of `notes` adds a note.
-_WRITE_ONLY = frozenset({"notes"})
+WRITE_ONLY = frozenset({"notes"})
 
 
 class Unknown(Enum):
@@ -251,7 +251,7 @@ class _Merger:
         return len(said) > 1
 
     def _theirs(self, name: str) -> Any:
-        if self.theirs is None or name in _WRITE_ONLY:
+        if self.theirs is None or name in WRITE_ONLY:
             return UNKNOWN
         return self.theirs.fields.get(name, UNKNOWN)
 

@@ -19,6 +19,7 @@ from connector.upsert.outbox.merge import (
     CONTACTS,
     LABELS_STAY,
     NAMES,
+    WRITE_ONLY,
     FieldAction,
     FieldMerge,
     MergeRules,
@@ -167,9 +168,8 @@ class PersonPlanner:
                 sent = self._sent(memory, known, prospect_id)
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
-            if any(each.why is Why.NOT_READ for each in own.fields) and (
-                (not plan.sends or plan.seen) and self._may_look_to_fill()
-            ):
+            unread = {each.name for each in own.fields if each.why is Why.NOT_READ} - WRITE_ONLY
+            if unread and (not plan.sends or plan.seen) and self._may_look_to_fill():
                 if not plan.sends:
                     sent = self._sent(memory, known, prospect_id)
                     plan = replace(sent, settlement=plan.settlement)
@@ -276,10 +276,14 @@ class PersonPlanner:
 
     def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
-        be looked up. Whoever has a new contact is always looked up."""
+        be looked up. Whoever has a new contact is always looked up; so is, where the API replaces
+        labels, whoever gets one more: all that somebody else has added meanwhile would go."""
         if theirs is None or not (theirs.fresh or not self._rechecks):
             return None
         if any(each.name in CONTACTS for each in merged.to_send):
+            return None
+        edits_labels = any(each.name in LABEL_EDITS for each in merged.to_send)
+        if edits_labels and self._rechecks and not self._rules.labels_merge:
             return None
         copied, fields = own.pulled.get(theirs.id), theirs.fields
         read_ms = None if copied is None else self._read_ms(copied)

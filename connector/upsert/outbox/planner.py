@@ -127,10 +127,12 @@ def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
     if (conflict := _two_people(evidence)) is not None:
         return RowDecision(Status.REJECTED, None, conflict)
     leads_to = evidence.best
-    if leads_to is not None:
-        prospect_id: str | None = leads_to.prospect_id
+    prospect_id: str | None = evidence.named
+    sent_to = prospect_id
+    if prospect_id is None and leads_to is not None:
+        prospect_id = leads_to.prospect_id
         sent_to = prospect_id if leads_to.confirmed and leads_to != evidence.by_row else None
-    else:
+    elif prospect_id is None:
         ids = evidence.pulled_by_email | evidence.pulled_by_phone
         prospect_id = sent_to = next(iter(ids)) if len(ids) == 1 else None
     if options.force:
@@ -146,6 +148,8 @@ def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
 
 
 def _two_people(evidence: Evidence) -> str | None:
+    if evidence.named is not None:
+        return None
     email, phone = (
         {receipt.prospect_id} if receipt is not None and receipt.confirmed else set()
         for receipt in (evidence.by_email, evidence.by_phone)
