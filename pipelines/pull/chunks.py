@@ -206,7 +206,6 @@ class Landing:
         self._ids: dict[str, set[str]] = {}  # … and their ids
         self._malformed: dict[str, Row] = {}
         self._missing = {name for name in runs if not destination.columns(name)}
-        gc.freeze()  # what was imported stays: `load` needn't look at it each time
         self._add_columns()
 
     @property
@@ -296,7 +295,7 @@ class Landing:
             batches += [each for each in _OTHERS if not self._destination.columns(each.table)]
         if batches:
             self._destination.load(batches)
-            gc.collect()  # dlt's loads leave cycles behind that hold their rows
+            gc.collect(1)  # dlt's loads leave cycles behind that hold their rows; all are young
         self._missing = set()
         for batch in batches:
             if batch.table in self._runs:
