@@ -25,6 +25,7 @@ from pipelines.running.session import open_ledger
 from pipelines.running.wording import eta, plural, utc
 
 _DAY_MS = 86_400_000
+_IN_ONE_WRITE = 5_000  # other processes wait for each
 _LIST = "`hiringcenter runs` lists them."
 
 
@@ -151,10 +152,13 @@ class _UndoRun(OutboxRun):
             self._listed = plan.listed
             self._report.noteworthy = plan.listed[:NOTEWORTHY_MAX]
             return
-        with outbox.database.write() as connection:
-            outbox.plan(connection, plan.writes, self._clock.now_ms())
-            at_ms = int(self._clock.wall_s() * 1000)  # for people
-            self._results.put(connection, self._options.run_id, plan.results, at_ms)
+        at_ms = int(self._clock.wall_s() * 1000)  # for people
+        for start in range(0, max(len(plan.writes), len(plan.results)), _IN_ONE_WRITE):
+            end = start + _IN_ONE_WRITE
+            with outbox.database.write() as connection:
+                outbox.plan(connection, plan.writes[start:end], self._clock.now_ms())
+                own = plan.results[start:end]
+                self._results.put(connection, self._options.run_id, own, at_ms)
 
     def _count(self, plan: UndoPlan) -> None:
         people = len(plan.writes)

@@ -214,12 +214,11 @@ def test_rows_of_one_person_are_applied_one_after_the_other(
 
 
 def test_a_plan_is_applied_on_another_machine_with_the_same_ledger(
-    settings: Settings, sandbox: Sandbox, plan: Path, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, plan: Path, tmp_path: Path, postgres_url: str
 ):
     """That machine can undo it; the one that made the plan says where."""
     ada = add(sandbox, "Ada", title="Dr")
-    ledger = f"sqlite:///{tmp_path / 'shared.db'}"
-    one = settings.model_copy(update={"ledger_url": ledger})
+    one = settings.model_copy(update={"ledger_url": postgres_url})
     other = one.model_copy(update={"state_dir": tmp_path / "other", "duckdb_path": tmp_path / "o"})
     pull(one, Wanted(("prospects",)))
     make_plan(one, plan, "Ada,X,ada@example.org,,Prof,,")
