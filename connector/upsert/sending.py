@@ -497,7 +497,8 @@ class Sender:
         read = read or self._read_before(connection, row, evidence)
         if read is None:
             return None
-        is_fresh = self._clock.now_ms() - read.read_ms < self._options.fresh_ms
+        # after a step of the clock that pulls are timed by, a read may seem to lie ahead
+        is_fresh = 0 <= self._clock.now_ms() - read.read_ms < self._options.fresh_ms
         if not is_fresh and self._options.rechecks:
             return None
         try:

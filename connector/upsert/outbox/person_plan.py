@@ -272,7 +272,7 @@ class PersonPlanner:
         read_ms = self._read_ms(copied)
         if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None
-        return read_ms is not None and self._now_ms - read_ms < self._fresh_ms
+        return read_ms is not None and 0 <= self._now_ms - read_ms < self._fresh_ms
 
     def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to

@@ -195,3 +195,12 @@ def test_a_head_scan_after_our_write_shows_how_they_are_now(rig: Rig, api: FakeA
     pull(rig, api)
     rig.pulled.complete_ms = complete_ms
     assert push(rig, {**row, "title": "Broker"}).plan.kept == 0
+
+
+def test_a_copy_from_the_future_is_not_fresh(rig: Rig, api: FakeApi):
+    """The clock that pulls are timed by was set back since: how old the copy is isn't known."""
+    (row,) = hire_some(api, 1)
+    pull(rig, api)
+    rig.pulled.complete_ms = api.now_ms() + 3_600_000
+    push(rig, {**row, "title": "Broker"})
+    assert (api.posts, api.gets) == (1, 1)
