@@ -179,6 +179,8 @@ class Sender:
         self._run(self._claim_some, lambda: not self._rows.empty)
         if self._settler.unreachable is not None and self.outcomes[Status.FAILED]:
             raise self._settler.unreachable
+        with self._outbox.database.write() as connection:
+            self._bases.end_push(connection, self._options.source, self._clock.now_ms())
 
     def _run(self, more: _More, is_left: Callable[[], bool]) -> None:
         # at the end no thread is joined: after a fatal error some may still wait for a permit, and

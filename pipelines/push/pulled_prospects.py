@@ -27,6 +27,7 @@ from pipelines.destination.identity import is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 from pipelines.running.session import Session
 
+_IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
 _LIVE = "AND _hc_deleted_at IS NULL"
 _ID, _EMAIL = "id", "lower(email)"
@@ -53,6 +54,7 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             complete_ms = _ms(tables.query(sql)[0][0])
         found = PulledProspects(tables, readable, complete_ms=complete_ms)
         found.page_size = settings.pull.page_size
+        found.has_results = bool(_columns(tables, settings.dataset, "_hc_push_results"))
         yield found
 
 
@@ -194,6 +196,7 @@ class PulledProspects(Pulled):
 
     def __init__(self, tables: _Tables, columns: Sequence[str], *, complete_ms: int | None) -> None:
         self._tables, self.complete_ms = tables, complete_ms
+        self.has_results = False
         read_as = (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
         self._fields = {name: _snake(name) for name in read_as if _snake(name) in columns}
         self._keys = [key for key, column in _COLUMN_OF.items() if column in columns]
@@ -240,6 +243,19 @@ class PulledProspects(Pulled):
                 if same_phone(phone, each.fields["phone"])
             ]
         return Near(_ids_by(by_email), _ids_by(by_phone), {each.id: each for each in people})
+
+    def pushed_before(self, ids: Collection[str]) -> frozenset[str]:
+        wanted, found = list(ids), set[str]()
+        for start in range(0, len(wanted) if self.has_results else 0, _IN_ONE_QUERY):
+            some = wanted[start : start + _IN_ONE_QUERY]
+            placeholders = ", ".join(["%s"] * len(some))
+            rows = self._tables.query(
+                f"SELECT DISTINCT prospect_id FROM {self._tables.name('_hc_push_results')} "  # noqa: S608
+                f"WHERE status IN ('created', 'updated') AND prospect_id IN ({placeholders})",
+                some,
+            )
+            found |= {str(id_) for (id_,) in rows}
+        return frozenset(found)
 
     def _select(self, columns: Sequence[str], wanted: _Wanted, more: str = "") -> _Rows:
         """Rows that have one of the wanted values under one of the keys. All names are ours."""

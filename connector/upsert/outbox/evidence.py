@@ -103,6 +103,10 @@ class Pulled:
         ids = frozenset[str]().union(*by_email.values(), *by_phone.values())
         return Near(by_email, by_phone, self.by_id(ids, with_fields=True))
 
+    def pushed_before(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
+        """Those of `ids` that pushes have created or changed, as their landed results say."""
+        return frozenset()
+
     def is_deleted(self, found: PulledProspect | None, accepted_ms: int) -> bool:
         """Whether `found`, of `by_id`, shows that the prospect was deleted after `accepted_ms`."""
         if found is None:
@@ -135,9 +139,9 @@ class Evidence:
     contacts lead to. fits: the first name agrees with that of a person whom they lead to. settled:
     of those people, on whom this source has settled the first name; created: by creating them.
     attached: (prospect id, kind, content) of activities that are there. contacts: how many the row
-    has, of email and phone. payload: the row's own.
-    pulled: whom the contacts lead to, as the destination has them. memory: what was settled for the
-    row.
+    has, of email and phone. payload: the row's own. pulled: whom the contacts lead to, as the
+    destination has them. memory: what was settled for the row. dropped: where its contacts led, to
+    people who are deleted. adopts: it was pushed before, and what was settled then isn't known.
     """
 
     by_email: Receipt | None = None
@@ -159,6 +163,8 @@ class Evidence:
     created: bool = False
     pulled: Mapping[str, PulledProspect] = field(default_factory=dict)
     memory: RowMemory | None = None
+    dropped: Sequence[Receipt] = ()
+    adopts: bool = False
 
     @classmethod
     def of(
@@ -236,6 +242,7 @@ class EvidenceFinder:
         self._open = {name for write in outbox.open_sends() for name in write.person_names}
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
+            self._is_first_push = bases.is_new(connection, source)
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
         self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
@@ -280,7 +287,27 @@ class EvidenceFinder:
             near = {*own.people, *(own.memory.people if own.memory else ())}
             own.pulled = {id_: seen[id_] for id_ in near if id_ in seen}
         self._add_settled(people, evidence)
+        if self._is_first_push:
+            self._add_adoptions(list(evidence.values()))
         return evidence
+
+    def _add_adoptions(self, evidence: Sequence[Evidence]) -> None:
+        """Which rows were pushed by a version that kept no bases, or whose bases are lost."""
+        unknown = dict[str, list[Evidence]]()
+        for own in evidence:
+            memory = own.memory
+            if memory is None or memory.row.remembered.base:
+                continue
+            receipts = [*own.receipts, *own.dropped]
+            own.adopts = any(
+                each.names is None or each.prospect_id not in memory.people for each in receipts
+            )
+            if not receipts and not memory.people:
+                for id_ in own.people:
+                    unknown.setdefault(id_, []).append(own)
+        for id_ in self.pulled.pushed_before(unknown):
+            for own in unknown[id_]:
+                own.adopts = True
 
     def _drop_deleted(self, own: Evidence, seen: Mapping[str, PulledProspect]) -> None:
         """Contacts don't lead to whom the copy shows to be deleted."""
@@ -293,6 +320,7 @@ class EvidenceFinder:
             if self.pulled.is_deleted(seen.get(each.prospect_id), each.accepted_ms)
         }
         self.deleted |= deleted
+        own.dropped = [each for each in own.receipts if each.prospect_id in deleted]
         own.drop(deleted)
 
     def _add_memories(

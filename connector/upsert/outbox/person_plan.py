@@ -141,7 +141,14 @@ class PersonPlanner:
         said = [memory.row for memory in known]
         if is_open:  # its answer changes what is settled: the merge is done when it is there
             return [self._sent(memory, known, prospect_id) for memory in known]
+        adopts = any(own.adopts for _, own in rows)
+        rules = replace(self._rules, adopts=True) if adopts else self._rules
         if prospect_id is None:
+            if adopts and not (rules.restore or rules.force):
+                return [
+                    self._adopted(write, memory)
+                    for (write, _), memory in zip(rows, known, strict=True)
+                ]
             is_new = not all(memory.entry for memory in known) or has_changed(said, self._cell)
             if not (is_new or self._rules.restore or self._rules.force):
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
@@ -159,7 +166,7 @@ class PersonPlanner:
             self._bases.as_exported(write, memory)
             for (write, _), memory in zip(rows, known, strict=True)
         ]
-        merged = merge([memory.row for memory in known], theirs, self._rules, self._cell)
+        merged = merge([memory.row for memory in known], theirs, rules, self._cell)
         plans = []
         for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
             plan = self._settled(write, memory, known, merged, prospect_id)
@@ -180,6 +187,13 @@ class PersonPlanner:
             plan = replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh)
             plans.append(replace(plan, disagree=_disagree(merged, memory)))
         return plans
+
+    def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
+        """The row of somebody who was deleted in HiringCenter, pushed before bases were kept."""
+        settlement = self._bases.settlement(
+            write, memory, memory.row.says, {}, prospect_id=None, rows=1, at_ms=self._now_ms
+        )
+        return RowPlan(False, None, settlement=settlement, reason=DELETED)
 
     def _may_look_to_fill(self) -> bool:
         """Whether one more person may be looked up for fields that are only filled: as many as the

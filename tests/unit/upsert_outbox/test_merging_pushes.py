@@ -6,10 +6,12 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.matching import same_email, same_phone
 from connector.upsert.outbox.merge import MergeRules
+from connector.upsert.outbox.outbox_schema import entries, entry_contacts, receipts, sources
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Pushed, Rig
 
@@ -20,7 +22,9 @@ ADA = {
 
 
 class CopiedPeople(Pulled):
-    """What a complete pull has brought."""
+    """What a complete pull has brought. pushed: whom pushes have written, by their results."""
+
+    pushed = frozenset[str]()
 
     def __init__(self, api: FakeApi) -> None:
         self.complete_ms = api.now_ms()
@@ -39,6 +43,9 @@ class CopiedPeople(Pulled):
 
     def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
         return {each: self._having("phone", each, same_phone) for each in phones}
+
+    def pushed_before(self, ids: Collection[str]) -> frozenset[str]:
+        return self.pushed & set(ids)
 
     def _having(self, name: str, value: str, same: Any) -> frozenset[str]:
         people = self._people.values()
@@ -247,3 +254,72 @@ def test_restore_puts_back_what_is_known_to_differ(rig: Rig, api: FakeApi):
     pull(rig, api)
     assert push(rig, ADA, rules=MergeRules(restore=True)).statuses == {2: "updated"}
     assert api.prospects["p1"]["title"] == "Agent"
+
+
+def forget_bases(rig: Rig) -> None:
+    """The ledger as version 0.1 left it: it knows what was accepted, and of no base."""
+    with rig.database.write() as connection:
+        for table in (entries, entry_contacts, sources):
+            connection.execute(sa.delete(table))
+        connection.execute(sa.update(receipts).values(names=None))
+
+
+@pytest.mark.parametrize("is_pulled", [True, False])
+def test_an_upgrade_sends_nothing(rig: Rig, api: FakeApi, is_pulled: bool):
+    """Whether a recruiter or the file has changed a cell since isn't known: HiringCenter's stands
+    and is reported, the row is base, and what the file changes from then on is sent."""
+    push(rig, ADA)
+    forget_bases(rig)
+    api.edit("p1", title="Broker")
+    if is_pulled:
+        pull(rig, api)
+    pushed = push(rig, {**ADA, "company": "Other"})
+    assert (pushed.statuses, pushed.plan.kept, api.posts) == ({2: "unchanged"}, 1, 1)
+    assert push(rig, {**ADA, "company": "Third"}).statuses == {2: "updated"}
+    assert api.applied[-1].payload["company"] == "Third"
+    assert "title" not in api.applied[-1].payload
+
+
+def test_an_upgrade_is_over_when_a_push_has_ended(rig: Rig, api: FakeApi):
+    """A row that is new in the file's second push is sent."""
+    bob = {"firstName": "Bob", "lastName": "Lee", "email": "bob@x.org"}
+    push(rig, ADA, bob)
+    forget_bases(rig)
+    push(rig, ADA)
+    assert push(rig, ADA, {**bob, "title": "Broker"}).statuses == {2: "unchanged", 3: "updated"}
+
+
+def test_a_second_file_adopts_what_it_pushed_before_too(rig: Rig, api: FakeApi):
+    """Each source's first push after the upgrade sends nothing of what 0.1 has sent."""
+    for title in ("Broker", "Boss"):
+        push(rig, {**ADA, "title": title}, source=f"{title}.csv")
+    forget_bases(rig)
+    posts = api.posts
+    for title in ("Broker", "Boss", "Broker"):
+        statuses = push(rig, {**ADA, "title": title}, source=f"{title}.csv").statuses
+        assert statuses == {2: "unchanged"}
+    assert (api.posts, api.prospects["p1"]["title"]) == (posts, "Boss")
+
+
+def test_whoever_was_deleted_before_an_upgrade_stays_deleted(rig: Rig, api: FakeApi):
+    """And is created again, whole, when the row changes."""
+    push(rig, ADA)
+    forget_bases(rig)
+    api.prospects.clear()
+    pull(rig, api)
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "created"}
+
+
+def test_people_of_earlier_pushes_are_known_from_the_results_too(rig: Rig, api: FakeApi):
+    """The ledger is gone; `_hc_push_results` says who was pushed."""
+    hire(api, "p1", title="Broker")
+    hire(api, "p2", email="bob@x.org", phone=None)
+    api.clock.advance(1)
+    copy = CopiedPeople(api)
+    copy.pushed = frozenset({"p1"})
+    rig.pulled = copy
+    bob = {"firstName": "Ada", "lastName": "King", "email": "bob@x.org", "title": "Boss"}
+    assert push(rig, ADA, bob).statuses == {2: "unchanged", 3: "updated"}
+    assert api.prospects["p1"]["title"] == "Broker"

@@ -294,7 +294,7 @@ def test_receipts_of_version_0_1_have_no_names(rig: Rig, api: FakeApi):
     rig.pulled = Copy(api)
     assert rig.push([bob], source="other.csv").statuses == {2: "rejected"}
     rig.pulled = Pulled()
-    assert rig.push([bob], source="other.csv").statuses == {2: "rejected"}
+    assert rig.push([bob | {"title": "Dr"}], source="other.csv").statuses == {2: "rejected"}
     bob["email"] = "ann@example.com"
     assert rig.push([bob], source="other.csv").statuses == {2: "updated"}
 
