@@ -77,7 +77,7 @@ def _run_to_undo(settings: Settings, run_id: str) -> RunRecord:
             f"Run {record.run_id} is a {record.kind}, which changes nothing in HiringCenter, so "
             f"there is nothing to undo. `hiringcenter runs` lists pushes too."
         )
-    days = settings.writes.undo_days
+    days = min(settings.writes.undo_days, settings.writes.retention_days)
     if time.time_ns() // 1_000_000 - record.started_ms > days * _DAY_MS:
         raise UsageError(
             f"Run {record.run_id} began at {utc(record.started_ms)}, and what people were before a "

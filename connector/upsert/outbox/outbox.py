@@ -29,6 +29,7 @@ from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
     activity_rows,
     aliases,
+    applied_plans,
     attached,
     insert_new,
     insert_or_replace,
@@ -326,6 +327,7 @@ class Outbox:
             results: results.c.landed & (results.c.pushed_ms < before_ms),
             attached: attached.c.seen_ms < before_ms,
             activity_rows: activity_rows.c.seen_ms < before_ms,
+            applied_plans: applied_plans.c.at_ms < before_ms,
             receipts: receipts.c.seen_ms < before_ms,
         }
         # what leads to prospects without a receipt goes with the receipts
