@@ -256,7 +256,7 @@ def _plan(
     """Show what a push of FILE, a table or a query would change, row by row and field by field,
     compared with the last pull and with what was sent. Nothing is requested."""
     from pipelines.push.push_run import PlanFiles, plan_push
-    from pipelines.report.plan_page import open_plan_page, render_plan
+    from pipelines.report.report_page import open_plan_page, render_plan
     from pipelines.running.progress import progress_of
 
     request = _push_request(settings, output, **given)

@@ -1,19 +1,25 @@
-"""The report as one self-contained HTML file, through a template that escapes everything.
+"""The pages: the report, and the plan of an import. Each is one self-contained HTML file, made by
+a template that escapes everything, and fetches nothing.
 
 Charts are SVG shapes stretched to their box: text in them would be unreadable on a phone, so the
 template adds captions and scales. Colors are CSS classes, so that one file suits light and dark.
+The rows of a plan are data in its page, which the page's script lists some at a time: ten thousand
+of them as markup would be slow on a phone. Only that script may run, by its hash.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import humanize
+import orjson
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -21,6 +27,7 @@ from connector.errors import UsageError, printable
 from connector.history import RunRecord
 from connector.settings import Settings
 from connector.source.fields import RESOURCES
+from connector.upsert.plan_file import PrivateFile
 from pipelines.report.report_facts import ReportFacts, WindowUse, changes, gather, rows_over_time
 from pipelines.running.wording import duration, plural
 
@@ -28,6 +35,8 @@ SHOWN_RUNS = 30
 WIDTH, HEIGHT = 600.0, 120.0
 _TITLE = b"<title>HiringCenter connector report</title>"
 _HEAD_BYTES = 2048
+_PLAN_BEGINS = b"<!doctype html>\n<!-- HiringCenter import plan -->\n"
+_AS_JSON = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
 Bar = tuple[str, Sequence[tuple[str, float]]]
 """Its tooltip, and (CSS class, count) from the bottom up."""
@@ -133,6 +142,68 @@ def _window(window: WindowUse) -> Markup:
     ]
     label = f"requests per {window.slot_s:.0f} s against the limit of {window.limit}"
     return bars(groups, label=label, limit=window.limit * window.slot_s / window.length_s)
+
+
+# --- the plan of an import ------------------------------------------------------------------
+
+
+def open_plan_page(path: Path) -> PrivateFile:
+    """The file that the page goes to, before anything is read.
+
+    Raises:
+        UsageError: it can't be written, or another kind of file is there.
+    """
+    return PrivateFile(path, begins=_PLAN_BEGINS, what="the page of a plan", option="--html")
+
+
+def render_plan(
+    summary: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    undo: Sequence[str],
+    rows_in_all: int,
+    account: str | None,
+    now_s: float,
+) -> str:
+    """The page of a plan. summary: of the plan. rows: its rows as people read them, the first of
+    `rows_in_all` that are worth a look. undo: what can't be undone."""
+    environment = make_environment(now_s)
+    assert environment.loader is not None
+    script, *_ = environment.loader.get_source(environment, "plan.js")
+    digest = hashlib.sha256(script.encode()).digest()
+    return environment.get_template("plan.html.j2").render(
+        summary=summary,
+        cards=_plan_cards(summary),
+        undo=undo,
+        rows=Markup(_as_data(rows)),  # noqa: S704 - no markup is left in it
+        rows_shown=len(rows),
+        rows_left=max(0, rows_in_all - len(rows)),
+        account=account,
+        now_s=now_s,
+        script=Markup(script),  # noqa: S704 - ours
+        script_hash=base64.b64encode(digest).decode(),
+    )
+
+
+def _as_data(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as JSON that no markup in a value can end."""
+    return orjson.dumps(rows, default=str).decode().translate(_AS_JSON)
+
+
+def _plan_cards(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """(title, count, text) of each total: of some always, of the others where there are any."""
+    unknown = summary.get("would_send", 0)
+    every = [
+        ("created", summary["would_create"], "not in HiringCenter yet"),
+        ("updated", summary["would_update"], "people whose record changes"),
+        ("created or updated", unknown, "found out when they are sent; pull first to know"),
+        ("kept", summary["kept"], "rows with fields that stay as HiringCenter has them"),
+        ("unchanged", summary["unchanged"], "rows with nothing to send"),
+        ("rejected", summary["rejected"], "rows that can't be sent as they are"),
+        ("not sent", summary["failed"], "rows of which it isn't known what became of them"),
+    ]
+    always = ("created", "updated", "unchanged", "rejected")
+    return [each for each in every if each[1] or each[0] in always]
 
 
 # --- charts ---------------------------------------------------------------------------------

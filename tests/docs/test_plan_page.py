@@ -10,7 +10,7 @@ import pytest
 
 from connector.errors import printable
 from pipelines.push.plan_view import for_people
-from pipelines.report.plan_page import render_plan
+from pipelines.report.report_page import render_plan
 from tests.docs.browser import CHROMIUM, PHONE_PX, Browser
 
 EVIL = (

@@ -36,7 +36,7 @@ URL = "https://api.example.com/v2"
 WRITE = Write(
     "run-1", "file /people.csv", 7, 0, PROSPECTS, -12, 2**62, None, None, b"\x00" * 16,
     b'{"firstName":"Zo\xc3\xab","score":1.0,"labels":["a",null]}', b'{"First":"Zo\xc3\xab"}',
-    "a warning", "p1", settles=b"\x01\xff",
+    "a warning", "p1", settles=b"\x01\xff", exported=b"\x02\xfe",
 )  # fmt: skip
 NOTE = WRITE._replace(position=1, kind="notes", body=b'{"body":"hi"}', settles=None)
 FIELDS = PersonMerge(
@@ -91,6 +91,20 @@ def test_what_is_read_is_what_was_planned(plan: Path):
         )  # fmt: skip
         assert (found.counts, found.records) == ({"rows": 3}, 2)
         assert found.header.title == "people.csv"
+
+
+def test_every_part_of_a_planned_write_is_kept(plan: Path):
+    """But for what the run that sends it decides, and what was read for a push at that time: an
+    apply looks at everybody."""
+    decided = {
+        "run_id", "creates", "id", "idempotency_key", "sent_ms", "sent_server_ms", "guard", "seen",
+        "seen_ms",
+    }  # fmt: skip
+    with open_plan(plan, HASHER) as found:
+        sent, _ = found.rows()
+    for name in set(Write._fields) - decided:
+        assert getattr(WRITE, name) is not None or name in ("phone_alias", "row_alias"), name
+        assert getattr(sent.write, name) == getattr(WRITE, name), name
 
 
 def test_a_row_that_only_settles_is_kept_without_its_values(plan: Path):
