@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import orjson
 
-from connector.upsert.rows.write_schema import MANNERS
+from connector.upsert.rows import MANNERS
 
 READ_AS = {"stageId": "currentStageId"}
 """What is written under one name and read under another."""

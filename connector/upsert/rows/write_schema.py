@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from connector.upsert.rows import MANNERS as MANNERS
 from connector.upsert.rows.cells import BadCell, check_readable, json_ready, text_of
 from connector.upsert.rows.contact import e164, email_identity, plain_email
 
@@ -318,9 +319,6 @@ REQUIRED: dict[str, frozenset[str]] = {
 }
 PROSPECT_FIELDS = tuple(ProspectWrite.__annotations__)
 LABELS_ADD, LABELS_REMOVE = LABEL_EDITS = ("labels_add", "labels_remove")
-# How the API is to treat a write, not what the prospect is: two payloads that differ in these
-# alone say the same.
-MANNERS = frozenset({"update", "muteWebhook"})
 ACTIVITY_FIELDS = tuple(
     f"{prefix}.{name}"
     for prefix, kind in ACTIVITY_PREFIXES.items()
