@@ -134,3 +134,12 @@ def test_whoever_is_created_or_met_is_filled_as_they_are(rig: Rig, api: FakeApi)
     pushed = push(rig, {**ADA, "title": "Agent", "company": "Acme"}, person(7), rules=FILL)
     assert pushed.statuses == {2: "updated", 3: "created"}
     assert (api.prospects["q1"]["title"], api.prospects["q1"]["company"]) == ("Boss", "Acme")
+
+
+def test_no_one_is_looked_up_for_what_cannot_be_read(rig: Rig, api: FakeApi):
+    """Each write of `notes` adds one, so none shows whether there are any."""
+    (row,) = hire_some(api, 1)
+    pull(rig, api)
+    pushed = push(rig, {**row, "notes": "met"}, rules=FILL)
+    assert (pushed.statuses, api.gets, api.posts) == ({2: "unchanged"}, 0, 0)
+    assert "left out" in (pushed.messages[2] or "")

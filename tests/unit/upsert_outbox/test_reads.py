@@ -204,3 +204,56 @@ def test_a_copy_from_the_future_is_not_fresh(rig: Rig, api: FakeApi):
     rig.pulled.complete_ms = api.now_ms() + 3_600_000
     push(rig, {**row, "title": "Broker"})
     assert (api.posts, api.gets) == (1, 1)
+
+
+def test_an_edit_between_look_and_write_stands_where_the_file_changed_nothing(
+    rig: Rig, api: FakeApi
+):
+    """Only what the file changed goes out, and what was there is kept as the look showed it."""
+    (row,) = hire_some(api, 1)
+    pull(rig, api)
+    push(rig, row)
+    api.clock.advance(_STALE_S)
+    api.before_post = lambda _: api.edit("p0", company="Recruiter's", city="Bern")
+    push(rig, {**row, "title": "Broker"})
+    found = api.prospects["p0"]
+    assert (found["title"], found["company"], found["city"]) == ("Broker", "Recruiter's", "Bern")
+    assert rig.images(2)["p0"].before == {"title": "Agent"}
+    assert push(rig, {**row, "title": "Broker"}).statuses == {2: "unchanged"}
+
+
+def test_a_copy_that_is_published_while_a_push_sends_changes_nothing(rig: Rig, api: FakeApi):
+    """Rows are sent by what they were planned with, or by what is read since."""
+    rig.in_flight = 1
+    rows = hire_some(api, 3)
+    pull(rig, api)
+    push(rig, *rows)
+
+    def publish(sent: int) -> None:
+        if sent == 1:
+            api.edit("p2", company="Recruiter's")
+            pull(rig, api)
+
+    api.before_post = publish
+    push(rig, *edited(rows))
+    assert [each["title"] for each in api.prospects.values()] == ["Broker"] * 3
+    assert api.prospects["p2"]["company"] == "Recruiter's"
+    assert (api.posts, api.gets) == (3, 0)
+    assert push(rig, *edited(rows)).plan.kept == 0  # it was read before our own write
+    pull(rig, api)
+    assert push(rig, *edited(rows)).plan.kept == 1
+
+
+def test_a_person_whom_we_change_while_everybody_is_scanned_is_looked_up(rig: Rig, api: FakeApi):
+    """Two rows of one person: what the scan has shown is used for the first, and not again."""
+    rig.in_flight = 1
+    rows = hire_some(api, 6)
+    pull(rig, api)
+    push(rig, *rows)
+    api.clock.advance(_STALE_S)
+    may_scan(rig, api, pages=2)
+    first = [{name: row[name] for name in row if name != "company"} for row in edited(rows)]
+    second = {name: rows[0][name] for name in rows[0] if name != "title"} | {"company": "New"}
+    push(rig, *first, second)
+    assert (api.posts, api.pages, api.gets) == (7, 2, 1)
+    assert (api.prospects["p0"]["title"], api.prospects["p0"]["company"]) == ("Broker", "New")
