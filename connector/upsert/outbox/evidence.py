@@ -345,7 +345,7 @@ class EvidenceFinder:
     ) -> dict[int, Evidence]:
         found, near, nobody = facts.receipts, facts.near, frozenset[str]()
         has_activities = any(len(row) > 1 for row in rows)
-        named = {write.prospect_id for write, *_ in rows if write.prospect_id is not None}
+        named = {write.prospect_id or "" for write, *_ in rows if write.exported is not None}
         ids = {each.prospect_id for each in found.values()} | named if has_activities else set()
         with self._outbox.database.read() as connection:
             attached = self._receipts.attached(connection, ids)
@@ -357,7 +357,7 @@ class EvidenceFinder:
             email, phone = own.payload.get("email"), own.payload.get("phone")
             own.pulled_by_email = near.by_email.get((email or "").casefold(), nobody)
             own.pulled_by_phone = near.by_phone.get(phone or "", nobody)
-            if write.prospect_id is not None:
+            if write.exported is not None and write.prospect_id is not None:
                 own.name(write.prospect_id, of_named.get(write.prospect_id))
             evidence[write.row_number] = own
         return evidence

@@ -9,9 +9,12 @@ sent.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from itertools import islice
 from typing import Any
+
+import orjson
 
 from connector.upsert.outbox.bases import Exported, fields_of_item
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
@@ -136,6 +139,9 @@ def _reads_as(name: str, cell: Any, value: Any) -> bool:
             value.lstrip().startswith("=") and isinstance(cell, str) and is_error_word(cell)
         )
         return is_formula or _one_line_end(_text(cell)) == _one_line_end(value.strip())
+    if isinstance(cell, str) and isinstance(value, list | dict):
+        with suppress(ValueError, RecursionError):
+            cell = orjson.loads(cell)
     return bool(cell == value) or (isinstance(cell, list) and same_value(name, cell, value))
 
 

@@ -155,7 +155,8 @@ def test_edits_in_an_export_are_sent_and_nothing_else(
         row["title"] = f"Edited {row['id']}"
     path = write_xlsx(tmp_path / "people.xlsx", rows)
     report = push_file(pulled, path)
-    assert (report.exit_code, report.summary["updated"]) == (0, 5), report.summary
+    assert (report.exit_code, report.summary["updated"]) == (0, 5), report.noteworthy
+    assert report.summary["requests"] == 5  # the copy is fresh, so nobody is looked up
     sent = [orjson.loads(each.body) for each in posts(sandbox)]
     assert {each["title"] for each in sent} == {f"Edited {row['id']}" for row in alive[:5]}
     assert all(
@@ -173,6 +174,23 @@ def edit(sandbox: Sandbox, id_: str, **fields: Any) -> None:
 
 def pull_all(settings: Settings) -> None:
     assert pull(settings, Wanted(("prospects",), full=True)).exit_code == 0
+
+
+@pytest.mark.slow
+def test_a_workbook_of_1400_people_with_five_edits_is_five_requests(
+    settings: Settings, tmp_path: Path
+):
+    """Everybody else is as HiringCenter has them."""
+    with Sandbox(SandboxOptions(prospects=1_400, notes=0, tasks=0, meetings=0)) as many:
+        settings = settings.model_copy(update={"base_url": many.url})
+        pull_all(settings)
+        rows = records(settings)
+        usual = [row for row in rows if row["email"] and row["first_name"] and row["last_name"]]
+        for number, row in enumerate(usual[::100][:5]):
+            row["title"] = f"Edited {number}"
+        report = push_file(settings, write_xlsx(tmp_path / "people.xlsx", rows))
+        assert (report.exit_code, report.summary["requests"]) == (0, 5), report.noteworthy
+        assert len(posts(many)) == report.summary["updated"] == 5
 
 
 def test_a_changed_cell_is_sent_beside_a_recruiters_edit(
@@ -215,3 +233,62 @@ def test_an_export_of_a_version_that_is_gone_keeps_and_reports(
     report = push_file(pulled, write_parquet(path, rows))
     assert report.summary["updated"] == 1
     assert orjson.loads(posts(sandbox)[0].body).get("company") in (None, "Lloyd's")
+
+
+def test_the_id_says_whom_a_row_is_about(pulled: Settings, sandbox: Sandbox, tmp_path: Path):
+    """Not its contacts, which a family shares or which somebody else has; nor its names."""
+    people = [each for each in records(pulled) if each["email"] and each["last_name"]][:6]
+    ann, bob, eve, sue, tim, zoe = (each["id"] for each in people)
+    family = {"phone": "+12125550100", "email": None}
+    edit(sandbox, ann, firstName="Ann", **family)
+    edit(sandbox, bob, firstName="Bob", **family)
+    edit(sandbox, tim, email=None, phone=None)
+    sandbox.store.delete("prospects", zoe)
+    pull_all(pulled)
+    rows = records(pulled)
+    assert_unchanged(push_file(pulled, write_parquet(tmp_path / "people.parquet", rows)))
+    before = {each["id"]: each for each in sandbox.store.all("prospects")}
+
+    by_id = {row["id"]: row for row in rows}
+    for id_ in (ann, tim, zoe):
+        by_id[id_]["title"] = "Broker"
+    by_id[eve]["email"] = by_id[sue]["email"]
+    by_id[sue]["first_name"] = "Susan"
+    report = push_file(pulled, write_parquet(tmp_path / "people.parquet", rows))
+    results = {each.prospect_id: each for each in report.noteworthy}
+    assert "isn't alone with their phone" in (results[ann].message or "")
+    assert f"belongs to prospect {sue}" in (results[eve].message or "")
+    assert "neither email nor phone" in (results[tim].message or "")
+    assert "was deleted in HiringCenter" in (results[zoe].message or "")
+    assert (report.exit_code, report.summary["rejected"], report.summary["updated"]) == (3, 2, 1)
+    after = {each["id"]: each for each in sandbox.store.all("prospects")}
+    changed = {**before[sue], "firstName": "Susan", "updatedAt": after[sue]["updatedAt"]}
+    assert after == {**before, sue: changed}
+
+
+def test_rows_that_are_added_to_an_export_are_created_and_strange_ids_rejected(
+    pulled: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """A row without an id is a new person's; an id that no pull has read is nobody's, whatever its
+    contact."""
+    rows = records(pulled)
+    empty = dict.fromkeys(rows[0])
+    rows = [
+        {**empty, "first_name": "New", "last_name": "Person", "email": "new@example.org"},
+        {**next(row for row in rows if row["email"]), "id": "of another account"},
+    ]
+    report = push_file(pulled, write_xlsx(tmp_path / "people.xlsx", rows))
+    assert (report.summary["created"], report.summary["rejected"]) == (1, 1)
+    (result,) = [each for each in report.noteworthy if each.row_number == 3]
+    assert "isn't in the last pull" in (result.message or "")
+    assert sandbox.store.count("prospects") == PEOPLE + 1
+
+
+def test_hidden_columns_are_neither_values_nor_sent(settings: Settings, sandbox: Sandbox):
+    """A table whose contacts are hashed, or left out, is pushed without a request."""
+    hidden = {"prospects": {"hash_columns": ["email"], "exclude_columns": ["phone"]}}
+    own = Settings(**{**settings.model_dump(), "pull": {"hash_key": "k" * 32, **hidden}})
+    pull_all(own)
+    report = push(own, PushRequest(table="prospects"))
+    assert_unchanged(report)
+    assert any("pulls hide their values: email" in each for each in report.notes)

@@ -163,8 +163,9 @@ def test_text_that_became_a_formula_is_unchanged(cell: str):
 
 @pytest.mark.parametrize("labels", ['["Hot; cold", "B"]', ["Hot; cold", "B"], '["B","Hot; cold"]'])
 def test_lists_survive_every_format(labels: Any):
-    """As JSON, as a list, in any order."""
+    """As JSON, as a list, in any order; and one label with a comma is no reason to warn."""
     assert exported({**ROW, "labels": labels}) == Exported(AT_MS)
+    assert checked({**ROW, "labels": '["a, b"]'}, copy_of(labels=["a, b"])).warnings == []
 
 
 def test_tombstones_and_people_without_contact_are_left_alone():
