@@ -305,7 +305,7 @@ def _apply(
     """Send exactly what the plan F.hcplan says. People who have changed since it was made are
     conflicts: named, and left alone."""
     from connector.errors import UsageError
-    from pipelines.push.apply_run import MAX_AGE_S, ApplyRequest, apply
+    from pipelines.push.apply_and_undo import MAX_AGE_S, ApplyRequest, apply
     from pipelines.running.progress import progress_of
     from pipelines.running.wording import parse_duration_s
 
@@ -339,7 +339,7 @@ def _undo(
     """Put back what the run RUN_ID (a push, an apply or an undo) has changed, where nobody has
     edited it since. What can't be put back is listed."""
     from connector.errors import UsageError
-    from pipelines.push.undo_run import UndoRequest, undo
+    from pipelines.push.apply_and_undo import UndoRequest, undo
     from pipelines.running.progress import progress_of
 
     if run_id is None:

@@ -13,11 +13,10 @@ from connector.errors import PlanRefused
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
-from pipelines.push.apply_run import ApplyRequest, apply
+from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import PlanFiles, plan_push, push
-from pipelines.push.undo_run import UndoRequest, undo
 from tests.sync.push.test_undo import HEADER, add, counts, people, posts
 
 

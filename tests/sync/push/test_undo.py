@@ -14,10 +14,10 @@ from connector.settings import Settings
 from connector.upsert.outbox.before_images import KEY_FILE
 from pipelines.commands.status_commands import one_run
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.apply_and_undo import UndoRequest, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
-from pipelines.push.undo_run import UndoRequest, undo
 
 HEADER = "First Name,Last Name,E-mail,Phone,Title,Company,Labels"
 READABLE = (
