@@ -285,10 +285,11 @@ def _by_end(phones: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _ids_by(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
-    found: dict[str, set[str]] = {}
+    found: dict[str, frozenset[str]] = {}
     for key, id_ in pairs:
-        found.setdefault(key, set()).add(id_)
-    return {key: frozenset(ids) for key, ids in found.items()}
+        before = found.get(key)
+        found[key] = frozenset((id_,)) if before is None else before | {id_}
+    return found
 
 
 def _snake(name: str) -> str:

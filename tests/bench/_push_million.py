@@ -7,6 +7,7 @@ Number 0 is the first push of the file: nothing of it is settled yet. Later ones
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import resource
 import sys
@@ -96,6 +97,7 @@ def _peak_mb() -> int:
 
 
 def main(folder: Path, rows: int, number: int) -> dict[str, Any]:
+    gc.set_threshold(50_000, 20, 20)  # as the command line does
     with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as sandbox:
         settings = Settings(
             api_key=sandbox.api_key,
@@ -108,13 +110,13 @@ def main(folder: Path, rows: int, number: int) -> dict[str, Any]:
         write_csv(folder / "people.csv", rows, number)
         copy_people(settings.duckdb_path, rows)
         with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
-            ids = connection.execute(f"SELECT md5(n::VARCHAR) FROM range({rows}) t(n)")
+            changed = connection.execute(  # those alone are ever asked for
+                f"SELECT n, md5(n::VARCHAR) FROM range({number}, {rows}, {_CHANGED_EVERY}) t(n)"
+            )
             keys = ("id", "firstName", "lastName", "email", "phone", "title", "company")
-            for n, (id_,) in enumerate(ids.fetchall()):
-                if n % _CHANGED_EVERY == number:  # those alone are ever asked for
-                    sandbox.store.create(
-                        "prospects", dict(zip(keys, (id_, *_person(n)), strict=True))
-                    )
+            for n, id_ in changed.fetchall():
+                person = dict(zip(keys, (id_, *_person(n)), strict=True))
+                sandbox.store.create("prospects", person)
         planned = _Planned()
         began_s = time.monotonic()
         summary = push(

@@ -26,7 +26,7 @@ Find = Callable[[Collection[int]], dict[int, Receipt]]
 Row = list[Write]
 _Record = tuple[Any, ...]  # the columns of the file, up to `prospect`
 _ID = 8  # of a record, the prospect that the row itself names
-_BATCH_ROWS = 5_000
+_BATCH_ROWS = 1_000  # each piece of JSON holds 4 KB until it is stored, however short it is
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 # named, exported: of a row of a pulled table, its prospect's id, and what it was exported as.
 # prospect: stands for the prospect that the contacts are known to belong to. Then, once all rows
