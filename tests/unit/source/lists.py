@@ -7,6 +7,7 @@ from typing import Any
 
 from connector.api.endpoints import check_parameters
 from connector.api.envelopes import Page
+from connector.budget import Lane
 from connector.errors import Refused
 
 
@@ -37,7 +38,8 @@ class ListServer:
         self._refuses_above = refuses_above
         self.before, self._matches, self._answer = before, matches, answer
 
-    def page(self, resource: str, params: Mapping[str, Any]) -> Page:
+    def page(self, resource: str, params: Mapping[str, Any], *, lane: Lane = Lane.PULL) -> Page:
+        assert lane is Lane.PULL
         check_parameters(resource, params)
         self.asked.append(dict(params))
         self.before(len(self.asked))
