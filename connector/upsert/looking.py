@@ -181,11 +181,13 @@ def _undone(
 
 @dataclass(frozen=True)
 class Looking:
-    """Looks at people; thread-safe. Every method raises what the API client raises."""
+    """Looks at people; thread-safe. rechecks: see `PushOptions`. Every method raises what the API
+    client raises."""
 
     api: ApiClient
     rules: MergeRules
     cell: Fingerprints
+    rechecks: bool = True
 
     def look(self, write: Write, memory: RowMemory, guard: Guard | None) -> Delivered:
         """Merge a row with its person as they are now; nothing is sent.
@@ -263,8 +265,6 @@ class Looking:
     ) -> Delivered | None:
         """Merge a row with its person as they were read before; None where they have to be looked
         at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
-        if "labels" not in read.fields and any(name in memory.row.says for name in LABEL_EDITS):
-            return None
         person = Person(read.id, read.fields, fresh=is_fresh)
         merged, conflicts = self._merged(memory, person, guard)
         found = Delivered(
@@ -278,6 +278,11 @@ class Looking:
         )
         if not merged.to_send:
             return found
+        if any(each.name in LABEL_EDITS for each in merged.to_send):
+            # all labels are sent: one that was set by hand since the read would be lost
+            is_enough = self.rules.labels_merge or ("labels" in read.fields and not self.rechecks)
+            if not is_enough:
+                return None
         body = self._body(merged, person, read.alone)
         if body.new_contacts or body.contact is None or body.contact[0] not in read.alone:
             return None
@@ -309,8 +314,10 @@ class Looking:
                 value = str(contacts[name])
                 items = listed_people(self.api, {name: value})
                 own = [item for item in items if same(value, item.get(name))]
-                seen[name, value] = [str(item.get("id")) for item in own]
-                return own[0] if seen[name, value] == [id_] else None
+                ids = [str(item.get("id")) for item in own]
+                if own or not items:  # else the list may not be filtered, and shows nothing
+                    seen[name, value] = ids
+                return own[0] if ids == [id_] else None
         return None
 
     def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:

@@ -139,7 +139,7 @@ class Sender:
         self._scan_pages: int | None = None
         self._looks_to_fill = 0
         self._is_scanning, self._next_scan_ms = False, 0
-        self._looking = Looking(api, options.rules, outbox.hasher.cell)
+        self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._rows = _RowQueue(outbox, options.run_id)
         self._open: list[Write] = []

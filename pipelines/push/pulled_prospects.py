@@ -72,12 +72,12 @@ def scan_of_prospects(session: Session) -> ProspectScan:
 
     def read() -> Iterator[PageOfPeople]:
         pages = ListPages(session.client, PROSPECTS, {}, page_size=size, lane=Lane.PUSH)
-        asked_ms, seen = clock.now_ms(), 0
+        asked_ms, seen = clock.now_ms(), set[str]()
         for step in pages:
             items, total = step.page.items, step.page.total_count
-            seen += len(items)
+            seen |= {str(item.get("id")) for item in items if isinstance(item, dict)}
             is_last = step.next_params is None and step.page.cut is None
-            is_whole = seen >= total if total is not None else not step.is_full
+            is_whole = len(seen) >= total if total is not None else not step.is_full
             known = None if total is None or not items else math.ceil(total / len(items))
             yield PageOfPeople(items, asked_ms, pages=known, ends=is_last and is_whole)
             asked_ms = clock.now_ms()

@@ -92,3 +92,12 @@ def test_labels_set_by_hand_survive_fifty_pushes(rig: Rig, api: FakeApi):
             pull(rig, api)
         push(rig, row)
         assert {label for label in labels(api) if label[0] == "h"} == hands
+
+
+def test_a_label_set_by_hand_a_moment_ago_survives(rig: Rig, api: FakeApi):
+    """However fresh the copy is: where the API replaces labels, all of them are sent."""
+    hire(api, "q1", labels=["vip"])
+    pull(rig, api)
+    api.edit("q1", labels=["vip", "by hand"])
+    push(rig, {**ADA, "labels_add": ["new"]})
+    assert labels(api) == {"vip", "by hand", "new"}
