@@ -95,9 +95,6 @@ class PushRequest:
             raise UsageError("--source is empty. Give the input a name, the same at each push.")
         if self.source_name is not None and self.job is not None:
             raise UsageError(f"--source: [push.{self.job}] is a source itself. Leave out --source.")
-        if self.force and (self.fill_empty or self.restore):
-            other = "--fill-empty" if self.fill_empty else "--restore"
-            raise UsageError(f"--force sends everything: leave out {other}, or --force.")
         self._check_activities()
 
     def _check_activities(self) -> None:

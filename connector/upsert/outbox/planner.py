@@ -442,7 +442,9 @@ class Planner:
         if decision.outcome in (Status.REJECTED, Status.FAILED) or not needed:
             write, outcome = row[0], decision.outcome or Status.UNCHANGED
             message = "; ".join(filter(None, (write.note, decision.reason))) or None
-            self._outcome(RowResult(write.row_number, outcome, decision.prospect_id, message))
+            kept = plan.kept if plan is not None and outcome is Status.UNCHANGED else ()
+            id_ = decision.prospect_id
+            self._outcome(RowResult(write.row_number, outcome, id_, message, kept_fields=kept))
             if outcome is not Status.UNCHANGED:
                 self._on_reject(reject_of(write, decision.reason or "", decision.names))
             return

@@ -18,9 +18,10 @@ import pytest
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.apply_and_undo import ApplyRequest, apply
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
-from pipelines.push.push_run import push
+from pipelines.push.push_run import PlanFiles, plan_push, push
 
 PEOPLE = 60
 Record = dict[str, Any]
@@ -292,3 +293,27 @@ def test_hidden_columns_are_neither_values_nor_sent(settings: Settings, sandbox:
     report = push(own, PushRequest(table="prospects"))
     assert_unchanged(report)
     assert any("pulls hide their values: email" in each for each in report.notes)
+
+
+def test_a_plan_of_an_export_is_applied_to_whom_the_id_says(
+    pulled: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """What the export was compared with is in the plan, so a recruiter's edit of another field
+    stands, and the file is settled: pushed again, it sends nothing."""
+    push(pulled, PushRequest(table="prospects"))  # the account is known from now on
+    rows = records(pulled)
+    row = next(row for row in rows if row["email"] and row["first_name"] and row["last_name"])
+    row["title"] = "Broker"
+    path = write_parquet(tmp_path / "people.parquet", rows)
+    out = tmp_path / "people.hcplan"
+    report = plan_push(pulled, PushRequest(file=str(path), dry_run=True), PlanFiles(out))
+    assert (report.exit_code, report.summary["requests"]) == (0, 0), report.error
+    assert report.summary["would_update"] == 1
+    edit(sandbox, row["id"], company="Lloyd's")
+    report = apply(pulled, ApplyRequest(out))
+    assert (report.exit_code, report.summary["updated"]) == (0, 1), report.noteworthy
+    assert len(posts(sandbox)) == 1
+    after = sandbox.store.get("prospects", row["id"]) or {}
+    assert (after["title"], after["company"]) == ("Broker", "Lloyd's")
+    report = push_file(pulled, path)
+    assert (report.exit_code, report.summary["unchanged"], len(posts(sandbox))) == (0, PEOPLE, 1)
