@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,41 @@ def test_a_signal_stops_at_a_safe_point(tmp_path: Path, number: int, code: int):
         assert zygote.wait() == 0
         emails = [change.payload["email"] for change in sandbox.applied]
     assert len(emails) == len(set(emails)) == ROWS
+
+
+@pytest.mark.slow
+def test_changes_killed_in_flight_are_made_once_and_edits_stand(tmp_path: Path):
+    """A push of changed rows after a pull dies with a request in flight; a recruiter edits other
+    fields. The same file again makes each change once, and once more costs nothing."""
+    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)
+    with Sandbox(options) as sandbox, Zygote(tmp_path, environment(sandbox, None)) as zygote:
+        for n in range(12):
+            email = f"n{n}@example.org"
+            person = {"firstName": "N", "lastName": "X", "email": email, "title": "Agent"}
+            sandbox.store.create("prospects", person)
+        zygote.start("pull", "prospects")
+        assert zygote.wait() == 0
+        rows = "".join(f"N,X,n{n}@example.org,{'Agent' if n < 4 else 'Dr'}\n" for n in range(12))
+        (tmp_path / "people.csv").write_text("firstName,lastName,email,title\n" + rows)
+        ended = signalled(
+            zygote, sandbox, signal.SIGKILL, "push", "people.csv", "-q",
+            when=lambda: len(sandbox.applied) > 2,
+        )  # fmt: skip
+        assert ended == -signal.SIGKILL
+        for person in sandbox.store.all("prospects"):
+            sandbox.store.update("prospects", person["id"], {"company": "Edited"})
+        for _ in range(2):
+            zygote.start("push", "people.csv", "-q")
+            assert zygote.wait() == 0
+        changed = Counter(change.id for change in sandbox.applied)
+        assert (len(changed), set(changed.values())) == (8, {1})
+        people = sandbox.store.all("prospects")
+        assert Counter(person["title"] for person in people) == {"Agent": 4, "Dr": 8}
+        assert {person["company"] for person in people} == {"Edited"}
+        sandbox.clear_log()
+        zygote.start("push", "people.csv", "-q")
+        assert zygote.wait() == 0
+        assert sandbox.requests == []
 
 
 @pytest.mark.slow
