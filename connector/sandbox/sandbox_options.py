@@ -86,6 +86,7 @@ class SandboxOptions:
     keys_ttl_s: how long an idempotency key is remembered; None = forever.
     on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
         with the untouched record.
+    labels_written: whether labels replace those of a match, or are merged with them.
     write_names: names of fields accepted in writes ("older": `note`, `assignTo`, `due`).
     uplink_s: before the request is counted. latency_s: between counting and the change. Both in s,
         a number or (low, high).
@@ -128,6 +129,7 @@ class SandboxOptions:
     keys_ttl_s: float | None = None
     update_default: bool = True
     on_match_without_update: Literal["conflict", "existing"] = "conflict"
+    labels_written: Literal["replace", "merge"] = "replace"
     one_item_name: str = "item"
     write_names: Literal["current", "older", "both"] = "current"
 

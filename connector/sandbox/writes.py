@@ -54,7 +54,8 @@ def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, 
     that phone too; if several share a contact, the oldest is updated. An invalid phone is dropped:
     `phone` becomes null, also on a match, and the message says so. With `update: false` (or the
     option `update_default`), a match is left alone: 409, or 200 with the untouched record, by the
-    option `on_match_without_update`.
+    option `on_match_without_update`. Labels replace those of a match, or are added, by the option
+    `labels_written`.
 
     Raises:
         Refused: 400 for a field of the wrong type or value, 409 as above.
@@ -69,6 +70,9 @@ def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, 
             created = store.create("prospects", {**_BLANK, **changes})
             return Written(201, "created", created, message)
         if options.update_default if update is None else update:
+            if options.labels_written == "merge" and "labels" in changes:
+                both = (match.get("labels") or []) + (changes["labels"] or [])
+                changes["labels"] = list(dict.fromkeys(both))
             return Written(200, "updated", store.update("prospects", match["id"], changes), message)
     exists = "A prospect with this email or phone already exists."
     if options.on_match_without_update == "conflict":
@@ -173,11 +177,8 @@ def write_activity(
     """
     form, known = _FORMS[resource], known_fields(resource, options)
     renamed = {form.older.get(name, name): payload[name] for name in payload if name in known}
-    names = (
-        {name: older for older, name in form.older.items()}
-        if options.write_names == "older"
-        else {}
-    )
+    is_older = options.write_names == "older"
+    names = {name: older for older, name in form.older.items() if is_older}
     if missing := [name for name in form.required if renamed.get(name) in (None, "")]:
         raise bad_request(f"{names.get(missing[0], missing[0])}: is required")
     fields = check.checked(renamed, {**form.required, **form.optional}, required=())

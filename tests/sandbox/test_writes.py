@@ -97,6 +97,22 @@ def test_update_false_leaves_a_match_alone(serve: Serve, policy: str, status: in
     assert client.post("/prospects", json={**payload, "update": True}).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("written", "after"), [("replace", ["c", "a"]), ("merge", ["a", "b", "c"])]
+)
+def test_labels_of_a_match_are_replaced_or_merged(serve: Serve, written: str, after: list[str]):
+    """The contract doesn't say which; merged, null and no labels take none away."""
+    sandbox, client = serve(prospects=0, labels_written=written)
+    payload = {**JANE, "email": "jane@example.com"}
+    client.post("/prospects", json={**payload, "labels": ["a", "b"]})
+    answer = client.post("/prospects", json={**payload, "labels": ["c", "a"]})
+    assert answer.json()["item"]["labels"] == after
+    client.post("/prospects", json={**payload, "labels": None})
+    assert (sandbox.store.all("prospects")[0]["labels"] or []) == (
+        after if written == "merge" else []
+    )
+
+
 def test_stages_sources_and_labels(serve: Serve):
     """`stageId` wins over `pipelineId`, a new source is the source, labels may be one string."""
     _, client = serve(prospects=0)
