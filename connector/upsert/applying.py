@@ -192,9 +192,10 @@ class PlanApplier:
         if settlement is not None and not self._is_newer(planned, known):
             chunk.settlements.append(settlement)
         if not _sends(planned):
-            chunk.results.append(
-                RowResult(row, Status.UNCHANGED, planned.prospect_id, _message(planned))
-            )
+            kept = tuple(each.name for each in planned.merged.kept) if planned.merged else ()
+            message = "; ".join(filter(None, (write.note, planned.reason))) or None
+            result = RowResult(row, Status.UNCHANGED, planned.prospect_id, message)
+            chunk.results.append(result._replace(kept_fields=kept))
             return
         for name in _values(write):
             self.columns.setdefault(name)
@@ -345,10 +346,6 @@ def _fingerprint(merged: FieldMerge, cell: Callable[[str, Any], bytes]) -> bytes
     if merged.theirs is UNKNOWN:
         return None
     return cell("labels" if merged.name in LABEL_EDITS else merged.name, merged.theirs)
-
-
-def _message(planned: PlannedRow) -> str | None:
-    return "; ".join(filter(None, (planned.write.note, planned.reason))) or None
 
 
 def _values(write: Write) -> dict[str, Any]:
