@@ -96,24 +96,31 @@ class Guard:
 
     A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
     fingerprint of what the run left there. Fields that don't match are left alone. The write's
-    body is what is put back, beside the contact and the names that find the person.
+    body is what is put back, beside the contact and the names that find the person. conflicts: once
+    it is sent, the fields that were left alone: whoever settles it later has to name them.
     """
 
     fields: Mapping[str, bytes | None]
     undoes: str | None = None
+    conflicts: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
         """`Write.guard`: JSON, with fingerprints as hexadecimal digits."""
         fields = {name: value and value.hex() for name, value in self.fields.items()}
         return orjson.dumps(
-            {"fields": fields, "person": self.undoes is None, "undoes": self.undoes}
+            {
+                "fields": fields,
+                "person": self.undoes is None,
+                "undoes": self.undoes,
+                "conflicts": self.conflicts,
+            }
         )
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
         found = orjson.loads(stored)
         fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
-        return cls(fields, found["undoes"])
+        return cls(fields, found["undoes"], tuple(found.get("conflicts", ())))
 
     def changed_reason(self, conflicts: Collection[str], prospect_id: str | None) -> str:
         """Why fields that don't match aren't sent."""

@@ -145,7 +145,10 @@ class RowInFlight:
         notes = [first.note] if first.note else []
         guard = Guard.from_bytes(first.guard) if first.guard else None
         known = first.prospect_id
-        return cls(first, deque(writes), own, prospect_id=known, guard=guard, notes=notes)
+        row = cls(first, deque(writes), own, prospect_id=known, guard=guard, notes=notes)
+        if guard is not None and guard.conflicts:
+            row.failures.append(guard.changed_reason(guard.conflicts, known))
+        return row
 
     @property
     def says(self) -> Item:
@@ -389,6 +392,8 @@ class Settler:
         row.theirs = None if row.read_ms == 0 else _person_read(row.write, item)
         row.updated_before_ms = time_ms(item, "updatedAt")
         if arrived.conflicts and row.guard is not None:
+            row.guard = replace(row.guard, conflicts=arrived.conflicts)
+            row.write = row.write._replace(guard=row.guard.to_bytes())
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND

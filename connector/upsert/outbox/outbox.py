@@ -124,6 +124,7 @@ class Write(NamedTuple):
 _COLUMNS = [writes.c[name] for name in Write._fields]
 _SENT = (
     "idempotency_key", "body", "prospect_id", "creates", "sent_ms", "sent_server_ms", "settles",
+    "guard",
 )  # fmt: skip
 _STEP = sa.update(writes).where(
     writes.c.id == sa.bindparam("of_id"), writes.c.state == sa.bindparam("before")

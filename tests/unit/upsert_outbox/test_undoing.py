@@ -138,3 +138,21 @@ def test_a_write_that_was_settled_later_counts_for_its_own_run(rig: Rig, api: Fa
     assert api.prospects["q1"]["title"] == "Broker"
     sent, _ = undo(rig, 1)
     assert (sent.statuses, api.prospects["q1"]["title"]) == ({2: "updated"}, "Agent")
+
+
+@pytest.mark.parametrize("died", ["crash before", "crash after"])
+def test_a_killed_undo_still_names_what_it_has_left_alone(rig: Rig, api: FakeApi, died: str):
+    """Part of a person was sent when it was killed; the run that resumes settles that part, and
+    the row has failed all the same."""
+    hire(api, "q1")
+    push(rig, {**ADA, "title": "Broker", "company": "New"})
+    api.edit("q1", title="Edited")
+    api.fate = lambda n: died if n == 2 else "ok"
+    with pytest.raises(Crash):
+        undo(rig, 1)
+    api.fate = lambda _: "ok"
+    push(rig, {"email": "new@x.org"}, source="other.csv")
+    assert (api.prospects["q1"]["title"], api.prospects["q1"]["company"]) == ("Edited", "Acme")
+    (again,) = plan(rig, 1).results
+    assert again.status == "failed"
+    assert (again.message or "").startswith("conflict: title of prospect q1 changed")
