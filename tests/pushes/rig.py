@@ -21,13 +21,15 @@ from connector.upsert.looking import ProspectScan
 from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.evidence import Pulled
+from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.outbox_schema import results
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Activity, ActivityRow, Reject, ValidRow
+from connector.upsert.rows.column_mapping import match_columns
+from connector.upsert.rows.row_checks import Activity, ActivityRow, Reject, Validator, ValidRow
 from connector.upsert.sending import Sender
 
 SCOPE = 42
@@ -120,8 +122,10 @@ class Rig:
         rechecks: bool = True,
         lookups: int = 500,
         to: str = PROSPECTS,
+        is_export: bool = False,
     ) -> Pushed:
-        """Push `rows`, numbered from 2 as in a file with a header. to: what rows become."""
+        """Push `rows`, numbered from 2 as in a file with a header. to: what rows become. is_export:
+        they are an export of a pulled table, with its columns."""
         self.pushes += 1
         run_id = f"run-{self.pushes:04}"
         outbox = Outbox(self.database, SCOPE)
@@ -143,7 +147,14 @@ class Rig:
             numbered = [InputRow(number, row) for number, row in enumerate(rows, start=2)]
             how: Any = {"dry_run": dry_run, "clock": self.steady}
             watch: Any = {"on_reject": rejects.append, "on_read": lambda _: None}
-            if to == PROSPECTS:
+            if is_export:
+                columns = match_columns(list(numbered[0].values))
+                exported = ExportedRows(
+                    numbered, columns, Validator(columns), self.pulled, outbox.hasher
+                )
+                planner = Planner(outbox, options, self.pulled, **how)
+                plan = planner.plan(exported, exported.check, **watch)
+            elif to == PROSPECTS:
                 plan = Planner(outbox, options, self.pulled, **how).plan(numbered, check, **watch)
             else:
                 activities = ActivityPlanner(outbox, options, self.pulled, kind=to, **how)

@@ -129,3 +129,50 @@ def test_two_jobs_on_one_person_come_to_rest(rig: Rig, api: FakeApi, pulls: bool
     for source, rows in (("job one", one), ("job other", other), ("job one", one)):
         push(rig, rows, source=source)
     assert (api.posts, api.prospects["p0"]["title"]) == (settled + 1, "Director")
+
+
+COLUMNS = ("id", *person(0), "updatedAt", "_hc_deleted_at")
+
+
+def export(rig: Rig, api: FakeApi) -> Rows:
+    """The pulled table as it is now, in a file."""
+    people = rig.pulled.by_id(api.prospects, with_fields=True).values()
+    return [
+        {**{name: each.fields.get(name) for name in COLUMNS}, "id": each.id, "_hc_deleted_at": ""}
+        for each in people
+    ]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("edits_at_first", [False, True], ids=["equal", "edited"])
+def test_an_export_that_is_pushed_hourly_sends_what_is_edited_in_it(
+    rig: Rig, api: FakeApi, edits_at_first: bool, seed: int
+):
+    """Beside recruiters, with pulls in between that read newer versions than it was exported from;
+    a cell is sent once, when it is edited, before the first push or hours later. So is one of a
+    newer export that takes the file's place."""
+    chance, edits = random.Random(seed), dict[tuple[str, str], Any]()
+    hired(api)
+    pull(rig, api)
+    for _ in range(2):
+        rows, sent = export(rig, api), api.posts
+        if edits_at_first:
+            for at in chance.sample(range(PEOPLE), 5):
+                rows[at]["company"] = f"File {api.posts}"
+                edits |= {(rows[at]["id"], "company"): rows[at]["company"]}
+        expected = sent + 5 * edits_at_first
+        for hour in range(HOURS // 2):
+            if hour % 5 == 3:
+                number = chance.randrange(PEOPLE)
+                rows[number]["title"] = f"File {hour} {api.posts}"
+                edits |= {(f"p{number}", "title"): rows[number]["title"]}
+                expected += 1
+            pushed = push(rig, rows, is_export=True)
+            assert (pushed.rejects, api.posts) == ([], expected), hour
+            for number in range(2):
+                edits |= edit(api, chance, 1000 * len(api.applied) + 2 * hour + number)
+            api.clock.advance(HOUR_S)
+            if chance.random() < 0.6:
+                pull(rig, api)
+        pull(rig, api)
+    assert all(api.prospects[id_][name] == value for (id_, name), value in edits.items())
