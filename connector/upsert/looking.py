@@ -255,11 +255,11 @@ class Looking:
     def _check_contacts(self, body: Body, id_: str, seen: dict[tuple[str, str], list[str]]) -> None:
         """The contact that goes out finds this person alone, and new ones are nobody else's."""
         assert body.contact is not None
-        if self._having(*body.contact, seen) != [id_]:
-            raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_))
+        if (found := self._having(*body.contact, seen)) != [id_]:
+            raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_), found)
         for name, value in body.new_contacts:
             if others := [other for other in self._having(name, value, seen) if other != id_]:
-                raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_))
+                raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_), others)
 
     def judge(
         self,

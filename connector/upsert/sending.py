@@ -134,6 +134,7 @@ class Sender:
         self._receipts = Receipts(outbox.scope)
         self._images = images
         self._settler = Settler(outbox, self._receipts, options, clock, images)
+        self._settler.server_ms = lambda: server_ms(api)
         self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
         self._scan, self._scanned = scan, ScannedPeople(())
         self._scan_pages: int | None = None

@@ -22,7 +22,7 @@ from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.looking import APPEARED, CONFLICT, Guard, GuardConflict
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.before_images import BeforeImages
-from connector.upsert.outbox.entries import Base, Entries, unpacked
+from connector.upsert.outbox.entries import Base, Entries, Refusal, Refusals, unpacked
 from connector.upsert.outbox.matching import (
     conflict_with,
     first_name,
@@ -62,6 +62,7 @@ from connector.upsert.rows.write_schema import (
     older_fields,
 )
 
+_FOR_ITS_CONTENT = frozenset({400, 413, 415, 422})  # refused so, a row is refused again unchanged
 _ABSENT = (
     "no prospect has this email or phone, and --mode update-only never creates prospects; push "
     "the row with --mode upsert to create one"
@@ -228,6 +229,7 @@ class Settler:
     uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. older_names: kinds
     whose fields this account's API takes under the names of its older revision. recovering: what
     earlier runs left open is being settled. unanswered: why one of those is still open.
+    server_ms: the earliest that the server's clock can show now; None where that isn't known.
     """
 
     def __init__(
@@ -253,6 +255,7 @@ class Settler:
         }
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
+        self.server_ms: Callable[[], int | None] = lambda: None
         self.recovering = False
         self.unanswered: BaseException | None = None
         self._last_answer_s = float("-inf")
@@ -516,6 +519,7 @@ class Settler:
             row.write = write._replace(prospect_id=id_)
             return False
         self._refuse(connection, row, Status.REJECTED, found.reason)
+        self._remember_refusal(connection, row, [id_] if id_ else ())
         row.names = found.names
         return True
 
@@ -577,6 +581,7 @@ class Settler:
             self._refuse(connection, row, Status.FAILED, str(error), is_final=is_final)
         elif isinstance(error, NotSendable):
             self._refuse(connection, row, Status.REJECTED, str(error))
+            self._remember_refusal(connection, row, error.people)
         elif isinstance(error, Unreachable | UnexpectedAnswer):
             if self.recovering:  # one write that is never answered must not stop all others
                 self.unanswered = error
@@ -602,6 +607,8 @@ class Settler:
             reason = row.refused_names or error.reason
             why = f"HiringCenter refused it ({error.status}): {reason}"
             self._refuse(connection, row, Status.REJECTED, why)
+            if error.status in _FOR_ITS_CONTENT:
+                self._remember_refusal(connection, row)
 
     def _note_names(self, connection: sa.Connection, write: Write) -> None:
         """The API has taken an activity under these names."""
@@ -646,6 +653,24 @@ class Settler:
         row.fail(why, status)
         if is_final:
             self._note_undone(connection, row)
+
+    def _remember_refusal(
+        self, connection: sa.Connection, row: RowInFlight, people: Collection[str] = ()
+    ) -> None:
+        """The row isn't tried again until it, or one of those it is about, has changed. people:
+        whom it concerns besides its own."""
+        write = row.write
+        is_rejected = row.own and row.memory is not None and row.guard is None
+        if not is_rejected or write.kind != PROSPECTS or write.row_alias is not None:
+            return
+        hasher, now_ms = self._outbox.hasher, self._clock.now_ms()
+        about = frozenset((*people, *([write.prospect_id] if write.prospect_id else ())))
+        asked = self._options.asked(write.content, hasher)
+        server_now_ms = self.server_ms()
+        moment_ms = now_ms if server_now_ms is None else server_now_ms
+        refused = Refusal(asked, about, row.failures[-1], moment_ms)
+        refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
+        refusals.put(connection, write.aliases[0], refused, now_ms)
 
     def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
         """An undo is done with a person, whether it has put them back or left them alone."""

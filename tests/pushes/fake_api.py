@@ -37,7 +37,8 @@ class Applied:
 @dataclass
 class FakeApi:
     """Prospects and notes. fate: what becomes of the nth POST (from 0): `ok`; `lost` (applied,
-    no answer), `unsent` (not applied, no answer), `crash before`, `crash after` (applied).
+    no answer), `unsent` (not applied, no answer), `refused` (400), `crash before`, `crash after`
+    (applied).
 
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
@@ -142,6 +143,8 @@ class FakeApi:
                 raise Crash
             if fate == "unsent":
                 raise unreachable()
+            if fate == "refused":
+                raise Refused(status=400, url_path=f"/{resource}", reason="not so")
             answer = self._answer(resource, body, idempotency_key)
             if isinstance(answer, WriteAnswer) and first_sent_s is not None:
                 before_s = self.clock.monotonic_s() - first_sent_s

@@ -3,7 +3,7 @@
 An entry stands for one row of a source, or for several with the same contact. It is found by every
 contact that it ever had, and says whom it is about. One row of the table holds all its cells, seven
 bytes each: a million rows of ten fields are about 200 MB, and a push that changes nothing writes
-nothing.
+nothing. A row that was refused is remembered here too.
 """
 
 from __future__ import annotations
@@ -11,14 +11,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
+from connector.logs import redact
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
     entries,
     entry_contacts,
     insert_new,
     insert_or_replace,
+    refusals,
     rows_of,
     sources,
 )
@@ -33,6 +36,7 @@ VERSION = "updatedAt"  # of a row of a pulled table: not a field, but which vers
 _CODES = {name: code for code, name in enumerate(_CODED)}
 _CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
 INITIAL = slice(8, 12)  # of an entry's names
+_IN_ONE_QUERY, _REASON_LENGTH = 500, 2_000
 _SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
 _FIND = (
@@ -177,3 +181,47 @@ class Entries:
             entry_contacts,
             [dict(zip(_CONTACT, row, strict=True)) for row in sorted(rows)],
         )
+
+
+class Refusal(NamedTuple):
+    """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of everybody
+    whom it concerned. server_ms: no later than the server's clock was at that moment."""
+
+    asked: bytes
+    people: frozenset[str]
+    reason: str
+    server_ms: int
+
+
+class Refusals:
+    """The rows of one source that were refused, so that they aren't tried again while neither the
+    row nor one of the people has changed. Every method works inside the caller's transaction."""
+
+    def __init__(self, scope: int, source: int) -> None:
+        self._own = {"scope": scope, "source": source}
+
+    def find(self, connection: sa.Connection, aliases: Collection[int]) -> dict[int, Refusal]:
+        """alias → the refusal of the row whose first contact it is."""
+        own = refusals.c
+        which = [refusals.c[name] == value for name, value in self._own.items()]
+        query = sa.select(own.alias, own.content, own.people, own.reason, own.server_ms)
+        found: dict[int, Refusal] = {}
+        wanted = sorted(aliases)
+        for start in range(0, len(wanted), _IN_ONE_QUERY):
+            some = own.alias.in_(wanted[start : start + _IN_ONE_QUERY])
+            for alias, asked, people, *rest in connection.execute(query.where(*which, some)):
+                found[alias] = Refusal(bytes(asked), frozenset(orjson.loads(people)), *rest)
+        return found
+
+    def put(self, connection: sa.Connection, alias: int, refused: Refusal, at_ms: int) -> None:
+        """Remember a row that was refused."""
+        row = {
+            **self._own,
+            "alias": alias,
+            "content": refused.asked,
+            "people": orjson.dumps(sorted(refused.people)).decode(),
+            "reason": redact(refused.reason)[:_REASON_LENGTH],
+            "server_ms": refused.server_ms,
+            "at_ms": at_ms,
+        }
+        insert_or_replace(connection, refusals, [row])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from connector.upsert.outbox.bases import Bases, FoundEntries, RowMemory
+from connector.upsert.outbox.entries import Refusal
 from connector.upsert.outbox.matching import (
     Name,
     OtherPerson,
@@ -247,6 +248,15 @@ class EvidenceFinder:
         self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
+
+    def changed_since(self, refused: Refusal, own: Evidence) -> bool:
+        """Whether somebody whom a refusal is about was changed since, as far as is known."""
+        written = (each.updated_at_ms for each in own.receipts)
+        people = self.pulled.by_id(refused.people)
+        if any(each.deleted_at_ms is not None for each in people.values()):
+            return True
+        read = (each.updated_at_ms for each in people.values())
+        return any(at_ms is not None and at_ms > refused.server_ms for at_ms in (*read, *written))
 
     def is_settled(self, write: Write, prospect_id: str | None) -> bool:
         """Whether nothing about the person of `write` is open, uncertain or disputed."""

@@ -381,7 +381,12 @@ LABELS_UNKNOWN = (
 
 
 class NotSendable(ValueError):
-    """What this API can't be asked to do; the text says why, for people."""
+    """What this API can't be asked to do; the text says why, for people. people: ids of others whom
+    that is about."""
+
+    def __init__(self, reason: str, people: Collection[str] = ()) -> None:
+        super().__init__(reason)
+        self.people = people
 
 
 def body_of_update(

@@ -36,6 +36,7 @@ from connector.upsert.outbox.outbox_schema import (
     key_memory,
     learnt,
     receipts,
+    refusals,
     results,
     salts,
     settled_names,
@@ -328,6 +329,7 @@ class Outbox:
             results: results.c.landed & (results.c.pushed_ms < before_ms),
             attached: attached.c.seen_ms < before_ms,
             activity_rows: activity_rows.c.seen_ms < before_ms,
+            refusals: refusals.c.at_ms < before_ms,
             applied_plans: applied_plans.c.at_ms < before_ms,
             receipts: receipts.c.seen_ms < before_ms,
         }

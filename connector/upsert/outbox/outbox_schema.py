@@ -206,6 +206,21 @@ entry_contacts = sa.Table(
     sqlite_with_rowid=False,
 )
 
+# rows that were refused, and whom it concerned: by source and contact (see `entries.Refusals`)
+refusals = sa.Table(
+    "outbox_refusals",
+    metadata,
+    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("source", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+    sa.Column("people", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("server_ms", sa.BigInteger, nullable=False),
+    sa.Column("at_ms", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 # what people looked like before a push changed them, sealed (see `before_images`)
 before_images = sa.Table(
     "outbox_before_images",
@@ -311,6 +326,7 @@ MIGRATIONS = (
     _add_record_of_results,
     _add_exported,
     _add_reads,
+    metadata.create_all,
     metadata.create_all,
 )
 _Rows = Sequence[Mapping[str, Any]]

@@ -17,9 +17,9 @@ import orjson
 
 from connector.clock import SteadyClock
 from connector.upsert.outbox.bases import Bases, Exported, Settlement
-from connector.upsert.outbox.entries import Entries
+from connector.upsert.outbox.entries import Entries, Refusal, Refusals
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
-from connector.upsert.outbox.matching import DISPUTED, Candidate, first_name, judge
+from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
 from connector.upsert.outbox.merge import LABELS_SENT, MERGED, MergeRules
 from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Write
 from connector.upsert.outbox.person_plan import (
@@ -57,6 +57,7 @@ CONTACT_CHANGED = (
     "again. Change the contact in HiringCenter first; push the row with --allow-shared-contact if "
     "this is somebody else"
 )
+NOT_AGAIN = "(Tried before; not again until the row or the prospect changes, or with --force.)"
 REPEATED = (
     "a row with the same content and neither email nor phone was created before; --force creates "
     "it again"
@@ -94,6 +95,12 @@ class PushOptions:
     @property
     def force(self) -> bool:
         return self.rules.force
+
+    def asked(self, content: bytes, hasher: Hasher) -> bytes:
+        """What a row asks for: its content, and how the push is to go about it."""
+        policy = sorted(self.rules.policy.items())
+        how = [self.mode, self.allow_shared_contact, self.rules.default_policy, policy]
+        return hasher.content({"says": content.hex(), "how": how})
 
     def knowing(self, learnt: Mapping[str, str]) -> PushOptions:
         """With what was learnt of the API, see `Outbox.learnt`."""
@@ -212,6 +219,9 @@ class Planner:
             rechecks=options.rechecks,
             lookups=options.lookups,
         )
+        source = outbox.hasher.alias("source", options.source)
+        self._refusals = Refusals(outbox.scope, source)
+        self._refused: dict[int, Refusal] = {}
         self._settled: list[Settlement] = []
         self._new: list[Write] = []
         self._found: list[RowResult] = []
@@ -277,6 +287,10 @@ class Planner:
         facts = self._finder.look_up(people)
         rest = [each for each in people if not self._is_planned_plainly(each, facts)]
         evidence = self._finder.gather(rest, facts)
+        writes = [row[0] for person in rest for row in person]
+        with self._outbox.database.read() as connection:
+            firsts = {write.aliases[0] for write in writes if write.row_alias is None}
+            self._refused = self._refusals.find(connection, firsts)
         for person in rest:
             self._plan_person(person, evidence)
         self._store()
@@ -378,6 +392,8 @@ class Planner:
                 self._settled.append(plan.settlement)
             if plan.is_rejected:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
+            elif plan.sends and (reason := self._refused_before(row[0], own, known)) is not None:
+                decision = RowDecision(Status.REJECTED, known, reason)
             elif own.uncertain and not plan.sends and not plan.is_known:
                 decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
             self.counts.kept += bool(plan.kept)
@@ -386,6 +402,20 @@ class Planner:
             note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
             row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
             self._book(row, decision, own, person=person, plan=plan)
+
+    def _refused_before(self, write: Write, own: Evidence, known: str | None) -> str | None:
+        """Why a row isn't tried again that was refused, while nothing has changed; else None."""
+        refused = self._refused.get(write.aliases[0])
+        if refused is None or self._options.force:
+            return None
+        if refused.asked != self._options.asked(write.content, self._outbox.hasher):
+            return None
+        confirmed = {each.prospect_id for each in own.receipts if each.confirmed}
+        about = {*own.pulled_by_email, *own.pulled_by_phone, *confirmed}
+        about |= {known} if known else set()
+        if not about <= refused.people or self._finder.changed_since(refused, own):
+            return None
+        return f"{refused.reason} {NOT_AGAIN}"
 
     def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:
         """A row that nobody knows, under the names of an entry for which fewer rows speak than

@@ -323,3 +323,56 @@ def test_people_of_earlier_pushes_are_known_from_the_results_too(rig: Rig, api: 
     bob = {"firstName": "Ada", "lastName": "King", "email": "bob@x.org", "title": "Boss"}
     assert push(rig, ADA, bob).statuses == {2: "unchanged", 3: "updated"}
     assert api.prospects["p1"]["title"] == "Broker"
+
+
+def test_a_row_that_was_refused_is_not_tried_again(rig: Rig, api: FakeApi):
+    """Neither sent nor looked up, while neither the row nor anybody whom it is about changes; the
+    reason is reported each time."""
+    hire(api, "p1")
+    hire(api, "p2", firstName="Bob", email="bob@x.org", phone="+14155550102")
+    pull(rig, api)
+    push(rig, ADA)
+    changed = {**ADA, "email": "bob@x.org", "phone": "+14155550101"}
+    api.prospects["p2"]["phone"] = None
+    rig.pulled = Pulled()
+    first = push(rig, changed)
+    gets = api.gets
+    for _ in range(2):
+        again = push(rig, changed)
+        assert (again.statuses, api.gets, api.posts) == ({2: "rejected"}, gets, 0)
+        assert (again.messages[2] or "").startswith((first.messages[2] or "x")[:40])
+    push(rig, changed, force=True)
+    assert api.gets > gets
+
+
+def test_a_refused_row_is_tried_again_when_somebody_has_changed(rig: Rig, api: FakeApi):
+    """The other person has given up the contact, as a pull shows; or the row has another value."""
+    hire(api, "p1")
+    pull(rig, api)
+    push(rig, ADA)
+    hire(api, "p2", firstName="Bob", email="bob@x.org", phone=None)
+    changed = {**ADA, "email": "bob@x.org"}
+    assert push(rig, changed).statuses == {2: "rejected"}
+    gets = api.gets
+    pull(rig, api)
+    assert push(rig, changed).statuses == {2: "rejected"}
+    assert push(rig, {**ADA, "title": "Boss"}).statuses == {2: "updated"}
+    api.edit("p2", email="robert@x.org")
+    api.clock.advance(10)
+    pull(rig, api)
+    assert push(rig, changed).statuses == {2: "updated"}
+    assert api.prospects["p1"]["email"] == "bob@x.org"
+    assert api.gets > gets
+
+
+def test_what_the_api_refused_is_not_sent_again(rig: Rig, api: FakeApi):
+    """A 400 for its content; the next push sends it once it says something else, or by force."""
+    api.fate = lambda _: "refused"
+    for _ in range(3):
+        pushed = push(rig, {**ADA, "title": "Broker"})
+        assert (pushed.statuses, api.posts) == ({2: "rejected"}, 1)
+    assert "refused it (400)" in (pushed.messages[2] or "")
+    push(rig, {**ADA, "title": "Broker"}, force=True)
+    assert api.posts == 2
+    api.fate = lambda _: "ok"
+    assert push(rig, ADA).statuses == {2: "created"}
