@@ -215,11 +215,14 @@ class Validator:
             payload["update"] = payload.get("update", True) and self._mode != "create-only"
         if problems or payload is None:
             return _rejected(row, problems)
-        email, phone = context.email, payload.get("phone")
-        if pulled:
-            email, phone = self.identities(payload)
+        phone = payload.get("phone")
         warnings = context.warnings
-        return ValidRow(row.row_number, payload, email, phone, activities, warnings)
+        return ValidRow(row.row_number, payload, context.email, phone, activities, warnings)
+
+    def unchecked(self, row: InputRow, payload: dict[str, Any]) -> ValidRow:
+        """A row of a pulled table all of whose cells are as the pull landed them."""
+        payload["update"] = self._mode != "create-only"
+        return ValidRow(row.row_number, payload, None, None, [], [])
 
     def identities(self, payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Email and phone of a row whose cells weren't all checked, in the one spelling of each;
