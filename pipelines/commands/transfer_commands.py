@@ -32,7 +32,9 @@ _PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
 
 hiringcenter push people.csv --encoding cp1250 --delimiter ';'
 
-hiringcenter push people.xlsx --sheet May"""
+hiringcenter push people.xlsx --sheet May
+
+hiringcenter push calls.csv --to notes --results calls-results.csv"""
 _PLAN_EXAMPLES = """hiringcenter plan people.csv --html people.html
 
 hiringcenter plan people.csv --out people.hcplan"""

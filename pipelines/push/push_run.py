@@ -572,9 +572,12 @@ class _PushRun(OutboxRun):
         if self._report.view is not None:
             self._report.view.add(row)
         if self._results_file is not None:
-            is_sent = row.outcome in ("create", "update", "send")
-            if self._request.dry_run or not is_sent:
-                outcome = f"would_{row.outcome}" if is_sent else row.outcome
+            outcome = str(row.outcome)
+            if outcome in ("create", "update", "send"):
+                outcome = f"would_{outcome}"
+            elif row.activities:  # a person who needs no change, and a note to be added
+                outcome = "would_update"
+            if self._request.dry_run or not outcome.startswith("would_"):
                 self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
 
     def _plan(self, rows: Input, planner_of: Callable[[Pulled], _Plan]) -> None:

@@ -95,6 +95,23 @@ def test_a_dry_run_says_what_would_become_of_each_row(
     assert sandbox.applied == []
 
 
+def test_a_note_that_is_left_to_add_counts_as_not_sent(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Its person needs no change; in a dry run, the row would update them."""
+    path, results = tmp_path / "people.csv", tmp_path / "results.csv"
+    path.write_text("firstName,lastName,email\nAda,L,ada@example.org\n")
+    push_file(settings, path, tmp_path / "first.csv")
+    path.write_text("firstName,lastName,email,note.body\nAda,L,ada@example.org,hello\n")
+    push_file(settings, path, results, dry_run=True)
+    assert [row["_hc_outcome"] for row in rows_of(results, ",")] == ["would_update"]
+    sandbox.options.script = lambda _: "error_503"
+    push_file(settings, path, results)
+    (row,) = rows_of(results, ",")
+    assert row["_hc_outcome"] in ("not_sent", "failed")
+    assert len(sandbox.store.all("notes")) == 0
+
+
 def test_it_is_never_written_over_another_file(
     settings: Settings, sandbox: Sandbox, people: Path, tmp_path: Path
 ):
