@@ -20,9 +20,10 @@ import sqlalchemy as sa
 
 from connector.clock import SteadyClock
 from connector.upsert.looking import APPEARED, CONFLICT, Guard
-from connector.upsert.outbox.bases import Bases, Settlement
+from connector.upsert.outbox.bases import Bases, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Entries, Entry
-from connector.upsert.outbox.merge import UNKNOWN, FieldMerge
+from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.merge import UNKNOWN, FieldMerge, Person
 from connector.upsert.outbox.outbox import Outbox, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results, writes
 from connector.upsert.outbox.person_plan import PlannedRow
@@ -107,11 +108,13 @@ class _Chunk:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What the ledger knows of the people of some rows."""
+    """What the ledger knows of the people of some rows. copied: how a pull that began after the
+    plan has read them."""
 
     by_alias: Mapping[int, Receipt]
     by_id: Mapping[str, Receipt]
     entries: Mapping[int, list[Entry]]
+    copied: Mapping[str, PulledProspect]
 
 
 class PlanApplier:
@@ -126,12 +129,13 @@ class PlanApplier:
         earlier: Collection[str],
         results: ResultStore,
         clock: SteadyClock,
+        pulled: Pulled,
     ) -> None:
         self._outbox, self._plan, self._run_id, self._clock = outbox, plan, run_id, clock
         self._results, self._receipts = results, Receipts(outbox.scope)
         self._entries = Entries(outbox.scope)
         self._bases = Bases(self._entries, outbox.hasher)
-        self._planned_ms = plan.header.planned_ms
+        self._planned_ms, self._pulled = plan.header.planned_ms, pulled
         with outbox.database.read() as connection:
             self._done = self._done_before(connection, earlier)
             self._refused = self._refused_before(connection, earlier)
@@ -280,10 +284,12 @@ class PlanApplier:
     def _known(self, connection: sa.Connection, some: Sequence[PlannedRow]) -> _Known:
         names = {alias for each in some for alias in each.write.aliases}
         ids = {each.prospect_id for each in some if each.prospect_id is not None}
+        is_newer = (self._pulled.complete_ms or 0) > self._planned_ms
         return _Known(
             self._receipts.find(connection, names),
             self._receipts.of(connection, ids),
             self._entries.find(connection, names) if self._source else {},
+            self._pulled.by_id(ids, with_fields=True) if is_newer else {},
         )
 
     def _newer_entries(self, planned: PlannedRow, known: _Known) -> list[Entry]:
@@ -321,7 +327,7 @@ class PlanApplier:
         newer += [each.prospect_id or "" for each in self._newer_entries(planned, known)]
         others = [each for each in newer if each not in self._own_people]
         if not others:
-            return None
+            return self._edited(planned, known)
         row, id_ = planned.row_number, planned.prospect_id
         if id_ is None:
             return RowResult(row, Status.FAILED, others[0], APPEARED.format(id=others[0]))
@@ -329,6 +335,22 @@ class PlanApplier:
         fields = ", ".join(each.name for each in merged) or "something"
         reason = _WRITTEN_SINCE.format(id=id_, fields=fields)
         return RowResult(row, Status.FAILED, id_, reason)
+
+    def _edited(self, planned: PlannedRow, known: _Known) -> RowResult | None:
+        """The outcome of a row whose person a pull has read since, and not as planned."""
+        id_, guard = planned.prospect_id, _guard_of(planned, self._outbox.hasher.cell)
+        copied = known.copied.get(id_ or "")
+        if copied is None or guard is None or id_ in self._own_people:
+            return None
+        if copied.deleted_at_ms is not None:
+            reason = guard.deleted_reason.format(id=id_)
+            return RowResult(planned.row_number, Status.FAILED, id_, reason)
+        theirs = Person(str(id_), fields_of_item(copied.fields, of_copy=True))
+        changed = guard.mismatches(theirs, self._outbox.hasher.cell)
+        if not changed:
+            return None
+        reason = guard.changed_reason(changed, id_)
+        return RowResult(planned.row_number, Status.FAILED, id_, reason)
 
 
 def _sends(planned: PlannedRow) -> bool:

@@ -122,6 +122,15 @@ class Guard:
         fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
         return cls(fields, found["undoes"], tuple(found.get("conflicts", ())))
 
+    def mismatches(self, theirs: Person, cell: Fingerprints) -> tuple[str, ...]:
+        """The fields of a plan that `theirs`, a copy, shows otherwise; what a copy doesn't have
+        isn't among them."""
+        return tuple(
+            name
+            for name, before in self.fields.items()
+            if _read_as(name) in theirs.fields and not _matches(name, before, theirs, cell)
+        )
+
     def changed_reason(self, conflicts: Collection[str], prospect_id: str | None) -> str:
         """Why fields that don't match aren't sent."""
         reason = CHANGED_SINCE_PLAN if self.undoes is None else CHANGED_SINCE_PUSH
@@ -163,8 +172,12 @@ def guarded(
     return PersonMerge(left), conflicts
 
 
+def _read_as(name: str) -> str:
+    return "labels" if name in LABEL_EDITS else name
+
+
 def _matches(name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
-    read_as = "labels" if name in LABEL_EDITS else name
+    read_as = _read_as(name)
     if before is None:
         return True
     return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before

@@ -24,6 +24,7 @@ from connector.upsert.plan_file import PlanFile, open_plan
 from connector.upsert.rows.row_files import RejectsFile, WrittenFiles
 from connector.upsert.undoing import UndoPlan, plan_undo
 from pipelines.destination.identity import destination_number
+from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.push_input import PushRequest, rejects_path
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport
 from pipelines.push.push_run import OutboxRun, RunOutbox, opened_outbox
@@ -120,16 +121,18 @@ class _ApplyRun(OutboxRun):
 
     def _store_plan(self, plan: PlanFile, earlier: list[str]) -> PlanApplier:
         run_id = self._session.run_id
-        applier = PlanApplier(
-            self._outbox,
-            plan,
-            run_id=run_id,
-            earlier=earlier,
-            results=self._results,
-            clock=self._clock,
-        )
         try:
-            self._planned = applier.store(self._show_read)
+            with open_pulled(self._session.settings) as pulled:
+                applier = PlanApplier(
+                    self._outbox,
+                    plan,
+                    run_id=run_id,
+                    earlier=earlier,
+                    results=self._results,
+                    clock=self._clock,
+                    pulled=pulled,
+                )
+                self._planned = applier.store(self._show_read)
         except ConnectorError:
             self._outbox.drop_planned(run_id=run_id)
             self._results.discard(run_id)

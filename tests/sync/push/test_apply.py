@@ -126,6 +126,26 @@ def test_what_another_push_has_written_since_is_a_conflict(
     assert all("another push has written" in (each.message or "") for each in report.noteworthy)
 
 
+def test_what_a_pull_has_read_since_is_a_conflict_without_a_request(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """Who was edited, and who was deleted; a person whom it has read as planned is updated."""
+    ids = [add(sandbox, name, title="Dr") for name in ("Ada", "Bob", "Cy")]
+    pull(settings, Wanted(("prospects",)))
+    rows = [f"{name},X,{name.lower()}@example.org,,Prof,," for name in ("Ada", "Bob", "Cy")]
+    make_plan(settings, plan, *rows)
+    sandbox.store.update("prospects", ids[0], {"title": "Edited"})
+    sandbox.store.delete("prospects", ids[1])
+    pull(settings, Wanted(("prospects",), full=True))
+    asked = len(sandbox.requests)
+    report = applied(settings, plan)
+    assert counts(report) == {"updated": 1, "failed": 2}
+    assert len(sandbox.requests) - asked == 2
+    first, second = (each.message or "" for each in report.noteworthy)
+    assert first.startswith(f"conflict: title of prospect {ids[0]} changed")
+    assert second.startswith(f"conflict: prospect {ids[1]} was deleted")
+
+
 def test_equal_and_kept_cells_are_settled(settings: Settings, sandbox: Sandbox, plan: Path):
     """After the apply, what somebody edits in a field that was equal stands against the file."""
     ada = add(sandbox, "Ada", title="Dr", company="Acme")
