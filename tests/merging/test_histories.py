@@ -61,9 +61,9 @@ def test_the_histories_notice_that_nobody_is_looked_at():
 
 
 def test_no_history_of_real_pushes_breaks_a_promise(tmp_path: Path):
-    """The same over the planner, the outbox and the sender, with answers lost and kills; 10
-    histories."""
-    for number in range(20, 30):
+    """The same over the planner, the outbox and the sender, with answers lost and kills; among
+    them those that showed rows of one person that wait for each other."""
+    for number in (9, 71, 134, *range(20, 27)):
         steps = random_steps(random.Random(number), 20)
         url = f"sqlite:///{tmp_path / f'{number}.db'}"
         assert judged(number, steps, ledger_url=url) == [], number

@@ -15,6 +15,7 @@ from connector.upsert.outbox.outbox_schema import entries, entry_contacts, recei
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Pushed, Rig
 
+RESTORE = MergeRules(restore=True)
 ADA = {
     "firstName": "Ada", "lastName": "King", "email": "ada@x.org", "phone": "+14155550101",
     "title": "Agent", "company": "Acme",
@@ -376,3 +377,131 @@ def test_what_the_api_refused_is_not_sent_again(rig: Rig, api: FakeApi):
     assert api.posts == 2
     api.fate = lambda _: "ok"
     assert push(rig, ADA).statuses == {2: "created"}
+
+
+def test_restore_leaves_what_another_source_has_put_there(rig: Rig, api: FakeApi):
+    """A disagreement between two jobs is reported; neither undoes the other's work each hour."""
+    for title in ("Broker", "Boss"):
+        push(rig, {**ADA, "title": title}, source=f"{title}.csv")
+    pull(rig, api)
+    pushed = push(rig, {**ADA, "title": "Broker"}, source="Broker.csv", rules=RESTORE)
+    assert (pushed.statuses, pushed.plan.kept) == ({2: "unchanged"}, 1)
+    assert api.prospects["p1"]["title"] == "Boss"
+    api.edit("p1", title="Typo")
+    pull(rig, api)
+    push(rig, {**ADA, "title": "Broker"}, source="Broker.csv", rules=RESTORE)
+    assert api.prospects["p1"]["title"] == "Broker"
+
+
+def test_restore_creates_again_whoever_was_deleted(rig: Rig, api: FakeApi):
+    """Whole; without it they stay deleted while the row is unchanged."""
+    push(rig, ADA)
+    api.prospects.clear()
+    pull(rig, api)
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    assert push(rig, ADA, rules=RESTORE).statuses == {2: "created"}
+    assert api.applied[-1].payload["company"] == "Acme"
+
+
+def test_an_empty_cell_that_clears_is_merged_like_any_value(rig: Rig, api: FakeApi):
+    """--clear-empty: sent once; what a recruiter writes there later stands."""
+    push(rig, ADA)
+    cleared = {**ADA, "title": None}
+    assert push(rig, cleared).statuses == {2: "updated"}
+    assert api.applied[-1].payload["title"] is None
+    assert push(rig, cleared).statuses == {2: "unchanged"}
+    api.edit("p1", title="Broker")
+    pull(rig, api)
+    assert (push(rig, cleared).statuses, api.prospects["p1"]["title"]) == (
+        {2: "unchanged"}, "Broker"
+    )  # fmt: skip
+
+
+def test_an_absent_cell_says_nothing(rig: Rig, api: FakeApi):
+    """A column that is left out changes nothing, and is as it was when it comes back."""
+    push(rig, ADA)
+    without = {name: value for name, value in ADA.items() if name != "title"}
+    assert push(rig, without).statuses == {2: "unchanged"}
+    api.edit("p1", title="Broker")
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+    assert api.prospects["p1"]["title"] == "Broker"
+
+
+def test_a_row_with_other_contacts_under_the_names_of_a_lost_one_is_rejected(
+    rig: Rig, api: FakeApi
+):
+    """It would create a stranger; --allow-shared-contact says that it is somebody else. While the
+    other row is still there, it is somebody else anyway."""
+    push(rig, ADA)
+    moved = {**ADA, "email": "ada@new.org", "phone": "+14155550777"}
+    pushed = push(rig, moved)
+    assert pushed.statuses == {2: "rejected"}
+    assert (pushed.messages[2] or "").startswith("contact changed?")
+    assert push(rig, ADA, moved).statuses == {2: "unchanged", 3: "created"}
+    other = {**ADA, "email": "ada@third.org", "phone": "+14155550888"}
+    assert push(rig, ADA, other, allow_shared_contact=True).statuses[3] == "created"
+
+
+def test_one_new_contact_beside_a_known_one_is_sent(rig: Rig, api: FakeApi):
+    """By the contact that stays, after a look that shows that the new one is nobody's."""
+    push(rig, ADA)
+    assert push(rig, {**ADA, "phone": "+14155550777"}).statuses == {2: "updated"}
+    assert api.applied[-1].payload["email"] == ADA["email"]
+    assert push(rig, {**ADA, "email": "new@x.org", "phone": "+14155550777"}).statuses == {
+        2: "updated"
+    }
+    assert len(api.prospects) == 1
+
+
+def test_what_is_uncertain_is_kept_once_a_pull_shows_what_is_there(rig: Rig, api: FakeApi):
+    """Until then each push reports it as uncertain; it is never sent by itself."""
+    api.keys_ttl_s = 60
+    push(rig, ADA)
+    api.fate = lambda n: "crash before" if n == 1 else "ok"
+    changed = {**ADA, "title": "Broker"}
+    with pytest.raises(Crash):
+        push(rig, changed)
+    api.edit("p1", company="Other")
+    api.clock.advance(100_000)
+    for _ in range(2):
+        assert push(rig, changed).statuses == {2: "failed"}
+    pull(rig, api)
+    pushed = push(rig, changed)
+    assert (pushed.statuses, pushed.plan.kept) == ({2: "unchanged"}, 1)
+    assert api.prospects["p1"]["title"] == "Agent"
+
+
+def test_rows_of_one_person_that_disagree_say_so(rig: Rig, api: FakeApi):
+    """Each push, whether or not it sends anything."""
+    rows = [{**ADA, "title": "Broker"}, {**ADA, "title": "Boss"}]
+    for _ in range(2):
+        pushed = push(rig, *rows)
+        for number in (2, 3):
+            assert "rows of this person disagree: title" in (pushed.messages[number] or "")
+
+
+def test_labels_of_several_rows_are_all_added(rig: Rig, api: FakeApi):
+    """Each row sends its own, and none takes off what another has added."""
+    hire(api, "p1", labels=["by hand"])
+    pull(rig, api)
+    rows = [{**ADA, "labels_add": ["a"]}, {**ADA, "labels_add": ["b"]}]
+    push(rig, *rows)
+    assert set(api.prospects["p1"]["labels"]) == {"by hand", "a", "b"}
+    posts = api.posts
+    pull(rig, api)
+    assert set(push(rig, *rows).statuses.values()) == {"unchanged"}
+    assert api.posts == posts
+
+
+def test_a_value_that_another_of_the_rows_was_refused_with_is_still_sent(rig: Rig, api: FakeApi):
+    """Both rows have the new title; the one that comes later can't be sent."""
+    hire(api, "p1", phone=None)
+    pull(rig, api)
+    push(rig, {**ADA, "phone": None})
+    rows = [
+        {**ADA, "phone": None, "title": "Boss"},
+        {**ADA, "phone": None, "title": "Boss", "company": "Other"},
+    ]
+    api.fate = lambda n: "refused" if n == 1 else "ok"
+    assert push(rig, *rows).statuses == {2: "updated", 3: "rejected"}
+    assert api.prospects["p1"]["title"] == "Boss"
