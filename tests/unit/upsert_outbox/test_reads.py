@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from connector.upsert.looking import ProspectScan
-from tests.pushes.fake_api import FakeApi
+from connector.upsert.outbox.outbox_schema import writes
+from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
 from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, pull, push
 
@@ -257,3 +259,19 @@ def test_a_person_whom_we_change_while_everybody_is_scanned_is_looked_up(rig: Ri
     push(rig, *first, second)
     assert (api.posts, api.pages, api.gets) == (7, 2, 1)
     assert (api.prospects["p0"]["title"], api.prospects["p0"]["company"]) == ("Broker", "New")
+
+
+def test_what_was_read_of_a_person_is_dropped_with_their_write(rig: Rig, api: FakeApi):
+    """The ledger holds it only while the write is open."""
+    rows = hire_some(api, 2)
+    pull(rig, api)
+    api.fate = lambda n: "ok" if n == 0 else "crash before"
+    rig.in_flight = 1
+    with pytest.raises(Crash):
+        push(rig, *edited(rows))
+    query = sa.select(writes.c.state, writes.c.seen, writes.c.body).order_by(writes.c.id)
+    with rig.database.read() as connection:
+        closed, open_ = connection.execute(query).all()
+    assert tuple(closed) == ("closed", None, None)
+    assert open_.state == "sending"
+    assert b"Ada" in open_.seen
