@@ -42,10 +42,11 @@ def examples(run: Run, command: str) -> list[list[str]]:
 
 
 def write_people(arguments: list[str]) -> None:
-    """The file that an example of `push` names, as its options describe it."""
+    """The files that examples of `push` name, as their options describe them."""
     people = [["First Name", "Last Name", "Email"], ["Ada", "Byron", "ada@example.com"]]
     delimiter = ";" if "--delimiter" in arguments else ","
     Path("people.csv").write_text("".join(delimiter.join(row) + "\n" for row in people))
+    Path("calls.csv").write_text("email,body\nada@example.com,Called\n")
     workbook = openpyxl.Workbook()
     sheet = workbook.create_sheet("May")
     for row in people:
