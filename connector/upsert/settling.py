@@ -560,7 +560,7 @@ class Settler:
                 kept = Settlement.from_bytes(write.settles)
                 self._bases.put(connection, write.source, [kept])
             if write.kind == PROSPECTS and write.prospect_id is not None:
-                self._receipts.break_tail(connection, write.prospect_id, self._clock.now_ms())
+                self._receipts.doubt(connection, write.prospect_id, self._clock.now_ms())
             row.fail(UNCERTAIN)
         elif write.kind != PROSPECTS:
             self._accept_activity(connection, row)
@@ -730,7 +730,6 @@ class Settler:
             connection,
             write,
             row.prospect_id,
-            content=None if row.left_alone else write.content,
             at_ms=self._clock.now_ms(),
             updated_at_ms=None if updated_at_ms is None else int(updated_at_ms),
             email_kept=_is_kept("email", same_email, says, item),
@@ -799,7 +798,7 @@ class Settler:
             self._accept(connection, row, item, Status.UPDATED)
         else:
             self._finish(connection, row, Status.FAILED, answered)
-            self._receipts.break_tail(connection, answered, self._clock.now_ms())
+            self._receipts.doubt(connection, answered, self._clock.now_ms())
             self._receipts.dispute(
                 connection, write.aliases, expected, answered, self._clock.now_ms()
             )

@@ -1,13 +1,11 @@
 """What the API has accepted, per prospect, and the outcome of each input row.
 
-A receipt's `tail` has the contents accepted last, oldest first. Rows that would only repeat its end
-change nothing. It is kept per prospect, not per email: after A by email, B by phone, A by email,
-the third is a change.
+A receipt says whom a contact leads to, and when this connector last wrote to them; what each source
+has settled is in its entries.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -17,7 +15,6 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.logs import redact
-from connector.upsert.outbox.matching import CONTENT_BYTES
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
@@ -33,9 +30,8 @@ from connector.upsert.outbox.outbox_schema import (
     settled_names,
 )
 
-_TAIL_BYTES = 16 * CONTENT_BYTES
 _FIND = (
-    "SELECT a.prospect_id, a.confirmed, r.tail, r.accepted_ms, r.updated_at_ms, r.seen_ms, "
+    "SELECT a.prospect_id, a.confirmed, r.accepted_ms, r.updated_at_ms, r.seen_ms, "
     "r.names, r.before_ms, a.alias "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
@@ -50,15 +46,14 @@ _IN_ONE_WRITE = 2_000
 class Receipt(NamedTuple):
     """What was accepted for a prospect, as an alias leads to it.
 
-    confirmed: the API's answer carried that alias too. tail: contents end to end, oldest first,
-    at most 16. updated_at_ms: as the answer said; server time. seen_ms: when a push last used it,
-    roughly. names: see `Hasher.names`; None: not known (receipts of version 0.1). before_ms: the
-    person's `updatedAt` before that write; 0: they didn't exist; None: not known.
+    confirmed: the API's answer carried that alias too. accepted_ms: when the last write to them was
+    answered, or given up. updated_at_ms: as the answer said; server time. seen_ms: when a push last
+    used it, roughly. names: see `Hasher.names`; None: not known (receipts of version 0.1).
+    before_ms: the person's `updatedAt` before that write; 0: they didn't exist; None: not known.
     """
 
     prospect_id: str
     confirmed: bool
-    tail: bytes
     accepted_ms: int
     updated_at_ms: int | None
     seen_ms: int
@@ -106,7 +101,7 @@ class Receipts:
         if not names:
             return {}
         found = rows_of(connection, self._find, names)
-        return {row[8]: Receipt._make(row[:8]) for row in found}
+        return {row[7]: Receipt._make(row[:7]) for row in found}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
@@ -119,7 +114,6 @@ class Receipts:
         write: Write,
         prospect_id: str,
         *,
-        content: bytes | None,
         at_ms: int,
         updated_at_ms: int | None,
         email_kept: bool = True,
@@ -127,11 +121,10 @@ class Receipts:
         hashed_names: bytes | None = None,
         before_ms: int | None = None,
     ) -> None:
-        """Record the answer to `write`: its aliases lead to the prospect, whose newest content is
-        `content`.
+        """Record the answer to `write`: its aliases lead to the prospect.
 
-        email_kept, phone_kept: whether the answer carries that contact. content: None if the API
-        changed nothing. hashed_names: the person's; None: unchanged. before_ms: see `Receipt`.
+        email_kept, phone_kept: whether the answer carries that contact. hashed_names: the person's;
+        None: unchanged. before_ms: see `Receipt`.
         """
         own = {"scope": self._scope, "prospect_id": prospect_id}
         led = [
@@ -152,22 +145,18 @@ class Receipts:
         if left:
             connection.execute(self._former_contacts, left)
         insert_or_replace(connection, aliases, led)
-        before = self.of(connection, [prospect_id]).get(prospect_id)
-        tail = (before.tail if before else b"") + (content or b"")
-        self._store(connection, prospect_id, tail, at_ms, updated_at_ms, hashed_names, before_ms)
+        self._store(connection, prospect_id, at_ms, updated_at_ms, hashed_names, before_ms)
 
-    def break_tail(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
-        """A write of unknown fate went to `prospect_id`: what was accepted last isn't known."""
-        before = self.of(connection, [prospect_id]).get(prospect_id)
-        if before is not None:
-            tail = before.tail + secrets.token_bytes(CONTENT_BYTES)
-            self._store(connection, prospect_id, tail, at_ms, before.updated_at_ms, None)
+    def doubt(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
+        """A write of unknown fate went to `prospect_id`: what was read before doesn't show them as
+        they are."""
+        if self.of(connection, [prospect_id]):
+            self._store(connection, prospect_id, at_ms, None, None)
 
     def _store(
         self,
         connection: sa.Connection,
         prospect_id: str,
-        tail: bytes,
         at_ms: int,
         updated_at_ms: int | None,
         names: bytes | None,
@@ -176,7 +165,7 @@ class Receipts:
         row = {
             "scope": self._scope,
             "prospect_id": prospect_id,
-            "tail": tail[-_TAIL_BYTES:],
+            "tail": b"",  # of version 0.1
             "accepted_ms": at_ms,
             "updated_at_ms": updated_at_ms,
             "seen_ms": at_ms,
