@@ -670,7 +670,7 @@ class Settler:
         moment_ms = now_ms if server_now_ms is None else server_now_ms
         refused = Refusal(asked, about, row.failures[-1], moment_ms)
         refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
-        refusals.put(connection, write.aliases[0], refused, now_ms)
+        refusals.put(connection, self._bases.contacts(write)[0], refused, now_ms)
 
     def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
         """An undo is done with a person, whether it has put them back or left them alone."""

@@ -32,9 +32,9 @@ _NOT_PULLED = (
     "first, and export again; for another account's export, ignore column {column!r} in a mapping "
     "file"
 )
-_DELETED = "prospect {id} was deleted in HiringCenter, so nothing of the row is sent"
+_DELETED = "this person was deleted in HiringCenter, so nothing of the row is sent"
 _NO_CONTACT = (
-    "prospect {id} has neither email nor phone, and HiringCenter can't be told otherwise whom to "
+    "this person has neither email nor phone, and HiringCenter can't be told otherwise whom to "
     "change, so nothing of the row is sent"
 )
 
@@ -110,7 +110,7 @@ class ExportedRows:
         return found
 
     def _left_alone(self, row: InputRow, id_: str, reason: str) -> ValidRow:
-        exported = Exported(None, reason=reason.format(id=id_))
+        exported = Exported(None, reason=reason)
         return ValidRow(row.row_number, {}, None, None, [], [], id_, exported.to_bytes())
 
     def _exported(

@@ -289,7 +289,7 @@ class Planner:
         evidence = self._finder.gather(rest, facts)
         writes = [row[0] for person in rest for row in person]
         with self._outbox.database.read() as connection:
-            firsts = {write.aliases[0] for write in writes if write.row_alias is None}
+            firsts = {self._bases.contacts(write)[0] for write in writes if write.row_alias is None}
             self._refused = self._refusals.find(connection, firsts)
         for person in rest:
             self._plan_person(person, evidence)
@@ -405,7 +405,7 @@ class Planner:
 
     def _refused_before(self, write: Write, own: Evidence, known: str | None) -> str | None:
         """Why a row isn't tried again that was refused, while nothing has changed; else None."""
-        refused = self._refused.get(write.aliases[0])
+        refused = self._refused.get(self._bases.contacts(write)[0])
         if refused is None or self._options.force:
             return None
         if refused.asked != self._options.asked(write.content, self._outbox.hasher):
