@@ -171,11 +171,11 @@ class Bases:
         return [self._memory(write, says, id_, found) for write, says, id_ in rows]
 
     def namesakes(
-        self, connection: sa.Connection, source: str, says: Mapping[str, Any]
+        self, connection: sa.Connection, number: int, says: Mapping[str, Any]
     ) -> list[tuple[Entry, frozenset[int]]]:
-        """Entries of this source under the names that a row has, each with its contacts."""
+        """Entries of a source under the names that a row has, each with its contacts."""
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
-        return self._entries.named(connection, self.number(connection, source), names)
+        return self._entries.named(connection, number, names)
 
     def number(self, connection: sa.Connection, source: str) -> int:
         """The number of a source; 0 while nothing of it is settled."""

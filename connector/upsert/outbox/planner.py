@@ -227,6 +227,8 @@ class Planner:
         self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[PlannedRow], None] | None = None
+        with outbox.database.read() as connection:  # 0: no earlier push has settled anything
+            self._source = self._bases.number(connection, options.source)
         self.counts = PlanCounts()
 
     def plan(
@@ -382,8 +384,8 @@ class Planner:
         plans = self._merging.plan(asked, known, is_open=is_open)
         if known is None and not is_open:
             plans = [
-                self._unless_contact_changed(plan, *row) if plan.sends else plan
-                for plan, row in zip(plans, asked, strict=True)
+                self._unless_contact_changed(plan, own) if plan.sends else plan
+                for plan, (_, own) in zip(plans, asked, strict=True)
             ]
         decisions = [_decision_of(plan) for plan in plans]
         person = number or (merged[0][0][0].person if known is None else self._number_of(known))
@@ -417,13 +419,14 @@ class Planner:
             return None
         return f"{refused.reason} {NOT_AGAIN}"
 
-    def _unless_contact_changed(self, plan: RowPlan, write: Write, own: Evidence) -> RowPlan:
+    def _unless_contact_changed(self, plan: RowPlan, own: Evidence) -> RowPlan:
         """A row that nobody knows, under the names of an entry for which fewer rows speak than
         before, may be that entry's row with another contact: it would create a stranger."""
-        if self._options.allow_shared_contact or (own.memory and own.memory.entry):
+        has_entry = own.memory is not None and own.memory.entry is not None
+        if self._options.allow_shared_contact or has_entry or not self._source:
             return plan
         with self._outbox.database.read() as connection:
-            namesakes = self._bases.namesakes(connection, write.source, own.payload)
+            namesakes = self._bases.namesakes(connection, self._source, own.payload)
         for entry, contacts in namesakes:
             if self._staging.rows_with(contacts) < entry.rows:
                 about = entry.prospect_id or "another prospect"
