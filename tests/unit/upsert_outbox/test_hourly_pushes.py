@@ -67,8 +67,7 @@ def edit(api: FakeApi, chance: random.Random, number: int) -> dict[tuple[str, st
     return {(id_, name): value}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("make", [equal, partly_equal, different])
+@pytest.mark.parametrize(("make", "seed"), [(equal, 1), (partly_equal, 2), (different, 3)])
 def test_every_edit_stands_and_a_changed_cell_is_sent_once(
     rig: Rig, api: FakeApi, make: Callable[[dict[str, Any]], dict[str, Any]], seed: int
 ):
@@ -143,7 +142,7 @@ def export(rig: Rig, api: FakeApi) -> Rows:
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize("edits_at_first", [False, True], ids=["equal", "edited"])
 def test_an_export_that_is_pushed_hourly_sends_what_is_edited_in_it(
     rig: Rig, api: FakeApi, edits_at_first: bool, seed: int

@@ -147,8 +147,7 @@ def test_never_is_sent_to_nobody(rig: Rig, api: FakeApi):
     assert api.prospects["h1"]["title"] == "Broker"
 
 
-@pytest.mark.parametrize("merges", [False, True], ids=["replaces", "merges"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("merges", "seed"), [(False, 1), (True, 2)], ids=["replaces", "merges"])
 def test_labels_set_by_hand_survive_pushes_of_labels_to_add(
     rig: Rig, api: FakeApi, merges: bool, seed: int
 ):
