@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
+from connector.budget.database import Prepared
 from connector.logs import redact
 from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
@@ -46,8 +47,15 @@ _FIND = (
     "WHERE c.contact IN ({numbers})"
 ).replace("{columns}", ", ".join(f"e.{name}" for name in _COLUMNS))
 # built once: building a statement takes ten times as long as executing it
-_NAMED = sa.select(*(entries.c[name] for name in _COLUMNS)).where(
-    entries.c.source == sa.bindparam("of_source"), entries.c.names == sa.bindparam("of_names")
+_NAMED = Prepared(
+    sa.select(*(entries.c[name] for name in _COLUMNS)).where(
+        entries.c.source == sa.bindparam("of"), entries.c.names == sa.bindparam("called")
+    )
+)
+_LEADING = Prepared(
+    sa.select(entry_contacts.c.contact).where(
+        entry_contacts.c.source == sa.bindparam("of"), entry_contacts.c.alias == sa.bindparam("to")
+    )
 )
 _CONTACT = ("contact", "source", "alias")
 
@@ -154,14 +162,14 @@ class Entries:
         self, connection: sa.Connection, source: int, names: bytes
     ) -> list[tuple[Entry, frozenset[int]]]:
         """The entries of a source under these names, each with all contacts that lead to it."""
-        named = {"of_source": source, "of_names": names}
-        found = [Entry._make(row) for row in connection.execute(_NAMED, named)]
+        found = [
+            Entry._make(row)
+            for row in _NAMED.execute(connection, {"of": source, "called": names}).fetchall()
+        ]
         contacts = []
         for entry in found:
-            more = sa.select(entry_contacts.c.contact).where(
-                entry_contacts.c.source == source, entry_contacts.c.alias == entry.alias
-            )
-            contacts.append(frozenset({entry.alias, *connection.scalars(more)}))
+            more = _LEADING.execute(connection, {"of": source, "to": entry.alias}).fetchall()
+            contacts.append(frozenset({entry.alias, *(contact for (contact,) in more)}))
         return list(zip(found, contacts, strict=True))
 
     def put(

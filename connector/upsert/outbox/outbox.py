@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database
+from connector.budget.database import Database, Prepared
 from connector.errors import OutboxConflict
 from connector.upsert.outbox.matching import Hasher, compare
 from connector.upsert.outbox.outbox_schema import (
@@ -130,6 +130,7 @@ _SENT = (
 _STEP = sa.update(writes).where(
     writes.c.id == sa.bindparam("of_id"), writes.c.state == sa.bindparam("before")
 )
+_steps: dict[tuple[str, ...], Prepared] = {}  # by the columns that they set
 
 
 class Outbox:
@@ -284,7 +285,9 @@ class Outbox:
         values: dict[str, Any],
     ) -> None:
         which = {"of_id": write.id, "before": before.value}
-        changed = connection.execute(_STEP, {**which, "state": after.value, **values})
+        columns = ("state", *values)
+        step = _steps.setdefault(columns, Prepared(_STEP, columns))
+        changed = step.execute(connection, {**which, "state": after.value, **values})
         if changed.rowcount != 1:
             raise OutboxConflict(
                 row_number=write.row_number, expected=before.value, wanted=after.value

@@ -223,6 +223,7 @@ class Planner:
         self._refusals = Refusals(outbox.scope, source)
         self._refused: dict[int, Refusal] = {}
         self._settled: list[Settlement] = []
+        self._has_entries = False  # whether anything of the source was settled before this chunk
         self._new: list[Write] = []
         self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
@@ -287,6 +288,7 @@ class Planner:
 
     def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
         facts = self._finder.look_up(people)
+        self._has_entries = facts.entries.source != 0
         rest = [each for each in people if not self._is_planned_plainly(each, facts)]
         evidence = self._finder.gather(rest, facts)
         writes = [row[0] for person in rest for row in person]
@@ -424,6 +426,8 @@ class Planner:
         before, may be that entry's row with another contact: it would create a stranger."""
         has_entry = own.memory is not None and own.memory.entry is not None
         if self._options.allow_shared_contact or has_entry or not self._source:
+            return plan
+        if not self._has_entries:
             return plan
         with self._outbox.database.read() as connection:
             namesakes = self._bases.namesakes(connection, self._source, own.payload)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from connector.budget.database import Database
+from connector.budget.database import Database, Prepared
 from connector.logs import redact
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import (
@@ -79,15 +79,20 @@ class Receipts:
         # built once: building a statement takes ten times as long as executing it
         names = [name for name in Receipt._fields if name != "confirmed"]
         self._of = self._of_people(*(receipts.c[name] for name in names))
+        own = receipts.c
+        one = (own.scope == scope) & (own.prospect_id == sa.bindparam("one"))
+        self._of_one = Prepared(sa.select(*(own[name] for name in names)).where(one))
         columns = (attached.c.prospect_id, attached.c.kind, attached.c.content)
         self._attached = self._of_people(*columns)
         # `+ 0` keeps SQLite from reading all aliases of the scope by the primary key
         self._contacts = sa.delete(aliases).where(aliases.c.scope + 0 == scope)
-        self._former_contacts = self._contacts.where(
-            aliases.c.prospect_id == sa.bindparam("of_id"),
-            aliases.c.kind == sa.bindparam("of_kind"),
-            aliases.c.alias != sa.bindparam("but"),
-            aliases.c.confirmed,
+        self._former_contacts = Prepared(
+            self._contacts.where(
+                aliases.c.prospect_id == sa.bindparam("of_id"),
+                aliases.c.kind == sa.bindparam("of_kind"),
+                aliases.c.alias != sa.bindparam("but"),
+                aliases.c.confirmed,
+            )
         )
 
     def _of_people(self, *columns: sa.Column[Any]) -> sa.Select[Any]:
@@ -105,7 +110,13 @@ class Receipts:
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
-        found = connection.execute(self._of, {"ids": list(prospect_ids)}) if prospect_ids else ()
+        if len(prospect_ids) == 1:  # as each answer asks
+            (one,) = prospect_ids
+            found = self._of_one.execute(connection, {"one": one}).fetchall()
+        else:
+            found = (
+                connection.execute(self._of, {"ids": list(prospect_ids)}) if prospect_ids else ()
+            )
         return {id_: Receipt(id_, True, *known) for id_, *known in found}
 
     def accept(
@@ -143,7 +154,7 @@ class Receipts:
             if each["confirmed"] and each["kind"] != "row"
         ]
         if left:
-            connection.execute(self._former_contacts, left)
+            self._former_contacts.execute_many(connection, left)
         insert_or_replace(connection, aliases, led)
         self._store(connection, prospect_id, at_ms, updated_at_ms, hashed_names, before_ms)
 
