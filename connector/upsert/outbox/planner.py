@@ -38,7 +38,8 @@ from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 
 Mode = Literal["upsert", "create-only", "update-only"]
-_CHUNK_PEOPLE = _MOST_OUTCOMES = 10_000
+_CHUNK_PEOPLE = 10_000
+_MOST_UNSTORED = 50_000  # entries lie in the order of hashes: few large batches write fewer pages
 _DAY_MS = 86_400_000
 
 TWO_PEOPLE = (
@@ -297,7 +298,9 @@ class Planner:
             self._refused = self._refusals.find(connection, firsts)
         for person in rest:
             self._plan_person(person, evidence)
-        self._store()
+        unstored = len(self._found) + len(self._settled)
+        if len(self._new) >= _CHUNK_PEOPLE or unstored >= _MOST_UNSTORED:
+            self._store()
 
     def _is_planned_plainly(self, person: list[Row], facts: ContactFacts) -> bool:
         """Plan a person with one row that says what HiringCenter has; whether that is so."""
@@ -559,7 +562,7 @@ class Planner:
     def _outcome(self, result: RowResult) -> None:
         self.counts.outcomes[result.status] += 1
         self._found.append(result)
-        if len(self._found) >= _MOST_OUTCOMES:
+        if len(self._found) >= _MOST_UNSTORED:
             self._store()
 
     def _store(self) -> None:
