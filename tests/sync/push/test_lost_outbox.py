@@ -171,8 +171,8 @@ def lose_all(settings: Settings) -> None:
         return
     engine = sa.create_engine(settings.ledger_url.replace("postgresql:", "postgresql+psycopg:"))
     with engine.begin() as connection:
-        for name in ("outbox_receipts", "outbox_aliases", "outbox_attached"):
-            connection.execute(sa.text(f"DELETE FROM {name}"))
+        for name in ("receipts", "aliases", "attached", "entries", "entry_contacts", "sources"):
+            connection.execute(sa.text(f"DELETE FROM outbox_{name}"))
         connection.execute(sa.text("DELETE FROM outbox_salts WHERE name = 'token'"))
     engine.dispose()
 
