@@ -62,6 +62,8 @@ _NAMELESS = (
 )
 CONFLICT = "conflict"
 """The outcome of a write whose person isn't as its guard requires."""
+CHANGED_ANOTHER = "changed another"
+"""The outcome of a write by which HiringCenter changed another prospect than the one it was for."""
 
 CHANGED_SINCE_PLAN = (
     "conflict: {fields} of prospect {id} changed in HiringCenter since the plan was made, so "

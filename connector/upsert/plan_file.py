@@ -69,7 +69,7 @@ _LINE_BYTES = 64 * 1024**2
 _FILE_BYTES = 16 * 1024**3
 _CHUNK_BYTES = 1024**2
 _SENT = frozenset({"create", "update", "send"})
-_OWN_OPTIONS = ("run_id", "retry_total_s", "retention_days", "destination")
+_OWN_OPTIONS = ("run_id", "retry_total_s", "retention_days", "destination", "to_apply")
 
 
 @dataclass(frozen=True)

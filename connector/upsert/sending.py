@@ -659,6 +659,8 @@ class Sender:
         theirs, write = row.theirs, row.write
         if self._images is None or theirs is None or write.prospect_id != theirs.id:
             return
+        if write.kind != PROSPECTS:  # what it adds changes nothing of the person
+            return
         payload = orjson.loads(write.body)
         image = image_before(payload, theirs, self._outbox.hasher.cell, read_ms=row.read_ms)
         if image.before or image.unread:

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
-from connector.upsert.looking import APPEARED, CONFLICT, Guard, GuardConflict
+from connector.upsert.looking import APPEARED, CHANGED_ANOTHER, CONFLICT, Guard, GuardConflict
 from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.before_images import BeforeImages
 from connector.upsert.outbox.entries import Base, Entries, Refusal, Refusals, unpacked
@@ -797,7 +797,7 @@ class Settler:
         if name and before and before.agrees(self._outbox.hasher.name(name)):
             self._accept(connection, row, item, Status.UPDATED)
         else:
-            self._finish(connection, row, Status.FAILED, answered)
+            self._finish(connection, row, CHANGED_ANOTHER, answered)
             self._receipts.doubt(connection, answered, self._clock.now_ms())
             self._receipts.dispute(
                 connection, write.aliases, expected, answered, self._clock.now_ms()

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 import sqlalchemy as sa
 
-from connector.upsert.looking import Guard
+from connector.upsert.looking import CHANGED_ANOTHER, Guard
 from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
 from connector.upsert.outbox.outbox_schema import results, writes
@@ -39,7 +39,7 @@ _OLDER = (
 )
 _AS_OF = "as of {when}"
 _ALREADY = "prospect {id}: already undone by run {by}"
-_CHANGED = (Status.CREATED.value, Status.UPDATED.value)
+_CHANGED = (Status.CREATED.value, Status.UPDATED.value, CHANGED_ANOTHER)
 
 
 class Change(NamedTuple):

@@ -35,7 +35,7 @@ _LABELS_LISTED = 20
 _SENT = ("create", "update", "send")
 
 Change = dict[str, Any]
-"""One row as `--changes` has it; see docs/reference/plan-files.md."""
+"""One row as `--changes` has it; see docs/reference/summaries.md."""
 
 
 def change_of(planned: PlannedRow) -> Change:

@@ -474,6 +474,7 @@ class _PushRun(OutboxRun):
             fresh_ms=int(settings.writes.fresh_s * 1000),
             rechecks=request.recheck,
             lookups=settings.writes.lookups if request.lookups is None else request.lookups,
+            to_apply=request.to_apply,
         )
         super().__init__(opened, options)
         self._request, self._files = request, files

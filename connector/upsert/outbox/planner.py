@@ -76,7 +76,8 @@ class PushOptions:
     receipts that nothing uses, are kept. destination: a number that stands for where results land.
     rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
     rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
-    more may be looked up, to find out whether a field that is only filled is empty.
+    more may be looked up, to find out whether a field that is only filled is empty. to_apply: the
+    plan is kept, and whoever it changes will be looked up, however fresh the copy is.
     """
 
     run_id: str
@@ -92,6 +93,7 @@ class PushOptions:
     fresh_ms: int = 900_000
     rechecks: bool = True
     lookups: int = 500
+    to_apply: bool = False
 
     @property
     def force(self) -> bool:
@@ -525,7 +527,7 @@ class Planner:
     def _looks(self, decision: RowDecision, own: Evidence, plan: RowPlan | None) -> bool:
         """Whether the person of a row that is sent is looked up before."""
         if plan is not None and decision.prospect_id is not None:
-            return plan.seen is None or plan.looks_to_fill
+            return self._options.to_apply or plan.seen is None or plan.looks_to_fill
         is_lost = self._options.looks_first and own.best is None
         return is_lost or self._options.mode == "update-only"
 

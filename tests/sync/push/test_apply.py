@@ -94,6 +94,26 @@ def test_a_plan_is_applied_once(settings: Settings, sandbox: Sandbox, plan: Path
     )
 
 
+def test_a_plan_that_is_kept_counts_the_look_ups_of_its_application(
+    settings: Settings, sandbox: Sandbox, plan: Path
+):
+    """Whoever it changes is looked up, however fresh the copy is: here by one page of a scan. The
+    same plan without a file is that of a push, which needs no look-up."""
+    for name in ("Ada", "Bob", "Cyd"):
+        add(sandbox, name, title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    lines = [f"{name},X,{name.lower()}@example.org,,Prof,," for name in ("Ada", "Bob", "New")]
+    planned = make_plan(settings, plan, *lines)
+    asked = len(sandbox.requests)
+    assert counts(applied(settings, plan)) == {"created": 1, "updated": 2}
+    assert planned.summary["would_request"] == len(sandbox.requests) - asked == 4
+    lines = [line.replace("Prof", "Sir") for line in lines[:2]]
+    pull(settings, Wanted(("prospects",), full=True))
+    assert make_plan(settings, plan.with_name("b.hcplan"), *lines).summary["would_request"] == 3
+    shown = plan_push(settings, PushRequest(file=str(plan.with_name("people.csv"))), PlanFiles())
+    assert shown.summary["would_request"] == 2
+
+
 def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, plan: Path):
     """A creation that meets somebody changes nothing."""
     pull(settings, Wanted(("prospects",)))

@@ -153,9 +153,29 @@ def test_what_cant_be_undone_is_listed_with_row_and_prospect(
     messages = {each.row_number: each.message or "" for each in report.noteworthy}
     assert "licenseStatus" in messages[2]
     assert "keeps the note" in messages[2]
+    assert "keeps licenseStatus:" in messages[2], "a note's own fields are none of the person's"
     assert f"prospect {cy} was created" in messages[3]
     told = one_run(settings, report.summary["run_id"])
     assert [row["row_number"] for row in told.summary["noteworthy"]] == [2, 3]
+
+
+def test_somebody_else_who_was_changed_is_listed(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """A contact has gone to another prospect just before the push, which therefore changed them,
+    and reported it: what they were isn't known, and the undo doesn't say that all is well."""
+    ada, bob = add(sandbox, "Ada", title="Dr"), add(sandbox, "Bob", title="Mr")
+    pull(settings, Wanted(("prospects",)))
+    sandbox.store.update("prospects", ada, {"email": "new@example.org"})
+    sandbox.store.update("prospects", bob, {"email": "ada@example.org"})
+    pushed = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,")
+    assert counts(pushed) == {"failed": 1}
+    assert people(sandbox)[bob]["title"] == "Prof"
+    report = undone(settings, pushed.summary["run_id"])
+    assert (counts(report), report.exit_code) == ({"rejected": 1}, 3)
+    (result,) = report.noteworthy
+    assert (result.row_number, result.prospect_id) == (2, bob)
+    assert f"prospect {bob} stays as they are" in (result.message or "")
 
 
 def test_a_second_undo_is_already_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
