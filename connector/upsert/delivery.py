@@ -17,7 +17,13 @@ from connector.api.client import ApiClient, WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
 from connector.errors import ConnectorError, Refused, Unreachable
-from connector.upsert.outbox.matching import compare, conflict_with, same_email, same_phone
+from connector.upsert.outbox.matching import (
+    compare,
+    conflict_with,
+    labels_read,
+    same_email,
+    same_phone,
+)
 from connector.upsert.outbox.merge import NotSendable, PersonMerge
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
@@ -127,7 +133,7 @@ class Delivered:
     remembered: bool | None = None
     merged: PersonMerge | None = None
     conflicts: tuple[str, ...] = ()
-    refusal: str | None = None
+    refusal: NotSendable | None = None
     asked: bool = True
     read_ms: int | None = None
 
@@ -398,14 +404,23 @@ def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item]
 
 
 def usable_item(item: Item) -> dict[str, Any]:
-    """`item` without an id that the ledger can't hold, and without names that are no text: one odd
-    answer must not end a run, and every later one."""
-    names = ("firstName", "lastName")
-    odd = {name for name in names if not isinstance(item.get(name), str | None)}
+    """`item` without an id that the ledger can't hold, and without names, contacts and labels in a
+    form that isn't known: one odd answer must not end a run, and every later one. Contacts that are
+    numbers become text, and labels a list, so that each is compared, and sent back, as what it is.
+    """
+    usable = dict(item)
+    for name in SAME_CONTACT:
+        if type(usable.get(name)) is int:
+            usable[name] = str(usable[name])
+    texts = ("firstName", "lastName", *SAME_CONTACT)
+    odd = {name for name in texts if not isinstance(usable.get(name), str | None)}
     id_ = str(item.get("id"))
     if not id_.isprintable() or not 0 < len(id_) <= _LONGEST_ID:
         odd.add("id")
-    return {name: value for name, value in item.items() if name not in odd}
+    if usable.get("labels") is not None:
+        usable["labels"] = labels_read(usable["labels"])
+        odd |= {"labels"} if usable["labels"] is None else set()
+    return {name: value for name, value in usable.items() if name not in odd}
 
 
 def _full_name(item: Item) -> str:

@@ -250,7 +250,7 @@ class Looking:
         """
         item = met.item or {}
         if item.get("id") is None:
-            return replace(met, refusal=_NAMELESS)
+            return replace(met, refusal=NotSendable(_NAMELESS))
         id_ = str(item["id"])
         person = Person(id_, fields_of_item(item), fresh=True)
         merged, _ = self._merged(memory, person, None)
@@ -264,7 +264,7 @@ class Looking:
             body = self._body(merged, person, found_by)
             self._check_contacts(body, id_, {})
         except NotSendable as error:
-            return replace(met, refusal=str(error))
+            return replace(met, refusal=error)
         return replace(met, write=met.write._replace(body=orjson.dumps(body.payload)))
 
     def _check_contacts(self, body: Body, id_: str, seen: dict[tuple[str, str], list[str]]) -> None:

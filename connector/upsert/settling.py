@@ -493,7 +493,8 @@ class Settler:
         """A creation has met a prospect, who was read with its answer: the row is merged."""
         item = arrived.item or {}
         if arrived.refusal is not None:
-            self._refuse(connection, row, Status.REJECTED, arrived.refusal)
+            self._refuse(connection, row, Status.REJECTED, str(arrived.refusal))
+            self._remember_refusal(connection, row, arrived.refusal.people)
             return Next.SETTLED
         row.merged, row.theirs = arrived.merged, _person_read(row.write, item)
         row.updated_before_ms, row.was_looked_up = time_ms(item, "updatedAt"), True

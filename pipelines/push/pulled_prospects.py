@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from connector.source.list_pages import ListPages
 from connector.upsert.inputs.table_reader import open_read_only
 from connector.upsert.looking import PageOfPeople, ProspectScan
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
-from connector.upsert.outbox.matching import READ_AS, same_phone
+from connector.upsert.outbox.matching import READ_AS, labels_read, same_phone
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
@@ -272,10 +272,23 @@ def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[Pull
     people = []
     for id_, updated, deleted, *values in rows:
         shown = dict(zip(fields, values, strict=True))
-        if isinstance(shown.get("labels"), str):
-            shown["labels"] = orjson.loads(shown["labels"])
+        if shown.get("labels") is not None:
+            shown["labels"] = _labels(shown["labels"])
+            if shown["labels"] is None:
+                del shown["labels"]  # which there are isn't known
         people.append(PulledProspect(str(id_), _ms(updated), _ms(deleted), shown))
     return people
+
+
+def _labels(stored: Any) -> list[str] | None:
+    """The labels of a cell of JSON, which some databases hand out parsed. They are a list, or text,
+    as the API gave them."""
+    if isinstance(stored, str):
+        with suppress(orjson.JSONDecodeError):
+            stored = orjson.loads(stored)
+        if stored is None:
+            return []
+    return labels_read(stored)
 
 
 def _by_end(phones: Iterable[str]) -> dict[str, list[str]]:

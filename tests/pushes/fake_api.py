@@ -42,7 +42,8 @@ class FakeApi:
 
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
-    numbers_ids: ids are integers. merges_labels: they are added to those that are there. on_match:
+    numbers_ids: ids are integers. merges_labels: they are added to those that are there.
+    shows_labels_as_text: separated by commas. on_match:
     what a match answers with `update: false`: `existing` (200 and the person as they are),
     `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how many requests
     there were; pages are those of scans.
@@ -57,6 +58,7 @@ class FakeApi:
     drops_phones: bool = False
     numbers_ids: bool = False
     merges_labels: bool = False
+    shows_labels_as_text: bool = False
     on_match: str = "existing"
     before_post: Callable[[int], object] = lambda _: None
     skew_s: float = 0.0
@@ -95,7 +97,10 @@ class FakeApi:
             table = getattr(self, resource)
             name, value = next(iter(params.items()))
             return Page(
-                [dict(row) for row in table.values() if str(row.get(name)) == value], None, None, ""
+                [self._shown(row) for row in table.values() if str(row.get(name)) == value],
+                None,
+                None,
+                "",
             )
 
     def scan(self, size: int, *, is_whole: bool = True) -> Iterator[PageOfPeople]:
@@ -121,7 +126,7 @@ class FakeApi:
             self._tick()
             self.gets += 1
             found = getattr(self, resource).get(record_id)
-            return None if found is None else dict(found)
+            return None if found is None else self._shown(found)
 
     def post(
         self,
@@ -179,7 +184,7 @@ class FakeApi:
         if match and payload.get("update") is False and self.on_match != "ignored":
             if self.on_match == "conflict":
                 return Refused(status=409, url_path="/prospects", reason="this prospect exists")
-            return WriteAnswer(200, dict(match), None, None)
+            return WriteAnswer(200, self._shown(match), None, None)
         if self.numbers_ids and "prospectId" in fields:
             fields["prospectId"] = int(fields["prospectId"])
         if self.drops_phones and fields.get("phone"):
@@ -191,7 +196,13 @@ class FakeApi:
         record |= fields | {"updatedAt": self.now_ms()}
         table[str(record["id"])] = record
         self.applied.append(Applied(resource, str(record["id"]), key, payload))
-        return WriteAnswer(status, dict(record), None, None)
+        return WriteAnswer(status, self._shown(record), None, None)
+
+    def _shown(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        shown = dict(record)
+        if self.shows_labels_as_text and isinstance(shown.get("labels"), list):
+            shown["labels"] = ",".join(shown["labels"])
+        return shown
 
     def _next_id(self, resource: str) -> str | int:
         number = next(self._ids)

@@ -151,6 +151,16 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", "".join(kept))
 
 
+def labels_read(labels: Any) -> list[str] | None:
+    """The labels of a prospect that was read, whether they came as a list or separated by commas;
+    None where they are in neither form, so that which there are isn't known."""
+    if isinstance(labels, str):
+        return [label for part in labels.split(",") if (label := part.strip())]
+    if isinstance(labels, list) and all(isinstance(label, str | int) for label in labels):
+        return list(map(str, labels))
+    return None
+
+
 class Name(NamedTuple):
     """A first name. whole: folded; forms: whatever it may be shortened to, itself included. Both
     are text, or keyed hashes of it (see `Hasher.name`)."""

@@ -36,6 +36,18 @@ def test_labels_that_are_added_leave_the_others_alone(rig: Rig, api: FakeApi):
     assert push(rig, {**ADA, "labels_add": ["new"]}).statuses == {2: "unchanged"}
 
 
+def test_labels_that_are_shown_as_text_are_as_many_labels(rig: Rig, api: FakeApi):
+    """The API takes them separated by commas, so it may answer so: what was set by hand stays."""
+    hire(api, "q1", labels=["vip", "by hand"])
+    api.shows_labels_as_text = True
+    assert push(rig, {**ADA, "labels_add": ["new"]}).statuses == {2: "updated"}
+    assert labels(api) == {"vip", "by hand", "new"}
+    assert push(rig, {**ADA, "labels_add": ["new"]}).statuses == {2: "unchanged"}
+    removed = push(rig, {**ADA, "labels_add": ["new"], "labels_remove": ["vip"]})
+    assert labels(api) == {"by hand", "new"} | ({"vip"} if api.merges_labels else set())
+    assert removed.statuses == {2: "failed" if api.merges_labels else "updated"}
+
+
 def test_removing_a_label_shows_what_the_api_does(rig: Rig, api: FakeApi):
     """Where it merges, the label stays: the row has failed, and is rejected from then on, at no
     request that changes anything; nothing else of it gets lost."""

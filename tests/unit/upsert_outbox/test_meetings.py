@@ -7,7 +7,7 @@ import pytest
 from connector.upsert.outbox.merge import MergeRules
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
-from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, push
+from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, pull, push
 
 
 @pytest.fixture(params=["existing", "conflict"])
@@ -44,6 +44,21 @@ def test_whoever_is_met_isnt_changed_through_a_contact_that_two_people_have(rig:
     pushed = push(rig, ADA)
     assert (pushed.statuses, api.applied) == ({2: "rejected"}, [])
     assert "isn't alone" in (pushed.messages[2] or "")
+
+
+def test_a_row_that_cant_change_whom_it_met_isnt_tried_hour_after_hour(rig: Rig, api: FakeApi):
+    """Refused at no request, until one of the people changes."""
+    hire(api, "q1", title="Boss")
+    hire(api, "q2", title="Boss")
+    push(rig, ADA)
+    requests = api.posts + api.gets
+    assert push(rig, ADA).statuses == {2: "rejected"}
+    assert api.posts + api.gets == requests
+    del api.prospects["q2"]
+    pull(rig, api)
+    api.edit("q1", company="Acme")
+    pull(rig, api)
+    assert push(rig, ADA).statuses == {2: "updated"}
 
 
 def test_a_new_contact_of_whoever_is_met_must_be_nobody_elses(rig: Rig, api: FakeApi):

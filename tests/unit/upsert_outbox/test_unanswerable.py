@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from connector.api.client import WriteAnswer
+from connector.api.envelopes import Page
 from connector.errors import Unreachable
 from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import FakeApi, unreachable
@@ -102,8 +103,9 @@ def test_an_answer_with_a_time_that_is_none_is_an_answer(tmp_path: Path, updated
         {"id": "x" * 1000},
         {"id": ""},
         {"firstName": ["A"], "lastName": {"of": "B"}},
+        {"email": {"main": "odd@example.org"}, "phone": ["1"]},
     ],
-    ids=["surrogate", "NUL", "long", "empty", "names"],
+    ids=["surrogate", "NUL", "long", "empty", "names", "contacts"],
 )
 def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any]):
     """An id that the ledger can't hold names nobody; names that are no text say nothing. The row
@@ -118,4 +120,34 @@ def test_an_answer_of_odd_values_is_an_answer(tmp_path: Path, odd: dict[str, Any
     rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
     assert set(rig.push([ODD, *OTHERS]).statuses.values()) == {"created"}
     assert set(rig.push(OTHERS).statuses.values()) == {"unchanged"}
+    rig.close()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [[{"name": "hand"}], 5, {"a": 1}, [["hand"]], [None], True],
+    ids=["objects", "number", "object", "lists", "nulls", "boolean"],
+)
+def test_labels_in_a_form_that_isnt_known_are_unknown(tmp_path: Path, labels: object):
+    """All else of the row is sent; labels can't be added to them, since those that were there would
+    be lost; no row beside it is lost."""
+
+    class OddLabels(FakeApi):
+        def page(self, *args: Any, **options: Any) -> Page:
+            found = super().page(*args, **options)
+            return replace(found, items=[{**item, "labels": labels} for item in found.items])
+
+        def post(self, *args: Any, **options: Any) -> WriteAnswer:
+            answer = super().post(*args, **options)
+            return replace(answer, item={**answer.item, "labels": labels})
+
+    api = OddLabels(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    there = {**OTHERS[0], "firstName": "Ada", "lastName": "L", "labels": ["hand"]}
+    api.prospects["q1"] = {"id": "q1", "createdAt": 1, "updatedAt": 1, **there}
+    rows = [{**OTHERS[0], "labels_add": ["new"]}, OTHERS[1]]
+    assert rig.push(rows).statuses == {2: "rejected", 3: "created"}
+    rows = [{**OTHERS[0], "title": "Mr"}, {**OTHERS[1], "labels": ["x"], "title": "Mr"}]
+    assert rig.push(rows, source="other.csv").statuses == {2: "updated", 3: "updated"}
+    assert api.prospects["q1"]["labels"] == ["hand"]
     rig.close()
