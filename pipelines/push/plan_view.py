@@ -23,7 +23,7 @@ from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
-from connector.upsert.rows.write_schema import MANNERS
+from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 from pipelines.running.wording import duration, plural
 
 FIRST_ROWS = 10  # on a terminal, and in the summary
@@ -142,14 +142,14 @@ def _labels_removed(merged: Sequence[FieldMerge]) -> list[str]:
 
 _IN_WORDS = {
     "created": "{n} created: prospects can't be deleted through this API",
-    "not_in_copy": "{n} of people who aren't in the copy, unless they are looked up first",
-    "activities": "{n} added: notes, tasks and meetings can't be deleted through this API",
+    "not_in_copy": "{n} of people who aren't in the copy and aren't looked up first",
+    "activities": "{n} added (notes, tasks, meetings): they can't be deleted through this API",
     "write_only": "{n} in fields that can't be read back ({fields})",
     "only_contact": "{n} of what may be a person's only contact: refused, unless they have another",
     "labels_added": "{n} given labels, which HiringCenter only adds and never removes",
 }
 _NOUNS = {
-    "created": "prospect", "not_in_copy": "change", "activities": "activity",
+    "created": "prospect", "not_in_copy": "change", "activities": "record",
     "write_only": "value", "only_contact": "change", "labels_added": "prospect",
 }  # fmt: skip
 
@@ -201,10 +201,12 @@ class PlanView:
     sinks: PlanSinks = field(default_factory=PlanSinks)
     labels_merge: bool = False
     looks: int = 0
+    kept_rows: int = 0
     worth_a_look: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     files: Mapping[str, str] = field(default_factory=dict)
     fields: Counter[str] = field(default_factory=Counter)
+    kept_fields: Counter[str] = field(default_factory=Counter)
     labels_removed: Counter[str] = field(default_factory=Counter)
     cannot_undo: Counter[str] = field(default_factory=Counter)
     write_only: set[str] = field(default_factory=set)
@@ -222,6 +224,10 @@ class PlanView:
             self._bad = planned  # its reason comes with the reject
             return
         sends = planned.outcome in _SENT or _only_adds(planned)
+        if planned.merged is not None:
+            kept = planned.merged.kept
+            self.kept_fields.update(each.name for each in kept)
+            self.kept_rows += bool(kept)
         if sends:
             self._count(planned)
         if self.sinks.plan is not None:
@@ -267,8 +273,8 @@ class PlanView:
         if planned.outcome in ("create", "send"):
             return
         self.fields.update(each.name for each in sent)
-        if sent and all(each.theirs is UNKNOWN for each in fields):
-            undo["not_in_copy"] += 1
+        if sent and not planned.looks and all(each.theirs is UNKNOWN for each in fields):
+            undo["not_in_copy"] += 1  # who is looked up has a before-image from then
         else:
             lost = [each.name for each in sent if _is_write_only(each)]
             undo["write_only"] += len(lost)
@@ -294,6 +300,7 @@ class PlanView:
         labels = self.labels_removed.most_common(_LABELS_LISTED)
         return {
             "fields": dict(self.fields.most_common()),
+            "kept": self.kept_rows,  # those that would be sent, too
             "labels_removed": [{"label": label, "prospects": count} for label, count in labels],
             "cannot_be_undone": undo,
             "first_changes": self.first,
@@ -383,6 +390,9 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
     if view.fields:
         counts = [f"{name} {count:,}" for name, count in view.fields.most_common()]
         yield f"Fields that change: {', '.join(counts)}."
+    if view.kept_fields:
+        counts = [f"{name} {count:,}" for name, count in view.kept_fields.most_common()]
+        yield f"Fields kept as HiringCenter has them: {', '.join(counts)}."
     if view.labels_removed:
         labels = view.labels_removed.most_common(_LABELS_LISTED)
         named = ", ".join(f"{in_words(label)} ({count:,})" for label, count in labels)
@@ -391,7 +401,7 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
     if undo := view.undo_lines():
         yield f"Can't be undone: {'; '.join(undo)}."
     if (age_s := summary.get("copy_age_s")) is not None:
-        yield f"Compared with the pulled copy of {duration(age_s)} ago{_looks(view, summary)}."
+        yield f"Compared with the copy pulled {duration(age_s)} ago{_looks(view, summary)}."
 
 
 def _looks(view: PlanView, summary: Mapping[str, Any]) -> str:
@@ -425,7 +435,7 @@ def _table(first: Sequence[Change]) -> Table:
     table.add_column("what", no_wrap=True)
     table.add_column("who", no_wrap=True, overflow="ellipsis", max_width=22)
     table.add_column("field", no_wrap=True, overflow="ellipsis", max_width=16)
-    table.add_column("old → new", no_wrap=True, overflow="ellipsis")
+    table.add_column("old → new")  # the only one that Rich may narrow: its cells don't wrap either
     for change in first:
         shown = for_people(change)
         start: Sequence[str] = (
@@ -433,7 +443,9 @@ def _table(first: Sequence[Change]) -> Table:
             shown.get("name") or shown.get("contact") or shown.get("prospect_id") or "",
         )  # fmt: skip
         for name, text in _field_lines(shown):
-            table.add_row(*map(Text, start), Text(name), Text(text))
+            table.add_row(
+                *map(Text, start), Text(name), Text(text, no_wrap=True, overflow="ellipsis")
+            )
             start = ("", "", "")
     return table
 
@@ -451,6 +463,8 @@ def _field_lines(shown: Change) -> list[tuple[str, str]]:
 
 
 def _from_to(each: Mapping[str, Any]) -> str:
+    if each["field"] in LABEL_EDITS:
+        return f"{'−' if each['field'] == 'labels_remove' else '+'} {each['new']}"
     old = (each["old"] or "(empty)") if "old" in each else "?"
     edited = " (edited in HiringCenter)" if each.get("replaces_edit") else ""
     return f"{old}{_ARROW}{each['new'] or '(empty)'}{edited}"

@@ -131,7 +131,7 @@ def _table(summary: dict[str, Any]) -> Table:
     is_dry = "eta_s" in summary
     names = [name for name in _COUNTS if summary[name] or not is_dry or name in _SHOWN_DRY]
     names += [name for name in ("would_create", "would_update", "would_send") if name in summary]
-    names += [name for name in ("kept", "not_sent") if summary.get(name) and not is_dry]
+    names += [name for name in ("kept", *(() if is_dry else ("not_sent",))) if summary.get(name)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("rows", *names):
         table.add_column(name.replace("_", " "), justify="right")
@@ -167,8 +167,8 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
     is_apply = "plan_file" in summary and "eta_s" not in summary
     if "rejects_file" in summary and is_apply:
         yield (
-            f"Rows that weren't applied are in {summary['rejects_file']}: plan that file to see "
-            "what they would do now."
+            f"Rows that weren't applied are in {summary['rejects_file']}: pull, then plan that "
+            "file to see what they would do now."
         )
     elif "rejects_file" in summary:
         yield f"Fix the rows in {summary['rejects_file']} and push that file."

@@ -59,7 +59,7 @@ from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, fore
 from pipelines.running.account_outbox import begin_sending, known_scope_of, outbox_of, scope_of
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
-from pipelines.running.wording import elapsed, plural, utc
+from pipelines.running.wording import duration, plural, utc
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
@@ -641,8 +641,8 @@ class _PushRun(OutboxRun):
             age = "there is no complete copy to compare with"
         else:
             self._copy_age_s = max(0.0, (self._began_ms - complete_ms) / 1000)
-            age = f"the last complete scan began {elapsed(self._copy_age_s)} before"
-        note = f"Nobody was looked up before the writes (--no-recheck); {age}."
+            age = f"the last complete scan began {duration(self._copy_age_s)} earlier"
+        note = f"No one is looked up before a change (--no-recheck); {age}."
         self._report.notes.append(note)
 
     def _check_changes(self) -> None:

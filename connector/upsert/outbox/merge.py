@@ -114,7 +114,7 @@ class Why(StrEnum):
     CHANGED = "changed in the input"
     FORCED = "sent with --force"
     RESTORED = "put back with --restore"
-    UNCHANGED = "unchanged in the input since it was last settled"
+    UNCHANGED = "unchanged in the input since the last push"
     TAKEN_OVER = "another source has settled the same value"
     ADOPTED = "pushed by an earlier version, which didn't keep what it sent"
     DISAGREES = "another source has pushed what HiringCenter has"

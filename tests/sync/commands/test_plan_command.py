@@ -95,7 +95,7 @@ def test_each_row_shows_what_it_would_change(
     ]
     assert (ada["labels_removed"], ada["looked_up_first"]) == (["a"], True)
     assert ada["activities"] == [{"kind": "notes", "body": "Called"}]
-    why = "unchanged in the input since it was last settled"
+    why = "unchanged in the input since the last push"
     assert bea["kept"] == [{"field": "title", "input": "Agent", "why": why, "hiringcenter": "Boss"}]
     assert (bea["outcome"], cleo["outcome"]) == ("unchanged", "unchanged")
     summary = ended.summary
@@ -276,8 +276,10 @@ def test_the_first_changes_fit_a_terminal_of_80_columns():
     table, totals = screen.getvalue().split("… and 18 more rows to send")
     assert len(table.splitlines()) == 1 + 2 * 10
     assert max(map(len, table.splitlines())) <= 80
+    assert table.split()[:4] == ["row", "what", "who", "field"]
+    assert all(f"{number}  update  " in table for number in range(2, 12))
     assert "old old old" in table
     assert "Fields that change: title 28, streetAddressThatIsLong 28." in totals
-    assert "the pulled copy of 2 h ago; 28 people are looked up before the change." in totals
+    assert "the copy pulled 2 h ago; 28 people are looked up before the change." in totals
     *_, scanned = plan_lines(view, summary | {"look_ups": 3})
     assert scanned.endswith("28 people are looked up before the change, by a scan of 3 pages.")
