@@ -37,7 +37,7 @@ _CHUNK_ROWS = 2_000
 _SENT = frozenset({"create", "update", "send"})
 _WRITTEN_SINCE = (
     "conflict: another push has written {fields} of prospect {id} since the plan was made, so "
-    "nothing of the row was sent. Plan again to see what it would do now"
+    "nothing of the row was sent. Pull, then plan again to see what it would do now"
 )
 _DONE = "applied before, by run {run_id}"
 _OPEN = (

@@ -67,19 +67,19 @@ CHANGED_ANOTHER = "changed another"
 
 CHANGED_SINCE_PLAN = (
     "conflict: {fields} of prospect {id} changed in HiringCenter since the plan was made, so "
-    "nothing of the row was sent. Plan again to see what it would do now"
+    "nothing of the row was sent. Pull, then plan again to see what it would do now"
 )
 APPEARED = (
-    "conflict: the plan was to create this person, but prospect {id} has their email or phone by "
-    "now, so nothing was sent. Plan again to see what it would change"
+    "conflict: the plan was to create this person, but prospect {id} has their email or "
+    "phone now, so nothing was sent. Pull, then plan again to see what it would change"
 )
 DELETED_SINCE_PLAN = (
     "conflict: prospect {id} was deleted in HiringCenter since the plan was made, so nothing was "
-    "sent. Plan again to see what it would do now"
+    "sent. Pull, then plan again to see what it would do now"
 )
 CHANGED_SINCE_PUSH = (
-    "conflict: {fields} of prospect {id} changed in HiringCenter since run {run_id}, and left as "
-    "HiringCenter has it"
+    "conflict: {fields} of prospect {id} changed in HiringCenter since run {run_id}, so it was "
+    "left as it is"
 )
 DELETED_SINCE_PUSH = (
     "conflict: prospect {id} was deleted in HiringCenter since run {run_id}; nothing was put back"

@@ -117,7 +117,8 @@ def _push_request(
     database: Path | None = option("--database F", "Use this DuckDB file for --table or --sql."),
     job: str | None = option("--job NAME", "Run the push job [push.NAME] of the settings."),
     to: Literal["prospects", "notes", "tasks", "meetings"] | None = option(
-        "--to", "What rows become (default: prospects); the others are added to prospects."
+        "--to KIND",
+        "What rows become: prospects (default), or notes, tasks or meetings of existing prospects.",
     ),
     key: str | None = option(
         "--key COLUMN", "Column that is the identity of a note, task or meeting (with --to)."
@@ -134,7 +135,7 @@ def _push_request(
         "--mapping F", "TOML file that maps input columns to API fields."
     ),
     mode: Literal["upsert", "create-only", "update-only"] | None = option(
-        "--mode", "Create and update prospects (default: upsert), or only one of the two."
+        "--mode MODE", "Create and update prospects: upsert (default), create-only or update-only."
     ),
     dry_run: bool = flag(
         "--dry-run", "Show what would be sent and how long it would take; send nothing."
@@ -256,7 +257,7 @@ def _plan(
     **given: Any,
 ) -> Result:
     """Show what a push of FILE, a table or a query would change, row by row and field by field,
-    compared with the last pull and with what was sent. Nothing is requested."""
+    compared with the last pull and with what was sent. Sends no requests."""
     from pipelines.push.push_run import PlanFiles, plan_push
     from pipelines.report.report_page import open_plan_page, render_plan
     from pipelines.running.progress import progress_of

@@ -139,7 +139,7 @@ class _ApplyRun(OutboxRun):
             raise
         if rejected := plan.counts.get("rejected", 0):
             self._report.notes.append(
-                f"{plural(rejected, 'row')} had been rejected when the plan was made; see there."
+                f"{plural(rejected, 'row')} rejected when the plan was made; plan again once fixed."
             )
         return applier
 

@@ -34,8 +34,8 @@ _NOT_PULLED = (
 )
 _DELETED = "this person was deleted in HiringCenter, so nothing of the row is sent"
 _NO_CONTACT = (
-    "this person has neither email nor phone, and HiringCenter can't be told otherwise whom to "
-    "change, so nothing of the row is sent"
+    "this person has neither email nor phone, by which HiringCenter finds whom to change, so "
+    "nothing of the row is sent"
 )
 
 

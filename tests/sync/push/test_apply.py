@@ -124,7 +124,7 @@ def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, 
     assert (counts(report), report.exit_code) == ({"failed": 1}, 3)
     assert people(sandbox) == before
     assert report.noteworthy[0].prospect_id == ada
-    assert f"prospect {ada} has their email or phone by now" in (report.noteworthy[0].message or "")
+    assert f"prospect {ada} has their email or phone now" in (report.noteworthy[0].message or "")
 
 
 def test_what_another_push_has_written_since_is_a_conflict(
