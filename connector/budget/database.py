@@ -29,6 +29,7 @@ Migration = Callable[[sa.Connection], None]
 LOCK_WAIT_S = 30.0
 """How long to wait for a locked ledger. A write transaction takes milliseconds."""
 _WAL_RETRY_S = 0.005
+_CACHE_KB = 32_000  # of a large outbox: else SQLite writes and reads its pages over and over
 _POSTGRES_OPTIONS = (
     f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
 )
@@ -57,6 +58,7 @@ class Prepared:
     def __init__(self, statement: sa.ClauseElement, columns: Collection[str] | None = None) -> None:
         self._statement, self._columns = statement, columns
         self._compiled: dict[str, tuple[str, dict[str, Any]]] = {}
+        self._of_tuples: dict[str, str] = {}
 
     @classmethod
     def update_of(cls, table: sa.Table) -> Prepared:
@@ -81,6 +83,17 @@ class Prepared:
             cursor.executemany(
                 text, [{**literals, **values} for values in rows] if literals else rows
             )
+
+    def execute_tuples(self, connection: sa.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """As `execute_many`, for an `insert` without values of its own. rows: its columns, in the
+        order of the table: dictionaries of a million rows cost as much as storing them."""
+        dialect = connection.dialect
+        if (text := self._of_tuples.get(dialect.name)) is None:
+            kind: Any = type(dialect)  # SQLAlchemy's base class has narrower parameters
+            by_position = kind(paramstyle="qmark" if dialect.name == "sqlite" else "format")
+            made = self._statement.compile(dialect=by_position, column_keys=self._columns)
+            text = self._of_tuples[dialect.name] = str(made)
+        connection.connection.cursor().executemany(text, rows)
 
     def _on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any]]:
         """The SQL text, and the values that the statement itself contains."""
@@ -164,6 +177,8 @@ class Database:
         self._use_wal(cursor)
         cursor.execute("PRAGMA secure_delete=ON")  # not every build of SQLite does by itself
         cursor.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        if self._durable:
+            cursor.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
         cursor.close()
 
     def _use_wal(self, cursor: sa.engine.interfaces.DBAPICursor) -> None:

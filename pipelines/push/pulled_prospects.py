@@ -294,7 +294,10 @@ def _labels(stored: Any) -> list[str] | None:
 def _by_end(phones: Iterable[str]) -> dict[str, list[str]]:
     ends: dict[str, list[str]] = {}
     for phone in phones:
-        ends.setdefault(re.sub(r"\D", "", phone)[-_KEY_DIGITS:], []).append(phone)
+        end = phone[-_KEY_DIGITS:]
+        if not end.isdecimal():
+            end = re.sub(r"\D", "", phone)[-_KEY_DIGITS:]
+        ends.setdefault(end, []).append(phone)
     return ends
 
 

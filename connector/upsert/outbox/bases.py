@@ -329,10 +329,7 @@ class Bases:
         if not settled:
             return
         number = self.number(connection, source) or self._make_number(connection, source)
-        found = [each.entry._replace(source=number) for each in settled]
-        pairs = zip(found, settled, strict=True)
-        contacts = [(entry, contact) for entry, each in pairs for contact in each.contacts]
-        self._entries.put(connection, found, contacts)
+        self._entries.put(connection, number, settled)
 
 
 def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:

@@ -8,7 +8,8 @@ nothing. A row that was refused is remembered here too.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import orjson
@@ -20,8 +21,8 @@ from connector.upsert.outbox.matching import CELL_BYTES, Hasher
 from connector.upsert.outbox.outbox_schema import (
     entries,
     entry_contacts,
-    insert_new,
     insert_or_replace,
+    insert_tuples,
     refusals,
     rows_of,
     sources,
@@ -57,7 +58,6 @@ _LEADING = Prepared(
         entry_contacts.c.source == sa.bindparam("of"), entry_contacts.c.alias == sa.bindparam("to")
     )
 )
-_CONTACT = ("contact", "source", "alias")
 
 Base = Mapping[str, frozenset[bytes]]
 ShownCells = Mapping[str, tuple[bytes, bytes]]
@@ -175,21 +175,18 @@ class Entries:
     def put(
         self,
         connection: sa.Connection,
-        settled: Sequence[Entry],
-        contacts: Iterable[tuple[Entry, int]],
+        source: int,
+        settled: Iterable[tuple[Entry, Collection[int]]],
     ) -> None:
-        """Store entries as they are settled now, and what else leads to them."""
-        insert_or_replace(connection, entries, [each._asdict() for each in sorted(settled)])
-        rows = {
-            (contact, entry.source, entry.alias)
-            for entry, contact in contacts
-            if contact != entry.alias
-        }
-        insert_new(
-            connection,
-            entry_contacts,
-            [dict(zip(_CONTACT, row, strict=True)) for row in sorted(rows)],
-        )
+        """Store entries of a source as they are settled now, each with what leads to it."""
+        rows, contacts = list[tuple[Any, ...]](), set[tuple[int, int, int]]()
+        for (alias, _, *rest), leading in settled:
+            rows.append((alias, source, *rest))
+            contacts.update([(each, source, alias) for each in leading if each != alias])
+        # in the order of their pages, and the last one of an entry is the one that stays
+        rows.sort(key=itemgetter(0))
+        insert_tuples(connection, entries, rows, replaces=True)
+        insert_tuples(connection, entry_contacts, sorted(contacts), replaces=False)
 
 
 class Refusal(NamedTuple):

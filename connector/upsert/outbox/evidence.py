@@ -28,14 +28,13 @@ from connector.upsert.outbox.receipts import Receipt, Receipts
 Disputed = Mapping[int, tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class PulledProspect:
+class PulledProspect(NamedTuple):
     """One prospect as the destination has it. fields: by API name. Times: UTC epoch ms."""
 
     id: str
     updated_at_ms: int | None
     deleted_at_ms: int | None
-    fields: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, Any] = {}
 
     def is_newer(self, updated_at_ms: int | None) -> bool | None:
         """Whether it is newer than what was accepted with this `updatedAt`; None: unknown."""
@@ -260,7 +259,7 @@ class EvidenceFinder:
 
     def is_settled(self, write: Write, prospect_id: str | None) -> bool:
         """Whether nothing about the person of `write` is open, uncertain or disputed."""
-        return self._unsettled.isdisjoint({*write.aliases, prospect_id})
+        return not self._unsettled or self._unsettled.isdisjoint({*write.aliases, prospect_id})
 
     def look_up(self, people: Sequence[Sequence[Sequence[Write]]]) -> ContactFacts:
         """The facts about the contacts of all rows. people: the rows of each, as their writes."""

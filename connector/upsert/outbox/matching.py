@@ -53,6 +53,7 @@ CONTENT_BYTES = 16
 _NAME_BYTES = 4
 CELL_BYTES = 6
 _MAC_BYTES = 32
+_CONTACTS = ("email", "phone")  # hardly ever twice in one file
 
 
 class Comparison(NamedTuple):
@@ -103,13 +104,12 @@ def normal_value(name: str, value: Any) -> Any:
     two phones with and without country code have two forms."""
     if name == "labels":
         return _labels(value)
-    if is_nothing(value):
-        return None
     if isinstance(value, str):
-        if name == "phone":
-            return _digits(value) or value.strip()
-        return value.strip().casefold() if name == "email" else value.strip()
-    return value
+        text = value.strip() or None
+        if name == "phone" and text:
+            return _digits(value) or text
+        return text.casefold() if name == "email" and text else text
+    return None if is_nothing(value) else value
 
 
 def same_email(one: Any, other: Any) -> bool:
@@ -121,6 +121,8 @@ def same_email(one: Any, other: Any) -> bool:
 
 def same_phone(one: Any, other: Any) -> bool:
     """Two spellings of one number; the shorter may lack the country code."""
+    if one == other:
+        return True
     digits, others = _digits(one), _digits(other)
     if len(digits) < _LEAST_DIGITS or len(others) < _LEAST_DIGITS:
         return digits == others
@@ -128,7 +130,10 @@ def same_phone(one: Any, other: Any) -> bool:
 
 
 def _digits(phone: Any) -> str:
-    return re.sub(r"\D", "", phone).lstrip("0") if isinstance(phone, str) else ""
+    if not isinstance(phone, str):
+        return ""
+    plain = phone.removeprefix("+")
+    return (plain if plain.isdecimal() else re.sub(r"\D", "", phone)).lstrip("0")
 
 
 def _labels(labels: Any) -> list[str]:
@@ -314,6 +319,7 @@ class Hasher:
         self._cell = _keyed(salt, CELL_BYTES, b"cell:")
         self._mac = hashlib.blake2b(digest_size=_MAC_BYTES, key=salt, person=b"plan file")
         self._cell_of_text = lru_cache(maxsize=50_000)(self._hash_cell)
+        self._first_names = lru_cache(maxsize=20_000)(self._hash_first_name)
 
     def alias(self, kind: AliasKind, value: str) -> int:
         """A signed 64-bit number for one contact. value: normalized already."""
@@ -341,7 +347,7 @@ class Hasher:
     def cell(self, name: str, value: Any) -> bytes:
         """6 bytes for one field's value, the same for all its spellings that `normal_value` knows.
         A change is missed where two values share them: one in 280 million million."""
-        if type(value) is str:
+        if type(value) is str and name not in _CONTACTS:
             return self._cell_of_text(name, value)
         return self._hash_cell(name, value)
 
@@ -367,10 +373,13 @@ class Hasher:
 
     def entry_names(self, first: Any, last: Any) -> bytes:
         """Keyed hashes of a row's last name, whole first name, and its initial; see `Entry`."""
+        last = _folded(last) if isinstance(last, str) else ""
+        return self._hashed(f"last:{last}") + self._first_names(first)
+
+    def _hash_first_name(self, first: Any) -> bytes:
         name = first_name(first)
         whole = str(name.whole) if name else ""
-        last = _folded(last) if isinstance(last, str) else ""
-        return b"".join(map(self._hashed, (f"last:{last}", whole, whole[:1])))
+        return self._hashed(whole) + self._hashed(whole[:1])
 
     def name(self, name: Name) -> Name:
         """`name` as keyed hashes, to be compared with stored ones."""

@@ -108,7 +108,7 @@ class Write(NamedTuple):
     def aliases(self) -> tuple[int, ...]:
         """Those that it has, email first."""
         every = (self.email_alias, self.phone_alias, self.row_alias)
-        return tuple(alias for alias in every if alias is not None)
+        return tuple([alias for alias in every if alias is not None])
 
     @property
     def person_names(self) -> tuple[int | str, ...]:

@@ -346,6 +346,15 @@ def insert_or_replace(connection: sa.Connection, table: sa.Table, rows: _Rows) -
         _insertion(connection, table, tuple(rows[0]), replaces=True).execute_many(connection, rows)
 
 
+def insert_tuples(
+    connection: sa.Connection, table: sa.Table, rows: Sequence[Sequence[Any]], *, replaces: bool
+) -> None:
+    """As `insert_or_replace` or `insert_new`, for many rows: all columns, in the table's order."""
+    if rows:
+        columns = tuple(column.name for column in table.columns)
+        _insertion(connection, table, columns, replaces=replaces).execute_tuples(connection, rows)
+
+
 def _insertion(
     connection: sa.Connection, table: sa.Table, columns: tuple[str, ...], *, replaces: bool
 ) -> Prepared:

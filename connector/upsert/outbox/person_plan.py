@@ -218,12 +218,10 @@ class PersonPlanner:
         copied = facts.near.people.get(id_ or "")
         if id_ is None or copied is None or not _is_plainly_equal(says, copied.fields):
             return None
-        receipts = [each for each in map(facts.receipts.get, write.aliases) if each is not None]
-        entries = {
-            entry
-            for contact in self._bases.contacts(write)
-            for entry in facts.entries.by_alias.get(contact, ())
-        }
+        receipts = [facts.receipts[name] for name in write.aliases if name in facts.receipts]
+        known = facts.entries.by_alias
+        contacts = self._bases.contacts(write)
+        entries = {entry for contact in contacts for entry in known.get(contact, ())}
         own = [entry for entry in entries if entry.source == facts.entries.source]
         about = {each.prospect_id for each in receipts} | {each.prospect_id for each in entries}
         if about - {id_} or len(own) > 1:

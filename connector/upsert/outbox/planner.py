@@ -39,7 +39,7 @@ from connector.upsert.rows.row_checks import Reject
 
 Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 10_000
-_MOST_UNSTORED = 50_000  # entries lie in the order of hashes: few large batches write fewer pages
+_MOST_UNSTORED = 100_000  # entries lie in the order of hashes: few large batches write fewer pages
 _DAY_MS = 86_400_000
 
 TWO_PEOPLE = (

@@ -24,6 +24,7 @@ from connector.upsert.outbox.outbox_schema import (
     disputed,
     insert_new,
     insert_or_replace,
+    insert_tuples,
     receipts,
     results,
     rows_of,
@@ -357,24 +358,24 @@ class ResultStore:
     ) -> None:
         """Store outcomes; a later one for the same row replaces the earlier."""
         rows = [
-            {
-                "scope": self._scope,
-                "run_id": run_id,
-                "row_number": each.row_number,
-                "status": each.status.value,
-                "prospect_id": each.prospect_id,
-                "message": None if each.message is None else redact(each.message)[:_MESSAGE_LENGTH],
-                "pushed_ms": at_ms,
-                "destination": self._destination,
-                "landed": False,
-                "record_kind": each.record_kind,
-                "record_id": each.record,
-                "changed_fields": _listed(each.changed_fields),
-                "kept_fields": _listed(each.kept_fields),
-            }
+            (
+                run_id,
+                each.row_number,
+                self._scope,
+                each.status.value,
+                each.prospect_id,
+                None if each.message is None else redact(each.message)[:_MESSAGE_LENGTH],
+                at_ms,
+                self._destination,
+                False,  # it hasn't landed
+                each.record_kind,
+                each.record,
+                _listed(each.changed_fields),
+                _listed(each.kept_fields),
+            )
             for each in found
         ]
-        insert_or_replace(connection, results, rows)
+        insert_tuples(connection, results, rows, replaces=True)
 
     def discard(self, run_id: str) -> None:
         """Forget the outcomes of a run that ended before it began to send."""

@@ -85,9 +85,10 @@ def test_an_entry_is_found_by_every_contact_that_it_ever_had(database: Database)
     with database.write() as connection:
         one, other = (entries.make_source(connection, source) for source in (7, 8))
         first, twin = entry(1, one), entry(2, other)
-        entries.put(connection, [first, twin], [(first, 1), (first, 2), (twin, 2)])
+        entries.put(connection, one, [(first, (1, 2))])
+        entries.put(connection, other, [(twin, (2,))])
         again = first._replace(cells=b"new", prospect_id=None)
-        entries.put(connection, [again], [(again, 3)])
+        entries.put(connection, one, [(again, (3,))])
         found = entries.find(connection, [1, 2, 3, 4])
     assert {alias: set(each) for alias, each in found.items()} == {
         1: {again}, 2: {twin, again}, 3: {again},
