@@ -182,10 +182,7 @@ class Delivery:
         payload = orjson.loads(write.body)
         contacts = [name for name in SAME_CONTACT if payload.get(name)]
         for name in contacts:
-            items = listed_people(self._api, {name: str(payload[name])})
-            own = [item for item in items if SAME_CONTACT[name](payload[name], item.get(name))]
-            if items and not own:
-                raise Unclear(UNFILTERED)
+            own = people_having(self._api, name, str(payload[name]))
             ids = sorted({str(item["id"]) for item in own if item.get("id") is not None})
             if len(ids) > 1:
                 raise NotSendable(_SEVERAL.format(contact=name, ids=" and ".join(ids[:3])))
@@ -353,6 +350,21 @@ def listed_people(api: ApiClient, params: Mapping[str, str]) -> list[Item]:
     """The prospects of a list that is filtered by one parameter."""
     page = api.page(PROSPECTS, params, lane=Lane.PUSH)
     return [usable_item(item) for item in page.items if isinstance(item, dict)]
+
+
+def people_having(api: ApiClient, name: str, value: str) -> list[Item]:
+    """All prospects who have a contact.
+
+    Raises:
+        Unclear: others are listed too, and not all of them, so that somebody else may have it.
+    """
+    page = api.page(PROSPECTS, {name: value}, lane=Lane.PUSH)
+    items: list[Item] = [usable_item(item) for item in page.items if isinstance(item, dict)]
+    own = [item for item in items if SAME_CONTACT[name](value, item.get(name))]
+    is_cut = bool(page.next_params or page.cut) or (page.total_count or 0) > len(page.items)
+    if len(own) < len(items) and (is_cut or not own):
+        raise Unclear(UNFILTERED)
+    return own
 
 
 def person_by_contact(api: ApiClient, payload: Item) -> Item | None:

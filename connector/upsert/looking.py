@@ -19,11 +19,10 @@ from connector.api.client import ApiClient
 from connector.errors import ConnectorError
 from connector.upsert.delivery import (
     SAME_CONTACT,
-    UNFILTERED,
     Delivered,
     Item,
     Unclear,
-    listed_people,
+    people_having,
     person_by_contact,
     person_by_id,
     usable_item,
@@ -331,24 +330,21 @@ class Looking:
         self, id_: str, contacts: Item, seen: dict[tuple[str, str], list[str]]
     ) -> Item | None:
         """The person, if a list by the first contact shows exactly them."""
-        for name, same in SAME_CONTACT.items():
+        for name in SAME_CONTACT:
             if contacts.get(name):
                 value = str(contacts[name])
-                items = listed_people(self.api, {name: value})
-                own = [item for item in items if same(value, item.get(name))]
-                ids = [str(item.get("id")) for item in own]
-                if own or not items:  # else the list may not be filtered, and shows nothing
-                    seen[name, value] = ids
+                try:
+                    own = people_having(self.api, name, value)
+                except Unclear:  # the list isn't filtered, and shows nothing
+                    return None
+                ids = seen[name, value] = [str(item.get("id")) for item in own]
                 return own[0] if ids == [id_] else None
         return None
 
     def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
         """The ids of those who have a contact; asked once."""
         if (name, value) not in seen:
-            items = listed_people(self.api, {name: value})
-            own = [item for item in items if SAME_CONTACT[name](value, item.get(name))]
-            if items and not own:
-                raise Unclear(UNFILTERED)
+            own = people_having(self.api, name, value)
             seen[name, value] = [str(item.get("id")) for item in own]
         return seen[name, value]
 

@@ -151,3 +151,37 @@ def test_labels_in_a_form_that_isnt_known_are_unknown(tmp_path: Path, labels: ob
     assert rig.push(rows, source="other.csv").statuses == {2: "updated", 3: "updated"}
     assert api.prospects["q1"]["labels"] == ["hand"]
     rig.close()
+
+
+@pytest.mark.parametrize("more", ["token", "count"])
+def test_a_list_that_isnt_filtered_doesnt_show_that_a_contact_is_one_persons(
+    tmp_path: Path, more: str
+):
+    """Its first page shows one of two who share a mailbox; the API might change the other one.
+    A list that is complete shows everybody."""
+
+    class Unfiltered(FakeApi):
+        shown = 2
+
+        def page(self, *args: Any, **options: Any) -> Page:
+            super().page(*args, **options)
+            items = [dict(each) for each in self.prospects.values()]
+            if more == "token":
+                token = {"pageToken": "2"} if len(items) > self.shown else None
+                return Page(items[: self.shown], token, None, "")
+            return Page(items[: self.shown], None, len(items), "")
+
+    api = Unfiltered(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    ada = {"firstName": "Ada", "lastName": "L", "email": "ada@x.org", "createdAt": 1}
+    for number in range(3):
+        other = {"email": f"n{number}@x.org"} if number == 1 else {}
+        api.prospects[f"q{number}"] = {"id": f"q{number}", "updatedAt": 1, **ada, **other}
+    row = {"email": "ada@x.org", "title": "Dr"}
+    pushed = rig.push([row])
+    assert (pushed.statuses, api.applied) == ({2: "failed"}, [])
+    del api.prospects["q2"]
+    api.shown = 3
+    assert rig.push([row]).statuses == {2: "updated"}
+    assert [change.id for change in api.applied] == ["q0"]
+    rig.close()
