@@ -488,6 +488,7 @@ class Sender:
     ) -> Delivered | BaseException | None:
         """What a look would bring, where how the person is was read before and still holds."""
         read = self._scanned.take(row.prospect_id or "") if self._must_look(row) else None
+        row.was_scanned = read is not None
         if read is not None and not self._holds(connection, read):
             read = None
         if read is None and self._must_look(row):
@@ -516,7 +517,9 @@ class Sender:
         the plan has seen. A read is used once, and never after a write of ours to them."""
         write, id_ = row.write, row.prospect_id or ""
         planned = PersonRead.from_bytes(write.seen) if write.seen else None
-        read = self._scanned.take(id_) or planned
+        scanned = self._scanned.take(id_)
+        row.was_scanned = scanned is not None
+        read = scanned or planned
         if read is not None and read.id == id_ and self._holds(connection, read):
             return read
         if self._options.rechecks or row.guard is not None:

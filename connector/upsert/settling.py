@@ -103,8 +103,8 @@ class RowInFlight:
     memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
     say, where there are several; merged: what came of the merge. guard: what the person must still
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
-    read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write.
-    updated_before_ms: their `updatedAt` then.
+    read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write;
+    was_scanned: by a scan, for this run's writes. updated_before_ms: their `updatedAt` then.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
     that only creates doesn't change it. names: of the people that `failures` are about, for the
@@ -130,6 +130,7 @@ class RowInFlight:
     theirs: Person | None = None
     read_ms: int | None = None
     was_looked_up: bool = False
+    was_scanned: bool = False
     updated_before_ms: float | None = None
     changed: tuple[str, ...] = ()
     left_alone: bool = False
@@ -660,16 +661,36 @@ class Settler:
     ) -> None:
         """The row isn't tried again until it, or one of those it is about, has changed. people:
         whom it concerns besides its own."""
+        self._remember(connection, row, people, row.failures[-1])
+
+    def _remember_unread(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
+        """The person was looked at, and fields that are only filled weren't shown: looking again
+        would bring nothing while neither the row nor they, who are `item` now, have changed."""
+        if row.merged is None or not (row.was_looked_up or row.was_scanned):
+            return
+        if row.merged.unread:
+            self._remember(connection, row, (), "", time_ms(item, "updatedAt"))
+
+    def _remember(
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        people: Collection[str],
+        reason: str,
+        known_ms: float | None = None,
+    ) -> None:
+        """known_ms: a moment of the server's clock that has passed."""
         write = row.write
-        is_rejected = row.own and row.memory is not None and row.guard is None
-        if not is_rejected or write.kind != PROSPECTS or write.row_alias is not None:
+        is_merged = row.own and row.memory is not None and row.guard is None
+        if not is_merged or write.kind != PROSPECTS or write.row_alias is not None:
             return
         hasher, now_ms = self._outbox.hasher, self._clock.now_ms()
         about = frozenset((*people, *([write.prospect_id] if write.prospect_id else ())))
         asked = self._options.asked(write.content, hasher)
         server_now_ms = self.server_ms()
         moment_ms = now_ms if server_now_ms is None else server_now_ms
-        refused = Refusal(asked, about, row.failures[-1], moment_ms)
+        moment_ms = max(moment_ms, int(known_ms or 0))
+        refused = Refusal(asked, about, reason, moment_ms)
         refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
         refusals.put(connection, self._bases.contacts(write)[0], refused, now_ms)
 
@@ -721,6 +742,7 @@ class Settler:
         if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
             row.notes.append(note)
         row.notes += filter(None, [unread_note(row.merged)])
+        self._remember_unread(connection, row, item)
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")

@@ -191,7 +191,8 @@ class Entries:
 
 class Refusal(NamedTuple):
     """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of everybody
-    whom it concerned. server_ms: no later than the server's clock was at that moment."""
+    whom it concerned. reason: empty where nothing was refused, but a look at the person didn't show
+    all that it was for. server_ms: no later than the server's clock was at that moment."""
 
     asked: bytes
     people: frozenset[str]

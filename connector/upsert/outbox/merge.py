@@ -169,6 +169,12 @@ class PersonMerge:
         return self._with(FieldAction.LEAVE_OUT)
 
     @property
+    def unread(self) -> frozenset[str]:
+        """Fields that are only filled, and of which a look at the person may show whether they are
+        empty."""
+        return frozenset(each.name for each in self.fields if each.why is Why.NOT_READ) - WRITE_ONLY
+
+    @property
     def settled(self) -> frozenset[str]:
         """Fields whose cells are base once the person's write is accepted; where there is nothing
         to send, at once."""

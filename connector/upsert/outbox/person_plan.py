@@ -19,7 +19,6 @@ from connector.upsert.outbox.merge import (
     CONTACTS,
     LABELS_STAY,
     NAMES,
-    WRITE_ONLY,
     FieldAction,
     FieldMerge,
     MergeRules,
@@ -131,10 +130,16 @@ class PersonPlanner:
         self._now_ms, self._fresh_ms, self._rechecks = now_ms, fresh_ms, rechecks
 
     def plan(
-        self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str | None, *, is_open: bool
+        self,
+        rows: Sequence[tuple[Write, Evidence]],
+        prospect_id: str | None,
+        *,
+        is_open: bool,
+        looked_at: Collection[int] = (),
     ) -> list[RowPlan]:
         """What to do with each row, in file order. prospect_id: see `whom`. is_open: a write to
-        them has no answer yet."""
+        them has no answer yet. looked_at: numbers of rows whose person was looked at before, for
+        fields that weren't shown."""
         memories = [own.memory for _, own in rows]
         assert all(memories)
         known = [memory for memory in memories if memory is not None]
@@ -175,8 +180,8 @@ class PersonPlanner:
                 sent = self._sent(memory, known, prospect_id)
                 seen = self._seen(rows[position][1], theirs, merged)
                 plan = replace(sent, settlement=plan.settlement, seen=seen)
-            unread = {each.name for each in own.fields if each.why is Why.NOT_READ} - WRITE_ONLY
-            if unread and (not plan.sends or plan.seen) and self._may_look_to_fill():
+            fills = bool(own.unread) and write.row_number not in looked_at
+            if fills and (not plan.sends or plan.seen) and self._may_look_to_fill():
                 if not plan.sends:
                     sent = self._sent(memory, known, prospect_id)
                     plan = replace(sent, settlement=plan.settlement)

@@ -388,7 +388,11 @@ class Planner:
         known = named or self._merging.whom(facts)
         is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
         asked = [(row[0], own) for row, own, _ in merged]
-        plans = self._merging.plan(asked, known, is_open=is_open)
+        tried = {
+            row[0].row_number: self._tried_before(row[0], own, known) for row, own, _ in merged
+        }
+        looked_at = {number for number, each in tried.items() if each and not each.reason}
+        plans = self._merging.plan(asked, known, is_open=is_open, looked_at=looked_at)
         if known is None and not is_open:
             plans = [
                 self._unless_contact_changed(plan, own) if plan.sends else plan
@@ -401,7 +405,8 @@ class Planner:
                 self._settled.append(plan.settlement)
             if plan.is_rejected:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
-            elif plan.sends and (reason := self._refused_before(row[0], own, known)) is not None:
+            elif plan.sends and (refused := tried[row[0].row_number]) and refused.reason:
+                reason = f"{refused.reason} {NOT_AGAIN}"
                 decision = RowDecision(Status.REJECTED, known, reason)
             elif own.uncertain and not plan.sends and not plan.is_known:
                 decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
@@ -412,8 +417,8 @@ class Planner:
             row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
             self._book(row, decision, own, person=person, plan=plan)
 
-    def _refused_before(self, write: Write, own: Evidence, known: str | None) -> str | None:
-        """Why a row isn't tried again that was refused, while nothing has changed; else None."""
+    def _tried_before(self, write: Write, own: Evidence, known: str | None) -> Refusal | None:
+        """How a row was refused that isn't tried again while nothing has changed; else None."""
         refused = self._refused.get(self._bases.contacts(write)[0])
         if refused is None or self._options.force:
             return None
@@ -424,7 +429,7 @@ class Planner:
         about |= {known} if known else set()
         if not about <= refused.people or self._finder.changed_since(refused, own):
             return None
-        return f"{refused.reason} {NOT_AGAIN}"
+        return refused
 
     def _unless_contact_changed(self, plan: RowPlan, own: Evidence) -> RowPlan:
         """A row that nobody knows, under the names of an entry for which fewer rows speak than

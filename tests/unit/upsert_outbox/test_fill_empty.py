@@ -143,3 +143,34 @@ def test_no_one_is_looked_up_for_what_cannot_be_read(rig: Rig, api: FakeApi):
     pushed = push(rig, {**row, "notes": "met"}, rules=FILL)
     assert (pushed.statuses, api.gets, api.posts) == ({2: "unchanged"}, 0, 0)
     assert "left out" in (pushed.messages[2] or "")
+
+
+@pytest.mark.parametrize("scans", [False, True])
+def test_who_was_looked_at_in_vain_isnt_looked_at_again(rig: Rig, api: FakeApi, scans: bool):
+    """A field that HiringCenter doesn't show can't be filled: that is found out once, also beside a
+    field that is filled. Whoever changes since, in the file or in HiringCenter, is looked at once
+    more; so are those for whom no look-up was left."""
+    rows = fill(hire_some(api, 6))
+    api.prospects["q0"]["title"] = ""
+    pull(rig, api)
+    if scans:
+        rig.scan = ProspectScan(lambda: 2, lambda: api.scan(5, is_whole=True))
+    pushed = push(rig, *rows, rules=FILL, lookups=6 if scans else 4)
+    assert api.prospects["q0"]["title"] == rows[0]["title"]
+    assert all("left out" in (each or "") for each in pushed.messages.values())
+    push(rig, *rows, rules=FILL)
+    assert api.gets + api.pages == (2 if scans else 6)
+    pull(rig, api)
+    again = push(rig, *rows, rules=FILL)
+    assert (api.gets + api.pages, api.posts) == (2 if scans else 6, 1)
+    assert set(again.statuses.values()) == {"unchanged"}
+    assert all("left out" in (each or "") for each in again.messages.values())
+    rig.scan = None
+    api.clock.advance(1)
+    api.edit("q1", company="Lloyd's", city="")
+    pull(rig, api)
+    push(rig, *rows, rules=FILL)
+    assert cities(api)[1] == "Rome"
+    asked = api.gets
+    push(rig, *rows[:2], {**rows[2], "city": "Oslo"}, rules=FILL)
+    assert api.gets == asked + 1
