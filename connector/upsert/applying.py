@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
+import orjson
 import sqlalchemy as sa
 
 from connector.clock import SteadyClock
@@ -23,7 +24,7 @@ from connector.upsert.looking import APPEARED, CONFLICT, Guard
 from connector.upsert.outbox.bases import Bases, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Entries, Entry
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
-from connector.upsert.outbox.merge import UNKNOWN, FieldMerge, Person
+from connector.upsert.outbox.merge import UNKNOWN, FieldMerge, Person, lacks_names
 from connector.upsert.outbox.outbox import Outbox, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results, writes
 from connector.upsert.outbox.person_plan import PlannedRow
@@ -329,10 +330,11 @@ class PlanApplier:
         if not others:
             return self._edited(planned, known)
         row, id_ = planned.row_number, planned.prospect_id
-        if id_ is None:
+        if id_ is None and not lacks_names(orjson.loads(planned.write.body)):
             return RowResult(row, Status.FAILED, others[0], APPEARED.format(id=others[0]))
         merged = planned.merged.to_send if planned.merged else ()
         fields = ", ".join(each.name for each in merged) or "something"
+        id_ = id_ or others[0]
         reason = _WRITTEN_SINCE.format(id=id_, fields=fields)
         return RowResult(row, Status.FAILED, id_, reason)
 

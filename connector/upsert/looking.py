@@ -31,6 +31,7 @@ from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
 from connector.upsert.outbox.matching import normal_value, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
+    SEVERAL_HAVE,
     UNKNOWN,
     Body,
     FieldAction,
@@ -219,17 +220,22 @@ class Looking:
             Unclear: the API didn't filter its list.
         """
         says, id_ = memory.row.says, write.prospect_id
-        if id_ is None and (found := person_by_contact(self.api, says)) is not None:
-            id_ = str(found.get("id"))
+        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
+        restored = guard.fields if guard and guard.undoes is not None else {}
+        contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
+        is_found, needs_one = id_ is None, not (says.get("firstName") or restored or write.exported)
+        if id_ is None:
+            found = self._find(says, seen) if needs_one else person_by_contact(self.api, says)
+            id_ = None if found is None else str(found.get("id"))
         if id_ is None:
             return Delivered(write, Verdict.ABSENT)
         write = write._replace(prospect_id=id_)
-        restored = guard.fields if guard and guard.undoes is not None else {}
-        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
-        contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
-        item = self._listed_alone(id_, contacts, seen) or person_by_id(self.api, id_)
+        item = found if is_found and needs_one else self._listed_alone(id_, contacts, seen)
+        item = item or person_by_id(self.api, id_)
         if item is None:
             return Delivered(write, Verdict.ABSENT)
+        if needs_one:
+            self._check_alone(item, id_, says, seen, is_found=is_found)
         person = Person(id_, fields_of_item(item), fresh=True)
         merged, conflicts = self._merged(memory, person, guard)
         if not merged.to_send:
@@ -265,6 +271,42 @@ class Looking:
         except NotSendable as error:
             return replace(met, refusal=error)
         return replace(met, write=met.write._replace(body=orjson.dumps(body.payload)))
+
+    def _find(self, says: Item, seen: dict[tuple[str, str], list[str]]) -> Item | None:
+        """Who has the row's email, else its phone.
+
+        Raises:
+            NotSendable: somebody has it whom the API doesn't name.
+            Unclear: the API didn't filter its list.
+        """
+        for name in SAME_CONTACT:
+            if says.get(name):
+                value = str(says[name])
+                own = people_having(self.api, name, value)
+                seen[name, value] = [str(item.get("id")) for item in own]
+                if own and own[0].get("id") is None:
+                    raise NotSendable(_NAMELESS)
+                if own:
+                    return own[0]
+        return None
+
+    def _check_alone(
+        self,
+        item: Item,
+        id_: str,
+        says: Item,
+        seen: dict[tuple[str, str], list[str]],
+        *,
+        is_found: bool,
+    ) -> None:
+        """The contacts of a row without a first name lead to one person. is_found: it is by them
+        alone that the person is known."""
+        for name, same in SAME_CONTACT.items():
+            if is_found and says.get(name) and not same(says[name], item.get(name)):
+                self._having(name, str(says[name]), seen)
+        ids = {id_, *(other for each in seen.values() for other in each)}
+        if len(ids) > 1:
+            raise NotSendable(SEVERAL_HAVE.format(ids=", ".join(sorted(ids)[:3])), ids)
 
     def _check_contacts(self, body: Body, id_: str, seen: dict[tuple[str, str], list[str]]) -> None:
         """The contact that goes out finds this person alone, and new ones are nobody else's."""

@@ -37,7 +37,13 @@ from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import NAMES, NotSendable, body_of_creation, merge
+from connector.upsert.outbox.merge import (
+    NAMES,
+    NotSendable,
+    body_of_creation,
+    lacks_names,
+    merge,
+)
 from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Verdict, Write, WriteState
 from connector.upsert.outbox.planner import (
@@ -457,6 +463,9 @@ class Sender:
         if row.guard is None or row.write.prospect_id is not None or found is None:
             return False
         id_, payload = found.prospect_id, orjson.loads(row.write.body)
+        if lacks_names(payload):  # it was never to create them
+            row.prospect_id = id_
+            return False
         if self._settler.has_settled(connection, row.write, id_, payload, created=True):
             row.prospect_id = id_
             return False
@@ -475,7 +484,8 @@ class Sender:
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
         looks = self._options.mode == "update-only" or row.must_exist is not None
         looks = looks or (self._options.looks_first and evidence.best is None)
-        looks = looks or (row.memory is not None and row.prospect_id is not None)
+        is_found = row.prospect_id is not None or lacks_names(orjson.loads(row.write.body))
+        looks = looks or (row.memory is not None and is_found)
         write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
         self._start(connection, row, write, looks=looks)
         if row.memory is None or row.prospect_id is None:
@@ -525,6 +535,8 @@ class Sender:
         if self._options.rechecks or row.guard is not None:
             return None
         says = orjson.loads(write.body)
+        if lacks_names(says):
+            return None
         led = (("email", evidence.by_email), ("phone", evidence.by_phone))
         alone = tuple(
             name for name, each in led if each and each.confirmed and each.prospect_id == id_

@@ -35,11 +35,14 @@ from connector.upsert.outbox.merge import (
     LABELS_SENT,
     LABELS_STAY,
     MERGED,
+    NOBODY,
+    NOT_AGAIN_WITHOUT_NAMES,
     NotSendable,
     Person,
     PersonMerge,
     has_changed,
     labels_were,
+    lacks_names,
     new_shown,
 )
 from connector.upsert.outbox.outbox import (
@@ -372,6 +375,11 @@ class Settler:
                 self._refuse(connection, row, Status.REJECTED, _ABSENT)
             elif known_id is None and row.must_exist is not None:
                 self._refuse(connection, row, Status.REJECTED, row.must_exist)
+            elif lacks_names(memory.row.says) and (
+                known_id is None or (row.write.exported is None and self._is_to_be_restored(memory))
+            ):
+                why = NOBODY if known_id is None else NOT_AGAIN_WITHOUT_NAMES
+                self._refuse(connection, row, Status.REJECTED, why)
             elif known_id is None or (
                 row.write.exported is None and self._is_to_be_restored(memory)
             ):

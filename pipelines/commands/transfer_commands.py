@@ -166,7 +166,8 @@ def _push_request(
     ),
     lookups: int | None = option(
         "--lookups N",
-        "Look up at most N people to find out which fields are empty (default: 500).",
+        "Look up at most N people to find out which fields are empty, or whom rows without names "
+        "are about (default: 500).",
         min=0,
     ),
     rejects: Path | None = option(

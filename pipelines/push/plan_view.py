@@ -18,7 +18,7 @@ from rich.text import Text
 
 from connector.errors import printable
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS
-from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why
+from connector.upsert.outbox.merge import CONTACTS, NAMES, UNKNOWN, FieldAction, FieldMerge, Why
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
@@ -46,7 +46,7 @@ def change_of(planned: PlannedRow) -> Change:
     says = orjson.loads(planned.write.body or b"{}")
     is_activity = planned.write.kind != PROSPECTS
     outcome = "update" if _only_adds(planned) else planned.outcome
-    name = " ".join(filter(None, (says.get("firstName"), says.get("lastName"))))
+    name = planned.name or " ".join(filter(None, (says.get(each) for each in NAMES)))
     change: Change = {
         "row": planned.row_number,
         "outcome": outcome,

@@ -21,6 +21,7 @@ from connector.upsert.inputs.table_reader import open_read_only
 from connector.upsert.looking import PageOfPeople, ProspectScan
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, labels_read, same_phone
+from connector.upsert.outbox.merge import CONTACTS
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
@@ -201,6 +202,7 @@ class PulledProspects(Pulled):
         read_as = (READ_AS.get(name, name) for name in PROSPECT_FIELDS)
         self._fields = {name: _snake(name) for name in read_as if _snake(name) in columns}
         self._keys = [key for key, column in _COLUMN_OF.items() if column in columns]
+        self.contacts = [name for name in CONTACTS if name in columns]
         updated_at = tables.ms_of("updated_at") if "updated_at" in columns else "NULL"
         self._times = ["id", updated_at, tables.ms_of("_hc_deleted_at")]
 

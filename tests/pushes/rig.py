@@ -53,7 +53,8 @@ class FreeBudget:
 
 
 def check(row: InputRow) -> ValidRow | Reject:
-    """Rows hold API names; `note`, `task` and `meeting` hold an activity's payload."""
+    """Rows hold API names; `note`, `task` and `meeting` hold an activity's payload. A name of ""
+    is an empty cell."""
     values = dict(row.values)
     if "bad" in values:
         return Reject(row.row_number, row.values, "bad", "is bad; make it good")
@@ -61,6 +62,7 @@ def check(row: InputRow) -> ValidRow | Reject:
         Activity(kind, values.pop(name)) for name, kind in _ACTIVITIES.items() if name in values
     ]
     payload = {"firstName": "Ada", "lastName": "L", "update": True} | values
+    payload = {name: value for name, value in payload.items() if value != ""}
     return ValidRow(
         row.row_number, payload, values.get("email"), values.get("phone"), activities, []
     )

@@ -25,7 +25,7 @@ from connector.upsert.outbox.entries import (
     unpacked,
 )
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
-from connector.upsert.outbox.merge import Remembered, Row, new_base
+from connector.upsert.outbox.merge import Remembered, Row, lacks_names, new_base
 from connector.upsert.outbox.outbox import Write
 from connector.upsert.rows.write_schema import MANNERS, PROSPECT_FIELDS
 
@@ -151,6 +151,7 @@ class Bases:
 
     def __init__(self, entries: Entries, hasher: Hasher) -> None:
         self._entries, self.hasher = entries, hasher
+        self._no_initial = hasher.entry_names(None, None)[INITIAL]
         self._sources: dict[str, int] = {}
 
     def find(self, connection: sa.Connection, source: str, writes: Iterable[Write]) -> FoundEntries:
@@ -209,7 +210,9 @@ class Bases:
         own, others = list[Entry](), list[Entry]()
         for entry in dict.fromkeys(chain.from_iterable(lists)):
             is_about = prospect_id is not None and entry.prospect_id == prospect_id
-            is_alike = entry.names[INITIAL] == names[INITIAL]
+            # who has no first name contradicts no one
+            is_alike = entry.names[INITIAL] in (names[INITIAL], self._no_initial)
+            is_alike |= not says.get("firstName")
             is_alike |= len(lists) > 1 and all(entry in each for each in lists)
             if is_about or (is_alike and write.exported is None):  # else its id alone decides
                 (own if entry.source == found.source else others).append(entry)
@@ -292,12 +295,13 @@ class Bases:
         shown = {name: pair for name, pair in shown.items() if after[name] == base.get(name)}
         is_whole = rows == 1 and after.keys() - {VERSION} <= own.keys()
         says = memory.row.says
+        names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         new = Entry(
             entry.alias if entry else contacts[0],
             entry.source if entry else 0,  # it gets its source's number when it is put
             prospect_id or (entry.prospect_id if entry else None),
             max(rows, entry.rows if entry else 0),
-            self.hasher.entry_names(says.get("firstName"), says.get("lastName")),
+            entry.names if entry and lacks_names(says) else names,
             write.content if is_whole else None,
             packed(after, shown),
             at_ms,

@@ -67,6 +67,9 @@ class Pulled:
     complete_ms: int | None = None
     """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
 
+    contacts: Collection[str] = ("email", "phone")
+    """Those that people can be found by: neither hashed nor left out."""
+
     page_size = 200
     """Rows per page of a scan."""
 

@@ -359,6 +359,35 @@ class _Merger:
 # --- what goes out -------------------------------------------------------------------------------
 
 
+def lacks_names(says: Mapping[str, Any]) -> bool:
+    """Whether a row doesn't have both names, so that it can't create its person."""
+    return any(not says.get(name) for name in NAMES)
+
+
+_TO_CREATE = "a first and last name are needed to create somebody. Fill them in"
+NOBODY = (
+    f"no prospect in HiringCenter has this email or phone, and {_TO_CREATE}, or correct the contact"
+)
+NOT_AGAIN_WITHOUT_NAMES = f"deleted in HiringCenter, and {_TO_CREATE} to create this person again"
+NOT_LOOKED_FOR = (
+    f"who has this email or phone isn't known, and --no-recheck looks no one up; {_TO_CREATE}, "
+    "pull first, or push without --no-recheck"
+)
+TOO_MANY_TO_FIND = (
+    "who has this email or phone isn't known, and as many people as --lookups allows are looked up "
+    f"already; {_TO_CREATE}, pull first, or raise --lookups"
+)
+NAMES_UNKNOWN = (
+    "the row lacks a first or last name, HiringCenter wants both with each change, and with "
+    "--no-recheck those of prospect {id} aren't looked up. Fill them in, pull first, or push "
+    "without --no-recheck"
+)
+SEVERAL_HAVE = (
+    "the row has no first name to tell apart the prospects that its email or phone leads to "
+    "({ids}). Fill in the first name, or look at them in HiringCenter"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Body:
     """What is posted for a person. contact: the contact that the API is to find them by; empty for

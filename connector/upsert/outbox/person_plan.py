@@ -7,7 +7,7 @@ fields that its row speaks for. What needs no request is settled at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,6 +19,11 @@ from connector.upsert.outbox.merge import (
     CONTACTS,
     LABELS_STAY,
     NAMES,
+    NAMES_UNKNOWN,
+    NOBODY,
+    NOT_AGAIN_WITHOUT_NAMES,
+    NOT_LOOKED_FOR,
+    TOO_MANY_TO_FIND,
     FieldAction,
     FieldMerge,
     MergeRules,
@@ -28,6 +33,7 @@ from connector.upsert.outbox.merge import (
     Row,
     Why,
     has_changed,
+    lacks_names,
     merge,
     new_base,
     still_holds,
@@ -49,7 +55,7 @@ class PlannedRow:
     each field that the row names, where a merge decided; a field that another row of the person
     speaks for isn't among those to be sent. looks: the person is looked up before the write.
     is_fresh: they were read within `push.fresh_s`. reason: for people, or None. settlement: what is
-    settled without a request.
+    settled without a request. name: of whom it is about, where the row lacks a name.
     """
 
     row_number: int
@@ -62,6 +68,7 @@ class PlannedRow:
     is_fresh: bool
     reason: str | None
     settlement: Settlement | None = None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,8 @@ class RowPlan:
     merged: what happens to each field that the row names; None where it says what HiringCenter
     has. is_known, is_fresh: the person is known as they are now, and was read within
     `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
-    looks_to_fill: it takes one all the same, to find out whether fields are empty."""
+    looks_to_fill: it takes one all the same, to find out whether fields are empty. looks_to_find:
+    the row can't create a person, so one who may be there is looked for. name: see `PlannedRow`."""
 
     sends: bool
     prospect_id: str | None
@@ -87,6 +95,8 @@ class RowPlan:
     is_fresh: bool = False
     seen: PersonRead | None = None
     looks_to_fill: bool = False
+    looks_to_find: bool = False
+    name: str | None = None
 
 
 def kept_note(fields: Collection[str]) -> str | None:
@@ -111,7 +121,8 @@ DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
 
 
 class PersonPlanner:
-    """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans."""
+    """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans. finds_all:
+    whoever isn't known is looked up before a write."""
 
     def __init__(
         self,
@@ -123,9 +134,11 @@ class PersonPlanner:
         fresh_ms: int,
         rechecks: bool = True,
         lookups: int = 0,
+        finds_all: bool = False,
     ) -> None:
         self._lookups_left: float = lookups
-        self._lookups = lookups
+        self._lookups = self._finds_left = lookups
+        self._finds_all = finds_all
         self._bases, self._pulled, self._rules = bases, pulled, rules
         self._now_ms, self._fresh_ms, self._rechecks = now_ms, fresh_ms, rechecks
 
@@ -159,12 +172,8 @@ class PersonPlanner:
                 return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
             created = merge(said, None, self._rules, self._cell)
             return [
-                replace(
-                    self._sent(memory, known, None),
-                    merged=_of_row(created, memory),
-                    disagree=_disagree(created, memory),
-                )
-                for memory in known
+                replace(plan, merged=_of_row(created, memory), disagree=_disagree(created, memory))
+                for plan, memory in zip(self._unknown(rows, known), known, strict=True)
             ]
         theirs = self._person(rows, prospect_id)
         known = [
@@ -188,10 +197,59 @@ class PersonPlanner:
                 plan = replace(plan, looks_to_fill=True)
             if any(each.why is Why.MERGES for each in own.fields):
                 plan = RowPlan(False, prospect_id, reason=LABELS_STAY, is_rejected=True)
+            if lacks_names(memory.row.says):
+                plan = self._nameless(plan, memory, theirs, own)
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
             plan = replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh)
             plans.append(replace(plan, disagree=_disagree(merged, memory)))
         return plans
+
+    def _unknown(
+        self, rows: Sequence[tuple[Write, Evidence]], known: Sequence[RowMemory]
+    ) -> Iterator[RowPlan]:
+        """The plans of rows about somebody who isn't known: those with names create them."""
+        creates = False
+        for (_, own), memory in zip(rows, known, strict=True):
+            plan = self._sent(memory, known, None)
+            if not lacks_names(memory.row.says):
+                creates = True
+            else:
+                reason = None if creates or self._finds_all else self._why_not_found(own)
+                is_rejected = reason is not None
+                plan = replace(
+                    plan, looks_to_find=not is_rejected, reason=reason, is_rejected=is_rejected
+                )
+            yield plan
+
+    def _why_not_found(self, own: Evidence) -> str | None:
+        """Why the person of a row that can't create one isn't looked for; None where they are."""
+        if own.dropped or (own.memory is not None and own.memory.people):
+            return NOT_AGAIN_WITHOUT_NAMES
+        read_ms, contacts = self._pulled.complete_ms, set(self._pulled.contacts)
+        given = {name for name in CONTACTS if own.payload.get(name)}
+        is_fresh = read_ms is not None and 0 <= self._now_ms - read_ms < self._fresh_ms
+        if is_fresh and given <= contacts and own.disputed is None:
+            return NOBODY
+        if not self._rechecks:
+            return NOT_LOOKED_FOR
+        self._finds_left -= 1
+        self._lookups_left -= 1
+        return TOO_MANY_TO_FIND if min(self._finds_left, self._lookups_left) < 0 else None
+
+    def _nameless(
+        self, plan: RowPlan, memory: RowMemory, theirs: Person | None, own: PersonMerge
+    ) -> RowPlan:
+        """The plan of a row without both names about a person who is known: theirs go out with it,
+        as they were read."""
+        fields, says = theirs.fields if theirs else {}, memory.row.says
+        are_known = all(says.get(name) or name in fields for name in NAMES)
+        is_looked_up = self._rechecks or (
+            are_known and any(each.name in CONTACTS for each in own.to_send)
+        )
+        if plan.sends and plan.seen is None and not (is_looked_up or plan.looks_to_fill):
+            reason = NAMES_UNKNOWN.format(id=plan.prospect_id)
+            return RowPlan(False, plan.prospect_id, reason=reason, is_rejected=True)
+        return replace(plan, name=_name(says, fields))
 
     def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
         """The row of somebody who was deleted in HiringCenter, pushed before bases were kept."""
@@ -243,7 +301,10 @@ class PersonPlanner:
             if settlement is not None and settlement.entry.cells != own[0].cells:
                 return None  # what it was exported as is another version
             settlement = None
-        return RowPlan(False, id_, settlement=settlement, is_fresh=is_fresh, is_known=True)
+        name = _name(says, copied.fields) if lacks_names(says) else None
+        return RowPlan(
+            False, id_, settlement=settlement, is_fresh=is_fresh, is_known=True, name=name
+        )
 
     def whom(self, facts: Sequence[Evidence]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
@@ -303,6 +364,8 @@ class PersonPlanner:
         if edits_labels and self._rechecks and not self._rules.labels_merge:
             return None
         copied, fields = own.pulled.get(theirs.id), theirs.fields
+        if any(not own.payload.get(name) and name not in fields for name in NAMES):
+            return None
         read_ms = None if copied is None else self._read_ms(copied)
         if copied is None or read_ms is None:
             return None
@@ -401,6 +464,11 @@ def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> boo
             if not (value == theirs or same_value(name, value, theirs)):
                 return False
     return True
+
+
+def _name(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    """The name of a person, as the row has it, else as HiringCenter does."""
+    return " ".join(filter(None, (says.get(name) or theirs.get(name) for name in NAMES))) or None
 
 
 def _of_row(merged: PersonMerge, memory: RowMemory) -> PersonMerge:

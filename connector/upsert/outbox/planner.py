@@ -20,7 +20,13 @@ from connector.upsert.outbox.bases import Bases, Exported, Settlement
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
 from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
-from connector.upsert.outbox.merge import LABELS_SENT, MERGED, MergeRules
+from connector.upsert.outbox.merge import (
+    LABELS_SENT,
+    MERGED,
+    SEVERAL_HAVE,
+    MergeRules,
+    lacks_names,
+)
 from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
@@ -134,7 +140,7 @@ def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
         expected, answered = evidence.disputed
         reason = DISPUTED.format(expected=expected, answered=answered)
         return RowDecision(Status.REJECTED, None, reason)
-    if (conflict := _two_people(evidence)) is not None:
+    if (conflict := _two_people(evidence) or _several_people(evidence)) is not None:
         return RowDecision(Status.REJECTED, None, conflict)
     leads_to = evidence.best
     prospect_id: str | None = evidence.named
@@ -168,6 +174,16 @@ def _two_people(evidence: Evidence) -> str | None:
     if not by_email or not by_phone or by_email & by_phone:
         return None
     return TWO_PEOPLE.format(email_id=min(by_email), phone_id=min(by_phone))
+
+
+def _several_people(evidence: Evidence) -> str | None:
+    """Why a row without a first name is rejected: contacts alone decide whom it is about, and
+    these lead to more than one."""
+    if evidence.named is not None or not evidence.payload or evidence.payload.get("firstName"):
+        return None
+    confirmed = {each.prospect_id for each in evidence.receipts if each.confirmed}
+    ids = confirmed | evidence.pulled_by_email | evidence.pulled_by_phone
+    return SEVERAL_HAVE.format(ids=", ".join(sorted(ids)[:3])) if len(ids) > 1 else None
 
 
 @dataclass
@@ -221,6 +237,7 @@ class Planner:
             fresh_ms=options.fresh_ms,
             rechecks=options.rechecks,
             lookups=options.lookups,
+            finds_all=options.mode == "update-only",
         )
         source = outbox.hasher.alias("source", options.source)
         self._refusals = Refusals(outbox.scope, source)
@@ -395,7 +412,9 @@ class Planner:
         plans = self._merging.plan(asked, known, is_open=is_open, looked_at=looked_at)
         if known is None and not is_open:
             plans = [
-                self._unless_contact_changed(plan, own) if plan.sends else plan
+                self._unless_contact_changed(plan, own)
+                if plan.sends and not lacks_names(own.payload)
+                else plan
                 for plan, (_, own) in zip(plans, asked, strict=True)
             ]
         decisions = [_decision_of(plan) for plan in plans]
@@ -514,7 +533,7 @@ class Planner:
             outcome = decision.outcome.value  # type: ignore[assignment]
         elif decision.prospect_id is not None:
             outcome = "update"
-        elif self._finder.pulled.complete_ms is not None:
+        elif self._finder.pulled.complete_ms is not None and not (plan and plan.looks_to_find):
             outcome = "create"
         return PlannedRow(
             writes[0].row_number,
@@ -527,12 +546,15 @@ class Planner:
             plan is not None and plan.is_fresh,
             decision.reason,
             None if plan is None else plan.settlement,
+            None if plan is None else plan.name,
         )
 
     def _looks(self, decision: RowDecision, own: Evidence, plan: RowPlan | None) -> bool:
         """Whether the person of a row that is sent is looked up before."""
         if plan is not None and decision.prospect_id is not None:
             return self._options.to_apply or plan.seen is None or plan.looks_to_fill
+        if plan is not None and plan.looks_to_find:
+            return True
         is_lost = self._options.looks_first and own.best is None
         return is_lost or self._options.mode == "update-only"
 
@@ -561,7 +583,7 @@ class Planner:
         counts.looks += sends and self._looks(decision, own, plan)
         if decision.prospect_id is not None:
             counts.would_update += 1
-        elif self._finder.pulled.complete_ms is not None:
+        elif self._finder.pulled.complete_ms is not None and not (plan and plan.looks_to_find):
             counts.would_create += 1
         if self._options.looks_first and not self._options.force:
             counts.look_ups += writes - (sends and own.best is not None)

@@ -257,7 +257,7 @@ def match_columns(
         UnknownColumn: a column that neither the mapping nor a field's name explains.
         DoubledColumn: two columns for one field.
         BadMapping: the mapping names a column that the input hasn't.
-        InputError: no column gives the first or the last name, or an activity its fields.
+        InputError: no column gives an activity its fields.
     """
     mapping = mapping or ColumnMapping()
     mapped = _mapped(columns, mapping, location, from_table)
@@ -291,7 +291,7 @@ def match_columns(
         raise _unknown(left_out, columns, len(fields), location, from_table)
     fields = {column: fields[column] for column in columns if column in fields}
     _check_doubles(fields, mapping, location)
-    _check_required(given | ({"firstName", "lastName"} if full_name else set()), location)
+    _check_required(given, location)
     return ColumnPlan(
         location,
         fields,
@@ -391,7 +391,7 @@ def _match_activities(
     missing = sorted(REQUIRED[kind] - given)
     if given.isdisjoint(REFERENCE_FIELDS):
         missing.insert(0, "prospectId, email or phone")
-    _raise_missing(missing, location)
+    raise_missing(missing, location)
     ignored = tuple(column for column in columns if column not in fields)
     return ColumnPlan(
         location, fields, mapping.constants, ignored, mapping.location, tuple(left_out)
@@ -482,14 +482,15 @@ def _check_doubles(fields: Mapping[str, str], mapping: ColumnMapping, location: 
 
 
 def _check_required(given: set[str], location: str) -> None:
-    wanted = sorted(REQUIRED["prospects"])
+    wanted = list[str]()
     for prefix, kind in ACTIVITY_PREFIXES.items():
         if any(name in given for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):
             wanted += [f"{prefix}.{name}" for name in sorted(REQUIRED[kind])]
-    _raise_missing([name for name in wanted if name not in given], location)
+    raise_missing([name for name in wanted if name not in given], location)
 
 
-def _raise_missing(missing: Sequence[str], location: str) -> None:
+def raise_missing(missing: Sequence[str], location: str) -> None:
+    """An error if fields that rows need are `missing`."""
     if missing:
         raise InputError(
             location=location,

@@ -27,7 +27,12 @@ from connector.upsert.rows.cells import (
     text_of,
     unaltered,
 )
-from connector.upsert.rows.column_mapping import ABSENT_COLUMN, DELETED_COLUMN, ColumnPlan
+from connector.upsert.rows.column_mapping import (
+    ABSENT_COLUMN,
+    DELETED_COLUMN,
+    ColumnPlan,
+    raise_missing,
+)
 from connector.upsert.rows.contact import (
     e164,
     email_identity,
@@ -171,7 +176,8 @@ class Validator:
 
     Raises:
         BadMapping: a constant that the schema refuses.
-        InputError: neither an email nor a phone column, in a mode that needs one.
+        InputError: neither an email nor a phone column, in a mode that needs one; no column for a
+            name, in one that only creates.
     """
 
     def __init__(
@@ -189,6 +195,8 @@ class Validator:
         self._has_absences = ABSENT_COLUMN in plan.ignored
         self._check_plan()
         self._prospect = self._maker("", PROSPECT)
+        if mode != "create-only":  # only who is to be created needs a name
+            self._prospect = replace(self._prospect, optional=REQUIRED["prospects"])
         makers = {
             kind: self._maker(f"{prefix}.", ACTIVITIES[kind])
             for prefix, kind in ACTIVITY_PREFIXES.items()
@@ -249,6 +257,10 @@ class Validator:
                 "with --mode create-only",
             )
         yield from self._label_problems(payload)
+        if payload.get("update") is False and not is_known:  # it only creates
+            for name in sorted(REQUIRED["prospects"] - payload.keys()):
+                column = self._plan.full_name or column_of(name)
+                yield _Problem(column, name, _REASONS["missing"])
         if self._mode == "update-only" and payload.get("update") is False:
             reason = "is false, while --mode update-only only updates. Change one of them"
             yield _Problem(column_of("update"), "update", reason)
@@ -296,6 +308,8 @@ class Validator:
                 reason="no column for email or phone, so every push would create all rows "
                 "again. Add one, or push with --mode create-only.",
             )
+        if self._mode == "create-only" and not is_pulled and self._plan.full_name is None:
+            raise_missing(sorted(REQUIRED["prospects"] - known), self._plan.location)
         for name in sorted(constants & {"email", "phone"}):
             raise self._bad_constant(name, "every row would be the same person. Remove it.")
         if self._mode != "create-only" and {"firstName", "lastName"} <= constants:
@@ -472,7 +486,8 @@ class _PayloadMaker:
 
     cells: field → its column, in the input's order. constants: field → value, for every row.
     prefix: what the kind's fields begin with in a mapping, as in `note.`. full_name: the column
-    that holds first and last name together, if one does.
+    that holds first and last name together, if one does. optional: fields that the API requires
+    and a row needn't have.
     """
 
     adapter: TypeAdapter[Any]
@@ -480,6 +495,7 @@ class _PayloadMaker:
     cells: dict[str, str]
     constants: dict[str, Any]
     full_name: str | None = None
+    optional: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, plan: ColumnPlan, adapter: TypeAdapter[Any], prefix: str) -> _PayloadMaker:
@@ -522,13 +538,14 @@ class _PayloadMaker:
     ) -> dict[str, Any] | None:
         """What may be sent; None where a cell is wrong, and then `problems` says which. pulled: see
         `Validator.check`; whom such a row is about is known, so it needs no name."""
-        before, stands_in = len(problems), dict[str, Any]()
+        before, optional = len(problems), self.optional
         if pulled is not None:
             values = {column: value for column, value in values.items() if column not in pulled}
+            optional = REQUIRED["prospects"]
         fields = self._fields(values, context, problems, clear_empty)
-        if pulled is not None:
-            stands_in = dict.fromkeys(REQUIRED["prospects"] - fields.keys(), "?")
-            fields |= stands_in
+        absent = optional - fields.keys()
+        for name in absent:
+            fields[name] = "?"
         try:
             payload: dict[str, Any] = self.adapter.validator.validate_python(
                 fields, context=context
@@ -544,9 +561,9 @@ class _PayloadMaker:
         for name in ("labels", *LABEL_EDITS):  # `[]` or `;` is an empty cell too
             if payload.get(name) == [] and not (clear_empty and name == "labels"):
                 del payload[name]
+        for name in absent:
+            del payload[name]
         if pulled is not None:
-            for name in stands_in:
-                del payload[name]
             fields_pulled = {name: pulled.get(column) for name, column in self.cells.items()}
             payload |= {name: value for name, value in fields_pulled.items() if value is not None}
         return payload if len(problems) == before else None
@@ -588,8 +605,9 @@ class _PayloadMaker:
                     context.warnings.append(short)
             elif clear_empty and name not in NOT_CLEARED and column in values:
                 fields[name] = None  # a column that the row doesn't mention says nothing
-        if self.full_name is not None:
-            names = self._split_full_name(values.get(self.full_name), problems)
+        full_name = None if self.full_name is None else values.get(self.full_name)
+        if self.full_name is not None and not (self.optional and is_empty(full_name)):
+            names = self._split_full_name(full_name, problems)
             fields["firstName"], fields["lastName"] = names
         return fields
 

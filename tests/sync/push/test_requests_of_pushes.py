@@ -115,6 +115,30 @@ def test_n_edits_are_n_posts(
     assert requests(sandbox) == Counter()
 
 
+@pytest.mark.parametrize(("is_old", "looks"), [(False, 0), (True, 3)])
+def test_a_file_without_names_changes_people_and_creates_nobody(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path, *, is_old: bool, looks: int
+):
+    """`email,title`: two are changed under their own names, one is as the file says, and the one
+    whom HiringCenter doesn't have is rejected. Only an old copy has them looked up."""
+    pulled(settings)
+    if is_old:
+        make_old(settings)
+    path = tmp_path / "titles.csv"
+    people = [("p0@example.org", "Partner"), ("p1@example.org", "Partner")]
+    people += [("p2@example.org", "Agent"), ("nobody@example.org", "Partner")]
+    path.write_text("email,title\n" + "".join(f"{email},{title}\n" for email, title in people))
+    names = {each["id"]: each["firstName"] for each in sandbox.store.all("prospects")}
+    sandbox.clear_log()
+    report = pushed(settings, path)
+    counts = {name: report.summary[name] for name in ("updated", "unchanged", "rejected")}
+    assert counts == {"updated": 2, "unchanged": 1, "rejected": 1}
+    wanted = Counter(POST=2, GET=looks) if looks else Counter(POST=2)
+    assert requests(sandbox) == wanted
+    assert {n for n, title in titles(sandbox).items() if title == "Partner"} == {0, 1}
+    assert {each["id"]: each["firstName"] for each in sandbox.store.all("prospects")} == names
+
+
 class _PullsOnce(Progress):
     """Lets a recruiter edit someone and a pull publish that, once, while a push is planning or
     sending: between its steps, when it shows how far it has come."""

@@ -82,7 +82,9 @@ def test_an_empty_cell_is_left_out_or_cleared_on_request(empty: str | None) -> N
     cells = {"company": empty, "labels": empty, "muteWebhook": empty}
     assert payload(cells) == {}
     assert payload(cells, clear_empty=True) == {"company": None, "labels": None}
-    assert "firstName: is empty" in reason({"firstName": empty}, clear_empty=True)
+    assert check({**ANN, "firstName": empty}, clear_empty=True).payload == {
+        "lastName": "Lee", "email": "ann@example.com", "update": True,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("none", [[], (), "[]", ";", " | ", [None, " "]])
@@ -205,7 +207,6 @@ def test_a_postal_code_that_a_sheet_holds_as_a_number_is_doubted() -> None:
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        ({"firstName": "  "}, "firstName: is empty, and the API requires it"),
         ({"email": "x"}, r"email: 'x' isn't an email address \(.+\)\. Correct it"),
         ({"phone": "12"}, r"phone: '12' isn't a phone number \(.+\)\. Correct it"),
         ({"licenseStatus": "maybe"}, "Write one of not_started, in_progress, licensed"),
@@ -252,7 +253,7 @@ def test_all_that_is_wrong_in_a_row_is_said_at_once() -> None:
     row = check(
         {
             **ANN,
-            "lastName": "",
+            "lastName": "a\x1bb",
             "email": "x",
             "company": b"1",
             "task.task": "call",
@@ -267,7 +268,7 @@ def test_all_that_is_wrong_in_a_row_is_said_at_once() -> None:
 def test_columns_are_named_as_the_input_names_them() -> None:
     """The person fixes their file, not our fields."""
     row = check(
-        {"First": "Ann", "Surname": "", "Mail": "x"},
+        {"First": "Ann", "Surname": b"1", "Mail": "x"},
         ColumnMapping(columns={"First": "firstName", "Surname": "lastName", "Mail": "email"}),
     )
     assert row.column == "Surname"
@@ -766,7 +767,6 @@ def test_a_full_name_is_split_where_that_is_certain(name: str, first: str, last:
             "Ann B. Lee",
             "Ann  9",
             "de Vries",
-            "",
         ),
         *("ann@example.com", "Lee; Ann", "#N/A"),
     ],
@@ -777,3 +777,20 @@ def test_a_full_name_is_never_split_by_guessing(name: str) -> None:
     assert isinstance(row, Reject)
     assert row.column == "Name"
     assert "lastName" not in row.reason
+
+
+@pytest.mark.parametrize("names", [{}, {"firstName": "", "lastName": None}, {"Name": " "}])
+def test_a_row_without_names_is_fine_unless_it_only_creates(names: dict[str, Any]) -> None:
+    """Its person may be there; no empty name is ever sent."""
+    values = {"email": "ann@example.com", "title": "Agent", **names}
+    assert check(values).payload == {"email": "ann@example.com", "title": "Agent", "update": True}
+    assert check(values, mode="update-only").payload["title"] == "Agent"
+    told = "no column for firstName, lastName, which" if not names else None
+    if told is not None:
+        with pytest.raises(InputError, match=told):
+            check(values, mode="create-only")
+    else:
+        assert "is empty, and the API requires it" in check(values, mode="create-only").reason
+    rejected = check({**values, "update": "no"})
+    assert isinstance(rejected, Reject)
+    assert "is empty, and the API requires it" in rejected.reason
