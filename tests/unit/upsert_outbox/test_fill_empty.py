@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,7 +37,7 @@ def without(copy: CopiedPeople, *hidden: str) -> CopiedPeople:
     """A copy whose columns are hashed, excluded, or were never pulled."""
     for id_, each in copy._people.items():
         fields = {name: value for name, value in each.fields.items() if name not in hidden}
-        copy._people[id_] = replace(each, fields=fields)
+        copy._people[id_] = each._replace(fields=fields)
     return copy
 
 
