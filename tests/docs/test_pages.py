@@ -95,7 +95,8 @@ def test_the_python_examples_are_a_dlt_pipeline(readers_project: ReadersProject)
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     with duckdb.connect(str(folder / "recruiting.duckdb"), read_only=True) as connection:
-        assert connection.execute("SELECT count(*) FROM hiringcenter.notes").fetchone() == (80,)
+        ((notes,),) = connection.execute("SELECT count(*) FROM hiringcenter.notes").fetchall()
+    assert notes >= 80  # those of the sandbox; the commands of other pages may have added some
 
 
 def test_the_command_is_where_the_tutorial_says():
