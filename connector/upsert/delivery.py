@@ -16,7 +16,7 @@ import orjson
 from connector.api.client import ApiClient, WriteAnswer
 from connector.budget import Lane
 from connector.clock import SteadyClock
-from connector.errors import ConnectorError, Refused, Unreachable
+from connector.errors import ConnectorError, Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.outbox.matching import (
     compare,
     conflict_with,
@@ -205,6 +205,11 @@ class Delivery:
                 if item is None:
                     raise
                 return replace(self._met(write, item, repeated=resumed), was_refused=True)
+            except UnexpectedAnswer as error:
+                found = self._unshown(write, error, accepted_updated_at_ms)
+                if found is None:
+                    raise
+                return found
             except Unreachable:
                 if self._is_young(write):
                     raise
@@ -242,6 +247,19 @@ class Delivery:
             again_server_ms=None if now_ms is None else now_ms - int(answer.took_s * 1000),
         )
         return replace(delivered, key_age_s=age_s, remembered=remembered)
+
+    def _unshown(
+        self, write: Write, error: UnexpectedAnswer, accepted_ms: int | None
+    ) -> Delivered | None:
+        """What has become of a prospect's write whose answer reports success without showing whom:
+        each try would be answered so. None where that can't be seen, and it is asked again."""
+        if write.kind != PROSPECTS or error.status not in (200, 201):
+            return None
+        try:
+            found = self._investigate(write, accepted_ms)
+        except (Refused, Unreachable, UnexpectedAnswer, Unclear):
+            return None
+        return found if found.verdict in (Verdict.APPLIED, Verdict.MET) else None
 
     def _expected_is_deleted(self, write: Write, answer: WriteAnswer) -> bool:
         """Whether the prospect to be changed was deleted, if another one was created instead."""

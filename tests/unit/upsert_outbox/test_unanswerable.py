@@ -11,7 +11,7 @@ import pytest
 
 from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
-from connector.errors import Unreachable
+from connector.errors import UnexpectedAnswer, Unreachable
 from tests.fake_clock import FakeClock
 from tests.pushes.fake_api import FakeApi, unreachable
 from tests.pushes.rig import Rig
@@ -184,4 +184,35 @@ def test_a_list_that_isnt_filtered_doesnt_show_that_a_contact_is_one_persons(
     api.shown = 3
     assert rig.push([row]).statuses == {2: "updated"}
     assert [change.id for change in api.applied] == ["q0"]
+    rig.close()
+
+
+@pytest.mark.parametrize("shows", [False, True], ids=["never", "who is created"])
+def test_an_answer_that_doesnt_show_whom_it_is_about_holds_nobody_up(tmp_path: Path, shows: bool):
+    """An API that only reports success: whom it has created, left alone or changed is seen by a
+    look. Nothing is made twice, and it comes to rest."""
+
+    class Silent(FakeApi):
+        def post(self, *args: Any, **options: Any) -> WriteAnswer:
+            answer = super().post(*args, **options)
+            if shows and answer.status == 201:
+                return answer
+            raise UnexpectedAnswer(status=answer.status, url_path="/prospects", reason="no item")
+
+    api = Silent(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    ada = {"firstName": "Ada", "lastName": "L", "email": "ada@x.org", "company": "Acme"}
+    api.prospects["q1"] = {"id": "q1", "createdAt": 1, "updatedAt": 1, **ada}
+    rows = [{"email": "ada@x.org", "title": "Dr"}, {"email": "new@x.org", "title": "Dr"}]
+    rig.push([{"email": "first@x.org"}], source="other.csv")  # the server's time is known now
+    assert rig.push(rows).statuses == {2: "updated", 3: "created"}
+    rows[0]["title"] = rows[1]["title"] = "Prof"
+    assert rig.push(rows).statuses == {2: "updated", 3: "updated"}
+    api.edit("q1", title="Boss")
+    posts = api.posts
+    assert rig.push(rows).statuses == {2: "unchanged", 3: "unchanged"}
+    assert (api.posts, len(api.prospects)) == (posts, 3)
+    assert api.prospects["q1"] | {"updatedAt": 0} == {
+        **ada, "id": "q1", "createdAt": 1, "title": "Boss", "updatedAt": 0,
+    }  # fmt: skip
     rig.close()
