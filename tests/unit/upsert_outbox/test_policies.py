@@ -26,7 +26,7 @@ class PartlyCopied(CopiedPeople):
     ) -> None:
         super().__init__(api)
         self._people = {
-            id_: replace(each, fields=_without(each.fields, hidden))
+            id_: each._replace(fields=_without(each.fields, hidden))
             for id_, each in self._people.items()
             if id_ not in missing
         }
