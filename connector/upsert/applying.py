@@ -27,7 +27,7 @@ from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.merge import UNKNOWN, FieldMerge, Person, lacks_names
 from connector.upsert.outbox.outbox import Outbox, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results, writes
-from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.person_plan import DELETED, PlannedRow
 from connector.upsert.outbox.planner import UNCERTAIN, PlanCounts, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.plan_file import PlanFile
@@ -170,7 +170,8 @@ class PlanApplier:
         chunk = _Chunk()
         for planned in some:
             self._add(planned, known, chunk)
-            counts.kept += bool(planned.merged and planned.merged.kept) and not _sends(planned)
+            is_kept = bool(planned.merged and planned.merged.kept) or planned.reason == DELETED
+            counts.kept += is_kept and not _sends(planned)
         for result in chunk.results:
             counts.outcomes[result.status] += 1
         self._count(chunk.writes, counts)

@@ -169,7 +169,7 @@ class PersonPlanner:
                 ]
             is_new = not all(memory.entry for memory in known) or has_changed(said, self._cell)
             if not (is_new or self._rules.restore or self._rules.force):
-                return [RowPlan(sends=False, prospect_id=None, reason=DELETED) for _ in rows]
+                return [self._stays_deleted(memory) for memory in known]
             created = merge(said, None, self._rules, self._cell)
             return [
                 replace(plan, merged=_of_row(created, memory), disagree=_disagree(created, memory))
@@ -256,7 +256,13 @@ class PersonPlanner:
         settlement = self._bases.settlement(
             write, memory, memory.row.says, {}, prospect_id=None, rows=1, at_ms=self._now_ms
         )
-        return RowPlan(False, None, settlement=settlement, reason=DELETED)
+        return replace(self._stays_deleted(memory), settlement=settlement)
+
+    @staticmethod
+    def _stays_deleted(memory: RowMemory) -> RowPlan:
+        """All that the row says of somebody who was deleted in HiringCenter is kept out."""
+        kept = tuple(name for name in memory.row.says if name not in MANNERS)
+        return RowPlan(sends=False, prospect_id=None, kept=kept, reason=DELETED)
 
     def _may_look_to_fill(self) -> bool:
         """Whether one more person may be looked up for fields that are only filled: as many as the

@@ -397,6 +397,7 @@ class Planner:
             if decision.outcome is None and row[0].row_alias is None:
                 merged.append((row, own, decision))
             else:
+                self.counts.kept += decision.reason == DELETED
                 self._book(row, decision, own, person=row[0].person)
         if not merged:
             return

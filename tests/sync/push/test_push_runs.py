@@ -280,14 +280,17 @@ def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, peo
 def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
     settings: Settings, sandbox: Sandbox, people: Path
 ):
-    """Before and after a pull has seen the deletion; --restore creates them again."""
+    """Before and after a pull has seen the deletion, which is reported as kept; --restore creates
+    them again."""
     push_file(settings, people)
     sandbox.store.delete("prospects", prospect(sandbox, "ada@example.org")["id"])
     assert push_file(settings, people).summary["unchanged"] == 2
     pull(settings, Wanted(("prospects",), full=True))
     report = push_file(settings, people)
     assert (report.summary["created"], report.summary["unchanged"]) == (0, 2)
+    assert report.summary["kept"] == 1
     assert "stay deleted" in (report.noteworthy[0].message or "")
+    assert "email" in report.noteworthy[0].kept_fields
     summary = push_file(settings, people, restore=True).summary
     assert (summary["created"], summary["unchanged"]) == (1, 1)
     assert push_file(settings, people).summary["unchanged"] == 2
