@@ -54,9 +54,10 @@ from connector.upsert.outbox.planner import (
     reject_of,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
+from connector.upsert.row_in_flight import Next, RowInFlight
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import older_fields
-from connector.upsert.settling import Next, RowInFlight, Settler
+from connector.upsert.settling import Settler
 
 _log = get_logger("push")
 LEAST_IN_FLIGHT = 4

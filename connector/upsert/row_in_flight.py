@@ -1,0 +1,151 @@
+"""One row from its claim to its outcome: what is in flight for it, and what people are told."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import orjson
+
+from connector.upsert.delivery import Item
+from connector.upsert.looking import Guard
+from connector.upsert.outbox.bases import RowMemory
+from connector.upsert.outbox.entries import Base
+from connector.upsert.outbox.merge import Person, PersonMerge
+from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.receipts import RowResult, Status
+from connector.upsert.rows.write_schema import current_fields
+
+
+@dataclass(eq=False)
+class RowInFlight:
+    """One row from its claim to its outcome, and its one write that is in flight.
+
+    own: planned by this run, not left open by an earlier one. waiting: its writes after this one.
+    looks: the write is only looked up, and still `planned`. resumed: it may have been sent before.
+    must_exist: why the row is rejected if no person is found.
+    accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
+    claimed, and when it last went out; monotonic.
+
+    memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
+    say, where there are several; merged: what came of the merge. guard: what the person must still
+    look like, where a plan is applied or a push is undone. theirs: the person as they were last
+    read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write;
+    was_scanned: by a scan, for this run's writes. updated_before_ms: their `updatedAt` then.
+    status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
+    changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
+    that only creates doesn't change it. names: of the people that `failures` are about, for the
+    rejects file only. record_id: of an activity that was created. refused_names: why its fields go
+    out under other names than before.
+    """
+
+    write: Write
+    waiting: deque[Write]
+    own: bool
+    looks: bool = False
+    resumed: bool = False
+    must_exist: str | None = None
+    accepted_updated_at_ms: int | None = None
+    began_s: float = 0.0
+    tried_s: float = 0.0
+    prospect_id: str | None = None
+    status: Status | None = None
+    memory: RowMemory | None = None
+    siblings: Base | None = None
+    merged: PersonMerge | None = None
+    guard: Guard | None = None
+    theirs: Person | None = None
+    read_ms: int | None = None
+    was_looked_up: bool = False
+    was_scanned: bool = False
+    updated_before_ms: float | None = None
+    changed: tuple[str, ...] = ()
+    left_alone: bool = False
+    names: str | None = None
+    record_id: str | None = None
+    refused_names: str | None = None
+    notes: list[str] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, writes: list[Write], *, own: bool) -> RowInFlight:
+        first = writes[0]
+        notes = [first.note] if first.note else []
+        guard = Guard.from_bytes(first.guard) if first.guard else None
+        known = first.prospect_id
+        row = cls(first, deque(writes), own, prospect_id=known, guard=guard, notes=notes)
+        if guard is not None and guard.conflicts:
+            row.failures.append(guard.changed_reason(guard.conflicts, known))
+        return row
+
+    @property
+    def says(self) -> Item:
+        """What the row says of the person; of an earlier run's, what its write does."""
+        if self.memory is not None:
+            return self.memory.row.says
+        return orjson.loads(self.write.body)  # type: ignore[no-any-return]
+
+    @property
+    def is_activity(self) -> bool:
+        """Whether the row is a note, task or meeting on its own."""
+        return self.write.kind != PROSPECTS and self.write.position == 0
+
+    def fail(self, why: str, status: Status = Status.FAILED) -> None:
+        """The write in flight wasn't applied, as far as known; the prospect's decides the row, or
+        that of the activity that it is."""
+        if self.write.kind == PROSPECTS or self.is_activity:
+            self.status = status
+        else:
+            why = f"{self.write.kind}: {why}"
+        self.failures.append(why)
+
+    @property
+    def has_failed(self) -> bool:
+        return self.status in (Status.REJECTED, Status.FAILED)
+
+    @property
+    def result(self) -> RowResult:
+        """The row's one outcome. A prospect that was accepted without all its activities has
+        failed: not everything that the row asks for is there."""
+        if self.is_activity:
+            return self._result_of_activity()
+        status = self.status or Status.UNCHANGED
+        added = [f"{kind.removesuffix('s')} added" for kind in self.added]
+        if status is Status.UNCHANGED and added:
+            status = Status.UPDATED
+        notes = self.notes
+        if self.failures and not self.has_failed:
+            notes = [f"the prospect was {status.value}, but not all that goes with it", *notes]
+            status = Status.FAILED
+        message = "; ".join([*self.failures, *notes, *added]) or None
+        kept = tuple(each.name for each in self.merged.kept) if self.merged else ()
+        return RowResult(
+            self.write.row_number,
+            status,
+            self.prospect_id,
+            message,
+            changed_fields=self.changed,
+            kept_fields=() if self.has_failed else kept,
+        )
+
+    def _result_of_activity(self) -> RowResult:
+        write = self.write
+        done = Status.CREATED if self.added else Status.UNCHANGED
+        status = self.status or (Status.FAILED if self.failures else done)
+        says = current_fields(write.kind, orjson.loads(write.body)) if self.added else {}
+        fields = tuple(name for name in says if name != "prospectId")
+        message = "; ".join([*self.failures, *self.notes]) or None
+        number, id_ = write.row_number, self.prospect_id
+        return RowResult(number, status, id_, message, write.kind, self.record_id, fields)
+
+
+class Next(StrEnum):
+    """A row's next step after one of its writes has arrived."""
+
+    SETTLED = "settled"
+    SEND = "send"  # it was only looked up so far
+    UPDATE = "update"  # the same with other bytes, since it was surely not applied
+    AGAIN = "again"  # surely not applied: once more, same key and bytes
+    STOP = "stop"  # the run must end; the write stays as it is
