@@ -559,7 +559,9 @@ class Settler:
         if not is_merged or write.kind != PROSPECTS or write.row_alias is not None:
             return
         hasher, now_ms = self._outbox.hasher, self._clock.now_ms()
-        about = frozenset((*people, *([write.prospect_id] if write.prospect_id else ())))
+        # whom its contacts led to counts too, who may be deleted by now: they still lead there
+        known = (write.prospect_id, row.prospect_id)
+        about = frozenset((*people, *filter(None, known)))
         asked = self._options.asked(write.content, hasher)
         server_now_ms = self.server_ms()
         moment_ms = now_ms if server_now_ms is None else server_now_ms

@@ -61,6 +61,25 @@ def test_a_row_that_cant_change_whom_it_met_isnt_tried_hour_after_hour(rig: Rig,
     assert push(rig, ADA).statuses == {2: "updated"}
 
 
+def test_a_row_whose_contact_has_gone_to_another_isnt_tried_hour_after_hour(rig: Rig, api: FakeApi):
+    """Its person was deleted, and somebody else has the email now; also once a pull has read it."""
+    hire(api, "q1", title="Boss")
+    assert push(rig, ADA).statuses == {2: "updated"}
+    del api.prospects["q1"]
+    hire(api, "q2", firstName="Dan", phone=None)
+    row = {**ADA, "title": "Broker"}
+    assert push(rig, row).statuses == {2: "rejected"}
+    requests = api.posts + api.gets
+    assert push(rig, row).statuses == {2: "rejected"}
+    assert api.posts + api.gets == requests
+    pull(rig, api)
+    push(rig, row)
+    requests = api.posts + api.gets
+    assert push(rig, row).statuses == {2: "rejected"}
+    assert api.posts + api.gets == requests
+    assert api.prospects["q2"]["title"] == "Agent"
+
+
 def test_a_new_contact_of_whoever_is_met_must_be_nobody_elses(rig: Rig, api: FakeApi):
     """Found by email, and the row's phone is somebody else's."""
     hire(api, "q1", phone=None)
