@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import duckdb
@@ -285,12 +286,15 @@ def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[Pull
 def _labels(stored: Any) -> list[str] | None:
     """The labels of a cell of JSON, which some databases hand out parsed. They are a list, or text,
     as the API gave them."""
-    if isinstance(stored, str):
-        with suppress(orjson.JSONDecodeError):
-            stored = orjson.loads(stored)
-        if stored is None:
-            return []
-    return labels_read(stored)
+    return _labels_of_text(stored) if isinstance(stored, str) else labels_read(stored)
+
+
+@lru_cache(maxsize=10_000)  # few prospects have labels that nobody else has
+def _labels_of_text(text: str) -> list[str] | None:
+    labels: Any = text
+    with suppress(orjson.JSONDecodeError):
+        labels = orjson.loads(text)
+    return [] if labels is None else labels_read(labels)
 
 
 def _by_end(phones: Iterable[str]) -> dict[str, list[str]]:

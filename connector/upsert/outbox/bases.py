@@ -189,6 +189,10 @@ class Bases:
         """Whether no push of this source has ended yet."""
         return not self._entries.was_pushed(connection, self.number(connection, source))
 
+    def has_sources(self, connection: sa.Connection) -> bool:
+        """Whether anything was ever settled, by any source."""
+        return bool(self._entries.numbers(connection))
+
     def end_push(self, connection: sa.Connection, source: str, at_ms: int) -> None:
         """A push of this source has ended: it isn't new any more."""
         self._entries.end_push(connection, self._make_number(connection, source), at_ms)

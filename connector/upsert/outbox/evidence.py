@@ -246,6 +246,7 @@ class EvidenceFinder:
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
             self._is_first_push = bases.is_new(connection, source)
+            self._is_anything_settled = bases.has_sources(connection)
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
         self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
@@ -271,7 +272,10 @@ class EvidenceFinder:
         aliases = {alias for write in writes for alias in write.aliases}
         with self._outbox.database.read() as connection:
             receipts = self._receipts.find(connection, aliases)
-            entries = self._bases.find(connection, self._source_name, writes)
+            if self._is_anything_settled:
+                entries = self._bases.find(connection, self._source_name, writes)
+            else:  # what this very plan settles is about other people than those still to come
+                entries = FoundEntries({}, 0)
         said = payloads.values()
         emails = {email.casefold() for each in said if (email := each.get("email"))}
         phones = {phone for each in said if (phone := each.get("phone"))}
