@@ -128,7 +128,9 @@ def test_fixing_the_rejects_file_and_pushing_it_finishes_the_job(
     report = push_file(settings, rejects)
     assert report.exit_code == 0, report.noteworthy
     assert report.summary["created"] == 2
-    assert push_file(settings, path).summary["unchanged"] == 1
+    # by now the row without a first name is about Bob, who keeps his
+    assert push_file(settings, path).summary["unchanged"] == 2
+    assert prospect(sandbox, "bob@example.org")["firstName"] == "Bob"
     assert prospect(sandbox, "cy@example.org")["firstName"] == "Cy"
 
 
