@@ -61,7 +61,6 @@ from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.outbox.planner import PushOptions
 
 FORMAT = 1
-SUFFIX = ".hcplan"
 _MAGIC = b'{"hiringcenter_plan":'
 _MAC, _MAC_BYTES = b"mac:", 69  # with its digits and the end of the line
 _HEADER_BYTES = 64 * 1024

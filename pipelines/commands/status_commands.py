@@ -205,7 +205,6 @@ def one_run(settings: Settings, run_id: str) -> Result:
     Raises:
         UsageError: no run has that id, or several do.
     """
-    from connector.errors import UsageError
     from connector.history import SENDING
     from connector.upsert.outbox.receipts import ResultStore
     from pipelines.push.push_report import NOTEWORTHY_MAX, grouped, row_line
@@ -213,13 +212,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     from pipelines.running.session import open_ledger
 
     with open_ledger(settings) as ledger:
-        found = ledger.history.find(run_id)
-    if not found:
-        raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
-    if len(found) > 1:
-        ids = ", ".join(each.run_id for each in found)
-        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Give more of the id.")
-    record = found[0]
+        record = ledger.run_named(run_id)
     facts = _run_facts(record)
     lines = [f"{name}: {_indented(value)}" for name, value in facts.items() if value is not None]
     results: list[RowResult] = []

@@ -175,7 +175,6 @@ class _ApplyRun(OutboxRun):
 
 _DAY_MS = 86_400_000
 _IN_ONE_WRITE = 5_000  # other processes wait for each
-_LIST = "`hiringcenter runs` lists them."
 
 
 @dataclass(frozen=True)
@@ -214,13 +213,7 @@ def _run_to_undo(settings: Settings, run_id: str) -> RunRecord:
         UsageError: there is none, or it can't be undone any more, or never could.
     """
     with open_ledger(settings) as ledger:
-        found = ledger.history.find(run_id)
-    if not found:
-        raise UsageError(f"There is no run {run_id!r}. {_LIST}")
-    if len(found) > 1:
-        ids = ", ".join(each.run_id for each in found)
-        raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Give more of the id.")
-    (record,) = found
+        record = ledger.run_named(run_id)
     if record.kind not in SENDING:
         raise UsageError(
             f"Run {record.run_id} is a {record.kind}, which changes nothing in HiringCenter, so "

@@ -76,25 +76,6 @@ def change_of(planned: PlannedRow) -> Change:
     return change | {name: part for name, part in parts.items() if part}
 
 
-def _change_of_activity(planned: PlannedRow) -> Change:
-    """A row that is a note, a task or a meeting itself, of a push `--to` these."""
-    says = orjson.loads(planned.write.body or b"{}")
-    contact = says.pop("email", None) or says.pop("phone", None)
-    change: Change = {
-        "row": planned.row_number,
-        "outcome": planned.outcome,
-        "prospect_id": planned.prospect_id,
-        "name": "",
-        "contact": contact,
-        "activities": [{"kind": planned.write.kind, **says}] if planned.outcome in _SENT else [],
-        "looked_up_first": planned.looks,
-        "reason": planned.reason,
-        "note": planned.write.note,
-    }
-    always = ("row", "outcome", "prospect_id", "name", "contact")
-    return {name: part for name, part in change.items() if part or name in always}
-
-
 def _only_adds(planned: PlannedRow) -> bool:
     return planned.outcome == "unchanged" and bool(planned.activities)
 

@@ -13,7 +13,8 @@ from connector.api.client import ApiClient
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
-from connector.history import Freshness, FreshnessLog, History, new_run_id
+from connector.errors import UsageError
+from connector.history import Freshness, FreshnessLog, History, RunRecord, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.destination.identity import destination_label, prepare_state_dir, snapshot_facts
 from pipelines.destination.relabelling import settle_labels
@@ -38,6 +39,20 @@ class LedgerView:
             return landed, landed
         seen = self.freshness.published(label) if copy.made_at else []
         return landed, {each.resource: each for each in seen}
+
+    def run_named(self, run_id: str) -> RunRecord:
+        """The run with this id; its beginning is enough where no other run begins so.
+
+        Raises:
+            UsageError: no run has that id, or several do.
+        """
+        found = self.history.find(run_id)
+        if not found:
+            raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
+        if len(found) > 1:
+            ids = ", ".join(each.run_id for each in found)
+            raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Give more of the id.")
+        return found[0]
 
 
 @contextmanager

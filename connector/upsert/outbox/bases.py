@@ -45,11 +45,6 @@ class Exported(NamedTuple):
     added: tuple[str, ...] = ()
     reason: str | None = None
 
-    @property
-    def is_as_pulled(self) -> bool:
-        """Whether the row says what its version has, and nothing else."""
-        return self.is_known and not self.was and not self.added
-
     def to_bytes(self) -> bytes:
         was = {name: cell.hex() for name, cell in self.was.items()}
         return orjson.dumps([self.updated_at_ms, self.is_known, was, self.added, self.reason])

@@ -180,16 +180,6 @@ class PersonMerge:
         to send, at once."""
         return frozenset(each.name for each in self.fields if each.settles)
 
-    @property
-    def needs_look(self) -> bool:
-        """Whether a fresh read could still change what is sent."""
-        return any(
-            each.action is FieldAction.SEND
-            or each.why is Why.NOT_READ
-            or (each.action is FieldAction.EQUAL and not each.settles)
-            for each in self.fields
-        )
-
 
 def merge(
     rows: Sequence[Row],
