@@ -14,8 +14,15 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from connector import __version__
-from connector.api.endpoints import ENDPOINTS, IDEMPOTENCY_KEY_MAX, check_parameters
-from connector.api.envelopes import Page, to_account, to_item, to_page
+from connector.api.envelopes import (
+    ENDPOINTS,
+    IDEMPOTENCY_KEY_MAX,
+    Page,
+    check_parameters,
+    to_account,
+    to_item,
+    to_page,
+)
 from connector.api.retry import (
     Action,
     Answer,
@@ -28,7 +35,7 @@ from connector.api.retry import (
 )
 from connector.api.transport import Exchange, Transport
 from connector.budget import Budget, Lane, Permit
-from connector.budget.policy.readings import http_date_s
+from connector.budget.policy.feedback import http_date_s
 from connector.clock import Clock, SystemClock
 from connector.errors import BadSetting, Interrupted, Unreachable
 from connector.logs import get_logger, hide

@@ -1,6 +1,7 @@
-"""The envelopes of the API's revisions, parsed into one type. Pure.
+"""The API's lists and their parameters, and the envelopes of their answers, parsed into one type.
 
-Lists come as (newest first)
+Pure. Source: the vendor's reference, whose revisions differ. No list can be filtered or ordered by
+`updatedAt`. Lists come as (newest first)
     pagination  {"success": true, "items": [...], "pagination": {"nextPageToken"?, "totalCount"?}}
     next_token  {"success": true, "items": [...], "nextPageToken": str | null}
     legacy      {"success": true, "notes": [...], "lastNote": ms | null}, next: startAfter=ms
@@ -13,12 +14,77 @@ empty; `null`, or `"success": true` without a list, may mean the same but prove 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from connector.api.bodies import NoContent, error_message
-from connector.api.endpoints import ENDPOINTS
+
+IDEMPOTENCY_KEY_MAX = 512  # characters
+PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two come from an answer
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One list, `GET /<name>`, and its single records, `GET /<name>/{id}`.
+
+    item_name: the key of one record in an answer.
+    parameters: every query parameter that some revision documents. Others are never sent: a
+        server ignores what it doesn't know, so a misspelled filter would return everything.
+    order_by, order: the field that pages are ordered by, and how; None = not documented.
+    """
+
+    name: str
+    item_name: str
+    parameters: frozenset[str]
+    order_by: str | None = None
+    order: Literal["ascending", "descending"] | None = None
+
+
+PROSPECTS = Endpoint(
+    name="prospects",
+    item_name="prospect",
+    parameters=PAGING | {"email", "phone", "name", "title", "company", "stage", "label"},
+)
+NOTES = Endpoint(
+    name="notes",
+    item_name="note",
+    parameters=PAGING | {"prospectId", "userId"},
+    order_by="createdAt",
+    order="descending",
+)
+TASKS = Endpoint(
+    name="tasks",
+    item_name="task",
+    parameters=PAGING
+    | {"prospectId", "assignedTo", "userId", "incompleteOnly", "dueBefore", "dueAfter"}
+    | {"assignTo"},  # assignedTo in an older revision
+    order_by="dueAt",
+    order="ascending",
+)
+MEETINGS = Endpoint(
+    name="meetings",
+    item_name="meeting",
+    parameters=PAGING
+    | {"prospectId", "ownerId", "meetingType", "meetingDateAfter", "meetingDateBefore"},
+    order_by="meetingDate",
+    order="descending",
+)
+ENDPOINTS = {endpoint.name: endpoint for endpoint in (PROSPECTS, NOTES, TASKS, MEETINGS)}
+RESOURCES = tuple(ENDPOINTS)
+
+
+def check_parameters(resource: str, names: Iterable[str]) -> None:
+    """Raise ValueError if `resource` isn't a list, or a name isn't one of its parameters."""
+    if resource not in ENDPOINTS:
+        raise ValueError(f"the API has no list {resource!r}, only {', '.join(ENDPOINTS)}")
+    unknown = sorted(set(names) - ENDPOINTS[resource].parameters)
+    if unknown:
+        raise ValueError(f"GET /{resource} has no parameter {', '.join(unknown)}")
+
+
+# --- envelopes ------------------------------------------------------------------------------------
 
 _TOKEN_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 on
 

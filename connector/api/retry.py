@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from connector.api.bodies import NoContent, NotJson, describe, error_text, read_json
 from connector.api.envelopes import NoList, NotDone, UnknownShape
-from connector.budget.policy.readings import seconds_ahead
+from connector.budget.policy.feedback import seconds_ahead
 from connector.errors import (
     ApiError,
     Redirected,

@@ -18,8 +18,7 @@ import sqlalchemy as sa
 
 from connector.budget import Lane
 from connector.budget.database import Database, Prepared
-from connector.budget.ledger_clock import LedgerClock
-from connector.budget.ledger_schema import MIGRATIONS, keys, outstanding, owners, spent
+from connector.budget.ledger_schema import MIGRATIONS, LedgerClock, keys, outstanding, owners, spent
 from connector.budget.ledger_view import (
     HOST,
     ConnectedProcess,
@@ -29,10 +28,9 @@ from connector.budget.ledger_view import (
     connected,
 )
 from connector.budget.policy import feedback, permits
-from connector.budget.policy.lanes import Pulls
+from connector.budget.policy.feedback import Reading
 from connector.budget.policy.permits import Allowance
-from connector.budget.policy.readings import Reading
-from connector.budget.policy.windows import Window
+from connector.budget.policy.windows import Pulls, Window
 
 _REFRESH_S = 10.0
 """A waiting process repeats its request this often, so that the others know it is alive."""

@@ -18,14 +18,27 @@ import sqlalchemy as sa
 
 from connector.budget import Lane
 from connector.budget.database import Database, Prepared, insert_into
-from connector.budget.ledger_clock import LedgerClock, ledger_clock
-from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
+from connector.budget.ledger_schema import (
+    LedgerClock,
+    key_id,
+    keys,
+    ledger_clock,
+    outstanding,
+    owners,
+    spent,
+)
 from connector.budget.policy import permits
 from connector.budget.policy.feedback import FeedbackState, spacing_s
-from connector.budget.policy.forecast import constraints, forecast
-from connector.budget.policy.lanes import HEARTBEAT_S, Pulls, RunningPull
-from connector.budget.policy.permits import Allowance, Facts
-from connector.budget.policy.windows import Limits, Live, Window, windows_of
+from connector.budget.policy.permits import Allowance, Facts, constraints, forecast
+from connector.budget.policy.windows import (
+    HEARTBEAT_S,
+    Limits,
+    Live,
+    Pulls,
+    RunningPull,
+    Window,
+    windows_of,
+)
 from connector.clock import SystemClock
 
 HOST = os.uname().nodename[:255]

@@ -25,10 +25,9 @@ from connector import logs
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.ledger import Answered, Grants, Ledger, Request
-from connector.budget.ledger_clock import ledger_clock, steady_clock
-from connector.budget.ledger_schema import key_id
+from connector.budget.ledger_schema import key_id, ledger_clock, steady_clock
 from connector.budget.ledger_view import BudgetReport
-from connector.budget.policy import readings
+from connector.budget.policy.feedback import read_answer
 from connector.budget.policy.permits import AHEAD_S, MOST_AHEAD, may_need, send_by_s
 from connector.budget.policy.windows import Limits, windows_of
 from connector.clock import Clock, SteadyClock, SystemClock
@@ -127,7 +126,7 @@ class RateBudget(BudgetReport):
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None:
         wall_s, longest_s = self._clock.now_s(), self._longest_s
-        reading = readings.parse(status, headers, wall_s=wall_s, longest_s=longest_s)
+        reading = read_answer(status, headers, wall_s=wall_s, longest_s=longest_s)
         answer = Answered(permit.id, self._clock.monotonic_s(), reading, permit.held_s)
         self._note(Request(answers=[answer]), is_near=reading.remaining_below(3 * MOST_AHEAD))
 

@@ -7,20 +7,18 @@ the environment: `HIRINGCENTER_PULL__FULL_SHARE`.
 
 from __future__ import annotations
 
+from connector.settings.folders import open_project
 from connector.settings.loading import VENDOR_HOST, account_settings, load
-from connector.settings.project import open_project
 from connector.settings.tree import (
     Account,
     AlertSettings,
     HttpSettings,
     PullSettings,
     PushJob,
+    RateLimit,
     ResourceSettings,
     Settings,
     WriteSettings,
-)
-from connector.settings.values import (
-    RateLimit,
     check_base_url,
     check_public_url,
     is_loopback,

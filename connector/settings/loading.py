@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from connector.errors import BadSetting, ConfigurationError, UnknownAccount, UnknownSetting, nearest
-from connector.settings.project import CONFIG_FILE, Project, open_project
+from connector.settings.folders import CONFIG_FILE, Project, open_project
 from connector.settings.tree import PREFIX, Account, Section, Settings, WrittenSettings
 
 VENDOR_HOST = "api.hiringcenterpro.com"

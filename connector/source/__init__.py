@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from connector.source.fields import RESOURCES
+from connector.api.envelopes import RESOURCES
 
 if TYPE_CHECKING:
     from connector.source.dlt_source import flag_deleted, hiringcenter, unfinished

@@ -20,12 +20,19 @@ from itertools import chain
 from typing import Any
 
 from connector.api.client import ApiClient
-from connector.api.endpoints import ENDPOINTS
+from connector.api.envelopes import ENDPOINTS
 from connector.errors import EndlessList, Refused, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
 from connector.source.fields import split_malformed
-from connector.source.list_pages import LIMIT_MAX, LIMITS, ListPages, PageTokenLost, Params, Step
-from connector.source.sightings import Sightings
+from connector.source.list_pages import (
+    LIMIT_MAX,
+    LIMITS,
+    ListPages,
+    PageTokenLost,
+    Params,
+    Sightings,
+    Step,
+)
 
 SLICED = frozenset({"prospects"})  # lists whose filters `Slices` knows
 MARGIN = 50  # rows that may be added meanwhile

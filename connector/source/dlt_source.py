@@ -30,13 +30,13 @@ from dlt.extract.items_transform import BaseItemTransform, ItemTransform
 from pydantic import TypeAdapter
 
 from connector.api.client import ApiClient
+from connector.api.envelopes import RESOURCES
 from connector.budget import Budget
 from connector.clock import SystemClock
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
-from connector.source.exact_values import to_datetime
-from connector.source.fields import DELETED_COLUMN, RESOURCES, SEEN_COLUMN, UNLISTED_COLUMN
+from connector.source.fields import DELETED_COLUMN, SEEN_COLUMN, UNLISTED_COLUMN, to_datetime
 from connector.source.list_scan import ListScan, begin, list_state, note, read_state
 from connector.source.row_maker import (
     MALFORMED_COLUMNS,

@@ -24,24 +24,22 @@ from dlt.common.schema.typing import TColumnSchema
 
 from connector.errors import BadSetting, ConfigurationError
 from connector.settings import PullSettings
-from connector.source.exact_values import (
-    REPLACEMENT,
-    all_fit,
-    arrow_table,
-    fitted,
-    holdable,
-    is_plain,
-    natural_type,
-    to_datetime,
-)
 from connector.source.fields import (
     CONTRACT,
     DELETED_COLUMN,
     FIELD_HINT,
     HASH_COLUMN,
     MS_FIELDS,
+    REPLACEMENT,
     UNLISTED_COLUMN,
+    all_fit,
+    arrow_table,
+    fitted,
+    holdable,
+    is_plain,
+    natural_type,
     record_id,
+    to_datetime,
 )
 
 MAX_LENGTH = 63  # PostgreSQL's; the same everywhere, so that columns are

@@ -14,7 +14,7 @@ from connector.logs import get_logger
 from connector.source.completing import SLICED, Completion, Slices, may_be_cut
 from connector.source.deletions import Found, LookUps
 from connector.source.fields import split_malformed
-from connector.source.list_pages import BAD_REQUEST, ListPages, PageTokenLost, Step
+from connector.source.list_pages import BAD_REQUEST, ListPages, PageTokenLost, Sightings, Step
 from connector.source.scans import (
     FILTERED,
     Checkpoint,
@@ -26,7 +26,6 @@ from connector.source.scans import (
     ScanPlan,
     usual_page_size,
 )
-from connector.source.sightings import Sightings
 
 STALLS_MAX = 2  # restarts in a row that got no further
 REREADS_MAX = 6  # requests, for one boundary between two pages

@@ -17,7 +17,7 @@ from connector.budget.scheduler import RateBudget
 from connector.errors import MissingKey
 from connector.logs import hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
-from connector.settings.state_dir import LEDGER, prepare
+from connector.settings.folders import LEDGER, open_state_dir
 
 SECTION = "hiringcenter"
 _CHECKED: dict[str, Callable[[Any], Any]] = {
@@ -110,7 +110,7 @@ class SharedClient:
 
     def _own_budget(self, opening: ExitStack) -> RateBudget:
         settings = self._settings
-        url = settings.ledger_url or f"sqlite:///{prepare(settings.state_dir) / LEDGER}"
+        url = settings.ledger_url or f"sqlite:///{open_state_dir(settings.state_dir) / LEDGER}"
         ledger = Database(url)
         opening.callback(ledger.close)
         return opening.enter_context(

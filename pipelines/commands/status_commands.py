@@ -78,7 +78,7 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
     Raises:
         MissingKey: there are several accounts, and none was chosen.
     """
-    from connector.source.fields import RESOURCES
+    from connector.source import RESOURCES
     from pipelines.destination.identity import snapshot_facts
     from pipelines.running.session import open_ledger
 

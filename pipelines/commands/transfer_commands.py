@@ -60,7 +60,7 @@ def _pull(
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
     tasks, meetings), or all four."""
     from connector.errors import UsageError, nearest
-    from connector.source.fields import RESOURCES
+    from connector.source import RESOURCES
     from pipelines.pull.pull_run import Wanted
 
     for name in resources or ():
@@ -367,7 +367,7 @@ def _sync(settings: Settings, output: Output, new_ledger: bool = _NEW_LEDGER) ->
     """Pull everything, then run every push job of the settings; a part that fails doesn't stop
     the others."""
     from connector.logs import redact
-    from connector.source.fields import RESOURCES
+    from connector.source import RESOURCES
     from pipelines.pull.pull_run import Wanted
 
     assert settings.key  # a missing key is one error, not one per part

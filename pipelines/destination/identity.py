@@ -20,7 +20,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from connector.errors import ConfigurationError
-from connector.settings import Settings, state_dir
+from connector.settings import Settings
+from connector.settings.folders import OLD_STATE_NAME, open_state_dir
 from pipelines.destination.labels import label_of
 
 _SERVICE = r"(?i)[a-z][a-z0-9+]+:|md:.*|:.*:"  # s3://bucket, md:database, :memory:
@@ -63,7 +64,7 @@ def prepare_state_dir(settings: Settings) -> Path:
         ConfigurationError: it can't be created or written, or its path can't be used for loads.
         AlreadyRunning: a run of version 0.1 is active.
     """
-    return state_dir.prepare(settings.state_dir, old=settings.project.folder / state_dir.OLD_NAME)
+    return open_state_dir(settings.state_dir, old=settings.project.folder / OLD_STATE_NAME)
 
 
 # --- names --------------------------------------------------------------------------------------

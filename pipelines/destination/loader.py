@@ -29,8 +29,7 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from connector.logs import get_logger
 from connector.source.dlt_source import list_resource, merge_strategy, with_state
-from connector.source.exact_values import arrow_table
-from connector.source.fields import HASH_COLUMN
+from connector.source.fields import HASH_COLUMN, arrow_table
 from connector.source.list_scan import note
 from connector.source.row_maker import MALFORMED_TABLE
 from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline

@@ -16,7 +16,7 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import SystemClock
 from connector.history import SENDING, Freshness, RunRecord
 from connector.settings import Settings
-from connector.source.fields import RESOURCES
+from connector.source import RESOURCES
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
 from pipelines.destination.identity import destination_label

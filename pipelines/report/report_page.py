@@ -26,7 +26,7 @@ from markupsafe import Markup, escape
 from connector.errors import UsageError, printable
 from connector.history import RunRecord
 from connector.settings import Settings
-from connector.source.fields import RESOURCES
+from connector.source import RESOURCES
 from connector.upsert.plan_file import PrivateFile
 from pipelines.report.report_facts import ReportFacts, WindowUse, changes, gather, rows_over_time
 from pipelines.running.wording import duration, plural

@@ -9,8 +9,8 @@ from typing import Any
 from connector.sandbox.generated_records import Generated
 from connector.sandbox.sandbox_options import BASE_TIME_MS, RESOURCES
 from connector.source.fields import split_malformed
+from connector.source.list_pages import Sightings
 from connector.source.row_maker import RowMaker
-from connector.source.sightings import Sightings
 from tests.bench import Row
 
 RECORDS = 20_000

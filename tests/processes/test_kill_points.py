@@ -73,7 +73,7 @@ def test_operations_fail_from_the_chosen_one_on_but_removals(tmp_path: Path):
 STATE_SCRIPT = """
 import os, shutil, sqlite3, sys, tarfile
 from pathlib import Path
-from connector.settings.state_dir import prepare
+from connector.settings.folders import prepare
 from tests.processes.file_operations import FileFault, watch
 
 home, target, watched = map(Path, sys.argv[1:4])

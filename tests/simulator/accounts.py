@@ -13,7 +13,7 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
-from connector.budget.policy.forecast import Constraint, forecast
+from connector.budget.policy.permits import Constraint, forecast
 from connector.settings import PullSettings, RateLimit
 from connector.source.list_scan import begin, list_state
 from connector.source.scan_planner import plan_scans

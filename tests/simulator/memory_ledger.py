@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from connector.budget import Lane
-from connector.budget.policy import feedback, lanes, permits, readings
+from connector.budget.policy import feedback, permits, windows
 from connector.budget.policy.feedback import FeedbackState
 from connector.budget.policy.windows import Live, Window
 from tests.simulator.servers import EPOCH_S
@@ -52,7 +52,7 @@ class MemoryLedger:
     grace: bool = True
     wall_offset_s: float = 0.0
     state: FeedbackState = field(default_factory=FeedbackState)
-    pulls: lanes.Pulls = field(default_factory=lanes.Pulls)
+    pulls: windows.Pulls = field(default_factory=windows.Pulls)
     out: dict[int, Granted] = field(default_factory=dict)
     push_out: int = 0
     ends_s: list[float] = field(default_factory=list)
@@ -106,7 +106,7 @@ class MemoryLedger:
             self._pull_answered(now_s - granted_s, now_s)
         if not self.listens:
             return
-        reading = readings.parse(
+        reading = feedback.read_answer(
             status,
             headers,
             wall_s=EPOCH_S + now_s + self.wall_offset_s,
@@ -139,7 +139,7 @@ class MemoryLedger:
         self.waiting_pull.pop(owner, None)
 
     def pull_started(self, now_s: float, expected: int | None = None) -> None:
-        running = lanes.RunningPull(seen_s=now_s, expected=expected)
+        running = windows.RunningPull(seen_s=now_s, expected=expected)
         self.pulls = replace(self.pulls.started(now_s), running=running)
 
     def pull_ended(self) -> None:

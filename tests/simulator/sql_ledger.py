@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from connector.budget import Lane
 from connector.budget.database import Database
 from connector.budget.ledger import Answered, Ledger, Request
-from connector.budget.policy import permits, readings
+from connector.budget.policy import feedback, permits
 from connector.budget.policy.windows import Window
 from tests.simulator.memory_ledger import Ask, Granted
 from tests.simulator.servers import EPOCH_S
@@ -67,7 +67,7 @@ class SqlLedger:
         arrived_s: float,
         now_s: float,
     ) -> None:
-        reading = readings.parse(
+        reading = feedback.read_answer(
             status, headers, wall_s=EPOCH_S + arrived_s, longest_s=self.windows[-1].length_s
         )
         answer = Answered(permit.id, arrived_s - now_s, reading, permit.held_s)

@@ -13,10 +13,8 @@ import pytest
 from connector.budget import Lane
 from connector.budget.policy import permits
 from connector.budget.policy.feedback import FeedbackState
-from connector.budget.policy.forecast import constraints, forecast
-from connector.budget.policy.lanes import Pulls
-from connector.budget.policy.permits import Facts
-from connector.budget.policy.windows import Live, Window, windows_of
+from connector.budget.policy.permits import Facts, constraints, forecast
+from connector.budget.policy.windows import Live, Pulls, Window, windows_of
 from tests.simulator.scenarios import (
     REAL,
     SCALED,

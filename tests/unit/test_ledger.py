@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from connector.budget import Lane
 from connector.budget.database import Database
 from connector.budget.ledger import Answered, Grants, Ledger, Request
-from connector.budget.ledger_clock import BootClock
-from connector.budget.ledger_schema import key_id, keys, outstanding, owners, spent
+from connector.budget.ledger_schema import BootClock, key_id, keys, outstanding, owners, spent
 from connector.budget.ledger_view import HOST, BudgetReport
-from connector.budget.policy import lanes
+from connector.budget.policy import windows
+from connector.budget.policy.feedback import Reading
 from connector.budget.policy.permits import TICK_S
-from connector.budget.policy.readings import Reading
 from connector.budget.policy.windows import Window, windows_of
 from connector.settings import RateLimit
 from tests.fake_clock import FakeClock
@@ -269,7 +268,7 @@ def test_the_next_pull_finds_its_room_when_it_is_due(database: Database, clock: 
         process.ledger.pull_started(10)
         process.ledger.pull_ended(10)
         clock.advance(wait_s)
-    assert len(process.pushes(30)) == 30 - 10 - math.ceil(lanes.SPARE * 30)
+    assert len(process.pushes(30)) == 30 - 10 - math.ceil(windows.SPARE * 30)
 
 
 def test_a_429_holds_every_process_until_the_servers_time(database: Database, clock: FakeClock):

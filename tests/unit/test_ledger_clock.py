@@ -10,14 +10,14 @@ import pytest
 from freezegun import freeze_time
 
 from connector.budget.database import Database
-from connector.budget.ledger_clock import (
+from connector.budget.ledger_schema import (
+    MIGRATIONS,
     BootClock,
     boot_id,
     first_offset_s,
     ledger_clock,
     steady_clock,
 )
-from connector.budget.ledger_schema import MIGRATIONS
 from connector.clock import SteadyClock, SystemClock
 from tests.fake_clock import FakeClock
 

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 
 from connector.errors import AlreadyRunning, StateConflict
-from connector.settings import state_dir
-from connector.settings.state_dir import default_state_dir, effective, prepare
+from connector.settings.folders import (
+    LEDGER,
+    default_state_dir,
+    effective_state_dir,
+    open_state_dir,
+)
 
 FIXTURE = Path(__file__).parents[1] / "fixtures/state-0.1.tar.xz"
 
@@ -41,12 +45,12 @@ def test_it_is_made_for_this_user_alone(tmp_path: Path):
     """0700 whatever the umask; the folders above it, which analysts may use, stay open."""
     mask = os.umask(0o077)
     try:
-        path = prepare(tmp_path / "data/.state")
+        path = open_state_dir(tmp_path / "data/.state")
     finally:
         os.umask(mask)
     assert path == tmp_path / "data/.state"
     assert (mode(path), mode(tmp_path / "data")) == (0o700, 0o755)
-    assert effective(tmp_path / "data/.state") == path, "the same folder the next time"
+    assert effective_state_dir(tmp_path / "data/.state") == path, "the same folder the next time"
 
 
 def test_a_folder_that_was_there_is_neither_closed_nor_filled(tmp_path: Path):
@@ -54,7 +58,7 @@ def test_a_folder_that_was_there_is_neither_closed_nor_filled(tmp_path: Path):
     shared = tmp_path / "shared"
     (shared / "lost+found").mkdir(parents=True)
     shared.chmod(0o1777)
-    path = prepare(shared)
+    path = open_state_dir(shared)
     assert path == shared / "hiringcenter"
     assert (mode(shared), mode(path)) == (0o1777, 0o700)
     assert sorted(each.name for each in shared.iterdir()) == ["hiringcenter", "lost+found"]
@@ -64,11 +68,11 @@ def test_a_state_of_version_0_1_moves_in_whole(tmp_path: Path):
     """Receipts, history and working files: what was pushed is still known."""
     old = unpack(tmp_path)
     before = sorted(path.relative_to(old) for path in old.rglob("*"))
-    new = prepare(default_state_dir(), old=old)
+    new = open_state_dir(default_state_dir(), old=old)
     assert not old.exists()
     assert set(before) <= {path.relative_to(new) for path in new.rglob("*")}
     assert (receipts(new), mode(new)) == (3, 0o700)
-    assert prepare(default_state_dir(), old=old) == new
+    assert open_state_dir(default_state_dir(), old=old) == new
 
 
 def test_it_moves_to_another_file_system_as_well(tmp_path: Path) -> None:
@@ -78,7 +82,7 @@ def test_it_moves_to_another_file_system_as_well(tmp_path: Path) -> None:
     old = unpack(tmp_path)
     target = Path("/dev/shm") / f"hc-{os.getpid()}" / "state"
     try:
-        assert receipts(prepare(target, old=old)) == 3
+        assert receipts(open_state_dir(target, old=old)) == 3
         assert not old.exists()
     finally:
         shutil.rmtree(target.parent, ignore_errors=True)
@@ -87,27 +91,27 @@ def test_it_moves_to_another_file_system_as_well(tmp_path: Path) -> None:
 def test_two_states_that_both_know_what_was_sent_are_refused_with_the_ways_out(tmp_path: Path):
     """Neither is dropped in silence: a row could be sent twice."""
     old = unpack(tmp_path)
-    prepare(default_state_dir(), old=old)
+    open_state_dir(default_state_dir(), old=old)
     other = unpack(tmp_path)
     with pytest.raises(StateConflict) as refused:
-        prepare(default_state_dir(), old=other)
+        open_state_dir(default_state_dir(), old=other)
     assert "HIRINGCENTER_STATE_DIR" in str(refused.value)
     assert "--new-ledger" in str(refused.value)
     assert receipts(other) == receipts(default_state_dir()) == 3
-    assert prepare(other, old=other) == other, "the way out that the message names"
+    assert open_state_dir(other, old=other) == other, "the way out that the message names"
 
 
 def test_a_state_without_history_gives_way(tmp_path: Path):
     """Somebody has only asked `status` from another folder before the upgrade."""
-    prepare(default_state_dir())
-    assert receipts(prepare(default_state_dir(), old=unpack(tmp_path))) == 3
+    open_state_dir(default_state_dir())
+    assert receipts(open_state_dir(default_state_dir(), old=unpack(tmp_path))) == 3
 
 
 def test_a_state_directory_set_by_hand_is_kept(tmp_path: Path):
     """What lies in the working folder is no reason to stop then."""
-    own = prepare(tmp_path / "own", old=unpack(tmp_path / "a"))
+    own = open_state_dir(tmp_path / "own", old=unpack(tmp_path / "a"))
     other = unpack(tmp_path / "b")
-    assert prepare(tmp_path / "own", old=other) == own
+    assert open_state_dir(tmp_path / "own", old=other) == own
     assert other.exists()
 
 
@@ -118,8 +122,8 @@ def test_a_state_in_use_stays_until_its_run_has_ended(tmp_path: Path):
     with lock.open("r+") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(AlreadyRunning, match=r"version 0\.1"):
-            prepare(default_state_dir(), old=old)
-    assert receipts(prepare(default_state_dir(), old=old)) == 3
+            open_state_dir(default_state_dir(), old=old)
+    assert receipts(open_state_dir(default_state_dir(), old=old)) == 3
 
 
 @as_root
@@ -127,6 +131,6 @@ def test_somebody_elses_state_is_not_taken_over(tmp_path: Path):
     """A `.hiringcenter` that another user planted in a shared folder isn't believed."""
     old = unpack(tmp_path)
     os.chown(old, 65534, 65534)
-    new = prepare(default_state_dir(), old=old)
+    new = open_state_dir(default_state_dir(), old=old)
     assert old.exists()
-    assert not (new / state_dir.LEDGER).exists()
+    assert not (new / LEDGER).exists()

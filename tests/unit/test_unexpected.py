@@ -12,7 +12,7 @@ import pytest
 from connector import logs
 from connector.errors import ConnectorError, Unexpected
 from connector.logs import error_facts
-from connector.settings import values
+from connector.settings import check_public_url
 
 PERSONAL = "Ada Byron said <p>call me</p> under hc_live_0123456789abcdef"
 
@@ -31,11 +31,11 @@ def fault() -> Exception:
 def test_type_and_line_of_ours_are_told_and_nothing_else():
     """`module:line` of the innermost frame that is the connector's."""
     with pytest.raises(AttributeError) as caught:
-        values.check_public_url(3)  # type: ignore[arg-type]
+        check_public_url(3)  # type: ignore[arg-type]
     told = Unexpected(caught.value)
     assert isinstance(told, ConnectorError)
     assert told.kind == "AttributeError"
-    assert told.where.startswith("connector.settings.values:")
+    assert told.where.startswith("connector.settings.tree:")
     assert "Run the command again with -v" in str(told)
     assert PERSONAL not in str(Unexpected(fault(), doing="reading notes"))
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from connector.errors import InputError
-from connector.upsert.inputs.csv_reader import CsvInput
 from connector.upsert.inputs.files import format_of, locate
-from connector.upsert.inputs.jsonl_reader import JsonLinesInput
 from connector.upsert.inputs.reader import Input
 from connector.upsert.inputs.text_decoding import decode
+from connector.upsert.inputs.text_readers import CsvInput, JsonLinesInput
 from connector.upsert.rows.cells import InputRow
 
 # format → what people call it, and which options it knows

@@ -11,7 +11,7 @@ import duckdb
 import pytest
 
 from connector.sandbox import Sandbox, SandboxOptions
-from connector.settings.state_dir import default_state_dir
+from connector.settings.folders import default_state_dir
 from tests.sync.commands.conftest import Run
 
 FIXTURE = Path(__file__).parents[2] / "fixtures/state-0.1.tar.xz"

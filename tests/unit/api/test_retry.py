@@ -18,7 +18,7 @@ from connector.api.retry import (
     outcome_of_status,
     retry_after_s,
 )
-from connector.budget.policy.readings import http_date_s
+from connector.budget.policy.feedback import http_date_s
 
 NOW_S = 1_760_000_000.0
 TRANSIENT = [Outcome.LOST, Outcome.FAULTY, Outcome.RUNNING, Outcome.DOUBTFUL]

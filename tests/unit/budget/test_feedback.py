@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.budget.policy import feedback
-from connector.budget.policy.feedback import FeedbackState, WindowState
-from connector.budget.policy.readings import Reading
+from connector.budget.policy.feedback import FeedbackState, Reading, WindowState
 from connector.budget.policy.windows import Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.budget import Lane
-from connector.budget.policy.forecast import Constraint, constraints, forecast
-from connector.budget.policy.permits import Allowance
+from connector.budget.policy.permits import Allowance, Constraint, constraints, forecast
 from connector.budget.policy.windows import Ceiling, Window
 
 

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.policy import lanes
-from connector.budget.policy.lanes import Pulls, RunningPull
-from connector.budget.policy.windows import Live, Window
+from connector.budget.policy import windows
+from connector.budget.policy.windows import Live, Pulls, RunningPull, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
 IDLE = (Live(0, 0), Live(0, 0))
@@ -16,7 +15,7 @@ HOURLY = Pulls(starts_s=(0.0, 3600.0, 7200.0), costs=(600, 600))
 
 
 def reserve(pulls: Pulls, now_s: float, live: tuple[Live, Live] = IDLE) -> tuple[int, ...]:
-    return lanes.reserves(WINDOWS, live, pulls, now_s)
+    return windows.reserves(WINDOWS, live, pulls, now_s)
 
 
 def test_without_pulls_pushes_may_have_everything():
@@ -64,7 +63,7 @@ def test_a_pull_that_stays_away_is_not_waited_for_longer_than_its_interval():
 
 
 def test_the_interval_is_the_median_so_one_missed_pull_shifts_nothing():
-    assert lanes.next_due((0.0, 3600.0, 10_800.0, 14_400.0)) == (18_000.0, 3600.0)
+    assert windows.next_due((0.0, 3600.0, 10_800.0, 14_400.0)) == (18_000.0, 3600.0)
 
 
 @pytest.mark.parametrize(
@@ -122,11 +121,11 @@ def test_a_reserve_never_leaves_pushes_less_than_half_of_the_hour(
 ):
     """0 to the whole limit of a minute, 0 to half of the hour."""
     live = (Live(spent[0], 0), Live(spent[1], 0))
-    minute, hour = lanes.reserves(WINDOWS, live, Pulls(starts, costs, running), now_s)
+    minute, hour = windows.reserves(WINDOWS, live, Pulls(starts, costs, running), now_s)
     assert 0 <= minute <= 300
     assert 0 <= hour <= 3000
 
 
 def test_pulls_started_at_one_instant_have_no_rhythm():
     """Two machines whose cron fires in the same second: nothing is reserved for a next one."""
-    assert lanes.next_due((0.0, 0.0)) is None
+    assert windows.next_due((0.0, 0.0)) is None

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from connector.budget import Lane
 from connector.budget.policy import permits
 from connector.budget.policy.feedback import FeedbackState, WindowState
-from connector.budget.policy.lanes import Pulls, RunningPull
 from connector.budget.policy.permits import TICK_S, Allowance, Facts
-from connector.budget.policy.windows import Ceiling, Live, Window
+from connector.budget.policy.windows import Ceiling, Live, Pulls, RunningPull, Window
 
 WINDOWS = (Window(300, 60.0), Window(6000, 3600.0))
 OPEN = FeedbackState(probing=0)

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.budget.policy.readings import Reading, parse
+from connector.budget.policy.feedback import Reading, read_answer
 
 NOW_S = 1_760_000_000.0
 
 
 def read(status: int = 200, **headers: str) -> Reading:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return parse(status, named, wall_s=NOW_S, longest_s=3600.0)
+    return read_answer(status, named, wall_s=NOW_S, longest_s=3600.0)
 
 
 def test_reads_the_three_headers():
@@ -89,7 +89,7 @@ def test_a_refusal_without_headers_is_still_a_refusal():
 )
 def test_no_header_is_too_odd_to_be_read(status: int, headers: dict[str, str]):
     """What is read is never negative, and no time lies beyond the longest window."""
-    reading = parse(status, headers, wall_s=NOW_S, longest_s=3600.0)
+    reading = read_answer(status, headers, wall_s=NOW_S, longest_s=3600.0)
     assert reading.limit is None or reading.limit >= 0
     assert reading.used is None or reading.used >= 0
     for time_s in (reading.reset_s, reading.retry_after_s):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from connector.api.endpoints import check_parameters
-from connector.api.envelopes import Page
+from connector.api.envelopes import Page, check_parameters
 from connector.budget import Lane
 from connector.errors import Refused
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector.settings import PullSettings, RateLimit
-from connector.source.fields import RESOURCES
+from connector.source import RESOURCES
 from connector.source.scan_planner import ListState, ScanPlans, plan_scans
 from connector.source.scans import (
     Doubt,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.source.exact_values import (
+from connector.source.fields import (
     FIRST_MS,
     LAST_MS,
     fitted,
