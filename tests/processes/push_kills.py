@@ -177,9 +177,11 @@ def kill_again_and_again(
     chance: random.Random,
     *,
     requests: int = 20,
+    between: int = 1,
 ) -> int:
     """Run `command` up to `kills` times, killed at random instants, the first time between two of
     its first requests; how often it was killed while it ran. requests: it makes at least so many.
+    between: up to so many come before each later kill.
     """
     some, before = chance.randrange(1, requests), len(sandbox.requests)
     signalled(
@@ -188,11 +190,11 @@ def kill_again_and_again(
     )  # fmt: skip
     killed = 1
     while killed < kills:
-        before = len(sandbox.requests)
+        target = len(sandbox.requests) + chance.randrange(between)
         pid = zygote.start(*command)
         if chance.random() < 0.8:  # else somewhere in start and plan
             _until(
-                lambda before=before: len(sandbox.requests) > before or _ended(zygote),
+                lambda target=target: len(sandbox.requests) > target or _ended(zygote),
                 deadline_s=300,
             )
         time.sleep(chance.uniform(0, 0.25))

@@ -35,6 +35,7 @@ _HEAVY = (
     "pipelines.commands.transfer_commands",
     "pipelines.pull.pull_run",
     "pipelines.pull.pull_view",
+    "pipelines.push.apply_and_undo",
     "pipelines.push.push_run",
     "pipelines.push.push_report",
     "dlt._workspace.cli",
