@@ -10,12 +10,12 @@ import orjson
 
 from connector.upsert.delivery import Item
 from connector.upsert.looking import Guard
-from connector.upsert.outbox.bases import RowMemory
+from connector.upsert.outbox.bases import PersonRead, RowMemory
 from connector.upsert.outbox.entries import Base
 from connector.upsert.outbox.merge import Person, PersonMerge
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.receipts import RowResult, Status
-from connector.upsert.rows.write_schema import current_fields
+from connector.upsert.rows.write_schema import MANNERS, current_fields
 
 
 @dataclass(eq=False)
@@ -33,8 +33,10 @@ class RowInFlight:
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
     read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write;
     was_scanned: by a scan, for this run's writes. updated_before_ms: their `updatedAt` then.
+    shown: the person as the last answer about this row, or about the one before it, has shown them.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
-    changed: fields that were sent of it and accepted. left_alone: the prospect exists, and a push
+    changed: fields that were sent of it and accepted. stays_deleted: the person was deleted in
+    HiringCenter, and the row asks for nothing new. left_alone: the prospect exists, and a push
     that only creates doesn't change it. names: of the people that `failures` are about, for the
     rejects file only. record_id: of an activity that was created. refused_names: why its fields go
     out under other names than before.
@@ -54,6 +56,7 @@ class RowInFlight:
     memory: RowMemory | None = None
     siblings: Base | None = None
     merged: PersonMerge | None = None
+    shown: PersonRead | None = None
     guard: Guard | None = None
     theirs: Person | None = None
     read_ms: int | None = None
@@ -61,6 +64,7 @@ class RowInFlight:
     was_scanned: bool = False
     updated_before_ms: float | None = None
     changed: tuple[str, ...] = ()
+    stays_deleted: bool = False
     left_alone: bool = False
     names: str | None = None
     record_id: str | None = None
@@ -106,6 +110,16 @@ class RowInFlight:
         return self.status in (Status.REJECTED, Status.FAILED)
 
     @property
+    def kept(self) -> tuple[str, ...]:
+        """Fields of the person that were kept as HiringCenter has them; of one who stays deleted,
+        all that the row says."""
+        if self.has_failed:
+            return ()
+        if self.stays_deleted:
+            return tuple(name for name in self.says if name not in MANNERS)
+        return tuple(each.name for each in self.merged.kept) if self.merged else ()
+
+    @property
     def result(self) -> RowResult:
         """The row's one outcome. A prospect that was accepted without all its activities has
         failed: not everything that the row asks for is there."""
@@ -120,14 +134,13 @@ class RowInFlight:
             notes = [f"the prospect was {status.value}, but not all that goes with it", *notes]
             status = Status.FAILED
         message = "; ".join([*self.failures, *notes, *added]) or None
-        kept = tuple(each.name for each in self.merged.kept) if self.merged else ()
         return RowResult(
             self.write.row_number,
             status,
             self.prospect_id,
             message,
             changed_fields=self.changed,
-            kept_fields=() if self.has_failed else kept,
+            kept_fields=self.kept,
         )
 
     def _result_of_activity(self) -> RowResult:

@@ -32,7 +32,7 @@ from connector.upsert.looking import (
     ProspectScan,
     ScannedPeople,
 )
-from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory
+from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, fields_of_item
 from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
@@ -45,7 +45,15 @@ from connector.upsert.outbox.merge import (
     merge,
 )
 from connector.upsert.outbox.merge import Row as MergedRow
-from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Verdict, Write, WriteState
+from connector.upsert.outbox.outbox import (
+    LOOK_FIRST,
+    PROSPECTS,
+    Outbox,
+    Verdict,
+    Write,
+    WriteState,
+    time_ms,
+)
 from connector.upsert.outbox.planner import (
     EXISTS,
     UNCERTAIN,
@@ -352,6 +360,7 @@ class Sender:
             self._looking = replace(self._looking, rules=self._settler.rules)
         if follows is Next.SETTLED:
             self._creating.discard(_entry(row.write))
+            self._note_shown(row, arrived)
             return self._claim_activity(connection, row)
         is_silent = self._ending is None or isinstance(self._ending, Interrupted)
         if follows is Next.STOP and isinstance(arrived, BaseException) and is_silent:
@@ -360,6 +369,20 @@ class Sender:
             return False
         self._mark_sending(connection, row, follows)
         return True
+
+    def _note_shown(self, row: RowInFlight, arrived: Delivered | BaseException) -> None:
+        """The person as they are now, for the next row that is about them."""
+        if row.write.kind != PROSPECTS:  # it changes nothing of the person
+            return
+        row.shown = None
+        if not isinstance(arrived, Delivered) or arrived.read_ms is not None:
+            return
+        item = arrived.item or {}
+        if row.prospect_id is None or str(item.get("id")) != row.prospect_id:
+            return
+        updated_ms, now_ms = time_ms(item, "updatedAt"), self._clock.now_ms()
+        updated_ms = None if updated_ms is None else int(updated_ms)
+        row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_ms, ())
 
     def _claim_found(self, connection: sa.Connection, row: RowInFlight, write: Write) -> bool:
         """The person of a row that is an activity is known: it goes on as if it always had been."""
@@ -498,10 +521,12 @@ class Sender:
         self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
     ) -> Delivered | BaseException | None:
         """What a look would bring, where how the person is was read before and still holds."""
-        read = self._scanned.take(row.prospect_id or "") if self._must_look(row) else None
-        row.was_scanned = read is not None
-        if read is not None and not self._holds(connection, read):
-            read = None
+        read = self._just_shown(connection, row)
+        if read is None and self._must_look(row):
+            read = self._scanned.take(row.prospect_id or "")
+            row.was_scanned = read is not None
+            if read is not None and not self._holds(connection, read):
+                read = None
         if read is None and self._must_look(row):
             self._looks_to_fill += 1
             if self._looks_to_fill <= self._options.lookups:
@@ -520,6 +545,16 @@ class Sender:
             return self._looking.judge(row.write, memory, row.guard, read, is_fresh=is_fresh)
         except (NotSendable, GuardConflict) as error:
             return error
+
+    def _just_shown(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
+        """The person as the row before this one has left them, unless another one was sent since
+        that leads to them as well."""
+        shown = row.shown
+        if shown is None or shown.id != row.prospect_id:
+            return None
+        receipt = self._receipts.of(connection, [shown.id]).get(shown.id)
+        is_last = receipt is not None and receipt.accepted_ms <= shown.read_ms
+        return shown if is_last else None
 
     def _read_before(
         self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
@@ -620,7 +655,7 @@ class Sender:
                 return True
         self._finished.append(row)
         if row.own:
-            self._rows.done(row.write.person)
+            self._rows.done(row)
         return False
 
     def _payload_of(self, write: Write) -> dict[str, Any]:
@@ -704,7 +739,7 @@ class Sender:
                 self.recovered += self._settler.is_settled(row.write)
                 continue
             self.outcomes[result.status] += 1
-            self.kept += bool(row.merged and row.merged.kept and not row.has_failed)
+            self.kept += bool(row.kept)
             self._on_result(result)
             if result.status in (Status.REJECTED, Status.FAILED):
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
@@ -731,7 +766,7 @@ class _RowQueue:
         self._ahead: deque[list[Write]] = deque()
         self._busy: set[int] = set()
         self._parked: dict[int, deque[list[Write]]] = {}
-        self._freed: deque[list[Write]] = deque()
+        self._freed: deque[RowInFlight] = deque()
 
     @property
     def empty(self) -> bool:
@@ -741,21 +776,25 @@ class _RowQueue:
     def take(self, connection: sa.Connection, most: int) -> list[RowInFlight]:
         """The next rows whose person is free, who is busy from now on."""
         rows: list[RowInFlight] = []
-        while len(rows) < most and (writes := self._next_free(connection)) is not None:
-            rows.append(RowInFlight.of(writes, own=True))
+        while len(rows) < most and (row := self._next_free(connection)) is not None:
+            rows.append(row)
         return rows
 
-    def done(self, person: int) -> None:
-        """The row of `person` that was taken has its outcome; their next may follow."""
+    def done(self, row: RowInFlight) -> None:
+        """A row that was taken has its outcome; the next of its person may follow, who is known to
+        be as this one has left them."""
+        person = row.write.person
         waiting = self._parked.get(person)
         if not waiting:
             self._busy.discard(person)
             return
-        self._freed.append(waiting.popleft())
+        after = RowInFlight.of(waiting.popleft(), own=True)
+        after.shown = row.shown
+        self._freed.append(after)
         if not waiting:
             del self._parked[person]
 
-    def _next_free(self, connection: sa.Connection) -> list[Write] | None:
+    def _next_free(self, connection: sa.Connection) -> RowInFlight | None:
         if self._freed:
             return self._freed.popleft()
         while sum(map(len, self._parked.values())) < _MOST_PARKED:
@@ -771,6 +810,6 @@ class _RowQueue:
             person = writes[0].person
             if person not in self._busy:
                 self._busy.add(person)
-                return writes
+                return RowInFlight.of(writes, own=True)
             self._parked.setdefault(person, deque()).append(writes)
         return None

@@ -257,7 +257,7 @@ class Settler:
                 self._refuse(connection, row, Status.FAILED, UNCERTAIN)
             else:
                 self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
-                row.status = Status.UNCHANGED
+                row.status, row.stays_deleted = Status.UNCHANGED, True
                 row.notes.append(DELETED)
             return Next.SETTLED
         item = arrived.item or {}
@@ -376,10 +376,22 @@ class Settler:
         if row.merged is None or not row.merged.to_send:
             settlement = self.settlement_of(row)
             row.write = row.write._replace(settles=settlement and settlement.to_bytes())
-            self._accept(connection, row, item, _status_of_met(row.write, arrived))
+            self._accept(connection, row, item, self._status_of_met(row.write, arrived))
             return Next.SETTLED
         row.write = row.write._replace(body=arrived.write.body)
         return Next.UPDATE
+
+    def _status_of_met(self, write: Write, arrived: Delivered) -> Status:
+        """The outcome for a person who was met and is as the row says: a server that doesn't know
+        `update: false` may have changed them."""
+        changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
+        if sent_ms is None and write.sent_ms is not None:  # sent before the first answer came
+            server_now_ms = self.server_ms()
+            if server_now_ms is not None:
+                sent_ms = server_now_ms - (self._clock.now_ms() - write.sent_ms)
+        if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
+            return Status.UNCHANGED
+        return Status.UPDATED
 
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
         """Whether a row is refused, since the person with its contact seems to be another one;
@@ -615,9 +627,7 @@ class Settler:
         self._note_undone(connection, row)
         if is_answer and status is Status.UPDATED:
             self._note_left(connection, write, orjson.loads(write.body), item)
-        if row.merged is not None and (note := kept_note([e.name for e in row.merged.kept])):
-            row.notes.append(note)
-        row.notes += filter(None, [unread_note(row.merged)])
+        row.notes += filter(None, [kept_note(row.kept, row.merged), unread_note(row.merged)])
         self._remember_unread(connection, row, item)
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
@@ -749,15 +759,6 @@ def _before_ms(row: RowInFlight, status: Status) -> int | None:
     if status is not Status.UPDATED:
         return 0
     return None if row.updated_before_ms is None else int(row.updated_before_ms)
-
-
-def _status_of_met(write: Write, arrived: Delivered) -> Status:
-    """The outcome for a person who was met and is as the row says: a server that doesn't know
-    `update: false` may have changed them."""
-    changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
-    if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
-        return Status.UNCHANGED
-    return Status.UPDATED
 
 
 def _person_read(write: Write, item: Item) -> Person:

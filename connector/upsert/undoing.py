@@ -56,7 +56,9 @@ def changes_of(connection: sa.Connection, outbox: Outbox, run_id: str) -> list[C
     """What a run has changed, in file order."""
     own = writes.c
     open_states = (WriteState.SENDING.value, WriteState.UNCERTAIN.value)
-    is_open = own.state.in_(open_states)
+    # what was uncertain stays so for an undo, also once something newer was accepted
+    was_uncertain = own.outcome == WriteState.UNCERTAIN.value
+    is_open = own.state.in_(open_states) | was_uncertain
     outcome = sa.case((is_open, sa.null()), else_=own.outcome)
     query = (
         sa.select(own.row_number, own.kind, own.prospect_id, outcome)

@@ -105,9 +105,11 @@ class _ApplyRun(OutboxRun):
         self._note_run(header.plan_id, is_done=self._is_done)
 
     def _say_already_applied(self, plan: PlanFile, run_id: str) -> None:
-        rows = plan.counts.get("rows", 0)
-        self._planned = PlanCounts(rows=rows)
-        self._planned.outcomes[Status.UNCHANGED] = rows
+        """What that run has refused stays refused: it counts as it did then."""
+        counts = self._planned = PlanCounts(rows=plan.counts.get("rows", 0))
+        counts.outcomes += self._results.count_refused(run_id)
+        counts.outcomes[Status.REJECTED] += plan.counts.get("rejected", 0)
+        counts.outcomes[Status.UNCHANGED] = counts.rows - counts.outcomes.total()
         self._report.notes.append(
             f"{self._request.plan} is already applied, by run {run_id}: nothing was sent. "
             f"`hiringcenter runs {run_id}` shows its results."

@@ -366,6 +366,7 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
     first, to_send = view.first, _to_send(summary)
     if first:
         yield _table(first)
+        yield from _unknown_values(first)
     if to_send > len(first):
         yield f"… and {plural(to_send - len(first), 'more row')} to send{_where(summary)}."
     if view.fields:
@@ -383,6 +384,17 @@ def plan_lines(view: PlanView, summary: Mapping[str, Any]) -> Iterator[Any]:
         yield f"Can't be undone: {'; '.join(undo)}."
     if (age_s := summary.get("copy_age_s")) is not None:
         yield f"Compared with the copy pulled {duration(age_s)} ago{_looks(view, summary)}."
+
+
+def _unknown_values(first: Sequence[Change]) -> Iterator[str]:
+    """What a question mark in the table stands for."""
+    sent = [each for change in first if change["outcome"] == "update"
+            for each in change.get("changes", ())]  # fmt: skip
+    unknown = [each for each in sent if "old" not in each and each["field"] not in LABEL_EDITS]
+    if unknown:
+        looks = all(each.get("waits_for_look_up") for each in unknown)
+        how = "; it is looked up before it is changed" if looks else ""
+        yield f"{_UNKNOWN}: what HiringCenter has there isn't known{how}."
 
 
 def _looks(view: PlanView, summary: Mapping[str, Any]) -> str:
@@ -406,7 +418,7 @@ def _where(summary: Mapping[str, Any]) -> str:
     return f": {' and '.join(files)}" if files else "; --html F or --changes F shows them"
 
 
-_ARROW = " → "
+_ARROW, _UNKNOWN = " → ", "?"
 
 
 def _table(first: Sequence[Change]) -> Table:
@@ -446,6 +458,6 @@ def _field_lines(shown: Change) -> list[tuple[str, str]]:
 def _from_to(each: Mapping[str, Any]) -> str:
     if each["field"] in LABEL_EDITS:
         return f"{'−' if each['field'] == 'labels_remove' else '+'} {each['new']}"
-    old = (each["old"] or "(empty)") if "old" in each else "?"
+    old = (each["old"] or "(empty)") if "old" in each else _UNKNOWN
     edited = " (edited in HiringCenter)" if each.get("replaces_edit") else ""
     return f"{old}{_ARROW}{each['new'] or '(empty)'}{edited}"

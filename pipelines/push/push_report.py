@@ -171,7 +171,8 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
             "file to see what they would do now."
         )
     elif "rejects_file" in summary:
-        yield f"Fix the rows in {summary['rejects_file']} and push that file."
+        to = f" with --to {summary['to']}" if "to" in summary else ""
+        yield f"Fix the rows in {summary['rejects_file']} and push that file{to}."
     if "results_file" in summary:
         yield f"Every row with its outcome: {summary['results_file']}"
     if "eta_s" in summary:

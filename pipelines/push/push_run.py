@@ -481,8 +481,10 @@ class _PushRun(OutboxRun):
 
     @property
     def _named(self) -> dict[str, str]:
-        job = self._request.job
-        return {"source": self._request.title, **({"job": job} if job else {})}
+        job, to = self._request.job, self._request.to
+        named = {"job": job} if job else {}
+        named |= {"to": to} if to != PROSPECTS else {}
+        return {"source": self._request.title, **named}
 
     def _plan_and_send(self) -> None:
         request, settings = self._request, self._session.settings

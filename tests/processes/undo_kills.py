@@ -28,14 +28,13 @@ _Fields = Mapping[str, Any]
 @dataclass(frozen=True)
 class Size:
     """How many people a file is to update and to create, how many of those it has updated others
-    edit before that is undone, and how often its push and the undo of that are killed. conflicts:
-    how many of those it is to update others edit between plan and apply."""
+    edit before that is undone. kills: at most half of them of the push, the rest of the undo.
+    conflicts: how many of those it is to update others edit between plan and apply."""
 
     updated: int
     created: int
     edited: int
-    kills_of_push: int
-    kills_of_undo: int
+    kills: int
     conflicts: int = 0
 
 
@@ -85,7 +84,7 @@ class Trial:
         size, sandbox = self.size, self._sandbox
         rows = size.updated + size.created
         start = len(sandbox.applied)
-        code, summary = self._under_fire(command, size.kills_of_push, requests=rows)
+        code, summary = self._under_fire(command, -(-size.kills // 2), requests=rows)
         wanted_code = 3 if self._conflicts else 0
         if code != wanted_code or summary.get("rows") != rows or summary.get("not_sent"):
             self.wrong.append(f"{command[0]} ended with {code}: {summary}")
@@ -120,7 +119,8 @@ class Trial:
     def _take_back_under_fire(
         self, runs: Runs, before: Mapping[str, _Fields], edited: Collection[str]
     ) -> None:
-        kills, people = self.size.kills_of_undo, sum(runs.people.values())
+        kills = self.size.kills - self.killed.total()
+        people = sum(runs.people.values())
         start = len(self._sandbox.applied)
         for run_id in runs.changing:
             own = runs.people[run_id]
@@ -176,7 +176,7 @@ class Trial:
         """The same again sends nothing, but a push what an apply has left in conflict."""
         asked, applied = len(self._sandbox.requests), len(self._sandbox.applied)
         if command == APPLY:
-            self._must_end(APPLY[0], 0, *APPLY[1:])
+            self._must_end(APPLY[0], 3 if self._conflicts else 0, *APPLY[1:])
             self._compare("requests of a plan applied again", len(self._sandbox.requests), asked)
         self._must_end(PUSH[0], 0, *PUSH[1:])
         posts = [each for each in self._sandbox.requests[asked:] if each.method == "POST"]

@@ -79,7 +79,8 @@ def check_activity(row: InputRow) -> ActivityRow:
 
 @dataclass
 class Pushed:
-    """What one push came to. statuses: row number → status; messages: row number → message."""
+    """What one push came to. statuses: row number → status; messages: row number → message.
+    kept: rows with fields that were kept, planned or found while sending."""
 
     plan: PlanCounts
     outcomes: dict[Status, int] = field(default_factory=dict)
@@ -87,6 +88,7 @@ class Pushed:
     messages: dict[int, str | None] = field(default_factory=dict)
     rejects: list[Reject] = field(default_factory=list)
     recovered: int = 0
+    kept: int = 0
 
 
 @dataclass
@@ -161,7 +163,7 @@ class Rig:
             else:
                 activities = ActivityPlanner(outbox, options, self.pulled, kind=to, **how)
                 plan = activities.plan(numbered, check_activity, **watch)
-            pushed = Pushed(plan, rejects=rejects)
+            pushed = Pushed(plan, rejects=rejects, kept=plan.kept)
             if dry_run:
                 return pushed
             self._send(outbox, options, held, began_ms, pushed)
@@ -213,6 +215,7 @@ class Rig:
         sender.send()
         pushed.outcomes = dict(pushed.plan.outcomes + sender.outcomes)
         pushed.recovered = sender.recovered
+        pushed.kept += sender.kept
         run_id = options.run_id
         with self.database.read() as connection:
             for row in connection.execute(sa.select(results).where(results.c.run_id == run_id)):

@@ -17,6 +17,7 @@ import orjson
 
 from connector.clock import SteadyClock
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.merge import full_name
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.person_plan import Outcome, PlannedRow
 from connector.upsert.outbox.planner import (
@@ -93,6 +94,7 @@ class ActivityPlanner:
         with outbox.database.read() as connection:
             self._disputed = self._receipts.disputed(connection)
         self._uncertain = {name for name, of_kind, _ in outbox.uncertain() if of_kind == kind}
+        self._people: Mapping[str, PulledProspect] = {}
         self._new: list[Write] = []
         self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
@@ -160,6 +162,7 @@ class ActivityPlanner:
 
     def _plan_chunk(self, rows: Sequence[tuple[ActivityRow, Write]]) -> None:
         facts = self._gather(rows)
+        self._people = facts.people
         used_rows, used_people = set[int](), set[str]()
         for row, write in rows:
             assert write.row_alias is not None
@@ -203,7 +206,8 @@ class ActivityPlanner:
         )
         ids = {each.prospect_id for each in others if each.prospect_id is not None}
         ids |= {receipt.prospect_id for receipt in receipts.values()}
-        people = {**near.people, **self._pulled.by_id(ids - near.people.keys())}
+        shows = self._on_planned is not None
+        people = {**near.people, **self._pulled.by_id(ids - near.people.keys(), with_fields=shows)}
         with self._outbox.database.read() as connection:
             attached = self._receipts.attached(connection, ids | people.keys())
         return _ChunkFacts(receipts, known, attached, near.by_email, near.by_phone, people)
@@ -275,11 +279,14 @@ class ActivityPlanner:
         *,
         looks: bool = False,
     ) -> None:
-        if self._on_planned is not None:
-            planned = PlannedRow(
-                write.row_number, write, (), outcome, prospect_id, None, looks, False, reason
-            )
-            self._on_planned(planned)
+        if self._on_planned is None:
+            return
+        copied = self._people.get(prospect_id or "")
+        name = None if copied is None else full_name(copied.fields)
+        planned = PlannedRow(
+            write.row_number, write, (), outcome, prospect_id, None, looks, False, reason, name=name
+        )
+        self._on_planned(planned)
 
     def _outcome(
         self,

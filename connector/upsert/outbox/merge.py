@@ -354,6 +354,10 @@ def lacks_names(says: Mapping[str, Any]) -> bool:
     return any(not says.get(name) for name in NAMES)
 
 
+def full_name(fields: Mapping[str, Any]) -> str | None:
+    return " ".join(filter(None, (fields.get(name) for name in NAMES))) or None
+
+
 _TO_CREATE = "a first and last name are needed to create somebody. Fill them in"
 NOBODY = (
     f"no prospect in HiringCenter has this email or phone, and {_TO_CREATE}, or correct the contact"

@@ -32,6 +32,7 @@ from connector.upsert.outbox.merge import (
     PersonMerge,
     Row,
     Why,
+    full_name,
     has_changed,
     lacks_names,
     merge,
@@ -99,9 +100,15 @@ class RowPlan:
     name: str | None = None
 
 
-def kept_note(fields: Collection[str]) -> str | None:
-    """What people are told of fields that were kept."""
-    return f"kept as HiringCenter has it: {', '.join(fields)}" if fields else None
+def kept_note(fields: Collection[str], merged: PersonMerge | None) -> str | None:
+    """What people are told of fields that were kept: one that another source has pushed isn't put
+    back with `--restore`, either."""
+    if not fields:
+        return None
+    note = f"kept as HiringCenter has it: {', '.join(fields)}"
+    found = () if merged is None else merged.kept
+    pushed = [each.name for each in found if each.why is Why.DISAGREES and each.name in fields]
+    return f"{note}; {Why.DISAGREES}: {', '.join(pushed)}" if pushed else note
 
 
 def unread_note(merged: PersonMerge | None) -> str | None:
@@ -474,7 +481,7 @@ def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> boo
 
 def _name(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     """The name of a person, as the row has it, else as HiringCenter does."""
-    return " ".join(filter(None, (says.get(name) or theirs.get(name) for name in NAMES))) or None
+    return full_name({name: says.get(name) or theirs.get(name) for name in NAMES})
 
 
 def _of_row(merged: PersonMerge, memory: RowMemory) -> PersonMerge:

@@ -629,7 +629,7 @@ def _collecting_rarely() -> Iterator[None]:
 def _decision_of(plan: RowPlan) -> RowDecision:
     outcome = None if plan.sends else Status.UNCHANGED
     left_out = unread_note(plan.merged) if not plan.sends else None
-    notes = "; ".join(filter(None, (kept_note(plan.kept), left_out)))
+    notes = "; ".join(filter(None, (kept_note(plan.kept, plan.merged), left_out)))
     return RowDecision(outcome, plan.prospect_id, plan.reason or notes or None)
 
 

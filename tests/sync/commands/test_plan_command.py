@@ -15,7 +15,7 @@ from rich.console import Console
 from connector.budget import locks
 from connector.sandbox import Sandbox
 from connector.settings import load
-from connector.upsert.outbox.merge import FieldAction, FieldMerge, PersonMerge, Why
+from connector.upsert.outbox.merge import UNKNOWN, FieldAction, FieldMerge, PersonMerge, Why
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.person_plan import PlannedRow
 from pipelines.push.plan_view import PlanView, plan_lines
@@ -167,6 +167,7 @@ def test_activities_on_their_own_are_shown(run: Run, people: Path, tmp_path: Pat
     ended, changes = planned(run, notes, "--to", "notes")
     assert (ended.code, ended.summary["cannot_be_undone"]) == (0, {"activities": 1})
     assert changes[2]["activities"] == [{"kind": "notes", "body": "Called back"}]
+    assert changes[2]["name"] == "Ada Lovelace"
     refused = run(
         "plan", str(notes), "--to", "notes", "--out", str(tmp_path / "n.hcplan"), "--json"
     )
@@ -253,6 +254,18 @@ def test_a_guessed_encoding_is_never_kept_to_be_sent(run: Run, people: Path, tmp
     assert run("plan", path, "--json").code == 0
     ended = run("plan", path, "--out", str(tmp_path / "p.hcplan"), "--json")
     assert (ended.code, ended.summary["error"]["type"]) == (2, "EncodingGuessed")
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_value_that_isnt_known_is_explained(looks: bool):
+    """Below the table, and whether it is found out before it is changed."""
+    view, says = PlanView(), dumps({"firstName": "N", "lastName": "x", "email": "n@example.com"})
+    write = Write("run", "source", 2, 0, PROSPECTS, 2, 2, None, None, b"", says)
+    sent = (FieldMerge("title", FieldAction.SEND, Why.CHANGED, "new", UNKNOWN),)
+    view.add(PlannedRow(2, write, (), "update", "p", PersonMerge(sent), looks, False, None))
+    lines = [line for line in plan_lines(view, {"would_update": 1}) if isinstance(line, str)]
+    found_out = "; it is looked up before it is changed" if looks else ""
+    assert lines[0] == f"?: what HiringCenter has there isn't known{found_out}."
 
 
 def test_the_first_changes_fit_a_terminal_of_80_columns():

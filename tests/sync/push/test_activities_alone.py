@@ -14,7 +14,7 @@ from connector.sandbox import Sandbox
 from connector.settings import PushJob, Settings
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
-from pipelines.push.push_report import PushReport
+from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import PlanFiles, plan_push, push
 from tests.sync.push.test_push_runs import landed
 
@@ -127,6 +127,7 @@ def test_nobody_and_several_are_rejected_and_nobody_is_created(
     assert len(sandbox.store.all("prospects")) == count
     with (tmp_path / "notes.csv.rejects.csv").open(newline="", encoding="utf-8-sig") as stream:
         assert [row["body"] for row in csv.DictReader(stream)] == ["several", "nobody"]
+    assert any("push that file with --to notes." in str(line) for line in push_lines(report))
 
 
 def test_contacts_of_two_people_are_rejected_without_a_request(

@@ -76,6 +76,10 @@ def test_planned_changes_are_what_is_applied_and_edited_people_are_conflicts(
     rejects = Path(report.summary["rejects_file"]).read_text(encoding="utf-8-sig").splitlines()
     assert len(rejects) == 1 + 10
     assert rejects[0].startswith(HEADER)
+    asked = len(sandbox.requests)
+    again = applied(settings, plan)
+    assert (counts(again), again.exit_code) == ({"unchanged": 190, "failed": 10}, 3)
+    assert len(sandbox.requests) == asked
 
 
 def test_a_plan_is_applied_once(settings: Settings, sandbox: Sandbox, plan: Path):

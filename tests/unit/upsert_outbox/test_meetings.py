@@ -33,6 +33,7 @@ def test_whoever_is_met_is_changed_as_hiringcenter_shows_them(rig: Rig, api: Fak
 def test_whoever_is_met_and_is_as_the_row_says_costs_one_request(rig: Rig, api: FakeApi):
     """Nothing is left to change."""
     hire(api, "q1")
+    api.clock.advance(60)
     assert push(rig, ADA).statuses == {2: "unchanged"}
     assert (api.posts, api.applied) == (1, [])
 

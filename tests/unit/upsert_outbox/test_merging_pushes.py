@@ -386,6 +386,7 @@ def test_restore_leaves_what_another_source_has_put_there(rig: Rig, api: FakeApi
     pull(rig, api)
     pushed = push(rig, {**ADA, "title": "Broker"}, source="Broker.csv", rules=RESTORE)
     assert (pushed.statuses, pushed.plan.kept) == ({2: "unchanged"}, 1)
+    assert "another source has pushed what HiringCenter has: title" in (pushed.messages[2] or "")
     assert api.prospects["p1"]["title"] == "Boss"
     api.edit("p1", title="Typo")
     pull(rig, api)
@@ -505,3 +506,38 @@ def test_a_value_that_another_of_the_rows_was_refused_with_is_still_sent(rig: Ri
     api.fate = lambda n: "refused" if n == 1 else "ok"
     assert push(rig, *rows).statuses == {2: "updated", 3: "rejected"}
     assert api.prospects["p1"]["title"] == "Boss"
+
+
+@pytest.mark.parametrize("known", ["unknown", "met", "fresh", "old"])
+def test_rows_of_one_person_that_say_the_same_cost_what_one_costs(
+    rig: Rig, api: FakeApi, known: str
+):
+    """However well the person is known before: the answer to the first shows the others that there
+    is nothing left to do. One that asks for more is sent."""
+    if known != "unknown":
+        hire(api, "p1", title="Old")
+    if known in ("fresh", "old"):
+        pull(rig, api)
+        api.clock.advance(1_000 if known == "old" else 0)
+    done = "created" if known == "unknown" else "updated"
+    asked = {"unknown": (1, 0), "met": (2, 1), "fresh": (1, 0), "old": (1, 1)}
+    rows = [ADA] * 5
+    pushed = push(rig, *rows)
+    assert list(pushed.statuses.values()) == [done] + 4 * ["unchanged"]
+    assert (api.posts, api.gets) == asked[known]
+    pushed = push(rig, *rows, {**ADA, "company": "Other"})
+    assert list(pushed.statuses.values()) == 5 * ["unchanged"] + ["updated"]
+    assert (len(api.prospects), api.prospects["p1"]["company"]) == (1, "Other")
+
+
+def test_whoever_is_found_deleted_while_sending_counts_as_kept(rig: Rig, api: FakeApi):
+    """As if the plan had known it: nothing of the row is sent."""
+    hire(api, "p1")
+    pull(rig, api)
+    (at_ms,) = (each["updatedAt"] for each in api.prospects.values())
+    row = {**ADA, "title": "Broker", "id": "p1", "updated_at": at_ms, "_hc_deleted_at": ""}
+    api.clock.advance(1_000)
+    api.prospects.clear()
+    pushed = push(rig, row, is_export=True)
+    assert (pushed.statuses, pushed.kept, api.posts) == ({2: "unchanged"}, 1, 0)
+    assert "deleted in HiringCenter" in (pushed.messages[2] or "")

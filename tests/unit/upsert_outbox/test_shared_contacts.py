@@ -524,11 +524,16 @@ def test_whoever_is_met_as_the_row_says_needs_no_change(rig: Rig, unknown: FakeA
 
 
 def test_a_server_that_ignores_update_false_has_updated(rig: Rig, api: FakeApi):
-    """Its answer is what the row says: nothing more is sent."""
-    theirs(api, person("Ann", "ann"))
+    """Its answer is what the row says: nothing more is sent. So is the first answer, before which
+    nothing was known of the server's clock, and which comes after others were sent."""
+    names = [f"Ann{number}" for number in range(12)]
+    for name in names:
+        theirs(api, person(name, name.lower()))
     api.on_match = "ignored"
-    assert rig.push([person("Ann", "ann", title="Dr")]).statuses == {2: "updated"}
-    assert (api.posts, len(api.applied)) == (1, 1)
+    api.clock.advance(60)
+    pushed = rig.push([person(name, name.lower(), title="Dr") for name in names])
+    assert set(pushed.statuses.values()) == {"updated"}
+    assert (api.posts, len(api.applied)) == (12, 12)
 
 
 def test_update_only_looks_whom_it_would_change(rig: Rig, unknown: FakeApi):

@@ -140,6 +140,27 @@ def test_a_write_that_was_settled_later_counts_for_its_own_run(rig: Rig, api: Fa
     assert (sent.statuses, api.prospects["q1"]["title"]) == ({2: "updated"}, "Agent")
 
 
+def test_an_undo_names_what_was_uncertain_though_something_newer_was_accepted(
+    rig: Rig, api: FakeApi
+):
+    """Whether the run had changed the person never became known."""
+    rig.key_memory_s = api.keys_ttl_s = 60
+    hire(api, "q1")
+    push(rig, ADA)
+    first = api.posts
+    api.fate = lambda n: "crash after" if n == first else "ok"
+    with pytest.raises(Crash):
+        push(rig, {**ADA, "title": "Broker"})
+    api.edit("q1", title="Edited")
+    api.clock.advance(3_600)
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "failed"}
+    assert push(rig, {**ADA, "title": "Newer"}).statuses == {2: "updated"}
+    sent, _ = undo(rig, 2)
+    assert sent.statuses == {2: "failed"}
+    assert (sent.messages[2] or "").startswith("conflict: title of prospect q1 changed")
+    assert api.prospects["q1"]["title"] == "Newer"
+
+
 @pytest.mark.parametrize("died", ["crash before", "crash after"])
 def test_a_killed_undo_still_names_what_it_has_left_alone(rig: Rig, api: FakeApi, died: str):
     """Part of a person was sent when it was killed; the run that resumes settles that part, and
