@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand
 
 from pipelines.commands.output import Output, Result, guarded, status_of_exit, worst
 from pipelines.running.signals import ignore_signals
@@ -35,17 +36,38 @@ app = typer.Typer(
 )
 
 
-def option(usage: str, text: str, default: Any = None, **more: Any) -> Any:
-    """A command's option, as its help shows it: `--last N`, `-v --verbose`."""
+class GroupedCommand(TyperCommand):
+    """A command whose help lists its options by group (`option`'s), and the shared ones last."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str | None, list[tuple[str, str]]] = {}
+        for each in self.get_params(ctx):
+            if (shown := each.get_help_record(ctx)) is not None:
+                groups.setdefault(getattr(each, "rich_help_panel", None), []).append(shown)
+        shared = groups.pop(None, [])
+        titled = {**groups, "As in every command": shared} if groups else {"Options": shared}
+        width = max(len(names) for rows in titled.values() for names, _ in rows)
+        for title, rows in titled.items():
+            with formatter.section(title):
+                formatter.write_dl([(names.ljust(width), text) for names, text in rows])
+
+
+def option(
+    usage: str, text: str, default: Any = None, *, group: str | None = None, **more: Any
+) -> Any:
+    """A command's option, as its help shows it: `--last N`, `-v --verbose`. group: the heading that
+    it is listed under, in a command with many."""
+    if group is not None:
+        more["rich_help_panel"] = group
     words = usage.split()
     names = [word for word in words if word.startswith("-")]
     metavar = next((word for word in words if not word.startswith("-")), None)
     return typer.Option(default, *names, metavar=metavar, help=text, **more)
 
 
-def flag(usage: str, text: str) -> Any:
+def flag(usage: str, text: str, *, group: str | None = None) -> Any:
     """An option without a value."""
-    return option(usage, text, default=False)
+    return option(usage, text, default=False, group=group)
 
 
 def argument(metavar: str) -> Any:
@@ -105,7 +127,7 @@ def command(
         run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
         run.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
         examples = "\n\n".join(f"Example: {line}" for line in example.split("\n\n"))
-        app.command(name, short_help=short_help, epilog=examples)(run)
+        app.command(name, cls=GroupedCommand, short_help=short_help, epilog=examples)(run)
         return work
 
     return register

@@ -25,9 +25,10 @@ if TYPE_CHECKING:
     from pipelines.push.push_input import PushRequest
     from pipelines.push.push_report import PushReport
 
-_NEW_LEDGER = flag(
-    "--new-ledger", "If the outbox was lost: start a new one, and look people up first."
-)
+_LOST_OUTBOX = "If the outbox was lost: start a new one, and look people up first."
+_NEW_LEDGER = flag("--new-ledger", _LOST_OUTBOX)
+_WHAT, _HOW = "What is pushed (or FILE)", "How it is read"
+_SENT, _ASKED, _WRITTEN = "What is sent", "What is looked up first", "Files that are written"
 _PUSH_EXAMPLES = """hiringcenter push people.csv --dry-run
 
 hiringcenter push people.csv --encoding cp1250 --delimiter ';'
@@ -112,69 +113,65 @@ def _push_request(
     settings: Settings,
     output: Output,
     file: str | None = argument("FILE"),
-    table: str | None = option("--table NAME", "Push a table of the destination."),
-    sql: str | None = option("--sql QUERY", "Push the rows of one SELECT."),
-    database: Path | None = option("--database F", "Use this DuckDB file for --table or --sql."),
-    job: str | None = option("--job NAME", "Run the push job [push.NAME] of the settings."),
+    table: str | None = option("--table NAME", "A table of the destination.", group=_WHAT),
+    sql: str | None = option("--sql QUERY", "The rows of one SELECT.", group=_WHAT),
+    database: Path | None = option(
+        "--database F", "DuckDB file for --table or --sql.", group=_WHAT
+    ),
+    job: str | None = option(
+        "--job NAME", "The push job [push.NAME] of the settings.", group=_WHAT
+    ),
+    source: str | None = option(
+        "--source NAME", "Name of an input whose path changes each time.", group=_WHAT
+    ),
     to: Literal["prospects", "notes", "tasks", "meetings"] | None = option(
         "--to KIND",
         "What rows become: prospects (default), or notes, tasks or meetings of existing prospects.",
+        group=_WHAT,
     ),
     key: str | None = option(
-        "--key COLUMN", "Column that is the identity of a note, task or meeting (with --to)."
+        "--key COLUMN", "With --to: the column that identifies a row.", group=_WHAT
     ),
-    encoding: str | None = option("--encoding NAME", "Encoding of a text file, such as cp1252."),
-    delimiter: str | None = option(
-        "--delimiter C", "Delimiter of a CSV file: one character, or tab."
+    encoding: str | None = option(
+        "--encoding NAME", "Encoding of a text file, such as cp1252.", group=_HOW
     ),
-    sheet: str | None = option("--sheet NAME", "Sheet of a workbook (default: the first)."),
-    skip_rows: int | None = option(
-        "--skip-rows N", "Number of lines above the header of FILE.", min=0
-    ),
+    delimiter: str | None = option("--delimiter C", "One character, or tab.", group=_HOW),
+    sheet: str | None = option("--sheet NAME", "Default: the first.", group=_HOW),
+    skip_rows: int | None = option("--skip-rows N", "Lines above the header.", min=0, group=_HOW),
     mapping: Path | None = option(
-        "--mapping F", "TOML file that maps input columns to API fields."
+        "--mapping F", "TOML file that maps columns to API fields.", group=_HOW
     ),
-    mode: Literal["upsert", "create-only", "update-only"] | None = option(
-        "--mode MODE", "Create and update prospects: upsert (default), create-only or update-only."
-    ),
-    dry_run: bool = flag(
-        "--dry-run", "Show what would be sent and how long it would take; send nothing."
-    ),
-    force: bool = flag("--force", "Send unchanged and uncertain rows too."),
-    clear_empty: bool = flag("--clear-empty", "Let empty cells clear their fields."),
     ignore_unknown: bool = flag(
-        "--ignore-unknown", "Leave out columns that match no field, and list them."
+        "--ignore-unknown", "Leave out columns that match no field.", group=_HOW
     ),
-    max_changes: int | None = option(
-        "--max-changes N", "Send nothing if more than N rows would be sent.", min=0
-    ),
-    allow_shared_contact: bool = flag(
-        "--allow-shared-contact",
-        "Send rows whose email or phone belongs to someone with another first name.",
+    clear_empty: bool = flag("--clear-empty", "Empty cells clear their fields.", group=_HOW),
+    mode: Literal["upsert", "create-only", "update-only"] | None = option(
+        "--mode MODE", "upsert (default), create-only or update-only.", group=_SENT
     ),
     fill_empty: bool = flag(
-        "--fill-empty", "Only fill fields that are empty in HiringCenter; keep all others."
+        "--fill-empty", "Only fill fields that are empty in HiringCenter.", group=_SENT
     ),
-    restore: bool = flag(
-        "--restore", "Send what somebody has changed in HiringCenter since the last push, too."
+    restore: bool = flag("--restore", "Put back what was edited since the last push.", group=_SENT),
+    force: bool = flag("--force", "Send unchanged and uncertain rows too.", group=_SENT),
+    allow_shared_contact: bool = flag(
+        "--allow-shared-contact", "Also rows whose email or phone is another person's.", group=_SENT
     ),
-    no_recheck: bool = flag(
-        "--no-recheck", "Don't look people up before they are changed: trust the last pull."
+    max_changes: int | None = option(
+        "--max-changes N", "Send nothing if more rows would be sent.", min=0, group=_SENT
     ),
-    source: str | None = option(
-        "--source NAME", "Name of the input, for a file whose path changes from push to push."
-    ),
+    dry_run: bool = flag("--dry-run", "Show what would be sent; send nothing.", group=_SENT),
+    no_recheck: bool = flag("--no-recheck", "No one: trust the last pull.", group=_ASKED),
     lookups: int | None = option(
         "--lookups N",
-        "Look up at most N people to find out which fields are empty, or whom rows without names "
-        "are about (default: 500).",
+        "At most so many, to fill empty fields or for rows without names (default: 500).",
         min=0,
+        group=_ASKED,
     ),
+    new_ledger: bool = flag("--new-ledger", _LOST_OUTBOX, group=_ASKED),
+    results: Path | None = option("--results F", "Every row with its outcome.", group=_WRITTEN),
     rejects: Path | None = option(
-        "--rejects F", "File for rejected rows (default: FILE.rejects.csv)."
+        "--rejects F", "Rejected rows (default: FILE.rejects.csv).", group=_WRITTEN
     ),
-    results: Path | None = option("--results F", "File for every row with its outcome."),
-    new_ledger: bool = _NEW_LEDGER,
 ) -> PushRequest:
     """What is asked for: the options of a push, and of what is like one."""
     from connector.errors import UsageError
@@ -252,9 +249,9 @@ def _sent(report: PushReport, *, is_answer: bool) -> Result:
 def _plan(
     settings: Settings,
     output: Output,
-    out: Path | None = option("--out F", "Keep the plan in F.hcplan, to send exactly it: apply."),
-    html: Path | None = option("--html F", "Write a page for people: searchable, in one file."),
-    changes: Path | None = option("--changes F", "Write a JSON line for each row."),
+    out: Path | None = option("--out F", "F.hcplan: `apply` sends exactly this.", group=_WRITTEN),
+    html: Path | None = option("--html F", "A page for people: searchable.", group=_WRITTEN),
+    changes: Path | None = option("--changes F", "A JSON line for each row.", group=_WRITTEN),
     **given: Any,
 ) -> Result:
     """Show what a push of FILE, a table or a query would change, row by row and field by field,

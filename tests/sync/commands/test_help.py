@@ -62,6 +62,15 @@ def test_the_overview_lists_every_command_in_full(run: Run):
     assert not any(line.endswith("...") for line in listed)
 
 
+def test_a_command_with_many_options_lists_them_by_what_they_are_for(run: Run):
+    """Those that every command has come last; other commands have one list."""
+    for command in ("push", "plan"):
+        lines = run(command, "--help").out.splitlines()
+        titles = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+        assert (len(titles), titles[-1]) == (6, "As in every command:")
+    assert "\nOptions:\n" in run("undo", "--help").out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_h_is_help(run: Run, command: str):
     """As in most programs."""
