@@ -25,7 +25,6 @@ def build_app() -> typer.Typer:
     import typer
 
     from pipelines.commands import (  # noqa: F401 - each adds its commands
-        budget_command,
         sandbox_command,
         status_commands,
         transfer_commands,
@@ -58,7 +57,7 @@ def _print_version(asked: bool) -> None:
 def main() -> None:
     """Run the command line; never returns."""
     try:
-        from pipelines.commands.output import keep_standard_streams
+        from pipelines.commands.invocation import keep_standard_streams
 
         keep_standard_streams()
         _forget_variables_of_dlt()
@@ -73,7 +72,7 @@ def main() -> None:
 def _report(error: BaseException) -> int:
     """Report what no command has handled: a usage error, a signal during the imports, a stdout
     that can't be written. With `--json`, stdout still gets its object."""
-    from pipelines.commands.output import Output, failed_result
+    from pipelines.commands.invocation import Output, failed_result
 
     output = Output(json="--json" in sys.argv)
     if isinstance(error, Exception) and hasattr(error, "show"):  # usage errors show themselves

@@ -59,7 +59,7 @@ def _pull_from_sandbox(settings: Any, output: Any) -> Any:
     from connector.sandbox import Sandbox, SandboxOptions
     from connector.settings import Settings
     from connector.source import RESOURCES
-    from pipelines.commands.output import Result
+    from pipelines.commands.invocation import Result
     from pipelines.commands.transfer_commands import run_pull
     from pipelines.pull.pull_run import Wanted
 

@@ -102,9 +102,6 @@ class ConnectedProcess:
     pull_chains: int = 1
     pull_latency_s: float | None = None
 
-    def waiting(self, lane: Lane) -> int:
-        return self.waiting_pull if lane is Lane.PULL else self.waiting_push
-
     def may_live(self, now_s: float) -> bool:
         """False if the process is known to have ended, or hasn't been seen for a day."""
         if self.host == HOST:

@@ -7,8 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.commands.invocation import command, flag, option
-from pipelines.commands.output import Output, Result
+from pipelines.commands.invocation import Output, Result, command, flag, option
 
 if TYPE_CHECKING:
     from connector.sandbox import Sandbox

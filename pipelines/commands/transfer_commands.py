@@ -9,12 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipelines.commands.invocation import argument, command, flag, option
-from pipelines.commands.output import (
+from pipelines.commands.invocation import (
     ALREADY_RUNNING,
     Output,
     Result,
+    argument,
+    command,
+    flag,
     guarded,
+    option,
     status_of_exit,
     worst,
 )
@@ -307,8 +310,7 @@ def _apply(
     conflicts: named, and left alone."""
     from connector.errors import UsageError
     from pipelines.push.apply_and_undo import MAX_AGE_S, ApplyRequest, apply
-    from pipelines.running.progress import progress_of
-    from pipelines.running.wording import parse_duration_s
+    from pipelines.running.progress import parse_duration_s, progress_of
 
     if plan is None:
         raise UsageError("Name the plan: hiringcenter apply F.hcplan. Make one with `plan --out`.")

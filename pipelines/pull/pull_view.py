@@ -10,7 +10,7 @@ from rich.table import Table
 from connector.settings import Settings
 from pipelines.destination.identity import snapshot_facts
 from pipelines.pull.pull_run import PullReport
-from pipelines.running.wording import elapsed, plural
+from pipelines.running.progress import elapsed, plural
 
 
 def pull_lines(report: PullReport, settings: Settings) -> list[Any]:

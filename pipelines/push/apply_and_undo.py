@@ -28,9 +28,8 @@ from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.push_input import PushRequest, rejects_path
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport
 from pipelines.push.push_run import OutboxRun, RunOutbox, opened_outbox
-from pipelines.running.progress import ProgressOf
+from pipelines.running.progress import ProgressOf, eta, plural, utc
 from pipelines.running.session import open_ledger
-from pipelines.running.wording import eta, plural, utc
 
 MAX_AGE_S = 7 * 86_400.0
 

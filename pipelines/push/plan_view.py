@@ -24,7 +24,7 @@ from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
-from pipelines.running.wording import duration, plural
+from pipelines.running.progress import duration, plural
 
 FIRST_ROWS = 10  # on a terminal, and in the summary
 PAGE_ROWS = 10_000

@@ -14,7 +14,7 @@ from connector.errors import ConnectorError, UsageError
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.push.plan_view import PlanView, plan_lines
-from pipelines.running.wording import elapsed, eta, numbers, plural
+from pipelines.running.progress import elapsed, eta, numbers, plural
 
 EXIT_BAD_ROWS = 3
 NOTEWORTHY_MAX = 1_000  # rows; those beyond are only counted

@@ -57,9 +57,8 @@ from pipelines.push.pulled_prospects import (
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
 from pipelines.running.account_outbox import begin_sending, known_scope_of, outbox_of, scope_of
-from pipelines.running.progress import Progress, ProgressOf, ProgressState
+from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
 from pipelines.running.session import Session, open_session
-from pipelines.running.wording import duration, plural, utc
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3

@@ -22,7 +22,7 @@ from connector.budget.database import Database
 from connector.budget.ledger_view import BudgetState, Eta, WindowReport
 from connector.budget.scheduler import RateBudget
 from connector.settings import RateLimit
-from pipelines.commands.budget_command import Plan, as_bars, as_json, as_lines
+from pipelines.commands.status_commands import Plan, as_bars, as_json, as_lines
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = WindowReport(

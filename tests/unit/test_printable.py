@@ -24,9 +24,8 @@ from connector.upsert.rows import contact
 from connector.upsert.rows.cells import unaltered
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.row_files import RejectsFile
-from pipelines.commands.output import Output
-from pipelines.report.report_facts import ReportFacts
-from pipelines.report.report_page import render
+from pipelines.commands.invocation import Output
+from pipelines.report.report_page import ReportFacts, render
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\x00"
 BIDI = "\u202e\u2066\u2069\u2028"

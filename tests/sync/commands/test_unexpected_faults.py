@@ -14,7 +14,7 @@ import pipelines.pull.pull_run
 import pipelines.push.push_run
 from connector.api.client import ApiClient
 from connector.sandbox import Sandbox
-from pipelines.commands.output import Output
+from pipelines.commands.invocation import Output
 from tests.sync.commands.conftest import Ended, Run
 from tests.unit.operations.listener import listening
 

@@ -10,7 +10,7 @@ import duckdb
 from connector.errors import UnreachablePages
 from connector.sandbox import RESOURCES
 from connector.settings import HttpSettings, RateLimit
-from pipelines.commands.output import Output
+from pipelines.commands.invocation import Output
 from pipelines.commands.status_commands import status
 from pipelines.commands.transfer_commands import run_pull
 from pipelines.destination.destination import Destination

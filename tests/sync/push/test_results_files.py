@@ -17,8 +17,7 @@ from pipelines.commands.status_commands import one_run
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
-from pipelines.report.report_facts import gather
-from pipelines.report.report_page import render
+from pipelines.report.report_page import gather, render
 
 OWN = ["_hc_outcome", "_hc_prospect_id", "_hc_message"]
 

@@ -17,9 +17,8 @@ from connector.errors import (
 )
 from connector.logs import error_facts
 from connector.settings import AlertSettings, Settings, load
-from pipelines.commands.invocation import observed
-from pipelines.commands.output import Output, Result
-from pipelines.running.alerts import alerts_of, check_webhook, send
+from pipelines.commands.invocation import Output, Result, observed
+from pipelines.running.monitoring import alerts_of, check_webhook, send
 from tests.unit.operations.listener import listening
 
 PUSH = {

@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from connector.history import Freshness, RunRecord
 from pipelines.report import report_page as charts
-from pipelines.report.report_facts import (
+from pipelines.report.report_page import (
     ReportFacts,
     ShownPush,
     WindowUse,
     by_minute,
     changes,
     hourly,
+    render,
     rows_over_time,
     without_cells,
 )
-from pipelines.report.report_page import render
 
 NOW_S = 1_760_000_000.0
 EVIL = "<script>alert('x')</script>"

@@ -9,9 +9,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from connector.errors import Unexpected
 from connector.settings import Settings, load
-from pipelines.commands.invocation import observed
-from pipelines.commands.output import Output, Result
-from pipelines.running.telemetry import attributes, run_span
+from pipelines.commands.invocation import Output, Result, observed
+from pipelines.running.monitoring import attributes, run_span
 from tests.unit.operations.listener import listening
 
 SUMMARY = {

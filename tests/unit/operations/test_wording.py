@@ -10,7 +10,7 @@ import pytest
 from connector.errors import UsageError
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.push.push_report import grouped
-from pipelines.running import wording
+from pipelines.running import progress
 from pipelines.running.progress import Bar, ProgressState
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
@@ -27,12 +27,12 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 )
 def test_an_eta_is_what_people_say(length_s: float, told: str):
     """Seconds while they can be waited for, then two units and the time on the clock."""
-    assert wording.eta(length_s, NOON) == told
+    assert progress.eta(length_s, NOON) == told
 
 
 def test_counts_have_their_plural():
     """One row, two rows."""
-    assert [wording.plural(n, "row") for n in (0, 1, 2, 12_000)] == [
+    assert [progress.plural(n, "row") for n in (0, 1, 2, 12_000)] == [
         "0 rows", "1 row", "2 rows", "12,000 rows",
     ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def test_counts_have_their_plural():
 )
 def test_row_numbers_are_folded(rows: list[int], told: str):
     """However many rows share one reason, they are one line."""
-    assert wording.numbers(rows, most=2) == told
+    assert progress.numbers(rows, most=2) == told
 
 
 def test_rows_of_one_reason_are_one_line():
@@ -65,7 +65,7 @@ def test_rows_of_one_reason_are_one_line():
 def test_what_is_no_duration_is_refused(text: str):
     """With what would be one."""
     with pytest.raises(UsageError, match="45m"):
-        wording.parse_duration_s(text)
+        progress.parse_duration_s(text)
 
 
 class _Clock:
