@@ -283,6 +283,7 @@ class Account(Section):
     rate_limits: RateLimits | None = None
     ledger_url: LedgerUrl | None = None
     destination: str | None = None
+    table_format: Literal["delta", "iceberg"] | None = None
     duckdb_path: Path | None = None
     dataset: Dataset | None = None
 
@@ -321,6 +322,7 @@ class WrittenSettings(Section):
     rate_limits: RateLimits = (RateLimit(300, 60.0), RateLimit(6000, 3600.0))
     ledger_url: LedgerUrl | None = None
     destination: str = "duckdb"
+    table_format: Literal["delta", "iceberg"] | None = None
     duckdb_path: Path = Path("data/hiringcenter.duckdb")
     dataset: Dataset = "hiringcenter"
     state_dir: Path = Field(default_factory=default_state_dir)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Self, cast
 
 import dlt
@@ -222,7 +222,11 @@ class _PipelineRows:
         self._set(table, what, "1 = 1", ids, at_ms)
 
     def _ids(self, table: str, where: str, *parameters: Any) -> list[str]:
+        known = self._pipeline.default_schema.data_table_names(seen_data_only=True)
+        if table not in known:  # of an empty list
+            return []
         with self._pipeline.sql_client() as client:
+            parameters = tuple(sql_time(client, each) for each in parameters)
             sql = (
                 f"SELECT id FROM {client.make_qualified_table_name(table)} "  # noqa: S608
                 f"WHERE {DELETED_COLUMN} IS NULL AND {where}"
@@ -237,9 +241,17 @@ class _PipelineRows:
                 client.execute_sql(
                     f"UPDATE {name} SET {what} WHERE {DELETED_COLUMN} IS NULL "  # noqa: S608
                     f"AND {where} AND id IN ({', '.join(['%s'] * len(some))})",
-                    to_datetime(at_ms),
+                    sql_time(client, to_datetime(at_ms)),
                     *some,
                 )
+
+
+def sql_time(client: Any, moment: Any) -> Any:
+    """A time in UTC as a parameter of dlt's SQL client: SQLite keeps times as text without a zone,
+    as SQLAlchemy writes it."""
+    if getattr(client, "dialect_name", None) != "sqlite" or not isinstance(moment, datetime):
+        return moment
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 # --- resources ------------------------------------------------------------------------------------
@@ -313,6 +325,7 @@ def list_resource(
     columns: Mapping[str, Any],
     primary_key: str | Sequence[str] = "id",
     strategy: str = "upsert",
+    table_format: str | None = None,
 ) -> DltResource:
     """The dlt resource of a table; `read` yields rows, those with a state by `with_state`."""
 
@@ -328,6 +341,7 @@ def list_resource(
         primary_key=primary_key if isinstance(primary_key, str) else list(primary_key),
         write_disposition=merge,
         max_table_nesting=0,
+        table_format=cast(Any, table_format),
     )
     return cast(DltResource, resource.add_step(_NoteState()))
 

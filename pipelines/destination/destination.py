@@ -17,8 +17,15 @@ from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
+from pipelines.destination.destination_kinds import (
+    Level,
+    abilities_of,
+    level_of,
+    server_destination,
+)
 from pipelines.destination.dlt_options import own_configuration
 from pipelines.destination.identity import (
+    destination_kind,
     destination_type,
     duckdb_file,
     installation_id,
@@ -32,7 +39,6 @@ from pipelines.destination.postgres import (
     AnswerTimeouts,
     blockers_of,
     bounded_waits,
-    server_destination,
     wait_out_locks,
 )
 from pipelines.destination.snapshot import Snapshot
@@ -57,8 +63,6 @@ _LIVE = f"{DELETED_COLUMN} IS NULL"
 _LISTED = f"{DELETED_COLUMN} IS NULL AND {UNLISTED_COLUMN} IS NULL"
 _TRIAL = "_hc_check"
 T = TypeVar("T")
-# of load files; other destinations use their own default. CSV would turn '' into null.
-_FILE_FORMATS = {"duckdb": "parquet", "postgres": "insert_values"}
 
 
 class Destination:
@@ -121,13 +125,16 @@ class Destination:
         dataset = self._settings.dataset
         self._memory = MemoryLimit(self._connection)
         self.seen = SeenIds(self._connection, dataset)
-        if self._type not in _FILE_FORMATS:
+        kind = destination_kind(self._settings)
+        if level_of(kind) is Level.UNTESTED:
             _log.warning("destination.untested", destination=self._settings.destination)
+        opened = DuckDb(self._connection) if self._snapshot else server_destination(self._settings)
+        self._abilities = abilities_of(self._settings, opened)
         self.loader = Loader(
-            DuckDb(self._connection) if self._snapshot else server_destination(self._settings),
+            opened,
             dataset=dataset,
             folder=self._paths.pipelines_dir,
-            file_format=_FILE_FORMATS.get(self._type),
+            form=self._abilities.form,
             connection=self._connection,
         )
         self._stack.callback(self.loader.discard_local_files)

@@ -139,6 +139,24 @@ def destination_type(settings: Settings) -> str:
     return "duckdb" if settings.destination == "duckdb" else _configured(settings)[0]
 
 
+def destination_kind(settings: Settings) -> str:
+    """dlt's type, and what else decides how a destination behaves: `sqlalchemy:mysql` (MariaDB
+    too), `filesystem:delta`. The settings' name for it decides nothing.
+
+    Raises:
+        ConfigurationError: dlt knows no such destination.
+    """
+    if settings.destination == "duckdb":
+        return "duckdb"
+    kind, configuration = _configured(settings)
+    if kind == "sqlalchemy":
+        drivername = getattr(configuration.credentials, "drivername", None) or ""
+        backend = drivername.partition("+")[0]
+        return f"{kind}:{'mysql' if backend == 'mariadb' else backend}"
+    has_format = kind in ("filesystem", "athena") and settings.table_format
+    return f"{kind}:{settings.table_format}" if has_format else kind
+
+
 def _location(settings: Settings) -> str:
     """The location of a DuckDB file, or of a dataset on a server."""
     if settings.destination == "duckdb":

@@ -23,6 +23,7 @@ from typing import Any
 
 import dlt
 import duckdb
+import orjson
 import pyarrow as pa
 from dlt.common.storages.exceptions import StorageException
 from dlt.destinations.job_client_impl import SqlJobClientBase
@@ -65,13 +66,34 @@ class Batch:
         cells = {name: [row.get(name) for row in self.rows] for name in self.columns}
         return arrow_table(cells, self.columns, rows=len(self.rows))
 
+    def as_dicts(self) -> list[dict[str, Any]]:
+        """The rows with their JSON as values."""
+        rows: list[dict[str, Any]] = self.as_table().to_pylist()
+        nested = [name for name, column in self.columns.items() if column["data_type"] == "json"]
+        for row in rows:
+            for name in nested:
+                if row[name] is not None:
+                    row[name] = orjson.loads(row[name])
+        return rows
+
+
+@dataclass(frozen=True)
+class LoadForm:
+    """How a destination takes rows. file_format: of load files; None for the destination's own.
+    is_plain: as dictionaries, whose JSON dlt writes itself: a destination with a JSON type of its
+    own would take JSON that is text already for a text. table_format: of tables in a bucket."""
+
+    file_format: str | None
+    is_plain: bool = False
+    table_format: str | None = None
+
 
 class Loader:
     """One dlt pipeline, which `recover` opens. Not thread-safe; the pull lock is held.
 
-    destination: a dlt destination. file_format: of load files, None for the destination's own.
-    folder: for dlt's scratch files. connection: of the working file, which keeps states that no
-    load has carried to the destination yet.
+    destination: a dlt destination. form: of its load files. folder: for dlt's scratch files.
+    connection: of the working file, which keeps states that no load has carried to the destination
+    yet.
     """
 
     pipeline: dlt.Pipeline
@@ -82,11 +104,11 @@ class Loader:
         *,
         dataset: str,
         folder: Path,
-        file_format: str | None,
+        form: LoadForm,
         connection: duckdb.DuckDBPyConnection,
     ) -> None:
         self._destination, self._dataset = destination, dataset
-        self._file_format, self._folder = file_format, folder
+        self._form, self._folder = form, folder
         self._local_states = _LocalStates(connection, dataset)
         self._columns: dict[str, dict[str, Any]] = {}
         self._states: States = {}
@@ -191,14 +213,17 @@ class Loader:
             pipeline.run(
                 [self._resource(batch, merges=merges) for batch in batches],
                 schema=dlt.Schema(SCHEMA_NAME) if is_new else pipeline.default_schema,
-                loader_file_format=self._file_format,  # type: ignore[arg-type]
+                loader_file_format=self._form.file_format,  # type: ignore[arg-type]
             )
         self._is_clean = True
 
     def _resource(self, batch: Batch, *, merges: bool) -> Any:
         def rows() -> list[Any]:
-            table = batch.as_table()
-            return [table if batch.state is None else with_state(table, batch.state)]
+            if not self._form.is_plain:
+                items, before = batch.as_table(), []
+            else:  # a table without rows would not be created
+                items, before = batch.as_dicts(), [dlt.mark.materialize_table_schema()]
+            return [*before, items if batch.state is None else with_state(items, batch.state)]
 
         resource = list_resource(
             batch.table,
@@ -206,6 +231,7 @@ class Loader:
             columns=batch.columns,
             primary_key=batch.key,
             strategy=merge_strategy(self.pipeline.destination.capabilities()),
+            table_format=self._form.table_format,
         )
         if batch.is_new and not merges:
             resource.apply_hints(write_disposition="append")

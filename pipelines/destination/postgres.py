@@ -13,33 +13,24 @@ from __future__ import annotations
 import select
 import socket
 import struct
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import dlt
-from dlt.destinations import postgres
 
 from connector.clock import Clock, SystemClock
 from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
-from connector.settings import Settings
-from pipelines.destination.dlt_options import make_pipeline, own_configuration
-from pipelines.destination.identity import destination_type
 from pipelines.destination.load_errors import chain
 
-LOCK_TIMEOUT_S = 2
-"""Of one statement: while it waits for ALTER TABLE, all later readers wait too."""
 PATIENCE_S = 120.0
 _SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)
 """Any client may send this first, see
 https://www.postgresql.org/docs/current/protocol-message-formats.html"""
-_APPLICATION = "hiringcenter"
 _LOCK_NOT_AVAILABLE = "55P03"
 _BLOCKERS = """
 SELECT a.pid, a.application_name, a.usename,
@@ -54,40 +45,6 @@ GROUP BY 1, 2, 3, 4 ORDER BY 4 LIMIT 3
 """
 _log = get_logger("destination")
 T = TypeVar("T")
-
-
-class Postgres(postgres):
-    """dlt's, with a time-out for locks, and a name in the server's list of sessions."""
-
-    @property
-    def destination_type(self) -> str:
-        return "dlt.destinations.postgres"
-
-    def configuration(self, initial_config: Any, accept_partial: bool = False) -> Any:
-        configuration = super().configuration(initial_config, accept_partial)
-        credentials = configuration.credentials
-        if credentials is not None:
-            query = dict(credentials.query or {})
-            options = query.get("options") or ""
-            if "lock_timeout" not in options:
-                query["options"] = f"{options} -clock_timeout={LOCK_TIMEOUT_S}s".strip()
-            query.setdefault("application_name", _APPLICATION)
-            credentials.query = query
-        return configuration
-
-
-def server_destination(settings: Settings) -> Any:
-    """dlt's destination of the settings; PostgreSQL's with the time-out for locks."""
-    if destination_type(settings) == "postgres":
-        return Postgres(destination_name=settings.destination.rpartition(".")[2])
-    return dlt.destination(settings.destination)
-
-
-@contextmanager
-def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
-    """A pipeline for reading a server's tables, which leaves nothing on disk."""
-    with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
-        yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,16 @@ import pyarrow as pa
 from dlt.common.destination import DestinationCapabilitiesContext
 from dlt.common.normalizers.naming import NamingConvention
 from dlt.destinations import duckdb as dlt_duckdb
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
-from pipelines.destination.load_errors import translated
+from connector.errors import DestinationError
+from connector.source.dlt_source import sql_time
+from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch
 from pipelines.destination.working_file import work_schema
 
 _IN_ONE_QUERY = 1000
+_FETCHED_ROWS = 10_000
 _DATA_TYPES = {
     "VARCHAR": "text",
     "JSON": "json",
@@ -81,6 +85,15 @@ class DuckWarehouse:
                 found.setdefault(table, {})[name] = column
         return found
 
+    def column_names(self, table: str) -> list[str]:
+        """The names of a table's columns; none where there is no such table."""
+        found = self.query(
+            "SELECT column_name FROM information_schema.columns "
+            "WHERE table_schema = %s AND table_name = %s",
+            [self._dataset, table],
+        )
+        return [name for (name,) in found]
+
     def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
         """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
         found = self.query(f"FROM ({sql}) ANTI JOIN {seen.table(table)} USING (id)")
@@ -115,17 +128,19 @@ class ServerWarehouse:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with translated(), self._pipeline().sql_client() as client:
-            return [tuple(row) for row in client.execute_sql(sql, *parameters) or ()]
+            given = [sql_time(client, each) for each in parameters]
+            return [tuple(row) for row in client.execute_sql(sql, *given) or ()]
 
     def query_ids(
         self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []
         with translated(), self._pipeline().sql_client() as client:
+            given = [sql_time(client, each) for each in parameters]
             for start in range(0, len(ids), _IN_ONE_QUERY):
                 some = ids[start : start + _IN_ONE_QUERY]
                 query = sql.format(ids=", ".join(["%s"] * len(some)))
-                found += map(tuple, client.execute_sql(query, *parameters, *some) or ())
+                found += map(tuple, client.execute_sql(query, *given, *some) or ())
         return found
 
     def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
@@ -143,23 +158,43 @@ class ServerWarehouse:
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {}  # dlt keeps its schema with the rows
 
-    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+    def column_names(self, table: str) -> list[str]:
+        """The names of a table's columns, in lower case; none where there is no such table.
+
+        Raises:
+            DestinationError: it can't be read, or the server can't be reached.
+        """
+        try:
+            with (
+                translated(),
+                self._pipeline().sql_client() as client,
+                client.execute_query(
+                    f"SELECT * FROM {client.make_qualified_table_name(table)} WHERE 1 = 0"  # noqa: S608
+                ) as cursor,
+            ):
+                return [name.lower() for name in cursor.columns_schema]
+        except DestinationError as error:
+            if any(isinstance(each, DatabaseUndefinedRelation) for each in chain(error)):
+                return []
+            raise
+
+    def portions(self, sql: str) -> Iterator[list[tuple[Any, ...]]]:
+        """Rows of a query, some thousand at a time."""
         with (
             translated(),
             self._pipeline().sql_client() as client,
             client.execute_query(sql) as cursor,
         ):
-            return seen.missing(table, _portions(cursor))
+            while rows := cursor.fetchmany(_FETCHED_ROWS):
+                yield [tuple(row) for row in rows]
+
+    def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
+        return seen.missing(table, ([row[0] for row in rows] for rows in self.portions(sql)))
 
     def create_dataset(self) -> None:
         with translated(), self._pipeline().sql_client() as client:
             if not client.has_dataset():
                 client.create_dataset()
-
-
-def _portions(cursor: Any, size: int = 10_000) -> Iterator[list[str]]:
-    while rows := cursor.fetchmany(size):
-        yield [row[0] for row in rows]
 
 
 class SeenIds:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +35,10 @@ _LIVE = "AND _hc_deleted_at IS NULL"
 _ID, _EMAIL = "id", "lower(email)"
 _PHONE_END = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
 _COLUMN_OF = {_ID: "id", _EMAIL: "email", _PHONE_END: "phone"}
+_KEY_OF: dict[str, Callable[[Any], Any]] = {  # the same of values that were read
+    _EMAIL: lambda email: email and email.lower(),
+    _PHONE_END: lambda phone: phone and re.sub("[^0-9]", "", phone)[-_KEY_DIGITS:],
+}
 _Wanted = Mapping[str, Collection[str]]  # key → the values that it is to have one of
 _Rows = list[tuple[Any, ...]]
 
@@ -43,20 +47,20 @@ _Rows = list[tuple[Any, ...]]
 def open_pulled(settings: Settings) -> Iterator[Pulled]:
     """The destination as pushes see it; empty where nothing has been pulled yet."""
     with _opened(settings) as tables:
-        columns = _columns(tables, settings.dataset, "prospects") if tables else []
+        columns = tables.column_names("prospects") if tables else []
         if tables is None or "id" not in columns:
             yield Pulled()
             return
         hidden = settings.pull.prospects.hash_columns
         readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
         complete_ms = None
-        if _columns(tables, settings.dataset, "_hc_freshness"):
+        if tables.column_names("_hc_freshness"):
             freshness = tables.name("_hc_freshness")
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
             complete_ms = _ms(tables.query(sql)[0][0])
         found = PulledProspects(tables, readable, complete_ms=complete_ms)
         found.page_size = settings.pull.page_size
-        found.has_results = bool(_columns(tables, settings.dataset, "_hc_push_results"))
+        found.has_results = bool(tables.column_names("_hc_push_results"))
         yield found
 
 
@@ -95,7 +99,7 @@ def rows_sent_before(settings: Settings) -> int:
         DestinationError: it can't be read.
     """
     with _opened(settings) as tables:
-        if tables is None or not _columns(tables, settings.dataset, "_hc_push_results"):
+        if tables is None or not tables.column_names("_hc_push_results"):
             return 0
         ((count,),) = tables.query(
             f"SELECT count(*) FROM {tables.name('_hc_push_results')} "  # noqa: S608 - a name of ours
@@ -141,20 +145,57 @@ class _PublishedCopy(DuckWarehouse):
 
 
 class _ServerTables(ServerWarehouse):
-    """The tables on a server."""
+    """The tables on a server. Databases differ in how they lower letters and take phones apart, so
+    contacts are compared here: all are read once, and their places kept in memory, by hash."""
+
+    _places: duckdb.DuckDBPyConnection | None = None
 
     def find_places(self, keys: Collection[str]) -> None:
-        """A server keeps its own indexes, or reads all of a table each time."""
+        if self._places is not None:
+            return
+        columns = [_COLUMN_OF[key] for key in keys]
+        sql = f"SELECT {', '.join(columns)} FROM {self.name('prospects')} WHERE 1 = 1 {_LIVE}"  # noqa: S608
+        hashes = ", ".join(f"hash({key}) AS of_{_COLUMN_OF[key]}" for key in keys)
+        self._places = duckdb.connect()
+        for number, rows in enumerate(self.portions(sql)):
+            cells = zip(*rows, strict=True)
+            arriving = {
+                name: pa.array(values, pa.string())
+                for name, values in zip(columns, cells, strict=True)
+            }
+            self._places.register("arriving", pa.table(arriving))
+            into = "INSERT INTO places" if number else "CREATE TABLE places AS"
+            self._places.execute(f"{into} SELECT id, {hashes} FROM arriving")  # noqa: S608
 
     def rows_with(self, columns: Sequence[str], wanted: _Wanted, more: str) -> _Rows:
-        found = dict[Any, tuple[Any, ...]]()
+        ids = set(wanted.get(_ID, ()))
         for key, values in wanted.items():
-            sql = (
-                f"SELECT id, {', '.join(columns)} FROM {self.name('prospects')} "  # noqa: S608
-                f"WHERE {key} IN ({{ids}}) {more}"
-            )
-            found |= {row[0]: row[1:] for row in self.query_ids(sql, list(values))}
-        return list(found.values())
+            if key != _ID:
+                ids |= self._ids_with(key, values)
+        asked = [_COLUMN_OF.get(column, column) for column in columns]
+        sql = (
+            f"SELECT {', '.join(asked)} FROM {self.name('prospects')} WHERE id IN ({{ids}}) {more}"  # noqa: S608
+        )
+        found = self.query_ids(sql, sorted(ids))
+        made = {at: _KEY_OF[column] for at, column in enumerate(columns) if column in _KEY_OF}
+        if not made:
+            return found
+        return [
+            tuple(made[at](cell) if at in made else cell for at, cell in enumerate(row))
+            for row in found
+        ]
+
+    def _ids_with(self, key: str, values: Collection[str]) -> set[str]:
+        assert self._places is not None
+        self._places.register("wanted", pa.table({"value": pa.array(values, pa.string())}))
+        try:
+            found = self._places.execute(
+                f"SELECT id FROM places WHERE of_{_COLUMN_OF[key]} IN "  # noqa: S608 - ours
+                "(SELECT hash(value) FROM wanted)"
+            ).fetchall()
+        except duckdb.CatalogException:  # of a table without rows
+            return set()
+        return {id_ for (id_,) in found}
 
     def ms_of(self, column: str) -> str:
         return column
@@ -167,7 +208,7 @@ _Tables = _PublishedCopy | _ServerTables
 def _opened(settings: Settings) -> Iterator[_Tables | None]:
     """The published copy, or the server's tables; None where nothing has been published yet."""
     if not is_duckdb(settings):
-        from pipelines.destination.postgres import server_pipeline
+        from pipelines.destination.destination_kinds import server_pipeline
 
         with server_pipeline(settings) as pipeline:
             yield _ServerTables(lambda: pipeline)
@@ -184,14 +225,6 @@ def _opened(settings: Settings) -> Iterator[_Tables | None]:
             f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
             "again, or move it away."
         ) from error
-
-
-def _columns(tables: _Tables, dataset: str, table: str) -> list[str]:
-    sql = (
-        "SELECT column_name FROM information_schema.columns "
-        "WHERE table_schema = %s AND table_name = %s"
-    )
-    return [row[0] for row in tables.query(sql, [dataset, table])]
 
 
 class PulledProspects(Pulled):
@@ -319,5 +352,11 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1]}", name).lower()
 
 
-def _ms(moment: datetime | int | None) -> int | None:
-    return round(moment.timestamp() * 1000) if isinstance(moment, datetime) else moment
+def _ms(moment: datetime | str | int | None) -> int | None:
+    """UTC epoch ms. Some databases keep times without a zone, in UTC, and SQLite as text."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, datetime):
+        known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(known.timestamp() * 1000)
+    return moment

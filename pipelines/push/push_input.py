@@ -319,7 +319,7 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
             yield chain.from_iterable(cursor.iter_fetch(_FETCHED_ROWS))
 
     with _server_cursor(settings, request, name) as cursor:
-        columns = [str(column[0]) for column in cursor.native_cursor.description]
+        columns = [str(column) for column in _column_names(cursor)]
     description = f"{settings.destination}, {name}"
     return TableInput(open_records, name=name, columns=columns, description=description)
 
@@ -329,8 +329,8 @@ def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Itera
     from dlt.common.configuration.exceptions import ConfigurationException
     from dlt.destinations.exceptions import DatabaseException
 
+    from pipelines.destination.destination_kinds import server_pipeline
     from pipelines.destination.load_errors import load_failed
-    from pipelines.destination.postgres import server_pipeline
 
     with server_pipeline(settings) as pipeline:
         try:
@@ -345,9 +345,15 @@ def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Itera
             raise load_failed(error) from None
 
 
+def _column_names(cursor: Any) -> Iterable[Any]:
+    """The columns of a result, doubled ones too."""
+    native = cursor.native_cursor
+    is_of_sqlalchemy = hasattr(native, "keys")
+    return native.keys() if is_of_sqlalchemy else (column[0] for column in native.description)
+
+
 def _table(client: Any, table: str) -> str:
     schema, _, name = table.rpartition(".")
     if schema:
-        escape = client.capabilities.escape_identifier
-        return f"{escape(schema)}.{escape(name)}"
+        return f"{client.escape_column_name(schema)}.{client.escape_column_name(name)}"
     return str(client.make_qualified_table_name(name))

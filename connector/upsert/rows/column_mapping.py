@@ -274,7 +274,7 @@ def match_columns(
         for column in columns
         if column not in mapped
         and normalized(column) not in passed
-        and not column.startswith(_OWN_PREFIXES)
+        and not column.lower().startswith(_OWN_PREFIXES)
     ]
     export = None if from_table else export_of(open_columns)
     fields, unmatched, foreign = _matched(open_columns, export, {*mapping.constants}, mapped)
@@ -336,7 +336,9 @@ def _match_pulled(
             continue
         if name in hidden_names:
             left_out.append(column)
-        elif (target := field_called(column)) is not None and not column.startswith(_OWN_PREFIXES):
+        elif (target := field_called(column)) is not None and not column.lower().startswith(
+            _OWN_PREFIXES
+        ):
             fields[column] = target
         else:
             not_taken.append(column)

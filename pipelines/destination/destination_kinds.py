@@ -1,0 +1,183 @@
+"""What each kind of destination can do: its level, the form in which it takes rows, its quirks.
+
+A kind is dlt's type and what else decides, such as `postgres`, `sqlalchemy:mysql` and
+`filesystem:delta`, however the destination is named in the settings.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import dlt
+from dlt.destinations import postgres
+from dlt.destinations import sqlalchemy as dlt_sqlalchemy
+
+from connector.errors import ConfigurationError
+from connector.settings import Settings
+from pipelines.destination.dlt_options import make_pipeline, own_configuration
+from pipelines.destination.identity import destination_kind, destination_type
+from pipelines.destination.loader import LoadForm
+
+LOCK_TIMEOUT_S = 2
+"""Of one statement on PostgreSQL: while it waits for ALTER TABLE, all later readers wait too."""
+_APPLICATION = "hiringcenter"
+_JSON_LINES = ("jsonl", "typed-jsonl")
+_WITHOUT_UPDATE = ("filesystem", "clickhouse", "athena", "lance", "lancedb")
+
+
+class Level(StrEnum):
+    """How far a kind of destination is known to keep the promises.
+
+    tested: by one script, which the table in docs/how-to/warehouse.md names with its versions.
+    untested: it runs, with a warning, once a scratch table has shown that it merges. refused: it is
+    known to break a promise.
+    """
+
+    TESTED = "tested"
+    UNTESTED = "untested"
+    REFUSED = "refused"
+
+
+TESTED = frozenset({"duckdb", "postgres", "sqlalchemy:sqlite", "sqlalchemy:mysql"})
+_NO_SQL = "its rows can't be read back with SQL, so changes and deletions can't be found"
+_DUCKDB = "HIRINGCENTER_DESTINATION=duckdb"
+REFUSED = {
+    "filesystem": (
+        "plain files only take rows at their end, so each change of a row would be another row",
+        "HIRINGCENTER_TABLE_FORMAT=delta, for Delta tables in the same bucket",
+    ),
+    "athena": (
+        "its plain tables only take rows at their end, so each change would be another row",
+        "HIRINGCENTER_TABLE_FORMAT=iceberg, for Iceberg tables",
+    ),
+    "qdrant": (_NO_SQL, _DUCKDB),
+    "weaviate": (_NO_SQL, _DUCKDB),
+    "destination": ("a function gets rows, and keeps none that could be compared", _DUCKDB),
+    "dummy": ("it keeps no rows", _DUCKDB),
+}
+"""kind → (why, the nearest alternative)"""
+
+
+def level_of(kind: str) -> Level:
+    """The level of a kind of destination."""
+    if kind in REFUSED:
+        return Level.REFUSED
+    return Level.TESTED if kind in TESTED else Level.UNTESTED
+
+
+def refuse_unusable(settings: Settings) -> None:
+    """Raises ConfigurationError for a destination that is known to break a promise."""
+    kind = destination_kind(settings)
+    if kind in REFUSED:
+        reason, nearest = REFUSED[kind]
+        raise ConfigurationError(
+            f"HIRINGCENTER_DESTINATION={settings.destination!r} is refused: {reason}. The nearest "
+            f"alternative: {nearest}."
+        )
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """has_update: whether rows can be changed with SQL; else whole rows are loaded again."""
+
+    form: LoadForm
+    has_update: bool
+
+
+def abilities_of(settings: Settings, destination: Any) -> Abilities:
+    """What the settings' destination can do; `destination` is dlt's."""
+    kind = destination_type(settings)
+    return Abilities(_form_of(kind, settings, destination), kind not in _WITHOUT_UPDATE)
+
+
+def _form_of(kind: str, settings: Settings, destination: Any) -> LoadForm:
+    if kind in ("filesystem", "athena"):
+        return LoadForm("parquet", table_format=settings.table_format)
+    if kind == "duckdb":
+        return LoadForm("parquet")
+    if kind == "postgres":  # CSV would turn '' into null
+        return LoadForm("insert_values")
+    with own_configuration():
+        capabilities = destination.capabilities()
+    preferred = capabilities.preferred_loader_file_format
+    return LoadForm(preferred, is_plain=preferred != "parquet")
+
+
+# --- dlt's destinations ---------------------------------------------------------------------------
+
+
+class Postgres(postgres):
+    """dlt's, with a time-out for locks, and a name in the server's list of sessions."""
+
+    @property
+    def destination_type(self) -> str:
+        return "dlt.destinations.postgres"
+
+    def configuration(self, initial_config: Any, accept_partial: bool = False) -> Any:
+        configuration = super().configuration(initial_config, accept_partial)
+        credentials = configuration.credentials
+        if credentials is not None:
+            query = dict(credentials.query or {})
+            options = query.get("options") or ""
+            if "lock_timeout" not in options:
+                query["options"] = f"{options} -clock_timeout={LOCK_TIMEOUT_S}s".strip()
+            query.setdefault("application_name", _APPLICATION)
+            credentials.query = query
+        return configuration
+
+
+class MySql(dlt_sqlalchemy):
+    """dlt's for MySQL and MariaDB, with texts of any length that are told apart by every letter:
+    its own take 64 kB, and the server's collation may hold `a` and `A` for equal."""
+
+    @property
+    def destination_type(self) -> str:
+        return "dlt.destinations.sqlalchemy"
+
+    @classmethod
+    def adjust_capabilities(cls, caps: Any, config: Any, naming: Any) -> Any:
+        from dlt.destinations.impl.sqlalchemy.type_mapper import MysqlVariantTypeMapper
+        from sqlalchemy.dialects.mysql import LONGTEXT
+
+        class LongTexts(MysqlVariantTypeMapper):
+            def db_type_from_text_type(self, column: Any, table: Any) -> Any:
+                if column.get("precision") is not None:
+                    return super().db_type_from_text_type(column, table)
+                return LONGTEXT(charset="utf8mb4", collation="utf8mb4_bin")
+
+        caps = super().adjust_capabilities(caps, config, naming)
+        caps.type_mapper = LongTexts
+        return caps
+
+
+def server_destination(settings: Settings) -> Any:
+    """dlt's destination of the settings, with our changes where it has any.
+
+    Raises:
+        ConfigurationError: it is refused, or isn't configured.
+    """
+    refuse_unusable(settings)
+    name = settings.destination.rpartition(".")[2]
+    match destination_kind(settings):
+        case "postgres":
+            return Postgres(destination_name=name)
+        case "sqlalchemy:mysql":
+            return MySql(destination_name=name)
+        case kind:
+            if kind.startswith("sqlalchemy"):  # of dlt's merge; it is harmless
+                warnings.filterwarnings("ignore", message="implicitly coercing SELECT object")
+            return dlt.destination(settings.destination)
+
+
+@contextmanager
+def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
+    """A pipeline for reading a server's tables, which leaves nothing on disk."""
+    with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
+        yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
