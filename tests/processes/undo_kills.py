@@ -124,10 +124,10 @@ class Trial:
         start = len(self._sandbox.applied)
         for run_id in runs.changing:
             own = runs.people[run_id]
-            wanted = min(kills, max(1, -(-kills * own // max(people, 1)))) if own > 1 else 0
+            share = min(kills, max(1, -(-kills * own // max(people, 1)))) if own > 1 else 0
             command = ("undo", run_id)
             killed = self.killed["undo"]
-            code, summary = self._under_fire(command, wanted, requests=2 * own)
+            code, summary = self._under_fire(command, share, requests=2 * own)
             kills -= self.killed["undo"] - killed
             people -= own
             if code not in (0, 3) or summary.get("not_sent"):
@@ -145,9 +145,7 @@ class Trial:
             wanted = {**_blank(number), **_changes(number)}
             self._compare(f"created row {number}", numbered[number][1], wanted)
 
-    def _check_listed(
-        self, runs: Runs, before: Mapping[str, _Fields], edited: Collection[str]
-    ) -> None:
+    def _check_listed(self, runs: Runs, before: Mapping[str, _Fields], edited: set[str]) -> None:
         """Every row has its outcome once, as it has landed, and an undo lists whom it left."""
         with duckdb.connect(
             str(self.folder / "data" / "hiringcenter.duckdb"), read_only=True

@@ -39,6 +39,7 @@ from connector.upsert.outbox.outbox_schema import (
 _TOKEN, _PUSHES, _LOOK_FIRST = "token", "pushes", "look-first"  # among the outbox's salts
 _OUTBOX_TOKEN, _OUTBOX_PUSHES = "outbox-token", "outbox-pushes"  # among the budget's secrets
 _PAIRING_LOCK = 7_466_104_402
+_HEADER_BYTES = 100  # https://www.sqlite.org/fileformat.html#the_database_header
 _VANISHED = "has vanished"
 _EMPTIED = "is empty"
 _REPLACED = "was replaced by another"
@@ -86,7 +87,7 @@ class _TokenProof:
             raise self._lost(f"can't be seen: {error.strerror}") from error
         if (found.st_dev, found.st_ino) != self._file:
             raise self._lost(_REPLACED)
-        if found.st_size < self._size:  # it never shrinks
+        if found.st_size < self._size and _is_cut(self._path, found.st_size):
             raise self._lost("was emptied or cut")
         self._size = found.st_size
 
@@ -107,6 +108,18 @@ class _TokenProof:
 
     def _lost(self, reason: str) -> OutboxLost:
         return OutboxLost(outbox=self._name, reason=reason)
+
+
+def _is_cut(path: Path, size: int) -> bool:
+    """Whether a SQLite file that has shrunk lacks some of its pages: a push of another account, for
+    one, has made it smaller as a whole (`Database.scrub`)."""
+    with path.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+    if len(header) < _HEADER_BYTES:
+        return True
+    page_bytes = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    return size < pages * (page_bytes if page_bytes > 1 else 65_536)
 
 
 def open_outbox(

@@ -170,6 +170,27 @@ def test_a_folder_or_no_database_in_its_place_is_a_lost_outbox(tmp_path: Path, l
     assert len(list(tmp_path.glob("ledger-outbox.lost-*.db"))) == 2, "both are kept"
 
 
+def test_an_outbox_that_another_push_makes_smaller_is_none_that_was_lost(ledger: Database):
+    """A push of another account ends while this one runs, and erases what SQLite has left of the
+    rows that it sent."""
+    with closing(opened(ledger)) as own, closing(opened(ledger)) as other:
+        rows = [
+            {"scope": 1, "prospect_id": f"p{number}", "tail": b"t" * 500, "accepted_ms": 1,
+             "seen_ms": 1}
+            for number in range(500)
+        ]  # fmt: skip
+        with other.database.write() as connection:
+            connection.execute(sa.insert(receipts), rows)
+        other.database.scrub()
+        with own.database.write() as connection:
+            connection.execute(sa.delete(receipts))
+        before = outbox_path(ledger).stat().st_size
+        other.database.scrub()
+        assert outbox_path(ledger).stat().st_size < before
+        with own.database.write() as connection:
+            connection.execute(sa.insert(receipts), rows[:1])
+
+
 def test_with_a_healthy_outbox_a_new_one_is_not_started(ledger: Database):
     """The flag may be left in a cron line."""
     with closing(opened(ledger, new_ledger=True)) as outbox:
