@@ -19,7 +19,7 @@ from connector.api.client import ApiClient
 from connector.errors import Redirected, Refused, Unauthorized, UnexpectedAnswer, Unreachable
 from connector.logs import get_logger
 from connector.source.fields import record_id as id_of
-from connector.source.list_scan import ListScan
+from connector.source.scans import ListScan
 
 LOOK_AT_MOST = 50
 PATIENCE_S = 5.0  # for one row: a row that the server can't return must not delay the others

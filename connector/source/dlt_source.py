@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Self, cast
 
 import dlt
@@ -32,12 +32,17 @@ from pydantic import TypeAdapter
 from connector.api.client import ApiClient
 from connector.api.envelopes import RESOURCES
 from connector.budget import Budget
-from connector.clock import SystemClock
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.deletions import settle_absent_rows
-from connector.source.fields import DELETED_COLUMN, SEEN_COLUMN, UNLISTED_COLUMN, to_datetime
-from connector.source.list_scan import ListScan, begin, list_state, note, read_state
+from connector.source.fields import SEEN_COLUMN, to_datetime
+from connector.source.own_pipeline import (
+    SECTION,
+    STAMPED,
+    SharedClient,
+    looked_up,
+    now_ms,
+    read_options,
+)
 from connector.source.row_maker import (
     MALFORMED_COLUMNS,
     MALFORMED_TABLE,
@@ -47,18 +52,16 @@ from connector.source.row_maker import (
 from connector.source.scan import Scan
 from connector.source.scan_planner import ScanPlans, plan_scans
 from connector.source.scans import (
-    Checkpoint,
-    ScanKind,
-    ScanOutcome,
+    ListScan,
     ScanPlan,
+    begin,
+    list_state,
+    note,
+    read_state,
     since_ms,
     usual_page_size,
 )
-from connector.source.source_options import SECTION, SharedClient, looked_up, read_options
 
-_IDS_AT_ONCE = 1000  # in one statement
-STAMPED = "stamped"
-"""Key of a resource's state: the last full scan whose rows carry its start time."""
 _SEEN: Any = {"name": SEEN_COLUMN, "data_type": "timestamp", "nullable": True}
 log = get_logger("source")
 
@@ -138,120 +141,6 @@ def _ms(since: datetime | str | int | None) -> int | None:
     if since is None or type(since) is int:
         return since
     return since_ms(str(since))
-
-
-def unfinished(pipeline: dlt.Pipeline) -> list[str]:
-    """The lists whose scan stopped before its end, at a limit or because a run failed; the next
-    `pipeline.run(hiringcenter())` resumes them."""
-    left = {name: read_state(name, state_of(pipeline, name))[1] for name in RESOURCES}
-    return [name for name, scan in left.items() if scan is not None and not scan.plan.in_parts]
-
-
-def state_of(pipeline: dlt.Pipeline, resource: str) -> dict[str, Any]:
-    """A resource's part of a pipeline's state; empty if there is none."""
-    sources: Mapping[str, Any] = pipeline.state.get("sources", {})
-    found: dict[str, Any] = sources.get(SECTION, {}).get("resources", {}).get(resource, {})
-    return found
-
-
-def flag_deleted(
-    pipeline: dlt.Pipeline,
-    *,
-    api_key: str | None = None,
-    base_url: str | None = None,
-    rate_limits: str | None = None,
-    ledger_url: str | None = None,
-    budget: Budget | None = None,
-) -> dict[str, int]:
-    """Set `_hc_deleted_at` of the rows that the last full scans prove deleted; how many, by list.
-
-    Lists whose last full scan isn't proven complete, or was settled before, are skipped. Rows that
-    such a scan didn't find are looked up by id, at most 50 per list: a 404 means deleted, and if
-    none of a sample is alive, the others count as deleted too. A row that the API still returns is
-    marked in `_hc_unlisted_at`. Arguments: as in `hiringcenter`.
-
-    Raises:
-        ApiError, BudgetError: as `hiringcenter`. Other errors are those of the destination.
-    """
-    given = {"api_key": api_key, "base_url": base_url, "rate_limits": rate_limits,
-             "ledger_url": ledger_url}  # fmt: skip
-    flagged: dict[str, int] = {}
-    with SharedClient(read_options(given), budget).open() as client:
-        for name in RESOURCES:
-            state = state_of(pipeline, name)
-            stamped = state.get(STAMPED)
-            if not stamped or not stamped["outcome"]["complete"]:
-                continue
-            facts, left = read_state(name, state)
-            full = ScanPlan(name, ScanKind.FULL, "")
-            outcome = ScanOutcome.from_json(stamped["outcome"])
-            scan = ListScan(name, facts, Checkpoint(full, stamped["started_ms"], outcome=outcome))
-            settle_absent_rows(
-                _PipelineRows(pipeline, stamped["started_ms"]), scan, client, now_ms=_now_ms()
-            )
-            flagged[name] = scan.counts["rows_deleted"]
-            with pipeline.managed_state() as changed:
-                note(
-                    changed["sources"][SECTION]["resources"][name],
-                    {**scan.looked(left), STAMPED: None},
-                )
-    return flagged
-
-
-class _PipelineRows:
-    """The rows of a pipeline's tables (see `KnownRows`). seen_ms: when the full scan began."""
-
-    def __init__(self, pipeline: dlt.Pipeline, seen_ms: int) -> None:
-        self._pipeline, self._seen_at = pipeline, to_datetime(seen_ms)
-
-    def missing(self, table: str, /) -> list[str]:
-        return self._ids(
-            table,
-            f"{UNLISTED_COLUMN} IS NULL AND ({SEEN_COLUMN} IS NULL OR {SEEN_COLUMN} < %s)",
-            self._seen_at,
-        )
-
-    def unlisted(self, table: str, /) -> list[str]:
-        return self._ids(table, f"{UNLISTED_COLUMN} IS NOT NULL")
-
-    def unlist(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
-        self._set(table, f"{UNLISTED_COLUMN} = %s", f"{UNLISTED_COLUMN} IS NULL", ids, at_ms)
-
-    def tombstone(self, table: str, ids: Sequence[str], at_ms: int, /) -> None:
-        what = f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL"
-        self._set(table, what, "1 = 1", ids, at_ms)
-
-    def _ids(self, table: str, where: str, *parameters: Any) -> list[str]:
-        known = self._pipeline.default_schema.data_table_names(seen_data_only=True)
-        if table not in known:  # of an empty list
-            return []
-        with self._pipeline.sql_client() as client:
-            parameters = tuple(sql_time(client, each) for each in parameters)
-            sql = (
-                f"SELECT id FROM {client.make_qualified_table_name(table)} "  # noqa: S608
-                f"WHERE {DELETED_COLUMN} IS NULL AND {where}"
-            )
-            return [row[0] for row in client.execute_sql(sql, *parameters) or ()]
-
-    def _set(self, table: str, what: str, where: str, ids: Sequence[str], at_ms: int) -> None:
-        with self._pipeline.sql_client() as client:
-            name = client.make_qualified_table_name(table)
-            for first in range(0, len(ids), _IDS_AT_ONCE):
-                some = ids[first : first + _IDS_AT_ONCE]
-                client.execute_sql(
-                    f"UPDATE {name} SET {what} WHERE {DELETED_COLUMN} IS NULL "  # noqa: S608
-                    f"AND {where} AND id IN ({', '.join(['%s'] * len(some))})",
-                    sql_time(client, to_datetime(at_ms)),
-                    *some,
-                )
-
-
-def sql_time(client: Any, moment: Any) -> Any:
-    """A time in UTC as a parameter of dlt's SQL client: SQLite keeps times as text without a zone,
-    as SQLAlchemy writes it."""
-    if getattr(client, "dialect_name", None) != "sqlite" or not isinstance(moment, datetime):
-        return moment
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 # --- resources ------------------------------------------------------------------------------------
@@ -384,12 +273,12 @@ class _RunPlans:
         states = {name: dlt.current.resource_state(name) for name in RESOURCES if name in selected}
         return plan_scans(
             {
-                name: list_state(name, state, now_ms=_now_ms())
+                name: list_state(name, state, now_ms=now_ms())
                 for name, state in {**states, **changed}.items()
             },
             pull=self._settings.pull,
             limits=self._settings.rate_limits,
-            now_ms=_now_ms(),
+            now_ms=now_ms(),
             full=self.full,
             since_ms=since_ms,
         )
@@ -437,8 +326,8 @@ class _ListReader:
                 since_ms = None if is_ordinary else self._since_ms
                 is_another_due = is_ordinary and self._since_ms is not None
                 for plan in self._plans.take(self._name, state, since_ms):
-                    known = list_state(self._name, state, now_ms=_now_ms())
-                    scan = begin(known, plan, now_ms=_now_ms(), full=self._plans.full)
+                    known = list_state(self._name, state, now_ms=now_ms())
+                    scan = begin(known, plan, now_ms=now_ms(), full=self._plans.full)
                     is_another_due |= scan.checkpoint.is_at_end
                     yield from self._pages(scan, client, maker, seen)
                     state = scan.booked()
@@ -549,10 +438,6 @@ class _Steps:
             self._is_closed = True
             if not self._is_running:
                 self._pages.close()
-
-
-def _now_ms() -> int:
-    return int(SystemClock().now_s() * 1000)
 
 
 def _known_columns(resource: str) -> TTableSchemaColumns:

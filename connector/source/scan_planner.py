@@ -11,12 +11,12 @@ for that: then in parts, as many pages in each run as the share has left.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from math import ceil
 
 from connector.settings import PullSettings, RateLimit
-from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
+from connector.source.scans import ListState, ResourceFacts, ScanKind, ScanPlan
 
 AT_ONCE_SHARE = 0.5  # of the longest window, for a full scan that is due; the rest is for others
 DAILY_SHARE = 0.1  # of a day's requests; a list that takes more is too big for a daily full scan
@@ -25,14 +25,6 @@ NARROW_FEW = 10  # requests that are never too much
 EARLY = 7 / 8  # of `full_every_s`: then one of several lists is read, lest they are due together
 _DAY_S = 86_400
 _FILTERED_LISTS = ("tasks", "meetings")
-
-
-@dataclass(frozen=True)
-class ListState:
-    """What earlier runs left of a list. left: its unfinished scan, if it can be resumed."""
-
-    facts: ResourceFacts
-    left: Checkpoint | None = None
 
 
 ScanPlans = dict[str, tuple[ScanPlan, ...]]

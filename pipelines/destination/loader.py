@@ -31,8 +31,8 @@ from dlt.destinations.job_client_impl import SqlJobClientBase
 from connector.logs import get_logger
 from connector.source.dlt_source import list_resource, merge_strategy, with_state
 from connector.source.fields import HASH_COLUMN, arrow_table
-from connector.source.list_scan import note
 from connector.source.row_maker import MALFORMED_TABLE
+from connector.source.scans import note
 from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.working_file import work_schema

@@ -19,7 +19,7 @@ from dlt.destinations import duckdb as dlt_duckdb
 from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from connector.errors import DestinationError
-from connector.source.dlt_source import sql_time
+from connector.source.own_pipeline import sql_time
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch
 from pipelines.destination.working_file import work_schema

@@ -22,7 +22,6 @@ from connector.errors import ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.settings import PullSettings
 from connector.source.fields import UNLISTED_COLUMN
-from connector.source.list_scan import ListScan, Row
 from connector.source.row_maker import (
     MALFORMED_COLUMNS,
     MALFORMED_TABLE,
@@ -30,7 +29,7 @@ from connector.source.row_maker import (
     configured_maker,
 )
 from connector.source.scan import Scan
-from connector.source.scans import ScannedPage
+from connector.source.scans import ListScan, Row, ScannedPage
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
 from pipelines.pull.push_results import results_batch

@@ -26,11 +26,19 @@ from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.deletions import settle_absent_rows
 from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
-from connector.source.list_scan import ListScan, begin, list_state
 from connector.source.row_maker import column_name
 from connector.source.scan import Scan
-from connector.source.scan_planner import ListState, ScanPlans, plan_scans
-from connector.source.scans import DoubtKind, ScanKind, ScanPlan, usual_page_size
+from connector.source.scan_planner import ScanPlans, plan_scans
+from connector.source.scans import (
+    DoubtKind,
+    ListScan,
+    ListState,
+    ScanKind,
+    ScanPlan,
+    begin,
+    list_state,
+    usual_page_size,
+)
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing

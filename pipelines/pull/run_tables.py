@@ -15,7 +15,7 @@ import orjson
 from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import masked
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, holdable
-from connector.source.list_scan import ListScan
+from connector.source.scans import ListScan
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label
 from pipelines.destination.loader import Batch

@@ -15,9 +15,8 @@ from typing import Any
 
 from connector.budget.policy.permits import Constraint, forecast
 from connector.settings import PullSettings, RateLimit
-from connector.source.list_scan import begin, list_state
 from connector.source.scan_planner import plan_scans
-from connector.source.scans import ScanKind, ScanOutcome, ScanPlan
+from connector.source.scans import ScanKind, ScanOutcome, ScanPlan, begin, list_state
 
 HOUR_S, DAY_S = 3600, 86_400
 PAGE = 200

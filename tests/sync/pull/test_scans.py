@@ -14,8 +14,7 @@ import pytest
 from connector.errors import BadSetting, Unauthorized
 from connector.sandbox import RESOURCES, Sandbox
 from connector.settings import RateLimit, ResourceSettings
-from connector.source.list_scan import ListScan
-from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanPlan
+from connector.source.scans import Checkpoint, ListScan, ResourceFacts, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.running.progress import Progress, ProgressState
 from tests.sync.pull.between import Between

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, text
 
-from connector.source.list_scan import read_state
 from connector.source.row_maker import MALFORMED_COLUMNS
-from connector.source.scans import ScanKind
+from connector.source.scans import ScanKind, read_state
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
 from pipelines.push.push_input import PushRequest

@@ -20,8 +20,7 @@ from connector.errors import Unauthorized
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.source import flag_deleted, hiringcenter, unfinished
 from connector.source.dlt_source import _Steps
-from connector.source.list_scan import begin, list_state
-from connector.source.scans import Checkpoint, ScanKind, ScanPlan
+from connector.source.scans import Checkpoint, ScanKind, ScanPlan, begin, list_state
 from pipelines.pull.pull_run import Wanted, pull
 from tests.sync.pull.conftest import settings_for
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth

@@ -7,9 +7,17 @@ from itertools import pairwise
 from typing import Any
 
 from connector.settings import PullSettings, RateLimit
-from connector.source.list_scan import begin, list_state
-from connector.source.scan_planner import ListState, ScanPlans, plan_scans
-from connector.source.scans import Checkpoint, ResourceFacts, ScanKind, ScanOutcome, ScanPlan
+from connector.source.scan_planner import ScanPlans, plan_scans
+from connector.source.scans import (
+    Checkpoint,
+    ListState,
+    ResourceFacts,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+    begin,
+    list_state,
+)
 from tests.simulator.accounts import Account
 
 HOUR_MS = 3_600_000

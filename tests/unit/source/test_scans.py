@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from connector.settings import PullSettings, RateLimit
 from connector.source import RESOURCES
-from connector.source.scan_planner import ListState, ScanPlans, plan_scans
+from connector.source.scan_planner import ScanPlans, plan_scans
 from connector.source.scans import (
     Doubt,
     DoubtKind,
+    ListState,
     ResourceFacts,
     ScanKind,
     ScanOutcome,
