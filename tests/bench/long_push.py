@@ -74,13 +74,13 @@ class _Account:
         }  # fmt: skip
 
     def start(self, *command: str) -> subprocess.Popen[str]:
+        self.sandbox.clear_log()
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.cli", *command, "--json", "-q"],
             cwd=self._folder, env=self._environment, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
 
     def run(self, *command: str) -> dict[str, Any]:
-        self.sandbox.clear_log()
         return _ended(self.start(*command))
 
     def write(self, many: int, *, with_names: bool) -> dict[str, str]:
