@@ -175,6 +175,7 @@ class _ApplyRun(OutboxRun):
 # --- undo ----------------------------------------------------------------------------------------
 
 _DAY_MS = 86_400_000
+_RUNS_LOOKED_AT = 1_000
 _IN_ONE_WRITE = 5_000  # other processes wait for each
 
 
@@ -279,7 +280,7 @@ class _UndoRun(OutboxRun):
                 force=self._force,
                 labels_merge=self._options.rules.labels_merge,
             )
-        if plan.already and not plan.writes:
+        if plan.already and not plan.writes and self._has_told:
             by = ", ".join(sorted(plan.already))
             self._report.notes.append(
                 f"Run {run_id} is already undone, by run {by}: `hiringcenter runs {by}` shows what "
@@ -302,6 +303,14 @@ class _UndoRun(OutboxRun):
                 outbox.plan(connection, plan.writes[start:end], self._clock.now_ms())
                 own = plan.results[start:end]
                 self._results.put(connection, self._options.run_id, own, at_ms)
+
+    @property
+    def _has_told(self) -> bool:
+        """Whether an undo of this run has ended: one that was killed has told no one whom it left
+        alone."""
+        recent = self._session.history.recent(_RUNS_LOOKED_AT)
+        ended = [each.summary.get("undoes") for each in recent if each.status == "ok"]
+        return self._undone.run_id in ended
 
     def _count(self, plan: UndoPlan) -> None:
         people = len(plan.writes)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,25 @@ def test_a_second_undo_is_already_undone(settings: Settings, sandbox: Sandbox, t
     sandbox.store.update("prospects", ada, {"title": "Prof"})
     assert counts(undone(settings, run_id, force=True)) == {"updated": 1, "unchanged": 1}
     assert people(sandbox)[ada]["title"] == "Dr"
+
+
+def test_an_undo_that_was_killed_once_it_had_sent_everything_is_told_by_the_next(
+    settings: Settings, sandbox: Sandbox, tmp_path: Path
+):
+    """Whom it has left alone: it told no one. Nothing is sent for that, and the one after it is at
+    rest."""
+    ada = add(sandbox, "Ada", title="Dr")
+    pull(settings, Wanted(("prospects",)))
+    run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
+    sandbox.store.update("prospects", ada, {"title": "Edited"})
+    killed = undone(settings, run_id).summary["run_id"]
+    with closing(sqlite3.connect(settings.state_path / "ledger.db")) as ledger, ledger:
+        ledger.execute("UPDATE runs SET status='failed', summary='{}' WHERE run_id=?", (killed,))
+    asked = len(sandbox.requests)
+    for code, outcome in ((3, "failed"), (0, "unchanged")):
+        report = undone(settings, run_id)
+        assert (counts(report), report.exit_code) == ({outcome: 1}, code)
+    assert len(sandbox.requests) == asked
 
 
 def test_an_undo_can_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
