@@ -139,18 +139,14 @@ class Delivered:
 
 
 class Delivery:
-    """Looks up and sends writes; thread-safe. Every method raises what the API client raises.
+    """Looks up and sends writes; thread-safe. Every method raises what the API client raises."""
 
-    compares: a person who is looked up is compared with the write, not only found.
-    """
-
-    def __init__(
-        self, api: ApiClient, *, keys: KeyMemory, clock: SteadyClock, compares: bool
-    ) -> None:
-        self._api, self.keys, self._clock, self._compares = api, keys, clock, compares
+    def __init__(self, api: ApiClient, *, keys: KeyMemory, clock: SteadyClock) -> None:
+        self._api, self.keys, self._clock = api, keys, clock
 
     def look_up(self, write: Write) -> Delivered:
-        """Compare `write` with what exists in HiringCenter; nothing is sent.
+        """Whether an activity, or the prospect of a row without contact, is there already; nothing
+        is sent.
 
         Raises:
             Unclear: that can't be determined.
@@ -160,12 +156,11 @@ class Delivery:
             payload = current_fields(write.kind, payload)
             is_there = self._is_attached(write.kind, str(write.prospect_id), payload)
             return Delivered(write, Verdict.EQUAL if is_there else Verdict.ABSENT)
-        item = self._person_of(write, payload)
+        people = self._by_name(payload)
+        item = next((each for each in people if not compare(payload, each).differs), None)
         if item is None:
             return Delivered(write, Verdict.ABSENT)
-        if not self._compares:
-            return Delivered(write, Verdict.PRESENT, item)
-        id_ = str(item.get("id") or write.prospect_id)
+        id_ = str(item.get("id"))
         if payload.get("notes") and self._is_attached("notes", id_, {"body": payload["notes"]}):
             del payload["notes"]  # it became a note of the person, and another each time
         verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
@@ -329,18 +324,6 @@ class Delivery:
         if now_s is not None and age_s < math.inf:
             guesses.append(int((now_s - age_s) * 1000) - _SKEW_ERROR_MS)
         return min(guesses, default=None)
-
-    def _person_of(self, write: Write, payload: Item) -> Item | None:
-        """The person that a write is about: by id if known, otherwise by contact, otherwise by name
-        and content."""
-        if write.prospect_id is not None:
-            return person_by_id(self._api, write.prospect_id) or person_by_contact(
-                self._api, payload
-            )
-        if write.row_alias is None:
-            return person_by_contact(self._api, payload)
-        people = self._by_name(payload)
-        return next((each for each in people if not compare(payload, each).differs), None)
 
     def _by_name(self, payload: Item) -> list[Item]:
         """All prospects of the payload's first and last name, for a row without any contact.

@@ -3,20 +3,24 @@
 The look is one request, by the contact that the write will be sent with: the API finds people by
 email or phone alone, so the write must find exactly this person. What the look shows is merged with
 the row again, or, where a plan is applied or a push is undone, held against the write's guard.
+Where many people wait, one scan of all prospects stands for their looks.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any
 
 import orjson
 
 from connector.api.client import ApiClient
+from connector.clock import SteadyClock
 from connector.errors import ConnectorError
+from connector.logs import get_logger, redact
 from connector.upsert.delivery import (
     SAME_CONTACT,
     Delivered,
@@ -27,28 +31,30 @@ from connector.upsert.delivery import (
     person_by_id,
     usable_item,
 )
+from connector.upsert.guards import Guard, GuardConflict, guarded
 from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
-from connector.upsert.outbox.matching import normal_value, same_value
+from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
     SEVERAL_HAVE,
-    UNKNOWN,
     Body,
-    FieldAction,
-    FieldMerge,
     Fingerprints,
     MergeRules,
     NotSendable,
     Person,
     PersonMerge,
-    Why,
     body_of_update,
     merge,
 )
-from connector.upsert.outbox.outbox import Verdict, Write, time_ms
+from connector.upsert.outbox.outbox import Outbox, Verdict, Write, time_ms
+from connector.upsert.outbox.planner import PushOptions
 from connector.upsert.rows.write_schema import LABEL_EDITS
 
+_log = get_logger("push")
 _PHONE_END = 7  # digits
+_SCAN_CHECK_MS = 60_000
+_MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
+_SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _SHARED = (
     "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
     "Look at both in HiringCenter"
@@ -60,151 +66,52 @@ _TAKEN = (
 _NAMELESS = (
     "somebody has this email or phone, but HiringCenter didn't say who, so they weren't changed"
 )
-CONFLICT = "conflict"
-"""The outcome of a write whose person isn't as its guard requires."""
-CHANGED_ANOTHER = "changed another"
-"""The outcome of a write by which HiringCenter changed another prospect than the one it was for."""
-
-CHANGED_SINCE_PLAN = (
-    "conflict: {fields} of prospect {id} changed in HiringCenter since the plan was made, so "
-    "nothing of the row was sent. Pull, then plan again to see what it would do now"
-)
-APPEARED = (
-    "conflict: the plan was to create this person, but prospect {id} has their email or "
-    "phone now, so nothing was sent. Pull, then plan again to see what it would change"
-)
-DELETED_SINCE_PLAN = (
-    "conflict: prospect {id} was deleted in HiringCenter since the plan was made, so nothing was "
-    "sent. Pull, then plan again to see what it would do now"
-)
-CHANGED_SINCE_PUSH = (
-    "conflict: {fields} of prospect {id} changed in HiringCenter since run {run_id}, so it was "
-    "left as it is"
-)
-DELETED_SINCE_PUSH = (
-    "conflict: prospect {id} was deleted in HiringCenter since run {run_id}; nothing was put back"
-)
 
 
-@dataclass(frozen=True)
-class Guard:
-    """What a person must still look like for a write to go out; the two kinds differ in what a
-    mismatch refuses.
+class _ContactLists:
+    """Whom lists by contacts show; each is asked for once. shown: contact → people."""
 
-    A plan that is applied: `fields` names what the plan sends, each with the fingerprint of the
-    value that it replaces (`Hasher.cell`; of labels to add or remove, that of `labels`), or None
-    where that wasn't known. Any mismatch refuses the whole row. A creation (no `prospect_id`) names
-    all that it sends, with None; whoever has its contacts by then is a mismatch.
+    def __init__(self, api: ApiClient) -> None:
+        self._api = api
+        self.shown: dict[tuple[str, str], list[Item]] = {}
 
-    A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
-    fingerprint of what the run left there. Fields that don't match are left alone. The write's
-    body is what is put back, beside the contact and the names that find the person. conflicts: once
-    it is sent, the fields that were left alone: whoever settles it later has to name them.
-    """
+    def people(self, name: str, value: Any) -> list[Item]:
+        contact = (name, str(value))
+        if contact not in self.shown:
+            self.shown[contact] = people_having(self._api, *contact)
+        return self.shown[contact]
 
-    fields: Mapping[str, bytes | None]
-    undoes: str | None = None
-    conflicts: tuple[str, ...] = ()
+    def ids(self, name: str, value: Any) -> list[str]:
+        return [str(item.get("id")) for item in self.people(name, value)]
 
-    def to_bytes(self) -> bytes:
-        """`Write.guard`: JSON, with fingerprints as hexadecimal digits."""
-        fields = {name: value and value.hex() for name, value in self.fields.items()}
-        return orjson.dumps(
-            {
-                "fields": fields,
-                "person": self.undoes is None,
-                "undoes": self.undoes,
-                "conflicts": self.conflicts,
-            }
-        )
+    def find(self, says: Item) -> Item | None:
+        """Who has the row's email, else its phone.
 
-    @classmethod
-    def from_bytes(cls, stored: bytes) -> Self:
-        found = orjson.loads(stored)
-        fields = {name: value and bytes.fromhex(value) for name, value in found["fields"].items()}
-        return cls(fields, found["undoes"], tuple(found.get("conflicts", ())))
+        Raises:
+            NotSendable: somebody has it whom the API doesn't name.
+            Unclear: the API didn't filter its list.
+        """
+        for name in SAME_CONTACT:
+            if says.get(name) and (own := self.people(name, says[name])):
+                if own[0].get("id") is None:
+                    raise NotSendable(_NAMELESS)
+                return own[0]
+        return None
 
-    def mismatches(self, theirs: Person, cell: Fingerprints) -> tuple[str, ...]:
-        """The fields of a plan that `theirs`, a copy, shows otherwise; what a copy doesn't have
-        isn't among them."""
-        return tuple(
-            name
-            for name, before in self.fields.items()
-            if _read_as(name) in theirs.fields and not _matches(name, before, theirs, cell)
-        )
-
-    def changed_reason(self, conflicts: Collection[str], prospect_id: str | None) -> str:
-        """Why fields that don't match aren't sent."""
-        reason = CHANGED_SINCE_PLAN if self.undoes is None else CHANGED_SINCE_PUSH
-        return reason.format(fields=", ".join(conflicts), id=prospect_id, run_id=self.undoes)
-
-    @property
-    def deleted_reason(self) -> str:
-        """Why nothing is sent, if the person isn't there any more; `{id}` is left to fill in."""
-        if self.undoes is None:
-            return DELETED_SINCE_PLAN
-        return DELETED_SINCE_PUSH.replace("{run_id}", self.undoes)
+    def find_alone(self, id_: str, contacts: Item) -> Item | None:
+        """The person, if a list by the first contact shows exactly them."""
+        given = [name for name in SAME_CONTACT if contacts.get(name)]
+        with suppress(Unclear):  # the list isn't filtered, and shows nothing
+            for name in given[:1]:
+                if self.ids(name, contacts[name]) == [id_]:
+                    return self.people(name, contacts[name])[0]
+        return None
 
 
-class GuardConflict(ConnectorError):
-    """A person isn't as a plan, or an undo, requires; nothing was sent."""
-
-
-def guarded(
-    guard: Guard, says: Mapping[str, Any], merged: PersonMerge, theirs: Person, cell: Fingerprints
-) -> tuple[PersonMerge, tuple[str, ...]]:
-    """What a guard leaves of a merge, and the fields that don't match it. says: what the row says.
-    Pure."""
-    if guard.undoes is not None:
-        return _undone(guard, says, theirs, cell)
-    found = {each.name: each for each in merged.fields}
-    conflicts = tuple(
-        name
-        for name, before in guard.fields.items()
-        if (each := found.get(name)) is not None
-        and each.action is not FieldAction.EQUAL
-        and each.why is not Why.MERGES
-        and (each.action is not FieldAction.SEND or not _matches(name, before, theirs, cell))
-    )
-    left = tuple(
-        each
-        for each in merged.fields
-        if each.action is not FieldAction.SEND or each.name in guard.fields
-    )
-    return PersonMerge(left), conflicts
-
-
-def _read_as(name: str) -> str:
-    return "labels" if name in LABEL_EDITS else name
-
-
-def _matches(name: str, before: bytes | None, theirs: Person, cell: Fingerprints) -> bool:
-    read_as = _read_as(name)
-    if before is None:
-        return True
-    return read_as in theirs.fields and cell(read_as, theirs.fields[read_as]) == before
-
-
-def _undone(
-    guard: Guard, before: Mapping[str, Any], theirs: Person, cell: Fingerprints
-) -> tuple[PersonMerge, tuple[str, ...]]:
-    fields, conflicts = [], []
-    for name, left in guard.fields.items():
-        value, is_now = before.get(name), theirs.fields.get(name, UNKNOWN)
-        action = FieldAction.SEND
-        if is_now is not UNKNOWN and same_value(name, value, is_now):
-            action = FieldAction.EQUAL
-        elif is_now is UNKNOWN or cell(name, is_now) != left:
-            action = FieldAction.KEEP
-            conflicts.append(name)
-        fields.append(FieldMerge(name, action, Why.UNDONE, value, is_now, settles=False))
-    return PersonMerge(tuple(fields)), tuple(conflicts)
-
-
-@dataclass(frozen=True)
+@dataclass
 class Looking:
-    """Looks at people; thread-safe. rechecks: see `PushOptions`. Every method raises what the API
-    client raises."""
+    """Looks at people; thread-safe. rules: may be replaced meanwhile. rechecks: see `PushOptions`.
+    Every method raises what the API client raises."""
 
     api: ApiClient
     rules: MergeRules
@@ -220,29 +127,29 @@ class Looking:
             Unclear: the API didn't filter its list.
         """
         says, id_ = memory.row.says, write.prospect_id
-        seen: dict[tuple[str, str], list[str]] = {}  # contact → whom a list by it shows
+        lists, found = _ContactLists(self.api), None
         restored = guard.fields if guard and guard.undoes is not None else {}
         contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
         is_found, needs_one = id_ is None, not (says.get("firstName") or restored or write.exported)
         if id_ is None:
-            found = self._find(says, seen) if needs_one else person_by_contact(self.api, says)
+            found = lists.find(says) if needs_one else person_by_contact(self.api, says)
             id_ = None if found is None else str(found.get("id"))
         if id_ is None:
             return Delivered(write, Verdict.ABSENT)
         write = write._replace(prospect_id=id_)
-        item = found if is_found and needs_one else self._listed_alone(id_, contacts, seen)
+        item = found if is_found and needs_one else lists.find_alone(id_, contacts)
         item = item or person_by_id(self.api, id_)
         if item is None:
             return Delivered(write, Verdict.ABSENT)
         if needs_one:
-            self._check_alone(item, id_, says, seen, is_found=is_found)
+            self._check_alone(item, id_, says, lists, is_found=is_found)
         person = Person(id_, fields_of_item(item), fresh=True)
         merged, conflicts = self._merged(memory, person, guard)
         if not merged.to_send:
             return Delivered(write, Verdict.EQUAL, item, merged=merged)
-        alone = [name for (name, _), ids in seen.items() if ids == [id_]]
+        alone = [name for name, value in lists.shown if lists.ids(name, value) == [id_]]
         body = self._body(merged, person, alone)
-        self._check_contacts(body, id_, seen)
+        self._check_contacts(body, id_, lists)
         write = write._replace(body=orjson.dumps(body.payload))
         return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
 
@@ -267,35 +174,17 @@ class Looking:
         found_by = [name for name in given if SAME_CONTACT[name](says[name], item.get(name))]
         try:
             body = self._body(merged, person, found_by)
-            self._check_contacts(body, id_, {})
+            self._check_contacts(body, id_, _ContactLists(self.api))
         except NotSendable as error:
             return replace(met, refusal=error)
         return replace(met, write=met.write._replace(body=orjson.dumps(body.payload)))
-
-    def _find(self, says: Item, seen: dict[tuple[str, str], list[str]]) -> Item | None:
-        """Who has the row's email, else its phone.
-
-        Raises:
-            NotSendable: somebody has it whom the API doesn't name.
-            Unclear: the API didn't filter its list.
-        """
-        for name in SAME_CONTACT:
-            if says.get(name):
-                value = str(says[name])
-                own = people_having(self.api, name, value)
-                seen[name, value] = [str(item.get("id")) for item in own]
-                if own and own[0].get("id") is None:
-                    raise NotSendable(_NAMELESS)
-                if own:
-                    return own[0]
-        return None
 
     def _check_alone(
         self,
         item: Item,
         id_: str,
         says: Item,
-        seen: dict[tuple[str, str], list[str]],
+        lists: _ContactLists,
         *,
         is_found: bool,
     ) -> None:
@@ -303,18 +192,18 @@ class Looking:
         alone that the person is known."""
         for name, same in SAME_CONTACT.items():
             if is_found and says.get(name) and not same(says[name], item.get(name)):
-                self._having(name, str(says[name]), seen)
-        ids = {id_, *(other for each in seen.values() for other in each)}
+                lists.people(name, says[name])
+        ids = {id_, *(other for contact in lists.shown for other in lists.ids(*contact))}
         if len(ids) > 1:
             raise NotSendable(SEVERAL_HAVE.format(ids=", ".join(sorted(ids)[:3])), ids)
 
-    def _check_contacts(self, body: Body, id_: str, seen: dict[tuple[str, str], list[str]]) -> None:
+    def _check_contacts(self, body: Body, id_: str, lists: _ContactLists) -> None:
         """The contact that goes out finds this person alone, and new ones are nobody else's."""
         assert body.contact is not None
-        if (found := self._having(*body.contact, seen)) != [id_]:
+        if (found := lists.ids(*body.contact)) != [id_]:
             raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_), found)
         for name, value in body.new_contacts:
-            if others := [other for other in self._having(name, value, seen) if other != id_]:
+            if others := [other for other in lists.ids(name, value) if other != id_]:
                 raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_), others)
 
     def judge(
@@ -368,28 +257,6 @@ class Looking:
             raise GuardConflict(guard.changed_reason(conflicts, person.id))
         return merged, conflicts
 
-    def _listed_alone(
-        self, id_: str, contacts: Item, seen: dict[tuple[str, str], list[str]]
-    ) -> Item | None:
-        """The person, if a list by the first contact shows exactly them."""
-        for name in SAME_CONTACT:
-            if contacts.get(name):
-                value = str(contacts[name])
-                try:
-                    own = people_having(self.api, name, value)
-                except Unclear:  # the list isn't filtered, and shows nothing
-                    return None
-                ids = seen[name, value] = [str(item.get("id")) for item in own]
-                return own[0] if ids == [id_] else None
-        return None
-
-    def _having(self, name: str, value: str, seen: dict[tuple[str, str], list[str]]) -> list[str]:
-        """The ids of those who have a contact; asked once."""
-        if (name, value) not in seen:
-            own = people_having(self.api, name, value)
-            seen[name, value] = [str(item.get("id")) for item in own]
-        return seen[name, value]
-
 
 # --- a scan instead of many looks --------------------------------------------------------------
 
@@ -437,13 +304,9 @@ class ScannedPeople:
                 self._contacts[name].append(hashed)
             id_ = str(person.get("id"))
             if id_ in self._waiting:
-                updated_ms = time_ms(person, "updatedAt")
+                updated_at_ms = time_ms(person, "updatedAt")
                 self._read[id_] = PersonRead(
-                    id_,
-                    fields_of_item(person),
-                    page.asked_ms,
-                    None if updated_ms is None else int(updated_ms),
-                    (),
+                    id_, fields_of_item(person), page.asked_ms, updated_at_ms, ()
                 )
 
     def end(self) -> None:
@@ -471,3 +334,66 @@ class ScannedPeople:
             value = normal_value(name, fields.get(name))
             if isinstance(value, str) and value:
                 yield name, hash(value[-_PHONE_END:] if name == "phone" else value)
+
+
+class PeopleScans:
+    """The scans of one push: each is made where more people wait to be looked up than it has pages.
+
+    is_running: one is being made. What it shows of a person is used once.
+    """
+
+    def __init__(
+        self, outbox: Outbox, options: PushOptions, scan: ProspectScan, clock: SteadyClock
+    ) -> None:
+        self._outbox, self._clock, self._run_id = outbox, clock, options.run_id
+        self._fresh_ms = options.fresh_ms
+        # what a scan has read wouldn't be fresh
+        self._scan = None if self._fresh_ms < _SCAN_LASTS_MS else scan
+        self._people = ScannedPeople(())
+        self._pages: int | None = None
+        self.is_running, self._next_ms = False, 0
+
+    def begin(self) -> bool:
+        """Whether a scan is due, which is running from now on; found out now and then."""
+        now_ms = self._clock.now_ms()
+        if self._scan is None or self.is_running or now_ms < self._next_ms:
+            return False
+        self._next_ms = now_ms + _SCAN_CHECK_MS
+        with self._outbox.database.read() as connection:
+            old_ms = now_ms - self._fresh_ms
+            waiting = self._outbox.count_waiting(connection, self._run_id, old_ms)
+        if waiting > 1 and self._pages is None:  # a scan has a page, too
+            self._pages = self._scan.count_pages()
+        self.is_running = self._pages is not None and waiting > max(1, self._pages)
+        return self.is_running
+
+    def run(self, is_over: Callable[[], bool]) -> ScannedPeople:
+        """The people who wait, as a scan shows them; nobody where it isn't complete. is_over: the
+        run ends, so that it isn't needed any more."""
+        assert self._scan is not None
+        waiting = self._outbox.waiting_people(self._run_id, _MOST_SCANNED)
+        people, began_ms = ScannedPeople(waiting), self._clock.now_ms()
+        self._next_ms = began_ms + self._fresh_ms
+        for page in self._scan.read():
+            people.add(page)
+            if page.ends:
+                people.end()
+                return people
+            if is_over() or (page.pages or 0) > len(waiting):
+                break
+        return ScannedPeople(())
+
+    def end(self, found: object) -> None:
+        """A scan that failed, or isn't proven complete, isn't repeated: people are looked up."""
+        self.is_running = False
+        if isinstance(found, ScannedPeople) and len(found):
+            self._people = found
+            _log.info("push.scanned", people=len(found))
+            return
+        self._scan, self._people = None, ScannedPeople(())
+        why = str(found) if isinstance(found, ConnectorError) else "the list isn't complete"
+        _log.info("push.not_scanned", reason=redact(why))
+
+    def take(self, id_: str) -> PersonRead | None:
+        """One person as they were read, with the contacts that nobody else has."""
+        return self._people.take(id_)

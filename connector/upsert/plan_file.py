@@ -37,7 +37,7 @@ import hmac
 import os
 import secrets
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -67,7 +67,6 @@ _HEADER_BYTES = 64 * 1024
 _LINE_BYTES = 64 * 1024**2
 _FILE_BYTES = 16 * 1024**3
 _CHUNK_BYTES = 1024**2
-_SENT = frozenset({"create", "update", "send"})
 _OWN_OPTIONS = ("run_id", "retry_total_s", "retention_days", "destination", "to_apply")
 
 
@@ -217,10 +216,9 @@ class PlanWriter(PrivateFile):
 
     def add(self, planned: PlannedRow) -> None:
         """Append a row, if it has something to send or to settle."""
-        sends = planned.outcome in _SENT or bool(planned.activities)
-        if sends or planned.settlement is not None:
+        if planned.sends or planned.settlement is not None:
             self.records += 1
-            self._line(_record_of(planned, sends=sends))
+            self._line(_record_of(planned))
 
     def sign(self, counts: Mapping[str, int]) -> None:
         """All rows are there: give the file its name. counts: rows by outcome."""
@@ -244,8 +242,8 @@ def _head_of(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _record_of(planned: PlannedRow, *, sends: bool) -> dict[str, Any]:
-    write = planned.write
+def _record_of(planned: PlannedRow) -> dict[str, Any]:
+    write, sends = planned.write, planned.sends
     record: dict[str, Any] = {
         "row": planned.row_number,
         "outcome": planned.outcome,
@@ -262,17 +260,16 @@ def _record_of(planned: PlannedRow, *, sends: bool) -> dict[str, Any]:
         record["settles"] = None if write.settles is None else write.settles.hex()
         record["looks"], record["fresh"] = planned.looks, planned.is_fresh
         record["exported"] = None if write.exported is None else write.exported.hex()
-        record["activities"] = [_activity_record(each) for each in planned.activities]
+        record["activities"] = [
+            (each.position, each.kind, each.content.hex(), orjson.Fragment(each.body))
+            for each in planned.activities
+        ]
     if planned.merged is not None:
-        shown = planned.merged.fields if sends else planned.merged.kept
+        shown = planned.merged.fields if sends else planned.kept
         record["fields"] = [_field_record(each) for each in shown]
     if planned.settlement is not None:
         record["settlement"] = planned.settlement.to_bytes().decode()
     return record
-
-
-def _activity_record(write: Write) -> Sequence[Any]:
-    return write.position, write.kind, write.content.hex(), orjson.Fragment(write.body)
 
 
 def _field_record(merged: FieldMerge) -> dict[str, Any]:

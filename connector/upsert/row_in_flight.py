@@ -1,4 +1,4 @@
-"""One row from its claim to its outcome: what is in flight for it, and what people are told."""
+"""The rows of a run that sends: the next ones, in file order, and each until its outcome."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import orjson
+import sqlalchemy as sa
 
 from connector.upsert.delivery import Item
-from connector.upsert.looking import Guard
+from connector.upsert.guards import Guard
 from connector.upsert.outbox.bases import PersonRead, RowMemory
 from connector.upsert.outbox.entries import Base
 from connector.upsert.outbox.merge import Person, PersonMerge
-from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.rows.write_schema import MANNERS, current_fields
+
+_READ_AHEAD = 200
+_MOST_PARKED = 2_000
 
 
 @dataclass(eq=False)
@@ -62,7 +66,7 @@ class RowInFlight:
     read_ms: int | None = None
     was_looked_up: bool = False
     was_scanned: bool = False
-    updated_before_ms: float | None = None
+    updated_before_ms: int | None = None
     changed: tuple[str, ...] = ()
     stays_deleted: bool = False
     left_alone: bool = False
@@ -90,6 +94,16 @@ class RowInFlight:
         if self.memory is not None:
             return self.memory.row.says
         return orjson.loads(self.write.body)  # type: ignore[no-any-return]
+
+    @property
+    def undoes(self) -> str | None:
+        """The run that is undone, where the row puts back what it has changed."""
+        return self.guard.undoes if self.guard is not None else None
+
+    @property
+    def is_merged(self) -> bool:
+        """Whether the write in flight is a person's who is merged with what is settled for them."""
+        return self.memory is not None and self.write.kind == PROSPECTS
 
     @property
     def is_activity(self) -> bool:
@@ -162,3 +176,62 @@ class Next(StrEnum):
     UPDATE = "update"  # the same with other bytes, since it was surely not applied
     AGAIN = "again"  # surely not applied: once more, same key and bytes
     STOP = "stop"  # the run must end; the write stays as it is
+
+
+class RowQueue:
+    """The planned rows of one run in file order, read in small portions; never two rows of one
+    person at once."""
+
+    def __init__(self, outbox: Outbox, run_id: str) -> None:
+        self._outbox, self._run_id = outbox, run_id
+        self._after, self._exhausted = -1, False
+        self._ahead: deque[list[Write]] = deque()
+        self._busy: set[int] = set()
+        self._parked: dict[int, deque[list[Write]]] = {}
+        self._freed: deque[RowInFlight] = deque()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row is left, parked ones included."""
+        return self._exhausted and not (self._ahead or self._parked or self._freed)
+
+    def take(self, connection: sa.Connection, most: int) -> list[RowInFlight]:
+        """The next rows whose person is free, who is busy from now on."""
+        rows: list[RowInFlight] = []
+        while len(rows) < most and (row := self._next_free(connection)) is not None:
+            rows.append(row)
+        return rows
+
+    def done(self, row: RowInFlight) -> None:
+        """A row that was taken has its outcome; the next of its person may follow, who is known to
+        be as this one has left them."""
+        person = row.write.person
+        waiting = self._parked.get(person)
+        if not waiting:
+            self._busy.discard(person)
+            return
+        after = RowInFlight.of(waiting.popleft(), own=True)
+        after.shown = row.shown
+        self._freed.append(after)
+        if not waiting:
+            del self._parked[person]
+
+    def _next_free(self, connection: sa.Connection) -> RowInFlight | None:
+        if self._freed:
+            return self._freed.popleft()
+        while sum(map(len, self._parked.values())) < _MOST_PARKED:
+            if not self._ahead and not self._exhausted:
+                self._ahead.extend(
+                    self._outbox.rows_after(connection, self._run_id, self._after, _READ_AHEAD)
+                )
+            if not self._ahead:
+                self._exhausted = True
+                return None
+            writes = self._ahead.popleft()
+            self._after = writes[0].row_number
+            person = writes[0].person
+            if person not in self._busy:
+                self._busy.add(person)
+                return RowInFlight.of(writes, own=True)
+            self._parked.setdefault(person, deque()).append(writes)
+        return None

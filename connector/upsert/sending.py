@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 import queue
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import orjson
@@ -21,19 +22,13 @@ import sqlalchemy as sa
 from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
 from connector.clock import SteadyClock
-from connector.errors import BudgetError, ConnectorError, Interrupted
-from connector.logs import get_logger, redact
+from connector.errors import BudgetError, Interrupted
+from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
-from connector.upsert.looking import (
-    APPEARED,
-    GuardConflict,
-    Looking,
-    ProspectScan,
-    ScannedPeople,
-)
+from connector.upsert.guards import APPEARED, GuardConflict
+from connector.upsert.looking import Looking, PeopleScans, ProspectScan, ScannedPeople
 from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, fields_of_item
-from connector.upsert.outbox.before_images import BeforeImages, image_before
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
@@ -62,10 +57,11 @@ from connector.upsert.outbox.planner import (
     reject_of,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.row_in_flight import Next, RowInFlight
+from connector.upsert.row_in_flight import Next, RowInFlight, RowQueue
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import older_fields
 from connector.upsert.settling import Settler
+from connector.upsert.undoing import BeforeImages, image_before
 
 _log = get_logger("push")
 LEAST_IN_FLIGHT = 4
@@ -74,11 +70,6 @@ BURST_SHARE = 0.05
 of the last burst delays the whole push."""
 
 _MOST_PER_TURN = 500
-_READ_AHEAD = 200
-_MOST_PARKED = 2_000
-_SCAN_CHECK_MS = 60_000
-_MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
-_SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
@@ -148,16 +139,17 @@ class Sender:
         self.recovered = self.unbooked = self.kept = 0
         self._receipts = Receipts(outbox.scope)
         self._images = images
-        self._settler = Settler(outbox, self._receipts, options, clock, images)
-        self._settler.server_ms = lambda: server_ms(api)
-        self._delivery = Delivery(api, keys=keys, clock=clock, compares=options.looks_first)
-        self._scan, self._scanned = scan, ScannedPeople(())
-        self._scan_pages: int | None = None
+        self._settler = Settler(
+            outbox, self._receipts, options, clock, images, partial(server_ms, api)
+        )
+        self._delivery = Delivery(api, keys=keys, clock=clock)
+        self._scans: PeopleScans | None = None
+        if scan is not None and options.rechecks:
+            self._scans = PeopleScans(outbox, options, scan, clock)
         self._looks_to_fill = 0
-        self._is_scanning, self._next_scan_ms = False, 0
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
-        self._rows = _RowQueue(outbox, options.run_id)
+        self._rows = RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
         self._in_flight: set[RowInFlight] = set()
         self._arrivals: queue.SimpleQueue[_AnyArrival] = queue.SimpleQueue()
@@ -205,14 +197,13 @@ class Sender:
         try:
             arrived: list[_Arrival] = []
             while True:
-                if self._is_scan_due():
-                    self._is_scanning = True
-                    pool.submit(self._scan_people)
+                may_scan = self._has_recovered and self._ending is None
+                if self._scans is not None and may_scan and self._scans.begin():
+                    pool.submit(self._scan, self._scans)
                 for row in self._turn(arrived, more):
                     self._in_flight.add(row)
                     pool.submit(self._deliver, row)
-                is_busy = self._in_flight or self._is_scanning
-                if not is_busy and (self._ending is not None or not is_left()):
+                if not self._is_busy and (self._ending is not None or not is_left()):
                     break
                 came = self._wait()
                 if came is None:
@@ -234,7 +225,7 @@ class Sender:
         """Runs in a pool thread; the thread that keeps the outbox decides what follows."""
         arrived: Delivered | BaseException
         try:
-            if row.looks and row.memory is not None and row.write.kind == PROSPECTS:
+            if row.looks and row.memory is not None and row.is_merged:
                 arrived = self._looking.look(row.write, row.memory, row.guard)
             elif row.looks and row.is_activity and row.write.prospect_id is None:
                 arrived = self._delivery.find_person(row.write)
@@ -252,11 +243,23 @@ class Sender:
             arrived = error
         self._arrivals.put((row, arrived))
 
+    def _scan(self, scans: PeopleScans) -> None:
+        """Runs in a pool thread."""
+        try:
+            found: ScannedPeople | BaseException = scans.run(lambda: self._ending is not None)
+        except BaseException as error:  # noqa: BLE001 - the thread that keeps the outbox decides
+            found = error
+        self._arrivals.put((None, found))
+
+    @property
+    def _is_busy(self) -> bool:
+        return bool(self._in_flight) or (self._scans is not None and self._scans.is_running)
+
     def _wait(self) -> list[_Arrival] | None:
         """Everything that has arrived, perhaps only a scan, which is no row's; None if the run ends
         and time is up."""
         arrived: list[_AnyArrival] = []
-        if self._in_flight or self._is_scanning:
+        if self._is_busy:
             hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
             try:
                 arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else None))
@@ -267,68 +270,11 @@ class Sender:
         rows: list[_Arrival] = []
         for row, found in arrived:
             if row is None or isinstance(found, ScannedPeople):
-                self._end_scan(found)
+                assert self._scans is not None
+                self._scans.end(found)
             else:
                 rows.append((row, found))
         return rows
-
-    # --- a scan instead of many looks ------------------------------------------------------
-
-    def _is_scan_due(self) -> bool:
-        """Whether more people wait to be looked up than a scan has pages; asked now and then."""
-        now_ms = self._clock.now_ms()
-        if self._scan is None or self._is_scanning or self._ending is not None:
-            return False
-        if not self._has_recovered or not self._options.rechecks:
-            return False
-        if self._options.fresh_ms < _SCAN_LASTS_MS:  # what a scan has read wouldn't be fresh
-            return False
-        return now_ms >= self._next_scan_ms and self._are_many(now_ms)
-
-    def _are_many(self, now_ms: int) -> bool:
-        assert self._scan is not None
-        with self._outbox.database.read() as connection:
-            old_ms = now_ms - self._options.fresh_ms
-            waiting = self._outbox.count_waiting(connection, self._options.run_id, old_ms)
-        self._next_scan_ms = now_ms + _SCAN_CHECK_MS
-        if waiting <= 1:  # a scan has a page, too
-            return False
-        if self._scan_pages is None and (pages := self._scan.count_pages()) is not None:
-            self._scan_pages = pages
-        return self._scan_pages is not None and waiting > self._scan_pages
-
-    def _scan_people(self) -> None:
-        """Runs in a pool thread."""
-        assert self._scan is not None
-        try:
-            found: ScannedPeople | BaseException = self._scanned_people(self._scan)
-        except BaseException as error:  # noqa: BLE001 - the thread that keeps the outbox decides
-            found = error
-        self._arrivals.put((None, found))
-
-    def _scanned_people(self, scan: ProspectScan) -> ScannedPeople:
-        waiting = self._outbox.waiting_people(self._options.run_id, _MOST_SCANNED)
-        people, began_ms = ScannedPeople(waiting), self._clock.now_ms()
-        self._next_scan_ms = began_ms + self._options.fresh_ms
-        for page in scan.read():
-            people.add(page)
-            if page.ends:
-                people.end()
-                return people
-            if self._ending is not None or (page.pages or 0) > len(waiting):
-                break
-        return ScannedPeople(())
-
-    def _end_scan(self, found: object) -> None:
-        """A scan that failed, or isn't proven complete, isn't repeated: people are looked up."""
-        self._is_scanning = False
-        if isinstance(found, ScannedPeople) and len(found):
-            self._scanned = found
-            _log.info("push.scanned", people=len(found))
-            return
-        self._scan, self._scanned = None, ScannedPeople(())
-        why = str(found) if isinstance(found, ConnectorError) else "the list isn't complete"
-        _log.info("push.not_scanned", reason=redact(why))
 
     def _turn(self, arrived: Sequence[_Arrival], more: _More) -> list[RowInFlight]:
         """One transaction: record what has arrived; returns the rows that go out next."""
@@ -356,8 +302,7 @@ class Sender:
         ):
             self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
         follows = self._settler.settle(connection, row, arrived)
-        if self._settler.rules != self._looking.rules:
-            self._looking = replace(self._looking, rules=self._settler.rules)
+        self._looking.rules = self._settler.rules  # it may have learnt from the answer
         if follows is Next.SETTLED:
             self._creating.discard(_entry(row.write))
             self._note_shown(row, arrived)
@@ -380,9 +325,8 @@ class Sender:
         item = arrived.item or {}
         if row.prospect_id is None or str(item.get("id")) != row.prospect_id:
             return
-        updated_ms, now_ms = time_ms(item, "updatedAt"), self._clock.now_ms()
-        updated_ms = None if updated_ms is None else int(updated_ms)
-        row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_ms, ())
+        updated_at_ms, now_ms = time_ms(item, "updatedAt"), self._clock.now_ms()
+        row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_at_ms, ())
 
     def _claim_found(self, connection: sa.Connection, row: RowInFlight, write: Write) -> bool:
         """The person of a row that is an activity is known: it goes on as if it always had been."""
@@ -409,7 +353,7 @@ class Sender:
         """Up to `free` rows that need a request; those that turn out to need none are finished."""
         going: list[RowInFlight] = []
         passed = 0
-        if self._is_scanning:
+        if self._scans and self._scans.is_running:
             return going  # what it shows may spare their look
         while len(going) < free and passed < _MOST_PER_TURN:
             rows = self._rows.take(connection, free - len(going))
@@ -450,7 +394,7 @@ class Sender:
         """Whether a planned row needs a request; else it has its outcome. found: where aliases
         lead."""
         write = row.write
-        if not self._settler.is_settled(write):
+        if not self._settler.is_settled(write):  # nothing of the row may be sent
             row.status = Status.FAILED
             row.failures.append(_BEHIND)
         elif write.kind == PROSPECTS:
@@ -469,10 +413,10 @@ class Sender:
                 return self._claim_activity(connection, row)
             if decision.outcome is None:
                 return self._claim_prospect(connection, row, evidence)
-            row.status = decision.outcome
-            if row.has_failed:
-                row.failures.append(decision.reason or "")
+            if decision.outcome is not Status.UNCHANGED:
+                row.fail(decision.reason or "", decision.outcome)
             else:
+                row.status = decision.outcome
                 row.left_alone = decision.reason == EXISTS
                 row.notes += [decision.reason] if decision.reason else []
                 self._finish_unsent(connection, row.waiting.popleft(), Status.UNCHANGED)
@@ -486,15 +430,13 @@ class Sender:
         found = evidence.best
         if row.guard is None or row.write.prospect_id is not None or found is None:
             return False
-        id_, payload = found.prospect_id, orjson.loads(row.write.body)
+        id_ = row.prospect_id = found.prospect_id
+        payload = orjson.loads(row.write.body)
         if lacks_names(payload):  # it was never to create them
-            row.prospect_id = id_
             return False
         if self._settler.has_settled(connection, row.write, id_, payload, created=True):
-            row.prospect_id = id_
             return False
-        row.prospect_id, row.status = id_, Status.FAILED
-        row.failures.append(APPEARED.format(id=id_))
+        row.fail(APPEARED.format(id=id_))
         return True
 
     def _claim_prospect(
@@ -522,12 +464,12 @@ class Sender:
     ) -> Delivered | BaseException | None:
         """What a look would bring, where how the person is was read before and still holds."""
         read = self._just_shown(connection, row)
-        if read is None and self._must_look(row):
-            read = self._scanned.take(row.prospect_id or "")
+        if read is None and self._scans is not None:
+            read = self._scans.take(row.prospect_id or "")
             row.was_scanned = read is not None
             if read is not None and not self._holds(connection, read):
                 read = None
-        if read is None and self._must_look(row):
+        if read is None and row.write.seen_ms == LOOK_FIRST:
             self._looks_to_fill += 1
             if self._looks_to_fill <= self._options.lookups:
                 return None
@@ -559,13 +501,10 @@ class Sender:
     def _read_before(
         self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
     ) -> PersonRead | None:
-        """How the person was when they were last read: by a scan of this run, or by the pull that
-        the plan has seen. A read is used once, and never after a write of ours to them."""
+        """How the person was when the pull that the plan has seen has read them, unless we have
+        written to them since; with `--no-recheck`, what is known of them without."""
         write, id_ = row.write, row.prospect_id or ""
-        planned = PersonRead.from_bytes(write.seen) if write.seen else None
-        scanned = self._scanned.take(id_)
-        row.was_scanned = scanned is not None
-        read = scanned or planned
+        read = PersonRead.from_bytes(write.seen) if write.seen else None
         if read is not None and read.id == id_ and self._holds(connection, read):
             return read
         if self._options.rechecks or row.guard is not None:
@@ -584,10 +523,6 @@ class Sender:
         """Whether nothing of ours was written to a person since they were read."""
         receipt = self._receipts.of(connection, [read.id]).get(read.id)
         return receipt is None or receipt.accepted_ms < read.read_ms
-
-    @staticmethod
-    def _must_look(row: RowInFlight) -> bool:
-        return row.write.seen_ms == LOOK_FIRST
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether HiringCenter kept none of the contacts of a person who exists already: it would
@@ -631,8 +566,7 @@ class Sender:
                 row.failures.append(f"{write.kind}: {_NO_ID}")
                 self._finish_unsent(connection, write, "skipped")
             elif row.is_activity and not self._settler.is_settled(write):
-                row.status = Status.FAILED
-                row.failures.append(_BEHIND)
+                row.fail(_BEHIND)
                 self._finish_unsent(connection, write, "skipped")
             elif entry in self._creating:  # another row of the same person, who was looked up
                 row.waiting.appendleft(write)
@@ -693,7 +627,7 @@ class Sender:
             row.write, before = self._creating_only(row.write), WriteState.PLANNED
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
-        if row.memory is not None and row.write.kind == PROSPECTS:
+        if row.is_merged:
             settlement = self._settler.settlement_of(row)
             row.write = row.write._replace(settles=settlement and settlement.to_bytes())
         at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
@@ -754,62 +688,3 @@ def _entry(write: Write) -> tuple[str, str, bytes]:
 
 def _contacts(write: Write) -> list[int]:
     return [name for name in (write.email_alias, write.phone_alias) if name is not None]
-
-
-class _RowQueue:
-    """The planned rows of one run in file order, read in small portions; never two rows of one
-    person at once."""
-
-    def __init__(self, outbox: Outbox, run_id: str) -> None:
-        self._outbox, self._run_id = outbox, run_id
-        self._after, self._exhausted = -1, False
-        self._ahead: deque[list[Write]] = deque()
-        self._busy: set[int] = set()
-        self._parked: dict[int, deque[list[Write]]] = {}
-        self._freed: deque[RowInFlight] = deque()
-
-    @property
-    def empty(self) -> bool:
-        """Whether no row is left, parked ones included."""
-        return self._exhausted and not (self._ahead or self._parked or self._freed)
-
-    def take(self, connection: sa.Connection, most: int) -> list[RowInFlight]:
-        """The next rows whose person is free, who is busy from now on."""
-        rows: list[RowInFlight] = []
-        while len(rows) < most and (row := self._next_free(connection)) is not None:
-            rows.append(row)
-        return rows
-
-    def done(self, row: RowInFlight) -> None:
-        """A row that was taken has its outcome; the next of its person may follow, who is known to
-        be as this one has left them."""
-        person = row.write.person
-        waiting = self._parked.get(person)
-        if not waiting:
-            self._busy.discard(person)
-            return
-        after = RowInFlight.of(waiting.popleft(), own=True)
-        after.shown = row.shown
-        self._freed.append(after)
-        if not waiting:
-            del self._parked[person]
-
-    def _next_free(self, connection: sa.Connection) -> RowInFlight | None:
-        if self._freed:
-            return self._freed.popleft()
-        while sum(map(len, self._parked.values())) < _MOST_PARKED:
-            if not self._ahead and not self._exhausted:
-                self._ahead.extend(
-                    self._outbox.rows_after(connection, self._run_id, self._after, _READ_AHEAD)
-                )
-            if not self._ahead:
-                self._exhausted = True
-                return None
-            writes = self._ahead.popleft()
-            self._after = writes[0].row_number
-            person = writes[0].person
-            if person not in self._busy:
-                self._busy.add(person)
-                return RowInFlight.of(writes, own=True)
-            self._parked.setdefault(person, deque()).append(writes)
-        return None

@@ -17,9 +17,8 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
-from connector.upsert.looking import APPEARED, CHANGED_ANOTHER, CONFLICT, GuardConflict
-from connector.upsert.outbox.bases import Bases, RowMemory, Settlement, fields_of_item
-from connector.upsert.outbox.before_images import BeforeImages
+from connector.upsert.guards import APPEARED, GuardConflict
+from connector.upsert.outbox.bases import Bases, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, unpacked
 from connector.upsert.outbox.matching import (
     conflict_with,
@@ -33,6 +32,7 @@ from connector.upsert.outbox.merge import (
     LABELS_SENT,
     LABELS_STAY,
     MERGED,
+    NAMES,
     NOBODY,
     NOT_AGAIN_WITHOUT_NAMES,
     NotSendable,
@@ -44,6 +44,8 @@ from connector.upsert.outbox.merge import (
     new_shown,
 )
 from connector.upsert.outbox.outbox import (
+    CHANGED_ANOTHER,
+    CONFLICT,
     PROSPECTS,
     Outbox,
     Verdict,
@@ -63,6 +65,7 @@ from connector.upsert.rows.write_schema import (
     has_older_names,
     older_fields,
 )
+from connector.upsert.undoing import BeforeImages
 
 _FOR_ITS_CONTENT = frozenset({400, 413, 415, 422})  # refused so, a row is refused again unchanged
 _ABSENT = (
@@ -108,11 +111,11 @@ class Settler:
         receipts: Receipts,
         options: PushOptions,
         clock: SteadyClock,
-        images: BeforeImages | None = None,
+        images: BeforeImages | None,
+        server_ms: Callable[[], int | None],
     ) -> None:
-        self._images = images
-        self._outbox, self._receipts = outbox, receipts
-        self._options, self._clock = options, clock
+        self._outbox, self._receipts, self._images = outbox, receipts, images
+        self._options, self._clock, self._server_ms = options, clock, server_ms
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
@@ -125,7 +128,6 @@ class Settler:
         }
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
-        self.server_ms: Callable[[], int | None] = lambda: None
         self.recovering = False
         self.unanswered: BaseException | None = None
         self._last_answer_s = float("-inf")
@@ -190,7 +192,7 @@ class Settler:
 
     def _compare_put_back(self, row: RowInFlight, item: Item) -> None:
         """What an undo has sent, and HiringCenter shows otherwise: it only adds labels, say."""
-        if row.guard is None or row.guard.undoes is None:
+        if row.guard is None or not row.undoes:
             return
         sent, shown = orjson.loads(row.write.body), fields_of_item(item)
         names = (name for name in row.guard.fields if name in sent and name in shown)
@@ -202,68 +204,56 @@ class Settler:
     def _settle_look_up(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
-        known_id, item = row.write.prospect_id, arrived.item or {}
+        """What the row asks for is there already, or it is sent."""
         row.write = arrived.write
-        if row.memory is not None and row.write.kind == PROSPECTS:
-            return self._settle_look_before_change(connection, row, arrived, row.memory)
-        is_person = row.write.kind == PROSPECTS
-        if arrived.verdict is Verdict.ABSENT:
-            why = _ABSENT if self._options.mode == "update-only" else row.must_exist
-            if not is_person or why is None:
-                return Next.SEND
-            self._refuse(connection, row, Status.REJECTED, why)
-        elif not is_person:
+        if row.is_merged and arrived.verdict is Verdict.ABSENT:
+            return self._settle_absence(connection, row)
+        if row.is_merged:
+            return self._settle_look_at_person(connection, row, arrived)
+        if arrived.verdict is not Verdict.EQUAL:
+            return Next.SEND
+        if row.write.kind == PROSPECTS:  # a row without contact
+            self._accept(connection, row, arrived.item or {}, Status.UNCHANGED)
+        else:
             self._accept_activity(connection, row)
             row.added.pop()  # it was there before
-        else:
-            is_found_by_contact = known_id is None or str(item.get("id", known_id)) != known_id
-            if is_found_by_contact and self._is_another(connection, row, item):
-                return Next.SETTLED
-            if arrived.verdict is Verdict.PRESENT:
-                return Next.SEND
-            self._accept(connection, row, item, Status.UNCHANGED)
         return Next.SETTLED
 
-    def _settle_look_before_change(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered, memory: RowMemory
-    ) -> Next:
-        """The person was looked at: nothing is left to change, or they were deleted, or the row is
-        sent with what is left."""
-        if arrived.verdict is Verdict.ABSENT:
-            known_id = row.write.prospect_id
-            if known_id is not None:
-                self._receipts.forget_people(connection, [known_id])
-            if row.guard is not None and known_id is not None:
-                why = row.guard.deleted_reason.format(id=known_id)
-                self._refuse(connection, row, Status.FAILED, why)
-                return Next.SETTLED
-            if self._options.mode == "update-only":
-                self._refuse(connection, row, Status.REJECTED, _ABSENT)
-            elif known_id is None and row.must_exist is not None:
-                self._refuse(connection, row, Status.REJECTED, row.must_exist)
-            elif lacks_names(memory.row.says) and (
-                known_id is None or (row.write.exported is None and self._is_to_be_restored(memory))
-            ):
-                why = NOBODY if known_id is None else NOT_AGAIN_WITHOUT_NAMES
-                self._refuse(connection, row, Status.REJECTED, why)
-            elif known_id is None or (
-                row.write.exported is None and self._is_to_be_restored(memory)
-            ):
-                if known_id is not None:
-                    row.notes.append(f"prospect {known_id} was deleted in HiringCenter")
-                row.write = row.write._replace(prospect_id=None)
-                return Next.SEND
-            elif not self.uncertain.isdisjoint(row.write.uncertain_names):
+    def _settle_absence(self, connection: sa.Connection, row: RowInFlight) -> Next:
+        """Nobody has the row's contacts, or its person was deleted: it creates them, or not."""
+        id_ = row.write.prospect_id
+        if id_ is not None:
+            self._receipts.forget_people(connection, [id_])
+        if row.guard is not None and id_ is not None:
+            why = row.guard.deleted_reason(id_)
+            self._refuse(connection, row, Status.FAILED, why)
+        elif self._options.mode == "update-only":
+            self._refuse(connection, row, Status.REJECTED, _ABSENT)
+        elif id_ is None and row.must_exist is not None:
+            self._refuse(connection, row, Status.REJECTED, row.must_exist)
+        elif id_ is not None and not self._restores(row):
+            if self._is_uncertain(row):
                 self._refuse(connection, row, Status.FAILED, UNCERTAIN)
             else:
-                self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
-                row.status, row.stays_deleted = Status.UNCHANGED, True
-                row.notes.append(DELETED)
-            return Next.SETTLED
+                self._leave(connection, row, DELETED)
+                row.stays_deleted = True
+        elif lacks_names(row.says):
+            why = NOBODY if id_ is None else NOT_AGAIN_WITHOUT_NAMES
+            self._refuse(connection, row, Status.REJECTED, why)
+        else:
+            if id_ is not None:
+                row.notes.append(f"prospect {id_} was deleted in HiringCenter")
+            row.write = row.write._replace(prospect_id=None)
+            return Next.SEND
+        return Next.SETTLED
+
+    def _settle_look_at_person(
+        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+    ) -> Next:
+        """The person was looked at: nothing is left to change, or the row is sent with what is."""
         item = arrived.item or {}
-        is_undo = row.guard is not None and row.guard.undoes is not None
         is_named = row.write.exported is not None  # its id decides, whatever they are called
-        if not (is_undo or is_named) and self._is_another(connection, row, item):
+        if not (row.undoes or is_named) and self._is_another(connection, row, item):
             return Next.SETTLED
         row.merged = arrived.merged
         row.read_ms, row.was_looked_up = arrived.read_ms, arrived.asked
@@ -276,24 +266,23 @@ class Settler:
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
         if arrived.read_ms == 0:  # no one was read: nothing is settled
-            self._finish(connection, row, Status.UNCHANGED, row.write.prospect_id)
-            row.status = Status.UNCHANGED
-            row.notes += filter(None, [unread_note(row.merged)])
-            return Next.SETTLED
-        if (
-            row.merged
-            and row.merged.kept
-            and not self.uncertain.isdisjoint(row.write.uncertain_names)
-        ):
+            self._leave(connection, row, unread_note(row.merged))
+        elif row.merged and row.merged.kept and self._is_uncertain(row):
             self._refuse(connection, row, Status.FAILED, UNCERTAIN)
-            return Next.SETTLED
-        self._accept(connection, row, item, Status.UNCHANGED)
+        else:
+            self._accept(connection, row, item, Status.UNCHANGED)
         return Next.SETTLED
 
-    def _is_to_be_restored(self, memory: RowMemory) -> bool:
+    def _restores(self, row: RowInFlight) -> bool:
         """Whether a row creates its person again, who was deleted in HiringCenter."""
         rules = self._options.rules
-        return rules.restore or rules.force or has_changed([memory.row], self._cell)
+        if row.write.exported is not None or row.memory is None:
+            return False
+        return rules.restore or rules.force or has_changed([row.memory.row], self._cell)
+
+    def _is_uncertain(self, row: RowInFlight) -> bool:
+        """Whether an earlier attempt to send the row may or may not have been applied."""
+        return not self.uncertain.isdisjoint(row.write.uncertain_names)
 
     @property
     def _cell(self) -> Callable[[str, Any], bytes]:
@@ -304,7 +293,7 @@ class Settler:
         out."""
         if row.memory is None or row.write.kind != PROSPECTS:
             return None
-        if row.guard is not None and row.guard.undoes is not None:
+        if row.undoes:
             return None  # the same input pushed again finds its own values settled, and keeps these
         return self._bases.settlement(
             row.write,
@@ -350,43 +339,35 @@ class Settler:
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
-        item = arrived.item or {}
+        item, refusal = arrived.item or {}, arrived.refusal
         if row.guard is not None:
             self._refuse_appeared(connection, row, item)
             return Next.SETTLED
         if self._is_another(connection, row, item):
             return Next.SETTLED
         if row.memory is None:  # of an earlier run: its source's next push finds the person
-            self._finish(connection, row, Status.UNCHANGED, None)
-            row.status = Status.UNCHANGED
+            row.write = row.write._replace(prospect_id=None)
+            self._leave(connection, row)
             return Next.SETTLED
-        return self._settle_merged_meeting(connection, row, arrived)
-
-    def _settle_merged_meeting(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
-    ) -> Next:
-        """A creation has met a prospect, who was read with its answer: the row is merged."""
-        item = arrived.item or {}
-        if arrived.refusal is not None:
-            self._refuse(connection, row, Status.REJECTED, str(arrived.refusal))
-            self._remember_refusal(connection, row, arrived.refusal.people)
+        if refusal is not None:
+            self._refuse(connection, row, Status.REJECTED, str(refusal), people=refusal.people)
             return Next.SETTLED
         row.merged, row.theirs = arrived.merged, _person_read(row.write, item)
         row.updated_before_ms, row.was_looked_up = time_ms(item, "updatedAt"), True
-        if row.merged is None or not row.merged.to_send:
-            settlement = self.settlement_of(row)
-            row.write = row.write._replace(settles=settlement and settlement.to_bytes())
-            self._accept(connection, row, item, self._status_of_met(row.write, arrived))
-            return Next.SETTLED
-        row.write = row.write._replace(body=arrived.write.body)
-        return Next.UPDATE
+        if row.merged is not None and row.merged.to_send:
+            row.write = row.write._replace(body=arrived.write.body)
+            return Next.UPDATE
+        settlement = self.settlement_of(row)
+        row.write = row.write._replace(settles=settlement and settlement.to_bytes())
+        self._accept(connection, row, item, self._status_of_met(row.write, arrived))
+        return Next.SETTLED
 
     def _status_of_met(self, write: Write, arrived: Delivered) -> Status:
         """The outcome for a person who was met and is as the row says: a server that doesn't know
         `update: false` may have changed them."""
         changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
         if sent_ms is None and write.sent_ms is not None:  # sent before the first answer came
-            server_now_ms = self.server_ms()
+            server_now_ms = self._server_ms()
             if server_now_ms is not None:
                 sent_ms = server_now_ms - (self._clock.now_ms() - write.sent_ms)
         if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
@@ -406,8 +387,8 @@ class Settler:
         ):
             row.write = write._replace(prospect_id=id_)
             return False
-        self._refuse(connection, row, Status.REJECTED, found.reason)
-        self._remember_refusal(connection, row, [id_] if id_ else ())
+        about = [id_] if id_ else ()
+        self._refuse(connection, row, Status.REJECTED, found.reason, people=about)
         row.names = found.names
         return True
 
@@ -436,13 +417,7 @@ class Settler:
                 return Next.AGAIN
             self._leave_open(row, "its key was forgotten again and again")
         elif arrived.verdict is Verdict.UNKNOWN:
-            self._outbox.finish(
-                connection,
-                write,
-                "uncertain",
-                at_ms=self._clock.now_ms(),
-                after=WriteState.UNCERTAIN,
-            )
+            self._finish(connection, row, "uncertain", after=WriteState.UNCERTAIN)
             self.uncertain |= write.uncertain_names
             if write.settles is not None:  # kept, until it is known
                 kept = Settlement.from_bytes(write.settles)
@@ -468,8 +443,7 @@ class Settler:
             is_final = isinstance(error, GuardConflict)
             self._refuse(connection, row, Status.FAILED, str(error), is_final=is_final)
         elif isinstance(error, NotSendable):
-            self._refuse(connection, row, Status.REJECTED, str(error))
-            self._remember_refusal(connection, row, error.people)
+            self._refuse(connection, row, Status.REJECTED, str(error), people=error.people)
         elif isinstance(error, Unreachable | UnexpectedAnswer):
             if self.recovering:  # one write that is never answered must not stop all others
                 self.unanswered = error
@@ -488,15 +462,13 @@ class Settler:
             and not write.creates
             and _leaves_matches_alone(write)
         ):
-            self._finish(connection, row, Status.UNCHANGED, None)
-            row.status, row.left_alone = Status.UNCHANGED, True
-            row.notes.append(EXISTS)
+            row.write, row.left_alone = write._replace(prospect_id=None), True
+            self._leave(connection, row, EXISTS)
         else:
             reason = row.refused_names or error.reason
             why = f"HiringCenter refused it ({error.status}): {reason}"
-            self._refuse(connection, row, Status.REJECTED, why)
-            if error.status in _FOR_ITS_CONTENT:
-                self._remember_refusal(connection, row)
+            about = () if error.status in _FOR_ITS_CONTENT else None
+            self._refuse(connection, row, Status.REJECTED, why, people=about)
 
     def _note_names(self, connection: sa.Connection, write: Write) -> None:
         """The API has taken an activity under these names."""
@@ -533,29 +505,17 @@ class Settler:
         why: str,
         *,
         is_final: bool = True,
+        people: Collection[str] | None = None,
     ) -> None:
-        """is_final: the same write would be refused again."""
+        """is_final: the same write would be refused again. people: whom that concerns besides the
+        row's own person: it isn't tried again until it, or one of them, has changed."""
         is_conflict = row.guard is not None and is_final and status is Status.FAILED
-        outcome = CONFLICT if is_conflict else status
-        self._finish(connection, row, outcome, row.write.prospect_id)
+        self._finish(connection, row, CONFLICT if is_conflict else status)
         row.fail(why, status)
         if is_final:
             self._note_undone(connection, row)
-
-    def _remember_refusal(
-        self, connection: sa.Connection, row: RowInFlight, people: Collection[str] = ()
-    ) -> None:
-        """The row isn't tried again until it, or one of those it is about, has changed. people:
-        whom it concerns besides its own."""
-        self._remember(connection, row, people, row.failures[-1])
-
-    def _remember_unread(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
-        """The person was looked at, and fields that are only filled weren't shown: looking again
-        would bring nothing while neither the row nor they, who are `item` now, have changed."""
-        if row.merged is None or not (row.was_looked_up or row.was_scanned):
-            return
-        if row.merged.unread:
-            self._remember(connection, row, (), "", time_ms(item, "updatedAt"))
+        if people is not None:
+            self._remember(connection, row, people, row.failures[-1])
 
     def _remember(
         self,
@@ -563,30 +523,29 @@ class Settler:
         row: RowInFlight,
         people: Collection[str],
         reason: str,
-        known_ms: float | None = None,
+        known_ms: int | None = None,
     ) -> None:
-        """known_ms: a moment of the server's clock that has passed."""
+        """The row isn't tried, or its person looked at, again until one of them has changed.
+        known_ms: a moment of the server's clock that has passed."""
         write = row.write
-        is_merged = row.own and row.memory is not None and row.guard is None
-        if not is_merged or write.kind != PROSPECTS or write.row_alias is not None:
+        if not (row.own and row.is_merged) or row.guard is not None:
             return
         hasher, now_ms = self._outbox.hasher, self._clock.now_ms()
         # whom its contacts led to counts too, who may be deleted by now: they still lead there
         known = (write.prospect_id, row.prospect_id)
         about = frozenset((*people, *filter(None, known)))
         asked = self._options.asked(write.content, hasher)
-        server_now_ms = self.server_ms()
+        server_now_ms = self._server_ms()
         moment_ms = now_ms if server_now_ms is None else server_now_ms
-        moment_ms = max(moment_ms, int(known_ms or 0))
-        refused = Refusal(asked, about, reason, moment_ms)
+        refused = Refusal(asked, about, reason, max(moment_ms, known_ms or 0))
         refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
         refusals.put(connection, self._bases.contacts(write)[0], refused, now_ms)
 
     def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
         """An undo is done with a person, whether it has put them back or left them alone."""
-        undoes, id_ = row.guard.undoes if row.guard else None, row.write.prospect_id
-        if undoes is not None and id_ is not None and self._images is not None:
-            self._images.mark_undone(connection, undoes, id_, row.write.run_id)
+        id_ = row.write.prospect_id
+        if row.undoes is not None and id_ is not None and self._images is not None:
+            self._images.mark_undone(connection, row.undoes, id_, row.write.run_id)
 
     def _refuse_appeared(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
         """A plan that is applied was to create somebody, whom its write has met."""
@@ -595,13 +554,26 @@ class Settler:
         row.write = row.write._replace(prospect_id=row.prospect_id)
         self._refuse(connection, row, Status.FAILED, APPEARED.format(id=id_))
 
+    def _leave(self, connection: sa.Connection, row: RowInFlight, note: str | None = None) -> None:
+        """Nothing was to be done for a person, and nothing is settled."""
+        self._finish(connection, row, Status.UNCHANGED)
+        row.status = Status.UNCHANGED
+        row.notes += [note] if note else []
+
     def _finish(
-        self, connection: sa.Connection, row: RowInFlight, outcome: str, prospect_id: str | None
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        outcome: str,
+        prospect_id: str | None = None,
+        *,
+        after: WriteState = WriteState.CLOSED,
     ) -> None:
-        write = row.write._replace(prospect_id=prospect_id)
+        """prospect_id: whom it was about after all; None: whom it was meant for."""
+        write = row.write if prospect_id is None else row.write._replace(prospect_id=prospect_id)
         before = WriteState.PLANNED if row.looks else WriteState.SENDING
         at_ms = self._clock.now_ms()
-        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=before)
+        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=before, after=after)
 
     def _accept(
         self,
@@ -612,12 +584,8 @@ class Settler:
         *,
         is_answer: bool = False,
     ) -> None:
-        """The API has `item` after the write, as `status` says.
-
-        The row's contacts lead to it from now on; what was taken over is its newest content.
-        """
-        write, says = row.write, row.says
-        row.status = status
+        """The API has `item` after the write, as `status` says: what the row says is settled."""
+        write, row.status = row.write, status
         if not row.looks:
             row.changed = _changed_fields(status, orjson.loads(write.body), row.merged)
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
@@ -626,37 +594,45 @@ class Settler:
         self._settle_cells(connection, row, item, is_answer=is_answer, stay=stay)
         self._note_undone(connection, row)
         if is_answer and status is Status.UPDATED:
-            self._note_left(connection, write, orjson.loads(write.body), item)
-        row.notes += filter(None, [kept_note(row.kept, row.merged), unread_note(row.merged)])
-        self._remember_unread(connection, row, item)
+            self._note_left(connection, write, item)
+        row.notes += filter(None, (kept_note(row.kept, row.merged), unread_note(row.merged)))
+        if row.merged is not None and row.merged.unread and (row.was_looked_up or row.was_scanned):
+            # fields that are only filled weren't shown: another look would bring nothing
+            self._remember(connection, row, (), "", time_ms(item, "updatedAt"))
         self._forget_uncertain(connection, write, row.prospect_id)
         if row.prospect_id is None:
             row.notes.append("HiringCenter didn't name the prospect")
-            return
-        first, last = (item.get(name, says.get(name)) for name in ("firstName", "lastName"))
-        updated_at_ms = time_ms(item, "updatedAt")
+        else:
+            self._store_receipt(connection, row, row.prospect_id, item)
+
+    def _store_receipt(
+        self, connection: sa.Connection, row: RowInFlight, id_: str, item: Item
+    ) -> None:
+        """The row's contacts lead to the prospect from now on; its source has named them."""
+        write, says, hasher = row.write, row.says, self._outbox.hasher
+        first, last = (item.get(name, says.get(name)) for name in NAMES)
         self._receipts.accept(
             connection,
             write,
-            row.prospect_id,
+            id_,
             at_ms=self._clock.now_ms(),
-            updated_at_ms=None if updated_at_ms is None else int(updated_at_ms),
+            updated_at_ms=time_ms(item, "updatedAt"),
             email_kept=_is_kept("email", same_email, says, item),
             phone_kept=_is_kept("phone", same_phone, says, item),
-            hashed_names=self._outbox.hasher.names(first, last),
-            before_ms=_before_ms(row, status),
+            hashed_names=hasher.names(first, last),
+            # 0 where they didn't exist, or nothing was written: whoever is read with the answer's
+            # `updatedAt` is as the answer shows
+            before_ms=row.updated_before_ms if row.status is Status.UPDATED else 0,
         )
         if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
             self._receipts.settle_dispute(connection, write.aliases)
             for alias in write.aliases:
                 self.disputed.pop(alias, None)
         name = first_name(says.get("firstName"))
-        is_undo = row.guard is not None and row.guard.undoes is not None
-        if name is not None and not row.left_alone and not is_undo:
-            source, alias = self._outbox.hasher.source_and_name(write.source, name)
-            self._receipts.settle_name(
-                connection, row.prospect_id, source, alias, created=status is Status.CREATED
-            )
+        if name is not None and not row.left_alone and not row.undoes:
+            source, alias = hasher.source_and_name(write.source, name)
+            is_created = row.status is Status.CREATED
+            self._receipts.settle_name(connection, id_, source, alias, created=is_created)
 
     def _learn_labels(
         self, connection: sa.Connection, row: RowInFlight, item: Item
@@ -679,14 +655,12 @@ class Settler:
         row.failures.append(LABELS_STAY)
         return tuple(e.name for e in row.merged.to_send if e.name in ("labels", LABELS_REMOVE))
 
-    def _note_left(
-        self, connection: sa.Connection, write: Write, payload: Item, item: Item
-    ) -> None:
+    def _note_left(self, connection: sa.Connection, write: Write, item: Item) -> None:
         """The answer shows what the write has left: an undo compares the person with that."""
         shown = {name: self._cell(name, value) for name, value in fields_of_item(item).items()}
         left = {
             name: shown[name]
-            for name, value in payload.items()
+            for name, value in orjson.loads(write.body).items()
             if name in shown and shown[name] != self._cell(name, value)
         }
         if left and self._images is not None and write.prospect_id is not None:
@@ -723,7 +697,7 @@ class Settler:
         assert write.prospect_id is not None
         id_ = (item or {}).get("id")
         row.record_id = None if id_ is None else str(id_)
-        self._finish(connection, row, Status.CREATED, write.prospect_id)
+        self._finish(connection, row, Status.CREATED)
         self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
         if row.is_activity:
             self._receipts.note_activity_row(
@@ -751,14 +725,6 @@ def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -
         return ()
     sent = ("labels" if each.name in LABEL_EDITS else each.name for each in merged.to_send)
     return tuple(dict.fromkeys(sent))
-
-
-def _before_ms(row: RowInFlight, status: Status) -> int | None:
-    """The person's `updatedAt` before a write that was accepted; 0 where they didn't exist, or
-    nothing was written: whoever is read with the answer's `updatedAt` is as the answer shows."""
-    if status is not Status.UPDATED:
-        return 0
-    return None if row.updated_before_ms is None else int(row.updated_before_ms)
 
 
 def _person_read(write: Write, item: Item) -> Person:

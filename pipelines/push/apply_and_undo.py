@@ -18,16 +18,15 @@ from connector.errors import ConnectorError, UsageError
 from connector.history import SENDING, RunRecord
 from connector.settings import Settings
 from connector.upsert.applying import AppliedPlans, PlanApplier
-from connector.upsert.outbox.planner import PlanCounts, PushOptions
+from connector.upsert.outbox.planner import PlanBook, PlanCounts, PushOptions
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.plan_file import PlanFile, open_plan
 from connector.upsert.rows.row_files import RejectsFile, WrittenFiles
 from connector.upsert.undoing import UndoPlan, plan_undo
-from pipelines.destination.identity import destination_number
 from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.push_input import PushRequest, rejects_path
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport
-from pipelines.push.push_run import OutboxRun, RunOutbox, opened_outbox
+from pipelines.push.push_run import OutboxRun, RunOutbox, opened_outbox, options_of
 from pipelines.running.progress import ProgressOf, eta, plural, utc
 from pipelines.running.session import open_ledger
 
@@ -64,12 +63,7 @@ class _ApplyRun(OutboxRun):
 
     def __init__(self, opened: RunOutbox, request: ApplyRequest) -> None:
         session = opened.session
-        self._own: dict[str, Any] = {
-            "run_id": session.run_id,
-            "retry_total_s": session.settings.http.retry_total_s,
-            "retention_days": session.settings.writes.retention_days,
-            "destination": destination_number(session.settings),
-        }
+        self._own = options_of(session)
         super().__init__(opened, PushOptions(source=f"plan {request.plan}", **self._own))
         self._request, self._title = request, str(request.plan)
         self._applied = AppliedPlans(self._outbox.scope)
@@ -125,13 +119,7 @@ class _ApplyRun(OutboxRun):
         try:
             with open_pulled(self._session.settings) as pulled:
                 applier = PlanApplier(
-                    self._outbox,
-                    plan,
-                    run_id=run_id,
-                    earlier=earlier,
-                    results=self._results,
-                    clock=self._clock,
-                    pulled=pulled,
+                    self._outbox, plan, self._options, pulled, earlier=earlier, clock=self._clock
                 )
                 self._planned = applier.store(self._show_read)
         except ConnectorError:
@@ -176,7 +164,6 @@ class _ApplyRun(OutboxRun):
 
 _DAY_MS = 86_400_000
 _RUNS_LOOKED_AT = 1_000
-_IN_ONE_WRITE = 5_000  # other processes wait for each
 
 
 @dataclass(frozen=True)
@@ -241,16 +228,8 @@ class _UndoRun(OutboxRun):
         request: UndoRequest,
         on_planned: Callable[[str], None],
     ) -> None:
-        session = opened.session
-        settings = session.settings
-        options = PushOptions(
-            session.run_id,
-            f"undo {record.run_id}",
-            retry_total_s=settings.http.retry_total_s,
-            retention_days=settings.writes.retention_days,
-            destination=destination_number(settings),
-        )
-        super().__init__(opened, options)
+        source = f"undo {record.run_id}"
+        super().__init__(opened, PushOptions(source=source, **options_of(opened.session)))
         self._undone, self._force, self._on_planned = record, request.force, on_planned
         self._listed: list[RowResult] = []
 
@@ -291,18 +270,16 @@ class _UndoRun(OutboxRun):
             self._report.notes.append(
                 f"Run {run_id} has changed nothing with this account's key: nothing to undo."
             )
-        self._count(plan)
+        self._store_plan(plan)
+        self._listed, people = plan.listed, len(plan.writes)
         if self._is_dry:
-            self._listed = plan.listed
             self._report.noteworthy = plan.listed[:NOTEWORTHY_MAX]
-            return
-        at_ms = int(self._clock.wall_s() * 1000)  # for people
-        for start in range(0, max(len(plan.writes), len(plan.results)), _IN_ONE_WRITE):
-            end = start + _IN_ONE_WRITE
-            with outbox.database.write() as connection:
-                outbox.plan(connection, plan.writes[start:end], self._clock.now_ms())
-                own = plan.results[start:end]
-                self._results.put(connection, self._options.run_id, own, at_ms)
+        elif people:
+            requests = self._requests_planned
+            self._on_planned(
+                f"Undoing run {self._undone.run_id}: {plural(people, 'prospect')} to look up and "
+                f"put back, {plural(requests, 'request')} at most: {eta(self._eta_s(requests))}."
+            )
 
     @property
     def _has_told(self) -> bool:
@@ -312,24 +289,16 @@ class _UndoRun(OutboxRun):
         ended = [each.summary.get("undoes") for each in recent if each.status == "ok"]
         return self._undone.run_id in ended
 
-    def _count(self, plan: UndoPlan) -> None:
-        people = len(plan.writes)
-        counts = self._planned = PlanCounts(
-            rows=people + len(plan.results),
-            to_send=people,
-            would_update=people,
-            prospect_writes=people,
-            writes=people,
-        )
+    def _store_plan(self, plan: UndoPlan) -> None:
+        book = PlanBook(self._outbox, self._options, self._clock, dry_run=self._is_dry)
+        for write in plan.writes:
+            book.send([write])
         for result in plan.results:
-            counts.outcomes[result.status] += 1
-        self._listed = plan.listed
-        if people and not self._is_dry:
-            requests = self._requests_planned
-            self._on_planned(
-                f"Undoing run {self._undone.run_id}: {plural(people, 'prospect')} to look up and "
-                f"put back, {plural(requests, 'request')} at most: {eta(self._eta_s(requests))}."
-            )
+            book.end(result)
+        book.store()
+        self._planned = book.counts
+        self._planned.rows = len(plan.writes) + len(plan.results)
+        self._planned.would_update = len(plan.writes)
 
     @property
     def _requests_planned(self) -> int:

@@ -32,30 +32,25 @@ CHANGES_BEGIN = b'{"row":'
 _LONGEST_VALUE = 200  # characters, where people read it
 _PAGE_BYTES = 24 * 1024**2
 _LABELS_LISTED = 20
-_SENT = ("create", "update", "send")
 
 Change = dict[str, Any]
 """One row as `--changes` has it; see docs/reference/summaries.md."""
 
 
 def change_of(planned: PlannedRow) -> Change:
-    """What is planned for one row. Absent keys say nothing: `old` is absent where it isn't known.
-
-    A row that only creates activities counts as an update, as it does in a push.
-    """
+    """What is planned for one row; what isn't known, as `old` may not be, has no key."""
     says = orjson.loads(planned.write.body or b"{}")
     is_activity = planned.write.kind != PROSPECTS
-    outcome = "update" if _only_adds(planned) else planned.outcome
     name = planned.name or " ".join(filter(None, (says.get(each) for each in NAMES)))
     change: Change = {
         "row": planned.row_number,
-        "outcome": outcome,
+        "outcome": planned.outcome_shown,
         "prospect_id": planned.prospect_id,
         "name": name,
         "contact": says.get("email") or says.get("phone"),
     }
     merged = planned.merged.fields if planned.merged is not None else ()
-    sends = planned.outcome in _SENT
+    sends = planned.sends_person
     changes = [_sent(each, planned) for each in merged if sends and _is_sent(each)]
     activities = [{"kind": each.kind, **orjson.loads(each.body)} for each in planned.activities]
     if is_activity:
@@ -65,19 +60,15 @@ def change_of(planned: PlannedRow) -> Change:
         changes = [{"field": name, "new": value} for name, value in new.items()]
     parts = {
         "changes": changes,
-        "kept": [_not_sent(each) for each in (planned.merged.kept if planned.merged else ())],
+        "kept": [_not_sent(each) for each in planned.kept],
         "left_out": [_not_sent(each) for each in merged if each.action is FieldAction.LEAVE_OUT],
         "activities": activities,
         "labels_removed": _labels_removed(merged) if sends else [],
         "looked_up_first": planned.looks,
-        "reason": planned.reason if outcome not in _SENT else None,
+        "reason": None if planned.sends else planned.reason,
         "note": planned.write.note,
     }
     return change | {name: part for name, part in parts.items() if part}
-
-
-def _only_adds(planned: PlannedRow) -> bool:
-    return planned.outcome == "unchanged" and bool(planned.activities)
 
 
 def _is_sent(merged: FieldMerge) -> bool:
@@ -156,30 +147,18 @@ def _may_lose_contact(sent: Sequence[FieldMerge], fields: Sequence[FieldMerge]) 
 
 
 @dataclass
-class PlanSinks:
-    """What a plan is written to while it is made. page: the first rows are wanted for a page."""
+class PlanView:
+    """Totals, and the first rows that would change.
+
+    plan, changes: files that a plan is written to while it is made. has_page: the first rows are
+    wanted for a page. labels_merge: HiringCenter is known to add labels only. looks: people who are
+    looked up before they are changed. counts: rows by outcome. worth_a_look: rows that a page would
+    show. files: what was written, as the summary names it.
+    """
 
     plan: PlanWriter | None = None
     changes: PrivateFile | None = None
-    page: bool = False
-
-    def finish(self, counts: Mapping[str, int]) -> None:
-        if self.plan is not None:
-            self.plan.sign(counts)
-        if self.changes is not None:
-            self.changes.finish()
-
-
-@dataclass
-class PlanView:
-    """Totals, and the first rows that would change. sinks: see there. labels_merge: HiringCenter is
-    known to add labels only.
-
-    looks: people who are looked up before they are changed. counts: rows by outcome. worth_a_look:
-    rows that a page would show. files: what was written, as the summary names it.
-    """
-
-    sinks: PlanSinks = field(default_factory=PlanSinks)
+    has_page: bool = False
     labels_merge: bool = False
     looks: int = 0
     kept_rows: int = 0
@@ -200,25 +179,31 @@ class PlanView:
     def add(self, planned: PlannedRow) -> None:
         """A row that passed its checks."""
         self.counts["rows"] += 1
-        self.counts["update" if _only_adds(planned) else planned.outcome] += 1
+        self.counts[planned.outcome_shown] += 1
         if planned.outcome in ("rejected", "failed"):
             self._bad = planned  # its reason comes with the reject
             return
-        sends = planned.outcome in _SENT or _only_adds(planned)
-        if planned.merged is not None:
-            kept = planned.merged.kept
-            self.kept_fields.update(each.name for each in kept)
-            self.kept_rows += bool(kept)
+        kept, sends = planned.kept, planned.sends
+        self.kept_fields.update(each.name for each in kept)
+        self.kept_rows += bool(kept)
         if sends:
             self._count(planned)
-        if self.sinks.plan is not None:
-            self.sinks.plan.add(planned)
-        is_seen = sends or bool(planned.merged and planned.merged.kept) or bool(planned.reason)
+        if self.plan is not None:
+            self.plan.add(planned)
+        is_seen = sends or bool(kept) or bool(planned.reason)
         self.worth_a_look += is_seen
-        wants_page = self.sinks.page and is_seen and self._page.takes(planned.row_number)
+        wants_page = self.has_page and is_seen and self._page.takes(planned.row_number)
         wants_first = sends and self._first.takes(planned.row_number)
-        if self.sinks.changes is not None or wants_page or wants_first:
+        if self.changes is not None or wants_page or wants_first:
             self._show(change_of(planned), first=wants_first, page=wants_page)
+
+    def finish(self, files: Mapping[str, str]) -> None:
+        """Every row is there: the files are complete. files: their names, for the summary."""
+        if self.plan is not None:
+            self.plan.sign(self.counts)
+        if self.changes is not None:
+            self.changes.finish()
+        self.files = files
 
     def reject(self, reject: Reject) -> None:
         """A row whose outcome is bad, whether it failed its checks or what is known of it."""
@@ -228,15 +213,15 @@ class PlanView:
             change = change_of(bad)
         else:
             self.counts.update(("rows", "rejected"))
-        wants_page = self.sinks.page and self._page.takes(reject.row_number)
+        wants_page = self.has_page and self._page.takes(reject.row_number)
         change["reason"] = printable(reject.reason)
         self.worth_a_look += 1
         self._show(change, first=False, page=wants_page)
 
     def _show(self, change: Change, *, first: bool, page: bool) -> None:
-        if self.sinks.changes is not None:
+        if self.changes is not None:
             line = orjson.dumps(change, default=str, option=orjson.OPT_APPEND_NEWLINE)
-            self.sinks.changes.write(line)
+            self.changes.write(line)
         if first:
             self._first.add(change)
         if page:
@@ -244,7 +229,7 @@ class PlanView:
 
     def _count(self, planned: PlannedRow) -> None:
         fields = planned.merged.fields if planned.merged is not None else ()
-        sent = [each for each in fields if _is_sent(each) and planned.outcome in _SENT]
+        sent = [each for each in fields if _is_sent(each) and planned.sends_person]
         self.looks += planned.looks
         self.labels_removed.update(set(_labels_removed(sent)))
         undo = self.cannot_undo
@@ -410,7 +395,7 @@ def _people(count: int) -> str:
 
 
 def _to_send(summary: Mapping[str, Any]) -> int:
-    return sum(summary.get(f"would_{name}", 0) for name in _SENT)
+    return sum(summary.get(f"would_{name}", 0) for name in ("create", "update", "send"))
 
 
 def _where(summary: Mapping[str, Any]) -> str:

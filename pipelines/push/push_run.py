@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import resource
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +30,6 @@ from connector.settings import Settings
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input, InputRow
 from connector.upsert.outbox.activity_plan import ActivityPlanner
-from connector.upsert.outbox.before_images import BeforeImages, undo_key
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.matching import Hasher
@@ -46,9 +44,10 @@ from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.row_checks import ActivityValidator, Reject, Validator
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from connector.upsert.sending import Sender, in_flight_for
+from connector.upsert.undoing import BeforeImages, undo_key
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.push_results import land_after_push
-from pipelines.push.plan_view import CHANGES_BEGIN, PlanSinks, PlanView
+from pipelines.push.plan_view import CHANGES_BEGIN, PlanView
 from pipelines.push.pulled_prospects import (
     open_pulled,
     rows_sent_before,
@@ -93,16 +92,16 @@ class PlanFiles:
     changes: Path | None = None
     html: Path | None = None
 
-    def sinks(self, stack: ExitStack, header: PlanHeader, hasher: Hasher) -> PlanSinks:
-        """The files, opened; closed with `stack`, and gone again unless they were finished."""
-        plan, changes = None, None
+    def open_view(self, stack: ExitStack, header: PlanHeader, hasher: Hasher) -> PlanView:
+        """A view that writes them; closed with `stack`, and gone again unless it was finished."""
+        view = PlanView(has_page=self.html is not None)
         if self.out is not None:
-            plan = stack.enter_context(PlanWriter(self.out, header, hasher))
+            view.plan = stack.enter_context(PlanWriter(self.out, header, hasher))
         if self.changes is not None:
             kind: Any = {"begins": CHANGES_BEGIN, "what": "a list of changes"}
             file = PrivateFile(self.changes, option="--changes", **kind)
-            changes = stack.enter_context(file)
-        return PlanSinks(plan, changes, page=self.html is not None)
+            view.changes = stack.enter_context(file)
+        return view
 
     @property
     def named(self) -> dict[str, str]:
@@ -190,6 +189,17 @@ def opened_outbox(
         progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
         yield RunOutbox(session, Outbox(database, scope), opened, held, progress)
+
+
+def options_of(session: Session) -> dict[str, Any]:
+    """The options that are the same for every kind of run."""
+    settings = session.settings
+    return {
+        "run_id": session.run_id,
+        "retry_total_s": settings.http.retry_total_s,
+        "retention_days": settings.writes.retention_days,
+        "destination": destination_number(settings),
+    }
 
 
 class OutboxRun:
@@ -444,9 +454,6 @@ class OutboxRun:
             self._images.forget(connection, before_ms)
 
 
-_Plan = Callable[..., PlanCounts]
-
-
 class _PushRun(OutboxRun):
     """One push: its rows are read, checked, planned and sent."""
 
@@ -456,15 +463,11 @@ class _PushRun(OutboxRun):
         session = opened.session
         settings, now_ms = session.settings, session.budget.steady_clock.now_ms()
         options = PushOptions(
-            session.run_id,
-            request.source,
-            request.mode,
-            opened.found.look_first_ms > now_ms,
-            request.allow_shared_contact,
+            source=request.source,
+            mode=request.mode,
+            looks_first=opened.found.look_first_ms > now_ms,
+            allow_shared_contact=request.allow_shared_contact,
             source_path=request.origin,
-            retry_total_s=settings.http.retry_total_s,
-            retention_days=settings.writes.retention_days,
-            destination=destination_number(settings),
             rules=MergeRules(
                 restore=request.restore,
                 force=request.force,
@@ -474,6 +477,7 @@ class _PushRun(OutboxRun):
             rechecks=request.recheck,
             lookups=settings.writes.lookups if request.lookups is None else request.lookups,
             to_apply=request.to_apply,
+            **options_of(session),
         )
         super().__init__(opened, options)
         self._request, self._files = request, files
@@ -491,106 +495,75 @@ class _PushRun(OutboxRun):
             self._report.notes.append("The outbox is intact, so --new-ledger has no effect.")
         with open_rows(settings, request) as rows, ExitStack() as files:
             self._report.notes.append(f"{rows.name}: {rows.description}")
-            planner = self._planner_of(rows)
+            checks = self._match_columns(rows)
             if not request.dry_run or request.rejects is not None:
                 self._rejects = open_rejects(settings, request, rows)
                 self._keep(files, self._rejects)
             if request.results is not None:
                 self._results_file = open_results(settings, request, rows)
                 self._keep(files, self._results_file)
-            self._plan(rows, planner)
+            self._plan(rows, checks)
             self._check_changes()
             if self._results_file is not None:
                 self._results_file.has_all_rows = True
             if not request.dry_run:
                 self._send()
 
-    def _planner_of(self, rows: Input) -> Callable[[Pulled], _Plan]:
-        """What plans the rows, once the copy is open; their columns are matched and checked now."""
-        request, outbox, clock = self._request, self._outbox, self._clock
-        how: Any = {"dry_run": request.dry_run, "clock": clock}
-        if request.to == PROSPECTS:
-            validator = self._validator(rows)
-            return lambda pulled: partial(self._plan_prospects, validator, pulled)
-        check_activity = self._activity_validator(rows).check_activity
-        options = self._options
-        return lambda pulled: partial(
-            ActivityPlanner(outbox, options, pulled, kind=request.to, **how).plan,
-            check=check_activity,
-        )
-
-    def _plan_prospects(
-        self, validator: Validator, pulled: Pulled, rows: Iterable[InputRow], **callbacks: Any
-    ) -> PlanCounts:
-        dry_run, clock = self._request.dry_run, self._clock
-        planner = Planner(self._outbox, self._options, pulled, dry_run=dry_run, clock=clock)
-        if self._columns.pulled is None:
-            return planner.plan(rows, validator.check, **callbacks)
-        hasher = self._outbox.hasher
-        exported = ExportedRows(rows, self._columns, validator, pulled, hasher)
-        return planner.plan(exported, exported.check, **callbacks)
-
-    def _activity_validator(self, rows: Input) -> ActivityValidator:
-        request = self._request
+    def _match_columns(self, rows: Input) -> Validator:
+        """What checks the rows: their columns are matched now."""
+        request, settings = self._request, self._session.settings
         mapping = ColumnMapping.load(request.mapping, request.to) if request.mapping else None
-        key = request.key_column(rows)
-        plan = match_columns(
+        key, region = request.key_column(rows), settings.writes.default_region
+        plan = self._columns = match_columns(
             rows.columns,
             mapping,
             ignore_unknown=request.ignore_unknown,
             location=rows.name,
             from_table=rows.from_table,
+            hidden=settings.pull.prospects.hidden_columns,
             kind=request.to,
             key=key,
         )
         self._report.notes += [*request.notes, *plan.notes]
-        region = self._session.settings.writes.default_region
-        return ActivityValidator(plan, request.to, key=key, default_region=region)
-
-    def _validator(self, rows: Input) -> Validator:
-        request = self._request
-        mapping = ColumnMapping.load(request.mapping) if request.mapping else None
-        plan = match_columns(
-            rows.columns,
-            mapping,
-            ignore_unknown=request.ignore_unknown,
-            location=rows.name,
-            from_table=rows.from_table,
-            hidden=self._session.settings.pull.prospects.hidden_columns,
-        )
-        self._columns = plan
-        self._report.notes += [*request.notes, *plan.notes]
+        if request.to != PROSPECTS:
+            return ActivityValidator(plan, request.to, key=key, default_region=region)
         rules = replace(self._options.rules, policy=plan.policy)
         self._options = replace(self._options, rules=rules)
-        return Validator(
-            plan,
-            default_region=self._session.settings.writes.default_region,
-            clear_empty=request.clear_empty,
-            mode=request.mode,
-        )
+        clear_empty, mode = request.clear_empty, request.mode
+        return Validator(plan, default_region=region, clear_empty=clear_empty, mode=mode)
+
+    def _plan_rows(
+        self, rows: Iterable[InputRow], checks: Validator, pulled: Pulled, **watch: Any
+    ) -> PlanCounts:
+        outbox, options = self._outbox, self._options
+        how: Any = {"dry_run": self._request.dry_run, "clock": self._clock}
+        if isinstance(checks, ActivityValidator):
+            activities = ActivityPlanner(outbox, options, pulled, kind=self._request.to, **how)
+            return activities.plan(rows, checks.check_activity, **watch)
+        planner = Planner(outbox, options, pulled, **how)
+        if self._columns.pulled is None:
+            return planner.plan(rows, checks.check, **watch)
+        exported = ExportedRows(rows, self._columns, checks, pulled, outbox.hasher)
+        return planner.plan(exported, exported.check, **watch)
 
     def _note_planned(self, row: PlannedRow) -> None:
         """In the results file, what needs no request; of a dry run, what would be sent too."""
         if self._report.view is not None:
             self._report.view.add(row)
-        if self._results_file is not None:
-            outcome = str(row.outcome)
-            if outcome in ("create", "update", "send"):
-                outcome = f"would_{outcome}"
-            elif row.activities:  # a person who needs no change, and a note to be added
-                outcome = "would_update"
-            if self._request.dry_run or not outcome.startswith("would_"):
-                self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
+        if self._results_file is not None and (self._request.dry_run or not row.sends):
+            outcome = f"would_{row.outcome_shown}" if row.sends else row.outcome
+            self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
 
-    def _plan(self, rows: Input, planner_of: Callable[[Pulled], _Plan]) -> None:
+    def _plan(self, rows: Input, checks: Validator) -> None:
         results = self._results_file
         with open_pulled(self._session.settings) as pulled:
             if not self._request.recheck:
                 self._note_copy_age(pulled.complete_ms)
-            plan_rows = planner_of(pulled)
             with self._planned_view(pulled) as view:
-                plan = self._planned = plan_rows(
+                plan = self._planned = self._plan_rows(
                     results.copying(rows) if results else rows,
+                    checks,
+                    pulled,
                     on_reject=self._reject,
                     on_read=self._show_read,
                     on_planned=self._note_planned if results or view else None,
@@ -629,12 +602,11 @@ class _PushRun(OutboxRun):
             connector=__version__,
         )
         with ExitStack() as stack:
-            sinks = self._files.sinks(stack, header, self._outbox.hasher)
-            merges = self._options.rules.labels_merge
-            view = self._report.view = PlanView(sinks, merges)
+            view = self._files.open_view(stack, header, self._outbox.hasher)
+            view.labels_merge = self._options.rules.labels_merge
+            self._report.view = view
             yield view
-            sinks.finish(view.counts)
-            view.files = self._files.named
+            view.finish(self._files.named)
 
     def _note_copy_age(self, complete_ms: int | None) -> None:
         """How old the copy is that a push relies on which looks no one up."""

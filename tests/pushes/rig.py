@@ -19,7 +19,6 @@ from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.looking import ProspectScan
 from connector.upsert.outbox.activity_plan import ActivityPlanner
-from connector.upsert.outbox.before_images import BeforeImage, BeforeImages
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules
@@ -31,6 +30,7 @@ from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.column_mapping import match_columns
 from connector.upsert.rows.row_checks import Activity, ActivityRow, Reject, Validator, ValidRow
 from connector.upsert.sending import Sender
+from connector.upsert.undoing import BeforeImage, BeforeImages
 
 SCOPE = 42
 UNDO_KEY = b"u" * 32

@@ -22,6 +22,7 @@ from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.person_plan import Outcome, PlannedRow
 from connector.upsert.outbox.planner import (
     UNCERTAIN,
+    PlanBook,
     PlanCounts,
     PushOptions,
     reject_of,
@@ -30,7 +31,6 @@ from connector.upsert.outbox.receipts import (
     ActivityReceipt,
     Receipt,
     Receipts,
-    ResultStore,
     RowResult,
     Status,
 )
@@ -90,16 +90,14 @@ class ActivityPlanner:
         self._outbox, self._options, self._pulled = outbox, options, pulled
         self._kind, self._dry_run, self._clock = kind, dry_run, clock
         self._receipts = Receipts(outbox.scope)
-        self._results = ResultStore(outbox.database, outbox.scope, options.destination)
+        self._book = PlanBook(outbox, options, clock, dry_run=dry_run)
+        self.counts = self._book.counts
         with outbox.database.read() as connection:
             self._disputed = self._receipts.disputed(connection)
         self._uncertain = {name for name, of_kind, _ in outbox.uncertain() if of_kind == kind}
         self._people: Mapping[str, PulledProspect] = {}
-        self._new: list[Write] = []
-        self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[PlannedRow], None] | None = None
-        self.counts = PlanCounts()
 
     def plan(
         self,
@@ -118,7 +116,7 @@ class ActivityPlanner:
         while chunk := list(islice(remaining, _CHUNK_ROWS)):
             checked = [found for row in chunk if (found := self._checked(row, check)) is not None]
             self._plan_chunk(checked)
-            self._store()
+            self._book.store()
             self.counts.rows += len(chunk)
             on_read(self.counts.rows)
         return self.counts
@@ -130,7 +128,9 @@ class ActivityPlanner:
                 return valid, self._write_of(valid, row)
             except TypeError:
                 valid = Reject(row.row_number, row.values, None, _NO_JSON)
-        self._outcome(valid.row_number, Status.REJECTED, None, valid.public_reason)
+        reason = valid.public_reason
+        result = RowResult(valid.row_number, Status.REJECTED, None, reason, self._kind)
+        self._book.end(result)
         self._on_reject(valid)
         return None
 
@@ -171,18 +171,18 @@ class ActivityPlanner:
                 used_rows.add(write.row_alias)
                 used_people.add(known.prospect_id)
                 reason = None if known.content == write.content else _CHANGED
-                self._book(write, Status.UNCHANGED, known.prospect_id, reason, known.record_id)
+                self._end(write, Status.UNCHANGED, known.prospect_id, reason, known.record_id)
                 continue
             if write.row_alias in self._uncertain and not self._options.force:
-                self._book(write, Status.FAILED, row.prospect_id, UNCERTAIN)
+                self._end(write, Status.FAILED, row.prospect_id, UNCERTAIN)
                 continue
             whom = self._whom(row, write, facts)
             entry = (whom.id or "", self._kind, write.content)
             if whom.reason is not None:
-                self._book(write, Status.REJECTED, whom.id, whom.reason)
+                self._end(write, Status.REJECTED, whom.id, whom.reason)
             elif entry in facts.attached and not self._options.force:
                 used_people.add(entry[0])
-                self._book(write, Status.UNCHANGED, whom.id)
+                self._end(write, Status.UNCHANGED, whom.id)
             else:
                 self._send(row, write, whom.id)
         self._touch(facts, used_rows, used_people)
@@ -246,16 +246,14 @@ class ActivityPlanner:
             person = hasher.alias("prospect", prospect_id)
         else:
             write = write._replace(body=orjson.dumps({**row.payload, **row.contacts}))
-        self._new.append(write._replace(person=person, prospect_id=prospect_id))
-        self.counts.to_send += 1
-        self.counts.writes += 1
+        self._book.send([write._replace(person=person, prospect_id=prospect_id)])
         self.counts.would_create += 1
         self.counts.looks += prospect_id is None
         if self._options.looks_first and not self._options.force:
             self.counts.look_ups += 1
         self._show(write, "create", prospect_id, None, looks=prospect_id is None)
 
-    def _book(
+    def _end(
         self,
         write: Write,
         outcome: Status,
@@ -265,7 +263,8 @@ class ActivityPlanner:
     ) -> None:
         """A row that needs no request."""
         message = "; ".join(filter(None, (write.note, reason))) or None
-        self._outcome(write.row_number, outcome, prospect_id, message, record_id)
+        number, kind = write.row_number, self._kind
+        self._book.end(RowResult(number, outcome, prospect_id, message, kind, record_id))
         self._show(write, outcome.value, prospect_id, reason)  # type: ignore[arg-type]
         if outcome is not Status.UNCHANGED:
             self._on_reject(reject_of(write, reason or "", None))
@@ -288,18 +287,6 @@ class ActivityPlanner:
         )
         self._on_planned(planned)
 
-    def _outcome(
-        self,
-        row_number: int,
-        status: Status,
-        prospect_id: str | None,
-        message: str | None,
-        record_id: str | None = None,
-    ) -> None:
-        self.counts.outcomes[status] += 1
-        result = RowResult(row_number, status, prospect_id, message, self._kind, record_id)
-        self._found.append(result)
-
     def _touch(self, facts: _ChunkFacts, rows: Collection[int], people: Collection[str]) -> None:
         """What rows of this push have repeated stays beyond its retention; written now and then."""
         now_ms = self._clock.now_ms()
@@ -307,15 +294,4 @@ class ActivityPlanner:
         ageing = {name for name in rows if facts.rows[name].seen_ms < ageing_ms}
         if ageing and not self._dry_run:
             with self._outbox.database.write() as connection:
-                self._receipts.touch_activities(connection, ageing, people, now_ms)
-
-    def _store(self) -> None:
-        """Store the plan so far."""
-        new, found = self._new, self._found
-        self._new, self._found = [], []
-        if self._dry_run or not (new or found):
-            return
-        with self._outbox.database.write() as connection:
-            self._outbox.plan(connection, new, self._clock.now_ms())
-            at_ms = int(self._clock.wall_s() * 1000)  # for people
-            self._results.put(connection, self._options.run_id, found, at_ms)
+                self._receipts.touch(connection, people, now_ms, rows=ageing)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from html import unescape
@@ -46,6 +46,10 @@ from connector.upsert.outbox.outbox_schema import (
 PROSPECTS = "prospects"
 LOOK_FIRST = 0
 """`Write.seen_ms` of people who are looked up, however fresh the copy, to fill empty fields."""
+CONFLICT = "conflict"
+"""The outcome of a write whose person isn't as its guard requires."""
+CHANGED_ANOTHER = "changed another"
+"""The outcome of a write by which HiringCenter changed another prospect than the one it was for."""
 UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 
@@ -73,7 +77,7 @@ class Write(NamedTuple):
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known. settles: while it is planned, what all rows of its entry
     say (`entries.packed`), where there are several; once it is sent, what its answer settles
-    (`bases.Settlement`). guard: what its person must still look like (`looking.Guard`).
+    (`bases.Settlement`). guard: what its person must still look like (`guards.Guard`).
     exported: of a row of a pulled table, what it was exported as (`bases.Exported`): the row's own
     id says whom it is about, whatever its contacts. seen:
     what they looked like at `seen_ms`, as the last pull has read them (`bases.PersonRead`).
@@ -120,6 +124,19 @@ class Write(NamedTuple):
     def uncertain_names(self) -> set[UncertainWrite]:
         """The entries that stand for it among the writes of unknown fate."""
         return {(name, self.kind, self.content) for name in self.person_names}
+
+
+class SentWrite(NamedTuple):
+    """A write that a run has sent, or that needed no request. outcome: None where its answer is
+    missing, or its fate can't be known; prospect_id: None where HiringCenter named none."""
+
+    row_number: int
+    position: int
+    kind: str
+    run_id: str
+    state: str
+    outcome: str | None
+    prospect_id: str | None
 
 
 _COLUMNS = [writes.c[name] for name in Write._fields]
@@ -214,6 +231,20 @@ class Outbox:
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
         return self._stored(WriteState.SENDING)
+
+    def sent_by(self, connection: sa.Connection, run_ids: Collection[str]) -> list[SentWrite]:
+        """What these runs have sent, and what of theirs needed no request, in file order."""
+        own = writes.c
+        columns = {name: own[name] for name in SentWrite._fields}
+        # what was uncertain stays so, also once something newer was accepted
+        is_known = (own.state == WriteState.CLOSED.value) & (own.outcome != "uncertain")
+        query = (
+            sa.select(*(columns | {"outcome": sa.case((is_known, own.outcome))}).values())
+            .where(own.scope == self.scope, own.run_id.in_(list(run_ids)))
+            .where(own.state != WriteState.PLANNED.value)
+            .order_by(own.row_number, own.position)
+        )
+        return list(map(SentWrite._make, connection.execute(query))) if run_ids else []
 
     def uncertain(self) -> set[UncertainWrite]:
         """Every write of unknown fate, under each name of its person."""
@@ -409,12 +440,12 @@ def was_remembered(
     return None
 
 
-def time_ms(item: Mapping[str, Any], name: str) -> float | None:
+def time_ms(item: Mapping[str, Any], name: str) -> int | None:
     """A time of an item of the API; None where it has none that the ledger can hold."""
     value = item.get(name)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    return value if abs(value) < 2**63 else None
+    return int(value) if abs(value) < 2**63 else None
 
 
 def fate_of_prospect(

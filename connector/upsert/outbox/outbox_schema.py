@@ -221,7 +221,7 @@ refusals = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# what people looked like before a push changed them, sealed (see `before_images`)
+# what people looked like before a push changed them, sealed (see `undoing`)
 before_images = sa.Table(
     "outbox_before_images",
     metadata,

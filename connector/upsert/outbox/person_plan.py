@@ -71,6 +71,25 @@ class PlannedRow:
     settlement: Settlement | None = None
     name: str | None = None
 
+    @property
+    def sends_person(self) -> bool:
+        return self.outcome in ("create", "update", "send")
+
+    @property
+    def sends(self) -> bool:
+        """Whether the row needs a request, for its person or for an activity of theirs."""
+        return bool(self.activities) or self.sends_person
+
+    @property
+    def kept(self) -> tuple[FieldMerge, ...]:
+        """Fields that people are told were kept."""
+        return self.merged.kept if self.merged is not None else ()
+
+    @property
+    def outcome_shown(self) -> Outcome:
+        """A row that only creates activities counts as an update, as it does in a push."""
+        return "update" if self.sends and not self.sends_person else self.outcome
+
 
 @dataclass(frozen=True)
 class RowPlan:

@@ -28,7 +28,7 @@ from connector.upsert.outbox.merge import (
     MergeRules,
     lacks_names,
 )
-from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Write
+from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
     Outcome,
@@ -48,6 +48,7 @@ Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 5_000
 _OBJECTS = 400_000  # more than a chunk and what is unstored have
 _MOST_UNSTORED = 100_000  # entries lie in the order of hashes: few large batches write fewer pages
+_IN_ONE_WRITE = 5_000  # other processes wait for each
 _DAY_MS = 86_400_000
 
 TWO_PEOPLE = (
@@ -209,6 +210,50 @@ class PlanCounts:
     look_ups: int = 0
     looks: int = 0
     kept: int = 0
+
+
+class PlanBook:
+    """What a run has decided about its rows, counted and stored. dry_run: it is only counted."""
+
+    def __init__(
+        self, outbox: Outbox, options: PushOptions, clock: SteadyClock, *, dry_run: bool = False
+    ) -> None:
+        self._outbox, self._clock, self._dry_run = outbox, clock, dry_run
+        self._source, self._run_id = options.source, options.run_id
+        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._results = ResultStore(outbox.database, outbox.scope, options.destination)
+        self._writes: list[Write] = []
+        self._found: list[RowResult] = []
+        self._settled: list[Settlement] = []
+        self.counts = PlanCounts()
+
+    def send(self, writes: Sequence[Write]) -> None:
+        """A row needs these requests."""
+        self._writes += writes
+        self.counts.to_send += 1
+        self.counts.writes += len(writes)
+        self.counts.prospect_writes += writes[0].kind == PROSPECTS
+
+    def end(self, result: RowResult) -> None:
+        """A row has its outcome without one."""
+        self.counts.outcomes[result.status] += 1
+        self._found.append(result)
+
+    def settle(self, settlement: Settlement) -> None:
+        self._settled.append(settlement)
+
+    def store(self) -> None:
+        """Store what was decided since the last time."""
+        writes, found, settled = self._writes, self._found, self._settled
+        self._writes, self._found, self._settled = [], [], []
+        most = 0 if self._dry_run else max(len(writes), len(found), len(settled))
+        at_ms = int(self._clock.wall_s() * 1000)  # for people
+        for start in range(0, most, _IN_ONE_WRITE):
+            part = slice(start, start + _IN_ONE_WRITE)
+            with self._outbox.database.write() as connection:
+                self._bases.put(connection, self._source, settled[part])
+                self._outbox.plan(connection, writes[part], self._clock.now_ms())
+                self._results.put(connection, self._run_id, found[part], at_ms)
 
 
 class Planner:

@@ -190,14 +190,27 @@ class Receipts:
         """No contact leads to these people any more: they were deleted."""
         connection.execute(self._contacts.where(aliases.c.prospect_id.in_(prospect_ids)))
 
-    def touch(self, connection: sa.Connection, prospect_ids: Collection[str], at_ms: int) -> None:
-        """Receipts that are still in use stay beyond their retention."""
-        for table in (receipts, attached):
-            connection.execute(
-                sa.update(table)
-                .where(table.c.scope == self._scope, table.c.prospect_id.in_(prospect_ids))
-                .values(seen_ms=at_ms)
-            )
+    def touch(
+        self,
+        connection: sa.Connection,
+        prospect_ids: Collection[str],
+        at_ms: int,
+        rows: Collection[int] = (),
+    ) -> None:
+        """Receipts that are still in use stay beyond their retention. rows: aliases of rows that
+        are activities on their own."""
+        for column, used in (
+            (receipts.c.prospect_id, prospect_ids),
+            (attached.c.prospect_id, prospect_ids),
+            (activity_rows.c.alias, rows),
+        ):
+            table = column.table
+            if used:
+                connection.execute(
+                    sa.update(table)
+                    .where(table.c.scope == self._scope, column.in_(used))
+                    .values(seen_ms=at_ms)
+                )
 
     def attached(
         self, connection: sa.Connection, prospect_ids: Collection[str]
@@ -244,26 +257,6 @@ class Receipts:
             "seen_ms": at_ms,
         }
         insert_or_replace(connection, activity_rows, [row])
-
-    def touch_activities(
-        self,
-        connection: sa.Connection,
-        names: Collection[int],
-        prospect_ids: Collection[str],
-        at_ms: int,
-    ) -> None:
-        """Rows, and the activities of these people, that are still in use stay beyond their
-        retention."""
-        for column, used in (
-            (activity_rows.c.alias, names),
-            (attached.c.prospect_id, prospect_ids),
-        ):
-            table = column.table
-            connection.execute(
-                sa.update(table)
-                .where(table.c.scope == self._scope, column.in_(used))
-                .values(seen_ms=at_ms)
-            )
 
     def settle_name(
         self, connection: sa.Connection, prospect_id: str, source: int, name: int, *, created: bool
@@ -421,39 +414,47 @@ class ResultStore:
 
     def count_refused(self, run_id: str) -> Counter[Status]:
         """How many rows of a run were rejected, and how many failed."""
-        own, bad = results.c, (Status.REJECTED.value, Status.FAILED.value)
-        query = (
-            sa.select(own.status, sa.func.count())
-            .where(own.run_id == run_id, own.status.in_(bad))
-            .group_by(own.status)
-        )
+        own = results.c
+        query = sa.select(own.status, sa.func.count()).where(own.run_id == run_id, _BAD)
+        query = query.group_by(own.status)
         with self._database.read() as connection:
             return Counter({Status(status): count for status, count in connection.execute(query)})
 
     def noteworthy(self, run_id: str, limit: int) -> list[RowResult]:
         """The rejects, failures and warnings of one run, in file order."""
-        bad = results.c.status.in_((Status.REJECTED.value, Status.FAILED.value))
-        query = (
-            sa.select(*(results.c[name] for name in RowResult._fields))
-            .where(results.c.run_id == run_id, bad | results.c.message.is_not(None))
-            .order_by(results.c.row_number)
-            .limit(limit)
-        )
+        warned = results.c.message.is_not(None)
+        which = (results.c.run_id == run_id) & (_BAD | warned)
         with self._database.read() as connection:
-            return [
-                RowResult(
-                    number,
-                    Status(status),
-                    prospect_id,
-                    message,
-                    kind or PROSPECTS,
-                    record_id,
-                    *(tuple(orjson.loads(names)) if names else () for names in fields),
-                )
-                for number, status, prospect_id, message, kind, record_id, *fields in (
-                    connection.execute(query)
-                )
-            ]
+            return _results_where(connection, which, limit)
+
+
+_BAD = results.c.status.in_((Status.REJECTED.value, Status.FAILED.value))
+
+
+def bad_rows(connection: sa.Connection, run_ids: Collection[str]) -> list[RowResult]:
+    """The rows that these runs have rejected, or that failed."""
+    if not run_ids:
+        return []
+    return _results_where(connection, _BAD & results.c.run_id.in_(list(run_ids)))
+
+
+def _results_where(
+    connection: sa.Connection, which: sa.ColumnElement[bool], limit: int | None = None
+) -> list[RowResult]:
+    query = sa.select(*(results.c[name] for name in RowResult._fields)).where(which)
+    found = connection.execute(query.order_by(results.c.row_number).limit(limit))
+    return [
+        RowResult(
+            number,
+            Status(status),
+            prospect_id,
+            message,
+            kind or PROSPECTS,
+            record_id,
+            *(tuple(orjson.loads(names)) if names else () for names in fields),
+        )
+        for number, status, prospect_id, message, kind, record_id, *fields in found
+    ]
 
 
 def _listed(names: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ import pytest
 from connector.errors import UsageError
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
-from connector.upsert.outbox.before_images import KEY_FILE
+from connector.upsert.undoing import KEY_FILE
 from pipelines.commands.status_commands import one_run
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.apply_and_undo import UndoRequest, undo

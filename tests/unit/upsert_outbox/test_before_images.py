@@ -11,16 +11,16 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.errors import UsageError
-from connector.upsert.outbox.before_images import (
+from connector.upsert.outbox.matching import Hasher
+from connector.upsert.outbox.merge import Person
+from connector.upsert.outbox.outbox_schema import MIGRATIONS, before_images
+from connector.upsert.undoing import (
     KEY_FILE,
     BeforeImage,
     BeforeImages,
     image_before,
     undo_key,
 )
-from connector.upsert.outbox.matching import Hasher
-from connector.upsert.outbox.merge import Person
-from connector.upsert.outbox.outbox_schema import MIGRATIONS, before_images
 
 IMAGE = BeforeImage({"firstName": "Ada", "title": None}, {"title": b"left"}, contact=("email", "a"))
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.upsert.looking import Guard
+from connector.upsert.guards import Guard
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from tests.pushes.fake_api import Crash, FakeApi

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from connector.upsert.outbox.before_images import BeforeImages
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.receipts import RowResult
-from connector.upsert.undoing import UndoPlan, plan_undo
+from connector.upsert.undoing import BeforeImages, UndoPlan, plan_undo
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, UNDO_KEY, Pushed, Rig
 from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, push
