@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import orjson
+import sqlalchemy as sa
 
 from connector.api.client import ApiClient
 from connector.clock import SteadyClock
@@ -33,9 +34,11 @@ from connector.upsert.delivery import (
 )
 from connector.upsert.guards import Guard, GuardConflict, guarded
 from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
+from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
+    NAMES,
     SEVERAL_HAVE,
     Body,
     Fingerprints,
@@ -44,10 +47,13 @@ from connector.upsert.outbox.merge import (
     Person,
     PersonMerge,
     body_of_update,
+    lacks_names,
     merge,
 )
-from connector.upsert.outbox.outbox import Outbox, Verdict, Write, time_ms
+from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Verdict, Write, time_ms
 from connector.upsert.outbox.planner import PushOptions
+from connector.upsert.outbox.receipts import Receipts
+from connector.upsert.row_in_flight import RowInFlight
 from connector.upsert.rows.write_schema import LABEL_EDITS
 
 _log = get_logger("push")
@@ -256,6 +262,96 @@ class Looking:
         if conflicts and (guard.undoes is None or not merged.to_send):
             raise GuardConflict(guard.changed_reason(conflicts, person.id))
         return merged, conflicts
+
+
+# --- looks that are spared ---------------------------------------------------------------------
+
+
+class SparedLooks:
+    """How people were read before, where that still holds, so that no look at them is needed.
+
+    They were shown by the answer about the row before, by a scan of this run, or by the pull that
+    the plan has seen. Every method works inside the caller's transaction; nothing is asked.
+    """
+
+    def __init__(
+        self,
+        options: PushOptions,
+        looking: Looking,
+        receipts: Receipts,
+        scans: PeopleScans | None,
+        clock: SteadyClock,
+    ) -> None:
+        self._options, self._looking, self._receipts = options, looking, receipts
+        self._scans, self._clock = scans, clock
+        self._looks_to_fill = 0
+
+    def judge(
+        self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
+    ) -> Delivered | BaseException | None:
+        """What a look would bring; None where it is needed."""
+        options, looking = self._options, self._looking
+        read = self._just_read(connection, row)
+        if read is None and row.write.seen_ms == LOOK_FIRST:
+            self._looks_to_fill += 1
+            if self._looks_to_fill <= options.lookups:
+                return None
+            merged = merge([memory.row], None, options.rules, looking.cell)
+            if row.guard is None and not (merged.to_send or row.write.seen):
+                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False, read_ms=0)
+        read = read or self._read_by_pull(connection, row)
+        if read is None and not options.rechecks and row.guard is None:
+            read = _unread(row, evidence)
+        if read is None:
+            return None
+        # after a step of the clock that pulls are timed by, a read may seem to lie ahead
+        is_fresh = 0 <= self._clock.now_ms() - read.read_ms < options.fresh_ms
+        if not is_fresh and options.rechecks:
+            return None
+        try:
+            return looking.judge(row.write, memory, row.guard, read, is_fresh=is_fresh)
+        except (NotSendable, GuardConflict) as error:
+            return error
+
+    def _just_read(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
+        """The person as the row before this one has left them, unless another one was sent since
+        that leads to them as well; else as a scan has shown them."""
+        shown, id_ = row.shown, row.prospect_id or ""
+        if shown is not None and shown.id == id_:
+            accepted_ms = self._accepted_ms(connection, id_)
+            if accepted_ms is not None and accepted_ms <= shown.read_ms:
+                return shown
+        scanned = self._scans.take(id_) if self._scans is not None else None
+        row.was_scanned = scanned is not None
+        return self._if_it_holds(connection, scanned)
+
+    def _read_by_pull(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
+        """The person as the pull has read them that the plan has seen."""
+        read = PersonRead.from_bytes(row.write.seen) if row.write.seen else None
+        is_theirs = read is not None and read.id == row.prospect_id
+        return self._if_it_holds(connection, read) if is_theirs else None
+
+    def _if_it_holds(self, connection: sa.Connection, read: PersonRead | None) -> PersonRead | None:
+        """The same, unless something of ours was written to the person since."""
+        accepted_ms = None if read is None else self._accepted_ms(connection, read.id)
+        is_over = read is not None and accepted_ms is not None and accepted_ms >= read.read_ms
+        return None if is_over else read
+
+    def _accepted_ms(self, connection: sa.Connection, id_: str) -> int | None:
+        receipt = self._receipts.of(connection, [id_]).get(id_)
+        return None if receipt is None else receipt.accepted_ms
+
+
+def _unread(row: RowInFlight, evidence: Evidence) -> PersonRead | None:
+    """What is known of a person whom nobody has read: how the row calls them, and the contacts
+    that lead to them."""
+    says, id_ = orjson.loads(row.write.body), row.prospect_id or ""
+    if lacks_names(says):
+        return None
+    led = (("email", evidence.by_email), ("phone", evidence.by_phone))
+    alone = tuple(name for name, each in led if each and each.confirmed and each.prospect_id == id_)
+    fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
+    return PersonRead(id_, fields, 0, None, alone)
 
 
 # --- a scan instead of many looks --------------------------------------------------------------

@@ -10,25 +10,9 @@ is complete. A reader trusts nothing but the MAC: until that is checked, no more
 is looked at, and a file of any size is read in small pieces. The MAC is checked again while records
 are read, since the file may be rewritten in between.
 
-To read one (`apply`)::
-
-    with open_plan(path, outbox.hasher) as plan:
-        plan.check_account(outbox.scope, settings.base_url)
-        plan.check_age(clock.now_ms(), max_age_s)
-        options = plan.header.push_options(run_id=run_id, …)
-        for planned in plan.rows():     # a `PlannedRow` each, in the order of the planner
-            …                           # store them all before the first one is sent: a file that
-                                        # is rewritten meanwhile is refused at its end
-
-What a row's `PlannedRow` holds after it was read:
-
-- `write`: as planned, with `run_id` "" and without an id. Of a row that sends nothing,
-  nothing is kept in clear: its `body` is empty and its `row_values` are None.
-- `activities`: the writes of its notes, tasks and meetings, the same way.
-- `merged.fields`: of a row that sends, all fields that it names; `theirs` is the planned old value,
-  or `UNKNOWN`. Of others, those that people are told were kept.
-- `settlement`: what is settled without a request, for `Bases.put`; newer entries win: one whose
-  `seen_ms` in the ledger is later than `header.planned_ms` was settled by another push since.
+A row is read as the `PlannedRow` that it was, but for this: its writes have no `run_id` and no id;
+of one that sends nothing, nothing is kept in clear (`body` is empty, `row_values` are None), and
+`merged.fields` are those that people are told were kept.
 """
 
 from __future__ import annotations

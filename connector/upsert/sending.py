@@ -26,22 +26,24 @@ from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
-from connector.upsert.guards import APPEARED, GuardConflict
-from connector.upsert.looking import Looking, PeopleScans, ProspectScan, ScannedPeople
-from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, fields_of_item
+from connector.upsert.guards import APPEARED
+from connector.upsert.looking import (
+    Looking,
+    PeopleScans,
+    ProspectScan,
+    ScannedPeople,
+    SparedLooks,
+)
+from connector.upsert.outbox.bases import Bases, PersonRead, fields_of_item
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
+from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.merge import (
-    NAMES,
-    NotSendable,
     body_of_creation,
     lacks_names,
-    merge,
 )
-from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import (
-    LOOK_FIRST,
     PROSPECTS,
     Outbox,
     Verdict,
@@ -61,7 +63,7 @@ from connector.upsert.row_in_flight import Next, RowInFlight, RowQueue
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import older_fields
 from connector.upsert.settling import Settler
-from connector.upsert.undoing import BeforeImages, image_before
+from connector.upsert.undoing import BeforeImages
 
 _log = get_logger("push")
 LEAST_IN_FLIGHT = 4
@@ -146,8 +148,8 @@ class Sender:
         self._scans: PeopleScans | None = None
         if scan is not None and options.rechecks:
             self._scans = PeopleScans(outbox, options, scan, clock)
-        self._looks_to_fill = 0
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
+        self._spared = SparedLooks(options, self._looking, self._receipts, self._scans, clock)
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._rows = RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
@@ -456,73 +458,8 @@ class Sender:
         self._start(connection, row, write, looks=looks)
         if row.memory is None or row.prospect_id is None:
             return True
-        known = self._judged(connection, row, row.memory, evidence)
+        known = self._spared.judge(connection, row, row.memory, evidence)
         return known is None or self._settle_arrival(connection, row, known)
-
-    def _judged(
-        self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
-    ) -> Delivered | BaseException | None:
-        """What a look would bring, where how the person is was read before and still holds."""
-        read = self._just_shown(connection, row)
-        if read is None and self._scans is not None:
-            read = self._scans.take(row.prospect_id or "")
-            row.was_scanned = read is not None
-            if read is not None and not self._holds(connection, read):
-                read = None
-        if read is None and row.write.seen_ms == LOOK_FIRST:
-            self._looks_to_fill += 1
-            if self._looks_to_fill <= self._options.lookups:
-                return None
-            merged = merge([memory.row], None, self._options.rules, self._outbox.hasher.cell)
-            if row.guard is None and not (merged.to_send or row.write.seen):
-                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False, read_ms=0)
-        read = read or self._read_before(connection, row, evidence)
-        if read is None:
-            return None
-        # after a step of the clock that pulls are timed by, a read may seem to lie ahead
-        is_fresh = 0 <= self._clock.now_ms() - read.read_ms < self._options.fresh_ms
-        if not is_fresh and self._options.rechecks:
-            return None
-        try:
-            return self._looking.judge(row.write, memory, row.guard, read, is_fresh=is_fresh)
-        except (NotSendable, GuardConflict) as error:
-            return error
-
-    def _just_shown(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
-        """The person as the row before this one has left them, unless another one was sent since
-        that leads to them as well."""
-        shown = row.shown
-        if shown is None or shown.id != row.prospect_id:
-            return None
-        receipt = self._receipts.of(connection, [shown.id]).get(shown.id)
-        is_last = receipt is not None and receipt.accepted_ms <= shown.read_ms
-        return shown if is_last else None
-
-    def _read_before(
-        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
-    ) -> PersonRead | None:
-        """How the person was when the pull that the plan has seen has read them, unless we have
-        written to them since; with `--no-recheck`, what is known of them without."""
-        write, id_ = row.write, row.prospect_id or ""
-        read = PersonRead.from_bytes(write.seen) if write.seen else None
-        if read is not None and read.id == id_ and self._holds(connection, read):
-            return read
-        if self._options.rechecks or row.guard is not None:
-            return None
-        says = orjson.loads(write.body)
-        if lacks_names(says):
-            return None
-        led = (("email", evidence.by_email), ("phone", evidence.by_phone))
-        alone = tuple(
-            name for name, each in led if each and each.confirmed and each.prospect_id == id_
-        )
-        fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
-        return PersonRead(id_, fields, 0, None, alone)
-
-    def _holds(self, connection: sa.Connection, read: PersonRead) -> bool:
-        """Whether nothing of ours was written to a person since they were read."""
-        receipt = self._receipts.of(connection, [read.id]).get(read.id)
-        return receipt is None or receipt.accepted_ms < read.read_ms
 
     def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
         """Whether HiringCenter kept none of the contacts of a person who exists already: it would
@@ -634,22 +571,13 @@ class Sender:
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms
         )
-        if step is not Next.AGAIN:
-            self._keep_image(connection, row, at_ms)
+        may_change = row.write.kind == PROSPECTS and step is not Next.AGAIN
+        if may_change and self._images is not None and row.theirs is not None:
+            self._images.keep_before(
+                connection, row.write, row.theirs, self._outbox.hasher.cell, row.read_ms, at_ms
+            )
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
-
-    def _keep_image(self, connection: sa.Connection, row: RowInFlight, at_ms: int) -> None:
-        """What the person looks like is on disk with the bytes that are about to change them."""
-        theirs, write = row.theirs, row.write
-        if self._images is None or theirs is None or write.prospect_id != theirs.id:
-            return
-        if write.kind != PROSPECTS:  # what it adds changes nothing of the person
-            return
-        payload = orjson.loads(write.body)
-        image = image_before(payload, theirs, self._outbox.hasher.cell, read_ms=row.read_ms)
-        if image.before or image.unread:
-            self._images.keep(connection, write.run_id, theirs.id, image, at_ms)
 
     def _finish_unsent(self, connection: sa.Connection, write: Write, outcome: str) -> None:
         """A planned write needs no request."""

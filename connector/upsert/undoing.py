@@ -173,6 +173,21 @@ class BeforeImages:
             image = self._opened(run_id, prospect_id, earlier).followed_by(image)
         self._store(connection, run_id, prospect_id, image, kept_ms=at_ms, undone_by=None)
 
+    def keep_before(
+        self,
+        connection: sa.Connection,
+        write: Write,
+        theirs: Person,
+        cell: Cell,
+        read_ms: int | None,
+        at_ms: int,
+    ) -> None:
+        """What `theirs` look like is on disk with the bytes that are about to change them. read_ms:
+        see `image_before`."""
+        image = image_before(orjson.loads(write.body), theirs, cell, read_ms=read_ms)
+        if write.prospect_id == theirs.id and (image.before or image.unread):
+            self.keep(connection, write.run_id, theirs.id, image, at_ms)
+
     def note_answer(
         self, connection: sa.Connection, run_id: str, prospect_id: str, left: Mapping[str, bytes]
     ) -> None:
