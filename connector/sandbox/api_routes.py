@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import re
-import secrets
-import uuid
-from datetime import UTC, datetime
-from itertools import islice
-from typing import Any
 
 import orjson
 
 from connector.sandbox import request_checks as check
 from connector.sandbox.faults import pause
-from connector.sandbox.generated_records import Record
-from connector.sandbox.list_filters import Params
-from connector.sandbox.request_checks import Refused, bad_request
+from connector.sandbox.request_checks import Refused
 from connector.sandbox.sandbox_options import RESOURCES
 from connector.sandbox.state import Answer, AppliedChange, LoggedRequest, State
-from connector.sandbox.store import Store
 from connector.sandbox.table import encode
+from connector.sandbox.webhooks import polled
 from connector.sandbox.writes import (
     PROSPECT_CHECKS,
     Written,
@@ -30,9 +22,6 @@ from connector.sandbox.writes import (
 )
 
 BASE_PATH = "/v2"
-EVENT_TYPES = ("prospect.created", "prospect.updated")
-POLLED = 25
-_TIME_FIELDS = {"createdAt", "updatedAt"}
 
 
 async def answer(state: State, request: LoggedRequest) -> Answer:
@@ -68,8 +57,8 @@ def _read(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
             case ["auth"]:
                 return Answer(200, _key_facts(state))
             case ["webhooks", "poll"]:
-                unknown = [name for name in unknown if name != "eventType"]
-                return Answer(200, _poll(state.store, request.params))
+                unknown = [name for name in unknown if name not in ("eventType", "accountId")]
+                return Answer(200, polled(state.store, dict(request.params).get("eventType")))
     finally:
         state.unknown_parameters.extend(unknown)
     raise _not_found(request)
@@ -121,7 +110,8 @@ def _write(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
         case "DELETE", [resource, record_id] if resource in RESOURCES:
             return _delete(state, request, resource, record_id)
         case "POST", ["webhooks", "subscribe"]:
-            return Answer(201, _subscribe(check.json_object(request.body)))
+            made = state.webhooks.subscribe(check.json_object(request.body))
+            return Answer(201, orjson.dumps(made))
     raise _not_found(request)
 
 
@@ -161,38 +151,3 @@ def _delete(state: State, request: LoggedRequest, resource: str, record_id: str)
 
 def _not_found(request: LoggedRequest) -> Refused:
     return Refused(404, "Not found", f"{request.method} {request.path} doesn't exist")
-
-
-# --- webhooks: subscribing, and polling instead of being called ------------------------------
-
-
-def _subscribe(payload: dict[str, Any]) -> bytes:
-    """Ids and the secret of a new subscription."""
-    checks = {"hookUrl": check.required_text, "eventType": check.one_of(*EVENT_TYPES)}
-    check.checked(payload, checks, required=checks)
-    made = {"subscriptionId": uuid.uuid4().hex, "hookId": uuid.uuid4().hex}
-    return orjson.dumps({**made, "endpointSecret": f"whsec_{secrets.token_hex(24)}"})
-
-
-def _poll(store: Store, params: Params) -> bytes:
-    """The latest prospects, flat, in snake_case, with ISO 8601 times."""
-    event_type = dict(params).get("eventType")
-    if event_type not in EVENT_TYPES:
-        raise bad_request(f"eventType: expected one of {', '.join(EVENT_TYPES)}")
-    with store.lock:
-        table = store.table("prospects")
-        records = [table.record(serial) for serial in islice(table.serials(), POLLED)]
-    return orjson.dumps([_flat(record) for record in records if isinstance(record, dict)])
-
-
-def _flat(record: Record) -> dict[str, Any]:
-    words = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in record}
-    return {words[name]: _scalar(name, value) for name, value in record.items()}
-
-
-def _scalar(name: str, value: Any) -> Any:
-    if name in _TIME_FIELDS and isinstance(value, int):
-        return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
-    if isinstance(value, list):
-        return ", ".join(str(each) for each in value)
-    return orjson.dumps(value).decode() if isinstance(value, dict) else value

@@ -90,6 +90,12 @@ class SandboxOptions:
     write_names: names of fields accepted in writes ("older": `note`, `assignTo`, `due`).
     uplink_s: before the request is counted. latency_s: between counting and the change. Both in s,
         a number or (low, high).
+    webhook_payload: what events hold: the whole record, its id, its changed fields and id, or a
+        format in which no id can be found. webhook_header: the name of the signature's header, or
+        both. webhook_signatures: of how many secrets, the current and the one before.
+        webhook_secret_again: whether subscribing again shows the secret once more.
+        webhook_duplicates, webhook_reordered, webhook_drops: the probability of each; a reordered
+        event comes after the next one. webhook_retries: further tries, webhook_retry_s apart.
     script: the fault of the nth request (1 = first since the log was cleared), before
         probabilities: a dict by n, a list, or a callable (LoggedRequest) → name or None. In a dict
         or list, None means no fault; from a callable, it leaves it to the probabilities.
@@ -138,6 +144,16 @@ class SandboxOptions:
     clock_skew_s: float = 0.0
     faults: Faults = field(default_factory=Faults)
     script: Script | None = None
+    webhook_payload: Literal["whole", "thin", "partial", "unknown"] = "whole"
+    webhook_header: Literal["current", "older", "both"] = "current"
+    webhook_signatures: int = 2
+    webhook_secret_again: bool = False
+    webhook_duplicates: float = 0.0
+    webhook_reordered: float = 0.0
+    webhook_drops: float = 0.0
+    webhook_delay_s: Duration = 0.0
+    webhook_retries: int = 3
+    webhook_retry_s: float = 1.0
     stall_s: float = 30.0
     slow_body_s: float = 0.5
     fault_retry_after_s: int = 1

@@ -76,6 +76,7 @@ class Sandbox(State):
             self._server.stop_soon()
             self._thread.join()
             self._server = self._thread = None
+        self.webhooks.stop()
 
     def __enter__(self) -> Sandbox:
         return self.start()

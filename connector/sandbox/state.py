@@ -13,6 +13,7 @@ from connector.sandbox.rate_limits import RateLimits
 from connector.sandbox.request_checks import Refused, bad_request
 from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.store import Store
+from connector.sandbox.webhooks import Webhooks
 
 MAX_KEY_LENGTH = 512
 
@@ -142,6 +143,8 @@ class State:
         self.options = options or SandboxOptions()
         self.clock = ServerClock()
         self.store = Store(self.options, self.clock)
+        self.webhooks = Webhooks(self.options, self.clock)
+        self.store.on_change = self.webhooks.changed
         self.listing = Listing(self.store, self.options)
         self.limits = RateLimits(self.options)
         self.faults = FaultPicker(self.options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,7 +20,10 @@ Row = TypeVar("Row")  # any JSON value
 
 
 class Store:
-    """All four resources, thread-safe. Records are returned as copies."""
+    """All four resources, thread-safe. Records are returned as copies.
+
+    on_change: called with `created` or `updated`, the prospect, and the fields that were set.
+    """
 
     def __init__(self, options: SandboxOptions, clock: ServerClock) -> None:
         self.lock = threading.RLock()
@@ -30,6 +33,7 @@ class Store:
             name: Table(_generated(name, options), self._order_of(name)) for name in RESOURCES
         }
         self._contacts: dict[str, dict[str, list[int]]] | None = None
+        self.on_change: Callable[[str, Record, Mapping[str, Any]], None] | None = None
 
     def table(self, resource: str) -> Table:
         """The rows in list order. Hold `lock` while using it.
@@ -64,19 +68,38 @@ class Store:
             serial = table.serial_of(record_id)
             return None if serial is None else deepcopy(table.record(serial))
 
-    def create(self, resource: str, fields: Mapping[str, Any]) -> Record:
-        """Add a record; fills in a missing `id`, `createdAt` and (except in notes) `updatedAt`."""
+    def create(self, resource: str, fields: Mapping[str, Any], *, mute: bool = False) -> Record:
+        """Add a record; fills in a missing `id`, `createdAt` and (except in notes) `updatedAt`.
+
+        mute: no webhook.
+        """
         now_ms = self._clock.now_ms()
         record: Record = {"id": uuid.uuid4().hex, **fields}
         record.setdefault("createdAt", now_ms)
         if resource != "notes":
             record.setdefault("updatedAt", now_ms)
-        return self.put(resource, record)
+        with self.lock:
+            created = self.put(resource, record)
+            self._tell("created", resource, created, fields, mute)
+            return created
+
+    def _tell(
+        self, action: str, resource: str, record: Record, fields: Mapping[str, Any], mute: bool
+    ) -> None:
+        if self.on_change is not None and resource == "prospects" and not mute:
+            self.on_change(action, record, fields)
 
     def update(
-        self, resource: str, record_id: str, changes: Mapping[str, Any], *, touch: bool = True
+        self,
+        resource: str,
+        record_id: str,
+        changes: Mapping[str, Any],
+        *,
+        touch: bool = True,
+        mute: bool = False,
     ) -> Record:
         """Change some fields. touch: set `updatedAt` too (notes: only if the note has one).
+        mute: no webhook.
 
         Raises:
             KeyError: no record has this id.
@@ -89,7 +112,9 @@ class Store:
             has_time = resource != "notes" or "updatedAt" in before
             if touch and has_time and "updatedAt" not in changes:
                 after["updatedAt"] = _later(self._clock.now_ms(), before.get("updatedAt"))
-            return self.put(resource, {**after, "id": record_id})
+            updated = self.put(resource, {**after, "id": record_id})
+            self._tell("updated", resource, updated, changes, mute)
+            return updated
 
     def delete(self, resource: str, record_id: str) -> None:
         """Remove a record without a trace, as the API does.

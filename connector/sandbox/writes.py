@@ -63,17 +63,18 @@ def write_prospect(store: Store, options: SandboxOptions, payload: Mapping[str, 
     fields = check.checked(payload, PROSPECT_CHECKS, required=("firstName", "lastName"))
     message = _normalize_contacts(fields)
     update = fields.pop("update", None)
-    changes = _changes(fields)
+    changes, mute = _changes(fields), bool(fields.get("muteWebhook"))
     with store.lock:
         match = _match(store, fields)
         if match is None:
-            created = store.create("prospects", {**_BLANK, **changes})
+            created = store.create("prospects", {**_BLANK, **changes}, mute=mute)
             return Written(201, "created", created, message)
         if options.update_default if update is None else update:
             if options.labels_written == "merge" and "labels" in changes:
                 both = (match.get("labels") or []) + (changes["labels"] or [])
                 changes["labels"] = list(dict.fromkeys(both))
-            return Written(200, "updated", store.update("prospects", match["id"], changes), message)
+            updated = store.update("prospects", match["id"], changes, mute=mute)
+            return Written(200, "updated", updated, message)
     exists = "A prospect with this email or phone already exists."
     if options.on_match_without_update == "conflict":
         raise Refused(409, "Conflict", exists)

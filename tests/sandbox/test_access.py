@@ -186,13 +186,22 @@ def test_webhooks(serve: Serve):
     order = {"hookUrl": "https://example.com/hook", "eventType": "prospect.created"}
     made = client.post("/webhooks/subscribe", json=order)
     assert made.status_code == 201
-    assert set(made.json()) == {"subscriptionId", "hookId", "endpointSecret"}
+    assert set(made.json()) == {
+        "subscriptionId", "hookId", "hookUrl", "eventType", "subscribed", "createdAt", "updatedAt",
+        "endpointSecret",
+    }  # fmt: skip
+    again = client.post("/webhooks/subscribe", json=order).json()
+    assert set(made.json()) - set(again) == {"endpointSecret"}
     order["eventType"] = "prospect.exploded"
     assert client.post("/webhooks/subscribe", json=order).status_code == 400
     rows = client.get("/webhooks/poll", params={"eventType": "prospect.created"}).json()
     assert rows[0]["created_at"] == "2025-12-29T15:59:00.200+00:00"
     assert not any(isinstance(value, (dict, list)) for row in rows for value in row.values())
-    assert client.get("/webhooks/poll").status_code == 400
+    assert client.get("/webhooks/poll").json() == rows
+    assert client.get("/webhooks/poll", params={"accountId": "a"}).json() == rows
+    assert {"stage_name", "pipeline_id", "owner_name", "office_id"} <= set(rows[0])
+    updated = client.get("/webhooks/poll", params={"eventType": "prospect.updated"})
+    assert updated.status_code == 400
 
 
 def test_what_went_wrong_inside_is_raised_in_the_end():

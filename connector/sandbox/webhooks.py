@@ -1,0 +1,315 @@
+"""Webhooks of the mock API: subscriptions, signed deliveries, and the poll feed.
+
+Deliveries go to this machine only, from a thread of their own. What happens to them is drawn from
+the sandbox's seed, in the order of the changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import random
+import secrets
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import orjson
+
+from connector.sandbox.generated_records import Record
+from connector.sandbox.record_words import PIPELINES, USERS
+from connector.sandbox.request_checks import bad_request, checked, one_of, required_text
+from connector.sandbox.sandbox_options import SandboxOptions
+from connector.sandbox.table import encode
+
+if TYPE_CHECKING:
+    from connector.sandbox.state import ServerClock
+    from connector.sandbox.store import Store
+
+EVENT_TYPES = ("prospect.created", "prospect.updated")
+POLLED = 25
+TIMEOUT_S = 10.0
+_HEADERS = {
+    "current": ("X-HiringCenter-Signature",),
+    "older": ("X-HiringCenter-Pro-Signature",),
+    "both": ("X-HiringCenter-Signature", "X-HiringCenter-Pro-Signature"),
+}
+
+
+@dataclass
+class Subscription:
+    """secrets: the current one first; deliveries are signed with each."""
+
+    id: str
+    hook_id: str
+    url: str
+    event_type: str
+    secrets: list[str]
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(eq=False)
+class Delivery:
+    """One event on its way to one subscription. statuses: of each try; 0: no answer."""
+
+    subscription: Subscription
+    prospect_id: str
+    body: bytes
+    statuses: list[int]
+    due_s: float
+
+
+class Webhooks:
+    """sent: every delivery that was tried to its end. dropped: how many were never tried."""
+
+    def __init__(self, options: SandboxOptions, clock: ServerClock) -> None:
+        self._options, self._clock = options, clock
+        self.subscriptions: dict[tuple[str, str], Subscription] = {}
+        self.sent: list[Delivery] = []
+        self.dropped = 0
+        self._random = random.Random(options.seed)
+        self._changed = threading.Condition()
+        self._waiting: list[Delivery] = []
+        self._held: Delivery | None = None  # it comes after the next one
+        self._is_sending = self._is_stopped = False
+        self._thread: threading.Thread | None = None
+
+    # --- subscribing ----------------------------------------------------------------------------
+
+    def subscribe(self, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """A new subscription, or the existing one for this address and event.
+
+        Raises:
+            Refused: 400 for a missing or wrong field.
+        """
+        checks = {"hookUrl": required_text, "eventType": one_of(*EVENT_TYPES)}
+        order = checked(payload, checks, required=checks)
+        now_ms, key = self._clock.now_ms(), (order["hookUrl"], order["eventType"])
+        with self._changed:
+            known = self.subscriptions.get(key)
+            if known is None:
+                secret = f"whsec_{secrets.token_hex(24)}"
+                made = (uuid.uuid4().hex, uuid.uuid4().hex, *key)
+                self.subscriptions[key] = Subscription(*made, [secret], now_ms, now_ms)
+            else:
+                known.updated_ms = now_ms
+            one = self.subscriptions[key]
+        facts: dict[str, Any] = {
+            "subscriptionId": one.id, "hookId": one.hook_id, "hookUrl": one.url,
+            "eventType": one.event_type, "subscribed": True, "createdAt": one.created_ms,
+            "updatedAt": one.updated_ms,
+        }  # fmt: skip
+        if known is None or self._options.webhook_secret_again:
+            facts["endpointSecret"] = one.secrets[0]
+        return facts
+
+    def rotate_secrets(self) -> list[str]:
+        """Give every subscription a new secret, and sign with the one before as well."""
+        with self._changed:
+            for one in self.subscriptions.values():
+                one.secrets = [f"whsec_{secrets.token_hex(24)}", one.secrets[0]]
+            return [one.secrets[0] for one in self.subscriptions.values()]
+
+    # --- delivering -----------------------------------------------------------------------------
+
+    def changed(self, action: str, record: Record, fields: Mapping[str, Any]) -> None:
+        """A prospect was created or updated. fields: those that were set."""
+        event_type = f"prospect.{action}"
+        with self._changed:
+            for one in self.subscriptions.values():
+                if one.event_type == event_type and not self._is_stopped:
+                    self._queue(one, record, fields)
+
+    def _queue(self, one: Subscription, record: Record, fields: Mapping[str, Any]) -> None:
+        options, drawn = self._options, self._random
+        if drawn.random() < options.webhook_drops:
+            self.dropped += 1
+            return
+        body = _body(options, one.event_type, record, fields, self._clock.now_ms())
+        delay = options.webhook_delay_s
+        delay_s = drawn.uniform(*delay) if isinstance(delay, tuple) else delay
+        due_s = self._clock.now_s() + delay_s
+        copies = 2 if drawn.random() < options.webhook_duplicates else 1
+        made = [Delivery(one, str(record["id"]), body, [], due_s) for _ in range(copies)]
+        held, self._held = self._held, None
+        if held is None and drawn.random() < options.webhook_reordered:
+            self._held = made.pop()
+        if held is not None:
+            held.due_s = due_s
+            made.append(held)
+        self._waiting.extend(made)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._send_all, name="webhooks", daemon=True)
+            self._thread.start()
+        self._changed.notify_all()
+
+    def flush(self, timeout_s: float = 60.0) -> None:
+        """Wait until everything was tried to its end, what was held back too.
+
+        Raises:
+            TimeoutError: it wasn't.
+        """
+        with self._changed:
+            if self._held is not None:
+                self._waiting.append(self._held)
+                self._held = None
+                self._changed.notify_all()
+            idle = self._changed.wait_for(
+                lambda: not (self._waiting or self._is_sending), timeout=timeout_s
+            )
+        if not idle:
+            raise TimeoutError("deliveries are still on their way")
+
+    def stop(self) -> None:
+        """Drop what waits, and end the thread."""
+        with self._changed:
+            self._is_stopped = True
+            self._waiting.clear()
+            self._changed.notify_all()
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.join()
+
+    def _send_all(self) -> None:
+        while True:
+            with self._changed:
+                self._is_sending = False
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: self._waiting or self._is_stopped)
+                if self._is_stopped:
+                    return
+                delivery = min(self._waiting, key=lambda each: each.due_s)
+                wait_s = delivery.due_s - self._clock.now_s()
+                if wait_s > 0:
+                    self._changed.wait(wait_s)
+                    continue
+                self._waiting.remove(delivery)
+                self._is_sending = True
+            status = self._send(delivery)
+            with self._changed:
+                delivery.statuses.append(status)
+                if 200 <= status < 300 or len(delivery.statuses) > self._options.webhook_retries:
+                    self.sent.append(delivery)
+                else:
+                    delivery.due_s = self._clock.now_s() + self._options.webhook_retry_s
+                    self._waiting.append(delivery)
+
+    def _send(self, delivery: Delivery) -> int:
+        url = delivery.subscription.url
+        if not _is_here(url):
+            return 0
+        now_s = int(self._clock.now_s() + self._options.clock_skew_s)
+        keys = delivery.subscription.secrets[: self._options.webhook_signatures]
+        macs = [_mac(each, f"{now_s}.".encode() + delivery.body) for each in keys]
+        signature = ",".join([f"t={now_s}", *(f"v1={each}" for each in macs)])
+        headers = {"Content-Type": "application/json"}
+        headers |= dict.fromkeys(_HEADERS[self._options.webhook_header], signature)
+        request = urllib.request.Request(url, delivery.body, headers, method="POST")  # noqa: S310
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, timeout=TIMEOUT_S) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return int(error.code)
+        except OSError:
+            return 0
+
+
+def _mac(secret: str, text: bytes) -> str:
+    return hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
+
+
+def _is_here(url: str) -> bool:
+    """Whether it is an address of this machine: a mock must not send anything elsewhere."""
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _body(
+    options: SandboxOptions,
+    event_type: str,
+    record: Record,
+    fields: Mapping[str, Any],
+    now_ms: int,
+) -> bytes:
+    """thin: the id alone. partial: with the changed fields. unknown: without an id that says so."""
+    about: dict[str, Any] = {"eventType": event_type, "accountId": options.account_id}
+    match options.webhook_payload:
+        case "thin":
+            about["prospectId"] = record["id"]
+        case "partial":
+            changed = {name: record.get(name) for name in fields}
+            about |= {"data": {**changed, "id": record["id"]}}
+        case "unknown":
+            about = {"kind": event_type, "what": {"reference": record["id"]}}
+        case _:
+            about |= {"eventId": f"evt_{uuid.uuid4().hex}", "createdAt": now_ms, "data": record}
+    return encode(about)
+
+
+# --- polling --------------------------------------------------------------------------------------
+
+_NAMES = (
+    "id", "first_name", "last_name", "email", "phone", "title", "company", "street_address", "city",
+    "state", "postal_code", "country", "latitude", "longitude", "time_zone",
+)  # fmt: skip
+_PAIRED = ("stage", "pipeline", "office", "source", "owner")
+_PIPELINE_OF = {stage: pipeline for pipeline, stage in PIPELINES.items()}
+
+
+def polled(store: Store, event_type: str | None) -> bytes:
+    """The latest prospects, flat, in snake_case, with ISO 8601 times.
+
+    Raises:
+        Refused: 400 for another event than prospect.created.
+    """
+    if event_type not in (None, "prospect.created"):
+        raise bad_request("eventType: only prospect.created can be polled")
+    with store.lock:
+        table = store.table("prospects")
+        serials = table.serials()
+        if table.order_name != "newest":  # the latest ones were added last
+            serials = iter(sorted(serials, reverse=True))
+        found = [table.record(serial) for serial in islice(serials, POLLED)]
+    return orjson.dumps([_flat(each) for each in found if isinstance(each, dict)])
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    row = {name: record.get(_camel(name)) for name in _NAMES}
+    stage_id = str(record.get("currentStageId"))
+    pipeline_id = _PIPELINE_OF.get(stage_id)
+    ids = {
+        "stage": (record.get("currentStageId"), record.get("currentStage")),
+        "pipeline": (pipeline_id, pipeline_id),
+        "source": (record.get("source"), record.get("source")),
+        "owner": (record.get("userId") or USERS[0], "Sam Owner"),
+    }
+    for name in _PAIRED:
+        row[f"{name}_id"], row[f"{name}_name"] = ids.get(name, (None, None))
+    for name in ("createdAt", "updatedAt"):
+        row["created_at" if name == "createdAt" else "updated_at"] = _iso(record.get(name))
+    return row
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(each.title() for each in others)
+
+
+def _iso(value: Any) -> Any:
+    if not isinstance(value, int):
+        return value
+    return datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
