@@ -692,6 +692,19 @@ class BudgetClosed(BudgetError):
 # --- outbox ---------------------------------------------------------------------------------
 
 
+class InboxFull(BudgetError):
+    """More people wait for their look-up than `webhooks.waiting_max`. waiting: how many."""
+
+    transient = True
+
+    def __init__(self, *, waiting: int) -> None:
+        self.waiting = waiting
+        super().__init__(
+            f"{waiting:,} people whom events have named wait for their look-up, so no more are "
+            "taken. Is `hiringcenter webhooks drain` or `hiringcenter pull` running?"
+        )
+
+
 class OutboxLost(UsageError):
     """The ledger's outbox, which records what was sent, is missing or was replaced. reason: a
     predicate, such as "has vanished"."""

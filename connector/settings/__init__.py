@@ -18,6 +18,8 @@ from connector.settings.tree import (
     RateLimit,
     ResourceSettings,
     Settings,
+    WatchSettings,
+    WebhookSettings,
     WriteSettings,
     check_base_url,
     check_public_url,
@@ -27,7 +29,7 @@ from connector.settings.tree import (
 
 __all__ = [
     "VENDOR_HOST", "Account", "AlertSettings", "HttpSettings", "PullSettings", "PushJob",
-    "RateLimit", "ResourceSettings", "Settings", "WriteSettings", "account_settings",
-    "check_base_url", "check_public_url", "is_loopback", "load", "open_project",
-    "parse_rate_limits",
+    "RateLimit", "ResourceSettings", "Settings", "WatchSettings", "WebhookSettings",
+    "WriteSettings", "account_settings", "check_base_url", "check_public_url", "is_loopback",
+    "load", "open_project", "parse_rate_limits",
 ]  # fmt: skip

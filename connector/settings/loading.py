@@ -21,10 +21,20 @@ from pydantic_settings import (
 
 from connector.errors import BadSetting, ConfigurationError, UnknownAccount, UnknownSetting, nearest
 from connector.settings.folders import CONFIG_FILE, Project, open_project
-from connector.settings.tree import PREFIX, Account, Section, Settings, WrittenSettings
+from connector.settings.tree import (
+    PREFIX,
+    Account,
+    Section,
+    Settings,
+    WrittenSettings,
+    parse_secrets,
+)
 
 VENDOR_HOST = "api.hiringcenterpro.com"
-_OPEN_ENDED = (f"{PREFIX}PUSH__", f"{PREFIX}ACCOUNTS__", f"{PREFIX}API_KEY_")
+_OPEN_ENDED = tuple(
+    f"{PREFIX}{name}" for name in ("PUSH__", "ACCOUNTS__", "API_KEY_", "WEBHOOK_SECRETS_")
+)
+_VARIABLES = ("api_key_env", "webhook_secrets_env")  # of an account: names of variables
 S = TypeVar("S", bound=Section)
 
 
@@ -81,9 +91,10 @@ def load(
     toml = _read_toml(config)
     accounts = toml.get("accounts")
     own_keys = {
-        str(account.get("api_key_env", "")).upper()
+        str(account.get(name, "")).upper()
         for account in (accounts.values() if isinstance(accounts, Mapping) else ())
         if isinstance(account, Mapping)
+        for name in _VARIABLES
     }
     _check_names(found.variables, str(found.dotenv), own_keys)
     _check_names(os.environ, "environment", own_keys)
@@ -233,11 +244,30 @@ def account_settings(settings: Settings, name: str) -> Settings:
     own = {
         field: value
         for field in Account.model_fields
-        if field != "api_key_env" and (value := getattr(account, field)) is not None
+        if field not in _VARIABLES and (value := getattr(account, field)) is not None
     }
     if account.dataset is None and account.duckdb_path is None:
         own["dataset"] = f"{settings.dataset}_{name}"
         own["duckdb_path"] = settings.duckdb_path.with_stem(f"{settings.duckdb_path.stem}_{name}")
-    key = {**settings.project.variables, **os.environ}.get(account.api_key_env)
+    variables = {**settings.project.variables, **os.environ}
+    key = variables.get(account.api_key_env)
     own["api_key"] = SecretStr(key) if key else None
+    own["webhook_secrets"] = _secrets_in(variables, account.webhook_secrets_env)
     return settings.model_copy(update={**own, "account": name})
+
+
+def _secrets_in(variables: Mapping[str, str | None], name: str | None) -> tuple[SecretStr, ...]:
+    """The secrets in an account's own variable.
+
+    Raises:
+        BadSetting: one of them is empty.
+    """
+    text = variables.get(name) if name else None
+    if not text:
+        return ()
+    try:
+        return tuple(map(SecretStr, parse_secrets(text)))
+    except ValueError as error:
+        raise BadSetting(
+            name=str(name), location="environment or .env", reason=str(error)
+        ) from None

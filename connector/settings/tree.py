@@ -42,6 +42,24 @@ def parse_rate_limits(text: Any) -> Any:
     return tuple(limits)
 
 
+def parse_secrets(text: Any) -> Any:
+    """`first,second` as secrets, surrounding spaces apart; other values are returned as they are.
+
+    Raises:
+        ValueError: one of them is empty, and anybody could sign with it.
+    """
+    if isinstance(text, str | SecretStr):
+        plain = text if isinstance(text, str) else text.get_secret_value()
+        text = [part.strip() for part in plain.split(",")]
+    if isinstance(text, list | tuple):
+        plain_texts = [
+            each.get_secret_value() if isinstance(each, SecretStr) else each for each in text
+        ]
+        if not all(plain_texts):
+            raise ValueError("one of the secrets is empty, so anybody could sign with it")
+    return text
+
+
 def is_loopback(host: str | None) -> bool:
     """Whether `host` (a name or an address, no port) can only be this machine."""
     if not host:
@@ -161,6 +179,7 @@ PREFIX = "HIRINGCENTER_"
 MOST_IN_FLIGHT = 64  # requests of one push
 
 RateLimits = Annotated[tuple[RateLimit, ...], NoDecode, BeforeValidator(parse_rate_limits)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(parse_secrets)]
 BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 LedgerUrl = Annotated[str, AfterValidator(check_ledger_url)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -275,10 +294,31 @@ class PushJob(Section):
     account: str | None = None
 
 
+class WebhookSettings(Section):
+    """Events: for how long they are relied on, and how soon what they brought can be read.
+
+    trust_days: events of each type must have come within so many days. flush_s: how often `drain`
+    publishes a new copy at most. waiting_max: changed people that wait for their look-up; more
+    deliveries are refused until some of these are done.
+    """
+
+    trust_days: Annotated[float, Field(gt=0)] = 7.0
+    flush_s: Positive = 30.0
+    waiting_max: Annotated[int, Field(ge=1)] = 1_000_000
+
+
+class WatchSettings(Section):
+    """share: the part of the longest window that `watch` spends on polls and look-ups."""
+
+    share: Fraction = 0.10
+
+
 class Account(Section):
-    """One `[accounts.<name>]`. api_key_env: the environment variable that holds its key."""
+    """One `[accounts.<name>]`. api_key_env, webhook_secrets_env: the environment variables that
+    hold its key and the secrets of its webhooks."""
 
     api_key_env: str
+    webhook_secrets_env: str | None = None
     base_url: BaseUrl | None = None
     rate_limits: RateLimits | None = None
     ledger_url: LedgerUrl | None = None
@@ -331,6 +371,9 @@ class WrittenSettings(Section):
     writes: WriteSettings = WriteSettings()
     push: dict[str, PushJob] = {}
     accounts: dict[AccountName, Account] = {}
+    webhook_secrets: Secrets = ()
+    webhooks: WebhookSettings = WebhookSettings()
+    watch: WatchSettings = WatchSettings()
     alerts: AlertSettings = AlertSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     logs: LogSettings = LogSettings()

@@ -36,6 +36,10 @@ MAY_IMPORT = {
         "connector.errors", "connector.clock", "connector.logs", "connector.settings",
         "connector.budget", "connector.api",
     },
+    "connector.webhooks": {
+        "connector.errors", "connector.clock", "connector.logs", "connector.settings",
+        "connector.budget",
+    },
     "connector.sandbox": set(),
 }  # fmt: skip
 

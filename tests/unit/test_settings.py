@@ -294,7 +294,7 @@ def test_the_example_configuration_is_valid_with_every_line_uncommented(tmp_path
 
 
 def test_the_example_configuration_shows_every_setting():
-    """Also those of push jobs and accounts; the key alone belongs elsewhere."""
+    """Also those of push jobs and accounts; the key and secrets alone belong elsewhere."""
     text = (Path(__file__).parents[2] / "config/hiringcenter.example.toml").read_text()
     shown = set(re.findall(r"^(?:# )?(\w+) = ", text, re.MULTILINE))
     shown |= set(re.findall(r"^(?:# )?\[(\w+)", text, re.MULTILINE))
@@ -308,7 +308,7 @@ def test_the_example_configuration_shows_every_setting():
 
     known = {*names(Settings), *names(PushJob), *names(Account)}
     alike = {"tasks", "meetings"}  # as [pull.prospects] and [pull.notes]
-    assert known - shown == {"api_key", "project", *alike}
+    assert known - shown == {"api_key", "webhook_secrets", "project", *alike}
 
 
 def test_an_account_has_its_own_key_and_places(tmp_path: Path):
