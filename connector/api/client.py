@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -149,9 +150,10 @@ class ApiClient:
         )
         is_first = params.keys().isdisjoint({"pageToken", "startAfter"})
         call = _Call("GET", f"/{resource}", lane, params=pairs)
+        asked_s = self._clock.monotonic_s()
         answer = self._answer(call, lambda body: to_page(resource, body, is_first=is_first))
         page: Page = answer.value
-        return replace(page, size_bytes=len(answer.exchange.body))
+        return replace(page, size_bytes=len(answer.exchange.body), asked_s=asked_s)
 
     def record(
         self,
@@ -178,6 +180,29 @@ class ApiClient:
     def account(self, *, lane: Lane = Lane.PULL) -> dict[str, Any]:
         """Metadata of the key: its account, its permissions, whether it is active."""
         facts: dict[str, Any] = self._answer(_Call("GET", "/auth", lane), to_account).value
+        return facts
+
+    def polled(self, *, account_id: str | None = None, patience_s: float = math.inf) -> list[Any]:
+        """The latest new prospects, flat and in snake_case: no list, and no proof of anything else
+        than that these exist. account_id: where the key doesn't imply it. patience_s: as `record`.
+        """
+        named = () if account_id is None else (("accountId", account_id),)
+        params = (("eventType", "prospect.created"), *named)
+        call = _Call("GET", "/webhooks/poll", Lane.PULL, params=params, patience_s=patience_s)
+        items: list[Any] = self._answer(call, lambda body: to_page("prospects", body)).value.items
+        return items
+
+    def subscribe(
+        self, hook_url: str, event_type: str, *, idempotency_key: str, account_id: str | None = None
+    ) -> dict[str, Any]:
+        """Subscribe an address to an event; what the API says about it, perhaps with the secret."""
+        order = {"hookUrl": hook_url, "eventType": event_type}
+        order |= {} if account_id is None else {"accountId": account_id}
+        body = json.dumps(order).encode()
+        call = _Call(
+            "POST", "/webhooks/subscribe", Lane.PUSH, body=body, idempotency_key=idempotency_key
+        )
+        facts: dict[str, Any] = self._answer(call, to_account).value
         return facts
 
     def post(

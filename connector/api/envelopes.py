@@ -101,7 +101,8 @@ class Page:
     give the next page; None: this is the last. total_count: rows in the whole list, if the server
     counts them. revision: which envelope. is_sure: False if there is no list, only a reason to
     assume an empty one. size_bytes: of the decoded body; 0 if not counted. cut: why a next page
-    that the server announces can't be requested; else None.
+    that the server announces can't be requested; else None. asked_s: monotonic seconds before the
+    request; 0 if it wasn't measured.
     """
 
     items: list[Any]
@@ -111,6 +112,7 @@ class Page:
     is_sure: bool = True
     size_bytes: int = 0
     cut: str | None = None
+    asked_s: float = 0.0
 
 
 class NoList(UnknownShape):

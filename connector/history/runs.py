@@ -40,9 +40,9 @@ _DIED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. kind: pull, push, apply or undo. label: the destination it works for. finished_ms:
-    None while it runs. status: running, ok, failed, stopped (by a signal). Times are UTC epoch ms.
-    """
+    """One run. kind: pull, push, apply, undo, or drain (all of a day). label: the destination it
+    works for. finished_ms: None while it runs. status: running, ok, failed, stopped (by a signal).
+    Times are UTC epoch ms."""
 
     run_id: str
     kind: str
@@ -97,6 +97,36 @@ class History:
                 )
             )  # fmt: skip
 
+    def add_to_day(self, run_id: str, kind: str, label: str, summary: Mapping[str, Any]) -> str:
+        """Count a short run into the one of its kind that stands for the day (UTC); its id.
+
+        run_id: of a day's first. summary: numbers are added to those of the day, also inside of
+        objects; other values replace them. What ended it is its `status`, or `ok`.
+        """
+        now_ms = _now_ms()
+        today = (
+            _runs.c.kind == kind, _runs.c.label == label,
+            _runs.c.started_ms >= now_ms - now_ms % 86_400_000,
+        )  # fmt: skip
+        newest = sa.select(_runs.c.run_id, _runs.c.summary).where(*today)
+        message = summary.get("error", {}).get("message")
+        facts = {
+            "finished_ms": now_ms, "landed": False, "status": summary.get("status", "ok"),
+            "error": message and printable(message),
+        }  # fmt: skip
+        with self._database.write() as connection:
+            found = connection.execute(newest.order_by(_runs.c.started_ms.desc())).first()
+            known = {"run_id": run_id} if found is None else json.loads(found.summary)
+            known.pop("error", None)
+            total = json.dumps(_added(known, summary), default=str)
+            if found is None:
+                new = {"run_id": run_id, "kind": kind, "label": label, "started_ms": now_ms}
+                connection.execute(sa.insert(_runs).values(**new, **facts, summary=total))
+                return run_id
+            mine = _runs.c.run_id == found.run_id
+            connection.execute(sa.update(_runs).where(mine).values(**facts, summary=total))
+            return str(found.run_id)
+
     def recent(self, n: int, label: str | None = None) -> list[RunRecord]:
         """The last `n` runs, newest first; with `label`, of one destination only."""
         query = sa.select(_runs).order_by(_runs.c.started_ms.desc()).limit(n)
@@ -129,6 +159,19 @@ class History:
         return [RunRecord(**{name: row[name] for name in names}) for row in found]
 
 
+def _added(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` with the numbers of `more` added to its own, at any depth."""
+    total = dict(known)
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            total[name] = _added(total.get(name) or {}, value)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            total[name] = value + (total.get(name) or 0)
+        else:
+            total[name] = value
+    return total
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -152,7 +195,13 @@ def _freshness_table(name: str, *added: sa.Column[Any]) -> sa.Table:
 _NAMES = ("freshness", "freshness_published")
 _first_freshness, _first_published = map(_freshness_table, _NAMES)
 _freshness, _published = (
-    _freshness_table(name, sa.Column("complete", sa.Boolean), sa.Column("why_incomplete", sa.Text))
+    _freshness_table(
+        name,
+        sa.Column("complete", sa.Boolean),
+        sa.Column("why_incomplete", sa.Text),
+        sa.Column("last_event_ms", sa.BigInteger),
+        sa.Column("event_miss_rate", sa.Double),
+    )
     for name in _NAMES
 )
 
@@ -170,7 +219,15 @@ def _add_completeness(connection: sa.Connection) -> None:
             connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column}")
 
 
-_FRESHNESS_MIGRATIONS = (_first_freshness.create, _create_published, _add_completeness)
+def _add_events(connection: sa.Connection) -> None:
+    for name in _NAMES:
+        for column in ("last_event_ms BIGINT", "event_miss_rate DOUBLE PRECISION"):
+            connection.exec_driver_sql(f"ALTER TABLE {name} ADD COLUMN {column}")
+
+
+_FRESHNESS_MIGRATIONS = (
+    _first_freshness.create, _create_published, _add_completeness, _add_events,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,7 +236,9 @@ class Freshness:
     may be missing. rows: live ones. reason: why this scan.
 
     last_pull_ms: of the last scan that ended; 0 if none did. complete: whether the last scan, if
-    it was a full one, is proven complete. why_incomplete: why not.
+    it was a full one, is proven complete. why_incomplete: why not. last_event_ms: when the last
+    event about one of its rows came. event_miss_rate: the part of the changes that events had
+    missed, by the last full scan.
     """
 
     resource: str
@@ -191,6 +250,8 @@ class Freshness:
     last_complete_ms: int | None
     complete: bool | None = None
     why_incomplete: str | None = None
+    last_event_ms: int | None = None
+    event_miss_rate: float | None = None
 
 
 class FreshnessLog:

@@ -299,8 +299,9 @@ class Scan:
         if not in_order:
             self._note_standing()
         return ScannedPage(
-            self.plan.resource, records, malformed, self._checkpoint(), page.size_bytes
-        )
+            self.plan.resource, records, malformed, self._checkpoint(), page.size_bytes,
+            page.asked_s,
+        )  # fmt: skip
 
     def _note_standing(self) -> None:
         count = None if self._seen.is_placeholder else self._seen.total_count

@@ -11,7 +11,7 @@ for that: then in parts, as many pages in each run as the share has left.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 
@@ -27,6 +27,15 @@ _DAY_S = 86_400
 _FILTERED_LISTS = ("tasks", "meetings")
 
 
+@dataclass(frozen=True)
+class Events:
+    """What events say about prospects. why_not: why they don't stand for a scan; None: they do.
+    waiting: how many people they name who weren't looked up yet."""
+
+    why_not: str | None
+    waiting: int = 0
+
+
 ScanPlans = dict[str, tuple[ScanPlan, ...]]
 """By list, its scans in one run, in order: one, or a narrow one and then a part of a full one."""
 
@@ -39,11 +48,12 @@ def plan_scans(
     now_ms: int,
     full: bool = False,
     since_ms: int | None = None,
+    events: Events | None = None,
 ) -> ScanPlans:
     """The scans of the next run of these lists.
 
     full: `--full`. since_ms: `--since`, a bounded look back that doesn't count as the scan of this
-    run's watermark.
+    run's watermark. events: of prospects; None where none are received.
     """
     if full:
         asked = "asked for with --full"
@@ -51,15 +61,16 @@ def plan_scans(
     if since_ms is not None:
         return {name: (_look_back(name, known.facts, since_ms),) for name, known in lists.items()}
     window = max(limits, key=lambda limit: limit.length_s)
-    return _Share(lists, pull, window, now_ms).plans()
+    return _Share(lists, pull, window, now_ms, events).plans()
 
 
 class _List:
     """A list that was read in full before, and its costs in requests.
 
     pages: what a full scan still has to read. begun_ms: since when, if there is an unfinished one.
-    is_big: too big for a daily one. narrow: None if it costs more than `narrow_most`. narrow_pages:
-    what the narrow scan reads; where none was made yet, at most. plans: once they are made.
+    is_big: too big for a daily one. is_followed: by events. narrow: None if it costs more than
+    `narrow_most`. narrow_pages: what the narrow scan reads; where none was made yet, at most.
+    plans: once they are made.
     """
 
     def __init__(
@@ -74,7 +85,8 @@ class _List:
         self.pages = max(1, self.all_pages - (full_left.pages if full_left else 0))
         self.begun_ms = facts.full_begun_ms or (full_left.started_ms if full_left else None)
         self.was_cut = full_left is not None and full_left.plan.max_pages is None
-        usual = facts.pages_of(narrow) if narrow else 0
+        self.is_followed = narrow is not None and narrow.kind is ScanKind.EVENTS
+        usual = facts.pages_of(narrow) if narrow and not self.is_followed else 0
         most = 1 if narrow and narrow.kind is ScanKind.HEAD else self.all_pages
         self.narrow_pages = most if usual is None else usual
         self.narrow = narrow if usual is None or usual <= narrow_most else None
@@ -108,8 +120,14 @@ class _Share:
     """
 
     def __init__(
-        self, lists: Mapping[str, ListState], pull: PullSettings, window: RateLimit, now_ms: int
+        self,
+        lists: Mapping[str, ListState],
+        pull: PullSettings,
+        window: RateLimit,
+        now_ms: int,
+        events: Events | None,
     ) -> None:
+        self._events = events
         self._states, self._pull, self._now_ms = lists, pull, now_ms
         self._at_once = max(1, int(AT_ONCE_SHARE * window.limit))
         self._daily = DAILY_SHARE * window.limit * _DAY_S / window.length_s
@@ -128,7 +146,8 @@ class _Share:
 
     def plans(self) -> ScanPlans:
         self._plan_big_lists()
-        is_beyond = self._resume_full_scans()
+        is_beyond = self._resume_full_scans() | self._take_all_instead_of_many()
+        self._take_events()
         if not self._take_all_in_full():
             is_beyond |= self._take_due_scans()
             self._take_narrow_scans()
@@ -152,6 +171,22 @@ class _Share:
         for each in begun:
             self._take_in_full(each, _requests(each.pages), self._at_once)
         return bool(begun)
+
+    def _take_all_instead_of_many(self) -> bool:
+        """A full scan, where it takes fewer requests than to look everybody up; whether it does."""
+        waiting = self._events.waiting if self._events else 0
+        fresh = [each for each in self._small if not each.plans and each.name == "prospects"]
+        many = [each for each in fresh if waiting > each.pages]
+        for each in many:
+            why = f"events name {waiting:,} people, and a full scan costs {_requests(each.pages)}"
+            self._take_in_full(each, why, self._at_once)
+        return bool(many)
+
+    def _take_events(self) -> None:
+        """They stand for any other scan, until a full one is due."""
+        for each in self._small:
+            if each.is_followed and not (each.plans or each.begun_ms or self._is_due(each)):
+                self._take_narrow_scan(each)
 
     def _take_all_in_full(self) -> bool:
         """If the share allows that for every list that is open."""
@@ -206,7 +241,11 @@ class _Share:
 
     def _spend_the_rest(self) -> None:
         """Full scans instead of narrow ones."""
-        narrow = [each for each in self._small if each.is_narrow and not each.stays_narrow]
+        narrow = [
+            each
+            for each in self._small
+            if each.is_narrow and not (each.stays_narrow or each.is_followed)
+        ]
         for each in sorted(narrow, key=lambda each: -each.likely_finds(self._now_ms)):
             left = self._left + each.narrow_pages
             if each.pages <= left - self._kept():
@@ -291,6 +330,12 @@ class _Share:
                 return None
             kind, what, params = self._filter(name)
             return replace(narrow, kind=kind, reason=f"{what}; {rest}", params=params)
+        events = self._events if name == "prospects" else None
+        if events is not None and events.why_not is None:
+            reason = f"events name {events.waiting:,} people who are looked up; {rest}"
+            return replace(narrow, kind=ScanKind.EVENTS, reason=reason, look_max=0)
+        if events is not None:
+            rest = f"{rest}; events don't stand for it: {events.why_not}"
         order = "createdAt" if name == "notes" else facts.order
         watermark_ms = facts.newest_ms.get(order) if order else None
         if order is None or watermark_ms is None:

@@ -20,13 +20,15 @@ PARTS_LOST_AFTER = 2  # restarts of a scan in parts: page tokens don't last from
 
 class ScanKind(StrEnum):
     """full: every page, and the only one that finds deletions and all edits · head: newest first
-    until `since_ms` · open, window: filtered lists, of tasks not completed and meetings around now.
+    until `since_ms` · open, window: filtered lists, of tasks not completed and meetings around now
+    · events: no page; events name who has changed, and these are looked up.
     """
 
     FULL = "full"
     HEAD = "head"
     OPEN = "open"
     WINDOW = "window"
+    EVENTS = "events"
 
 
 @cache
@@ -181,7 +183,7 @@ class ScannedPage:
 
     records: each with a usable id, in order; one id may come again on a later page. malformed:
     items without one. checkpoint: where the scan resumes once this page is loaded.
-    size_bytes: of the answer they came in.
+    size_bytes: of the answer they came in. asked_s: monotonic seconds before it was requested.
     """
 
     resource: str
@@ -189,6 +191,7 @@ class ScannedPage:
     malformed: list[Any]
     checkpoint: Checkpoint
     size_bytes: int
+    asked_s: float = 0.0
 
 
 def usual_page_size(known: Any, configured: int) -> int:
@@ -428,8 +431,10 @@ class ListScan:
     # --- state ----------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """The resource's part of dlt's state while its scan runs."""
-        return {"facts": self.facts.to_json(), "scan": (self.left or self.checkpoint).to_json()}
+        """The resource's part of dlt's state while its scan runs; events leave it as it is."""
+        scan = None if self.plan.kind is ScanKind.EVENTS else self.checkpoint
+        left = self.left or scan
+        return {"facts": self.facts.to_json(), "scan": left.to_json() if left else None}
 
     def booked(self) -> dict[str, Any]:
         """The resource's part of dlt's state once the outcome's consequences are applied."""

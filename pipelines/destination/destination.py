@@ -259,6 +259,14 @@ class Destination:
         sql = f"SELECT id, {HASH_COLUMN} FROM {self.name(table)} WHERE {condition}"  # noqa: S608 - names of ours
         return self._attempt(partial(self._warehouse.changed, sql, ids, hashes))
 
+    def known(self, table: str, ids: Sequence[str]) -> set[str]:
+        """Which of `ids` have a row that isn't flagged deleted."""
+        if not ids or not self.columns(table):
+            return set()
+        sql = f"SELECT id FROM {self.name(table)} WHERE {_LIVE} AND id IN ({{ids}})"  # noqa: S608
+        found = self._attempt(partial(self._warehouse.query_ids, sql, ids))
+        return {row[0] for row in found}
+
     def missing(self, table: str) -> list[str]:
         """Ids of rows, neither flagged deleted nor noted as unlisted, that the scan in `seen`
         hasn't seen."""

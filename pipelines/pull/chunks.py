@@ -11,7 +11,9 @@ from __future__ import annotations
 import gc
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -30,6 +32,7 @@ from connector.source.row_maker import (
 )
 from connector.source.scan import Scan
 from connector.source.scans import ListScan, Row, ScannedPage
+from connector.webhooks.inbox import SKEW_MS
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
 from pipelines.pull.push_results import results_batch
@@ -42,6 +45,7 @@ from pipelines.pull.run_tables import (
 
 CHUNK_BYTES = 32 * 1024 * 1024  # of JSON: some hundred thousand prospects
 AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
+FOUND_MAX = 100_000
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
 _OTHERS = (
@@ -204,6 +208,9 @@ class Landing:
         self._tables: dict[str, list[pa.Table]] = {}  # taken, not loaded yet: changed rows …
         self._ids: dict[str, set[str]] = {}  # … and their ids
         self._malformed: dict[str, Row] = {}
+        self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
+        self.found: dict[str, set[str]] = {}
+        """By list: ids that a full scan has found new or changed, of `FOUND_MAX` at most."""
         self._missing = {name for name in runs if not destination.columns(name)}
         self._add_columns()
 
@@ -248,6 +255,8 @@ class Landing:
 
     def _take_pages(self, resource: str, pages: list[ScannedPage]) -> None:
         run = self._runs[resource]
+        if self._looked_up_s.get(resource):
+            pages = [self._without_older(resource, page) for page in pages]
         records, malformed = run.take(pages, self._makers[resource])
         self._malformed.update((row["id"], row) for row in malformed)
         if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
@@ -255,6 +264,32 @@ class Landing:
         if run.finds_deletions:
             run.keep_ids(len(records.ids))
         self._take(resource, records)
+
+    def _without_older(self, resource: str, page: ScannedPage) -> ScannedPage:
+        """A page that was requested before the answer of a look-up may hold an older version of
+        its record."""
+        looked_up_s = self._looked_up_s[resource]
+        records = [
+            each for each in page.records if looked_up_s.get(str(each["id"]), -inf) < page.asked_s
+        ]
+        return page if len(records) == len(page.records) else replace(page, records=records)
+
+    def land_looked_up(
+        self, resource: str, records: list[dict[str, Any]], gone: Sequence[str], *, at_s: float
+    ) -> None:
+        """Load records that were looked up since something has named them. A full scan, running or
+        to be resumed, has then seen them: pages that it has read already can't list who is new.
+
+        gone: ids that the API answered with 404, for pages that list them still. at_s: monotonic
+        seconds after the last answer.
+        """
+        run = self._runs[resource]
+        ids = [str(each["id"]) for each in records]
+        if run.finds_deletions or run.left:
+            self._destination.seen.add(resource, ids)
+        looked_up_s = self._looked_up_s.setdefault(resource, {})
+        looked_up_s.update(dict.fromkeys([*ids, *gone], at_s))
+        self.land_records(resource, records)
 
     def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
         """Load single records that were looked up by id, since their list lacks them."""
@@ -272,10 +307,22 @@ class Landing:
             again = {place for place, id_ in enumerate(records.ids) if id_ in waiting}
             places = sorted(again.union(places))
         tables = self._tables.setdefault(resource, [])
+        if is_listed and self._runs[resource].finds_deletions:
+            self._note_found(resource, records, places)
         if places:
             changed = records.only(places)
             waiting.update(changed.ids)
             tables.append(self._makers[resource].table(changed))
+
+    def _note_found(self, resource: str, records: UniqueRecords, places: Sequence[int]) -> None:
+        """Those that changed well before the scan began, so that an event could have named them."""
+        found = self.found.setdefault(resource, set())
+        until_ms = self._runs[resource].checkpoint.started_ms - SKEW_MS
+        for place in places:
+            changed_ms = records.records[place].get("updatedAt")
+            is_late = isinstance(changed_ms, int) and changed_ms > until_ms
+            if len(found) < FOUND_MAX and not is_late:
+                found.add(records.ids[place])
 
     def load(self) -> None:
         """Load what was taken; for lists without changes, save only the checkpoints.

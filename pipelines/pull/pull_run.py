@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from connector.budget import locks
 from connector.errors import (
+    ApiError,
     BudgetError,
     ConnectorError,
     EndlessList,
@@ -34,6 +34,7 @@ from connector.source.scans import (
     ListScan,
     ListState,
     ScanKind,
+    ScanOutcome,
     ScanPlan,
     begin,
     list_state,
@@ -42,6 +43,7 @@ from connector.source.scans import (
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
+from pipelines.pull.events import PROSPECTS, Follower, events_scan, follower_of, pull_lock
 from pipelines.pull.push_results import land_push_results
 from pipelines.pull.run_tables import RunRecorder, account_batch
 from pipelines.running.account_outbox import note_account
@@ -100,13 +102,15 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
     A resource that fails doesn't stop the others; the first error is the report's. What has
     landed is published even if scans failed: each row is as the API returned it.
 
+    A drain of events that holds the destination is waited for.
+
     Raises:
         AlreadyRunning: another pull holds the destination.
         MissingKey, BudgetError: no request was sent.
     """
     with open_session(settings, kind="pull") as session:
         name = pull_lock_name(settings)
-        with locks.take_lock(session.ledger, name, run_id=session.run_id):
+        with pull_lock(session):
             session.history.start(
                 session.run_id, "pull", destination_label(settings), lock_name=name
             )
@@ -133,6 +137,8 @@ class _Pull:
         self._pages = 0  # that have landed
         self._errors: list[ConnectorError] = []
         self._report = PullReport(summary={})
+        self._follower: Follower | None = None
+        self._followed_s = self._began_s
 
     def run(self) -> PullReport:
         """Run the pull. Whatever happens, its report is returned and noted in the run history."""
@@ -157,6 +163,8 @@ class _Pull:
             self._destination = destination
             self._recorder = RunRecorder(session, destination)
             self._report.is_visible = destination.is_published
+            if PROSPECTS in self._wanted.resources:
+                self._follower = follower_of(session)
             self._plans = self._plan()
             for resource, (plan, *_) in self._plans.items():
                 self._runs[resource] = self._begin(plan)
@@ -170,10 +178,14 @@ class _Pull:
             except ConnectorError as error:
                 self._errors.append(error)
             try:
+                self._follow_events_scan()
                 self._end_scans(self._runs)
                 self._read_parts()
+                self._follow_after_scans()
                 self._record(account)
             finally:
+                if self._follower is not None:
+                    self._follower.inbox.close()
                 self._report.warnings = {
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
@@ -181,13 +193,18 @@ class _Pull:
 
     def _plan(self) -> ScanPlans:
         session, wanted = self._session, self._wanted
+        lists = {resource: self._list_state(resource) for resource in wanted.resources}
+        events = None
+        if self._follower is not None:
+            events = self._follower.events(lists[PROSPECTS].facts)
         return plan_scans(
-            {resource: self._list_state(resource) for resource in wanted.resources},
+            lists,
             pull=session.settings.pull,
             limits=session.settings.rate_limits,
             now_ms=self._now_ms(),
             full=wanted.full,
             since_ms=wanted.since_ms,
+            events=events,
         )
 
     def _list_state(self, resource: str) -> ListState:
@@ -280,7 +297,7 @@ class _Pull:
         scans = {
             name: self._scan_of(self._runs[name])
             for name in names
-            if self._runs[name].outcome is None
+            if self._runs[name].outcome is None and self._plans_pages(name)
         }
         self._scans += [(scan, self._runs[name]) for name, scan in scans.items()]
         fetching = Fetching(
@@ -295,6 +312,7 @@ class _Pull:
             self._landing.take(portion.pages)
             if portion.ends_chunk:
                 self._landing.load()
+                self._follow_meanwhile()
             rows = sum(run.counts["rows_read"] for run in self._runs.values())
             self._show(self._pages, rows)
         self._errors += fetching.errors.values()
@@ -306,6 +324,56 @@ class _Pull:
                 self._runs[name].warnings += scan.warnings
                 ended.append(name)
         self._destination.loader.save_states({name: self._runs[name].state() for name in ended})
+
+    def _plans_pages(self, name: str) -> bool:
+        return self._runs[name].plan.kind is not ScanKind.EVENTS
+
+    # --- events -----------------------------------------------------------------------------------
+
+    def _follow_meanwhile(self) -> None:
+        """While pages are fetched for a long time: drains leave their work to this pull."""
+        clock, flush_s = self._session.clock, self._session.settings.webhooks.flush_s
+        is_due = clock.monotonic_s() - self._followed_s >= flush_s
+        if self._follower is None or not is_due or not self._destination.columns(PROSPECTS):
+            return
+        run = self._runs[PROSPECTS]
+        if run.outcome is None:  # else its state is that of a scan whose end is still to be settled
+            self._follower.follow(self._landing, self._destination, run, within_s=flush_s / 2)
+            self._followed_s = clock.monotonic_s()
+
+    def _follow_events_scan(self) -> None:
+        """The scan of prospects, where events stand for it."""
+        run = self._runs.get(PROSPECTS)
+        if self._follower is None or run is None or self._plans_pages(PROSPECTS):
+            return
+        try:
+            self._follower.follow(self._landing, self._destination, run)
+        except ConnectorError as error:
+            self._errors.append(error)
+            return
+        run.end(ScanOutcome(False, "people are looked up whom events name"))
+        if self._follower.postponed:
+            why = "named by an event and can't be looked up now, so it is tried again"
+            run.warnings[why] += self._follower.postponed
+
+    def _follow_after_scans(self) -> None:
+        """Who was named since the scan of prospects began, and whether somebody was missed."""
+        run = self._runs.get(PROSPECTS)
+        follower, has_stopped = self._follower, self._session.stop.is_set()
+        if follower is None or run is None or run.outcome is None or has_stopped:
+            return
+        following = events_scan(self._destination, run.plan.reason)
+        following.counts, following.warnings = run.counts, run.warnings
+        self._runs[PROSPECTS] = following
+        try:
+            follower.follow(self._landing, self._destination, following)
+            follower.probe_if_due(self._destination)
+            self._recorder.note_events(PROSPECTS, follower.facts())
+        except (ApiError, BudgetError) as error:  # they stay in the inbox
+            _log.warning("events.left", why=str(error))
+        finally:
+            self._runs[PROSPECTS] = run
+        self._report.live_rows[PROSPECTS] = self._destination.live_count(PROSPECTS)
 
     def _scan_of(self, run: ListScan) -> Scan:
         return Scan(
@@ -337,6 +405,8 @@ class _Pull:
             expected=[one for one in _expected_ids(self._destination, run.plan) if one in alive],
             land=partial(self._landing.land_records, run.resource),
         )
+        if run.resource == PROSPECTS and run.finds_deletions and self._follower is not None:
+            self._follower.end_full_scan(run, self._landing.found.pop(PROSPECTS, set()))
         self._destination.loader.save_states({run.resource: run.booked()})
         self._note_doubt(run)
 

@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import masked
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, holdable
 from connector.source.scans import ListScan
+from connector.webhooks.inbox import EventFacts
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label
 from pipelines.destination.loader import Batch
@@ -82,6 +84,7 @@ RUN_COLUMNS = _columns(
 FRESHNESS_COLUMNS = _columns(
     "resource", resource="text", run_id="text", scan="text", reason="text", rows="bigint",
     last_pull_at="timestamp", last_complete_at="timestamp", complete="bool", why_incomplete="text",
+    last_event_at="timestamp", event_miss_rate="double",
 )  # fmt: skip
 
 
@@ -103,6 +106,8 @@ def freshness_batch(freshness: Iterable[Freshness]) -> Batch:
             "last_complete_at": at(fresh.last_complete_ms),
             "complete": fresh.complete,
             "why_incomplete": fresh.why_incomplete,
+            "last_event_at": at(fresh.last_event_ms),
+            "event_miss_rate": fresh.event_miss_rate,
         }
         for fresh in freshness
     ]
@@ -170,8 +175,29 @@ class RunRecorder:
                 last_complete_ms=complete_ms or (known.last_complete_ms if known else None),
                 complete=run.complete,
                 why_incomplete=run.why_incomplete,
+                last_event_ms=known.last_event_ms if known else None,
+                event_miss_rate=known.event_miss_rate if known else None,
             ),
         )
+
+    def note_events(self, resource: str, facts: EventFacts) -> None:
+        """Note what events have brought into a list that was scanned before."""
+        for known in self._freshness.of(self._label):
+            if known.resource == resource:
+                seen = replace(
+                    known, rows=self._destination.live_count(resource),
+                    last_event_ms=facts.last_event_ms, event_miss_rate=facts.miss_rate,
+                )  # fmt: skip
+                if seen != known:
+                    self._freshness.note(self._label, seen)
+
+    def land_and_publish(self) -> bool:
+        """Load the runs and the freshness that wait, then publish; True if a new copy was made."""
+        waiting = self._session.history.unlanded(self._label)
+        batches = [runs_batch(waiting), freshness_batch(self._freshness.of(self._label))]
+        self._destination.record(batches)
+        self._session.history.mark_landed(record.run_id for record in waiting)
+        return self.publish()
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
         """Load `_hc_runs` (this run and those that could not land before), `_hc_freshness` and the

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 from connector.settings import PullSettings, RateLimit
-from connector.source.scan_planner import ScanPlans, plan_scans
+from connector.source.scan_planner import Events, ScanPlans, plan_scans
 from connector.source.scans import (
     Checkpoint,
     ListState,
@@ -252,3 +252,64 @@ def test_where_page_tokens_do_not_last_a_big_list_is_read_at_once_and_seldom():
     (made,) = planned(lists, now_ms=NOW_MS + 81 * HOUR_MS)["prospects"]
     assert (made.kind, made.max_pages) == (ScanKind.FULL, None)
     assert "one every 3 days" in made.reason
+
+
+# --- events ---------------------------------------------------------------------------------------
+
+
+def test_events_stand_for_every_scan_of_prospects_until_a_full_one_is_due():
+    """However small or large the list is; what they leave of the share goes to the others."""
+    for pages in (1, 500, 600, 10_000, 50_000):
+        lists = all_known() | {"prospects": known("prospects", pages)}
+        plan = planned(lists, events=Events(None))["prospects"][0]
+        assert (plan.kind, plan.since_ms, plan.params) == (ScanKind.EVENTS, None, {})
+    lists = all_known()
+    assert kinds(planned(lists, events=Events(None))) == {
+        "prospects": "events", "notes": "full", "tasks": "full", "meetings": "full"
+    }  # fmt: skip
+    old = {name: known(name, last_full_ms=NOW_MS - 25 * HOUR_MS) for name in PAGES}
+    assert kinds(planned(old, events=Events(None)))["prospects"] == "full"
+
+
+def test_prospects_too_big_for_a_daily_scan_are_read_in_parts_beside_their_events():
+    lists = {"prospects": known("prospects", 50_000)}
+    narrow, part = planned(lists, events=Events(None))["prospects"]
+    assert (narrow.kind, part.kind, part.max_pages) == (ScanKind.EVENTS, ScanKind.FULL, 600)
+
+
+def test_without_trust_in_events_prospects_are_scanned_as_before_and_it_says_why():
+    lists = {"prospects": known("prospects", 700), "notes": known("notes", 100)}
+    doubted = planned(lists, events=Events("the receiver was down"))
+    assert kinds(doubted) == kinds(planned(lists)) == {"prospects": "head", "notes": "full"}
+    assert "events don't stand for it: the receiver was down" in doubted["prospects"][0].reason
+
+
+def test_more_people_than_pages_are_read_in_full():
+    """A full scan takes fewer requests than their look-ups; whether events are trusted or not."""
+    lists = {"prospects": known("prospects", 500)}
+    for why_not in (None, "no receiver has been running"):
+        enough = planned(lists, events=Events(why_not, waiting=501))["prospects"][0]
+        assert enough.kind is ScanKind.FULL
+        assert enough.reason == "events name 501 people, and a full scan costs 500 requests"
+    assert kinds(planned(lists, events=Events(None, waiting=500))) == {"prospects": "events"}
+
+
+def test_a_full_scan_that_was_cut_is_resumed_before_events_are_relied_on():
+    cut = ListState(known("prospects", 500).facts, left_over("prospects", 100))
+    assert kinds(planned({"prospects": cut}, events=Events(None))) == {"prospects": "full"}
+
+
+def test_events_leave_watermarks_and_unfinished_scans_alone():
+    """They have read nothing of the list."""
+    before = known("prospects", 50_000, full_begun_ms=NOW_MS - HOUR_MS)
+    before = ListState(before.facts, left_over("prospects", 100, max_pages=600))
+    plan = planned({"prospects": before}, events=Events(None))["prospects"][0]
+    scan = begin(before, plan, now_ms=NOW_MS, keeps_ids=False)
+    scan.end(ScanOutcome(False, ""))
+    stored = list_state("prospects", scan.booked(), now_ms=NOW_MS)
+    assert stored.left == before.left
+    assert stored.facts == replace(
+        before.facts, narrow_pages={**before.facts.narrow_pages, "events": 0}
+    )
+    alone = begin(ListState(before.facts), plan, now_ms=NOW_MS)
+    assert list_state("prospects", alone.state(), now_ms=NOW_MS).left is None

@@ -1,0 +1,428 @@
+"""People whom events name are looked up, and what they look like now lands: by pulls and drains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Any
+
+from connector.budget import Lane, locks
+from connector.errors import (
+    AlreadyRunning,
+    ApiError,
+    BudgetError,
+    ConnectorError,
+    Interrupted,
+    Refused,
+    UsageError,
+)
+from connector.logs import get_logger
+from connector.settings import Settings
+from connector.source.deletions import Found, LookUps
+from connector.source.scan_planner import Events
+from connector.source.scans import (
+    Checkpoint,
+    ListScan,
+    ResourceFacts,
+    ScanKind,
+    ScanPlan,
+    read_state,
+)
+from connector.webhooks.inbox import (
+    EVENT_TYPES,
+    GAP_S,
+    ChangedPerson,
+    EventFacts,
+    Inbox,
+    account_of,
+    find_inbox,
+)
+from connector.webhooks.receiver import prospect_in
+from pipelines.destination.destination import Destination
+from pipelines.destination.identity import pull_lock_name
+from pipelines.pull.chunks import Landing
+from pipelines.running.session import Session
+
+PROSPECTS = "prospects"
+PROBE_EVERY_S = 900.0
+WAIT_FOR_DRAIN_S = 60.0
+_POLL_PATIENCE_S = 10.0  # drains ask while they hold the pull lock, and ask again soon
+MISSED_MAX = 0.01  # of changes; above that, events aren't relied on
+_OLDEST_MS = 3_600_000  # that a person may wait before events count as not followed
+_DAY_MS = 86_400_000
+_AT_ONCE = 4  # look-ups
+_PORTION = 100  # people who are looked up before they land
+_STRANGERS = 3  # in a portion with nobody else: then ids are misread
+_LOOK_AGAIN_S = 0.25  # whether a drain has ended
+_log = get_logger("events")
+
+
+def drain_lock_name(settings: Settings) -> str:
+    """The lock that a drain holds around that of the pull, so that a pull knows whom it meets."""
+    return f"drain, {pull_lock_name(settings)}"[:256]
+
+
+@contextmanager
+def pull_lock(session: Session) -> Iterator[None]:
+    """Hold the lock of the one pull; a drain that holds it is waited for, up to a minute.
+
+    Raises:
+        AlreadyRunning: another pull holds it, or the drain doesn't end.
+        Interrupted: a signal arrived while waiting.
+    """
+    settings, clock = session.settings, session.clock
+    until_s, name = clock.monotonic_s() + WAIT_FOR_DRAIN_S, pull_lock_name(settings)
+    with ExitStack() as held:
+        while True:
+            try:
+                held.enter_context(locks.take_lock(session.ledger, name, run_id=session.run_id))
+                break
+            except AlreadyRunning:
+                if not _is_draining(session) or clock.monotonic_s() >= until_s:
+                    raise
+            if clock.sleep(_LOOK_AGAIN_S, session.stop):
+                raise Interrupted(session.stop.signal_number)
+        yield
+
+
+def _is_draining(session: Session) -> bool:
+    """Whether a drain holds the pull lock, or did until a moment ago."""
+    try:
+        name = drain_lock_name(session.settings)
+        with locks.take_lock(session.ledger, name, run_id=session.run_id):
+            pass
+    except AlreadyRunning:
+        return True
+    try:  # it may have ended between the two tries
+        name = pull_lock_name(session.settings)
+        with locks.take_lock(session.ledger, name, run_id=session.run_id):
+            return True
+    except AlreadyRunning:
+        return False
+
+
+def why_not_covered(
+    facts: EventFacts, *, trust_days: float, last_full_ms: int | None, now_ms: int
+) -> str | None:
+    """Why events don't stand for a scan of all prospects, for people; None if they do: each
+    change since the last full scan began can have arrived, as far as it is known."""
+    full_ms = last_full_ms
+    if full_ms is None:
+        return "there was no full scan yet"
+    if not any(name in facts.last_ms for name in EVENT_TYPES):
+        return "no event has come yet"
+    since_ms, alive_ms = facts.alive_since_ms, facts.alive_ms
+    if since_ms is None or alive_ms is None:
+        return "no receiver has been running"
+    if now_ms - alive_ms > GAP_S * 1000:
+        return f"no receiver has been running for {(now_ms - alive_ms) // 1000} s"
+    if since_ms > full_ms:
+        return "the receiver was down after the last full scan began"
+    for name in EVENT_TYPES:
+        seen_ms = facts.last_ms.get(name)
+        if seen_ms is None or now_ms - seen_ms > trust_days * _DAY_MS:
+            return f"no {name} has come for {trust_days:g} days"
+        if seen_ms < since_ms:
+            return f"no {name} has come since the receiver was down"
+    if facts.unidentified_ms is not None and facts.unidentified_ms >= full_ms:
+        return "an event came in which no prospect was found"
+    if facts.probe_missed_ms is not None and facts.probe_missed_ms >= full_ms:
+        return "the poll feed had somebody new whom no event had named"
+    if facts.miss_rate is not None and facts.miss_rate > MISSED_MAX:
+        return f"by the last full scan, events had missed {facts.miss_rate:.1%} of the changes"
+    if facts.oldest_ms is not None and now_ms - facts.oldest_ms > _OLDEST_MS:
+        return "people whom events have named wait for more than an hour"
+    return None
+
+
+@dataclass
+class Looked:
+    """What look-ups found. people: whom they were for, by id. alive: records. gone: 404.
+    undecided: neither; they are tried again. at_s: monotonic seconds after the last answer."""
+
+    people: dict[str, ChangedPerson] = field(default_factory=dict)
+    alive: list[dict[str, Any]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)
+    undecided: list[str] = field(default_factory=list)
+    errors: list[ConnectorError] = field(default_factory=list)
+    at_s: float = 0.0
+
+
+class Follower:
+    """The inbox of one destination, for whoever holds the pull lock.
+
+    postponed: how many look-ups have decided nothing.
+    """
+
+    def __init__(self, session: Session, inbox: Inbox) -> None:
+        self._session, self.inbox = session, inbox
+        self._account = account_of(session.settings)
+        self.postponed = 0
+
+    def facts(self) -> EventFacts:
+        return self.inbox.facts(self._account)
+
+    def why_not_covered(self, known: ResourceFacts) -> str | None:
+        """known: of the list of prospects."""
+        return why_not_covered(
+            self.facts(),
+            trust_days=self._session.settings.webhooks.trust_days,
+            last_full_ms=known.last_full_ms, now_ms=self._now_ms(),
+        )  # fmt: skip
+
+    def events(self, known: ResourceFacts) -> Events:
+        """What the planner needs to know."""
+        why_not, waiting = self.why_not_covered(known), self.facts().waiting
+        if why_not is not None:
+            _log.info("events.not_covered", why=why_not, waiting=waiting)
+        return Events(why_not, waiting)
+
+    # --- looking up -----------------------------------------------------------------------------
+
+    def follow(
+        self,
+        landing: Landing,
+        destination: Destination,
+        run: ListScan,
+        *,
+        within_s: float = inf,
+        most: float = inf,
+    ) -> int:
+        """Look up and land who waits; how many were looked up.
+
+        landing: its list of prospects is `run`. within_s: no look-up is begun after that. most: as
+        many look-ups.
+
+        Raises:
+            ApiError, BudgetError, DestinationError, Interrupted: what was found before has landed.
+        """
+        clock, began_ms = self._session.clock, self._now_ms()
+        until_s, done = clock.monotonic_s() + within_s, 0
+        while done < most and clock.monotonic_s() < until_s:
+            portion = self._fitting(int(min(_PORTION, most - done)), until_s - clock.monotonic_s())
+            if not portion:
+                break
+            people = self.inbox.waiting(self._account, portion, now_ms=began_ms)
+            people = [each for each in people if each.first_ms <= began_ms]
+            if not people:
+                break
+            looked = self._look(people, until_s)
+            self._land(looked, landing, destination, run)
+            done += len(looked.people)
+            if looked.errors:
+                raise looked.errors[0]
+            if not looked.people:
+                break
+        return done
+
+    def _fitting(self, portion: int, left_s: float) -> int:
+        """How many look-ups the rate budget lets through in that time: the pull lock must not be
+        held while they wait for permits."""
+        while portion and left_s != inf:
+            done_in_s = self._session.budget.forecast(portion, Lane.PULL, in_flight=_AT_ONCE)
+            if done_in_s.done_in_s <= left_s:
+                break
+            portion //= 2
+        return portion
+
+    def _look(self, people: Sequence[ChangedPerson], until_s: float) -> Looked:
+        parts = [people[first::_AT_ONCE] for first in range(_AT_ONCE)]
+        clock, client = self._session.clock, self._session.client
+        looked = Looked()
+
+        def look(part: Sequence[ChangedPerson]) -> tuple[LookUps, list[dict[str, Any]]]:
+            look_ups, found = LookUps(client, PROSPECTS), []
+            try:
+                for each in part:
+                    if clock.monotonic_s() >= until_s:
+                        break
+                    record = look_ups.look(each.prospect_id)
+                    found += [] if record is None else [record]
+            except ConnectorError as error:
+                looked.errors.append(error)
+            return look_ups, found
+
+        with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as threads:
+            results = list(threads.map(look, [part for part in parts if part]))
+        by_id = {each.prospect_id: each for each in people}
+        for look_ups, found in results:
+            looked.alive += found
+            looked.gone += look_ups.ids[Found.DELETED]
+            for kind in (Found.UNDECIDED, Found.UNASKED, Found.UNASKABLE):
+                looked.undecided += look_ups.ids[kind]
+            for ids in look_ups.ids.values():
+                looked.people.update({each: by_id[each] for each in ids})
+        looked.at_s = clock.monotonic_s()
+        return looked
+
+    def _land(
+        self, looked: Looked, landing: Landing, destination: Destination, run: ListScan
+    ) -> None:
+        now_ms = self._now_ms()
+        ids = [str(each["id"]) for each in looked.alive]
+        known = destination.known(PROSPECTS, [*ids, *looked.gone])
+        unlisted = set(destination.unlisted(PROSPECTS)).intersection(ids)
+        before = run.counts["rows_written"]
+        landing.land_looked_up(PROSPECTS, looked.alive, looked.gone, at_s=looked.at_s)
+        destination.unlist(PROSPECTS, sorted(unlisted), now_ms)
+        lost = [each for each in looked.gone if each in known]
+        destination.tombstone(PROSPECTS, lost, now_ms)
+        run.counts["rows_deleted"] += len(lost)
+        brought = run.counts["rows_written"] - before
+        postponed = [looked.people[each] for each in looked.undecided]
+        settled = [looked.people[each] for each in (*ids, *looked.gone) if each in looked.people]
+        self.inbox.settle(self._account, settled, brought=brought)
+        self.inbox.postpone(self._account, postponed, now_ms=now_ms)
+        self.postponed += len(postponed)
+        if strangers := len(set(looked.gone) - known):
+            # created and deleted since, or what looked like the id of a person is something else
+            _log.info("events.unknown", people=strangers)
+            if strangers >= _STRANGERS and not looked.alive and not lost:
+                self.inbox.note_unidentified(self._account, strangers, now_ms=now_ms)
+
+    # --- full scans, and the poll feed ----------------------------------------------------------
+
+    def end_full_scan(self, run: ListScan, found: set[str]) -> None:
+        """Who was named before it began needs no look-up; and what events have missed is counted.
+
+        found: ids that the scan has found new or changed.
+        """
+        facts, scanned_ms = self.facts(), run.checkpoint.started_ms
+        outcome = run.outcome
+        if outcome is None or outcome.unfinished:
+            return
+        full_ms, since_ms = run.facts.last_full_ms, facts.alive_since_ms
+        is_counted = full_ms is not None and since_ms is not None and since_ms <= full_ms
+        rate = None
+        if is_counted and not run.resumed:
+            named = self.inbox.waiting_among(self._account, sorted(found))
+            changes = facts.brought + len(found)
+            rate = len(found - named) / changes if changes else 0.0
+            if found - named:
+                _log.info("events.missed", people=len(found - named), of=changes)
+        covered = self.inbox.note_full_scan(
+            self._account, scanned_ms=scanned_ms, is_complete=outcome.complete, miss_rate=rate
+        )
+        if covered:
+            _log.info("events.covered_by_scan", people=covered)
+
+    def probe_if_due(self, destination: Destination) -> None:
+        """Ask the poll feed, every quarter of an hour, for somebody new whom no event has named."""
+        facts, now_ms = self.facts(), self._now_ms()
+        if facts.last_event_ms is None:
+            return
+        if facts.probed_ms is None or now_ms - facts.probed_ms >= PROBE_EVERY_S * 1000:
+            self.probe(destination)
+
+    def probe(self, destination: Destination) -> None:
+        """Where there is no such feed, full scans alone find who was missed."""
+        try:
+            self.poll(destination, is_probe=True)
+        except (ApiError, UsageError) as error:
+            _log.info("events.no_probe", why=str(error))
+            self.inbox.note_probe(self._account, now_ms=self._now_ms(), has_missed=False)
+
+    def poll(self, destination: Destination, *, is_probe: bool = False) -> int:
+        """Note who is new in the poll feed; how many. is_probe: events should have named them.
+
+        Raises:
+            ApiError: it can't be asked.
+        """
+        now_ms = self._now_ms()
+        new = self._strangers(polled_people(self._session), destination, is_probe, now_ms)
+        self.inbox.note_polled(self._account, new, now_ms=now_ms)
+        if is_probe:
+            self.inbox.note_probe(self._account, now_ms=now_ms, has_missed=bool(new))
+            if new:
+                _log.warning("events.missed_by_poll", people=len(new))
+        return len(new)
+
+    def _strangers(
+        self,
+        polled: dict[str, int | None],
+        destination: Destination,
+        is_probe: bool,
+        now_ms: int,
+    ) -> list[str]:
+        """Who is neither known nor named. Of a probe: an event of the last minute may be late."""
+        ids = [
+            each
+            for each, created_ms in polled.items()
+            if not (is_probe and created_ms is not None and now_ms - created_ms < 60_000)
+        ]
+        known = destination.known(PROSPECTS, ids)
+        named = self.inbox.waiting_among(self._account, ids)
+        return [each for each in ids if each not in known and each not in named]
+
+    def _now_ms(self) -> int:
+        return int(self._session.clock.now_s() * 1000)
+
+
+def polled_people(session: Session) -> dict[str, int | None]:
+    """Ids in the poll feed, each with its time of creation (UTC epoch ms) where it has one.
+
+    Raises:
+        UsageError: this API has no such feed.
+        ApiError: it can't be asked now.
+    """
+    rows = polled_rows(session)
+    people: dict[str, int | None] = {}
+    for row in rows:
+        if person := prospect_in(row):
+            people[person] = _ms_of(row.get("created_at") or row.get("createdAt"))
+    if len(people) < len(rows):
+        _log.warning("events.poll_unreadable", rows=len(rows) - len(people))
+    return people
+
+
+def polled_rows(session: Session) -> list[Any]:
+    """The poll feed as it is; see `polled_people`."""
+    client = session.client
+    try:
+        try:
+            return client.polled(patience_s=_POLL_PATIENCE_S)
+        except Refused as error:
+            account_id = client.account().get("accountId") if error.status == 400 else None
+            if account_id is None:
+                raise
+        return client.polled(account_id=str(account_id), patience_s=_POLL_PATIENCE_S)
+    except Refused as error:
+        if error.status not in (404, 405):
+            raise
+        raise UsageError(
+            f"This API has no feed of new prospects ({error.status}). Receive webhooks instead, or "
+            "pull more often."
+        ) from None
+
+
+def _ms_of(value: Any) -> int | None:
+    from connector.source.scans import since_ms
+
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    try:
+        return since_ms(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def follower_of(session: Session) -> Follower | None:
+    """None where nothing was ever received or polled, or the inbox can't be used: a pull does
+    without it, and scans as if there were no events."""
+    try:
+        inbox = find_inbox(session.settings, session.ledger)
+    except BudgetError as error:
+        _log.warning("events.no_inbox", why=str(error))
+        return None
+    return None if inbox is None else Follower(session, inbox)
+
+
+def events_scan(destination: Destination, reason: str) -> ListScan:
+    """A scan of prospects by events alone, which leaves their state as it is."""
+    facts, left = read_state(PROSPECTS, destination.loader.state_of(PROSPECTS))
+    plan = ScanPlan(PROSPECTS, ScanKind.EVENTS, reason)
+    return ListScan(PROSPECTS, facts, Checkpoint(plan, time.time_ns() // 1_000_000), left=left)
