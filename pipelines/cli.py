@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "check", "pull", "push", "plan", "apply", "undo", "sync", "status", "budget", "runs", "report",
-    "sandbox",
+    "webhooks", "watch", "sandbox",
 )  # fmt: skip
 
 
@@ -28,6 +28,7 @@ def build_app() -> typer.Typer:
         sandbox_command,
         status_commands,
         transfer_commands,
+        webhook_commands,
     )
     from pipelines.commands.invocation import app
 

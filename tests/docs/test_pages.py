@@ -102,3 +102,14 @@ def test_the_python_examples_are_a_dlt_pipeline(readers_project: ReadersProject)
 def test_the_command_is_where_the_tutorial_says():
     """Activating .venv puts it on the PATH."""
     assert (BIN / "hiringcenter").exists()
+
+
+def test_the_receiver_can_be_mounted_as_shown(readers_project: ReadersProject):
+    """With nothing but a secret in the environment."""
+    (script,) = page("docs/how-to/webhooks.md").blocks("python")
+    folder = readers_project.folder
+    environment = {"HOME": str(folder), "HIRINGCENTER_WEBHOOK_SECRETS": "whsec_x"}
+    subprocess.run(
+        [sys.executable, "-c", f"{script}\nassert callable(app)"], cwd=folder, env=environment,
+        check=True, capture_output=True, timeout=500,
+    )  # fmt: skip

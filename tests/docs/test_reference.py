@@ -101,6 +101,7 @@ def test_every_variable_is_documented_with_its_default():
     """The names at the top of the tree."""
     shown = {row[0].strip("`"): row[1] for row in rows(SETTINGS.section("Environment variables"))}
     sections = {"http", "pull", "writes", "push", "accounts", "alerts", "telemetry", "logs"}
+    sections |= {"webhooks", "watch"}
     names = set(Settings.model_fields) - NOT_SETTINGS - sections
     assert set(shown) == {f"HIRINGCENTER_{name.upper()}" for name in names}
     defaults = load()
@@ -141,6 +142,7 @@ TYPES = {
     "TIMESTAMP WITH TIME ZONE": "time",
     "BOOLEAN": "boolean",
     "BIGINT": "integer",
+    "DOUBLE": "number",
     "JSON": "JSON",
 }
 
