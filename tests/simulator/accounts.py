@@ -15,8 +15,9 @@ from typing import Any
 
 from connector.budget.policy.permits import Constraint, forecast
 from connector.settings import PullSettings, RateLimit
-from connector.source.scan_planner import plan_scans
+from connector.source.scan_planner import Events, plan_scans
 from connector.source.scans import ScanKind, ScanOutcome, ScanPlan, begin, list_state
+from pipelines.pull.events import PROBE_EVERY_S
 
 HOUR_S, DAY_S = 3600, 86_400
 PAGE = 200
@@ -80,25 +81,30 @@ class Pull:
 
 @dataclass
 class Account:
-    """An account with so many people. has_events: webhooks tell which people changed; each is
-    looked up, and their list needs no narrow scan (planned, not built yet).
+    """An account with so many people. has_events: webhooks name the people who changed, and each
+    is looked up, by drains between the pulls; pushes are muted.
 
-    changes: per day and list, as a share of its rows; pushed: rows a day.
+    edited: people a day; None: as EDITED_DAILY says. pushed: rows a day. sizes: rows of each list,
+    per person.
     """
 
     people: int
     has_events: bool = False
     is_still: bool = False
     pull_settings: PullSettings = field(default_factory=PullSettings)
+    edited: int | None = None
+    pushed: int = PUSHED_DAILY
+    sizes: Mapping[str, float] = field(default_factory=lambda: SIZES)
     pulls: list[Pull] = field(default_factory=list)
     lists: dict[str, List] = field(default_factory=dict)
     first_load_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, size in SIZES.items():
+        for name, size in self.sizes.items():
             rows = int(self.people * size)
-            pushed = PUSHED_DAILY if name == "prospects" else 0
-            edits = 0.0 if self.is_still else rows * EDITED_DAILY + pushed
+            pushed = self.pushed if name == "prospects" else 0
+            edited = rows * EDITED_DAILY if self.edited is None else self.edited * size
+            edits = 0.0 if self.is_still else edited + pushed
             self.lists[name] = List(name, rows, edits)
 
     def run(self, pulls: int) -> None:
@@ -114,14 +120,23 @@ class Account:
             name: list_state(name, each.state, now_ms=_ms(at_s))
             for name, each in self.lists.items()
         }
-        plans = plan_scans(known, pull=self.pull_settings, limits=LIMITS, now_ms=_ms(at_s))
-        requests = 1
+        plans = plan_scans(
+            known, pull=self.pull_settings, limits=LIMITS, now_ms=_ms(at_s),
+            events=Events(None) if self.has_events else None,
+        )  # fmt: skip
+        requests = 1 + (self._look_ups() if self.pulls and self.has_events else 0)
         scans = [(name, plan) for name, made in plans.items() for plan in made]
         for name, plan in sorted(scans, key=lambda each: each[1].kind is ScanKind.FULL):
             pages = self._scan(self.lists[name], plan, at_s, requests)
             requests += pages
         self.pulls.append(Pull(at_s, requests, plans))
         return spend_s(requests)
+
+    def _look_ups(self) -> int:
+        """Of drains since the last pull, with the probes of the poll feed."""
+        people = self.lists["prospects"]
+        changed = people.edits_daily - self.pushed + people.rows * ADDED_DAILY
+        return ceil((0 if self.is_still else changed) * HOUR_S / DAY_S + HOUR_S / PROBE_EVERY_S)
 
     def _scan(self, each: List, plan: ScanPlan, at_s: float, before: int) -> int:
         """Requests of this scan; before: of those that came first."""
@@ -130,12 +145,7 @@ class Account:
         if plan.kind is not ScanKind.FULL:
             pages = self._narrow_pages(each, plan, at_s)
             each.looked_s.append(begin_s)
-            is_events = self.has_events and each.name == "prospects"
-            scan.end(
-                ScanOutcome(
-                    False, "", pages=0 if is_events else pages, newest_ms={"createdAt": _ms(at_s)}
-                )
-            )
+            scan.end(ScanOutcome(False, "", pages=pages, newest_ms={"createdAt": _ms(at_s)}))
             each.state = scan.booked()
             return pages
         done = scan.checkpoint.pages
@@ -169,9 +179,9 @@ class Account:
     def _narrow_pages(self, each: List, plan: ScanPlan, at_s: float) -> int:
         if each.name in IN_FILTER:
             return ceil(each.pages * IN_FILTER[each.name])
+        if plan.kind is ScanKind.EVENTS:
+            return 0
         since_s = at_s - (each.looked_s[-1] if each.looked_s else _BEGIN_S)
-        if self.has_events and each.name == "prospects":
-            return ceil(each.rows * EDITED_DAILY * since_s / DAY_S)  # look-ups, one by one
         added = 0 if self.is_still else each.rows * ADDED_DAILY * since_s / DAY_S
         return 1 + int(added / PAGE)
 
