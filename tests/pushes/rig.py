@@ -6,6 +6,9 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -13,7 +16,7 @@ import sqlalchemy as sa
 
 from connector.api.client import ApiClient
 from connector.budget import Lane, Permit
-from connector.budget.database import Database
+from connector.budget.database import Database, half_path
 from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
@@ -23,7 +26,7 @@ from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
-from connector.upsert.outbox.outbox_schema import results
+from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
@@ -35,6 +38,16 @@ from connector.upsert.undoing import BeforeImage, BeforeImages
 SCOPE = 42
 UNDO_KEY = b"u" * 32
 _ACTIVITIES = {"note": "notes", "task": "tasks", "meeting": "meetings"}
+
+
+@cache
+def _outbox_without_rows() -> bytes:
+    """A SQLite file with the tables of an outbox: making them takes longer than most tests."""
+    with TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/ledger.db", suffix="-outbox")
+        database.migrate("outbox", MIGRATIONS)
+        database.close()
+        return (Path(folder) / "ledger-outbox.db").read_bytes()
 
 
 class FreeBudget:
@@ -110,6 +123,9 @@ class Rig:
     def __post_init__(self) -> None:
         durable = isinstance(self.clock, SystemClock)  # a crash that is only played needs no disk
         self.steady = SteadyClock(self.clock, self.clock.now_s() - self.clock.monotonic_s())
+        path = half_path(self.url, "-outbox")
+        if path is not None and not path.exists():
+            path.write_bytes(_outbox_without_rows())
         self.database = Database(self.url, durable=durable, suffix="-outbox")
 
     def push(

@@ -267,23 +267,31 @@ learnt = sa.Table(
 )
 
 
+def _add_tables(connection: sa.Connection) -> None:
+    """Create the tables that are missing. One query finds them, where `create_all` has one for
+    each table: a fifth of a small push."""
+    found = set(sa.inspect(connection).get_table_names())
+    missing = [table for table in metadata.sorted_tables if table.name not in found]
+    metadata.create_all(connection, missing, checkfirst=False)
+
+
 def _add_names(connection: sa.Connection) -> None:
     """What distinguishes two people behind one contact; of a write, whether it only creates."""
-    metadata.create_all(connection)
+    _add_tables(connection)
     _add_column(connection, receipts.c.names)
     _add_column(connection, writes.c.creates)
 
 
 def _add_entries(connection: sa.Connection) -> None:
     """What the merge needs; of a receipt, the person's `updatedAt` before our last write."""
-    metadata.create_all(connection)
+    _add_tables(connection)
     _add_column(connection, receipts.c.before_ms)
     _add_column(connection, writes.c.settles)
 
 
 def _add_guards(connection: sa.Connection) -> None:
     """Of a write, what its person must still look like."""
-    metadata.create_all(connection)
+    _add_tables(connection)
     _add_column(connection, writes.c.guard)
 
 
@@ -295,13 +303,13 @@ def _add_record_of_results(connection: sa.Connection) -> None:
 
 def _add_exported(connection: sa.Connection) -> None:
     """Of a row of a pulled table, what it was exported as; what was learnt of an API."""
-    metadata.create_all(connection)
+    _add_tables(connection)
     _add_column(connection, writes.c.exported)
 
 
 def _add_reads(connection: sa.Connection) -> None:
     """Of a write, what its person looked like when it was planned, and when that was read."""
-    metadata.create_all(connection)
+    _add_tables(connection)
     _add_column(connection, writes.c.seen)
     _add_column(connection, writes.c.seen_ms)
 
@@ -317,17 +325,17 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
 # each makes the tables that are missing: the second for ledgers older than `outbox_scopes`, the
 # third for those older than `outbox_key_memory`
 MIGRATIONS = (
-    metadata.create_all,
-    metadata.create_all,
-    metadata.create_all,
+    _add_tables,
+    _add_tables,
+    _add_tables,
     _add_names,
     _add_entries,
     _add_guards,
     _add_record_of_results,
     _add_exported,
     _add_reads,
-    metadata.create_all,
-    metadata.create_all,
+    _add_tables,
+    _add_tables,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}
