@@ -1,7 +1,7 @@
 """An HTTP server that counts like a rate limiter and nothing else: exact, in real time.
 
 It stamps a request half its latency after the first byte arrived. `GET /log` tells what it
-counted. Run it as a process: `python -m tests.pacing.exact_server --help`; it prints its port.
+counted.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import bisect
 import json
 import random
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from typing import Literal
 
 Windows = list[tuple[int, float]]
@@ -68,9 +68,10 @@ class ExactServer:
     reset: Literal["delta", "epoch", "none"] = "delta"
     foreign: float = 0.0
 
-    async def serve(self) -> None:
+    async def serve(self, pipe: Connection) -> None:
+        """Send the port into `pipe`, and serve until the process ends."""
         server = await asyncio.start_server(self._connection, "127.0.0.1", 0, backlog=256)
-        print(server.sockets[0].getsockname()[1], flush=True)
+        pipe.send(server.sockets[0].getsockname()[1])
         stranger = asyncio.create_task(self._spend())
         async with server:
             await server.serve_forever()
@@ -151,23 +152,10 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-@contextmanager
-def no_interrupt() -> Iterator[None]:
-    """End quietly when the one who started the server stops it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        return
-
-
-def main() -> None:
-    asked = arguments().parse_args()
+def serve_and_tell(pipe: Connection, options: Sequence[str]) -> None:
+    """What a process runs: a server with `options`, whose port it sends into `pipe`."""
+    asked = arguments().parse_args(options)
     offset_s = time.monotonic() - random.uniform(0, asked.windows[-1][1])
     counter = Counter(asked.windows, asked.kind, offset_s)
     server = ExactServer(counter, asked.latency_s, asked.reset, asked.foreign)
-    with no_interrupt():
-        asyncio.run(server.serve())
-
-
-if __name__ == "__main__":
-    main()
+    asyncio.run(server.serve(pipe))

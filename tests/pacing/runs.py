@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import multiprocessing
+import os
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
+from tests.pacing import exact_server, worker
 from tests.pacing.worker import Done, Work
 
 _ROOT = Path(__file__).parents[2]
@@ -38,57 +44,74 @@ def optimum_s(requests: int, windows: Sequence[tuple[int, float]]) -> float:
     return at_s[-1]
 
 
+@cache
+def _forks() -> Any:
+    """Forks processes from one that has imported what they need: interpreters of their own would
+    spend more time on imports than on work."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.pacing.worker", "tests.pacing.exact_server"])
+    with patch.dict(os.environ, PYTHONPATH=str(_ROOT)):
+        forkserver.ensure_running()
+    return context
+
+
+def _forked(target: Callable[..., None], *arguments: object) -> tuple[Any, Connection]:
+    """A process that runs `target(end of a pipe, *arguments)`, and the other end."""
+    here, there = _forks().Pipe()
+    process = _forks().Process(target=target, args=(there, *arguments), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
 @contextmanager
 def served(*options: str) -> Iterator[int]:
     """The port of an exact server with these options."""
-    command = [sys.executable, "-m", "tests.pacing.exact_server", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as process:
-        assert process.stdout is not None
-        try:
-            yield int(process.stdout.readline())
-        finally:
-            process.terminate()
+    process, pipe = _forked(exact_server.serve_and_tell, options)
+    try:
+        yield pipe.recv()
+    finally:
+        process.terminate()
+        process.join()
 
 
 def ready() -> None:
     """Nothing more to wait for."""
 
 
-def waiting_worker() -> subprocess.Popen[str]:
-    """A worker whose interpreter has started, and that waits for its work."""
-    command = [sys.executable, "-m", "tests.pacing.worker"]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, cwd=_ROOT
-    )
+class Worker:
+    """A process of its own that has begun, and waits for its work."""
+
+    def __init__(self) -> None:
+        self._process, self._pipe = _forked(worker.wait_and_work)
+        self._pipe.recv()
+
+    def begin(self, work: Work) -> None:
+        self._pipe.send(work)
+
+    def finished(self) -> Done:
+        """What it reports when it has ended."""
+        try:
+            done: Done = self._pipe.recv()
+        except EOFError as error:
+            raise RuntimeError("a worker died") from error
+        self.wait()
+        return done
+
+    def wait(self) -> None:
+        self._process.join()
+
+    def kill(self) -> None:
+        """SIGKILL; returns when it is gone."""
+        self._process.kill()
+        self.wait()
 
 
-def begin(process: subprocess.Popen[str], work: Work) -> None:
-    """Give a waiting worker its work."""
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(asdict(work)) + "\n")
-    process.stdin.flush()
-
-
-def wait_ready(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    if process.stdout.readline() != "ready\n":
-        raise RuntimeError("a worker did not start")
-
-
-def started(work: Work) -> subprocess.Popen[str]:
+def started(work: Work) -> Worker:
     """A worker that has begun."""
-    process = waiting_worker()
-    wait_ready(process)
-    begin(process, work)
-    return process
-
-
-def finished(process: subprocess.Popen[str]) -> Done:
-    """What the worker said when it had ended."""
-    said, _ = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"a worker exited with {process.returncode}")
-    return Done(**json.loads(said))
+    found = Worker()
+    found.begin(work)
+    return found
 
 
 def outcome(port: int, done: Sequence[Done]) -> Outcome:
@@ -98,15 +121,13 @@ def outcome(port: int, done: Sequence[Done]) -> Outcome:
 
 
 def run(works: Sequence[Work], port: int, go: Callable[[], object] = ready) -> Outcome:
-    """All workers at once, to their ends. go: called when all interpreters have started."""
+    """All workers at once, to their ends. go: called when all processes have started."""
     with ExitStack() as stack:
-        processes = [stack.enter_context(waiting_worker()) for _ in works]
-        for process in processes:
-            stack.callback(process.kill)
-        for process in processes:
-            wait_ready(process)
+        workers = [Worker() for _ in works]
+        for each in workers:
+            stack.callback(each.kill)
         go()
-        for process, work in zip(processes, works, strict=True):
-            begin(process, work)
-        done = [finished(process) for process in processes]
+        for each, work in zip(workers, works, strict=True):
+            each.begin(work)
+        done = [each.finished() for each in workers]
     return outcome(port, done)

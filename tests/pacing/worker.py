@@ -1,20 +1,15 @@
-"""A process that sends requests at the pace of a limiter, and tells how it went.
-
-Run it as a process: it says that it is ready, reads one JSON object (`Work`) from stdin, and
-writes one (`Done`) to stdout.
-"""
+"""What a process does that sends requests at the pace of a limiter, and tells how it went."""
 
 from __future__ import annotations
 
 import http.client
-import json
-import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Protocol
 
 from connector import logs
 from connector.budget import Lane, Permit
@@ -112,14 +107,10 @@ def run_with_budget(work: Work) -> Done:
         return send_all(work, with_budget(budget, Lane(work.lane)))
 
 
-def main() -> None:
+def wait_and_work(pipe: Connection) -> None:
+    """What a process runs: it says that it is ready, gets its `Work`, and answers `Done`."""
     logs.configure(-1)
-    print("ready", flush=True)
-    given: dict[str, Any] = json.loads(sys.stdin.readline())
-    work = Work(**given)
+    pipe.send("ready")
+    work: Work = pipe.recv()
     time.sleep(work.late_s)
-    print(json.dumps(asdict(run_with_budget(work))), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    pipe.send(run_with_budget(work))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from contextlib import ExitStack
@@ -14,7 +13,7 @@ from connector.budget import Lane
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.settings import RateLimit
-from tests.pacing.runs import finished, outcome, run, served, started
+from tests.pacing.runs import outcome, run, served, started
 from tests.pacing.worker import Work
 
 WINDOWS = [(10, 1.0), (25, 5.0)]
@@ -102,13 +101,12 @@ def test_sigkill_at_any_instant_blocks_nobody_and_violates_nothing(tmp_path: Pat
     windows = [(80, 1.0), (300, 10.0)]
     with served("--windows", "80/1,300/10") as port, ExitStack() as stack:
         killed = [started(Work(port, ledger, windows, requests=500)) for _ in range(4)]
-        stays = stack.enter_context(started(Work(port, ledger, windows, requests=30)))
+        stays = started(Work(port, ledger, windows, requests=30))
         stack.callback(stays.kill)
-        for process in killed:
+        for worker in killed:
             time.sleep(0.3)
-            process.send_signal(signal.SIGKILL)
-            process.communicate()
-        done = finished(stays)
+            worker.kill()
+        done = stays.finished()
         result = outcome(port, [done])
     assert done.done == 30
     assert result.refused == 0
@@ -126,8 +124,7 @@ def test_permits_of_the_killed_count_and_the_rest_is_free_at_once(tmp_path: Path
             holder = started(works)
             while budget.state().in_flight < 4:
                 time.sleep(0.01)
-            holder.send_signal(signal.SIGKILL)
-            holder.communicate()
+            holder.kill()
             for _ in range(5):
                 budget.permit(Lane.PULL)
             state = budget.state()
@@ -145,7 +142,6 @@ def test_a_thread_that_waits_in_the_kernel_dies_with_its_process(tmp_path: Path)
         ended = threading.Event()
         threading.Thread(target=lambda: (worker.wait(), ended.set())).start()
         assert not ended.wait(1.0)
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         assert ended.wait(120)
-    worker.communicate()
     database.close()
