@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from connector.budget import locks
+from connector.budget.database import Database
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
+from pipelines.destination.identity import prepare_state_dir, pull_lock_name
 
 
 @pytest.fixture
@@ -27,3 +31,24 @@ def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
         duckdb_path=tmp_path / "data.duckdb",
         http={"retry_total_s": 2.0},
     )
+
+
+@contextmanager
+def results_waiting(settings: Settings) -> Iterator[None]:
+    """A pull is running, so pushes leave their results to it or to the next one: loading them takes
+    three times as long as a small push."""
+    prepare_state_dir(settings)
+    database = Database(settings.resolved_ledger_url)
+    with locks.take_lock(database, pull_lock_name(settings), run_id="test"):
+        yield
+    database.close()
+
+
+@pytest.fixture
+def results_wait(request: pytest.FixtureRequest, settings: Settings) -> Iterator[None]:
+    """`results_waiting` all the time, but not where a test is marked `lands`."""
+    if request.node.get_closest_marker("lands"):
+        yield
+    else:
+        with results_waiting(settings):
+            yield

@@ -18,6 +18,8 @@ from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import PlanFiles, plan_push, push
 from tests.sync.push.test_push_runs import landed
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 
 def write(folder: Path, *lines: str, name: str = "notes.csv") -> Path:
     path = folder / name
@@ -72,6 +74,7 @@ def test_by_id_one_request_each_and_no_person_is_touched(
     assert (again.summary["unchanged"], asked(sandbox)) == (3, [])
 
 
+@pytest.mark.lands
 def test_by_email_as_the_copy_has_it_no_look_up_is_needed(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -130,6 +133,7 @@ def test_nobody_and_several_are_rejected_and_nobody_is_created(
     assert any("push that file with --to notes." in str(line) for line in push_lines(report))
 
 
+@pytest.mark.lands
 def test_contacts_of_two_people_are_rejected_without_a_request(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -146,6 +150,7 @@ def test_contacts_of_two_people_are_rejected_without_a_request(
     assert other["id"] in message
 
 
+@pytest.mark.lands
 def test_a_family_phone_gives_no_note_to_another(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -162,6 +167,7 @@ def test_a_family_phone_gives_no_note_to_another(
     assert notes(sandbox) == [(child["id"], "for Kim")]
 
 
+@pytest.mark.lands
 def test_the_deleted_get_no_activities(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """A tombstone of the copy is rejected at 0 requests; who went since, by the API's answer."""
     gone, going = people(sandbox)[:2]
@@ -177,6 +183,7 @@ def test_the_deleted_get_no_activities(settings: Settings, sandbox: Sandbox, tmp
     assert notes(sandbox) == []
 
 
+@pytest.mark.lands
 def test_without_a_key_equal_rows_are_one_note_and_a_changed_one_is_another(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -309,6 +316,7 @@ def test_a_mapping_names_columns_and_constants(
         assert why in str(report.error)
 
 
+@pytest.mark.lands
 def test_a_job_a_dry_run_and_results(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """`to` and `key` in a job; requests are counted before; results name the record."""
     known, unknown = people(sandbox)[:2]
@@ -352,6 +360,7 @@ def test_a_push_of_prospects_and_one_of_notes_from_one_file_are_two_sources(
     assert (report.summary["unchanged"], notes(sandbox)) == (1, [(person["id"], "hello")])
 
 
+@pytest.mark.lands
 def test_a_plan_shows_activities_and_keeps_no_plan_file_of_them(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -375,6 +384,7 @@ def test_a_plan_shows_activities_and_keeps_no_plan_file_of_them(
     assert asked(sandbox) == []
 
 
+@pytest.mark.lands
 def test_after_the_outbox_was_lost_notes_that_are_there_are_found(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):

@@ -15,6 +15,8 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 _NOTE = "prospectId,body\n"
 _TASK = "prospectId,task,assignedTo,dueAt\n"
 

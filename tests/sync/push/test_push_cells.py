@@ -15,6 +15,8 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 INPUTS = Path(__file__).parents[2] / "inputs"
 
 
@@ -158,6 +160,7 @@ def broken_rows() -> list[str]:
     return rows + RAGGED
 
 
+@pytest.mark.lands
 def test_rows_that_cannot_be_sent_are_in_the_rejects_file_alone(
     settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,8 @@ from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 
 def test_an_input_is_its_job_its_name_or_its_path(tmp_path: Path):
     """The same at each push; a path counts as it resolves, with its sheet."""
@@ -76,6 +78,7 @@ def shown(report: PushReport) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+@pytest.mark.lands
 def test_kept_rows_are_counted_wherever_people_look(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):

@@ -28,6 +28,8 @@ from pipelines.push.push_run import push
 from pipelines.running.account_outbox import outbox_database
 from pipelines.running.progress import Progress, ProgressState
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 
 
@@ -71,6 +73,7 @@ def prospect(sandbox: Sandbox, email: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.lands
 def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
     settings: Settings, people: Path
 ):
@@ -217,6 +220,7 @@ def test_one_row_that_never_gets_an_answer_fails_alone(
     assert sum(change.payload["email"] == "n7@example.org" for change in sandbox.applied) == 1
 
 
+@pytest.mark.lands
 def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
     """Before any pull it can't tell new people from old ones; after one it can. Its table has a
     header of one line on a terminal of 80 columns, nothing cut."""
@@ -279,6 +283,7 @@ def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, peo
     assert push_file(settings, people, max_changes=2).summary["created"] == 2
 
 
+@pytest.mark.lands
 def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
     settings: Settings, sandbox: Sandbox, people: Path
 ):
@@ -298,6 +303,7 @@ def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
     assert push_file(settings, people).summary["unchanged"] == 2
 
 
+@pytest.mark.lands
 def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, people: Path):
     """And reported, once a pull has seen it; --restore puts the file's value back. An edit of
     another field isn't the row's business."""
@@ -315,6 +321,7 @@ def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, 
     assert push_file(settings, people).summary["unchanged"] == 2
 
 
+@pytest.mark.lands
 def test_two_people_known_from_a_pull_are_not_merged(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -329,6 +336,7 @@ def test_two_people_known_from_a_pull_are_not_merged(
     assert "two different prospects" in (report.noteworthy[0].message or "")
 
 
+@pytest.mark.lands
 def test_a_pulled_table_can_be_pushed_back(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """`--table` and `--sql` read the published copy; what only comes from the API is left out."""
     push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,Dr"))
@@ -367,6 +375,7 @@ def test_one_push_per_key(settings: Settings, people: Path):
     database.close()
 
 
+@pytest.mark.lands
 def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Path):
     """The push doesn't wait: the next pull lands its rows."""
     from connector.budget.database import Database
@@ -413,6 +422,7 @@ def reasons(report: PushReport) -> str:
 
 
 @pytest.mark.parametrize("name", ["family-one-phone.csv", "shared-mailbox.csv"])
+@pytest.mark.lands
 def test_two_people_behind_one_contact_stay_two(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, name: str
 ):
@@ -451,6 +461,7 @@ def test_a_new_last_name_is_an_ordinary_change(
     assert prospect(sandbox, "mara@example.com")["lastName"] == "Ortega-Lind"
 
 
+@pytest.mark.lands
 def test_whom_only_a_pull_knows_isnt_overwritten(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -466,6 +477,7 @@ def test_whom_only_a_pull_knows_isnt_overwritten(
     assert sandbox.applied == []
 
 
+@pytest.mark.lands
 def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """Its file may be another each day: a name that this job has settled on a person is no other
     person's, whatever a recruiter calls them since."""
@@ -539,6 +551,7 @@ def test_rows_in_flight_when_the_ledger_fails_have_failed(
     assert len(sandbox.applied) == 150
 
 
+@pytest.mark.lands
 def test_the_list_of_runs_has_the_first_sentence_of_an_error(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -19,6 +19,8 @@ from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
 from pipelines.report.report_page import gather, render
 
+pytestmark = pytest.mark.usefixtures("results_wait")
+
 OWN = ["_hc_outcome", "_hc_prospect_id", "_hc_message"]
 
 
