@@ -54,10 +54,11 @@ test: $(STAMP) ## Run the whole suite
 test-fast: $(STAMP) ## Run the unit tests, one pull and some pushes, in about a minute
 	@$(PYTEST) -n logical --dist worksteal -m "not slow" $(FAST) $(ARGS)
 
-test-airflow: $(AIRFLOW) ## Test the DAG in a real Airflow, installed into .venv-airflow
-	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(PYTEST) tests/airflow $(ARGS)
+test-airflow: $(AIRFLOW) $(STAMP) ## Test the DAG in a real Airflow, installed into .venv-airflow
+	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(PYTEST) -n logical tests/airflow $(ARGS)
 
-$(AIRFLOW): config/constraints-airflow.txt | $(STAMP)
+# needs nothing of .venv: `make --jobs=2` installs both at once
+$(AIRFLOW): config/constraints-airflow.txt
 	@test -x $(AIRFLOW_VENV)/bin/python || $(PYTHON) -m venv $(AIRFLOW_VENV)
 	@$(AIRFLOW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -c config/constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
