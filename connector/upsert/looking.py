@@ -58,8 +58,11 @@ from connector.upsert.rows.write_schema import LABEL_EDITS
 
 _log = get_logger("push")
 _PHONE_END = 7  # digits
+_INCOMPLETE = "the list isn't complete"
+_TOO_SLOW = "it takes longer than half of what counts as fresh (writes.fresh_s)"
 _SCAN_CHECK_MS = 60_000
 _MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the next scan
+_PAGES_TO_JUDGE = 20  # how long a scan takes is told from so many
 _SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _SHARED = (
     "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
@@ -448,6 +451,7 @@ class PeopleScans:
         self._people = ScannedPeople(())
         self._pages: int | None = None
         self.is_running, self._next_ms = False, 0
+        self._why_useless = _INCOMPLETE
 
     def begin(self) -> bool:
         """Whether a scan is due, which is running from now on; found out now and then."""
@@ -470,24 +474,35 @@ class PeopleScans:
         waiting = self._outbox.waiting_people(self._run_id, _MOST_SCANNED)
         people, began_ms = ScannedPeople(waiting), self._clock.now_ms()
         self._next_ms = began_ms + self._fresh_ms
-        for page in self._scan.read():
+        for number, page in enumerate(self._scan.read(), start=1):
             people.add(page)
             if page.ends:
                 people.end()
                 return people
+            if self._takes_too_long(number, self._clock.now_ms() - began_ms):
+                self._why_useless = _TOO_SLOW
+                break
             if is_over() or (page.pages or 0) > len(waiting):
                 break
         return ScannedPeople(())
 
+    def _takes_too_long(self, pages: int, spent_ms: int) -> bool:
+        """Whether a scan leaves less time to use what it shows than it takes: nothing is sent
+        meanwhile, so that a push of many scans would come to no end. pages: that it has read."""
+        in_all = max(self._pages or 0, pages)
+        expected_ms = spent_ms * in_all / pages if pages >= _PAGES_TO_JUDGE else spent_ms
+        return expected_ms > self._fresh_ms / 2
+
     def end(self, found: object) -> None:
-        """A scan that failed, or isn't proven complete, isn't repeated: people are looked up."""
+        """A scan that failed, takes too long, or isn't proven complete, isn't repeated: people are
+        looked up."""
         self.is_running = False
         if isinstance(found, ScannedPeople) and len(found):
             self._people = found
             _log.info("push.scanned", people=len(found))
             return
         self._scan, self._people = None, ScannedPeople(())
-        why = str(found) if isinstance(found, ConnectorError) else "the list isn't complete"
+        why = str(found) if isinstance(found, ConnectorError) else self._why_useless
         _log.info("push.not_scanned", reason=redact(why))
 
     def take(self, id_: str) -> PersonRead | None:

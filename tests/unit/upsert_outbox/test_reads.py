@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import sqlalchemy as sa
 
-from connector.upsert.looking import ProspectScan
+from connector.upsert.looking import PageOfPeople, ProspectScan
 from connector.upsert.outbox.outbox_schema import writes
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import Rig
@@ -155,6 +157,25 @@ def test_a_scan_that_is_not_complete_or_too_long_spares_no_look(
     push(rig, *edited(rows))
     assert (api.posts, api.gets) == (6, 6)
     assert api.pages == (0 if whole else 2)
+
+
+@pytest.mark.parametrize(("page_s", "pages"), [(200, 4), (4, 20)], ids=["few pages", "many"])
+def test_a_scan_that_takes_too_long_is_given_up(rig: Rig, api: FakeApi, page_s: float, pages: int):
+    """What it shows would be old when it ends, and nothing is sent meanwhile: people are looked up
+    instead, and no other scan is begun. How long it takes is seen from its first pages."""
+    rows = hire_some(api, 130)
+    pull(rig, api)
+    push(rig, *rows)
+    api.clock.advance(_STALE_S)
+
+    def slow_scan() -> Iterator[PageOfPeople]:
+        for page in api.scan(1):
+            yield page
+            api.clock.advance(page_s)
+
+    rig.scan = ProspectScan(lambda: 125, slow_scan)
+    push(rig, *edited(rows))
+    assert (api.posts, api.gets, api.pages) == (130, 130, pages)
 
 
 def test_without_rechecks_nobody_is_looked_up(rig: Rig, api: FakeApi):
