@@ -86,10 +86,12 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
     monkeypatch.chdir(tmp_path)
+    before = set(os.environ)
     yield
     structlog.reset_defaults()  # a command's log goes to a stderr that is closed by now
-    for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # commands set them for their process
-        os.environ.pop(name, None)
+    for name in set(os.environ) - before:  # commands set some for their process
+        if name.startswith(("DLT_", "DESTINATION__")):
+            os.environ.pop(name, None)
 
 
 @pytest.fixture

@@ -413,14 +413,17 @@ def _for_accounts(options: Options, work: Work, output: Output) -> Result:
 
 
 def _apply_project(settings: Settings) -> None:
-    """Make dlt read the `.dlt/` of the project, not of the working folder; log the project's notes
-    as warnings."""
+    """Make dlt read the `.dlt/` and the `.env` of the project, not of the working folder; log the
+    project's notes as warnings."""
     from connector import logs
 
     project = settings.project
     folder = project.folder if project.uses_dlt_files else settings.state_path
     for name in ("DLT_PROJECT_DIR", "DLT_LOCAL_DIR"):  # read when dlt is first imported
         os.environ.setdefault(name, str(folder))
+    for name, value in project.variables.items():
+        if name.upper().startswith("DESTINATION__") and value is not None:
+            os.environ.setdefault(name.upper(), value)
     log = logs.get_logger("settings")
     for note in project.notes:
         log.warning("settings.note", note=note)

@@ -176,6 +176,7 @@ def _configured(settings: Settings) -> tuple[str, Any]:
     from dlt.common.configuration.exceptions import ConfigurationException
 
     from pipelines.destination.dlt_options import resolved_destination
+    from pipelines.destination.load_errors import missing_package
 
     try:
         destination, configuration = resolved_destination(settings.destination)
@@ -185,6 +186,8 @@ def _configured(settings: Settings) -> tuple[str, Any]:
         reason = f"dlt can't read its configuration ({type(error).__name__}). {_advice(settings)}"
         raise _unusable_destination(settings, reason) from error
     except Exception as error:
+        if (missing := missing_package(error)) is not None:
+            raise _unusable_destination(settings, str(missing)) from error
         reason = f"dlt can't make this destination ({type(error).__name__}). Install its extra, "
         raise _unusable_destination(settings, f"{reason}and check its name.") from error
     return destination.destination_type.rpartition(".")[2], configuration
@@ -195,12 +198,34 @@ def _unusable_destination(settings: Settings, reason: str) -> ConfigurationError
 
 
 def _advice(settings: Settings) -> str:
-    variable = f"DESTINATION__{settings.destination.upper()}"
+    name = settings.destination.rpartition(".")[2]
+    credentials = f"DESTINATION__{name.upper()}__CREDENTIALS"
+    if name in ("filesystem", "athena"):
+        what = f"DESTINATION__{name.upper()}__BUCKET_URL, such as s3://bucket/folder"
+    elif name in ("bigquery", "databricks"):
+        parts = _PARTS[name]
+        what = ", ".join(f"{credentials}__{part}" for part in parts)
+    else:
+        what = f"{credentials}, such as {_URLS.get(name, _URLS['postgres'])}"
     return (
-        f"Set it the dlt way: {variable}__CREDENTIALS, such as "
-        f"postgresql://user:password@host:5432/database, or {variable}__BUCKET_URL; or "
-        f"[destination.{settings.destination}] in .dlt/secrets.toml."
+        f"Set it the dlt way: {what}; in the environment, in .env, or as "
+        f"[destination.{name}] in .dlt/secrets.toml."
     )
+
+
+_PARTS = {
+    "bigquery": ("PROJECT_ID", "PRIVATE_KEY", "CLIENT_EMAIL"),
+    "databricks": ("SERVER_HOSTNAME", "HTTP_PATH", "ACCESS_TOKEN", "CATALOG"),
+}
+_URLS = {
+    "postgres": "postgresql://user:password@host:5432/database",
+    "redshift": "redshift://user:password@host:5439/database",
+    "snowflake": "snowflake://user:password@account/database?warehouse=name",
+    "motherduck": "md:database?motherduck_token=token",
+    "sqlalchemy": "mysql+pymysql://user:password@host:3306/database",
+    "mssql": "mssql://user:password@host:1433/database",
+    "clickhouse": "clickhouse://user:password@host:9440/database",
+}
 
 
 def _check_same_file(settings: Settings, configuration: Any) -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
-from dlt.common.configuration.exceptions import ConfigurationException
+import sqlalchemy as sa
+from dlt.common.configuration.exceptions import (
+    ConfigFieldMissingException,
+    ConfigurationException,
+)
+from dlt.common.exceptions import MissingDependencyException
 from dlt.destinations.exceptions import DatabaseTerminalException
 
 from connector.errors import (
@@ -25,6 +31,8 @@ _SAFE = re.compile(
 )
 
 
+# of drivers, whose modules have other names
+_PACKAGES = {"MySQLdb": "mysqlclient", "psycopg2": "dlt[postgres]", "google": "dlt[bigquery]"}
 _CAUSES = ("exception", "job_exception", "client_exception")
 # SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _REFUSING_CLASSES = {"22", "23", "42", "54"}
@@ -87,11 +95,12 @@ def load_failed(error: BaseException) -> ConnectorError:
     """The failure of a load as one of our errors."""
     if isinstance(error, DestinationError):
         return error
+    if (missing := missing_package(error)) is not None:
+        return missing
     if isinstance(root_cause(error), ConfigurationException):
         return ConfigurationError(
-            f"dlt can't use the destination's settings: {describe(error)}. Give credentials the "
-            "dlt way, such as DESTINATION__POSTGRES__CREDENTIALS="
-            "postgresql://user:password@host:5432/database; none of its parts may be empty."
+            f"dlt can't use the destination's settings: {describe(error)}. "
+            f"{_credentials_advice(error)}"
         )
     if is_refusal(error):
         return DestinationRefused(reason=describe(error))
@@ -100,6 +109,50 @@ def load_failed(error: BaseException) -> ConnectorError:
         "kept, and the next run resumes from there. Check that the destination is reachable, "
         "writable and not full (`hiringcenter check`), then run the command again."
     )
+
+
+def missing_package(error: BaseException) -> ConfigurationError | None:
+    """What to install, if a package that the destination needs is missing; else None."""
+    for each in chain(error):
+        if isinstance(each, MissingDependencyException):
+            needed = list(each.dependencies)
+        elif isinstance(each, ModuleNotFoundError) and each.name:
+            top = each.name.partition(".")[0]
+            needed = [_PACKAGES.get(top, top)]
+        elif isinstance(each, sa.exc.NoSuchModuleError):
+            return ConfigurationError(
+                "SQLAlchemy knows no such kind of database or driver. Correct the beginning of the "
+                "credentials, such as mysql+pymysql://, or install the package that adds it."
+            )
+        else:
+            continue
+        commands = ", ".join(f'pip install "{name}"' for name in needed)
+        return ConfigurationError(
+            f"The destination needs a package that isn't installed. Install it: {commands}"
+        )
+    return None
+
+
+def _credentials_advice(error: BaseException) -> str:
+    for each in chain(error):
+        if isinstance(each, ConfigFieldMissingException):
+            found = dict.fromkeys(_missing_variables(each.traces))
+            if found:
+                return f"Missing: {', '.join(found)}. Set them, or the same in .dlt/secrets.toml."
+    return "Give credentials the dlt way; none of their parts may be empty or malformed."
+
+
+def _missing_variables(traces: Mapping[str, Sequence[Any]]) -> Iterator[str]:
+    """The environment variable of each field that dlt has found nowhere; of fields that may be
+    given in several ways, those of the first."""
+    for tried in traces.values():
+        inner = [each for each in tried if hasattr(each, "traces")]
+        if inner:
+            yield from _missing_variables(inner[0].traces)
+            continue
+        keys = [each.key for each in tried if str(each.key).startswith("DESTINATION__")]
+        if keys and all(each.value is None for each in tried):
+            yield keys[0]
 
 
 @contextmanager

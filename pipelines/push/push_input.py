@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageError, nearest
 from connector.settings import Settings
@@ -316,7 +316,7 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
     @contextmanager
     def open_records() -> Iterator[Iterable[Sequence[Any]]]:
         with _server_cursor(settings, request, name) as cursor:
-            yield chain.from_iterable(cursor.iter_fetch(_FETCHED_ROWS))
+            yield _fetched(cursor)
 
     with _server_cursor(settings, request, name) as cursor:
         columns = [str(column) for column in _column_names(cursor)]
@@ -326,23 +326,30 @@ def _server_input(settings: Settings, request: PushRequest) -> Input:
 
 @contextmanager
 def _server_cursor(settings: Settings, request: PushRequest, name: str) -> Iterator[Any]:
-    from dlt.common.configuration.exceptions import ConfigurationException
     from dlt.destinations.exceptions import DatabaseException
 
     from pipelines.destination.destination_kinds import server_pipeline
     from pipelines.destination.load_errors import load_failed
 
-    with server_pipeline(settings) as pipeline:
+    with server_pipeline(settings) as pipeline, ExitStack() as stack:
         try:
-            with pipeline.sql_client() as client:
-                sql = request.sql or f"SELECT * FROM {_table(client, request.table or '')}"  # noqa: S608
-                with client.execute_query(sql) as cursor:
-                    yield cursor
+            client: Any = stack.enter_context(cast(Any, pipeline.sql_client()))
+            sql = request.sql or f"SELECT * FROM {_table(client, request.table or '')}"  # noqa: S608
+            cursor = stack.enter_context(client.execute_query(sql))
         except DatabaseException as error:
             reason = f"{type(error).__name__}. Check the name, or the query."
             raise InputError(location=name, reason=reason) from None
-        except ConfigurationException as error:
+        except Exception as error:  # noqa: BLE001 - a driver that is missing, a server that is down
             raise load_failed(error) from None
+        yield cursor
+
+
+def _fetched(cursor: Any) -> Iterator[Sequence[Any]]:
+    """The rows of a result. Raises DestinationError where the connection breaks."""
+    from pipelines.destination.load_errors import translated
+
+    with translated():
+        yield from chain.from_iterable(cursor.iter_fetch(_FETCHED_ROWS))
 
 
 def _column_names(cursor: Any) -> Iterable[Any]:

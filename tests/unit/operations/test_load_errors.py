@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dlt
 import duckdb
 import psycopg2
 import pytest
 from dlt.common.configuration import resolve_configuration
 from dlt.common.configuration.exceptions import ConfigFieldMissingException
+from dlt.common.exceptions import MissingDependencyException
 from dlt.destinations.impl.postgres.configuration import PostgresCredentials
 from psycopg2 import errors as postgres
 
 from connector.errors import ConfigurationError, DestinationError
+from pipelines.destination.dlt_options import own_configuration
 from pipelines.destination.load_errors import describe, load_failed
 
 SECRET = "ana@example.com"
@@ -62,3 +65,26 @@ def test_missing_credentials_are_a_matter_of_settings():
     error = load_failed(missing.value)
     assert isinstance(error, ConfigurationError)
     assert "DESTINATION__POSTGRES__CREDENTIALS" in str(error)
+
+
+def test_a_missing_driver_names_the_command_that_installs_it():
+    """By dlt's extra, by the driver's package, however deep dlt has wrapped it."""
+    wrapped = RuntimeError("step failed")
+    wrapped.__cause__ = MissingDependencyException("dlt snowflake", ["dlt[snowflake]"])
+    assert 'pip install "dlt[snowflake]"' in str(load_failed(wrapped))
+    missing = ModuleNotFoundError("No module named 'pymysql'", name="pymysql")
+    for error in (wrapped, missing):
+        assert isinstance(load_failed(error), ConfigurationError)
+        assert load_failed(error).exit_code == 2
+    assert 'pip install "pymysql"' in str(load_failed(missing))
+
+
+@pytest.mark.parametrize("name", ["snowflake", "bigquery", "redshift", "filesystem"])
+def test_missing_credentials_name_the_variables_of_that_destination(name: str):
+    """Never those of PostgreSQL for another one."""
+    destination = dlt.destination(name)
+    with own_configuration(), pytest.raises(ConfigFieldMissingException) as missing:
+        destination.configuration(destination.spec())
+    message = str(load_failed(missing.value))
+    assert f"DESTINATION__{name.upper()}__" in message
+    assert "POSTGRES" not in message
