@@ -34,6 +34,31 @@ _POSTGRES_OPTIONS = (
     f"-c lock_timeout={LOCK_WAIT_S:.0f}s -c idle_in_transaction_session_timeout={LOCK_WAIT_S:.0f}s"
 )
 _MIGRATION_LOCK = 7_466_104_401
+# an earlier version's tables, in whichever schema it has found first; other programs' tables of
+# the same names don't count, as long as there is no table of versions beside them
+_OWN_TABLES = """
+SELECT quote_ident(n.nspname), c.relname, pg_has_role(c.relowner, 'USAGE')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND c.relname = ANY(%s)
+  AND n.oid = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('schema_versions'))
+"""
+_MAY_CREATE = """
+SELECT COALESCE(has_schema_privilege(to_regnamespace('hiringcenter_ledger'), 'CREATE'),
+                has_database_privilege(current_database(), 'CREATE'))
+"""
+
+LEDGER_SCHEMA = "hiringcenter_ledger"
+"""On PostgreSQL: the schema of all tables, so that the database may be the warehouse's own."""
+LEDGER_TABLES = (
+    "schema_versions", "budget_clocks", "budget_keys", "budget_outstanding", "budget_owners",
+    "budget_secrets", "budget_spent", "freshness", "freshness_published", "lock_holders",
+    "outbox_activity_rows", "outbox_aliases", "outbox_applied_plans", "outbox_attached",
+    "outbox_before_images", "outbox_disputed", "outbox_entries", "outbox_entry_contacts",
+    "outbox_key_memory", "outbox_learnt", "outbox_receipts", "outbox_refusals", "outbox_salts",
+    "outbox_scopes", "outbox_settled_names", "outbox_sources", "outbox_writes", "push_results",
+    "runs",
+)  # fmt: skip
+"""Those that versions without a schema of their own may have made."""
 
 _versions = sa.Table(
     "schema_versions",
@@ -354,15 +379,51 @@ def _postgres(url: sa.URL, answer_within_s: float) -> sa.Engine:
                 self.pgconn.finish()  # its state is unknown
                 raise psycopg.OperationalError(f"no answer within {until_s:g} s") from error
 
+    schema: list[str | None] = []  # once it is known
     connect_s = max(2, int(min(10, answer_within_s)))
     arguments = {"connect_timeout": connect_s, "keepalives_idle": 30, "options": _POSTGRES_OPTIONS}
     engine = sa.create_engine(url, pool_pre_ping=True, max_overflow=-1, connect_args=arguments)
 
     def connect(_dialect: Any, _record: Any, cargs: Any, cparams: Any) -> Any:
-        return BoundedConnection.connect(*cargs, **cparams)
+        if schema and schema[0] is not None:
+            cparams["options"] += f" -c search_path={schema[0]}"
+        connection = BoundedConnection.connect(*cargs, **cparams)
+        if not schema:
+            schema.append(_settle_schema(connection))
+            if schema[0] is not None:
+                connection.execute(f"SET search_path TO {schema[0]}")
+                connection.commit()
+        return connection
 
     sa.event.listen(engine, "do_connect", connect)
     return engine
+
+
+def _settle_schema(connection: Any) -> str | None:
+    """The schema of the ledger's tables, which are moved there once; None where this user may
+    neither create it nor move them: they stay where they are.
+
+    A view stays behind for each table, for machines that still run an earlier version.
+    """
+    moved = f"SELECT to_regclass('{LEDGER_SCHEMA}.schema_versions') IS NOT NULL"
+    with connection.transaction():
+        if connection.execute(moved).fetchone()[0]:
+            return LEDGER_SCHEMA
+    with connection.transaction():
+        connection.execute(f"SELECT pg_advisory_xact_lock({_MIGRATION_LOCK})")
+        if connection.execute(moved).fetchone()[0]:  # another process has done it
+            return LEDGER_SCHEMA
+        found = connection.execute(_OWN_TABLES, [list(LEDGER_TABLES)]).fetchall()
+        may_create = connection.execute(_MAY_CREATE).fetchone()[0]
+        if not may_create or not all(is_owned for _, _, is_owned in found):
+            return None
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {LEDGER_SCHEMA}")
+        for old_schema, table, _ in found:
+            connection.execute(f"ALTER TABLE {old_schema}.{table} SET SCHEMA {LEDGER_SCHEMA}")
+            connection.execute(
+                f"CREATE VIEW {old_schema}.{table} AS SELECT * FROM {LEDGER_SCHEMA}.{table}"  # noqa: S608 - names of ours and of the catalog
+            )
+    return LEDGER_SCHEMA
 
 
 class LockHeld(Exception):

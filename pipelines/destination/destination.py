@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Self, TypeVar
 
 import duckdb
+from dlt.common.destination.exceptions import DestinationException
 
 from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
@@ -32,7 +33,7 @@ from pipelines.destination.identity import (
     prepare_state_dir,
     work_paths,
 )
-from pipelines.destination.load_errors import load_failed, translated
+from pipelines.destination.load_errors import chain, load_failed, translated
 from pipelines.destination.loader import Batch, Loader
 from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
@@ -277,19 +278,39 @@ class Destination:
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Flag rows deleted; UTC epoch ms. Their other columns stay."""
-        self._flag(table, ids, at_ms, f"{DELETED_COLUMN} = %s, {UNLISTED_COLUMN} = NULL", _LIVE)
+        self._flag(table, ids, at_ms, {DELETED_COLUMN: True, UNLISTED_COLUMN: False}, _LIVE)
 
     def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Note that rows have left their list but still exist; UTC epoch ms."""
-        self._flag(table, ids, at_ms, f"{UNLISTED_COLUMN} = %s", _LISTED)
+        self._flag(table, ids, at_ms, {UNLISTED_COLUMN: True}, _LISTED)
 
-    def _flag(self, table: str, ids: Sequence[str], at_ms: int, what: str, where: str) -> None:
+    def _flag(
+        self, table: str, ids: Sequence[str], at_ms: int, what: Mapping[str, bool], where: str
+    ) -> None:
+        """what: columns that are set to the time, or to null."""
         if not ids:
             return
         self._note_change()
-        sql = f"UPDATE {self.name(table)} SET {what} WHERE {where} AND id IN ({{ids}})"  # noqa: S608
         moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+        if not self._abilities.has_update:
+            self._load_flagged(table, ids, where, what, moment)
+            return
+        sets = ", ".join(f"{name} = {'%s' if is_now else 'NULL'}" for name, is_now in what.items())
+        sql = f"UPDATE {self.name(table)} SET {sets} WHERE {where} AND id IN ({{ids}})"  # noqa: S608
         self._attempt(partial(self._warehouse.query_ids, sql, ids, [moment]))
+
+    def _load_flagged(
+        self, table: str, ids: Sequence[str], where: str, what: Mapping[str, bool], at: datetime
+    ) -> None:
+        """Load whole rows again with their flags, where SQL can't change a row."""
+        columns = self.columns(table)
+        listed = ", ".join(columns)
+        sql = f"SELECT {listed} FROM {self.name(table)} WHERE {where} AND id IN ({{ids}})"  # noqa: S608
+        found = self._attempt(partial(self._warehouse.query_ids, sql, ids))
+        flags = {name: at if is_now else None for name, is_now in what.items()}
+        rows = [{**dict(zip(columns, row, strict=True)), **flags} for row in found]
+        if rows:
+            self.load([Batch(table, rows, columns)], worth_publishing=False)
 
     def unlisted(self, table: str) -> list[str]:
         """Ids of live rows that are noted as unlisted."""
@@ -327,8 +348,8 @@ class Destination:
 
     def forget_old_loads(self) -> None:
         """Delete old states that dlt would keep forever, one for each load."""
-        if not self.loader.columns("_dlt_pipeline_state"):
-            return  # it hasn't loaded anything yet
+        if not self._abilities.has_update or not self.loader.columns("_dlt_pipeline_state"):
+            return  # it hasn't loaded anything yet, or can't delete with SQL
         states = self.name("_dlt_pipeline_state")
         self.query(
             f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's
@@ -372,6 +393,9 @@ class Destination:
             raise
 
     def _suspect(self, error: BaseException) -> None:
+        is_of_server = any(isinstance(each, DestinationException) for each in chain(error))
+        if self._snapshot is None and is_of_server:  # DuckLake's, say, which DuckDB reports
+            return
         if failed := damage_suspected(self._paths.working_file, self._record, error):
             raise failed from error
         if isinstance(error, duckdb.Error):

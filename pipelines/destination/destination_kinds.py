@@ -23,12 +23,13 @@ from connector.errors import ConfigurationError
 from connector.settings import Settings
 from pipelines.destination.dlt_options import make_pipeline, own_configuration
 from pipelines.destination.identity import destination_kind, destination_type
+from pipelines.destination.load_errors import translated
 from pipelines.destination.loader import LoadForm
 
 LOCK_TIMEOUT_S = 2
 """Of one statement on PostgreSQL: while it waits for ALTER TABLE, all later readers wait too."""
 _APPLICATION = "hiringcenter"
-_JSON_LINES = ("jsonl", "typed-jsonl")
+_SCHEMA_NAMES_TABLES = ("filesystem", "lance", "lancedb")  # SQL knows those of dlt's schema only
 _WITHOUT_UPDATE = ("filesystem", "clickhouse", "athena", "lance", "lancedb")
 
 
@@ -180,4 +181,8 @@ def server_destination(settings: Settings) -> Any:
 def server_pipeline(settings: Settings) -> Iterator[dlt.Pipeline]:
     """A pipeline for reading a server's tables, which leaves nothing on disk."""
     with own_configuration(), tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder:
-        yield make_pipeline(server_destination(settings), settings.dataset, Path(folder))
+        pipeline = make_pipeline(server_destination(settings), settings.dataset, Path(folder))
+        if destination_type(settings) in _SCHEMA_NAMES_TABLES:
+            with translated():
+                pipeline.sync_destination()
+        yield pipeline
