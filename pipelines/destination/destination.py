@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Self, TypeVar
 
+import dlt
 import duckdb
 from dlt.common.destination.exceptions import DestinationException
 
@@ -23,6 +24,7 @@ from pipelines.destination.destination_kinds import (
     abilities_of,
     level_of,
     server_destination,
+    try_merging,
 )
 from pipelines.destination.dlt_options import own_configuration
 from pipelines.destination.identity import (
@@ -127,10 +129,8 @@ class Destination:
         self._memory = MemoryLimit(self._connection)
         self.seen = SeenIds(self._connection, dataset)
         kind = destination_kind(self._settings)
-        if level_of(kind) is Level.UNTESTED:
-            _log.warning("destination.untested", destination=self._settings.destination)
         opened = DuckDb(self._connection) if self._snapshot else server_destination(self._settings)
-        self._abilities = abilities_of(self._settings, opened)
+        self._opened, self._abilities = opened, abilities_of(self._settings, opened)
         self.loader = Loader(
             opened,
             dataset=dataset,
@@ -146,6 +146,11 @@ class Destination:
         )
         self._attempt(self.loader.recover)
         self._forgotten = self._warehouse.columns()
+        if level_of(kind) is Level.UNTESTED:
+            _log.warning("destination.untested", destination=self._settings.destination)
+            if self._record.merges_with != dlt.__version__:
+                self.try_writing()
+                self._record.save(merges_with=dlt.__version__)
 
     def _attempt(self, work: Callable[[], T]) -> T:
         """The result of `work`, retried with more memory, or after others' locks, if necessary."""
@@ -330,19 +335,25 @@ class Destination:
         return int(self.query(sql)[0][0])
 
     def try_writing(self) -> str:
-        """Create and drop a table where rows would land; returns the destination's display name.
+        """Load, merge and delete rows of a scratch table where rows would land; returns the
+        destination's display name.
 
         Raises:
+            ConfigurationError: it doubles or loses rows.
             DestinationError: it can't be written.
         """
+        if self._snapshot is None:
+            trial = partial(try_merging, self._settings, self._opened, self._abilities)
+            self._attempt(trial)
+            return f"{self._settings.destination}, schema {self._settings.dataset}"
         name = self.name(_TRIAL)
         with translated():
             self._attempt(self._warehouse.create_dataset)
             self.query(f"DROP TABLE IF EXISTS {name}")
-            self.query(f"CREATE TABLE {name} (id INTEGER)")
+            self.query(f"CREATE TABLE {name} (id VARCHAR, note VARCHAR)")
+            self.query(f"INSERT INTO {name} VALUES ('a', '1')")  # noqa: S608 - a name of ours
+            self.query(f"DELETE FROM {name} WHERE id = 'a'")  # noqa: S608 - a name of ours
             self.query(f"DROP TABLE {name}")
-        if self._snapshot is None:
-            return f"{self._settings.destination}, schema {self._settings.dataset}"
         self._snapshot.try_publishing()
         return str(self._snapshot.path)
 

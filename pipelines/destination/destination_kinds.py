@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dlt
+from dlt.common.destination.exceptions import DestinationException
 from dlt.destinations import postgres
 from dlt.destinations import sqlalchemy as dlt_sqlalchemy
 
 from connector.errors import ConfigurationError
 from connector.settings import Settings
+from connector.source.dlt_source import list_resource, merge_strategy
 from pipelines.destination.dlt_options import make_pipeline, own_configuration
 from pipelines.destination.identity import destination_kind, destination_type
 from pipelines.destination.load_errors import translated
-from pipelines.destination.loader import LoadForm
+from pipelines.destination.loader import Batch, LoadForm
 
 LOCK_TIMEOUT_S = 2
 """Of one statement on PostgreSQL: while it waits for ALTER TABLE, all later readers wait too."""
 _APPLICATION = "hiringcenter"
+_SCRATCH, _SCRATCH_TABLE = "hiringcenter_check", "_hc_check"
+_SCRATCH_COLUMNS: dict[str, dict[str, Any]] = {
+    "id": {"name": "id", "data_type": "text", "nullable": False, "primary_key": True},
+    "note": {"name": "note", "data_type": "text"},
+}
 _SCHEMA_NAMES_TABLES = ("filesystem", "lance", "lancedb")  # SQL knows those of dlt's schema only
 _WITHOUT_UPDATE = ("filesystem", "clickhouse", "athena", "lance", "lancedb")
 
@@ -109,6 +116,93 @@ def _form_of(kind: str, settings: Settings, destination: Any) -> LoadForm:
         capabilities = destination.capabilities()
     preferred = capabilities.preferred_loader_file_format
     return LoadForm(preferred, is_plain=preferred != "parquet")
+
+
+# --- the scratch table ----------------------------------------------------------------------------
+
+
+def try_merging(settings: Settings, destination: Any, abilities: Abilities) -> None:
+    """Load, merge and delete rows of a scratch table where rows would land, and drop it.
+
+    Raises:
+        ConfigurationError: rows are doubled or lost by that.
+        DestinationError: it can't be written.
+    """
+    with (
+        translated(),
+        own_configuration(),
+        tempfile.TemporaryDirectory(prefix="hiringcenter-") as folder,
+    ):
+        pipeline = dlt.pipeline(
+            _SCRATCH,
+            destination=destination,
+            dataset_name=settings.dataset,
+            pipelines_dir=folder,
+        )
+        try:
+            _expect(pipeline, abilities, {"a": "1", "b": "2"}, {"a": "1", "b": "2"})
+            _expect(pipeline, abilities, {"a": "3", "c": None}, {"a": "3", "b": "2", "c": None})
+            if abilities.has_update:
+                with pipeline.sql_client() as client:
+                    name = client.make_qualified_table_name(_SCRATCH_TABLE)
+                    client.execute_sql(f"DELETE FROM {name} WHERE id = %s", "b")  # noqa: S608
+                _compare(pipeline, {"a": "3", "c": None})
+        finally:
+            _drop_scratch(pipeline, abilities)
+
+
+def _expect(
+    pipeline: dlt.Pipeline,
+    abilities: Abilities,
+    rows: Mapping[str, str | None],
+    expected: Mapping[str, str | None],
+) -> None:
+    """Load `rows`, which then are `expected` together with those before."""
+    form = abilities.form
+    batch = Batch(_SCRATCH_TABLE, [{"id": id_, "note": note} for id_, note in rows.items()],
+                  _SCRATCH_COLUMNS)  # fmt: skip
+    items: Any = batch.as_dicts() if form.is_plain else batch.as_table()
+    resource = list_resource(
+        _SCRATCH_TABLE,
+        lambda: [items],
+        columns=_SCRATCH_COLUMNS,
+        strategy=merge_strategy(pipeline.destination.capabilities()),
+        table_format=form.table_format,
+    )
+    known = pipeline.default_schema_name is not None
+    schema = pipeline.default_schema if known else dlt.Schema(_SCRATCH)
+    pipeline.run([resource], schema=schema, loader_file_format=cast(Any, form.file_format))
+    _compare(pipeline, expected)
+
+
+def _compare(pipeline: dlt.Pipeline, expected: Mapping[str, str | None]) -> None:
+    with pipeline.sql_client() as client:
+        name = client.make_qualified_table_name(_SCRATCH_TABLE)
+        found = client.execute_sql(f"SELECT id, note FROM {name}") or ()  # noqa: S608
+    rows = sorted((str(id_), note) for id_, note in found)
+    if rows != sorted(expected.items()):
+        raise ConfigurationError(
+            f"The destination doesn't merge rows: a scratch table has {len(rows)} rows where "
+            f"{len(expected)} were expected, or other values. Pulls would lose or double rows. "
+            f"The nearest alternative: {_DUCKDB}, or a PostgreSQL database."
+        )
+
+
+def _drop_scratch(pipeline: dlt.Pipeline, abilities: Abilities) -> None:
+    with suppress(DestinationException), pipeline.destination_client() as client:
+        with suppress(DestinationException):
+            client.drop_tables(_SCRATCH_TABLE, delete_schema=True)  # type: ignore[attr-defined]
+        with suppress(DestinationException), client.with_staging_dataset():  # type: ignore[attr-defined]
+            client.drop_tables(_SCRATCH_TABLE, delete_schema=False)  # type: ignore[attr-defined]
+    if not abilities.has_update:
+        return
+    with suppress(DestinationException), pipeline.sql_client() as server:
+        for table, column in (
+            ("_dlt_loads", "schema_name"),
+            ("_dlt_pipeline_state", "pipeline_name"),
+        ):
+            name = server.make_qualified_table_name(table)
+            server.execute_sql(f"DELETE FROM {name} WHERE {column} = %s", _SCRATCH)  # noqa: S608
 
 
 # --- dlt's destinations ---------------------------------------------------------------------------

@@ -219,11 +219,10 @@ class Loader:
 
     def _resource(self, batch: Batch, *, merges: bool) -> Any:
         def rows() -> list[Any]:
-            if not self._form.is_plain:
-                items, before = batch.as_table(), []
-            else:  # a table without rows would not be created
-                items, before = batch.as_dicts(), [dlt.mark.materialize_table_schema()]
-            return [*before, items if batch.state is None else with_state(items, batch.state)]
+            # without rows, only Arrow makes dlt create the table
+            is_plain = self._form.is_plain and len(batch.rows) > 0
+            items: Any = batch.as_dicts() if is_plain else batch.as_table()
+            return [items if batch.state is None else with_state(items, batch.state)]
 
         resource = list_resource(
             batch.table,

@@ -96,13 +96,15 @@ class WorkRecord:
 
     copies: inode, size and modification time (ns) of the snapshot published last, and of the one
     before if a kill came between them. is_behind: rows have landed that the snapshot lacks.
-    is_suspect: a run met an error in the working file.
+    is_suspect: a run met an error in the working file. merges_with: the version of dlt with which
+    an untested destination has been seen to merge rows.
     """
 
     file: Path
     copies: list[list[int]] = field(default_factory=list)
     is_behind: bool = False
     is_suspect: bool = False
+    merges_with: str = ""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -137,7 +139,8 @@ class WorkRecord:
         """
         for name, value in changes.items():
             setattr(self, name, value)
-        known = {"copies": self.copies, "is_behind": self.is_behind, "is_suspect": self.is_suspect}
+        names = ("copies", "is_behind", "is_suspect", "merges_with")
+        known = {name: getattr(self, name) for name in names}
         try:
             _new(self.file).write_text(json.dumps(known))
             _new(self.file).replace(self.file)
