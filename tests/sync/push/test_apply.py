@@ -17,6 +17,7 @@ from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import PlanFiles, plan_push, push
+from tests.sync.push.conftest import results_waiting
 from tests.sync.push.test_undo import HEADER, add, counts, people, posts
 
 
@@ -41,7 +42,8 @@ def make_plan(settings: Settings, plan: Path, *lines: str, header: str = HEADER)
 
 
 def applied(settings: Settings, plan: Path, **options: Any) -> PushReport:
-    return apply(settings, ApplyRequest(plan, **options))
+    with results_waiting(settings):
+        return apply(settings, ApplyRequest(plan, **options))
 
 
 def test_planned_changes_are_what_is_applied_and_edited_people_are_conflicts(
@@ -222,7 +224,7 @@ def test_results_and_history_are_those_of_a_push(settings: Settings, sandbox: Sa
     add(sandbox, "Ada", title="Dr")
     pull(settings, Wanted(("prospects",)))
     make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
-    report = applied(settings, plan)
+    report = apply(settings, ApplyRequest(plan))
     with duckdb.connect(str(settings.duckdb_path), read_only=True) as copy:
         copy.execute(f"USE {settings.dataset}")
         run_id = report.summary["run_id"]

@@ -22,6 +22,7 @@ from pipelines.push.apply_and_undo import ApplyRequest, apply
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import PlanFiles, plan_push, push
+from tests.sync.push.conftest import results_waiting
 
 PEOPLE = 60
 Record = dict[str, Any]
@@ -93,7 +94,8 @@ def posts(sandbox: Sandbox) -> list[Any]:
 
 
 def push_file(settings: Settings, path: Path, **options: Any) -> PushReport:
-    return push(settings, PushRequest(file=str(path), **options))
+    with results_waiting(settings):
+        return push(settings, PushRequest(file=str(path), **options))
 
 
 def assert_unchanged(report: PushReport, rows: int = PEOPLE) -> None:
