@@ -52,16 +52,14 @@ log = get_logger("api")
 class WriteAnswer:
     """The answer to a POST. status: 201 created, 200 matched. item: the record as it is now.
 
-    message: a warning of the API, for the user. server_date_s: the server's clock (UTC epoch
-    seconds, whole ones), None if unknown. first_sent_before_s: how long before the answered try the
-    same request was first sent; None: it was sent once. took_s: duration of the answered try.
-    replayed: the answer is marked as a replay of an earlier one.
+    message: a warning of the API, for the user. first_sent_before_s: how long before the answered
+    try the same request was first sent; None: it was sent once. took_s: duration of the answered
+    try. replayed: the answer is marked as a replay of an earlier one.
     """
 
     status: int
     item: dict[str, Any]
     message: str | None
-    server_date_s: float | None
     first_sent_before_s: float | None = None
     took_s: float = 0.0
     replayed: bool = False
@@ -243,7 +241,6 @@ class ApiClient:
             status=answer.exchange.status or 0,
             item=item,
             message=message,
-            server_date_s=http_date_s(answer.exchange.headers.get("date")),
             first_sent_before_s=answer.first_sent_before_s,
             took_s=answer.exchange.latency_s or 0.0,
             replayed=_is_replay(answer.exchange.headers),

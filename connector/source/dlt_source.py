@@ -34,7 +34,7 @@ from connector.api.envelopes import RESOURCES
 from connector.budget import Budget
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.fields import SEEN_COLUMN, to_datetime
+from connector.source.fields import SEEN_COLUMN, since_ms, to_datetime
 from connector.source.own_pipeline import (
     SECTION,
     STAMPED,
@@ -58,7 +58,6 @@ from connector.source.scans import (
     list_state,
     note,
     read_state,
-    since_ms,
     usual_page_size,
 )
 
@@ -177,9 +176,9 @@ class _NoteState(ItemTransform):  # type: ignore[type-arg]
         return iter([*meta.malformed, item]) if meta.malformed else item
 
 
-def with_state(rows: Any, state: Mapping[str, Any], hints: Any = None) -> DataItemWithMeta:
+def with_state(rows: Any, state: Mapping[str, Any]) -> DataItemWithMeta:
     """Rows for a `list_resource`, and its state once they are loaded."""
-    return DataItemWithMeta(_StateMeta(state, hints), rows)
+    return DataItemWithMeta(_StateMeta(state), rows)
 
 
 def _page(

@@ -117,6 +117,20 @@ def to_datetime(ms: int) -> datetime:
     return EPOCH + timedelta(0, ms // 1000, ms % 1000 * 1000)  # keywords take twice the time
 
 
+def since_ms(text: str) -> int:
+    """A date, a time (UTC unless it says otherwise) or Unix milliseconds, in milliseconds.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if text.isdecimal() and len(text) > 8:  # shorter ones are dates: 20260301
+        return int(text)
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
 def is_ms(value: Any) -> bool:
     """Whether `value` is a whole number of Unix milliseconds within the calendar."""
     return type(value) is int and FIRST_MS <= value <= LAST_MS

@@ -61,7 +61,8 @@ class Sightings:
     an id. restarts: how often the list was restarted. total_count: `totalCount`, as it was reported
     last. grown: how many rows were added during the scan, at least. newest_ms: the newest
     `createdAt` and `updatedAt`, never later than `until_ms`: a watermark must not step over rows
-    that come later. ids_in_order: of the list's pages since it was last begun, as they came.
+    that come later. first_ms, last_ms: field → time of the first row that had one, and of the last
+    so far. ids_in_order: of the list's pages since it was last begun, as they came.
     """
 
     def __init__(self, until_ms: int) -> None:
@@ -70,8 +71,8 @@ class Sightings:
         self.total_count: int | None = None
         self.newest_ms: dict[str, int] = {}
         self.ids_in_order, self._ids = IdCount(), IdCount()
-        self._first_ms: dict[str, int] = {}
-        self._last_ms: dict[str, int] = {}
+        self.first_ms: dict[str, int] = {}
+        self.last_ms: dict[str, int] = {}
         self._unordered: set[str] = set()
         self._malformed_hashes: set[int] = set()
         self._page_ids: set[str] = set()
@@ -111,17 +112,17 @@ class Sightings:
             if len(unpinned) < len(records):
                 times = _times(unpinned, field)
             if in_order and times:
-                before = self._last_ms.get(field, times[0])
+                before = self.last_ms.get(field, times[0])
                 if any(map(gt, times, [before, *times])):
                     self._unordered.add(field)
-                self._first_ms.setdefault(field, times[0])
-                self._last_ms[field] = times[-1]
+                self.first_ms.setdefault(field, times[0])
+                self.last_ms[field] = times[-1]
 
     def restart(self) -> None:
         """The list is read from its beginning again; ids that were seen stay seen."""
         self.restarts += 1
         self.pages = self.rows = self.malformed = 0
-        self._last_ms = {}
+        self.last_ms = {}
 
     # --- order ----------------------------------------------------------------------------------
 
@@ -133,18 +134,10 @@ class Sightings:
     def order(self) -> str | None:
         """The field by which rows came newest first; None if neither, or too few to tell."""
         for field in WATERMARK_FIELDS:
-            has_range = self._first_ms.get(field) != self._last_ms.get(field)
+            has_range = self.first_ms.get(field) != self.last_ms.get(field)
             if has_range and self.is_newest_first(field):
                 return field
         return None
-
-    def first_ms(self, field: str) -> int | None:
-        """The time of the first row of the list that had one."""
-        return self._first_ms.get(field)
-
-    def last_ms(self, field: str) -> int | None:
-        """The time of the last row of the list so far that had one."""
-        return self._last_ms.get(field)
 
     # --- counts ---------------------------------------------------------------------------------
 
@@ -195,8 +188,8 @@ class Sightings:
             "grown": self.grown,
             "times": {
                 "newest": dict(self.newest_ms),
-                "first": dict(self._first_ms),
-                "last": dict(self._last_ms),
+                "first": dict(self.first_ms),
+                "last": dict(self.last_ms),
                 "unordered": sorted(self._unordered),
             },
         }
@@ -211,7 +204,7 @@ class Sightings:
             seen.total_count, seen.grown = facts["last_total"], facts["grown"]
             times = facts["times"]
             seen.newest_ms = dict(times["newest"])
-            seen._first_ms, seen._last_ms = dict(times["first"]), dict(times["last"])
+            seen.first_ms, seen.last_ms = dict(times["first"]), dict(times["last"])
             seen._unordered = set(times["unordered"])
             seen._ids = IdCount(seen.rows - seen.malformed)
         return seen
@@ -379,7 +372,7 @@ class ListPages:
             return following
         self._empty_pages = 0
         both = zip(items, ids, strict=True)
-        malformed = [_content(item) for item, each in both if each is None]
+        malformed = [f"#{json.dumps(one, sort_keys=True)}" for one, id in both if id is None]
         has_new = self._note_new({*known, *malformed})
         if _time(step.page) is not None:
             return self._times.after(step, token, following, has_new=has_new)
@@ -504,14 +497,5 @@ def _is_ascending(resource: str, items: list[Any]) -> bool:
     order = ENDPOINTS[resource].order
     if order is not None:
         return order == "ascending"
-    times = [item["createdAt"] for item in items if _has_time(item, "createdAt")]
+    times = _times([item for item in items if isinstance(item, dict)], "createdAt")
     return times == sorted(times) and times[:1] != times[-1:]
-
-
-def _has_time(item: Any, field: str) -> bool:
-    return isinstance(item, dict) and type(item.get(field)) is int
-
-
-def _content(item: Any) -> str:
-    """What a malformed record is known by."""
-    return f"#{json.dumps(item, sort_keys=True)}"

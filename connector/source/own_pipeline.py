@@ -197,7 +197,7 @@ def flag_deleted(
             with pipeline.managed_state() as changed:
                 note(
                     changed["sources"][SECTION]["resources"][name],
-                    {**scan.looked(left), STAMPED: None},
+                    {**scan.looked(facts, left), STAMPED: None},
                 )
     return flagged
 

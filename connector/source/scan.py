@@ -233,7 +233,7 @@ class Scan:
         plan, known_ms = self.plan, self._newest_known_ms
         if plan.kind is not ScanKind.HEAD or plan.order is None or known_ms is None:
             return
-        first_ms = self._seen.first_ms(plan.order)
+        first_ms = self._seen.first_ms.get(plan.order)
         if first_ms is None or first_ms < known_ms:
             reason = f"the first row isn't the newest that is known, so all of it; {plan.reason}"
             self.plan = replace(
@@ -246,7 +246,7 @@ class Scan:
         plan = self.plan
         if plan.kind is not ScanKind.HEAD or plan.order is None or plan.since_ms is None:
             return False
-        last_ms = self._seen.last_ms(plan.order)
+        last_ms = self._seen.last_ms.get(plan.order)
         ordered = self._seen.is_newest_first(plan.order)
         return ordered and last_ms is not None and last_ms < plan.since_ms
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
 from typing import Any, Self, cast
@@ -293,20 +292,6 @@ class ResourceFacts(Stored):
         return replace(doubt, gap=min(doubt.gap, self.doubt.gap))
 
 
-def since_ms(text: str) -> int:
-    """A date, a time (UTC unless it says otherwise) or Unix milliseconds, in milliseconds.
-
-    Raises:
-        ValueError: it is none of these.
-    """
-    if text.isdecimal() and len(text) > 8:  # shorter ones are dates: 20260301
-        return int(text)
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
-
-
 # --- one list in one run --------------------------------------------------------------------------
 #
 # A resource's part of dlt's state is `{"facts": …, "scan": …}`: the results of finished scans, and
@@ -323,10 +308,9 @@ _log = get_logger("pull")
 class ListScan:
     """One list in this run. facts: of finished scans. checkpoint: of the current scan.
 
-    left: an unfinished full scan that a narrow one leaves as it is. is_full_wanted: requested by
-    the user. alive: rows that a filtered list lacked but that exist. looked_ms: when
-    unlisted rows were last looked up. undecided: rows that left the list, and that the API neither
-    returns nor answers with 404. warnings: message → how often.
+    left: an unfinished full scan that a narrow one leaves as it is. is_full_wanted: by the user.
+    alive: rows that a filtered list lacked but that exist. looked_ms, undecided: as in
+    `ResourceFacts`. warnings: message → how often.
     """
 
     resource: str
@@ -354,8 +338,7 @@ class ListScan:
 
     @property
     def expected_pages(self) -> int | None:
-        """Pages that this run will request if it is like the last scan of this kind; None if there
-        was none."""
+        """Pages that this run requests if it is like the last scan of its kind; None: unknown."""
         if self.outcome is not None:
             return 0
         usual = self.facts.pages_of(self.plan)
@@ -379,11 +362,12 @@ class ListScan:
     def why_incomplete(self) -> str | None:
         """Why a full scan isn't proven complete, for people; None if it is, or if no page was read:
         then the run's error tells why."""
-        if self.complete is not False or (self.outcome is None and not self.counts["rows_read"]):
+        if self.complete is not False:
             return None
-        if self.outcome is None:
-            return "the scan has not come to its end; the next pull resumes it"
-        return self.outcome.why
+        if self.outcome is not None:
+            return self.outcome.why
+        is_begun = self.counts["rows_read"] > 0
+        return "the scan has not come to its end; the next pull resumes it" if is_begun else None
 
     @property
     def doubt(self) -> Doubt | None:
@@ -445,13 +429,10 @@ class ListScan:
             self.plan, outcome, started_ms=self.checkpoint.started_ms, found=found
         )
         unfinished = replace(self.checkpoint, outcome=None) if outcome.unfinished else None
-        return self._state(facts, self.left or unfinished)
+        return self.looked(facts, self.left or unfinished)
 
-    def looked(self, left: Checkpoint | None) -> dict[str, Any]:
+    def looked(self, facts: ResourceFacts, left: Checkpoint | None) -> dict[str, Any]:
         """The state once absent rows were looked up. left: an unfinished scan that it keeps."""
-        return self._state(self.facts, left)
-
-    def _state(self, facts: ResourceFacts, left: Checkpoint | None) -> dict[str, Any]:
         undecided = facts.undecided if self.undecided is None else self.undecided
         facts = replace(facts, looked_ms=self.looked_ms or facts.looked_ms, undecided=undecided)
         return {"facts": facts.to_json(), "scan": left.to_json() if left else None}
@@ -496,19 +477,12 @@ def begin(
     full, keeps_ids: as in `plan_scans` and `list_state`.
     """
     left = known.left
-    if (
-        left is not None
-        and left.plan.kind is plan.kind
-        and _look_back(left.plan) == _look_back(plan)
-    ):
+    if left and left.plan.kind is plan.kind and _look_back(left.plan) == _look_back(plan):
         reason = plan.reason
         if not reason.startswith("resumes"):
             reason = f"resumes where a run stopped: {reason}"
-        resumed = replace(
-            left.plan, reason=reason, max_pages=plan.max_pages, in_parts=plan.in_parts
-        )
-        checkpoint = replace(left, plan=resumed)
-        scan = ListScan(plan.resource, known.facts, checkpoint, resumed=True)
+        again = replace(left.plan, reason=reason, max_pages=plan.max_pages, in_parts=plan.in_parts)
+        scan = ListScan(plan.resource, known.facts, replace(left, plan=again), resumed=True)
     else:
         if left is not None and (
             plan.kind is ScanKind.FULL

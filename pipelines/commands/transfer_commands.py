@@ -86,7 +86,7 @@ def _pull(
 
 def _since_ms(text: str) -> int:
     from connector.errors import UsageError
-    from connector.source.scans import since_ms
+    from connector.source.fields import since_ms
 
     try:
         return since_ms(text)

@@ -400,7 +400,7 @@ def polled_rows(session: Session) -> list[Any]:
 
 
 def _ms_of(value: Any) -> int | None:
-    from connector.source.scans import since_ms
+    from connector.source.fields import since_ms
 
     if isinstance(value, int) and not isinstance(value, bool):
         return value

@@ -29,7 +29,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from connector.budget.database import Database
-from connector.budget.scheduler import RateBudget
+from connector.budget.ledger_view import open_report
 from connector.clock import SystemClock
 from connector.errors import UsageError, printable
 from connector.history import SENDING, Freshness, RunRecord
@@ -119,25 +119,16 @@ def _budget(
     """(use of the shortest and the longest window, why the budget is on hold)."""
     by_length = sorted(settings.rate_limits, key=lambda limit: limit.length_s)
     shortest, longest = by_length[0], by_length[-1]
+    counts = hourly(runs, now_s, _HOURS)
     by_hour = WindowUse(
-        longest.limit,
-        longest.length_s,
-        3600.0,
-        hourly(runs, now_s, _HOURS),
-        whose="by runs into this destination",
+        longest.limit, longest.length_s, 3600.0, counts, whose="by runs into this destination"
     )
     if settings.api_key is None:
         return [by_hour], ""
-    with RateBudget(
-        database,
-        api_key=settings.key,
-        limits=settings.rate_limits,
-        request_timeout_s=settings.http.request_timeout_s,
-    ) as budget:
-        counts = by_minute(budget.ages_s(3600.0))
-        return [WindowUse(shortest.limit, shortest.length_s, 60.0, counts), by_hour], (
-            budget.state().hold_reason
-        )
+    budget = open_report(database, api_key=settings.key, limits=settings.rate_limits)
+    counts = by_minute(budget.ages_s(3600.0))
+    by_minutes = WindowUse(shortest.limit, shortest.length_s, 60.0, counts)
+    return [by_minutes, by_hour], budget.state().hold_reason
 
 
 def _pushes(settings: Settings, runs: Sequence[RunRecord]) -> list[ShownPush]:

@@ -94,7 +94,7 @@ class Session:
 
 @contextmanager
 def open_session(
-    settings: Settings, *, kind: str, run_id: str | None = None, patience_s: float = math.inf
+    settings: Settings, *, kind: str, patience_s: float = math.inf
 ) -> Iterator[Session]:
     """A session of one run. kind: what the run does, as in its history (`pull`, `push`).
     patience_s: calls give up after this, if that is sooner than the settings' time-outs.
@@ -105,7 +105,7 @@ def open_session(
     """
     key = settings.key
     logs.hide(key)
-    run_id = run_id or new_run_id()
+    run_id = new_run_id()
     logs.bind_run(run_id)
     _log_other_host(settings.base_url)
     clock = SystemClock()

@@ -119,7 +119,7 @@ class CenterApi:
         if status == 409:
             raise Refused(status=409, url_path="/prospects", reason="exists")
         before_s = None if first_sent_s is None else self.clock.monotonic_s() - first_sent_s
-        return WriteAnswer(status, item, None, None, first_sent_before_s=before_s)
+        return WriteAnswer(status, item, None, first_sent_before_s=before_s)
 
 
 class RealPushes:

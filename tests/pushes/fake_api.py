@@ -184,7 +184,7 @@ class FakeApi:
         if match and payload.get("update") is False and self.on_match != "ignored":
             if self.on_match == "conflict":
                 return Refused(status=409, url_path="/prospects", reason="this prospect exists")
-            return WriteAnswer(200, self._shown(match), None, None)
+            return WriteAnswer(200, self._shown(match), None)
         if self.numbers_ids and "prospectId" in fields:
             fields["prospectId"] = int(fields["prospectId"])
         if self.drops_phones and fields.get("phone"):
@@ -196,7 +196,7 @@ class FakeApi:
         record |= fields | {"updatedAt": self.now_ms()}
         table[str(record["id"])] = record
         self.applied.append(Applied(resource, str(record["id"]), key, payload))
-        return WriteAnswer(status, self._shown(record), None, None)
+        return WriteAnswer(status, self._shown(record), None)
 
     def _shown(self, record: Mapping[str, Any]) -> dict[str, Any]:
         shown = dict(record)

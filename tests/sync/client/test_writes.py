@@ -24,15 +24,10 @@ def test_a_write_is_sent_again_with_the_same_key_and_the_same_bytes(bench: Bench
         answer(409, {"error": "Conflict", "message": "still in progress"}),
         answer(429),
         half(),
-        answer(
-            201,
-            {"success": True, "item": {"id": "p1"}, "message": "Phone dropped"},
-            headers=["Date: Thu, 09 Oct 2025 08:53:20 GMT"],
-        ),
+        answer(201, {"success": True, "item": {"id": "p1"}, "message": "Phone dropped"}),
     )
     done = client.post("prospects", body, idempotency_key="key-1")
     assert (done.status, done.item, done.message) == (201, {"id": "p1"}, "Phone dropped")
-    assert done.server_date_s == 1_760_000_000
     assert len(bench.server.received) == 6
     for sent in bench.server.received:
         assert (sent.method, sent.target, sent.body) == ("POST", "/v2/prospects", body)
