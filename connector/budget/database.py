@@ -219,14 +219,24 @@ class Database:
                     raise
             time.sleep(_WAL_RETRY_S)
 
+    def connect(self) -> sa.Connection:
+        """A connection for one caller alone, who closes it: it may have temporary tables, which are
+        gone then."""
+        with self._guarded():
+            connection = self.engine.connect()
+            connection.detach()
+            return connection
+
     @contextmanager
-    def write(self, *, to_disk: bool = True) -> Iterator[sa.Connection]:
+    def write(
+        self, *, to_disk: bool = True, on: sa.Connection | None = None
+    ) -> Iterator[sa.Connection]:
         """A write transaction; commits at the end, rolls back on an exception.
 
         to_disk: False doesn't wait for PostgreSQL's disk. A crash of its machine may lose the
-        latest of these transactions; a killed process never does.
+        latest of these transactions; a killed process never does. on: a connection of `connect`.
         """
-        with self._guarded(), self._exclusive(), self._begun(write=True) as connection:
+        with self._guarded(), self._exclusive(), self._begun(write=True, on=on) as connection:
             if not (to_disk or self.is_sqlite):
                 connection.exec_driver_sql("SET LOCAL synchronous_commit TO off")
             if self._proof is not None:
@@ -267,8 +277,8 @@ class Database:
         return nullcontext() if self._lock is None else self._lock.held(self._lock_wait_s)
 
     @contextmanager
-    def _begun(self, *, write: bool) -> Iterator[sa.Connection]:
-        with self.engine.connect() as connection:
+    def _begun(self, *, write: bool, on: sa.Connection | None = None) -> Iterator[sa.Connection]:
+        with self.engine.connect() if on is None else nullcontext(on) as connection:
             if self.is_sqlite:
                 connection = connection.execution_options(write=write)
             elif not write:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
+from threading import RLock
 from typing import Any
 
 import duckdb
@@ -24,6 +26,7 @@ from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, labels_read, same_phone
 from connector.upsert.outbox.merge import CONTACTS
 from connector.upsert.outbox.outbox import PROSPECTS
+from connector.upsert.rows import MANNERS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 from pipelines.destination.identity import is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
@@ -31,6 +34,7 @@ from pipelines.running.session import Session
 
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
+_MOST_SHARED = 8  # prospects with one contact, of those that are compared in DuckDB
 _LIVE = "AND _hc_deleted_at IS NULL"
 _ID, _EMAIL = "id", "lower(email)"
 _PHONE_END = f"right(regexp_replace(phone, '[^0-9]', '', 'g'), {_KEY_DIGITS})"
@@ -41,6 +45,7 @@ _KEY_OF: dict[str, Callable[[Any], Any]] = {  # the same of values that were rea
 }
 _Wanted = Mapping[str, Collection[str]]  # key → the values that it is to have one of
 _Rows = list[tuple[Any, ...]]
+_TEXTS = frozenset((str, list, bool))  # labels are a list; what is to be done, `update`, is a bool
 
 
 @contextmanager
@@ -58,10 +63,15 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
             freshness = tables.name("_hc_freshness")
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
             complete_ms = _ms(tables.query(sql)[0][0])
-        found = PulledProspects(tables, readable, complete_ms=complete_ms)
-        found.page_size = settings.pull.page_size
-        found.has_results = bool(tables.column_names("_hc_push_results"))
-        yield found
+        with ThreadPoolExecutor(1, "hiringcenter-copy") as beside:
+            found = (
+                CopiedProspects(tables, readable, complete_ms=complete_ms, beside=beside)
+                if isinstance(tables, _PublishedCopy)
+                else PulledProspects(tables, readable, complete_ms=complete_ms)
+            )
+            found.page_size = settings.pull.page_size
+            found.has_results = bool(tables.column_names("_hc_push_results"))
+            yield found
 
 
 def scan_of_prospects(session: Session) -> ProspectScan:
@@ -113,32 +123,53 @@ class _PublishedCopy(DuckWarehouse):
 
     _has_places = False
 
+    @property
+    def dataset(self) -> str:
+        return self._dataset
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
+        super().__init__(connection, dataset)
+        self._lock = RLock()  # two threads can't use one connection at once
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> _Rows:
-        return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+        with self._lock:
+            return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
 
     def find_places(self, keys: Collection[str]) -> None:
         """Keep in memory where the rows of each key are, by its hash, 8 bytes each: else DuckDB
         reads all emails, and takes all phones apart, for each chunk of a push."""
-        if not self._has_places:
-            hashes = ", ".join(f"hash({key}) AS of_{_COLUMN_OF[key]}" for key in keys)
-            self._connection.execute(
-                f"CREATE TEMP TABLE places AS SELECT rowid AS place, {hashes} "  # noqa: S608
-                f"FROM {self.name('prospects')}"
-            )
+        hashes = ", ".join(f"hash({key}) AS of_{_COLUMN_OF[key]}" for key in keys)
+        with self._lock:
+            if not self._has_places:
+                self.query(
+                    f"CREATE TEMP TABLE places AS SELECT rowid AS place, {hashes} "  # noqa: S608
+                    f"FROM {self.name('prospects')}"
+                )
             self._has_places = True
 
     def rows_with(self, columns: Sequence[str], wanted: _Wanted, more: str) -> _Rows:
-        which = []
+        which = {}
         for key, values in wanted.items():
             column = _COLUMN_OF[key]
-            arriving = pa.table({"value": pa.array(values, pa.string())})
-            self._connection.register(f"wanted_{column}", arriving)
-            values_of = f"SELECT hash(value) FROM wanted_{column}"  # noqa: S608 - a name of ours
-            which.append(f"of_{column} IN ({values_of})")
-        return self.query(
-            f"SELECT {', '.join(columns)} FROM {self.name('prospects')} WHERE rowid IN "  # noqa: S608
-            f"(SELECT place FROM places WHERE {' OR '.join(which)}) {more}"
-        )
+            self.register(f"wanted_{column}", {"value": values})
+            which[column] = f"SELECT hash(value) FROM wanted_{column}"  # noqa: S608 - ours
+        return self.query(f"SELECT {', '.join(columns)} {self.among(which)} {more}")
+
+    def register(self, name: str, columns: Mapping[str, Collection[Any]]) -> None:
+        """Make rows a table; all its columns are text, but for a `position`."""
+        arrays = {
+            column: pa.array(values, pa.int64() if column == "position" else pa.string())
+            for column, values in columns.items()
+        }
+        with self._lock:
+            self._connection.register(name, pa.table(arrays))
+
+    def among(self, hashes: Mapping[str, str]) -> str:
+        """The FROM and WHERE of those who have one of some contacts or ids. hashes: of which, as a
+        query."""
+        which = " OR ".join(f"of_{column} IN ({query})" for column, query in hashes.items())
+        places = f"SELECT place FROM places WHERE {which}"  # noqa: S608 - all names are ours
+        return f"FROM {self.name('prospects')} WHERE rowid IN ({places})"
 
     def ms_of(self, column: str) -> str:
         return f"epoch_ms({column})"
@@ -202,6 +233,43 @@ class _ServerTables(ServerWarehouse):
 
 
 _Tables = _PublishedCopy | _ServerTables
+
+
+# A row that DuckDB finds to be as its person is never compared in Python. What it decides is never
+# more than `Near.alike` would (a test compares both): of a contact that many have, and of text that
+# other programs fold in another way, it says nothing.
+_ALIKE = f"""
+WITH found AS MATERIALIZED (
+    SELECT *, lower(email) AS email_key, regexp_replace(phone, '[^0-9]', '', 'g') AS digits,
+        right(digits, {_KEY_DIGITS}) AS phone_key, ltrim(digits, '0') AS plain_digits
+    FROM (SELECT {{columns}} {{among}} {_LIVE})
+),
+crowded AS (
+    SELECT email_key AS key FROM found GROUP BY ALL HAVING count(*) > {_MOST_SHARED}
+    UNION ALL SELECT phone_key FROM found GROUP BY ALL HAVING count(*) > {_MOST_SHARED}
+),
+asked AS (
+    SELECT * FROM wanted
+    WHERE (email_key IS NULL OR email_key NOT IN (SELECT key FROM crowded WHERE key IS NOT NULL))
+    AND (phone_key IS NULL OR phone_key NOT IN (SELECT key FROM crowded WHERE key IS NOT NULL))
+),
+near AS (
+    SELECT position, id, updated_ms, {{is_alike}} AS is_alike
+    FROM asked JOIN found ON asked.email_key = found.email_key
+    UNION SELECT position, id, updated_ms, {{is_alike}}
+    FROM asked JOIN found ON asked.phone_key = found.phone_key
+    WHERE ends_with(asked.digits, found.digits) OR ends_with(found.digits, asked.digits)
+)
+SELECT position, any_value(id), any_value(updated_ms) FROM near
+GROUP BY position HAVING count(*) = 1 AND bool_and(is_alike)
+"""  # noqa: S608 - all names are ours
+_SAME_EMAIL = "(asked.email IS NULL OR asked.email_key = found.email_key)"
+# a copy may show it without its country code
+_SAME_PHONE = (
+    "(asked.phone IS NULL OR asked.phone = found.phone "
+    f"OR (length(plain_digits) >= {_KEY_DIGITS} AND ends_with(asked.e164, plain_digits) "
+    "AND length(found.phone) = strlen(found.phone)))"
+)
 
 
 @contextmanager
@@ -301,6 +369,107 @@ class PulledProspects(Pulled):
             return []
         self._tables.find_places(self._keys)
         return self._tables.rows_with(columns, asked, more)
+
+
+class CopiedProspects(PulledProspects):
+    """The table `prospects` of the published copy. beside: where it is asked while more rows are
+    read: DuckDB needs no Python meanwhile."""
+
+    def __init__(
+        self,
+        tables: _PublishedCopy,
+        columns: Sequence[str],
+        *,
+        complete_ms: int | None,
+        beside: Executor,
+    ) -> None:
+        super().__init__(tables, columns, complete_ms=complete_ms)
+        self._copy, self._beside = tables, beside
+        sql = (
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND "
+            "table_name = 'prospects' AND data_type IN ('VARCHAR', 'JSON')"
+        )
+        texts = {name for (name,) in tables.query(sql, [tables.dataset])}
+        columns_of = {name: self._fields.get(READ_AS.get(name, name)) for name in PROSPECT_FIELDS}
+        self._compared = {
+            name: column for name, column in columns_of.items() if column and column in texts
+        }
+        self._understood = self._compared.keys() | MANNERS
+        self._alike = ""
+
+    def alike(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, PulledProspect]:
+        if not self._keys:
+            return {}
+        asked = [position for position, says in enumerate(rows) if self._is_understood(says)]
+        said = [rows[position] for position in asked]
+        wanted: dict[str, list[Any]] = {
+            name: [says.get(name) for says in said] for name in self._compared
+        }
+        if "labels" in wanted:
+            wanted["labels"] = [
+                None if labels is None else orjson.dumps(labels).decode()
+                for labels in wanted["labels"]
+            ]
+        emails, phones = wanted.get("email", []), wanted.get("phone", [])
+        digits = [phone and (re.sub(r"\D", "", phone)) for phone in phones]
+        wanted["email_key"] = [email and email.casefold() for email in emails] or [None] * len(said)
+        wanted["digits"] = digits or [None] * len(said)
+        wanted["phone_key"] = [each and each[-_KEY_DIGITS:] for each in wanted["digits"]]
+        wanted["e164"] = [
+            each if phone and phone[0] == "+" else None
+            for phone, each in zip(phones, digits, strict=True)
+        ] or [None] * len(said)
+        wanted["position"] = asked
+        self._copy.find_places(self._keys)
+        self._copy.register("wanted", wanted)
+        found = self._copy.query(self._alike or self._make_alike())
+        return {
+            position: PulledProspect(id_, updated_ms, None) for position, id_, updated_ms in found
+        }
+
+    def ask_alike(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], Mapping[int, PulledProspect]]:
+        return self._beside.submit(self.alike, rows).result
+
+    def _is_understood(self, says: Mapping[str, Any]) -> bool:
+        """Whether a row is text through and through, under columns of text."""
+        email, phone = says.get("email"), says.get("phone")
+        return (
+            (email is not None or phone is not None)
+            and (email is None or email.isascii())
+            and (phone is None or phone.isascii())
+            and says.keys() <= self._understood
+            and _TEXTS.issuperset(map(type, says.values()))
+        )
+
+    def _make_alike(self) -> str:
+        """The query, whose columns stay the same."""
+        same = {
+            name: f'(asked."{name}" IS NULL OR asked."{name}" = found.{column}::VARCHAR)'
+            for name, column in self._compared.items()
+        }
+        same |= {"email": _SAME_EMAIL} if "email" in same else {}
+        same |= {"phone": _SAME_PHONE} if "phone" in same else {}
+        compared = dict.fromkeys([*self._compared.values(), "email", "phone"])
+        columns = [
+            "id",
+            f"{self._times[1]} AS updated_ms",
+            *(
+                name if name in self._compared.values() else f"NULL::VARCHAR AS {name}"
+                for name in compared
+            ),
+        ]
+        hashes = {
+            column: f"SELECT hash({column}_key) FROM wanted WHERE {column}_key IS NOT NULL"  # noqa: S608
+            for column in (_COLUMN_OF[key] for key in self._keys if key != _ID)
+        }
+        self._alike = _ALIKE.format(
+            columns=", ".join(columns),
+            among=self._copy.among(hashes),
+            is_alike=" AND ".join(same.values()),
+        )
+        return self._alike
 
 
 def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[PulledProspect]:

@@ -190,11 +190,13 @@ class Bases:
 
     def end_push(self, connection: sa.Connection, source: str, at_ms: int) -> None:
         """A push of this source has ended: it isn't new any more."""
-        self._entries.end_push(connection, self._make_number(connection, source), at_ms)
+        self._entries.end_push(connection, self.make_number(connection, source), at_ms)
 
-    def _make_number(self, connection: sa.Connection, source: str) -> int:
-        alias = self.hasher.alias("source", source)
-        self._sources[source] = self._entries.make_source(connection, alias)
+    def make_number(self, connection: sa.Connection, source: str) -> int:
+        """The number of a source, which gets one where it has none."""
+        if not self.number(connection, source):
+            alias = self.hasher.alias("source", source)
+            self._sources[source] = self._entries.make_source(connection, alias)
         return self._sources[source]
 
     def _memory(
@@ -308,10 +310,14 @@ class Bases:
         return Settlement(new, contacts)
 
     def whole(
-        self, write: Write, says: Mapping[str, Any], prospect_id: str, at_ms: int
+        self,
+        write: Write,
+        says: Mapping[str, Any],
+        prospect_id: str,
+        contacts: tuple[int, ...],
+        at_ms: int,
     ) -> Settlement:
-        """The new entry of a row that is settled as a whole."""
-        contacts = self.contacts(write)
+        """The new entry of a row that is settled as a whole. contacts: those of `contacts`."""
         names = self.hasher.entry_names(says.get("firstName"), says.get("lastName"))
         cells = cells_of_row(says, self.hasher)
         if write.exported is not None:
@@ -329,10 +335,8 @@ class Bases:
 
     def put(self, connection: sa.Connection, source: str, settled: Sequence[Settlement]) -> None:
         """Store what is settled for rows of `source`."""
-        if not settled:
-            return
-        number = self.number(connection, source) or self._make_number(connection, source)
-        self._entries.put(connection, number, settled)
+        if settled:
+            self._entries.put(connection, self.make_number(connection, source), settled)
 
 
 def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:

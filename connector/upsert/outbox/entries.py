@@ -41,12 +41,8 @@ INITIAL = slice(8, 12)  # of an entry's names
 _IN_ONE_QUERY, _REASON_LENGTH = 500, 2_000
 _SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
-_FIND = (
-    "SELECT {columns}, e.alias FROM outbox_entries e WHERE e.alias IN ({numbers}) "
-    "UNION ALL SELECT {columns}, c.contact FROM outbox_entry_contacts c "
-    "JOIN outbox_entries e ON e.alias = c.alias AND e.source = c.source "
-    "WHERE c.contact IN ({numbers})"
-).replace("{columns}", ", ".join(f"e.{name}" for name in _COLUMNS))
+_FIND = f"SELECT {', '.join(_COLUMNS)} FROM outbox_entries WHERE alias IN ({{numbers}})"  # noqa: S608
+_FIND_LED = "SELECT contact, alias, source FROM outbox_entry_contacts WHERE contact IN ({numbers})"
 # built once: building a statement takes ten times as long as executing it
 _NAMED = Prepared(
     sa.select(*(entries.c[name] for name in _COLUMNS)).where(
@@ -153,9 +149,15 @@ class Entries:
         """alias → the entries, of any source, that ever had this contact."""
         if not aliases:
             return {}
+        led = rows_of(connection, _FIND_LED, aliases)
+        found: dict[tuple[int, int], Entry] = {}
         by_alias: dict[int, list[Entry]] = {}
-        for row in rows_of(connection, _FIND, aliases):
-            by_alias.setdefault(row[8], []).append(Entry._make(row[:8]))
+        for row in rows_of(connection, _FIND, {*aliases, *(alias for _, alias, _ in led)}):
+            entry = found[row[0], row[1]] = Entry._make(row)
+            by_alias.setdefault(entry.alias, []).append(entry)
+        for contact, *key in led:
+            if (one := found.get((key[0], key[1]))) is not None:
+                by_alias.setdefault(contact, []).append(one)
         return by_alias
 
     def named(

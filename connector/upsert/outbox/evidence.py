@@ -6,13 +6,13 @@ Everything is looked up set by set, a chunk of rows at a time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Self
 
 import orjson
 
-from connector.upsert.outbox.bases import Bases, FoundEntries, RowMemory
+from connector.upsert.outbox.bases import Bases, FoundEntries, RowMemory, fields_of_item
 from connector.upsert.outbox.entries import Refusal
 from connector.upsert.outbox.matching import (
     Name,
@@ -20,10 +20,12 @@ from connector.upsert.outbox.matching import (
     first_name,
     same_email,
     same_phone,
+    same_value,
     stored_first_name,
 )
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, Write
 from connector.upsert.outbox.receipts import Receipt, Receipts
+from connector.upsert.rows import MANNERS
 
 Disputed = Mapping[int, tuple[str, str]]
 
@@ -50,15 +52,17 @@ class Near(NamedTuple):
     by_phone: Mapping[str, frozenset[str]]
     people: Mapping[str, PulledProspect]
 
-    def whose(self, says: Mapping[str, Any]) -> str | None:
-        """Who alone has every contact that a row says."""
+    def alike(self, says: Mapping[str, Any]) -> PulledProspect | None:
+        """Who alone has every contact that a row says, and is all that it says."""
         email, phone = says.get("email"), says.get("phone")
         having = [self.by_email.get(email.casefold())] if email else []
         having += [self.by_phone.get(phone)] if phone else []
         if not having or having[0] is None or len(having[0]) != 1 or having[-1] != having[0]:
             return None
         (id_,) = having[0]
-        return id_
+        found = self.people.get(id_)
+        is_alike = found is not None and _is_all(says, fields_of_item(found.fields, of_copy=True))
+        return found if is_alike else None
 
 
 class Pulled:
@@ -106,6 +110,19 @@ class Pulled:
         ids = frozenset[str]().union(*by_email.values(), *by_phone.values())
         return Near(by_email, by_phone, self.by_id(ids, with_fields=True))
 
+    def alike(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, PulledProspect]:
+        """position → who alone has every contact that this row says, and is all that it says, as
+        far as that is seen at a glance. Their fields may be left out."""
+        near = self.near(*contacts_of(rows))
+        found = ((position, near.alike(says)) for position, says in enumerate(rows))
+        return {position: each for position, each in found if each is not None}
+
+    def ask_alike(
+        self, rows: Sequence[Mapping[str, Any]]
+    ) -> Callable[[], Mapping[int, PulledProspect]]:
+        """Begin `alike`, beside other work where possible; what is returned waits for it."""
+        return lambda: self.alike(rows)
+
     def pushed_before(self, ids: Collection[str]) -> frozenset[str]:  # noqa: ARG002
         """Those of `ids` that pushes have created or changed, as their landed results say."""
         return frozenset()
@@ -117,17 +134,31 @@ class Pulled:
         return found.deleted_at_ms is not None and found.deleted_at_ms > accepted_ms
 
 
+def contacts_of(rows: Iterable[Mapping[str, Any]]) -> tuple[set[str], set[str]]:
+    """The emails (casefolded) and phones that rows say."""
+    emails, phones = set[str](), set[str]()
+    for says in rows:
+        if email := says.get("email"):
+            emails.add(email.casefold())
+        if phone := says.get("phone"):
+            phones.add(phone)
+    return emails, phones
+
+
+def _is_all(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Whether each field that a row names is known to be what a prospect has."""
+    return all(
+        name in theirs and (value == theirs[name] or same_value(name, value, theirs[name]))
+        for name, value in says.items()
+        if name not in MANNERS
+    )
+
+
 class ContactFacts(NamedTuple):
-    """What is known about the contacts of a chunk of rows, each looked up once.
+    """What the ledger knows about the contacts of some rows, by alias."""
 
-    payloads: by row number, what the rows say. receipts, entries: by alias. near: who has the
-    contacts in the copy.
-    """
-
-    payloads: Mapping[int, dict[str, Any]]
     receipts: Mapping[int, Receipt]
     entries: FoundEntries
-    near: Near
 
 
 @dataclass(slots=True)
@@ -265,33 +296,30 @@ class EvidenceFinder:
         """Whether nothing about the person of `write` is open, uncertain or disputed."""
         return not self._unsettled or self._unsettled.isdisjoint({*write.aliases, prospect_id})
 
-    def look_up(self, people: Sequence[Sequence[Sequence[Write]]]) -> ContactFacts:
-        """The facts about the contacts of all rows. people: the rows of each, as their writes."""
-        writes = [row[0] for person in people for row in person]
-        payloads = {write.row_number: orjson.loads(write.body) for write in writes}
+    def look_up(self, writes: Sequence[Write]) -> ContactFacts:
+        """What the ledger knows about the contacts of these rows."""
         aliases = {alias for write in writes for alias in write.aliases}
         with self._outbox.database.read() as connection:
             receipts = self._receipts.find(connection, aliases)
             if self._is_anything_settled:
                 entries = self._bases.find(connection, self._source_name, writes)
-            else:  # what this very plan settles is about other people than those still to come
+            else:
                 entries = FoundEntries({}, 0)
-        said = payloads.values()
-        emails = {email.casefold() for each in said if (email := each.get("email"))}
-        phones = {phone for each in said if (phone := each.get("phone"))}
-        return ContactFacts(payloads, receipts, entries, self.pulled.near(emails, phones))
+        return ContactFacts(receipts, entries)
 
     def gather(
         self, people: Sequence[Sequence[Sequence[Write]]], facts: ContactFacts
     ) -> dict[int, Evidence]:
-        """row number → all facts about its person, and what was settled for the row. facts: about
-        these and other people (`look_up`)."""
+        """row number → all facts about its person, and what was settled for the row. people: the
+        rows of each, as their writes. facts: of `look_up`."""
         rows = [row for person in people for row in person]
-        evidence = self._from_ledger(rows, facts)
+        says = {write.row_number: orjson.loads(write.body) for write, *_ in rows}
+        near = self.pulled.near(*contacts_of(says.values()))
+        evidence = self._from_ledger(rows, says, facts, near)
         ids = {id_ for own in evidence.values() for id_ in own.people}
         ids |= {own.by_row.prospect_id for own in evidence.values() if own.by_row}
-        others = self.pulled.by_id(ids - facts.near.people.keys(), with_fields=True)
-        seen = {**facts.near.people, **others}
+        others = self.pulled.by_id(ids - near.people.keys(), with_fields=True)
+        seen = {**near.people, **others}
         for own in evidence.values():
             self._drop_deleted(own, seen)
             self._compare_names(own, seen)
@@ -300,8 +328,8 @@ class EvidenceFinder:
         if unseen := remembered - seen.keys() - ids:
             seen |= self.pulled.by_id(unseen, with_fields=True)
         for own in evidence.values():
-            near = {*own.people, *(own.memory.people if own.memory else ())}
-            own.pulled = {id_: seen[id_] for id_ in near if id_ in seen}
+            about = {*own.people, *(own.memory.people if own.memory else ())}
+            own.pulled = {id_: seen[id_] for id_ in about if id_ in seen}
         self._add_settled(people, evidence)
         if self._is_first_push:
             self._add_adoptions(list(evidence.values()))
@@ -357,9 +385,13 @@ class EvidenceFinder:
         return not self._open.isdisjoint({*write.aliases, prospect_id})
 
     def _from_ledger(
-        self, rows: Sequence[Sequence[Write]], facts: ContactFacts
+        self,
+        rows: Sequence[Sequence[Write]],
+        says: Mapping[int, dict[str, Any]],
+        facts: ContactFacts,
+        near: Near,
     ) -> dict[int, Evidence]:
-        found, near, nobody = facts.receipts, facts.near, frozenset[str]()
+        found, nobody = facts.receipts, frozenset[str]()
         has_activities = any(len(row) > 1 for row in rows)
         named = {write.prospect_id or "" for write, *_ in rows if write.exported is not None}
         ids = {each.prospect_id for each in found.values()} | named if has_activities else set()
@@ -369,7 +401,7 @@ class EvidenceFinder:
         evidence = {}
         for write, *_ in rows:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
-            own.payload, own.attached = facts.payloads[write.row_number], attached
+            own.payload, own.attached = says[write.row_number], attached
             email, phone = own.payload.get("email"), own.payload.get("phone")
             own.pulled_by_email = near.by_email.get((email or "").casefold(), nobody)
             own.pulled_by_phone = near.by_phone.get(phone or "", nobody)

@@ -8,6 +8,7 @@ fate is known. Times are UTC epoch milliseconds.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -363,21 +364,47 @@ def insert_tuples(
         _insertion(connection, table, columns, replaces=replaces).execute_tuples(connection, rows)
 
 
+def copy_rows(
+    connection: sa.Connection,
+    table: sa.Table,
+    query: str,
+    values: Mapping[str, Any],
+    *,
+    source: sqlite3.Connection,
+    replaces: bool,
+) -> None:
+    """As `insert_tuples`, for the rows of a query of `source`: its columns are the table's, in the
+    table's order. Where `source` is the connection itself, no row passes through Python."""
+    if connection.dialect.name == "sqlite":
+        names = [column.name for column in table.columns]
+        insert = insert_into(connection, table).from_select(names, sa.text(query).columns())
+        text = str(_on_conflict(insert, table, names, replaces=replaces).compile(connection))
+        source.execute(text, values)
+        return
+    flags = {at for at, column in enumerate(table.columns) if isinstance(column.type, sa.Boolean)}
+    rows = [
+        [bool(cell) if at in flags else cell for at, cell in enumerate(row)]
+        for row in source.execute(query, values)
+    ]
+    insert_tuples(connection, table, rows, replaces=replaces)
+
+
 def _insertion(
     connection: sa.Connection, table: sa.Table, columns: tuple[str, ...], *, replaces: bool
 ) -> Prepared:
     key = (connection.dialect.name, table, columns, replaces)
     if key not in _insertions:
-        insert = insert_into(connection, table)
-        keys = [column.name for column in table.primary_key]
-        new = {name: insert.excluded[name] for name in columns if name not in keys and replaces}
-        statement = (
-            insert.on_conflict_do_update(index_elements=keys, set_=new)
-            if new
-            else insert.on_conflict_do_nothing()
-        )
+        statement = _on_conflict(insert_into(connection, table), table, columns, replaces=replaces)
         _insertions[key] = Prepared(statement, columns)
     return _insertions[key]
+
+
+def _on_conflict(insert: Any, table: sa.Table, columns: Sequence[str], *, replaces: bool) -> Any:
+    keys = [column.name for column in table.primary_key]
+    new = {name: insert.excluded[name] for name in columns if name not in keys and replaces}
+    if not new:
+        return insert.on_conflict_do_nothing()
+    return insert.on_conflict_do_update(index_elements=keys, set_=new)
 
 
 def rows_of(connection: sa.Connection, sql: str, numbers: Collection[int]) -> Sequence[Any]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, Settlement, fields_of_item
 from connector.upsert.outbox.entries import Base, packed
 from connector.upsert.outbox.evidence import ContactFacts, Evidence, Pulled, PulledProspect
-from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, same_value
+from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
     LABELS_STAY,
@@ -119,6 +119,13 @@ class RowPlan:
     name: str | None = None
 
 
+class Alike(NamedTuple):
+    """A row that is as HiringCenter has its person. settlement: None where it is settled."""
+
+    prospect_id: str
+    settlement: Settlement | None
+
+
 def kept_note(fields: Collection[str], merged: PersonMerge | None) -> str | None:
     """What people are told of fields that were kept: one that another source has pushed isn't put
     back with `--restore`, either."""
@@ -166,7 +173,9 @@ class PersonPlanner:
         self._lookups = self._finds_left = lookups
         self._finds_all = finds_all
         self._bases, self._pulled, self._rules = bases, pulled, rules
-        self._now_ms, self._fresh_ms, self._rechecks = now_ms, fresh_ms, rechecks
+        self._now_ms, self._rechecks = now_ms, rechecks
+        read_ms = pulled.complete_ms
+        self.is_copy_fresh = read_ms is not None and 0 <= now_ms - read_ms < fresh_ms
 
     def plan(
         self,
@@ -251,10 +260,9 @@ class PersonPlanner:
         """Why the person of a row that can't create one isn't looked for; None where they are."""
         if own.dropped or (own.memory is not None and own.memory.people):
             return NOT_AGAIN_WITHOUT_NAMES
-        read_ms, contacts = self._pulled.complete_ms, set(self._pulled.contacts)
+        contacts = set(self._pulled.contacts)
         given = {name for name in CONTACTS if own.payload.get(name)}
-        is_fresh = read_ms is not None and 0 <= self._now_ms - read_ms < self._fresh_ms
-        if is_fresh and given <= contacts and own.disputed is None:
+        if self.is_copy_fresh and given <= contacts and own.disputed is None:
             return NOBODY
         if not self._rechecks:
             return NOT_LOOKED_FOR
@@ -300,43 +308,40 @@ class PersonPlanner:
         self._lookups_left -= 1
         return self._lookups_left >= 0
 
-    def plan_plainly(self, write: Write, facts: ContactFacts) -> RowPlan | None:
-        """The plan of a person's only row, which says what HiringCenter has, and either is new here
+    def settle_alike(
+        self, write: Write, says: Mapping[str, Any], copied: PulledProspect, facts: ContactFacts
+    ) -> Alike | None:
+        """What a person's only row settles that says what HiringCenter has, and either is new here
         or is settled as a whole: of a million rows, nearly all are, and need neither evidence nor
         merge. None where that isn't so, or isn't certain.
 
-        Nothing about the person may be open, uncertain or disputed (`EvidenceFinder.is_settled`).
+        copied: who is all that the row says (`Pulled.alike`). Nothing about them may be open,
+        uncertain or disputed (`EvidenceFinder.is_settled`).
         """
-        says, id_ = facts.payloads[write.row_number], write.prospect_id
-        if write.exported is None:
-            id_ = facts.near.whose(says)
-        copied = facts.near.people.get(id_ or "")
-        if id_ is None or copied is None or not _is_plainly_equal(says, copied.fields):
+        id_, source = copied.id, facts.entries.source
+        if (write.prospect_id or id_) != id_ or lacks_names(says):
             return None
-        receipts = [facts.receipts[name] for name in write.aliases if name in facts.receipts]
-        known = facts.entries.by_alias
-        contacts = self._bases.contacts(write)
-        entries = {entry for contact in contacts for entry in known.get(contact, ())}
-        own = [entry for entry in entries if entry.source == facts.entries.source]
-        about = {each.prospect_id for each in receipts} | {each.prospect_id for each in entries}
-        if about - {id_} or len(own) > 1:
-            return None
-        is_fresh = self._freshness(copied, receipts[-1] if receipts else None)
-        if is_fresh is None:
-            return None
-        settlement: Settlement | None = None
-        if not own or write.exported is not None:
-            settlement = self._bases.whole(write, says, id_, self._now_ms)
-        if own:
-            if own[0].content != write.content:
+        contacts, own = self._bases.contacts(write), None
+        for contact in contacts:
+            receipt = facts.receipts.get(contact)
+            if receipt is not None and (
+                receipt.prospect_id != id_ or self._freshness(copied, receipt) is None
+            ):
                 return None
-            if settlement is not None and settlement.entry.cells != own[0].cells:
-                return None  # what it was exported as is another version
-            settlement = None
-        name = _name(says, copied.fields) if lacks_names(says) else None
-        return RowPlan(
-            False, id_, settlement=settlement, is_fresh=is_fresh, is_known=True, name=name
-        )
+            for entry in facts.entries.by_alias.get(contact, ()):
+                is_other = entry.source == source and own is not None and own != entry
+                if entry.prospect_id != id_ or is_other:
+                    return None
+                own = entry if entry.source == source else own
+        if own is not None and own.content != write.content:
+            return None
+        if own is not None and write.exported is None:
+            return Alike(id_, None)
+        settlement = self._bases.whole(write, says, id_, contacts, self._now_ms)
+        if own is None:
+            return Alike(id_, settlement)
+        is_same = settlement.entry.cells == own.cells  # else it was exported as another version
+        return Alike(id_, None) if is_same else None
 
     def whom(self, facts: Sequence[Evidence]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
@@ -379,10 +384,10 @@ class PersonPlanner:
         written = None
         if receipt is not None:
             written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms, receipt.before_ms)
-        read_ms = self._read_ms(copied)
+        read_ms = self._pulled.complete_ms  # no row knows when it was read itself, so far
         if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None
-        return read_ms is not None and 0 <= self._now_ms - read_ms < self._fresh_ms
+        return self.is_copy_fresh
 
     def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
@@ -398,7 +403,7 @@ class PersonPlanner:
         copied, fields = own.pulled.get(theirs.id), theirs.fields
         if any(not own.payload.get(name) and name not in fields for name in NAMES):
             return None
-        read_ms = None if copied is None else self._read_ms(copied)
+        read_ms = self._pulled.complete_ms
         if copied is None or read_ms is None:
             return None
         named = {name for name in own.payload if name in fields} | {"labels", *NAMES, *CONTACTS}
@@ -412,10 +417,6 @@ class PersonPlanner:
             return None
         shown = {name: fields[name] for name in named if name in fields}
         return PersonRead(theirs.id, shown, read_ms, copied.updated_at_ms, alone)
-
-    def _read_ms(self, copied: PulledProspect) -> int | None:  # noqa: ARG002 - no row knows, so far
-        """When this person was read: no later than the last complete scan began."""
-        return self._pulled.complete_ms
 
     def _sent(
         self,
@@ -483,19 +484,6 @@ class PersonPlanner:
     @property
     def _cell(self):  # type: ignore[no-untyped-def]
         return self._bases.hasher.cell
-
-
-def _is_plainly_equal(says: Mapping[str, Any], copied: Mapping[str, Any]) -> bool:
-    """Whether each field that a row names is known to be what the copy has."""
-    for name, value in says.items():
-        if name not in MANNERS:
-            read_as = READ_AS.get(name, name)
-            theirs = copied.get(read_as)
-            if theirs is None and (read_as not in copied or read_as not in ALWAYS_READ):
-                return False
-            if not (value == theirs or same_value(name, value, theirs)):
-                return False
-    return True
 
 
 def _name(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

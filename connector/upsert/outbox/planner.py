@@ -19,7 +19,7 @@ import orjson
 from connector.clock import SteadyClock
 from connector.upsert.outbox.bases import Bases, Exported, Settlement
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals
-from connector.upsert.outbox.evidence import ContactFacts, Evidence, EvidenceFinder, Pulled
+from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
 from connector.upsert.outbox.merge import (
     LABELS_SENT,
@@ -31,6 +31,7 @@ from connector.upsert.outbox.merge import (
 from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
+    Alike,
     Outcome,
     PersonPlanner,
     PlannedRow,
@@ -40,7 +41,7 @@ from connector.upsert.outbox.person_plan import (
     unread_note,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.outbox.staging import Check, Forest, Row, Staging
+from connector.upsert.outbox.staging import Check, CheckedRow, Forest, Glance, Row, Staging
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject
 
@@ -318,75 +319,101 @@ class Planner:
         if not self._dry_run:
             for source in {self._options.source, self._options.source_path or self._options.source}:
                 self._outbox.drop_planned(source=source)
-        staging = Staging(
-            self._outbox.hasher, run_id=self._options.run_id, source=self._options.source
+        staging = self._staging = Staging(
+            self._outbox.database,
+            self._outbox.hasher,
+            run_id=self._options.run_id,
+            source=self._options.source,
         )
-        self._staging = staging
         with closing(staging), _collecting_rarely():
             self.counts.rows = staging.stage(
                 rows,
                 check,
-                find=self._find,
+                look=self._begin_look,
                 on_reject=self._reject,
                 on_read=on_read,
             )
-            people = staging.people()
+            people = staging.people(with_alike=on_planned is not None)
             while chunk := list(islice(people, _CHUNK_PEOPLE)):
                 self._plan_chunk(chunk)
-        self._store()
+            self._store()
+            self.counts.outcomes[Status.UNCHANGED] += staging.count_alike()
+            if not self._dry_run:
+                self._store_alike(staging)
         return self.counts
 
-    def _find(self, names: Collection[int]) -> dict[int, Receipt]:
-        """Where aliases lead; their receipts are in use and are kept."""
-        with self._outbox.database.read() as connection:
-            found = self._receipts.find(connection, names)
+    def _begin_look(self, rows: Sequence[CheckedRow]) -> Callable[[], Iterator[Glance]]:
+        """What is known of rows as they are read: to whom their contacts lead, and which of them
+        are as HiringCenter has their person. The copy is asked while more rows are read."""
+        if self._options.force or self._options.mode == "create-only":
+            return lambda: self._glances(rows, {})
+        find_alike = self._finder.pulled.ask_alike([row.says for row in rows])
+        return lambda: self._glances(rows, find_alike())
+
+    def _glances(
+        self, rows: Sequence[CheckedRow], copied: Mapping[int, PulledProspect]
+    ) -> Iterator[Glance]:
+        """copied: position → who is all that this row says. The receipts that rows lead to are in
+        use and are kept."""
+        facts = self._finder.look_up([row.write for row in rows])
+        receipts = facts.receipts
+        self._keep_receipts(receipts.values())
+        for position, (write, says, activities) in enumerate(rows):
+            known = [receipts[name] for name in write.aliases if name in receipts]
+            found, alike = copied.get(position), None
+            if found and activities is None and self._finder.is_settled(write, found.id):
+                alike = self._merging.settle_alike(write, says, found, facts)
+            yield Glance(known[0].prospect_id if known else None, alike)
+
+    def _keep_receipts(self, found: Collection[Receipt]) -> None:
         now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
-        ageing = {each.prospect_id for each in found.values() if each.seen_ms < ageing_ms}
+        ageing = {each.prospect_id for each in found if each.seen_ms < ageing_ms}
         if ageing:
             with self._outbox.database.write() as connection:
                 self._receipts.touch(connection, ageing, now_ms)
-        return found
+
+    def _store_alike(self, staging: Staging) -> None:
+        """Store what rows settle that are as HiringCenter has their person, and their outcome."""
+        result = {
+            "run_id": self._options.run_id,
+            "scope": self._outbox.scope,
+            "at_ms": int(self._clock.wall_s() * 1000),  # for people
+            "destination": self._options.destination,
+        }
+        staging.store_alike(
+            result,
+            lambda connection: self._bases.make_number(connection, self._options.source),
+            self._clock.now_ms(),
+        )
 
     def _reject(self, reject: Reject) -> None:
         """Count and report a row that failed its checks or whose outcome is bad."""
         self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.public_reason))
         self._on_reject(reject)
 
-    def _plan_chunk(self, people: Sequence[list[Row]]) -> None:
-        facts = self._finder.look_up(people)
-        self._has_entries = facts.entries.source != 0
-        rest = [each for each in people if not self._is_planned_plainly(each, facts)]
-        evidence = self._finder.gather(rest, facts)
+    def _plan_chunk(self, people: Sequence[tuple[list[Row], Alike | None]]) -> None:
+        rest = [rows for rows, alike in people if alike is None]
         writes = [row[0] for person in rest for row in person]
+        facts = self._finder.look_up(writes)
+        self._has_entries = facts.entries.source != 0
+        evidence = self._finder.gather(rest, facts)
         with self._outbox.database.read() as connection:
             firsts = {self._bases.contacts(write)[0] for write in writes if write.row_alias is None}
             self._refused = self._refusals.find(connection, firsts)
-        for person in rest:
-            self._plan_person(person, evidence)
-        unstored = len(self._found) + len(self._settled)
-        if len(self._new) >= _CHUNK_PEOPLE or unstored >= _MOST_UNSTORED:
+        for person, alike in people:
+            if alike is None:
+                self._plan_person(person, evidence)
+            elif self._on_planned is not None:
+                self._on_planned(self._planned_alike(person[0][0], alike))
+        if len(self._new) >= _CHUNK_PEOPLE or len(self._settled) >= _MOST_UNSTORED:
             self._store()
 
-    def _is_planned_plainly(self, person: list[Row], facts: ContactFacts) -> bool:
-        """Plan a person with one row that says what HiringCenter has; whether that is so."""
-        write = person[0][0]
-        if (
-            len(person) > 1
-            or len(person[0]) > 1
-            or self._options.force
-            or self._options.mode == "create-only"
-            or (plan := self._merging.plan_plainly(write, facts)) is None
-            or not self._finder.is_settled(write, plan.prospect_id)
-        ):
-            return False
-        if plan.settlement is not None:
-            self._settled.append(plan.settlement)
-        decision = _decision_of(plan)
-        if self._on_planned is not None:
-            self._on_planned(self._planned_row([write], decision, Evidence(), plan))
-        self._outcome(RowResult(write.row_number, Status.UNCHANGED, plan.prospect_id, write.note))
-        return True
+    def _planned_alike(self, write: Write, alike: Alike) -> PlannedRow:
+        id_, is_fresh, settlement = alike.prospect_id, self._merging.is_copy_fresh, alike.settlement
+        return PlannedRow(
+            write.row_number, write, (), "unchanged", id_, None, False, is_fresh, None, settlement
+        )
 
     def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         named: dict[str, list[Row]] = {}

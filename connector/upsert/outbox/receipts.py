@@ -39,7 +39,7 @@ _FIND = (
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
     "WHERE a.scope = {scope} AND a.alias IN ({numbers})"
 )
-_MESSAGE_LENGTH = 2000
+MESSAGE_LENGTH = 2000
 _OF_RECORD = ("record_kind", "record_id", "changed_fields", "kept_fields")
 _LANDED = ("run_id", "row_number", "status", "prospect_id", "message", "pushed_ms", *_OF_RECORD)
 _IN_ONE_WRITE = 2_000
@@ -358,7 +358,7 @@ class ResultStore:
                 self._scope,
                 each.status.value,
                 each.prospect_id,
-                None if each.message is None else redact(each.message)[:_MESSAGE_LENGTH],
+                None if each.message is None else redact(each.message)[:MESSAGE_LENGTH],
                 at_ms,
                 self._destination,
                 False,  # it hasn't landed

@@ -1,50 +1,53 @@
-"""The rows of one input, checked, on disk in a private temporary file: found again by person.
+"""The rows of one input, checked, on disk in temporary tables: found again by person.
 
 A million rows don't fit into memory, and which rows are about one person is known only after the
-last row. The file has no name: SQLite removes it when it is closed, and the system when the
-process dies.
+last row. The tables are in a private file without a name: SQLite removes it when it is closed, and
+the system when the process dies.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
+import sqlalchemy as sa
 
+from connector.budget.database import Database
+from connector.logs import redact
+from connector.upsert.outbox.bases import Settlement
+from connector.upsert.outbox.entries import Entry
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.receipts import Receipt
+from connector.upsert.outbox.outbox_schema import copy_rows, entries, entry_contacts, results
+from connector.upsert.outbox.person_plan import Alike
+from connector.upsert.outbox.receipts import MESSAGE_LENGTH
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Reject, ValidRow
 
 Check = Callable[[InputRow], ValidRow | Reject]
-Find = Callable[[Collection[int]], dict[int, Receipt]]
 Row = list[Write]
-_Record = tuple[Any, ...]  # the columns of the file, up to `prospect`
-_ID = 8  # of a record, the prospect that the row itself names
-_BATCH_ROWS = 1_000  # each piece of JSON holds 4 KB until it is stored, however short it is
+_Record = tuple[Any, ...]  # the columns of `staged`
+_BATCH_ROWS = 10_000
+_IN_ONE_WRITE = 100_000  # rows: a few tenths of a second, in which no other process can write
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 # named, exported: of a row of a pulled table, its prospect's id, and what it was exported as.
-# prospect: stands for the prospect that the contacts are known to belong to. Then, once all rows
-# are there: ordinal, for a row without contact, how many equal ones stand above it; person, the
-# first row of the same person.
+# prospect: stands for the prospect that the contacts are known to belong to. alike: the prospect
+# that is as the row says; entry, names, cells: what that settles. Then, once all rows are there:
+# ordinal, for a row without contact, how many equal ones stand above it; person, the first row of
+# the same person.
 _SCHEMA = """
-CREATE TABLE staged (
+CREATE TEMP TABLE staged (
     row_number INTEGER, email INTEGER, phone INTEGER, content BLOB, payload BLOB, row_values BLOB,
-    note TEXT, activities BLOB, named TEXT, exported BLOB, prospect INTEGER,
-    ordinal INTEGER DEFAULT 0, person INTEGER, id INTEGER PRIMARY KEY
+    note TEXT, activities BLOB, named TEXT, exported BLOB, prospect INTEGER, alike TEXT,
+    entry INTEGER, names BLOB, cells BLOB, ordinal INTEGER DEFAULT 0, person INTEGER,
+    id INTEGER PRIMARY KEY
 )
 """
-_INSERT = """
-INSERT INTO staged (
-    row_number, email, phone, content, payload, row_values, note, activities, named, exported,
-    prospect
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
+_INSERT = f"INSERT INTO staged VALUES ({'?, ' * 15} 0, NULL, NULL)"  # noqa: S608 - placeholders
 _NAMES = """
 SELECT alias, id FROM (
     SELECT email AS alias, id FROM staged WHERE email IS NOT NULL
@@ -56,81 +59,136 @@ _EQUALS = """
 SELECT row_number() OVER (PARTITION BY content ORDER BY id) - 1, id
 FROM staged WHERE email IS NULL AND phone IS NULL
 """
+# In the order of the ledger's pages, which lie by alias: each is written once.
+_SETTLED = (
+    """
+    CREATE TEMP TABLE settled AS SELECT entry, alike, names, content, cells, email, phone
+    FROM staged WHERE cells IS NOT NULL AND person IS NULL ORDER BY entry
+    """,
+    """
+    CREATE TEMP TABLE leading AS SELECT contact, entry FROM (
+        SELECT email AS contact, entry FROM settled UNION ALL SELECT phone, entry FROM settled
+    ) WHERE contact <> entry ORDER BY contact
+    """,
+)
+_ENTRIES = """
+SELECT entry, :source, alike, 1, names, content, cells, :settled_ms FROM settled
+WHERE rowid BETWEEN :first AND :last
+"""
+_CONTACTS = "SELECT contact, :source, entry FROM leading WHERE rowid BETWEEN :first AND :last"
+_RESULTS = """
+SELECT :run_id, row_number, :scope, 'unchanged', alike, message_of(note), :at_ms, :destination,
+    0, 'prospects', alike, NULL, NULL
+FROM staged WHERE alike IS NOT NULL AND person IS NULL AND rowid BETWEEN :first AND :last
+"""
+
+
+class CheckedRow(NamedTuple):
+    """A row that passed its checks. write: its prospect's; who that is isn't known yet. says: its
+    payload. activities: what else it asks for, as JSON."""
+
+    write: Write
+    says: dict[str, Any]
+    activities: bytes | None
+
+
+class Glance(NamedTuple):
+    """What is known of a row when it is read. prospect_id: to whom its contacts lead, as the ledger
+    knows. alike: what it settles, if nobody else's row is about the same person."""
+
+    prospect_id: str | None
+    alike: Alike | None
 
 
 class Staging:
     """Fill it with `stage`, then read `people`. Close it after use.
 
-    hasher: makes the aliases. run_id, source: of the writes that rows become.
+    database: the outbox. hasher: makes the aliases. run_id, source: of the writes that rows become.
     """
 
-    def __init__(self, hasher: Hasher, *, run_id: str, source: str) -> None:
+    def __init__(self, database: Database, hasher: Hasher, *, run_id: str, source: str) -> None:
         self._hasher, self._run_id, self._source = hasher, run_id, source
-        self._file = sqlite3.connect("", isolation_level=None)
-        self._file.execute("PRAGMA journal_mode=OFF")
-        self._file.execute("PRAGMA cache_size=-32000")
+        self._database = database
+        # beside the ledger, its rows needn't pass through Python to be stored there
+        self._connection = database.connect() if database.is_sqlite else None
+        self._file: sqlite3.Connection = (
+            sqlite3.connect("", isolation_level=None)
+            if self._connection is None
+            else self._connection.connection.dbapi_connection  # type: ignore[assignment]
+        )
+        self._file.create_function("message_of", 1, _message_of, deterministic=True)
+        self._file.execute("PRAGMA temp_store=FILE")
+        self._file.execute("PRAGMA temp.journal_mode=OFF")
+        self._file.execute("PRAGMA temp.cache_size=-32000")
         self._file.execute(_SCHEMA)
-        self._file.execute("BEGIN")
 
     def stage(
         self,
         rows: Iterable[InputRow],
         check: Check,
         *,
-        find: Find,
+        look: Callable[[Sequence[CheckedRow]], Callable[[], Iterable[Glance]]],
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
     ) -> int:
         """Check every row of the input, and store or reject it; returns the number of rows.
 
-        find: where aliases lead, as the ledger knows. on_read: gets the number of rows read so far,
-        now and then.
+        look: begins to look for what is known of rows; called when the next ones are read. on_read:
+        gets the number of rows read so far, now and then.
         """
         remaining, read = iter(rows), 0
+        before: tuple[list[CheckedRow], Callable[[], Iterable[Glance]]] | None = None
         while batch := list(islice(remaining, _BATCH_ROWS)):
-            new = [record for row in batch if (record := self._checked(row, check, on_reject))]
-            self.add(_with_prospects(new, find))
+            new = [each for row in batch if (each := self._checked(row, check, on_reject))]
+            looking = look(new)
+            if before is not None:
+                self.add(zip(before[0], list(before[1]()), strict=True))
+            before = new, looking
             read += len(batch)
             on_read(read)
+        if before is not None:
+            self.add(zip(before[0], list(before[1]()), strict=True))
         self.join()
         return read
 
     def _checked(
         self, row: InputRow, check: Check, on_reject: Callable[[Reject], None]
-    ) -> _Record | None:
-        """The columns of a row, up to its activities; None where it was rejected."""
+    ) -> CheckedRow | None:
+        """A row as it is stored; None where it was rejected."""
         valid = check(row)
         if isinstance(valid, Reject):
             on_reject(valid)
             return None
         number, payload, email, phone, activities, warnings, named, exported = valid
+        hasher = self._hasher
         try:
-            return (
-                number,
-                None if email is None else self._hasher.alias("email", email),
-                None if phone is None else self._hasher.alias("phone", phone),
-                self._hasher.content(payload),
-                orjson.dumps(payload),
-                orjson.dumps(row.values, default=str),  # what JSON doesn't know is kept as its text
+            write = Write(
+                self._run_id, self._source, number, 0, PROSPECTS, 0,
+                None if email is None else hasher.alias("email", email),
+                None if phone is None else hasher.alias("phone", phone),
+                None,
+                hasher.content(payload),
+                _json(payload),
+                _json(row.values, default=str),
                 "; ".join(warnings) or None,
-                orjson.dumps([[each.kind, each.payload] for each in activities])
-                if activities
-                else None,
                 named,
-                exported,
-            )
+                exported=exported,
+            )  # fmt: skip
+            made = [[each.kind, each.payload] for each in activities]
+            return CheckedRow(write, payload, _json(made) if made else None)
         except TypeError:
             on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
             return None
 
-    def add(self, records: Iterable[_Record]) -> None:
+    def add(self, rows: Iterable[tuple[CheckedRow, Glance]]) -> None:
         """Store rows, in file order."""
-        self._file.executemany(_INSERT, records)
+        self._file.execute("BEGIN")
+        self._file.executemany(_INSERT, (_record(row, known) for row, known in rows))
+        self._file.execute("COMMIT")
 
     def join(self) -> None:
         """Find which rows are about one person: those that share an email, a phone or a known
         prospect, directly or through other rows; and count equal rows without contact."""
-        self._file.execute("COMMIT")
         self._file.execute("BEGIN")
         equals = self._file.execute(_EQUALS)
         while batch := equals.fetchmany(10_000):
@@ -145,25 +203,69 @@ class Staging:
         self._file.execute("COMMIT")
         self._file.execute("CREATE INDEX by_person ON staged (person, id) WHERE person IS NOT NULL")
 
-    def people(self) -> Iterator[list[Row]]:
-        """The rows of each person, each as its writes; first those who have one row, then the
-        others, each in file order."""
-        for record in self._file.execute("SELECT * FROM staged WHERE person IS NULL ORDER BY id"):
-            yield [self._writes(record)]
+    def people(self, *, with_alike: bool = False) -> Iterator[tuple[list[Row], Alike | None]]:
+        """The rows of each person, each as its writes, and what their only row settles; first those
+        who have one row, then the others, each in file order. with_alike: else those are left out
+        of which a row settles something (`store_alike`)."""
+        alone = "SELECT * FROM staged WHERE person IS NULL AND (alike IS NULL OR ?) ORDER BY id"
+        for record in self._file.execute(alone, (with_alike,)):
+            yield [self._writes(record)], self._alike(record)
         several = "SELECT * FROM staged WHERE person IS NOT NULL ORDER BY person, id"
         for _, records in groupby(self._file.execute(several), lambda record: record[-2]):
-            yield list(map(self._writes, records))
+            yield list(map(self._writes, records)), None
+
+    def store_alike(
+        self,
+        result: Mapping[str, Any],
+        number: Callable[[sa.Connection], int],
+        settled_ms: int,
+    ) -> None:
+        """Store the outcome of rows that are as HiringCenter has their person, and what they
+        settle. result: what all outcomes have in common. number: of the source."""
+        for query in _SETTLED:
+            self._file.execute(query)
+
+        def settled(connection: sa.Connection) -> dict[str, Any]:
+            return {"source": number(connection), "settled_ms": settled_ms}
+
+        self._copy("settled", _ENTRIES, entries, settled, replaces=True)
+        self._copy("leading", _CONTACTS, entry_contacts, settled, replaces=False)
+        self._copy("staged", _RESULTS, results, lambda _: result, replaces=True)
+
+    def _copy(
+        self,
+        name: str,
+        query: str,
+        into: sa.Table,
+        values: Callable[[sa.Connection], Mapping[str, Any]],
+        *,
+        replaces: bool,
+    ) -> None:
+        """Copy the rows of a temporary table into one of the ledger, some at a time."""
+        (last,) = self._file.execute(f"SELECT coalesce(max(rowid), 0) FROM {name}").fetchone()  # noqa: S608
+        for first in range(1, last + 1, _IN_ONE_WRITE):
+            with self._database.write(on=self._connection) as connection:
+                places = {"first": first, "last": first + _IN_ONE_WRITE - 1}
+                given = {**values(connection), **places}
+                copy_rows(connection, into, query, given, source=self._file, replaces=replaces)
+
+    def count_alike(self) -> int:
+        """How many rows are as HiringCenter has their person, whom no other row is about."""
+        query = "SELECT count(*) FROM staged WHERE alike IS NOT NULL AND person IS NULL"
+        return int(self._file.execute(query).fetchone()[0])
 
     def rows_with(self, contacts: Collection[int]) -> int:
         """How many rows have one of these contacts."""
         numbers = ",".join(map(str, contacts))
         query = f"SELECT count(*) FROM staged WHERE email IN ({numbers}) OR phone IN ({numbers})"  # noqa: S608
+        for name in ("email", "phone"):
+            self._file.execute(f"CREATE INDEX IF NOT EXISTS by_{name} ON staged ({name})")
         (found,) = self._file.execute(query).fetchone()
         return int(found)
 
     def _writes(self, record: _Record) -> Row:
         number, email, phone, content, payload, values, note, activities, *found = record
-        named, exported, _, ordinal, person, id_ = found
+        named, exported, *_, ordinal, person, id_ = found
         row = None
         if email is None and phone is None and named is None:
             row = self._hasher.alias("row", f"{content.hex()}:{ordinal}")
@@ -177,21 +279,50 @@ class Staging:
             writes.append(first._replace(position=position, kind=kind, content=content, body=body))
         return writes
 
+    @staticmethod
+    def _alike(record: _Record) -> Alike | None:
+        email, phone, content, id_, alias, names, cells = (record[at] for at in _OF_ALIKE)
+        if id_ is None:
+            return None
+        if cells is None:
+            return Alike(id_, None)
+        entry = Entry(alias, 0, id_, 1, names, content, cells, 0)
+        contacts = dict.fromkeys(each for each in (alias, email, phone) if each is not None)
+        return Alike(id_, Settlement(entry, tuple(contacts)))
+
     def close(self) -> None:
-        self._file.close()
+        (self._connection or self._file).close()
 
 
-def _with_prospects(rows: list[_Record], find: Find) -> Iterator[_Record]:
-    """Rows with what the ledger knows of their contacts: the phone's, where it doesn't know the
-    email."""
-    first = {row[1] if row[1] is not None else row[2] for row in rows}
-    found = find(first - {None})
-    found |= find({row[2] for row in rows if row[1] is not None and row[1] not in found} - {None})
-    for row in rows:
-        receipt = found.get(row[1]) or found.get(row[2])
-        id_ = row[_ID] or (receipt and receipt.prospect_id)
-        # the hash of an id is for this process alone
-        yield (*row, None if id_ is None else hash(id_))
+_OF_ALIKE = (1, 2, 3, 11, 12, 13, 14)  # of a record
+
+
+def _json(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """A copy of its own size: orjson's holds 4 KB, however short it is. default: of what JSON
+    doesn't know.
+
+    Raises:
+        TypeError: it can't be written as JSON.
+    """
+    return memoryview(orjson.dumps(value, default=default)).tobytes()
+
+
+def _record(row: CheckedRow, known: Glance) -> _Record:
+    write, _, activities = row
+    found = write.prospect_id or known.prospect_id
+    settled = known.alike.settlement if known.alike else None
+    entry = settled.entry if settled else None
+    return (
+        write.row_number, write.email_alias, write.phone_alias, write.content, write.body,
+        write.row_values, write.note, activities, write.prospect_id, write.exported,
+        None if found is None else hash(found),  # for this process alone
+        known.alike.prospect_id if known.alike else None,
+        *((entry.alias, entry.names, entry.cells) if entry else (None, None, None)),
+    )  # fmt: skip
+
+
+def _message_of(note: str | None) -> str | None:
+    return None if note is None else redact(note)[:MESSAGE_LENGTH]
 
 
 class Forest:

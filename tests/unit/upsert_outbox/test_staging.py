@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from connector.budget.database import Database
 from connector.upsert.outbox.matching import Hasher
-from connector.upsert.outbox.staging import Staging
+from connector.upsert.outbox.outbox import PROSPECTS, Write
+from connector.upsert.outbox.staging import CheckedRow, Glance, Staging
 
 HASHER = Hasher(bytes(32))
+NOTHING = Glance(None, None)
 Names = tuple[int | None, int | None, int | None]
 NAME = st.none() | st.integers(1, 6)
+
+
+@contextmanager
+def staged(rows: Iterable[tuple[CheckedRow, Glance]]) -> Iterator[Staging]:
+    """Rows put aside, all of them."""
+    database = Database("postgresql://nowhere/there")  # it is asked for nothing
+    with closing(Staging(database, HASHER, run_id="run", source="people.csv")) as staging:
+        staging.add(rows)
+        staging.join()
+        yield staging
+
+
+def row(
+    number: int, email: int | None = None, phone: int | None = None, content: bytes = b""
+) -> CheckedRow:
+    write = Write("run", "people.csv", number, 0, PROSPECTS, 0, email, phone, None, content, b"{}")
+    return CheckedRow(write, {}, None)
 
 
 def people_by_hand(rows: list[Names]) -> list[set[int]]:
@@ -20,7 +41,7 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
     groups: list[tuple[set[tuple[str, int]], set[int]]] = []
     for number, (email, phone, prospect) in enumerate(rows, start=1):
         contacts = {("contact", name) for name in (email, phone) if name is not None}
-        names = contacts | ({("contact", prospect)} if prospect is not None else set())
+        names = contacts | ({("prospect", prospect)} if prospect is not None else set())
         touching = [group for group in groups if group[0] & names]
         groups = [group for group in groups if not group[0] & names]
         merged = (names.union(*(g[0] for g in touching)), {number}.union(*(g[1] for g in touching)))
@@ -31,13 +52,11 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
 @given(st.lists(st.tuples(NAME, NAME, NAME), max_size=30))
 def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
-    with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
-        staging.add(
-            (number, email, phone, b"", b"", b"", None, None, None, None, prospect)
-            for number, (email, phone, prospect) in enumerate(rows, start=1)
-        )
-        staging.join()
-        people = [[write.row_number for (write,) in person] for person in staging.people()]
+    with staged(
+        (row(number, email, phone), Glance(prospect and str(prospect), None))
+        for number, (email, phone, prospect) in enumerate(rows, start=1)
+    ) as staging:
+        people = [[write.row_number for (write,) in person] for person, _ in staging.people()]
     together = [person for person in people if len(person) > 1]
     alone = [number for person in people if len(person) == 1 for number in person]
     assert [set(person) for person in together] == people_by_hand(rows)
@@ -50,12 +69,8 @@ def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
 def test_equal_rows_without_contact_are_counted():
     """The second of two equal rows is another person than the first."""
     contents = [b"jo", b"al", b"jo", b"jo"]
-    with closing(Staging(HASHER, run_id="run", source="people.csv")) as staging:
-        staging.add(
-            (number, None, None, content, b"", b"", None, None, None, None, None)
-            for number, content in enumerate(contents)
-        )
-        staging.join()
-        aliases = [write.row_alias for ((write,),) in staging.people()]
+    rows = [(row(number, content=content), NOTHING) for number, content in enumerate(contents)]
+    with staged(rows) as staging:
+        aliases = [write.row_alias for ((write,),), _ in staging.people()]
     ordinals = [f"{content.hex()}:{n}" for content, n in zip(contents, [0, 0, 1, 2], strict=True)]
     assert aliases == [HASHER.alias("row", ordinal) for ordinal in ordinals]
