@@ -31,7 +31,7 @@ from connector.upsert.rows.row_checks import Reject, ValidRow
 Check = Callable[[InputRow], ValidRow | Reject]
 Row = list[Write]
 _Record = tuple[Any, ...]  # the columns of `staged`
-_BATCH_ROWS = 10_000
+_BATCH_ROWS = 5_000
 _IN_ONE_WRITE = 100_000  # rows: a few tenths of a second, in which no other process can write
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 # named, exported: of a row of a pulled table, its prospect's id, and what it was exported as.
@@ -119,7 +119,7 @@ class Staging:
         self._file.create_function("message_of", 1, _message_of, deterministic=True)
         self._file.execute("PRAGMA temp_store=FILE")
         self._file.execute("PRAGMA temp.journal_mode=OFF")
-        self._file.execute("PRAGMA temp.cache_size=-32000")
+        self._file.execute("PRAGMA temp.cache_size=-16000")
         self._file.execute(_SCHEMA)
 
     def stage(
