@@ -131,6 +131,14 @@ def since_ms(text: str) -> int:
     return int(moment.timestamp() * 1000)
 
 
+def sql_time(client: Any, moment: Any) -> Any:
+    """A time in UTC as a parameter of dlt's SQL client: SQLite keeps times as text without a zone,
+    as SQLAlchemy writes it."""
+    if getattr(client, "dialect_name", None) != "sqlite" or not isinstance(moment, datetime):
+        return moment
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
 def is_ms(value: Any) -> bool:
     """Whether `value` is a whole number of Unix milliseconds within the calendar."""
     return type(value) is int and FIRST_MS <= value <= LAST_MS

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import dlt
@@ -23,7 +22,13 @@ from connector.logs import hide
 from connector.settings import Settings, check_base_url, load, parse_rate_limits
 from connector.settings.folders import LEDGER, open_state_dir
 from connector.source.deletions import settle_absent_rows
-from connector.source.fields import DELETED_COLUMN, SEEN_COLUMN, UNLISTED_COLUMN, to_datetime
+from connector.source.fields import (
+    DELETED_COLUMN,
+    SEEN_COLUMN,
+    UNLISTED_COLUMN,
+    sql_time,
+    to_datetime,
+)
 from connector.source.scans import (
     Checkpoint,
     ListScan,
@@ -248,14 +253,6 @@ class _PipelineRows:
                     sql_time(client, to_datetime(at_ms)),
                     *some,
                 )
-
-
-def sql_time(client: Any, moment: Any) -> Any:
-    """A time in UTC as a parameter of dlt's SQL client: SQLite keeps times as text without a zone,
-    as SQLAlchemy writes it."""
-    if getattr(client, "dialect_name", None) != "sqlite" or not isinstance(moment, datetime):
-        return moment
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
 def now_ms() -> int:

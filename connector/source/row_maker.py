@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import orjson
 import pyarrow as pa
-from dlt.common.data_types.typing import TDataType
-from dlt.common.json import custom_pua_decode
-from dlt.common.normalizers.naming.snake_case import NamingConvention
-from dlt.common.schema.typing import TColumnSchema
 
 from connector.errors import BadSetting, ConfigurationError
 from connector.settings import PullSettings
@@ -42,16 +40,30 @@ from connector.source.fields import (
     to_datetime,
 )
 
+if TYPE_CHECKING:  # dlt is imported once there is something to load
+    from dlt.common.data_types.typing import TDataType
+    from dlt.common.normalizers.naming import NamingConvention
+    from dlt.common.schema.typing import TColumnSchema
+
 MAX_LENGTH = 63  # PostgreSQL's; the same everywhere, so that columns are
 _UNNAMED = "unnamed"
 _RESERVED = ("_dlt", "_hc")
-_naming = NamingConvention(MAX_LENGTH)
+_USUAL_NAME = re.compile(r"[a-z]+(?:[A-Z][a-z]+)*")  # such as the API's own
+
+
+@cache
+def _naming() -> NamingConvention:
+    from dlt.common.normalizers.naming.snake_case import NamingConvention
+
+    return NamingConvention(MAX_LENGTH)
 
 
 def column_name(api_name: str) -> str:
     """`api_name` in snake_case, at most MAX_LENGTH characters; several names may share one."""
+    if len(api_name) <= MAX_LENGTH // 2 and _USUAL_NAME.fullmatch(api_name):
+        return re.sub("([A-Z])", r"_\1", api_name).lower()
     try:
-        return _naming.normalize_identifier(api_name.encode("utf-8", "replace").decode("utf-8"))
+        return _naming().normalize_identifier(api_name.encode("utf-8", "replace").decode("utf-8"))
     except ValueError:  # nothing but spaces
         return _UNNAMED
 
@@ -72,7 +84,7 @@ def own_column_name(api_name: str) -> str:
 def variant_name(column: str, data_type: str) -> str:
     """The variant column of `column` for values of another type, as dlt names it."""
     suffix = f"__v_{data_type}"
-    start = _naming.shorten_identifier(column, column, MAX_LENGTH - len(suffix))
+    start = _naming().shorten_identifier(column, column, MAX_LENGTH - len(suffix))
     return f"{start.rstrip('_')}{suffix}"
 
 
@@ -219,7 +231,7 @@ class Columns:
     def _declare(self, name: str, data_type: str, api_name: str | None = None) -> None:
         schema: TColumnSchema = {
             "name": name,
-            "data_type": cast(TDataType, data_type),
+            "data_type": cast("TDataType", data_type),
             "nullable": True,
         }
         if api_name is not None:
@@ -449,6 +461,8 @@ class RowMaker:
         """`value` so that dlt reads no type mark of its own into a leading U+F026 to U+F02E."""
         if isinstance(value, dict | list):
             return orjson.dumps(value).decode()  # dlt parses it after it has looked for marks
+        from dlt.common.json import custom_pua_decode
+
         if isinstance(value, str) and custom_pua_decode(value) is not value:
             self.warnings[f"{column}: leading U+F026 to U+F02E replaced by U+FFFD"] += 1
             return REPLACEMENT + value[1:]

@@ -9,24 +9,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Self, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import dlt
 import duckdb
-from dlt.common.destination.exceptions import DestinationException
 
 from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
-from pipelines.destination.destination_kinds import (
-    Level,
-    abilities_of,
-    level_of,
-    server_destination,
-    try_merging,
-)
-from pipelines.destination.dlt_options import own_configuration
 from pipelines.destination.identity import (
     destination_kind,
     destination_type,
@@ -46,7 +37,6 @@ from pipelines.destination.postgres import (
 )
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.warehouse import (
-    DuckDb,
     DuckWarehouse,
     SeenIds,
     ServerWarehouse,
@@ -59,6 +49,9 @@ from pipelines.destination.working_file import (
     open_working_file,
     return_freed_memory,
 )
+
+if TYPE_CHECKING:
+    from pipelines.destination.dlt_pipeline import LoadPipeline
 
 _log = get_logger("destination")
 _KEPT_STATES = 20
@@ -101,12 +94,10 @@ class Destination:
             self._snapshot.refuse_foreign_file(take_over=take_over)
         self.warnings: dict[str, Counter[str]] = {}
         """By table: what could not be loaded into a column of its own, and how often."""
+        self._is_configured = False  # dlt, for loads into this destination
         self._fills: dict[str, bool] = {}  # by table: it was empty, and got no row twice
         self._stack = ExitStack()
         try:
-            # several writers at once have corrupted a file; a repeated job would insert rows twice
-            how = {"job_tries": 1, "workers": 1} if self._snapshot else {}
-            self._stack.enter_context(own_configuration(**how))
             if self._type == "postgres":
                 self._stack.enter_context(bounded_waits(timeouts))
             self._open()
@@ -128,29 +119,52 @@ class Destination:
         dataset = self._settings.dataset
         self._memory = MemoryLimit(self._connection)
         self.seen = SeenIds(self._connection, dataset)
-        kind = destination_kind(self._settings)
-        opened = DuckDb(self._connection) if self._snapshot else server_destination(self._settings)
-        self._opened, self._abilities = opened, abilities_of(self._settings, opened)
+        duck_warehouse = DuckWarehouse(self._connection, dataset) if self._snapshot else None
+        self._warehouse = duck_warehouse or ServerWarehouse(lambda: self.loader.opened.pipeline)
         self.loader = Loader(
-            opened,
+            self._open_pipeline,
             dataset=dataset,
+            tables=duck_warehouse.columns if duck_warehouse else None,
             folder=self._paths.pipelines_dir,
-            form=self._abilities.form,
             connection=self._connection,
         )
         self._stack.callback(self.loader.discard_local_files)
-        self._warehouse = (
-            DuckWarehouse(self._connection, dataset)
-            if self._snapshot
-            else ServerWarehouse(lambda: self.loader.pipeline)
-        )
-        self._attempt(self.loader.recover)
-        self._forgotten = self._warehouse.columns()
-        if level_of(kind) is Level.UNTESTED:
+        self._attempt(self.loader.open)
+        if not self._snapshot:
+            self._try_if_untested()
+
+    def _try_if_untested(self) -> None:
+        import dlt
+
+        from pipelines.destination.destination_kinds import Level, level_of
+
+        if level_of(destination_kind(self._settings)) is Level.UNTESTED:
             _log.warning("destination.untested", destination=self._settings.destination)
             if self._record.merges_with != dlt.__version__:
                 self.try_writing()
                 self._record.save(merges_with=dlt.__version__)
+
+    def _open_pipeline(self, folder: Path) -> LoadPipeline:
+        """dlt isn't imported before: it takes half a second."""
+        from pipelines.destination import destination_kinds, dlt_options, dlt_pipeline
+
+        if not self._is_configured:
+            # several writers at once have corrupted a file; a repeated job would insert rows twice
+            how = {"job_tries": 1, "workers": 1} if self._snapshot else {}
+            self._stack.enter_context(dlt_options.own_configuration(**how))
+            self._is_configured = True
+        destination: Any = (
+            dlt_pipeline.DuckDb(self._connection)
+            if self._snapshot
+            else destination_kinds.server_destination(self._settings)
+        )
+        self._abilities = destination_kinds.abilities_of(self._settings, destination)
+        return dlt_pipeline.LoadPipeline(
+            destination,
+            dataset=self._settings.dataset,
+            folder=folder,
+            form=self._abilities.form,
+        )
 
     def _attempt(self, work: Callable[[], T]) -> T:
         """The result of `work`, retried with more memory, or after others' locks, if necessary."""
@@ -158,9 +172,14 @@ class Destination:
             return self._memory.fit(work)
         return wait_out_locks(
             partial(self._memory.fit, work),
-            lambda: blockers_of(self.loader.pipeline, self._settings.dataset),
+            lambda: blockers_of(self.loader.opened.pipeline, self._settings.dataset),
             stop=self._stop,
         )
+
+    @property
+    def _has_update(self) -> bool:
+        """Whether rows can be changed with SQL."""
+        return self._snapshot is not None or self._abilities.has_update
 
     # --- loading --------------------------------------------------------------------------------
 
@@ -201,16 +220,36 @@ class Destination:
         Raises:
             DestinationError: they can't be written.
         """
-        warehouse, dlt_needed = self._warehouse, False
-        for batch in batches:  # it creates tables and columns
-            dlt_needed |= not batch.columns.keys() <= self.columns(batch.table).keys()
-        if dlt_needed or not isinstance(warehouse, DuckWarehouse):
+        warehouse = self._warehouse
+        if not isinstance(warehouse, DuckWarehouse):
             self.load(batches, worth_publishing=worth_publishing)
             return
+        self.create_tables(batches)
         if worth_publishing:
             self._note_change()
         with self._watching_for_damage():
             self._attempt(partial(warehouse.upsert, batches))
+
+    def create_tables(self, batches: Sequence[Batch]) -> None:
+        """Create what is missing of the batches' tables and columns; loads no rows.
+
+        Raises:
+            DestinationError: they can't be created.
+        """
+        lacking = [
+            replace(batch, rows=(), state=None)
+            for batch in batches
+            if not batch.columns.keys() <= self.columns(batch.table).keys()
+        ]
+        if not lacking:
+            return
+        if not isinstance(self._warehouse, DuckWarehouse):
+            self.load(lacking)
+            return
+        self._note_change()
+        with self._watching_for_damage():
+            self._attempt(partial(self._warehouse.create_tables, lacking))
+        self.loader.learn_tables()
 
     def _is_new(self, batch: Batch) -> bool:
         """Whether rows may be inserted without a merge: those of a new table, or a list's rows with
@@ -240,7 +279,7 @@ class Destination:
 
     def columns(self, table: str) -> dict[str, Any]:
         """dlt column schemas of a table by column name; empty if there is no such table yet."""
-        return self.loader.columns(table) or self._forgotten.get(table, {})
+        return self.loader.columns(table)
 
     def name(self, table: str) -> str:
         """A table's quoted, qualified name for `query`."""
@@ -297,7 +336,7 @@ class Destination:
             return
         self._note_change()
         moment = datetime.fromtimestamp(at_ms / 1000, UTC)
-        if not self._abilities.has_update:
+        if not self._has_update:
             self._load_flagged(table, ids, where, what, moment)
             return
         sets = ", ".join(f"{name} = {'%s' if is_now else 'NULL'}" for name, is_now in what.items())
@@ -343,8 +382,10 @@ class Destination:
             DestinationError: it can't be written.
         """
         if self._snapshot is None:
-            trial = partial(try_merging, self._settings, self._opened, self._abilities)
-            self._attempt(trial)
+            from pipelines.destination.destination_kinds import try_merging
+
+            destination = self.loader.opened.pipeline.destination
+            self._attempt(partial(try_merging, self._settings, destination, self._abilities))
             return f"{self._settings.destination}, schema {self._settings.dataset}"
         name = self.name(_TRIAL)
         with translated():
@@ -359,7 +400,7 @@ class Destination:
 
     def forget_old_loads(self) -> None:
         """Delete old states that dlt would keep forever, one for each load."""
-        if not self._abilities.has_update or not self.loader.columns("_dlt_pipeline_state"):
+        if not self._has_update or not self.columns("_dlt_pipeline_state"):
             return  # it hasn't loaded anything yet, or can't delete with SQL
         states = self.name("_dlt_pipeline_state")
         self.query(
@@ -404,9 +445,11 @@ class Destination:
             raise
 
     def _suspect(self, error: BaseException) -> None:
-        is_of_server = any(isinstance(each, DestinationException) for each in chain(error))
-        if self._snapshot is None and is_of_server:  # DuckLake's, say, which DuckDB reports
-            return
+        if self._snapshot is None:
+            from dlt.common.destination.exceptions import DestinationException
+
+            if any(isinstance(each, DestinationException) for each in chain(error)):
+                return  # DuckLake's, say, which DuckDB reports
         if failed := damage_suspected(self._paths.working_file, self._record, error):
             raise failed from error
         if isinstance(error, duckdb.Error):

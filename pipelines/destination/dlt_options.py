@@ -29,9 +29,8 @@ from dlt.common.configuration.utils import get_resolved_traces
 
 from connector.errors import ConfigurationError
 from connector.logs import get_logger, hide
+from pipelines.destination.loader import PIPELINE_NAME
 
-PIPELINE_NAME = "hiringcenter"
-SCHEMA_NAME = "hiringcenter"
 _log = get_logger("load")
 
 _HOW: dict[str, Any] = {

@@ -9,12 +9,6 @@ from typing import Any
 
 import duckdb
 import sqlalchemy as sa
-from dlt.common.configuration.exceptions import (
-    ConfigFieldMissingException,
-    ConfigurationException,
-)
-from dlt.common.exceptions import MissingDependencyException
-from dlt.destinations.exceptions import DatabaseTerminalException
 
 from connector.errors import (
     ConfigurationError,
@@ -88,6 +82,8 @@ def is_refusal(error: BaseException) -> bool:
     code = str(getattr(cause, "pgcode", None) or "")
     if code:
         return code[:2] in _REFUSING_CLASSES and code not in _NOT_REFUSING
+    from dlt.destinations.exceptions import DatabaseTerminalException
+
     return any(isinstance(each, DatabaseTerminalException) for each in chain(error))
 
 
@@ -95,6 +91,8 @@ def load_failed(error: BaseException) -> ConnectorError:
     """The failure of a load as one of our errors."""
     if isinstance(error, DestinationError):
         return error
+    from dlt.common.configuration.exceptions import ConfigurationException
+
     if (missing := missing_package(error)) is not None:
         return missing
     if isinstance(root_cause(error), ConfigurationException):
@@ -113,6 +111,8 @@ def load_failed(error: BaseException) -> ConnectorError:
 
 def missing_package(error: BaseException) -> ConfigurationError | None:
     """What to install, if a package that the destination needs is missing; else None."""
+    from dlt.common.exceptions import MissingDependencyException
+
     for each in chain(error):
         if isinstance(each, MissingDependencyException):
             needed = list(each.dependencies)
@@ -134,6 +134,8 @@ def missing_package(error: BaseException) -> ConfigurationError | None:
 
 
 def _credentials_advice(error: BaseException) -> str:
+    from dlt.common.configuration.exceptions import ConfigFieldMissingException
+
     for each in chain(error):
         if isinstance(each, ConfigFieldMissingException):
             found = dict.fromkeys(_missing_variables(each.traces))

@@ -1,4 +1,4 @@
-"""dlt's part of a pull: load packages, schema evolution, and the state that travels with rows.
+"""What is loaded, and the state that travels with it.
 
 A load package holds rows and state together, and dlt loads rows before the state's row: after a
 kill anywhere, rows may be loaded a second time (a harmless upsert), and none is skipped.
@@ -7,39 +7,44 @@ dlt's local files are scratch. Each run, and each load after a failed one, begin
 from the state and the schema in the destination: a package that a kill cut short is read again
 instead of being finished. So there is one way to recover, it is used every time, and nothing that
 dlt finds on disk can keep it from loading.
+
+In a DuckDB file the state and the schema can be read without dlt, which isn't even imported until
+there is something to load.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dlt
 import duckdb
 import orjson
 import pyarrow as pa
-from dlt.common.storages.exceptions import StorageException
-from dlt.destinations.job_client_impl import SqlJobClientBase
 
 from connector.logs import get_logger
-from connector.source.dlt_source import list_resource, merge_strategy, with_state
-from connector.source.fields import HASH_COLUMN, arrow_table
+from connector.source.fields import arrow_table
 from connector.source.row_maker import MALFORMED_TABLE
-from connector.source.scans import note
-from pipelines.destination.dlt_options import SCHEMA_NAME, make_pipeline
-from pipelines.destination.load_errors import chain, translated
+from pipelines.destination.load_errors import translated
 from pipelines.destination.working_file import work_schema
 
+if TYPE_CHECKING:
+    from pipelines.destination.dlt_pipeline import LoadPipeline
+
+PIPELINE_NAME = SCHEMA_NAME = "hiringcenter"
+RENAMED_TABLES = {"_hc_odd_records": MALFORMED_TABLE}  # since version 0.1
+_STATE_ENGINE, _SCHEMA_ENGINE = 4, 11  # dlt's formats that are read here; it migrates others
 _log = get_logger("load")
 States = dict[str, dict[str, Any]]
-_RENAMED = {"_hc_odd_records": MALFORMED_TABLE}  # since version 0.1
+Tables = Mapping[str, Mapping[str, Any]]
+"""dlt column schemas by table and column."""
 
 
 @dataclass(frozen=True)
@@ -89,31 +94,52 @@ class LoadForm:
 
 
 class Loader:
-    """One dlt pipeline, which `recover` opens. Not thread-safe; the pull lock is held.
+    """One dlt pipeline and what it has loaded. Not thread-safe; the pull lock is held.
 
-    destination: a dlt destination. form: of its load files. folder: for dlt's scratch files.
-    connection: of the working file, which keeps states that no load has carried to the destination
-    yet.
+    open_pipeline: opens it, working in a folder. tables: reads which tables and columns the
+    destination has, if dlt isn't needed to know them. folder: for dlt's scratch files. connection:
+    of the working file, which keeps states that no load has carried to the destination yet.
     """
-
-    pipeline: dlt.Pipeline
 
     def __init__(
         self,
-        destination: Any,
+        open_pipeline: Callable[[Path], LoadPipeline],
         *,
         dataset: str,
+        tables: Callable[[], Tables] | None,
         folder: Path,
-        form: LoadForm,
         connection: duckdb.DuckDBPyConnection,
     ) -> None:
-        self._destination, self._dataset = destination, dataset
-        self._form, self._folder = form, folder
+        self._open_pipeline, self._tables = open_pipeline, tables
+        self._folder, self._dataset, self._connection = folder, dataset, connection
         self._local_states = _LocalStates(connection, dataset)
+        self._opened: LoadPipeline | None = None
         self._columns: dict[str, dict[str, Any]] = {}
         self._states: States = {}
         self._unsent: set[str] = set()  # tables whose states the next load stores
-        self._is_clean = False
+        self._is_clean = True
+
+    @property
+    def opened(self) -> LoadPipeline:
+        """The pipeline, opened if it isn't yet."""
+        if self._opened is None:
+            self.recover()
+        assert self._opened is not None
+        return self._opened
+
+    def open(self) -> None:
+        """Learn the tables and the states, if possible without dlt.
+
+        Raises:
+            DestinationError: the destination can't be reached or read.
+        """
+        self.discard_local_files()
+        if self._tables is not None:
+            stored = _stored_by_dlt(self._connection, self._dataset, self._tables())
+            if stored is not None:
+                self._learn(*stored)
+                return
+        self.recover()
 
     def recover(self) -> None:
         """Start without local files, from the state and the schema in the destination.
@@ -124,21 +150,30 @@ class Loader:
             DestinationError: the destination can't be reached or read.
         """
         self.discard_local_files()
+        self._is_clean = False  # until all of it is done: a load after half a recovery must merge
         with translated():
-            scratch = Path(tempfile.mkdtemp(prefix="run-", dir=self._folder))
-            self.pipeline = make_pipeline(self._destination, self._dataset, scratch)
-            self.pipeline.sync_destination()
-            sources = self.pipeline.state.get("sources", {})
-            local = self._local_states.after(sources)
-            self._states = {**sources.get(SCHEMA_NAME, {}).get("resources", {}), **local}
-            self._unsent = set(local)
-            for old, new in _RENAMED.items():
-                _rename_table(self.pipeline, old, new)
-            self._learn_columns()
-            dropped = _restore_dropped(self.pipeline, list(self._columns))
+            self._opened = self._open_pipeline(self._folder)
+            dropped = self._opened.restore_dropped()
+            self._learn(self._opened.sources, self._opened.columns())
         if dropped:
             self.save_states({name: {} for name in dropped})
-        self._is_clean = True  # not before: a load after half a recovery must merge
+        self._is_clean = True
+
+    def _learn(self, sources: Mapping[str, Any], columns: Tables) -> None:
+        """sources: the states of dlt's sources. A state without its table is void."""
+        self.learn_tables(columns)
+        local = self._local_states.after(sources)
+        states = {**sources.get(SCHEMA_NAME, {}).get("resources", {}), **local}
+        self._states = {name: state for name, state in states.items() if name in self._columns}
+        self._unsent = set(local) & set(self._states)
+
+    def learn_tables(self, columns: Tables | None = None) -> None:
+        """Remember the columns at the destination. columns: those that dlt knows."""
+        known = self._columns if columns is None else columns
+        found = self._tables() if self._tables is not None else {}
+        self._columns = {
+            name: {**found.get(name, {}), **known.get(name, {})} for name in {**found, **known}
+        }
 
     def discard_local_files(self) -> None:
         """Remove dlt's local files, as far as possible; call `recover` before the next load."""
@@ -150,19 +185,8 @@ class Loader:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def columns(self, table: str) -> dict[str, Any]:
-        """dlt column schemas of `table`; empty if dlt doesn't know it."""
+        """dlt column schemas of `table`; empty if there is no such table yet."""
         return self._columns.get(table, {})
-
-    def _learn_columns(self) -> None:
-        """Remember dlt's columns: it reads its schema each time they are needed."""
-        if self.pipeline.default_schema_name is None:
-            return
-        for table, found in self.pipeline.default_schema.tables.items():
-            self._columns[table] = {
-                name: column
-                for name, column in found.get("columns", {}).items()
-                if "data_type" in column and not name.startswith("_dlt_")
-            }
 
     def state_of(self, table: str) -> dict[str, Any]:
         """dlt's state of `table`; empty if there is none."""
@@ -182,12 +206,12 @@ class Loader:
             DestinationError: the rows can't be written; what was loaded before stays.
         """
         is_retry = not self._is_clean  # then some of the rows may be there
-        if is_retry:
+        if is_retry or self._opened is None:
             self.recover()
         try:
             self._load(batches, merges=is_retry)
         except Exception as error:
-            if not _is_about_local_files(error):
+            if not self.opened.is_about_local_files(error):
                 raise
             _log.warning("load.local_files_unusable", folder=str(self._folder))
             self.recover()
@@ -195,46 +219,85 @@ class Loader:
         self._states.update((each.table, dict(each.state)) for each in batches if each.state)
         self._unsent.clear()
         with translated():
-            self._local_states.loaded(self.pipeline.state.get("sources", {}))
-        self._learn_columns()
+            self._local_states.loaded(self.opened.sources)
+        self.learn_tables(self.opened.columns())
 
     def _load(self, batches: Sequence[Batch], *, merges: bool) -> None:
-        """merges: also rows that are new."""
-        pipeline = self.pipeline
-        is_new = pipeline.default_schema_name is None
+        others = self._unsent - {batch.table for batch in batches if batch.state}
         self._is_clean = False
         with translated():
-            if rest := self._unsent - {batch.table for batch in batches if batch.state}:
-                with pipeline.managed_state() as state:
-                    sources = state.setdefault("sources", {}).setdefault(SCHEMA_NAME, {})
-                    for table in rest:
-                        found = sources.setdefault("resources", {}).setdefault(table, {})
-                        note(found, self._states[table])
-            pipeline.run(
-                [self._resource(batch, merges=merges) for batch in batches],
-                schema=dlt.Schema(SCHEMA_NAME) if is_new else pipeline.default_schema,
-                loader_file_format=self._form.file_format,  # type: ignore[arg-type]
-            )
+            states = {name: self._states[name] for name in others}
+            self.opened.load(batches, states, merges=merges)
         self._is_clean = True
 
-    def _resource(self, batch: Batch, *, merges: bool) -> Any:
-        def rows() -> list[Any]:
-            # without rows, only Arrow makes dlt create the table
-            is_plain = self._form.is_plain and len(batch.rows) > 0
-            items: Any = batch.as_dicts() if is_plain else batch.as_table()
-            return [items if batch.state is None else with_state(items, batch.state)]
 
-        resource = list_resource(
-            batch.table,
-            rows,
-            columns=batch.columns,
-            primary_key=batch.key,
-            strategy=merge_strategy(self.pipeline.destination.capabilities()),
-            table_format=self._form.table_format,
+# --- what dlt has stored ------------------------------------------------------------------------
+
+
+def _stored_by_dlt(
+    connection: duckdb.DuckDBPyConnection, dataset: str, found: Tables
+) -> tuple[Mapping[str, Any], Tables] | None:
+    """The states of dlt's sources and the columns that it knows, as it restores them itself from a
+    dataset of the opened file.
+
+    None if dlt has to open it: in another version's format, or where a table or a column that it
+    knows is missing or has another name now. found: the tables and columns that are there.
+    """
+    if "_dlt_pipeline_state" not in found:
+        return {}, {}
+    try:
+        state = _newest(
+            connection,
+            f'FROM "{dataset}"._dlt_pipeline_state s '
+            f'JOIN "{dataset}"._dlt_loads l ON l.load_id = s._dlt_load_id '
+            "SELECT engine_version, state WHERE pipeline_name = ? AND status = 0 "
+            "ORDER BY load_id DESC LIMIT 1",
+            PIPELINE_NAME,
+            _STATE_ENGINE,
         )
-        if batch.is_new and not merges:
-            resource.apply_hints(write_disposition="append")
-        return resource
+        if state is None:
+            return {}, {}
+        schema = _newest(
+            connection,
+            f'FROM "{dataset}"._dlt_version SELECT engine_version, schema '
+            "WHERE schema_name = ? ORDER BY inserted_at DESC LIMIT 1",
+            SCHEMA_NAME,
+            _SCHEMA_ENGINE,
+        )
+        columns = own_columns(schema["tables"] if schema else {})
+    except (duckdb.Error, ValueError, LookupError, TypeError):
+        return None
+    is_all_there = all(columns[name].keys() <= found.get(name, {}).keys() for name in columns)
+    if not (columns and is_all_there) or RENAMED_TABLES.keys() & columns.keys():
+        return None
+    return state.get("sources", {}), columns
+
+
+def _newest(
+    connection: duckdb.DuckDBPyConnection, sql: str, name: str, engine: int
+) -> dict[str, Any] | None:
+    rows = connection.execute(sql, [name]).fetchall()
+    if not rows:
+        return None
+    ((version, text),) = rows
+    if version != engine:
+        raise ValueError("stored by another version of dlt")
+    with suppress(ValueError):  # it is base64, or JSON as it is
+        text = zlib.decompress(base64.b64decode(text, validate=True))
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+def own_columns(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By table, the columns in a schema of dlt's that have a type and aren't its own."""
+    return {
+        table: {
+            name: column
+            for name, column in found.get("columns", {}).items()
+            if "data_type" in column and not name.startswith("_dlt_")
+        }
+        for table, found in tables.items()
+    }
 
 
 class _LocalStates:
@@ -282,62 +345,3 @@ class _LocalStates:
 def _digest(sources: Mapping[str, Any]) -> str:
     text = json.dumps(sources, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_about_local_files(error: BaseException) -> bool:
-    """Whether dlt failed on one of its local files, which another process may have removed."""
-    return any(
-        isinstance(cause, StorageException | FileNotFoundError | NotADirectoryError)
-        for cause in chain(error)
-    )
-
-
-def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
-    """Rename a table of an earlier version. On a server, whose tables are read directly, its old
-    name stays as a view."""
-    schema = None if pipeline.default_schema_name is None else pipeline.default_schema
-    if schema is None or old not in schema.tables:
-        return
-    with pipeline.destination_client() as client:
-        if isinstance(client, SqlJobClientBase):
-            found = dict(client.get_storage_tables([old, new]))
-            if found.get(old) and not found.get(new):
-                name, server = client.sql_client.make_qualified_table_name, client.sql_client
-                with server.begin_transaction():
-                    renamed = server.escape_column_name(new)
-                    server.execute_sql(f"ALTER TABLE {name(old)} RENAME TO {renamed}")
-                    if not pipeline.destination.destination_type.endswith("duckdb"):
-                        server.execute_sql(f"CREATE VIEW {name(old)} AS SELECT * FROM {name(new)}")  # noqa: S608
-                _log.info("load.table_renamed", old=old, new=new)
-    (table,) = schema.drop_tables([old])
-    schema.update_table({**table, "name": new})
-    pipeline.schemas.commit_live_schema(schema.name)
-
-
-def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:
-    """Recreate tables and columns that were dropped by hand: dlt trusts its schema, so every load
-    would fail. known: tables of dlt's schema. Returns the recreated tables, which are empty."""
-    names = [name for name in known if not name.startswith("_dlt_")]
-    if not names:
-        return []
-    with pipeline.destination_client() as client:
-        if not isinstance(client, SqlJobClientBase):
-            return []
-        found = dict(client.get_storage_tables([*names, client.schema.version_table_name]))
-        if not found.get(client.schema.version_table_name):
-            return []  # nothing was ever loaded, or all of it was dropped: dlt creates everything
-        dropped = [name for name in names if not found.get(name)]
-        lacking = [name for name in names if found[name] and _lacks(client, name, found[name])]
-        if dropped or lacking:
-            client.update_stored_schema(only_tables=[*dropped, *lacking], force=True)
-            _log.warning("load.dropped_restored", tables=dropped, columns_of=lacking)
-        for name in lacking:  # a column that was dropped has lost its values: no row is unchanged
-            if HASH_COLUMN in client.schema.get_table_columns(name):
-                qualified = client.sql_client.make_qualified_table_name(name)
-                client.sql_client.execute_sql(f"UPDATE {qualified} SET {HASH_COLUMN} = NULL")  # noqa: S608
-    return dropped
-
-
-def _lacks(client: SqlJobClientBase, table: str, found: dict[str, Any]) -> bool:
-    is_exact = client.capabilities.generates_case_sensitive_identifiers()
-    return bool(client.schema.get_new_table_columns(table, found, case_sensitive=is_exact))

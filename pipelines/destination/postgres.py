@@ -18,14 +18,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
-
-import dlt
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from connector.clock import Clock, SystemClock
 from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
 from pipelines.destination.load_errors import chain
+
+if TYPE_CHECKING:
+    import dlt
 
 PATIENCE_S = 120.0
 _SSL_REQUEST = struct.pack("!ii", 8, 80_877_103)

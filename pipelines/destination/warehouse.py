@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dlt
 import duckdb
 import pyarrow as pa
-from dlt.common.destination import DestinationCapabilitiesContext
-from dlt.common.normalizers.naming import NamingConvention
-from dlt.destinations import duckdb as dlt_duckdb
-from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from connector.errors import DestinationError
-from connector.source.own_pipeline import sql_time
+from connector.source.fields import sql_time
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch
 from pipelines.destination.working_file import work_schema
+
+if TYPE_CHECKING:
+    import dlt
 
 _IN_ONE_QUERY = 1000
 _FETCHED_ROWS = 10_000
@@ -34,6 +32,7 @@ _DATA_TYPES = {
     "BOOLEAN": "bool",
     "TIMESTAMP WITH TIME ZONE": "timestamp",
 }
+_DUCKDB_TYPES = {data_type: duckdb_type for duckdb_type, data_type in _DATA_TYPES.items()}
 
 
 class DuckWarehouse:
@@ -113,6 +112,27 @@ class DuckWarehouse:
                 cursor.execute(f"INSERT INTO {name} BY NAME FROM arriving")
             cursor.execute("COMMIT")
 
+    def create_tables(self, batches: Iterable[Batch]) -> None:
+        """Create what is missing of the batches' tables and columns, as dlt would."""
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute("BEGIN")
+            cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
+            for batch in batches:
+                name = self.name(batch.table)
+                types = {
+                    column: _DUCKDB_TYPES[schema["data_type"]]
+                    for column, schema in batch.columns.items()
+                }
+                columns = ", ".join(
+                    f'"{column}" {kind}'
+                    + ("" if batch.columns[column].get("nullable", True) else " NOT NULL")
+                    for column, kind in types.items()
+                )
+                cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+                for column, kind in types.items():
+                    cursor.execute(f'ALTER TABLE {name} ADD COLUMN IF NOT EXISTS "{column}" {kind}')
+            cursor.execute("COMMIT")
+
     def create_dataset(self) -> None:
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
 
@@ -174,6 +194,8 @@ class ServerWarehouse:
             ):
                 return [name.lower() for name in cursor.columns_schema]
         except DestinationError as error:
+            from dlt.destinations.exceptions import DatabaseUndefinedRelation
+
             if any(isinstance(each, DatabaseUndefinedRelation) for each in chain(error)):
                 return []
             raise
@@ -245,29 +267,3 @@ class SeenIds:
     def table(self, resource: str) -> str:
         """The set's qualified name. resource: one of ours, no text of users."""
         return f'{self._schema}."seen_{resource}"'
-
-
-class DuckDb(dlt_duckdb):
-    """dlt's DuckDB destination, with its capabilities cached.
-
-    dlt asks for them some twenty times per load, and resolves its configuration each time: nearly
-    half the cost of a small load.
-    """
-
-    def __init__(self, connection: Any) -> None:
-        super().__init__(connection)
-        self._known: dict[str | None, DestinationCapabilitiesContext] = {}
-
-    @property
-    def destination_type(self) -> str:
-        return "dlt.destinations.duckdb"
-
-    def capabilities(
-        self, config: Any = None, naming: NamingConvention | None = None
-    ) -> DestinationCapabilitiesContext:
-        if config is not None:
-            return super().capabilities(config, naming)
-        name = naming.name() if naming else None
-        if name not in self._known:
-            self._known[name] = super().capabilities(None, naming)
-        return self._known[name].copy()

@@ -23,7 +23,6 @@ from connector.clock import Clock
 from connector.errors import ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.settings import PullSettings
-from connector.source.fields import UNLISTED_COLUMN
 from connector.source.row_maker import (
     MALFORMED_COLUMNS,
     MALFORMED_TABLE,
@@ -211,8 +210,6 @@ class Landing:
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
         self.found: dict[str, set[str]] = {}
         """By list: ids that a full scan has found new or changed, of `FOUND_MAX` at most."""
-        self._missing = {name for name in runs if not destination.columns(name)}
-        self._add_columns()
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
@@ -224,21 +221,11 @@ class Landing:
         }
         return {name: counts for name, counts in found.items() if counts}
 
-    def _add_columns(self) -> None:
-        """Add columns that tables of an earlier version lack, before any query needs them."""
-        tables = [
-            name
-            for name in self._runs
-            if name not in self._missing and UNLISTED_COLUMN not in self._destination.columns(name)
-        ]
-        if tables:
-            batches = [Batch(name, (), self._makers[name].columns) for name in tables]
-            self._destination.load(batches, worth_publishing=False)
-
     def create_tables(self) -> None:
-        """Create tables with every column of the contract, even if a list is empty."""
-        if self._missing:
-            self.load()
+        """Create tables with every column of the contract, even if a list is empty, and add those
+        that tables of an earlier version lack."""
+        lists = [Batch(name, (), maker.columns) for name, maker in self._makers.items()]
+        self._destination.create_tables([*lists, *_OTHERS])
 
     def take(self, pages: dict[str, list[ScannedPage]]) -> None:
         """Keep what changed, as Arrow tables, until `load`. Empties `pages`.
@@ -333,16 +320,13 @@ class Landing:
         tables, malformed = self._tables, self._malformed
         self._tables, self._ids, self._malformed = {}, {}, {}
         states = {name: self._runs[name].state() for name in tables}
-        names = [name for name in self._makers if tables.get(name) or name in self._missing]
-        batches = [self._batch(name, tables.pop(name, [])) for name in names]
+        names = [name for name in self._makers if tables.get(name)]
+        batches = [self._batch(name, tables.pop(name)) for name in names]
         if malformed:
             batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
-        if self._missing:  # one load of many tables costs hardly more than of one
-            batches += [each for each in _OTHERS if not self._destination.columns(each.table)]
         if batches:
             self._destination.load(batches)
             gc.collect(1)  # dlt's loads leave cycles behind that hold their rows; all are young
-        self._missing = set()
         for batch in batches:
             if batch.table in self._runs:
                 self._runs[batch.table].counts["rows_written"] += len(batch.rows)
@@ -351,8 +335,7 @@ class Landing:
 
     def _batch(self, resource: str, tables: list[pa.Table]) -> Batch:
         columns = self._makers[resource].columns
-        rows = _latest(tables) if tables else ()
-        return Batch(resource, rows, columns, state=self._runs[resource].state())
+        return Batch(resource, _latest(tables), columns, state=self._runs[resource].state())
 
 
 def _latest(tables: list[pa.Table]) -> pa.Table:

@@ -232,6 +232,7 @@ class _Drains:
                 if has_new:
                     report.polled_new = self._note_new(destination)
                 landing = Landing(destination, {PROSPECTS: run}, session.settings.pull)
+                landing.create_tables()
                 if self._is_scan_cheaper(run.facts.pages, facts.waiting):
                     _log.info("drain.left_to_full_scan", waiting=facts.waiting)
                 elif (waits or has_new) and looks:

@@ -171,10 +171,10 @@ class _Pull:
             self._landing = landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
+            landing.create_tables()
             self._end_earlier_scans()
             try:
                 self._fetch_and_land(self._runs)
-                landing.create_tables()
             except ConnectorError as error:
                 self._errors.append(error)
             try:

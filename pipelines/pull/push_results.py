@@ -52,8 +52,7 @@ def land_push_results(destination: Destination, session: Session) -> None:
     lock must be held; nothing is published.
     """
     settings = session.settings
-    if not _COLUMNS.keys() <= destination.columns(_TABLE).keys():
-        destination.load([results_batch([])])
+    destination.create_tables([results_batch([])])
     try:
         with closing(outbox_of(session)) as outbox:
             key, label = key_number(settings, session.ledger), destination_number(settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from connector.sandbox import Sandbox
+from connector.sandbox import Sandbox, SandboxOptions
 from tests.processes.zygote import ROOT
 
 _RUN = """
@@ -51,12 +51,19 @@ def imported(arguments: list[str], sandbox: Sandbox, folder: Path) -> set[str]:
 
 
 def test_a_pull_into_duckdb_imports_nothing_that_it_does_not_need(sandbox: Sandbox, tmp_path: Path):
-    """No parts of pushes, reports and other destinations. sqlglot isn't among them: dlt itself
-    imports it (`dlt.common.destination.capabilities`)."""
-    found = imported(["pull", "-q"], sandbox, tmp_path)
-    assert "dlt" in found
-    assert found & (FOR_PUSHES | FOR_OTHER_COMMANDS | FOR_OTHER_DESTINATIONS) == set()
-    assert found & FOR_HELP_IN_COLOR == set()
+    """No parts of pushes, reports and other destinations. dlt loads the rows, and imports sqlglot;
+    where nothing is new, none of it is imported."""
+    for expected in ({"dlt", "sqlglot"}, set()):
+        found = imported(["pull", "-q"], sandbox, tmp_path)
+        assert found & {"dlt", "sqlglot"} == expected
+        assert found & (FOR_PUSHES | FOR_OTHER_COMMANDS | FOR_OTHER_DESTINATIONS) == set()
+        assert found & FOR_HELP_IN_COLOR == set()
+
+
+def test_a_pull_of_an_empty_account_imports_no_dlt(tmp_path: Path):
+    """Its tables are created without it."""
+    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as empty:
+        assert "dlt" not in imported(["pull", "-q"], empty, tmp_path)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["pull", "--help"]], ids=" ".join)
