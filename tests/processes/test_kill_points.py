@@ -73,7 +73,7 @@ def test_operations_fail_from_the_chosen_one_on_but_removals(tmp_path: Path):
 STATE_SCRIPT = """
 import os, shutil, sqlite3, sys, tarfile
 from pathlib import Path
-from connector.settings.folders import prepare
+from connector.settings.folders import open_state_dir
 from tests.processes.file_operations import FileFault, watch
 
 home, target, watched = map(Path, sys.argv[1:4])
@@ -81,7 +81,7 @@ home, target, watched = map(Path, sys.argv[1:4])
 def run(number):
     if (pid := os.fork()) == 0:
         watch(str(watched), f"{home}.log", FileFault(kill_before=number))
-        prepare(target / "state", old=home / ".hiringcenter")
+        open_state_dir(target / "state", old=home / ".hiringcenter")
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
