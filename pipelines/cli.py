@@ -25,10 +25,9 @@ def build_app() -> typer.Typer:
     import typer
 
     from pipelines.commands import (  # noqa: F401 - each adds its commands
-        sandbox_command,
+        server_commands,
         status_commands,
         transfer_commands,
-        webhook_commands,
     )
     from pipelines.commands.invocation import app
 

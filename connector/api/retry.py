@@ -13,8 +13,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from connector.api.bodies import NoContent, NotJson, describe, error_text, read_json
-from connector.api.envelopes import NoList, NotDone, UnknownShape
+from connector.api.envelopes import (
+    NoContent,
+    NoList,
+    NotDone,
+    NotJson,
+    UnknownShape,
+    describe,
+    error_text,
+    read_json,
+)
 from connector.budget.policy.feedback import seconds_ahead
 from connector.errors import (
     ApiError,

@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from connector.api.bodies import KeptAsText
+from connector.api.envelopes import KeptAsText
 
 HASH_COLUMN = "_hc_hash"
 DELETED_COLUMN = "_hc_deleted_at"

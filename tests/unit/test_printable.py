@@ -15,7 +15,7 @@ import structlog
 from rich.table import Table
 
 from connector import logs
-from connector.api.bodies import error_text
+from connector.api.envelopes import error_text
 from connector.budget.database import Database
 from connector.errors import ConnectorError, InputError, UnknownColumn, nearest, printable
 from connector.history import History, RunRecord

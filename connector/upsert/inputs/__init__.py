@@ -59,7 +59,7 @@ def open_input(
 
                 return WorkbookInput(file, sheet=sheet, skip_rows=skip_rows)
             if kind == "parquet":
-                from connector.upsert.inputs.parquet_reader import parquet_input
+                from connector.upsert.inputs.table_reader import parquet_input
 
                 return parquet_input(file)
             text = decode(file, encoding)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from connector import logs
-from connector.api.bodies import KeptAsText, NotJson, describe, error_text, read_json
+from connector.api.envelopes import KeptAsText, NotJson, describe, error_text, read_json
 
 _values = st.recursive(
     st.none()

@@ -8,8 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.api.bodies import NoContent
-from connector.api.envelopes import NoList, Page, UnknownShape, to_account, to_item, to_page
+from connector.api.envelopes import (
+    NoContent,
+    NoList,
+    Page,
+    UnknownShape,
+    to_account,
+    to_item,
+    to_page,
+)
 
 ROWS = [{"id": "1"}, {"id": "2"}]
 

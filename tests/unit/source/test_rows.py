@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.api.bodies import read_json
+from connector.api.envelopes import read_json
 from connector.errors import ConfigurationError
 from connector.source.fields import CONTRACT, FIELD_HINT, HASH_COLUMN, record_id, split_malformed
 from connector.source.row_maker import RowMaker, malformed_rows
