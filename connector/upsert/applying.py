@@ -52,27 +52,35 @@ def _is_done(write: SentWrite) -> bool:
 
 
 class AppliedPlans:
-    """Which runs have applied which plan, in one scope. Every method works inside the caller's
-    transaction."""
+    """Which runs have applied which plan, with one outbox."""
 
-    def __init__(self, scope: int) -> None:
-        self._scope = scope
+    def __init__(self, outbox: Outbox, clock: SteadyClock) -> None:
+        self._database, self._scope, self._clock = outbox.database, outbox.scope, clock
 
-    def runs(self, connection: sa.Connection, plan_id: str) -> dict[str, bool]:
+    def runs(self, plan_id: str) -> dict[str, bool]:
         """run id → whether nothing was left to do when it ended."""
         own = applied_plans.c
         query = sa.select(own.run_id, own.is_done).where(
             own.scope == self._scope, own.plan_id == plan_id
         )
-        return {row.run_id: row.is_done for row in connection.execute(query)}
+        with self._database.read() as connection:
+            return {row.run_id: row.is_done for row in connection.execute(query)}
 
-    def note(
-        self, connection: sa.Connection, plan_id: str, run_id: str, at_ms: int, *, is_done: bool
-    ) -> None:
-        row = {"scope": self._scope, "plan_id": plan_id, "run_id": run_id, "at_ms": at_ms}
-        insert_or_replace(connection, applied_plans, [{**row, "is_done": is_done}])
+    def begin(self, plan_id: str, run_id: str) -> None:
+        """A run applies this plan from now on."""
+        self._note(plan_id, run_id, is_done=False)
 
-    def may_go_on(self, connection: sa.Connection, run_id: str) -> bool:
+    def end(self, plan_id: str, run_id: str) -> None:
+        """The run has ended; it is done unless another one could do more."""
+        self._note(plan_id, run_id, is_done=not self._may_resume(run_id))
+
+    def _note(self, plan_id: str, run_id: str, *, is_done: bool) -> None:
+        row = {"scope": self._scope, "plan_id": plan_id, "run_id": run_id}
+        row |= {"at_ms": self._clock.now_ms(), "is_done": is_done}
+        with self._database.write() as connection:
+            insert_or_replace(connection, applied_plans, [row])
+
+    def _may_resume(self, run_id: str) -> bool:
         """Whether a row of this run has failed in a way that another run may do better."""
         own = results.c
         is_final = sa.or_(*(own.message.like(f"{each}:%") for each in (CONFLICT, "uncertain")))
@@ -81,7 +89,8 @@ class AppliedPlans:
             .where(own.run_id == run_id, own.status == Status.FAILED.value, ~is_final)
             .limit(1)
         )
-        return connection.execute(query).first() is not None
+        with self._database.read() as connection:
+            return connection.execute(query).first() is not None
 
 
 @dataclass(frozen=True, slots=True)

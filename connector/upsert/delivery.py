@@ -375,7 +375,7 @@ def person_by_contact(api: ApiClient, payload: Item) -> Item | None:
         Unclear: other people are listed, so that their absence proves nothing.
     """
     others = False
-    for name, same in (("email", same_email), ("phone", same_phone)):
+    for name, same in SAME_CONTACT.items():
         if payload.get(name):
             items = listed_people(api, {name: str(payload[name])})
             for item in items:

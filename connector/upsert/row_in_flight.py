@@ -110,13 +110,14 @@ class RowInFlight:
         """Whether the row is a note, task or meeting on its own."""
         return self.write.kind != PROSPECTS and self.write.position == 0
 
-    def fail(self, why: str, status: Status = Status.FAILED) -> None:
-        """The write in flight wasn't applied, as far as known; the prospect's decides the row, or
-        that of the activity that it is."""
-        if self.write.kind == PROSPECTS or self.is_activity:
+    def fail(self, why: str, status: Status = Status.FAILED, *, write: Write | None = None) -> None:
+        """A write, the one in flight unless another is named, wasn't applied, as far as known; the
+        prospect's decides the row, or that of the activity that it is."""
+        kind = (write or self.write).kind
+        if kind == PROSPECTS or self.is_activity:
             self.status = status
         else:
-            why = f"{self.write.kind}: {why}"
+            why = f"{kind}: {why}"
         self.failures.append(why)
 
     @property

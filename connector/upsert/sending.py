@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -38,11 +37,12 @@ from connector.upsert.outbox.bases import Bases, PersonRead, fields_of_item
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.merge import (
+    CONTACTS,
     body_of_creation,
     lacks_names,
 )
+from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     Outbox,
@@ -500,11 +500,9 @@ class Sender:
                     return True
                 row.waiting.appendleft(write)
             elif write.prospect_id is None:
-                row.failures.append(f"{write.kind}: {_NO_ID}")
-                self._finish_unsent(connection, write, "skipped")
+                self._skip(connection, row, write, _NO_ID)
             elif row.is_activity and not self._settler.is_settled(write):
-                row.fail(_BEHIND)
-                self._finish_unsent(connection, write, "skipped")
+                self._skip(connection, row, write, _BEHIND)
             elif entry in self._creating:  # another row of the same person, who was looked up
                 row.waiting.appendleft(write)
                 self._deferred.append(row)
@@ -515,30 +513,31 @@ class Sender:
                     at_ms = self._clock.now_ms()
                     self._receipts.note_activity_row(connection, write, entry[0], None, at_ms)
             elif not self._options.force and entry in self._settler.uncertain:
-                row.failures.append(UNCERTAIN if row.is_activity else f"{write.kind}: {UNCERTAIN}")
-                self._finish_unsent(connection, write, "skipped")
+                self._skip(connection, row, write, UNCERTAIN)
             else:
-                payload = self._payload_of(write)
                 looks = self._options.looks_first and row.status is not Status.CREATED
-                write = write._replace(body=orjson.dumps(payload))
                 self._creating.add(entry)
-                self._start(connection, row, write, looks=looks)
+                self._start(connection, row, self._with_person(write), looks=looks)
                 return True
         self._finished.append(row)
         if row.own:
             self._rows.done(row)
         return False
 
-    def _payload_of(self, write: Write) -> dict[str, Any]:
-        """What is posted to create an activity, under the names that the API took last."""
-        payload = {"prospectId": write.prospect_id, **orjson.loads(write.body)}
-        for name in ("email", "phone"):  # they have led to the prospect
-            payload.pop(name, None)
-        return (
-            older_fields(write.kind, payload)
-            if write.kind in self._settler.older_names
-            else payload
-        )
+    def _skip(self, connection: sa.Connection, row: RowInFlight, write: Write, why: str) -> None:
+        """An activity isn't sent."""
+        row.fail(why, write=write)
+        self._finish_unsent(connection, write, "skipped")
+
+    def _with_person(self, write: Write) -> Write:
+        """An activity as it is posted: with its prospect's id instead of the contacts that have led
+        to them, and under the names that the API took last."""
+        says = orjson.loads(write.body)
+        payload = {name: value for name, value in says.items() if name not in CONTACTS}
+        payload = {"prospectId": write.prospect_id, **payload}
+        if write.kind in self._settler.older_names:
+            payload = older_fields(write.kind, payload)
+        return write._replace(body=orjson.dumps(payload))
 
     def _is_attached(self, connection: sa.Connection, entry: tuple[str, str, bytes]) -> bool:
         """Whether an activity was created already; with `force` each is created once more."""
@@ -565,8 +564,7 @@ class Sender:
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
         if row.is_merged:
-            settlement = self._settler.settlement_of(row)
-            row.write = row.write._replace(settles=settlement and settlement.to_bytes())
+            self._settler.prepare(row)
         at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms

@@ -288,22 +288,23 @@ class Settler:
     def _cell(self) -> Callable[[str, Any], bytes]:
         return self._outbox.hasher.cell
 
-    def settlement_of(self, row: RowInFlight) -> Settlement | None:
-        """What the answer to the row's write settles: its cells, without those that were left
-        out."""
-        if row.memory is None or row.write.kind != PROSPECTS:
-            return None
-        if row.undoes:
-            return None  # the same input pushed again finds its own values settled, and keeps these
-        return self._bases.settlement(
-            row.write,
-            row.memory,
-            row.merged.settled if row.merged else row.memory.row.says.keys(),
-            row.siblings or {},
-            prospect_id=row.write.prospect_id,
-            rows=2 if row.siblings else 1,
-            at_ms=self._clock.now_ms(),
-        )
+    def prepare(self, row: RowInFlight) -> None:
+        """What the answer to the row's write settles goes with it: its cells, without those that
+        were left out."""
+        settlement = None
+        # of an undo nothing: the same input pushed again finds its own values settled, and keeps
+        # these
+        if row.memory is not None and not row.undoes:
+            settlement = self._bases.settlement(
+                row.write,
+                row.memory,
+                row.merged.settled if row.merged else row.memory.row.says.keys(),
+                row.siblings or {},
+                prospect_id=row.write.prospect_id,
+                rows=2 if row.siblings else 1,
+                at_ms=self._clock.now_ms(),
+            )
+        row.write = row.write._replace(settles=settlement and settlement.to_bytes())
 
     def _settle_cells(
         self,
@@ -317,15 +318,12 @@ class Settler:
         """What the row says is its source's base from now on. is_answer: `item` shows what the API
         has made of it; else it may show what somebody has made of it since. stay: fields that are
         as they were before."""
+        if row.looks:  # nothing went out
+            self.prepare(row)
         write = row.write
-        if row.left_alone or write.kind != PROSPECTS:
+        if row.left_alone or write.kind != PROSPECTS or write.settles is None:
             return
-        if row.looks:
-            settlement = self.settlement_of(row)
-        else:
-            settlement = Settlement.from_bytes(write.settles) if write.settles else None
-        if settlement is None:
-            return
+        settlement = Settlement.from_bytes(write.settles)
         if stay and row.memory is not None:
             settlement = settlement.without(stay, row.memory.row.remembered.base)  # type: ignore[arg-type]
         known = unpacked(settlement.entry.cells)[0]
@@ -357,8 +355,7 @@ class Settler:
         if row.merged is not None and row.merged.to_send:
             row.write = row.write._replace(body=arrived.write.body)
             return Next.UPDATE
-        settlement = self.settlement_of(row)
-        row.write = row.write._replace(settles=settlement and settlement.to_bytes())
+        self.prepare(row)
         self._accept(connection, row, item, self._status_of_met(row.write, arrived))
         return Next.SETTLED
 

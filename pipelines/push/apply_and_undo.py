@@ -66,7 +66,7 @@ class _ApplyRun(OutboxRun):
         self._own = options_of(session)
         super().__init__(opened, PushOptions(source=f"plan {request.plan}", **self._own))
         self._request, self._title = request, str(request.plan)
-        self._applied = AppliedPlans(self._outbox.scope)
+        self._applied = AppliedPlans(self._outbox, self._clock)
 
     @property
     def _named(self) -> dict[str, str]:
@@ -78,8 +78,7 @@ class _ApplyRun(OutboxRun):
             header = plan.header
             plan.check_account(outbox.scope, settings.base_url)
             self._title = header.title
-            with outbox.database.read() as connection:
-                earlier = self._applied.runs(connection, header.plan_id)
+            earlier = self._applied.runs(header.plan_id)
             if done := [run_id for run_id, is_done in earlier.items() if is_done]:
                 self._say_already_applied(plan, done[0])
                 return
@@ -88,14 +87,14 @@ class _ApplyRun(OutboxRun):
             options = header.push_options(looks_first=looks_first, **self._own)
             self._options = options.knowing(outbox.learnt())
             sender = self._make_sender()
-            self._note_run(header.plan_id)
+            self._applied.begin(header.plan_id, self._options.run_id)
             sender.recover()  # what an earlier run of this plan left open counts as done
             for run_id in earlier:
                 outbox.drop_planned(run_id=run_id)
             applier = self._store_plan(plan, list(earlier))
             self._open_rejects(files, applier, header.source)
             sender.send()
-        self._note_run(header.plan_id, is_done=self._is_done)
+        self._applied.end(header.plan_id, self._options.run_id)
 
     def _say_already_applied(self, plan: PlanFile, run_id: str) -> None:
         """What that run has refused stays refused: it counts as it did then."""
@@ -107,12 +106,6 @@ class _ApplyRun(OutboxRun):
             f"{self._request.plan} is already applied, by run {run_id}: nothing was sent. "
             f"`hiringcenter runs {run_id}` shows its results."
         )
-
-    def _note_run(self, plan_id: str, *, is_done: bool = False) -> None:
-        with self._outbox.database.write() as connection:
-            self._applied.note(
-                connection, plan_id, self._session.run_id, self._clock.now_ms(), is_done=is_done
-            )
 
     def _store_plan(self, plan: PlanFile, earlier: list[str]) -> PlanApplier:
         run_id = self._session.run_id
@@ -147,12 +140,6 @@ class _ApplyRun(OutboxRun):
         self._keep(files, rejects)
         for reject in applier.rejects:
             self._reject(reject)
-
-    @property
-    def _is_done(self) -> bool:
-        """Whether running again could do nothing more."""
-        with self._outbox.database.read() as connection:
-            return not self._applied.may_go_on(connection, self._session.run_id)
 
     @property
     def _requests_planned(self) -> int:
@@ -270,7 +257,7 @@ class _UndoRun(OutboxRun):
             self._report.notes.append(
                 f"Run {run_id} has changed nothing with this account's key: nothing to undo."
             )
-        self._store_plan(plan)
+        self._book_plan(plan)
         self._listed, people = plan.listed, len(plan.writes)
         if self._is_dry:
             self._report.noteworthy = plan.listed[:NOTEWORTHY_MAX]
@@ -289,7 +276,7 @@ class _UndoRun(OutboxRun):
         ended = [each.summary.get("undoes") for each in recent if each.status == "ok"]
         return self._undone.run_id in ended
 
-    def _store_plan(self, plan: UndoPlan) -> None:
+    def _book_plan(self, plan: UndoPlan) -> None:
         book = PlanBook(self._outbox, self._options, self._clock, dry_run=self._is_dry)
         for write in plan.writes:
             book.send([write])

@@ -298,9 +298,6 @@ class OutboxRun:
             raise Interrupted(stop.signal_number)
         self._progress.show(ProgressState("row", rows))
 
-    def _send(self) -> None:
-        self._make_sender().send()
-
     def _make_sender(self) -> Sender:
         """What sends this run's plan; settles what earlier runs left open first."""
         settings, client = self._session.settings, self._session.client
@@ -375,7 +372,6 @@ class OutboxRun:
     def _summary(self, error: ConnectorError | None) -> dict[str, Any]:
         session, plan = self._session, self._planned
         sent = self._sender.outcomes if self._sender else Counter[Status]()
-        rejects = self._rejects
         summary: dict[str, Any] = {
             "run_id": None if self._is_dry else session.run_id,  # no run is kept of it
             "status": status_of(error),
@@ -397,16 +393,21 @@ class OutboxRun:
             summary["copy_age_s"] = round(self._copy_age_s)
         if self._sender and self._sender.recovered:
             summary["recovered"] = self._sender.recovered
-        if rejects is not None and rejects.failure is not None:
-            summary["rejects_error"] = rejects.failure.strerror or "can't be written"
-        elif rejects is not None and rejects.count:
-            summary["rejects_file"] = str(rejects.path)
-        results = self._results_file
-        if results is not None and results.failure is not None:
-            summary["results_error"] = results.failure.strerror or "can't be written"
-        elif results is not None and results.is_saved:
-            summary["results_file"] = str(results.path.absolute())
+        summary |= self._files_written()
         return summary | ({"error": error_facts(error)} if error else {})
+
+    def _files_written(self) -> dict[str, str]:
+        """What the summary says of rejects and results."""
+        rejects, results, written = self._rejects, self._results_file, {}
+        if rejects is not None and rejects.count:
+            written["rejects_file"] = str(rejects.path)
+        if results is not None and results.is_saved:
+            written["results_file"] = str(results.path.absolute())
+        for name, file in (("rejects", rejects), ("results", results)):
+            if file is not None and file.failure is not None:
+                written.pop(f"{name}_file", None)
+                written[f"{name}_error"] = file.failure.strerror or "can't be written"
+        return written
 
     def _eta_s(self, requests: int) -> float:
         if not requests:
@@ -438,7 +439,9 @@ class OutboxRun:
         has_dropped_bodies = self._planned.writes or (self._sender and self._sender.recovered)
         try:
             self._outbox.forget(self._began_ms - self._options.retention_days * _DAY_MS)
-            self._forget_images()
+            undo_ms = self._session.settings.writes.undo_days * _DAY_MS
+            with self._outbox.database.write() as connection:
+                self._images.forget(connection, self._began_ms - undo_ms)
             if has_dropped_bodies and path and path.stat().st_size <= _SCRUBBED_BYTES:
                 self._outbox.database.scrub()  # rewritten pages may still hold some
         except BudgetError as error:  # the next push tries again
@@ -447,11 +450,6 @@ class OutboxRun:
     @property
     def _images(self) -> BeforeImages:
         return BeforeImages(self._outbox.scope, undo_key(self._session.settings.state_path))
-
-    def _forget_images(self) -> None:
-        before_ms = self._began_ms - self._session.settings.writes.undo_days * _DAY_MS
-        with self._outbox.database.write() as connection:
-            self._images.forget(connection, before_ms)
 
 
 class _PushRun(OutboxRun):
@@ -507,7 +505,7 @@ class _PushRun(OutboxRun):
             if self._results_file is not None:
                 self._results_file.has_all_rows = True
             if not request.dry_run:
-                self._send()
+                self._make_sender().send()
 
     def _match_columns(self, rows: Input) -> Validator:
         """What checks the rows: their columns are matched now."""

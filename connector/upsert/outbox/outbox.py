@@ -195,7 +195,7 @@ class Outbox:
         self, connection: sa.Connection, run_id: str, row_number: int, limit: int
     ) -> list[list[Write]]:
         """The next `limit` rows of `run_id` that are planned, in file order, each as its writes."""
-        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
+        planned = self._planned_by(run_id)
         numbers = (
             sa.select(writes.c.row_number)
             .where(planned, writes.c.row_number > row_number)
@@ -214,19 +214,22 @@ class Outbox:
     def count_waiting(self, connection: sa.Connection, run_id: str, read_before_ms: int) -> int:
         """How many planned writes of `run_id` are to change people who were read before then."""
         is_old = writes.c.seen_ms.is_(None) | (writes.c.seen_ms <= read_before_ms)
-        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
-        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
-        query = sa.select(sa.func.count()).select_from(writes).where(planned, known, is_old)
-        return connection.scalar(query) or 0
+        query = sa.select(sa.func.count()).select_from(writes)
+        return connection.scalar(query.where(self._about_known(run_id), is_old)) or 0
 
     def waiting_people(self, run_id: str, most: int) -> set[str]:
         """The first `most` people whom planned writes of `run_id` are to change."""
-        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
-        planned = self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
-        query = sa.select(writes.c.prospect_id).where(planned, known)
+        query = sa.select(writes.c.prospect_id).where(self._about_known(run_id))
         with self.database.read() as connection:
             found = connection.scalars(query.order_by(writes.c.row_number).limit(most))
             return {id_ for id_ in found if id_ is not None}
+
+    def _planned_by(self, run_id: str) -> sa.ColumnElement[bool]:
+        return self._in(WriteState.PLANNED) & (writes.c.run_id == run_id)
+
+    def _about_known(self, run_id: str) -> sa.ColumnElement[bool]:
+        known = (writes.c.kind == PROSPECTS) & writes.c.prospect_id.is_not(None)
+        return self._planned_by(run_id) & known
 
     def open_sends(self) -> list[Write]:
         """Writes of any run whose answer is missing, oldest first."""
