@@ -564,7 +564,7 @@ class Sender:
         elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
         if row.is_merged:
-            self._settler.prepare(row)
+            self._settler.prepare_settlement(row)
         at_ms, server_now_ms = self._clock.now_ms(), server_ms(self._api)
         row.write = self._outbox.send(
             connection, row.write, before, at_ms=at_ms, server_ms=server_now_ms

@@ -288,7 +288,7 @@ class Settler:
     def _cell(self) -> Callable[[str, Any], bytes]:
         return self._outbox.hasher.cell
 
-    def prepare(self, row: RowInFlight) -> None:
+    def prepare_settlement(self, row: RowInFlight) -> None:
         """What the answer to the row's write settles goes with it: its cells, without those that
         were left out."""
         settlement = None
@@ -319,7 +319,7 @@ class Settler:
         has made of it; else it may show what somebody has made of it since. stay: fields that are
         as they were before."""
         if row.looks:  # nothing went out
-            self.prepare(row)
+            self.prepare_settlement(row)
         write = row.write
         if row.left_alone or write.kind != PROSPECTS or write.settles is None:
             return
@@ -355,7 +355,7 @@ class Settler:
         if row.merged is not None and row.merged.to_send:
             row.write = row.write._replace(body=arrived.write.body)
             return Next.UPDATE
-        self.prepare(row)
+        self.prepare_settlement(row)
         self._accept(connection, row, item, self._status_of_met(row.write, arrived))
         return Next.SETTLED
 
