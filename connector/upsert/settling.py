@@ -255,10 +255,7 @@ class Settler:
         is_named = row.write.exported is not None  # its id decides, whatever they are called
         if not (row.undoes or is_named) and self._is_another(connection, row, item):
             return Next.SETTLED
-        row.merged = arrived.merged
-        row.read_ms, row.was_looked_up = arrived.read_ms, arrived.asked
-        row.theirs = None if row.read_ms == 0 else _person_read(row.write, item)
-        row.updated_before_ms = time_ms(item, "updatedAt")
+        _note_read(row, arrived)
         if arrived.conflicts and row.guard is not None:
             row.guard = replace(row.guard, conflicts=arrived.conflicts)
             row.write = row.write._replace(guard=row.guard.to_bytes())
@@ -350,8 +347,7 @@ class Settler:
         if refusal is not None:
             self._refuse(connection, row, Status.REJECTED, str(refusal), people=refusal.people)
             return Next.SETTLED
-        row.merged, row.theirs = arrived.merged, _person_read(row.write, item)
-        row.updated_before_ms, row.was_looked_up = time_ms(item, "updatedAt"), True
+        _note_read(row, arrived)
         if row.merged is not None and row.merged.to_send:
             row.write = row.write._replace(body=arrived.write.body)
             return Next.UPDATE
@@ -724,9 +720,12 @@ def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -
     return tuple(dict.fromkeys(sent))
 
 
-def _person_read(write: Write, item: Item) -> Person:
-    """The person of a write, as they have just been read."""
-    return Person(str(write.prospect_id), fields_of_item(item), fresh=True)
+def _note_read(row: RowInFlight, arrived: Delivered) -> None:
+    """The row's person was read, and the row merged with how they are."""
+    item, id_ = arrived.item or {}, str(row.write.prospect_id)
+    row.merged, row.read_ms, row.was_looked_up = arrived.merged, arrived.read_ms, arrived.asked
+    row.theirs = None if row.read_ms == 0 else Person(id_, fields_of_item(item), fresh=True)
+    row.updated_before_ms = time_ms(item, "updatedAt")
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:
