@@ -24,7 +24,7 @@ from connector.upsert.outbox.matching import (
     same_email,
     same_phone,
 )
-from connector.upsert.outbox.merge import NotSendable, PersonMerge
+from connector.upsert.outbox.merge import NotSendable, PersonMerge, full_name
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -331,9 +331,9 @@ class Delivery:
         Raises:
             Unclear: the API lists others too.
         """
-        name = _full_name(payload)
+        name = full_name(payload) or ""
         items = listed_people(self._api, {"name": name})
-        own = [each for each in items if _folded(_full_name(each)) == _folded(name)]
+        own = [each for each in items if _folded(full_name(each) or "") == _folded(name)]
         if items and not own:
             raise Unclear(UNFILTERED)
         return own
@@ -434,10 +434,6 @@ def usable_item(item: Item) -> dict[str, Any]:
         usable["labels"] = labels_read(usable["labels"])
         odd |= {"labels"} if usable["labels"] is None else set()
     return {name: value for name, value in usable.items() if name not in odd}
-
-
-def _full_name(item: Item) -> str:
-    return f"{item.get('firstName') or ''} {item.get('lastName') or ''}".strip()
 
 
 def _folded(name: str) -> str:

@@ -241,9 +241,8 @@ def _record_of(planned: PlannedRow) -> dict[str, Any]:
     if sends:
         record["says"] = orjson.Fragment(write.body)
         record["values"] = orjson.Fragment(write.row_values or b"null")
-        record["settles"] = None if write.settles is None else write.settles.hex()
+        record["settles"], record["exported"] = _hex(write.settles), _hex(write.exported)
         record["looks"], record["fresh"] = planned.looks, planned.is_fresh
-        record["exported"] = None if write.exported is None else write.exported.hex()
         record["activities"] = [
             (each.position, each.kind, each.content.hex(), orjson.Fragment(each.body))
             for each in planned.activities
@@ -266,6 +265,14 @@ def _field_record(merged: FieldMerge) -> dict[str, Any]:
         if getattr(merged, flag):
             record[flag] = True
     return record if merged.settles else {**record, "settles": False}
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()
+
+
+def _unhex(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
 
 
 _FLAGS = ("reported", "replaces_edit", "disagree")
@@ -399,7 +406,6 @@ class PlanFile:
 
     def _planned_row(self, record: Mapping[str, Any]) -> PlannedRow:
         says, values = record.get("says"), record.get("values")
-        settles, exported = record.get("settles"), record.get("exported")
         email, phone, row = record["aliases"]
         write = Write(
             "", self.header.source, record["row"], 0, PROSPECTS, record["person"],
@@ -407,8 +413,7 @@ class PlanFile:
             b"" if says is None else orjson.dumps(says),
             None if values is None else orjson.dumps(values),
             record["note"], record["id"],
-            settles=None if settles is None else bytes.fromhex(settles),
-            exported=None if exported is None else bytes.fromhex(exported),
+            settles=_unhex(record.get("settles")), exported=_unhex(record.get("exported")),
         )  # fmt: skip
         activities = tuple(
             write._replace(

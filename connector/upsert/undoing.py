@@ -412,24 +412,13 @@ class _UndoPlanner:
         if image.contact is not None:
             body.setdefault(*image.contact)
         guard = Guard({name: image.left.get(name) for name in before}, self._undoes)
-        self.plan.writes.append(
-            Write(
-                self._run_id,
-                f"undo {self._undoes}",
-                row,
-                0,
-                PROSPECTS,
-                self._hasher.alias("prospect", id_),
-                None,
-                None,
-                None,
-                self._hasher.content(body),
-                orjson.dumps(body),
-                note="; ".join(notes) or None,
-                prospect_id=id_,
-                guard=guard.to_bytes(),
-            )
-        )
+        person, content = self._hasher.alias("prospect", id_), self._hasher.content(body)
+        write = Write(
+            self._run_id, f"undo {self._undoes}", row, 0, PROSPECTS, person, None, None, None,
+            content, orjson.dumps(body), note="; ".join(notes) or None, prospect_id=id_,
+            guard=guard.to_bytes(),
+        )  # fmt: skip
+        self.plan.writes.append(write)
         return True
 
     def _list(self, row: int, changes: Iterable[SentWrite], stays: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from connector.errors import printable
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS
-from connector.upsert.outbox.merge import CONTACTS, NAMES, UNKNOWN, FieldAction, FieldMerge, Why
+from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why, full_name
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.plan_file import PlanWriter, PrivateFile
@@ -41,12 +41,11 @@ def change_of(planned: PlannedRow) -> Change:
     """What is planned for one row; what isn't known, as `old` may not be, has no key."""
     says = orjson.loads(planned.write.body or b"{}")
     is_activity = planned.write.kind != PROSPECTS
-    name = planned.name or " ".join(filter(None, (says.get(each) for each in NAMES)))
     change: Change = {
         "row": planned.row_number,
         "outcome": planned.outcome_shown,
         "prospect_id": planned.prospect_id,
-        "name": name,
+        "name": planned.name or full_name(says) or "",
         "contact": says.get("email") or says.get("phone"),
     }
     merged = planned.merged.fields if planned.merged is not None else ()
