@@ -23,6 +23,7 @@ _FIELDS = ("firstName", "lastName", "email", "phone", "title", "company", "city"
 _EDITED = "Edited"
 _MOST_SHOWN = 5
 _Fields = Mapping[str, Any]
+_Landed = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Trial:
     runs: int = 0
     wrong: list[str] = field(default_factory=list)
 
-    def run(self, command: tuple[str, ...]) -> None:
+    def run(self, command: tuple[str, ...], *, takes_back: bool = True) -> None:
         """Pull, change everything by `command`, let others edit, take it back, push once more."""
         options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0, seed=self.seed)
         _write_file(self.folder, self.size)
@@ -72,10 +73,14 @@ class Trial:
             self._conflicts = self._edit(_people(sandbox), self.size.conflicts)
             before = _people(sandbox)
             runs = self._change_under_fire(command, before)
-            edited = self._edit(before.keys() - self._conflicts, self.size.edited)
-            self._take_back_under_fire(runs, before, edited)
+            if takes_back:
+                edited = self._edit(before.keys() - self._conflicts, self.size.edited)
+                self._take_back_under_fire(runs, before, edited)
             self._must_end("pull", 0)
-            self._check_listed(runs, before, edited)
+            found = self._landed()
+            self._check_changes(found, runs, before)
+            if takes_back:
+                self._check_listed(found, runs, before, edited)
             self._check_at_rest(command)
 
     # --- the steps ----------------------------------------------------------------------------
@@ -101,11 +106,6 @@ class Trial:
             self._compare(f"row {number} at the server", fields, wanted)
         runs = Runs(self._runs_of(command[0]))
         runs.created = [id_ for id_ in now if id_ not in before]
-        for run_id in runs.changing:
-            _, dry = self._end("undo", run_id, "--dry-run")
-            runs.people[run_id] = int(dry.get("would_update", 0))
-        updated = size.updated - len(self._conflicts)
-        self._compare("people to put back", sum(runs.people.values()), updated)
         self.runs = len(runs.changing)
         return runs
 
@@ -119,6 +119,11 @@ class Trial:
     def _take_back_under_fire(
         self, runs: Runs, before: Mapping[str, _Fields], edited: Collection[str]
     ) -> None:
+        for run_id in runs.changing:
+            _, dry = self._end("undo", run_id, "--dry-run")
+            runs.people[run_id] = int(dry.get("would_update", 0))
+        updated = self.size.updated - len(self._conflicts)
+        self._compare("people to put back", sum(runs.people.values()), updated)
         kills = self.size.kills - self.killed.total()
         people = sum(runs.people.values())
         start = len(self._sandbox.applied)
@@ -145,21 +150,27 @@ class Trial:
             wanted = {**_blank(number), **_changes(number)}
             self._compare(f"created row {number}", numbered[number][1], wanted)
 
-    def _check_listed(self, runs: Runs, before: Mapping[str, _Fields], edited: set[str]) -> None:
-        """Every row has its outcome once, as it has landed, and an undo lists whom it left."""
-        with duckdb.connect(
-            str(self.folder / "data" / "hiringcenter.duckdb"), read_only=True
-        ) as copy:
-            found = copy.execute(
+    def _landed(self) -> _Landed:
+        """(run, status, prospect id) of every result that has landed."""
+        copy_path = self.folder / "data" / "hiringcenter.duckdb"
+        with duckdb.connect(str(copy_path), read_only=True) as copy:
+            return copy.execute(
                 "SELECT run_id, status, prospect_id FROM hiringcenter.hiringcenter._hc_push_results"
             ).fetchall()
-        changing = set(runs.changing)
+
+    def _check_changes(self, found: _Landed, runs: Runs, before: Mapping[str, _Fields]) -> None:
+        """Every change has its outcome, once in all runs."""
+        changing, updated = set(runs.changing), before.keys() - self._conflicts
         done = Counter((s, id_) for run, s, id_ in found if run in changing and s in _DONE)
-        updated = before.keys() - self._conflicts
         once = [("updated", id_) for id_ in updated] + [("created", id_) for id_ in runs.created]
         self._compare("changes with an outcome", done, Counter(once))
         refused = {id_ for run, s, id_ in found if run in changing and s in _LEFT}
         self._compare("people in conflict", refused, self._conflicts)
+
+    def _check_listed(
+        self, found: _Landed, runs: Runs, before: Mapping[str, _Fields], edited: set[str]
+    ) -> None:
+        """The last undo of each run lists whom it left, and no one was put back twice."""
         left = [(id_, "failed") for id_ in edited] + [(id_, "rejected") for id_ in runs.created]
         undos = set(self._runs_of("undo"))
         ever = {(id_, s) for run, s, id_ in found if run in undos and s in _LEFT}
@@ -168,7 +179,8 @@ class Trial:
         listed = Counter((id_, s) for run, s, id_ in found if run in last and s in _LEFT)
         self._compare("people whom the last undos have listed", listed, Counter(left))
         back = Counter(id_ for run, s, id_ in found if run in undos and s == "updated")
-        self._compare("people put back, as reported", back, Counter(updated - edited))
+        put_back = before.keys() - self._conflicts - edited
+        self._compare("people put back, as reported", back, Counter(put_back))
 
     def _check_at_rest(self, command: tuple[str, ...]) -> None:
         """The same again sends nothing, but a push what an apply has left in conflict."""
