@@ -385,6 +385,7 @@ class CopiedProspects(PulledProspects):
     ) -> None:
         super().__init__(tables, columns, complete_ms=complete_ms)
         self._copy, self._beside = tables, beside
+        self._contact_columns = [_COLUMN_OF[key] for key in self._keys if key != _ID]
         sql = (
             "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND "
             "table_name = 'prospects' AND data_type IN ('VARCHAR', 'JSON')"
@@ -398,7 +399,7 @@ class CopiedProspects(PulledProspects):
         self._alike = ""
 
     def alike(self, rows: Sequence[Mapping[str, Any]]) -> dict[int, PulledProspect]:
-        if not self._keys:
+        if not self._contact_columns:
             return {}
         asked = [position for position, says in enumerate(rows) if self._is_understood(says)]
         said = [rows[position] for position in asked]
@@ -462,7 +463,7 @@ class CopiedProspects(PulledProspects):
         ]
         hashes = {
             column: f"SELECT hash({column}_key) FROM wanted WHERE {column}_key IS NOT NULL"  # noqa: S608
-            for column in (_COLUMN_OF[key] for key in self._keys if key != _ID)
+            for column in self._contact_columns
         }
         self._alike = _ALIKE.format(
             columns=", ".join(columns),
