@@ -170,7 +170,7 @@ class Settler:
             self._accept_activity(connection, row, answer.item)
             if row.refused_names is not None:
                 self._note_names(connection, write)
-        elif answer.status == 201:
+        elif answer.status == 201 and not _is_known(write, answer.item):
             self._accept(connection, row, answer.item, Status.CREATED, is_answer=True)
             expected = write.prospect_id
             if not _is_expected(write, row.prospect_id) and arrived.expected_is_deleted:
@@ -726,6 +726,12 @@ def _note_read(row: RowInFlight, arrived: Delivered) -> None:
     row.merged, row.read_ms, row.was_looked_up = arrived.merged, arrived.read_ms, arrived.asked
     row.theirs = None if row.read_ms == 0 else Person(id_, fields_of_item(item), fresh=True)
     row.updated_before_ms = time_ms(item, "updatedAt")
+
+
+def _is_known(write: Write, item: Item) -> bool:
+    """Whether an answer shows the very prospect that was to be changed: whatever it is called, they
+    were there before, so that it isn't a creation."""
+    return write.prospect_id is not None and str(item.get("id")) == write.prospect_id
 
 
 def _is_expected(write: Write, answered_id: Any) -> bool:

@@ -43,7 +43,7 @@ class FakeApi:
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
     numbers_ids: ids are integers. merges_labels: they are added to those that are there.
-    shows_labels_as_text: separated by commas. on_match:
+    shows_labels_as_text: separated by commas. says_created: of whom it has updated, too. on_match:
     what a match answers with `update: false`: `existing` (200 and the person as they are),
     `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how many requests
     there were; pages are those of scans.
@@ -59,6 +59,7 @@ class FakeApi:
     numbers_ids: bool = False
     merges_labels: bool = False
     shows_labels_as_text: bool = False
+    says_created: bool = False
     on_match: str = "existing"
     before_post: Callable[[int], object] = lambda _: None
     skew_s: float = 0.0
@@ -191,7 +192,7 @@ class FakeApi:
             fields["phone"] = None
         if match and self.merges_labels and "labels" in fields:
             fields["labels"] = [*dict.fromkeys([*match.get("labels", []), *fields["labels"]])]
-        status = 200 if match else 201
+        status = 200 if match and not self.says_created else 201
         record = match or {"id": self._next_id(resource), "createdAt": self.now_ms()}
         record |= fields | {"updatedAt": self.now_ms()}
         table[str(record["id"])] = record

@@ -139,6 +139,17 @@ def test_a_write_that_was_settled_later_counts_for_its_own_run(rig: Rig, api: Fa
     assert (sent.statuses, api.prospects["q1"]["title"]) == ({2: "updated"}, "Agent")
 
 
+def test_whoever_was_known_before_was_updated_whatever_the_answer_calls_it(rig: Rig, api: FakeApi):
+    """It says 201 of the very prospect that was to be changed: they can be put back."""
+    api.says_created = True
+    hire(api, "q1")
+    push(rig, ADA)
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "updated"}
+    sent, listed = undo(rig, 2)
+    assert (sent.statuses, listed) == ({2: "updated"}, [])
+    assert api.prospects["q1"]["title"] == "Agent"
+
+
 def test_an_undo_names_what_was_uncertain_though_something_newer_was_accepted(
     rig: Rig, api: FakeApi
 ):
