@@ -102,7 +102,8 @@ class EventFacts:
     no prospect was found. brought: changes that events have brought since the last full scan.
     miss_rate: the part of all changes that they hadn't, by that scan. probed_ms: when the poll feed
     was last compared; probe_missed_ms: when it had somebody whom no event had named.
-    waiting: how many people wait, the first one since oldest_ms.
+    waiting: how many people wait, the first one since oldest_ms. elsewhere: whether the account's
+    receiver keeps events for another destination.
     """
 
     last_ms: Mapping[str, int] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class EventFacts:
     probe_missed_ms: int | None = None
     waiting: int = 0
     oldest_ms: int | None = None
+    elsewhere: bool = False
 
     @property
     def last_event_ms(self) -> int | None:
@@ -297,7 +299,12 @@ class Inbox:
 
     def facts(self, account: str) -> EventFacts:
         mine = _waiting.c.account == account
+        named = _accounts.c.account.startswith(f"{account.rpartition('-')[0]}-", autoescape=True)
+        others = sa.select(_accounts.c.account).where(
+            named, _accounts.c.account != account, _accounts.c.alive_ms.is_not(None)
+        )
         with self._database.read() as connection:
+            elsewhere = connection.scalar(others.limit(1)) is not None
             types = connection.execute(sa.select(_types).where(_types.c.account == account)).all()
             row = connection.execute(
                 sa.select(_accounts).where(_accounts.c.account == account)
@@ -310,6 +317,7 @@ class Inbox:
             deliveries={each.event_type: each.deliveries for each in types},
             waiting=waiting,
             oldest_ms=oldest_ms,
+            elsewhere=elsewhere,
         )
         if row is None:
             return facts

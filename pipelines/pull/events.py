@@ -113,6 +113,8 @@ def why_not_covered(
     full_ms = last_full_ms
     if full_ms is None:
         return "there was no full scan yet"
+    if facts.alive_ms is None and facts.elsewhere:
+        return "the settings of the receiver name another destination, dataset or duckdb_path"
     if not any(name in facts.last_ms for name in EVENT_TYPES):
         return "no event has come yet"
     since_ms, alive_ms = facts.alive_since_ms, facts.alive_ms

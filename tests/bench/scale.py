@@ -39,8 +39,8 @@ def quiet_pulls() -> Row:
     )
 
 
-EVENT_AGE_S = 45
-"""Within which an edit is readable with webhooks, in 95 of 100 cases: see the bench `events`."""
+EVENT_AGE_S = 43
+"""Within which an edit was readable with webhooks, in 95 of 100 cases: see the bench `events`."""
 
 
 def a_day_of_edits() -> list[Row]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -23,32 +24,41 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from connector.sandbox import Sandbox, SandboxOptions
-from connector.settings import RateLimit, Settings
+from connector.settings import PullSettings, RateLimit, Settings
 from pipelines.pull.pull_run import Wanted, pull
 
 OUTAGE_MS = 600_000
+PAGE_SIZE = 5  # so that drains look up many, and leave fewer to a full scan
 
 
 @dataclass
 class Storm:
-    """What was done. forged: answers to forged deliveries."""
+    """What was done. forged: answers to forged deliveries. looked_up: people, by drains."""
 
     edits: int = 0
     forged: list[int] = field(default_factory=list)
     receivers_killed: int = 0
     drains_killed: int = 0
+    looked_up: int = 0
     living_flagged: int = 0
     wrong: int = 0
     strangers: int = 0
     last_scan: str = ""
 
 
-def storm(folder: Path, *, people: int, edits: int, kills: int, chance: random.Random) -> Storm:
-    """Deliver `edits` events in `kills` + 1 waves, then pull once, and compare."""
+def storm(
+    folder: Path, *, people: int, edits: int, kills: int, chance: random.Random, outage: bool = True
+) -> Storm:
+    """Deliver `edits` events in `kills` + 1 waves, then pull once, and compare.
+
+    outage: of the receiver, noticed and longer than deliveries are tried again; and people are
+    deleted, which no event says. Without, events are all that brings changes.
+    """
     done = Storm()
     options = SandboxOptions(
         prospects=people, notes=0, tasks=0, meetings=0, webhook_duplicates=0.05,
-        webhook_reordered=0.05, webhook_retries=3, webhook_retry_s=0.05,
+        webhook_reordered=0.05, webhook_retries=3 if outage else 1000,
+        webhook_retry_s=0.05 if outage else 0.2,
     )  # fmt: skip
     with Sandbox(options) as sandbox:
         receiver = Receiver(folder, sandbox)
@@ -57,21 +67,24 @@ def storm(folder: Path, *, people: int, edits: int, kills: int, chance: random.R
             settings = receiver.settings
             assert pull(settings, Wanted(("prospects",))).error is None
             for wave in range(kills + 1):
-                drain = receiver.command("webhooks", "drain")
-                _change(sandbox, edits // (kills + 1), chance, done, receiver)
+                drain = receiver.command("webhooks", "drain", "--every", "1s")
+                asked = len(sandbox.requests)
+                _change(sandbox, edits // (kills + 1), chance, done, receiver, deletes=outage)
                 if wave < kills:
-                    time.sleep(chance.uniform(0, 0.5))
+                    _wait_for_look_ups(sandbox, asked, chance.randint(1, 20))
                     done.drains_killed += _killed(drain)
                     receiver.kill()
                     done.receivers_killed += 1
-                    if wave == 0:
-                        _change(sandbox, edits // 20, chance, done, None)
+                    if wave == 0 and outage:
+                        _change(sandbox, edits // 20, chance, done, None, deletes=True)
                         sandbox.webhooks.flush()
                         receiver.let_time_pass(OUTAGE_MS)
                     receiver.start()
                 else:
-                    drain.wait(500)
-            sandbox.webhooks.flush(500)
+                    sandbox.webhooks.flush(500)
+                    _wait_for_look_ups(sandbox, asked, 1)
+                    drain.terminate()
+                    assert drain.wait(500) == 128 + signal.SIGTERM
             report = pull(settings, Wanted(("prospects",)))
             assert report.error is None, report.error
             done.last_scan = str(report.summary["resources"]["prospects"]["scan"])
@@ -82,7 +95,13 @@ def storm(folder: Path, *, people: int, edits: int, kills: int, chance: random.R
 
 
 def _change(
-    sandbox: Sandbox, count: int, chance: random.Random, done: Storm, receiver: Receiver | None
+    sandbox: Sandbox,
+    count: int,
+    chance: random.Random,
+    done: Storm,
+    receiver: Receiver | None,
+    *,
+    deletes: bool,
 ) -> None:
     """Edits mostly, some new people, and some who are deleted; one in a hundred is forged."""
     ids = [each["id"] for each in sandbox.store.all("prospects")]
@@ -92,7 +111,7 @@ def _change(
         if what < 0.9:
             title = f"edit {done.edits}"
             sandbox.store.update("prospects", chance.choice(ids), {"title": title})
-        elif what < 0.97:
+        elif what < 0.97 or not deletes:
             ids.append(sandbox.store.create("prospects", {"firstName": "New"})["id"])
         else:
             place = chance.randrange(len(ids))
@@ -100,6 +119,16 @@ def _change(
             sandbox.store.delete("prospects", ids.pop(place))
         if receiver is not None and chance.random() < 0.01:
             done.forged.append(receiver.forge(f"forged-{done.edits}"))
+
+
+def _wait_for_look_ups(sandbox: Sandbox, asked: int, count: int) -> None:
+    """Until a drain is at work: `count` look-ups after the first `asked` requests."""
+    until_s = time.monotonic() + 60
+    while time.monotonic() < until_s:
+        paths = [each.path for each in sandbox.requests[asked:]]
+        if sum(path.startswith("/v2/prospects/") for path in paths) >= count:
+            return
+        time.sleep(0.01)
 
 
 def _killed(process: subprocess.Popen[bytes]) -> bool:
@@ -118,6 +147,8 @@ def _compare(sandbox: Sandbox, settings: Settings, done: Storm) -> None:
         rows = connection.execute(
             "SELECT id, title, _hc_deleted_at IS NOT NULL FROM hiringcenter.prospects"
         ).fetchall()
+        looked_up = "SELECT sum(rows_read) FROM hiringcenter._hc_runs WHERE kind = 'drain'"
+        done.looked_up = (connection.execute(looked_up).fetchall()[0][0]) or 0
     landed = {person: title for person, title, is_deleted in rows if not is_deleted}
     done.living_flagged = sum(is_deleted and person in truth for person, _, is_deleted in rows)
     done.wrong = len(landed.items() ^ truth.items())
@@ -130,7 +161,7 @@ class Receiver:
     limits: the rate limits of its commands.
     """
 
-    def __init__(self, folder: Path, sandbox: Sandbox) -> None:
+    def __init__(self, folder: Path, sandbox: Sandbox, *, page_size: int = PAGE_SIZE) -> None:
         self._folder, self._port = folder, 0
         self._process: subprocess.Popen[bytes] | None = None
         self._sandbox = sandbox
@@ -141,6 +172,7 @@ class Receiver:
             api_key=SecretStr(sandbox.api_key), base_url=sandbox.url,
             state_dir=folder / "state", duckdb_path=folder / "hc.duckdb",
             rate_limits=(RateLimit(1_000_000, 60.0),),
+            pull=PullSettings(page_size=page_size),
         )  # fmt: skip
 
     def start(self) -> None:
@@ -170,6 +202,7 @@ class Receiver:
             "HIRINGCENTER_STATE_DIR": str(self.settings.state_dir),
             "HIRINGCENTER_DUCKDB_PATH": str(self.settings.duckdb_path),
             "HIRINGCENTER_RATE_LIMITS": self.limits,
+            "HIRINGCENTER_PULL__PAGE_SIZE": str(self.settings.pull.page_size),
             "HIRINGCENTER_WEBHOOK_SECRETS": ",".join(self._secrets),
         }
         return subprocess.Popen(

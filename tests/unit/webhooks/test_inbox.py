@@ -125,6 +125,13 @@ def test_events_without_a_person_are_counted(inbox: Inbox):
     assert waiting(inbox) == ["p1"]
 
 
+def test_a_receiver_for_another_destination_is_noticed(inbox: Inbox):
+    """Of the same account: it would keep events where nobody looks."""
+    inbox.beat(["east_1-a", "west-a"], now_ms=T)
+    elsewhere = [inbox.facts(each).elsewhere for each in ("east_1-a", "east_1-b", "eastx1-b")]
+    assert elsewhere == [False, True, False]
+
+
 def test_notes_are_changed_one_by_one(inbox: Inbox):
     inbox.change_notes("a", polled=["p1"])
     inbox.change_notes("a", spent=3)
@@ -162,6 +169,7 @@ def test_events_cover_what_changed_since_the_last_full_scan():
         ({"alive_since_ms": T - DAY - 1}, "down after the last full scan began"),
         ({"alive_ms": T - 60_000}, "no receiver has been running for 60 s"),
         ({"alive_since_ms": None}, "no receiver has been running"),
+        ({"alive_ms": None, "elsewhere": True}, "name another destination"),
         ({"unidentified_ms": T - DAY}, "no prospect was found"),
         ({"probe_missed_ms": T - DAY}, "whom no event had named"),
         ({"miss_rate": 0.011}, "missed 1.1% of the changes"),
