@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from connector.budget.database import LEDGER_SCHEMA
 from connector.errors import OutboxLost, UsageError
 from connector.sandbox import Sandbox
 from connector.settings import Settings
@@ -91,7 +92,7 @@ def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
     """One database holds both halves; the budget remembers the other one."""
     settings = settings.model_copy(update={"ledger_url": postgres_url})
     push_file(settings, people)
-    engine = sa.create_engine(postgres_url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = engine_of_ledger(postgres_url)
     with engine.begin() as connection:
         names = [t for t in sa.inspect(connection).get_table_names() if t.startswith("outbox_")]
         connection.execute(sa.text(f"DROP TABLE {', '.join(names)}"))
@@ -165,11 +166,19 @@ def test_a_new_outbox_sends_what_differs_and_creates_who_is_missing(
     assert push_file(either, other).summary["unchanged"] == 1
 
 
+def engine_of_ledger(url: str) -> sa.Engine:
+    """A connection of another program, which finds the ledger's tables under their plain names."""
+    arguments = {"options": f"-c search_path={LEDGER_SCHEMA}"}
+    return sa.create_engine(
+        url.replace("postgresql:", "postgresql+psycopg:"), connect_args=arguments
+    )
+
+
 def lose_all(settings: Settings) -> None:
     if settings.ledger_url is None:
         vanish(outbox_file(settings))
         return
-    engine = sa.create_engine(settings.ledger_url.replace("postgresql:", "postgresql+psycopg:"))
+    engine = engine_of_ledger(settings.ledger_url)
     with engine.begin() as connection:
         for name in ("receipts", "aliases", "attached", "entries", "entry_contacts", "sources"):
             connection.execute(sa.text(f"DELETE FROM outbox_{name}"))
