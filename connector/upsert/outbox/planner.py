@@ -49,7 +49,6 @@ Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 5_000
 _OBJECTS = 400_000  # more than a chunk and what is unstored have
 _MOST_UNSTORED = 100_000  # entries lie in the order of hashes: few large batches write fewer pages
-_IN_ONE_WRITE = 5_000  # other processes wait for each
 _DAY_MS = 86_400_000
 
 TWO_PEOPLE = (
@@ -214,23 +213,37 @@ class PlanCounts:
 
 
 class PlanBook:
-    """What a run has decided about its rows, counted and stored. dry_run: it is only counted."""
+    """What a run has decided about its rows, counted and stored. dry_run: it is only counted.
+
+    in_one_write: other processes wait for so much. writes, found, settled: what isn't stored yet.
+    """
 
     def __init__(
-        self, outbox: Outbox, options: PushOptions, clock: SteadyClock, *, dry_run: bool = False
+        self,
+        outbox: Outbox,
+        options: PushOptions,
+        clock: SteadyClock,
+        *,
+        dry_run: bool = False,
+        in_one_write: int = 5_000,
     ) -> None:
         self._outbox, self._clock, self._dry_run = outbox, clock, dry_run
-        self._source, self._run_id = options.source, options.run_id
+        self._source, self._run_id, self._in_one_write = (
+            options.source,
+            options.run_id,
+            in_one_write,
+        )
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
-        self._writes: list[Write] = []
-        self._found: list[RowResult] = []
-        self._settled: list[Settlement] = []
+        self._receipts = Receipts(outbox.scope)
+        self.writes: list[Write] = []
+        self.found: list[RowResult] = []
+        self.settled: list[Settlement] = []
         self.counts = PlanCounts()
 
     def send(self, writes: Sequence[Write]) -> None:
         """A row needs these requests."""
-        self._writes += writes
+        self.writes += writes
         self.counts.to_send += 1
         self.counts.writes += len(writes)
         self.counts.prospect_writes += writes[0].kind == PROSPECTS
@@ -238,20 +251,23 @@ class PlanBook:
     def end(self, result: RowResult) -> None:
         """A row has its outcome without one."""
         self.counts.outcomes[result.status] += 1
-        self._found.append(result)
+        self.found.append(result)
 
     def settle(self, settlement: Settlement) -> None:
-        self._settled.append(settlement)
+        self.settled.append(settlement)
 
-    def store(self) -> None:
-        """Store what was decided since the last time."""
-        writes, found, settled = self._writes, self._found, self._settled
-        self._writes, self._found, self._settled = [], [], []
-        most = 0 if self._dry_run else max(len(writes), len(found), len(settled))
+    def store(self, deleted: Iterable[str] = ()) -> None:
+        """Store what was decided since the last time. deleted: people to whom no contact leads any
+        more."""
+        writes, found, settled, gone = self.writes, self.found, self.settled, list(deleted)
+        self.writes, self.found, self.settled = [], [], []
+        most = 0 if self._dry_run else max(len(writes), len(found), len(settled), len(gone))
         at_ms = int(self._clock.wall_s() * 1000)  # for people
-        for start in range(0, most, _IN_ONE_WRITE):
-            part = slice(start, start + _IN_ONE_WRITE)
+        for start in range(0, most, self._in_one_write):
+            part = slice(start, start + self._in_one_write)
             with self._outbox.database.write() as connection:
+                if gone[part]:
+                    self._receipts.forget_people(connection, gone[part])
                 self._bases.put(connection, self._source, settled[part])
                 self._outbox.plan(connection, writes[part], self._clock.now_ms())
                 self._results.put(connection, self._run_id, found[part], at_ms)
@@ -272,7 +288,10 @@ class Planner:
         self._outbox, self._options, self._clock = outbox, options, clock
         self._dry_run = dry_run
         self._receipts = Receipts(outbox.scope)
-        self._results = ResultStore(outbox.database, outbox.scope, options.destination)
+        self._book = PlanBook(
+            outbox, options, clock, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED
+        )
+        self.counts = self._book.counts
         self._bases = Bases(Entries(outbox.scope), outbox.hasher)
         self._finder = EvidenceFinder(
             outbox, self._receipts, pulled, source=options.source, bases=self._bases
@@ -290,15 +309,11 @@ class Planner:
         source = outbox.hasher.alias("source", options.source)
         self._refusals = Refusals(outbox.scope, source)
         self._refused: dict[int, Refusal] = {}
-        self._settled: list[Settlement] = []
         self._has_entries = False  # whether anything of the source was settled before this chunk
-        self._new: list[Write] = []
-        self._found: list[RowResult] = []
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[PlannedRow], None] | None = None
         with outbox.database.read() as connection:  # 0: no earlier push has settled anything
             self._source = self._bases.number(connection, options.source)
-        self.counts = PlanCounts()
 
     def plan(
         self,
@@ -406,7 +421,7 @@ class Planner:
                 self._plan_person(person, evidence)
             elif self._on_planned is not None:
                 self._on_planned(self._planned_alike(person[0][0], alike))
-        if len(self._new) >= _CHUNK_PEOPLE or len(self._settled) >= _MOST_UNSTORED:
+        if len(self._book.writes) >= _CHUNK_PEOPLE or len(self._book.settled) >= _MOST_UNSTORED:
             self._store()
 
     def _planned_alike(self, write: Write, alike: Alike) -> PlannedRow:
@@ -441,7 +456,7 @@ class Planner:
                 merged.append(row)
             else:
                 decision = RowDecision(Status.UNCHANGED, id_, reason)
-                self._book(row, decision, evidence[row[0].row_number], person=number)
+                self._book_row(row, decision, evidence[row[0].row_number], person=number)
         if merged:
             self._merge_rows(merged, evidence, number)
 
@@ -450,7 +465,7 @@ class Planner:
         rejected = self._two_behind_one_contact(rows, evidence)
         for row in rows:
             if (number := row[0].row_number) in rejected:
-                self._book(row, rejected[number], evidence[number], person=row[0].person)
+                self._book_row(row, rejected[number], evidence[number], person=row[0].person)
         rest = [row for row in rows if row[0].row_number not in rejected]
         for together in _by_person(rest, evidence) if rejected else [rows]:
             self._merge_rows(together, evidence)
@@ -472,7 +487,7 @@ class Planner:
                 merged.append((row, own, decision))
             else:
                 self.counts.kept += decision.reason == DELETED
-                self._book(row, decision, own, person=row[0].person)
+                self._book_row(row, decision, own, person=row[0].person)
         if not merged:
             return
         facts = [own for _, own, _ in merged]
@@ -496,7 +511,7 @@ class Planner:
         person = number or (merged[0][0][0].person if known is None else self._number_of(known))
         for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
             if plan.settlement is not None:
-                self._settled.append(plan.settlement)
+                self._book.settle(plan.settlement)
             if plan.is_rejected:
                 decision = RowDecision(Status.REJECTED, None, plan.reason)
             elif plan.sends and (refused := tried[row[0].row_number]) and refused.reason:
@@ -509,7 +524,7 @@ class Planner:
             seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
             note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
             row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
-            self._book(row, decision, own, person=person, plan=plan)
+            self._book_row(row, decision, own, person=person, plan=plan)
 
     def _tried_before(self, write: Write, own: Evidence, known: str | None) -> Refusal | None:
         """How a row was refused that isn't tried again while nothing has changed; else None."""
@@ -562,7 +577,7 @@ class Planner:
             rejected[number] = RowDecision(Status.REJECTED, None, found.reason, found.names)
         return rejected
 
-    def _book(
+    def _book_row(
         self,
         row: Row,
         decision: RowDecision,
@@ -589,9 +604,9 @@ class Planner:
             if outcome is not Status.UNCHANGED:
                 self._on_reject(reject_of(write, decision.reason or "", decision.names))
             return
-        self._new += [
-            write._replace(person=person, prospect_id=decision.prospect_id) for write in needed
-        ]
+        self._book.send(
+            [write._replace(person=person, prospect_id=decision.prospect_id) for write in needed]
+        )
         self._count(len(needed), decision, own, plan)
 
     def _planned_row(
@@ -652,9 +667,6 @@ class Planner:
         self, writes: int, decision: RowDecision, own: Evidence, plan: RowPlan | None
     ) -> None:
         counts, sends = self.counts, decision.outcome is None
-        counts.to_send += 1
-        counts.writes += writes
-        counts.prospect_writes += sends
         counts.looks += sends and self._looks(decision, own, plan)
         if decision.prospect_id is not None:
             counts.would_update += 1
@@ -664,26 +676,14 @@ class Planner:
             counts.look_ups += writes - (sends and own.best is not None)
 
     def _outcome(self, result: RowResult) -> None:
-        self.counts.outcomes[result.status] += 1
-        self._found.append(result)
-        if len(self._found) >= _MOST_UNSTORED:
+        self._book.end(result)
+        if len(self._book.found) >= _MOST_UNSTORED:
             self._store()
 
     def _store(self) -> None:
         """Store the plan so far."""
-        new, found, deleted = self._new, self._found, set(self._finder.deleted)
-        self._new, self._found = [], []
+        self._book.store(self._finder.deleted)
         self._finder.deleted.clear()
-        settled, self._settled = self._settled, []
-        if self._dry_run or not (new or found or deleted or settled):
-            return
-        with self._outbox.database.write() as connection:
-            if deleted:
-                self._receipts.forget_people(connection, deleted)
-            self._bases.put(connection, self._options.source, settled)
-            self._outbox.plan(connection, new, self._clock.now_ms())
-            at_ms = int(self._clock.wall_s() * 1000)  # for people
-            self._results.put(connection, self._options.run_id, found, at_ms)
 
 
 @contextmanager
