@@ -28,7 +28,6 @@ from pipelines.destination.identity import (
 )
 from pipelines.destination.load_errors import chain, load_failed, translated
 from pipelines.destination.loader import Batch, Loader
-from pipelines.destination.more_column import forms
 from pipelines.destination.postgres import (
     AnswerTimeouts,
     blockers_of,
@@ -51,7 +50,7 @@ from pipelines.destination.working_file import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.destination.dlt_pipeline import LoadPipeline
+    from pipelines.destination.load_packages import LoadPipeline
 
 _log = get_logger("destination")
 _KEPT_STATES = 20
@@ -146,7 +145,7 @@ class Destination:
 
     def _open_pipeline(self, folder: Path) -> LoadPipeline:
         """dlt isn't imported before: it takes half a second."""
-        from pipelines.destination import destination_kinds, dlt_options, dlt_pipeline
+        from pipelines.destination import destination_kinds, dlt_options, load_packages
 
         if not self._is_configured:
             # several writers at once have corrupted a file; a repeated job would insert rows twice
@@ -154,12 +153,12 @@ class Destination:
             self._stack.enter_context(dlt_options.own_configuration(**how))
             self._is_configured = True
         destination: Any = (
-            dlt_pipeline.DuckDb(self._connection)
+            load_packages.DuckDb(self._connection)
             if self._snapshot
             else destination_kinds.server_destination(self._settings)
         )
         self._abilities = destination_kinds.abilities_of(self._settings, destination)
-        return dlt_pipeline.LoadPipeline(
+        return load_packages.LoadPipeline(
             destination,
             dataset=self._settings.dataset,
             folder=folder,
@@ -197,6 +196,8 @@ class Destination:
         batches = [replace(each, is_new=self._is_new(each)) for each in batches]
         known = {batch.table: self.columns(batch.table) for batch in batches}
         refusals: list[DestinationRefused] = []
+        from pipelines.destination.load_packages import forms  # with dlt
+
         for form in forms(self._type, batches, known):
             try:
                 with self._watching_for_damage():  # the caller may catch the error and continue

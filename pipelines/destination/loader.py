@@ -36,7 +36,7 @@ from pipelines.destination.load_errors import translated
 from pipelines.destination.working_file import work_schema
 
 if TYPE_CHECKING:
-    from pipelines.destination.dlt_pipeline import LoadPipeline
+    from pipelines.destination.load_packages import LoadPipeline
 
 PIPELINE_NAME = SCHEMA_NAME = "hiringcenter"
 RENAMED_TABLES = {"_hc_odd_records": MALFORMED_TABLE}  # since version 0.1

@@ -34,11 +34,11 @@ from connector.source.scans import ListScan, Row, ScannedPage
 from connector.webhooks.inbox import SKEW_MS
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
-from pipelines.pull.push_results import results_batch
 from pipelines.pull.run_tables import (
     ACCOUNT_COLUMNS,
     ACCOUNT_TABLE,
     freshness_batch,
+    results_batch,
     runs_batch,
 )
 

@@ -44,8 +44,7 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.events import PROSPECTS, Follower, events_scan, follower_of, pull_lock
-from pipelines.pull.push_results import land_push_results
-from pipelines.pull.run_tables import RunRecorder, account_batch
+from pipelines.pull.run_tables import RunRecorder, account_batch, land_push_results
 from pipelines.running.account_outbox import note_account
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session

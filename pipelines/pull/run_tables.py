@@ -1,4 +1,4 @@
-"""What a pull lands besides the lists: the account, `_hc_runs` and `_hc_freshness`."""
+"""What lands besides the lists: the account, `_hc_runs`, `_hc_freshness` and `_hc_push_results`."""
 
 from __future__ import annotations
 
@@ -6,23 +6,29 @@ import hashlib
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from connector.budget import locks
+from connector.errors import AlreadyRunning, OutboxLost
 from connector.history import Freshness, FreshnessLog, RunRecord
-from connector.logs import masked
+from connector.logs import get_logger, masked
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, holdable
 from connector.source.scans import ListScan
+from connector.upsert.outbox.receipts import ResultStore
 from connector.webhooks.inbox import EventFacts
 from pipelines.destination.destination import Destination
-from pipelines.destination.identity import destination_label
+from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import Batch
+from pipelines.running.account_outbox import key_number, outbox_of
 from pipelines.running.session import Session
 
+_log = get_logger("push")
 ACCOUNT_TABLE = "account"
 _SECRET = re.compile(r"(?i)key|secret|token|password")
 _NAMED = ("accountId", "active", "permissions")
@@ -68,10 +74,10 @@ def _without_secrets(value: Any) -> Any:
 Columns = dict[str, dict[str, Any]]
 
 
-def _columns(key: str, **types: str) -> Columns:
+def _columns(*keys: str, **types: str) -> Columns:
     return {
-        name: {"name": name, "data_type": data_type, "nullable": name != key}
-        | ({"primary_key": True} if name == key else {})
+        name: {"name": name, "data_type": data_type, "nullable": name not in keys}
+        | ({"primary_key": True} if name in keys else {})
         for name, data_type in types.items()
     }
 
@@ -228,3 +234,62 @@ class RunRecorder:
         if self._destination.is_published:
             self._freshness.publish(self._label)
         return was_made
+
+
+# --- results of pushes ---------------------------------------------------------------------------
+
+_IN_ONE_LOAD = 25_000
+_RESULTS_TABLE = "_hc_push_results"
+_RESULTS_KEY = ("run_id", "row_number")
+_RESULTS_COLUMNS = _columns(
+    *_RESULTS_KEY, run_id="text", row_number="bigint", status="text", prospect_id="text",
+    message="text", pushed_at="timestamp", record_kind="text", record_id="text",
+    changed_fields="json", kept_fields="json",
+)  # fmt: skip
+
+
+def results_batch(rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Rows of `_hc_push_results`."""
+    return Batch(_RESULTS_TABLE, rows, _RESULTS_COLUMNS, key=_RESULTS_KEY)
+
+
+def land_push_results(destination: Destination, session: Session) -> None:
+    """Load the results that the outbox still keeps for this destination.
+
+    Creates the table if there is none yet, and the columns that version 0.1 didn't have. The pull
+    lock must be held; nothing is published.
+    """
+    settings = session.settings
+    destination.create_tables([results_batch([])])
+    try:
+        with closing(outbox_of(session)) as outbox:
+            key, label = key_number(settings, session.ledger), destination_number(settings)
+            store = ResultStore(outbox.database, key, label)
+            while found := store.unlanded(_IN_ONE_LOAD):
+                rows = [dict(each) for each in found]  # copies: `found` is compared later
+                for row in rows:
+                    row["pushed_at"] = at(row.pop("pushed_ms"))
+                destination.record([results_batch(rows)], worth_publishing=True)
+                store.mark_landed(found)
+    except OutboxLost as error:  # a pull continues without it; the next push stops
+        _log.warning("push.no_outbox", why=str(error))
+
+
+def land_after_push(session: Session) -> bool:
+    """Land this push's results, unless a pull is running: it or the next one will land them. True
+    if they have landed."""
+    name = pull_lock_name(session.settings)
+    try:
+        with (
+            locks.take_lock(session.ledger, name, run_id=session.run_id),
+            Destination(session.settings, stop=session.stop) as destination,
+        ):
+            land_push_results(destination, session)
+            waiting = session.history.unlanded(destination_label(session.settings))
+            destination.record([runs_batch(waiting)])
+            session.history.mark_landed(record.run_id for record in waiting)
+            RunRecorder(session, destination).publish()
+    except AlreadyRunning:
+        _log.info("push.results_wait", why="a pull is running; it or the next one lands them")
+        return False
+    return True

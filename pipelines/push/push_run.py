@@ -46,7 +46,7 @@ from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from connector.upsert.sending import Sender, in_flight_for
 from connector.upsert.undoing import BeforeImages, undo_key
 from pipelines.destination.identity import destination_label, destination_number
-from pipelines.pull.push_results import land_after_push
+from pipelines.pull.run_tables import land_after_push
 from pipelines.push.plan_view import CHANGES_BEGIN, PlanView
 from pipelines.push.pulled_prospects import (
     open_pulled,

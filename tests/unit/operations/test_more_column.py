@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from connector.source.row_maker import RowMaker
+from pipelines.destination.load_packages import Form, forms
 from pipelines.destination.loader import Batch
-from pipelines.destination.more_column import Form, forms
 
 
 def _batch(*records: dict[str, Any]) -> Batch:
