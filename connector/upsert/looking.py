@@ -473,7 +473,7 @@ class PeopleScans:
         assert self._scan is not None
         waiting = self._outbox.waiting_people(self._run_id, _MOST_SCANNED)
         people, began_ms = ScannedPeople(waiting), self._clock.now_ms()
-        self._next_ms = began_ms + self._fresh_ms
+        self._next_ms, self._why_useless = began_ms + self._fresh_ms, _INCOMPLETE
         for number, page in enumerate(self._scan.read(), start=1):
             people.add(page)
             if page.ends:
@@ -494,14 +494,16 @@ class PeopleScans:
         return expected_ms > self._fresh_ms / 2
 
     def end(self, found: object) -> None:
-        """A scan that failed, takes too long, or isn't proven complete, isn't repeated: people are
-        looked up."""
+        """A scan that failed, or isn't proven complete, isn't repeated: people are looked up. So
+        they are for a while after one that took too long."""
         self.is_running = False
         if isinstance(found, ScannedPeople) and len(found):
             self._people = found
             _log.info("push.scanned", people=len(found))
             return
-        self._scan, self._people = None, ScannedPeople(())
+        self._people = ScannedPeople(())
+        if self._why_useless is not _TOO_SLOW:
+            self._scan = None
         why = str(found) if isinstance(found, ConnectorError) else self._why_useless
         _log.info("push.not_scanned", reason=redact(why))
 

@@ -162,7 +162,7 @@ def test_a_scan_that_is_not_complete_or_too_long_spares_no_look(
 @pytest.mark.parametrize(("page_s", "pages"), [(200, 4), (4, 20)], ids=["few pages", "many"])
 def test_a_scan_that_takes_too_long_is_given_up(rig: Rig, api: FakeApi, page_s: float, pages: int):
     """What it shows would be old when it ends, and nothing is sent meanwhile: people are looked up
-    instead, and no other scan is begun. How long it takes is seen from its first pages."""
+    instead, and no scan is begun for a while. How long one takes is seen from its first pages."""
     rows = hire_some(api, 130)
     pull(rig, api)
     push(rig, *rows)
