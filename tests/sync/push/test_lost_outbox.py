@@ -94,7 +94,8 @@ def test_tables_that_were_dropped_are_an_outbox_that_was_lost(
     push_file(settings, people)
     engine = engine_of_ledger(postgres_url)
     with engine.begin() as connection:
-        names = [t for t in sa.inspect(connection).get_table_names() if t.startswith("outbox_")]
+        found = sa.inspect(connection).get_table_names(schema=LEDGER_SCHEMA)
+        names = [f"{LEDGER_SCHEMA}.{name}" for name in found if name.startswith("outbox_")]
         connection.execute(sa.text(f"DROP TABLE {', '.join(names)}"))
     engine.dispose()
     sandbox.clear_log()
@@ -181,8 +182,9 @@ def lose_all(settings: Settings) -> None:
     engine = engine_of_ledger(settings.ledger_url)
     with engine.begin() as connection:
         for name in ("receipts", "aliases", "attached", "entries", "entry_contacts", "sources"):
-            connection.execute(sa.text(f"DELETE FROM outbox_{name}"))
-        connection.execute(sa.text("DELETE FROM outbox_salts WHERE name = 'token'"))
+            connection.execute(sa.text(f"DELETE FROM {LEDGER_SCHEMA}.outbox_{name}"))
+        token = f"DELETE FROM {LEDGER_SCHEMA}.outbox_salts WHERE name = 'token'"
+        connection.execute(sa.text(token))
     engine.dispose()
 
 
