@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DESTINATIONS := duckdb postgres sqlite mariadb ducklake ducklake-postgres delta snowflake
 AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 CSV ?=
@@ -17,10 +18,10 @@ MAKEOVERRIDES :=
 unexport ARGS CSV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow
+.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow test-destinations
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
 
 LOCKS := config/requirements.lock config/requirements-dev.lock
 
@@ -86,4 +87,4 @@ lock: $(STAMP) ## Lock the newest version of every requirement, and list the lic
 	  pip-licenses prettytable wcwidth >config/licenses.md
 
 clean: ## Remove everything built or installed; data, ledger and settings stay
-	@rm -rf $(VENV) $(AIRFLOW_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(AIRFLOW_VENV) .venv-destinations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -34,6 +34,7 @@ from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
 from pipelines.report.report_page import write_report
 from pipelines.running.checks import run_checks
+from tests.destinations.servers import Running
 from tests.sync.pull.truth import Rows, differences, expected
 
 DATASET = "hiringcenter"
@@ -344,6 +345,7 @@ def kill_a_pull(script: Script, at: int) -> None:
         "HIRINGCENTER_DUCKDB_PATH": str(settings.duckdb_path),
         "HIRINGCENTER_DESTINATION": settings.destination,
         "HIRINGCENTER_PULL__CHUNK_PAGES": "1",
+        **({"HIRINGCENTER_TABLE_FORMAT": "delta"} if settings.table_format else {}),
     }
     last, arrived = len(sandbox.requests) + at, threading.Event()
 
@@ -376,6 +378,12 @@ def a_new_machine_resumes_from_the_destination(script: Script) -> None:
     script.assert_true()
 
 
-def running_sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(**SIZES)) as running:
-        yield running
+def run_script(running: Running, folder: Path, *, left_out: Collection[str]) -> Iterator[str]:
+    """Run all steps but those left out, in order; yields the name of each that has passed."""
+    with Sandbox(SandboxOptions(**SIZES)) as sandbox:
+        changes = {"destination": running.destination, **running.settings}
+        script = Script(sandbox, settings_for(sandbox, folder, **changes))
+        for name, work in STEPS.items():
+            if name not in left_out:
+                work(script)
+                yield name

@@ -229,10 +229,10 @@ def test_the_key_is_never_sent_in_the_open(tmp_path: Path):
 
 
 def test_a_pipelines_dataset_can_be_read(run: Run, pipeline: dlt.Pipeline):
-    """With the SQLGlot that the lock has: later ones lack what dlt asks of it. Also where a list is
-    empty, whose table isn't there."""
+    """With the SQLGlot that the lock has: later ones lack what dlt asks of it."""
     run("prospects")
-    assert pipeline.dataset()["prospects"].arrow().num_rows == JUST_A_FEW["prospects"]
+    found = pipeline.dataset()["prospects"].select("id", "first_name").limit(100).fetchall()
+    assert len(found) == JUST_A_FEW["prospects"]
 
 
 def test_lists_land_in_sqlite_too_and_deletions_are_flagged(sandbox: Sandbox, tmp_path: Path):
