@@ -84,6 +84,14 @@ class DuckDb(dlt_duckdb):
         return self._known[name].copy()
 
 
+# what dlt adds to dictionaries; also in a table that is made without rows, or that had rows before:
+# a column that may not be null couldn't be added to those
+_OF_DICTS: dict[str, Any] = {
+    name: {"name": name, "data_type": "text", "nullable": True}
+    for name in ("_dlt_id", "_dlt_load_id")
+}
+
+
 class LoadPipeline:
     """One dlt pipeline without local files from before: it begins with the state and the schema in
     the destination. form: of its load files.
@@ -134,16 +142,18 @@ class LoadPipeline:
         )
 
     def _resource(self, batch: Batch, *, merges: bool) -> Any:
+        columns = {**batch.columns, **(_OF_DICTS if self._form.is_plain else {})}
+
         def rows() -> list[Any]:
             # without rows, only Arrow makes dlt create the table
             is_plain = self._form.is_plain and len(batch.rows) > 0
-            items: Any = batch.as_dicts() if is_plain else batch.as_table()
+            items: Any = batch.as_dicts() if is_plain else _with_columns(batch.as_table(), columns)
             return [items if batch.state is None else with_state(items, batch.state)]
 
         resource = list_resource(
             batch.table,
             rows,
-            columns=batch.columns,
+            columns=columns,
             primary_key=batch.key,
             strategy=merge_strategy(self.pipeline.destination.capabilities()),
             table_format=self._form.table_format,
@@ -159,6 +169,12 @@ class LoadPipeline:
             isinstance(cause, StorageException | FileNotFoundError | NotADirectoryError)
             for cause in chain(error)
         )
+
+
+def _with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
+    for name in columns.keys() - set(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    return table
 
 
 def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:

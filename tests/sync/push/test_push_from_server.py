@@ -7,9 +7,11 @@ from decimal import Decimal
 
 import psycopg2
 import pytest
+import sqlalchemy as sa
 
-from connector.errors import ConfigurationError, InputError
+from connector.errors import ConfigurationError, DestinationError, InputError
 from connector.settings import Settings
+from pipelines.push.pulled_prospects import open_pulled
 from pipelines.push.push_input import PushRequest, open_rows
 from tests.sync.pull.conftest import dlt_credentials
 
@@ -61,5 +63,39 @@ def test_a_server_without_credentials_is_said_in_words(settings: Settings) -> No
     with (
         pytest.raises(ConfigurationError, match="DESTINATION__POSTGRES__CREDENTIALS"),
         open_rows(settings, PushRequest(table="people")),
+    ):
+        pass
+
+
+def test_a_table_of_prospects_that_can_not_be_read_stops_a_push(
+    settings: Settings, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without it nobody could be told apart: it isn't taken for one that isn't there."""
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP ROLE IF EXISTS reader")
+        cursor.execute("CREATE ROLE reader LOGIN")
+        cursor.execute(f"CREATE SCHEMA {settings.dataset}")
+        cursor.execute(f"CREATE TABLE {settings.dataset}.prospects (id text)")
+    connection.close()
+    url = sa.make_url(dlt_credentials(postgres_url)).set(username="reader")
+    credentials = url.render_as_string(hide_password=False)
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", credentials)
+    server = settings.model_copy(update={"destination": "postgres"})
+    with pytest.raises(DestinationError, match="InsufficientPrivilege"), open_pulled(server):
+        pass
+    with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
+        cursor.execute("DROP ROLE reader")
+    connection.close()
+
+
+def test_a_server_that_is_down_is_no_fault_of_the_connector(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A push from it says what can't be reached, and what to check."""
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", "postgresql://u:p@127.0.0.1:1/db")
+    server = settings.model_copy(update={"destination": "postgres"})
+    with (
+        pytest.raises(DestinationError, match="hiringcenter check"),
+        open_rows(server, PushRequest(table="people")),
     ):
         pass

@@ -1,0 +1,74 @@
+"""How a destination behaves follows from its type, and what breaks a promise is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dlt
+import pytest
+
+from connector.errors import ConfigurationError
+from connector.settings import Settings
+from pipelines.destination.destination_kinds import (
+    REFUSED,
+    Abilities,
+    Level,
+    abilities_of,
+    level_of,
+    server_destination,
+    try_merging,
+)
+from pipelines.destination.dlt_options import own_configuration
+from pipelines.destination.identity import destination_kind
+from pipelines.destination.loader import LoadForm
+
+SQL = "DESTINATION__SQLALCHEMY__CREDENTIALS"
+
+
+@pytest.mark.parametrize(
+    ("destination", "variables", "kind"),
+    [
+        ("duckdb", {}, "duckdb"),
+        ("sqlalchemy", {SQL: "sqlite:////tmp/x.db"}, "sqlalchemy:sqlite"),
+        ("sqlalchemy", {SQL: "mysql://u:p@db/sales"}, "sqlalchemy:mysql"),
+        (
+            "sales",
+            {"DESTINATION__SALES__DESTINATION_TYPE": "postgres",
+             "DESTINATION__SALES__CREDENTIALS": "postgresql://u:p@db/sales"},
+            "postgres",
+        ),
+        ("filesystem", {"DESTINATION__FILESYSTEM__BUCKET_URL": "/srv/files"}, "filesystem"),
+    ],
+)  # fmt: skip
+def test_the_kind_follows_from_the_type_whatever_the_name(
+    destination: str, variables: dict[str, str], kind: str, monkeypatch: pytest.MonkeyPatch
+):
+    """A named PostgreSQL takes '' for what it is, as one by its own name does."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings(destination=destination)
+    assert destination_kind(settings) == kind
+    if kind == "postgres":
+        abilities = abilities_of(settings, server_destination(settings))
+        assert abilities == Abilities(LoadForm("insert_values"), has_update=True)
+
+
+def test_plain_files_are_refused_and_delta_is_named(monkeypatch: pytest.MonkeyPatch):
+    """Exit 2, with the reason and the nearest alternative; Delta tables are another kind."""
+    monkeypatch.setenv("DESTINATION__FILESYSTEM__BUCKET_URL", "/srv/files")
+    settings = Settings(destination="filesystem")
+    with pytest.raises(ConfigurationError, match="HIRINGCENTER_TABLE_FORMAT=delta") as refused:
+        server_destination(settings)
+    assert refused.value.exit_code == 2
+    delta = settings.model_copy(update={"table_format": "delta"})
+    assert destination_kind(delta) == "filesystem:delta"
+    assert destination_kind(delta) not in REFUSED
+    assert level_of("motherduck") is Level.UNTESTED
+
+
+def test_a_destination_that_only_appends_is_found_out(tmp_path: Path):
+    """By two loads into a scratch table, before any row of a pull."""
+    destination = dlt.destinations.filesystem(bucket_url=str(tmp_path / "files"))
+    abilities = Abilities(LoadForm("jsonl", is_plain=True), has_update=False)
+    with own_configuration(), pytest.raises(ConfigurationError, match="doesn't merge rows"):
+        try_merging(Settings(), destination, abilities)
