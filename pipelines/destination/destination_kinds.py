@@ -192,7 +192,7 @@ def _drop_scratch(pipeline: dlt.Pipeline, abilities: Abilities) -> None:
         with suppress(Exception):  # what is left of it is scratch
             client.drop_tables(_SCRATCH_TABLE, delete_schema=True)  # type: ignore[attr-defined]
         with suppress(Exception), client.with_staging_dataset():  # type: ignore[attr-defined]
-            client.drop_tables(_SCRATCH_TABLE, delete_schema=False)  # type: ignore[attr-defined]
+            client.drop_tables(_SCRATCH_TABLE, delete_schema=True)  # type: ignore[attr-defined]
     if not abilities.has_update:
         return
     with suppress(Exception), pipeline.sql_client() as server:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+import warnings
+from contextlib import closing
 from pathlib import Path
 
 import dlt
@@ -72,3 +75,24 @@ def test_a_destination_that_only_appends_is_found_out(tmp_path: Path):
     abilities = Abilities(LoadForm("jsonl", is_plain=True), has_update=False)
     with own_configuration(), pytest.raises(ConfigurationError, match="doesn't merge rows"):
         try_merging(Settings(), destination, abilities)
+
+
+def test_the_scratch_table_is_tried_again_and_again_and_leaves_nothing(tmp_path: Path):
+    """Neither there nor where dlt stages rows, nor in what dlt notes."""
+    file = f"{tmp_path / 'w.db'}"
+    destination = dlt.destinations.sqlalchemy(f"sqlite:///{file}")
+    abilities = Abilities(LoadForm("typed-jsonl", is_plain=True), has_update=True)
+    with warnings.catch_warnings(), own_configuration():
+        warnings.filterwarnings("ignore", message="implicitly coercing SELECT object")
+        for _ in range(2):
+            try_merging(Settings(), destination, abilities)
+    for dataset in ("hiringcenter", "hiringcenter_staging"):
+        path = file.replace("w.db", f"w__{dataset}.db")
+        with closing(sqlite3.connect(path)) as connection:
+            names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            tables = {name for (name,) in names}
+            assert "_hc_check" not in tables
+            assert all(
+                connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+                for table in tables
+            )
