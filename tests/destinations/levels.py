@@ -38,7 +38,9 @@ def table() -> str:
         left_out = [step.replace("_", " ") for step in place.left_out]
         run += "".join(f"; not: {step}" for step in left_out)
         lines.append(f"| {place.title} | tested | {run} |")
-    lines.append("| MotherDuck, Redshift, and whatever else dlt knows | untested | never |")
+    lines.append(
+        "| BigQuery, MotherDuck, Redshift, and whatever else dlt knows | untested | never |"
+    )
     for kind, (why, nearest) in REFUSED.items():
         lines.append(f"| `{kind}` | refused: {why} | instead: {nearest} |")
     return "\n".join(lines)
