@@ -52,7 +52,9 @@ class Level(StrEnum):
     REFUSED = "refused"
 
 
-TESTED = frozenset({"duckdb", "postgres", "sqlalchemy:sqlite", "sqlalchemy:mysql"})
+TESTED = frozenset(
+    {"duckdb", "postgres", "sqlalchemy:sqlite", "sqlalchemy:mysql", "filesystem:delta"}
+)
 _NO_SQL = "its rows can't be read back with SQL, so changes and deletions can't be found"
 _DUCKDB = "HIRINGCENTER_DESTINATION=duckdb"
 REFUSED = {
