@@ -53,7 +53,7 @@ class Level(StrEnum):
 
 
 TESTED = frozenset(
-    {"duckdb", "postgres", "sqlalchemy:sqlite", "sqlalchemy:mysql", "filesystem:delta"}
+    {"duckdb", "postgres", "sqlalchemy:sqlite", "sqlalchemy:mysql", "filesystem:delta", "ducklake"}
 )
 _NO_SQL = "its rows can't be read back with SQL, so changes and deletions can't be found"
 _DUCKDB = "HIRINGCENTER_DESTINATION=duckdb"
