@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pipelines.running.signals import StoppedEarly, raise_on_signals
+from pipelines.running.signals import StoppedEarly, ignore_signals, raise_on_signals
 
 if TYPE_CHECKING:
     import typer
@@ -66,6 +66,7 @@ def main() -> None:
         _silence_stdout()
         sys.exit(0)
     except (Exception, StoppedEarly, KeyboardInterrupt) as error:  # noqa: BLE001 - see `_report`
+        ignore_signals()  # a second one would end the report's own imports
         sys.exit(_report(error))
 
 
