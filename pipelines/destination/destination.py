@@ -27,7 +27,7 @@ from pipelines.destination.identity import (
     work_paths,
 )
 from pipelines.destination.load_errors import chain, load_failed, translated
-from pipelines.destination.loader import Batch, Loader
+from pipelines.destination.loader import PIPELINE_NAME, Batch, Loader
 from pipelines.destination.postgres import (
     AnswerTimeouts,
     blockers_of,
@@ -400,14 +400,18 @@ class Destination:
         return str(self._snapshot.path)
 
     def forget_old_loads(self) -> None:
-        """Delete old states that dlt would keep forever, one for each load."""
+        """Delete old states that dlt would keep forever, one for each load. Those of other
+        pipelines in the dataset are theirs."""
         if not self._has_update or not self.columns("_dlt_pipeline_state"):
             return  # it hasn't loaded anything yet, or can't delete with SQL
-        states = self.name("_dlt_pipeline_state")
-        self.query(
-            f"DELETE FROM {states} WHERE version <= "  # noqa: S608 - a name of dlt's
-            f"(SELECT max(version) - {_KEPT_STATES} FROM {states})"
+        own = f"FROM {self.name('_dlt_pipeline_state')} WHERE pipeline_name = %s"
+        # by load, as dlt finds the newest one: versions begin again where dlt lost its state
+        loads = sorted(
+            load for (load,) in self.query(f"SELECT _dlt_load_id {own}", [PIPELINE_NAME])
         )
+        if old := loads[:-_KEPT_STATES]:
+            sql = f"DELETE {own} AND _dlt_load_id IN ({{ids}})"
+            self._attempt(partial(self._warehouse.query_ids, sql, old, [PIPELINE_NAME]))
 
     # --- the snapshot ---------------------------------------------------------------------------
 

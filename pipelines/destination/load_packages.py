@@ -66,7 +66,8 @@ class DuckDb(dlt_duckdb):
     """
 
     def __init__(self, connection: Any) -> None:
-        super().__init__(connection)
+        # a dataset has the very name of the settings: dlt would load `MyData` into `my_data`
+        super().__init__(connection, enable_dataset_name_normalization=False)
         self._known: dict[str | None, DestinationCapabilitiesContext] = {}
 
     @property

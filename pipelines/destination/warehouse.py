@@ -14,7 +14,8 @@ import duckdb
 import pyarrow as pa
 
 from connector.errors import DestinationError
-from connector.source.fields import sql_time
+from connector.source.fields import HASH_COLUMN, sql_time
+from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch
 from pipelines.destination.working_file import work_schema
@@ -112,8 +113,13 @@ class DuckWarehouse:
                 cursor.execute(f"INSERT INTO {name} BY NAME FROM arriving")
             cursor.execute("COMMIT")
 
-    def create_tables(self, batches: Iterable[Batch]) -> None:
-        """Create what is missing of the batches' tables and columns, as dlt would."""
+    def create_tables(self, batches: Sequence[Batch]) -> None:
+        """Create what is missing of the batches' tables and columns, as dlt would.
+
+        A column that is new to a table may have been dropped by hand, in a file of which dlt knows
+        nothing yet: then no row is unchanged, and all are loaded again.
+        """
+        before = {batch.table: self.column_names(batch.table) for batch in batches}
         with closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN")
             cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
@@ -131,6 +137,11 @@ class DuckWarehouse:
                 cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
                 for column, kind in types.items():
                     cursor.execute(f'ALTER TABLE {name} ADD COLUMN IF NOT EXISTS "{column}" {kind}')
+                known = before[batch.table]
+                if HASH_COLUMN in known and any(
+                    not (each in known or is_reserved(each)) for each in types
+                ):
+                    cursor.execute(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
             cursor.execute("COMMIT")
 
     def create_dataset(self) -> None:

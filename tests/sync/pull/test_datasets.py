@@ -17,14 +17,15 @@ SIZES = {"prospects": 5, "notes": 4, "tasks": 3, "meetings": 2}
 
 @pytest.fixture
 def east_and_west(tmp_path: Path) -> Iterator[tuple[Puller, Puller]]:
-    """Two accounts with people of their own, into datasets `east` and `west` of one file."""
+    """Two accounts with people of their own, into datasets `east` and `West__2` of one file: the
+    second is a name that dlt would change."""
     with (
         Sandbox(SandboxOptions(**SIZES, seed=1)) as east,
         Sandbox(SandboxOptions(**SIZES, seed=2)) as west,
     ):
         yield (
             Puller(east, settings_for(east, tmp_path, dataset="east")),
-            Puller(west, settings_for(west, tmp_path, dataset="west")),
+            Puller(west, settings_for(west, tmp_path, dataset="West__2")),
         )
 
 
