@@ -475,7 +475,9 @@ def open_plan(path: Path, hasher: Hasher) -> PlanFile:
         try:  # a pipe that nobody writes to must not block
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise PlanRefused(name, f"can't be read: {error.strerror}.") from error
+            raise PlanRefused(
+                name, f"can't be read: {error.strerror}. Check its path and permissions."
+            ) from error
         stack.callback(os.close, descriptor)
         there = os.fstat(descriptor)
         if not stat.S_ISREG(there.st_mode):

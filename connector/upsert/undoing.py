@@ -52,10 +52,10 @@ _ELSEWHERE = (
     "`hiringcenter undo {run_id}` there; if that directory was deleted, it can't be undone."
 )
 _CREATED = (
-    "prospect {id} was created, which the API can't take back: delete them in HiringCenter if they "
-    "are to go"
+    "prospect {id} was created, and the API can't delete prospects: delete it in HiringCenter if "
+    "it should go"
 )
-_ADDED = "prospect {id} keeps the {kind} that was added: delete it in HiringCenter if it is to go"
+_ADDED = "prospect {id} keeps the {kind} that was added: delete it in HiringCenter if it should go"
 _LABELS = "prospect {id} keeps the labels that were added: HiringCenter only adds labels"
 _MAYBE_CREATED = (
     "a prospect may have been created: whether it was can't be known any more. Look in HiringCenter"

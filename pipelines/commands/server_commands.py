@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @command(
     "sandbox",
     short_help="Run a local mock of the API; no key needed",
-    example="hiringcenter sandbox --port 8808 --prospects 3000 --fault error_503=0.1",
+    example="hiringcenter sandbox --port 8808 --fault error_503=0.1",
 )
 def _sandbox(
     _settings: Settings,
@@ -41,17 +41,21 @@ def _sandbox(
     today: bool = flag("--today", "Date the data around today instead of 2026-01-01."),
     api_key: str = option("--api-key KEY", "The API key that it accepts.", default="sandbox-key"),
     revision: Literal["pagination", "next_token", "legacy", "bare"] = option(
-        "--revision", "The shape of list responses.", default="pagination"
+        "--revision NAME",
+        "The shape of list responses: pagination, next_token, legacy or bare.",
+        default="pagination",
     ),
     limits: str = option(
-        "--limits COUNT/SECONDSs,…", "Rate limits, or none.", default="300/60s,6000/3600s"
+        "--limits LIMITS", "Rate limits, COUNT/SECONDSs,…, or none.", default="300/60s,6000/3600s"
     ),
     window_kind: Literal["sliding", "fixed", "weighted", "bucket"] = option(
-        "--window-kind", "How the rate limits count requests.", default="sliding"
+        "--window-kind KIND",
+        "How the rate limits count: sliding, fixed, weighted or bucket.",
+        default="sliding",
     ),
     latency: float = option("--latency S", "Delay of every response, in seconds.", default=0.0),
     fault: list[str] | None = option(
-        "--fault NAME=PROBABILITY", "Inject a fault, such as drop_after=0.05. Repeatable."
+        "--fault NAME=P", "Inject a fault with this probability: drop_after=0.05. Repeatable."
     ),
     more: list[str] | None = option(
         "--option NAME=JSON", "Set any field of connector.sandbox.SandboxOptions. Repeatable."
@@ -156,7 +160,7 @@ def _webhooks(
     port: int = option("--port N", "Port to listen on (serve).", default=8807, min=0, max=65535),
     every: str | None = option("--every TIME", "Drain again and again: 10s, 1m."),
     event: Literal["prospect.created", "prospect.updated"] | None = option(
-        "--event", "Subscribe to this event alone (default: both)."
+        "--event TYPE", "Subscribe to prospect.created or prospect.updated alone."
     ),
     save: bool = flag("--save", "Put the secret into the project's .env instead of printing it."),
 ) -> Result:
@@ -176,7 +180,10 @@ def _webhooks(
         return run_drain(settings, output, every)
     if action == "subscribe":
         if url is None:
-            raise UsageError("webhooks subscribe needs the URL of your receiver.")
+            raise UsageError(
+                "webhooks subscribe needs the URL of your receiver, such as "
+                "https://hooks.example.com/."
+            )
         return subscribe(settings, url, [event] if event else None, save=save)
     return list_events(settings) if action == "list" else show_poll(settings)
 
@@ -222,8 +229,9 @@ def _serve(settings: Settings, output: Output, host: str, port: int) -> Result:
     try:
         serve(settings, host, port, on_ready=announce, on_alert=alert)
     except OSError as error:
+        reason = str(error.strerror).partition(" (while ")[0]  # which quotes the address again
         raise UsageError(
-            f"Nothing can listen on {host}, port {port}: {error.strerror}. Choose another with "
+            f"Can't listen on {host}, port {port}: {reason}. Choose another address with "
             "--host and --port."
         ) from None
     return Result(summary={"status": "stopped"})
@@ -262,7 +270,8 @@ def _lines(report: DrainReport) -> list[str]:
     people = _people(report.looked_up)
     lines = [f"{people} looked up: {report.written:,} written, {report.deleted:,} flagged deleted."]
     if report.waiting:
-        lines.append(f"{report.waiting:,} wait for a later drain, or for the next pull.")
+        verb = "waits" if report.waiting == 1 else "wait"
+        lines.append(f"{_people(report.waiting)} {verb} for a later drain, or for the next pull.")
     if report.why_not_covered is not None:
         lines.append(f"Pulls scan prospects as before: {report.why_not_covered}.")
     return lines
@@ -354,8 +363,8 @@ def _subscribed(
     lines = [f"Subscribed {each['url']} to {each['event']}." for each in made]
     if len(secrets) < len(made):
         lines.append(
-            "The API didn't show the secret again, as for subscriptions that existed before. If "
-            f"you don't have it any more, remove the webhook in {_WHERE}, and subscribe again."
+            "The API doesn't show the secret of a subscription that existed before. If you no "
+            f"longer have it, remove the webhook in {_WHERE}, and subscribe again."
         )
     if secrets and save:
         try:
@@ -364,7 +373,9 @@ def _subscribed(
             lines.append(f"The secret can't be saved: {error.strerror}.")
         else:
             summary["saved_to"] = str(path)
-            lines.append(f"The secret is in {path}, as {variable}. Restart the receiver.")
+            lines.append(
+                f"The secret is in {path}, as {variable}. Restart the receiver if it is running."
+            )
             secrets = []
     if secrets:
         summary["secrets"] = secrets
@@ -373,7 +384,7 @@ def _subscribed(
             "secrets that are there already; it isn't shown again:",
             f"  {variable}={','.join(secrets)}",
         ]
-    lines.append("No call is known that removes a subscription: that is done in " + _WHERE + ".")
+    lines.append(f"To remove a subscription: {_WHERE}. The API has no known call for it.")
     return summary, lines
 
 
@@ -440,12 +451,12 @@ def list_events(settings: Settings) -> Result:
 
 def _event_lines(facts: Mapping[str, Any]) -> list[str]:
     lines = [
-        f"Subscribed from here on {each['at']}: {each['url']} to {each['event']}"
+        f"Subscribed: {each['url']} to {each['event']}, at {each['at']}"
         for each in facts["subscriptions"]
     ]
     lines.append(f"Subscriptions made elsewhere can't be listed; see {_WHERE}.")
     lines += [
-        f"Received: {name or 'without a type'}, {plural(each['deliveries'], 'time')}, last on "
+        f"Received: {name or 'without a type'}, {plural(each['deliveries'], 'time')}, last at "
         f"{each['last_at']}"
         for name, each in facts["received"].items()
     ]

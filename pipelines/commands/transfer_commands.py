@@ -1,4 +1,4 @@
-"""`hiringcenter pull`, `push` and `sync`: the commands that move rows."""
+"""`hiringcenter pull`, `push`, `plan`, `apply`, `undo` and `sync`: the commands that move rows."""
 
 from __future__ import annotations
 
@@ -173,7 +173,9 @@ def _push_request(
     new_ledger: bool = flag("--new-ledger", _LOST_OUTBOX, group=_ASKED),
     results: Path | None = option("--results F", "Every row with its outcome.", group=_WRITTEN),
     rejects: Path | None = option(
-        "--rejects F", "Rejected rows (default: FILE.rejects.csv).", group=_WRITTEN
+        "--rejects F",
+        "Rejected rows (default: FILE.rejects.csv; none if nothing is sent).",
+        group=_WRITTEN,
     ),
 ) -> PushRequest:
     """What is asked for: the options of a push, and of what is like one."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from connector.errors import ConfigurationError
+from connector.errors import ConfigurationError, nearest
 from connector.settings import Settings
 from connector.settings.folders import OLD_STATE_NAME, open_state_dir
 from pipelines.destination.labels import label_of
@@ -188,8 +188,13 @@ def _configured(settings: Settings) -> tuple[str, Any]:
     except Exception as error:
         if (missing := missing_package(error)) is not None:
             raise _unusable_destination(settings, str(missing)) from error
-        reason = f"dlt can't make this destination ({type(error).__name__}). Install its extra, "
-        raise _unusable_destination(settings, f"{reason}and check its name.") from error
+        like = nearest(settings.destination, (*_URLS, *_PARTS, "duckdb", "filesystem"))
+        reason = (
+            f"dlt has no such destination, or can't load it ({type(error).__name__})."
+            + (f" Did you mean {like!r}?" if like else "")
+            + ' Check its name, and install its package: pip install "dlt[NAME]".'
+        )
+        raise _unusable_destination(settings, reason) from error
     return destination.destination_type.rpartition(".")[2], configuration
 
 

@@ -255,7 +255,7 @@ class _UndoRun(OutboxRun):
             plan = _at_rest(plan)
         elif not plan.writes and not plan.results:
             self._report.notes.append(
-                f"Run {run_id} has changed nothing with this account's key: nothing to undo."
+                f"Run {run_id} changed nothing in this account: nothing to undo."
             )
         self._book_plan(plan)
         self._listed, people = plan.listed, len(plan.writes)

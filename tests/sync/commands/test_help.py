@@ -75,9 +75,14 @@ def test_a_command_with_many_options_lists_them_by_what_they_are_for(run: Run):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_h_is_help(run: Run, command: str):
-    """As in most programs."""
+    """As in most programs. On 80 columns it has each option beside its text."""
     short = run(command, "-h")
     assert (short.code, short.out) == (0, run(command, "--help").out)
+    lines = short.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    options = [line for line in lines if line.startswith("  -")]
+    assert options
+    assert [line for line in options if not re.search(r"\S  +\S", line)] == []
 
 
 @pytest.mark.parametrize(

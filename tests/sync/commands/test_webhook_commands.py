@@ -46,7 +46,7 @@ def test_subscribing_shows_the_secret_once_and_where_it_belongs(sandbox: Sandbox
     again = run("webhooks", "subscribe", URL, "--event", "prospect.updated", "--json")
     assert again.code == 0
     assert "secrets" not in again.summary
-    assert "didn't show the secret again" in again.err
+    assert "doesn't show the secret" in again.err
 
 
 def test_the_secret_can_be_saved_beside_those_that_are_there(

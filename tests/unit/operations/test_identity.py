@@ -25,6 +25,12 @@ def test_any_name_of_the_analysts_file_has_a_plain_working_folder(name: str, tmp
     assert work_paths(settings).work_dir.name.isascii()
 
 
+def test_a_misspelled_destination_is_named_with_the_one_that_was_meant():
+    """And with the command that installs a destination's package."""
+    with pytest.raises(ConfigurationError, match="Did you mean 'postgres'.*pip install"):
+        work_paths(load_with({"HIRINGCENTER_DESTINATION": "postgress"}))
+
+
 def test_two_files_never_share_a_working_folder():
     """Also where their plain names are the same."""
     one, other = (
