@@ -80,7 +80,8 @@ def test_h_is_help(run: Run, command: str):
     assert (short.code, short.out) == (0, run(command, "--help").out)
     lines = short.out.splitlines()
     assert max(map(len, lines)) <= 80
-    options = [line for line in lines if line.startswith("  -")]
+    listed = re.split(r"^\S.*:\n", short.out, maxsplit=1, flags=re.MULTILINE)[1]
+    options = [line for line in listed.splitlines() if line.startswith("  -")]
     assert options
     assert [line for line in options if not re.search(r"\S  +\S", line)] == []
 
