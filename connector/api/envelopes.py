@@ -219,6 +219,7 @@ def _short(text: str) -> str:
 
 IDEMPOTENCY_KEY_MAX = 512  # characters
 PAGING = frozenset({"limit", "pageToken", "startAfter"})  # the last two come from an answer
+_OF_PAGES = frozenset({"pagination", "nextPageToken", "totalCount"})
 
 
 @dataclass(frozen=True)
@@ -376,7 +377,8 @@ def _reports_only_success(resource: str, body: dict[str, Any]) -> bool:
 
 
 def to_item(item_name: str, body: Any) -> dict[str, Any]:
-    """The record in an answer about one: under `item`, its own name or another, or bare.
+    """The record in an answer about one: under `item`, its own name or another, alone in a list
+    that isn't a page, or bare.
 
     Raises:
         UnknownShape: there is none.
@@ -387,7 +389,10 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
             return dict(body[key])
     if "id" in body:
         return dict(body)
-    records = [value for value in body.values() if isinstance(value, dict) and "id" in value]
+    values = list(body.values())
+    if not _OF_PAGES & body.keys():
+        values += [value[0] for value in values if isinstance(value, list) and len(value) == 1]
+    records = [value for value in values if isinstance(value, dict) and "id" in value]
     if len(records) == 1:
         return dict(records[0])
     raise UnknownShape(f"it contains no `item`, only {_names(body)}")

@@ -262,7 +262,7 @@ class PlanApplier:
         found = [known.by_alias[each] for each in planned.write.aliases if each in known.by_alias]
         if (own := known.by_id.get(planned.prospect_id or "")) is not None:
             found.append(own)
-        newer = [each.prospect_id for each in found if each.accepted_ms > self._planned_ms]
+        newer = [each.prospect_id for each in found if (each.written_ms or 0) > self._planned_ms]
         newer += [each.prospect_id or "" for each in self._newer_entries(planned, known)]
         others = [each for each in newer if each not in self._own_people]
         if not others:

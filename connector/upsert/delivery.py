@@ -226,8 +226,13 @@ class Delivery:
     def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
         """The answer and, for a repeated write, its evidence of the API's memory."""
         age_s = answer.first_sent_before_s
+        if write.creates and answer.item.get("id") is None:
+            answer = replace(answer, item=self._named(write, answer.item))
         if write.creates and answer.status != 201:
-            return self._met(write, answer.item, repeated=resumed or age_s is not None)
+            is_repeated = resumed or age_s is not None
+            if is_repeated or not self._has_created(write, answer.item):
+                return self._met(write, answer.item, repeated=is_repeated)
+            answer = replace(answer, status=201)
         is_deleted = self._expected_is_deleted(write, answer)
         delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_deleted)
         if age_s is None:
@@ -266,6 +271,19 @@ class Delivery:
             return person_by_id(self._api, write.prospect_id) is None
         except ConnectorError:  # not known: reported as if they were still there
             return False
+
+    def _named(self, write: Write, item: dict[str, Any]) -> dict[str, Any]:
+        """Who has the contact of a creation whose answer doesn't say whom it is about."""
+        try:
+            found = person_by_contact(self._api, orjson.loads(write.body))
+        except ConnectorError:  # not known: reported as it was answered
+            found = None
+        return item if found is None else dict(found)
+
+    def _has_created(self, write: Write, item: Item) -> bool:
+        """Whether somebody is new and all that a creation says, whatever the answer's status."""
+        is_new = self._fate_of_creation(write, item) is Verdict.APPLIED
+        return is_new and compare(orjson.loads(write.body), item).equal
 
     def _met(self, write: Write, item: Item, *, repeated: bool) -> Delivered:
         """A creation has met a prospect; if it was sent before, perhaps the one it created."""

@@ -616,6 +616,7 @@ class Settler:
             # 0 where they didn't exist, or nothing was written: whoever is read with the answer's
             # `updatedAt` is as the answer shows
             before_ms=row.updated_before_ms if row.status is Status.UPDATED else 0,
+            is_written=not row.looks,
         )
         if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
             self._receipts.settle_dispute(connection, write.aliases)

@@ -329,7 +329,9 @@ class OutboxRun:
     def _requests_planned(self) -> int:
         plan = self._planned
         pages = self._pages_of_scan
-        looks = plan.looks if pages is None else min(plan.looks, pages)
+        looks = plan.looks
+        if pages is not None:
+            looks = plan.looks_alone + min(looks - plan.looks_alone, pages)
         return plan.writes + max(looks, plan.look_ups)
 
     def _most_in_flight(self) -> int:

@@ -43,12 +43,12 @@ class FakeApi:
     keys_ttl_s: how long a key is remembered; None = for ever. marks_replays: in a header. Each
     request takes 10 ms. Steps of the wall aren't the server's. drops_phones: takes none over.
     numbers_ids: ids are integers. merges_labels: they are added to those that are there.
-    shows_labels_as_text: separated by commas. says_created: of whom it has updated, too. on_match:
-    what a match answers with `update: false`: `existing` (200 and the person as they are),
-    `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how many requests
-    there were; pages are those of scans.
-    before_post: what recruiters do between a look-up and the write, given how many POSTs came
-    before it.
+    shows_labels_as_text: separated by commas. says_created: of whom it has updated, too; None: of
+    nobody. names_no_one: its answers to writes have no id. shows_no_times: people have no
+    `updatedAt`. on_match: what a match answers with `update: false`: `existing` (200 and the person
+    as they are), `conflict` (409), or `ignored` (the person is updated). posts, gets, pages: how
+    many requests there were; pages are those of scans. before_post: what recruiters do between a
+    look-up and the write, given how many POSTs came before it.
     """
 
     clock: FakeClock
@@ -59,7 +59,9 @@ class FakeApi:
     numbers_ids: bool = False
     merges_labels: bool = False
     shows_labels_as_text: bool = False
-    says_created: bool = False
+    says_created: bool | None = False
+    names_no_one: bool = False
+    shows_no_times: bool = False
     on_match: str = "existing"
     before_post: Callable[[int], object] = lambda _: None
     skew_s: float = 0.0
@@ -192,15 +194,21 @@ class FakeApi:
             fields["phone"] = None
         if match and self.merges_labels and "labels" in fields:
             fields["labels"] = [*dict.fromkeys([*match.get("labels", []), *fields["labels"]])]
-        status = 200 if match and not self.says_created else 201
+        is_called_new = self.says_created is not None and (self.says_created or not match)
+        status = 201 if is_called_new else 200
         record = match or {"id": self._next_id(resource), "createdAt": self.now_ms()}
         record |= fields | {"updatedAt": self.now_ms()}
         table[str(record["id"])] = record
         self.applied.append(Applied(resource, str(record["id"]), key, payload))
-        return WriteAnswer(status, self._shown(record), None)
+        shown = self._shown(record)
+        if self.names_no_one:
+            del shown["id"]
+        return WriteAnswer(status, shown, None)
 
     def _shown(self, record: Mapping[str, Any]) -> dict[str, Any]:
         shown = dict(record)
+        if self.shows_no_times:
+            shown.pop("updatedAt", None)
         if self.shows_labels_as_text and isinstance(shown.get("labels"), list):
             shown["labels"] = ",".join(shown["labels"])
         return shown

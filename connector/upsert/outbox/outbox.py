@@ -46,6 +46,10 @@ from connector.upsert.outbox.outbox_schema import (
 PROSPECTS = "prospects"
 LOOK_FIRST = 0
 """`Write.seen_ms` of people who are looked up, however fresh the copy, to fill empty fields."""
+
+LOOK_BY_ITSELF = 2**62
+"""`Write.seen_ms` of people who are looked up right before they are changed, whatever a scan shows:
+they get another contact, or their labels are replaced."""
 CONFLICT = "conflict"
 """The outcome of a write whose person isn't as its guard requires."""
 CHANGED_ANOTHER = "changed another"

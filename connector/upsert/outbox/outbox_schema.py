@@ -89,6 +89,7 @@ receipts = sa.Table(
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
     sa.Column("names", sa.LargeBinary),
     sa.Column("before_ms", sa.BigInteger),
+    sa.Column("written_ms", sa.BigInteger),
     sqlite_with_rowid=False,
 )
 
@@ -315,6 +316,14 @@ def _add_reads(connection: sa.Connection) -> None:
     _add_column(connection, writes.c.seen_ms)
 
 
+def _add_written(connection: sa.Connection) -> None:
+    """Of a receipt, when its person was written to last; so far a look counted as a write."""
+    _add_column(connection, receipts.c.written_ms)
+    is_unknown = receipts.c.written_ms.is_(None)
+    stamp = sa.update(receipts).where(is_unknown).values(written_ms=receipts.c.accepted_ms)
+    connection.execute(stamp)
+
+
 def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
     """Add a column that may hold null, where the table lacks it."""
     table = column.table.name
@@ -337,6 +346,7 @@ MIGRATIONS = (
     _add_reads,
     _add_tables,
     _add_tables,
+    _add_written,
 )
 _Rows = Sequence[Mapping[str, Any]]
 _insertions: dict[tuple[str, sa.Table, tuple[str, ...], bool], Prepared] = {}

@@ -99,6 +99,7 @@ class RowPlan:
     merged: what happens to each field that the row names; None where it says what HiringCenter
     has. is_known, is_fresh: the person is known as they are now, and was read within
     `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
+    looks_alone: no scan spares it the look, as of new contacts and added labels.
     looks_to_fill: it takes one all the same, to find out whether fields are empty. looks_to_find:
     the row can't create a person, so one who may be there is looked for. name: see `PlannedRow`."""
 
@@ -114,6 +115,7 @@ class RowPlan:
     is_known: bool = False
     is_fresh: bool = False
     seen: PersonRead | None = None
+    looks_alone: bool = False
     looks_to_fill: bool = False
     looks_to_find: bool = False
     name: str | None = None
@@ -222,8 +224,9 @@ class PersonPlanner:
             own = _of_row(merged, memory)
             if own.to_send:
                 sent = self._sent(memory, known, prospect_id)
-                seen = self._seen(rows[position][1], theirs, merged)
-                plan = replace(sent, settlement=plan.settlement, seen=seen)
+                alone = theirs is not None and self._looks_alone(merged)
+                seen = None if alone else self._seen(rows[position][1], theirs)
+                plan = replace(sent, settlement=plan.settlement, seen=seen, looks_alone=alone)
             fills = bool(own.unread) and write.row_number not in looked_at
             if fills and (not plan.sends or plan.seen) and self._may_look_to_fill():
                 if not plan.sends:
@@ -383,22 +386,30 @@ class PersonPlanner:
         """Whether a person was read a moment ago; None where what was read no longer holds."""
         written = None
         if receipt is not None:
-            written = OwnWrite(receipt.accepted_ms, receipt.updated_at_ms, receipt.before_ms)
+            # a look shows only by `updatedAt` that somebody has changed since they were read
+            is_dated = receipt.updated_at_ms is not None
+            answered_ms = receipt.accepted_ms if is_dated else receipt.written_ms
+            if answered_ms is not None:
+                written = OwnWrite(answered_ms, receipt.updated_at_ms, receipt.before_ms)
         read_ms = self._pulled.complete_ms  # no row knows when it was read itself, so far
         if not still_holds(read_ms, copied.updated_at_ms, written, is_open=False):
             return None
         return self.is_copy_fresh
 
-    def _seen(self, own: Evidence, theirs: Person | None, merged: PersonMerge) -> PersonRead | None:
+    def _looks_alone(self, merged: PersonMerge) -> bool:
+        """Whether the person is looked up right before the change, however fresh the copy: whoever
+        has a new contact; and, where the API replaces labels, whoever gets one more, since all that
+        somebody else has added meanwhile would go."""
+        names = {each.name for each in merged.to_send}
+        replaces_labels = self._rechecks and not self._rules.labels_merge
+        return not names.isdisjoint(CONTACTS) or (
+            replaces_labels and not names.isdisjoint(LABEL_EDITS)
+        )
+
+    def _seen(self, own: Evidence, theirs: Person | None) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
-        be looked up. Whoever has a new contact is always looked up; so is, where the API replaces
-        labels, whoever gets one more: all that somebody else has added meanwhile would go."""
+        be looked up."""
         if theirs is None or not (theirs.fresh or not self._rechecks):
-            return None
-        if any(each.name in CONTACTS for each in merged.to_send):
-            return None
-        edits_labels = any(each.name in LABEL_EDITS for each in merged.to_send)
-        if edits_labels and self._rechecks and not self._rules.labels_merge:
             return None
         copied, fields = own.pulled.get(theirs.id), theirs.fields
         if any(not own.payload.get(name) and name not in fields for name in NAMES):

@@ -28,7 +28,13 @@ from connector.upsert.outbox.merge import (
     MergeRules,
     lacks_names,
 )
-from connector.upsert.outbox.outbox import LOOK_FIRST, PROSPECTS, Outbox, Write
+from connector.upsert.outbox.outbox import (
+    LOOK_BY_ITSELF,
+    LOOK_FIRST,
+    PROSPECTS,
+    Outbox,
+    Write,
+)
 from connector.upsert.outbox.person_plan import (
     DELETED,
     Alike,
@@ -196,8 +202,8 @@ class PlanCounts:
 
     would_create, would_update: of those, by what the API will do; the others are unknown.
     writes: requests that change something. look_ups: at most so many come before them, since an
-    outbox was lost. looks: how many people are looked up before they are changed. kept: rows with
-    fields that were kept.
+    outbox was lost. looks: how many people are looked up before they are changed; looks_alone: of
+    those, whom no scan spares the look. kept: rows with fields that were kept.
     """
 
     outcomes: Counter[Status] = field(default_factory=Counter)
@@ -209,6 +215,7 @@ class PlanCounts:
     writes: int = 0
     look_ups: int = 0
     looks: int = 0
+    looks_alone: int = 0
     kept: int = 0
 
 
@@ -521,6 +528,7 @@ class Planner:
                 decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
             self.counts.kept += bool(plan.kept)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
+            seen_ms = LOOK_BY_ITSELF if plan.looks_alone else seen_ms
             seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
             note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
             row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
@@ -667,7 +675,9 @@ class Planner:
         self, writes: int, decision: RowDecision, own: Evidence, plan: RowPlan | None
     ) -> None:
         counts, sends = self.counts, decision.outcome is None
-        counts.looks += sends and self._looks(decision, own, plan)
+        looks = sends and self._looks(decision, own, plan)
+        counts.looks += looks
+        counts.looks_alone += looks and plan is not None and plan.looks_alone
         if decision.prospect_id is not None:
             counts.would_update += 1
         elif self._finder.pulled.complete_ms is not None and not (plan and plan.looks_to_find):

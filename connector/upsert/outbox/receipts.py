@@ -34,7 +34,7 @@ from connector.upsert.outbox.outbox_schema import (
 
 _FIND = (
     "SELECT a.prospect_id, a.confirmed, r.accepted_ms, r.updated_at_ms, r.seen_ms, "
-    "r.names, r.before_ms, a.alias "
+    "r.names, r.before_ms, r.written_ms, a.alias "
     "FROM outbox_aliases a JOIN outbox_receipts r "
     "ON r.scope = a.scope AND r.prospect_id = a.prospect_id "
     "WHERE a.scope = {scope} AND a.alias IN ({numbers})"
@@ -48,10 +48,11 @@ _IN_ONE_WRITE = 2_000
 class Receipt(NamedTuple):
     """What was accepted for a prospect, as an alias leads to it.
 
-    confirmed: the API's answer carried that alias too. accepted_ms: when the last write to them was
-    answered, or given up. updated_at_ms: as the answer said; server time. seen_ms: when a push last
-    used it, roughly. names: see `Hasher.names`; None: not known (receipts of version 0.1).
-    before_ms: the person's `updatedAt` before that write; 0: they didn't exist; None: not known.
+    confirmed: the API's answer carried that alias too. accepted_ms: when the last write to them or
+    look at them was answered, or a write given up. updated_at_ms: as the answer said; server time.
+    seen_ms: when a push last used it, roughly. names: see `Hasher.names`; None: not known (receipts
+    of version 0.1). before_ms: the person's `updatedAt` before that write; 0: they didn't exist;
+    None: not known. written_ms: as `accepted_ms`, of writes alone; None: they were only looked at.
     """
 
     prospect_id: str
@@ -61,6 +62,7 @@ class Receipt(NamedTuple):
     seen_ms: int
     names: bytes | None
     before_ms: int | None
+    written_ms: int | None
 
 
 class ActivityReceipt(NamedTuple):
@@ -108,7 +110,7 @@ class Receipts:
         if not names:
             return {}
         found = rows_of(connection, self._find, names)
-        return {row[7]: Receipt._make(row[:7]) for row in found}
+        return {row[8]: Receipt._make(row[:8]) for row in found}
 
     def of(self, connection: sa.Connection, prospect_ids: Collection[str]) -> dict[str, Receipt]:
         """prospect id → receipt, for those that have one."""
@@ -133,11 +135,12 @@ class Receipts:
         phone_kept: bool = True,
         hashed_names: bytes | None = None,
         before_ms: int | None = None,
+        is_written: bool = True,
     ) -> None:
         """Record the answer to `write`: its aliases lead to the prospect.
 
         email_kept, phone_kept: whether the answer carries that contact. hashed_names: the person's;
-        None: unchanged. before_ms: see `Receipt`.
+        None: unchanged. before_ms: see `Receipt`. is_written: else they were only looked at.
         """
         own = {"scope": self._scope, "prospect_id": prospect_id}
         led = [
@@ -158,7 +161,9 @@ class Receipts:
         if left:
             self._former_contacts.execute_many(connection, left)
         insert_or_replace(connection, aliases, led)
-        self._store(connection, prospect_id, at_ms, updated_at_ms, hashed_names, before_ms)
+        self._store(
+            connection, prospect_id, at_ms, updated_at_ms, hashed_names, before_ms, is_written
+        )
 
     def doubt(self, connection: sa.Connection, prospect_id: str, at_ms: int) -> None:
         """A write of unknown fate went to `prospect_id`: what was read before doesn't show them as
@@ -174,8 +179,9 @@ class Receipts:
         updated_at_ms: int | None,
         names: bytes | None,
         before_ms: int | None = None,
+        is_written: bool = True,
     ) -> None:
-        row = {
+        row: dict[str, Any] = {
             "scope": self._scope,
             "prospect_id": prospect_id,
             "tail": b"",  # of version 0.1
@@ -184,7 +190,9 @@ class Receipts:
             "seen_ms": at_ms,
             "before_ms": before_ms,
         }
-        insert_or_replace(connection, receipts, [row if names is None else {**row, "names": names}])
+        row |= {} if names is None else {"names": names}
+        row |= {"written_ms": at_ms} if is_written else {}
+        insert_or_replace(connection, receipts, [row])
 
     def forget_people(self, connection: sa.Connection, prospect_ids: Collection[str]) -> None:
         """No contact leads to these people any more: they were deleted."""

@@ -249,16 +249,26 @@ def test_any_json_is_a_page_with_all_its_items_or_an_error(body: Any):
         {"prospect": {"id": "1", "name": "x"}},
         {"id": "1", "name": "x"},
         {"success": True, "data": {"id": "1", "name": "x"}},
+        {"success": True, "items": [{"id": "1", "name": "x"}]},
     ],
 )
 def test_a_record_is_found_wherever_a_revision_puts_it(body: Any):
-    """Under `item`, under its own name, bare, or under one other key."""
+    """Under `item`, under its own name, bare, under one other key, or alone in a list."""
     assert to_item("prospect", body) == {"id": "1", "name": "x"}
 
 
 @pytest.mark.parametrize(
     "body",
-    [{}, {"success": True}, {"item": None}, {"success": False, "item": {"id": "1"}}, [], None],
+    [
+        {},
+        {"success": True},
+        {"item": None},
+        {"success": False, "item": {"id": "1"}},
+        {"items": [{"id": "1"}], "totalCount": 1},  # a page, of whomever
+        {"items": [{"id": "1"}, {"id": "2"}]},
+        [],
+        None,
+    ],
 )
 def test_no_record_is_an_error(body: Any):
     """An answer without the record is never taken for one."""

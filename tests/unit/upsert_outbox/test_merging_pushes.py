@@ -110,6 +110,28 @@ def test_a_created_person_is_settled_by_the_answer(rig: Rig, api: FakeApi):
     assert api.posts == 1
 
 
+def test_a_creation_is_one_whatever_its_answer_calls_it(rig: Rig, api: FakeApi):
+    """Answered 200, as a match is: whoever is new and as the row says was created by it."""
+    api.says_created = None
+    assert push(rig, ADA).statuses == {2: "created"}
+    assert (api.posts, api.gets) == (1, 0)
+    assert push(rig, ADA).statuses == {2: "unchanged"}
+
+
+@pytest.mark.parametrize("says_created", [False, None])
+def test_an_answer_without_id_is_about_whoever_has_the_contact(
+    rig: Rig, api: FakeApi, says_created: bool | None
+):
+    """They are looked up once, so that the next push doesn't take them for deleted."""
+    api.names_no_one, api.says_created = True, says_created
+    assert push(rig, ADA).statuses == {2: "created"}
+    assert (api.posts, api.gets) == (1, 1)
+    pushed = push(rig, ADA)
+    assert (pushed.statuses, pushed.messages, pushed.plan.kept) == ({2: "unchanged"}, {2: None}, 0)
+    assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "updated"}
+    assert len(api.prospects) == 1
+
+
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])
 def test_somebody_who_appeared_is_merged_with_what_the_match_shows(
     rig: Rig, api: FakeApi, on_match: str

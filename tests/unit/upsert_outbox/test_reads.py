@@ -296,3 +296,33 @@ def test_what_was_read_of_a_person_is_dropped_with_their_write(rig: Rig, api: Fa
     assert tuple(closed) == ("closed", None, None)
     assert open_.state == "sending"
     assert b"Ada" in open_.seen
+
+
+def test_a_look_that_brings_nothing_to_send_is_no_write(rig: Rig, api: FakeApi):
+    """People are shown without `updatedAt`: what was kept is still reported by the same copy."""
+    (row,) = hire_some(api, 1)
+    api.shows_no_times = True
+    push(rig, row)
+    api.edit("p0", title="Recruiter's")
+    del api.prospects["p0"]["updatedAt"]
+    pull(rig, api)
+    api.edit("p0", touch=False, company="Byte")
+    api.clock.advance(_STALE_S)
+    looked = push(rig, {**row, "company": "Byte"})
+    assert (looked.statuses, looked.kept, api.gets) == ({2: "unchanged"}, 1, 1)
+    assert push(rig, {**row, "company": "Byte"}).plan.kept == 1
+    assert (api.posts, api.gets) == (1, 1)
+
+
+def test_no_scan_is_made_for_people_who_are_looked_up_all_the_same(rig: Rig, api: FakeApi):
+    """Labels that are added where the API replaces them: each person is read right before."""
+    rows = hire_some(api, 6)
+    for one in api.prospects.values():
+        one["labels"] = ["by hand"]
+    pull(rig, api)
+    push(rig, *rows)
+    api.clock.advance(_STALE_S)
+    may_scan(rig, api, pages=2)
+    pushed = push(rig, *({**row, "labels_add": ["vip"]} for row in rows))
+    assert (api.posts, api.gets, api.pages) == (6, 6, 0)
+    assert (pushed.plan.looks, pushed.plan.looks_alone) == (6, 6)
