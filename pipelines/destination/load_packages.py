@@ -121,6 +121,8 @@ class LoadPipeline:
     def restore_dropped(self) -> list[str]:
         """Recreate tables and columns that were dropped by hand: dlt trusts its schema, so every
         load would fail. Returns the recreated tables, which are empty."""
+        if self.pipeline.default_schema_name is None:
+            _forget_schema_of_dropped(self.pipeline)
         return _restore_dropped(self.pipeline, list(self.columns()))
 
     def load(
@@ -198,6 +200,23 @@ def _rename_table(pipeline: dlt.Pipeline, old: str, new: str) -> None:
     (table,) = schema.drop_tables([old])
     schema.update_table({**table, "name": new})
     pipeline.schemas.commit_live_schema(schema.name)
+
+
+def _forget_schema_of_dropped(pipeline: dlt.Pipeline) -> None:
+    """Where dlt's own tables were dropped by hand it starts without a state, but as soon as its
+    schema equals the stored one it trusts that, and would load into tables that aren't there."""
+    with pipeline.destination_client() as client:
+        if not isinstance(client, SqlJobClientBase):
+            return
+        schema, server = client.schema, client.sql_client
+        versions, *others = (
+            schema.version_table_name, schema.loads_table_name, schema.state_table_name,
+        )  # fmt: skip
+        found = dict(client.get_storage_tables([versions, *others]))
+        if found.get(versions) and not all(found.get(name) for name in others):
+            name = server.make_qualified_table_name(versions)
+            server.execute_sql(f"DELETE FROM {name} WHERE schema_name = %s", SCHEMA_NAME)  # noqa: S608
+            _log.warning("load.schema_forgotten", tables=[n for n in others if not found.get(n)])
 
 
 def _restore_dropped(pipeline: dlt.Pipeline, known: Sequence[str]) -> list[str]:

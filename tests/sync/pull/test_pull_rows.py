@@ -151,6 +151,16 @@ def test_tables_that_somebody_dropped_come_back_whole(any_puller: Puller):
     puller.assert_true()
 
 
+def test_a_table_of_dlts_that_somebody_dropped_comes_back(any_puller: Puller):
+    """dlt's record of what it has created isn't trusted then."""
+    puller = any_puller
+    puller.pull_ok("notes")
+    _drop(puller, "_dlt_pipeline_state")
+    puller.sandbox.store.create("notes", {"prospectId": "p", "body": "x"})
+    puller.pull_ok("notes")
+    assert puller.counts("rows_written") == {"notes": 1}
+
+
 def _drop(puller: Puller, *tables: str) -> None:
     """By hand: with the destination's own client, behind the connector's back."""
     with Destination(puller.settings) as destination:
