@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 DESTINATIONS := duckdb postgres sqlite mariadb ducklake ducklake-postgres delta snowflake
 AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
+DAGSTER_VENV := .venv-dagster
+DAGSTER := $(DAGSTER_VENV)/bin/dagster
 CSV ?=
 ARGS ?=
 # all unit tests but the matrices of crash points, one pull, some pushes
@@ -18,7 +20,7 @@ MAKEOVERRIDES :=
 unexport ARGS CSV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow test-destinations
+.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow test-dagster test-destinations
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -65,6 +67,15 @@ $(AIRFLOW): config/constraints-airflow.txt
 	  -c config/constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
 	@touch $@
 
+test-dagster: $(DAGSTER) $(STAMP) ## Test assets in a real Dagster and manifests by their schemas, in .venv-dagster
+	@DAGSTER_BIN=$(abspath $(DAGSTER)) $(PYTEST) -n logical tests/dagster $(ARGS)
+
+$(DAGSTER): config/constraints-dagster.txt
+	@test -x $(DAGSTER_VENV)/bin/python || $(PYTHON) -m venv $(DAGSTER_VENV)
+	@$(DAGSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c config/constraints-dagster.txt dagster dagster-dlt check-jsonschema kubernetes-validate -e .
+	@touch $@
+
 lint: $(STAMP) ## Check rules and format with Ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -87,4 +98,4 @@ lock: $(STAMP) ## Lock the newest version of every requirement, and list the lic
 	  pip-licenses prettytable wcwidth >config/licenses.md
 
 clean: ## Remove everything built or installed; data, ledger and settings stay
-	@rm -rf $(VENV) $(AIRFLOW_VENV) .venv-destinations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(AIRFLOW_VENV) $(DAGSTER_VENV) .venv-destinations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -75,7 +75,9 @@ def _airflow(home: Path, **variables: str) -> dict[str, str]:
     }
 
 
-def run_dag(home: Path, project: Path, key: str, **variables: str) -> list[dict[str, Any]]:
+def run_dag(
+    home: Path, project: Path, key: str, *, params: dict[str, Any] | None = None, **variables: str
+) -> list[dict[str, Any]]:
     """One `airflow dags test`; each mapped run's state and XCom, in map order."""
     connection = json.dumps({"conn_type": "generic", "password": key})
     environment = _airflow(
@@ -84,14 +86,14 @@ def run_dag(home: Path, project: Path, key: str, **variables: str) -> list[dict[
         AIRFLOW_CONN_HIRINGCENTER_DEFAULT=connection,
         **variables,
     )
-    log = _dags_test(environment)
+    log = _dags_test(environment, *(["--conf", json.dumps(params)] if params else []))
     assert key not in log, "the key stands in Airflow's log"
     return _instances(home, log)
 
 
-def _dags_test(environment: dict[str, str]) -> str:
+def _dags_test(environment: dict[str, str], *options: str) -> str:
     """What it printed. A run that would be retried waits for minutes: that is a failure here."""
-    command = [AIRFLOW, "dags", "test", "hiringcenter_sync"]
+    command = [AIRFLOW, "dags", "test", "hiringcenter_sync", *options]
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -127,6 +129,17 @@ def _instances(home: Path, log: str) -> list[dict[str, Any]]:
     ]
 
 
+def asset_events(home: Path) -> dict[str, Any]:
+    """What each asset's newest event has to say."""
+    database = sqlite3.connect(home / "airflow.db")
+    rows = database.execute(
+        "select asset.name, asset_event.extra from asset_event"
+        " join asset on asset.id = asset_event.asset_id order by asset_event.id"
+    ).fetchall()
+    database.close()
+    return {name: _decoded(extra) for name, extra in rows}
+
+
 def _decoded(value: Any) -> Any:
     while isinstance(value, str):  # Airflow stores JSON inside JSON
         value = json.loads(value)
@@ -136,7 +149,8 @@ def _decoded(value: Any) -> Any:
 def test_a_dag_run_pulls_and_pushes_and_carries_its_summary(
     airflow_home: Path, project: Path, sandbox: Sandbox
 ):
-    """Exit 3 (one row has no contact) is a success with a warning; the summary is the XCom."""
+    """Exit 3 (one row has no contact) is a success with a warning; the summary is the XCom, and
+    each list an event of its asset."""
     (run,) = run_dag(airflow_home, project, sandbox.api_key)
     assert run["state"] == "success", run["log"]
     assert run["summary"]["exit_code"] == 3
@@ -145,6 +159,9 @@ def test_a_dag_run_pulls_and_pushes_and_carries_its_summary(
     assert run["summary"]["push"]["people"]["rejected"] == 1
     assert "Some rows were rejected" in run["log"]
     assert [change.payload["firstName"] for change in sandbox.applied] == ["Ada"]
+    events = asset_events(airflow_home)
+    assert events["hiringcenter_prospects"] == {"rows_written": 60, "rows_deleted": 0, "rows": 60}
+    assert events["hiringcenter_meetings"]["rows"] == 10
 
 
 def test_a_dag_run_that_meets_a_lock_is_skipped(
@@ -158,7 +175,10 @@ def test_a_dag_run_that_meets_a_lock_is_skipped(
         assert holder.stdout.readline() == "held\n"
         try:
             (run,) = run_dag(
-                airflow_home, project, sandbox.api_key, AIRFLOW_VAR_HIRINGCENTER_COMMAND="pull"
+                airflow_home,
+                project,
+                sandbox.api_key,
+                AIRFLOW_VAR_HIRINGCENTER_COMMAND='["pull", "notes"]',
             )
         finally:
             holder.kill()
@@ -169,10 +189,14 @@ def test_a_dag_run_that_meets_a_lock_is_skipped(
 def test_a_dag_run_whose_key_is_wrong_fails_at_once(
     airflow_home: Path, project: Path, sandbox: Sandbox
 ):
-    """A refused key is no reason to retry; the error says what to check."""
-    (run,) = run_dag(airflow_home, project, "hc-wrong-key")
+    """A refused key is no reason to retry; the error says what to check. By hand, `full` and
+    `resources` make the run a complete pull of those lists."""
+    params = {"full": True, "resources": ["notes", "tasks"]}
+    (run,) = run_dag(airflow_home, project, "hc-wrong-key", params=params)
     assert run["state"] == "failed", run["log"]
     assert "HIRINGCENTER_API_KEY" in json.dumps(run["summary"])
+    scans = {name: scan["scan"] for name, scan in run["summary"]["resources"].items()}
+    assert scans == {"notes": "full", "tasks": "full"}
     assert not sandbox.applied
 
 

@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -19,6 +20,8 @@ import pytest
 import yaml
 
 from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings
+from pipelines.cli import build_app
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -136,6 +139,87 @@ def test_systemd_itself_finds_nothing_to_say(tmp_path: Path):
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+STAND_IN = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+print("began", flush=True)
+signal.sigwait({signal.SIGTERM})
+print("stopped", flush=True)
+"""
+
+
+def manifest_commands() -> dict[str, list[str]]:
+    """Every `hiringcenter` command line of each manifest, without placeholders and shell."""
+    compose = yaml.safe_load((CONFIG / "compose.yaml").read_text())["services"]
+    workflow = yaml.safe_load((CONFIG / "github-workflow.yml").read_text())
+    (job,) = workflow["jobs"].values()
+    (_, cron_job) = yaml.safe_load_all((CONFIG / "kubernetes.yaml").read_text())
+    (container,) = cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    in_shell = {
+        "compose.yaml": " ".join(compose["sync"]["command"]),
+        "github-workflow.yml": "\n".join(step.get("run", "") for step in job["steps"]),
+    }
+    found = {
+        name: re.findall(r"\bhiringcenter ([^;|\n]+)", script) for name, script in in_shell.items()
+    }
+    found["compose.yaml"] += [" ".join(compose["by-hand"]["command"])]
+    found["kubernetes.yaml"] = [" ".join(container["args"])]
+    return found
+
+
+def test_commands_of_the_manifests_are_commands(capsys: pytest.CaptureFixture[str]):
+    """Each is parsed with all its options by the command line itself."""
+    app = build_app()
+    for name, lines in manifest_commands().items():
+        assert lines, name
+        for line in lines:
+            words = [word for word in shlex.split(line) if word != "$FULL"]
+            assert app([*words, "--help"], "hiringcenter", standalone_mode=False) == 0, (
+                f"{name}: {line}"
+            )
+            assert f"Usage: hiringcenter {words[0]}" in capsys.readouterr().out
+
+
+def test_manifests_set_what_the_connector_reads():
+    """Names of variables and of settings are right, and exit codes mean what the reference says."""
+    known = re.findall(r"`(HIRINGCENTER_\w+)`", (ROOT / "docs/reference/settings.md").read_text())
+    own = {"HIRINGCENTER_PROJECT"}  # compose's: the folder that is mounted
+    for name in manifest_commands():
+        text = (CONFIG / name).read_text()
+        named = set(re.findall(r"\bHIRINGCENTER_[A-Z_]+", text))
+        assert named - own <= set(known), name
+        assert "DESTINATION__POSTGRES__CREDENTIALS" in text
+        assert "HIRINGCENTER_LEDGER_URL" in named, "nothing is kept on the machine"
+    settings, cron_job = yaml.safe_load_all((CONFIG / "kubernetes.yaml").read_text())
+    tree = tomllib.loads(settings["data"]["hiringcenter.toml"])
+    Settings.model_validate(tree)
+    spec = cron_job["spec"]["jobTemplate"]["spec"]
+    (fail, _) = spec["podFailurePolicy"]["rules"]
+    assert fail["onExitCodes"]["values"] == [2, 3, 75]
+    user = dict(instructions())["USER"]
+    assert spec["template"]["spec"]["securityContext"]["runAsUser"] == int(user)
+
+
+def test_a_stop_of_the_compose_loop_reaches_the_command_and_ends_the_loop(tmp_path: Path):
+    """SIGTERM for the whole group, as the container's init sends it: the command ends in its own
+    time, and no other one begins."""
+    compose = yaml.safe_load((CONFIG / "compose.yaml").read_text())["services"]
+    (loop,) = compose["sync"]["command"]
+    stand_in = tmp_path / "hiringcenter"
+    stand_in.write_text(f"#!{sys.executable} -IS{STAND_IN}")
+    stand_in.chmod(0o755)
+    with subprocess.Popen(
+        [*compose["sync"]["entrypoint"], loop], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, start_new_session=True,
+    ) as shell:  # fmt: skip
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "began\n"
+        os.killpg(shell.pid, signal.SIGTERM)
+        assert shell.stdout.read() == "stopped\n"
+    assert "TINI_KILL_PROCESS_GROUP" in compose["sync"]["environment"]
+    assert compose["sync"]["init"] is True
+
+
 def instructions() -> list[tuple[str, str]]:
     """(instruction, arguments) of the Dockerfile, continued lines joined."""
     text = (CONFIG / "Dockerfile").read_text().replace("\\\n", " ")
@@ -188,7 +272,7 @@ def test_the_workflow_runs_what_people_run():
     targets = set(re.findall(r"^([a-z-]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
     called = {target for step in steps for target in step["run"].removeprefix("make ").split()}
-    assert called == {"setup", "lint", "types", "test", "test-airflow"}
+    assert called == {"setup", "lint", "types", "test", "test-airflow", "test-dagster"}
     assert called <= targets
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     versions = re.findall(r":: Python :: (3\.\d+)", " ".join(project["classifiers"]))
