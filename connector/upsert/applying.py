@@ -164,8 +164,7 @@ class PlanApplier:
         if not planned.sends:
             kept = tuple(each.name for each in planned.kept)
             self._book.counts.kept += bool(kept) or planned.reason == DELETED
-            message = "; ".join(filter(None, (write.note, planned.reason))) or None
-            result = RowResult(row, Status.UNCHANGED, planned.prospect_id, message)
+            result = RowResult(row, Status.UNCHANGED, planned.prospect_id, planned.message)
             self._book.end(result._replace(kept_fields=kept))
             return
         for name in reject_of(write, "", None).values:

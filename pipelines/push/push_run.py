@@ -552,7 +552,7 @@ class _PushRun(OutboxRun):
             self._report.view.add(row)
         if self._results_file is not None and (self._request.dry_run or not row.sends):
             outcome = f"would_{row.outcome_shown}" if row.sends else row.outcome
-            self._results_file.put(row.row_number, outcome, row.prospect_id, row.reason)
+            self._results_file.put(row.row_number, outcome, row.prospect_id, row.message)
 
     def _plan(self, rows: Input, checks: Validator) -> None:
         results = self._results_file

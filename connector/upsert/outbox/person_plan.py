@@ -81,6 +81,11 @@ class PlannedRow:
         return bool(self.activities) or self.sends_person
 
     @property
+    def message(self) -> str | None:
+        """All that people are told of a row that needs no request."""
+        return "; ".join(filter(None, (self.write.note, self.reason))) or None
+
+    @property
     def kept(self) -> tuple[FieldMerge, ...]:
         """Fields that people are told were kept."""
         return self.merged.kept if self.merged is not None else ()
@@ -224,7 +229,7 @@ class PersonPlanner:
             own = _of_row(merged, memory)
             if own.to_send:
                 sent = self._sent(memory, known, prospect_id)
-                alone = theirs is not None and self._looks_alone(merged)
+                alone = self._looks_alone(merged, theirs)
                 seen = None if alone else self._seen(rows[position][1], theirs)
                 plan = replace(sent, settlement=plan.settlement, seen=seen, looks_alone=alone)
             fills = bool(own.unread) and write.row_number not in looked_at
@@ -396,15 +401,14 @@ class PersonPlanner:
             return None
         return self.is_copy_fresh
 
-    def _looks_alone(self, merged: PersonMerge) -> bool:
+    def _looks_alone(self, merged: PersonMerge, theirs: Person | None) -> bool:
         """Whether the person is looked up right before the change, however fresh the copy: whoever
-        has a new contact; and, where the API replaces labels, whoever gets one more, since all that
-        somebody else has added meanwhile would go."""
+        has a contact that is known to be new; and, where the API replaces labels, whoever gets one
+        more, since all that somebody else has added meanwhile would go."""
         names = {each.name for each in merged.to_send}
+        has_new_contact = theirs is not None and not names.isdisjoint(CONTACTS)
         replaces_labels = self._rechecks and not self._rules.labels_merge
-        return not names.isdisjoint(CONTACTS) or (
-            replaces_labels and not names.isdisjoint(LABEL_EDITS)
-        )
+        return has_new_contact or (replaces_labels and not names.isdisjoint(LABEL_EDITS))
 
     def _seen(self, own: Evidence, theirs: Person | None) -> PersonRead | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to

@@ -72,6 +72,23 @@ def test_every_row_is_there_once_in_order_with_what_became_of_it(
     assert f"Every row with its outcome: {results}" in push_lines(report)
 
 
+def test_a_row_that_needs_no_request_says_all_that_is_to_be_said_of_it(
+    settings: Settings, people: Path, tmp_path: Path
+):
+    """Notes of its own, as those about other rows of its person, are in the file too."""
+    results = tmp_path / "results.csv"
+    push_file(settings, people, results)
+    lines = people.read_text(encoding="utf-8").splitlines()
+    title = ["Title", "", "", "Broker", "Agent"]
+    rows = [f"{line};{cell}" for line, cell in zip(lines, title, strict=True)]
+    people.write_text("\n".join(rows), encoding="utf-8")
+    push_file(settings, people, results)
+    first, second = rows_of(results)[2:]
+    assert (first["_hc_outcome"], second["_hc_outcome"]) == ("unchanged", "updated")
+    for row in (first, second):
+        assert row["_hc_message"] == "rows of this person disagree: title"
+
+
 def test_the_file_can_be_pushed_itself(settings: Settings, sandbox: Sandbox, people: Path):
     """Its own columns are left out, and replaced by those of the next push."""
     results = people.with_name("results.csv")
