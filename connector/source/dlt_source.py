@@ -320,7 +320,7 @@ class _ListReader:
             is_another_due = True
             while is_another_due:  # what an earlier run left comes first, then what is asked for
                 left = read_state(self._name, state)[1]
-                # a look back would leave that scan as it is, and `unfinished` would never be empty
+                # a scan from `since` would leave it as it is, and `unfinished` would never be empty
                 is_ordinary = left is not None and not left.plan.backfill
                 since_ms = None if is_ordinary else self._since_ms
                 is_another_due = is_ordinary and self._since_ms is not None

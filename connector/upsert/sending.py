@@ -331,7 +331,7 @@ class Sender:
         row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_at_ms, ())
 
     def _claim_found(self, connection: sa.Connection, row: RowInFlight, write: Write) -> bool:
-        """The person of a row that is an activity is known: it goes on as if it always had been."""
+        """The person of a row that is an activity is known: it continues as if it always was."""
         assert write.prospect_id is not None
         self._found_people |= dict.fromkeys(_contacts(write)[:1], write.prospect_id)
         row.prospect_id = write.prospect_id

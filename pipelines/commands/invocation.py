@@ -188,15 +188,18 @@ class Output:
         With `-q` it is a log line with a time and the run's id instead, and a lock that another
         run holds isn't reported.
         """
+        from connector.errors import Interrupted
         from connector.logs import get_logger, redact
 
         if self.is_quiet:
             if getattr(error, "exit_code", 1) != ALREADY_RUNNING:
                 get_logger("command").error("command.failed", message=redact(str(error)))
             return
-        whose = "Error" if account is None else f"Error (account {account})"
+        whose = "Error: " if account is None else f"Error (account {account}): "
+        if isinstance(error, Interrupted) and account is None:  # as the user wanted
+            whose = ""
         notes = "".join(f"  {redact(note)}\n" for note in getattr(error, "__notes__", ()))
-        sys.stderr.write(f"{whose}: {redact(str(error))}\n{notes}")
+        sys.stderr.write(f"{whose}{redact(str(error))}\n{notes}")
 
     def object(self, summary: Any) -> None:
         """Write the summary as JSON, if `--json` asked for it."""

@@ -1,9 +1,9 @@
 """The plan of notes, tasks and meetings on their own: whose each is, and which are there already.
 
-A row is one activity of a prospect who exists; nobody is created or changed. It is identified by
-its key, where the input has a column of keys, else by what it says of whom. A key is its source's
-own, but a row that has the same key and says the same in another source (a file that was renamed)
-isn't created again.
+A row is one activity of a prospect who exists; no prospect is created or changed. It is identified
+by its key, where the input has a column of keys, else by its prospect and content. A key is its
+source's own, but a row that has the same key and says the same in another source (a file that was
+renamed) isn't created again.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ from connector.upsert.rows.row_checks import ActivityRow, Reject
 ActivityCheck = Callable[[InputRow], ActivityRow | Reject]
 _CHUNK_ROWS = 5_000
 _DAY_MS = 86_400_000
-_DELETED = (
-    "prospect {id} was deleted in HiringCenter. Correct whom the row is about, or leave it out"
-)
+_DELETED = "prospect {id} was deleted in HiringCenter. Name another prospect, or leave the row out"
 _TWO_PEOPLE = (
     "email and phone belong to two different prospects ({email_id} and {phone_id}). Correct one of "
     "them, or name the prospect by its id in a column prospectId"
@@ -55,7 +53,7 @@ _NO_JSON = "a value of this row can't be written as JSON; change it to text or a
 
 
 class _Whom(NamedTuple):
-    """Whom a row is about. id: None where one look-up has to tell. reason: why nobody."""
+    """Whom a row is about. id: None if a look-up has to find out. reason: why it can't be sent."""
 
     id: str | None
     reason: str | None = None
@@ -227,7 +225,7 @@ class ActivityPlanner:
         if len(by_email) == len(by_phone) == 1 and by_email != by_phone:
             (email_id,), (phone_id,) = by_email, by_phone
             return _Whom(None, _TWO_PEOPLE.format(email_id=email_id, phone_id=phone_id))
-        # families share phones: one that isn't the email's as well decides only where there is none
+        # families share phones: a phone decides only where a row has no email
         ids = by_email if email else by_phone
         return _Whom(next(iter(ids)) if len(ids) == 1 else None)
 
@@ -288,7 +286,7 @@ class ActivityPlanner:
         self._on_planned(planned)
 
     def _touch(self, facts: _ChunkFacts, rows: Collection[int], people: Collection[str]) -> None:
-        """What rows of this push have repeated stays beyond its retention; written now and then."""
+        """Keep what rows of this push have repeated beyond its retention; written now and then."""
         now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
         ageing = {name for name in rows if facts.rows[name].seen_ms < ageing_ms}
