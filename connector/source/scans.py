@@ -213,7 +213,8 @@ class ResourceFacts(Stored):
     that the API neither shows nor denies. narrow_pages: kind → pages of the last such scan.
     filter_refused_ms: when the server refused the filter of this list; None: it takes it.
     found_per_hour: rows that the last full scan found changed or deleted, by the time since the one
-    before. parts_lost: page tokens don't last until the next pull.
+    before. parts_lost: page tokens don't last until the next pull. followed_ms: when rows last
+    landed whom events had named.
     """
 
     newest_ms: Mapping[str, int] = field(default_factory=dict)
@@ -231,6 +232,7 @@ class ResourceFacts(Stored):
     filter_refused_ms: int | None = None
     found_per_hour: float = 0.0
     parts_lost: bool = False
+    followed_ms: int | None = None
 
     def pages_of(self, plan: ScanPlan) -> int | None:
         """Pages that the last scan of the plan's kind read; None where there was none."""

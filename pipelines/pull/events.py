@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
@@ -57,6 +57,7 @@ _DAY_MS = 86_400_000
 _AT_ONCE = 4  # look-ups
 _PORTION = 100  # people who are looked up before they land
 _STRANGERS = 3  # in a portion with nobody else: then ids are misread
+_FOLLOWED = "followed_ms"  # in the inbox's notes, as in the facts of the list
 _LOOK_AGAIN_S = 0.25  # whether a drain has ended
 _log = get_logger("events")
 
@@ -170,6 +171,9 @@ class Follower:
 
     def why_not_covered(self, known: ResourceFacts) -> str | None:
         """known: of the list of prospects."""
+        followed_ms = self.inbox.notes(self._account).get(_FOLLOWED, 0)
+        if followed_ms > max(known.followed_ms or 0, known.last_full_ms or 0):
+            return "the destination is older than what events have brought, as if restored"
         return why_not_covered(
             self.facts(),
             trust_days=self._session.settings.webhooks.trust_days,
@@ -269,6 +273,7 @@ class Follower:
         known = destination.known(PROSPECTS, [*ids, *looked.gone])
         unlisted = set(destination.unlisted(PROSPECTS)).intersection(ids)
         before = run.counts["rows_written"]
+        run.facts = replace(run.facts, followed_ms=now_ms)
         landing.land_looked_up(PROSPECTS, looked.alive, looked.gone, at_s=looked.at_s)
         destination.unlist(PROSPECTS, sorted(unlisted), now_ms)
         lost = [each for each in looked.gone if each in known]
@@ -277,6 +282,8 @@ class Follower:
         brought = run.counts["rows_written"] - before
         postponed = [looked.people[each] for each in looked.undecided]
         settled = [looked.people[each] for each in (*ids, *looked.gone) if each in looked.people]
+        if brought:  # then the destination's state says so too, unless an older one is restored
+            self.inbox.change_notes(self._account, **{_FOLLOWED: now_ms})
         self.inbox.settle(self._account, settled, brought=brought)
         self.inbox.postpone(self._account, postponed, now_ms=now_ms)
         self.postponed += len(postponed)
