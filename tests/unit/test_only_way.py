@@ -22,6 +22,7 @@ ELSEWHERE = {
     "pipelines/destination/identity.py": "gethostname, to tell installations apart",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
     "pipelines/destination/labels.py": "spellings of an address, to name a server once",
+    "connector/webhooks/receiver.py": "listens for deliveries: it answers, and never sends first",
     "pipelines/running/monitoring.py": "reports failures to an address of the user's own",
 }
 """What may import them outside of the client, and why. The sandbox is a server: it sends nothing

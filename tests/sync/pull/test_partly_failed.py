@@ -199,7 +199,7 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
     database = Database(puller.settings.resolved_ledger_url)
     with database.write() as connection:
         connection.exec_driver_sql("DROP TABLE freshness_published")
-        for column in ("complete", "why_incomplete"):
+        for column in ("complete", "why_incomplete", "last_event_ms", "event_miss_rate"):
             connection.exec_driver_sql(f"ALTER TABLE freshness DROP COLUMN {column}")
         connection.exec_driver_sql(
             "UPDATE schema_versions SET version = 1 WHERE component = 'freshness'"
