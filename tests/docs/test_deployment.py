@@ -78,15 +78,13 @@ def test_cron_mails_nothing_while_all_is_well_and_log_lines_when_it_is_not(
 
     with people.open("a") as more:
         more.write("Bob,Lee,not-an-address\n")
+    with (folder / "config/hiringcenter.toml").open("a") as more:
+        more.write('[push.gone]\nfile = "gone.csv"\n')
     mail = cron(sync).splitlines()
     assert any("event=push.ended" in line and "rejected=1" in line for line in mail)
+    assert any("gone.csv" in line for line in mail)
     assert all(_LOG_LINE.match(line) for line in mail), mail
     assert "not-an-address" not in "".join(mail), "what a cell holds is in the rejects file alone"
-
-    people.unlink()
-    mail = cron(sync).splitlines()
-    assert any("people.csv" in line for line in mail)
-    assert all(_LOG_LINE.match(line) for line in mail), mail
     assert mail == (folder / "sync.log").read_text().splitlines()[-len(mail) :]
 
 

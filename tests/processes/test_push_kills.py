@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings
 from tests.processes.push_kills import environment, push_killed_before, push_under_fire
 from tests.processes.zygote import Zygote, signalled
+from tests.sync.push.conftest import results_waiting
 
 ROWS = 120
 
@@ -90,9 +92,11 @@ def test_changes_killed_in_flight_are_made_once_and_edits_stand(tmp_path: Path):
         assert ended == -signal.SIGKILL
         for person in sandbox.store.all("prospects"):
             sandbox.store.update("prospects", person["id"], {"company": "Edited"})
-        for _ in range(2):
-            zygote.start("push", "people.csv", "-q")
-            assert zygote.wait() == 0
+        settings = Settings(state_dir=tmp_path / "state")
+        with results_waiting(settings):
+            for _ in range(2):
+                zygote.start("push", "people.csv", "-q")
+                assert zygote.wait() == 0
         changed = Counter(change.id for change in sandbox.applied)
         assert (len(changed), set(changed.values())) == (8, {1})
         people = sandbox.store.all("prospects")

@@ -16,7 +16,7 @@ from tests.processes.undo_kills import APPLY, PUSH, Size, Trial
 def test_what_a_killed_push_changed_is_taken_back_by_a_killed_undo(tmp_path: Path):
     """Every readable field is as before, but those of people who were created, or edited since:
     exactly these are listed. The same file pushed again sends nothing."""
-    size = Size(updated=40, created=5, edited=4, kills=6)
+    size = Size(updated=20, created=3, edited=3, kills=4)
     trial = Trial(tmp_path, size, seed=11)
     trial.run(PUSH)
     assert trial.wrong == []
@@ -28,7 +28,7 @@ def test_what_a_killed_push_changed_is_taken_back_by_a_killed_undo(tmp_path: Pat
 def test_a_killed_apply_resumes(tmp_path: Path):
     """Each planned change is made once, field by field; people edited meanwhile are conflicts, and
     nothing of theirs is sent. Applied again, it costs no request."""
-    size = Size(updated=40, created=5, edited=0, kills=6, conflicts=4)
+    size = Size(updated=20, created=3, edited=0, kills=4, conflicts=3)
     trial = Trial(tmp_path, size, seed=12)
     trial.run(APPLY, takes_back=False)
     assert trial.wrong == []

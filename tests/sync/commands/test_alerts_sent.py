@@ -10,7 +10,9 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from connector.sandbox import Sandbox
+from connector.settings import load
 from tests.sync.commands.conftest import Run
+from tests.sync.push.conftest import results_waiting
 from tests.unit.operations.listener import Listener, listening
 
 PEOPLE = "First Name,Last Name,Email\nAda,Byron,ada@example.com\nBo,Nguyen,not-an-email\nCy,Ito,\n"
@@ -29,7 +31,8 @@ def test_rejects_of_a_push(
     monkeypatch.setenv("HIRINGCENTER_ALERTS__REJECT_THRESHOLD", threshold)
     with listening() as listener:
         monkeypatch.setenv("HIRINGCENTER_ALERTS__WEBHOOK_URL", listener.url)
-        assert run("push", "people.csv", "-q").code == 3
+        with results_waiting(load()):
+            assert run("push", "people.csv", "-q").code == 3
     sent = bodies(listener)
     assert len(sent) == told
     for alert in sent:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from connector.sandbox import Sandbox
+from connector.settings import load
 from tests.sync.commands.conftest import Run
+from tests.sync.push.conftest import results_waiting
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -40,25 +42,29 @@ def test_an_import_is_planned_applied_and_taken_back(
     Path("people.csv").write_text("\n".join(["firstName,lastName,email,title", *lines]) + "\n")
     assert run("pull", "-q").code == 0
     assert run("plan", "people.csv", "--out", "people.hcplan").code == 0
-    done = run("apply", "people.hcplan")
-    assert done.code == 0
-    again = run("apply", "people.hcplan", "--json")
-    assert (again.code, again.summary["requests"], again.summary["unchanged"]) == (0, 0, 2)
-    runs = run("runs", "--json").summary["runs"]
-    (run_id,) = [each["run_id"] for each in runs if each["kind"] == "apply" and each["updated"]]
-    asked = len(sandbox.requests)
-    dry = run("undo", run_id, "--dry-run")
-    ada = next(each for each in sandbox.store.all("prospects") if each["firstName"] == "Ada")
-    assert (dry.code, len(sandbox.requests)) == (3, asked)
-    stays = f"row 3: rejected: prospect {ada['id']} was created"
-    assert stays in dry.out
-    assert "Nothing was sent. It would take 2 requests" in dry.out
-    undone = run("undo", run_id)
-    assert undone.code == 3
-    before, _, after = undone.out.partition(stays)
-    assert f"Undoing run {run_id}: 1 prospect to look up and put back, 2 requests at most" in before
-    assert after
-    assert sandbox.store.get("prospects", old["id"])["title"] == old["title"]
-    second = run("undo", run_id[:-2], "--json")
-    assert (second.code, second.summary["requests"], second.summary["unchanged"]) == (0, 0, 2)
-    assert "already undone, by run" in second.err
+    with results_waiting(load()):
+        done = run("apply", "people.hcplan")
+        assert done.code == 0
+        again = run("apply", "people.hcplan", "--json")
+        assert (again.code, again.summary["requests"], again.summary["unchanged"]) == (0, 0, 2)
+        runs = run("runs", "--json").summary["runs"]
+        (run_id,) = [each["run_id"] for each in runs if each["kind"] == "apply" and each["updated"]]
+        asked = len(sandbox.requests)
+        dry = run("undo", run_id, "--dry-run")
+        ada = next(each for each in sandbox.store.all("prospects") if each["firstName"] == "Ada")
+        assert (dry.code, len(sandbox.requests)) == (3, asked)
+        stays = f"row 3: rejected: prospect {ada['id']} was created"
+        assert stays in dry.out
+        assert "Nothing was sent. It would take 2 requests" in dry.out
+        undone = run("undo", run_id)
+        assert undone.code == 3
+        before, _, after = undone.out.partition(stays)
+        assert (
+            f"Undoing run {run_id}: 1 prospect to look up and put back, 2 requests at most"
+            in before
+        )
+        assert after
+        assert sandbox.store.get("prospects", old["id"])["title"] == old["title"]
+        second = run("undo", run_id[:-2], "--json")
+        assert (second.code, second.summary["requests"], second.summary["unchanged"]) == (0, 0, 2)
+        assert "already undone, by run" in second.err

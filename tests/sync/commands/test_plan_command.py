@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +14,77 @@ from orjson import dumps
 from rich.console import Console
 
 from connector.budget import locks
-from connector.sandbox import Sandbox
-from connector.settings import load
+from connector.sandbox import Sandbox, SandboxOptions
+from connector.settings import Settings, load
 from connector.upsert.outbox.merge import UNKNOWN, FieldAction, FieldMerge, PersonMerge, Why
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.person_plan import PlannedRow
+from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.plan_view import PlanView, plan_lines
 from pipelines.running.account_outbox import outbox_database
 from tests.sync.commands.conftest import Ended, Run
+from tests.sync.push.conftest import results_waiting
 
 INPUTS = Path(__file__).parents[2] / "inputs"
 
 
-@pytest.fixture
-def people(sandbox: Sandbox, run: Run, tmp_path: Path) -> Path:
+KNOWN = [
+    {"firstName": name, "lastName": "Lovelace", "email": f"{name.lower()}@example.com",
+     "title": "Agent", "labels": ["a", "b"]}
+    for name in ("Ada", "Bea", "Cleo")
+]  # fmt: skip
+
+
+def people_file(folder: Path) -> Path:
     """Three people whom HiringCenter has as the file says, one whom it doesn't know, and a row that
-    can't be sent; after a pull."""
-    known = [
-        {"firstName": name, "lastName": "Lovelace", "email": f"{name.lower()}@example.com",
-         "title": "Agent", "labels": ["a", "b"]}
-        for name in ("Ada", "Bea", "Cleo")
-    ]  # fmt: skip
-    for record in known:
-        sandbox.store.create("prospects", record)
-    assert run("pull", "prospects", "-q").code == 0
-    path = tmp_path / "people.csv"
-    rows = [f"{each['firstName']},Lovelace,{each['email']},Agent,a;b" for each in known]
+    can't be sent."""
+    path = folder / "people.csv"
+    rows = [f"{each['firstName']},Lovelace,{each['email']},Agent,a;b" for each in KNOWN]
     rows += ["Dora,New,dora@example.com,Broker,", "Eve,Bad,nope,Broker,"]
     path.write_text("\n".join(["first name,last name,email,title,labels", *rows, ""]))
     return path
+
+
+@pytest.fixture
+def people(sandbox: Sandbox, run: Run, tmp_path: Path) -> Path:
+    """The file, after a pull."""
+    for record in KNOWN:
+        sandbox.store.create("prospects", record)
+    assert run("pull", "prospects", "-q").code == 0
+    return people_file(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pulled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Settings]]:
+    """Pulled once for all tests that only look."""
+    folder = tmp_path_factory.mktemp("pulled")
+    with Sandbox(SandboxOptions(prospects=60, notes=0, tasks=0, meetings=0)) as running:
+        for record in KNOWN:
+            running.store.create("prospects", record)
+        settings = Settings(
+            api_key=running.api_key, base_url=running.url, rate_limits="1000000/60s",
+            state_dir=folder / "state", duckdb_path=folder / "data.duckdb",
+        )  # fmt: skip
+        assert pull(settings, Wanted(("prospects",))).error is None
+        yield running, settings
+
+
+@pytest.fixture
+def server(pulled: tuple[Sandbox, Settings], monkeypatch: pytest.MonkeyPatch) -> Sandbox:
+    """Of the settings of a test that only looks."""
+    running, settings = pulled
+    monkeypatch.setenv("HIRINGCENTER_API_KEY", running.api_key)
+    monkeypatch.setenv("HIRINGCENTER_BASE_URL", running.url)
+    monkeypatch.setenv("HIRINGCENTER_RATE_LIMITS", "1000000/60s")
+    monkeypatch.setenv("HIRINGCENTER_STATE_DIR", str(settings.state_dir))
+    monkeypatch.setenv("HIRINGCENTER_DUCKDB_PATH", str(settings.duckdb_path))
+    return running
+
+
+@pytest.fixture
+def looked_at(server: Sandbox, tmp_path: Path) -> Path:
+    """The file of `people`, for a test that pushes and edits nothing."""
+    return people_file(tmp_path)
 
 
 def changes_of(path: Path) -> dict[int, dict[str, Any]]:
@@ -56,12 +99,12 @@ def planned(run: Run, people: Path, *options: str) -> tuple[Ended, dict[int, dic
     return ended, changes_of(changes)
 
 
-def test_a_plan_sends_no_request_and_changes_nothing(run: Run, sandbox: Sandbox, people: Path):
+def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, looked_at: Path):
     """Not even the first one of a key; the exit code says that a row would be rejected."""
-    before = len(sandbox.requests)
-    ended, changes = planned(run, people)
+    before = len(server.requests)
+    ended, changes = planned(run, looked_at)
     assert (ended.code, ended.summary["status"]) == (3, "ok")
-    assert (len(sandbox.requests), ended.summary["requests"]) == (before, 0)
+    assert (len(server.requests), ended.summary["requests"]) == (before, 0)
     assert (ended.summary["rows"], ended.summary["rejected"]) == (5, 1)
     assert (ended.summary["would_create"], ended.summary["cannot_be_undone"]) == (1, {"created": 1})
     assert changes[5]["outcome"] == "create"
@@ -75,7 +118,8 @@ def test_each_row_shows_what_it_would_change(
 ):
     """Old and new value of each field, the labels that go, what stays as somebody has changed it,
     and the note; what isn't known is found out first, once the copy isn't fresh."""
-    assert run("push", str(people), "-q").code == 3
+    with results_waiting(load()):
+        assert run("push", str(people), "-q").code == 3
     ids = {each["firstName"]: each["id"] for each in sandbox.store.all("prospects")}
     sandbox.store.update("prospects", ids["Bea"], {"title": "Boss"})
     assert run("pull", "prospects", "-q").code == 0
@@ -113,7 +157,8 @@ def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: 
     out = people.with_suffix(".hcplan")
     before = {each["id"]: each for each in sandbox.store.all("prospects")}
     ended, changes = planned(run, people, "--out", str(out))
-    assert run("apply", str(out), "-q").code == 3
+    with results_waiting(load()):
+        assert run("apply", str(out), "-q").code == 3
     for change in changes.values():
         if change["outcome"] == "update":
             expected = before[change["prospect_id"]] | {
@@ -126,40 +171,37 @@ def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: 
     assert run("plan", str(people), "--json").summary["would_request"] == 0
 
 
-@pytest.mark.parametrize("source", ["table", "sql", "job", "stdin"])
 def test_every_kind_of_input_is_planned_without_a_request(
-    run: Run, sandbox: Sandbox, people: Path, source: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, server: Sandbox, looked_at: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A pulled table changes nothing; the others are the file's rows."""
-    if source == "table":
-        arguments: tuple[str, ...] = ("--table", "prospects")
-    elif source == "sql":
-        arguments = ("--sql", "SELECT first_name, last_name, email, 'x' AS title FROM prospects")
-    elif source == "job":
-        monkeypatch.setenv("HIRINGCENTER_PUSH__SPRING__FILE", str(people))
-        arguments = ("--job", "spring")
-    else:
-        arguments = ("-",)
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(people.read_bytes())))
-    before = len(sandbox.requests)
-    ended = run("plan", *arguments, "--json")
-    assert ended.code in (0, 3), ended.err
-    assert len(sandbox.requests) == before
-    assert ended.summary["rows"] > 2
-    if source == "table":
-        assert ended.summary["would_request"] == 0
+    """A pulled table changes nothing; the others, SQL, a job and stdin, are the file's rows."""
+    monkeypatch.setenv("HIRINGCENTER_PUSH__SPRING__FILE", str(looked_at))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(looked_at.read_bytes())))
+    before = len(server.requests)
+    for arguments in (
+        ("--table", "prospects"),
+        ("--sql", "SELECT first_name, last_name, email, 'x' AS title FROM prospects"),
+        ("--job", "spring"),
+        ("-",),
+    ):
+        ended = run("plan", *arguments, "--json")
+        assert ended.code in (0, 3), ended.err
+        assert len(server.requests) == before
+        assert ended.summary["rows"] > 2
+        if arguments[0] == "--table":
+            assert ended.summary["would_request"] == 0
 
 
-def test_no_file_makes_a_plan_send_a_request(run: Run, sandbox: Sandbox, people: Path):
+def test_no_file_makes_a_plan_send_a_request(run: Run, server: Sandbox):
     """Whatever is in it, and whatever becomes of it."""
-    before = len(sandbox.requests)
+    before = len(server.requests)
     for path in sorted(INPUTS.iterdir())[::3]:
         ended = run("plan", str(path), "--ignore-unknown", "--json")
         assert ended.code in (0, 2, 3), ended.err
-    assert len(sandbox.requests) == before
+    assert len(server.requests) == before
 
 
-def test_activities_on_their_own_are_shown(run: Run, people: Path, tmp_path: Path):
+def test_activities_on_their_own_are_shown(run: Run, looked_at: Path, tmp_path: Path):
     """What would be attached to whom. They aren't kept as a plan: a push of the same file never
     creates them twice, an older plan might."""
     notes = tmp_path / "notes.csv"
@@ -185,8 +227,9 @@ def test_a_note_that_was_pushed_since_is_not_applied_again(
     )
     out = str(tmp_path / "notes.hcplan")
     assert run("plan", str(notes), "--out", out, "-q").code == 0
-    assert run("push", str(notes), "-q").code == 0
-    run("apply", out, "-q")
+    with results_waiting(load()):
+        assert run("push", str(notes), "-q").code == 0
+        run("apply", out, "-q")
     bodies = [each["body"] for each in sandbox.store.all("notes")]
     assert bodies.count("Called back") == 1
 
@@ -214,7 +257,8 @@ def test_a_dry_run_shows_the_same(run: Run, people: Path):
 
 def test_a_plan_needs_no_lock(run: Run, sandbox: Sandbox, people: Path):
     """It may run beside a push."""
-    assert run("push", str(people), "-q").code == 3
+    with results_waiting(load()):
+        assert run("push", str(people), "-q").code == 3
     database = outbox_database(load())
     with database.read() as connection:
         found = connection.exec_driver_sql("SELECT scope FROM outbox_scopes").scalar_one()
@@ -224,31 +268,31 @@ def test_a_plan_needs_no_lock(run: Run, sandbox: Sandbox, people: Path):
     database.close()
 
 
-def test_files_of_a_plan_are_private_and_complete(run: Run, people: Path, tmp_path: Path):
+def test_files_of_a_plan_are_private_and_complete(run: Run, looked_at: Path, tmp_path: Path):
     """They hold names and contacts. Where the plan fails, there are none."""
     out, changes = tmp_path / "people.hcplan", tmp_path / "people.jsonl"
     options = ("--out", str(out), "--changes", str(changes), "--json")
-    summary = run("plan", str(people), *options).summary
+    summary = run("plan", str(looked_at), *options).summary
     assert (summary["plan_file"], summary["changes_file"]) == (str(out), str(changes))
     assert [stat.S_IMODE(path.stat().st_mode) for path in (out, changes)] == [0o600] * 2
     out.unlink()
     changes.unlink()
-    people.write_bytes(people.read_bytes().replace(b"email", b"colour"))
-    assert run("plan", str(people), *options).code == 2
-    assert list(tmp_path.glob("*people.*")) == [people]
+    looked_at.write_bytes(looked_at.read_bytes().replace(b"email", b"colour"))
+    assert run("plan", str(looked_at), *options).code == 2
+    assert list(tmp_path.glob("*people.*")) == [looked_at]
 
 
-def test_another_file_is_never_overwritten(run: Run, people: Path):
+def test_another_file_is_never_overwritten(run: Run, looked_at: Path):
     """A mistyped option names it."""
-    content = people.read_bytes()
+    content = looked_at.read_bytes()
     for option in ("--out", "--changes"):
-        ended = run("plan", str(people), option, str(people), "--json")
+        ended = run("plan", str(looked_at), option, str(looked_at), "--json")
         assert ended.code == 2
         assert f"Name another file: {option} F" in ended.summary["error"]["message"]
-    assert people.read_bytes() == content
+    assert looked_at.read_bytes() == content
 
 
-def test_a_guessed_encoding_is_never_kept_to_be_sent(run: Run, people: Path, tmp_path: Path):
+def test_a_guessed_encoding_is_never_kept_to_be_sent(run: Run, server: Sandbox, tmp_path: Path):
     """A plan that is only looked at may guess, as a dry run may; one that `apply` sends may not."""
     path = str(INPUTS / "mac-roman.csv")
     assert run("plan", path, "--json").code == 0

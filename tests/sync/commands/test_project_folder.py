@@ -11,8 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from connector.sandbox import Sandbox
+from connector.settings import load
 from tests.sync.commands.conftest import Run
 from tests.sync.pull.conftest import dlt_credentials
+from tests.sync.push.conftest import results_waiting
 
 BINARY = Path(sys.executable).with_name("hiringcenter")
 
@@ -52,7 +54,9 @@ def test_the_state_is_the_users_from_every_folder(
     (tmp_path / "people.csv").write_text(people)
     file = str(tmp_path / "people.csv")
     monkeypatch.chdir(tmp_path / "one")
-    assert run("push", file, "--json").summary["created"] == 1
+    with results_waiting(load()):
+        assert run("push", file, "--json").summary["created"] == 1
     monkeypatch.chdir(tmp_path / "two")
-    assert run("push", file, "--json").summary["unchanged"] == 1
+    with results_waiting(load()):
+        assert run("push", file, "--json").summary["unchanged"] == 1
     assert len(run("runs", "--json").summary["runs"]) == 2

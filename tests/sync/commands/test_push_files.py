@@ -9,14 +9,17 @@ from typing import Any
 import duckdb
 
 from connector.sandbox import Sandbox
+from connector.settings import load
 from tests.sync.commands.conftest import Run
+from tests.sync.push.conftest import results_waiting
 
 INPUTS = Path(__file__).parents[2] / "inputs"
 
 
 def pushed(run: Run, path: Path, tmp_path: Path, *options: str) -> Any:
     rejects = ("--rejects", str(tmp_path / "rejects.csv"))
-    return run("push", str(path), *rejects, "--json", *options)
+    with results_waiting(load()):
+        return run("push", str(path), *rejects, "--json", *options)
 
 
 def people(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
@@ -77,7 +80,7 @@ def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
         "First Name,Last Name,Email\nAnn,Secretly,ann@example.com,5559871234\n"
         '"Bob" Hidden,x,bob@example.com\nCy,Fine,cy@example.com\n'
     )
-    ended = pushed(run, path, tmp_path)
+    ended = run("push", str(path), "--rejects", str(tmp_path / "rejects.csv"), "--json")
     assert (ended.code, ended.summary["rejected"], ended.summary["created"]) == (3, 2, 1)
     copy = tmp_path / "data" / "hiringcenter.duckdb"
     with duckdb.connect(str(copy), read_only=True) as connection:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from connector.sandbox import Sandbox
+from connector.settings import load
 from tests.sync.commands.conftest import Run
+from tests.sync.push.conftest import results_waiting
 
 
 def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
@@ -19,7 +21,8 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
         "First Name,Last Name,Email\nAda,Byron,ada@example.com\n<script>,X,not-an-email\n"
     )
     run("pull", "-q")
-    run("push", "people.csv", "-q")
+    with results_waiting(load()):
+        run("push", "people.csv", "-q")
     sandbox.options.active = False
     sandbox.requests.clear()
     ended = run("report", "--json")

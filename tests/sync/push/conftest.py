@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,10 +38,11 @@ def results_waiting(settings: Settings) -> Iterator[None]:
     """A pull is running, so pushes leave their results to it or to the next one: loading them takes
     three times as long as a small push."""
     prepare_state_dir(settings)
-    database = Database(settings.resolved_ledger_url)
-    with locks.take_lock(database, pull_lock_name(settings), run_id="test"):
+    with (
+        closing(Database(settings.resolved_ledger_url)) as database,
+        locks.take_lock(database, pull_lock_name(settings), run_id="test"),
+    ):
         yield
-    database.close()
 
 
 @pytest.fixture

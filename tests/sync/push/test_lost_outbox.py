@@ -18,6 +18,7 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import PlanFiles, plan_push, push
 from pipelines.running.checks import run_checks
+from tests.sync.push.conftest import results_waiting
 
 HEADER = "First Name,Last Name,E-mail,Title,note.body\n"
 ROWS = ["Ada,L,ada@example.org,Dr,Called", "Bob,B,bob@example.org,,", "Cy,Y,cy@example.org,Ms,"]
@@ -40,7 +41,8 @@ def either(request: pytest.FixtureRequest, settings: Settings) -> Settings:
 
 
 def push_file(settings: Settings, path: Path, **options: Any) -> PushReport:
-    return push(settings, PushRequest(file=str(path), **options))
+    with results_waiting(settings):
+        return push(settings, PushRequest(file=str(path), **options))
 
 
 def outbox_file(settings: Settings) -> Path:
@@ -195,14 +197,14 @@ def test_a_budget_that_is_lost_takes_its_outbox_back(
     push_file(settings, people)
     vanish(settings.state_dir / "ledger.db")
     sandbox.clear_log()
-    report = push_file(settings, people)
+    report = push(settings, PushRequest(file=str(people)))
     assert (report.exit_code, report.summary["unchanged"]) == (0, 3)
     assert sandbox.requests == []
 
 
 def test_a_pull_goes_on_without_the_outbox(settings: Settings, people: Path):
     """It has no part in what was lost, and makes no new outbox either; `check` says so."""
-    push_file(settings, people)
+    push(settings, PushRequest(file=str(people)))
     assert [check.ok for check in run_checks(settings)] == [True] * 5
     vanish(outbox_file(settings))
     (check,) = [check for check in run_checks(settings) if not check.ok]

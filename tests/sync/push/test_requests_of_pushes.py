@@ -17,6 +17,7 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
 from pipelines.running.progress import Progress, ProgressState
+from tests.sync.push.conftest import results_waiting
 
 _PEOPLE, _PAGE_ROWS = 30, 3
 _PAGES = _PEOPLE // _PAGE_ROWS
@@ -74,8 +75,11 @@ def pulled(settings: Settings) -> None:
 
 
 def pushed(settings: Settings, path: Path, progress: Progress | None = None) -> PushReport:
-    shown = None if progress is None else lambda _: progress
-    return push(settings, PushRequest(file=str(path)), shown)
+    request = PushRequest(file=str(path))
+    if progress is not None:
+        return push(settings, request, lambda _: progress)
+    with results_waiting(settings):
+        return push(settings, request)
 
 
 def requests(sandbox: Sandbox) -> Counter[str]:

@@ -12,6 +12,7 @@ from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
+from tests.sync.push.conftest import results_waiting
 
 
 @pytest.fixture
@@ -25,7 +26,8 @@ def people(tmp_path: Path) -> Path:
 
 
 def push_people(settings: Settings, path: Path) -> PushReport:
-    return push(settings, PushRequest(file=str(path)))
+    with results_waiting(settings):
+        return push(settings, PushRequest(file=str(path)))
 
 
 def rotate(sandbox: Sandbox, settings: Settings, key: str) -> Settings:

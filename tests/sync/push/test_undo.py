@@ -20,6 +20,7 @@ from pipelines.push.apply_and_undo import UndoRequest, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
+from tests.sync.push.conftest import results_waiting
 
 HEADER = "First Name,Last Name,E-mail,Phone,Title,Company,Labels"
 READABLE = (
@@ -63,11 +64,13 @@ def posts(sandbox: Sandbox) -> int:
 def push_rows(settings: Settings, folder: Path, *lines: str, header: str = HEADER) -> PushReport:
     path = folder / "people.csv"
     path.write_text("\n".join([header, *lines]) + "\n")
-    return push(settings, PushRequest(file=str(path)))
+    with results_waiting(settings):
+        return push(settings, PushRequest(file=str(path)))
 
 
 def undone(settings: Settings, run_id: str, **options: Any) -> PushReport:
-    return undo(settings, UndoRequest(run_id, **options))
+    with results_waiting(settings):
+        return undo(settings, UndoRequest(run_id, **options))
 
 
 def counts(report: PushReport) -> dict[str, int]:
@@ -96,7 +99,8 @@ def test_people_are_as_they_were_before_the_push(
     assert len(sandbox.requests) - asked == report.summary["requests"] <= 4
     assert "2 prospects to look up and put back, 4 requests at most" in announced[0]
     sent = posts(sandbox)
-    again = push(settings, PushRequest(file=str(tmp_path / "people.csv")))
+    with results_waiting(settings):
+        again = push(settings, PushRequest(file=str(tmp_path / "people.csv")))
     assert (posts(sandbox) - sent, counts(again)) == (0, {"unchanged": 2})
 
 
@@ -274,7 +278,8 @@ def test_what_is_known_from_an_older_copy_only_is_put_back_if_forced(
     pull(settings, Wanted(("prospects",)))
     path = tmp_path / "people.csv"
     path.write_text(f"{HEADER}\nAda,X,ada@example.org,,Prof,,\n")
-    pushed = push(settings, PushRequest(file=str(path), recheck=False))
+    with results_waiting(settings):
+        pushed = push(settings, PushRequest(file=str(path), recheck=False))
     report = undone(settings, pushed.summary["run_id"])
     assert (counts(report), report.exit_code) == ({"rejected": 1}, 3)
     assert "only from a copy, as of 20" in (report.noteworthy[0].message or "")
