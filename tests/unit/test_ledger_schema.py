@@ -14,6 +14,7 @@ from connector.budget.database import LEDGER_SCHEMA, LEDGER_TABLES, Database
 from connector.budget.ledger_schema import key_id
 from connector.history import FreshnessLog, History
 from connector.upsert.outbox.pairing import open_outbox
+from tests.processes.zygote import ROOT
 
 _TABLES = """
 SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND table_type = %s
@@ -62,7 +63,9 @@ def test_tables_in_public_are_moved_once_by_two_processes_at_once(postgres_url: 
     with psycopg.connect(postgres_url) as connection:
         connection.execute("CREATE TABLE of_another_program (id integer)")
     command = [sys.executable, "-c", _OPEN, postgres_url]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)
+    ]
     for process in both:
         _, printed = process.communicate(timeout=300)
         assert process.returncode == 0, printed
