@@ -73,6 +73,7 @@ of the last burst delays the whole push."""
 
 _MOST_PER_TURN = 500
 _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
+_SIGNALS_S = 0.5  # Python may overlook a signal until the main thread's wait ends
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
 
@@ -263,10 +264,12 @@ class Sender:
         arrived: list[_AnyArrival] = []
         if self._is_busy:
             hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
-            try:
-                arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else None))
-            except queue.Empty:
-                return None
+            while not arrived:
+                try:
+                    arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else _SIGNALS_S))
+                except queue.Empty:
+                    if hurried:
+                        return None
         while not self._arrivals.empty():
             arrived.append(self._arrivals.get())
         rows: list[_Arrival] = []

@@ -47,6 +47,7 @@ AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 FOUND_MAX = 100_000
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
+_SIGNALS_S = 0.5  # Python may overlook a signal until the main thread's wait ends
 _OTHERS = (
     Batch(ACCOUNT_TABLE, (), ACCOUNT_COLUMNS),
     results_batch([]),
@@ -122,8 +123,10 @@ class Fetching:
                     break
                 if not (self._running or self._arrived or self._taken):
                     return None
-                left_s = _CUT_AT * self._chunk_s - self._age_s()
-                self._changed.wait(max(0.01, left_s) if self._arrived or self._taken else None)
+                left_s = _SIGNALS_S
+                if self._arrived or self._taken:
+                    left_s = max(0.01, min(left_s, _CUT_AT * self._chunk_s - self._age_s()))
+                self._changed.wait(left_s)
             pages: dict[str, list[ScannedPage]] = {}
             for resource, page in self._arrived:
                 pages.setdefault(resource, []).append(page)
