@@ -9,6 +9,9 @@ from typing import Protocol
 _SINCE_BOOT = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Also counts while the machine sleeps: BOOTTIME on Linux, MONOTONIC on macOS."""
 
+SIGNALS_S = 0.5
+"""How long a main thread waits in one go: Python may overlook a signal until the wait ends."""
+
 
 class Clock(Protocol):
     """now_s: UTC epoch seconds, may step. monotonic_s: seconds that never step and count while the

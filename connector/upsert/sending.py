@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from connector.api.client import ApiClient
 from connector.budget.locks import HeldLock
-from connector.clock import SteadyClock
+from connector.clock import SIGNALS_S, SteadyClock
 from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
@@ -73,7 +73,6 @@ of the last burst delays the whole push."""
 
 _MOST_PER_TURN = 500
 _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
-_SIGNALS_S = 0.5  # Python may overlook a signal until the main thread's wait ends
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
 
@@ -266,7 +265,7 @@ class Sender:
             hurried = self._ending is not None and not isinstance(self._ending, Interrupted)
             while not arrived:
                 try:
-                    arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else _SIGNALS_S))
+                    arrived.append(self._arrivals.get(timeout=_GRACE_S if hurried else SIGNALS_S))
                 except queue.Empty:
                     if hurried:
                         return None

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connector.clock import Clock
+from connector.clock import SIGNALS_S, Clock
 from connector.errors import ConnectorError, Interrupted, Unexpected
 from connector.logs import get_logger
 from connector.settings import PullSettings
@@ -47,7 +47,6 @@ AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 FOUND_MAX = 100_000
 _PORTION_BYTES = AHEAD_BYTES // 2
 _CUT_AT = 0.8  # of `chunk_s`: while the chunk loads, fetching continues until then
-_SIGNALS_S = 0.5  # Python may overlook a signal until the main thread's wait ends
 _OTHERS = (
     Batch(ACCOUNT_TABLE, (), ACCOUNT_COLUMNS),
     results_batch([]),
@@ -123,7 +122,7 @@ class Fetching:
                     break
                 if not (self._running or self._arrived or self._taken):
                     return None
-                left_s = _SIGNALS_S
+                left_s = SIGNALS_S
                 if self._arrived or self._taken:
                     left_s = max(0.01, min(left_s, _CUT_AT * self._chunk_s - self._age_s()))
                 self._changed.wait(left_s)
