@@ -42,14 +42,13 @@ _log = get_logger("events")
 @dataclass
 class DrainReport:
     """looked_up, written, deleted: people. waiting: whom a later drain or pull looks up. left_to:
-    the pull that does it instead. polled_new: of the poll feed."""
+    the pull that does it instead."""
 
     run_id: str = ""
     looked_up: int = 0
     written: int = 0
     deleted: int = 0
     waiting: int = 0
-    polled_new: int = 0
     requests: int = 0
     published: bool = False
     left_to: str | None = None
@@ -230,7 +229,7 @@ class _Drains:
                 return
             try:
                 if has_new:
-                    report.polled_new = self._note_new(destination)
+                    self._note_new(destination)
                 landing = Landing(destination, {PROSPECTS: run}, session.settings.pull)
                 landing.create_tables()
                 if self._is_scan_cheaper(run.facts.pages, facts.waiting):
@@ -276,13 +275,12 @@ class _Drains:
         before = self._inbox.notes(self._account).get("polled", [])
         return not set(self._polled) <= set(before)
 
-    def _note_new(self, destination: Destination) -> int:
+    def _note_new(self, destination: Destination) -> None:
         known = destination.known(PROSPECTS, self._polled)
         new = [each for each in self._polled if each not in known]
         now_ms = int(self._session.clock.now_s() * 1000)
         self._inbox.note_polled(self._account, new, now_ms=now_ms)
         self._inbox.change_notes(self._account, polled=self._polled)
-        return len(new)
 
     # --- the end of a turn ------------------------------------------------------------------------
 
