@@ -21,9 +21,8 @@ import sqlalchemy as sa
 
 from connector.clock import SteadyClock
 from connector.upsert.guards import APPEARED, Guard
-from connector.upsert.outbox.bases import Bases, fields_of_item
 from connector.upsert.outbox.entries import Entries, Entry
-from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.merge import Person, lacks_names
 from connector.upsert.outbox.outbox import CONFLICT, Outbox, SentWrite, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results
@@ -120,13 +119,12 @@ class PlanApplier:
     ) -> None:
         self._outbox, self._plan, self._run_id = outbox, plan, options.run_id
         self._book, self._receipts = PlanBook(outbox, options, clock), Receipts(outbox.scope)
-        self._entries = Entries(outbox.scope)
-        self._bases = Bases(self._entries, outbox.hasher)
+        self._entries = Entries(outbox.scope, outbox.hasher)
         self._planned_ms, self._pulled = plan.header.planned_ms, pulled
         with outbox.database.read() as connection:
             sent = outbox.sent_by(connection, earlier)
             self._refused = {each.row_number: each for each in bad_rows(connection, earlier)}
-            self._source = self._bases.number(connection, plan.header.source)
+            self._source = self._entries.number(connection, plan.header.source)
         self._done = {(each.row_number, each.position): each for each in sent if _is_done(each)}
         self._own_people = {each.prospect_id for each in self._done.values() if each.prospect_id}
         self.columns: dict[str, None] = {}

@@ -33,8 +33,8 @@ from connector.upsert.delivery import (
     usable_item,
 )
 from connector.upsert.guards import Guard, GuardConflict, guarded
-from connector.upsert.outbox.bases import PersonRead, RowMemory, fields_of_item
-from connector.upsert.outbox.evidence import Evidence
+from connector.upsert.outbox.entries import RowMemory
+from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
 from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     CONTACTS,

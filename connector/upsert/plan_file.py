@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Self
 import orjson
 
 from connector.errors import PlanRefused, UsageError
-from connector.upsert.outbox.bases import Settlement
+from connector.upsert.outbox.entries import Settlement
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import (
     UNKNOWN,

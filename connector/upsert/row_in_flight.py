@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from connector.upsert.delivery import Item
 from connector.upsert.guards import Guard
-from connector.upsert.outbox.bases import PersonRead, RowMemory
-from connector.upsert.outbox.entries import Base
+from connector.upsert.outbox.entries import Base, RowMemory
+from connector.upsert.outbox.evidence import PersonRead
 from connector.upsert.outbox.merge import Person, PersonMerge
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.receipts import RowResult, Status

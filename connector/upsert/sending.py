@@ -33,9 +33,9 @@ from connector.upsert.looking import (
     ScannedPeople,
     SparedLooks,
 )
-from connector.upsert.outbox.bases import Bases, PersonRead, fields_of_item
 from connector.upsert.outbox.entries import Entries, unpacked
-from connector.upsert.outbox.evidence import Evidence
+from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
+from connector.upsert.outbox.exported_rows import as_exported
 from connector.upsert.outbox.matching import first_name, stored_first_name
 from connector.upsert.outbox.merge import (
     CONTACTS,
@@ -150,7 +150,7 @@ class Sender:
             self._scans = PeopleScans(outbox, options, scan, clock)
         self._looking = Looking(api, options.rules, outbox.hasher.cell, options.rechecks)
         self._spared = SparedLooks(options, self._looking, self._receipts, self._scans, clock)
-        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._entries = Entries(outbox.scope, outbox.hasher)
         self._rows = RowQueue(outbox, options.run_id)
         self._open: list[Write] = []
         self._in_flight: set[RowInFlight] = set()
@@ -190,7 +190,7 @@ class Sender:
         if self._settler.unreachable is not None and self.outcomes[Status.FAILED]:
             raise self._settler.unreachable
         with self._outbox.database.write() as connection:
-            self._bases.end_push(connection, self._options.source, self._clock.now_ms())
+            self._entries.end_push(connection, self._options.source, self._clock.now_ms())
 
     def _run(self, more: _More, is_left: Callable[[], bool]) -> None:
         # at the end no thread is joined: after a fatal error some may still wait for a permit, and
@@ -377,20 +377,17 @@ class Sender:
         merged = [
             row for row in rows if row.write.kind == PROSPECTS and row.write.row_alias is None
         ]
-        asked = []
-        for row in merged:
-            known = [found[each] for each in row.write.aliases if each in found]
-            is_named = row.write.exported is not None
-            id_ = known[0].prospect_id if known and not is_named else row.write.prospect_id
-            asked.append((row.write, orjson.loads(row.write.body), id_))
         if not merged:
             return
         writes = [row.write for row in merged]
-        entries = self._bases.find(connection, writes[0].source, writes)
-        memories = self._bases.memories(asked, entries)
-        for row, memory in zip(merged, memories, strict=True):
-            row.memory = self._bases.as_exported(row.write, memory)
-            row.siblings = unpacked(row.write.settles)[0] if row.write.settles else None
+        entries = self._entries.find_for(connection, writes[0].source, writes)
+        for row, write in zip(merged, writes, strict=True):
+            known = [found[each] for each in write.aliases if each in found]
+            is_named = write.exported is not None
+            id_ = known[0].prospect_id if known and not is_named else write.prospect_id
+            memory = self._entries.memory(write, orjson.loads(write.body), id_, entries)
+            row.memory = as_exported(self._entries, write, memory)
+            row.siblings = unpacked(write.settles)[0] if write.settles else None
 
     def _claim_row(
         self, connection: sa.Connection, row: RowInFlight, found: Mapping[int, Receipt]

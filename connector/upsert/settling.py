@@ -18,8 +18,8 @@ from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.guards import APPEARED, GuardConflict
-from connector.upsert.outbox.bases import Bases, Settlement, fields_of_item
-from connector.upsert.outbox.entries import Entries, Refusal, Refusals, unpacked
+from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
+from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.matching import (
     conflict_with,
     first_name,
@@ -116,7 +116,7 @@ class Settler:
     ) -> None:
         self._outbox, self._receipts, self._images = outbox, receipts, images
         self._options, self._clock, self._server_ms = options, clock, server_ms
-        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._entries = Entries(outbox.scope, outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
         learnt = outbox.learnt()
@@ -292,7 +292,7 @@ class Settler:
         # of an undo nothing: the same input pushed again finds its own values settled, and keeps
         # these
         if row.memory is not None and not row.undoes:
-            settlement = self._bases.settlement(
+            settlement = self._entries.settlement(
                 row.write,
                 row.memory,
                 row.merged.settled if row.merged else row.memory.row.says.keys(),
@@ -328,7 +328,7 @@ class Settler:
         shown = new_shown(sent, fields_of_item(item), self._cell)
         own = {name: pair for name, pair in shown.items() if pair[0] in known.get(name, ())}
         accepted = settlement.accepted(row.prospect_id, own, self._clock.now_ms())
-        self._bases.put(connection, write.source, [accepted])
+        self._entries.put(connection, write.source, [accepted])
 
     def _settle_meeting(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
@@ -414,7 +414,7 @@ class Settler:
             self.uncertain |= write.uncertain_names
             if write.settles is not None:  # kept, until it is known
                 kept = Settlement.from_bytes(write.settles)
-                self._bases.put(connection, write.source, [kept])
+                self._entries.put(connection, write.source, [kept])
             if write.kind == PROSPECTS and write.prospect_id is not None:
                 self._receipts.doubt(connection, write.prospect_id, self._clock.now_ms())
             row.fail(UNCERTAIN)
@@ -532,7 +532,7 @@ class Settler:
         moment_ms = now_ms if server_now_ms is None else server_now_ms
         refused = Refusal(asked, about, reason, max(moment_ms, known_ms or 0))
         refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
-        refusals.put(connection, self._bases.contacts(write)[0], refused, now_ms)
+        refusals.put(connection, self._entries.contacts(write)[0], refused, now_ms)
 
     def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
         """An undo is done with a person, whether it has put them back or left them alone."""

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, Self
 
 import orjson
 
-from connector.upsert.outbox.bases import Bases, FoundEntries, RowMemory, fields_of_item
-from connector.upsert.outbox.entries import Refusal
+from connector.upsert.outbox.entries import Entries, FoundEntries, Refusal, RowMemory
 from connector.upsert.outbox.matching import (
+    ALWAYS_READ,
+    READ_AS,
     Name,
     OtherPerson,
     first_name,
@@ -26,8 +27,55 @@ from connector.upsert.outbox.matching import (
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, Write
 from connector.upsert.outbox.receipts import Receipt, Receipts
 from connector.upsert.rows import MANNERS
+from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 
 Disputed = Mapping[int, tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRead:
+    """A prospect as the copy, or a scan, has shown them.
+
+    fields: by the names they are written under. read_ms: when the request began that read them; 0
+    if they weren't read, and `fields` is what is known without that.
+    alone: their contacts, of email and phone, that nobody else has.
+    """
+
+    id: str
+    fields: Mapping[str, Any]
+    read_ms: int
+    updated_at_ms: int | None
+    alone: tuple[str, ...]
+
+    def to_bytes(self) -> bytes:
+        """`Write.seen`."""
+        stored = [self.id, self.fields, self.read_ms, self.updated_at_ms, self.alone]
+        return orjson.dumps(stored, default=str)
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        id_, fields, read_ms, updated_at_ms, alone = orjson.loads(stored)
+        return cls(id_, fields, read_ms, updated_at_ms, tuple(alone))
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As the API shows it."""
+        shown = {READ_AS.get(name, name): value for name, value in self.fields.items()}
+        return {**shown, "id": self.id, "updatedAt": self.updated_at_ms}
+
+
+def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:
+    """A prospect that was read, by the names that its fields are written under. An absent field is
+    unknown; so is a null of the copy, which may stand for an absent one, in a field that the
+    contract doesn't name."""
+    fields = {}
+    for name in PROSPECT_FIELDS:
+        read_as = READ_AS.get(name, name)
+        if read_as in item:
+            is_told = not of_copy or item[read_as] is not None or read_as in ALWAYS_READ
+            if is_told:
+                fields[name] = item[read_as]
+    return fields
 
 
 class PulledProspect(NamedTuple):
@@ -267,17 +315,17 @@ class EvidenceFinder:
         pulled: Pulled,
         *,
         source: str,
-        bases: Bases,
+        entries: Entries,
     ) -> None:
         self._outbox, self._receipts, self.pulled = outbox, receipts, pulled
-        self._bases, self._source_name = bases, source
+        self._entries, self._source_name = entries, source
         self._source = outbox.hasher.alias("source", source)
         self._uncertain = outbox.uncertain()
         self._open = {name for write in outbox.open_sends() for name in write.person_names}
         with outbox.database.read() as connection:
             self._disputed = receipts.disputed(connection)
-            self._is_first_push = bases.is_new(connection, source)
-            self._is_anything_settled = bases.has_sources(connection)
+            self._is_first_push = entries.is_new(connection, source)
+            self._is_anything_settled = bool(entries.numbers(connection))
         self._unsettled = self._open | {name for name, _, _ in self._uncertain}
         self._unsettled |= self._disputed.keys()
         self.deleted: set[str] = set()
@@ -302,7 +350,7 @@ class EvidenceFinder:
         with self._outbox.database.read() as connection:
             receipts = self._receipts.find(connection, aliases)
             if self._is_anything_settled:
-                entries = self._bases.find(connection, self._source_name, writes)
+                entries = self._entries.find_for(connection, self._source_name, writes)
             else:
                 entries = FoundEntries({}, 0)
         return ContactFacts(receipts, entries)
@@ -370,15 +418,11 @@ class EvidenceFinder:
     def _add_memories(
         self, rows: Sequence[Sequence[Write]], evidence: Mapping[int, Evidence], facts: ContactFacts
     ) -> None:
-        asked = [
-            (write, own.payload, write.prospect_id or (own.best.prospect_id if own.best else None))
-            for write, *_ in rows
-            for own in [evidence[write.row_number]]
-        ]
-        memories = self._bases.memories(asked, facts.entries)
-        for (write, *_), memory in zip(rows, memories, strict=True):
+        for write, *_ in rows:
             if write.row_alias is None:
-                evidence[write.row_number].memory = memory
+                own = evidence[write.row_number]
+                id_ = write.prospect_id or (own.best.prospect_id if own.best else None)
+                own.memory = self._entries.memory(write, own.payload, id_, facts.entries)
 
     def waits(self, write: Write, prospect_id: str | None) -> bool:
         """Whether a write to this person has no answer yet."""

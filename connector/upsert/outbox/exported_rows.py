@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import orjson
 
-from connector.upsert.outbox.bases import Exported, fields_of_item
-from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.entries import VERSION, Entries, Entry, RowMemory, packed, unpacked
+from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.matching import Hasher, is_nothing, same_value
+from connector.upsert.outbox.merge import Remembered, Row
+from connector.upsert.outbox.outbox import Write
 from connector.upsert.rows.cells import InputRow, is_empty, is_error_word, text_of
 from connector.upsert.rows.column_mapping import ColumnPlan
 from connector.upsert.rows.row_checks import Reject, Validator, ValidRow
@@ -37,6 +39,32 @@ _NO_CONTACT = (
     "this person has neither email nor phone, by which HiringCenter finds whom to change, so "
     "nothing of the row is sent"
 )
+
+
+class Exported(NamedTuple):
+    """What a row of a pulled table was exported as.
+
+    updated_at_ms: its version; None if it doesn't say. is_known: the copy still has that version.
+    was: field → fingerprint of what the version has, for fields that the row says otherwise.
+    added: fields that the version doesn't have, so that somebody has added them to the export.
+    reason: why nothing of the row is sent, whatever it says.
+    """
+
+    updated_at_ms: int | None
+    is_known: bool = True
+    was: Mapping[str, bytes] = {}
+    added: tuple[str, ...] = ()
+    reason: str | None = None
+
+    def to_bytes(self) -> bytes:
+        was = {name: cell.hex() for name, cell in self.was.items()}
+        return orjson.dumps([self.updated_at_ms, self.is_known, was, self.added, self.reason])
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        updated_at_ms, is_known, was, added, reason = orjson.loads(stored)
+        cells = {name: bytes.fromhex(cell) for name, cell in was.items()}
+        return cls(updated_at_ms, is_known, cells, tuple(added), reason)
 
 
 class ExportedRows:
@@ -130,6 +158,38 @@ class ExportedRows:
             if name in theirs and name not in MANNERS and not same_value(name, value, theirs[name])
         }
         return Exported(version_ms, was=was, added=added)
+
+
+def as_exported(entries: Entries, write: Write, memory: RowMemory) -> RowMemory:
+    """What is remembered for a row of a pulled table: its entry, while that is of the same
+    version; else what it was exported as, as if this source had settled that.
+
+    Where the copy no longer has the version, what the row says now stands for it: nothing that
+    differs is sent, and all of it is reported.
+    """
+    if write.exported is None:
+        return memory
+    exported, says, cell = (
+        Exported.from_bytes(write.exported),
+        memory.row.says,
+        entries.hasher.cell,
+    )
+    before, shown = unpacked(memory.entry.cells) if memory.entry else ({}, {})
+    mark = frozenset((cell(VERSION, exported.updated_at_ms),))
+    is_same = before.get(VERSION) == mark
+    base: dict[str, frozenset[bytes]] = {VERSION: mark}
+    for name, value in says.items():
+        if name in before and (is_same or name in exported.added):
+            base[name] = before[name]
+        elif name not in exported.added and name not in MANNERS:
+            base[name] = frozenset((exported.was.get(name) or cell(name, value),))
+    contacts = entries.contacts(write)
+    names = entries.hasher.entry_names(says.get("firstName"), says.get("lastName"))
+    new = Entry(contacts[0], 0, write.prospect_id, 1, names, None, b"", 0)
+    entry = (memory.entry or new)._replace(cells=packed(base, shown))
+    remembered = memory.row.remembered
+    row = Row(says, Remembered(base, shown, remembered.others))
+    return memory._replace(row=row, entry=entry)
 
 
 def _text(value: Any) -> str:

@@ -11,9 +11,23 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
-from connector.upsert.outbox.bases import Bases, PersonRead, RowMemory, Settlement, fields_of_item
-from connector.upsert.outbox.entries import Base, packed
-from connector.upsert.outbox.evidence import ContactFacts, Evidence, Pulled, PulledProspect
+from connector.upsert.outbox.entries import (
+    VERSION,
+    Base,
+    Entries,
+    RowMemory,
+    Settlement,
+    packed,
+)
+from connector.upsert.outbox.evidence import (
+    ContactFacts,
+    Evidence,
+    PersonRead,
+    Pulled,
+    PulledProspect,
+    fields_of_item,
+)
+from connector.upsert.outbox.exported_rows import Exported, as_exported
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
@@ -166,7 +180,7 @@ class PersonPlanner:
 
     def __init__(
         self,
-        bases: Bases,
+        entries: Entries,
         pulled: Pulled,
         rules: MergeRules,
         *,
@@ -179,7 +193,7 @@ class PersonPlanner:
         self._lookups_left: float = lookups
         self._lookups = self._finds_left = lookups
         self._finds_all = finds_all
-        self._bases, self._pulled, self._rules = bases, pulled, rules
+        self._entries, self._pulled, self._rules = entries, pulled, rules
         self._now_ms, self._rechecks = now_ms, rechecks
         read_ms = pulled.complete_ms
         self.is_copy_fresh = read_ms is not None and 0 <= now_ms - read_ms < fresh_ms
@@ -219,7 +233,7 @@ class PersonPlanner:
             ]
         theirs = self._person(rows, prospect_id)
         known = [
-            self._bases.as_exported(write, memory)
+            as_exported(self._entries, write, memory)
             for (write, _), memory in zip(rows, known, strict=True)
         ]
         merged = merge([memory.row for memory in known], theirs, rules, self._cell)
@@ -295,7 +309,7 @@ class PersonPlanner:
 
     def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
         """The row of somebody who was deleted in HiringCenter, pushed before bases were kept."""
-        settlement = self._bases.settlement(
+        settlement = self._entries.settlement(
             write, memory, memory.row.says, {}, prospect_id=None, rows=1, at_ms=self._now_ms
         )
         return replace(self._stays_deleted(memory), settlement=settlement)
@@ -329,7 +343,7 @@ class PersonPlanner:
         id_, source = copied.id, facts.entries.source
         if (write.prospect_id or id_) != id_ or lacks_names(says):
             return None
-        contacts, own = self._bases.contacts(write), None
+        contacts, own = self._entries.contacts(write), None
         for contact in contacts:
             receipt = facts.receipts.get(contact)
             if receipt is not None and (
@@ -345,7 +359,10 @@ class PersonPlanner:
             return None
         if own is not None and write.exported is None:
             return Alike(id_, None)
-        settlement = self._bases.whole(write, says, id_, contacts, self._now_ms)
+        version = {}
+        if write.exported is not None:
+            version[VERSION] = Exported.from_bytes(write.exported).updated_at_ms
+        settlement = self._entries.whole(write, says, id_, contacts, self._now_ms, version)
         if own is None:
             return Alike(id_, settlement)
         is_same = settlement.entry.cells == own.cells  # else it was exported as another version
@@ -479,7 +496,7 @@ class PersonPlanner:
         sent = {each.name: each.ours for each in merged.to_send}
         waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
-        settlement = self._bases.settlement(
+        settlement = self._entries.settlement(
             write,
             memory,
             settled,
@@ -498,7 +515,7 @@ class PersonPlanner:
 
     @property
     def _cell(self):  # type: ignore[no-untyped-def]
-        return self._bases.hasher.cell
+        return self._entries.hasher.cell
 
 
 def _name(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:

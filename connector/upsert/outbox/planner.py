@@ -17,9 +17,9 @@ from typing import Any, Literal
 import orjson
 
 from connector.clock import SteadyClock
-from connector.upsert.outbox.bases import Bases, Exported, Settlement
-from connector.upsert.outbox.entries import Entries, Refusal, Refusals
+from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
+from connector.upsert.outbox.exported_rows import Exported
 from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
 from connector.upsert.outbox.merge import (
     LABELS_SENT,
@@ -235,12 +235,9 @@ class PlanBook:
         in_one_write: int = 5_000,
     ) -> None:
         self._outbox, self._clock, self._dry_run = outbox, clock, dry_run
-        self._source, self._run_id, self._in_one_write = (
-            options.source,
-            options.run_id,
-            in_one_write,
-        )
-        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._source, self._run_id = options.source, options.run_id
+        self._in_one_write = in_one_write
+        self._entries = Entries(outbox.scope, outbox.hasher)
         self._results = ResultStore(outbox.database, outbox.scope, options.destination)
         self._receipts = Receipts(outbox.scope)
         self.writes: list[Write] = []
@@ -275,7 +272,7 @@ class PlanBook:
             with self._outbox.database.write() as connection:
                 if gone[part]:
                     self._receipts.forget_people(connection, gone[part])
-                self._bases.put(connection, self._source, settled[part])
+                self._entries.put(connection, self._source, settled[part])
                 self._outbox.plan(connection, writes[part], self._clock.now_ms())
                 self._results.put(connection, self._run_id, found[part], at_ms)
 
@@ -299,12 +296,12 @@ class Planner:
             outbox, options, clock, dry_run=dry_run, in_one_write=2 * _MOST_UNSTORED
         )
         self.counts = self._book.counts
-        self._bases = Bases(Entries(outbox.scope), outbox.hasher)
+        self._entries = Entries(outbox.scope, outbox.hasher)
         self._finder = EvidenceFinder(
-            outbox, self._receipts, pulled, source=options.source, bases=self._bases
+            outbox, self._receipts, pulled, source=options.source, entries=self._entries
         )
         self._merging = PersonPlanner(
-            self._bases,
+            self._entries,
             pulled,
             options.rules,
             now_ms=clock.now_ms(),
@@ -320,7 +317,7 @@ class Planner:
         self._on_reject: Callable[[Reject], None] = lambda _: None
         self._on_planned: Callable[[PlannedRow], None] | None = None
         with outbox.database.read() as connection:  # 0: no earlier push has settled anything
-            self._source = self._bases.number(connection, options.source)
+            self._source = self._entries.number(connection, options.source)
 
     def plan(
         self,
@@ -405,7 +402,7 @@ class Planner:
         }
         staging.store_alike(
             result,
-            lambda connection: self._bases.make_number(connection, self._options.source),
+            lambda connection: self._entries.make_number(connection, self._options.source),
             self._clock.now_ms(),
         )
 
@@ -421,7 +418,9 @@ class Planner:
         self._has_entries = facts.entries.source != 0
         evidence = self._finder.gather(rest, facts)
         with self._outbox.database.read() as connection:
-            firsts = {self._bases.contacts(write)[0] for write in writes if write.row_alias is None}
+            firsts = {
+                self._entries.contacts(write)[0] for write in writes if write.row_alias is None
+            }
             self._refused = self._refusals.find(connection, firsts)
         for person, alike in people:
             if alike is None:
@@ -536,7 +535,7 @@ class Planner:
 
     def _tried_before(self, write: Write, own: Evidence, known: str | None) -> Refusal | None:
         """How a row was refused that isn't tried again while nothing has changed; else None."""
-        refused = self._refused.get(self._bases.contacts(write)[0])
+        refused = self._refused.get(self._entries.contacts(write)[0])
         if refused is None or self._options.force:
             return None
         if refused.asked != self._options.asked(write.content, self._outbox.hasher):
@@ -557,7 +556,7 @@ class Planner:
         if not self._has_entries:
             return plan
         with self._outbox.database.read() as connection:
-            namesakes = self._bases.namesakes(connection, self._source, own.payload)
+            namesakes = self._entries.namesakes(connection, self._source, own.payload)
         for entry, contacts in namesakes:
             if self._staging.rows_with(contacts) < entry.rows:
                 about = entry.prospect_id or "another prospect"

@@ -18,8 +18,7 @@ import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.logs import redact
-from connector.upsert.outbox.bases import Settlement
-from connector.upsert.outbox.entries import Entry
+from connector.upsert.outbox.entries import Entry, Settlement
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import copy_rows, entries, entry_contacts, results

@@ -68,27 +68,28 @@ def test_one_value_has_one_hash():
 
 def test_a_source_has_one_number_and_is_new_until_a_push_ends(database: Database):
     """Sources of another account are others."""
-    mine, others = Entries(42), Entries(43)
+    mine, others = Entries(42, HASHER), Entries(43, HASHER)
     with database.write() as connection:
-        number = mine.make_source(connection, 7)
-        assert mine.find_source(connection, 7) == mine.make_source(connection, 7) == number
-        assert not mine.was_pushed(connection, number)
-        assert others.find_source(connection, 7) == 0
-        mine.end_push(connection, number, at_ms=5)
-        assert mine.was_pushed(connection, number)
+        assert mine.number(connection, "in.csv") == 0
+        number = mine.make_number(connection, "in.csv")
+        assert mine.number(connection, "in.csv") == mine.make_number(connection, "in.csv") == number
+        assert mine.is_new(connection, "in.csv")
+        assert others.number(connection, "in.csv") == 0
+        mine.end_push(connection, "in.csv", at_ms=5)
+        assert not mine.is_new(connection, "in.csv")
         assert mine.numbers(connection) == {number}
 
 
 def test_an_entry_is_found_by_every_contact_that_it_ever_had(database: Database):
     """Of every source; settled again, it is replaced, and its contacts stay."""
-    entries = Entries(42)
+    entries = Entries(42, HASHER)
     with database.write() as connection:
-        one, other = (entries.make_source(connection, source) for source in (7, 8))
+        one, other = (entries.make_number(connection, source) for source in ("a", "b"))
         first, twin = entry(1, one), entry(2, other)
-        entries.put(connection, one, [(first, (1, 2))])
-        entries.put(connection, other, [(twin, (2,))])
+        entries.put(connection, "a", [(first, (1, 2))])
+        entries.put(connection, "b", [(twin, (2,))])
         again = first._replace(cells=b"new", prospect_id=None)
-        entries.put(connection, one, [(again, (3,))])
+        entries.put(connection, "a", [(again, (3,))])
         found = entries.find(connection, [1, 2, 3, 4])
     assert {alias: set(each) for alias, each in found.items()} == {
         1: {again}, 2: {twin, again}, 3: {again},

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from connector.upsert.outbox.bases import Exported
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
-from connector.upsert.outbox.exported_rows import ExportedRows
+from connector.upsert.outbox.exported_rows import Exported, ExportedRows
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.rows.cells import NOT_COMPUTED, InputRow
 from connector.upsert.rows.column_mapping import ColumnMapping, ColumnPlan, match_columns

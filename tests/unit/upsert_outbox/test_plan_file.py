@@ -12,8 +12,7 @@ import orjson
 import pytest
 
 from connector.errors import PlanRefused, UsageError
-from connector.upsert.outbox.bases import Settlement
-from connector.upsert.outbox.entries import Entry
+from connector.upsert.outbox.entries import Entry, Settlement
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import (
     UNKNOWN,
