@@ -257,6 +257,7 @@ def run_drain(
         log.info(
             "drain.turn", looked_up=report.looked_up, written=report.written,
             deleted=report.deleted, waiting=report.waiting, published=report.published,
+            seconds=round(report.seconds, 1), waited_s=round(report.waited_s, 1),
         )  # fmt: skip
 
     report = drain(settings, every_s=every_s, watches=watches, on_turn=show)

@@ -22,6 +22,7 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name
 from pipelines.pull.chunks import Landing
 from pipelines.pull.events import (
+    POLL_PATIENCE_S,
     PROBE_EVERY_S,
     PROSPECTS,
     Follower,
@@ -32,7 +33,8 @@ from pipelines.pull.events import (
 from pipelines.pull.run_tables import RunRecorder
 from pipelines.running.session import Session, open_session
 
-TURN_S = 40.0  # of look-ups, in one go
+TURN_S = 40.0  # of look-ups, in one go …
+_SHORT_TURN_S = 10.0  # … and while what has landed waits to be published
 WATCH_FLUSH_S = 5.0
 _FEW = 10  # look-ups that are never left to a full scan
 _POLLED_MAX = 5000  # ids of the last poll
@@ -42,7 +44,7 @@ _log = get_logger("events")
 @dataclass
 class DrainReport:
     """looked_up, written, deleted: people. waiting: whom a later drain or pull looks up. left_to:
-    the pull that does it instead."""
+    the pull that does it instead. seconds: of the turn, waited_s of which for the budget."""
 
     run_id: str = ""
     looked_up: int = 0
@@ -54,6 +56,8 @@ class DrainReport:
     left_to: str | None = None
     why_not_covered: str | None = None
     error: ConnectorError | None = None
+    seconds: float = 0.0
+    waited_s: float = 0.0
 
     def facts(self) -> dict[str, Any]:
         names = ("run_id", "looked_up", "written", "deleted", "waiting", "requests", "published")
@@ -83,7 +87,7 @@ def drain(
     """Look up whom events have named, once or every `every_s` seconds until a signal.
 
     watches: ask the poll feed for new people in each turn. on_turn: called after each turn that did
-    something.
+    something, or waited for the budget.
 
     Raises:
         MissingKey, BudgetError: no request was sent.
@@ -96,7 +100,7 @@ def drain(
         follower = Follower(session, open_inbox(settings, session.ledger))
         stack.callback(lambda: follower.inbox.close())
         flush_s = WATCH_FLUSH_S if watches else settings.webhooks.flush_s
-        turns = _Drains(session, follower, flush_s=flush_s, watching=watching)
+        turns = Drains(session, follower, flush_s=flush_s, watching=watching)
         if every_s is None:
             return turns.take(is_last=True)
         return turns.take_until_stopped(every_s, on_turn)
@@ -121,8 +125,8 @@ class _Spent:
         self.by_minute.append((minute, count))
 
 
-class _Drains:
-    """The turns of one process."""
+class Drains:
+    """The turns of one process. flush_s: between two publications."""
 
     def __init__(
         self,
@@ -135,7 +139,7 @@ class _Drains:
         self._session, self._follower, self._flush_s = session, follower, flush_s
         self._account = account_of(session.settings)
         self._label = destination_label(session.settings)
-        self._published_s = -inf
+        self._publish_at_s = -inf
         self._is_behind = True  # as far as it is known: an earlier drain may have been killed
         self._polled: list[str] = []
         self._total = DrainReport()
@@ -160,7 +164,7 @@ class _Drains:
                 _log.warning("drain.failed", why=str(report.error))
                 if report.error.exit_code == 2:  # a refused key doesn't get better by itself
                     return report
-            if report.looked_up or report.published or report.error:
+            if report.looked_up or report.published or report.error or report.waited_s >= 1:
                 on_turn(report)
             if clock.sleep(self._wait_s(began_s, every_s), stop):
                 last = self.take(is_last=True, looks=False)
@@ -173,18 +177,19 @@ class _Drains:
         now_s = self._session.clock.monotonic_s()
         next_s = began_s + every_s
         if self._is_behind:
-            next_s = min(next_s, self._published_s + self._flush_s)
+            next_s = min(next_s, self._publish_at_s)
         return max(0.05, next_s - now_s)
 
     def take(self, *, is_last: bool = False, looks: bool = True) -> DrainReport:
         """One turn. is_last: publish whatever has landed. looks: look people up."""
         session, report = self._session, DrainReport(run_id=self._session.run_id)
+        began_s, waited_s = session.clock.monotonic_s(), session.budget.waited_s
         if not self._inbox.is_in_place():  # the receiver has begun a new one
             self._inbox.close()
             self._follower.inbox = open_inbox(session.settings, session.ledger)
         before = self._requests_before = session.client.requests
         try:
-            self._turn(report, is_last=is_last, looks=looks)
+            self._turn(report, began_s, is_last=is_last, looks=looks)
         except AlreadyRunning as error:
             report.left_to = error.holder
             _log.info("drain.left_to", holder=error.holder)
@@ -195,6 +200,8 @@ class _Drains:
             self._spent.add(report.requests, session.clock.now_s())
             self._inbox.change_notes(self._account, spent=[*self._spent.by_minute])
         report.waiting = self._follower.facts().waiting
+        report.seconds = session.clock.monotonic_s() - began_s
+        report.waited_s = session.budget.waited_s - waited_s
         if report.error is not None:
             self._add_to_day({}, report.error)
         for name in ("looked_up", "written", "deleted", "requests"):
@@ -203,7 +210,7 @@ class _Drains:
         self._total.published |= report.published
         return report
 
-    def _turn(self, report: DrainReport, *, is_last: bool, looks: bool) -> None:
+    def _turn(self, report: DrainReport, began_s: float, *, is_last: bool, looks: bool) -> None:
         session, clock = self._session, self._session.clock
         most = inf if self._spent is None else self._spent.left(clock.now_s())
         has_new = False
@@ -215,10 +222,9 @@ class _Drains:
         is_probe_due = (
             looks and self._spent is None and facts.last_event_ms is not None
             and now_ms - (facts.probed_ms or 0) >= PROBE_EVERY_S * 1000
+            and self._follower.fitting(1, POLL_PATIENCE_S) == 1
         )  # fmt: skip
-        is_flush_due = self._is_behind and (
-            is_last or clock.monotonic_s() - self._published_s >= self._flush_s
-        )
+        is_flush_due = self._is_behind and (is_last or clock.monotonic_s() >= self._publish_at_s)
         if not (waits or has_new or is_probe_due or is_flush_due):
             return
         with self._lock(), Destination(session.settings, stop=session.stop) as destination:
@@ -235,8 +241,9 @@ class _Drains:
                 if self._is_scan_cheaper(run.facts.pages, facts.waiting):
                     _log.info("drain.left_to_full_scan", waiting=facts.waiting)
                 elif (waits or has_new) and looks:
+                    within_s = _SHORT_TURN_S if self._is_behind else TURN_S
                     report.looked_up = self._follower.follow(
-                        landing, destination, run, within_s=TURN_S, most=most
+                        landing, destination, run, within_s=within_s, most=most
                     )
                 if is_probe_due:
                     self._follower.probe(destination)
@@ -247,7 +254,7 @@ class _Drains:
                 self._is_behind |= bool(report.written or report.deleted)
                 if run.counts["rows_read"] or report.deleted:
                     self._add_to_day(run.counts)
-                self._publish_if_due(destination, report, is_last=is_last)
+                self._publish_if_due(destination, report, began_s, is_last=is_last)
 
     def _is_scan_cheaper(self, pages: int | None, waiting: int) -> bool:
         """Then the next pull makes a full scan instead."""
@@ -285,16 +292,19 @@ class _Drains:
     # --- the end of a turn ------------------------------------------------------------------------
 
     def _publish_if_due(
-        self, destination: Destination, report: DrainReport, *, is_last: bool
+        self, destination: Destination, report: DrainReport, began_s: float, *, is_last: bool
     ) -> None:
         clock = self._session.clock
-        is_due = is_last or clock.monotonic_s() - self._published_s >= self._flush_s
-        if not (self._is_behind and is_due):
+        if not (self._is_behind and (is_last or clock.monotonic_s() >= self._publish_at_s)):
             return
         recorder = RunRecorder(self._session, destination)
         recorder.note_events(PROSPECTS, self._follower.facts())
         report.published = recorder.land_and_publish()
-        self._is_behind, self._published_s = False, clock.monotonic_s()
+        self._is_behind = False
+        # whoever is named during a turn waits for the next: counted from its end, that would take
+        # another turn longer; but a large copy isn't to be written all the time
+        rests_until_s = clock.monotonic_s() + self._flush_s / 2
+        self._publish_at_s = max(began_s + self._flush_s, rests_until_s)
 
     def _add_to_day(self, counts: Mapping[str, int], error: ConnectorError | None = None) -> None:
         """counts: of rows; of an error, none."""

@@ -50,7 +50,7 @@ from pipelines.running.session import Session
 PROSPECTS = "prospects"
 PROBE_EVERY_S = 900.0
 WAIT_FOR_DRAIN_S = 60.0
-_POLL_PATIENCE_S = 10.0  # drains ask while they hold the pull lock, and ask again soon
+POLL_PATIENCE_S = 10.0  # drains ask while they hold the pull lock, and ask again soon
 MISSED_MAX = 0.01  # of changes; above that, events aren't relied on
 _OLDEST_MS = 3_600_000  # that a person may wait before events count as not followed
 _DAY_MS = 86_400_000
@@ -209,7 +209,7 @@ class Follower:
         clock, began_ms = self._session.clock, self._now_ms()
         until_s, done = clock.monotonic_s() + within_s, 0
         while done < most and clock.monotonic_s() < until_s:
-            portion = self._fitting(int(min(_PORTION, most - done)), until_s - clock.monotonic_s())
+            portion = self.fitting(int(min(_PORTION, most - done)), until_s - clock.monotonic_s())
             if not portion:
                 break
             people = self.inbox.waiting(self._account, portion, now_ms=began_ms)
@@ -225,7 +225,7 @@ class Follower:
                 break
         return done
 
-    def _fitting(self, portion: int, left_s: float) -> int:
+    def fitting(self, portion: int, left_s: float) -> int:
         """How many look-ups the rate budget lets through in that time: the pull lock must not be
         held while they wait for permits."""
         while portion and left_s != inf:
@@ -393,12 +393,12 @@ def polled_rows(session: Session) -> list[Any]:
     client = session.client
     try:
         try:
-            return client.polled(patience_s=_POLL_PATIENCE_S)
+            return client.polled(patience_s=POLL_PATIENCE_S)
         except Refused as error:
             account_id = client.account().get("accountId") if error.status == 400 else None
             if account_id is None:
                 raise
-        return client.polled(account_id=str(account_id), patience_s=_POLL_PATIENCE_S)
+        return client.polled(account_id=str(account_id), patience_s=POLL_PATIENCE_S)
     except Refused as error:
         if error.status not in (404, 405):
             raise

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,16 +20,17 @@ from pydantic import SecretStr
 from connector.budget import locks
 from connector.budget.database import Database
 from connector.budget.ledger_schema import keys
-from connector.errors import AlreadyRunning
+from connector.errors import AlreadyRunning, Interrupted
 from connector.settings import RateLimit, WatchSettings
 from connector.source.scans import Checkpoint, ScanKind, ScannedPage, ScanPlan
 from connector.webhooks import asgi_app
-from connector.webhooks.inbox import open_inbox
+from connector.webhooks.inbox import Inbox, open_inbox
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import pull_lock_name
 from pipelines.pull.chunks import Landing
-from pipelines.pull.drain import DrainReport, drain
-from pipelines.pull.events import drain_lock_name, events_scan, pull_lock
+from pipelines.pull.drain import DrainReport, Drains, drain
+from pipelines.pull.events import Follower, drain_lock_name, events_scan, pull_lock
+from pipelines.running.session import Session, open_session
 from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.following import Followed, followed
@@ -365,6 +369,65 @@ def test_a_drain_doesnt_hold_the_lock_while_it_waits_for_the_budget(events: Foll
     report = events.drain()
     assert 0 < report.looked_up < 10
     assert report.waiting == 10 - report.looked_up
+
+
+def test_a_probe_that_would_wait_for_the_budget_is_left_to_a_later_turn(events: Followed):
+    """The pull lock isn't held meanwhile."""
+    events.trust()
+    events.inbox.note_probe(events.account, now_ms=1, has_missed=False)
+    events.puller.change(rate_limits=(RateLimit(10, 3600.0),))
+    report = events.drain()
+    assert (report.requests, events.facts.probed_ms) == (0, 1)
+
+
+class NotingFollower(Follower):
+    """within_s: how long each of its turns was allowed to look people up."""
+
+    def __init__(self, session: Session, inbox: Inbox) -> None:
+        super().__init__(session, inbox)
+        self.within_s: list[float] = []
+
+    def follow(self, *works: Any, within_s: float = inf, most: float = inf) -> int:
+        self.within_s.append(within_s)
+        return super().follow(*works, within_s=within_s, most=most)
+
+
+@pytest.mark.parametrize(("first_s", "published_s"), [(4, [4, 31, 61]), (40, [40, 56, 86])])
+def test_copies_are_published_in_a_rhythm_that_begins_with_the_turn(
+    events: Followed, first_s: int, published_s: list[int]
+):
+    """The first look-up takes long, later ones a second: 30 s after that turn began, the next copy
+    is due, but not before it has rested for half of that. While something that has landed waits
+    for it, a turn is shorter, so that look-ups without permits don't hold it up."""
+    left, clock = events.trust(), FakeClock(time.time())
+    found: list[int] = []
+
+    def edit() -> None:
+        events.edit(left[-1], named=False, title="edited")
+        events.name(left.pop(), ago_s=600)  # this clock and the inbox's differ
+
+    def on_request(_request: Any) -> None:
+        clock.advance(first_s if len(events.asked()) == 1 else 1)
+
+    def on_turn(report: DrainReport) -> None:
+        assert report.looked_up == 1
+        if report.published:
+            found.append(round(clock.monotonic_s()))
+        if len(found) == len(published_s):
+            session.stop.set()
+        edit()
+
+    edit()
+    events.puller.sandbox.on_request = on_request
+    with open_session(events.puller.settings, kind="drain") as session:
+        session = replace(session, clock=clock)
+        follower = NotingFollower(session, events.inbox)
+        turns = Drains(session, follower, flush_s=30.0, watching=None)
+        total = turns.take_until_stopped(10.0, on_turn)
+    assert found == published_s
+    assert isinstance(total.error, Interrupted)
+    assert follower.within_s[:3] == [40.0, 40.0, 10.0]
+    assert total.waiting == 1, "named after the last turn"
 
 
 # --- from a delivery on ---------------------------------------------------------------------------
