@@ -8,7 +8,8 @@ import random
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import hypothesis
@@ -128,3 +129,24 @@ def postgres_url(postgres_server: str) -> Iterator[str]:
     with admin.connect() as connection:
         connection.execute(sa.text(f"DROP DATABASE {name} WITH (FORCE)"))
     admin.dispose()
+
+
+@pytest.fixture
+def postgres_outage(postgres_url: str) -> Callable[[], AbstractContextManager[None]]:
+    """While it is entered, all sessions of this test's database have been ended and no new one
+    begins, as on a server that was stopped."""
+    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg", database="postgres")
+    name = sa.make_url(postgres_url).database
+
+    @contextmanager
+    def outage() -> Iterator[None]:
+        admin = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = :name"
+        with admin.connect() as connection:
+            connection.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false"))
+            connection.execute(sa.text(end), {"name": name}).all()
+            yield
+            connection.execute(sa.text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"))
+        admin.dispose()
+
+    return outage

@@ -14,7 +14,7 @@ from math import inf
 from typing import Any
 
 from connector.budget import locks
-from connector.errors import AlreadyRunning, ConnectorError, Interrupted, status_of
+from connector.errors import AlreadyRunning, BudgetError, ConnectorError, Interrupted, status_of
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.webhooks.inbox import Inbox, account_of, open_inbox
@@ -184,11 +184,11 @@ class Drains:
         """One turn. is_last: publish whatever has landed. looks: look people up."""
         session, report = self._session, DrainReport(run_id=self._session.run_id)
         began_s, waited_s = session.clock.monotonic_s(), session.budget.waited_s
-        if not self._inbox.is_in_place():  # the receiver has begun a new one
-            self._inbox.close()
-            self._follower.inbox = open_inbox(session.settings, session.ledger)
         before = self._requests_before = session.client.requests
         try:
+            if not self._inbox.is_in_place():  # the receiver has begun a new one
+                self._inbox.close()
+                self._follower.inbox = open_inbox(session.settings, session.ledger)
             self._turn(report, began_s, is_last=is_last, looks=looks)
         except AlreadyRunning as error:
             report.left_to = error.holder
@@ -196,19 +196,26 @@ class Drains:
         except ConnectorError as error:
             report.error = error
         report.requests = session.client.requests - before
-        if self._spent is not None and report.requests:
-            self._spent.add(report.requests, session.clock.now_s())
-            self._inbox.change_notes(self._account, spent=[*self._spent.by_minute])
-        report.waiting = self._follower.facts().waiting
         report.seconds = session.clock.monotonic_s() - began_s
         report.waited_s = session.budget.waited_s - waited_s
-        if report.error is not None:
-            self._add_to_day({}, report.error)
+        try:
+            self._note(report)
+        except BudgetError as error:
+            report.error = report.error or error
         for name in ("looked_up", "written", "deleted", "requests"):
             setattr(self._total, name, getattr(self._total, name) + getattr(report, name))
         self._total.run_id, self._total.waiting = report.run_id, report.waiting
         self._total.published |= report.published
         return report
+
+    def _note(self, report: DrainReport) -> None:
+        """In the ledger, which may be away."""
+        if self._spent is not None and report.requests:
+            self._spent.add(report.requests, self._session.clock.now_s())
+            self._inbox.change_notes(self._account, spent=[*self._spent.by_minute])
+        report.waiting = self._follower.facts().waiting
+        if report.error is not None:
+            self._add_to_day({}, report.error)
 
     def _turn(self, report: DrainReport, began_s: float, *, is_last: bool, looks: bool) -> None:
         session, clock = self._session, self._session.clock

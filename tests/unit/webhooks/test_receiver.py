@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from connector.budget.database import Database
 from connector.errors import ConfigurationError
 from connector.settings import Account, Settings
 from connector.webhooks import asgi_app
-from connector.webhooks.inbox import Inbox
+from connector.webhooks.inbox import Inbox, account_of, open_inbox
 from connector.webhooks.receiver import Bounds, WebhookApp, events_in
 from tests.unit.webhooks.asgi import Hang, deliver, exchange, signed
 
@@ -133,6 +134,31 @@ def test_a_locked_inbox_asks_to_send_again_later(make: Make, tmp_path: Path, inb
     assert (answered.status, answered.headers["retry-after"]) == (503, "30")
     app.close()
     assert waiting(inbox) == ["p1"]
+
+
+def test_a_database_that_goes_away_loses_nothing_that_was_acknowledged(
+    tmp_path: Path,
+    postgres_url: str,
+    postgres_outage: Callable[[], AbstractContextManager[None]],
+):
+    """The ledger's server is stopped under a receiver at work: deliveries are to be sent again
+    later. Once the server is back, the next one is stored, without a restart of the receiver."""
+    secrets = (SecretStr("secret-a"),)
+    settings = Settings(state_dir=tmp_path, ledger_url=postgres_url, webhook_secrets=secrets)
+    app = asgi_app(settings)
+    acknowledged = []
+    try:
+        for person, is_up in (("p1", True), ("p2", False), ("p3", False), ("p4", True)):
+            body = orjson.dumps({"eventType": "prospect.updated", "prospectId": person})
+            with nullcontext() if is_up else postgres_outage():
+                answer = deliver(app, body)
+            assert answer.status == (200 if is_up else 503)
+            assert ("retry-after" in answer.headers) is not is_up
+            acknowledged += [person] if is_up else []
+    finally:
+        app.close()
+    with closing(open_inbox(settings)) as inbox:
+        assert waiting(inbox, account_of(settings)) == acknowledged
 
 
 def test_a_delivery_goes_into_the_file_that_others_see(make: Make, tmp_path: Path):
