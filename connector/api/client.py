@@ -9,9 +9,10 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from connector import __version__
@@ -38,7 +39,7 @@ from connector.api.transport import Exchange, Transport
 from connector.budget import Budget, Lane, Permit
 from connector.budget.policy.feedback import http_date_s
 from connector.clock import Clock, SystemClock
-from connector.errors import BadSetting, Interrupted, Unreachable
+from connector.errors import BadSetting, Interrupted, Refused, Unreachable
 from connector.logs import get_logger, hide
 
 Params = Mapping[str, str | Sequence[str]]
@@ -46,6 +47,7 @@ READ_PATIENCE_S = 0.5  # after a signal: a page that has almost arrived is kept
 WRITE_PATIENCE_S = 5.0  # after a signal: a write in flight is waited for, so its fate is known
 _NEWEST_SHARE = 0.2  # weight of the newest latency: a change shows within ten answers
 log = get_logger("api")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -180,28 +182,40 @@ class ApiClient:
         facts: dict[str, Any] = self._answer(_Call("GET", "/auth", lane), to_account).value
         return facts
 
-    def polled(self, *, account_id: str | None = None, patience_s: float = math.inf) -> list[Any]:
+    def polled(self, *, patience_s: float = math.inf) -> list[Any]:
         """The latest new prospects, flat and in snake_case: no list, and no proof of anything else
-        than that these exist. account_id: where the key doesn't imply it. patience_s: as `record`.
+        than that these exist. patience_s: as `record`.
         """
-        named = () if account_id is None else (("accountId", account_id),)
-        params = (("eventType", "prospect.created"), *named)
-        call = _Call("GET", "/webhooks/poll", Lane.PULL, params=params, patience_s=patience_s)
-        items: list[Any] = self._answer(call, lambda body: to_page("prospects", body)).value.items
-        return items
 
-    def subscribe(
-        self, hook_url: str, event_type: str, *, idempotency_key: str, account_id: str | None = None
-    ) -> dict[str, Any]:
+        def ask(named: dict[str, str]) -> list[Any]:
+            params = (("eventType", "prospect.created"), *named.items())
+            call = _Call("GET", "/webhooks/poll", Lane.PULL, params=params, patience_s=patience_s)
+            page: Page = self._answer(call, lambda body: to_page("prospects", body)).value
+            return list(page.items)
+
+        return self._naming_account(ask)
+
+    def subscribe(self, hook_url: str, event_type: str) -> dict[str, Any]:
         """Subscribe an address to an event; what the API says about it, perhaps with the secret."""
-        order = {"hookUrl": hook_url, "eventType": event_type}
-        order |= {} if account_id is None else {"accountId": account_id}
-        body = json.dumps(order).encode()
-        call = _Call(
-            "POST", "/webhooks/subscribe", Lane.PUSH, body=body, idempotency_key=idempotency_key
-        )
-        facts: dict[str, Any] = self._answer(call, to_account).value
-        return facts
+
+        def ask(named: dict[str, str]) -> dict[str, Any]:
+            body = json.dumps({"hookUrl": hook_url, "eventType": event_type, **named}).encode()
+            key = f"webhooks-{uuid.uuid4().hex}"
+            call = _Call("POST", "/webhooks/subscribe", Lane.PUSH, body=body, idempotency_key=key)
+            facts: dict[str, Any] = self._answer(call, to_account).value
+            return facts
+
+        return self._naming_account(ask)
+
+    def _naming_account(self, ask: Callable[[dict[str, str]], T]) -> T:
+        """Ask again with the account's id where the key doesn't imply it (400)."""
+        try:
+            return ask({})
+        except Refused as error:
+            account_id = self.account().get("accountId") if error.status == 400 else None
+            if account_id is None:
+                raise
+        return ask({"accountId": str(account_id)})
 
     def post(
         self,

@@ -58,7 +58,7 @@ def _read(state: State, request: LoggedRequest, parts: list[str]) -> Answer:
                 return Answer(200, _key_facts(state))
             case ["webhooks", "poll"]:
                 unknown = [name for name in unknown if name not in ("eventType", "accountId")]
-                return Answer(200, polled(state.store, dict(request.params).get("eventType")))
+                return Answer(200, polled(state.store, state.options, dict(request.params)))
     finally:
         state.unknown_parameters.extend(unknown)
     raise _not_found(request)

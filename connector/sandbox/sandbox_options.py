@@ -94,6 +94,7 @@ class SandboxOptions:
         format in which no id can be found. webhook_header: the name of the signature's header, or
         both. webhook_signatures: of how many secrets, the current and the one before.
         webhook_secret_again: whether subscribing again shows the secret once more.
+        webhook_account_needed: whether subscribing and polling need the `accountId`.
         webhook_duplicates, webhook_reordered, webhook_drops: the probability of each; a reordered
         event comes after the next one. webhook_retries: further tries, webhook_retry_s apart.
     script: the fault of the nth request (1 = first since the log was cleared), before
@@ -148,6 +149,7 @@ class SandboxOptions:
     webhook_header: Literal["current", "older", "both"] = "current"
     webhook_signatures: int = 2
     webhook_secret_again: bool = False
+    webhook_account_needed: bool = False
     webhook_duplicates: float = 0.0
     webhook_reordered: float = 0.0
     webhook_drops: float = 0.0

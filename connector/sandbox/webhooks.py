@@ -92,6 +92,7 @@ class Webhooks:
             Refused: 400 for a missing or wrong field.
         """
         checks = {"hookUrl": required_text, "eventType": one_of(*EVENT_TYPES)}
+        check_account(self._options, payload)
         order = checked(payload, checks, required=checks)
         now_ms, key = self._clock.now_ms(), (order["hookUrl"], order["eventType"])
         with self._changed:
@@ -270,12 +271,20 @@ _PAIRED = ("stage", "pipeline", "office", "source", "owner")
 _PIPELINE_OF = {stage: pipeline for pipeline, stage in PIPELINES.items()}
 
 
-def polled(store: Store, event_type: str | None) -> bytes:
+def check_account(options: SandboxOptions, order: Mapping[str, Any]) -> None:
+    """Raise Refused (400) where the account has to be named, and isn't."""
+    if options.webhook_account_needed and order.get("accountId") != options.account_id:
+        raise bad_request("accountId: is required, since this key has several accounts")
+
+
+def polled(store: Store, options: SandboxOptions, order: Mapping[str, str]) -> bytes:
     """The latest prospects, flat, in snake_case, with ISO 8601 times.
 
     Raises:
         Refused: 400 for another event than prospect.created.
     """
+    check_account(options, order)
+    event_type = order.get("eventType")
     if event_type not in (None, "prospect.created"):
         raise bad_request("eventType: only prospect.created can be polled")
     with store.lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
@@ -335,9 +334,8 @@ def _subscribe_to(event: str, url: str, client: ApiClient, settings: Settings) -
     """What is remembered of it, and its `secret` if the API shows it."""
     from connector.errors import Refused, UsageError
 
-    key = f"webhooks-{uuid.uuid4().hex}"
     try:
-        facts = client.subscribe(url, event, idempotency_key=key)
+        facts = client.subscribe(url, event)
     except Refused as error:
         if error.status not in (404, 405):
             raise

@@ -390,15 +390,8 @@ def polled_people(session: Session) -> dict[str, int | None]:
 
 def polled_rows(session: Session) -> list[Any]:
     """The poll feed as it is; see `polled_people`."""
-    client = session.client
     try:
-        try:
-            return client.polled(patience_s=POLL_PATIENCE_S)
-        except Refused as error:
-            account_id = client.account().get("accountId") if error.status == 400 else None
-            if account_id is None:
-                raise
-        return client.polled(account_id=str(account_id), patience_s=POLL_PATIENCE_S)
+        return session.client.polled(patience_s=POLL_PATIENCE_S)
     except Refused as error:
         if error.status not in (404, 405):
             raise

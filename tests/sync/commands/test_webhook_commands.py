@@ -63,6 +63,15 @@ def test_the_secret_can_be_saved_beside_those_that_are_there(
     assert found == [created, updated, "whsec_before"]
 
 
+def test_the_account_is_named_where_the_key_doesnt_imply_it(sandbox: Sandbox, run: Run):
+    """To subscribe, and to ask the poll feed: after a refusal, with its id."""
+    sandbox.options.webhook_account_needed = True
+    assert run("webhooks", "subscribe", URL, "--event", "prospect.created", "--json").code == 0
+    assert len(run("webhooks", "poll", "--json").summary["prospects"]) == 25
+    paths = [each.path.rpartition("/")[2] for each in sandbox.requests]
+    assert paths == ["subscribe", "auth", "subscribe", "poll", "auth", "poll"]
+
+
 def test_an_api_without_that_call_says_where_it_is_done(
     sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch
 ):
