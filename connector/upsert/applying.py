@@ -23,6 +23,7 @@ from connector.clock import SteadyClock
 from connector.upsert.guards import APPEARED, Guard
 from connector.upsert.outbox.entries import Entries, Entry
 from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
+from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.merge import Person, lacks_names
 from connector.upsert.outbox.outbox import CONFLICT, Outbox, SentWrite, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results
@@ -118,6 +119,7 @@ class PlanApplier:
         clock: SteadyClock,
     ) -> None:
         self._outbox, self._plan, self._run_id = outbox, plan, options.run_id
+        self._forgotten = options.forgotten
         self._book, self._receipts = PlanBook(outbox, options, clock), Receipts(outbox.scope)
         self._entries = Entries(outbox.scope, outbox.hasher)
         self._planned_ms, self._pulled = plan.header.planned_ms, pulled
@@ -157,6 +159,10 @@ class PlanApplier:
         """Decide about one row."""
         write, row = planned.write, planned.row_number
         settlement = planned.settlement
+        if self._forgotten.has_alias(*write.aliases) or self._forgotten.has_id(planned.prospect_id):
+            self._book.end(RowResult(row, Status.REJECTED, None, WAS_FORGOTTEN))
+            self.rejects.append(reject_of(write, WAS_FORGOTTEN, None))
+            return
         if settlement is not None and not self._is_newer(planned, known):
             self._book.settle(settlement)
         if not planned.sends:

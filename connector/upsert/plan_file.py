@@ -23,7 +23,7 @@ import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -31,6 +31,7 @@ import orjson
 
 from connector.errors import PlanRefused, UsageError
 from connector.upsert.outbox.entries import Settlement
+from connector.upsert.outbox.forgotten import NOBODY
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import (
     UNKNOWN,
@@ -51,7 +52,9 @@ _HEADER_BYTES = 64 * 1024
 _LINE_BYTES = 64 * 1024**2
 _FILE_BYTES = 16 * 1024**3
 _CHUNK_BYTES = 1024**2
-_OWN_OPTIONS = ("run_id", "retry_total_s", "retention_days", "destination", "to_apply")
+_OWN_OPTIONS = (
+    "run_id", "retry_total_s", "retention_days", "destination", "to_apply", "forgotten",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,8 @@ class PlanHeader:
     @classmethod
     def new(cls, options: PushOptions, hasher: Hasher, **facts: Any) -> Self:
         """The header of a plan that is made with these options. facts: the other fields."""
-        kept = {name: value for name, value in asdict(options).items() if name not in _OWN_OPTIONS}
+        given = asdict(replace(options, forgotten=NOBODY))
+        kept = {name: value for name, value in given.items() if name not in _OWN_OPTIONS}
         return cls(
             plan_id=secrets.token_hex(12),
             ledger=_ledger_of(hasher),

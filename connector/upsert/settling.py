@@ -20,6 +20,7 @@ from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.guards import APPEARED, GuardConflict
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
+from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.matching import (
     conflict_with,
     first_name,
@@ -177,6 +178,8 @@ class Settler:
                 row.notes.append(f"prospect {expected} was deleted in HiringCenter")
             elif not _is_expected(write, row.prospect_id):
                 row.fail(_ANOTHER_CREATED.format(answered=row.prospect_id, expected=expected))
+        elif _leaves_matches_alone(write) and self._refuse_forgotten(connection, row, answer.item):
+            pass
         elif _leaves_matches_alone(write) and row.guard is not None:
             self._refuse_appeared(connection, row, answer.item)
         elif _leaves_matches_alone(write):
@@ -252,6 +255,8 @@ class Settler:
     ) -> Next:
         """The person was looked at: nothing is left to change, or the row is sent with what is."""
         item = arrived.item or {}
+        if self._refuse_forgotten(connection, row, item):
+            return Next.SETTLED
         is_named = row.write.exported is not None  # its id decides, whatever they are called
         if not (row.undoes or is_named) and self._is_another(connection, row, item):
             return Next.SETTLED
@@ -335,6 +340,8 @@ class Settler:
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
         item, refusal = arrived.item or {}, arrived.refusal
+        if self._refuse_forgotten(connection, row, item):
+            return Next.SETTLED
         if row.guard is not None:
             self._refuse_appeared(connection, row, item)
             return Next.SETTLED
@@ -366,6 +373,15 @@ class Settler:
         if arrived.was_refused or changed_ms is None or sent_ms is None or changed_ms < sent_ms:
             return Status.UNCHANGED
         return Status.UPDATED
+
+    def _refuse_forgotten(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
+        """Whether a row is refused, since HiringCenter shows that it is about somebody who was
+        forgotten, and whose contacts weren't known then."""
+        if not self._options.forgotten.has_id(item.get("id")):
+            return False
+        row.write = row.write._replace(prospect_id=None)
+        self._refuse(connection, row, Status.REJECTED, WAS_FORGOTTEN)
+        return True
 
     def _is_another(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
         """Whether a row is refused, since the person with its contact seems to be another one;

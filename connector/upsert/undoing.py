@@ -35,6 +35,7 @@ from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Person
 from connector.upsert.outbox.outbox import (
     CHANGED_ANOTHER,
+    FORGOTTEN,
     PROSPECTS,
     Outbox,
     SentWrite,
@@ -68,6 +69,10 @@ _OLDER = (
     "--force puts that back"
 )
 _AS_OF = "as of {when}"
+_FORGOTTEN = (
+    "the person of this row was forgotten here (`hiringcenter forget`), and with them what they "
+    "were before: they stay as they are"
+)
 _ALREADY = "prospect {id}: already undone by run {by}"
 _CHANGED = (Status.CREATED, Status.UPDATED, CHANGED_ANOTHER)
 
@@ -321,7 +326,7 @@ def plan_undo(
     changes = [
         each
         for each in outbox.sent_by(connection, [undoes])
-        if each.outcome is None or each.outcome in _CHANGED
+        if each.outcome is None or each.outcome in (*_CHANGED, FORGOTTEN)
     ]
     kept = {id_: (image, by) for id_, image, by in images.of_run(connection, undoes)}
     planner = _UndoPlanner(outbox, undoes, run_id, force=force, labels_merge=labels_merge)
@@ -363,6 +368,9 @@ class _UndoPlanner:
         kept: Mapping[str, tuple[BeforeImage, str | None]],
     ) -> None:
         """Plan one row."""
+        if any(each.outcome == FORGOTTEN for each in changes):
+            self._list(row, changes, [_FORGOTTEN])
+            return
         people = [each for each in changes if each.kind == PROSPECTS]
         is_created = any(each.outcome == Status.CREATED for each in people)
         stays = [

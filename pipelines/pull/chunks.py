@@ -31,6 +31,7 @@ from connector.source.row_maker import (
 )
 from connector.source.scan import Scan
 from connector.source.scans import ListScan, Row, ScannedPage
+from connector.upsert.outbox.forgotten import NOBODY
 from connector.webhooks.inbox import SKEW_MS
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
@@ -53,6 +54,7 @@ _OTHERS = (
     runs_batch([]),
     freshness_batch([]),
 )
+_WAS_FORGOTTEN = "was forgotten here, or belongs to somebody who was, so it doesn't land"
 _log = get_logger("pull")
 
 
@@ -212,6 +214,8 @@ class Landing:
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
         self.found: dict[str, set[str]] = {}
         """By list: ids that a full scan has found new or changed, of `FOUND_MAX` at most."""
+        self.forgotten = NOBODY
+        """People who don't land, nor what belongs to them."""
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
@@ -244,6 +248,8 @@ class Landing:
 
     def _take_pages(self, resource: str, pages: list[ScannedPage]) -> None:
         run = self._runs[resource]
+        if self.forgotten:
+            pages = [self._without_forgotten(resource, page) for page in pages]
         if self._looked_up_s.get(resource):
             pages = [self._without_older(resource, page) for page in pages]
         records, malformed = run.take(pages, self._makers[resource])
@@ -263,6 +269,41 @@ class Landing:
         ]
         return page if len(records) == len(page.records) else replace(page, records=records)
 
+    def _without_forgotten(self, resource: str, page: ScannedPage) -> ScannedPage:
+        """A page without people who were forgotten. For the scan they are in its list as before."""
+        run, of = self._runs[resource], self.forgotten
+        records = self._remembered(resource, page.records)
+        malformed = [
+            item
+            for item in page.malformed
+            if not isinstance(item, dict)
+            or not (
+                of.has_id(item.get("prospectId"))
+                or of.has_contact(item.get("email"), item.get("phone"))
+            )
+        ]
+        run.counts["rows_read"] += len(page.records) - len(records)
+        return replace(page, records=records, malformed=malformed)
+
+    def _remembered(self, resource: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Those of `records` that aren't about people who were forgotten. A prospect who has one of
+        their contacts, and landed before under an id of their own, is somebody else."""
+        run, of = self._runs[resource], self.forgotten
+        owner = "id" if resource == "prospects" else "prospectId"
+        left_out = {at for at, each in enumerate(records) if of.has_id(each.get(owner))}
+        if resource == "prospects":
+            alike = {
+                at: str(each["id"])
+                for at, each in enumerate(records)
+                if at not in left_out and of.has_contact(each.get("email"), each.get("phone"))
+            }
+            known = self._destination.known(resource, [*alike.values()])
+            left_out |= {at for at, id_ in alike.items() if id_ not in known}
+        if not left_out:
+            return records
+        run.warnings[_WAS_FORGOTTEN] += len(left_out)
+        return [each for at, each in enumerate(records) if at not in left_out]
+
     def land_looked_up(
         self, resource: str, records: list[dict[str, Any]], gone: Sequence[str], *, at_s: float
     ) -> None:
@@ -273,6 +314,7 @@ class Landing:
         seconds after the last answer.
         """
         run = self._runs[resource]
+        records = self._remembered(resource, records) if self.forgotten else records
         ids = [str(each["id"]) for each in records]
         if run.finds_deletions or run.left:
             self._destination.seen.add(resource, ids)
@@ -283,6 +325,7 @@ class Landing:
     def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
         """Load single records that were looked up by id, since their list lacks them."""
         self._runs[resource].counts["rows_read"] += len(records)
+        records = self._remembered(resource, records) if self.forgotten else records
         self._take(resource, self._makers[resource].unique(records), is_listed=False)
         self.load()
 

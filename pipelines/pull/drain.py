@@ -31,6 +31,7 @@ from pipelines.pull.events import (
     polled_people,
 )
 from pipelines.pull.run_tables import RunRecorder
+from pipelines.running.account_outbox import forgotten_of
 from pipelines.running.session import Session, open_session
 
 TURN_S = 40.0  # of look-ups, in one go …
@@ -244,6 +245,7 @@ class Drains:
                 if has_new:
                     self._note_new(destination)
                 landing = Landing(destination, {PROSPECTS: run}, session.settings.pull)
+                landing.forgotten = forgotten_of(session)
                 landing.create_tables()
                 if self._is_scan_cheaper(run.facts.pages, facts.waiting):
                     _log.info("drain.left_to_full_scan", waiting=facts.waiting)

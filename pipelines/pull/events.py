@@ -45,6 +45,7 @@ from connector.webhooks.receiver import prospect_in
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import pull_lock_name
 from pipelines.pull.chunks import Landing
+from pipelines.running.account_outbox import forgotten_of
 from pipelines.running.session import Session
 
 PROSPECTS = "prospects"
@@ -208,6 +209,7 @@ class Follower:
         """
         clock, began_ms = self._session.clock, self._now_ms()
         until_s, done = clock.monotonic_s() + within_s, 0
+        forgotten = forgotten_of(self._session)
         while done < most and clock.monotonic_s() < until_s:
             portion = self.fitting(int(min(_PORTION, most - done)), until_s - clock.monotonic_s())
             if not portion:
@@ -216,6 +218,10 @@ class Follower:
             people = [each for each in people if each.first_ms <= began_ms]
             if not people:
                 break
+            if left_out := [each for each in people if forgotten.has_id(each.prospect_id)]:
+                self.inbox.settle(self._account, left_out)
+                _log.info("events.forgotten", people=len(left_out))
+                continue
             looked = self._look(people, until_s)
             self._land(looked, landing, destination, run)
             done += len(looked.people)
@@ -385,7 +391,8 @@ def polled_people(session: Session) -> dict[str, int | None]:
             people[person] = _ms_of(row.get("created_at") or row.get("createdAt"))
     if len(people) < len(rows):
         _log.warning("events.poll_unreadable", rows=len(rows) - len(people))
-    return people
+    forgotten = forgotten_of(session)
+    return {id_: at_ms for id_, at_ms in people.items() if not forgotten.has_id(id_)}
 
 
 def polled_rows(session: Session) -> list[Any]:

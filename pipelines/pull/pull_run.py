@@ -45,7 +45,7 @@ from pipelines.destination.identity import destination_label, pull_lock_name, sn
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.events import PROSPECTS, Follower, events_scan, follower_of, pull_lock
 from pipelines.pull.run_tables import RunRecorder, account_batch, land_push_results
-from pipelines.running.account_outbox import note_account
+from pipelines.running.account_outbox import forgotten_of, note_account
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
 
@@ -170,6 +170,7 @@ class _Pull:
             self._landing = landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
+            landing.forgotten = forgotten_of(session)
             landing.create_tables()
             self._end_earlier_scans()
             try:

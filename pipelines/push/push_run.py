@@ -55,7 +55,13 @@ from pipelines.push.pulled_prospects import (
 )
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
-from pipelines.running.account_outbox import begin_sending, known_scope_of, outbox_of, scope_of
+from pipelines.running.account_outbox import (
+    begin_sending,
+    forgotten_of,
+    known_scope_of,
+    outbox_of,
+    scope_of,
+)
 from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
 from pipelines.running.session import Session, open_session
 
@@ -199,6 +205,7 @@ def options_of(session: Session) -> dict[str, Any]:
         "retry_total_s": settings.http.retry_total_s,
         "retention_days": settings.writes.retention_days,
         "destination": destination_number(settings),
+        "forgotten": forgotten_of(session),
     }
 
 

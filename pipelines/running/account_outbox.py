@@ -13,6 +13,9 @@ from connector.budget.ledger_schema import OUTBOX_SUFFIX, key_id
 from connector.errors import OutboxLost, Refused, Unauthorized, UsageError
 from connector.logs import get_logger
 from connector.settings import Settings
+from connector.source.row_maker import Privacy
+from connector.upsert.outbox.forgotten import NOBODY, ContactHashes, Forgotten, ForgottenList
+from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
 from pipelines.destination.identity import number_of
 from pipelines.running.session import Session
@@ -119,6 +122,41 @@ def known_scope_of(session: Session, database: Database, *, is_new: bool = False
             "nothing. Run `hiringcenter check` (one request), or pull; then plan again."
         )
     return scopes.of(key)
+
+
+def forgotten_list(session: Session, outbox: Database | None) -> ForgottenList:
+    """The list of the key's account. outbox: None where it is lost."""
+    if outbox is None:
+        return ForgottenList(session.ledger, None)
+    key = key_number(session.settings, session.ledger)
+    return ForgottenList(session.ledger, Scopes(outbox).of_account(key), outbox)
+
+
+def contact_hashes(settings: Settings, key: bytes) -> ContactHashes:
+    """What makes the hashes of the list. key: of the outbox's aliases."""
+    own, secret = settings.pull.prospects, settings.pull.hash_key
+    hidden = {}
+    if own.hash_columns and secret is not None:
+        given = secret.get_secret_value().encode()
+        privacy = Privacy("prospects", own.exclude_columns, own.hash_columns, given)
+        hidden = {name: privacy.keyed_hash for name in ("email", "phone") if privacy.hashes(name)}
+    return ContactHashes(Hasher(key), settings.writes.default_region, hidden)
+
+
+def forgotten_of(session: Session) -> Forgotten:
+    """Who was forgotten in the key's account; ask again in each run, or turn of one.
+
+    Raises:
+        BudgetError: the ledger can't be used.
+    """
+    if (key := ForgottenList(session.ledger, None).key()) is None:
+        return NOBODY
+    try:
+        with closing(open_outbox(session.ledger, look_first_until_ms=0)) as opened:
+            listed = forgotten_list(session, opened.database).aliases()
+    except OutboxLost:  # which scopes the account has is lost with it
+        listed = forgotten_list(session, None).aliases()
+    return Forgotten(contact_hashes(session.settings, key), listed)
 
 
 def begin_sending(session: Session, database: Database) -> None:

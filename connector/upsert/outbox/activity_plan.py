@@ -17,6 +17,7 @@ import orjson
 
 from connector.clock import SteadyClock
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.forgotten import refusing
 from connector.upsert.outbox.merge import full_name
 from connector.upsert.outbox.outbox import Outbox, Write
 from connector.upsert.outbox.person_plan import Outcome, PlannedRow
@@ -110,6 +111,7 @@ class ActivityPlanner:
         self._on_reject, self._on_planned = on_reject, on_planned
         if not self._dry_run:
             self._outbox.drop_planned(source=self._options.source)
+        check = refusing(check, self._options.forgotten)
         remaining = iter(rows)
         while chunk := list(islice(remaining, _CHUNK_ROWS)):
             checked = [found for row in chunk if (found := self._checked(row, check)) is not None]

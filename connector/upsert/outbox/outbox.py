@@ -54,6 +54,8 @@ CONFLICT = "conflict"
 """The outcome of a write whose person isn't as its guard requires."""
 CHANGED_ANOTHER = "changed another"
 """The outcome of a write by which HiringCenter changed another prospect than the one it was for."""
+FORGOTTEN = "forgotten"
+"""The outcome of a write by which somebody was changed who was forgotten since."""
 UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 

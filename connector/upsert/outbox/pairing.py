@@ -294,6 +294,13 @@ class Scopes:
         with self._database.read() as connection:
             return _scope(connection, key) or key
 
+    def of_account(self, key: int) -> frozenset[int]:
+        """Every scope of the account of `key`, those of its former keys too."""
+        with self._database.read() as connection:
+            account = sa.select(scopes.c.account).where(scopes.c.key == key).scalar_subquery()
+            same = sa.select(scopes.c.scope).where(scopes.c.account == account)
+            return frozenset({key, _scope(connection, key) or key, *connection.scalars(same)})
+
     def is_worth_asking(self, key: int) -> bool:
         """Whether the account of `key` isn't known, and there is one whose receipts it may have."""
         asked = sa.select(scopes.c.key).where(scopes.c.key == key, scopes.c.asked).limit(1)

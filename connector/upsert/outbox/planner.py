@@ -20,6 +20,7 @@ from connector.clock import SteadyClock
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import Exported
+from connector.upsert.outbox.forgotten import NOBODY, Forgotten, refusing
 from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
 from connector.upsert.outbox.merge import (
     LABELS_SENT,
@@ -92,7 +93,8 @@ class PushOptions:
     rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
     rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
     more may be looked up, to find out whether a field that is only filled is empty. to_apply: the
-    plan is kept, and whoever it changes will be looked up, however fresh the copy is.
+    plan is kept, and whoever it changes will be looked up, however fresh the copy is. forgotten:
+    people about whom nothing is sent.
     """
 
     run_id: str
@@ -109,6 +111,7 @@ class PushOptions:
     rechecks: bool = True
     lookups: int = 500
     to_apply: bool = False
+    forgotten: Forgotten = NOBODY
 
     @property
     def force(self) -> bool:
@@ -347,7 +350,7 @@ class Planner:
         with closing(staging), _collecting_rarely():
             self.counts.rows = staging.stage(
                 rows,
-                check,
+                refusing(check, self._options.forgotten),
                 look=self._begin_look,
                 on_reject=self._reject,
                 on_read=on_read,

@@ -106,6 +106,11 @@ class ValidRow(NamedTuple):
     prospect_id: str | None = None
     exported: bytes | None = None
 
+    @property
+    def identities(self) -> tuple[str | None, str | None]:
+        """Of email and phone."""
+        return self.email, self.phone
+
 
 @dataclass(frozen=True, slots=True)
 class Reject:
