@@ -23,7 +23,6 @@ from pipelines.destination.identity import destination_label, pull_lock_name
 from pipelines.pull.chunks import Landing
 from pipelines.pull.events import (
     POLL_PATIENCE_S,
-    PROBE_EVERY_S,
     PROSPECTS,
     Follower,
     drain_lock_name,
@@ -167,17 +166,17 @@ class Drains:
                     return report
             if report.looked_up or report.published or report.error or report.waited_s >= 1:
                 on_turn(report)
-            if clock.sleep(self._wait_s(began_s, every_s), stop):
+            if clock.sleep(self._wait_s(report, began_s, every_s), stop):
                 last = self.take(is_last=True, looks=False)
                 self._total.published |= last.published
                 self._total.error = Interrupted(stop.signal_number)
                 return self._total
 
-    def _wait_s(self, began_s: float, every_s: float) -> float:
+    def _wait_s(self, report: DrainReport, began_s: float, every_s: float) -> float:
         """Until the next turn, or until what has landed may be published."""
         now_s = self._session.clock.monotonic_s()
         next_s = began_s + every_s
-        if self._is_behind:
+        if self._is_behind and report.left_to is None and report.error is None:
             next_s = min(next_s, self._publish_at_s)
         return max(0.05, next_s - now_s)
 
@@ -228,8 +227,7 @@ class Drains:
         waits = looks and bool(self._inbox.waiting(self._account, 1, now_ms=now_ms)) and most >= 1
         facts = self._follower.facts()
         is_probe_due = (
-            looks and self._spent is None and facts.last_event_ms is not None
-            and now_ms - (facts.probed_ms or 0) >= PROBE_EVERY_S * 1000
+            looks and self._spent is None and self._follower.is_probe_due(facts)
             and self._follower.fitting(1, POLL_PATIENCE_S) == 1
         )  # fmt: skip
         is_flush_due = self._is_behind and (is_last or clock.monotonic_s() >= self._publish_at_s)
@@ -240,6 +238,7 @@ class Drains:
             run = events_scan(destination, "events")
             if run.facts.last_full_ms is None and run.left is None:
                 report.why_not_covered = "there was no pull of prospects yet; the first finds all"
+                self._is_behind = False  # as far as drains are concerned
                 return
             try:
                 if has_new:

@@ -59,6 +59,7 @@ _AT_ONCE = 4  # look-ups
 _PORTION = 100  # people who are looked up before they land
 _STRANGERS = 3  # in a portion with nobody else: then ids are misread
 _FOLLOWED = "followed_ms"  # in the inbox's notes, as in the facts of the list
+_LATE_MS = 60_000  # that an event may come after a person was made
 _LOOK_AGAIN_S = 0.25  # whether a drain has ended
 _log = get_logger("events")
 
@@ -325,53 +326,28 @@ class Follower:
         if covered:
             _log.info("events.covered_by_scan", people=covered)
 
-    def probe_if_due(self, destination: Destination) -> None:
-        """Ask the poll feed, every quarter of an hour, for somebody new whom no event has named."""
-        facts, now_ms = self.facts(), self._now_ms()
-        if facts.last_event_ms is None:
-            return
-        if facts.probed_ms is None or now_ms - facts.probed_ms >= PROBE_EVERY_S * 1000:
-            self.probe(destination)
+    def is_probe_due(self, facts: EventFacts) -> bool:
+        """Every quarter of an hour, where events come."""
+        since_ms = self._now_ms() - (facts.probed_ms or 0)
+        return facts.last_event_ms is not None and since_ms >= PROBE_EVERY_S * 1000
 
     def probe(self, destination: Destination) -> None:
-        """Where there is no such feed, full scans alone find who was missed."""
+        """Ask the poll feed for somebody new whom no event has named; one of the last minute may be
+        late. Where there is no such feed, full scans alone find who was missed."""
+        now_ms, new = self._now_ms(), list[str]()
         try:
-            self.poll(destination, is_probe=True)
+            people = polled_people(self._session)
         except (ApiError, UsageError) as error:
             _log.info("events.no_probe", why=str(error))
-            self.inbox.note_probe(self._account, now_ms=self._now_ms(), has_missed=False)
-
-    def poll(self, destination: Destination, *, is_probe: bool = False) -> int:
-        """Note who is new in the poll feed; how many. is_probe: events should have named them.
-
-        Raises:
-            ApiError: it can't be asked.
-        """
-        now_ms = self._now_ms()
-        new = self._strangers(polled_people(self._session), destination, is_probe, now_ms)
-        self.inbox.note_polled(self._account, new, now_ms=now_ms)
-        if is_probe:
-            self.inbox.note_probe(self._account, now_ms=now_ms, has_missed=bool(new))
-            if new:
-                _log.warning("events.missed_by_poll", people=len(new))
-        return len(new)
-
-    def _strangers(
-        self,
-        polled: dict[str, int | None],
-        destination: Destination,
-        is_probe: bool,
-        now_ms: int,
-    ) -> list[str]:
-        """Who is neither known nor named. Of a probe: an event of the last minute may be late."""
-        ids = [
-            each
-            for each, created_ms in polled.items()
-            if not (is_probe and created_ms is not None and now_ms - created_ms < 60_000)
-        ]
-        known = destination.known(PROSPECTS, ids)
-        named = self.inbox.waiting_among(self._account, ids)
-        return [each for each in ids if each not in known and each not in named]
+        else:
+            ids = [each for each, made_ms in people.items() if now_ms - (made_ms or 0) >= _LATE_MS]
+            named = self.inbox.waiting_among(self._account, ids)
+            known = destination.known(PROSPECTS, ids) | named
+            new = [each for each in ids if each not in known]
+        if new:
+            _log.warning("events.missed_by_poll", people=len(new))
+            self.inbox.note_polled(self._account, new, now_ms=now_ms)
+        self.inbox.note_probe(self._account, now_ms=now_ms, has_missed=bool(new))
 
     def _now_ms(self) -> int:
         return int(self._session.clock.now_s() * 1000)

@@ -367,7 +367,8 @@ class _Pull:
         self._runs[PROSPECTS] = following
         try:
             follower.follow(self._landing, self._destination, following)
-            follower.probe_if_due(self._destination)
+            if follower.is_probe_due(follower.facts()):
+                follower.probe(self._destination)
             self._recorder.note_events(PROSPECTS, follower.facts())
         except (ApiError, BudgetError) as error:  # they stay in the inbox
             _log.warning("events.left", why=str(error))

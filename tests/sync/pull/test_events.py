@@ -434,6 +434,25 @@ def test_copies_are_published_in_a_rhythm_that_begins_with_the_turn(
     assert total.waiting == 1, "named after the last turn"
 
 
+def test_drains_that_meet_a_pull_ask_again_in_their_rhythm(events: Followed):
+    """Also if something that has landed could be published by now."""
+    events.edit(events.trust()[5], title="Dr")
+
+    class Stopping(FakeClock):
+        def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
+            if len(self.slept_s) == 3:
+                session.stop.set()
+            return super().sleep(wait_s, stop)
+
+    settings, clock = events.puller.settings, Stopping(time.time())
+    with open_session(settings, kind="drain") as session:
+        session = replace(session, clock=clock)
+        turns = Drains(session, Follower(session, events.inbox), flush_s=30.0, watching=None)
+        with locks.take_lock(session.ledger, pull_lock_name(settings), run_id="a-pull"):
+            turns.take_until_stopped(10.0, lambda _: None)
+    assert clock.slept_s == [pytest.approx(10)] * 3
+
+
 def test_drains_outlast_a_database_that_goes_away(
     puller: Puller,
     postgres_url: str,
@@ -441,7 +460,7 @@ def test_drains_outlast_a_database_that_goes_away(
 ):
     """The ledger's server: a turn fails, and a later one, once it is back, does its work."""
     puller.change(ledger_url=postgres_url)
-    turns_failed: list[bool] = []
+    turns_failed, clock = list[bool](), FakeClock(time.time())
     with followed(puller) as events, ExitStack() as away:
         events.edit(events.trust()[5], title="Dr")
 
@@ -452,12 +471,13 @@ def test_drains_outlast_a_database_that_goes_away(
                 session.stop.set()
 
         with open_session(puller.settings, kind="drain") as session:
-            session = replace(session, clock=FakeClock(time.time()))
+            session = replace(session, clock=clock)
             follower = Follower(session, open_inbox(puller.settings, session.ledger))
             turns = Drains(session, follower, flush_s=30.0, watching=None)
             away.enter_context(postgres_outage())
             turns.take_until_stopped(10.0, on_turn)
         assert (turns_failed[0], turns_failed[-1]) == (True, False)
+        assert clock.slept_s[0] == pytest.approx(10), "a failed turn isn't repeated at once"
         events.assert_true()
 
 
