@@ -37,13 +37,18 @@ from connector.logs import masked, redact
 _MESSAGE_MAX = 300  # characters
 _READ_MAX = 20_000  # characters of an error text, cut before it is redacted
 _INT_DIGITS_MAX = 4000  # Python refuses to read longer integers; kept as text
-_LONG_DIGITS = b"0" * 17  # the shortest number that may not fit a double, period included
+_DIGITS, _BEFORE_NUMBERS = b"0123456789.", b":[, \t\r\n"
+_SHAPES = bytes.maketrans(  # of bytes that matter for numbers
+    bytes(range(256)),
+    bytes(
+        ord("0") if byte in _DIGITS else ord(":") if byte in _BEFORE_NUMBERS
+        else byte | 0x20 if byte in b"-eE" else ord(" ")
+        for byte in range(256)
+    ),
+)  # fmt: skip
+_DIGITS_MAX = 17  # of the shortest number that may not fit a double, period included
+_LONG = (b":" + b"0" * _DIGITS_MAX, b":-" + b"0" * _DIGITS_MAX)
 _SMALL = b"0e-000"  # 1e-400
-_SHAPES = bytes(
-    48 if byte in b"0123456789." else {69: 101, 101: 101, 45: 45}.get(byte, 32)
-    for byte in range(256)
-)
-_SUSPECT = re.compile(rb"[:\[,\s]-?(?:[\d.]{17}|\d++(?:\.\d++)?[eE]-\d{3})")
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*+"|[\[\]{}]', re.DOTALL)
 _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 _DEPTH_MAX = 60
@@ -70,9 +75,7 @@ def read_json(body: bytes) -> Any:
     """
     if _is_deep(body):
         return _flat(body)
-    shape = body.translate(_SHAPES)
-    is_suspect = (_LONG_DIGITS in shape or _SMALL in shape) and _SUSPECT.search(b" " + body)
-    if not is_suspect:
+    if not _has_extreme_number(body):
         try:
             return orjson.loads(body)
         except orjson.JSONDecodeError:
@@ -83,6 +86,21 @@ def read_json(body: bytes) -> Any:
         return _flat(body)
     except ValueError:
         raise NotJson(f"the answer is not JSON but {describe(body)}") from None
+
+
+def _has_extreme_number(body: bytes) -> bool:
+    """Whether a number may be in it that a double or 64 bits can't hold. Texts may look like one,
+    rarely; ids don't."""
+    shape = b":" + body.translate(_SHAPES)
+    if any(long in shape for long in _LONG):
+        return True
+    at = shape.find(_SMALL)
+    while at >= 0:
+        before = shape[max(0, at - _DIGITS_MAX) : at].rstrip(b"0").removesuffix(b"-")
+        if not before or before.endswith(b":"):
+            return True
+        at = shape.find(_SMALL, at + 1)
+    return False
 
 
 def _flat(body: bytes) -> Any:
