@@ -346,6 +346,10 @@ class NotDone(UnknownShape):
     """The answer says `success: false`."""
 
 
+class NoRecord(UnknownShape):
+    """The answer says `success: true`, and shows no record."""
+
+
 def to_page(resource: str, body: Any, *, is_first: bool = True) -> Page:
     """The page in `body`, an answer to GET /<resource>.
 
@@ -399,6 +403,7 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
     that isn't a page, or bare.
 
     Raises:
+        NoRecord: it only says that all is well.
         UnknownShape: there is none.
     """
     _check_success(body)
@@ -413,7 +418,9 @@ def to_item(item_name: str, body: Any) -> dict[str, Any]:
     records = [value for value in values if isinstance(value, dict) and "id" in value]
     if len(records) == 1:
         return dict(records[0])
-    raise UnknownShape(f"it contains no `item`, only {_names(body)}")
+    is_success = body.get("success") is True and "error" not in body
+    error = NoRecord if is_success else UnknownShape
+    raise error(f"it contains no `item`, only {_names(body)}")
 
 
 def to_account(body: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from connector.api.envelopes import (
     NoContent,
     NoList,
+    NoRecord,
     NotDone,
     NotJson,
     UnknownShape,
@@ -43,6 +44,7 @@ BACKOFF_MAX_S = 30.0
 DOUBTFUL_TRIES = 8
 DOUBTFUL_BACKOFF_MAX_S = 2.0
 EMPTY_TRIES = 3
+UNSHOWN_TRIES = 2
 BUSY_TRIES = 60
 _FARTHEST_S = 86_400.0
 LEAST_TRY_S = 1.0
@@ -69,6 +71,7 @@ class Outcome(StrEnum):
     RUNNING = "running"  # 409: the first request with this idempotency key still runs
     BUSY = "busy"  # 429
     DOUBTFUL = "doubtful"  # whole and readable, but of an unexpected shape
+    UNSHOWN = "unshown"  # a write with a key is done, but the answer doesn't show its record
     EMPTY = "empty"  # no list where one was expected: accepted if the next try gives the same
     DENIED = "denied"  # a whole answer says that the request was not carried out
     FINAL = "final"  # the same request would get the same answer
@@ -89,6 +92,7 @@ class Effort:
     sent: int = 0
     busy: int = 0
     doubtful: int = 0
+    unshown: int = 0
     empty: int = 0
     spent_s: float = 0.0
 
@@ -100,6 +104,7 @@ class Effort:
             sent=self.sent + sent,
             busy=self.busy + (outcome is Outcome.BUSY),
             doubtful=self.doubtful + (outcome is Outcome.DOUBTFUL),
+            unshown=self.unshown + (outcome is Outcome.UNSHOWN),
             empty=self.empty + (outcome is Outcome.EMPTY),
             spent_s=self.spent_s + took_s,
         )
@@ -138,6 +143,9 @@ def decide(
     if outcome is Outcome.DOUBTFUL and effort.doubtful >= DOUBTFUL_TRIES:
         # A proxy may have made up one such answer, but hardly so many: the API has changed.
         return Decision(Action.FAIL)
+    if outcome is Outcome.UNSHOWN and effort.unshown >= UNSHOWN_TRIES:
+        # The server answers a key that it knows as it did before: a third answer would be the same.
+        return Decision(Action.FAIL)
     wait_s = retry_after_s(headers, now_s)
     if wait_s is None:  # the server's wish wins; without one, back off
         wait_s = backoff_s(outcome, effort, jitter)
@@ -154,7 +162,7 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
 
 def backoff_s(outcome: Outcome, effort: Effort, jitter: float) -> float:
     """Seconds before the next try: doubled with each failure, times 0.5 to 1 by `jitter`."""
-    is_readable = outcome in (Outcome.DOUBTFUL, Outcome.EMPTY)
+    is_readable = outcome in (Outcome.DOUBTFUL, Outcome.UNSHOWN, Outcome.EMPTY)
     most_s = DOUBTFUL_BACKOFF_MAX_S if is_readable else BACKOFF_MAX_S
     failures = min(effort.tries - effort.busy, 20)
     doubled_s = BACKOFF_FIRST_S * 2.0 ** max(0, failures - 1)
@@ -208,6 +216,8 @@ def _understand_success(exchange: Exchange, read: Read, *, keyed: bool) -> Answe
         return Answer(Outcome.EMPTY, exchange, value=error.page, reason=str(error))
     except NotDone as error:  # a write with a key would get the same answer
         return Answer(Outcome.DENIED if keyed else Outcome.DOUBTFUL, exchange, reason=str(error))
+    except NoRecord as error:
+        return Answer(Outcome.UNSHOWN if keyed else Outcome.DOUBTFUL, exchange, reason=str(error))
     except UnknownShape as error:
         return Answer(Outcome.DOUBTFUL, exchange, reason=str(error))
 

@@ -251,9 +251,9 @@ class Delivery:
     def _unshown(
         self, write: Write, error: UnexpectedAnswer, accepted_ms: int | None
     ) -> Delivered | None:
-        """What has become of a prospect's write whose answer reports success without showing whom:
-        each try would be answered so. None where that can't be seen, and it is asked again."""
-        if write.kind != PROSPECTS or error.status not in (200, 201):
+        """What has become of a write whose answer reports success without showing its record: each
+        try would be answered so. None where that can't be seen, and it is asked again."""
+        if error.status not in (200, 201):
             return None
         try:
             found = self._investigate(write, accepted_ms)

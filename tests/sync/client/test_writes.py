@@ -53,6 +53,18 @@ def test_patience_ends_the_tries_before_the_client_would(bench: Bench):
     assert caught.value.tried_s <= 5.0
 
 
+def test_success_without_a_record_is_believed_when_said_twice(bench: Bench):
+    """A proxy may have lost the record once; the same key gets the same answer, so that more tries
+    would only cost requests. What it came to is looked up by the caller."""
+    done = answer(200, {"success": True, "item": {"id": "p1"}})
+    client = bench.serve(answer(201, {"success": True}), done)
+    assert client.post("prospects", b"{}", idempotency_key="k").item == {"id": "p1"}
+    client = bench.serve(answer(201, {"success": True, "message": "Created"}))
+    with pytest.raises(errors.UnexpectedAnswer, match="no `item`") as caught:
+        client.post("prospects", b"{}", idempotency_key="k")
+    assert (client.requests, caught.value.status) == (2, 201)
+
+
 def test_success_false_is_a_refusal_whatever_the_status(bench: Bench):
     """The API reports that it did nothing; the same key would get the same answer."""
     client = bench.serve(answer(200, {"success": False, "message": "company is invalid"}))

@@ -10,6 +10,7 @@ from connector.api.retry import (
     BUSY_TRIES,
     DOUBTFUL_TRIES,
     LEAST_TRY_S,
+    UNSHOWN_TRIES,
     Action,
     Decision,
     Effort,
@@ -21,7 +22,7 @@ from connector.api.retry import (
 from connector.budget.policy.feedback import http_date_s
 
 NOW_S = 1_760_000_000.0
-TRANSIENT = [Outcome.LOST, Outcome.FAULTY, Outcome.RUNNING, Outcome.DOUBTFUL]
+TRANSIENT = [Outcome.UNSHOWN, Outcome.LOST, Outcome.FAULTY, Outcome.RUNNING, Outcome.DOUBTFUL]
 
 
 def _decide(outcome: Outcome, effort: Effort, *, retry_after: str | None = None) -> Decision:
@@ -85,7 +86,7 @@ def test_waits_double_until_their_cap(outcome: Outcome):
     """From a quarter of a second; a doubtful answer is asked for again sooner."""
     waits = [_decide(outcome, Effort(tries=tries)).wait_s for tries in range(1, 12)]
     assert waits[:4] == [0.25, 0.5, 1.0, 2.0]
-    assert waits[-1] == (2.0 if outcome is Outcome.DOUBTFUL else 30.0)
+    assert waits[-1] == (2.0 if outcome in (Outcome.DOUBTFUL, Outcome.UNSHOWN) else 30.0)
 
 
 def test_the_servers_word_wins_over_the_backoff():
@@ -118,8 +119,8 @@ def test_tries_and_waits_never_outlast_the_total(
         effort = effort.after(outcome, sent=True, took_s=took_s)
         decision = decide(outcome, {}, effort, total_s=total_s, now_s=NOW_S, jitter=jitter)
         if decision.action is not Action.RETRY:
-            doubtful_end = outcome is Outcome.DOUBTFUL and effort.tries == DOUBTFUL_TRIES
-            assert doubtful_end or effort.spent_s + 30 + LEAST_TRY_S >= total_s
+            most = {Outcome.DOUBTFUL: DOUBTFUL_TRIES, Outcome.UNSHOWN: UNSHOWN_TRIES}
+            assert effort.tries == most.get(outcome) or effort.spent_s + 30 + LEAST_TRY_S >= total_s
             return
         assert decision.wait_s > 0
         effort = effort.waited(decision.wait_s)

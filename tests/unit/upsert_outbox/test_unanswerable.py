@@ -187,6 +187,28 @@ def test_a_list_that_isnt_filtered_doesnt_show_that_a_contact_is_one_persons(
     rig.close()
 
 
+def test_an_activity_whose_answer_doesnt_show_it_is_looked_up(tmp_path: Path):
+    """An API that only reports success: the note is found among those of its person, and isn't
+    created again."""
+
+    class Silent(FakeApi):
+        def post(self, resource: str, *args: Any, **options: Any) -> WriteAnswer:
+            answer = super().post(resource, *args, **options)
+            if resource == "notes":
+                raise UnexpectedAnswer(status=answer.status, url_path="/notes", reason="no item")
+            return answer
+
+    api = Silent(FakeClock())
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    rows = [{"firstName": "Ada", "lastName": "L", "email": "ada@x.org", "note": {"body": "Called"}}]
+    assert rig.push(rows).statuses == {2: "created"}
+    assert [note["body"] for note in api.notes.values()] == ["Called"]
+    posts = api.posts
+    assert rig.push(rows).statuses == {2: "unchanged"}
+    assert api.posts == posts
+    rig.close()
+
+
 @pytest.mark.parametrize("shows", [False, True], ids=["never", "who is created"])
 def test_an_answer_that_doesnt_show_whom_it_is_about_holds_nobody_up(tmp_path: Path, shows: bool):
     """An API that only reports success: whom it has created, left alone or changed is seen by a
