@@ -296,6 +296,27 @@ class PlanApplier:
         return RowResult(planned.row_number, Status.FAILED, id_, reason)
 
 
+def refused_by(
+    run_id: str, outbox: Outbox, plan: PlanFile
+) -> tuple[Counter[Status], list[str], list[Reject]]:
+    """What a run that has applied `plan` has refused: how many rows of each status, the columns of
+    the input, and the rows as rejects.
+
+    Raises:
+        PlanRefused: the file was changed meanwhile.
+    """
+    with outbox.database.read() as connection:
+        refused = {each.row_number: each for each in bad_rows(connection, [run_id])}
+    columns, rejects = dict[str, None](), list[Reject]()
+    for planned in plan.rows() if refused else ():
+        if planned.sends:
+            result = refused.get(planned.row_number)
+            reject = reject_of(planned.write, result.message or "" if result else "", None)
+            columns |= dict.fromkeys(reject.values)
+            rejects += [reject] if result else []
+    return Counter(each.status for each in refused.values()), list(columns), rejects
+
+
 def _guard_of(planned: PlannedRow, cell: Callable[[str, Any], bytes]) -> Guard | None:
     """What the person must still look like; a row without contact always creates one."""
     if planned.write.row_alias is not None or planned.merged is None:

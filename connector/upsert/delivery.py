@@ -113,14 +113,14 @@ class KeyMemory:
 class Delivered:
     """The result of one write. item: the record as it is now, if one was seen.
 
-    write: after a look-up, with the person's id and without what already exists. answer: if the
-    verdict is ANSWERED. expected_is_deleted: the prospect to be changed no longer exists, and a new
-    one was created. was_refused: the API refused to create (409), so it certainly changed nothing.
+    write: after a look-up, with the person's id and without what already exists. answer: to the
+    write, if there was one. expected_is_deleted: the prospect to be changed no longer exists, and a
+    new one was created. was_refused: the API refused to create (409), so it changed nothing.
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
     merged: what is left to change of a person who was looked at. refusal: why a person who was met
-    can't be changed. conflicts: fields of an undo that
-    were changed since, and stay. asked: something was requested; else the person was read before,
-    at `read_ms` where that isn't fresh any more.
+    can't be changed. conflicts: fields of an undo that were changed since, and stay. asked:
+    something was requested; else the person was read before, at `read_ms` where that isn't fresh
+    any more.
     """
 
     write: Write
@@ -231,7 +231,8 @@ class Delivery:
         if write.creates and answer.status != 201:
             is_repeated = resumed or age_s is not None
             if is_repeated or not self._has_created(write, answer.item):
-                return self._met(write, answer.item, repeated=is_repeated)
+                met = self._met(write, answer.item, repeated=is_repeated)
+                return replace(met, answer=answer)
             answer = replace(answer, status=201)
         is_deleted = self._expected_is_deleted(write, answer)
         delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_deleted)

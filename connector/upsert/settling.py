@@ -150,6 +150,9 @@ class Settler:
             return self._settle_error(connection, row, arrived)
         if arrived.asked:
             self._last_answer_s = self._clock.monotonic_s()
+        if arrived.answer is not None and arrived.answer.message:
+            said = f"HiringCenter says: {arrived.answer.message}"
+            row.notes += [] if said in row.notes else [said]
         match arrived.verdict:
             case Verdict.ANSWERED:
                 return self._settle_answer(connection, row, arrived)
@@ -165,8 +168,6 @@ class Settler:
     ) -> Next:
         answer, write = arrived.answer, row.write
         assert answer is not None
-        if answer.message:
-            row.notes.append(f"HiringCenter says: {answer.message}")
         if write.kind != PROSPECTS:
             self._accept_activity(connection, row, answer.item)
             if row.refused_names is not None:

@@ -8,7 +8,7 @@ Killed, both resume when they are run again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 from connector.errors import ConnectorError, UsageError
 from connector.history import SENDING, RunRecord
 from connector.settings import Settings
-from connector.upsert.applying import AppliedPlans, PlanApplier
+from connector.upsert.applying import AppliedPlans, PlanApplier, refused_by
 from connector.upsert.outbox.planner import PlanBook, PlanCounts, PushOptions
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.plan_file import PlanFile, open_plan
@@ -80,7 +80,7 @@ class _ApplyRun(OutboxRun):
             self._title = header.title
             earlier = self._applied.runs(header.plan_id)
             if done := [run_id for run_id, is_done in earlier.items() if is_done]:
-                self._say_already_applied(plan, done[0])
+                self._say_already_applied(plan, done[0], files)
                 return
             plan.check_age(self._began_ms, self._request.max_age_s)
             looks_first = self._found.look_first_ms > self._began_ms
@@ -92,14 +92,21 @@ class _ApplyRun(OutboxRun):
             for run_id in earlier:
                 outbox.drop_planned(run_id=run_id)
             applier = self._store_plan(plan, list(earlier))
-            self._open_rejects(files, applier, header.source)
+            self._open_rejects(files, applier.columns, header.source)
+            for reject in applier.rejects:
+                self._reject(reject)
             sender.send()
         self._applied.end(header.plan_id, self._options.run_id)
 
-    def _say_already_applied(self, plan: PlanFile, run_id: str) -> None:
-        """What that run has refused stays refused: it counts as it did then."""
+    def _say_already_applied(self, plan: PlanFile, run_id: str, files: ExitStack) -> None:
+        """What that run has refused stays refused: it counts, and is in a rejects file, as then."""
         counts = self._planned = PlanCounts(rows=plan.counts.get("rows", 0))
-        counts.outcomes += self._results.count_refused(run_id)
+        refused, columns, rejects = refused_by(run_id, self._outbox, plan)
+        counts.outcomes += refused
+        if rejects:
+            self._open_rejects(files, columns, plan.header.source)
+            for reject in rejects:
+                self._reject(reject)
         counts.outcomes[Status.REJECTED] += plan.counts.get("rejected", 0)
         counts.outcomes[Status.UNCHANGED] = counts.rows - counts.outcomes.total()
         self._report.notes.append(
@@ -125,21 +132,19 @@ class _ApplyRun(OutboxRun):
             )
         return applier
 
-    def _open_rejects(self, files: ExitStack, applier: PlanApplier, source: str) -> None:
+    def _open_rejects(self, files: ExitStack, columns: Iterable[str], source: str) -> None:
         """The file for rows in conflict, and for those that HiringCenter refuses."""
         settings, plan = self._session.settings, self._request.plan
         request = PushRequest(file=str(plan), rejects=self._request.rejects)
         rejects = RejectsFile(
             rejects_path(settings, request),
-            list(applier.columns),
+            list(columns),
             source=source,
             written=WrittenFiles(settings.state_dir / "rejects-written"),
             omits_cells=True,
         )
         self._rejects = rejects
         self._keep(files, rejects)
-        for reject in applier.rejects:
-            self._reject(reject)
 
     @property
     def _requests_planned(self) -> int:

@@ -6,7 +6,6 @@ has settled is in its entries.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
@@ -419,14 +418,6 @@ class ResultStore:
             for start in range(0, len(bound), _IN_ONE_WRITE):  # a running push waits for each
                 with self._database.write() as connection:
                     connection.execute(statement, bound[start : start + _IN_ONE_WRITE])
-
-    def count_refused(self, run_id: str) -> Counter[Status]:
-        """How many rows of a run were rejected, and how many failed."""
-        own = results.c
-        query = sa.select(own.status, sa.func.count()).where(own.run_id == run_id, _BAD)
-        query = query.group_by(own.status)
-        with self._database.read() as connection:
-            return Counter({Status(status): count for status, count in connection.execute(query)})
 
     def noteworthy(self, run_id: str, limit: int) -> list[RowResult]:
         """The rejects, failures and warnings of one run, in file order."""

@@ -75,12 +75,16 @@ def test_planned_changes_are_what_is_applied_and_edited_people_are_conflicts(
     assert [each.prospect_id for each in conflicts] == edited
     for each in conflicts:
         assert (each.message or "").startswith(f"conflict: title of prospect {each.prospect_id}")
-    rejects = Path(report.summary["rejects_file"]).read_text(encoding="utf-8-sig").splitlines()
+    rejects_file = Path(report.summary["rejects_file"])
+    written = rejects_file.read_bytes()
+    rejects = written.decode("utf-8-sig").splitlines()
     assert len(rejects) == 1 + 10
     assert rejects[0].startswith(HEADER)
+    rejects_file.unlink()
     asked = len(sandbox.requests)
     again = applied(settings, plan)
     assert (counts(again), again.exit_code) == ({"unchanged": 190, "failed": 10}, 3)
+    assert Path(again.summary["rejects_file"]).read_bytes() == written
     assert len(sandbox.requests) == asked
 
 

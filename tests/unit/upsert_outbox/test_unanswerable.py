@@ -209,6 +209,33 @@ def test_an_activity_whose_answer_doesnt_show_it_is_looked_up(tmp_path: Path):
     rig.close()
 
 
+@pytest.mark.parametrize("warns", [1, 2])
+def test_a_warning_reaches_the_user_though_a_creation_looks_like_a_match(
+    tmp_path: Path, warns: int
+):
+    """The API alters a value, says so, and answers 200 to a creation: whoever it shows is taken
+    for a match, and gets the value once more; the warning is reported, once."""
+
+    class Shortens(FakeApi):
+        warns = 1
+
+        def post(self, *args: Any, **options: Any) -> WriteAnswer:
+            answer = super().post(*args, **options)
+            item = self.prospects[answer.item["id"]]
+            item["title"] = item["title"][:3]
+            said = "title was shortened" if self.posts <= self.warns else None
+            return replace(answer, status=200, item=dict(item), message=said)
+
+    api = Shortens(FakeClock())
+    api.warns = warns
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    pushed = rig.push([{"email": "ada@x.org", "title": "Professor"}])
+    assert pushed.statuses == {2: "updated"}
+    assert (pushed.messages[2] or "").count("HiringCenter says: title was shortened") == 1
+    assert [item["title"] for item in api.prospects.values()] == ["Pro"]
+    rig.close()
+
+
 @pytest.mark.parametrize("shows", [False, True], ids=["never", "who is created"])
 def test_an_answer_that_doesnt_show_whom_it_is_about_holds_nobody_up(tmp_path: Path, shows: bool):
     """An API that only reports success: whom it has created, left alone or changed is seen by a
