@@ -82,6 +82,7 @@ class _Call:
     first_sent_s: float | None = None
     remembered_s: float = math.inf
     patience_s: float = math.inf
+    permit_until_s: float = math.inf
 
     def headers(self) -> dict[str, str]:
         if self.idempotency_key is None:
@@ -162,15 +163,23 @@ class ApiClient:
         *,
         lane: Lane = Lane.PULL,
         patience_s: float = math.inf,
+        permit_until_s: float = math.inf,
     ) -> dict[str, Any] | None:
         """One record; None if the API answers 404.
 
-        patience_s: tries end after this, if that is sooner than `retry_total_s`.
+        patience_s: tries end after this, if that is sooner than `retry_total_s`. permit_until_s: no
+        permit is waited for after that (monotonic).
+
+        Raises:
+            TimeoutError: there was no permit until then.
         """
         if record_id in ("", ".", ".."):  # these would change the URL's path
             raise ValueError(f"{record_id!r} can't be a record's id")
         path = f"/{resource}/{quote(record_id, safe='')}"
-        call = _Call("GET", path, lane, absent_at_404=True, patience_s=patience_s)
+        call = _Call(
+            "GET", path, lane,
+            absent_at_404=True, patience_s=patience_s, permit_until_s=permit_until_s,
+        )  # fmt: skip
         item_name = ENDPOINTS[resource].item_name
         found: dict[str, Any] | None = self._answer(
             call, lambda body: to_item(item_name, body)
@@ -182,14 +191,19 @@ class ApiClient:
         facts: dict[str, Any] = self._answer(_Call("GET", "/auth", lane), to_account).value
         return facts
 
-    def polled(self, *, patience_s: float = math.inf) -> list[Any]:
+    def polled(
+        self, *, patience_s: float = math.inf, permit_until_s: float = math.inf
+    ) -> list[Any]:
         """The latest new prospects, flat and in snake_case: no list, and no proof of anything else
-        than that these exist. patience_s: as `record`.
+        than that these exist. patience_s, permit_until_s: as `record`.
         """
 
         def ask(named: dict[str, str]) -> list[Any]:
-            params = (("eventType", "prospect.created"), *named.items())
-            call = _Call("GET", "/webhooks/poll", Lane.PULL, params=params, patience_s=patience_s)
+            call = _Call(
+                "GET", "/webhooks/poll", Lane.PULL,
+                params=(("eventType", "prospect.created"), *named.items()),
+                patience_s=patience_s, permit_until_s=permit_until_s,
+            )  # fmt: skip
             page: Page = self._answer(call, lambda body: to_page("prospects", body)).value
             return list(page.items)
 
@@ -284,7 +298,7 @@ class ApiClient:
         total_s = min(self._retry_total_s, call.patience_s)
         keyed = call.idempotency_key is not None
         while True:
-            permit = self._permit(call.lane)
+            permit = self._permit(call)
             started_s = self._clock.monotonic_s()
             since_s = None if first_sent_s is None else started_s - first_sent_s
             if since_s is not None and since_s > call.remembered_s:
@@ -304,11 +318,11 @@ class ApiClient:
                 self._check_stop()
             effort = effort.waited(wait_s)
 
-    def _permit(self, lane: Lane) -> Permit:
+    def _permit(self, call: _Call) -> Permit:
         """A permit that is still valid; one that came too late is returned unused."""
         while True:
             self._check_stop()
-            permit = self._budget.permit(lane)
+            permit = self._budget.permit(call.lane, until_s=call.permit_until_s)
             if self._clock.monotonic_s() <= permit.send_by_s:
                 return permit
             self._budget.unsent(permit)

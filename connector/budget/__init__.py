@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Protocol
 
 from connector.budget.policy.windows import Lane
@@ -30,10 +31,11 @@ class Permit:
 class Budget(Protocol):
     """The budget as the API client uses it. Thread-safe."""
 
-    def permit(self, lane: Lane) -> Permit:
-        """Block until one request may go out.
+    def permit(self, lane: Lane, *, until_s: float = inf) -> Permit:
+        """Block until one request may go out, or until then (monotonic).
 
         Raises:
+            TimeoutError: none may until then.
             BudgetError: the ledger can't be used; nothing may be sent.
             Interrupted: the budget was canceled while waiting.
         """

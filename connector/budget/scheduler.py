@@ -93,7 +93,7 @@ class RateBudget(BudgetReport):
         self._thread = threading.Thread(target=self._run, name="budget", daemon=True)
         self._thread.start()
 
-    def permit(self, lane: Lane) -> Permit:
+    def permit(self, lane: Lane, *, until_s: float = inf) -> Permit:
         """See `Budget.permit`."""
         if os.getpid() != self._pid:  # before the lock, which may have been copied while held
             raise BudgetClosed
@@ -112,8 +112,9 @@ class RateBudget(BudgetReport):
                 self._since_s = self._clock.monotonic_s()
         try:
             self._wake_up.set()
-            return waiter.result()
-        except BaseException:  # KeyboardInterrupt, in a program that doesn't handle signals
+            left_s = until_s - self._clock.monotonic_s()
+            return waiter.result(None if left_s == inf else max(0.0, left_s))
+        except BaseException:  # also KeyboardInterrupt, in a program that doesn't handle signals
             if not waiter.cancel() and waiter.exception() is None:
                 self.unsent(waiter.result())
             raise

@@ -9,6 +9,7 @@ row is looked up, some in each run. Rows found alive or undecided are looked up 
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -160,10 +161,14 @@ class LookUps:
     """Looks up single records of one resource.
 
     ids: by result, those that were looked up. warnings: message → how many look-ups failed so.
+    permit_until_s: no permit is waited for after that (monotonic).
     """
 
-    def __init__(self, client: ApiClient, resource: str) -> None:
+    def __init__(
+        self, client: ApiClient, resource: str, *, permit_until_s: float = math.inf
+    ) -> None:
         self._client, self._resource = client, resource
+        self._permit_until_s = permit_until_s
         self._failures = self._vain = 0
         self.ids: dict[Found, list[str]] = {found: [] for found in Found}
         self.warnings: Counter[str] = Counter()
@@ -173,6 +178,7 @@ class LookUps:
 
         Raises:
             Unauthorized: the key is refused altogether (401).
+            TimeoutError: there was no permit in time; the record counts as not looked up.
             BudgetError, Interrupted: as ApiClient.
         """
         if self._failures >= FAILURES_MAX:
@@ -188,7 +194,12 @@ class LookUps:
         """The result, the record, and why nothing was decided."""
         patience_s = max(PATIENCE_LEAST_S, PATIENCE_S / (1 + self._vain))
         try:
-            record = self._client.record(self._resource, record_id, patience_s=patience_s)
+            record = self._client.record(
+                self._resource,
+                record_id,
+                patience_s=patience_s,
+                permit_until_s=self._permit_until_s,
+            )
         except ValueError:  # an id that no address can hold
             return Found.UNDECIDED, None, "its id can't be asked for"
         except (Refused, Unauthorized) as error:

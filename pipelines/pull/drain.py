@@ -254,7 +254,7 @@ class Drains:
                         landing, destination, run, within_s=within_s, most=most
                     )
                 if is_probe_due:
-                    self._follower.probe(destination)
+                    self._follower.probe(destination, within_s=POLL_PATIENCE_S)
             finally:
                 report.written = run.counts["rows_written"]
                 report.deleted = run.counts["rows_deleted"]

@@ -248,13 +248,15 @@ class Follower:
         looked = Looked()
 
         def look(part: Sequence[ChangedPerson]) -> tuple[LookUps, list[dict[str, Any]]]:
-            look_ups, found = LookUps(client, PROSPECTS), []
+            look_ups, found = LookUps(client, PROSPECTS, permit_until_s=until_s), []
             try:
                 for each in part:
                     if clock.monotonic_s() >= until_s:
                         break
                     record = look_ups.look(each.prospect_id)
                     found += [] if record is None else [record]
+            except TimeoutError:  # the API has asked to wait: the pull lock isn't held meanwhile
+                pass
             except ConnectorError as error:
                 looked.errors.append(error)
             return look_ups, found
@@ -331,12 +333,15 @@ class Follower:
         since_ms = self._now_ms() - (facts.probed_ms or 0)
         return facts.last_event_ms is not None and since_ms >= PROBE_EVERY_S * 1000
 
-    def probe(self, destination: Destination) -> None:
+    def probe(self, destination: Destination, *, within_s: float = inf) -> None:
         """Ask the poll feed for somebody new whom no event has named; one of the last minute may be
-        late. Where there is no such feed, full scans alone find who was missed."""
+        late. Where there is no such feed, full scans alone find who was missed. within_s: without
+        a permit until then, a later one does it."""
         now_ms, new = self._now_ms(), list[str]()
         try:
-            people = polled_people(self._session)
+            people = polled_people(self._session, within_s=within_s)
+        except TimeoutError:
+            return
         except (ApiError, UsageError) as error:
             _log.info("events.no_probe", why=str(error))
         else:
@@ -353,14 +358,15 @@ class Follower:
         return int(self._session.clock.now_s() * 1000)
 
 
-def polled_people(session: Session) -> dict[str, int | None]:
+def polled_people(session: Session, *, within_s: float = inf) -> dict[str, int | None]:
     """Ids in the poll feed, each with its time of creation (UTC epoch ms) where it has one.
 
     Raises:
         UsageError: this API has no such feed.
         ApiError: it can't be asked now.
+        TimeoutError: the budget has no permit for it `within_s`.
     """
-    rows = polled_rows(session)
+    rows = polled_rows(session, within_s=within_s)
     people: dict[str, int | None] = {}
     for row in rows:
         if person := prospect_in(row):
@@ -371,10 +377,11 @@ def polled_people(session: Session) -> dict[str, int | None]:
     return {id_: at_ms for id_, at_ms in people.items() if not forgotten.has_id(id_)}
 
 
-def polled_rows(session: Session) -> list[Any]:
+def polled_rows(session: Session, *, within_s: float = inf) -> list[Any]:
     """The poll feed as it is; see `polled_people`."""
     try:
-        return session.client.polled(patience_s=POLL_PATIENCE_S)
+        until_s = session.clock.monotonic_s() + within_s
+        return session.client.polled(patience_s=POLL_PATIENCE_S, permit_until_s=until_s)
     except Refused as error:
         if error.status not in (404, 405):
             raise

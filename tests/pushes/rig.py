@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,7 +56,7 @@ class FreeBudget:
 
     waited_s = 0.0
 
-    def permit(self, lane: Lane) -> Permit:
+    def permit(self, lane: Lane, *, until_s: float = inf) -> Permit:
         return Permit(0, lane, float("inf"))
 
     def answered(self, permit: Permit, status: int, headers: Mapping[str, str]) -> None: ...

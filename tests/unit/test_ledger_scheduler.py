@@ -361,6 +361,18 @@ def test_unsent_permits_are_free_for_others_at_once(tmp_path: Path):
     assert clock.monotonic_s() < 1
 
 
+def test_a_caller_may_wait_only_for_a_while(tmp_path: Path):
+    """Whoever gives up takes no permit from those who still wait."""
+    clock = FakeClock()
+    with opened(tmp_path, (1, 600.0), clock=clock) as budget:
+        permit = budget.permit(Lane.PULL)
+        with pytest.raises(TimeoutError):
+            budget.permit(Lane.PULL, until_s=clock.monotonic_s())
+        assert budget.waiting(Lane.PULL) == 0
+        budget.unsent(permit)
+        budget.permit(Lane.PULL)
+
+
 def test_a_429_is_waited_out_by_every_caller(tmp_path: Path):
     """Asked to wait 30 s: the next permit comes after that, whichever lane asks."""
     clock = FakeClock()

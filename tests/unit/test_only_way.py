@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 
 import pytest
 
@@ -62,7 +63,7 @@ class CountingBudget:
     def __init__(self) -> None:
         self.granted, self.settled = 0, 0
 
-    def permit(self, lane: Lane) -> Permit:
+    def permit(self, lane: Lane, *, until_s: float = inf) -> Permit:
         self.granted += 1
         return Permit(self.granted, lane, float("inf"))
 

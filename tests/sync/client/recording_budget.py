@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Mapping
+from math import inf
 
 from connector.budget import Lane, Permit
 from connector.clock import Clock, SystemClock
@@ -28,7 +29,7 @@ class RecordingBudget:
         self.headers: list[Mapping[str, str]] = []
         self.on_answer: Callable[[], None] = lambda: None
 
-    def permit(self, lane: Lane) -> Permit:
+    def permit(self, lane: Lane, *, until_s: float = inf) -> Permit:
         with self._lock:
             self.lanes.append(lane)
             number = next(self._ids)

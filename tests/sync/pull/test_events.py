@@ -384,6 +384,25 @@ def test_a_probe_that_would_wait_for_the_budget_is_left_to_a_later_turn(events: 
     assert (report.requests, events.facts.probed_ms) == (0, 1)
 
 
+def test_a_drain_that_is_asked_to_wait_doesnt_hold_the_lock_meanwhile(events: Followed):
+    """Of several who wait, the look-up of one is answered 429: all of them wait for a later drain,
+    and nothing has failed."""
+    people = events.trust()
+    events.name(*people[:6])
+    events.puller.sandbox.options.script = lambda _request: "dated_429"
+    settings = events.puller.settings
+    with (
+        open_session(settings, kind="drain") as session,
+        Destination(settings) as destination,
+    ):
+        run = events_scan(destination, "test")
+        landing = Landing(destination, {"prospects": run}, settings.pull)
+        follower = Follower(session, events.inbox)
+        assert follower.follow(landing, destination, run, within_s=0.3) == 0
+    assert len(events.waiting()) == 6
+    assert follower.postponed == 0
+
+
 class NotingFollower(Follower):
     """within_s: how long each of its turns was allowed to look people up."""
 

@@ -62,7 +62,7 @@ class ListServer:
         )
 
     def record(
-        self, resource: str, record_id: str, *, patience_s: float = 0
+        self, resource: str, record_id: str, *, patience_s: float = 0, **_: float
     ) -> dict[str, Any] | None:
         self.records_asked.append(record_id)
         return next((row for row in self.rows if row["id"] == record_id), None)

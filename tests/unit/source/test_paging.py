@@ -1114,7 +1114,7 @@ def answering(answers: dict[str, Any]) -> LookUps:
     """Look-ups of a server that answers each id as told: a record, None for 404, or an error."""
 
     class Server:
-        def record(self, resource: str, record_id: str, *, patience_s: float) -> Any:
+        def record(self, resource: str, record_id: str, *, patience_s: float, **_: float) -> Any:
             answer = answers[record_id]
             if isinstance(answer, Exception):
                 raise answer
@@ -1194,7 +1194,7 @@ def test_an_open_task_that_can_not_be_looked_at_stays_as_it_is():
     """403: the others are settled, and the run is told."""
     server = ListServer(tasks(10), matches=is_open)
 
-    def record(_: str, record_id: str, *, patience_s: float) -> Any:
+    def record(_: str, record_id: str, **_options: float) -> Any:
         if record_id == "secret":
             raise refused(403)
         return next((row for row in server.rows if row["id"] == record_id), None)
