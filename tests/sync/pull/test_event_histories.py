@@ -93,7 +93,7 @@ class World:
         self.destination, self.inbox, self.settings = destination, inbox, own
         self.account = account_of(own)
         self.session: Any = SimpleNamespace(
-            settings=own, clock=self.clock, client=self.server, stop=None
+            settings=own, clock=self.clock, client=self.server, stop=None, ledger=inbox._database
         )
         self.events: list[str] = []
         self.delivered: list[str] = []
