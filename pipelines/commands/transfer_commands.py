@@ -23,8 +23,12 @@ from pipelines.commands.invocation import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.table import Table
+
     from connector.settings import Settings
-    from pipelines.pull.pull_run import Wanted
+    from pipelines.pull.pull_run import PullReport, Wanted
     from pipelines.push.push_input import PushRequest
     from pipelines.push.push_report import PushReport
 
@@ -99,7 +103,6 @@ def _since_ms(text: str) -> int:
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
     from pipelines.pull.pull_run import pull
-    from pipelines.pull.pull_view import pull_events, pull_lines
     from pipelines.running.progress import progress_of
 
     report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
@@ -408,3 +411,88 @@ def _push_job(settings: Settings, name: str, output: Output, new_ledger: bool) -
     from pipelines.push.push_input import job_request
 
     return run_push(settings, replace(job_request(settings, name), new_ledger=new_ledger), output)
+
+
+# --- what a pull came to, for people -----------------------------------------------------------
+
+
+def pull_lines(report: PullReport, settings: Settings) -> list[Any]:
+    """A table of what was read, written and deleted, then notes."""
+    resources = report.summary["resources"].values()
+    is_empty = report.error is not None and not any(facts["rows_read"] for facts in resources)
+    lines: list[Any] = [_pull_table(report)] if resources and not is_empty else []
+    return [*lines, *_pull_notes(report, settings)]
+
+
+def pull_events(report: PullReport) -> list[tuple[str, dict[str, Any]]]:
+    """Log events of a pull that needs a look: its counts, and lists that aren't complete."""
+    summary = report.summary
+    lists = summary.get("resources", {})
+    events = [
+        ("pull.incomplete", {"resource": name, "why": facts["why_incomplete"]})
+        for name, facts in lists.items()
+        if facts.get("why_incomplete")
+    ]
+    if any(facts["rows_read"] for facts in lists.values()):
+        ended = {"status": summary["status"], "requests": summary["requests"]}
+        events.insert(0, ("pull.ended", ended))
+    return [(name, {"run_id": summary.get("run_id"), **facts}) for name, facts in events]
+
+
+def _pull_table(report: PullReport) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("resource", "scan", "read", "written", "deleted", "rows now"):
+        table.add_column(name, justify="left" if name in ("resource", "scan") else "right")
+    for name, facts in report.summary["resources"].items():
+        scan = f"{facts['scan']} (unproven)" if facts["complete"] is False else facts["scan"]
+        counts = [facts[count] for count in ("rows_read", "rows_written", "rows_deleted")]
+        live = report.live_rows.get(name)
+        table.add_row(
+            name, scan, *(f"{count:,}" for count in counts), "" if live is None else f"{live:,}"
+        )
+    return table
+
+
+def _pull_notes(report: PullReport, settings: Settings) -> Iterator[str]:
+    from pipelines.running.progress import elapsed, plural
+
+    for resource, facts in report.summary["resources"].items():
+        if "why_incomplete" in facts:
+            yield f"{resource}: not proven complete: {facts['why_incomplete']}."
+        if resource in report.doubts:
+            yield _what_follows(resource, is_new=report.doubts[resource])
+    for resource, counts in report.warnings.items():
+        for what, times in counts.items():
+            yield f"Warning: {resource}: {what} ({times}x)"
+    summary = report.summary
+    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
+    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
+    yield from _copy_notes(report, settings)
+
+
+def _what_follows(resource: str, *, is_new: bool) -> str:
+    if is_new:
+        return (
+            f"{resource}: what was read is published, and nothing was flagged deleted. If this "
+            "persists, later pulls don't verify it again, and prove deletions one by one."
+        )
+    return (
+        f"{resource}: this was the case at the last pull too; deletions are proven one by one (at "
+        "most 50 look-ups per pull)."
+    )
+
+
+def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
+    from pipelines.destination.identity import snapshot_facts
+
+    copy = snapshot_facts(settings)
+    if copy is None:
+        return
+    if report.published:
+        yield f"A new copy is at {copy.path}."
+    elif not report.is_visible:
+        yield f"{copy.still()}. Run it again to publish what has landed since."
+    elif report.error is None:
+        yield f"Nothing changed; the copy is at {copy.path}."

@@ -37,7 +37,6 @@ _OVERDUE_S = 5.0
 _HEAVY = (
     "pipelines.commands.transfer_commands",
     "pipelines.pull.pull_run",
-    "pipelines.pull.pull_view",
     "pipelines.push.apply_and_undo",
     "pipelines.push.push_run",
     "pipelines.push.push_report",

@@ -12,10 +12,9 @@ from connector.sandbox import RESOURCES
 from connector.settings import HttpSettings, RateLimit
 from pipelines.commands.invocation import Output
 from pipelines.commands.status_commands import status
-from pipelines.commands.transfer_commands import run_pull
+from pipelines.commands.transfer_commands import pull_lines, run_pull
 from pipelines.destination.destination import Destination
 from pipelines.pull.pull_run import Wanted
-from pipelines.pull.pull_view import pull_lines
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import landed_duckdb

@@ -18,7 +18,7 @@ from connector.sandbox import RESOURCES
 from connector.sandbox.sandbox_options import ALL_PERMISSIONS
 from connector.settings import HttpSettings, RateLimit
 from pipelines.commands.status_commands import status
-from pipelines.pull.pull_view import pull_lines
+from pipelines.commands.transfer_commands import pull_lines
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import expected, landed_duckdb
 
