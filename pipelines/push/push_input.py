@@ -16,13 +16,13 @@ from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.planner import Mode
-from connector.upsert.rows.field_names import normalized
 from connector.upsert.rows.row_files import (
     RejectsFile,
     ResultsFile,
     WrittenFiles,
     next_rejects_name,
 )
+from connector.upsert.rows.write_schema import normalized
 from pipelines.destination.identity import is_duckdb
 
 To = Literal["prospects", "notes", "tasks", "meetings"]

@@ -13,7 +13,7 @@ from connector.errors import DoubledColumn, InputError
 from connector.upsert.inputs.files import LocalFile
 from connector.upsert.inputs.text_decoding import Guess
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.field_names import field_called, field_meant, is_field_word
+from connector.upsert.rows.write_schema import field_called, field_meant, is_field_word
 
 MAX_RAW_CHARS = 32_000  # what a cell of a spreadsheet holds
 HEADER_SEARCH_ROWS = 50

@@ -3,14 +3,15 @@
 Headers match fields without regard to case, spaces, `_` and `-`. A mapping file (TOML) says what
 they can't: `[columns]` input column = API field · `[constants]` API field = value, for every row ·
 `[policy]` API field = how it may be written · `ignore = [columns]`. Fields of the activities are
-written `note.body`, `task.dueAt` and so on.
+written `note.body`, `task.dueAt` and so on. Exports of well-known address books are recognized by
+their own columns.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -24,25 +25,22 @@ from connector.errors import (
     listed_columns,
     nearest,
 )
-from connector.upsert.rows.field_names import (
+from connector.upsert.rows.write_schema import (
+    ACTIVITY_FIELDS,
+    ACTIVITY_PREFIXES,
+    LABEL_EDITS,
+    LONGEST_NAME,
+    MANNERS,
+    PROSPECT_FIELDS,
     PROSPECTS,
-    Export,
-    export_of,
+    REFERENCE_FIELDS,
+    REQUIRED,
     field_called,
     field_like,
     field_meant,
     is_field_word,
     is_full_name,
     normalized,
-)
-from connector.upsert.rows.write_schema import (
-    ACTIVITY_FIELDS,
-    ACTIVITY_PREFIXES,
-    LABEL_EDITS,
-    MANNERS,
-    PROSPECT_FIELDS,
-    REFERENCE_FIELDS,
-    REQUIRED,
 )
 
 REASON_COLUMN = "_hc_reject_reason"
@@ -499,3 +497,120 @@ def raise_missing(missing: Sequence[str], location: str) -> None:
             reason=f"no column for {', '.join(missing)}, which the API requires. Add the column, "
             "or map one or give a constant in a mapping file (--mapping).",
         )
+
+
+# --- exports of address books ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Export:
+    """An address book's export. Columns are written as `normalized` makes them.
+
+    signs: it is this one if a column of each of these sets is there. fields: column → API field;
+    of several for one field the first counts. others: the columns that have no field.
+    """
+
+    name: str
+    signs: tuple[frozenset[str], ...]
+    fields: dict[str, str]
+    others: re.Pattern[str]
+
+    def targets(
+        self, columns: Sequence[str], taken: Collection[str]
+    ) -> Iterator[tuple[str, str | None]]:
+        """(column, its field or None) of the columns that belong to this export. taken: fields
+        that something else gives already."""
+        by_name = {normalized(name): name for name in columns if len(name) <= LONGEST_NAME}
+        given = set(taken)
+        for name, target in self.fields.items():
+            if name in by_name:
+                yield by_name[name], None if target in given else target
+                given.add(target)
+        for name, column in by_name.items():
+            if name not in self.fields and self.others.fullmatch(name):
+                yield column, None
+
+
+_EXPORTS = (
+    Export(
+        "Google Contacts",
+        (frozenset({"email1value", "phone1value", "email1label", "email1type"}),),
+        {
+            **{"firstname": "firstName", "givenname": "firstName"},
+            **{"lastname": "lastName", "familyname": "lastName"},
+            **{"email1value": "email", "phone1value": "phone"},
+            **{"organizationname": "company", "organization1name": "company"},
+            **{"organizationtitle": "title", "organization1title": "title"},
+            **{"address1street": "streetAddress", "address1city": "city"},
+            **{"address1region": "state", "address1postalcode": "postalCode"},
+        },
+        re.compile(
+            r"(email|phone|address|organization|website|relation|event|customfield|im|jot|"
+            r"calendarlink|userdefinedfield|externalid|sipaddress)\d+\w*|.*yomi\w*|phonetic\w+|"
+            r"organization(department|yominame|symbol|location|jobdescription|costcenter|type)|"
+            r"middlename|additionalname|name(prefix|suffix)|initials|nickname|shortname|maidenname|"
+            r"fileas|birthday|gender|location|billinginformation|directoryserver|mileage|"
+            r"occupation|hobby|sensitivity|priority|subject|language|photo|groupmembership|labels|"
+            r"name"
+        ),
+    ),
+    Export(
+        "Outlook",
+        (
+            frozenset({"emailaddress"}),
+            frozenset({"emaildisplayname", "businessphone", "homephone", "email2address"}),
+        ),
+        {
+            "emailaddress": "email",
+            **dict.fromkeys(("mobilephone", "primaryphone", "homephone", "businessphone"), "phone"),
+            **{"company": "company", "companyname": "company", "jobtitle": "title"},
+            **{"homestreet": "streetAddress", "homecity": "city", "homestate": "state"},
+            "homepostalcode": "postalCode",
+        },
+        re.compile(
+            r"title|imaddress|middlename|suffix|nickname|\w*yomi|email\w*|(home|business|other|company|car|"
+            r"assistant'?s|primary|radio|mobile)(main)?(phone|fax|street|city|state|postalcode|"
+            r"country\S*|address\S*|telex|name)\d*|isdn|pager|telex|callback|tty/tddphone|"
+            r"department|account|anniversary|billinginformation|birthday|categories|children|"
+            r"directoryserver|gender|governmentidnumber|hobby|initials|internetfreebusy|keywords|"
+            r"language|location|manager'?sname|mileage|officelocation|organizationalidnumber|"
+            r"priority|private|profession|referredby|sensitivity|spouse|schools?|user\d|"
+            r"(personal)?webpage|webpage\d"
+        ),
+    ),
+    Export(
+        "LinkedIn",
+        (frozenset({"connectedon"}), frozenset({"emailaddress", "url", "position"})),
+        {"emailaddress": "email", "position": "title"},
+        re.compile(r"url|connectedon"),
+    ),
+    Export(
+        "HubSpot",
+        (
+            frozenset({"recordid", "contactid"}),
+            frozenset(
+                {"contactowner", "leadstatus", "lifecyclestage", "createdate", "lastactivitydate"}
+                | {"associatedcompany", "phonenumber", "marketingcontactstatus"}
+            ),
+        ),
+        {
+            **{"phonenumber": "phone", "mobilephonenumber": "phone", "jobtitle": "title"},
+            **{"companyname": "company", "associatedcompany": "company"},
+            "state/region": "state",
+        },
+        re.compile(
+            r"recordid(\S*)|contactid|contactowner|leadstatus|lifecyclestage|associated\S+|"
+            r"marketingcontact\S*|(create|lastactivity|lastmodified|lastcontacted|becamea\S*)date|"
+            r"country/region|websiteurl|primarycompany|hubspot\S+|timesincelast\S*"
+        ),
+    ),
+)
+
+
+def export_of(columns: Sequence[str]) -> Export | None:
+    """The program whose export has these columns, if it is a known one."""
+    names = {normalized(column) for column in columns}
+    return next(
+        (each for each in _EXPORTS if all(sign & names for sign in each.signs)),
+        None,
+    )

@@ -1,11 +1,13 @@
-"""The API's write schema as pydantic models: POST /prospects, /notes, /tasks, /meetings.
+"""The API's write schema as pydantic models: POST /prospects, /notes, /tasks, /meetings; and what
+people, and the programs they export from, call its fields.
 
 TypedDicts, so that a validated row is the payload itself: a field that is left out stays out,
 and an explicit None stays None. Lengths are this connector's own limits, well above what people
 type and below what a broken file holds. Source: the HiringCenter REST API v2 reference.
 
 A field that isn't plain text has a check here, which takes a cell as any source holds it, and
-raises ValueError with what to do about it.
+raises ValueError with what to do about it. Names are matched loosely; everything else is suggested,
+never assumed.
 """
 
 import json
@@ -21,6 +23,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, ValidationInfo
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from connector.errors import nearest
 from connector.upsert.rows import MANNERS as MANNERS
 from connector.upsert.rows.cells import BadCell, check_readable, json_ready, text_of
 from connector.upsert.rows.contact import e164, email_identity, plain_email
@@ -367,3 +370,108 @@ def current_fields(kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
 def has_older_names(kind: str, payload: Mapping[str, Any]) -> bool:
     """Whether a payload is one for the API's older revision."""
     return not payload.keys().isdisjoint(_NEWER_NAMES.get(kind, {}))
+
+
+# --- what people call them ---------------------------------------------------------------------
+
+_OTHER_WORDS = {
+    "firstName": "forename givenname vorname first fname",
+    "lastName": "surname familyname nachname last lname",
+    "email": "emailaddress mail",
+    "phone": "mobile cell cellphone phonenumber telephone tel mobilephone",
+    "postalCode": "zip zipcode postcode plz",
+    "streetAddress": "street address addressline1 address1",
+    "state": "province region",
+    "city": "town",
+    "company": "employer organization organisation companyname",
+    "title": "jobtitle position role",
+    "labels": "label tags tag",
+    "notes": "comment comments remarks",
+    "stageId": "stage",
+    "licenseStatus": "license licensed licence",
+}
+# names that mean one field in whatever file they stand
+_SYNONYMS = {
+    "givenname": "firstName",
+    "familyname": "lastName",
+    "emailaddress": "email",
+    "email1value": "email",
+    "phonenumber": "phone",
+    "phone1value": "phone",
+    "mobilephone": "phone",
+    "mobilephonenumber": "phone",
+    "companyname": "company",
+    "organizationname": "company",
+    "organization1name": "company",
+    "jobtitle": "title",
+    "organizationtitle": "title",
+    "organization1title": "title",
+    "state/region": "state",
+}
+_FULL_NAMES = frozenset({"name", "fullname"})
+_SPACING = re.compile(r"[\s_-]+")
+LONGEST_NAME = 64
+
+
+def normalized(name: str) -> str:
+    """`name` as it is compared: `E-mail`, `e_mail` and `EMAIL` are one."""
+    return _SPACING.sub("", name).casefold()
+
+
+PROSPECTS = "prospects"
+_BY_NAME = {normalized(name): name for name in FIELDS}
+# where each row is an activity: `body`, and `note.body` as in a file of prospects
+_BY_NAME_OF: dict[str, dict[str, str]] = {PROSPECTS: _BY_NAME} | {
+    kind: {
+        normalized(f"{start}{name}"): name
+        for name in ACTIVITY_ROW_FIELDS[kind]
+        for start in ("", *([] if name in REFERENCE_FIELDS else [f"{prefix}."]))
+    }
+    for prefix, kind in ACTIVITY_PREFIXES.items()
+}
+_SUGGESTED_OF_ACTIVITY = {
+    **{"note": "body", "text": "body", "comment": "body", "due": "dueAt", "duedate": "dueAt"},
+    **{"assignto": "assignedTo", "assignee": "assignedTo", "type": "meetingType"},
+    **{"owner": "ownerId", "start": "meetingDate", "timezone": "timeZone"},
+    **{"prospect": "prospectId", "mail": "email", "mobile": "phone", "tel": "phone"},
+}
+_SUGGESTED = {word: name for name, words in _OTHER_WORDS.items() for word in words.split()}
+
+
+def field_called(name: str, kind: str = PROSPECTS) -> str | None:
+    """The API field that `name` stands for; None if none does. kind: of the records that rows
+    become."""
+    return _BY_NAME_OF[kind].get(normalized(name))
+
+
+def field_meant(name: str, kind: str = PROSPECTS) -> str | None:
+    """The API field that `name` means where no other column has that field's own name."""
+    meant = _SYNONYMS.get(normalized(name))
+    return meant if kind == PROSPECTS or meant in REFERENCE_FIELDS else None
+
+
+def is_field_word(name: str) -> bool:
+    """Whether `name` is a word for a field, so that a message may quote it: no person's data."""
+    return field_called(name) is not None or normalized(name) in {*_SYNONYMS, *_SUGGESTED}
+
+
+def is_full_name(name: str) -> bool:
+    """Whether a column called `name` holds first and last name together."""
+    return normalized(name) in _FULL_NAMES
+
+
+def field_like(name: str, kind: str = PROSPECTS) -> str | None:
+    """The API field that `name` was probably meant to be, for error messages."""
+    plain = normalized(name[: LONGEST_NAME + 1])
+    if kind != PROSPECTS:
+        suggested = _SUGGESTED_OF_ACTIVITY.get(plain)
+        if suggested in ACTIVITY_ROW_FIELDS[kind]:
+            return suggested
+        close = None if len(plain) > LONGEST_NAME else nearest(plain, _BY_NAME_OF[kind])
+        return _BY_NAME_OF[kind][close] if close else None
+    if plain in _SUGGESTED:
+        return _SUGGESTED[plain]
+    if plain in _SYNONYMS or len(plain) > LONGEST_NAME:
+        return _SYNONYMS.get(plain)
+    near = nearest(plain, _BY_NAME)
+    return _BY_NAME[near] if near else None
