@@ -40,9 +40,9 @@ _DIED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. kind: pull, push, apply, undo, or drain (all of a day). label: the destination it
-    works for. finished_ms: None while it runs. status: running, ok, failed, stopped (by a signal).
-    Times are UTC epoch ms."""
+    """One run. kind: pull, push, apply, undo, verify, or drain (all of a day). label: the
+    destination it works for. finished_ms: None while it runs. status: running, ok, failed, stopped
+    (by a signal). Times are UTC epoch ms."""
 
     run_id: str
     kind: str
@@ -96,6 +96,24 @@ class History:
                     summary=json.dumps(summary, default=str),
                 )
             )  # fmt: skip
+
+    def add(
+        self,
+        run_id: str,
+        kind: str,
+        label: str,
+        status: str,
+        summary: Mapping[str, Any],
+        error: str | None = None,
+        *,
+        started_ms: int,
+    ) -> None:
+        """Record a run that has ended, and that held no lock; see `start` and `finish`."""
+        facts = {"run_id": run_id, "kind": kind, "label": label, "status": status}
+        times = {"started_ms": started_ms, "finished_ms": _now_ms()}
+        outcome = {"summary": json.dumps(summary, default=str), "error": error and printable(error)}
+        with self._database.write() as connection:
+            connection.execute(sa.insert(_runs).values(**facts, **times, **outcome, landed=False))
 
     def add_to_day(self, run_id: str, kind: str, label: str, summary: Mapping[str, Any]) -> str:
         """Count a short run into the one of its kind that stands for the day (UTC); its id.

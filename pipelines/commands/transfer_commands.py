@@ -1,4 +1,4 @@
-"""`hiringcenter pull`, `push`, `plan`, `apply`, `undo` and `sync`: the commands that move rows."""
+"""The commands that move rows, `pull` and `push` say; and `verify`, which compares them."""
 
 from __future__ import annotations
 
@@ -67,25 +67,33 @@ def _pull(
 ) -> Result:
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
     tasks, meetings), or all four."""
-    from connector.errors import UsageError, nearest
-    from connector.source import RESOURCES
+    from connector.errors import UsageError
     from pipelines.pull.pull_run import Wanted
 
-    for name in resources or ():
-        if name not in RESOURCES:
-            like = nearest(name, RESOURCES)
-            hint = f" Did you mean {like!r}?" if like else ""
-            raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
+    names = _resources(resources)
     if since is not None and (full or reset):
         raise UsageError("--since can't be combined with --full or --reset.")
     wanted = Wanted(
-        tuple(name for name in RESOURCES if not resources or name in resources),
+        names,
         full=full,
         since_ms=None if since is None else _since_ms(since),
         reset=reset,
         take_over=take_over,
     )
     return run_pull(settings, wanted, output)
+
+
+def _resources(named: list[str] | None) -> tuple[str, ...]:
+    """The resources that are named, or all, in their usual order."""
+    from connector.errors import UsageError, nearest
+    from connector.source import RESOURCES
+
+    for name in named or ():
+        if name not in RESOURCES:
+            like = nearest(name, RESOURCES)
+            hint = f" Did you mean {like!r}?" if like else ""
+            raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
+    return tuple(name for name in RESOURCES if not named or name in named)
 
 
 def _since_ms(text: str) -> int:
@@ -111,6 +119,41 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
         lines=pull_lines(report, settings),
         events=pull_events(report),
         exit_code=report.exit_code,
+        error=report.error,
+    )
+
+
+@command(
+    "verify",
+    short_help="Bound how many rows are wrong, by looking some up",
+    example="hiringcenter verify --requests 300 --max-wrong 1%",
+    observe=True,
+)
+def _verify(
+    settings: Settings,
+    output: Output,
+    resources: list[str] | None = argument("RESOURCE"),
+    requests: int = option(
+        "--requests N", "How many rows to look up.", default=300, min=1, max=100_000
+    ),
+    max_wrong: str = option(
+        "--max-wrong SHARE", "Exit 3 unless at most so many are wrong.", default="1%"
+    ),
+) -> Result:
+    """Look up random rows of each RESOURCE (default: all four) by id, compare them field by field
+    with the destination, and bound how many of all rows are wrong. Writes nothing."""
+    from pipelines.pull.sampling import parse_share, verify_lines
+    from pipelines.pull.verification import VerifyRequest, verify
+    from pipelines.running.progress import progress_of
+
+    wanted = VerifyRequest(_resources(resources), requests, parse_share(max_wrong))
+    report = verify(settings, wanted, progress_of("verify", bar=output.shows_progress))
+    counts = ("run_id", "verdict", "compared", "wrong", "at_most", "late", "not_checked")
+    return Result(
+        summary=report.summary,
+        lines=verify_lines(report.summary),
+        exit_code=report.exit_code,
+        events=[("verify.ended", {name: report.summary[name] for name in counts})],
         error=report.error,
     )
 
