@@ -44,7 +44,6 @@ from connector.source.fields import (
     record_id,
 )
 from connector.source.row_maker import configured_maker, is_reserved
-from connector.upsert.inputs.table_reader import open_read_only
 from connector.webhooks.inbox import account_of, find_inbox
 from pipelines.destination.identity import destination_label, is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
@@ -68,20 +67,20 @@ Row = dict[str, Any]
 # --- the rows that have landed --------------------------------------------------------------------
 
 
-class _Tables(Protocol):
+class _LandedTables(Protocol):
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
     def name(self, table: str) -> str: ...
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
 
 
-class _Copy(DuckWarehouse):
+class _CopyTables(DuckWarehouse):
     """The file that analysts open. A cursor wouldn't know its schemas."""
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
 
 
-class _Server(ServerWarehouse):
+class _ServerColumns(ServerWarehouse):
     """The tables on a server, by dlt's schema of them."""
 
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -97,20 +96,22 @@ class _Server(ServerWarehouse):
 
 
 @contextmanager
-def _landed(settings: Settings) -> Iterator[_Tables]:
+def _landed(settings: Settings) -> Iterator[_LandedTables]:
     """The published copy, as it is now and stays while it is open, or the server's tables."""
     if not is_duckdb(settings):
         from pipelines.destination.destination_kinds import server_pipeline
 
         with server_pipeline(settings) as pipeline:
-            yield _Server(lambda: pipeline)
+            yield _ServerColumns(lambda: pipeline)
         return
+    from connector.upsert.inputs.table_reader import open_read_only
+
     path = settings.duckdb_path
     if not path.exists():
         raise UsageError(f"There is no copy at {path} to verify yet. Run `hiringcenter pull`.")
     try:
         with closing(open_read_only(path, settings.dataset)) as connection:
-            yield _Copy(connection, settings.dataset)
+            yield _CopyTables(connection, settings.dataset)
     except duckdb.Error as error:
         raise DestinationError(
             f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
@@ -119,7 +120,7 @@ def _landed(settings: Settings) -> Iterator[_Tables]:
 
 
 @dataclass
-class _List:
+class _SampledList:
     """A list's rows in the destination. sample: in random order. pulled_ms: when the last pull of
     it began, by our clock; complete_ms: the last scan that is proven complete, if any was."""
 
@@ -134,7 +135,9 @@ class _List:
     why_not: str | None = None
 
 
-def _read_list(tables: _Tables, known: _List, most: int, chance: random.Random) -> None:
+def _read_list(
+    tables: _LandedTables, known: _SampledList, most: int, chance: random.Random
+) -> None:
     """Count its rows that aren't flagged deleted, and read `most` of them, chosen at random."""
     name = tables.name(known.name)
     has_unlisted = UNLISTED_COLUMN in known.columns
@@ -159,7 +162,7 @@ def _read_list(tables: _Tables, known: _List, most: int, chance: random.Random) 
     chance.shuffle(known.sample)
 
 
-def _rows_of(tables: _Tables, known: _List, ids: Sequence[str]) -> dict[str, Row]:
+def _rows_of(tables: _LandedTables, known: _SampledList, ids: Sequence[str]) -> dict[str, Row]:
     """Rows that aren't flagged deleted, by id."""
     names = list(known.columns)
     found: dict[str, Row] = {}
@@ -179,7 +182,7 @@ def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _note_freshness(
-    tables: _Tables, columns: Mapping[str, Any], lists: Mapping[str, _List]
+    tables: _LandedTables, columns: Mapping[str, Any], lists: Mapping[str, _SampledList]
 ) -> None:
     """When each list was pulled, as the destination itself says: so it fits the rows."""
     if "_hc_freshness" not in columns:
@@ -257,7 +260,7 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-class _Comparison:
+class _RowComparison:
     """Landed rows of one list next to the records that the API returned, made into rows by the
     maker that a pull uses.
 
@@ -265,7 +268,9 @@ class _Comparison:
     alone.
     """
 
-    def __init__(self, known: _List, records: Sequence[dict[str, Any]], settings: Settings) -> None:
+    def __init__(
+        self, known: _SampledList, records: Sequence[dict[str, Any]], settings: Settings
+    ) -> None:
         maker = configured_maker(known.name, known.columns, settings.pull)  # type: ignore[arg-type]
         unique = maker.unique(records)
         self._expected = {row["id"]: row for row in maker.table(unique).to_pylist()}
@@ -318,7 +323,7 @@ def _is_same_moved(data_type: str, moved: Any, wanted: Any) -> bool:
 # --- one run --------------------------------------------------------------------------------------
 
 
-class _Answer(NamedTuple):
+class _LookedUpRow(NamedTuple):
     """What the API said of one row. error: what ended the run."""
 
     row: Row
@@ -371,12 +376,12 @@ def verify(
     with open_session(settings, kind="verify") as session:
         progress = progress_of(session) if progress_of else Progress()
         try:
-            return _Verification(session, wanted, progress, chance or random.Random()).run()
+            return _VerifyRun(session, wanted, progress, chance or random.Random()).run()
         finally:
             progress.stop()
 
 
-class _Verification:
+class _VerifyRun:
     """The steps of one run, in order, and what they collect for its report."""
 
     def __init__(
@@ -386,8 +391,8 @@ class _Verification:
             session, wanted, progress, chance,
         )  # fmt: skip
         self._began_s, self._began_ms = session.clock.monotonic_s(), self._now_ms()
-        self._lists = {name: _List(name) for name in wanted.resources}
-        self._answers: dict[str, list[_Answer]] = {name: [] for name in wanted.resources}
+        self._lists = {name: _SampledList(name) for name in wanted.resources}
+        self._answers: dict[str, list[_LookedUpRow]] = {name: [] for name in wanted.resources}
         self._look_ups = {name: LookUps(session.client, name) for name in wanted.resources}
         self._is_exhausted = False  # every row was looked up
 
@@ -413,7 +418,7 @@ class _Verification:
         spare = math.ceil(self._wanted.requests * _SPARE_SHARE)
         return self._wanted.requests + spare
 
-    def _read(self, tables: _Tables) -> None:
+    def _read(self, tables: _LandedTables) -> None:
         """When lists were pulled comes first: rows that land meanwhile are newer than that."""
         columns = tables.columns()
         _note_freshness(tables, columns, self._lists)
@@ -472,14 +477,14 @@ class _Verification:
                 )  # fmt: skip
         self._check_missing_calls()
 
-    def _ask(self, drawn: tuple[str, Row]) -> _Answer:
+    def _ask(self, drawn: tuple[str, Row]) -> _LookedUpRow:
         name, row = drawn
         try:
-            return _Answer(row, *self._look_ups[name].ask(str(row["id"])))
+            return _LookedUpRow(row, *self._look_ups[name].ask(str(row["id"])))
         except (ApiError, BudgetError, Interrupted) as error:
-            return _Answer(row, None, error=error)
+            return _LookedUpRow(row, None, error=error)
 
-    def _take(self, name: str, answer: _Answer, draw: Draw) -> bool:
+    def _take(self, name: str, answer: _LookedUpRow, draw: Draw) -> bool:
         """Keep an answer; True if its row can be compared."""
         if answer.found is None:
             return False
@@ -516,19 +521,19 @@ class _Verification:
 
     # --- comparing ------------------------------------------------------------------------------
 
-    def _compare(self) -> dict[str, _Found]:
+    def _compare(self) -> dict[str, _ListFindings]:
         """What became of each list's rows."""
         found = {name: self._compare_list(name) for name in self._lists}
         doubtful = {name: [*each.wrong] for name, each in found.items() if each.wrong}
         if doubtful and self._session.stop.is_set() is False:
             for name, ids in self._landed_meanwhile(doubtful).items():
                 found[name].note_late(ids)
-        if people := [*found.get("prospects", _Found()).wrong]:
+        if people := [*found.get("prospects", _ListFindings()).wrong]:
             found["prospects"].note_late(self._waiting_for_events(people))
         return found
 
-    def _compare_list(self, name: str) -> _Found:
-        answers, result, known = self._answers[name], _Found(), self._lists[name]
+    def _compare_list(self, name: str) -> _ListFindings:
+        answers, result, known = self._answers[name], _ListFindings(), self._lists[name]
         alive = {str(each.row["id"]): each for each in answers if each.record is not None}
         gone = [str(each.row["id"]) for each in answers if each.found == Found.DELETED]
         if known.complete_ms is None:
@@ -539,7 +544,7 @@ class _Verification:
         result.not_checked = len(answers) - len(alive) - len(gone)
         if alive:
             records = [each.record for each in alive.values() if each.record is not None]
-            comparison = _Comparison(known, records, self._session.settings)
+            comparison = _RowComparison(known, records, self._session.settings)
             differing = comparison.differing({id_: each.row for id_, each in alive.items()})
             result.fields_left_out = sorted(comparison.not_compared)
             edited = {id_ for id_ in differing if self._is_edited_since(name, _of(alive, id_))}
@@ -559,7 +564,7 @@ class _Verification:
                            if each.record is not None and str(each.row["id"]) in now]  # fmt: skip
                 still = set(ids) - now.keys()  # flagged deleted by now
                 if records:
-                    comparison = _Comparison(known, records, self._session.settings)
+                    comparison = _RowComparison(known, records, self._session.settings)
                     differing = comparison.differing(now)
                     asked = {record_id(each) for each in records}
                     still |= {id_ for id_ in now if id_ in asked and id_ not in differing}
@@ -581,7 +586,9 @@ class _Verification:
 
     # --- the report -----------------------------------------------------------------------------
 
-    def _summary(self, found: Mapping[str, _Found], error: ConnectorError | None) -> dict[str, Any]:
+    def _summary(
+        self, found: Mapping[str, _ListFindings], error: ConnectorError | None
+    ) -> dict[str, Any]:
         session, wanted = self._session, self._wanted
         checked = [known for known in self._lists.values() if known.why_not is None]
         compared = sum(each.compared for each in found.values())
@@ -620,7 +627,7 @@ class _Verification:
         }
         return facts if error is None else facts | {"error": error_facts(error)}
 
-    def _list_facts(self, name: str, found: _Found) -> dict[str, Any]:
+    def _list_facts(self, name: str, found: _ListFindings) -> dict[str, Any]:
         known = self._lists[name]
         facts: dict[str, Any] = {
             "rows": known.rows, "listed": known.listed, "total_count": known.total_count,
@@ -647,7 +654,7 @@ class _Verification:
 
 
 @dataclass
-class _Found:
+class _ListFindings:
     """What became of a list's rows. wrong: id → columns that differ."""
 
     compared: int = 0
@@ -664,5 +671,5 @@ class _Found:
                 self.compared -= 1
 
 
-def _of(answers: Mapping[str, _Answer], id_: str) -> Mapping[str, Any]:
+def _of(answers: Mapping[str, _LookedUpRow], id_: str) -> Mapping[str, Any]:
     return answers[id_].record or {}

@@ -14,7 +14,7 @@ from connector.errors import Interrupted, UsageError
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, ResourceSettings
 from connector.webhooks.inbox import Arrival, account_of, open_inbox
-from pipelines.pull.pull_view import verify_lines
+from pipelines.pull.sampling import verify_lines
 from pipelines.pull.verification import VerifyReport, VerifyRequest, is_same, verify
 from pipelines.running.progress import Progress, ProgressState
 from pipelines.running.session import Session, open_ledger
@@ -74,7 +74,7 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
     assert _differences(report) == found
     assert report.summary["at_most"] == pytest.approx(3 / 160, abs=1e-6)  # all rows were read
     assert report.exit_code == 3
-    text = "\n".join(str(each) for each in verify_lines(report))
+    text = "\n".join(str(each) for each in verify_lines(report.summary))
     assert f"Differs: prospects {prospect}: email, labels" in text
     assert "example.com" not in text + str(report.summary)
 
@@ -86,7 +86,7 @@ def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
     assert report.summary["compared"] == 100
     assert report.summary["requests"] == 104
     assert report.exit_code == 0
-    text = "\n".join(str(each) for each in verify_lines(report))
+    text = "\n".join(str(each) for each in verify_lines(report.summary))
     assert "0 of 100 differ: at most 1.9% of 160 rows are wrong, with 95% confidence." in text
 
 
@@ -172,7 +172,7 @@ def test_too_few_rows_to_tell_say_how_many_it_takes(puller: Puller):
     report = _verify(puller, "prospects", requests=20)
     assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
     takes = report.summary["takes"]
-    text = "\n".join(str(each) for each in verify_lines(report))
+    text = "\n".join(str(each) for each in verify_lines(report.summary))
     assert f"hiringcenter verify --requests {takes}" in text
     assert _verify(puller, "prospects", requests=takes).exit_code == 0
 
