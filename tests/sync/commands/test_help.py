@@ -24,6 +24,7 @@ COMMANDS = (
     "plan",
     "apply",
     "undo",
+    "forget",
     "sync",
     "verify",
     "status",
