@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     import typer
 
 _ORDER = (
-    "check", "pull", "push", "plan", "apply", "undo", "forget", "sync", "verify", "status",
-    "budget", "runs",
-    "report", "webhooks", "watch", "sandbox",
+    "check", "pull", "push", "plan", "apply", "undo", "sync", "status", "budget", "runs", "report",
+    "webhooks", "watch", "sandbox",
 )  # fmt: skip
 
 

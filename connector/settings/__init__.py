@@ -13,6 +13,7 @@ from connector.settings.tree import (
     Account,
     AlertSettings,
     HttpSettings,
+    MartSettings,
     PullSettings,
     PushJob,
     RateLimit,
@@ -28,8 +29,8 @@ from connector.settings.tree import (
 )
 
 __all__ = [
-    "VENDOR_HOST", "Account", "AlertSettings", "HttpSettings", "PullSettings", "PushJob",
-    "RateLimit", "ResourceSettings", "Settings", "WatchSettings", "WebhookSettings",
-    "WriteSettings", "account_settings", "check_base_url", "check_public_url", "is_loopback",
-    "load", "open_project", "parse_rate_limits",
+    "VENDOR_HOST", "Account", "AlertSettings", "HttpSettings", "MartSettings",
+    "PullSettings", "PushJob", "RateLimit", "ResourceSettings", "Settings", "WatchSettings",
+    "WebhookSettings", "WriteSettings", "account_settings", "check_base_url", "check_public_url",
+    "is_loopback", "load", "open_project", "parse_rate_limits",
 ]  # fmt: skip

@@ -208,6 +208,8 @@ def _in_project(section: S, project: Project) -> S:
         value = getattr(section, name)
         if isinstance(value, Path):
             changes[name] = project.path(value)
+        elif isinstance(value, Section):
+            changes[name] = _in_project(value, project)
         elif isinstance(value, dict):  # of jobs, of accounts
             changes[name] = {key: _in_project(each, project) for key, each in value.items()}
     return section.model_copy(update=changes)

@@ -237,6 +237,15 @@ class PullSettings(Section):
     meetings: ResourceSettings = ResourceSettings()
 
 
+class MartSettings(Section):
+    """Answers to questions that people ask, made at the destination. directory: of the user's own
+    SQL files. timeout_s: how long one of these may run."""
+
+    enabled: bool = True
+    directory: Path | None = None
+    timeout_s: Positive = 60.0
+
+
 class WriteSettings(Section):
     """How rows are checked and sent.
 
@@ -368,6 +377,7 @@ class WrittenSettings(Section):
     state_dir: Path = Field(default_factory=default_state_dir)
     http: HttpSettings = HttpSettings()
     pull: PullSettings = PullSettings()
+    marts: MartSettings = MartSettings()
     writes: WriteSettings = WriteSettings()
     push: dict[str, PushJob] = {}
     accounts: dict[AccountName, Account] = {}

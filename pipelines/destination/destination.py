@@ -28,6 +28,7 @@ from pipelines.destination.identity import (
 )
 from pipelines.destination.load_errors import chain, load_failed, translated
 from pipelines.destination.loader import PIPELINE_NAME, Batch, Loader
+from pipelines.destination.marts import Marts
 from pipelines.destination.postgres import (
     AnswerTimeouts,
     blockers_of,
@@ -84,11 +85,14 @@ class Destination:
         self._settings, self._stop = settings, stop
         self._type, self._paths = destination_type(settings), work_paths(settings)
         self._record = WorkRecord.read(self._paths.work_dir)
+        self._marts = Marts(
+            settings.marts, record=self._record, folder=self._paths.work_dir, stop=stop
+        )
         self._snapshot: Snapshot | None = None
         if self._type == "duckdb":
             self._snapshot = Snapshot(
                 duckdb_file(settings), dataset=settings.dataset,
-                installation=installation_id(settings), record=self._record,
+                installation=installation_id(settings), record=self._record, marts=self._marts,
             )  # fmt: skip
             self._snapshot.refuse_foreign_file(take_over=take_over)
         self.warnings: dict[str, Counter[str]] = {}
@@ -422,11 +426,21 @@ class Destination:
 
     def publish(self) -> bool:
         """Publish a new copy for analysts if rows have landed or another process changed the old
-        one; True if so. Otherwise update only its tables about runs.
+        one; True if so. Otherwise update only its tables about runs. On PostgreSQL, bring the views
+        of the marts up to date.
         """
         if self._snapshot is None:
+            if self._type == "postgres":
+                self._update_views()
             return False
         return self._memory.fit(partial(self._snapshot.publish, self._connection))
+
+    def _update_views(self) -> None:
+        try:
+            with translated(), self.loader.opened.pipeline.sql_client() as client:
+                self._marts.update_views(client.native_connection, client.dataset_name)
+        except DestinationError as error:  # rows have landed, and the next run tries again
+            _log.warning("marts.failed", reason=str(error))
 
     def close(self) -> None:
         """Close the working file; a second call does nothing."""

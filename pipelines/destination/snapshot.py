@@ -30,11 +30,11 @@ import duckdb
 from connector.errors import ConfigurationError, CopyOfAnother, DestinationError
 from connector.logs import get_logger
 from pipelines.destination.load_errors import describe
+from pipelines.destination.marts import Marts
 from pipelines.destination.working_file import (
     RUNS_TABLE,
     TableName,
     WorkRecord,
-    sync_path,
     tables_to_publish,
 )
 
@@ -53,11 +53,14 @@ class Snapshot:
     """The file that analysts open, as one installation publishes it. The pull lock is held.
 
     path: at the end of all links. dataset: this run's; the copy holds every one of the working
-    file. installation: 16 hex digits. record: remembers the copy that was published last.
+    file. installation: 16 hex digits. record: remembers the copy that was published last. marts:
+    made in each copy.
     """
 
-    def __init__(self, path: Path, *, dataset: str, installation: str, record: WorkRecord) -> None:
-        self.path = path
+    def __init__(
+        self, path: Path, *, dataset: str, installation: str, record: WorkRecord, marts: Marts
+    ) -> None:
+        self.path, self._marts = path, marts
         self._dataset, self._installation, self._record = dataset, installation, record
         self._log_path = _log_of(path)
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -119,7 +122,8 @@ class Snapshot:
 
     def publish(self, connection: duckdb.DuckDBPyConnection) -> bool:
         """Make a new copy if rows have landed or another process changed the old one; True if so.
-        Otherwise update only its tables about runs, at a tenth of the cost.
+        Otherwise update only its tables about runs and the marts that read them, at a tenth of the
+        cost.
 
         Raises:
             DestinationError: the copy can't be written; the old one stays as it is.
@@ -128,15 +132,16 @@ class Snapshot:
             is_new = self._record.is_behind or not self._is_intact()
             self._make(connection, is_new=is_new)
             self._temporary.chmod(_MODE)
-            sync_path(self._temporary)
+            _sync(self._temporary)
             self.keep_foreign_writes()
             self._guard_against_writers()
             old = [_stamp(self.path)] if self.path.exists() else []
             known = [stamp for stamp in old if stamp in self._record.copies]
             self._record.save(copies=[*known, _stamp(self._temporary)])  # first, in case of a kill
             self._temporary.replace(self.path)
-            sync_path(self.path.parent)
+            _sync(self.path.parent)
             self._record.save(is_behind=False)
+        self._marts.report()
         if is_new:
             _log.info("publish.done", file=str(self.path), bytes=self.path.stat().st_size)
         return is_new
@@ -171,18 +176,25 @@ class Snapshot:
             made.unlink(missing_ok=True)
             if not is_new:
                 shutil.copyfile(self.path, made)
-            self._fill(connection, made, is_new=is_new)
+            changed = self._fill(connection, made, is_new=is_new)
+            self._marts.make_own_tables(connection, made, changed, is_new=is_new)
             if made != target:
                 shutil.copyfile(made, target)
         finally:
             if made != target:
                 made.unlink(missing_ok=True)
 
-    def _fill(self, connection: duckdb.DuckDBPyConnection, made: Path, *, is_new: bool) -> None:
+    def _fill(
+        self, connection: duckdb.DuckDBPyConnection, made: Path, *, is_new: bool
+    ) -> dict[str, set[str]]:
+        """Write tables, and marts of ours; returns which, by dataset."""
         own_runs, own_freshness = (TableName(self._dataset, table) for table in _ABOUT_RUNS)
         names = tables_to_publish(connection)
         if not is_new:
             names = [name for name in names if name in (own_runs, own_freshness)]
+        written: dict[str, set[str]] = {}
+        for name in names:
+            written.setdefault(name.dataset, set()).add(name.table)
         quoted = str(made).replace("'", "''")
         with closing(connection.cursor()) as cursor:
             cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
@@ -190,10 +202,13 @@ class Snapshot:
                 for name in names:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                     cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
+                for dataset, changed in written.items():
+                    self._marts.make_tables(connection, _ALIAS, dataset, changed, is_new=is_new)
                 signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
                 cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS '{signature}'")
             finally:
                 cursor.execute(f"DETACH {_ALIAS}")
+        return written
 
     def _is_intact(self) -> bool:
         """Whether a reader who opens the path now sees exactly what was published last."""
@@ -304,3 +319,11 @@ def _is_log(log: Path) -> bool:
 def _stamp(path: Path) -> list[int]:
     found = path.stat()
     return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

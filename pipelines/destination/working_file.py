@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -53,13 +53,14 @@ class TableName(NamedTuple):
 
     @property
     def schema(self) -> str:
-        return _quoted(self.dataset)
+        return quoted_name(self.dataset)
 
     def __str__(self) -> str:
-        return f"{self.schema}.{_quoted(self.table)}"
+        return f"{self.schema}.{quoted_name(self.table)}"
 
 
-def _quoted(identifier: str) -> str:
+def quoted_name(identifier: str) -> str:
+    """A name as SQL takes it, whatever it holds."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
@@ -82,7 +83,7 @@ def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
 
 def work_schema(connection: duckdb.DuckDBPyConnection, dataset: str) -> str:
     """The quoted schema for internal data about `dataset`; created if it is missing."""
-    schema = _quoted(f"_hc_work_{dataset}")
+    schema = quoted_name(f"_hc_work_{dataset}")
     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     return schema
 
@@ -97,7 +98,8 @@ class WorkRecord:
     copies: inode, size and modification time (ns) of the snapshot published last, and of the one
     before if a kill came between them. is_behind: rows have landed that the snapshot lacks.
     is_suspect: a run met an error in the working file. merges_with: the version of dlt with which
-    an untested destination has been seen to merge rows.
+    an untested destination has been seen to merge rows. failed_marts: names and digests of marts
+    that couldn't be made.
     """
 
     file: Path
@@ -105,6 +107,7 @@ class WorkRecord:
     is_behind: bool = False
     is_suspect: bool = False
     merges_with: str = ""
+    failed_marts: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -139,7 +142,7 @@ class WorkRecord:
         """
         for name, value in changes.items():
             setattr(self, name, value)
-        names = ("copies", "is_behind", "is_suspect", "merges_with")
+        names = ("copies", "is_behind", "is_suspect", "merges_with", "failed_marts")
         known = {name: getattr(self, name) for name in names}
         try:
             _new(self.file).write_text(json.dumps(known))
@@ -378,52 +381,6 @@ def _copy_tables(
         raise
     finally:
         cursor.close()
-
-
-def rewrite_file(path: Path) -> None:
-    """Copy a DuckDB file as a whole, and put the copy in its place. A deleted row stays in the file
-    until its blocks are used again, also after a checkpoint; the copy doesn't have it.
-
-    Raises:
-        DestinationError: another process has it open, or the copy can't be written; the file stays
-            as it is.
-    """
-    new, log = path.with_name(f".{path.name}.rewritten"), path.with_name(f"{path.name}.wal")
-    try:
-        for left in (new, new.with_name(f"{new.name}.wal")):  # of a run that was killed
-            left.unlink(missing_ok=True)
-        with closing(_connect(path)) as connection:
-            connection.execute("FORCE CHECKPOINT")
-            ((name,),) = connection.execute("SELECT current_database()").fetchall()
-            target = str(new).replace("'", "''")
-            connection.execute(f"ATTACH '{target}' AS _hc_rewritten")
-            copy = f"COPY FROM DATABASE {_quoted(name)} TO _hc_rewritten"
-            MemoryLimit(connection).fit(lambda: connection.execute(copy))
-            connection.execute("DETACH _hc_rewritten")
-        new.chmod(path.stat().st_mode & 0o777)
-        sync_path(new)
-        log.unlink(missing_ok=True)  # all of it is in the file: the copy mustn't get it again
-        new.replace(path)
-        sync_path(path.parent)
-    except (OSError, duckdb.Error) as error:
-        if isinstance(error, duckdb.Error) and (refusal := _refusal(path, error)):
-            raise refusal from error
-        raise DestinationError(
-            f"{path}: this file can't be rewritten: {describe(error)}. It still has what was "
-            "deleted. Make its folder writable and not full, then run the command again."
-        ) from error
-    finally:
-        with suppress(OSError):
-            new.unlink(missing_ok=True)
-
-
-def sync_path(path: Path) -> None:
-    """Have a file, or the names in a folder, on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- memory and the log -------------------------------------------------------------------------

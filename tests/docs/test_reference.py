@@ -101,7 +101,7 @@ def test_every_variable_is_documented_with_its_default():
     """The names at the top of the tree."""
     shown = {row[0].strip("`"): row[1] for row in rows(SETTINGS.section("Environment variables"))}
     sections = {"http", "pull", "writes", "push", "accounts", "alerts", "telemetry", "logs"}
-    sections |= {"webhooks", "watch"}
+    sections |= {"webhooks", "watch", "marts"}
     names = set(Settings.model_fields) - NOT_SETTINGS - sections
     assert set(shown) == {f"HIRINGCENTER_{name.upper()}" for name in names}
     defaults = load()

@@ -24,7 +24,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from connector.sandbox import Sandbox, SandboxOptions
-from connector.settings import PullSettings, RateLimit, Settings
+from connector.settings import MartSettings, PullSettings, RateLimit, Settings
 from pipelines.pull.pull_run import Wanted, pull
 
 OUTAGE_MS = 600_000
@@ -172,7 +172,7 @@ class Receiver:
             api_key=SecretStr(sandbox.api_key), base_url=sandbox.url,
             state_dir=folder / "state", duckdb_path=folder / "hc.duckdb",
             rate_limits=(RateLimit(1_000_000, 60.0),),
-            pull=PullSettings(page_size=page_size),
+            pull=PullSettings(page_size=page_size), marts=MartSettings(enabled=False),
         )  # fmt: skip
 
     def start(self) -> None:

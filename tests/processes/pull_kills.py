@@ -57,6 +57,7 @@ def pulling_from(
         "HIRINGCENTER_BASE_URL": sandbox.url,
         "HIRINGCENTER_RATE_LIMITS": "1000000/60s",
         "HIRINGCENTER_PULL__CHUNK_PAGES": str(CHUNK_PAGES),
+        "HIRINGCENTER_MARTS__ENABLED": "false",  # a kill leaves them like any other table
     }
     environment["HIRINGCENTER_STATE_DIR"] = "state"
     with Zygote(folder, environment, watches_files=watches_files) as running:

@@ -153,6 +153,7 @@ def environment(sandbox: Sandbox, keys_ttl_s: float | None) -> Mapping[str, str]
         "HIRINGCENTER_RATE_LIMITS": "30000/60s",
         "HIRINGCENTER_WRITES__MAX_IN_FLIGHT": "8",
         "HIRINGCENTER_STATE_DIR": "state",
+        "HIRINGCENTER_MARTS__ENABLED": "false",  # a kill leaves them like any other table
     }
     if keys_ttl_s is not None:
         environment["HIRINGCENTER_WRITES__KEY_MEMORY_S"] = str(keys_ttl_s)

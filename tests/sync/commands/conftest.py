@@ -65,4 +65,5 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         monkeypatch.setenv("HIRINGCENTER_API_KEY", running.api_key)
         monkeypatch.setenv("HIRINGCENTER_BASE_URL", running.url)
         monkeypatch.setenv("HIRINGCENTER_RATE_LIMITS", "1000000/60s")
+        monkeypatch.setenv("HIRINGCENTER_MARTS__ENABLED", "false")  # they have tests of their own
         yield running

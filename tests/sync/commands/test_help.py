@@ -24,9 +24,7 @@ COMMANDS = (
     "plan",
     "apply",
     "undo",
-    "forget",
     "sync",
-    "verify",
     "status",
     "budget",
     "runs",
@@ -111,7 +109,7 @@ def test_the_example_of_every_command_works(
     """As it stands there; those that end by themselves."""
     monkeypatch.setenv("BROWSER", "true")
     monkeypatch.setenv("HIRINGCENTER_ACCOUNTS__EAST__API_KEY_ENV", "HIRINGCENTER_API_KEY")
-    if command in ("status", "plan", "verify"):
+    if command in ("status", "plan"):
         run("pull", "-q")
     for arguments in examples(run, command):
         if "serve" in arguments or "--every" in arguments:

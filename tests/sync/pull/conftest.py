@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import SecretStr
 
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
-from connector.settings import PullSettings, RateLimit, Settings
+from connector.settings import MartSettings, PullSettings, RateLimit, Settings
 from pipelines.pull.pull_run import PullReport, Wanted, pull
 from tests.sync.pull.between import Between
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
@@ -71,6 +71,7 @@ def settings_for(sandbox: Sandbox, folder: Path, **changes: Any) -> Settings:
             "duckdb_path": folder / "data" / "hc.duckdb",
             "rate_limits": (RateLimit(1_000_000, 60.0),),
             "pull": PullSettings(),
+            "marts": MartSettings(enabled=False),  # which have tests of their own
             **changes,
         }
     )

@@ -18,7 +18,9 @@ import duckdb
 import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
+from connector.settings import MartSettings
 from pipelines.destination.destination import Destination
+from pipelines.destination.marts import Marts
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.working_file import WorkRecord
 from pipelines.running.checks import run_checks
@@ -310,7 +312,10 @@ def test_a_copy_of_another_user_is_kept_where_links_to_it_are_refused():
         os.seteuid(65534)
         try:
             record = WorkRecord.read(folder)
-            snapshot = Snapshot(copy, dataset="x", installation="0" * 16, record=record)
+            marts = Marts(MartSettings(), record=record, folder=folder)
+            snapshot = Snapshot(
+                copy, dataset="x", installation="0" * 16, record=record, marts=marts
+            )
             snapshot.keep_foreign_writes()
         finally:
             os.seteuid(0)

@@ -30,6 +30,7 @@ def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
         state_dir=tmp_path / "state",
         duckdb_path=tmp_path / "data.duckdb",
         http={"retry_total_s": 2.0},
+        marts={"enabled": False},  # which have tests of their own
     )
 
 

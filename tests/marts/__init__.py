@@ -1,0 +1,1 @@
+"""The marts: the same rows at every destination, however the published copy is opened."""
