@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     import typer
 
 _ORDER = (
-    "check", "pull", "push", "plan", "apply", "undo", "sync", "status", "budget", "runs", "report",
-    "webhooks", "watch", "sandbox",
+    "check", "pull", "push", "plan", "apply", "undo", "forget", "sync", "verify", "status",
+    "budget", "runs",
+    "report", "webhooks", "watch", "sandbox",
 )  # fmt: skip
 
 

@@ -229,12 +229,13 @@ class Database:
 
     @contextmanager
     def write(
-        self, *, to_disk: bool = True, on: sa.Connection | None = None
+        self, *, to_disk: bool = True, on: sa.Connection | None = None, keeps: bool = True
     ) -> Iterator[sa.Connection]:
         """A write transaction; commits at the end, rolls back on an exception.
 
         to_disk: False doesn't wait for PostgreSQL's disk. A crash of its machine may lose the
         latest of these transactions; a killed process never does. on: a connection of `connect`.
+        keeps: False rolls back at the end, so that changes are only counted.
         """
         with self._guarded(), self._exclusive(), self._begun(write=True, on=on) as connection:
             if not (to_disk or self.is_sqlite):
@@ -243,6 +244,8 @@ class Database:
                 self._proof.of_file()
                 self._proof.of_rows(connection)
             yield connection
+            if not keeps and (transaction := connection.get_transaction()) is not None:
+                transaction.rollback()
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -311,15 +314,18 @@ class Database:
         with self.read() as connection:
             return _version(connection, component)
 
-    def scrub(self) -> None:
-        """Rewrite a SQLite file, so that it contains no deleted data. PostgreSQL removes deleted
-        data with its next vacuum."""
+    def scrub(self) -> bool:
+        """Rewrite a SQLite file, so that it contains no deleted data; False where another process
+        is reading its log, which then still has some. PostgreSQL removes deleted data with its next
+        vacuum."""
         if not self.is_sqlite:
-            return
+            return True
         with self._guarded(), self._exclusive(), closing(self.engine.raw_connection()) as raw:
             cursor = raw.cursor()
             cursor.execute("VACUUM")
             cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            answer = cursor.fetchone()
+            return not (answer and answer[0])
 
     def close(self) -> None:
         self.engine.dispose()

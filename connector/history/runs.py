@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -40,9 +40,9 @@ _DIED = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. kind: pull, push, apply, undo, or drain (all of a day). label: the destination it
-    works for. finished_ms: None while it runs. status: running, ok, failed, stopped (by a signal).
-    Times are UTC epoch ms."""
+    """One run. kind: pull, push, apply, undo, forget, verify, or drain (all of a day). label: the
+    destination it works for. finished_ms: None while it runs. status: running, ok, failed, stopped
+    (by a signal). Times are UTC epoch ms."""
 
     run_id: str
     kind: str
@@ -97,6 +97,24 @@ class History:
                 )
             )  # fmt: skip
 
+    def add(
+        self,
+        run_id: str,
+        kind: str,
+        label: str,
+        status: str,
+        summary: Mapping[str, Any],
+        error: str | None = None,
+        *,
+        started_ms: int,
+    ) -> None:
+        """Record a run that has ended, and that held no lock; see `start` and `finish`."""
+        facts = {"run_id": run_id, "kind": kind, "label": label, "status": status}
+        times = {"started_ms": started_ms, "finished_ms": _now_ms()}
+        outcome = {"summary": json.dumps(summary, default=str), "error": error and printable(error)}
+        with self._database.write() as connection:
+            connection.execute(sa.insert(_runs).values(**facts, **times, **outcome, landed=False))
+
     def add_to_day(self, run_id: str, kind: str, label: str, summary: Mapping[str, Any]) -> str:
         """Count a short run into the one of its kind that stands for the day (UTC); its id.
 
@@ -149,6 +167,25 @@ class History:
         landed = sa.update(_runs).where(_runs.c.run_id.in_([*run_ids])).values(landed=True)
         with self._database.write() as connection:
             connection.execute(landed)
+
+    def edit_texts(
+        self, having: Sequence[str], change: Callable[[str], str], *, dry_run: bool = False
+    ) -> int:
+        """Change summaries and errors that contain one of some texts; how many. dry_run: only
+        count."""
+        count = 0
+        with self._database.write(keeps=not dry_run) as connection:
+            for column in (_runs.c.summary, _runs.c.error):
+                found = sa.or_(
+                    sa.false(), *(column.contains(each, autoescape=True) for each in having)
+                )
+                query = sa.select(_runs.c.run_id, column).where(found)
+                for run_id, text in connection.execute(query).fetchall():
+                    if (changed := change(text)) != text:
+                        update = sa.update(_runs).where(_runs.c.run_id == run_id)
+                        connection.execute(update.values({column.name: changed}))
+                        count += 1
+        return count
 
     def _select(self, query: sa.Select[Any]) -> list[RunRecord]:
         names = [each.name for each in fields(RunRecord)]

@@ -181,17 +181,20 @@ class LookUps:
             TimeoutError: there was no permit in time; the record counts as not looked up.
             BudgetError, Interrupted: as ApiClient.
         """
-        if self._failures >= FAILURES_MAX:
-            found, record, why = Found.UNASKED, None, "too many look-ups failed in a row"
-        else:
-            found, record, why = self._ask(record_id)
+        found, record, why = self.ask(record_id)
         self.ids[found].append(record_id)
         if why:
             self.warnings[f"left the list and can't be looked at, so it stays as it is: {why}"] += 1
         return record
 
-    def _ask(self, record_id: str) -> tuple[Found, dict[str, Any] | None, str]:
-        """The result, the record, and why nothing was decided."""
+    def ask(self, record_id: str) -> tuple[Found, dict[str, Any] | None, str]:
+        """The result, the record, and why nothing was decided; `look` also keeps them.
+
+        Raises:
+            As `look`.
+        """
+        if self._failures >= FAILURES_MAX:
+            return Found.UNASKED, None, "too many look-ups failed in a row"
         patience_s = max(PATIENCE_LEAST_S, PATIENCE_S / (1 + self._vain))
         try:
             record = self._client.record(

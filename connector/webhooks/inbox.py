@@ -133,6 +133,11 @@ def account_of(settings: Settings) -> str:
     return f"{settings.account or 'default'}-{hashlib.sha256(where.encode()).hexdigest()[:16]}"
 
 
+def _named(column: sa.Column[Any], account: str) -> sa.ColumnElement[bool]:
+    """Whether it is the account's, for any destination."""
+    return column.startswith(f"{account.rpartition('-')[0]}-", autoescape=True)
+
+
 class Inbox:
     """Thread-safe. waiting_max: of an account. is_shared: `database` stays open after `close`.
 
@@ -295,11 +300,33 @@ class Inbox:
                 found.update(connection.scalars(sa.select(_waiting.c.prospect_id).where(*named)))
         return found
 
+    def forget(self, account: str, ids: Sequence[str], *, dry_run: bool = False) -> int:
+        """Remove people, from what is kept for other destinations of the account too; how many
+        entries. dry_run: only count."""
+        removed = 0
+        mine = _named(_accounts.c.account, account)
+        with self._database.write(keeps=not dry_run) as connection:
+            own = (_named(_waiting.c.account, account), _waiting.c.prospect_id.in_(ids))
+            removed += connection.execute(sa.delete(_waiting).where(*own)).rowcount
+            every = sa.select(_accounts.c.account, _accounts.c.notes).where(mine)
+            for each, text in connection.execute(every).fetchall():
+                notes = orjson.loads(text or "{}")
+                polled = [id_ for id_ in notes.get("polled", ()) if id_ not in ids]
+                if removing := len(notes.get("polled", ())) - len(polled):
+                    removed += removing
+                    changed = orjson.dumps({**notes, "polled": polled}).decode()
+                    self._change(connection, each, notes=changed)
+        return removed
+
+    def scrub(self) -> bool:
+        """See `Database.scrub`."""
+        return self._database.scrub()
+
     # --- what is known --------------------------------------------------------------------------
 
     def facts(self, account: str) -> EventFacts:
         mine = _waiting.c.account == account
-        named = _accounts.c.account.startswith(f"{account.rpartition('-')[0]}-", autoescape=True)
+        named = _named(_accounts.c.account, account)
         others = sa.select(_accounts.c.account).where(
             named, _accounts.c.account != account, _accounts.c.alive_ms.is_not(None)
         )

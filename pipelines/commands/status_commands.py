@@ -280,6 +280,8 @@ def _what_happened(record: RunRecord) -> str:
 
         named = record.summary.get("job") or record.summary.get("source")
         facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)
+    elif record.kind == "verify":
+        facts = "{wrong:,} of {compared:,} rows wrong, {late:,} late".format_map(record.summary)
     else:
         lists = record.summary.get("resources", {}).values()
         written = sum(each["rows_written"] for each in lists)

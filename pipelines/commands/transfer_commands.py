@@ -1,4 +1,5 @@
-"""`hiringcenter pull`, `push`, `plan`, `apply`, `undo` and `sync`: the commands that move rows."""
+"""The commands that move rows, `pull` and `push` say, or remove them; and `verify`, which compares
+them."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from connector.settings import Settings
+    from pipelines.pull.forgetting import ForgetReport, ForgetRequest
     from pipelines.pull.pull_run import PullReport, Wanted
     from pipelines.push.push_input import PushRequest
     from pipelines.push.push_report import PushReport
@@ -67,25 +69,33 @@ def _pull(
 ) -> Result:
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
     tasks, meetings), or all four."""
-    from connector.errors import UsageError, nearest
-    from connector.source import RESOURCES
+    from connector.errors import UsageError
     from pipelines.pull.pull_run import Wanted
 
-    for name in resources or ():
-        if name not in RESOURCES:
-            like = nearest(name, RESOURCES)
-            hint = f" Did you mean {like!r}?" if like else ""
-            raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
+    names = _resources(resources)
     if since is not None and (full or reset):
         raise UsageError("--since can't be combined with --full or --reset.")
     wanted = Wanted(
-        tuple(name for name in RESOURCES if not resources or name in resources),
+        names,
         full=full,
         since_ms=None if since is None else _since_ms(since),
         reset=reset,
         take_over=take_over,
     )
     return run_pull(settings, wanted, output)
+
+
+def _resources(named: list[str] | None) -> tuple[str, ...]:
+    """The resources that are named, or all, in their usual order."""
+    from connector.errors import UsageError, nearest
+    from connector.source import RESOURCES
+
+    for name in named or ():
+        if name not in RESOURCES:
+            like = nearest(name, RESOURCES)
+            hint = f" Did you mean {like!r}?" if like else ""
+            raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
+    return tuple(name for name in RESOURCES if not named or name in named)
 
 
 def _since_ms(text: str) -> int:
@@ -111,6 +121,41 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
         lines=pull_lines(report, settings),
         events=pull_events(report),
         exit_code=report.exit_code,
+        error=report.error,
+    )
+
+
+@command(
+    "verify",
+    short_help="Bound how many rows are wrong, by looking some up",
+    example="hiringcenter verify --requests 300 --max-wrong 1%",
+    observe=True,
+)
+def _verify(
+    settings: Settings,
+    output: Output,
+    resources: list[str] | None = argument("RESOURCE"),
+    requests: int = option(
+        "--requests N", "How many rows to look up.", default=300, min=1, max=100_000
+    ),
+    max_wrong: str = option(
+        "--max-wrong SHARE", "Exit 3 unless at most so many are wrong.", default="1%"
+    ),
+) -> Result:
+    """Look up random rows of each RESOURCE (default: all four) by id, compare them field by field
+    with the destination, and bound how many of all rows are wrong. Writes nothing."""
+    from pipelines.pull.sampling import parse_share, verify_lines
+    from pipelines.pull.verification import VerifyRequest, verify
+    from pipelines.running.progress import progress_of
+
+    wanted = VerifyRequest(_resources(resources), requests, parse_share(max_wrong))
+    report = verify(settings, wanted, progress_of("verify", bar=output.shows_progress))
+    counts = ("run_id", "verdict", "compared", "wrong", "at_most", "late", "not_checked")
+    return Result(
+        summary=report.summary,
+        lines=verify_lines(report.summary),
+        exit_code=report.exit_code,
+        events=[("verify.ended", {name: report.summary[name] for name in counts})],
         error=report.error,
     )
 
@@ -362,6 +407,38 @@ def _undo(
 
 
 @command(
+    "forget",
+    short_help="Remove a person everywhere here, and keep them out",
+    example="hiringcenter forget ann@example.com --dry-run",
+)
+def _forget(
+    settings: Settings,
+    output: Output,  # noqa: ARG001 - every command has it
+    who: str | None = argument("ID|EMAIL"),
+    dry_run: bool = flag("--dry-run", "Count what would be removed, by place; change nothing."),
+    remember_again: bool = flag(
+        "--remember-again", "Lift it: from the next full pull on, the person lands again."
+    ),
+) -> Result:
+    """Remove the prospect with this ID, or all with this EMAIL, and their notes, tasks and meetings
+    from the tables, the ledger and every file here, and keep them from coming back."""
+    from connector.errors import UsageError
+    from pipelines.pull.forgetting import ForgetRequest, forget
+
+    if who is None:
+        raise UsageError("Name the person: hiringcenter forget ID, or hiringcenter forget EMAIL.")
+    request = ForgetRequest(who, dry_run=dry_run, remember_again=remember_again)
+    report = forget(settings, request)
+    return Result(
+        summary=report.summary,
+        lines=forget_lines(report, request),
+        exit_code=report.exit_code,
+        error=report.error,
+        is_answer=True,
+    )
+
+
+@command(
     "sync",
     short_help="Pull, then run every push job of the settings",
     example="hiringcenter sync --json",
@@ -496,3 +573,55 @@ def _copy_notes(report: PullReport, settings: Settings) -> Iterator[str]:
         yield f"{copy.still()}. Run it again to publish what has landed since."
     elif report.error is None:
         yield f"Nothing changed; the copy is at {copy.path}."
+
+
+# --- the receipt of a forget ----------------------------------------------------------------------
+
+_PLACES = {
+    "prospects": "prospects", "notes": "notes", "tasks": "tasks", "meetings": "meetings",
+    "history": "earlier versions of these", "malformed": "malformed records",
+    "results": "results of pushes", "outbox": "writes in the outbox",
+    "before_images": "what undo kept", "receipts": "what pushes have settled",
+    "mentions": "mentions in texts about others", "inbox": "people named by events",
+    "packages": "load packages", "put_aside": "in files that were put aside",
+}  # fmt: skip
+
+
+def forget_lines(report: ForgetReport, request: ForgetRequest) -> list[Any]:
+    """The receipt: whom it is about, what was removed where, and what isn't reached."""
+    from pipelines.running.progress import plural
+
+    if request.remember_again:
+        return [_lifted(report, request)]
+    would = "would be removed" if request.dry_run else "removed"
+    people = ", ".join(report.people)
+    if report.people:
+        lines = [f"{plural(len(report.people), 'person')}: {people}".replace("persons", "people")]
+    else:
+        lines = ["No prospect with this email is known here."]
+    found = [(_PLACES[place], count) for place, count in report.removed.items() if count]
+    width = max((len(place) for place, _ in found), default=0)
+    lines += [f"{would.capitalize()}:"] if found else [f"Nothing {would}: nothing of them is here."]
+    lines += [f"  {place.ljust(width)}  {count:>7,}" for place, count in found]
+    if report.left:
+        lines += ["Left, and to be done:", *(f"  - {each}" for each in report.left)]
+    lines += ["Not reached:", *(f"  - {each}" for each in report.not_reached)]
+    if report.error is None and not request.dry_run:
+        lines.append(
+            "They don't land and aren't sent any more. `hiringcenter forget "
+            f"{request.who} --remember-again` lifts that."
+        )
+    return lines
+
+
+def _lifted(report: ForgetReport, request: ForgetRequest) -> str:
+    if not report.lifted:
+        return f"{request.who} isn't on the list of people who were forgotten: nothing to lift."
+    if request.dry_run:
+        return f"{request.who} is on the list of people who were forgotten; this would lift it."
+    from pipelines.running.progress import plural
+
+    return (
+        f"{plural(report.lifted, 'person')} may land and be sent again: `hiringcenter pull --full` "
+        "brings them."
+    )

@@ -17,6 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -286,6 +287,25 @@ def _newest(
         text = zlib.decompress(base64.b64decode(text, validate=True))
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def state_without(text: str, ids: Sequence[str]) -> str:
+    """A state as dlt stores it, or as it waits here, with other names in place of these ids."""
+    plain = text
+    with suppress(ValueError, zlib.error):  # it is base64, or JSON as it is
+        plain = zlib.decompress(base64.b64decode(text, validate=True)).decode()
+    changed = plain
+    for id_ in ids:
+        for quoted in (json.dumps(id_), json.dumps(id_, ensure_ascii=False)):
+            changed = changed.replace(quoted, json.dumps(other_name()))
+    if changed == plain:
+        return text
+    return changed if plain == text else base64.b64encode(zlib.compress(changed.encode())).decode()
+
+
+def other_name() -> str:
+    """A name that no id has, in place of one that must not be known any more."""
+    return f"forgotten-{secrets.token_hex(8)}"
 
 
 def own_columns(tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -35,6 +35,7 @@ from pipelines.destination.working_file import (
     RUNS_TABLE,
     TableName,
     WorkRecord,
+    sync_path,
     tables_to_publish,
 )
 
@@ -132,14 +133,14 @@ class Snapshot:
             is_new = self._record.is_behind or not self._is_intact()
             self._make(connection, is_new=is_new)
             self._temporary.chmod(_MODE)
-            _sync(self._temporary)
+            sync_path(self._temporary)
             self.keep_foreign_writes()
             self._guard_against_writers()
             old = [_stamp(self.path)] if self.path.exists() else []
             known = [stamp for stamp in old if stamp in self._record.copies]
             self._record.save(copies=[*known, _stamp(self._temporary)])  # first, in case of a kill
             self._temporary.replace(self.path)
-            _sync(self.path.parent)
+            sync_path(self.path.parent)
             self._record.save(is_behind=False)
         self._marts.report()
         if is_new:
@@ -319,11 +320,3 @@ def _is_log(log: Path) -> bool:
 def _stamp(path: Path) -> list[int]:
     found = path.stat()
     return [found.st_ino, found.st_size, found.st_mtime_ns]
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,8 +17,8 @@ from connector.errors import DestinationError
 from connector.source.fields import HASH_COLUMN, sql_time
 from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
-from pipelines.destination.loader import Batch
-from pipelines.destination.working_file import work_schema
+from pipelines.destination.loader import Batch, other_name, state_without
+from pipelines.destination.working_file import TableName, work_schema
 
 if TYPE_CHECKING:
     import dlt
@@ -143,6 +143,25 @@ class DuckWarehouse:
                 ):
                     cursor.execute(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
             cursor.execute("COMMIT")
+
+    def rename_seen(self, ids: Sequence[str]) -> None:
+        """Give other names to ids that unfinished scans have seen, in all datasets of a working
+        file: how many they are tells the next pull that none was lost. The same in states that wait
+        there."""
+        work_tables = self.query(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = "
+            "current_database() AND starts_with(schema_name, '_hc_work_')"
+        )
+        for table in (TableName(*each) for each in work_tables):
+            if table.table.startswith("seen_"):
+                for id_ in ids:
+                    change = f"UPDATE {table} SET id = %s WHERE id = %s"  # noqa: S608 - ours
+                    self.query(change, [other_name(), id_])
+            elif table.table == "local_marks":
+                for row, mark in self.query(f"SELECT rowid, mark FROM {table}"):  # noqa: S608
+                    if (plain := state_without(mark, ids)) != mark:
+                        change = f"UPDATE {table} SET mark = %s WHERE rowid = %s"  # noqa: S608
+                        self.query(change, [plain, row])
 
     def create_dataset(self) -> None:
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self, TypeVar
@@ -381,6 +381,52 @@ def _copy_tables(
         raise
     finally:
         cursor.close()
+
+
+def rewrite_file(path: Path) -> None:
+    """Copy a DuckDB file as a whole, and put the copy in its place. A deleted row stays in the file
+    until its blocks are used again, also after a checkpoint; the copy doesn't have it.
+
+    Raises:
+        DestinationError: another process has it open, or the copy can't be written; the file stays
+            as it is.
+    """
+    new, log = path.with_name(f".{path.name}.rewritten"), path.with_name(f"{path.name}.wal")
+    try:
+        for left in (new, new.with_name(f"{new.name}.wal")):  # of a run that was killed
+            left.unlink(missing_ok=True)
+        with closing(_connect(path)) as connection:
+            connection.execute("FORCE CHECKPOINT")
+            ((name,),) = connection.execute("SELECT current_database()").fetchall()
+            target = str(new).replace("'", "''")
+            connection.execute(f"ATTACH '{target}' AS _hc_rewritten")
+            copy = f"COPY FROM DATABASE {quoted_name(name)} TO _hc_rewritten"
+            MemoryLimit(connection).fit(lambda: connection.execute(copy))
+            connection.execute("DETACH _hc_rewritten")
+        new.chmod(path.stat().st_mode & 0o777)
+        sync_path(new)
+        log.unlink(missing_ok=True)  # all of it is in the file: the copy mustn't get it again
+        new.replace(path)
+        sync_path(path.parent)
+    except (OSError, duckdb.Error) as error:
+        if isinstance(error, duckdb.Error) and (refusal := _refusal(path, error)):
+            raise refusal from error
+        raise DestinationError(
+            f"{path}: this file can't be rewritten: {describe(error)}. It still has what was "
+            "deleted. Make its folder writable and not full, then run the command again."
+        ) from error
+    finally:
+        with suppress(OSError):
+            new.unlink(missing_ok=True)
+
+
+def sync_path(path: Path) -> None:
+    """Have a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 # --- memory and the log -------------------------------------------------------------------------

@@ -5,18 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
-from connector.budget import Lane, locks
+from connector.budget import Lane
 from connector.errors import (
-    AlreadyRunning,
     ApiError,
     BudgetError,
     ConnectorError,
-    Interrupted,
     Refused,
     UsageError,
 )
@@ -46,11 +44,10 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.identity import pull_lock_name
 from pipelines.pull.chunks import Landing
 from pipelines.running.account_outbox import forgotten_of
-from pipelines.running.session import Session
+from pipelines.running.session import Session, forget_lock_name, lock_soon
 
 PROSPECTS = "prospects"
 PROBE_EVERY_S = 900.0
-WAIT_FOR_DRAIN_S = 60.0
 POLL_PATIENCE_S = 10.0  # drains ask while they hold the pull lock, and ask again soon
 MISSED_MAX = 0.01  # of changes; above that, events aren't relied on
 _OLDEST_MS = 3_600_000  # that a person may wait before events count as not followed
@@ -60,7 +57,6 @@ _PORTION = 100  # people who are looked up before they land
 _STRANGERS = 3  # in a portion with nobody else: then ids are misread
 _FOLLOWED = "followed_ms"  # in the inbox's notes, as in the facts of the list
 _LATE_MS = 60_000  # that an event may come after a person was made
-_LOOK_AGAIN_S = 0.25  # whether a drain has ended
 _log = get_logger("events")
 
 
@@ -71,41 +67,17 @@ def drain_lock_name(settings: Settings) -> str:
 
 @contextmanager
 def pull_lock(session: Session) -> Iterator[None]:
-    """Hold the lock of the one pull; a drain that holds it is waited for, up to a minute.
+    """Hold the lock of the one pull; a drain or a forget that holds it is waited for, up to a
+    minute.
 
     Raises:
-        AlreadyRunning: another pull holds it, or the drain doesn't end.
+        AlreadyRunning: another pull holds it, or the other work doesn't end.
         Interrupted: a signal arrived while waiting.
     """
-    settings, clock = session.settings, session.clock
-    until_s, name = clock.monotonic_s() + WAIT_FOR_DRAIN_S, pull_lock_name(settings)
-    with ExitStack() as held:
-        while True:
-            try:
-                held.enter_context(locks.take_lock(session.ledger, name, run_id=session.run_id))
-                break
-            except AlreadyRunning:
-                if not _is_draining(session) or clock.monotonic_s() >= until_s:
-                    raise
-            if clock.sleep(_LOOK_AGAIN_S, session.stop):
-                raise Interrupted(session.stop.signal_number)
+    name = pull_lock_name(session.settings)
+    around = (drain_lock_name(session.settings), forget_lock_name(name))
+    with lock_soon(session, session.ledger, name, around=around):
         yield
-
-
-def _is_draining(session: Session) -> bool:
-    """Whether a drain holds the pull lock, or did until a moment ago."""
-    try:
-        name = drain_lock_name(session.settings)
-        with locks.take_lock(session.ledger, name, run_id=session.run_id):
-            pass
-    except AlreadyRunning:
-        return True
-    try:  # it may have ended between the two tries
-        name = pull_lock_name(session.settings)
-        with locks.take_lock(session.ledger, name, run_id=session.run_id):
-            return True
-    except AlreadyRunning:
-        return False
 
 
 def why_not_covered(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from connector import __version__
-from connector.budget import Lane, locks
+from connector.budget import Lane
 from connector.budget.locks import HeldLock
 from connector.errors import (
     BudgetError,
@@ -60,10 +60,11 @@ from pipelines.running.account_outbox import (
     forgotten_of,
     known_scope_of,
     outbox_of,
+    push_lock_name,
     scope_of,
 )
 from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
-from pipelines.running.session import Session, open_session
+from pipelines.running.session import Session, forget_lock_name, lock_soon, open_session
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3
@@ -188,8 +189,9 @@ def opened_outbox(
         else:
             scope = scope_of(session, database)
         if not dry_run:
-            name = f"push with the API key {scope:015x}"
-            held = stack.enter_context(locks.take_lock(database, name, run_id=session.run_id))
+            name = push_lock_name(scope)
+            around = (forget_lock_name(name),)
+            held = stack.enter_context(lock_soon(session, database, name, around=around))
             begin_sending(session, database)
             session.history.start(session.run_id, kind, label, lock_name=name)
         progress = progress_of(session) if progress_of else Progress()

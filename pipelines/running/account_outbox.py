@@ -92,6 +92,11 @@ def note_account(settings: Settings, ledger: Database, facts: Mapping[str, Any])
         Scopes(outbox.database).note(key, account_number(settings, facts))
 
 
+def push_lock_name(scope: int) -> str:
+    """The lock, of the outbox's database, of the one push that may run with an account's key."""
+    return f"push with the API key {scope:015x}"
+
+
 def scope_of(session: Session, database: Database) -> int:
     """The number that stands for the key's account in the outbox.
 

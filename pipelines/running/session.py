@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from connector import logs
 from connector.api.client import ApiClient
+from connector.budget import locks
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, SystemClock
-from connector.errors import UsageError
+from connector.errors import AlreadyRunning, Interrupted, UsageError
 from connector.history import Freshness, FreshnessLog, History, RunRecord, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.destination.identity import destination_label, prepare_state_dir, snapshot_facts
@@ -136,6 +137,62 @@ def open_session(
         )
         history = History(ledger)
         yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, history)
+
+
+# --- locks that are waited for --------------------------------------------------------------------
+
+LOCK_WAIT_S = 60.0
+_LOOK_AGAIN_S = 0.25
+
+
+def forget_lock_name(name: str) -> str:
+    """The lock that `forget` holds around the lock `name`, so that others know whom they meet."""
+    return f"forget, {name}"[:256]
+
+
+@contextmanager
+def lock_soon(
+    session: Session, database: Database, name: str, *, around: Sequence[str] | None
+) -> Iterator[locks.HeldLock]:
+    """Hold the lock `name`. Work that holds it only for a moment is waited for, up to a minute.
+
+    around: the locks that such work holds around it; None: whoever holds it is waited for.
+
+    Raises:
+        AlreadyRunning: other work holds it, or doesn't end.
+        Interrupted: a signal arrived while waiting.
+    """
+    clock, run_id = session.clock, session.run_id
+    until_s = clock.monotonic_s() + LOCK_WAIT_S
+    with ExitStack() as stack:
+        while True:
+            try:
+                held = stack.enter_context(locks.take_lock(database, name, run_id=run_id))
+                break
+            except AlreadyRunning:
+                is_brief = around is None or _is_held_briefly(session, database, name, around)
+                if not is_brief or clock.monotonic_s() >= until_s:
+                    raise
+            if clock.sleep(_LOOK_AGAIN_S, session.stop):
+                raise Interrupted(session.stop.signal_number)
+        yield held
+
+
+def _is_held_briefly(
+    session: Session, database: Database, name: str, around: Sequence[str]
+) -> bool:
+    """Whether one of the locks `around` is held with the lock `name`, or was until a moment ago."""
+    if any(not _is_free(session, database, each) for each in around):
+        return True
+    return _is_free(session, database, name)  # it may have ended between the two tries
+
+
+def _is_free(session: Session, database: Database, name: str) -> bool:
+    try:
+        with locks.take_lock(database, name, run_id=session.run_id):
+            return True
+    except AlreadyRunning:
+        return False
 
 
 def _log_other_host(base_url: str) -> None:

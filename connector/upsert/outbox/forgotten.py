@@ -190,11 +190,8 @@ class ForgottenList:
 
     def key(self) -> bytes | None:
         """What its hashes are keyed with; None while the list is empty."""
-        if not self._ledger.version(_COMPONENT):
-            return None
         with self._ledger.read() as connection:
-            found = connection.scalar(sa.select(_keys.c.value).where(_keys.c.name == _KEY))
-        return None if found is None else bytes(found)
+            return _key(connection) if _has_list(connection) else None
 
     def aliases(self) -> frozenset[int]:
         """All that are listed."""
@@ -205,11 +202,10 @@ class ForgottenList:
         return frozenset(alias for alias, is_done in self._listed() if not is_done)
 
     def _listed(self) -> list[tuple[int, bool]]:
-        if not self._ledger.version(_COMPONENT):
-            return []
         query = sa.select(_forgotten.c.alias, _forgotten.c.is_done).where(self._own)
         with self._ledger.read() as connection:
-            return [(row[0], row[1]) for row in connection.execute(query)]
+            found = connection.execute(query) if _has_list(connection) else ()
+            return [(row[0], row[1]) for row in found]
 
     @property
     def _own(self) -> sa.ColumnElement[bool]:
@@ -241,27 +237,40 @@ class ForgottenList:
     def lift(self, found: Collection[int]) -> int:
         """Take people off the list who have one of these aliases; how many there were."""
         named = self._own & _forgotten.c.alias.in_(found)
+        query = sa.select(_forgotten.c.person).where(named)
         with self._ledger.read() as connection:
-            people = set(connection.scalars(sa.select(_forgotten.c.person).where(named)))
+            people = set(connection.scalars(query) if _has_list(connection) else ())
         self._change(sa.delete(_forgotten).where(self._own, _forgotten.c.person.in_(people)))
         return len(people)
 
     def _change(self, statement: sa.Update | sa.Delete) -> None:
         for store in reversed(self._stores):
-            if store.version(_COMPONENT):
-                with store.write() as connection:
+            with store.write() as connection:
+                if _has_list(connection):
                     connection.execute(statement)
 
 
-def copy_list(ledger: sa.Connection, outbox: sa.Connection, *, into_outbox: bool) -> None:
-    """Where ledger or outbox is a new one, it gets the list from the other, and a new outbox the
-    key that the hashes are made with. Both are SQLite files, and have the tables already."""
-    source, target = (ledger, outbox) if into_outbox else (outbox, ledger)
-    for table in (_keys, _forgotten):
-        rows = [dict(row._mapping) for row in source.execute(sa.select(table))]
-        insert_or_replace(target, table, rows)
-    if into_outbox and (key := outbox.scalar(sa.select(_keys.c.value))) is not None:
-        insert_new(outbox, salts, [{"name": _KEY, "value": bytes(key)}])
+def share_list(ledger: sa.Connection, outbox: sa.Connection) -> None:
+    """Where a ledger or its outbox is a new one, it gets the list from the other, and a new outbox
+    the key that the hashes are made with. Both are SQLite files."""
+    for source, target in ((ledger, outbox), (outbox, ledger)):
+        if not _has_list(source):
+            continue
+        _metadata.create_all(target)
+        for table in (_keys, _forgotten):
+            rows = [dict(row._mapping) for row in source.execute(sa.select(table))]
+            insert_new(target, table, rows)
+    if _has_list(outbox) and (key := _key(outbox)) is not None:
+        insert_new(outbox, salts, [{"name": _KEY, "value": key}])
+
+
+def _has_list(connection: sa.Connection) -> bool:
+    return sa.inspect(connection).has_table(_forgotten.name)
+
+
+def _key(connection: sa.Connection) -> bytes | None:
+    found = connection.scalar(sa.select(_keys.c.value).where(_keys.c.name == _KEY))
+    return None if found is None else bytes(found)
 
 
 # --- what an outbox knows of people ---------------------------------------------------------------
@@ -298,6 +307,12 @@ def people_behind(
     own = aliases.c
     query = sa.select(own.prospect_id).where(own.scope.in_(scopes), own.alias.in_(contacts))
     return set(connection.scalars(query))
+
+
+def receipts_of(connection: sa.Connection, scopes: Collection[int]) -> list[str]:
+    """Ids of all prospects of whom there is a receipt."""
+    query = sa.select(receipts.c.prospect_id).where(receipts.c.scope.in_(scopes))
+    return list(connection.scalars(query))
 
 
 def remove_people(
@@ -382,10 +397,10 @@ def remove_mentions(
     connection: sa.Connection, table: sa.Table, column: str, people: PeopleToForget
 ) -> int:
     """Take the ids out of texts about others, as in "the same email as prospect ID"; how many."""
-    keys, text = list(table.primary_key.columns), table.c[column]
-    mentioned = sa.or_(*(text.contains(id_, autoescape=True) for id_ in people.ids))
     if not people.ids:
         return 0
+    keys, text = list(table.primary_key.columns), table.c[column]
+    mentioned = sa.or_(*(text.contains(id_, autoescape=True) for id_ in people.ids))
     count = 0
     for *key, found in connection.execute(sa.select(*keys, text).where(mentioned)).fetchall():
         if (plain := people.without_ids(found)) != found:

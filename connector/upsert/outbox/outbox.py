@@ -168,7 +168,8 @@ class Outbox:
         with database.write() as connection:  # the salt is made on first use
             insert_new(connection, salts, [{"name": "outbox", "value": secrets.token_bytes(32)}])
             query = sa.select(salts.c.value).where(salts.c.name == "outbox")
-            self.hasher = Hasher(bytes(connection.execute(query).scalar_one()))
+            self.salt = bytes(connection.execute(query).scalar_one())
+        self.hasher = Hasher(self.salt)
 
     def plan(self, connection: sa.Connection, new: Sequence[Write], at_ms: int) -> None:
         """Store writes to be sent."""

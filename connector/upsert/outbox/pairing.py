@@ -22,6 +22,7 @@ from connector.budget.ledger_schema import MIGRATIONS as BUDGET_MIGRATIONS
 from connector.budget.ledger_schema import OUTBOX_SUFFIX, SALT_COPY, salt_of, secrets
 from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
 from connector.logs import get_logger
+from connector.upsert.outbox.forgotten import share_list
 from connector.upsert.outbox.outbox import WriteState
 from connector.upsert.outbox.outbox_schema import (
     MIGRATIONS,
@@ -243,6 +244,8 @@ def _paired(connection: sa.Connection, database: Database, token: bytes | None) 
     database.migrate("outbox", MIGRATIONS)
     with database.write() as outbox:
         found = _value(outbox, salts, _TOKEN)
+        if database.is_sqlite and (found is None or token is None):
+            share_list(connection, outbox)
         if found is None:
             found = randomness.token_bytes(32)
             _put(outbox, salts, _TOKEN, found)

@@ -24,7 +24,9 @@ COMMANDS = (
     "plan",
     "apply",
     "undo",
+    "forget",
     "sync",
+    "verify",
     "status",
     "budget",
     "runs",
@@ -109,7 +111,7 @@ def test_the_example_of_every_command_works(
     """As it stands there; those that end by themselves."""
     monkeypatch.setenv("BROWSER", "true")
     monkeypatch.setenv("HIRINGCENTER_ACCOUNTS__EAST__API_KEY_ENV", "HIRINGCENTER_API_KEY")
-    if command in ("status", "plan"):
+    if command in ("status", "plan", "verify"):
         run("pull", "-q")
     for arguments in examples(run, command):
         if "serve" in arguments or "--every" in arguments:

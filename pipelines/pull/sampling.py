@@ -1,0 +1,242 @@
+"""What a random sample of rows shows about all of them, in numbers and in words; and how rows are
+drawn. Pure.
+
+A sample of n rows, k of them wrong, bounds the share of wrong rows: with 95 % confidence it is at
+most the largest share for which k or fewer wrong ones would be found more often than one time in
+twenty (Clopper and Pearson's bound). Where it is known of how many rows the sample was taken, the
+chance is the hypergeometric one, which is exact too, and the bound smaller.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from connector.errors import UsageError
+from connector.source.fields import DELETED_COLUMN
+from pipelines.running.progress import elapsed, plural
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CONFIDENCE = 0.95
+_LISTED_DIFFERENCES = 20
+_RARE = 1 - CONFIDENCE - 1e-9  # sums of logarithms are inexact: rather too high a bound
+
+
+def upper_bound(wrong: int, compared: int, population: int | None = None) -> float:
+    """The share of wrong rows that isn't exceeded with 95 % confidence; 1.0 if none was compared.
+
+    wrong: how many of the `compared` rows, which were chosen at random, are wrong. population: of
+    how many rows they were chosen, where that is known; if all of them were compared, the share is
+    no estimate.
+    """
+    if compared == 0:
+        return 1.0
+    if population is None:
+        return _binomial_bound(wrong, compared)
+    if population == compared:
+        return wrong / compared
+    least, most = wrong, population - (compared - wrong)  # how many are wrong, as far as was seen
+    while least < most:
+        middle = (least + most + 1) // 2
+        if _hypergeometric_tail(wrong, compared, middle, population) > _RARE:
+            least = middle
+        else:
+            most = middle - 1
+    return least / population
+
+
+def _binomial_bound(wrong: int, compared: int) -> float:
+    if wrong == compared:
+        return 1.0
+    least, most = wrong / compared, 1.0
+    for _ in range(60):  # halves the interval each time, down to what a float can tell apart
+        middle = (least + most) / 2
+        if _binomial_tail(wrong, compared, middle) > _RARE:
+            least = middle
+        else:
+            most = middle
+    return most
+
+
+def _hypergeometric_tail(k: int, n: int, wrong: int, population: int) -> float:
+    """The chance of k wrong rows or fewer among n, where `wrong` of the population are."""
+    of_all = _log_choose(population, n)
+    least = max(0, n - (population - wrong))
+    return sum(
+        math.exp(_log_choose(wrong, i) + _log_choose(population - wrong, n - i) - of_all)
+        for i in range(least, min(k, wrong, n) + 1)
+    )
+
+
+def _binomial_tail(k: int, n: int, share: float) -> float:
+    if share >= 1.0:
+        return 0.0 if k < n else 1.0
+    yes, no = math.log(share) if share else -math.inf, math.log1p(-share)
+    terms = (_log_choose(n, i) + (i * yes if i else 0.0) + (n - i) * no for i in range(k + 1))
+    return sum(map(math.exp, terms))
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
+
+
+def rows_to_show(max_wrong: float, population: int | None = None, *, share: float = 0.0) -> int:
+    """How many rows have to be compared until the bound can be `max_wrong`; all of the population
+    at most. share: of them that will be wrong, if it goes on as before; below `max_wrong`."""
+
+    def suffices(compared: int) -> bool:
+        return upper_bound(round(share * compared), compared, population) <= max_wrong
+
+    least, most = 1, population or 1
+    while population is None and not suffices(most) and most < 10**8:
+        most *= 2
+    while least < most:
+        middle = (least + most) // 2
+        if suffices(middle):
+            most = middle
+        else:
+            least = middle + 1
+    return least
+
+
+class Draw:
+    """Draws rows at random from several lists, as from one urn: each row at most once.
+
+    rows: by list, how many it has.
+    """
+
+    def __init__(self, rows: Mapping[str, int], chance: random.Random) -> None:
+        self._left, self._chance = dict(rows), chance
+
+    def next(self) -> str | None:
+        """The list that the next row is of; None if no row is left."""
+        total = sum(self._left.values())
+        if total == 0:
+            return None
+        place = self._chance.randrange(total)
+        for name, left in self._left.items():
+            if place < left:
+                self._left[name] -= 1
+                return name
+            place -= left
+        raise AssertionError
+
+    def leave_out(self, name: str) -> None:
+        """Draw no more rows of this list."""
+        self._left[name] = 0
+
+
+# --- shares, for people ---------------------------------------------------------------------------
+
+
+def verdict(at_most: float, share: float, max_wrong: float) -> str:
+    """`within` what is acceptable; `above` it, by the rows that were compared; `too_few` of these
+    to tell."""
+    if at_most <= max_wrong:
+        return "within"
+    return "above" if share >= max_wrong else "too_few"
+
+
+def parse_share(text: str) -> float:
+    """`1%`, `0.5%` or `0.01` as a share.
+
+    Raises:
+        UsageError: anything else.
+    """
+    digits, is_percent = text.strip().removesuffix("%"), text.strip().endswith("%")
+    if re.fullmatch(r"\d+(\.\d+)?", digits.strip()):
+        share = float(digits) / 100 if is_percent else float(digits)
+        if 0 <= share <= 1 and (is_percent or share < 1):
+            return share
+    raise UsageError(f"--max-wrong {text!r} isn't a share of the rows. Write 1%, 0.5% or 0.01.")
+
+
+def percent(share: float) -> str:
+    """A share in percent with two digits, rounded up: `1%`, `0.34%`, `12%`."""
+    if share <= 0:
+        return "0%"
+    digits = 1 - math.floor(math.log10(share * 100))
+    scale = 10.0**digits
+    rounded = math.ceil(round(share * 100 * scale, 6)) / scale
+    return f"{rounded:.{max(0, digits)}f}".rstrip("0").rstrip(".") + "%" if digits > 0 else (
+        f"{rounded:.0f}%"
+    )  # fmt: skip
+
+
+def verify_lines(summary: Mapping[str, Any]) -> list[Any]:
+    """A table of the lists, the differences, and what they show. summary: of a verification."""
+    return [_list_table(summary), *_difference_lines(summary), *_notes(summary)]
+
+
+def _list_table(summary: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    names = ("resource", "rows", "in HiringCenter", "compared", "wrong", "late", "not checked")
+    for name in names:
+        table.add_column(name, justify="left" if name == "resource" else "right")
+    for name, facts in summary["resources"].items():
+        total = facts["total_count"]
+        counts = [facts[each] for each in ("compared", "wrong", "late", "not_checked")]
+        table.add_row(
+            name, f"{facts['rows']:,}", "" if total is None else f"{total:,}",
+            *(f"{count:,}" for count in counts),
+        )  # fmt: skip
+    return table
+
+
+def _difference_lines(summary: Mapping[str, Any]) -> Iterator[str]:
+    differences = summary["differences"]
+    for each in differences[:_LISTED_DIFFERENCES]:
+        fields = ", ".join(each["fields"])
+        if each["fields"] == [DELETED_COLUMN]:
+            fields = "deleted in HiringCenter, and not flagged here"
+        yield f"Differs: {each['resource']} {each['id']}: {fields}"
+    if (more := len(differences) - _LISTED_DIFFERENCES) > 0:
+        yield f"… and {more:,} more; --json lists them all."
+
+
+def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
+    for name, facts in summary["resources"].items():
+        if why := facts.get("why_not_checked"):
+            yield f"{name}: not checked: {why}."
+        if left_out := facts.get("fields_left_out"):
+            yield (
+                f"{name}: not compared, since only lists or only look-ups return "
+                f"{'it' if len(left_out) == 1 else 'them'}: {', '.join(left_out)}."
+            )
+    if late := summary["late"]:
+        yield f"{plural(late, 'row')} edited or deleted since the last pull: late, not wrong."
+    if unread := summary["not_checked"]:
+        yield f"{plural(unread, 'row')} can't be read by id at the moment, so not checked."
+    yield from _conclusion(summary)
+    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
+    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
+
+
+def _conclusion(summary: Mapping[str, Any]) -> Iterator[str]:
+    wrong, compared, rows = summary["wrong"], summary["compared"], summary["rows"]
+    most, allowed = percent(summary["at_most"]), percent(summary["max_wrong"])
+    if rows == 0:
+        yield "The copy has no rows yet, so none is wrong."
+        return
+    if summary["confidence"] == 1.0:
+        yield f"{wrong:,} of {compared:,} rows differ: all that can be compared were, {most} wrong."
+    else:
+        yield (
+            f"{wrong:,} of {compared:,} differ: at most {most} of {plural(rows, 'row')} are wrong, "
+            "with 95% confidence."
+        )
+    if summary["verdict"] == "above":
+        yield f"More than {allowed} may be wrong. `hiringcenter pull --full` reads all rows again."
+    elif summary["verdict"] == "too_few":
+        takes = summary["takes"]
+        yield (
+            f"That is too few to tell whether at most {allowed} are wrong. It takes "
+            f"{plural(takes, 'row')}: hiringcenter verify --requests {takes}"
+        )
