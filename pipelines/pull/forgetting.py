@@ -63,8 +63,10 @@ from pipelines.destination.loader import PIPELINE_NAME, state_without
 from pipelines.destination.postgres import AnswerTimeouts, bounded_waits
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 from pipelines.destination.working_file import (
+    TableName,
     WorkRecord,
     open_working_file,
+    quoted_name,
     rewrite_file,
 )
 from pipelines.running.account_outbox import (
@@ -84,6 +86,7 @@ _MENTIONS = (
     ("_hc_runs", "summary", ("run_id",)), ("_hc_freshness", "why_incomplete", ("resource",)),
 )  # fmt: skip
 _CONTACTS = ("email", "phone")
+_SCRATCH = ("*.tmp", "*.made", "own_marts.*")  # in the working folder
 _log = get_logger("forget")
 
 _NEVER_REACHED = (
@@ -278,8 +281,9 @@ class _Forgetting:
             self._remove_from_ledger(people)
             self._remove_files(people)
             if tables is not None:
+                if not is_dry:
+                    self._rename_seen([*people.ids, *tables.belonging_to(people.ids)])
                 tables.remove(people)
-        self._rename_seen(people)
         if is_dry:
             self._remove_from_kept(people)
             return
@@ -299,7 +303,8 @@ class _Forgetting:
         paths = work_paths(self._settings)
         if not paths.working_file.exists():
             return
-        for each in (*paths.work_dir.glob("*.tmp"), *paths.work_dir.glob("*.made")):
+        scratch = [each for kind in _SCRATCH for each in paths.work_dir.glob(kind)]
+        for each in scratch:
             _delete(each)  # DuckDB's, and ours, of a run that was killed
         rewrite_file(paths.working_file)
         if is_duckdb(self._settings):
@@ -446,6 +451,7 @@ class _Forgetting:
                     known = [id_ for id_ in tables.every_id() if self._hashes.of_id(id_) in listed]
                     ids = tuple(ids_in([*people.ids, *known]))
                     tables.remove(PeopleToForget(ids, people.contacts))
+                    tables.drop_marts()
                 if removed and not self._request.dry_run:
                     rewrite_file(kept)
                 self._report.removed["put_aside"] += removed.total()
@@ -519,14 +525,13 @@ class _Forgetting:
                 record.save(is_behind=True)  # whatever comes, the published copy is made again
             yield opened
 
-    def _rename_seen(self, people: PeopleToForget) -> None:
+    def _rename_seen(self, ids: Sequence[str]) -> None:
         """With a server, the working file holds ids that scans have seen."""
         if is_duckdb(self._settings):
             return
         with self._opened_working_file() as connection:
-            if connection is not None and not self._request.dry_run:
-                warehouse = DuckWarehouse(connection, self._settings.dataset)
-                warehouse.rename_seen(people.ids)
+            if connection is not None:
+                DuckWarehouse(connection, self._settings.dataset).rename_seen(ids)
 
 
 def _delete(path: Path) -> None:
@@ -617,9 +622,8 @@ class _PersonTables:
         """Remove the rows of these people and what belongs to them; the people themselves last, by
         whom a run that was killed finds the others."""
         ids = people.ids
-        children = [self._children(name, ids) for name in RESOURCES if name != PROSPECTS]
         if isinstance(self._warehouse, DuckWarehouse) and not self._is_dry:
-            self._warehouse.rename_seen([*ids, *(id_ for found in children for id_ in found)])
+            self._warehouse.rename_seen([*ids, *self.belonging_to(ids)])
         self._empty_staging()
         self._remove_malformed(people)
         if not ids:
@@ -643,11 +647,15 @@ class _PersonTables:
         hashed = map(privacy.keyed_hash, ids) if privacy.hashes("prospectId") else ()
         return [*ids, *hashed]
 
-    def _children(self, resource: str, ids: Sequence[str]) -> list[str]:
-        if not ids or not self._has(resource, "id", "prospect_id"):
-            return []
+    def belonging_to(self, ids: Sequence[str]) -> list[str]:
+        """Ids of their notes, tasks and meetings."""
         where = "prospect_id IN ({ids})"
-        return [row[0] for row in self._rows("id", resource, where, self._owners(resource, ids))]
+        return [
+            row[0]
+            for name in RESOURCES
+            if ids and name != PROSPECTS and self._has(name, "id", "prospect_id")
+            for row in self._rows("id", name, where, self._owners(name, ids))
+        ]
 
     def _remove_rows(self, table: str, column: str, values: Sequence[str], place: str) -> None:
         if not values or not self._has(table, column):
@@ -671,7 +679,14 @@ class _PersonTables:
         )
         for (table,) in found:
             if not table.startswith("_dlt_"):
-                self._warehouse.query(f'DELETE FROM "{staging}"."{table}"')  # noqa: S608
+                name = TableName(staging, table)
+                self._warehouse.query(f"DELETE FROM {name}")  # noqa: S608 - quoted
+
+    def drop_marts(self) -> None:
+        """Of a copy that is put aside; they are made of its tables."""
+        schema = f"{self._settings.dataset}_marts"
+        if self._removed and not self._is_dry:
+            self._warehouse.query(f"DROP SCHEMA IF EXISTS {quoted_name(schema)} CASCADE")
 
     def _remove_malformed(self, people: PeopleToForget) -> None:
         if not self._has(MALFORMED_TABLE, "id", "content"):

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
-from tests.sync.pull.conftest import Puller, settings_for
+from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 from tests.sync.pull.traces import (
     EMAIL,
     ID,
@@ -18,6 +19,7 @@ from tests.sync.pull.traces import (
     SOUGHT,
     add_person,
     found_in,
+    found_in_postgres,
     push_person,
     scatter,
 )
@@ -85,3 +87,88 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert (again.summary["rejected"], again.summary["created"]) == (1, 1)
     assert "--remember-again" in str(again.noteworthy[0].message)
     assert found_in(installation) == nowhere
+
+
+def test_somebody_elses_phone_isnt_blocked_but_the_same_person_under_another_id_is(
+    puller: Puller, tmp_path: Path
+):
+    """A family shares the phone: who was here before keeps landing. Whoever comes later with the
+    forgotten email is the same person again, until that is lifted."""
+    add_person(puller.sandbox)
+    other = add_person(puller.sandbox, id="sister", email="sister@forget-me.example")
+    puller.pull_ok()
+    forgotten(puller.settings, ID)
+    puller.sandbox.store.update("prospects", other, {"title": "Dr"})
+    add_person(puller.sandbox, id="again", email=EMAIL.lower(), phone=None)
+    add_person(puller.sandbox, id="brother", email="brother@forget-me.example")
+    puller.pull_ok(full=True)
+    assert titles(puller) == {"sister": "Dr", "brother": "Mr"}
+    pushed = push_person(puller.settings, tmp_path, "Zacharias,Q,sister@forget-me.example,,Dr")
+    assert (pushed.summary["rejected"], pushed.summary["failed"]) == (1, 0)
+
+    assert forgotten(puller.settings, EMAIL, remember_again=True).lifted == 1
+    puller.pull_ok(full=True)
+    assert titles(puller) == {"sister": "Dr", "brother": "Mr", "again": "Mr", ID: "Mr"}
+    assert forgotten(puller.settings, EMAIL, remember_again=True).lifted == 0
+
+
+def titles(puller: Puller) -> dict[str, str]:
+    """id → title, of those whom `add_person` has added."""
+    rows = puller.landed()["prospects"]
+    return {id_: row["title"] for id_, row in rows.items() if "forget-me" in row.get("email", "")}
+
+
+def test_hashed_contacts_are_found_and_blocked_and_whoever_never_came_is_kept_out(
+    puller: Puller, installation: Path
+):
+    """`forget EMAIL` hashes as the settings do; by the id alone, hashes that landed are blocked.
+    Somebody of whom nothing is here is blocked as well, and no file is rewritten for that."""
+    pull = puller.settings.pull
+    own = pull.prospects.model_copy(update={"hash_columns": ("email", "phone")})
+    puller.change_pull(prospects=own, hash_key=SecretStr("a long secret of this test"))
+    add_person(puller.sandbox)
+    add_person(puller.sandbox, id="second", email="second@forget-me.example", phone=None)
+    puller.pull_ok()
+    copy = puller.settings.duckdb_path
+    assert forgotten(puller.settings, EMAIL).people == (ID,)
+    assert forgotten(puller.settings, "second").summary["removed"] == {"prospects": 1}
+    before = copy.stat().st_ino
+    never = forgotten(puller.settings, "never@forget-me.example")
+    assert (never.people, never.summary["removed"]) == ((), {})
+    assert copy.stat().st_ino == before
+    for number, email in enumerate((EMAIL, "second@forget-me.example", "never@forget-me.example")):
+        add_person(puller.sandbox, id=f"new-{number}", email=email, phone=None)
+    puller.pull_ok(full=True)
+    assert {id_ for id_ in puller.landed()["prospects"] if id_.startswith(("new", "sec"))} == set()
+    assert puller.counts("rows_read")["prospects"] == 8 + 5
+    assert sum(puller.reports[-1].warnings["prospects"].values()) == 5
+    assert not any(place for value, place in found_in(installation).items() if value != NOTE)
+
+
+def test_a_warehouse_and_a_shared_ledger_on_postgresql(
+    sandbox: Sandbox,
+    installation: Path,
+    tmp_path: Path,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Rows go from both; what PostgreSQL hasn't vacuumed yet is named."""
+    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
+    settings = settings_for(sandbox, installation, destination="postgres", ledger_url=postgres_url)
+    puller = Puller(sandbox, settings, postgres_url)
+    add_person(sandbox)
+    puller.pull_ok()
+    assert push_person(settings, tmp_path).summary["updated"] == 1
+    scatter(settings)
+    before = found_in_postgres(postgres_url)
+    for value in SOUGHT:
+        schemas = {place.partition(".")[0] for place in before[value]}
+        assert schemas >= {"hiringcenter", "hiringcenter_ledger"}, (value, before)
+    report = forgotten(settings, EMAIL)
+    assert (report.people, report.exit_code) == ((ID,), 0)
+    nowhere: dict[str, set[str]] = {value: set() for value in before}
+    assert found_in_postgres(postgres_url) == found_in(installation) == nowhere
+    assert sum("VACUUM" in each for each in report.not_reached) == 2
+    puller.pull_ok("prospects", "notes", full=True)
+    assert push_person(settings, tmp_path).summary["rejected"] == 1
+    assert found_in_postgres(postgres_url) == found_in(installation) == nowhere

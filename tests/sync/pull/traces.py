@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import shutil
-import sqlite3
 import zlib
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import sqlalchemy as sa
 
 from connector.budget.database import Database
 from connector.sandbox import Sandbox
@@ -62,11 +62,12 @@ def scatter(settings: Settings) -> None:
     with closing(outbox), outbox.write() as connection:
         found = connection.execute(writes.select().where(writes.c.prospect_id == ID)).first()
         assert found is not None
-        planned = {**found._mapping, "id": None, "state": "planned", "run_id": "killed"}
+        planned = {**found._mapping, "state": "planned", "run_id": "killed"}
+        del planned["id"]
         body = f'{{"email": "{EMAIL}", "phone": "{PHONE}"}}'.encode()
         connection.execute(writes.insert().values({**planned, "body": body, "row_values": body}))
-    inbox = open_inbox(settings, Database(settings.resolved_ledger_url))
-    with closing(inbox):
+    with closing(Database(settings.resolved_ledger_url)) as ledger:
+        inbox = open_inbox(settings, ledger)
         inbox.store([Arrival(account_of(settings), ID, "prospect.updated")], now_ms=1)
         inbox.change_notes(account_of(settings), polled=[ID, "another"])
     paths = work_paths(settings)
@@ -106,7 +107,8 @@ def found_in(folder: Path) -> dict[str, set[str]]:
     for file in sorted(folder.rglob("*")):
         if not file.is_file() or file.is_symlink():
             continue
-        content, name = file.read_bytes(), str(file.relative_to(folder))
+        content = file.read_bytes()
+        name = str(file.relative_to(folder)).removesuffix("-wal")  # SQLite moves it on its own
         for value, places in found.items():
             if value.encode() in content:
                 places.add(name)
@@ -138,6 +140,19 @@ def _texts_of_duckdb(file: Path) -> Iterator[tuple[str, str]]:
         copy.with_name(f"{copy.name}.wal").unlink(missing_ok=True)
 
 
-def rows_in_sqlite(path: Path, table: str) -> int:
-    with closing(sqlite3.connect(path)) as opened:
-        return int(opened.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
+def found_in_postgres(url: str) -> dict[str, set[str]]:
+    """Each value → the tables of a server in which it is, in bytes too."""
+    found: dict[str, set[str]] = {value: set() for value in (*SOUGHT, NOTE)}
+    engine = sa.create_engine(sa.make_url(url).set(drivername="postgresql+psycopg"))
+    with engine.connect() as connection:
+        tables = connection.exec_driver_sql(
+            "SELECT format('%%I.%%I', table_schema, table_name) FROM information_schema.tables "
+            "WHERE table_type = 'BASE TABLE' AND table_schema !~ '^(pg_|information_schema)'"
+        ).scalars().all()  # fmt: skip
+        for table in tables:
+            for text in connection.exec_driver_sql(f"SELECT t::text FROM {table} t").scalars():
+                for value, places in found.items():
+                    if value in text or value.encode().hex() in text:
+                        places.add(table)
+    engine.dispose()
+    return found
