@@ -9,7 +9,7 @@ import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pipelines.running.signals import StoppedEarly, ignore_signals, raise_on_signals
+from connector.clock import StoppedEarly, ignore_signals, raise_on_signals
 
 if TYPE_CHECKING:
     import typer

@@ -20,7 +20,6 @@ import orjson
 import sqlalchemy as sa
 
 from connector.clock import SteadyClock
-from connector.upsert.guards import APPEARED, Guard
 from connector.upsert.outbox.entries import Entries, Entry
 from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
@@ -31,6 +30,7 @@ from connector.upsert.outbox.person_plan import DELETED, PlannedRow
 from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, PushOptions, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, RowResult, Status, bad_rows
 from connector.upsert.plan_file import PlanFile
+from connector.upsert.row_in_flight import APPEARED, Guard
 from connector.upsert.rows.row_checks import Reject
 
 _CHUNK_ROWS = 2_000

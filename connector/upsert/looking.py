@@ -32,7 +32,6 @@ from connector.upsert.delivery import (
     person_by_id,
     usable_item,
 )
-from connector.upsert.guards import Guard, GuardConflict, guarded
 from connector.upsert.outbox.entries import RowMemory
 from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
 from connector.upsert.outbox.matching import normal_value
@@ -53,7 +52,7 @@ from connector.upsert.outbox.merge import (
 from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Verdict, Write, time_ms
 from connector.upsert.outbox.planner import PushOptions
 from connector.upsert.outbox.receipts import Receipts
-from connector.upsert.row_in_flight import RowInFlight
+from connector.upsert.row_in_flight import Guard, GuardConflict, RowInFlight, guarded
 from connector.upsert.rows.write_schema import LABEL_EDITS
 
 _log = get_logger("push")

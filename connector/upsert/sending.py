@@ -25,7 +25,6 @@ from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
-from connector.upsert.guards import APPEARED
 from connector.upsert.looking import (
     Looking,
     PeopleScans,
@@ -59,7 +58,7 @@ from connector.upsert.outbox.planner import (
     reject_of,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.row_in_flight import Next, RowInFlight, RowQueue
+from connector.upsert.row_in_flight import APPEARED, Next, RowInFlight, RowQueue
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import older_fields
 from connector.upsert.settling import Settler

@@ -17,7 +17,6 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.delivery import Delivered, Item, Unclear
-from connector.upsert.guards import APPEARED, GuardConflict
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
@@ -57,7 +56,7 @@ from connector.upsert.outbox.outbox import (
 from connector.upsert.outbox.person_plan import DELETED, kept_note, unread_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, Status
-from connector.upsert.row_in_flight import Next, RowInFlight
+from connector.upsert.row_in_flight import APPEARED, GuardConflict, Next, RowInFlight
 from connector.upsert.rows.write_schema import (
     LABEL_EDITS,
     LABELS_REMOVE,

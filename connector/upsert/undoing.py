@@ -7,8 +7,8 @@ An image is kept in the transaction that marks its write as sending, made of the
 and of what was last read; what the answer shows is added when it comes.
 
 People whom a run has updated get back what they were, as far as nobody has edited them since: each
-is one guarded write (see `guards.Guard`). All else is listed, row by row: whom it created, what it
-added, and what was never read.
+is one guarded write (see `row_in_flight.Guard`). All else is listed, row by row: whom it created,
+what it added, and what was never read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from connector.errors import UsageError
-from connector.upsert.guards import Guard
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, Person
 from connector.upsert.outbox.outbox import (
@@ -43,6 +42,7 @@ from connector.upsert.outbox.outbox import (
 )
 from connector.upsert.outbox.outbox_schema import before_images, insert_or_replace
 from connector.upsert.outbox.receipts import RowResult, Status, bad_rows
+from connector.upsert.row_in_flight import Guard
 from connector.upsert.rows.write_schema import MANNERS
 
 KEY_FILE = "undo-key"

@@ -25,7 +25,7 @@ import orjson
 import typer
 from typer.core import TyperCommand
 
-from pipelines.running.signals import StoppedEarly, ignore_signals
+from connector.clock import StoppedEarly, ignore_signals
 
 if TYPE_CHECKING:
     from connector.settings import Settings

@@ -1,1 +1,1 @@
-"""What every run needs: its session, signals, progress, alerts and words."""
+"""What every run needs: its session, progress, alerts and words."""

@@ -13,13 +13,12 @@ from connector.api.client import ApiClient
 from connector.budget import locks
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
-from connector.clock import Clock, SystemClock
+from connector.clock import Clock, StopSignal, SystemClock, stop_on_signals
 from connector.errors import AlreadyRunning, Interrupted, UsageError
 from connector.history import Freshness, FreshnessLog, History, RunRecord, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from pipelines.destination.identity import destination_label, prepare_state_dir, snapshot_facts
 from pipelines.destination.relabelling import settle_labels
-from pipelines.running.signals import StopSignal, stop_on_signals
 
 _log = logs.get_logger("session")
 

@@ -20,10 +20,9 @@ from freezegun import freeze_time
 from connector.budget import Lane, Permit
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
-from connector.clock import Clock, SystemClock
+from connector.clock import Clock, StopSignal, SystemClock
 from connector.errors import BudgetClosed, Interrupted
 from connector.settings import RateLimit
-from pipelines.running.signals import StopSignal
 from tests.fake_clock import FakeClock
 
 

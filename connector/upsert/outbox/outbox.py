@@ -83,7 +83,7 @@ class Write(NamedTuple):
     the outbox. sent_ms: by our clock; sent_server_ms: no later than the server's clock was at that
     instant, None where that isn't known. settles: while it is planned, what all rows of its entry
     say (`entries.packed`), where there are several; once it is sent, what its answer settles
-    (`entries.Settlement`). guard: what its person must still look like (`guards.Guard`).
+    (`entries.Settlement`). guard: what its person must still look like (`row_in_flight.Guard`).
     exported: of a row of a pulled table, what it was exported as (`exported_rows.Exported`): its
     own id says whom it is about, whatever its contacts. seen: what they looked like at `seen_ms`,
     as the last pull has read them (`evidence.PersonRead`).

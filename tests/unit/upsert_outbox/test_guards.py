@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from connector.upsert.guards import Guard
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
+from connector.upsert.row_in_flight import Guard
 from tests.pushes.fake_api import Crash, FakeApi
 from tests.pushes.rig import SCOPE, Rig
 from tests.unit.upsert_outbox.test_merging_pushes import ADA, hire, push
