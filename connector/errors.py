@@ -326,6 +326,22 @@ class CopyOfAnother(ConfigurationError):
         )
 
 
+class OtherAccount(ConfigurationError):
+    """The destination has the rows of another account. landed, asked: their ids, or the hosts of
+    their APIs where those don't name an account."""
+
+    def __init__(self, *, landed: str, asked: str) -> None:
+        self.landed, self.asked = landed, asked
+        super().__init__(
+            f"The destination has the rows of {landed}, and this API key belongs to {asked}: a "
+            "pull would flag all of those rows deleted. Nothing was loaded. Give each account a "
+            "place of its own (HIRINGCENTER_DATASET, HIRINGCENTER_DUCKDB_PATH or "
+            "HIRINGCENTER_DESTINATION), or correct HIRINGCENTER_API_KEY or HIRINGCENTER_BASE_URL; "
+            "or, if the new account is to replace the other one there: "
+            "hiringcenter pull --take-over"
+        )
+
+
 class MissingKey(ConfigurationError):
     """No API key is configured. variable: the environment variable for it. accounts: those to
     choose from instead. searched: where else we looked."""

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import dlt
+from dlt.destinations.exceptions import DatabaseUndefinedRelation
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import RESOURCES
@@ -231,10 +232,10 @@ class _PipelineRows:
         self._set(table, what, "1 = 1", ids, at_ms)
 
     def _ids(self, table: str, where: str, *parameters: Any) -> list[str]:
-        known = self._pipeline.default_schema.data_table_names(seen_data_only=True)
-        if table not in known:  # of an empty list
-            return []
+        # the destination is asked, not the pipeline's schema: dagster-dlt leaves one without tables
         with self._pipeline.sql_client() as client:
+            if not _has_table(client, table):  # of an empty list
+                return []
             parameters = tuple(sql_time(client, each) for each in parameters)
             sql = (
                 f"SELECT id FROM {client.make_qualified_table_name(table)} "  # noqa: S608
@@ -253,6 +254,14 @@ class _PipelineRows:
                     sql_time(client, to_datetime(at_ms)),
                     *some,
                 )
+
+
+def _has_table(client: Any, table: str) -> bool:
+    try:
+        client.execute_sql(f"SELECT 1 FROM {client.make_qualified_table_name(table)} WHERE 1 = 0")  # noqa: S608
+    except DatabaseUndefinedRelation:
+        return False
+    return True
 
 
 def now_ms() -> int:

@@ -65,7 +65,10 @@ def _pull(
         "--since DATE", "Read back to this date, once; later pulls are planned as before."
     ),
     reset: bool = flag("--reset", "Forget what earlier scans learned, and read everything again."),
-    take_over: bool = flag("--take-over", "Publish even over the copy of another installation."),
+    take_over: bool = flag(
+        "--take-over",
+        "Publish even over the copy of another installation, or pull over another account's rows.",
+    ),
 ) -> Result:
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
     tasks, meetings), or all four."""

@@ -95,8 +95,7 @@ def hiringcenter_assets(
             count = (loaded.metadata or {}).get("rows_loaded")
             rows[loaded.asset_key] += count.value if count else 0
         left = [name for name in unfinished(pipeline) if name in left]
-    # dagster-dlt takes the schema of the one that it ran apart: it would know no table any more
-    deleted = flag_deleted(own_pipeline())
+    deleted = flag_deleted(pipeline)
     for key, result in results.items():
         flagged = deleted.get(key.path[-1], 0)
         counts = {"rows_loaded": rows[key], "rows_flagged_deleted": flagged}

@@ -29,7 +29,7 @@ from pipelines.pull.events import (
     events_scan,
     polled_people,
 )
-from pipelines.pull.run_tables import RunRecorder
+from pipelines.pull.run_tables import RunRecorder, refuse_if_moved
 from pipelines.running.account_outbox import forgotten_of
 from pipelines.running.session import Session, open_session
 
@@ -240,6 +240,7 @@ class Drains:
                 report.why_not_covered = "there was no pull of prospects yet; the first finds all"
                 self._is_behind = False  # as far as drains are concerned
                 return
+            refuse_if_moved(destination, session)
             try:
                 if has_new:
                     self._note_new(destination)

@@ -24,6 +24,7 @@ from connector.errors import (
 )
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
+from connector.source import RESOURCES
 from connector.source.deletions import settle_absent_rows
 from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN
 from connector.source.row_maker import column_name
@@ -44,7 +45,15 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name, snapshot_facts
 from pipelines.pull.chunks import Fetching, Landing
 from pipelines.pull.events import PROSPECTS, Follower, events_scan, follower_of, pull_lock
-from pipelines.pull.run_tables import RunRecorder, account_batch, land_push_results
+from pipelines.pull.run_tables import (
+    RunRecorder,
+    account_batch,
+    land_push_results,
+    note_owner,
+    owner_landed,
+    owner_now,
+    refuse_other_owner,
+)
 from pipelines.running.account_outbox import forgotten_of, note_account
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
@@ -59,7 +68,7 @@ class Wanted:
     """What the caller asked for.
 
     since_ms: read back to this time; UTC epoch ms. reset: forget watermarks and unfinished scans.
-    take_over: publish over the copy of another installation.
+    take_over: publish over the copy of another installation, and pull over another account's rows.
     """
 
     resources: tuple[str, ...]
@@ -164,14 +173,12 @@ class _Pull:
             self._report.is_visible = destination.is_published
             if PROSPECTS in self._wanted.resources:
                 self._follower = follower_of(session)
-            self._plans = self._plan()
-            for resource, (plan, *_) in self._plans.items():
-                self._runs[resource] = self._begin(plan)
+            self._plan_scans()
             self._landing = landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
             landing.forgotten = forgotten_of(session)
-            landing.create_tables()
+            self._settle_owner(account)
             self._end_earlier_scans()
             try:
                 self._fetch_and_land(self._runs)
@@ -190,6 +197,22 @@ class _Pull:
                     name: dict(counts) for name, counts in landing.warnings.items()
                 }
                 self._report.is_visible = destination.is_published
+
+    def _plan_scans(self) -> None:
+        self._plans = self._plan()
+        for resource, (plan, *_) in self._plans.items():
+            self._runs[resource] = self._begin(plan)
+
+    def _settle_owner(self, account: dict[str, Any] | None) -> None:
+        """Create tables, unless they have the rows of another account; a destination that is taken
+        over is read as if there had been no pull."""
+        destination, loader = self._destination, self._destination.loader
+        landed, now = owner_landed(destination), owner_now(self._session, account)
+        if refuse_other_owner(landed, now, take_over=self._wanted.take_over):
+            loader.save_states({name: {} for name in RESOURCES if loader.state_of(name)})
+            self._plan_scans()
+        self._landing.create_tables()
+        note_owner(destination, landed, now)
 
     def _plan(self) -> ScanPlans:
         session, wanted = self._session, self._wanted

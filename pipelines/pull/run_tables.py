@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 
 from connector.budget import locks
-from connector.errors import AlreadyRunning, OutboxLost
+from connector.errors import AlreadyRunning, OtherAccount, OutboxLost, Refused, Unauthorized
 from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import get_logger, masked
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, holdable
@@ -28,8 +29,10 @@ from pipelines.destination.loader import Batch
 from pipelines.running.account_outbox import key_number, outbox_of
 from pipelines.running.session import Session
 
-_log = get_logger("push")
+_log, _pull_log = get_logger("push"), get_logger("pull")
 ACCOUNT_TABLE = "account"
+_UNKNOWN = "unknown"  # the id of an account that the API doesn't name
+_OWNER = "owner"  # in dlt's state of the table
 _SECRET = re.compile(r"(?i)key|secret|token|password")
 _NAMED = ("accountId", "active", "permissions")
 ACCOUNT_COLUMNS: dict[str, dict[str, Any]] = {
@@ -51,7 +54,7 @@ def account_batch(facts: Mapping[str, Any]) -> Batch:
     active = known.get("active")
     details = {name: value for name, value in known.items() if name not in _NAMED}
     row = {
-        "id": str(known.get("accountId") or "unknown"),
+        "id": str(known.get("accountId") or _UNKNOWN),
         "active": active if isinstance(active, bool) else None,
         "permissions": orjson.dumps(known.get("permissions")).decode(),
         "details": orjson.dumps(details, option=orjson.OPT_SORT_KEYS).decode(),
@@ -293,3 +296,91 @@ def land_after_push(session: Session) -> bool:
         _log.info("push.results_wait", why="a pull is running; it or the next one lands them")
         return False
     return True
+
+
+# --- whose rows they are --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose rows a destination has. account: its id; None where the API names none. host: of its
+    API. key: the number that stands for the API key in the ledger; None if unknown."""
+
+    account: str | None
+    host: str = ""
+    key: int | None = None
+
+    def __str__(self) -> str:
+        return f"account {self.account!r}" if self.account else f"an account at {self.host}"
+
+    def is_other_than(self, other: Owner) -> bool:
+        """Whether they are two accounts. A new key or a new host alone says nothing: keys are
+        rotated, and hosts move."""
+        if self.account and other.account:
+            return self.account != other.account
+        is_elsewhere = bool(self.host and other.host) and self.host != other.host
+        return is_elsewhere and self.key != other.key
+
+
+def owner_now(session: Session, facts: Mapping[str, Any] | None) -> Owner:
+    """The key's account. facts: of GET /auth; None where it was refused."""
+    named = holdable({"id": (facts or {}).get("accountId")}, Counter())["id"]
+    account = str(named) if named and isinstance(named, str | int) else None
+    host = urlsplit(session.settings.base_url).netloc
+    return Owner(account, host, key_number(session.settings, session.ledger))
+
+
+def owner_landed(destination: Destination) -> Owner | None:
+    """Whose rows are there; None if there are none, or it isn't known."""
+    if owner := destination.loader.state_of(ACCOUNT_TABLE).get(_OWNER):
+        return Owner(**owner)
+    if not destination.columns(ACCOUNT_TABLE):
+        return None
+    ids = destination.query(f"SELECT id FROM {destination.name(ACCOUNT_TABLE)}")  # noqa: S608
+    known = [str(id_) for (id_,) in ids if id_ != _UNKNOWN]
+    return Owner(known[0]) if len(known) == 1 else None  # by a version that noted no more
+
+
+def refuse_other_owner(landed: Owner | None, now: Owner, *, take_over: bool) -> bool:
+    """True if the destination is taken over from another account.
+
+    Raises:
+        OtherAccount: it has another account's rows.
+    """
+    if landed is None:
+        return False
+    if landed.is_other_than(now):
+        if not take_over:
+            raise OtherAccount(landed=str(landed), asked=str(now))
+        _pull_log.warning("pull.account_taken_over", landed=str(landed), now=str(now))
+        return True
+    if not (landed.account and now.account) and landed.host and landed.host != now.host:
+        _pull_log.warning("pull.other_host", landed=landed.host, now=now.host)
+    return False
+
+
+def note_owner(destination: Destination, landed: Owner | None, now: Owner) -> None:
+    """Remember whose rows land from now on; stored with the next load."""
+    if now.account is None and landed is not None and not landed.is_other_than(now):
+        now = replace(now, account=landed.account)
+    if now != landed:
+        destination.loader.save_states({ACCOUNT_TABLE: {_OWNER: asdict(now)}})
+
+
+def refuse_if_moved(destination: Destination, session: Session) -> None:
+    """The same for work that doesn't ask for the account each time: it does where the key or the
+    host isn't that of the rows.
+
+    Raises:
+        OtherAccount: the destination has another account's rows.
+    """
+    landed, now = owner_landed(destination), owner_now(session, None)
+    if landed is None or (landed.host, landed.key) == (now.host, now.key):
+        return
+    try:
+        now = owner_now(session, session.client.account())
+    except (Refused, Unauthorized) as error:
+        if error.status == 401:
+            raise
+    refuse_other_owner(landed, now, take_over=False)
+    note_owner(destination, landed, now)

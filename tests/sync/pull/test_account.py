@@ -7,10 +7,16 @@ from typing import Any
 
 import duckdb
 import pytest
+from pydantic import SecretStr
 
 from connector import logs
-from pipelines.pull.run_tables import account_batch
+from connector.errors import OtherAccount
+from connector.sandbox import Sandbox, SandboxOptions
+from pipelines.destination.destination import Destination
+from pipelines.pull.drain import drain
+from pipelines.pull.run_tables import ACCOUNT_TABLE, Owner, account_batch
 from tests.sync.pull.conftest import Puller
+from tests.sync.pull.following import followed
 
 KEY = "hc_live_0123456789abcdef"
 
@@ -51,6 +57,104 @@ def test_the_key_is_not_in_it(puller: Puller):
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         rows = connection.execute("SELECT * FROM hiringcenter.account").fetchall()
     assert puller.sandbox.api_key not in repr(rows)
+
+
+# --- another account's rows -----------------------------------------------------------------------
+
+
+@pytest.fixture(params=["noted", "upgraded"])
+def pulled(request: pytest.FixtureRequest, puller: Puller) -> Puller:
+    """All lists have landed; `upgraded`: by a version that didn't note whose they are."""
+    puller.pull_ok()
+    if request.param == "upgraded":
+        with Destination(puller.settings) as destination:
+            destination.loader.save_states({ACCOUNT_TABLE: {}})
+    return puller
+
+
+def test_another_accounts_rows_are_left_alone(pulled: Puller):
+    """The key of another account, or the same key at another API: refused after one request, with
+    both ids and the ways out. It would have flagged all rows deleted."""
+    sandbox, before = pulled.sandbox, pulled.landed()
+    sandbox.options.account_id = "acct_other"
+    for note in sandbox.store.all("notes"):
+        sandbox.store.delete("notes", note["id"])
+    sandbox.clear_log()
+    report = pulled.pull("notes", full=True)
+    assert isinstance(report.error, OtherAccount)
+    assert report.exit_code == 2
+    for word in ("'acct_sandbox'", "'acct_other'", "HIRINGCENTER_DATASET", "--take-over"):
+        assert word in str(report.error)
+    assert [request.path for request in sandbox.requests] == ["/v2/auth"]
+    assert pulled.landed() == before
+    sandbox.options.account_id = "acct_sandbox"
+    pulled.pull_ok("notes")
+
+
+def test_an_account_that_takes_over_is_read_in_full(any_puller: Puller):
+    """Also lists that are pulled later: nothing is left of the other account's watermarks. Then
+    that account is the other one."""
+    puller, store = any_puller, any_puller.sandbox.store
+    puller.pull_ok("notes", "meetings")
+    puller.sandbox.options.account_id = "acct_other"
+    for name in ("notes", "meetings"):
+        first, second, *_ = store.all(name)
+        store.delete(name, first["id"])
+        store.update(name, second["id"], {"title": "of the other account"}, touch=False)
+    assert puller.pull_ok("notes", take_over=True).summary["resources"]["notes"]["complete"]
+    assert puller.counts("rows_deleted") == {"notes": 1}
+    puller.pull_ok("meetings")
+    assert puller.counts("rows_deleted") == {"meetings": 1}
+    puller.sandbox.options.account_id = "acct_sandbox"
+    assert isinstance(puller.pull("notes").error, OtherAccount)
+
+
+def test_a_drain_asks_whose_people_it_looks_up_where_the_api_has_moved(puller: Puller):
+    """One request, and no look-up at an API of another account, where all are unknown."""
+    with followed(puller) as events:
+        person, *_ = events.trust()
+        with Sandbox(SandboxOptions(prospects=0, account_id="acct_other")) as other:
+            puller.change(base_url=other.url, api_key=SecretStr(other.api_key))
+            events.name(person)
+            report = drain(puller.settings)
+            assert isinstance(report.error, OtherAccount)
+            assert [request.path for request in other.requests] == ["/v2/auth"]
+        puller.change(base_url=puller.sandbox.url, api_key=SecretStr(puller.sandbox.api_key))
+        events.drain()
+        events.assert_true()
+
+
+@pytest.mark.parametrize(
+    ("landed", "now", "is_other"),
+    [
+        (Owner("a", "x", 1), Owner("a", "y", 2), False),
+        (Owner("a", "x", 1), Owner("b", "x", 1), True),
+        (Owner("a"), Owner("b", "x", 1), True),
+        (Owner(None, "x", 1), Owner("b", "y", 1), False),
+        (Owner(None, "x", 1), Owner(None, "x", 2), False),
+        (Owner("a", "x", 1), Owner(None, "y", 1), False),
+        (Owner("a", "x", 1), Owner(None, "y", 2), True),
+        (Owner("a"), Owner(None, "y", 2), False),
+    ],
+)
+def test_who_is_another(landed: Owner, now: Owner, is_other: bool):
+    """Ids decide. Where the API names none, another key at another host is another account; one of
+    the two alone may be a key that was rotated or a host that has moved."""
+    assert landed.is_other_than(now) is is_other
+
+
+def test_an_api_that_names_no_account_may_move(puller: Puller, capsys: pytest.CaptureFixture[str]):
+    """The same key at another host: pulled, with a warning, once."""
+    puller.sandbox.options.account_id = ""
+    puller.pull_ok("meetings")
+    puller.change(base_url=puller.sandbox.url.replace("127.0.0.1", "localhost"))
+    puller.pull_ok("meetings")
+    assert "pull.other_host" in "".join(capsys.readouterr())
+    puller.pull_ok("meetings")
+    assert "pull.other_host" not in "".join(capsys.readouterr())
+
+
+# --- the row --------------------------------------------------------------------------------------
 
 
 def row(**facts: Any) -> dict[str, Any]:

@@ -445,6 +445,20 @@ def flag(pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path) -> dict[str, 
     )  # fmt: skip
 
 
+@DUCKDB
+def test_deletions_are_flagged_where_the_pipeline_has_lost_its_schema(
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
+):
+    """As dagster-dlt leaves it: the destination is asked which tables there are."""
+    run("notes")
+    gone = sandbox.store.all("notes")[3]
+    sandbox.store.delete("notes", gone["id"])
+    run("notes", full=True)
+    pipeline.default_schema.drop_tables(["notes"])
+    assert flag(pipeline, sandbox, tmp_path) == {"notes": 1}
+    assert gone["id"] not in live(pipeline, "notes")
+
+
 def test_rows_that_a_complete_scan_missed_are_flagged_deleted(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
