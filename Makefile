@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-DESTINATIONS := duckdb postgres sqlite mariadb ducklake ducklake-postgres delta snowflake
 AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
 DAGSTER_VENV := .venv-dagster
@@ -75,6 +74,9 @@ $(DAGSTER): config/constraints-dagster.txt
 	@$(DAGSTER_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 	  -c config/constraints-dagster.txt dagster dagster-dlt check-jsonschema kubernetes-validate -e .
 	@touch $@
+
+test-destinations: $(STAMP) ## Run one script at every destination, and write the table of levels
+	@$(BIN)/python -m tests.destinations
 
 lint: $(STAMP) ## Check rules and format with Ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

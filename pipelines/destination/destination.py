@@ -137,15 +137,19 @@ class Destination:
             self._try_if_untested()
 
     def _try_if_untested(self) -> None:
+        """Try a scratch table, once per version of dlt, where no real server has been tested."""
         import dlt
 
-        from pipelines.destination.destination_kinds import Level, level_of
+        from pipelines.destination.destination_kinds import EMULATED, Level, level_of
 
-        if level_of(destination_kind(self._settings)) is Level.UNTESTED:
+        kind = destination_kind(self._settings)
+        if level_of(kind) is Level.UNTESTED:
             _log.warning("destination.untested", destination=self._settings.destination)
-            if self._record.merges_with != dlt.__version__:
-                self.try_writing()
-                self._record.save(merges_with=dlt.__version__)
+        elif kind not in EMULATED:
+            return
+        if self._record.merges_with != dlt.__version__:
+            self.try_writing()
+            self._record.save(merges_with=dlt.__version__)
 
     def _open_pipeline(self, folder: Path) -> LoadPipeline:
         """dlt isn't imported before: it takes half a second."""

@@ -15,13 +15,18 @@ _BEGIN, _END = "<!-- levels: made by make test-destinations -->", "<!-- end of l
 
 
 def results() -> dict[str, dict[str, Any]]:
-    """By destination: its last run that passed."""
+    """By destination: its last run, with its `steps`, or the one that has `failed`."""
     found: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text())
     return found
 
 
+def passed() -> set[str]:
+    """The destinations whose last run has passed every step but those that are left out."""
+    return {name for name, facts in results().items() if "failed" not in facts}
+
+
 def record(name: str, **facts: Any) -> None:
-    """Note a run in which every step has passed."""
+    """Note a run; a run that was skipped leaves the one before it."""
     known = {**results(), name: facts}
     RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=2) + "\n")
 
@@ -34,9 +39,14 @@ def table() -> str:
         if facts is None:
             lines.append(f"| {place.title} | untested | never |")
             continue
-        run = f"{facts['date']}: {facts['versions']}, {facts['steps']} steps"
-        left_out = [step.replace("_", " ") for step in place.left_out]
-        run += "".join(f"; not: {step}" for step in left_out)
+        run = f"{facts['date']}: " + (f"{facts['versions']}, " if facts.get("versions") else "")
+        if "failed" in facts:
+            lines.append(
+                f"| {place.title} | untested | {run}failed at: {_words(facts['failed'])} |"
+            )
+            continue
+        run += f"{facts['steps']} steps"
+        run += "".join(f"; not: {_words(name)} ({why})" for name, why in place.left_out.items())
         lines.append(f"| {place.title} | tested | {run} |")
     lines.append(
         "| BigQuery, MotherDuck, Redshift, and whatever else dlt knows | untested | never |"
@@ -44,6 +54,10 @@ def table() -> str:
     for kind, (why, nearest) in REFUSED.items():
         lines.append(f"| `{kind}` | refused: {why} | instead: {nearest} |")
     return "\n".join(lines)
+
+
+def _words(step: str) -> str:
+    return step.replace("_", " ")
 
 
 def write_table() -> None:

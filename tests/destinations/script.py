@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -135,7 +136,7 @@ class Script:
 
 def typed_as(truth: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """`row` with what a database stores as another type: times as text or without a zone, truth
-    values as numbers, JSON as text, written once."""
+    values as numbers, numbers as decimals, JSON as text, written once."""
     found = dict(row)
     for name, value in found.items():
         true = truth.get(name)
@@ -145,8 +146,8 @@ def typed_as(truth: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]
             found[name] = bool(value)
         elif isinstance(true, list | dict) and isinstance(value, str):
             found[name] = json.loads(value)
-        elif isinstance(true, float) and isinstance(value, int):
-            found[name] = float(value)
+        elif isinstance(value, int | Decimal) and not isinstance(value, bool) and value == true:
+            found[name] = true
     return found
 
 

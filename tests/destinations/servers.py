@@ -173,58 +173,91 @@ def _delta(folder: Path) -> Iterator[Running]:
 
 @contextmanager
 def _fakesnow(folder: Path) -> Iterator[Running]:
+    """A server in this process, which Snowflake's own client asks over HTTP."""
     import fakesnow
     import snowflake.connector
 
     _make_fakesnow_understand_dlt()
-    with fakesnow.patch(create_schema_on_connect=False):
-        snowflake.connector.connect(database="WH", schema="PUBLIC").close()
-        url = "snowflake://fake:unused@fakesnow/WH?warehouse=w"
+    with fakesnow.server() as facts:
+        snowflake.connector.connect(**facts, database="WH", schema="PUBLIC").close()  # makes it
+        where = f"host={facts['host']}&port={facts['port']}&protocol=http&warehouse=w"
+        url = f"snowflake://fake:unused@fakesnow/WH?{where}"
         variables = {"DESTINATION__SNOWFLAKE__CREDENTIALS": url}
         yield Running("snowflake", variables, f"fakesnow {version('fakesnow')}")
 
 
 def _make_fakesnow_understand_dlt() -> None:
-    """Real Snowflake loads JSON by column names, and describes what isn't a query."""
+    """Teach fakesnow what dlt asks of Snowflake, which does all of this."""
     import duckdb
+    import fakesnow.arrow
+    import pyarrow as pa
     import snowflake.connector
+    import sqlglot
     from fakesnow.cursor import FakeSnowflakeCursor
+    from sqlglot.tokens import TokenType
 
-    described, executed = FakeSnowflakeCursor.description.fget, FakeSnowflakeCursor.execute
-    staged: dict[str, str] = {}  # by name
+    described, executed = FakeSnowflakeCursor._describe_last_sql, FakeSnowflakeCursor.execute
+    struct_of = fakesnow.arrow.timestamp_to_sf_struct
+    staged: dict[str, str] = {}  # files that were put, by name
 
-    def description(cursor: Any) -> Any:
+    def describe_last_sql(cursor: Any) -> Any:
+        """Of what isn't a query too; fakesnow fails there."""
         try:
             return described(cursor)
         except (duckdb.Error, snowflake.connector.errors.Error):
             return []
 
-    def execute(cursor: Any, command: str, *args: Any, **kwargs: Any) -> Any:
-        if put := re.match(r"\s*PUT 'file://([^']*)'", command):
-            staged[Path(put[1]).name] = put[1]
-            return executed(cursor, "SELECT 1")
-        if add := re.match(r"\s*ALTER TABLE (\S+)\s+ADD COLUMN\s+(.*?);?\s*$", command, re.DOTALL):
-            for column in re.split(r",\s*(?![^(]*\))", add[2]):
-                name = column.removeprefix("ADD COLUMN ")
-                executed(cursor, f"ALTER TABLE {add[1]} ADD COLUMN {name}")
-            return cursor
-        if copy := re.match(r"\s*COPY INTO (\S+)\s+FROM '@[^']*/([^/']*)'", command):
-            connection, table = cursor._duck_conn, copy[1]
-            kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
-            columns = ", ".join(f"'{name.lower()}': '{kind}'" for name, kind in kinds.items())
-            listed = ", ".join(f'"{name}"' for name in kinds)
-            connection.execute(
-                f"INSERT INTO {table} ({listed}) SELECT {listed.lower()} FROM read_json("
-                f"'{staged[copy[2]]}', format='newline_delimited', columns={{{columns}}})"
-            )
-            return executed(cursor, "SELECT 1")
-        return executed(cursor, command, *args, **kwargs)
+    def statements(command: str) -> Iterator[str]:
+        """One call may hold several; fakesnow runs the first one."""
+        start = 0
+        for token in sqlglot.tokenize(command, read="snowflake"):
+            if token.token_type is TokenType.SEMICOLON:
+                yield command[start : token.start]
+                start = token.end + 1
+        yield command[start:]
 
-    FakeSnowflakeCursor.description = property(description)
+    def execute(cursor: Any, command: str, *args: Any, **kwargs: Any) -> Any:
+        for statement in filter(str.strip, statements(command)):
+            execute_one(cursor, statement, *args, **kwargs)
+        return cursor
+
+    def execute_one(cursor: Any, statement: str, *args: Any, **kwargs: Any) -> None:
+        if put := re.match(r"\s*PUT 'file://([^']*)' '([^']*)'(.*)", statement):
+            # fakesnow takes no quotes there
+            executed(cursor, f"PUT 'file://{put[1]}' {put[2]}{put[3]}", *args, **kwargs)
+            folder = cursor._last_transformed.args["put_stage_data"]["stageInfo"]["location"]
+            name = Path(put[1]).name
+            staged[name] = f"{folder}/{name}"
+        elif copy := re.match(r"\s*COPY INTO (\S+)\s+FROM '@[^']*/([^/']*)'", statement):
+            copy_json(cursor, copy[1], staged[copy[2]])
+        elif not statement.rstrip().endswith("DROP CLUSTERING KEY"):  # of tables that have none
+            executed(cursor, statement, *args, **kwargs)
+
+    def copy_json(cursor: Any, table: str, path: str) -> None:
+        """Load JSON by column names, whatever their case; fakesnow does it by position."""
+        connection = cursor._duck_conn
+        kinds = {row[0]: row[1] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
+        columns = ", ".join(f"'{name.lower()}': '{kind}'" for name, kind in kinds.items())
+        listed = ", ".join(f'"{name}"' for name in kinds)
+        connection.execute(
+            f"INSERT INTO {table} ({listed}) SELECT {listed.lower()} FROM read_json("
+            f"'{path}', format='newline_delimited', columns={{{columns}}})"
+        )
+        executed(cursor, "SELECT 1")
+
+    def time_struct(times: Any) -> Any:
+        """A time that is null stays null; of fakesnow's struct only the parts are."""
+        if isinstance(times, pa.ChunkedArray):
+            times = times.combine_chunks()
+        made = struct_of(times)
+        parts = [made.field(at) for at in range(made.type.num_fields)]
+        return pa.StructArray.from_arrays(parts, fields=list(made.type), mask=times.is_null())
+
+    fakesnow.arrow.timestamp_to_sf_struct = time_struct
+    FakeSnowflakeCursor._describe_last_sql = describe_last_sql
     FakeSnowflakeCursor.execute = execute
 
 
-_NO_KILL = {"a_killed_pull_loses_and_doubles_nothing": "the fake lives in this process"}
 _LAKE = ("duckdb==1.5.5", "duckdb-extensions==1.5.5", "duckdb-extension-ducklake==1.5.5")
 PLACES = {
     "duckdb": Place("DuckDB", "duckdb", _duckdb),
@@ -249,7 +282,7 @@ PLACES = {
                   "duckdb-extension-delta==1.5.5"),
     ),
     "snowflake": Place(
-        "Snowflake", "snowflake", _fakesnow, left_out=_NO_KILL,
-        packages=("fakesnow", "snowflake-connector-python<5"),
+        "Snowflake, on an emulator", "snowflake", _fakesnow,
+        packages=("fakesnow[server]", "snowflake-connector-python<5"),
     ),
 }  # fmt: skip
