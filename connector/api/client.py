@@ -151,10 +151,11 @@ class ApiClient:
         )
         is_first = params.keys().isdisjoint({"pageToken", "startAfter"})
         call = _Call("GET", f"/{resource}", lane, params=pairs)
-        asked_s = self._clock.monotonic_s()
+        asked_s, asked_ms = self._clock.monotonic_s(), int(self._clock.now_s() * 1000)
         answer = self._answer(call, lambda body: to_page(resource, body, is_first=is_first))
         page: Page = answer.value
-        return replace(page, size_bytes=len(answer.exchange.body), asked_s=asked_s)
+        size_bytes = len(answer.exchange.body)
+        return replace(page, size_bytes=size_bytes, asked_s=asked_s, asked_ms=asked_ms)
 
     def record(
         self,

@@ -316,8 +316,8 @@ class Page:
     give the next page; None: this is the last. total_count: rows in the whole list, if the server
     counts them. revision: which envelope. is_sure: False if there is no list, only a reason to
     assume an empty one. size_bytes: of the decoded body; 0 if not counted. cut: why a next page
-    that the server announces can't be requested; else None. asked_s: monotonic seconds before the
-    request; 0 if it wasn't measured.
+    that the server announces can't be requested; else None. asked_s, asked_ms: monotonic
+    seconds, and UTC epoch ms, before the request; 0 if they weren't measured.
     """
 
     items: list[Any]
@@ -328,6 +328,7 @@ class Page:
     size_bytes: int = 0
     cut: str | None = None
     asked_s: float = 0.0
+    asked_ms: int = 0
 
 
 class NoList(UnknownShape):

@@ -219,7 +219,8 @@ class PullSettings(Section):
 
     full_share: the part of the longest window that the lists of a pull share; what narrow scans
     leave of it goes to full scans. full_every_s: how old the last full scan of a list may get,
-    whatever the share.
+    whatever the share. history: whose former versions are kept. history_days: for how long; None:
+    forever.
     """
 
     full_share: Fraction = 0.10
@@ -231,6 +232,8 @@ class PullSettings(Section):
     meetings_past_s: Positive = 30 * 86_400.0
     meetings_ahead_s: Positive = 180 * 86_400.0
     hash_key: SecretStr | None = None
+    history: tuple[Literal["prospects", "notes", "tasks", "meetings"], ...] = ("prospects", "tasks")
+    history_days: Positive | None = None
     prospects: ResourceSettings = ResourceSettings()
     notes: ResourceSettings = ResourceSettings()
     tasks: ResourceSettings = ResourceSettings()

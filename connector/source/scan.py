@@ -300,7 +300,7 @@ class Scan:
             self._note_standing()
         return ScannedPage(
             self.plan.resource, records, malformed, self._checkpoint(), page.size_bytes,
-            page.asked_s,
+            page.asked_s, page.asked_ms,
         )  # fmt: skip
 
     def _note_standing(self) -> None:

@@ -183,6 +183,7 @@ class ScannedPage:
     records: each with a usable id, in order; one id may come again on a later page. malformed:
     items without one. checkpoint: where the scan resumes once this page is loaded.
     size_bytes: of the answer they came in. asked_s: monotonic seconds before it was requested.
+    asked_ms: UTC epoch ms at that moment; 0: unknown.
     """
 
     resource: str
@@ -191,6 +192,7 @@ class ScannedPage:
     checkpoint: Checkpoint
     size_bytes: int
     asked_s: float = 0.0
+    asked_ms: int = 0
 
 
 def usual_page_size(known: Any, configured: int) -> int:

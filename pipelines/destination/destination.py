@@ -18,6 +18,7 @@ from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
+from pipelines.destination.history_tables import HistoryTables
 from pipelines.destination.identity import (
     destination_kind,
     destination_type,
@@ -40,6 +41,7 @@ from pipelines.destination.warehouse import (
     DuckWarehouse,
     SeenIds,
     ServerWarehouse,
+    Statement,
 )
 from pipelines.destination.working_file import (
     MemoryLimit,
@@ -131,6 +133,18 @@ class Destination:
             folder=self._paths.pipelines_dir,
             connection=self._connection,
         )
+        self.history = HistoryTables(
+            self._settings.pull,
+            kind=destination_kind(self._settings),
+            dataset=dataset,
+            connection=self._connection,
+            warehouse=self._warehouse,
+            seen=self.seen,
+            columns=self.columns,
+            create=self.create_tables,
+            attempt=self._attempt,
+            note_change=self._note_change,
+        )
         self._stack.callback(self.loader.discard_local_files)
         self._attempt(self.loader.open)
         if not self._snapshot:
@@ -202,6 +216,7 @@ class Destination:
         if worth_publishing:
             self._note_change()
         batches = [replace(each, is_new=self._is_new(each)) for each in batches]
+        self.history.expect(batches)
         known = {batch.table: self.columns(batch.table) for batch in batches}
         refusals: list[DestinationRefused] = []
         from pipelines.destination.load_packages import forms  # with dlt
@@ -219,6 +234,8 @@ class Destination:
                 break
         else:
             raise refusals[0]
+        with self._watching_for_damage():
+            self.history.follow(batches)
         if self._snapshot:
             checkpoint = partial(checkpoint_if_due, self._connection, self._paths.working_file)
             self._memory.fit(checkpoint)
@@ -240,11 +257,13 @@ class Destination:
             self._attempt(partial(warehouse.upsert, batches))
 
     def create_tables(self, batches: Sequence[Batch]) -> None:
-        """Create what is missing of the batches' tables and columns; loads no rows.
+        """Create what is missing of the batches' tables and columns, and of their histories; loads
+        no rows.
 
         Raises:
             DestinationError: they can't be created.
         """
+        batches = [*batches, *self.history.batches(batches)]
         lacking = [
             replace(batch, rows=(), state=None)
             for batch in batches
@@ -259,6 +278,15 @@ class Destination:
         with self._watching_for_damage():
             self._attempt(partial(self._warehouse.create_tables, lacking))
         self.loader.learn_tables()
+
+    def prepare_histories(self) -> None:
+        """Before a run loads anything: complete what an earlier one left undone.
+
+        Raises:
+            DestinationError: they can't be read or written.
+        """
+        with self._watching_for_damage():
+            self.history.prepare(self.loader.state_of)
 
     def _is_new(self, batch: Batch) -> bool:
         """Whether rows may be inserted without a merge: those of a new table, or a list's rows with
@@ -331,16 +359,24 @@ class Destination:
 
     def tombstone(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Flag rows deleted; UTC epoch ms. Their other columns stay."""
-        self._flag(table, ids, at_ms, {DELETED_COLUMN: True, UNLISTED_COLUMN: False}, _LIVE)
+        what = {DELETED_COLUMN: True, UNLISTED_COLUMN: False}
+        self._flag(table, ids, at_ms, what, _LIVE, also=self.history.ending(table, at_ms))
 
     def unlist(self, table: str, ids: Sequence[str], at_ms: int) -> None:
         """Note that rows have left their list but still exist; UTC epoch ms."""
         self._flag(table, ids, at_ms, {UNLISTED_COLUMN: True}, _LISTED)
 
     def _flag(
-        self, table: str, ids: Sequence[str], at_ms: int, what: Mapping[str, bool], where: str
+        self,
+        table: str,
+        ids: Sequence[str],
+        at_ms: int,
+        what: Mapping[str, bool],
+        where: str,
+        *,
+        also: Sequence[Statement] = (),
     ) -> None:
-        """what: columns that are set to the time, or to null."""
+        """what: columns that are set to the time, or to null. also: for the same transaction."""
         if not ids:
             return
         self._note_change()
@@ -350,7 +386,8 @@ class Destination:
             return
         sets = ", ".join(f"{name} = {'%s' if is_now else 'NULL'}" for name, is_now in what.items())
         sql = f"UPDATE {self.name(table)} SET {sets} WHERE {where} AND id IN ({{ids}})"  # noqa: S608
-        self._attempt(partial(self._warehouse.query_ids, sql, ids, [moment]))
+        moments = [moment for is_now in what.values() if is_now]
+        self._attempt(partial(self._warehouse.execute_ids, [(sql, moments), *also], ids))
 
     def _load_flagged(
         self, table: str, ids: Sequence[str], where: str, what: Mapping[str, bool], at: datetime

@@ -55,7 +55,8 @@ class Batch:
 
     columns: dlt column schemas by name. state: dlt's state of `table` once these rows are loaded;
     None leaves it unchanged. is_new: the destination has none of the keys yet, so the rows are
-    inserted without a merge, at half the cost.
+    inserted without a merge, at half the cost. asked_ms: before the rows were requested, UTC epoch
+    ms; None: unknown.
     """
 
     table: str
@@ -64,6 +65,7 @@ class Batch:
     key: str | Sequence[str] = "id"
     state: Mapping[str, Any] | None = None
     is_new: bool = False
+    asked_ms: int | None = None
 
     def as_table(self) -> pa.Table:
         """The rows with exactly the types of their columns."""

@@ -23,6 +23,8 @@ from pipelines.destination.working_file import TableName, work_schema
 if TYPE_CHECKING:
     import dlt
 
+Statement = tuple[str, Sequence[Any]]
+"""SQL and its parameters."""
 _IN_ONE_QUERY = 1000
 _FETCHED_ROWS = 10_000
 _DATA_TYPES = {
@@ -55,6 +57,22 @@ class DuckWarehouse:
             cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
             query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
             return cursor.execute(query, list(parameters)).fetchall()
+
+    def execute_ids(
+        self, statements: Sequence[Statement], ids: Sequence[str] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Rows of the last of several statements, of which all take effect or none. As in
+        `query_ids`, `({ids})` stands for `ids` in them."""
+        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
+            cursor.execute("BEGIN")
+            if ids is not None:
+                cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
+            found: list[tuple[Any, ...]] = []
+            for sql, values in statements:
+                query = sql.replace("{ids}", "SELECT id FROM wanted").replace("%s", "?")
+                found = cursor.execute(query, list(values)).fetchall()
+            cursor.execute("COMMIT")
+        return found
 
     def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
         """The places of those `ids` that the rows of the query `sql`, each an id and a hash, don't
@@ -138,8 +156,10 @@ class DuckWarehouse:
                 for column, kind in types.items():
                     cursor.execute(f'ALTER TABLE {name} ADD COLUMN IF NOT EXISTS "{column}" {kind}')
                 known = before[batch.table]
-                if HASH_COLUMN in known and any(
-                    not (each in known or is_reserved(each)) for each in types
+                if (
+                    HASH_COLUMN in known
+                    and batch.key == "id"
+                    and any(not (each in known or is_reserved(each)) for each in types)
                 ):
                     cursor.execute(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
             cursor.execute("COMMIT")
@@ -191,6 +211,24 @@ class ServerWarehouse:
                 some = ids[start : start + _IN_ONE_QUERY]
                 query = sql.format(ids=", ".join(["%s"] * len(some)))
                 found += map(tuple, client.execute_sql(query, *given, *some) or ())
+        return found
+
+    def execute_ids(
+        self, statements: Sequence[Statement], ids: Sequence[str] | None = None
+    ) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        portions: Iterable[Sequence[str]] = [()]
+        if ids is not None:
+            portions = (ids[at : at + _IN_ONE_QUERY] for at in range(0, len(ids), _IN_ONE_QUERY))
+        with translated(), self._pipeline().sql_client() as client:
+            for some in portions:
+                rows: Sequence[Sequence[Any]] = ()
+                with client.begin_transaction():
+                    for sql, values in statements:
+                        given = [sql_time(client, each) for each in values]
+                        query, parameters = _with_ids(sql, given, some)
+                        rows = client.execute_sql(query, *parameters) or ()
+                found += map(tuple, rows)
         return found
 
     def changed(self, sql: str, ids: Sequence[str], hashes: Sequence[str]) -> list[int]:
@@ -249,17 +287,31 @@ class ServerWarehouse:
                 client.create_dataset()
 
 
+def _with_ids(sql: str, values: Sequence[Any], ids: Sequence[str]) -> tuple[str, list[Any]]:
+    """A statement with `ids` for each `{ids}`, and all of its parameters in order."""
+    first, *others = sql.split("{ids}")
+    left, parameters = [*values], []
+    for part in (first, *others):
+        own = part.count("%s")
+        parameters += [*([] if part is first else ids), *left[:own]]
+        del left[:own]
+    return sql.replace("{ids}", ", ".join(["%s"] * len(ids))), parameters
+
+
 class SeenIds:
     """Which ids a full scan has seen so far, by resource, on disk: a scan may take many runs.
 
     Written before the rows of the same chunk are loaded: after a kill the set can hold ids whose
     rows will be read again, which does no harm, and never lacks one that was loaded.
     connection: of the working file.
+
+    Once a scan has ended, its set may be kept: it tells when these rows were last seen.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection = connection
         self._schema = work_schema(connection, dataset)
+        self._kept = f"{self._schema}.kept_sets"
 
     def begin(self, resource: str) -> None:
         """Forget what an earlier scan of `resource` saw."""
@@ -267,7 +319,51 @@ class SeenIds:
 
     def add(self, resource: str, ids: Sequence[str]) -> None:
         """Add ids; one that is there already does no harm."""
-        self._insert(self._connection, self.table(resource), ids)
+        table = self.table(resource)
+        self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} (id VARCHAR)")
+        self._insert(self._connection, table, ids)
+
+    def end(self, name: str, resource: str, began_ms: int) -> None:
+        """Keep the set `name`: a scan of `resource` that began then has seen these rows."""
+        kept = f'{self._schema}."kept_{name}"'
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute("BEGIN")
+            self._note_kept(cursor)
+            cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.table(name)} (id VARCHAR)")
+            cursor.execute(f"DROP TABLE IF EXISTS {kept}")
+            cursor.execute(f'ALTER TABLE {self.table(name)} RENAME TO "kept_{name}"')
+            cursor.execute(f"DELETE FROM {self._kept} WHERE name = ?", [name])  # noqa: S608
+            cursor.execute(f"INSERT INTO {self._kept} VALUES (?, ?, ?)", [name, resource, began_ms])  # noqa: S608
+            cursor.execute("COMMIT")
+
+    def confirmed(self, resource: str, ids: Sequence[str]) -> dict[int | None, list[str]]:
+        """`ids` by when the last scan began that has seen them and has ended; UTC epoch ms."""
+        found: dict[int | None, list[str]] = {}
+        if not ids:
+            return found
+        with closing(self._connection.cursor()) as cursor:
+            self._note_kept(cursor)
+            kept = cursor.execute(
+                f"SELECT name, began_ms FROM {self._kept} WHERE resource = ?",  # noqa: S608
+                [resource],
+            ).fetchall()
+            sets = [
+                f'SELECT id, {began_ms} AS began_ms FROM {self._schema}."kept_{name}"'  # noqa: S608
+                for name, began_ms in kept
+            ]
+            cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
+            sets.append("SELECT id, NULL::BIGINT FROM wanted")
+            rows = cursor.execute(
+                f"SELECT id, max(began_ms) FROM ({' UNION ALL '.join(sets)}) AS k(id, began_ms) "  # noqa: S608
+                "WHERE id IN (SELECT id FROM wanted) GROUP BY id"
+            ).fetchall()
+        for id_, began_ms in rows:
+            found.setdefault(began_ms, []).append(id_)
+        return found
+
+    def _note_kept(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        columns = "name VARCHAR, resource VARCHAR, began_ms BIGINT"
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._kept} ({columns})")
 
     def rows(self, resource: str) -> int:
         """How many ids were added, repetitions included; 0 where no scan has begun."""

@@ -209,7 +209,8 @@ class Landing:
             name: configured_maker(name, destination.columns(name), pull) for name in runs
         }
         self._tables: dict[str, list[pa.Table]] = {}  # taken, not loaded yet: changed rows …
-        self._ids: dict[str, set[str]] = {}  # … and their ids
+        self._ids: dict[str, set[str]] = {}  # … their ids …
+        self._asked_ms: dict[str, int] = {}  # … and when the first of them was asked for
         self._malformed: dict[str, Row] = {}
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
         self.found: dict[str, set[str]] = {}
@@ -232,6 +233,7 @@ class Landing:
         that tables of an earlier version lack."""
         lists = [Batch(name, (), maker.columns) for name, maker in self._makers.items()]
         self._destination.create_tables([*lists, *_OTHERS])
+        self._destination.prepare_histories()
 
     def take(self, pages: dict[str, list[ScannedPage]]) -> None:
         """Keep what changed, as Arrow tables, until `load`. Empties `pages`.
@@ -244,6 +246,7 @@ class Landing:
                 self._take_pages(*pages.popitem())
         except BaseException:
             self._tables.clear()
+            self._asked_ms.clear()
             raise
 
     def _take_pages(self, resource: str, pages: list[ScannedPage]) -> None:
@@ -258,7 +261,10 @@ class Landing:
             self._destination.seen.add(resource, records.ids)
         if run.finds_deletions:
             run.keep_ids(len(records.ids))
-        self._take(resource, records)
+        else:
+            self._destination.history.note_seen(run, records.ids)
+        asked_ms = min(page.asked_ms or page.checkpoint.started_ms for page in pages)
+        self._take(resource, records, asked_ms)
 
     def _without_older(self, resource: str, page: ScannedPage) -> ScannedPage:
         """A page that was requested before the answer of a look-up may hold an older version of
@@ -305,13 +311,19 @@ class Landing:
         return [each for at, each in enumerate(records) if at not in left_out]
 
     def land_looked_up(
-        self, resource: str, records: list[dict[str, Any]], gone: Sequence[str], *, at_s: float
+        self,
+        resource: str,
+        records: list[dict[str, Any]],
+        gone: Sequence[str],
+        *,
+        at_s: float,
+        asked_ms: int | None = None,
     ) -> None:
         """Load records that were looked up since something has named them. A full scan, running or
         to be resumed, has then seen them: pages that it has read already can't list who is new.
 
         gone: ids that the API answered with 404, for pages that list them still. at_s: monotonic
-        seconds after the last answer.
+        seconds after the last answer. asked_ms: as in `land_records`.
         """
         run = self._runs[resource]
         records = self._remembered(resource, records) if self.forgotten else records
@@ -320,16 +332,26 @@ class Landing:
             self._destination.seen.add(resource, ids)
         looked_up_s = self._looked_up_s.setdefault(resource, {})
         looked_up_s.update(dict.fromkeys([*ids, *gone], at_s))
-        self.land_records(resource, records)
+        self.land_records(resource, records, asked_ms=asked_ms)
 
-    def land_records(self, resource: str, records: list[dict[str, Any]]) -> None:
-        """Load single records that were looked up by id, since their list lacks them."""
-        self._runs[resource].counts["rows_read"] += len(records)
+    def land_records(
+        self, resource: str, records: list[dict[str, Any]], *, asked_ms: int | None = None
+    ) -> None:
+        """Load single records that were looked up by id, since their list lacks them.
+
+        asked_ms: UTC epoch ms before the first look-up; None: some time after the scan began.
+        """
+        run = self._runs[resource]
+        run.counts["rows_read"] += len(records)
         records = self._remembered(resource, records) if self.forgotten else records
-        self._take(resource, self._makers[resource].unique(records), is_listed=False)
+        asked_ms = run.checkpoint.started_ms if asked_ms is None else asked_ms
+        unique = self._makers[resource].unique(records)
+        self._take(resource, unique, asked_ms, is_listed=False)
         self.load()
 
-    def _take(self, resource: str, records: UniqueRecords, *, is_listed: bool = True) -> None:
+    def _take(
+        self, resource: str, records: UniqueRecords, asked_ms: int, *, is_listed: bool = True
+    ) -> None:
         """An id that waits already is loaded as in `records`, even if the destination has it so."""
         waiting = self._ids.setdefault(resource, set())
         places = self._destination.changed(
@@ -344,6 +366,7 @@ class Landing:
         if places:
             changed = records.only(places)
             waiting.update(changed.ids)
+            self._asked_ms[resource] = min(asked_ms, self._asked_ms.get(resource, asked_ms))
             tables.append(self._makers[resource].table(changed))
 
     def _note_found(self, resource: str, records: UniqueRecords, places: Sequence[int]) -> None:
@@ -367,6 +390,7 @@ class Landing:
         states = {name: self._runs[name].state() for name in tables}
         names = [name for name in self._makers if tables.get(name)]
         batches = [self._batch(name, tables.pop(name)) for name in names]
+        self._asked_ms.clear()
         if malformed:
             batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
         if batches:
@@ -379,8 +403,10 @@ class Landing:
             self._destination.loader.save_states({name: states[name] for name in tables})
 
     def _batch(self, resource: str, tables: list[pa.Table]) -> Batch:
-        columns = self._makers[resource].columns
-        return Batch(resource, _latest(tables), columns, state=self._runs[resource].state())
+        return Batch(
+            resource, _latest(tables), self._makers[resource].columns,
+            state=self._runs[resource].state(), asked_ms=self._asked_ms.get(resource),
+        )  # fmt: skip
 
 
 def _latest(tables: list[pa.Table]) -> pa.Table:

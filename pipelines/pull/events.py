@@ -119,13 +119,15 @@ def why_not_covered(
 @dataclass
 class Looked:
     """What look-ups found. people: whom they were for, by id. alive: records. gone: 404.
-    undecided: neither; they are tried again. at_s: monotonic seconds after the last answer."""
+    undecided: neither; they are tried again. asked_ms: UTC epoch ms before the first was asked for.
+    at_s: monotonic seconds after the last answer."""
 
     people: dict[str, ChangedPerson] = field(default_factory=dict)
     alive: list[dict[str, Any]] = field(default_factory=list)
     gone: list[str] = field(default_factory=list)
     undecided: list[str] = field(default_factory=list)
     errors: list[ConnectorError] = field(default_factory=list)
+    asked_ms: int | None = None
     at_s: float = 0.0
 
 
@@ -217,7 +219,7 @@ class Follower:
     def _look(self, people: Sequence[ChangedPerson], until_s: float) -> Looked:
         parts = [people[first::_AT_ONCE] for first in range(_AT_ONCE)]
         clock, client = self._session.clock, self._session.client
-        looked = Looked()
+        looked = Looked(asked_ms=self._now_ms())
 
         def look(part: Sequence[ChangedPerson]) -> tuple[LookUps, list[dict[str, Any]]]:
             look_ups, found = LookUps(client, PROSPECTS, permit_until_s=until_s), []
@@ -255,7 +257,9 @@ class Follower:
         unlisted = set(destination.unlisted(PROSPECTS)).intersection(ids)
         before = run.counts["rows_written"]
         run.facts = replace(run.facts, followed_ms=now_ms)
-        landing.land_looked_up(PROSPECTS, looked.alive, looked.gone, at_s=looked.at_s)
+        landing.land_looked_up(
+            PROSPECTS, looked.alive, looked.gone, at_s=looked.at_s, asked_ms=looked.asked_ms
+        )
         destination.unlist(PROSPECTS, sorted(unlisted), now_ms)
         lost = [each for each in looked.gone if each in known]
         destination.tombstone(PROSPECTS, lost, now_ms)

@@ -244,8 +244,10 @@ class _Pull:
         known = self._list_state(plan.resource)
         full = self._wanted.full
         scan = begin(known, plan, now_ms=self._now_ms(), full=full, keeps_ids=True)
-        if not scan.resumed and scan.left is None:
-            self._destination.seen.begin(plan.resource)
+        if not scan.resumed:
+            if scan.left is None:
+                self._destination.seen.begin(plan.resource)
+            self._destination.history.begin_scan(scan)
         return scan
 
     def _now_ms(self) -> int:
@@ -427,11 +429,13 @@ class _Pull:
             self._session.client,
             now_ms=self._now_ms(),
             expected=[one for one in _expected_ids(self._destination, run.plan) if one in alive],
-            land=partial(self._landing.land_records, run.resource),
+            land=partial(self._landing.land_records, run.resource, asked_ms=self._now_ms()),
         )
         if run.resource == PROSPECTS and run.finds_deletions and self._follower is not None:
             self._follower.end_full_scan(run, self._landing.found.pop(PROSPECTS, set()))
         self._destination.loader.save_states({run.resource: run.booked()})
+        if run.outcome is not None and not run.outcome.unfinished:
+            self._destination.history.end_scan(run)
         self._note_doubt(run)
 
     def _note(self, run: ListScan) -> None:

@@ -91,7 +91,9 @@ def _destination(session: Session) -> Check:
         )
         name = destination.try_writing()
         facts = {"destination": destination_label(settings)}
-        return Check("destination", True, f"{name} is writable", facts=facts)
+        without = destination.history.why_not_kept
+        detail = f"{name} is writable" + (f"; {without}" if without else "")
+        return Check("destination", True, detail, facts=facts)
 
 
 def _budget(session: Session) -> Check:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,6 +95,7 @@ def test_every_setting_is_documented_with_its_default(heading: str, model: type[
         else:
             text = f"{value:g}" if isinstance(value, float) and value < 1 else str(value)
             text = text.removesuffix(".0").lower() if not isinstance(value, str) else text
+            text = json.dumps(value) if isinstance(value, tuple) else text
             assert codes(shown[name]) == [text], name
 
 
@@ -134,6 +136,12 @@ def documented_tables() -> dict[str, dict[str, str]]:
         own = {codes(row[0])[0]: row[1] for row in rows(TABLES.section(f"`{name}`"))}
         is_resource = name in ("prospects", "notes", "tasks", "meetings")
         found[name] = own | (shared if is_resource else {})
+    histories = TABLES.section("`prospects_history`, `tasks_history`")
+    versions = {codes(row[0])[0]: row[1] for row in rows(histories)}
+    for name in ("prospects", "tasks"):
+        left_out = ("_hc_deleted_at", "_hc_unlisted_at")
+        copied = {column: kind for column, kind in found[name].items() if column not in left_out}
+        found[f"{name}_history"] = copied | versions
     return found
 
 

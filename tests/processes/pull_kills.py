@@ -19,7 +19,7 @@ from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from tests.processes.damage import DAMAGES, remove_what_was_put_aside, state_files
 from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote, signalled
-from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
+from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth, assert_histories_fit
 
 CHUNK_PAGES = 8
 SIZES = {"prospects": 300, "notes": 250, "tasks": 199, "meetings": 150}
@@ -89,8 +89,10 @@ def kill_until_done(
 
 
 def assert_landed(zygote: Zygote, sandbox: Sandbox) -> None:
-    """The published file equals the API."""
-    assert_equal_to_truth(sandbox, all_duckdb(zygote.folder / "data" / "hiringcenter.duckdb"))
+    """The published file equals the API, and its histories fit its rows."""
+    path = zygote.folder / "data" / "hiringcenter.duckdb"
+    assert_equal_to_truth(sandbox, all_duckdb(path))
+    assert_histories_fit(path)
 
 
 # an error that names the damaged file and what to do

@@ -97,7 +97,7 @@ def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     assert {schema for schema, _ in tables} == {"hiringcenter"}
     assert [name for _, name in tables] == [
         "_hc_freshness", "_hc_push_results", "_hc_runs", "account", "meetings", "notes",
-        "prospects", "tasks",
+        "prospects", "prospects_history", "tasks", "tasks_history",
     ]  # fmt: skip
     assert version is not None
     assert version[0]["storage_version"].startswith("v1.0.0")

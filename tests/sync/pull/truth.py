@@ -87,6 +87,28 @@ def assert_equal_to_truth(sandbox: Sandbox, landed: Mapping[str, Rows]) -> None:
             assert not found, f"{resource} {record_id}: {found}"
 
 
+def assert_histories_fit(path: Path) -> None:
+    """Each live row has one open version, which is equal; versions of a row begin in order, end
+    where the next begins or before, and are bounded by the times between which they changed."""
+    with duckdb.connect(str(path), read_only=True) as connection:
+        connection.execute(f'USE "{path.stem}".hiringcenter')
+        for table in ("prospects", "tasks"):
+            live = f"SELECT id, _hc_hash FROM {table} WHERE _hc_deleted_at IS NULL"
+            open_ones = f"SELECT id, _hc_hash FROM {table}_history WHERE _hc_valid_to IS NULL"
+            for some, others in ((live, open_ones), (open_ones, live)):
+                apart = connection.execute(f"{some} EXCEPT ALL {others}").fetchall()
+                assert not apart, f"{table}: {apart}"
+            wrong = connection.execute(
+                f"SELECT id FROM (SELECT *, lead(_hc_valid_from) OVER (PARTITION BY id "
+                f"ORDER BY _hc_valid_from) AS next_from FROM {table}_history) "
+                "WHERE NOT coalesce(_hc_valid_from < coalesce(_hc_valid_to, 'infinity') "
+                "AND coalesce(_hc_valid_to, 'infinity') <= coalesce(next_from, 'infinity') "
+                "AND coalesce(_hc_changed_after, '-infinity') <= _hc_valid_from "
+                "AND _hc_valid_from <= _hc_changed_before, false)"
+            ).fetchall()
+            assert not wrong, f"{table}: {wrong}"
+
+
 def differences(row: Mapping[str, Any], truth: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Column → (landed, true), where they differ in value or in type."""
     return {
