@@ -362,7 +362,7 @@ def test_unsent_permits_are_free_for_others_at_once(tmp_path: Path):
 
 def test_a_caller_may_wait_only_for_a_while(tmp_path: Path):
     """Whoever gives up takes no permit from those who still wait."""
-    clock = FakeClock()
+    clock = StandingClock()
     with opened(tmp_path, (1, 600.0), clock=clock) as budget:
         permit = budget.permit(Lane.PULL)
         with pytest.raises(TimeoutError):

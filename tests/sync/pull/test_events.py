@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from connector.budget import locks
 from connector.budget.database import Database
 from connector.budget.ledger_schema import keys
+from connector.clock import SystemClock
 from connector.errors import AlreadyRunning, BudgetError, Interrupted
 from connector.settings import RateLimit, WatchSettings
 from connector.source.scans import Checkpoint, ScanKind, ScannedPage, ScanPlan
@@ -403,6 +404,19 @@ def test_a_drain_that_is_asked_to_wait_doesnt_hold_the_lock_meanwhile(events: Fo
     assert follower.postponed == 0
 
 
+class TurnClock(FakeClock):
+    """Of turns. It is ahead of the real clock, by which their requests wait for permits, so that no
+    turn ends before its requests do."""
+
+    def __init__(self) -> None:
+        super().__init__(time.time())
+        self._monotonic_s = self.began_s = SystemClock().monotonic_s() + 1e6
+
+    def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
+        assert len(self.slept_s) < 100, "turns do nothing"
+        return super().sleep(wait_s, stop)
+
+
 class NotingFollower(Follower):
     """within_s: how long each of its turns was allowed to look people up."""
 
@@ -422,7 +436,7 @@ def test_copies_are_published_in_a_rhythm_that_begins_with_the_turn(
     """The first look-up takes long, later ones a second: 30 s after that turn began, the next copy
     is due, but not before it has rested for half of that. While something that has landed waits
     for it, a turn is shorter, so that look-ups without permits don't hold it up."""
-    left, clock = events.trust(), FakeClock(time.time())
+    left, clock = events.trust(), TurnClock()
     found: list[int] = []
 
     def edit() -> None:
@@ -435,7 +449,7 @@ def test_copies_are_published_in_a_rhythm_that_begins_with_the_turn(
     def on_turn(report: DrainReport) -> None:
         assert report.looked_up == 1
         if report.published:
-            found.append(round(clock.monotonic_s()))
+            found.append(round(clock.monotonic_s() - clock.began_s))
         if len(found) == len(published_s):
             session.stop.set()
         edit()
@@ -457,13 +471,13 @@ def test_drains_that_meet_a_pull_ask_again_in_their_rhythm(events: Followed):
     """Also if something that has landed could be published by now."""
     events.edit(events.trust()[5], title="Dr")
 
-    class Stopping(FakeClock):
+    class Stopping(TurnClock):
         def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
             if len(self.slept_s) == 3:
                 session.stop.set()
             return super().sleep(wait_s, stop)
 
-    settings, clock = events.puller.settings, Stopping(time.time())
+    settings, clock = events.puller.settings, Stopping()
     with open_session(settings, kind="drain") as session:
         session = replace(session, clock=clock)
         turns = Drains(session, Follower(session, events.inbox), flush_s=30.0, watching=None)
@@ -479,7 +493,7 @@ def test_drains_outlast_a_database_that_goes_away(
 ):
     """The ledger's server: a turn fails, and a later one, once it is back, does its work."""
     puller.change(ledger_url=postgres_url)
-    turns_failed, clock = list[bool](), FakeClock(time.time())
+    turns_failed, clock = list[bool](), TurnClock()
     with followed(puller) as events, ExitStack() as away:
         events.edit(events.trust()[5], title="Dr")
 
