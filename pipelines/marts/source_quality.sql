@@ -8,37 +8,37 @@
 -- percent_with_meeting: the same in percent
 -- first_created_at: when the first of them was created
 -- last_created_at: when the last of them was created
-WITH people AS (
-    SELECT id, created_at, TRY_CAST(labels AS VARCHAR[]) AS labels
-    FROM prospects
-    WHERE _hc_deleted_at IS NULL
-),
-labelled AS (
-    SELECT DISTINCT people.id, people.created_at, listed.label
-    FROM people
-    CROSS JOIN UNNEST(people.labels) AS listed(label)
-    WHERE listed.label IS NOT NULL
-),
-sourced AS (
-    SELECT id, created_at, label FROM labelled
-    UNION ALL
-    SELECT id, created_at, NULL FROM people WHERE id NOT IN (SELECT id FROM labelled)
-),
-noted AS (
+WITH noted AS (
     SELECT DISTINCT prospect_id FROM notes WHERE _hc_deleted_at IS NULL
 ),
 met AS (
     SELECT DISTINCT prospect_id FROM meetings WHERE _hc_deleted_at IS NULL
+),
+people AS (
+    SELECT
+        prospects.id,
+        prospects.created_at,
+        TRY_CAST(prospects.labels AS VARCHAR[]) AS labels,
+        noted.prospect_id IS NOT NULL AS has_note,
+        met.prospect_id IS NOT NULL AS has_meeting
+    FROM prospects
+    LEFT JOIN noted ON noted.prospect_id = prospects.id
+    LEFT JOIN met ON met.prospect_id = prospects.id
+    WHERE prospects._hc_deleted_at IS NULL
+),
+labelled AS (
+    SELECT DISTINCT people.id, people.created_at, has_note, has_meeting, listed.label
+    FROM people
+    LEFT JOIN UNNEST(people.labels) AS listed(label) ON listed.label IS NOT NULL
 )
 SELECT
-    sourced.label,
+    label,
     count(*) AS people,
-    count(noted.prospect_id) AS with_note,
-    count(met.prospect_id) AS with_meeting,
-    CAST(round(100.0 * count(met.prospect_id) / count(*), 1) AS DOUBLE) AS percent_with_meeting,
-    min(sourced.created_at) AS first_created_at,
-    max(sourced.created_at) AS last_created_at
-FROM sourced
-LEFT JOIN noted ON noted.prospect_id = sourced.id
-LEFT JOIN met ON met.prospect_id = sourced.id
-GROUP BY sourced.label
+    count(*) FILTER (WHERE has_note) AS with_note,
+    count(*) FILTER (WHERE has_meeting) AS with_meeting,
+    CAST(round(100.0 * count(*) FILTER (WHERE has_meeting) / count(*), 1) AS DOUBLE)
+        AS percent_with_meeting,
+    min(created_at) AS first_created_at,
+    max(created_at) AS last_created_at
+FROM labelled
+GROUP BY label

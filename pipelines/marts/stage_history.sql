@@ -23,76 +23,73 @@ WITH versions AS (
         _hc_valid_from, _hc_valid_to, _hc_changed_after, _hc_changed_before,
         lag(current_stage) OVER prospect AS former_stage,
         lag(current_stage_id) OVER prospect AS former_stage_id,
-        lag(_hc_valid_from) OVER prospect AS former_from,
-        lag(_hc_valid_to) OVER prospect AS former_to
+        lag(_hc_valid_to) OVER prospect AS former_to,
+        lead(current_stage) OVER prospect AS next_stage,
+        lead(current_stage_id) OVER prospect AS next_stage_id,
+        lead(_hc_valid_from) OVER prospect AS next_from
     FROM prospects_history
     WINDOW prospect AS (PARTITION BY id ORDER BY _hc_valid_from)
 ),
-marked AS (
+marked AS (  -- a stage whose id stays the same was only renamed
     SELECT
         *,
-        CASE
-            WHEN former_from IS NULL OR former_to < _hc_valid_from THEN 1  -- new, or back again
+        former_to IS DISTINCT FROM _hc_valid_from OR CASE
             WHEN current_stage_id IS NOT NULL AND former_stage_id IS NOT NULL
-                THEN CASE WHEN current_stage_id <> former_stage_id THEN 1 ELSE 0 END
-            WHEN current_stage IS DISTINCT FROM former_stage THEN 1
-            ELSE 0
-        END AS begins
+                THEN current_stage_id <> former_stage_id
+            ELSE current_stage IS DISTINCT FROM former_stage
+        END AS begins,
+        _hc_valid_to IS DISTINCT FROM next_from OR CASE
+            WHEN current_stage_id IS NOT NULL AND next_stage_id IS NOT NULL
+                THEN current_stage_id <> next_stage_id
+            ELSE current_stage IS DISTINCT FROM next_stage
+        END AS ends
     FROM versions
 ),
-numbered AS (
+paired AS (  -- a stay's first version next to its last one
     SELECT
         *,
-        sum(begins) OVER (PARTITION BY id ORDER BY _hc_valid_from) AS stay,
-        CASE
-            WHEN coalesce(lead(begins) OVER (PARTITION BY id ORDER BY _hc_valid_from), 1) = 1 THEN 1
-            ELSE 0
-        END AS ends
+        CASE WHEN ends THEN current_stage ELSE lead(current_stage) OVER prospect END AS stage,
+        CASE WHEN ends THEN current_stage_id ELSE lead(current_stage_id) OVER prospect END
+            AS stage_id,
+        CASE WHEN ends THEN _hc_valid_from ELSE lead(_hc_valid_from) OVER prospect END
+            AS last_seen_at,
+        CASE WHEN ends THEN _hc_valid_to ELSE lead(_hc_valid_to) OVER prospect END AS ended_at
     FROM marked
+    WHERE begins OR ends
+    WINDOW prospect AS (PARTITION BY id ORDER BY _hc_valid_from)
 ),
 stays AS (
     SELECT
         id,
-        stay,
-        max(CASE WHEN ends = 1 THEN current_stage END) AS stage,
-        max(CASE WHEN ends = 1 THEN current_stage_id END) AS stage_id,
-        min(created_at) AS created_at,
-        min(_hc_valid_from) AS entered_at,
-        max(CASE WHEN begins = 1 THEN _hc_changed_after END) AS changed_after,
-        max(CASE WHEN begins = 1 THEN coalesce(_hc_changed_before, _hc_valid_from) END)
-            AS entered_before,
-        max(_hc_valid_from) AS last_seen_at,
-        max(CASE WHEN ends = 1 THEN _hc_valid_to END) AS ended_at
-    FROM numbered
-    GROUP BY id, stay
-),
-bounded AS (
-    SELECT
-        *,
-        CASE WHEN stay = 1 THEN coalesce(changed_after, created_at) ELSE changed_after END
-            AS entered_after
-    FROM stays
-),
-followed AS (
-    SELECT
-        *,
+        stage,
+        stage_id,
+        created_at,
+        _hc_valid_from AS entered_at,
+        _hc_changed_after AS entered_after,
+        coalesce(_hc_changed_before, _hc_valid_from) AS entered_before,
+        last_seen_at,
+        ended_at,
+        row_number() OVER prospect AS stay,
         lag(stage) OVER prospect AS stage_before,
         lag(ended_at) OVER prospect AS stage_before_to,
         lead(stage) OVER prospect AS stage_after,
-        lead(entered_at) OVER prospect AS next_at,
-        lead(entered_after) OVER prospect AS next_after,
-        lead(entered_before) OVER prospect AS next_before
-    FROM bounded
-    WINDOW prospect AS (PARTITION BY id ORDER BY stay)
+        lead(_hc_valid_from) OVER prospect AS next_at,
+        lead(_hc_changed_after) OVER prospect AS next_after,
+        lead(coalesce(_hc_changed_before, _hc_valid_from)) OVER prospect AS next_before
+    FROM paired
+    WHERE begins
+    WINDOW prospect AS (PARTITION BY id ORDER BY _hc_valid_from)
 ),
 settled AS (
     SELECT
         *,
+        CASE WHEN stay = 1 THEN coalesce(entered_after, created_at) ELSE entered_after END
+            AS begun_after,
         CASE WHEN ended_at IS NULL THEN NULL WHEN next_at = ended_at THEN 'moved' ELSE 'deleted' END
             AS outcome
-    FROM followed
+    FROM stays
 ),
-timed AS (
+bounded AS (
     SELECT
         *,
         CASE
@@ -104,21 +101,20 @@ timed AS (
 )
 SELECT
     id AS prospect_id,
-    CAST(stay AS BIGINT) AS stay,
+    stay,
     stage,
     stage_id,
     CASE WHEN stage_before_to = entered_at THEN stage_before END AS former_stage,
     CASE WHEN outcome = 'moved' THEN stage_after END AS next_stage,
-    stay > 1 OR coalesce(created_at >= (SELECT min(_hc_valid_from) FROM versions), FALSE)
+    stay > 1 OR coalesce(created_at >= (SELECT min(_hc_valid_from) FROM prospects_history), FALSE)
         AS is_start_known,
     entered_at,
-    entered_after,
+    begun_after AS entered_after,
     entered_before,
     outcome,
     ended_at AS left_at,
     here_at AS left_after,
     gone_at AS left_before,
-    floor(EXTRACT(EPOCH FROM (here_at - entered_before)) / 36) / 100
-        AS hours_at_least,
-    ceil(EXTRACT(EPOCH FROM (gone_at - entered_after)) / 36) / 100 AS hours_at_most
-FROM timed
+    floor(EXTRACT(EPOCH FROM (here_at - entered_before)) / 36) / 100 AS hours_at_least,
+    ceil(EXTRACT(EPOCH FROM (gone_at - begun_after)) / 36) / 100 AS hours_at_most
+FROM bounded

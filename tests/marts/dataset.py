@@ -29,7 +29,7 @@ _PROSPECT = _columns(
     labels="json", created_at="time",
 )  # fmt: skip
 _ADA = ("p1", "Ada", "A", "Interview", "s2", '["referral", "fair"]', t("2025-12-01"))
-_BOB = ("p2", "Bob", "B", "New", "s1", '["fair", "fair"]', t("01-08 10:00"))
+_BOB = ("p2", "Bob", "B", "New", "s1", '["fair", null, "fair"]', t("01-08 10:00"))
 _CY = ("p3", "Cy", "C", "New", "s1", '["fair"]', t("2025-12-10"))
 _DI = ("p4", "Di", "D", "Hired", "s3", "[]", t("2025-11-01"))
 _HOPE = ("p5", "Hope", "H", None, None, None, None)  # deleted before the history began
