@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 AIRFLOW_VENV := .venv-airflow
 AIRFLOW := $(AIRFLOW_VENV)/bin/airflow
+OLD_DUCKDB := .venv-old-duckdb
 DAGSTER_VENV := .venv-dagster
 DAGSTER := $(DAGSTER_VENV)/bin/dagster
 CSV ?=
@@ -19,7 +20,7 @@ MAKEOVERRIDES :=
 unexport ARGS CSV
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow test-dagster test-destinations
+.PHONY: help setup check test test-fast lint types sync push bench lock clean test-airflow test-dagster test-destinations test-old-duckdb
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-18s %s\n",$$1,$$2}' $(MAKEFILE_LIST)
@@ -78,6 +79,14 @@ $(DAGSTER): config/constraints-dagster.txt
 test-destinations: $(STAMP) ## Run one script at every destination, and write the table of levels
 	@$(BIN)/python -m tests.destinations
 
+test-old-duckdb: $(OLD_DUCKDB)/.installed $(STAMP) ## Read the published copy with DuckDB 1.0, in .venv-old-duckdb
+	@OLD_DUCKDB=$(abspath $(OLD_DUCKDB))/bin/python $(PYTEST) tests/marts -k duckdb_1_0 $(ARGS)
+
+$(OLD_DUCKDB)/.installed:  # there are wheels for Python 3.11 and 3.12
+	@test -x $(OLD_DUCKDB)/bin/python || $(PYTHON) -m venv $(OLD_DUCKDB)
+	@$(OLD_DUCKDB)/bin/python -m pip install --quiet --disable-pip-version-check --only-binary :all: duckdb==1.0.0
+	@touch $@
+
 lint: $(STAMP) ## Check rules and format with Ruff
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -100,4 +109,4 @@ lock: $(STAMP) ## Lock the newest version of every requirement, and list the lic
 	  pip-licenses prettytable wcwidth >config/licenses.md
 
 clean: ## Remove everything built or installed; data, ledger and settings stay
-	@rm -rf $(VENV) $(AIRFLOW_VENV) $(DAGSTER_VENV) .venv-destinations build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(AIRFLOW_VENV) $(DAGSTER_VENV) .venv-destinations $(OLD_DUCKDB) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -480,6 +480,7 @@ class Destination:
         try:
             with translated(), self.loader.opened.pipeline.sql_client() as client:
                 self._marts.update_views(client.native_connection, client.dataset_name)
+            self._marts.report()
         except DestinationError as error:  # rows have landed, and the next run tries again
             _log.warning("marts.failed", reason=str(error))
 

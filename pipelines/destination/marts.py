@@ -55,7 +55,7 @@ _CHECKED_EVERY_S = 0.2
 _MISSING = (duckdb.BinderException, duckdb.CatalogException)
 # SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING_CODES = ("42P01", "42703")  # no such table, no such column
-_OTHER_COLUMNS, _OTHERS_DEPEND = "42P16", "2BP01"
+_OTHER_COLUMNS, _OTHERS_DEPEND, _LOCKED = "42P16", "2BP01", "55P03"
 
 
 @dataclass(frozen=True)
@@ -511,7 +511,9 @@ class _Views:
         self._cursor.execute("SAVEPOINT mart")
         try:
             work()
-        except Exception as error:  # noqa: BLE001 - psycopg2's and sqlglot's; named, and the next one tried
+        except Exception as error:
+            if _code(error) == _LOCKED:
+                raise  # the next run tries all of them again: each would wait as long
             self._cursor.execute("ROLLBACK TO SAVEPOINT mart")
             if _code(error) != _OTHERS_DEPEND:
                 self._fail(self._dataset, mart, error)

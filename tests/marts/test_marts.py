@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from pipelines.destination.marts import Marts, our_marts
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.working_file import WorkRecord
 from tests.docs.pages import page, rows
+from tests.marts import read_copy
 from tests.marts.dataset import EXPECTED, TABLES, t
 from tests.marts.read_copy import read_in_every_way
 
@@ -121,6 +126,18 @@ def test_the_published_copy_has_the_rows_computed_by_hand(publisher: Publisher):
         assert_expected(found)
 
 
+@pytest.mark.skipif("OLD_DUCKDB" not in os.environ, reason="make test-old-duckdb tries it")
+def test_duckdb_1_0_reads_the_same_rows(publisher: Publisher):
+    """In every way of opening the copy."""
+    publisher.publish()
+    command = [os.environ["OLD_DUCKDB"], Path(read_copy.__file__), publisher.copy]
+    read = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+    assert read["version"] == "1.0.0"
+    assert len(read["ways"]) == 5
+    for found in read["ways"].values():
+        assert_expected(found)
+
+
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
 
@@ -128,7 +145,7 @@ class Database:
     """A PostgreSQL database with the dataset, and marts as views."""
 
     def __init__(self, url: str, folder: Path, **marts: Any) -> None:
-        self.settings, self.folder = MartSettings(**marts), folder
+        self.settings, self.folder, self.url = MartSettings(**marts), folder, url
         self.connection = psycopg2.connect(url)
         self.connection.autocommit = True
         self.run("SET TimeZone = 'Asia/Tokyo'")
@@ -246,6 +263,21 @@ def test_views_of_an_analyst_in_our_schema_stay(database: Database):
     database.run("COMMENT ON VIEW hiringcenter_marts.earlier IS 'ours [mart 0123456789ab]'")
     assert database.update() == []
     assert database.views() == {*EXPECTED, "mine"}
+
+
+def test_a_view_that_a_reader_holds_waits_for_the_next_run(database: Database):
+    """None changes, so that they are of one kind; nothing waits longer than our time-out."""
+    database.update()
+    database.run("SET lock_timeout = '50ms'")
+    database.run("ALTER TABLE hiringcenter.notes ADD COLUMN mood text")
+    database.run("ALTER TABLE hiringcenter.meetings ADD COLUMN mood text")
+    with closing(psycopg2.connect(database.url)) as reader:
+        reader.cursor().execute("SELECT 1 FROM hiringcenter_marts.live_notes")
+        (logged,) = database.update()
+        assert "55P03" in logged["reason"]
+        assert "mood" not in database.rows("live_meetings")[0]
+    assert database.update() == []
+    assert "mood" in database.rows("live_meetings")[0]
 
 
 def test_a_user_who_may_make_no_schema_gets_no_marts(database: Database):
