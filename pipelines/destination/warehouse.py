@@ -305,13 +305,13 @@ class SeenIds:
     rows will be read again, which does no harm, and never lacks one that was loaded.
     connection: of the working file.
 
-    Once a scan has ended, its set may be kept: it tells when these rows were last seen.
+    The set of a scan that has ended may be kept: it tells when these rows were last seen.
     """
 
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection = connection
         self._schema = work_schema(connection, dataset)
-        self._kept = f"{self._schema}.kept_sets"
+        self._ended = f"{self._schema}.ended_scans"
 
     def begin(self, resource: str) -> None:
         """Forget what an earlier scan of `resource` saw."""
@@ -325,15 +325,16 @@ class SeenIds:
 
     def end(self, name: str, resource: str, began_ms: int) -> None:
         """Keep the set `name`: a scan of `resource` that began then has seen these rows."""
-        kept = f'{self._schema}."kept_{name}"'
+        kept = f'{self._schema}."seen_ended_{name}"'
         with closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN")
-            self._note_kept(cursor)
+            self._create_ended(cursor)
             cursor.execute(f"CREATE TABLE IF NOT EXISTS {self.table(name)} (id VARCHAR)")
             cursor.execute(f"DROP TABLE IF EXISTS {kept}")
-            cursor.execute(f'ALTER TABLE {self.table(name)} RENAME TO "kept_{name}"')
-            cursor.execute(f"DELETE FROM {self._kept} WHERE name = ?", [name])  # noqa: S608
-            cursor.execute(f"INSERT INTO {self._kept} VALUES (?, ?, ?)", [name, resource, began_ms])  # noqa: S608
+            cursor.execute(f'ALTER TABLE {self.table(name)} RENAME TO "seen_ended_{name}"')
+            cursor.execute(f"DELETE FROM {self._ended} WHERE name = ?", [name])  # noqa: S608
+            insert = f"INSERT INTO {self._ended} VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
+            cursor.execute(insert, [name, resource, began_ms])
             cursor.execute("COMMIT")
 
     def confirmed(self, resource: str, ids: Sequence[str]) -> dict[int | None, list[str]]:
@@ -342,14 +343,14 @@ class SeenIds:
         if not ids:
             return found
         with closing(self._connection.cursor()) as cursor:
-            self._note_kept(cursor)
-            kept = cursor.execute(
-                f"SELECT name, began_ms FROM {self._kept} WHERE resource = ?",  # noqa: S608
+            self._create_ended(cursor)
+            ended = cursor.execute(
+                f"SELECT name, began_ms FROM {self._ended} WHERE resource = ?",  # noqa: S608
                 [resource],
             ).fetchall()
             sets = [
-                f'SELECT id, {began_ms} AS began_ms FROM {self._schema}."kept_{name}"'  # noqa: S608
-                for name, began_ms in kept
+                f'SELECT id, {began_ms} AS began_ms FROM {self._schema}."seen_ended_{name}"'  # noqa: S608
+                for name, began_ms in ended
             ]
             cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
             sets.append("SELECT id, NULL::BIGINT FROM wanted")
@@ -361,9 +362,9 @@ class SeenIds:
             found.setdefault(began_ms, []).append(id_)
         return found
 
-    def _note_kept(self, cursor: duckdb.DuckDBPyConnection) -> None:
+    def _create_ended(self, cursor: duckdb.DuckDBPyConnection) -> None:
         columns = "name VARCHAR, resource VARCHAR, began_ms BIGINT"
-        cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._kept} ({columns})")
+        cursor.execute(f"CREATE TABLE IF NOT EXISTS {self._ended} ({columns})")
 
     def rows(self, resource: str) -> int:
         """How many ids were added, repetitions included; 0 where no scan has begun."""

@@ -75,8 +75,9 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert removed["put_aside"] > counted["put_aside"] > 0
     assert {**counted, "put_aside": 0} == {**removed, "put_aside": 0}
     assert counted == {
-        "prospects": 1, "notes": 1, "results": 2, "malformed": 1, "mentions": 1, "outbox": 2,
-        "before_images": 1, "receipts": counted["receipts"], "inbox": 2, "packages": 1,
+        "prospects": 1, "history": 1, "notes": 1, "results": 2, "malformed": 1,
+        "mentions": 1, "outbox": 2, "before_images": 1,
+        "receipts": counted["receipts"], "inbox": 2, "packages": 1,
         "put_aside": counted["put_aside"],
     }  # fmt: skip
 
@@ -131,7 +132,8 @@ def test_hashed_contacts_are_found_and_blocked_and_whoever_never_came_is_kept_ou
     puller.pull_ok()
     copy = puller.settings.duckdb_path
     assert forgotten(puller.settings, EMAIL).people == (ID,)
-    assert forgotten(puller.settings, "second").summary["removed"] == {"prospects": 1}
+    removed = {"history": 1, "prospects": 1}
+    assert forgotten(puller.settings, "second").summary["removed"] == removed
     before = copy.stat().st_ino
     never = forgotten(puller.settings, "never@forget-me.example")
     assert (never.people, never.summary["removed"]) == ((), {})
