@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _ORDER = (
     "check", "pull", "push", "plan", "apply", "undo", "forget", "sync", "verify", "status",
-    "budget", "runs", "report", "webhooks", "watch", "sandbox",
+    "budget", "runs", "columns", "report", "webhooks", "watch", "sandbox",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`hiringcenter check`, `status`, `runs`, `report` and `budget`: the commands that only read."""
+"""`hiringcenter check`, `status`, `runs`, `columns`, `report` and `budget`: they only read."""
 
 from __future__ import annotations
 
@@ -293,6 +293,104 @@ def _what_happened(record: RunRecord) -> str:
     if error.startswith(f"{facts}:"):
         return error
     return " · ".join(part for part in (facts, error) if part)
+
+
+# --- columns --------------------------------------------------------------------------------
+
+_TYPE_WORDS = {
+    "text": "text", "bool": "boolean", "bigint": "integer", "double": "number",
+    "timestamp": "time", "json": "JSON",
+}  # fmt: skip
+_WIDTH, _NAME_CELLS, _TYPE_CELLS = 80, 24, 8
+
+
+@command(
+    "columns",
+    short_help="Print the dictionary: what each table and column holds",
+    example="hiringcenter columns prospects",
+)
+def _columns(settings: Settings, _output: Output, table: str | None = argument("TABLE")) -> Result:
+    """Print what each column of TABLE (default: of all tables) holds, with its type. Where data has
+    landed, also the columns that the API's reference doesn't name. Needs no network."""
+    from connector.errors import UsageError, nearest
+
+    tables, note = dictionary(settings)
+    if table is not None:
+        if table not in tables:
+            like = nearest(table, tables)
+            hint = f" Did you mean {like!r}?" if like else ""
+            raise UsageError(f"There is no table {table!r}.{hint} Known: {', '.join(tables)}.")
+        tables = {table: tables[table]}
+    lines = [line for facts in tables.values() for line in _table_lines(facts)]
+    return Result(
+        summary={"status": "ok", "tables": [*tables.values()], "note": note},
+        lines=[*lines, *([note] if note else [])],
+        is_answer=True,
+    )
+
+
+def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | None]:
+    """By name, each table with its columns; and why those that have landed aren't among them, if
+    that is so. is_documented: the column exists whatever the API returns."""
+    from connector.errors import ConnectorError
+    from connector.source.dictionary import UNNAMED, column_text, table_text
+    from pipelines.destination.marts import our_marts
+    from pipelines.pull.run_tables import documented_columns
+    from pipelines.pull.verification import open_landed
+
+    documented, landed, note = documented_columns(), dict[str, Any](), None
+    try:
+        with open_landed(settings) as tables:
+            landed = tables.columns()
+    except ConnectorError as error:
+        note = f"Columns that have landed aren't shown: {error}"
+    found = {}
+    for name in [*documented, *sorted(landed.keys() - documented.keys())]:
+        about = table_text(name)
+        if about is None:  # dlt's, or a user's on a server
+            continue
+        known = documented.get(name, {})
+        columns = {**known, **landed.get(name, {})}
+        found[name] = {
+            "name": name,
+            "holds": about,
+            "columns": [
+                {
+                    "name": column,
+                    "type": _TYPE_WORDS.get(schema["data_type"], schema["data_type"]),
+                    "holds": column_text(name, column) or UNNAMED,
+                    "is_documented": column in known or column_text(name, column) is not None,
+                }
+                for column, schema in columns.items()
+                if not column.startswith("_dlt_")
+            ],
+        }
+    for mart in our_marts():
+        found[mart.name] = {
+            "name": mart.name,
+            "holds": f"mart. {mart.question}",
+            "columns": [
+                {"name": column, "type": "", "holds": text, "is_documented": True}
+                for column, text in mart.columns
+            ],
+        }
+    return found, note
+
+
+def _table_lines(table: dict[str, Any]) -> Iterator[str]:
+    """At most 80 characters wide, unless a name is longer."""
+    import textwrap
+
+    yield from textwrap.wrap(f"{table['name']}: {table['holds']}", _WIDTH)
+    indent = 2 + _NAME_CELLS + 1 + _TYPE_CELLS + 1
+    for column in table["columns"]:
+        name, *lines = column["name"], *textwrap.wrap(column["holds"], _WIDTH - indent)
+        if len(name) > _NAME_CELLS:
+            yield f"  {name}"
+            name = ""
+        yield f"  {name:<{_NAME_CELLS}} {column['type']:<{_TYPE_CELLS}} {lines[0]}"
+        yield from (" " * indent + line for line in lines[1:])
+    yield ""
 
 
 # --- report ---------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ import duckdb
 from connector.errors import DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
-from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
+from connector.source.fields import CONTRACT, DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
 from pipelines.destination.history_tables import HistoryTables
 from pipelines.destination.identity import (
     destination_kind,
@@ -32,9 +33,14 @@ from pipelines.destination.loader import PIPELINE_NAME, Batch, Loader
 from pipelines.destination.marts import Marts
 from pipelines.destination.postgres import (
     AnswerTimeouts,
+    again_after_s,
     blockers_of,
     bounded_waits,
+    drop_keys,
+    is_too_big_for_an_index,
+    make_keys,
     wait_out_locks,
+    write_comments,
 )
 from pipelines.destination.snapshot import Snapshot
 from pipelines.destination.warehouse import (
@@ -224,7 +230,7 @@ class Destination:
         for form in forms(self._type, batches, known):
             try:
                 with self._watching_for_damage():  # the caller may catch the error and continue
-                    self._attempt(partial(self.loader.load, form.batches))
+                    self._load_once(form.batches)
             except DestinationRefused as error:
                 _log.info("load.refused", reason=str(error))
                 refusals.append(error)
@@ -239,6 +245,19 @@ class Destination:
         if self._snapshot:
             checkpoint = partial(checkpoint_if_due, self._connection, self._paths.working_file)
             self._memory.fit(checkpoint)
+
+    def _load_once(self, batches: Sequence[Batch]) -> None:
+        """Load; where a value is longer than an index of ours can hold, without these indexes."""
+        try:
+            self._attempt(partial(self.loader.load, batches))
+        except DestinationRefused as error:
+            if self._type != "postgres" or not is_too_big_for_an_index(error):
+                raise
+            tables = [batch.table for batch in batches if batch.table in CONTRACT]
+            pipeline, dataset = self.loader.opened.pipeline, self._settings.dataset
+            self._attempt(partial(drop_keys, pipeline, dataset, tables))
+            self._record.save(keys_after_s=time.time() + again_after_s(error))
+            self._attempt(partial(self.loader.load, batches))
 
     def record(self, batches: Sequence[Batch], *, worth_publishing: bool = False) -> None:
         """Upsert a few rows that belong to no list: in a file of ours without a load package.
@@ -443,6 +462,22 @@ class Destination:
             self.query(f"DROP TABLE {name}")
         self._snapshot.try_publishing()
         return str(self._snapshot.path)
+
+    def complete_tables(self) -> None:
+        """On PostgreSQL: comments on tables and columns, primary keys and indexes, where they are
+        missing. What can't be had is one warning, and is tried again after a while."""
+        if self._type != "postgres" or time.time() < self._record.keys_after_s:
+            return
+        pipeline, dataset = self.loader.opened.pipeline, self._settings.dataset
+        tables = self.loader.opened.columns()
+        try:
+            write_comments(pipeline, dataset, tables)
+            made = make_keys(pipeline, dataset, tables)
+        except DestinationError as error:
+            self._record.save(keys_after_s=time.time() + again_after_s(error))
+        else:
+            if made:
+                _log.info("destination.keys", made=made)
 
     def forget_old_loads(self) -> None:
         """Delete old states that dlt would keep forever, one for each load. Those of other

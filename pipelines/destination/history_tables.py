@@ -37,7 +37,7 @@ from pipelines.destination.working_file import RUNS_TABLE, work_schema
 VALID_FROM, VALID_TO = "_hc_valid_from", "_hc_valid_to"
 CHANGED_AFTER, CHANGED_BEFORE = "_hc_changed_after", "_hc_changed_before"
 HIDDEN = "_hc_hidden"
-_OWN_COLUMNS = {
+HISTORY_COLUMNS = {
     VALID_FROM: "timestamp", VALID_TO: "timestamp", CHANGED_AFTER: "timestamp",
     CHANGED_BEFORE: "timestamp", HIDDEN: "text",
 }  # fmt: skip
@@ -121,7 +121,7 @@ class HistoryTables:
 
     def _of_history(self, batch: Batch) -> dict[str, dict[str, Any]]:
         copied = _copied({**self._columns(batch.table), **batch.columns})
-        types = {name: column["data_type"] for name, column in copied.items()} | _OWN_COLUMNS
+        types = {name: column["data_type"] for name, column in copied.items()} | HISTORY_COLUMNS
         return {
             name: {"name": name, "data_type": data_type, "nullable": name not in ("id", VALID_FROM)}
             for name, data_type in types.items()

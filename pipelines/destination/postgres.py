@@ -6,6 +6,8 @@ again; in between, the log names the session that holds the lock, and signals ar
 
 A server that hangs, or whose machine does, sends nothing at all, and the system keeps such a
 connection open for hours.
+
+Tables that dlt has made get comments, a primary key and indexes here.
 """
 
 from __future__ import annotations
@@ -15,15 +17,18 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from connector.clock import Clock, SystemClock
 from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
-from pipelines.destination.load_errors import chain
+from connector.source.dictionary import comments
+from connector.source.fields import CONTRACT
+from pipelines.destination.load_errors import chain, describe, translated
+from pipelines.destination.working_file import quoted_name
 
 if TYPE_CHECKING:
     import dlt
@@ -183,3 +188,137 @@ def blockers_of(pipeline: dlt.Pipeline, dataset: str) -> list[Blocker]:
         _log.debug("destination.blockers_unknown", exc_info=error)
         return []
     return [Blocker(*row) for row in rows or ()]
+
+
+# --- comments, keys and indexes -------------------------------------------------------------------
+
+_COMMENTED = """
+SELECT c.relname, a.attname, obj_description(c.oid, 'pg_class'), col_description(c.oid, a.attnum)
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE n.nspname = %s AND c.relkind IN ('r', 'p')
+"""
+_INDEXED = """
+SELECT c.relname, x.relname, i.indisprimary, i.indisvalid, a.attname
+FROM pg_index i
+JOIN pg_class c ON c.oid = i.indrelid
+JOIN pg_class x ON x.oid = i.indexrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = i.indkey[0]
+WHERE n.nspname = %s
+"""
+_KEY_NAME, _INDEX_NAME = "{}_hc_id", "{}_hc_prospect_id"
+_AGAIN_S = {_LOCK_NOT_AVAILABLE: 3600.0}  # the session that holds it may end; else there is a cause
+_AGAIN_MOST_S = 7 * 86_400.0
+_TOO_BIG = "54000"
+
+
+def write_comments(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) -> None:
+    """Comment tables and columns that have no comment; a user's own stays. It takes locks that
+    neither readers nor writers meet.
+
+    Raises:
+        DestinationError: a table belongs to another role, say.
+    """
+    with translated(), pipeline.sql_client() as client:
+        columns: dict[str, list[str]] = {}
+        commented = set[tuple[str, str | None]]()
+        for table, column, of_table, of_column in client.execute_sql(_COMMENTED, dataset) or ():
+            columns.setdefault(table, []).append(column)
+            commented |= {(table, None)} if of_table else set()
+            commented |= {(table, column)} if of_column else set()
+        for table in set(tables) & columns.keys():
+            statements = []
+            for each in comments({table: columns[table]}):
+                name = client.make_qualified_table_name(table)
+                what = f"TABLE {name}"
+                if each.column is not None:
+                    what = f"COLUMN {name}.{quoted_name(each.column)}"
+                text = each.text.replace("'", "''")
+                if (table, each.column) not in commented:
+                    statements.append(f"COMMENT ON {what} IS '{text}'")
+            if statements:
+                client.execute_sql("; ".join(statements))
+
+
+def make_keys(pipeline: dlt.Pipeline, dataset: str, tables: Mapping[str, Any]) -> list[str]:
+    """Make the primary key on `id` of each list's table, and an index on `prospect_id`, where they
+    are missing. Others may read and write meanwhile; the key's last step locks its table for an
+    instant. Returns what was made.
+
+    tables: columns by table. Whatever is left of a failed try is dropped.
+
+    Raises:
+        DestinationError: there are doubled ids, a lock isn't free, or rights are missing.
+    """
+    made: list[str] = []
+    with translated(), pipeline.sql_client() as client:
+        indexes = [tuple(row) for row in client.execute_sql(_INDEXED, dataset) or ()]
+        for table in (name for name in CONTRACT if "id" in tables.get(name, ())):
+            of_table = [row for row in indexes if row[0] == table]
+            is_keyed = any(is_primary for _, _, is_primary, _, _ in of_table)
+            is_indexed = any(ok and first == "prospect_id" for _, _, _, ok, first in of_table)
+            known = {name: ok for _, name, _, ok, _ in of_table}
+            qualified = client.make_qualified_table_name(table)
+            if not is_keyed:
+                name = _KEY_NAME.format(table)
+                what = f"UNIQUE INDEX CONCURRENTLY {name} ON {qualified} (id)"
+                _make_index(client, dataset, what, name, known)
+                constraint = f"ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"
+                client.execute_sql(f"ALTER TABLE {qualified} {constraint}")
+                made.append(name)
+            if not is_indexed and "prospect_id" in tables[table]:
+                name = _INDEX_NAME.format(table)
+                what = f"INDEX CONCURRENTLY {name} ON {qualified} (prospect_id)"
+                _make_index(client, dataset, what, name, known)
+                made.append(name)
+    return made
+
+
+def _make_index(client: Any, dataset: str, what: str, name: str, known: Mapping[str, bool]) -> None:
+    """Outside of a transaction: only so can it be made while others write. known: indexes that are
+    there, and whether they are complete."""
+    if known.get(name):
+        return
+    drop = f"DROP INDEX IF EXISTS {quoted_name(dataset)}.{name}"
+    if name in known:  # a try that was killed
+        client.execute_sql(drop)
+    try:
+        client.execute_sql(f"CREATE {what}")
+    except Exception:
+        with suppress(Exception):  # the first error is the one to report
+            client.execute_sql(drop)
+        raise
+
+
+def drop_keys(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) -> None:
+    """Drop what `make_keys` has made of some tables.
+
+    Raises:
+        DestinationError: a lock isn't free, say.
+    """
+    with translated(), pipeline.sql_client() as client:
+        for table in tables:
+            name = client.make_qualified_table_name(table)
+            client.execute_sql(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {table}_hc_id")
+            index = _INDEX_NAME.format(table)
+            client.execute_sql(f"DROP INDEX IF EXISTS {quoted_name(dataset)}.{index}")
+
+
+def is_too_big_for_an_index(error: BaseException) -> bool:
+    """Whether a row was refused since one of its values is longer than an index can hold."""
+    return any(
+        getattr(each, "pgcode", None) == _TOO_BIG and "index" in str(each) for each in chain(error)
+    )
+
+
+def again_after_s(error: ConnectorError) -> float:
+    """Seconds until keys that couldn't be made are tried again; logs why they couldn't."""
+    codes = [getattr(each, "pgcode", None) for each in chain(error)]
+    wait_s = min((_AGAIN_S[code] for code in codes if code in _AGAIN_S), default=_AGAIN_MOST_S)
+    _log.warning(
+        "destination.no_keys", why=describe(error), again_in_h=round(wait_s / 3600),
+        note="tables have no primary key or index; everything else is as usual",
+    )  # fmt: skip
+    return wait_s

@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -29,12 +29,14 @@ import duckdb
 
 from connector.errors import ConfigurationError, CopyOfAnother, DestinationError
 from connector.logs import get_logger
+from connector.source.dictionary import comments, table_text
 from pipelines.destination.load_errors import describe
 from pipelines.destination.marts import Marts
 from pipelines.destination.working_file import (
     RUNS_TABLE,
     TableName,
     WorkRecord,
+    quoted_name,
     sync_path,
     tables_to_publish,
 )
@@ -47,7 +49,7 @@ _ABOUT_RUNS = (RUNS_TABLE, "_hc_freshness")
 _TAKEN_OVER_AFTER_S = 86_400.0
 # a comment of the copy's table of runs, where no query meets it
 _SIGNATURE = "Published by installation {} at {} ms."
-_SIGNED = re.compile(r"Published by installation ([0-9a-f]{16}) at (\d{1,15}) ms\.")
+_SIGNED = re.compile(r"(?:.+ )?Published by installation ([0-9a-f]{16}) at (\d{1,15}) ms\.")
 
 
 class Snapshot:
@@ -203,10 +205,12 @@ class Snapshot:
                 for name in names:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
                     cursor.execute(f"CREATE OR REPLACE TABLE {_ALIAS}.{name} AS FROM {name}")
+                _comment(cursor, names)
                 for dataset, changed in written.items():
                     self._marts.make_tables(connection, _ALIAS, dataset, changed, is_new=is_new)
                 signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
-                cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS '{signature}'")
+                signed = _literal(f"{table_text(RUNS_TABLE)}. {signature}")
+                cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS {signed}")
             finally:
                 cursor.execute(f"DETACH {_ALIAS}")
         return written
@@ -245,6 +249,28 @@ class Snapshot:
             self._log_path.symlink_to(os.devnull)
         elif not is_held and self._log_path.is_symlink():
             self._log_path.unlink()
+
+
+def _comment(cursor: duckdb.DuckDBPyConnection, names: Iterable[TableName]) -> None:
+    """Comment tables of the new copy and their columns, in one transaction."""
+    found = cursor.execute(
+        "SELECT schema_name, table_name, list(column_name ORDER BY column_index) "
+        "FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL",
+        [_ALIAS],
+    ).fetchall()
+    columns = {TableName(schema, table): listed for schema, table, listed in found}
+    statements = []
+    for name in names:
+        for comment in comments({name.table: columns.get(name, ())}):
+            what = f"TABLE {_ALIAS}.{name}"
+            if comment.column is not None:
+                what = f"COLUMN {_ALIAS}.{name}.{quoted_name(comment.column)}"
+            statements.append(f"COMMENT ON {what} IS {_literal(comment.text)}")
+    cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:

@@ -99,7 +99,8 @@ class WorkRecord:
     before if a kill came between them. is_behind: rows have landed that the snapshot lacks.
     is_suspect: a run met an error in the working file. merges_with: the version of dlt with which
     an untested destination has been seen to merge rows. failed_marts: names and digests of marts
-    that couldn't be made.
+    that couldn't be made. keys_after_s: when primary keys that a server couldn't have are tried
+    again, UTC epoch seconds.
     """
 
     file: Path
@@ -108,6 +109,7 @@ class WorkRecord:
     is_suspect: bool = False
     merges_with: str = ""
     failed_marts: list[str] = field(default_factory=list)
+    keys_after_s: float = 0.0
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -142,7 +144,9 @@ class WorkRecord:
         """
         for name, value in changes.items():
             setattr(self, name, value)
-        names = ("copies", "is_behind", "is_suspect", "merges_with", "failed_marts")
+        names = (
+            "copies", "is_behind", "is_suspect", "merges_with", "failed_marts", "keys_after_s",
+        )  # fmt: skip
         known = {name: getattr(self, name) for name in names}
         try:
             _new(self.file).write_text(json.dumps(known))

@@ -457,6 +457,7 @@ class _Pull:
         self._recorder.land(self._summary(worst_of(self._errors)), batch)
         self._report.published = self._recorder.publish()
         self._report.is_visible = self._destination.is_published
+        self._destination.complete_tables()
         self._destination.forget_old_loads()
 
     def _finish(self, error: ConnectorError | None) -> None:

@@ -19,11 +19,14 @@ from connector.budget import locks
 from connector.errors import AlreadyRunning, OtherAccount, OutboxLost, Refused, Unauthorized
 from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import get_logger, masked
-from connector.source.fields import DELETED_COLUMN, HASH_COLUMN, holdable
+from connector.settings import PullSettings
+from connector.source.fields import CONTRACT, DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN, holdable
+from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
 from connector.source.scans import ListScan
 from connector.upsert.outbox.receipts import ResultStore
 from connector.webhooks.inbox import EventFacts
 from pipelines.destination.destination import Destination
+from pipelines.destination.history_tables import HISTORY_COLUMNS
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import Batch
 from pipelines.running.account_outbox import key_number, outbox_of
@@ -254,6 +257,27 @@ _RESULTS_COLUMNS = _columns(
 def results_batch(rows: Sequence[Mapping[str, Any]]) -> Batch:
     """Rows of `_hc_push_results`."""
     return Batch(_RESULTS_TABLE, rows, _RESULTS_COLUMNS, key=_RESULTS_KEY)
+
+
+def documented_columns() -> dict[str, Columns]:
+    """By table, the columns that exist from the first pull on (from the first record without an id,
+    and from the first pull with a history)."""
+    lists: dict[str, Any] = {name: dict(RowMaker(name, {}).columns) for name in CONTRACT}
+    histories = {
+        f"{name}_history": {
+            column: schema for column, schema in lists[name].items()
+            if column not in (DELETED_COLUMN, UNLISTED_COLUMN)
+        } | _columns(**HISTORY_COLUMNS)
+        for name in PullSettings().history
+    }  # fmt: skip
+    others = {
+        ACCOUNT_TABLE: ACCOUNT_COLUMNS,
+        "_hc_runs": RUN_COLUMNS,
+        "_hc_freshness": FRESHNESS_COLUMNS,
+        _RESULTS_TABLE: _RESULTS_COLUMNS,
+        MALFORMED_TABLE: dict(MALFORMED_COLUMNS),
+    }
+    return {**lists, **histories, **others}
 
 
 def land_push_results(destination: Destination, session: Session) -> None:

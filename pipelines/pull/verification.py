@@ -96,8 +96,12 @@ class _ServerColumns(ServerWarehouse):
 
 
 @contextmanager
-def _landed(settings: Settings) -> Iterator[_LandedTables]:
-    """The published copy, as it is now and stays while it is open, or the server's tables."""
+def open_landed(settings: Settings) -> Iterator[_LandedTables]:
+    """The published copy, as it is now and stays while it is open, or the server's tables.
+
+    Raises:
+        UsageError: nothing was published yet. DestinationError: it can't be read.
+    """
     if not is_duckdb(settings):
         from pipelines.destination.destination_kinds import server_pipeline
 
@@ -108,7 +112,7 @@ def _landed(settings: Settings) -> Iterator[_LandedTables]:
 
     path = settings.duckdb_path
     if not path.exists():
-        raise UsageError(f"There is no copy at {path} to verify yet. Run `hiringcenter pull`.")
+        raise UsageError(f"There is no copy at {path} yet. Run `hiringcenter pull`.")
     try:
         with closing(open_read_only(path, settings.dataset)) as connection:
             yield _CopyTables(connection, settings.dataset)
@@ -399,7 +403,7 @@ class _VerifyRun:
     def run(self) -> VerifyReport:
         error: ConnectorError | None = None
         try:
-            with _landed(self._session.settings) as tables:
+            with open_landed(self._session.settings) as tables:
                 self._read(tables)
             self._count()
             self._look_up()
@@ -556,7 +560,7 @@ class _VerifyRun:
     def _landed_meanwhile(self, doubtful: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         """Rows that a pull which runs beside this has brought since they were read here."""
         brought = {}
-        with _landed(self._session.settings) as tables:
+        with open_landed(self._session.settings) as tables:
             for name, ids in doubtful.items():
                 known = self._lists[name]
                 now = _rows_of(tables, known, ids)

@@ -16,8 +16,11 @@ from pydantic import BaseModel, SecretStr
 from connector import errors
 from connector.settings import Settings, load
 from connector.source import hiringcenter
+from connector.source.dictionary import TABLES as TABLES_IN_WORDS
+from connector.source.dictionary import column_text
 from connector.upsert.rows.column_mapping import ColumnMapping
 from pipelines.cli import build_app
+from pipelines.pull.run_tables import documented_columns
 from tests.docs.pages import ROOT, codes, page, pages, rows
 from tests.docs.project import ReadersProject
 
@@ -143,6 +146,29 @@ def documented_tables() -> dict[str, dict[str, str]]:
         copied = {column: kind for column, kind in found[name].items() if column not in left_out}
         found[f"{name}_history"] = copied | versions
     return found
+
+
+def test_the_dictionary_says_what_the_page_says():
+    """Each table's columns, with types and words, in both directions."""
+    shared = {codes(row[0])[0]: row[2] for row in rows(TABLES.section("Columns of every resource"))}
+    histories = rows(TABLES.section("`prospects_history`, `tasks_history`"))
+    versions = {codes(row[0])[0]: row[2] for row in histories}
+    shown = documented_tables()
+    for name, columns in documented_columns().items():
+        words = {"bool": "boolean", "bigint": "integer", "double": "number",
+                 "timestamp": "time", "json": "JSON", "text": "text"}  # fmt: skip
+        types = {column: words[schema["data_type"]] for column, schema in columns.items()}
+        assert types == shown[name], name
+        of = name.removesuffix("_history")
+        own = {codes(row[0])[0]: row[2] for row in rows(TABLES.section(f"`{of}`"))}
+        own |= versions if of != name else {}
+        texts = {column: own.get(column) or shared[column] for column in types}
+        assert texts.keys() == types.keys()
+        for column, text in texts.items():
+            plain = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).replace("`", "")
+            assert plain == column_text(name, column), (name, column)
+    assert set(shown) == set(documented_columns())
+    assert {each for each in shown if not each.endswith("_history")} == set(TABLES_IN_WORDS)
 
 
 TYPES = {

@@ -30,6 +30,7 @@ COMMANDS = (
     "status",
     "budget",
     "runs",
+    "columns",
     "report",
     "webhooks",
     "watch",
