@@ -7,7 +7,7 @@ client (tested with PostgreSQL; it uses only plain SQL).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -44,16 +44,21 @@ class DuckWarehouse:
     def __init__(self, connection: duckdb.DuckDBPyConnection, dataset: str) -> None:
         self._connection, self._dataset = connection, dataset
 
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        with closing(self._connection.cursor()) as cursor:
+            yield cursor
+
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query."""
-        with closing(self._connection.cursor()) as cursor:
+        with self._cursor() as cursor:
             return cursor.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
 
     def query_ids(
         self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
         """Rows of a query in which `IN ({ids})` stands for `ids`; other parameters come before."""
-        with closing(self._connection.cursor()) as cursor:
+        with self._cursor() as cursor:
             cursor.register("wanted", pa.table({"id": pa.array(ids, pa.string())}))
             query = sql.format(ids="SELECT id FROM wanted").replace("%s", "?")
             return cursor.execute(query, list(parameters)).fetchall()

@@ -445,15 +445,15 @@ class _Forgetting:
             mode, removed = kept.stat().st_mode & 0o777, Counter[str]()
             try:
                 kept.chmod(mode | 0o200)
-                with closing(duckdb.connect(str(kept))) as connection:
-                    warehouse = DuckWarehouse(connection, self._settings.dataset)
+                with closing(_attached(kept)) as connection:
+                    warehouse = _AttachedCopy(connection, self._settings.dataset)
                     tables = self._tables_of(warehouse, removed)
                     known = [id_ for id_ in tables.every_id() if self._hashes.of_id(id_) in listed]
                     ids = tuple(ids_in([*people.ids, *known]))
                     tables.remove(PeopleToForget(ids, people.contacts))
                     tables.drop_marts()
-                if removed and not self._request.dry_run:
-                    rewrite_file(kept)
+                if not self._request.dry_run:
+                    rewrite_file(kept)  # whatever: another name of the same file may have lost rows
                 self._report.removed["put_aside"] += removed.total()
             except (OSError, duckdb.Error, DestinationError):
                 self._report.left.append(
@@ -539,6 +539,23 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _attached(file: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to a copy, under a name that is no schema's."""
+    connection = duckdb.connect()
+    quoted = str(file).replace("'", "''")
+    connection.execute(f"ATTACH '{quoted}' AS _hc_kept")
+    connection.execute("USE _hc_kept")
+    return connection
+
+
+class _AttachedCopy(DuckWarehouse):
+    """The tables of a copy that is attached. A cursor wouldn't know its schemas."""
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        yield self._connection
 
 
 class _PersonTables:
@@ -685,7 +702,7 @@ class _PersonTables:
     def drop_marts(self) -> None:
         """Of a copy that is put aside; they are made of its tables."""
         schema = f"{self._settings.dataset}_marts"
-        if self._removed and not self._is_dry:
+        if not self._is_dry:
             self._warehouse.query(f"DROP SCHEMA IF EXISTS {quoted_name(schema)} CASCADE")
 
     def _remove_malformed(self, people: PeopleToForget) -> None:

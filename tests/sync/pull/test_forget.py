@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
+from connector.budget import locks
+from connector.budget.database import Database
+from connector.errors import AlreadyRunning
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
+from connector.webhooks.inbox import Arrival, account_of, open_inbox
+from pipelines.destination.identity import pull_lock_name
+from pipelines.pull.drain import drain
 from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
+from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
+from pipelines.push.push_input import PushRequest
+from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.running.account_outbox import key_number, push_lock_name
+from pipelines.running.session import forget_lock_name, lock_soon
+from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 from tests.sync.pull.traces import (
     EMAIL,
@@ -20,9 +36,11 @@ from tests.sync.pull.traces import (
     add_person,
     found_in,
     found_in_postgres,
+    people_file,
     push_person,
     scatter,
 )
+from tests.sync.push.conftest import results_waiting
 
 
 @pytest.fixture
@@ -174,3 +192,140 @@ def test_a_warehouse_and_a_shared_ledger_on_postgresql(
     puller.pull_ok("prospects", "notes", full=True)
     assert push_person(settings, tmp_path).summary["rejected"] == 1
     assert found_in_postgres(postgres_url) == found_in(installation) == nowhere
+
+
+class Napping(FakeClock):
+    """Lets go of the locks `held` in its third nap."""
+
+    def __init__(self, held: ExitStack) -> None:
+        super().__init__()
+        self.naps, self._held = 0, held
+
+    def sleep(self, wait_s: float, stop: threading.Event | None = None) -> bool:
+        self.naps += 1
+        if self.naps == 3:
+            self._held.close()
+        return super().sleep(wait_s, stop)
+
+
+@pytest.mark.parametrize(
+    ("held", "around", "waits"),
+    [
+        (["forget, work", "work"], ["forget, work"], True),  # a pull or a push finds a forget
+        (["work"], ["forget, work"], False),  # … or another of its kind
+        (["work"], None, True),  # a forget finds either
+    ],
+)
+def test_a_forget_is_waited_for_and_waits_itself(
+    tmp_path: Path, held: list[str], around: list[str] | None, waits: bool
+):
+    """Up to a minute; other work isn't waited for."""
+    with closing(Database(f"sqlite:///{tmp_path}/ledger.db")) as ledger, ExitStack() as holding:
+        for name in held:
+            holding.enter_context(locks.take_lock(ledger, name, run_id="another"))
+        clock = Napping(holding)
+        session: Any = SimpleNamespace(run_id="own", clock=clock, stop=None)
+        if not waits:
+            with pytest.raises(AlreadyRunning), lock_soon(session, ledger, "work", around=around):
+                pass
+            assert clock.naps == 0
+            return
+        with lock_soon(session, ledger, "work", around=around) as own:
+            assert (clock.naps, own.name) == (3, "work")
+        holding.enter_context(locks.take_lock(ledger, "work", run_id="another"))
+        holding.enter_context(locks.take_lock(ledger, "forget, work", run_id="another"))
+        clock.naps = 3  # it doesn't let go this time
+        with pytest.raises(AlreadyRunning), lock_soon(session, ledger, "work", around=around):
+            pass
+        assert (clock.naps - 3) * 0.25 == pytest.approx(60, abs=1)
+    assert forget_lock_name("work") == "forget, work"
+
+
+def test_forget_holds_the_pushes_while_it_waits_for_a_pull(puller: Puller):
+    """In this order, always: pushes never wait for pulls, so the two can't wait for each other."""
+    settings = puller.settings
+    add_person(puller.sandbox)
+    puller.pull_ok("prospects")
+    push_lock: list[bool] = []
+    ledger = Database(settings.resolved_ledger_url)
+    outbox = Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
+    name = push_lock_name(key_number(settings, ledger))
+    pull_lock = ExitStack()
+    pull_lock.enter_context(locks.take_lock(ledger, pull_lock_name(settings), run_id="a-pull"))
+
+    def watch() -> None:
+        try:
+            while not push_lock:
+                try:
+                    with locks.take_lock(outbox, name, run_id="a-push"):
+                        pass
+                except AlreadyRunning as error:
+                    push_lock.append("pytest" in error.holder or bool(error.holder))
+        finally:
+            pull_lock.close()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    report = forgotten(settings, ID)
+    watching.join()
+    assert push_lock == [True]
+    assert report.removed["prospects"] == 1
+    ledger.close()
+    outbox.close()
+
+
+def test_plans_activities_and_undo_know_who_was_forgotten(puller: Puller, tmp_path: Path):
+    """A plan made before rejects the row when it is applied; so does a note by email or id; an undo
+    of a push before says so of the row; a person met only at the API is refused."""
+    settings = puller.settings
+    add_person(puller.sandbox)
+    puller.pull_ok()
+    with results_waiting(settings):
+        pushed = push_person(settings, tmp_path)
+        file = people_file(tmp_path, "Anna,Lee,anna@example.org,,Dr")
+        file.write_text(file.read_text().replace("Doctor", "Prof"))
+        plan_push(settings, PushRequest(file=str(file)), PlanFiles(out=tmp_path / "p.hcplan"))
+    forgotten(settings, ID)
+    notes = tmp_path / "notes.csv"
+    notes.write_text(f"email,prospectId,body\n{EMAIL},,Called\n,{ID},Called\n")
+    late = tmp_path / "late.csv"
+    late.write_text("First Name,Last Name,E-mail\nZacharias,Quintessenz,late@forget-me.example\n")
+    puller.sandbox.store.update("prospects", ID, {"email": "late@forget-me.example", "phone": None})
+    sent = len(puller.sandbox.applied)
+    with results_waiting(settings):
+        applied = apply(settings, ApplyRequest(tmp_path / "p.hcplan"))
+        noted = push(settings, PushRequest(file=str(notes), to="notes"))
+        met = push(settings, PushRequest(file=str(late)))
+        undone = undo(settings, UndoRequest(pushed.summary["run_id"]))
+    assert (applied.summary["rejected"], applied.summary["created"]) == (1, 1)
+    assert (noted.summary["rejected"], noted.summary["created"]) == (2, 0)
+    assert met.summary["rejected"] == 1
+    assert (undone.summary["rejected"], undone.summary["cannot_undo"]) == (1, 1)
+    assert "forgotten here" in str(undone.noteworthy[0].message)
+    assert len(puller.sandbox.applied) == sent + 1  # Anna
+    assert not any(found_in(tmp_path / "here")[value] for value in SOUGHT)
+
+
+def test_events_about_the_person_and_a_lost_ledger_or_outbox_dont_bring_them_back(puller: Puller):
+    """Whom an event names isn't looked up. Of ledger and outbox, the one that is lost gets the list
+    from the other."""
+    settings = puller.settings
+    add_person(puller.sandbox)
+    puller.pull_ok()
+    forgotten(settings, ID)
+    with closing(Database(settings.resolved_ledger_url)) as ledger:
+        with closing(open_inbox(settings, ledger)) as inbox:
+            inbox.store([Arrival(account_of(settings), ID, "prospect.updated")], now_ms=1)
+        report = drain(settings)
+        assert (report.error, report.looked_up, report.waiting) == (None, 0, 0)
+        assert not any(ID in request.path for request in puller.sandbox.requests)
+    state = settings.state_path
+    for lost in ("ledger-outbox.db", "ledger.db"):
+        for each in state.glob(f"{lost}*"):
+            each.unlink()
+        puller.pull_ok("prospects", full=True)
+        assert ID not in puller.landed()["prospects"]
+        if lost == "ledger-outbox.db":
+            with results_waiting(settings):
+                request = PushRequest(file=str(people_file(state.parent)), new_ledger=True)
+                assert push(settings, request).summary["rejected"] == 1

@@ -50,9 +50,13 @@ def add_person(sandbox: Sandbox, **changes: Any) -> str:
 
 def push_person(settings: Settings, folder: Path, *more: str) -> PushReport:
     """The same file each time: the person gets another title. more: other rows."""
+    return push(settings, PushRequest(file=str(people_file(folder, *more))))
+
+
+def people_file(folder: Path, *more: str) -> Path:
     file = folder / "people.csv"
     file.write_text("\n".join([_HEADER, _ROW.format(email=EMAIL, phone=PHONE), *more]) + "\n")
-    return push(settings, PushRequest(file=str(file)))
+    return file
 
 
 def scatter(settings: Settings) -> None:
@@ -97,7 +101,7 @@ def scatter(settings: Settings) -> None:
     path = settings.duckdb_path
     path.chmod(0o644)
     with duckdb.connect(str(path)) as copy:  # the next publishing keeps it
-        copy.execute("CREATE TABLE hiringcenter.theirs AS SELECT 1 AS mine")
+        copy.execute(f'CREATE TABLE "{path.stem}".hiringcenter.theirs AS SELECT 1 AS mine')
     shutil.copy(path, path.with_name(f"{path.stem}.kept-20260101T000000{path.suffix}"))
 
 
@@ -122,7 +126,7 @@ def found_in(folder: Path) -> dict[str, set[str]]:
 
 def _texts_of_duckdb(file: Path) -> Iterator[tuple[str, str]]:
     """Every row of a copy of the file, as text; what dlt has compressed, as it reads it."""
-    copy = file.with_name(f"{file.name}.searched")
+    copy = file.with_name(f"searched-{file.name}")
     shutil.copy(file, copy)
     try:
         with duckdb.connect(str(copy)) as opened:
