@@ -313,7 +313,7 @@ class Drains:
         # whoever is named during a turn waits for the next: counted from its end, that would take
         # another turn longer; but a large copy isn't to be written all the time
         rests_until_s = clock.monotonic_s() + self._flush_s / 2
-        self._publish_at_s = max(began_s + self._flush_s, rests_until_s)
+        self._publish_at_s = max(max(began_s, self._publish_at_s) + self._flush_s, rests_until_s)
 
     def _add_to_day(self, counts: Mapping[str, int], error: ConnectorError | None = None) -> None:
         """counts: of rows; of an error, none."""
