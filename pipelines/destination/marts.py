@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ _log = get_logger("marts")
 _NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 _MARK = re.compile(r"\[mart ([0-9a-f]{12})\]$")
 _SOURCE, _RESULTS = "_hc_copy", "_hc_own"
+_SCRATCH = "own_marts"
 _OWN_CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "500MB",
     "threads": 2,
@@ -217,22 +219,30 @@ class Marts:
     ) -> None:
         """Make the user's marts in the file `copy`, which no connection has open. changed: by
         dataset; see `make_tables`."""
+        self._remove_scratch()  # of a killed run
         if not self._own:
             return
-        results = self._folder / "own_marts.duckdb"
+        results = self._folder / f"{_SCRATCH}.duckdb"
         for dataset, tables in changed.items():
-            results.unlink(missing_ok=True)
             try:
                 ran = dict(self._run_own(copy, results, dataset, tables, is_new=is_new))
                 _adopt(connection, copy, results, dataset, ran)
             finally:
-                results.unlink(missing_ok=True)
+                self._remove_scratch()
+
+    def _remove_scratch(self) -> None:
+        """Personal data stays in no file that nobody looks into."""
+        for path in self._folder.glob(f"{_SCRATCH}.*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
     def _run_own(
         self, copy: Path, results: Path, dataset: str, changed: set[str], *, is_new: bool
     ) -> Iterator[tuple[Mart, bool]]:
         """Run the SELECTs that are due, their rows into `results`; yields which have succeeded."""
-        schema, spill = _schema(dataset), str(self._folder / "own_marts.tmp")
+        schema, spill = _schema(dataset), str(self._folder / f"{_SCRATCH}.tmp")
         with closing(duckdb.connect(config={**_OWN_CONFIG, "temp_directory": spill})) as connection:
             connection.execute(f"ATTACH {_text(copy)} AS {_SOURCE} (READ_ONLY)")
             connection.execute(f"ATTACH {_text(results)} AS {_RESULTS}")

@@ -443,6 +443,9 @@ def test_hostile_and_broken_files_are_named_and_hurt_nothing(tmp_path: Path):
         sound="SELECT count(*) AS notes FROM notes",
     )
     publisher = Publisher(tmp_path, directory=folder)
+    publisher.folder.mkdir()
+    (publisher.folder / "own_marts.duckdb").write_text("of a run that was killed")
+    (publisher.folder / "own_marts.tmp").mkdir()
     for _ in range(2):
         logs = publisher.publish()
         named = {Path(each.get("path") or each["mart"].replace(".", "/")).stem for each in logs}

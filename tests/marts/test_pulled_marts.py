@@ -31,12 +31,11 @@ def _in_utc(value: Any) -> Any:
 class Reader:
     """Reads marts of one destination."""
 
-    connection: Any
+    cursor: Any
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        cursor = self.connection.cursor()
-        cursor.execute(sql)
-        return [tuple(map(_in_utc, row)) for row in cursor.fetchall()]
+        self.cursor.execute(sql)
+        return [tuple(map(_in_utc, row)) for row in self.cursor.fetchall()]
 
     def names(self) -> set[str]:
         return {name for (name,) in self.rows(
@@ -70,17 +69,15 @@ def readers(
     for settings in both.values():
         pushed = push(settings, PushRequest(file=str(tmp_path / "people.csv")))
         assert pushed.summary["rejected"] == 1
-    first, second, *_ = sandbox.store.all("prospects")
+    *_, second, first = sandbox.store.all("prospects")  # the pushed person is before them
     sandbox.store.update("prospects", first["id"], EDITS)
     sandbox.store.delete("prospects", second["id"])
     for settings in both.values():
         assert pull(settings, Wanted(RESOURCES, full=True)).error is None
     copy = duckdb.connect(str(tmp_path / "hiringcenter.duckdb"), read_only=True)
     copy.execute("USE hiringcenter.hiringcenter")
-    copy.execute("SET TimeZone = 'UTC'")
     server = psycopg2.connect(postgres_url)
-    server.cursor().execute("SET TimeZone = 'UTC'")
-    yield {"duckdb": Reader(copy), "postgres": Reader(server)}
+    yield {"duckdb": Reader(copy), "postgres": Reader(server.cursor())}
     copy.close()
     server.close()
 
@@ -98,6 +95,10 @@ def test_pulls_bring_the_same_marts_to_both_destinations(
         "live_meetings": "id, prospect_id, meeting_date, owner_id",
         "activity_by_user": "*",
         "source_quality": "*",
+        "stage_history": "prospect_id, stay, stage, former_stage, next_stage, is_start_known, "
+        "outcome, left_at IS NULL, hours_at_most >= hours_at_least",
+        "time_in_stage": "stage, people_now, moved_on, deleted",
+        "funnel_weekly": "week, stage, entered, moved_on, deleted, people_at_end",
         "overdue_tasks": "task_id, task, first_name, current_stage, due_at",
         "freshness": "resource, live_rows, is_complete, why_incomplete",
         "push_outcomes": "kind, record_kind, status, input_rows, rejected, failed, percent_settled",
@@ -106,6 +107,14 @@ def test_pulls_bring_the_same_marts_to_both_destinations(
         sql = f"SELECT {listed} FROM {SCHEMA}.{mart}"
         assert sorted(map(repr, one.rows(sql))) == sorted(map(repr, other.rows(sql))), mart
     for reader in readers.values():
+        (moved,) = reader.rows(
+            f"SELECT first.stage = second.former_stage, second.stage, second.is_start_known "
+            f"FROM {SCHEMA}.stage_history AS first JOIN {SCHEMA}.stage_history AS second "
+            "ON second.prospect_id = first.prospect_id WHERE first.stay = 1 AND second.stay = 2"
+        )
+        assert moved == (True, EDITS["currentStage"], True)
+        deleted = f"SELECT hours_at_least <= hours_at_most FROM {SCHEMA}.stage_history "
+        assert reader.rows(f"{deleted} WHERE outcome = 'deleted'") == [(True,)]
         live = reader.rows(f"SELECT id FROM {SCHEMA}.live_prospects")
         assert {id_ for (id_,) in live} == {each["id"] for each in sandbox.store.all("prospects")}
         (people,) = reader.rows(
