@@ -214,8 +214,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     from connector.history import SENDING
     from connector.upsert.outbox.receipts import ResultStore
     from pipelines.push.push_report import NOTEWORTHY_MAX, grouped, row_line
-    from pipelines.running.account_outbox import outbox_database
-    from pipelines.running.session import open_ledger
+    from pipelines.running.session import open_ledger, outbox_database
 
     with open_ledger(settings) as ledger:
         record = ledger.run_named(run_id)

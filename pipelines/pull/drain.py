@@ -30,8 +30,7 @@ from pipelines.pull.events import (
     polled_people,
 )
 from pipelines.pull.run_tables import RunRecorder, refuse_if_moved
-from pipelines.running.account_outbox import forgotten_of
-from pipelines.running.session import Session, open_session
+from pipelines.running.session import Session, forgotten_of, open_session
 
 TURN_S = 40.0  # of look-ups, in one go …
 _SHORT_TURN_S = 10.0  # … and while what has landed waits to be published

@@ -43,8 +43,7 @@ from connector.webhooks.receiver import prospect_in
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import pull_lock_name
 from pipelines.pull.chunks import Landing
-from pipelines.running.account_outbox import forgotten_of
-from pipelines.running.session import Session, forget_lock_name, lock_soon
+from pipelines.running.session import Session, forget_lock_name, forgotten_of, lock_soon
 
 PROSPECTS = "prospects"
 PROBE_EVERY_S = 900.0

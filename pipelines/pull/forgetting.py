@@ -69,15 +69,18 @@ from pipelines.destination.working_file import (
     quoted_name,
     rewrite_file,
 )
-from pipelines.running.account_outbox import (
+from pipelines.running.session import (
+    Session,
     contact_hashes,
+    forget_lock_name,
     forgotten_list,
     key_number,
+    lock_soon,
+    open_session,
     outbox_of,
     push_lock_name,
     scope_of,
 )
-from pipelines.running.session import Session, forget_lock_name, lock_soon, open_session
 
 PROSPECTS = "prospects"
 _RESULTS, _STATES = "_hc_push_results", "_dlt_pipeline_state"

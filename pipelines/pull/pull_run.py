@@ -54,9 +54,8 @@ from pipelines.pull.run_tables import (
     owner_now,
     refuse_other_owner,
 )
-from pipelines.running.account_outbox import forgotten_of, note_account
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
-from pipelines.running.session import Session, open_session
+from pipelines.running.session import Session, forgotten_of, note_account, open_session
 
 _log = get_logger("pull")
 # doubts that mean that a list was not read to its end

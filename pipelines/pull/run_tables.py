@@ -29,8 +29,7 @@ from pipelines.destination.destination import Destination
 from pipelines.destination.history_tables import HISTORY_COLUMNS
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
 from pipelines.destination.loader import Batch
-from pipelines.running.account_outbox import key_number, outbox_of
-from pipelines.running.session import Session
+from pipelines.running.session import Session, key_number, outbox_of
 
 _log, _pull_log = get_logger("push"), get_logger("pull")
 ACCOUNT_TABLE = "account"

@@ -55,16 +55,19 @@ from pipelines.push.pulled_prospects import (
 )
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
-from pipelines.running.account_outbox import (
+from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
+from pipelines.running.session import (
+    Session,
     begin_sending,
+    forget_lock_name,
     forgotten_of,
     known_scope_of,
+    lock_soon,
+    open_session,
     outbox_of,
     push_lock_name,
     scope_of,
 )
-from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
-from pipelines.running.session import Session, forget_lock_name, lock_soon, open_session
 
 _log = get_logger("push")
 _LIKELY_LATENCY_S = 0.3

@@ -39,9 +39,8 @@ from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.plan_file import PrivateFile
 from pipelines.destination.identity import destination_label
-from pipelines.running.account_outbox import outbox_database
 from pipelines.running.progress import duration, plural
-from pipelines.running.session import open_ledger
+from pipelines.running.session import open_ledger, outbox_database
 
 # --- facts: from the ledger alone, not from the API or the destination ----------------------
 

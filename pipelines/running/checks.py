@@ -14,8 +14,7 @@ from connector.settings import Settings
 from pipelines.destination.destination import Destination
 from pipelines.destination.identity import destination_label, pull_lock_name
 from pipelines.destination.postgres import AnswerTimeouts
-from pipelines.running.account_outbox import note_account, outbox_of
-from pipelines.running.session import Session, open_session
+from pipelines.running.session import Session, note_account, open_session, outbox_of
 
 SKEW_MAX_S = 30.0
 PATIENCE_S = 8.0

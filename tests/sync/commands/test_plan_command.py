@@ -21,7 +21,7 @@ from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.person_plan import PlannedRow
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.plan_view import PlanView, plan_lines
-from pipelines.running.account_outbox import outbox_database
+from pipelines.running.session import outbox_database
 from tests.sync.commands.conftest import Ended, Run
 from tests.sync.push.conftest import results_waiting
 

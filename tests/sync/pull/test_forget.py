@@ -24,8 +24,7 @@ from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
 from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_run import PlanFiles, plan_push, push
-from pipelines.running.account_outbox import key_number, push_lock_name
-from pipelines.running.session import forget_lock_name, lock_soon
+from pipelines.running.session import forget_lock_name, key_number, lock_soon, push_lock_name
 from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 from tests.sync.pull.traces import (

@@ -25,8 +25,8 @@ from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
 from pipelines.push.push_run import push
-from pipelines.running.account_outbox import outbox_database
 from pipelines.running.progress import Progress, ProgressState
+from pipelines.running.session import outbox_database
 
 pytestmark = pytest.mark.usefixtures("results_wait")
 

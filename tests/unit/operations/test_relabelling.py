@@ -24,8 +24,7 @@ from pipelines.destination.identity import (
     work_paths,
 )
 from pipelines.destination.relabelling import cleaned
-from pipelines.running.account_outbox import outbox_database
-from pipelines.running.session import open_ledger
+from pipelines.running.session import open_ledger, outbox_database
 
 SECRET = "0ld-s3cr3t"
 ACCOUNT = {"type": "service_account", "project_id": "acme-data", "private_key": SECRET,
