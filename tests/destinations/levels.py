@@ -13,6 +13,10 @@ RESULTS = Path(__file__).with_name("results.json")
 PAGE = Path(__file__).parents[2] / "docs/how-to/warehouse.md"
 _BEGIN, _END = "<!-- levels: made by make test-destinations -->", "<!-- end of levels -->"
 
+_BIGQUERY = (  # which `PLACES` therefore lacks
+    "on its emulator (bqemulator 1.4.0) the scratch table merges, but no row of a pull is found"
+)
+
 
 def results() -> dict[str, dict[str, Any]]:
     """By destination: its last run, with its `steps`, or the one that has `failed`."""
@@ -48,9 +52,8 @@ def table() -> str:
         run += f"{facts['steps']} steps"
         run += "".join(f"; not: {_words(name)} ({why})" for name, why in place.left_out.items())
         lines.append(f"| {place.title} | tested | {run} |")
-    lines.append(
-        "| BigQuery, MotherDuck, Redshift, and whatever else dlt knows | untested | never |"
-    )
+    lines.append(f"| BigQuery | untested | never; {_BIGQUERY} |")
+    lines.append("| MotherDuck, Redshift, and whatever else dlt knows | untested | never |")
     for kind, (why, nearest) in REFUSED.items():
         lines.append(f"| `{kind}` | refused: {why} | instead: {nearest} |")
     return "\n".join(lines)
