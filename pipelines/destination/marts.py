@@ -55,6 +55,7 @@ _OWN_CONFIG: dict[str, str | bool | int | float | list[str]] = {
 }
 _CHECKED_EVERY_S = 0.2
 _MISSING = (duckdb.BinderException, duckdb.CatalogException)
+_PASSING = (duckdb.IOException, duckdb.OutOfMemoryException)  # a full disk, say
 # SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html
 _MISSING_CODES = ("42P01", "42703")  # no such table, no such column
 _OTHER_COLUMNS, _OTHERS_DEPEND, _LOCKED = "42P16", "2BP01", "55P03"
@@ -287,6 +288,10 @@ class Marts:
             elif known and mart.name not in present:
                 self._failed.add(_key(dataset, mart))
 
+    @property
+    def _has_to_stop(self) -> bool:
+        return self._stop is not None and self._stop.is_set()
+
     @contextmanager
     def _bounded(self, connection: duckdb.DuckDBPyConnection) -> Iterator[None]:
         """Interrupt what runs within the block when its time is over, or the run is to stop."""
@@ -294,8 +299,7 @@ class Marts:
 
         def watch() -> None:
             while not done.wait(_CHECKED_EVERY_S):
-                has_to_stop = self._stop is not None and self._stop.is_set()
-                if has_to_stop or time.monotonic() > ends_s:
+                if self._has_to_stop or time.monotonic() > ends_s:
                     connection.interrupt()
 
         watcher = threading.Thread(target=watch, name="marts", daemon=True)
@@ -329,8 +333,11 @@ class Marts:
         reason = error if isinstance(error, str) else _reason(error)
         if isinstance(error, duckdb.InterruptException):
             reason = f"it wasn't done within {self._settings.timeout_s:g} s"
+            if self._has_to_stop:
+                return  # the next run makes it
         key = _key(dataset, mart)
-        self._failed.add(key)
+        if not isinstance(error, _PASSING):
+            self._failed.add(key)
         is_missing = isinstance(error, _MISSING) or _code(error) in _MISSING_CODES
         if is_missing and not mart.is_own:
             self._skipped[key] = reason

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ class Publisher:
 
     def __init__(self, folder: Path, **marts: Any) -> None:
         self.copy = folder / "hiringcenter.duckdb"
-        self.folder = folder / "work"
+        self.folder, self.stop = folder / "work", threading.Event()
         self.connection = duckdb.connect(str(folder / "working.duckdb"))
         self.connection.execute("SET TimeZone = 'UTC'")
         self.connection.execute("CREATE SCHEMA hiringcenter")
@@ -81,7 +82,7 @@ class Publisher:
         record.save(is_behind=has_news)
         snapshot = Snapshot(
             self.copy, dataset="hiringcenter", installation="0" * 16, record=record,
-            marts=Marts(self.settings, record=record, folder=self.folder),
+            marts=Marts(self.settings, record=record, folder=self.folder, stop=self.stop),
         )  # fmt: skip
         with structlog.testing.capture_logs() as logs:
             assert snapshot.publish(self.connection) == has_news
@@ -471,6 +472,20 @@ def test_an_own_file_that_takes_too_long_is_ended(tmp_path: Path):
     (logged,) = publisher.publish()
     assert logged["reason"] == "it wasn't done within 0.1 s"
     assert publisher.publish(has_news=False) == []
+    publisher.connection.close()
+
+
+def test_a_signal_ends_what_an_own_file_runs(tmp_path: Path):
+    """It isn't called too slow: the next run makes it, also if nothing is new."""
+    folder = own(tmp_path / "marts", a="SELECT count(*) AS n FROM range(10000000) a, "
+                 "range(10000000) b WHERE a.range * b.range = b.range")  # fmt: skip
+    publisher = Publisher(tmp_path, directory=folder)
+    publisher.stop.set()
+    assert publisher.publish() == []
+    publisher.stop.clear()
+    publisher.settings = MartSettings(directory=folder, timeout_s=0.1)
+    (logged,) = publisher.publish(has_news=False)
+    assert logged["reason"] == "it wasn't done within 0.1 s"
     publisher.connection.close()
 
 
