@@ -13,8 +13,7 @@ from tests.processes.zygote import Zygote
 from tests.sync.pull.traces import add_person
 
 AT = (
-    "_hc_working.duckdb.wal",  # the ledger is done, rows are about to be removed
-    "chmod state/work",  # the working file is rewritten, and not in its place yet
+    "chmod state/work",  # rows are gone, the working file is rewritten, not in its place yet
     "rename data/hiringcenter.duckdb",  # the published copy is made, and not in its place yet
 )
 
