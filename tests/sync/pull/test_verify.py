@@ -80,7 +80,8 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
 
 
 def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
-    """One request for each row, and one for each count."""
+    """One request for each row, and one for each count. Where too few rows were compared to tell
+    whether at most 1 % are wrong, the exit code is 3, and it says how many it takes."""
     puller.pull_ok()
     report = _verify(puller, requests=100, max_wrong=0.02)
     assert report.summary["compared"] == 100
@@ -88,6 +89,12 @@ def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
     assert report.exit_code == 0
     text = "\n".join(str(each) for each in verify_lines(report.summary))
     assert "0 of 100 differ: at most 1.9% of 160 rows are wrong, with 95% confidence." in text
+    report = _verify(puller, "prospects", requests=20)
+    assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
+    takes = report.summary["takes"]
+    text = "\n".join(str(each) for each in verify_lines(report.summary))
+    assert f"hiringcenter verify --requests {takes}" in text
+    assert _verify(puller, "prospects", requests=takes).exit_code == 0
 
 
 def test_the_bound_covers_the_altered_rows(puller: Puller):
@@ -104,7 +111,8 @@ def test_the_bound_covers_the_altered_rows(puller: Puller):
 
 
 def test_rows_edited_after_the_pull_are_late_and_others_take_their_place(puller: Puller):
-    """They are neither right nor wrong: as many rows are compared as were asked for."""
+    """They are neither right nor wrong: as many rows are compared as were asked for. Where all are
+    late, the run ends, and says that nothing can be told."""
     puller.pull_ok("prospects")
     for each in _ids(puller, "prospects")[:5]:
         puller.sandbox.store.update("prospects", each, {"title": "edited"})
@@ -116,14 +124,9 @@ def test_rows_edited_after_the_pull_are_late_and_others_take_their_place(puller:
     assert report.summary["wrong"] == 0
     everything = _verify(puller, "prospects")
     assert [everything.summary[name] for name in ("late", "compared", "at_most")] == [5, 75, 0]
-
-
-def test_at_most_a_tenth_more_rows_are_looked_up(puller: Puller):
-    """Where all are late, the run ends, and says that nothing can be told."""
-    puller.pull_ok("prospects")
     for each in _ids(puller, "prospects"):
         puller.sandbox.store.update("prospects", each, {"title": "edited"})
-    report = _verify(puller, "prospects", requests=20)
+    report = _verify(puller, "prospects", requests=20)  # at most a tenth more are looked up
     assert report.summary["requests"] == 23
     assert report.summary["compared"] == 0
     assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
@@ -166,28 +169,17 @@ def test_people_who_wait_in_the_inbox_are_late(puller: Puller):
     assert report.summary["late"] == 1
 
 
-def test_too_few_rows_to_tell_say_how_many_it_takes(puller: Puller):
-    """Without a difference in 20 rows, it isn't shown that at most 1 % are wrong: exit 3."""
-    puller.pull_ok("prospects")
-    report = _verify(puller, "prospects", requests=20)
-    assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
-    takes = report.summary["takes"]
-    text = "\n".join(str(each) for each in verify_lines(report.summary))
-    assert f"hiringcenter verify --requests {takes}" in text
-    assert _verify(puller, "prospects", requests=takes).exit_code == 0
-
-
-@pytest.mark.parametrize("status", [404, 405])
-def test_lists_without_look_ups_are_counted_apart(puller: Puller, between: Between, status: int):
+def test_lists_without_look_ups_are_counted_apart(puller: Puller, between: Between):
     """A server may answer 405, or 404 for each row, whether it exists or not; the others are
     checked."""
     puller.pull_ok("prospects", "meetings")
-    between.answers["meetings/"] = (status, b'{"error": "x", "message": "x"}')
-    report = _verify(puller, "prospects", "meetings")
-    meetings = report.summary["resources"]["meetings"]
-    assert meetings["why_not_checked"] == "the API has no call for single records of it"
-    assert (meetings["compared"], report.summary["rows"]) == (0, 80)
-    assert (report.summary["compared"], report.exit_code) == (80, 0)
+    for status in (404, 405):
+        between.answers["meetings/"] = (status, b'{"error": "x", "message": "x"}')
+        report = _verify(puller, "prospects", "meetings")
+        meetings = report.summary["resources"]["meetings"]
+        assert meetings["why_not_checked"] == "the API has no call for single records of it"
+        assert (meetings["compared"], report.summary["rows"]) == (0, 80)
+        assert (report.summary["compared"], report.exit_code) == (80, 0)
 
 
 def test_a_row_that_cannot_be_read_is_not_checked(puller: Puller, between: Between):
