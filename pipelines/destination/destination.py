@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import duckdb
 
-from connector.errors import DestinationError, DestinationRefused
+from connector.errors import ConnectorError, DestinationError, DestinationRefused
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.fields import CONTRACT, DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN
@@ -473,7 +473,7 @@ class Destination:
         try:
             write_comments(pipeline, dataset, tables)
             made = make_keys(pipeline, dataset, tables)
-        except DestinationError as error:
+        except ConnectorError as error:
             self._record.save(keys_after_s=time.time() + again_after_s(error))
         else:
             if made:

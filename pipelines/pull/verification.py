@@ -617,7 +617,8 @@ class _VerifyRun:
             "not_checked": sum(each.not_checked for each in found.values()),
         }
         if facts["verdict"] == "too_few":
-            facts["takes"] = rows_to_show(wanted.max_wrong, population or rows, share=share)
+            takes = rows_to_show(wanted.max_wrong, population, share=share)
+            facts["takes"] = min(takes, rows)
         facts |= {
             "requests": session.client.requests,
             "seconds": round(session.clock.monotonic_s() - self._began_s, 3),
