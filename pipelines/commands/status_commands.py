@@ -281,6 +281,8 @@ def _what_happened(record: RunRecord) -> str:
         facts = ": ".join(part for part in (named, outcomes_in_words(record.summary)) if part)
     elif record.kind == "verify":
         facts = "{wrong:,} of {compared:,} rows wrong, {late:,} late".format_map(record.summary)
+    elif record.kind == "forget":
+        facts = f"{plural(sum(record.summary.get('removed', {}).values()), 'row')} removed"
     else:
         lists = record.summary.get("resources", {}).values()
         written = sum(each["rows_written"] for each in lists)
