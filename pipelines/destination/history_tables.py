@@ -229,7 +229,9 @@ class HistoryTables:
         if ids is not None and len(ids) > self._dialect.by_id_max:
             ids = None
         statements = self._statements(resource, note)
-        self._run(resource, [statements.first()], ids)
+        counted = self._run(resource, [statements.first()], ids)
+        if ids is not None and counted == [(len(ids),)]:  # DuckDB counts: all of them were new
+            return
         found = self._run(resource, [statements.lagging()], ids)
         lagging = [id_ for (id_,) in found]
         for after_ms, some in self._seen.confirmed(resource, lagging).items():

@@ -101,9 +101,7 @@ class ThirtyDays:
                 own = {}
                 if 18 <= day < 26:
                     own = {"hash_columns": ("email",), "exclude_columns": ("phone",)[day >= 22 :]}
-                self.puller.change_pull(
-                    prospects=ResourceSettings(**own), hash_key=SecretStr("k"), chunk_pages=1
-                )
+                self.puller.change_pull(prospects=ResourceSettings(**own), hash_key=SecretStr("k"))
                 self._pull()
                 until = self._now() + self.every * self._chance.uniform(0.7, 1.3)
                 for _ in range(self._chance.randrange(2 * self.moves + 1)):
@@ -113,8 +111,9 @@ class ThirtyDays:
             self._pull(may_die=False)
 
     def _pull(self, *, may_die: bool = True) -> None:
-        dies = may_die and self._chance.random() < 0.2
-        killing = Killing(self._chance.randrange(6)) if dies else Progress()
+        dies = may_die and (self._chance.random() < 0.2 or len(self.pulls) == 3)
+        killing = Killing(self._chance.randrange(2)) if dies else Progress()
+        self.puller.change_pull(chunk_pages=1 if dies else None)
         names = ("prospects", "tasks")
         with suppress(Killed):
             report = pull(self.puller.settings, Wanted(names), lambda _: killing)
