@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import select
 
 from connector.budget import locks
 from connector.budget.database import Database
@@ -249,21 +250,27 @@ def test_a_forget_is_waited_for_and_waits_itself(
 def test_forget_holds_the_pushes_while_it_waits_for_a_pull(puller: Puller):
     """In this order, always: pushes never wait for pulls, so the two can't wait for each other."""
     settings = puller.settings
-    push_lock: list[bool] = []
     ledger = Database(settings.resolved_ledger_url)
     outbox = Database(settings.resolved_ledger_url, durable=True, suffix="-outbox")
+    outbox.migrate("locks", locks.MIGRATIONS)
     name = push_lock_name(key_number(settings, ledger))
     pull_lock = ExitStack()
     pull_lock.enter_context(locks.take_lock(ledger, pull_lock_name(settings), run_id="a-pull"))
+    seen: list[bool] = []
 
     def watch() -> None:
+        """A pull that ends once the forget has the pushes' lock, and not before."""
         try:
-            while not push_lock:
-                try:
-                    with locks.take_lock(outbox, name, run_id="a-push"):
-                        pass
-                except AlreadyRunning as error:
-                    push_lock.append(error.holder != "")
+            held = select(locks.holders.c.fence).where(locks.holders.c.name == name)
+            while True:
+                with outbox.read() as connection:
+                    if connection.scalar(held) is not None:
+                        break
+            try:
+                with locks.take_lock(outbox, name, run_id="a-push"):
+                    seen.append(False)
+            except AlreadyRunning:
+                seen.append(True)
         finally:
             pull_lock.close()
 
@@ -271,7 +278,7 @@ def test_forget_holds_the_pushes_while_it_waits_for_a_pull(puller: Puller):
     watching.start()
     report = forgotten(settings, ID)
     watching.join()
-    assert push_lock == [True]
+    assert seen == [True]
     assert report.exit_code == 0
     ledger.close()
     outbox.close()
