@@ -70,10 +70,12 @@ class Publisher:
         self.folder, self.stop = folder / "work", threading.Event()
         self.connection = duckdb.connect(str(folder / "working.duckdb"))
         self.connection.execute("SET TimeZone = 'UTC'")
+        self.connection.execute("BEGIN")
         self.connection.execute("CREATE SCHEMA hiringcenter")
         for table, (_, found) in TABLES.items():
             self.connection.execute(creation(table, "duckdb"))
             self.connection.executemany(insertion(table, "?"), found)
+        self.connection.execute("COMMIT")
         self.settings = MartSettings(**marts)
 
     def publish(self, *, has_news: bool = True) -> list[dict[str, Any]]:
