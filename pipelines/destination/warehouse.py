@@ -7,7 +7,7 @@ client (tested with PostgreSQL; it uses only plain SQL).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -228,7 +228,8 @@ class ServerWarehouse:
         with translated(), self._pipeline().sql_client() as client:
             for some in portions:
                 rows: Sequence[Sequence[Any]] = ()
-                with client.begin_transaction():
+                # not every server has transactions: one statement needs none
+                with client.begin_transaction() if statements[1:] else nullcontext():
                     for sql, values in statements:
                         given = [sql_time(client, each) for each in values]
                         query, parameters = _with_ids(sql, given, some)
