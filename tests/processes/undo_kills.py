@@ -273,9 +273,10 @@ def _blank(number: int) -> dict[str, Any]:
 
 
 def _person(number: int) -> dict[str, Any]:
-    own = {"title": "Dr", "company": f"Old {number}", "labels": ["kept", "mine"]}
-    city = {"city": f"Town {number}"} if number % 8 else {}
-    return {**_blank(number), **own, **city}
+    own = {"title": "Dr", "city": f"Town {number}", "labels": ["kept", "mine"]}
+    # null where the API always shows one: of other fields, a null of the copy isn't put back
+    company = {"company": f"Old {number}"} if number % 8 != 1 else {}
+    return {**_blank(number), **own, **company}
 
 
 def _changes(number: int) -> dict[str, Any]:
