@@ -47,6 +47,7 @@ from connector.source.row_maker import configured_maker, is_reserved
 from connector.webhooks.inbox import account_of, find_inbox
 from pipelines.destination.identity import destination_label, is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
+from pipelines.destination.working_file import quoted_name
 from pipelines.pull.sampling import CONFIDENCE, Draw, rows_to_show, upper_bound, verdict
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
@@ -70,6 +71,7 @@ Row = dict[str, Any]
 class _LandedTables(Protocol):
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
     def name(self, table: str) -> str: ...
+    def quoted_column(self, column: str) -> str: ...
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
 
 
@@ -78,6 +80,9 @@ class _CopyTables(DuckWarehouse):
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+
+    def quoted_column(self, column: str) -> str:
+        return quoted_name(column)
 
 
 class _ServerColumns(ServerWarehouse):
@@ -93,6 +98,9 @@ class _ServerColumns(ServerWarehouse):
         if pipeline.default_schema_name is None:
             return {}
         return own_columns(pipeline.default_schema.tables)
+
+    def quoted_column(self, column: str) -> str:
+        return str(self._pipeline().sql_client().escape_column_name(column))
 
 
 @contextmanager
@@ -169,10 +177,11 @@ def _read_list(
 def _rows_of(tables: _LandedTables, known: _SampledList, ids: Sequence[str]) -> dict[str, Row]:
     """Rows that aren't flagged deleted, by id."""
     names = list(known.columns)
+    quoted = ", ".join(map(tables.quoted_column, names))  # a field's name may be a keyword
     found: dict[str, Row] = {}
     for some in _portions(ids):
         sql = (
-            f"SELECT {', '.join(names)} FROM {tables.name(known.name)} "  # noqa: S608 - names of ours
+            f"SELECT {quoted} FROM {tables.name(known.name)} "  # noqa: S608 - names of ours
             f"WHERE {_LIVE} AND id IN ({', '.join(['%s'] * len(some))})"
         )
         for row in tables.query(sql, some):

@@ -53,6 +53,7 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
     store.update("prospects", first, {
         "title": 7, "labels": ["b", "a"], "score": 2.5, "xmin": "kept elsewhere", "score_": None,
         "nested": {"b": 1.0, "a": [1, {"c": None}]}, "first_name": "a twin", "xmax": [1, 2],
+        "order": "a keyword of SQL",
     }, touch=False)  # fmt: skip
     store.update("prospects", second, {"labels": "one, two", "score": "high"}, touch=False)
     store.update("prospects", third, {"title": "\uf027", "updatedAt": "soon"}, touch=False)
