@@ -137,7 +137,7 @@ class Trial:
             people -= own
             if code not in (0, 3) or summary.get("not_sent"):
                 self.wrong.append(f"undo of {run_id} ended with {code}: {summary}")
-            runs.undone_by[run_id] = str(summary.get("run_id"))
+            runs.undone_by[run_id] = self._first_undo_of(run_id)
         times = Counter(change.id for change in self._sandbox.applied[start:])
         self._compare("people put back twice", [id_ for id_ in times if times[id_] > 1], [])
         self._compare("people put back", times.keys() - before.keys(), set())
@@ -170,14 +170,14 @@ class Trial:
     def _check_listed(
         self, found: _Landed, runs: Runs, before: Mapping[str, _Fields], edited: set[str]
     ) -> None:
-        """The last undo of each run lists whom it left, and no one was put back twice."""
+        """Of each run, the undo that ended lists whom it left; no one was put back twice."""
         left = [(id_, "failed") for id_ in edited] + [(id_, "rejected") for id_ in runs.created]
         undos = set(self._runs_of("undo"))
         ever = {(id_, s) for run, s, id_ in found if run in undos and s in _LEFT}
         self._compare("people whom any undo has listed", ever, set(left))
-        last = set(runs.undone_by.values())
-        listed = Counter((id_, s) for run, s, id_ in found if run in last and s in _LEFT)
-        self._compare("people whom the last undos have listed", listed, Counter(left))
+        ended = set(runs.undone_by.values())
+        listed = Counter((id_, s) for run, s, id_ in found if run in ended and s in _LEFT)
+        self._compare("people whom the undos that ended have listed", listed, Counter(left))
         back = Counter(id_ for run, s, id_ in found if run in undos and s == "updated")
         put_back = before.keys() - self._conflicts - edited
         self._compare("people put back, as reported", back, Counter(put_back))
@@ -230,6 +230,13 @@ class Trial:
     def _must_end(self, name: str, code: int, *arguments: str) -> None:
         self._compare(f"exit code of {name}", self._end(name, *arguments)[0], code)
 
+    def _first_undo_of(self, run_id: str) -> str | None:
+        """The undo that ended first; one may be killed after it has ended, and before it exits."""
+        _, summary = self._end("runs", "--last", "1000")
+        undos = [each for each in summary["runs"] if each.get("undoes") == run_id]
+        ended = [each["run_id"] for each in undos if each["status"] == "ok"]
+        return ended[-1] if ended else None
+
     def _runs_of(self, kind: str) -> list[str]:
         """Newest first."""
         _, summary = self._end("runs", "--last", "1000")
@@ -251,12 +258,12 @@ class Trial:
 @dataclass
 class Runs:
     """changing: runs that changed people, newest first. people: how many each has updated.
-    created: ids. undone_by: the last undo of each."""
+    created: ids. undone_by: the first undo of each that ended."""
 
     changing: list[str]
     people: dict[str, int] = field(default_factory=dict)
     created: list[str] = field(default_factory=list)
-    undone_by: dict[str, str] = field(default_factory=dict)
+    undone_by: dict[str, str | None] = field(default_factory=dict)
 
 
 _DONE = ("updated", "created")
