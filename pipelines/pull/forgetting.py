@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 import secrets
 import shutil
 import sqlite3
@@ -36,7 +37,7 @@ from connector.errors import (
 from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
 from connector.source import RESOURCES
-from connector.source.row_maker import MALFORMED_TABLE, Privacy
+from connector.source.row_maker import MALFORMED_TABLE, Privacy, variant_name
 from connector.upsert.outbox.forgotten import (
     ContactHashes,
     PeopleToForget,
@@ -89,6 +90,7 @@ _MENTIONS = (
     ("_hc_runs", "summary", ("run_id",)), ("_hc_freshness", "why_incomplete", ("resource",)),
 )  # fmt: skip
 _CONTACTS = ("email", "phone")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as a 64-bit column holds them
 _SCRATCH = ("*.tmp", "*.made", "own_marts.*")  # in the working folder
 _log = get_logger("forget")
 
@@ -585,8 +587,22 @@ class _PersonTables:
         return bool(self._columns[table]) and self._columns[table] >= {*columns}
 
     def _rows(self, what: str, table: str, where: str, ids: Sequence[str]) -> list[Any]:
-        name = self._warehouse.name(table)
-        return self._warehouse.query_ids(f"SELECT {what} FROM {name} WHERE {where}", ids)  # noqa: S608
+        sql = f"SELECT {what} FROM {self._warehouse.name(table)} WHERE {where}"  # noqa: S608
+        return self._execute(sql, ids)
+
+    def _execute(self, sql: str, ids: Sequence[str]) -> list[Any]:
+        warehouse = self._warehouse
+        return warehouse.query_ids(sql, ids) if "{ids}" in sql else warehouse.query(sql)
+
+    def _conditions(self, table: str, column: str, values: Sequence[str]) -> Iterator[str]:
+        """SQL for rows that have one of the values, also where the API sent a number: that is in
+        another column."""
+        if values and self._has(table, column):
+            yield f"{column} IN ({{ids}})"
+            numbers = [each for each in values if _INTEGER.fullmatch(each)]
+            variant = variant_name(column, "bigint")
+            if numbers and self._has(table, variant):
+                yield f"{variant} IN ({', '.join(numbers)})"
 
     # --- who it is --------------------------------------------------------------------------------
 
@@ -669,23 +685,21 @@ class _PersonTables:
 
     def belonging_to(self, ids: Sequence[str]) -> list[str]:
         """Ids of their notes, tasks and meetings."""
-        where = "prospect_id IN ({ids})"
         return [
             row[0]
             for name in RESOURCES
-            if ids and name != PROSPECTS and self._has(name, "id", "prospect_id")
-            for row in self._rows("id", name, where, self._owners(name, ids))
+            if name != PROSPECTS and (owners := self._owners(name, ids))
+            for where in self._conditions(name, "prospect_id", owners)
+            for row in self._rows("id", name, where, owners)
         ]
 
     def _remove_rows(self, table: str, column: str, values: Sequence[str], place: str) -> None:
-        if not values or not self._has(table, column):
-            return
-        where = f"{column} IN ({{ids}})"
-        count = sum(int(row[0]) for row in self._rows("count(*)", table, where, values))
-        self._removed[place] += count
-        if count and not self._is_dry:
-            sql = f"DELETE FROM {self._warehouse.name(table)} WHERE {where}"  # noqa: S608
-            self._warehouse.query_ids(sql, values)
+        for where in self._conditions(table, column, values):
+            count = sum(int(row[0]) for row in self._rows("count(*)", table, where, values))
+            self._removed[place] += count
+            if count and not self._is_dry:
+                sql = f"DELETE FROM {self._warehouse.name(table)} WHERE {where}"  # noqa: S608
+                self._execute(sql, values)
 
     def _empty_staging(self) -> None:
         """What the last load left in dlt's staging tables, whoever it is about."""

@@ -132,6 +132,23 @@ def test_somebody_elses_phone_isnt_blocked_but_the_same_person_under_another_id_
     assert forgotten(puller.settings, EMAIL, remember_again=True).lifted == 0
 
 
+def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_sql(
+    any_puller: Puller,
+):
+    """An owner that the API sends as a number lands in a column of its own, and goes as well, with
+    its history; rows of others stay. Ids are compared exactly."""
+    store = any_puller.sandbox.store
+    for id_ in (4711, 47, "o'%s{ids}", "O'%S{IDS}"):
+        add_person(any_puller.sandbox, id=id_, email=None, phone=None)
+        store.put("tasks", {**store.all("tasks")[0], "id": f"task {id_}", "prospectId": id_})
+    any_puller.pull_ok("prospects", "tasks")
+    for who in ("4711", "o'%s{ids}"):
+        removed = forgotten(any_puller.settings, who).summary["removed"]
+        assert removed == {"prospects": 1, "tasks": 1, "history": 2}, who
+    left = {id_ for id_ in any_puller.landed()["tasks"] if id_.startswith("task ")}
+    assert left == {"task 47", "task O'%S{IDS}"}
+
+
 def prospects(puller: Puller) -> Rows:
     return landed_duckdb(puller.settings.duckdb_path, "prospects")
 
