@@ -344,7 +344,7 @@ def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | Non
         with open_landed(settings) as tables:
             landed = tables.columns()
     except ConnectorError as error:
-        note = f"Columns that have landed aren't shown: {error}"
+        note = f"Only documented columns are shown. {error}"
     found = {}
     for name in [*documented, *sorted(landed.keys() - documented.keys())]:
         about = table_text(name)

@@ -54,7 +54,7 @@ _OTHERS = (
     runs_batch([]),
     freshness_batch([]),
 )
-_WAS_FORGOTTEN = "was forgotten here, or belongs to somebody who was, so it doesn't land"
+_WAS_FORGOTTEN = "was forgotten here, or belongs to a person who was, so it doesn't land"
 _log = get_logger("pull")
 
 

@@ -226,7 +226,10 @@ def _conclusion(summary: Mapping[str, Any]) -> Iterator[str]:
         yield "The copy has no rows yet, so none is wrong."
         return
     if summary["confidence"] == 1.0:
-        yield f"{wrong:,} of {compared:,} rows differ: all that can be compared were, {most} wrong."
+        yield (
+            f"{wrong:,} of {compared:,} rows differ: {most} are wrong. Every row that can be "
+            "compared was."
+        )
     else:
         yield (
             f"{wrong:,} of {compared:,} differ: at most {most} of {plural(rows, 'row')} are wrong, "

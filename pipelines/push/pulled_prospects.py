@@ -53,9 +53,14 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
     """The destination as pushes see it; empty where nothing has been pulled yet."""
     with _opened(settings) as tables:
         columns = tables.column_names("prospects") if tables else []
-        if tables is None or "id" not in columns:
+        if tables is None or not columns:
             yield Pulled()
             return
+        if "id" not in columns:  # without it no two people could be told apart
+            raise DestinationError(
+                f"{settings.dataset}.prospects has no column id, so it isn't the table that a pull "
+                "makes. Rename it, or set HIRINGCENTER_DATASET to another schema, then pull."
+            )
         hidden = settings.pull.prospects.hash_columns
         readable = [name for name in columns if name not in {*hidden, *map(_snake, hidden)}]
         complete_ms = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from decimal import Decimal
 
+import duckdb
 import psycopg2
 import pytest
 import sqlalchemy as sa
@@ -86,6 +87,20 @@ def test_a_table_of_prospects_that_can_not_be_read_stops_a_push(
     with psycopg2.connect(postgres_url) as connection, connection.cursor() as cursor:
         cursor.execute("DROP ROLE reader")
     connection.close()
+
+
+def test_a_table_of_prospects_without_ids_stops_a_push(settings: Settings) -> None:
+    """Another program's table of that name isn't taken for one that isn't there. Neither is a copy
+    that is damaged."""
+    settings.duckdb_path.parent.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(settings.duckdb_path)) as connection:
+        connection.execute(f"CREATE SCHEMA {settings.dataset}")
+        connection.execute(f"CREATE TABLE {settings.dataset}.prospects (email text)")
+    with pytest.raises(DestinationError, match="no column id"), open_pulled(settings):
+        pass
+    settings.duckdb_path.write_bytes(b"damaged")
+    with pytest.raises(DestinationError, match="can't be read"), open_pulled(settings):
+        pass
 
 
 def test_a_server_that_is_down_is_no_fault_of_the_connector(
