@@ -100,6 +100,10 @@ _NEVER_REACHED = (
     "notes, tasks and meetings of other people that name them",
     "your own files: inputs, plans (.hcplan), pages, rejects, results and logs",
 )
+_OTHER_SPELLINGS = (
+    "people whose email HiringCenter spells otherwise, if only in upper or lower case: here it "
+    "landed as a hash; name them by id"
+)
 _HELD_OPEN = "copies that other processes hold open: they keep the old one until they close it"
 _DEAD_TUPLES = "rows that PostgreSQL has deleted and not overwritten yet: VACUUM schema {schema}"
 _KEPT_BY_SERVER = (
@@ -274,6 +278,8 @@ class _Forgetting:
     def _work(self) -> None:
         is_dry, report = self._request.dry_run, self._report
         report.not_reached += _NEVER_REACHED
+        if self._request.is_email and "email" in self._hashes.hidden:
+            report.not_reached.append(_OTHER_SPELLINGS)
         with self._opened_tables() as tables:
             unfinished = self._list.unfinished()
             found = self._find(tables, unfinished)

@@ -141,7 +141,7 @@ def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_s
     for id_ in (4711, 47, "o'%s{ids}", "O'%S{IDS}"):
         add_person(any_puller.sandbox, id=id_, email=None, phone=None)
         store.put("tasks", {**store.all("tasks")[0], "id": f"task {id_}", "prospectId": id_})
-    any_puller.pull_ok("prospects", "tasks")
+    any_puller.pull_ok()
     for who in ("4711", "o'%s{ids}"):
         removed = forgotten(any_puller.settings, who).summary["removed"]
         assert removed == {"prospects": 1, "tasks": 1, "history": 2}, who
@@ -177,6 +177,7 @@ def test_hashed_contacts_are_found_and_blocked_and_whoever_never_came_is_kept_ou
     before = copy.stat().st_ino
     never = forgotten(puller.settings, "never@forget-me.example")
     assert (never.people, never.summary["removed"]) == ((), {})
+    assert "landed as a hash; name them by id" in str(never.not_reached)
     assert copy.stat().st_ino == before
     for number, email in enumerate((EMAIL, "second@forget-me.example", "never@forget-me.example")):
         add_person(puller.sandbox, id=f"new-{number}", email=email, phone=None)
