@@ -33,7 +33,7 @@ from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.matching import Hasher
-from connector.upsert.outbox.merge import MergeRules
+from connector.upsert.outbox.merge import CONTACTS, MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.person_plan import PlannedRow
@@ -539,6 +539,12 @@ class _PushRun(OutboxRun):
         self._report.notes += [*request.notes, *plan.notes]
         if request.to != PROSPECTS:
             return ActivityValidator(plan, request.to, key=key, default_region=region)
+        hidden = [name for name in CONTACTS if name in settings.pull.prospects.hidden_columns]
+        if hidden and plan.pulled is None:
+            self._report.notes.append(
+                f"pulls hide {' and '.join(hidden)}: in prospects that only a pull knows, it isn't "
+                "compared with a row's, so HiringCenter may change another person who has the same"
+            )
         rules = replace(self._options.rules, policy=plan.policy)
         self._options = replace(self._options, rules=rules)
         clear_empty, mode = request.clear_empty, request.mode

@@ -18,7 +18,7 @@ from rich.console import Console
 from connector.budget import locks
 from connector.errors import AlreadyRunning, InputChanged, InputError, UnknownSetting, UsageError
 from connector.sandbox import Faults, Sandbox, SandboxOptions
-from connector.settings import PushJob, Settings
+from connector.settings import PullSettings, PushJob, ResourceSettings, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.commands.status_commands import one_run, recent_runs
 from pipelines.pull.pull_run import Wanted, pull
@@ -334,6 +334,15 @@ def test_two_people_known_from_a_pull_are_not_merged(
     report = push_file(settings, path)
     assert (report.summary["rejected"], report.summary["updated"]) == (1, 1)
     assert "two different prospects" in (report.noteworthy[0].message or "")
+
+
+def test_that_hidden_contacts_protect_nobody_is_reported(settings: Settings, people: Path):
+    """A pull whose emails are left out can't tell whose they are; a push says so."""
+    hidden = ResourceSettings(exclude_columns=("email",))
+    own = settings.model_copy(update={"pull": PullSettings(prospects=hidden)})
+    assert any("pulls hide email:" in each for each in push_file(own, people, dry_run=True).notes)
+    report = push_file(settings, people, dry_run=True)
+    assert not any("pulls hide" in each for each in report.notes)
 
 
 @pytest.mark.lands
