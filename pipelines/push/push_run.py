@@ -542,8 +542,8 @@ class _PushRun(OutboxRun):
         hidden = [name for name in CONTACTS if name in settings.pull.prospects.hidden_columns]
         if hidden and plan.pulled is None:
             self._report.notes.append(
-                f"pulls hide {' and '.join(hidden)}: in prospects that only a pull knows, it isn't "
-                "compared with a row's, so HiringCenter may change another person who has the same"
+                f"pulls hide {' and '.join(hidden)}, so rows can't be fully compared with "
+                "prospects that only a pull knows: HiringCenter may change one of them by mistake"
             )
         rules = replace(self._options.rules, policy=plan.policy)
         self._options = replace(self._options, rules=rules)
