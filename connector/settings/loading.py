@@ -232,6 +232,13 @@ def _check_accounts(settings: Settings, location: str) -> None:
                 "or give neither any: each then gets its own of both."
             )
             raise BadSetting(name=f"accounts.{name}", location=location, reason=reason)
+    for (kind, dataset, *place), name in owners.items():
+        for ending in ("_marts", "_staging"):
+            if met := owners.get((kind, f"{dataset}{ending}", *place)):
+                reason = (
+                    f"the {ending[1:]} of {name!r} would be among its tables: rename its dataset"
+                )
+                raise BadSetting(name=f"accounts.{met}", location=location, reason=reason)
 
 
 def account_settings(settings: Settings, name: str) -> Settings:

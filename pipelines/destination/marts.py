@@ -191,13 +191,15 @@ class Marts:
         """
         with closing(connection.cursor()) as cursor:
             schema, wanted = f"{database}.{_schema(dataset)}", [*self._ours, *self._own]
+            present, names = _present(cursor, database, dataset), {mart.name for mart in wanted}
+            for name, mark in present.items():
+                if mark and name not in names:  # without one it is no mart: a dataset may be
+                    cursor.execute(f"DROP TABLE {schema}.{quoted_name(name)}")  # named like these
             if not wanted:
-                cursor.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+                if all(present.values()):
+                    cursor.execute(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
                 return
             cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-            present = _present(cursor, database, dataset)
-            for name in present.keys() - {mart.name for mart in wanted}:
-                cursor.execute(f"DROP TABLE {schema}.{quoted_name(name)}")
             paths = (f"{database}.{quoted_name(dataset)}", schema)
             cursor.execute(f"SET search_path = '{','.join(paths)}'")
             for mart in self._due(self._ours, dataset, present, changed, is_new=is_new):

@@ -331,6 +331,7 @@ def test_a_mart_of_another_version_is_made_again(publisher: Publisher):
     publisher.change_copy(
         "CREATE OR REPLACE TABLE live_notes AS SELECT 1 AS id",
         "CREATE TABLE earlier AS SELECT 1 AS id",
+        "COMMENT ON TABLE earlier IS 'Which? [mart 0123456789ab]'",
     )
     publisher.publish(has_news=False)
     assert publisher.tables() == EXPECTED.keys()
@@ -371,9 +372,16 @@ def test_labels_of_any_shape_are_a_list_or_null(publisher: Publisher):
 
 
 def test_marts_can_be_turned_off(publisher: Publisher):
-    """Then the next run takes them out of the copy."""
+    """Then the next run takes them out of the copy, and nothing else: another dataset may be named
+    like their schema."""
     publisher.publish()
+    publisher.change_copy("CREATE TABLE prospects AS SELECT 1 AS id")
+    publisher.publish(has_news=False)
+    assert publisher.tables() > {"prospects", "freshness"}
     publisher.settings = MartSettings(enabled=False)
+    publisher.publish(has_news=False)
+    assert publisher.tables() == {"prospects"}
+    publisher.change_copy("DROP TABLE prospects")
     publisher.publish(has_news=False)
     assert publisher.tables() == set()
 

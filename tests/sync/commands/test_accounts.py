@@ -242,6 +242,8 @@ def test_a_job_of_one_account_is_pushed_there_alone(
     [
         (SOUTH + 'dataset="hiringcenter_east"\nduckdb_path="data/hiringcenter_east.duckdb"\n',
          "it shares its tables with 'east'"),
+        (SOUTH + 'dataset="Hiringcenter_East_marts"\nduckdb_path="data/hiringcenter_east.duckdb"\n',
+         "the marts of 'east' would be among its tables"),
         ('[accounts."a/b"]\napi_key_env="X"\n', "accounts.a/b"),
         (SOUTH + 'dataset="a b"\n', "accounts.south.dataset"),
         (JOB + 'account = "noth"\n', "there is no [accounts.noth]"),
