@@ -43,7 +43,7 @@ from pipelines.pull.run_tables import (
     runs_batch,
 )
 
-CHUNK_BYTES = 32 * 1024 * 1024  # of JSON: some hundred thousand prospects
+CHUNK_BYTES = 20 * 1024 * 1024  # of JSON: about 70,000 prospects, or 250 MB with what they become
 AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 FOUND_MAX = 100_000
 _PORTION_BYTES = AHEAD_BYTES // 2
