@@ -72,7 +72,8 @@ def readers_project(folder: Path) -> Iterator[ReadersProject]:
     (folder / "people.csv").write_text(PEOPLE)
     (folder / "fair.csv").write_text(FAIR)
     (folder / "calls.csv").write_text(CALLS)
-    with Sandbox(SandboxOptions(prospects=120, notes=80, tasks=40, meetings=20)) as sandbox:
+    options = SandboxOptions(prospects=120, notes=80, tasks=40, meetings=20, windows=None)
+    with Sandbox(options) as sandbox:
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -84,6 +85,7 @@ def readers_project(folder: Path) -> Iterator[ReadersProject]:
             "HIRINGCENTER_API_KEY_EAST": sandbox.api_key,
             "HIRINGCENTER_API_KEY_WEST": sandbox.api_key,
             "HIRINGCENTER_BASE_URL": sandbox.url,
+            "HIRINGCENTER_RATE_LIMITS": "30000/60s",  # the pages look up more than a minute allows
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
         with Zygote(folder, environment) as zygote:
