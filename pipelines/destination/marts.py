@@ -35,7 +35,7 @@ from connector.logs import get_logger
 from connector.settings import MartSettings
 from connector.settings.folders import why_untrusted
 from pipelines.destination.load_errors import describe, root_cause
-from pipelines.destination.working_file import MemoryLimit, WorkRecord, quoted_name
+from pipelines.destination.working_file import MemoryLimit, WorkRecord, quoted_name, quoted_text
 
 if TYPE_CHECKING:
     import sqlglot.expressions as sge
@@ -247,8 +247,8 @@ class Marts:
         """Run the SELECTs that are due, their rows into `results`; yields which have succeeded."""
         schema, spill = _schema(dataset), str(self._folder / f"{_SCRATCH}.tmp")
         with closing(duckdb.connect(config={**_OWN_CONFIG, "temp_directory": spill})) as connection:
-            connection.execute(f"ATTACH {_text(copy)} AS {_SOURCE} (READ_ONLY)")
-            connection.execute(f"ATTACH {_text(results)} AS {_RESULTS}")
+            connection.execute(f"ATTACH {quoted_text(copy)} AS {_SOURCE} (READ_ONLY)")
+            connection.execute(f"ATTACH {quoted_text(results)} AS {_RESULTS}")
             connection.execute(f"CREATE SCHEMA {_RESULTS}.{schema}")
             present = _present(connection, _SOURCE, dataset)
             paths = (
@@ -402,10 +402,6 @@ def _schema(dataset: str) -> str:
     return quoted_name(f"{dataset}_marts")
 
 
-def _text(value: object) -> str:
-    return "'" + str(value).replace("'", "''") + "'"
-
-
 def _present(connection: duckdb.DuckDBPyConnection, database: str, dataset: str) -> dict[str, str]:
     """The marts of a dataset, and with which marks they were made."""
     rows = connection.execute(
@@ -429,8 +425,10 @@ def _make_table(
         columns = {column[0] for column in cursor.description or ()}
         for column, text in mart.columns:
             if column in columns:
-                cursor.execute(f"COMMENT ON COLUMN {table}.{quoted_name(column)} IS {_text(text)}")
-        cursor.execute(f"COMMENT ON TABLE {table} IS {_text(mart.comment(mart.mark()))}")
+                cursor.execute(
+                    f"COMMENT ON COLUMN {table}.{quoted_name(column)} IS {quoted_text(text)}"
+                )
+        cursor.execute(f"COMMENT ON TABLE {table} IS {quoted_text(mart.comment(mart.mark()))}")
         cursor.execute("COMMIT")
     except duckdb.Error:
         with suppress(duckdb.Error):  # where it has rolled back by itself
@@ -448,8 +446,8 @@ def _adopt(
     """Copy what was made into the published copy. ran: marts, and whether they have succeeded;
     what an earlier run made of the others goes."""
     with closing(connection.cursor()) as cursor:
-        cursor.execute(f"ATTACH {_text(copy)} AS {_SOURCE}")
-        cursor.execute(f"ATTACH {_text(results)} AS {_RESULTS} (READ_ONLY)")
+        cursor.execute(f"ATTACH {quoted_text(copy)} AS {_SOURCE}")
+        cursor.execute(f"ATTACH {quoted_text(results)} AS {_RESULTS} (READ_ONLY)")
         try:
             for mart, has_succeeded in ran.items():
                 table = f"{_schema(dataset)}.{quoted_name(mart.name)}"
@@ -567,14 +565,16 @@ class _Views:
     def _describe(self, mart: Mart) -> None:
         """Comment on a view and its columns, and let those read it again who could before."""
         view = f"{self._schema}.{quoted_name(mart.name)}"
-        self._cursor.execute(f"COMMENT ON VIEW {view} IS {_text(mart.comment(self._mark(mart)))}")
+        self._cursor.execute(
+            f"COMMENT ON VIEW {view} IS {quoted_text(mart.comment(self._mark(mart)))}"
+        )
         columns = {
             name for (name,) in self._rows(_VIEW_COLUMNS, f"{self._dataset}_marts", mart.name)
         }
         for column, text in mart.columns:
             if column in columns:
                 name = f"{view}.{quoted_name(column)}"
-                self._cursor.execute(f"COMMENT ON COLUMN {name} IS {_text(text)}")
+                self._cursor.execute(f"COMMENT ON COLUMN {name} IS {quoted_text(text)}")
         for name, privilege, role in self._grants:
             if name == mart.name:
                 self._cursor.execute(f"GRANT {privilege} ON {view} TO {role}")

@@ -28,7 +28,7 @@ from connector.logs import get_logger
 from connector.source.dictionary import comments
 from connector.source.fields import CONTRACT
 from pipelines.destination.load_errors import chain, describe, translated
-from pipelines.destination.working_file import quoted_name
+from pipelines.destination.working_file import quoted_name, quoted_text
 
 if TYPE_CHECKING:
     import dlt
@@ -235,9 +235,8 @@ def write_comments(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) 
                 what = f"TABLE {name}"
                 if each.column is not None:
                     what = f"COLUMN {name}.{quoted_name(each.column)}"
-                text = each.text.replace("'", "''")
                 if (table, each.column) not in commented:
-                    statements.append(f"COMMENT ON {what} IS '{text}'")
+                    statements.append(f"COMMENT ON {what} IS {quoted_text(each.text)}")
             if statements:
                 client.execute_sql("; ".join(statements))
 

@@ -37,6 +37,7 @@ from pipelines.destination.working_file import (
     TableName,
     WorkRecord,
     quoted_name,
+    quoted_text,
     sync_path,
     tables_to_publish,
 )
@@ -198,9 +199,9 @@ class Snapshot:
         written: dict[str, set[str]] = {}
         for name in names:
             written.setdefault(name.dataset, set()).add(name.table)
-        quoted = str(made).replace("'", "''")
         with closing(connection.cursor()) as cursor:
-            cursor.execute(f"ATTACH '{quoted}' AS {_ALIAS} (STORAGE_VERSION '{_STORAGE_VERSION}')")
+            options = f"STORAGE_VERSION '{_STORAGE_VERSION}'"
+            cursor.execute(f"ATTACH {quoted_text(made)} AS {_ALIAS} ({options})")
             try:
                 for name in names:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
@@ -209,7 +210,7 @@ class Snapshot:
                 for dataset, changed in written.items():
                     self._marts.make_tables(connection, _ALIAS, dataset, changed, is_new=is_new)
                 signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
-                signed = _literal(f"{table_text(RUNS_TABLE)}. {signature}")
+                signed = quoted_text(f"{table_text(RUNS_TABLE)}. {signature}")
                 cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS {signed}")
             finally:
                 cursor.execute(f"DETACH {_ALIAS}")
@@ -265,12 +266,8 @@ def _comment(cursor: duckdb.DuckDBPyConnection, names: Iterable[TableName]) -> N
             what = f"TABLE {_ALIAS}.{name}"
             if comment.column is not None:
                 what = f"COLUMN {_ALIAS}.{name}.{quoted_name(comment.column)}"
-            statements.append(f"COMMENT ON {what} IS {_literal(comment.text)}")
+            statements.append(f"COMMENT ON {what} IS {quoted_text(comment.text)}")
     cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _foreign_tables(connection: duckdb.DuckDBPyConnection) -> list[str]:

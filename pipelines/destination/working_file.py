@@ -64,6 +64,11 @@ def quoted_name(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
+def quoted_text(value: object) -> str:
+    """A text, or a path, as SQL takes it, whatever it holds."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
 def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
     """All tables of the opened file, in the order they were created."""
     rows = connection.execute(
@@ -350,9 +355,8 @@ def _readable(path: Path) -> duckdb.DuckDBPyConnection:
     """A file, opened in a DuckDB instance of its own, which an error in it would end."""
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
-    quoted = str(path).replace("'", "''")
     # under a name of ours: DuckDB's own, "x" for x.duckdb, may be a schema's too
-    connection.execute(f"ATTACH '{quoted}' AS _hc_source (READ_ONLY)")
+    connection.execute(f"ATTACH {quoted_text(path)} AS _hc_source (READ_ONLY)")
     connection.execute("USE _hc_source")
     return connection
 
@@ -402,8 +406,7 @@ def rewrite_file(path: Path) -> None:
         with closing(_connect(path)) as connection:
             connection.execute("FORCE CHECKPOINT")
             ((name,),) = connection.execute("SELECT current_database()").fetchall()
-            target = str(new).replace("'", "''")
-            connection.execute(f"ATTACH '{target}' AS _hc_rewritten")
+            connection.execute(f"ATTACH {quoted_text(new)} AS _hc_rewritten")
             copy = f"COPY FROM DATABASE {quoted_name(name)} TO _hc_rewritten"
             MemoryLimit(connection).fit(lambda: connection.execute(copy))
             connection.execute("DETACH _hc_rewritten")

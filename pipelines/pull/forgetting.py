@@ -68,6 +68,7 @@ from pipelines.destination.working_file import (
     WorkRecord,
     open_working_file,
     quoted_name,
+    quoted_text,
     rewrite_file,
 )
 from pipelines.running.session import (
@@ -555,8 +556,7 @@ def _delete(path: Path) -> None:
 def _attached(file: Path) -> duckdb.DuckDBPyConnection:
     """A connection to a copy, under a name that is no schema's."""
     connection = duckdb.connect()
-    quoted = str(file).replace("'", "''")
-    connection.execute(f"ATTACH '{quoted}' AS _hc_kept")
+    connection.execute(f"ATTACH {quoted_text(file)} AS _hc_kept")
     connection.execute("USE _hc_kept")
     return connection
 
