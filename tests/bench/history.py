@@ -1,7 +1,4 @@
-"""What histories add to a load of 150,000 rows, and thirty days with a scan every few hours.
-
-Marts are off: those of stages read histories, and what they cost isn't the histories' cost.
-"""
+"""What histories add to a load of 150,000 rows, and thirty days with a scan every few hours."""
 
 from __future__ import annotations
 
@@ -16,8 +13,7 @@ from tests.bench._serving import serving
 from tests.bench.load import SIZES, change_some
 from tests.sync.pull.thirty_days import thirty_days
 
-_WITH = {"HIRINGCENTER_MARTS__ENABLED": "false"}
-_WITHOUT = {**_WITH, "HIRINGCENTER_PULL__HISTORY": "[]"}
+_WITHOUT = {"HIRINGCENTER_PULL__HISTORY": "[]"}
 _AT_MOST = 1.15
 _SEEDS = 3
 
@@ -45,8 +41,8 @@ def _measure(folder: Path, url: str) -> dict[str, Cost]:
         if what == "1 % changed":
             change_some(url, SIZES["prospects"] // 50)
         costs[f"{what}, without"] = hiringcenter(other, url, "pull", **_WITHOUT)
-        costs[what] = hiringcenter(own, url, "pull", **_WITH)
-    return {**costs, "filled": hiringcenter(other, url, "pull", **_WITH)}
+        costs[what] = hiringcenter(own, url, "pull")
+    return {**costs, "filled": hiringcenter(other, url, "pull")}
 
 
 def _month(seed: int) -> Row:
