@@ -328,13 +328,19 @@ class CopyOfAnother(ConfigurationError):
 
 class OtherAccount(ConfigurationError):
     """The destination has the rows of another account. landed, asked: their ids, or the hosts of
-    their APIs where those don't name an account."""
+    their APIs where those don't name an account. why: what the work would have done, and hasn't."""
 
-    def __init__(self, *, landed: str, asked: str) -> None:
+    def __init__(
+        self,
+        *,
+        landed: str,
+        asked: str,
+        why: str = "a pull would flag all of those rows deleted. Nothing was loaded",
+    ) -> None:
         self.landed, self.asked = landed, asked
         super().__init__(
-            f"The destination has the rows of {landed}, and this API key belongs to {asked}: a "
-            "pull would flag all of those rows deleted. Nothing was loaded. Give each account a "
+            f"The destination has the rows of {landed}, and this API key belongs to {asked}: "
+            f"{why}. Give each account a "
             "place of its own (HIRINGCENTER_DATASET, HIRINGCENTER_DUCKDB_PATH or "
             "HIRINGCENTER_DESTINATION), or correct HIRINGCENTER_API_KEY or HIRINGCENTER_BASE_URL; "
             "or, if the new account is to replace the other one there: "

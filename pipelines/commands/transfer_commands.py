@@ -596,6 +596,8 @@ def forget_lines(report: ForgetReport, request: ForgetRequest) -> list[Any]:
 
     if request.remember_again:
         return [_lifted(report, request)]
+    if report.error is not None and not report.people and not report.removed.total():
+        return []  # it ended before anything was found
     would = "would be removed" if request.dry_run else "removed"
     people = ", ".join(report.people)
     if report.people:

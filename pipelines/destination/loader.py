@@ -285,7 +285,16 @@ def _newest(
     ((version, text),) = rows
     if version != engine:
         raise ValueError("stored by another version of dlt")
-    with suppress(ValueError):  # it is base64, or JSON as it is
+    return parsed_state(text)
+
+
+def parsed_state(text: str | bytes) -> dict[str, Any]:
+    """A state or a schema as dlt stores it: base64, or JSON as it is.
+
+    Raises:
+        ValueError, zlib.error: it is neither.
+    """
+    with suppress(ValueError):
         text = zlib.decompress(base64.b64decode(text, validate=True))
     found: dict[str, Any] = json.loads(text)
     return found

@@ -71,6 +71,7 @@ from pipelines.destination.working_file import (
     quoted_text,
     rewrite_file,
 )
+from pipelines.pull.run_tables import refuse_other_account
 from pipelines.running.session import (
     Session,
     contact_hashes,
@@ -110,6 +111,10 @@ _DEAD_TUPLES = "rows that PostgreSQL has deleted and not overwritten yet: VACUUM
 _KEPT_BY_SERVER = (
     "what {label} keeps of deleted rows (staging tables, snapshots, time travel), and their ids in "
     "texts about others"
+)
+_OTHERS_PEOPLE = (
+    "the person would go from the other account's rows, and its next pull would bring them back. "
+    "Nothing was removed"
 )
 _LOG_IN_USE = (
     "the log of {what}, which another process is reading: run the command again once that has ended"
@@ -282,6 +287,8 @@ class _Forgetting:
         if self._request.is_email and "email" in self._hashes.hidden:
             report.not_reached.append(_OTHER_SPELLINGS)
         with self._opened_tables() as tables:
+            if tables is not None:
+                tables.refuse_other_account(self._session)
             unfinished = self._list.unfinished()
             found = self._find(tables, unfinished)
             people = found.people
@@ -609,6 +616,13 @@ class _PersonTables:
             variant = variant_name(column, "bigint")
             if numbers and self._has(table, variant):
                 yield f"{variant} IN ({', '.join(numbers)})"
+
+    def refuse_other_account(self, session: Session) -> None:
+        """
+        Raises:
+            OtherAccount: the rows aren't those of the key's account.
+        """
+        refuse_other_account(self._warehouse, session, _OTHERS_PEOPLE)
 
     # --- who it is --------------------------------------------------------------------------------
 

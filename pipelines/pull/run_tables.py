@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import orjson
@@ -28,13 +29,14 @@ from connector.webhooks.inbox import EventFacts
 from pipelines.destination.destination import Destination
 from pipelines.destination.history_tables import HISTORY_COLUMNS
 from pipelines.destination.identity import destination_label, destination_number, pull_lock_name
-from pipelines.destination.loader import Batch
+from pipelines.destination.loader import PIPELINE_NAME, SCHEMA_NAME, Batch, parsed_state
 from pipelines.running.session import Session, key_number, outbox_of
 
 _log, _pull_log = get_logger("push"), get_logger("pull")
 ACCOUNT_TABLE = "account"
 _UNKNOWN = "unknown"  # the id of an account that the API doesn't name
 _OWNER = "owner"  # in dlt's state of the table
+_STATES = "_dlt_pipeline_state"
 _SECRET = re.compile(r"(?i)key|secret|token|password")
 _NAMED = ("accountId", "active", "permissions")
 ACCOUNT_COLUMNS: dict[str, dict[str, Any]] = {
@@ -353,19 +355,47 @@ def owner_now(session: Session, facts: Mapping[str, Any] | None) -> Owner:
     return Owner(account, host, key_number(session.settings, session.ledger))
 
 
+class _Queried(Protocol):
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
+    def name(self, table: str) -> str: ...
+
+
+class LandedTables(_Queried, Protocol):
+    """The tables of a destination, opened for something else than loading."""
+
+    def column_names(self, table: str) -> list[str]: ...
+
+
 def owner_landed(destination: Destination) -> Owner | None:
     """Whose rows are there; None if there are none, or it isn't known."""
     if owner := destination.loader.state_of(ACCOUNT_TABLE).get(_OWNER):
         return Owner(**owner)
-    if not destination.columns(ACCOUNT_TABLE):
-        return None
-    ids = destination.query(f"SELECT id FROM {destination.name(ACCOUNT_TABLE)}")  # noqa: S608
+    return _owner_by_id(destination) if destination.columns(ACCOUNT_TABLE) else None
+
+
+def _owner_by_id(tables: _Queried) -> Owner | None:
+    """From the account's table: a version before this noted no more."""
+    ids = tables.query(f"SELECT id FROM {tables.name(ACCOUNT_TABLE)}")  # noqa: S608 - a name of ours
     known = [str(id_) for (id_,) in ids if id_ != _UNKNOWN]
-    return Owner(known[0]) if len(known) == 1 else None  # by a version that noted no more
+    return Owner(known[0]) if len(known) == 1 else None
 
 
-def refuse_other_owner(landed: Owner | None, now: Owner, *, take_over: bool) -> bool:
-    """True if the destination is taken over from another account.
+def _owner_stored(tables: LandedTables) -> Owner | None:
+    """The same as `owner_landed`, as far as a load has carried it to the destination. The published
+    copy has only the account's table."""
+    if not tables.column_names(ACCOUNT_TABLE):
+        return None
+    if tables.column_names(_STATES):
+        sql = f"SELECT _dlt_load_id, state FROM {tables.name(_STATES)} WHERE pipeline_name = %s"  # noqa: S608
+        _, newest = max(tables.query(sql, [PIPELINE_NAME]), default=("", "{}"))
+        with suppress(ValueError, LookupError, TypeError, zlib.error):  # by another version of dlt
+            states = parsed_state(newest)["sources"][SCHEMA_NAME]["resources"]
+            return Owner(**states[ACCOUNT_TABLE][_OWNER])
+    return _owner_by_id(tables)
+
+
+def refuse_other_owner(landed: Owner | None, now: Owner, *, take_over: bool, **why: str) -> bool:
+    """True if the destination is taken over from another account. why: as in `OtherAccount`.
 
     Raises:
         OtherAccount: it has another account's rows.
@@ -374,7 +404,7 @@ def refuse_other_owner(landed: Owner | None, now: Owner, *, take_over: bool) -> 
         return False
     if landed.is_other_than(now):
         if not take_over:
-            raise OtherAccount(landed=str(landed), asked=str(now))
+            raise OtherAccount(landed=str(landed), asked=str(now), **why)
         _pull_log.warning("pull.account_taken_over", landed=str(landed), now=str(now))
         return True
     if not (landed.account and now.account) and landed.host and landed.host != now.host:
@@ -397,13 +427,29 @@ def refuse_if_moved(destination: Destination, session: Session) -> None:
     Raises:
         OtherAccount: the destination has another account's rows.
     """
-    landed, now = owner_landed(destination), owner_now(session, None)
+    landed = owner_landed(destination)
+    if (now := _owner_if_moved(landed, session)) is not None:
+        note_owner(destination, landed, now)
+
+
+def refuse_other_account(tables: LandedTables, session: Session, why: str) -> None:
+    """The same for work with tables that isn't a load. why: as in `OtherAccount`.
+
+    Raises:
+        OtherAccount: they have another account's rows.
+    """
+    _owner_if_moved(_owner_stored(tables), session, why=why)
+
+
+def _owner_if_moved(landed: Owner | None, session: Session, **why: str) -> Owner | None:
+    """The key's account, asked for; None where that is needless."""
+    now = owner_now(session, None)
     if landed is None or (landed.host, landed.key) == (now.host, now.key):
-        return
+        return None
     try:
         now = owner_now(session, session.client.account())
     except (Refused, Unauthorized) as error:
         if error.status == 401:
             raise
-    refuse_other_owner(landed, now, take_over=False)
-    note_owner(destination, landed, now)
+    refuse_other_owner(landed, now, take_over=False, **why)
+    return now

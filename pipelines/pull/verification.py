@@ -48,6 +48,7 @@ from connector.webhooks.inbox import account_of, find_inbox
 from pipelines.destination.identity import destination_label, is_duckdb
 from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
+from pipelines.pull.run_tables import LandedTables, refuse_other_account
 from pipelines.pull.sampling import CONFIDENCE, Draw, rows_to_show, upper_bound, verdict
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
@@ -60,6 +61,7 @@ _IN_ONE_QUERY = 1000
 _CLOCK_MS = 1000  # the server's clock is known to about a second
 _MORE_COLUMN = "_hc_more"
 _VARIANT = "__v_"
+_OTHERS_ROWS = "each of those rows would count as wrong or late. Nothing was compared"
 _LIVE = f"{DELETED_COLUMN} IS NULL"
 _log = get_logger("verify")
 Row = dict[str, Any]
@@ -68,9 +70,7 @@ Row = dict[str, Any]
 # --- the rows that have landed --------------------------------------------------------------------
 
 
-class _LandedTables(Protocol):
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
-    def name(self, table: str) -> str: ...
+class _ReadTables(LandedTables, Protocol):
     def quoted_column(self, column: str) -> str: ...
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
 
@@ -104,7 +104,7 @@ class _ServerColumns(ServerWarehouse):
 
 
 @contextmanager
-def open_landed(settings: Settings) -> Iterator[_LandedTables]:
+def open_landed(settings: Settings) -> Iterator[_ReadTables]:
     """The published copy, as it is now and stays while it is open, or the server's tables.
 
     Raises:
@@ -147,9 +147,7 @@ class _SampledList:
     why_not: str | None = None
 
 
-def _read_list(
-    tables: _LandedTables, known: _SampledList, most: int, chance: random.Random
-) -> None:
+def _read_list(tables: _ReadTables, known: _SampledList, most: int, chance: random.Random) -> None:
     """Count its rows that aren't flagged deleted, and read `most` of them, chosen at random."""
     name = tables.name(known.name)
     has_unlisted = UNLISTED_COLUMN in known.columns
@@ -174,7 +172,7 @@ def _read_list(
     chance.shuffle(known.sample)
 
 
-def _rows_of(tables: _LandedTables, known: _SampledList, ids: Sequence[str]) -> dict[str, Row]:
+def _rows_of(tables: _ReadTables, known: _SampledList, ids: Sequence[str]) -> dict[str, Row]:
     """Rows that aren't flagged deleted, by id."""
     names = list(known.columns)
     quoted = ", ".join(map(tables.quoted_column, names))  # a field's name may be a keyword
@@ -195,7 +193,7 @@ def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _note_freshness(
-    tables: _LandedTables, columns: Mapping[str, Any], lists: Mapping[str, _SampledList]
+    tables: _ReadTables, columns: Mapping[str, Any], lists: Mapping[str, _SampledList]
 ) -> None:
     """When each list was pulled, as the destination itself says: so it fits the rows."""
     if "_hc_freshness" not in columns:
@@ -383,7 +381,8 @@ def verify(
     chance: chooses them.
 
     Raises:
-        UsageError: nothing has been pulled yet. DestinationError: the rows can't be read.
+        UsageError: nothing has been pulled yet. OtherAccount: the rows are another account's.
+        DestinationError: they can't be read.
         MissingKey, BudgetError: no request was sent.
     """
     with open_session(settings, kind="verify") as session:
@@ -431,8 +430,9 @@ class _VerifyRun:
         spare = math.ceil(self._wanted.requests * _SPARE_SHARE)
         return self._wanted.requests + spare
 
-    def _read(self, tables: _LandedTables) -> None:
+    def _read(self, tables: _ReadTables) -> None:
         """When lists were pulled comes first: rows that land meanwhile are newer than that."""
+        refuse_other_account(tables, self._session, _OTHERS_ROWS)
         columns = tables.columns()
         _note_freshness(tables, columns, self._lists)
         for known in self._lists.values():

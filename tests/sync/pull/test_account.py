@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import duckdb
@@ -14,11 +15,19 @@ from connector.errors import OtherAccount
 from connector.sandbox import Sandbox, SandboxOptions
 from pipelines.destination.destination import Destination
 from pipelines.pull.drain import drain
+from pipelines.pull.forgetting import ForgetRequest, forget
 from pipelines.pull.run_tables import ACCOUNT_TABLE, Owner, account_batch
+from pipelines.pull.verification import VerifyRequest, verify
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.following import followed
 
 KEY = "hc_live_0123456789abcdef"
+
+
+@pytest.fixture
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(SandboxOptions(prospects=20, notes=10, tasks=8, meetings=6)) as running:
+        yield running
 
 
 def landed(puller: Puller) -> list[tuple[Any, ...]]:
@@ -122,6 +131,34 @@ def test_a_drain_asks_whose_people_it_looks_up_where_the_api_has_moved(puller: P
         puller.change(base_url=puller.sandbox.url, api_key=SecretStr(puller.sandbox.api_key))
         events.drain()
         events.assert_true()
+
+
+def test_another_accounts_people_are_neither_compared_nor_forgotten(any_puller: Puller):
+    """Refused after one request, with the ways out; with the own key again, both do their work, and
+    a forget sends no request."""
+    puller = any_puller
+    puller.pull_ok()
+    before, person = puller.landed(), puller.sandbox.store.all("prospects")[0]["id"]
+    own = {"base_url": puller.sandbox.url, "api_key": SecretStr(puller.sandbox.api_key)}
+    wanted = VerifyRequest(("meetings",), 5, max_wrong=0.9)
+    with Sandbox(SandboxOptions(prospects=0, account_id="acct_other")) as other:
+        puller.change(base_url=other.url, api_key=SecretStr("k-of-the-other-account"))
+        other.options.api_key = "k-of-the-other-account"
+        with pytest.raises(OtherAccount, match="'acct_other'.*Nothing was compared.*DATASET"):
+            verify(puller.settings, wanted)
+        for dry_run in (True, False):
+            report = forget(puller.settings, ForgetRequest(person, dry_run=dry_run))
+            assert isinstance(report.error, OtherAccount)
+            assert "Nothing was removed" in str(report.error)
+            assert (report.exit_code, report.removed.total()) == (2, 0)
+        assert {request.path for request in other.requests} == {"/v2/auth"}
+    assert puller.landed() == before
+    puller.change(**own)
+    puller.sandbox.clear_log()
+    assert verify(puller.settings, wanted).exit_code == 0
+    puller.sandbox.clear_log()
+    assert forget(puller.settings, ForgetRequest(person)).people == (person,)
+    assert puller.sandbox.requests == []
 
 
 @pytest.mark.parametrize(

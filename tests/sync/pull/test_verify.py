@@ -81,12 +81,12 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
 
 
 def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
-    """One request for each row, and one for each count. Where too few rows were compared to tell
+    """One request for each row, one for each count, and one for the account. Where too few rows were compared to tell
     whether at most 1 % are wrong, the exit code is 3, and it says how many it takes."""
     puller.pull_ok()
     report = _verify(puller, requests=100, max_wrong=0.02)
     assert report.summary["compared"] == 100
-    assert report.summary["requests"] == 104
+    assert report.summary["requests"] == 105
     assert report.exit_code == 0
     text = "\n".join(str(each) for each in verify_lines(report.summary))
     assert "0 of 100 differ: at most 1.9% of 160 rows are wrong, with 95% confidence." in text
@@ -121,14 +121,14 @@ def test_rows_edited_after_the_pull_are_late_and_others_take_their_place(puller:
     late, compared = report.summary["late"], report.summary["compared"]
     assert late > 0
     assert compared == 50
-    assert report.summary["requests"] == 1 + 50 + late
+    assert report.summary["requests"] == 2 + 50 + late
     assert report.summary["wrong"] == 0
     everything = _verify(puller, "prospects")
     assert [everything.summary[name] for name in ("late", "compared", "at_most")] == [5, 75, 0]
     for each in _ids(puller, "prospects"):
         puller.sandbox.store.update("prospects", each, {"title": "edited"})
     report = _verify(puller, "prospects", requests=20)  # at most a tenth more are looked up
-    assert report.summary["requests"] == 23
+    assert report.summary["requests"] == 24
     assert report.summary["compared"] == 0
     assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
 
