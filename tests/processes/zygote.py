@@ -65,8 +65,9 @@ class _Forks:
         assert self._read() == "ready"
         atexit.register(self._process.communicate)
 
-    def ask(self, command: dict[str, Any] | None) -> int:
-        """Of a command line, the pid of the child; of None, how the last child ended."""
+    def ask(self, command: dict[str, Any] | int | None) -> int:
+        """Of a command line, the pid of the child; of a pid, or of None, how that child ended, or
+        the last one."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command) + "\n")
         self._process.stdin.flush()
@@ -122,10 +123,11 @@ class Zygote:
     def _log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.operations")
 
-    def wait(self) -> int:
-        """Wait for the child started last: its exit code, negative for a signal."""
-        self._is_running = False
-        return os.waitstatus_to_exitcode(self._forks.ask(None))
+    def wait(self, pid: int | None = None) -> int:
+        """Wait for the child started last, or for an earlier one: its exit code, negative for a
+        signal."""
+        self._is_running = pid is not None and self._is_running
+        return os.waitstatus_to_exitcode(self._forks.ask(pid))
 
     def __enter__(self) -> Self:
         return self
@@ -155,8 +157,8 @@ def _serve() -> None:
     child = 0
     for line in sys.stdin:
         command = json.loads(line)
-        if command is None:
-            print(os.waitpid(child, 0)[1], flush=True)
+        if not isinstance(command, dict):
+            print(os.waitpid(command or child, 0)[1], flush=True)
             continue
         child = os.fork()
         if child == 0:

@@ -17,6 +17,7 @@ from connector.budget.database import Database
 from connector.budget.locks import take_lock
 from connector.sandbox import Sandbox
 from connector.settings import load
+from connector.upsert.outbox.forgotten import ForgottenList
 from pipelines.commands.status_commands import recent_runs
 from pipelines.destination.identity import prepare_state_dir, pull_lock_name
 from tests.sync.commands.conftest import Run
@@ -119,18 +120,24 @@ def test_an_unknown_option_is_exit_2_with_json_too(run: Run, sandbox: Sandbox):
     assert ended.summary["status"] == "failed"
 
 
-def test_a_second_pull_meets_the_lock(run: Run, sandbox: Sandbox):
-    """Exit 75, naming the holder; no request is sent."""
+def test_a_second_pull_and_a_forget_meet_the_lock(
+    run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+):
+    """Exit 75, naming the holder; no request is sent, and nobody is forgotten. A forget has waited
+    before, a minute elsewhere."""
+    monkeypatch.setattr("pipelines.running.session.LOCK_WAIT_S", 0.0)
     settings = load()
     prepare_state_dir(settings)
     database = Database(settings.resolved_ledger_url)
     with take_lock(database, pull_lock_name(settings), run_id="the-other"):
-        ended = run("pull", "--json")
-    database.close()
-    assert ended.code == 75
-    assert ended.summary["error"]["type"] == "AlreadyRunning"
-    assert "the-other" in ended.err
+        both = [run("pull", "--json"), run("forget", "ann@example.org", "--json")]
+    for ended in both:
+        assert ended.code == 75
+        assert ended.summary["error"]["type"] == "AlreadyRunning"
+        assert "the-other" in ended.err
     assert sandbox.requests == []
+    assert ForgottenList(database, None).aliases() == frozenset()
+    database.close()
 
 
 def test_check_looks_at_everything(run: Run, sandbox: Sandbox):

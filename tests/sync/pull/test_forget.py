@@ -16,12 +16,13 @@ from sqlalchemy import select
 from connector.budget import locks
 from connector.budget.database import Database
 from connector.errors import AlreadyRunning
-from connector.sandbox import Sandbox, SandboxOptions
+from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import Settings
 from connector.webhooks.inbox import Arrival, account_of, open_inbox
 from pipelines.destination.identity import pull_lock_name
 from pipelines.pull.drain import drain
 from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
+from pipelines.pull.verification import VerifyRequest, verify
 from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_run import PlanFiles, plan_push, push
@@ -71,7 +72,8 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     puller: Puller, installation: Path, tmp_path: Path
 ):
     """Of what was in fourteen places, the search that found it finds nothing; a full pull is proven
-    complete without them, and the same file pushed again rejects their row and sends the others."""
+    complete without them, `verify` finds nothing wrong, and the same file pushed again rejects
+    their row and sends the others."""
     add_person(puller.sandbox)
     puller.pull_ok()
     assert push_person(puller.settings, tmp_path).summary["updated"] == 1
@@ -103,6 +105,13 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     puller.pull_ok(full=True)
     pulled = puller.reports[-1].summary["resources"]["prospects"]
     assert (pulled["complete"], pulled["rows"]) == (True, 8)
+    verified = verify(puller.settings, VerifyRequest(RESOURCES, 100))  # skips who was forgotten
+    assert [verified.summary[name] for name in ("compared", "wrong", "late")] == [
+        8 + 6 + 4 + 3,
+        0,
+        0,
+    ]
+    assert (verified.summary["resources"]["prospects"]["total_count"], verified.exit_code) == (9, 0)
     again = push_person(puller.settings, tmp_path, "Anna,Lee,anna@example.org,,Doctor")
     assert (again.summary["rejected"], again.summary["created"]) == (1, 1)
     assert "--remember-again" in str(again.noteworthy[0].message)

@@ -81,8 +81,9 @@ def test_an_exact_copy_has_no_differences_and_an_altered_one_those_that_were_mad
 
 
 def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
-    """One request for each row, one for each count, and one for the account. Where too few rows were compared to tell
-    whether at most 1 % are wrong, the exit code is 3, and it says how many it takes."""
+    """One request for each row and each count, and one for the account. Where too few rows were
+    compared to tell whether at most 1 % are wrong, the exit code is 3, and it says how many it
+    takes."""
     puller.pull_ok()
     report = _verify(puller, requests=100, max_wrong=0.02)
     assert report.summary["compared"] == 100
