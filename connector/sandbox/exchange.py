@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -11,11 +12,14 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from connector.sandbox import api_routes, faults
+from connector.sandbox import faults
 from connector.sandbox.rate_limits import limit_headers, retry_after_s
-from connector.sandbox.request_checks import Refused
-from connector.sandbox.sandbox_options import EARLY_FAULTS
-from connector.sandbox.state import LoggedRequest, State
+from connector.sandbox.request_checks import Refused, json_object
+from connector.sandbox.sandbox_options import EARLY_FAULTS, RESOURCES
+from connector.sandbox.state import Answer, AppliedChange, LoggedRequest, State
+from connector.sandbox.table import encode
+from connector.sandbox.webhooks import polled
+from connector.sandbox.writes import Written, known_fields, write_activity, write_prospect
 
 
 class Api:
@@ -68,58 +72,173 @@ class Api:
         try:
             if self._state.on_request is not None:
                 self._state.on_request(logged)
-            return await self._admit(logged, authorization, headers)
+            self._authorize(logged, authorization)
+            self._admit(logged, headers)
+            logged.fault = self._state.faults.pick(logged)
+            if logged.fault in EARLY_FAULTS:
+                now_s = logged.received_s
+                return faults.early_answer(logged.fault, self._state.options, now_s, headers)
+            return await self._carry_out(logged, headers)
         except Refused as refused:
-            return _json(refused.status, orjson.dumps(refused.as_json()), headers)
+            return _response(_refusal(refused), headers)
         except Exception as error:  # noqa: BLE001 - raised again when the sandbox stops
             self._state.failures.append(error)
-            return _json(500, b'{"error":"Sandbox failure","message":"see the sandbox"}', headers)
-
-    async def _admit(
-        self, logged: LoggedRequest, authorization: str, headers: dict[str, str]
-    ) -> Response | None:
-        """Answer a request; fills `headers` with those of the limits once it is counted."""
-        state = self._state
-        self._authorize(logged, authorization)
-        verdict = state.limits.arrive(logged.received_s)
-        if verdict is not None:
-            skewed_s = logged.received_s + state.options.clock_skew_s
-            headers |= limit_headers(verdict, state.options, skewed_s)
-            if verdict.wait_s > 0:
-                message = f"{verdict.name} limit exceeded. Please try again later."
-                facts = {"message": message, "retryAfter": retry_after_s(verdict)}
-                return _json(429, orjson.dumps({"error": "Too many requests", **facts}), headers)
-        logged.fault = state.faults.pick(logged)
-        if logged.fault in EARLY_FAULTS:
-            return faults.early_answer(logged.fault, state.options, logged.received_s, headers)
-        return await self._carry_out(logged, headers)
-
-    async def _carry_out(
-        self, logged: LoggedRequest, headers: Mapping[str, str]
-    ) -> Response | None:
-        """The endpoint's answer, refusals included, as changed by a late fault."""
-        try:
-            done = await api_routes.answer(self._state, logged)
-            answer = _json(done.status, done.body, headers)
-        except Refused as refused:
-            answer = _json(refused.status, orjson.dumps(refused.as_json()), headers)
-        if logged.fault == "drop_after":
-            return None
-        return faults.late_answer(logged.fault, answer, logged.number, headers)
+            told = b'{"error":"Sandbox failure","message":"see the sandbox"}'
+            return _response(Answer(500, told), headers)
 
     def _authorize(self, logged: LoggedRequest, authorization: str) -> None:
         options = self._state.options
         wanted = f"Bearer {options.api_key}".encode()
         if not hmac.compare_digest(authorization.encode(), wanted):
             raise Refused(401, "Unauthorized", "The API key is missing or not valid.")
-        permission = api_routes.needed_permission(logged)
-        if permission is None:
+        resource = logged.parts[0]
+        if resource == "auth":
             return
         if not options.active:
             raise Refused(403, "Forbidden", "This API key is not active.")
+        verb = "read" if logged.method == "GET" else "write"
+        permission = f"{resource if resource in RESOURCES else 'prospects'}:{verb}"
         if permission not in options.permissions:
             raise Refused(403, "Forbidden", f"This API key lacks the permission {permission}.")
 
+    def _admit(self, logged: LoggedRequest, headers: dict[str, str]) -> None:
+        """Count a request, and fill `headers` with those of the limits."""
+        state = self._state
+        verdict = state.limits.arrive(logged.received_s)
+        if verdict is None:
+            return
+        headers |= limit_headers(
+            verdict, state.options, logged.received_s + state.options.clock_skew_s
+        )
+        if verdict.wait_s > 0:
+            message = f"{verdict.name} limit exceeded. Please try again later."
+            wait_s = retry_after_s(verdict)
+            raise Refused(429, "Too many requests", message, retryAfter=wait_s)
 
-def _json(status: int, body: bytes, headers: Mapping[str, str]) -> Response:
-    return Response(body, status, dict(headers), "application/json")
+    async def _carry_out(
+        self, logged: LoggedRequest, headers: Mapping[str, str]
+    ) -> Response | None:
+        """The endpoint's answer, refusals included, as changed by a late fault."""
+        try:
+            done = await _carried_out(self._state, logged)
+        except Refused as refused:
+            done = _refusal(refused)
+        if logged.fault == "drop_after":
+            return None
+        answer = _response(done, headers)
+        return faults.late_answer(logged.fault, answer, logged.number, headers)
+
+
+def _refusal(refused: Refused) -> Answer:
+    return Answer(refused.status, orjson.dumps(refused.as_json()))
+
+
+def _response(answer: Answer, headers: Mapping[str, str]) -> Response:
+    return Response(answer.body, answer.status, dict(headers), "application/json")
+
+
+# --- what each endpoint does: a 2xx, or Refused ----------------------------------------------
+
+
+async def _carried_out(state: State, request: LoggedRequest) -> Answer:
+    """Wait for the latency and run a request, or replay what its idempotency key already got."""
+    key = request.idempotency_key if request.method in ("POST", "DELETE") else None
+    if key is None:
+        await faults.pause(state.options.latency_s)
+        return _run(state, request)
+    now_s, ttl_s = state.clock.now_s(), state.options.keys_ttl_s
+    fingerprint = f"{request.method} {request.path} {hashlib.sha256(request.body).hexdigest()}"
+    kept = state.keys.begin(key, fingerprint, now_s, ttl_s)
+    if kept is not None:
+        request.replayed = True
+        return kept
+    try:
+        await faults.pause(state.options.latency_s)
+        done = _run(state, request)
+    except BaseException:
+        state.keys.abandon(key)
+        raise
+    state.keys.finish(key, done, state.clock.now_s())
+    return done
+
+
+def _run(state: State, request: LoggedRequest) -> Answer:
+    known: set[str] = set()
+    try:
+        match request.method, *request.parts:
+            case "GET", resource if resource in RESOURCES:
+                known = state.listing.known_parameters(resource)
+                body = state.listing.answer(resource, request.params, state.clock.now_s())
+                return Answer(200, body)
+            case "GET", resource, record_id if resource in RESOURCES:
+                return Answer(200, _one(state, resource, record_id))
+            case "GET", "auth":
+                return Answer(200, _key_facts(state))
+            case "GET", "webhooks", "poll":
+                known = {"eventType", "accountId"}
+                return Answer(200, polled(state.store, state.options, dict(request.params)))
+            case "POST", resource if resource in RESOURCES:
+                return _post(state, request, resource)
+            case "DELETE", resource, record_id if resource in RESOURCES:
+                return _delete(state, request, resource, record_id)
+            case "POST", "webhooks", "subscribe":
+                made = state.webhooks.subscribe(json_object(request.body))
+                return Answer(201, orjson.dumps(made))
+            case "GET" | "POST" | "DELETE", *_:
+                message = f"{request.method} {request.path} doesn't exist"
+                raise Refused(404, "Not found", message)
+    finally:
+        state.unknown_parameters += [name for name, _ in request.params if name not in known]
+    raise Refused(405, "Method not allowed", f"{request.method} is not known here")
+
+
+def _one(state: State, resource: str, record_id: str) -> bytes:
+    record = state.store.get(resource, record_id)
+    if record is None:
+        raise Refused(404, "Not found", f"{resource}: no record {record_id!r}")
+    return encode({"success": True, state.options.one_item_name: record})
+
+
+def _key_facts(state: State) -> bytes:
+    options = state.options
+    facts = {
+        "accountId": options.account_id,
+        "permissions": options.permissions,
+        "active": options.active,
+    }
+    return encode(
+        {"success": True, options.one_item_name: facts} if options.auth_under_item else facts
+    )
+
+
+def _post(state: State, request: LoggedRequest, resource: str) -> Answer:
+    payload = json_object(request.body)
+    store, options = state.store, state.options
+    if resource == "prospects":
+        written = write_prospect(store, options, payload)
+    else:
+        written = write_activity(store, options, resource, payload, state.clock.now_ms())
+    known = known_fields(resource, options)
+    state.unknown_fields += [name for name in payload if name not in known]
+    _log_applied(state, request, resource, written, payload)
+    body = {"success": True, options.one_item_name: written.record}
+    if written.message:
+        body["message"] = written.message
+    return Answer(written.status, encode(body))
+
+
+def _delete(state: State, request: LoggedRequest, resource: str, record_id: str) -> Answer:
+    try:
+        state.store.delete(resource, record_id)
+    except KeyError:
+        raise Refused(404, "Not found", f"{resource}: no record {record_id!r}") from None
+    _log_applied(state, request, resource, Written(200, "deleted", {"id": record_id}), None)
+    return Answer(200, b'{"success":true}')
+
+
+def _log_applied(
+    state: State, request: LoggedRequest, resource: str, written: Written, payload: object
+) -> None:
+    if written.action is not None:
+        facts = (resource, written.record["id"], written.action, request.idempotency_key, payload)
+        state.applied.append(AppliedChange(*facts, at_s=state.clock.now_s()))

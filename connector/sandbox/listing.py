@@ -1,29 +1,33 @@
-"""One page of one list: limits, filters, page tokens, and the answer's envelope."""
+"""One page of one list: limits, page tokens, the answer's envelope, and filters."""
 
 from __future__ import annotations
 
 import base64
-import binascii
+import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
-from connector.sandbox.generated_records import SORT_FIELDS
-from connector.sandbox.list_filters import FILTERS, OLDER_FILTERS, Params, wanted_by
-from connector.sandbox.request_checks import bad_request
+from connector.sandbox.generated_records import SORT_FIELDS, Record
+from connector.sandbox.request_checks import CONTACT_KEYS, bad_request
 from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.store import Store
 from connector.sandbox.table import Table, encode, matching
 
+MAX_LABELS = 10
+FILTERS: dict[str, set[str]] = {
+    "prospects": {"email", "phone", "name", "title", "company", "stage", "label"},
+    "notes": {"prospectId", "userId"},
+    "tasks": {"prospectId", "assignedTo", "userId", "incompleteOnly", "dueBefore", "dueAfter"},
+    "meetings": {"prospectId", "ownerId", "meetingType", "meetingDateAfter", "meetingDateBefore"},
+}  # fmt: skip
+OLDER_FILTERS = {"tasks": {"assignTo": "assignedTo"}}
 LAST_NAMES = {
-    "prospects": "lastProspect",
-    "notes": "lastNote",
-    "tasks": "lastTask",
-    "meetings": "lastMeeting",
-}
+    "prospects": "lastProspect", "notes": "lastNote", "tasks": "lastTask", "meetings": "lastMeeting"
+}  # fmt: skip
+Params = list[tuple[str, str]]
+Test = Callable[[Record], bool]
 PageStart = int | tuple[Any, int]  # rows returned before, or (sort key, serial) of the last of them
 _FILTERED_KEPT = 8  # filtered lists that are cached between their pages
 
@@ -94,14 +98,12 @@ class Listing:
             page = self._page(rows, resource, start, limit, now_s)
         return enveloped(resource, page, self._options)
 
-    def unknown(self, resource: str, params: Params) -> list[str]:
-        """Names of parameters that this revision of this list doesn't know."""
-        known = set(FILTERS[resource]) | {"limit"}
+    def known_parameters(self, resource: str) -> set[str]:
+        """Names of the parameters that this revision of this list knows."""
+        known = FILTERS[resource] | {"limit"}
         if self._is_legacy(resource):
-            known |= set(OLDER_FILTERS.get(resource, ())) | {"startAfter"}
-        elif self._is_paged(resource):
-            known.add("pageToken")
-        return [name for name, _ in params if name not in known]
+            return known | set(OLDER_FILTERS.get(resource, ())) | {"startAfter"}
+        return known | {"pageToken"} if self._is_paged(resource) else known
 
     def _is_legacy(self, resource: str) -> bool:
         return self._options.envelope_of(resource) == "legacy"
@@ -176,35 +178,23 @@ class Listing:
 
 
 def write_token(resource: str, start: PageStart, now_s: float) -> str:
-    payload = {"r": resource, "p": _without_infinity(start), "t": now_s}
-    return base64.urlsafe_b64encode(orjson.dumps(payload)).rstrip(b"=").decode()
+    payload = json.dumps({"r": resource, "p": start, "t": now_s})  # rows without a time: Infinity
+    return base64.urlsafe_b64encode(payload.encode()).rstrip(b"=").decode()
 
 
 def read_token(token: str, resource: str, now_s: float, ttl_s: float | None) -> PageStart:
     """Where a token's page starts. Refused: of another list, or older than `ttl_s` seconds."""
     try:
-        payload = orjson.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
+        payload = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
         start, issued_s = payload["p"], payload["t"]
         known = payload["r"] == resource
-    except (ValueError, binascii.Error, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         known = False
     if not known:
         raise bad_request("pageToken: not a token of this list")
     if ttl_s is not None and now_s - issued_s > ttl_s:
         raise bad_request("pageToken: this token has expired, start again without it")
-    return start if isinstance(start, int) else (_with_infinity(start[0]), int(start[1]))
-
-
-def _without_infinity(start: PageStart) -> Any:
-    """JSON has no infinities, which are the sort keys of rows without a time."""
-    if isinstance(start, int):
-        return start
-    key, serial = start
-    return [str(key) if key in (float("inf"), float("-inf")) else key, serial]
-
-
-def _with_infinity(key: Any) -> Any:
-    return float(key) if key in ("inf", "-inf") else key
+    return start if isinstance(start, int) else (start[0], start[1])
 
 
 def enveloped(resource: str, page: Page, options: SandboxOptions) -> bytes:
@@ -228,3 +218,74 @@ def _body(before: dict[str, Any], name: str, rows: list[bytes], after: dict[str,
     listed = b'"%s":[%s]' % (name.encode(), b",".join(rows))
     parts = [encode(before)[1:-1], listed, encode(after)[1:-1]]
     return b"{" + b",".join(part for part in parts if part) + b"}"
+
+
+# --- filters: query parameters → a test of one record ----------------------------------------
+
+
+def wanted_by(resource: str, params: Params) -> Test | None:
+    """A test that accepts the records that all filters in `params` accept; None without filters.
+    Refused: a value that the filter can't read, or more than `MAX_LABELS` labels."""
+    simple = FILTERS[resource] - {"label"}
+    tests = [_test(resource, name, value) for name, value in params if name in simple]
+    repeated = [value for name, value in params if name == "label"]
+    labels = {part.strip() for value in repeated for part in value.split(",") if part.strip()}
+    if len(labels) > MAX_LABELS:
+        raise bad_request(f"label: at most {MAX_LABELS} labels, got {len(labels)}")
+    if labels:
+        tests.append(lambda record: not labels.isdisjoint(record.get("labels") or ()))
+    return (lambda record: all(test(record) for test in tests)) if tests else None
+
+
+def _test(resource: str, name: str, value: str) -> Test:
+    match name:
+        case "email" | "phone":
+            contact_key = CONTACT_KEYS[name]
+            key = contact_key(value)
+            return lambda record: key is not None and contact_key(record.get(name)) == key
+        case "name":
+            part = value.casefold()
+            return lambda record: part in _full_name(record).casefold()
+        case "title" | "company":
+            text = value.casefold()
+            return lambda record: str(record.get(name) or "").casefold() == text
+        case "stage":
+            return lambda record: (
+                value in (record.get("currentStage"), record.get("currentStageId"))
+            )
+        case "userId" if resource == "tasks":
+            return lambda record: value in map(record.get, ("assignedTo", "createdBy"))
+        case "incompleteOnly":
+            if value.lower() not in {"true", "false", "1", "0"}:
+                raise bad_request(f"incompleteOnly: expected true or false, got {value!r}")
+            return _is_open if value.lower() in {"true", "1"} else lambda _record: True
+        case "dueBefore" | "dueAfter":
+            within = _bound("dueAt", value, upper=name == "dueBefore")
+            return lambda record: _is_open(record) and within(record)
+        case "meetingDateBefore" | "meetingDateAfter":
+            return _bound("meetingDate", value, upper=name == "meetingDateBefore")
+    return lambda record: record.get(name) == value
+
+
+def _full_name(record: Record) -> str:
+    return f"{record.get('firstName') or ''} {record.get('lastName') or ''}"
+
+
+def _is_open(record: Record) -> bool:
+    return record.get("completedAt") is None
+
+
+def _bound(field: str, value: str, *, upper: bool) -> Test:
+    """Inclusive; a record without the field is outside."""
+    try:
+        bound_ms = int(value)
+    except ValueError:
+        raise bad_request(f"expected Unix milliseconds, got {value!r}") from None
+
+    def test(record: Record) -> bool:
+        at_ms: Any = record.get(field)
+        if not isinstance(at_ms, int | float) or isinstance(at_ms, bool):
+            return False
+        return bool(at_ms <= bound_ms if upper else at_ms >= bound_ms)
+
+    return test

@@ -17,14 +17,14 @@ Check = Callable[[str, Any], Any]
 
 
 class Refused(Exception):
-    """A request that is answered with `status` and `{"error", "message"}`."""
+    """A request that is answered with `status` and `{"error", "message"}`, and further `facts`."""
 
-    def __init__(self, status: int, error: str, message: str) -> None:
-        self.status, self.error = status, error
+    def __init__(self, status: int, error: str, message: str, **facts: Any) -> None:
+        self.status, self._error, self._facts = status, error, facts
         super().__init__(message)
 
-    def as_json(self) -> dict[str, str]:
-        return {"error": self.error, "message": str(self)}
+    def as_json(self) -> dict[str, Any]:
+        return {"error": self._error, "message": str(self), **self._facts}
 
 
 def bad_request(message: str) -> Refused:

@@ -12,12 +12,11 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from connector.sandbox.api_routes import BASE_PATH
 from connector.sandbox.control import PREFIX, control_routes
 from connector.sandbox.exchange import Api
 from connector.sandbox.faults import SandboxProtocol
 from connector.sandbox.sandbox_options import SandboxOptions
-from connector.sandbox.state import State
+from connector.sandbox.state import BASE_PATH, State
 
 HOST = "127.0.0.1"
 START_TIMEOUT_S = 30.0

@@ -15,6 +15,7 @@ from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.store import Store
 from connector.sandbox.webhooks import Webhooks
 
+BASE_PATH = "/v2"
 MAX_KEY_LENGTH = 512
 
 
@@ -57,6 +58,11 @@ class LoggedRequest:
     fault: str | None = None
     replayed: bool = False
     number: int = 0
+
+    @property
+    def parts(self) -> list[str]:
+        """The names in the path, without the base path; [""] for the base path alone."""
+        return self.path.removeprefix(BASE_PATH).strip("/").split("/")
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "body": self.body.decode("utf-8", "replace")}

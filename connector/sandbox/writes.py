@@ -160,6 +160,8 @@ _FORMS = {
 
 def known_fields(resource: str, options: SandboxOptions) -> set[str]:
     """Names that a payload may use in the configured revision."""
+    if resource == "prospects":
+        return set(PROSPECT_CHECKS)
     form = _FORMS[resource]
     current = {*form.required, *form.optional}
     if options.write_names == "current":
