@@ -19,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 from connector.sandbox.request_checks import Refused, json_object
 from connector.sandbox.sandbox_options import RESOURCES, change_options
 from connector.sandbox.state import State
-from connector.sandbox.table import encode
+from connector.sandbox.store import encode
 
 PREFIX = "/__sandbox__"
 _OWN_NAMES = ("127.0.0.1", "localhost", "::1")

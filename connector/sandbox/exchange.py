@@ -17,7 +17,7 @@ from connector.sandbox.rate_limits import limit_headers, retry_after_s
 from connector.sandbox.request_checks import Refused, json_object
 from connector.sandbox.sandbox_options import EARLY_FAULTS, RESOURCES
 from connector.sandbox.state import Answer, AppliedChange, LoggedRequest, State
-from connector.sandbox.table import encode
+from connector.sandbox.store import encode
 from connector.sandbox.webhooks import polled
 from connector.sandbox.writes import Written, known_fields, write_activity, write_prospect
 
@@ -75,10 +75,8 @@ class Api:
             self._authorize(logged, authorization)
             self._admit(logged, headers)
             logged.fault = self._state.faults.pick(logged)
-            if logged.fault in EARLY_FAULTS:
-                now_s = logged.received_s
-                return faults.early_answer(logged.fault, self._state.options, now_s, headers)
-            return await self._carry_out(logged, headers)
+            done = None if logged.fault in EARLY_FAULTS else await self._carry_out(logged, headers)
+            return faults.faulty_answer(logged, done, headers)
         except Refused as refused:
             return _response(_refusal(refused), headers)
         except Exception as error:  # noqa: BLE001 - raised again when the sandbox stops
@@ -115,18 +113,12 @@ class Api:
             wait_s = retry_after_s(verdict)
             raise Refused(429, "Too many requests", message, retryAfter=wait_s)
 
-    async def _carry_out(
-        self, logged: LoggedRequest, headers: Mapping[str, str]
-    ) -> Response | None:
-        """The endpoint's answer, refusals included, as changed by a late fault."""
+    async def _carry_out(self, logged: LoggedRequest, headers: Mapping[str, str]) -> Response:
+        """The endpoint's answer; a refusal is one, which a fault may change too."""
         try:
-            done = await _carried_out(self._state, logged)
+            return _response(await _run_once(self._state, logged), headers)
         except Refused as refused:
-            done = _refusal(refused)
-        if logged.fault == "drop_after":
-            return None
-        answer = _response(done, headers)
-        return faults.late_answer(logged.fault, answer, logged.number, headers)
+            return _response(_refusal(refused), headers)
 
 
 def _refusal(refused: Refused) -> Answer:
@@ -140,7 +132,7 @@ def _response(answer: Answer, headers: Mapping[str, str]) -> Response:
 # --- what each endpoint does: a 2xx, or Refused ----------------------------------------------
 
 
-async def _carried_out(state: State, request: LoggedRequest) -> Answer:
+async def _run_once(state: State, request: LoggedRequest) -> Answer:
     """Wait for the latency and run a request, or replay what its idempotency key already got."""
     key = request.idempotency_key if request.method in ("POST", "DELETE") else None
     if key is None:
@@ -196,7 +188,7 @@ def _one(state: State, resource: str, record_id: str) -> bytes:
     record = state.store.get(resource, record_id)
     if record is None:
         raise Refused(404, "Not found", f"{resource}: no record {record_id!r}")
-    return encode({"success": True, state.options.one_item_name: record})
+    return encode({"success": True, "item": record})
 
 
 def _key_facts(state: State) -> bytes:
@@ -206,9 +198,7 @@ def _key_facts(state: State) -> bytes:
         "permissions": options.permissions,
         "active": options.active,
     }
-    return encode(
-        {"success": True, options.one_item_name: facts} if options.auth_under_item else facts
-    )
+    return encode({"success": True, "item": facts} if options.auth_under_item else facts)
 
 
 def _post(state: State, request: LoggedRequest, resource: str) -> Answer:
@@ -221,7 +211,7 @@ def _post(state: State, request: LoggedRequest, resource: str) -> Answer:
     known = known_fields(resource, options)
     state.unknown_fields += [name for name in payload if name not in known]
     _log_applied(state, request, resource, written, payload)
-    body = {"success": True, options.one_item_name: written.record}
+    body = {"success": True, "item": written.record}
     if written.message:
         body["message"] = written.message
     return Answer(written.status, encode(body))

@@ -71,53 +71,36 @@ class FaultPicker:
         return None
 
 
-def early_answer(
-    fault: str, options: SandboxOptions, now_s: float, headers: Mapping[str, str]
+def faulty_answer(
+    request: LoggedRequest, answer: Response | None, headers: Mapping[str, str]
 ) -> Response | None:
-    """The answer of a fault that comes before the change; None = closed without one.
-
-    headers: of the rate limits, for answers that come from the API itself.
-    """
-    match fault:
-        case "drop_before":
+    """What the request's fault makes of `answer`; None = closed without one. Faults of delivery
+    leave it unchanged. headers: of the rate limits, for answers that come from the API itself."""
+    match request.fault:
+        case "drop_before" | "drop_after":
             return None
-        case "error_500" | "error_503":
-            return error_answer(int(fault[-3:]), headers)
-        case "html_502":
-            return html_answer(502)
+        case "error_500" | "error_503" | "error_500_after" as fault:
+            told = {"error": "Internal error", "message": "Something failed on our side."}
+            return _json(orjson.dumps(told), int(fault[6:9]), headers)
+        case "html_502" | "html_502_after" | "html_200" as fault:
+            return Response(HTML_PAGE, int(fault[5:8]), media_type="text/html")
         case "redirect":
             return Response(status_code=302, headers={"location": "http://127.0.0.2:9/elsewhere"})
-    # a 429 without `Retry-After` and window headers, or with an HTTP date
-    until_s = now_s + options.fault_retry_after_s + 1
-    dated = {"Retry-After": formatdate(until_s, usegmt=True)} if fault == "dated_429" else {}
-    body = orjson.dumps({"error": "Too many requests", "message": "Please try again later."})
-    return Response(body, 429, dated, "application/json")
-
-
-def late_answer(
-    fault: str | None, answer: Response, number: int, headers: Mapping[str, str]
-) -> Response:
-    """The right answer as changed by a fault; faults of delivery leave it unchanged."""
-    match fault:
-        case "error_500_after":
-            return error_answer(500, headers)
-        case "html_502_after" | "html_200":
-            return html_answer(502 if fault == "html_502_after" else 200)
-        case "wrong_json":
-            body = _WRONG_BODIES[number % len(_WRONG_BODIES)]
-            return Response(body, answer.status_code, dict(headers), "application/json")
-        case "wrong_content_type":
+        case "bare_429" | "dated_429" as fault:
+            told = {"error": "Too many requests", "message": "Please try again later."}
+            date = formatdate(request.received_s + 2, usegmt=True)
+            dated = {"Retry-After": date} if fault == "dated_429" else {}
+            return _json(orjson.dumps(told), 429, dated)
+        case "wrong_json" if answer is not None:
+            body = _WRONG_BODIES[request.number % len(_WRONG_BODIES)]
+            return _json(body, answer.status_code, headers)
+        case "wrong_content_type" if answer is not None:
             return Response(answer.body, answer.status_code, dict(headers), "text/html")
     return answer
 
 
-def error_answer(status: int, headers: Mapping[str, str]) -> Response:
-    body = orjson.dumps({"error": "Internal error", "message": "Something failed on our side."})
+def _json(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
     return Response(body, status, dict(headers), "application/json")
-
-
-def html_answer(status: int) -> Response:
-    return Response(HTML_PAGE, status, media_type="text/html")
 
 
 # --- delivery -------------------------------------------------------------------------------

@@ -15,8 +15,6 @@ from typing import Any
 
 import orjson
 
-from connector.sandbox import record_words as words
-
 DAY_MS = 86_400_000
 SORT_FIELDS = {
     "prospects": "createdAt", "notes": "createdAt", "tasks": "dueAt", "meetings": "meetingDate"
@@ -75,6 +73,14 @@ class Generated:
         """The serial number behind an id; None where it was never generated."""
         serial = serial_of(self.seed, _SALTS[self.resource], record_id)
         return serial if serial is not None and serial < self.count else None
+
+    def value(self, field: str, serial: int) -> Any:
+        """One field of the record of `serial`; cheap for its id and its sort field."""
+        if field == "id":
+            return self.id_of(serial)
+        if field == SORT_FIELDS[self.resource]:
+            return self.time_ms(serial)
+        return self.record(serial).get(field)
 
     def time_ms(self, serial: int) -> int | None:
         """The value of the resource's sort field; None for the tasks that have no `dueAt`."""
@@ -156,6 +162,52 @@ def _meeting(made: Generated, serial: int, mixed: int) -> Record:
     }
 
 
+# --- words: what recruiters really type, in many scripts -------------------------------------
+
+FIRST_NAMES = (
+    "Avery", "José", "Zoë", "Nguyễn", "李", "さくら", "محمد", "Σοφία", "Дмитро", "O'Brien",
+    "Anne-Marie", "Łukasz", "अनिका", "한별", "שרה", "Jo\u0308rg", "Renée", "Mary  Jane", "D’Arcy",
+    "👩‍💻 Ada",
+)  # fmt: skip
+LAST_NAMES = (
+    "Coleman", "García Márquez", "Müller", "Trần", "小明", "田中", "العربي", "Παπαδοπούλου",
+    "Шевченко", "McDonald", "van der Berg", "Żółć", "शर्मा", "김", "כהן", "N\u0303andu\u0301",
+    'Smith "Smitty"', "Null", "Ortiz, Jr.", "🦄",
+)  # fmt: skip
+STAGES = (
+    ("stg_new", "New"), ("stg_contacted", "Contacted"), ("stg_interview", "Interview"),
+    ("stg_offer", "Offer"), ("stg_licensing", "Licensing – Exam"),
+    ("stg_hired", "Hired"), ("stg_lost", "Not a fit"),
+)  # fmt: skip
+PIPELINES = {"pipe_agents": "stg_new", "pipe_licensing": "stg_licensing"}
+LABELS = ("Inbound", "Referral", "Ünïcode", "hot;lead", "a,b", "VIP 🌟", "2025", "true")
+TITLES = ("Agent", "Senior Agent", "Broker / Owner", "Chef d’équipe", "", "=SUM(A1)", "営業")
+COMPANIES = ("Acme & Sons", "Δέλτα Α.Ε.", "北京 GmbH", "O\\Reilly", "<none>", "1/2 Realty")
+USERS = tuple(f"{number:032x}" for number in range(0xA7C1E9D34B2F4D8A, 0xA7C1E9D34B2F4D8A + 9))
+NOTE_BODIES = (
+    "<p>Spoke with prospect and confirmed interest in next steps.</p>",
+    "<p>Left a <b>voicemail</b> &amp; sent an e-mail.<br/>Try again at 5&nbsp;pm</p>",
+    '<ul><li>License: in progress</li><li><a href="https://example.com/?a=1&amp;b=2">CV</a></li></ul>',
+    "<p>次の面接は来週です。🎉</p>",
+    '<p dir="rtl">تم الاتصال</p>',
+    "plain text\nwith two lines\tand a tab",
+    "",
+    "<p>He said: “I’ll think about it” — <i>maybe</i> \\ 100%</p>",
+)
+TASKS = (
+    "Send follow-up email with calendar options", "Call back ☎", "Schicke Vertrag", "確認する",
+    "Check references; ask about 'notice'", "",
+)  # fmt: skip
+MEETING_TYPES = ("virtual", "in_person", "phone")
+TIME_ZONES = (
+    "America/New_York", "Europe/Berlin", "Asia/Tokyo", "America/Argentina/Buenos_Aires", "UTC",
+    "Asia/Kolkata",
+)  # fmt: skip
+LOCATIONS = (
+    "Zoom", "Café Zürich", "", None, "1 Main St, Suite #5", "https://meet.example.com/abc?x=1",
+)  # fmt: skip
+
+
 # --- texts: shared between records, so that a page costs little more than copying -----------
 
 
@@ -171,17 +223,17 @@ def _pick(options: tuple[Any, ...], mixed: int) -> Any:
 
 
 def _prospect_words(mixed: int) -> Record:
-    stage_id, stage = _pick(words.STAGES, mixed >> 8)
+    stage_id, stage = _pick(STAGES, mixed >> 8)
     texts = {
-        "firstName": _pick(words.FIRST_NAMES, mixed),
-        "lastName": _pick(words.LAST_NAMES, mixed >> 16) if mixed % 41 else None,
+        "firstName": _pick(FIRST_NAMES, mixed),
+        "lastName": _pick(LAST_NAMES, mixed >> 16) if mixed % 41 else None,
         "currentStage": stage,
         "currentStageId": stage_id,
-        "labels": [words.LABELS[(mixed >> 24) % 8 - i] for i in range(mixed % 4)],
-        "title": _pick(words.TITLES, mixed >> 32),
+        "labels": [LABELS[(mixed >> 24) % 8 - i] for i in range(mixed % 4)],
+        "title": _pick(TITLES, mixed >> 32),
     }
     if mixed % 5:
-        texts["company"] = _pick(words.COMPANIES, mixed >> 40) if mixed % 3 else None
+        texts["company"] = _pick(COMPANIES, mixed >> 40) if mixed % 3 else None
     if mixed % 11 == 0:
         nested = {"ok": True, "名": "値"}
         texts["customFields"] = {"tier": mixed % 3, "scores": [1, 2.5, None], "more": nested}
@@ -193,8 +245,8 @@ def _prospect_words(mixed: int) -> Record:
 def _note_words(mixed: int) -> Record:
     by_api = mixed % 6 == 0
     texts = {
-        "userId": _pick(words.USERS, mixed >> 8),
-        "body": _pick(words.NOTE_BODIES, mixed >> 12),
+        "userId": _pick(USERS, mixed >> 8),
+        "body": _pick(NOTE_BODIES, mixed >> 12),
         "createdByApi": by_api,
         "createdByApiKeyId": f"key_{mixed % 4}" if by_api else None,
         "pin": mixed % 17 == 0,
@@ -202,7 +254,7 @@ def _note_words(mixed: int) -> Record:
     if by_api:
         texts["createdByApiKeyName"] = "Zapier – “prod”"
     if mixed % 4 == 0:
-        mention = {"userId": _pick(words.USERS, mixed >> 20), "name": "Zoë 🌟"}
+        mention = {"userId": _pick(USERS, mixed >> 20), "name": "Zoë 🌟"}
         texts["mentions"] = [mention] if mixed % 8 else []
     if mixed % 9 == 0:
         texts["fileUrl"] = f"https://files.example.com/{mixed % 977}.pdf" if mixed % 2 else None
@@ -211,13 +263,13 @@ def _note_words(mixed: int) -> Record:
 
 def _task_words(mixed: int) -> Record:
     texts = {
-        "task": _pick(words.TASKS, mixed >> 16),
-        "assignedTo": _pick(words.USERS, mixed >> 20),
-        "assignedBy": _pick(words.USERS, mixed >> 24) if mixed % 8 else None,
+        "task": _pick(TASKS, mixed >> 16),
+        "assignedTo": _pick(USERS, mixed >> 20),
+        "assignedBy": _pick(USERS, mixed >> 24) if mixed % 8 else None,
         "createdByApi": mixed % 5 == 0,
     }
     if mixed % 6:
-        texts["createdBy"] = _pick(words.USERS, mixed >> 28)
+        texts["createdBy"] = _pick(USERS, mixed >> 28)
     if mixed % 14 == 0:
         texts["recurrence"] = {"every": mixed % 4 + 1, "unit": "week", "days": ["mon", "fri"]}
     return texts
@@ -225,16 +277,16 @@ def _task_words(mixed: int) -> Record:
 
 def _meeting_words(mixed: int) -> Record:
     texts = {
-        "timeZone": _pick(words.TIME_ZONES, mixed >> 16),
-        "meetingType": _pick(words.MEETING_TYPES, mixed >> 20),
-        "ownerId": _pick(words.USERS, mixed >> 24),
-        "location": _pick(words.LOCATIONS, mixed >> 28),
+        "timeZone": _pick(TIME_ZONES, mixed >> 16),
+        "meetingType": _pick(MEETING_TYPES, mixed >> 20),
+        "ownerId": _pick(USERS, mixed >> 24),
+        "location": _pick(LOCATIONS, mixed >> 28),
         "createdByApi": mixed % 7 == 0,
     }
     if mixed % 3:
         texts["notes"] = "Intro call and role overview\n— bring <ID> & résumé" if mixed % 2 else ""
     if mixed % 4:
-        texts["createdBy"] = _pick(words.USERS, mixed >> 32)
+        texts["createdBy"] = _pick(USERS, mixed >> 32)
     if mixed % 12 == 0:
         guest = {"email": f"guest{mixed % 89}@example.com", "optional": mixed % 2 == 0}
         texts["attendees"] = [guest]

@@ -11,9 +11,8 @@ from typing import Any
 
 from connector.sandbox.generated_records import SORT_FIELDS, Record
 from connector.sandbox.request_checks import CONTACT_KEYS, bad_request
-from connector.sandbox.sandbox_options import SandboxOptions
-from connector.sandbox.store import Store
-from connector.sandbox.table import Table, encode, matching
+from connector.sandbox.sandbox_options import DEFAULT_LIMITS, SandboxOptions
+from connector.sandbox.store import Store, Table, encode, matching
 
 MAX_LABELS = 10
 FILTERS: dict[str, set[str]] = {
@@ -117,7 +116,7 @@ class Listing:
         given = next((value for name, value in params if name == "limit"), None)
         if given is not None and (not given.isdecimal() or int(given) < 1):
             raise bad_request(f"limit: expected a whole number of at least 1, got {given!r}")
-        limit = options.default_limit_of(resource) if given is None else int(given)
+        limit = DEFAULT_LIMITS[resource] if given is None else int(given)
         maximum, policy = options.max_limit_of(resource), options.over_limit_of(resource)
         if maximum is None or policy == "unbounded" or limit <= maximum:
             return limit

@@ -32,7 +32,6 @@ class RateLimits:
         self._options = options
         self._shape: object = None
         self._windows: list[Window] = []
-        self._foreign_at_s: float | None = None
         self.foreign_spent = 0
 
     def arrive(self, now_s: float) -> Verdict | None:
@@ -40,7 +39,6 @@ class RateLimits:
         self._reshape()
         if not self._windows:
             return None
-        self._spend_foreign(now_s)
         blocking = max(self._windows, key=lambda window: window.wait_s(now_s))
         wait_s = blocking.wait_s(now_s)
         if wait_s <= 0 or self._options.count_refused:
@@ -64,17 +62,6 @@ class RateLimits:
         if shape != self._shape:
             self._shape = shape
             self._windows = [make_window(options, limit, length_s) for limit, length_s in shape[0]]
-
-    def _spend_foreign(self, now_s: float) -> None:
-        spender, since_s = self._options.foreign_spender, self._foreign_at_s
-        if callable(spender):
-            self.spend(spender(now_s), now_s)
-        elif spender and since_s is not None:
-            due = math.floor((now_s - since_s) * spender)
-            for nth in range(1, due + 1):
-                self.spend(1, since_s + nth / spender)
-            now_s = since_s + due / spender
-        self._foreign_at_s = now_s
 
     def _count(self, now_s: float) -> None:
         for window in self._windows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -73,18 +74,28 @@ def checked(
     return {name: check(name, payload[name]) for name, check in checks.items() if name in payload}
 
 
-def _of_type(kind: type, expected: str) -> Check:
+def _null_or(expected: str, is_right: Callable[[Any], bool]) -> Check:
     def check(name: str, value: Any) -> Any:
-        if value is not None and not isinstance(value, kind):
+        if value is not None and not is_right(value):
             raise bad_request(f"{name}: expected {expected}, got {type(value).__name__}")
         return value
 
     return check
 
 
-text = _of_type(str, "a string")
-flag = _of_type(bool, "true or false")
-plain_object = _of_type(dict, "an object")
+def one_of(*allowed: str) -> Check:
+    return _null_or(f"one of {', '.join(allowed)}", allowed.__contains__)
+
+
+def _is_list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, kind) for each in value)
+
+
+text = _null_or("a string", lambda value: isinstance(value, str))
+flag = _null_or("true or false", lambda value: isinstance(value, bool))
+plain_object = _null_or("an object", lambda value: isinstance(value, dict))
+list_of_objects = _null_or("a list of objects", partial(_is_list_of, dict))
+_list_of_strings = _null_or("a list of strings", partial(_is_list_of, str))
 
 
 def required_text(name: str, value: Any) -> str:
@@ -93,31 +104,11 @@ def required_text(name: str, value: Any) -> str:
     return value
 
 
-def list_of_objects(name: str, value: Any) -> Any:
-    is_list = isinstance(value, list) and all(isinstance(each, dict) for each in value)
-    if value is not None and not is_list:
-        raise bad_request(f"{name}: expected a list of objects")
-    return value
-
-
 def labels(name: str, value: Any) -> list[str]:
     """A list of strings, or one comma-separated string; null is the empty list."""
     if isinstance(value, str):
         return [label.strip() for label in value.split(",") if label.strip()]
-    if value is None:
-        return []
-    if not isinstance(value, list) or not all(isinstance(label, str) for label in value):
-        raise bad_request(f"{name}: expected a list of strings")
-    return value
-
-
-def one_of(*allowed: str) -> Check:
-    def check(name: str, value: Any) -> Any:
-        if value is not None and value not in allowed:
-            raise bad_request(f"{name}: expected one of {', '.join(allowed)}")
-        return value
-
-    return check
+    return _list_of_strings(name, value) or []
 
 
 def milliseconds(name: str, value: Any) -> int:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 RESOURCES = ("prospects", "notes", "tasks", "meetings")
 BASE_TIME_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z, the "now" of generated data
 DEFAULT_LIMITS = {"prospects": 25, "notes": 50, "tasks": 50, "meetings": 50}
-MAX_LIMITS: dict[str, int | None] = dict.fromkeys(RESOURCES, 200)
+MAX_LIMIT = 200
 ALL_PERMISSIONS = tuple(f"{name}:{verb}" for name in RESOURCES for verb in ("read", "write"))
 
 Envelope = Literal["pagination", "next_token", "legacy", "bare"]
@@ -75,14 +75,13 @@ class SandboxOptions:
     envelope: one revision for all lists, or one per resource (missing: "pagination").
     prospects_paged: whether prospects have page tokens at all. total_count: whether prospects'
         lists have `totalCount`, if their revision has that field.
-    default_limits, max_limits: rows per page; resources left out keep the contract's (max: 200).
-        over_limit: what happens above the maximum, for all lists or per resource.
+    max_limits: rows per page; resources left out keep the contract's, 200. over_limit: what happens
+        above the maximum, for all lists or per resource.
     token_kind: "offset" (pages drift when rows are added or deleted) or "keyset". token_ttl_s: an
         older token gets a 400; None = never.
     windows: (limit, length in s) each; None = unlimited. window_alignment_s shifts the boundaries
         of fixed and weighted windows. retry_after: its form in a real 429. count_refused: whether a
-        refused request uses the window too. foreign_spender: requests per second that others
-        send with this key, or a callable (server time in s) → how many since the last call.
+        refused request uses the window too.
     keys_ttl_s: how long an idempotency key is remembered; None = forever.
     on_match_without_update: what `update: false` answers when a prospect matches: 409, or 200
         with the untouched record.
@@ -92,8 +91,7 @@ class SandboxOptions:
         a number or (low, high).
     webhook_payload: what events hold: the whole record, its id, its changed fields and id, or a
         format in which no id can be found. webhook_header: the name of the signature's header, or
-        both. webhook_signatures: of how many secrets, the current and the one before.
-        webhook_secret_again: whether subscribing again shows the secret once more.
+        both.
         webhook_account_needed: whether subscribing and polling need the `accountId`.
         webhook_duplicates, webhook_reordered, webhook_drops: the probability of each; a reordered
         event comes after the next one. webhook_retries: further tries, webhook_retry_s apart.
@@ -119,7 +117,6 @@ class SandboxOptions:
     prospects_paged: bool = True
     prospects_order: ProspectsOrder = "newest"
     total_count: bool = True
-    default_limits: Mapping[str, int] = field(default_factory=dict)
     max_limits: Mapping[str, int | None] = field(default_factory=dict)
     over_limit: OverLimit | Mapping[str, OverLimit] = "clamp"
     token_kind: Literal["offset", "keyset"] = "offset"  # noqa: S105 - no password
@@ -131,13 +128,11 @@ class SandboxOptions:
     reset_style: Literal["delta", "epoch"] = "delta"
     retry_after: Literal["delta", "date", "absent"] = "delta"
     count_refused: bool = False
-    foreign_spender: float | Callable[[float], int] | None = None
 
     keys_ttl_s: float | None = None
     update_default: bool = True
     on_match_without_update: Literal["conflict", "existing"] = "conflict"
     labels_written: Literal["replace", "merge"] = "replace"
-    one_item_name: str = "item"
     write_names: Literal["current", "older", "both"] = "current"
 
     uplink_s: Duration = 0.0
@@ -147,18 +142,14 @@ class SandboxOptions:
     script: Script | None = None
     webhook_payload: Literal["whole", "thin", "partial", "unknown"] = "whole"
     webhook_header: Literal["current", "older", "both"] = "current"
-    webhook_signatures: int = 2
-    webhook_secret_again: bool = False
     webhook_account_needed: bool = False
     webhook_duplicates: float = 0.0
     webhook_reordered: float = 0.0
     webhook_drops: float = 0.0
-    webhook_delay_s: Duration = 0.0
     webhook_retries: int = 3
     webhook_retry_s: float = 1.0
     stall_s: float = 30.0
     slow_body_s: float = 0.5
-    fault_retry_after_s: int = 1
 
     def envelope_of(self, resource: str) -> Envelope:
         one = self.envelope
@@ -168,15 +159,9 @@ class SandboxOptions:
         one = self.over_limit
         return one if isinstance(one, str) else one.get(resource, "clamp")
 
-    def default_limit_of(self, resource: str) -> int:
-        return self.default_limits.get(resource, DEFAULT_LIMITS[resource])
-
     def max_limit_of(self, resource: str) -> int | None:
         """Rows; None = no maximum."""
-        return self.max_limits.get(resource, MAX_LIMITS[resource])
-
-    def count_of(self, resource: str) -> int:
-        return int(getattr(self, resource))
+        return self.max_limits.get(resource, MAX_LIMIT)
 
 
 def change_options(options: SandboxOptions, changes: Mapping[str, object]) -> None:

@@ -6,7 +6,6 @@ the sandbox's seed, in the order of the changes.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import ipaddress
 import random
@@ -24,11 +23,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from connector.sandbox.generated_records import Record
-from connector.sandbox.record_words import PIPELINES, USERS
+from connector.sandbox.generated_records import PIPELINES, USERS, Record
 from connector.sandbox.request_checks import bad_request, checked, one_of, required_text
 from connector.sandbox.sandbox_options import SandboxOptions
-from connector.sandbox.table import encode
+from connector.sandbox.store import encode
 
 if TYPE_CHECKING:
     from connector.sandbox.state import ServerClock
@@ -46,15 +44,10 @@ _HEADERS = {
 
 @dataclass
 class Subscription:
-    """secrets: the current one first; deliveries are signed with each."""
+    """facts: what the API says of it. secrets: the current one first; each signs deliveries."""
 
-    id: str
-    hook_id: str
-    url: str
-    event_type: str
+    facts: dict[str, Any]
     secrets: list[str]
-    created_ms: int
-    updated_ms: int
 
 
 @dataclass(eq=False)
@@ -95,29 +88,21 @@ class Webhooks:
         check_account(self._options, payload)
         order = checked(payload, checks, required=checks)
         now_ms, key = self._clock.now_ms(), (order["hookUrl"], order["eventType"])
+        shown_once = {}
         with self._changed:
-            known = self.subscriptions.get(key)
-            if known is None:
-                secret = f"whsec_{secrets.token_hex(24)}"
-                made = (uuid.uuid4().hex, uuid.uuid4().hex, *key)
-                self.subscriptions[key] = Subscription(*made, [secret], now_ms, now_ms)
-            else:
-                known.updated_ms = now_ms
-            one = self.subscriptions[key]
-        facts: dict[str, Any] = {
-            "subscriptionId": one.id, "hookId": one.hook_id, "hookUrl": one.url,
-            "eventType": one.event_type, "subscribed": True, "createdAt": one.created_ms,
-            "updatedAt": one.updated_ms,
-        }  # fmt: skip
-        if known is None or self._options.webhook_secret_again:
-            facts["endpointSecret"] = one.secrets[0]
-        return facts
+            if key not in self.subscriptions:
+                ids = {"subscriptionId": uuid.uuid4().hex, "hookId": uuid.uuid4().hex}
+                facts = {**ids, **order, "subscribed": True, "createdAt": now_ms}
+                self.subscriptions[key] = Subscription(facts, [_new_secret()])
+                shown_once = {"endpointSecret": self.subscriptions[key].secrets[0]}
+            self.subscriptions[key].facts["updatedAt"] = now_ms
+            return {**self.subscriptions[key].facts, **shown_once}
 
     def rotate_secrets(self) -> list[str]:
         """Give every subscription a new secret, and sign with the one before as well."""
         with self._changed:
             for one in self.subscriptions.values():
-                one.secrets = [f"whsec_{secrets.token_hex(24)}", one.secrets[0]]
+                one.secrets = [_new_secret(), one.secrets[0]]
             return [one.secrets[0] for one in self.subscriptions.values()]
 
     # --- delivering -----------------------------------------------------------------------------
@@ -127,7 +112,7 @@ class Webhooks:
         event_type = f"prospect.{action}"
         with self._changed:
             for one in self.subscriptions.values():
-                if one.event_type == event_type and not self._is_stopped:
+                if one.facts["eventType"] == event_type and not self._is_stopped:
                     self._queue(one, record, fields)
 
     def _queue(self, one: Subscription, record: Record, fields: Mapping[str, Any]) -> None:
@@ -135,10 +120,8 @@ class Webhooks:
         if drawn.random() < options.webhook_drops:
             self.dropped += 1
             return
-        body = _body(options, one.event_type, record, fields, self._clock.now_ms())
-        delay = options.webhook_delay_s
-        delay_s = drawn.uniform(*delay) if isinstance(delay, tuple) else delay
-        due_s = self._clock.now_s() + delay_s
+        body = _body(options, one.facts["eventType"], record, fields, self._clock.now_ms())
+        due_s = self._clock.now_s()
         copies = 2 if drawn.random() < options.webhook_duplicates else 1
         made = [Delivery(one, str(record["id"]), body, [], due_s) for _ in range(copies)]
         held, self._held = self._held, None
@@ -205,13 +188,15 @@ class Webhooks:
                     self._waiting.append(delivery)
 
     def _send(self, delivery: Delivery) -> int:
-        url = delivery.subscription.url
+        url = delivery.subscription.facts["hookUrl"]
         if not _is_here(url):
             return 0
         now_s = int(self._clock.now_s() + self._options.clock_skew_s)
-        keys = delivery.subscription.secrets[: self._options.webhook_signatures]
-        macs = [_mac(each, f"{now_s}.".encode() + delivery.body) for each in keys]
-        signature = ",".join([f"t={now_s}", *(f"v1={each}" for each in macs)])
+        signed = f"{now_s}.".encode() + delivery.body
+        macs = [
+            hmac.digest(each.encode(), signed, "sha256") for each in delivery.subscription.secrets
+        ]
+        signature = ",".join([f"t={now_s}", *(f"v1={each.hex()}" for each in macs)])
         headers = {"Content-Type": "application/json"}
         headers |= dict.fromkeys(_HEADERS[self._options.webhook_header], signature)
         request = urllib.request.Request(url, delivery.body, headers, method="POST")  # noqa: S310
@@ -226,8 +211,8 @@ class Webhooks:
             return 0
 
 
-def _mac(secret: str, text: bytes) -> str:
-    return hmac.new(secret.encode(), text, hashlib.sha256).hexdigest()
+def _new_secret() -> str:
+    return f"whsec_{secrets.token_hex(24)}"
 
 
 def _is_here(url: str) -> bool:
@@ -267,7 +252,6 @@ _NAMES = (
     "id", "first_name", "last_name", "email", "phone", "title", "company", "street_address", "city",
     "state", "postal_code", "country", "latitude", "longitude", "time_zone",
 )  # fmt: skip
-_PAIRED = ("stage", "pipeline", "office", "source", "owner")
 _PIPELINE_OF = {stage: pipeline for pipeline, stage in PIPELINES.items()}
 
 
@@ -297,20 +281,20 @@ def polled(store: Store, options: SandboxOptions, order: Mapping[str, str]) -> b
 
 
 def _flat(record: Record) -> dict[str, Any]:
-    row = {name: record.get(_camel(name)) for name in _NAMES}
-    stage_id = str(record.get("currentStageId"))
-    pipeline_id = _PIPELINE_OF.get(stage_id)
-    ids = {
-        "stage": (record.get("currentStageId"), record.get("currentStage")),
+    stage_id, source = record.get("currentStageId"), record.get("source")
+    pipeline_id = _PIPELINE_OF.get(str(stage_id))
+    paired = {
+        "stage": (stage_id, record.get("currentStage")),
         "pipeline": (pipeline_id, pipeline_id),
-        "source": (record.get("source"), record.get("source")),
+        "office": (None, None),
+        "source": (source, source),
         "owner": (record.get("userId") or USERS[0], "Sam Owner"),
     }
-    for name in _PAIRED:
-        row[f"{name}_id"], row[f"{name}_name"] = ids.get(name, (None, None))
-    for name in ("createdAt", "updatedAt"):
-        row["created_at" if name == "createdAt" else "updated_at"] = _iso(record.get(name))
-    return row
+    row = {name: record.get(_camel(name)) for name in _NAMES}
+    for name, (its_id, its_name) in paired.items():
+        row[f"{name}_id"], row[f"{name}_name"] = its_id, its_name
+    times = {name: _iso(record.get(_camel(name))) for name in ("created_at", "updated_at")}
+    return {**row, **times}
 
 
 def _camel(name: str) -> str:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from connector.sandbox import request_checks as check
-from connector.sandbox.generated_records import Record
-from connector.sandbox.record_words import PIPELINES, STAGES
+from connector.sandbox.generated_records import PIPELINES, STAGES, Record
 from connector.sandbox.request_checks import Refused, bad_request, email_key, phone_key
 from connector.sandbox.sandbox_options import SandboxOptions
 from connector.sandbox.store import Store

@@ -17,13 +17,10 @@ _processes: dict[str, int] = {}
 @contextmanager
 def serving(**options: object) -> Iterator[str]:
     """The URL of an unlimited sandbox. options: of SandboxOptions."""
-    flags = [
-        word
-        for name, value in options.items()
-        for word in (f"--{name.replace('_', '-')}", json.dumps(value))
-    ]
+    command = [sys.executable, "-m", "pipelines.cli", "sandbox", "--json", "--port=0"]
+    chosen = [f"--option={name}={json.dumps(value)}" for name, value in options.items()]
     process = subprocess.Popen(
-        [sys.executable, "-m", "connector.sandbox", *flags], stdout=subprocess.PIPE, text=True
+        [*command, "--limits=none", *chosen], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:

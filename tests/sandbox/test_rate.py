@@ -130,19 +130,6 @@ def test_the_verdict_is_about_the_closest_window():
     assert (refused.name, refused.wait_s) == ("Hour", 3460.0)
 
 
-def test_others_spend_at_their_own_rate():
-    """Two a second take the whole window before we ask; an own callable may say how many."""
-    limits = _limits(windows=((10, 5.0),), foreign_spender=2.0)
-    first, second = limits.arrive(0.0), limits.arrive(4.0)
-    assert first is not None
-    assert second is not None
-    assert (first.remaining, second.remaining, limits.foreign_spent) == (9, 0, 8)
-    called = _limits(windows=((10, 5.0),), foreign_spender=lambda _now_s: 3)
-    verdict = called.arrive(0.0)
-    assert verdict is not None
-    assert verdict.remaining == 6
-
-
 @pytest.mark.parametrize(("style", "reset"), [("delta", "30"), ("epoch", "1030")])
 def test_reset_styles(style: Any, reset: str):
     """Delta seconds, or a Unix time."""
