@@ -26,8 +26,7 @@ _OWN_NAMES = ("127.0.0.1", "localhost", "::1")
 
 
 def control_routes(state: State) -> list[BaseRoute]:
-    """`GET requests[?after=<number>] | applied | unknown | stats | deliveries`,
-    `GET store/<resource>[/<id>]` ·
+    """`GET requests[?after=<number>] | applied | unknown | stats`, `GET store/<resource>[/<id>]` ·
     `POST store/<resource>` `{"op": create|update|delete|put, "id"?, "record"?, "touch"?}` ·
     `POST options` (any of `SandboxOptions`, JSON) · `POST clear` (the log) ·
     `POST spend` `{"count"}`."""
@@ -67,11 +66,6 @@ def _look(state: State, parts: list[str], after: int) -> Any:
             return [asdict(change) for change in state.applied]
         case ["unknown"]:
             return {"parameters": state.unknown_parameters, "fields": state.unknown_fields}
-        case ["deliveries"]:
-            return [
-                {"prospect_id": each.prospect_id, "statuses": each.statuses}
-                for each in state.webhooks.sent
-            ]
         case ["stats"]:
             return {
                 "requests": len(state.requests),

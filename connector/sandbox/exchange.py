@@ -46,15 +46,9 @@ class Api:
     def _arrived(self, request: Request, body: bytes) -> LoggedRequest:
         headers = dict(request.headers)
         headers.pop("authorization", None)
-        logged = LoggedRequest(
-            method=request.method,
-            path=request.url.path,
-            params=request.query_params.multi_items(),
-            received_s=self._state.clock.now_s(),
-            body=body,
-            headers=headers,
-            idempotency_key=headers.get("x-idempotency-key"),
-        )
+        params, key = request.query_params.multi_items(), headers.get("x-idempotency-key")
+        line = (request.method, request.url.path, params)
+        logged = LoggedRequest(*line, self._state.clock.now_s(), body, headers, key)
         self._state.arrived(logged)
         return logged
 

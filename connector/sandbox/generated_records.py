@@ -67,12 +67,16 @@ class Generated:
 
     def id_of(self, serial: int) -> str:
         """32 hexadecimal digits."""
-        return id_of(self.seed, _SALTS[self.resource], serial)
+        return _id_of(self.seed, self.resource, serial)
 
     def serial_of(self, record_id: str) -> int | None:
         """The serial number behind an id; None where it was never generated."""
-        serial = serial_of(self.seed, _SALTS[self.resource], record_id)
-        return serial if serial is not None and serial < self.count else None
+        try:
+            number = int(record_id, 16)
+        except ValueError:
+            return None
+        serial = (number - _offset(self.seed, self.resource)) * _ID_INVERSE % _ID_SPACE
+        return serial if serial < self.count and self.id_of(serial) == record_id else None
 
     def value(self, field: str, serial: int) -> Any:
         """One field of the record of `serial`; cheap for its id and its sort field."""
@@ -94,7 +98,7 @@ class Generated:
         """Some prospect's id; None where there are none."""
         if not self.prospects:
             return None
-        return id_of(self.seed, _SALTS["prospects"], mixed % self.prospects)
+        return _id_of(self.seed, "prospects", mixed % self.prospects)
 
 
 def _prospect(made: Generated, serial: int, mixed: int) -> Record:
@@ -301,7 +305,7 @@ _MAKERS: dict[str, tuple[Callable[[Generated, int, int], Record], Callable[[int]
 }
 
 
-# --- ids and noise from serial numbers, and back ---------------------------------------------
+# --- noise and ids from serial numbers -------------------------------------------------------
 
 
 def noise(seed: int, salt: int, serial: int) -> int:
@@ -313,20 +317,12 @@ def noise(seed: int, salt: int, serial: int) -> int:
     return x ^ (x >> 31)
 
 
-def id_of(seed: int, salt: int, serial: int) -> str:
-    """32 hexadecimal digits, different for every serial number."""
-    return f"{(serial * _ID_FACTOR + _offset(seed, salt)) % _ID_SPACE:032x}"
-
-
-def serial_of(seed: int, salt: int, record_id: str) -> int | None:
-    """The number whose id this is; None if it isn't an id. Any well-formed id has one."""
-    try:
-        serial = (int(record_id, 16) - _offset(seed, salt)) * _ID_INVERSE % _ID_SPACE
-    except ValueError:
-        return None
-    return serial if id_of(seed, salt, serial) == record_id else None
+def _id_of(seed: int, resource: str, serial: int) -> str:
+    """Different for every serial number."""
+    return f"{(serial * _ID_FACTOR + _offset(seed, resource)) % _ID_SPACE:032x}"
 
 
 @lru_cache(maxsize=64)
-def _offset(seed: int, salt: int) -> int:
+def _offset(seed: int, resource: str) -> int:
+    salt = _SALTS[resource]
     return noise(seed, salt, 1 << 40) << 64 | noise(seed, salt, 1 << 41)

@@ -115,7 +115,8 @@ class IdempotencyKeys:
             most = f"at most {MAX_KEY_LENGTH} characters, got {len(key)}"
             raise bad_request(f"X-Idempotency-Key: {most}")
         kept = self._kept.get(key)
-        if kept is None or _is_over(kept, now_s, ttl_s):
+        since_s = now_s if kept is None or kept.finished_s is None else kept.finished_s
+        if kept is None or (ttl_s is not None and now_s - since_s > ttl_s):
             self._kept[key] = _Kept(fingerprint)
             return None
         if kept.fingerprint != fingerprint:
@@ -131,10 +132,6 @@ class IdempotencyKeys:
     def abandon(self, key: str) -> None:
         """Forget a key whose request failed before it changed anything."""
         self._kept.pop(key, None)
-
-
-def _is_over(kept: _Kept, now_s: float, ttl_s: float | None) -> bool:
-    return ttl_s is not None and kept.finished_s is not None and now_s - kept.finished_s > ttl_s
 
 
 class State:
