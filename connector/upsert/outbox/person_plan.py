@@ -54,7 +54,7 @@ from connector.upsert.outbox.merge import (
     still_holds,
 )
 from connector.upsert.outbox.outbox import Write
-from connector.upsert.outbox.receipts import Receipt
+from connector.upsert.outbox.receipts import Receipt, Status
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
@@ -112,9 +112,14 @@ class PlannedRow:
 
 @dataclass(frozen=True)
 class RowPlan:
-    """What to do with one row. sends: it needs a request. siblings: `Write.settles` of a planned
-    write. settlement: what is settled without one. kept: fields that people are told were kept;
-    disagree: that another row of the person has another value for.
+    """What to do with one row. outcome: None where it is sent.
+
+    prospect_id: whom the row is about, where that is known; of a row that is sent, whom the API is
+    expected to find. reason: for people, or None; names: of the people that the reason is about,
+    for the rejects file alone. siblings: `Write.settles` of a planned write. settlement: what is
+    settled without a request. kept: fields that people are told were kept; disagree: that another
+    row of the person has another value for.
+
     merged: what happens to each field that the row names; None where it says what HiringCenter
     has. is_known, is_fresh: the person is known as they are now, and was read within
     `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
@@ -122,14 +127,14 @@ class RowPlan:
     looks_to_fill: it takes one all the same, to find out whether fields are empty. looks_to_find:
     the row can't create a person, so one who may be there is looked for. name: see `PlannedRow`."""
 
-    sends: bool
-    prospect_id: str | None
+    outcome: Status | None
+    prospect_id: str | None = None
+    reason: str | None = None
+    names: str | None = None
     siblings: bytes | None = None
     settlement: Settlement | None = None
     kept: tuple[str, ...] = ()
     disagree: tuple[str, ...] = ()
-    reason: str | None = None
-    is_rejected: bool = False
     merged: PersonMerge | None = None
     is_known: bool = False
     is_fresh: bool = False
@@ -138,6 +143,14 @@ class RowPlan:
     looks_to_fill: bool = False
     looks_to_find: bool = False
     name: str | None = None
+
+    @property
+    def sends(self) -> bool:
+        return self.outcome is None
+
+    @property
+    def is_bad(self) -> bool:
+        return self.outcome in (Status.REJECTED, Status.FAILED)
 
 
 class Alike(NamedTuple):
@@ -239,8 +252,8 @@ class PersonPlanner:
         merged = merge([memory.row for memory in known], theirs, rules, self._cell)
         plans = []
         for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
-            plan = self._settled(write, memory, known, merged, prospect_id)
             own = _of_row(merged, memory)
+            plan = self._settled(write, memory, known, merged, own, prospect_id)
             if own.to_send:
                 sent = self._sent(memory, known, prospect_id)
                 alone = self._looks_alone(merged, theirs)
@@ -253,7 +266,7 @@ class PersonPlanner:
                     plan = replace(sent, settlement=plan.settlement)
                 plan = replace(plan, looks_to_fill=True)
             if any(each.why is Why.MERGES for each in own.fields):
-                plan = RowPlan(False, prospect_id, reason=LABELS_STAY, is_rejected=True)
+                plan = RowPlan(Status.REJECTED, reason=LABELS_STAY)
             if lacks_names(memory.row.says):
                 plan = self._nameless(plan, memory, theirs, own)
             is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
@@ -272,10 +285,10 @@ class PersonPlanner:
                 creates = True
             else:
                 reason = None if creates or self._finds_all else self._why_not_found(own)
-                is_rejected = reason is not None
-                plan = replace(
-                    plan, looks_to_find=not is_rejected, reason=reason, is_rejected=is_rejected
-                )
+                if reason is None:
+                    plan = replace(plan, looks_to_find=True)
+                else:
+                    plan = RowPlan(Status.REJECTED, reason=reason)
             yield plan
 
     def _why_not_found(self, own: Evidence) -> str | None:
@@ -303,8 +316,7 @@ class PersonPlanner:
             are_known and any(each.name in CONTACTS for each in own.to_send)
         )
         if plan.sends and plan.seen is None and not (is_looked_up or plan.looks_to_fill):
-            reason = NAMES_UNKNOWN.format(id=plan.prospect_id)
-            return RowPlan(False, plan.prospect_id, reason=reason, is_rejected=True)
+            return RowPlan(Status.REJECTED, reason=NAMES_UNKNOWN.format(id=plan.prospect_id))
         return replace(plan, name=_name(says, fields))
 
     def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
@@ -318,7 +330,7 @@ class PersonPlanner:
     def _stays_deleted(memory: RowMemory) -> RowPlan:
         """All that the row says of somebody who was deleted in HiringCenter is kept out."""
         kept = tuple(name for name in memory.row.says if name not in MANNERS)
-        return RowPlan(sends=False, prospect_id=None, kept=kept, reason=DELETED)
+        return RowPlan(Status.UNCHANGED, reason=DELETED, kept=kept)
 
     def _may_look_to_fill(self) -> bool:
         """Whether one more person may be looked up for fields that are only filled: as many as the
@@ -457,11 +469,8 @@ class PersonPlanner:
         prospect_id: str | None,
     ) -> RowPlan:
         siblings = self._siblings(memory, all_rows)
-        return RowPlan(
-            sends=True,
-            prospect_id=prospect_id,
-            siblings=packed(siblings, {}) if len(all_rows) > 1 else None,
-        )
+        stored = packed(siblings, {}) if len(all_rows) > 1 else None
+        return RowPlan(None, prospect_id, siblings=stored)
 
     @staticmethod
     def _rows_of_entry(memory: RowMemory, all_rows: Sequence[RowMemory]) -> int:
@@ -488,11 +497,13 @@ class PersonPlanner:
         memory: RowMemory,
         all_rows: Sequence[RowMemory],
         merged: PersonMerge,
+        own: PersonMerge,
         prospect_id: str,
     ) -> RowPlan:
         """What of a row needs no request and is settled, with all rows of its entry, and what
         people are told. Of a field that one row sends, the other rows' cells are settled: they
-        would be sent by the next push, and the row's again by the one after it."""
+        would be sent by the next push, and the row's again by the one after it. own: what `merged`
+        does to the fields that the row names."""
         sent = {each.name: each.ours for each in merged.to_send}
         waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
@@ -506,12 +517,13 @@ class PersonPlanner:
             at_ms=self._now_ms,
             waiting=waiting,
         )
-        kept = tuple(each.name for each in merged.kept if each.name in memory.row.says)
+        kept = tuple(each.name for each in own.kept)
+        notes = "; ".join(filter(None, (kept_note(kept, own), unread_note(own)))) or None
         if settlement is not None and memory.stored is not None:
             before = memory.stored._replace(seen_ms=self._now_ms, rows=settlement.entry.rows)
             if before == settlement.entry:
                 settlement = None  # nothing new: a push that changes nothing writes nothing
-        return RowPlan(False, prospect_id, settlement=settlement, kept=kept)
+        return RowPlan(Status.UNCHANGED, prospect_id, notes, settlement=settlement, kept=kept)
 
     @property
     def _cell(self):  # type: ignore[no-untyped-def]

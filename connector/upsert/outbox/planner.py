@@ -44,8 +44,6 @@ from connector.upsert.outbox.person_plan import (
     PlannedRow,
     RowPlan,
     disagreement_note,
-    kept_note,
-    unread_note,
 )
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Check, CheckedRow, Forest, Glance, Row, Staging
@@ -129,31 +127,16 @@ class PushOptions:
         return replace(self, rules=replace(self.rules, labels_merge=merges))
 
 
-@dataclass(frozen=True)
-class RowDecision:
-    """What to do with one row. outcome: None where a request is needed.
-
-    prospect_id: whom the row is about, where that is known; of a row that is sent, whom the API
-    is expected to find. reason: for people, or None. names: of the people that the reason is
-    about, for the rejects file alone.
-    """
-
-    outcome: Status | None
-    prospect_id: str | None = None
-    reason: str | None = None
-    names: str | None = None
-
-
-def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
+def decide(evidence: Evidence, options: PushOptions) -> RowPlan:
     """Whether a row can be sent at all, and to whom; what its fields say is merged later. Pure."""
     if evidence.disputed is not None:
         if options.allow_shared_contact:  # whoever has the contact now
-            return RowDecision(None)
+            return RowPlan(None)
         expected, answered = evidence.disputed
         reason = DISPUTED.format(expected=expected, answered=answered)
-        return RowDecision(Status.REJECTED, None, reason)
+        return RowPlan(Status.REJECTED, None, reason)
     if (conflict := _two_people(evidence) or _several_people(evidence)) is not None:
-        return RowDecision(Status.REJECTED, None, conflict)
+        return RowPlan(Status.REJECTED, None, conflict)
     leads_to = evidence.best
     prospect_id: str | None = evidence.named
     sent_to = prospect_id
@@ -164,15 +147,15 @@ def decide(evidence: Evidence, options: PushOptions) -> RowDecision:
         ids = evidence.pulled_by_email | evidence.pulled_by_phone
         prospect_id = sent_to = next(iter(ids)) if len(ids) == 1 else None
     if options.force:
-        return RowDecision(None, sent_to)
+        return RowPlan(None, sent_to)
     if evidence.memory is None and evidence.uncertain:
-        return RowDecision(Status.FAILED, prospect_id, UNCERTAIN)
+        return RowPlan(Status.FAILED, prospect_id, UNCERTAIN)
     if evidence.by_row is not None and not (evidence.is_deleted and options.rules.restore):
         reason = DELETED if evidence.is_deleted else REPEATED
-        return RowDecision(Status.UNCHANGED, prospect_id, reason)
+        return RowPlan(Status.UNCHANGED, prospect_id, reason)
     if options.mode == "create-only" and prospect_id is not None:
-        return RowDecision(Status.UNCHANGED, prospect_id, EXISTS)
-    return RowDecision(None, sent_to)
+        return RowPlan(Status.UNCHANGED, prospect_id, EXISTS)
+    return RowPlan(None, sent_to)
 
 
 def _two_people(evidence: Evidence) -> str | None:
@@ -464,8 +447,8 @@ class Planner:
             if reason is None:
                 merged.append(row)
             else:
-                decision = RowDecision(Status.UNCHANGED, id_, reason)
-                self._book_row(row, decision, evidence[row[0].row_number], person=number)
+                left_alone = RowPlan(Status.UNCHANGED, id_, reason)
+                self._book_row(row, left_alone, evidence[row[0].row_number], person=number)
         if merged:
             self._merge_rows(merged, evidence, number)
 
@@ -488,53 +471,43 @@ class Planner:
     ) -> None:
         """Merge the rows of one person with what is known, and plan what is left of each. number:
         for `Write.person`, where that isn't the number of the person."""
-        merged: list[tuple[Row, Evidence, RowDecision]] = []
+        merged: list[tuple[Row, Evidence]] = []
         for row in rows:
             own = evidence[row[0].row_number]
-            decision = decide(own, self._options)
-            if decision.outcome is None and row[0].row_alias is None:
-                merged.append((row, own, decision))
+            plan = decide(own, self._options)
+            if plan.sends and row[0].row_alias is None:
+                merged.append((row, own))
             else:
-                self.counts.kept += decision.reason == DELETED
-                self._book_row(row, decision, own, person=row[0].person)
+                self.counts.kept += plan.reason == DELETED
+                self._book_row(row, plan, own, person=row[0].person)
         if not merged:
             return
-        facts = [own for _, own, _ in merged]
         named = merged[0][0][0].prospect_id
-        known = named or self._merging.whom(facts)
-        is_open = any(self._finder.waits(row[0], known) for row, _, _ in merged)
-        asked = [(row[0], own) for row, own, _ in merged]
-        tried = {
-            row[0].row_number: self._tried_before(row[0], own, known) for row, own, _ in merged
-        }
+        known = named or self._merging.whom([own for _, own in merged])
+        is_open = any(self._finder.waits(row[0], known) for row, _ in merged)
+        asked = [(row[0], own) for row, own in merged]
+        tried = {write.row_number: self._tried_before(write, own, known) for write, own in asked}
         looked_at = {number for number, each in tried.items() if each and not each.reason}
         plans = self._merging.plan(asked, known, is_open=is_open, looked_at=looked_at)
-        if known is None and not is_open:
-            plans = [
-                self._unless_contact_changed(plan, own)
-                if plan.sends and not lacks_names(own.payload)
-                else plan
-                for plan, (_, own) in zip(plans, asked, strict=True)
-            ]
-        decisions = [_decision_of(plan) for plan in plans]
         person = number or (merged[0][0][0].person if known is None else self._number_of(known))
-        for (row, own, _), plan, decision in zip(merged, plans, decisions, strict=True):
+        for (row, own), plan in zip(merged, plans, strict=True):
             if plan.settlement is not None:
                 self._book.settle(plan.settlement)
-            if plan.is_rejected:
-                decision = RowDecision(Status.REJECTED, None, plan.reason)
-            elif plan.sends and (refused := tried[row[0].row_number]) and refused.reason:
-                reason = f"{refused.reason} {NOT_AGAIN}"
-                decision = RowDecision(Status.REJECTED, known, reason)
-            elif own.uncertain and not plan.sends and not plan.is_known:
-                decision = RowDecision(Status.FAILED, plan.prospect_id, UNCERTAIN)
             self.counts.kept += bool(plan.kept)
+            refused = tried[row[0].row_number]
+            if known is None and plan.sends and not (is_open or lacks_names(own.payload)):
+                plan = self._unless_contact_changed(plan, own)
+            if plan.sends and refused and refused.reason:
+                reason = f"{refused.reason} {NOT_AGAIN}"
+                plan = replace(plan, outcome=Status.REJECTED, prospect_id=known, reason=reason)
+            elif own.uncertain and plan.outcome is Status.UNCHANGED and not plan.is_known:
+                plan = replace(plan, outcome=Status.FAILED, reason=UNCERTAIN)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
             seen_ms = LOOK_BY_ITSELF if plan.looks_alone else seen_ms
             seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
             note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
             row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
-            self._book_row(row, decision, own, person=person, plan=plan)
+            self._book_row(row, plan, own, person=person)
 
     def _tried_before(self, write: Write, own: Evidence, known: str | None) -> Refusal | None:
         """How a row was refused that isn't tried again while nothing has changed; else None."""
@@ -564,12 +537,12 @@ class Planner:
             if self._staging.rows_with(contacts) < entry.rows:
                 about = entry.prospect_id or "another prospect"
                 reason = CONTACT_CHANGED.format(about=about)
-                return replace(plan, is_rejected=True, reason=reason)
+                return replace(plan, outcome=Status.REJECTED, reason=reason)
         return plan
 
     def _two_behind_one_contact(
         self, rows: Sequence[Row], evidence: Mapping[int, Evidence]
-    ) -> dict[int, RowDecision]:
+    ) -> dict[int, RowPlan]:
         """row number → why, for rows that seem to be about another person than the one who has
         their contact; each is judged by itself, before rows are taken together."""
         alone = len(rows) == 1 and not evidence[rows[0][0].row_number].others
@@ -584,108 +557,89 @@ class Planner:
             else:
                 candidates.append(_candidate(write, facts))
         for number, found in judge(candidates).items():
-            rejected[number] = RowDecision(Status.REJECTED, None, found.reason, found.names)
+            rejected[number] = RowPlan(Status.REJECTED, None, found.reason, found.names)
         return rejected
 
-    def _book_row(
-        self,
-        row: Row,
-        decision: RowDecision,
-        own: Evidence,
-        *,
-        person: int,
-        plan: RowPlan | None = None,
-    ) -> None:
-        needed = self._open_activities(row, decision, own)
+    def _book_row(self, row: Row, plan: RowPlan, own: Evidence, *, person: int) -> None:
+        first, needed = row[0], self._open_activities(row, plan, own)
+        writes = [
+            each._replace(person=person, prospect_id=plan.prospect_id) for each in (first, *needed)
+        ]
         if self._on_planned is not None:
-            writes = [
-                each._replace(person=person, prospect_id=decision.prospect_id)
-                for each in (row[0], *needed)
-            ]
-            self._on_planned(self._planned_row(writes, decision, own, plan))
-        if decision.outcome is None:
-            needed.insert(0, row[0])
-        if decision.outcome in (Status.REJECTED, Status.FAILED) or not needed:
-            write, outcome = row[0], decision.outcome or Status.UNCHANGED
-            message = "; ".join(filter(None, (write.note, decision.reason))) or None
-            kept = plan.kept if plan is not None and outcome is Status.UNCHANGED else ()
-            id_ = decision.prospect_id
-            self._outcome(RowResult(write.row_number, outcome, id_, message, kept_fields=kept))
-            if outcome is not Status.UNCHANGED:
-                self._on_reject(reject_of(write, decision.reason or "", decision.names))
+            self._on_planned(self._planned_row(writes, plan, own))
+        if plan.is_bad or not (plan.sends or needed):
+            outcome = plan.outcome or Status.UNCHANGED
+            message = "; ".join(filter(None, (first.note, plan.reason))) or None
+            kept = plan.kept if outcome is Status.UNCHANGED else ()
+            id_ = plan.prospect_id
+            self._outcome(RowResult(first.row_number, outcome, id_, message, kept_fields=kept))
+            if plan.is_bad:
+                self._on_reject(reject_of(first, plan.reason or "", plan.names))
             return
-        self._book.send(
-            [write._replace(person=person, prospect_id=decision.prospect_id) for write in needed]
-        )
-        self._count(len(needed), decision, own, plan)
+        self._book.send(writes if plan.sends else writes[1:])
+        self._count(len(needed) + plan.sends, plan, own)
 
-    def _planned_row(
-        self,
-        writes: Sequence[Write],
-        decision: RowDecision,
-        own: Evidence,
-        plan: RowPlan | None,
-    ) -> PlannedRow:
+    def _planned_row(self, writes: Sequence[Write], plan: RowPlan, own: Evidence) -> PlannedRow:
         """writes: the row's, of which all but the first are activities to be created."""
-        is_bad = decision.outcome in (Status.REJECTED, Status.FAILED)
         outcome: Outcome = "send"
-        if decision.outcome is not None:
-            outcome = decision.outcome.value  # type: ignore[assignment]
-        elif decision.prospect_id is not None:
+        if plan.outcome is not None:
+            outcome = plan.outcome.value  # type: ignore[assignment]
+        elif plan.prospect_id is not None:
             outcome = "update"
-        elif self._finder.pulled.complete_ms is not None and not (plan and plan.looks_to_find):
+        elif self._would_create(plan):
             outcome = "create"
         return PlannedRow(
             writes[0].row_number,
             writes[0],
-            () if is_bad else tuple(writes[1:]),
+            () if plan.is_bad else tuple(writes[1:]),
             outcome,
-            decision.prospect_id,
-            None if plan is None or is_bad else plan.merged,
-            decision.outcome is None and self._looks(decision, own, plan),
-            plan is not None and plan.is_fresh,
-            decision.reason,
-            None if plan is None else plan.settlement,
-            None if plan is None else plan.name,
+            plan.prospect_id,
+            None if plan.is_bad else plan.merged,
+            self._looks(plan, own),
+            plan.is_fresh,
+            plan.reason,
+            plan.settlement,
+            plan.name,
         )
 
-    def _looks(self, decision: RowDecision, own: Evidence, plan: RowPlan | None) -> bool:
-        """Whether the person of a row that is sent is looked up before."""
-        if plan is not None and decision.prospect_id is not None:
-            return self._options.to_apply or plan.seen is None or plan.looks_to_fill
-        if plan is not None and plan.looks_to_find:
-            return True
-        is_lost = self._options.looks_first and own.best is None
-        return is_lost or self._options.mode == "update-only"
+    def _would_create(self, plan: RowPlan) -> bool:
+        """Whether a row about somebody who isn't known surely creates them."""
+        return self._finder.pulled.complete_ms is not None and not plan.looks_to_find
 
-    def _open_activities(self, row: Row, decision: RowDecision, own: Evidence) -> list[Write]:
+    def _looks(self, plan: RowPlan, own: Evidence) -> bool:
+        """Whether the person is looked up before the row is sent."""
+        if not plan.sends:
+            return False
+        if plan.prospect_id is not None:
+            return self._options.to_apply or plan.seen is None or plan.looks_to_fill
+        is_lost = self._options.looks_first and own.best is None
+        return plan.looks_to_find or is_lost or self._options.mode == "update-only"
+
+    def _open_activities(self, row: Row, plan: RowPlan, own: Evidence) -> list[Write]:
         """The notes, tasks and meetings that a row asks for and that aren't there yet. A push that
         only creates adds them to whom the row creates, or has created before, if its activities
         were cut short then."""
-        if self._options.mode == "create-only" and decision.outcome is Status.UNCHANGED:
+        if self._options.mode == "create-only" and plan.outcome is Status.UNCHANGED:
             is_own = own.created or own.by_row is not None
-            if not is_own or decision.reason == EXISTS:
+            if not is_own or plan.reason == EXISTS:
                 return []
         return [
             write
             for write in row[1:]
             if self._options.force
-            or (decision.prospect_id, write.kind, write.content) not in own.attached
+            or (plan.prospect_id, write.kind, write.content) not in own.attached
         ]
 
-    def _count(
-        self, writes: int, decision: RowDecision, own: Evidence, plan: RowPlan | None
-    ) -> None:
-        counts, sends = self.counts, decision.outcome is None
-        looks = sends and self._looks(decision, own, plan)
+    def _count(self, writes: int, plan: RowPlan, own: Evidence) -> None:
+        counts, looks = self.counts, self._looks(plan, own)
         counts.looks += looks
-        counts.looks_alone += looks and plan is not None and plan.looks_alone
-        if decision.prospect_id is not None:
+        counts.looks_alone += looks and plan.looks_alone
+        if plan.prospect_id is not None:
             counts.would_update += 1
-        elif self._finder.pulled.complete_ms is not None and not (plan and plan.looks_to_find):
+        elif self._would_create(plan):
             counts.would_create += 1
         if self._options.looks_first and not self._options.force:
-            counts.look_ups += writes - (sends and own.best is not None)
+            counts.look_ups += writes - (plan.sends and own.best is not None)
 
     def _outcome(self, result: RowResult) -> None:
         self._book.end(result)
@@ -708,13 +662,6 @@ def _collecting_rarely() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _decision_of(plan: RowPlan) -> RowDecision:
-    outcome = None if plan.sends else Status.UNCHANGED
-    left_out = unread_note(plan.merged) if not plan.sends else None
-    notes = "; ".join(filter(None, (kept_note(plan.kept, plan.merged), left_out)))
-    return RowDecision(outcome, plan.prospect_id, plan.reason or notes or None)
 
 
 def _candidate(write: Write, evidence: Evidence) -> Candidate:
