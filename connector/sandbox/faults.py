@@ -38,24 +38,16 @@ class FaultPicker:
 
     def pick(self, request: LoggedRequest) -> str | None:
         """A fault's name, or None. ValueError: the script names one that doesn't exist."""
-        is_scripted, name = self._scripted(request)
-        if not is_scripted:
-            name = self._drawn(request)
+        script = self._options.script
+        if callable(script):
+            name = script(request) or self._drawn(request)
+        else:
+            by_number = script if isinstance(script, Mapping) else dict(enumerate(script or (), 1))
+            is_scripted = request.number in by_number
+            name = by_number[request.number] if is_scripted else self._drawn(request)
         if name is not None and name not in FAULT_NAMES:
             raise ValueError(f"unknown fault {name!r}; known: {', '.join(FAULT_NAMES)}")
         return name
-
-    def _scripted(self, request: LoggedRequest) -> tuple[bool, str | None]:
-        script = self._options.script
-        if script is None:
-            return False, None
-        if callable(script):
-            name = script(request)
-            return name is not None, name
-        if isinstance(script, Mapping):
-            return request.number in script, script.get(request.number)
-        decided = request.number <= len(script)
-        return decided, script[request.number - 1] if decided else None
 
     def _drawn(self, request: LoggedRequest) -> str | None:
         faults = self._options.faults

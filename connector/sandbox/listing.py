@@ -32,16 +32,6 @@ _FILTERED_KEPT = 8  # filtered lists that are cached between their pages
 
 
 @dataclass(frozen=True)
-class Page:
-    """rows: JSON, in list order. total: rows of the filtered list. last_ms: the last row's time."""
-
-    rows: list[bytes]
-    total: int
-    token: str | None
-    last_ms: int | None
-
-
-@dataclass(frozen=True)
 class _Rows:
     """A list, filtered or not, in its order. filtered: serial numbers; None = all of the table."""
 
@@ -94,8 +84,7 @@ class Listing:
             filtered = self._serials(table, resource, filters)
             rows = _Rows(table, filtered, SORT_FIELDS[resource])
             start = self._start(rows, resource, dict(params), now_s)
-            page = self._page(rows, resource, start, limit, now_s)
-        return enveloped(resource, page, self._options)
+            return self._page(rows, resource, start, limit, now_s)
 
     def known_parameters(self, resource: str) -> set[str]:
         """Names of the parameters that this revision of this list knows."""
@@ -160,7 +149,7 @@ class Listing:
 
     def _page(
         self, rows: _Rows, resource: str, start: int, limit: int | None, now_s: float
-    ) -> Page:
+    ) -> bytes:
         total = len(rows)
         stop = total if limit is None else min(start + limit, total)
         serials = rows.between(start, stop)
@@ -173,7 +162,8 @@ class Listing:
             offset = self._options.token_kind == "offset"  # noqa: S105 - no password
             token = write_token(resource, stop if offset else (rows.table.key(last), last), now_s)
             last_ms = rows.time_ms(last)
-        return Page([rows.table.encoded(serial) for serial in serials], total, token, last_ms)
+        encoded = [rows.table.encoded(serial) for serial in serials]
+        return enveloped(resource, encoded, total, token, last_ms, self._options)
 
 
 def write_token(resource: str, start: PageStart, now_s: float) -> str:
@@ -196,20 +186,30 @@ def read_token(token: str, resource: str, now_s: float, ttl_s: float | None) -> 
     return start if isinstance(start, int) else (start[0], start[1])
 
 
-def enveloped(resource: str, page: Page, options: SandboxOptions) -> bytes:
-    """The body of a list's answer, in the revision that the options ask for."""
+def enveloped(
+    resource: str,
+    rows: list[bytes],
+    total: int,
+    token: str | None,
+    last_ms: int | None,
+    options: SandboxOptions,
+) -> bytes:
+    """The body of a page, in the revision that the options ask for.
+
+    rows: JSON, in list order. total: rows of the filtered list. last_ms: the last row's time.
+    """
     kind = options.envelope_of(resource)
-    token = {"nextPageToken": page.token} if page.token else {}
+    next_page = {"nextPageToken": token} if token else {}
     counted = resource == "prospects" and options.total_count
-    total = {"totalCount": page.total} if counted else {}
-    if kind == "pagination":
-        return _body({"success": True}, "items", page.rows, {"pagination": {**token, **total}})
-    if kind == "next_token":
-        return _body({"success": True}, "items", page.rows, {"nextPageToken": page.token})
-    if kind == "legacy":
-        last = {LAST_NAMES[resource]: page.last_ms}
-        return _body({"success": True}, resource, page.rows, last)
-    return _body({}, resource, page.rows, {**total, **token})
+    count = {"totalCount": total} if counted else {}
+    match kind:
+        case "pagination":
+            return _body({"success": True}, "items", rows, {"pagination": {**next_page, **count}})
+        case "next_token":
+            return _body({"success": True}, "items", rows, {"nextPageToken": token})
+        case "legacy":
+            return _body({"success": True}, resource, rows, {LAST_NAMES[resource]: last_ms})
+    return _body({}, resource, rows, {**count, **next_page})
 
 
 def _body(before: dict[str, Any], name: str, rows: list[bytes], after: dict[str, Any]) -> bytes:

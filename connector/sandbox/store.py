@@ -181,8 +181,8 @@ class Store:
         self._tables = {
             name: Table(_generated(name, options), self._order_of(name)) for name in RESOURCES
         }
-        self._contacts: dict[str, dict[str, list[int]]] | None = None
-        self.on_change: Callable[[str, Record, Mapping[str, Any]], None] | None = None
+        self._contacts: dict[tuple[str, str], list[int]] | None = None  # once they are needed
+        self.on_change: Callable[[str, Record, Mapping[str, Any]], None] = lambda *_: None
 
     def table(self, resource: str) -> Table:
         """The rows in list order. Hold `lock` while using it.
@@ -229,14 +229,9 @@ class Store:
             record.setdefault("updatedAt", now_ms)
         with self.lock:
             created = self.put(resource, record)
-            self._tell("created", resource, created, fields, mute)
+            if resource == "prospects" and not mute:
+                self.on_change("created", created, fields)
             return created
-
-    def _tell(
-        self, action: str, resource: str, record: Record, fields: Mapping[str, Any], mute: bool
-    ) -> None:
-        if self.on_change is not None and resource == "prospects" and not mute:
-            self.on_change(action, record, fields)
 
     def update(
         self,
@@ -260,9 +255,12 @@ class Store:
             after = {**before, **deepcopy(dict(changes))}
             has_time = resource != "notes" or "updatedAt" in before
             if touch and has_time and "updatedAt" not in changes:
-                after["updatedAt"] = _later(self._clock.now_ms(), before.get("updatedAt"))
+                before_ms = before.get("updatedAt")  # later than that, even within a millisecond
+                later_ms = before_ms + 1 if isinstance(before_ms, int) else 0
+                after["updatedAt"] = max(self._clock.now_ms(), later_ms)
             updated = self.put(resource, {**after, "id": record_id})
-            self._tell("updated", resource, updated, changes, mute)
+            if resource == "prospects" and not mute:
+                self.on_change("updated", updated, changes)
             return updated
 
     def delete(self, resource: str, record_id: str) -> None:
@@ -299,38 +297,33 @@ class Store:
     def prospects_by(self, contact: str, value: Any) -> list[int]:
         """Serial numbers of the prospects with the "email" or "phone" `value`, oldest first."""
         if self._contacts is None:
-            self._contacts = {name: {} for name in CONTACT_KEYS}
+            self._contacts = {}
             for serial in self._tables["prospects"].serials():
                 self._learn_contacts("prospects", self._tables["prospects"].record(serial), serial)
         key = CONTACT_KEYS[contact](value)
-        return sorted(self._contacts[contact].get(key, [])) if key else []
+        return sorted(self._contacts.get((contact, key), ())) if key else []
 
     def _learn_contacts(self, resource: str, record: Any, serial: int) -> None:
-        for name, key in self._contact_keys(resource, record):
-            assert self._contacts is not None
-            self._contacts[name].setdefault(key, []).append(serial)
+        if resource == "prospects" and self._contacts is not None:
+            for contact in _contacts_of(record):
+                self._contacts.setdefault(contact, []).append(serial)
 
     def _forget_contacts(self, resource: str, record: Any, serial: int) -> None:
-        for name, key in self._contact_keys(resource, record):
-            assert self._contacts is not None
-            self._contacts[name][key].remove(serial)
+        if resource == "prospects" and self._contacts is not None:
+            for contact in _contacts_of(record):
+                self._contacts[contact].remove(serial)
 
-    def _contact_keys(self, resource: str, record: Any) -> list[tuple[str, str]]:
-        is_record = isinstance(record, dict) and isinstance(record.get("id"), str)
-        if self._contacts is None or resource != "prospects" or not is_record:
-            return []
-        keys = [(name, normalize(record.get(name))) for name, normalize in CONTACT_KEYS.items()]
-        return [(name, key) for name, key in keys if key]
+
+def _contacts_of(record: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(record, dict) and isinstance(record.get("id"), str):
+        for name, normalized in CONTACT_KEYS.items():
+            if key := normalized(record.get(name)):
+                yield name, key
 
 
 def _generated(resource: str, options: SandboxOptions) -> Generated:
     count: int = getattr(options, resource)
     return Generated(resource, options.seed, count, options.prospects, options.base_time_ms)
-
-
-def _later(now_ms: int, before_ms: Any) -> int:
-    """A later `updatedAt` than the one before, even within the same millisecond."""
-    return max(now_ms, before_ms + 1) if isinstance(before_ms, int) else now_ms
 
 
 def matching(table: Table, wanted: Callable[[Record], bool]) -> list[int]:
