@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-DUCKDB_PATH = Path("data/sandbox.duckdb")
-STATE_DIR = Path("data/.sandbox-state")
+from pipelines.commands.status_commands import SANDBOX_COPY
+
+DUCKDB_PATH, STATE_DIR = SANDBOX_COPY, Path("data/.sandbox-state")
 _SANDBOX_NOTICE = """\
 No API key is configured: this is the embedded SANDBOX with made-up people, not HiringCenter.
 Its rows go to {path}.
@@ -91,6 +92,13 @@ def _tables() -> Iterator[str]:
             table = connection.table(f'hiringcenter."{name}"')
             ((rows,),) = table.count("*").fetchall()
             yield f"  hiringcenter.{name:<18} {rows:>6,} {'row' if rows == 1 else 'rows'}"
+        marts = connection.execute(
+            "SELECT count(*) FROM information_schema.tables "
+            "WHERE table_schema = 'hiringcenter_marts'"
+        ).fetchall()[0][0]
+    if marts:
+        yield f"  hiringcenter_marts: {marts} answers, such as hiringcenter_marts.time_in_stage;"
+        yield "    `hiringcenter columns` describes them all"
     yield ""
     yield "Try a query (paste this):"
     yield f"  {_python()} -c \"import duckdb; print(duckdb.connect('{DUCKDB_PATH}', read_only=True)"

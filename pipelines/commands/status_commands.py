@@ -302,6 +302,13 @@ _TYPE_WORDS = {
     "text": "text", "bool": "boolean", "bigint": "integer", "double": "number",
     "timestamp": "time", "json": "JSON",
 }  # fmt: skip
+_MART_TYPES = (  # of DuckDB, by their beginning
+    ("VARCHAR[]", "list"), ("VARCHAR", "text"), ("BOOLEAN", "boolean"), ("DOUBLE", "number"),
+    ("DECIMAL", "number"), ("TIMESTAMP", "time"), ("DATE", "date"), ("JSON", "JSON"),
+    *((name, "integer") for name in ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT")),
+)  # fmt: skip
+SANDBOX_COPY = Path("data/sandbox.duckdb")
+"""Where `make sync` without a key publishes what it pulls from the sandbox."""
 _WIDTH, _NAME_CELLS, _TYPE_CELLS = 80, 24, 8
 
 
@@ -311,8 +318,9 @@ _WIDTH, _NAME_CELLS, _TYPE_CELLS = 80, 24, 8
     example="hiringcenter columns prospects",
 )
 def _columns(settings: Settings, _output: Output, table: str | None = argument("TABLE")) -> Result:
-    """Print what each column of TABLE (default: of all tables) holds, with its type. Where data has
-    landed, also the columns that the API's reference doesn't name. Needs no network."""
+    """Print what each column of TABLE (default: of all tables and marts) holds, with its type.
+    Where data has landed, also the columns that the API's reference doesn't name. Needs no
+    network."""
     from connector.errors import UsageError, nearest
 
     tables, note = dictionary(settings)
@@ -335,23 +343,27 @@ def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | Non
     that is so. is_documented: the column exists whatever the API returns."""
     from connector.errors import ConnectorError
     from connector.source.dictionary import UNNAMED, column_text, table_text
-    from pipelines.destination.marts import our_marts
     from pipelines.pull.run_tables import documented_columns
     from pipelines.pull.verification import open_landed
 
     documented, landed, note = documented_columns(), dict[str, Any](), None
+    sandbox = settings.project.folder / SANDBOX_COPY
+    is_keyless = settings.api_key is None and not settings.accounts
+    if is_keyless and not settings.duckdb_path.exists() and sandbox.exists():
+        settings = settings.model_copy(update={"duckdb_path": sandbox, "destination": "duckdb"})
+        note = f"No API key is configured: this is the sandbox's copy at {sandbox}."
     try:
         with open_landed(settings) as tables:
             landed = tables.columns()
     except ConnectorError as error:
         note = f"Only documented columns are shown. {error}"
-    found = {}
+    found, every = {}, dict[str, dict[str, Any]]()
     for name in [*documented, *sorted(landed.keys() - documented.keys())]:
         about = table_text(name)
         if about is None:  # dlt's, or a user's on a server
             continue
         known = documented.get(name, {})
-        columns = {**known, **landed.get(name, {})}
+        columns = every[name] = {**known, **landed.get(name, {})}
         found[name] = {
             "name": name,
             "holds": about,
@@ -366,16 +378,48 @@ def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | Non
                 if not column.startswith("_dlt_")
             ],
         }
-    for mart in our_marts():
-        found[mart.name] = {
-            "name": mart.name,
-            "holds": f"mart. {mart.question}",
-            "columns": [
-                {"name": column, "type": "", "holds": text, "is_documented": True}
-                for column, text in mart.columns
-            ],
+    return {**found, **_mart_facts(settings, every)}, note
+
+
+def _mart_facts(settings: Settings, tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The same of marts, ours and the user's. tables: dlt's columns, by table."""
+    from connector.source.dictionary import UNNAMED, column_text
+    from pipelines.destination.marts import mart_types, our_marts, own_marts
+    from pipelines.destination.warehouse import DUCKDB_TYPES
+
+    if not settings.marts.enabled:
+        return {}
+    ours, folder = our_marts(), settings.marts.directory
+    marts = [*ours, *(own_marts(folder, ours) if folder is not None else ())]
+    known = {
+        table: {
+            name: DUCKDB_TYPES[column["data_type"]]
+            for name, column in columns.items()
+            if column["data_type"] in DUCKDB_TYPES
         }
-    return found, note
+        for table, columns in tables.items()
+    }
+    types, found = mart_types(marts, settings.dataset, known), {}
+    for mart in marts:
+        own, about = types[mart.name], dict[str, str]()
+        for table in sorted(mart.words & tables.keys()) if not mart.is_own else ():
+            about |= {name: column_text(table, name) or UNNAMED for name in tables[table]}
+        about |= dict(mart.columns)
+        holds = f"mart{' of your own' if mart.is_own else ''}. {mart.question}".strip()
+        if isinstance(own, str):
+            own, holds = dict(mart.columns), f"{holds} It can't be made: {own}"
+            own = dict.fromkeys(own, "")
+        columns = [
+            {
+                "name": name,
+                "type": next((word for type_, word in _MART_TYPES if kind.startswith(type_)), kind),
+                "holds": about.get(name, f"not described: its file has no line -- {name}: …"),
+                "is_documented": about.get(name, UNNAMED) != UNNAMED,
+            }
+            for name, kind in own.items()
+        ]
+        found[mart.name] = {"name": mart.name, "holds": holds, "columns": columns}
+    return found
 
 
 def _table_lines(table: dict[str, Any]) -> Iterator[str]:

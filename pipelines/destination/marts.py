@@ -124,6 +124,60 @@ def our_marts() -> list[Mart]:
     return ordered
 
 
+def own_marts(folder: Path, ours: Sequence[Mart]) -> list[Mart]:
+    """The user's, in the order of their names; what can't be used is left out, and named."""
+    if not folder.is_dir():
+        _warn(folder, "no such folder; correct [marts] directory")
+        return []
+    found = []
+    for file in sorted(folder.glob("*.sql")):
+        reason = why_untrusted(folder) or why_untrusted(file)
+        mart = None
+        try:
+            mart = read_mart(file, is_own=True)
+        except (OSError, UnicodeDecodeError) as error:
+            reason = reason or f"it can't be read: {error}"
+        if not _NAME.fullmatch(file.stem):
+            reason = reason or "its name must be lower-case letters, digits and underscores"
+        if any(file.stem == mart.name for mart in ours):
+            reason = reason or "a mart of ours has that name; rename the file"
+        reason = reason or (why_not_one_select(mart.sql) if mart else None)
+        if reason or mart is None:
+            _warn(file, reason)
+        else:
+            found.append(mart)
+    return found
+
+
+def mart_types(
+    marts: Iterable[Mart], dataset: str, tables: Mapping[str, Mapping[str, str]]
+) -> dict[str, dict[str, str] | str]:
+    """By mart, DuckDB's types of its columns, in order, or why it has none. Nothing is run.
+
+    tables: DuckDB's types by table and column.
+    """
+    found: dict[str, dict[str, str] | str] = {}
+    schemas = (quoted_name(dataset), _schema(dataset))
+    with closing(duckdb.connect(config=_OWN_CONFIG)) as connection:
+        for schema in schemas:
+            connection.execute(f"CREATE SCHEMA {schema}")
+        for table, types in tables.items():
+            columns = ", ".join(f"{quoted_name(name)} {kind}" for name, kind in types.items())
+            connection.execute(f"CREATE TABLE {schemas[0]}.{quoted_name(table)} ({columns})")
+        connection.execute(f"SET search_path = '{','.join(schemas)}'")
+        connection.execute("SET enable_external_access = false")
+        connection.execute("SET lock_configuration = true")
+        for mart in marts:
+            try:
+                view = f"{schemas[1]}.{quoted_name(mart.name)}"
+                connection.execute(f"CREATE VIEW {view} AS {mart.sql}")
+                described = connection.execute(f"DESCRIBE {view}").fetchall()
+                found[mart.name] = {name: kind for name, kind, *_ in described}
+            except duckdb.Error as error:
+                found[mart.name] = _reason(error)
+    return found
+
+
 class Marts:
     """Makes the marts of every dataset. record: remembers which were skipped, to say so once.
     folder: private, for scratch files. stop: once set, no SELECT of a user's runs on."""
@@ -146,31 +200,8 @@ class Marts:
 
     @cached_property
     def _own(self) -> list[Mart]:
-        """The user's, in the order of their names; what can't be used is left out, and named."""
         folder = self._settings.directory
-        if folder is None or not self._settings.enabled:
-            return []
-        if not folder.is_dir():
-            _warn(folder, "no such folder; correct [marts] directory")
-            return []
-        found = []
-        for file in sorted(folder.glob("*.sql")):
-            reason = why_untrusted(folder) or why_untrusted(file)
-            mart = None
-            try:
-                mart = read_mart(file, is_own=True)
-            except (OSError, UnicodeDecodeError) as error:
-                reason = reason or f"it can't be read: {error}"
-            if not _NAME.fullmatch(file.stem):
-                reason = reason or "its name must be lower-case letters, digits and underscores"
-            if any(file.stem == ours.name for ours in self._ours):
-                reason = reason or "a mart of ours has that name; rename the file"
-            reason = reason or (why_not_one_select(mart.sql) if mart else None)
-            if reason or mart is None:
-                _warn(file, reason)
-            else:
-                found.append(mart)
-        return found
+        return own_marts(folder, self._ours) if folder and self._settings.enabled else []
 
     # --- tables in the published copy -------------------------------------------------------------
 

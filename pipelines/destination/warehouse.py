@@ -35,7 +35,8 @@ _DATA_TYPES = {
     "BOOLEAN": "bool",
     "TIMESTAMP WITH TIME ZONE": "timestamp",
 }
-_DUCKDB_TYPES = {data_type: duckdb_type for duckdb_type, data_type in _DATA_TYPES.items()}
+DUCKDB_TYPES = {data_type: duckdb_type for duckdb_type, data_type in _DATA_TYPES.items()}
+"""By dlt's types of our columns."""
 
 
 class DuckWarehouse:
@@ -149,7 +150,7 @@ class DuckWarehouse:
             for batch in batches:
                 name = self.name(batch.table)
                 types = {
-                    column: _DUCKDB_TYPES[schema["data_type"]]
+                    column: DUCKDB_TYPES[schema["data_type"]]
                     for column, schema in batch.columns.items()
                 }
                 columns = ", ".join(
