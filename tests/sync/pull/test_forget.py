@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -289,10 +290,12 @@ def test_forget_holds_the_pushes_while_it_waits_for_a_pull(puller: Puller):
         """A pull that ends once the forget has the pushes' lock, and not before."""
         try:
             held = select(locks.holders.c.fence).where(locks.holders.c.name == name)
-            while True:
+            until_s = time.monotonic() + 120  # so long that only what never happens fails
+            while time.monotonic() < until_s:
                 with outbox.read() as connection:
                     if connection.scalar(held) is not None:
                         break
+                time.sleep(0.005)
             try:
                 with locks.take_lock(outbox, name, run_id="a-push"):
                     seen.append(False)
