@@ -242,6 +242,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return matches[0] if matches else None
 
 
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'tasks'?`, for the end of a sentence; empty if no known name is like it."""
+    like = nearest(name, known)
+    return f" Did you mean {like!r}?" if like else ""
+
+
 # --- settings -------------------------------------------------------------------------------
 
 

@@ -270,11 +270,7 @@ def outcome_of_status(status: int, *, keyed: bool, message: str) -> Outcome:
     if status >= 500 or status in _TRANSIENT_STATUS:
         return Outcome.FAULTY
     if status == 409 and keyed:
-        return _outcome_of_conflict(message)
+        if _STILL_RUNNING.search(message):
+            return Outcome.RUNNING
+        return Outcome.FINAL if _CONFLICT.search(message) else Outcome.DOUBTFUL
     return Outcome.FINAL
-
-
-def _outcome_of_conflict(message: str) -> Outcome:
-    if _STILL_RUNNING.search(message):
-        return Outcome.RUNNING
-    return Outcome.FINAL if _CONFLICT.search(message) else Outcome.DOUBTFUL

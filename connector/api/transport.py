@@ -16,6 +16,7 @@ import time
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
@@ -131,20 +132,14 @@ class Transport:
             extensions={"timeout": dict.fromkeys(("connect", "read", "write"), deadline)},
         )
         try:
-            self._receive(request, exchange)
+            with closing(self._client.send(request, stream=True)) as response:
+                exchange.head_s = time.monotonic()
+                exchange.status = response.status_code
+                exchange.headers = {name.lower(): text for name, text in response.headers.items()}
+                _read_body(response, exchange)
         except httpx.HTTPError as error:
             exchange.failure, exchange.untrusted = _explain(error)
         return exchange
-
-    def _receive(self, request: httpx.Request, exchange: Exchange) -> None:
-        response = self._client.send(request, stream=True)
-        try:
-            exchange.head_s = time.monotonic()
-            exchange.status = response.status_code
-            exchange.headers = {name.lower(): text for name, text in response.headers.items()}
-            _read_body(response, exchange)
-        finally:
-            response.close()
 
     def close(self) -> None:
         """Close all connections; requests still running on them fail."""

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from connector.errors import MissingKey, nearest, quoted
+from connector.errors import MissingKey, did_you_mean, quoted
 from connector.settings.folders import LEDGER, Project, default_state_dir, effective_state_dir
 
 # --- values: rate limits and URLs -----------------------------------------------------------------
@@ -146,8 +146,7 @@ def _check_options(query: str) -> None:
     known = {option.keyword.decode() for option in _driver().Conninfo.get_defaults()}
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name not in known:
-            like = nearest(name, known)
-            hint = f" Did you mean {like!r}?" if like else ""
+            hint = did_you_mean(name, known)
             is_name = re.fullmatch(r"\w+", name) and "@" not in query  # else part of a password?
             what = quoted(name) if is_name else "what follows the first ?"
             raise ValueError(f"{what} isn't a PostgreSQL connection option.{hint}")

@@ -165,11 +165,10 @@ def _webhooks(
 ) -> Result:
     """Receive events (serve), look up whom they name (drain), subscribe URL, list what was
     subscribed and received, or show the poll feed (poll)."""
-    from connector.errors import UsageError, nearest
+    from connector.errors import UsageError, did_you_mean
 
     if action not in _ACTIONS:
-        like = nearest(action, _ACTIONS) if action else None
-        hint = f" Did you mean {like!r}?" if like else ""
+        hint = did_you_mean(action or "", _ACTIONS)
         raise UsageError(f"webhooks needs one of {', '.join(_ACTIONS)}.{hint}")
     if url is not None and action != "subscribe":
         raise UsageError(f"webhooks {action} takes no URL.")

@@ -321,13 +321,12 @@ def _columns(settings: Settings, _output: Output, table: str | None = argument("
     """Print what each column of TABLE (default: of all tables and marts) holds, with its type.
     Where data has landed, also the columns that the API's reference doesn't name. Needs no
     network."""
-    from connector.errors import UsageError, nearest
+    from connector.errors import UsageError, did_you_mean
 
     tables, note = dictionary(settings)
     if table is not None:
         if table not in tables:
-            like = nearest(table, tables)
-            hint = f" Did you mean {like!r}?" if like else ""
+            hint = did_you_mean(table, tables)
             raise UsageError(f"There is no table {table!r}.{hint} Known: {', '.join(tables)}.")
         tables = {table: tables[table]}
     lines = [line for facts in tables.values() for line in _table_lines(facts)]

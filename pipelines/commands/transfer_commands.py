@@ -90,13 +90,12 @@ def _pull(
 
 def _resources(named: list[str] | None) -> tuple[str, ...]:
     """The resources that are named, or all, in their usual order."""
-    from connector.errors import UsageError, nearest
+    from connector.errors import UsageError, did_you_mean
     from connector.source import RESOURCES
 
     for name in named or ():
         if name not in RESOURCES:
-            like = nearest(name, RESOURCES)
-            hint = f" Did you mean {like!r}?" if like else ""
+            hint = did_you_mean(name, RESOURCES)
             raise UsageError(f"There is no resource {name!r}.{hint} Known: {', '.join(RESOURCES)}.")
     return tuple(name for name in RESOURCES if not named or name in named)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from connector.errors import ConfigurationError, nearest
+from connector.errors import ConfigurationError, did_you_mean
 from connector.settings import Settings
 from connector.settings.folders import OLD_STATE_NAME, open_state_dir
 from pipelines.destination.labels import label_of
@@ -188,11 +188,10 @@ def _configured(settings: Settings) -> tuple[str, Any]:
     except Exception as error:
         if (missing := missing_package(error)) is not None:
             raise _unusable_destination(settings, str(missing)) from error
-        like = nearest(settings.destination, (*_URLS, *_PARTS, "duckdb", "filesystem"))
+        hint = did_you_mean(settings.destination, (*_URLS, *_PARTS, "duckdb", "filesystem"))
         reason = (
-            f"dlt has no such destination, or can't load it ({type(error).__name__})."
-            + (f" Did you mean {like!r}?" if like else "")
-            + ' Check its name, and install its package: pip install "dlt[NAME]".'
+            f"dlt has no such destination, or can't load it ({type(error).__name__}).{hint}"
+            ' Check its name, and install its package: pip install "dlt[NAME]".'
         )
         raise _unusable_destination(settings, reason) from error
     return destination.destination_type.rpartition(".")[2], configuration

@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from connector.errors import InputError, nearest
+from connector.errors import InputError, did_you_mean
 from connector.logs import redact
 from connector.upsert.inputs.files import LocalFile
 from connector.upsert.inputs.reader import Input, check_header
@@ -149,8 +149,7 @@ def _find(connection: duckdb.DuckDBPyConnection, table: str, schema: str | None)
     for found_schema, found in rows:
         if table in (found, f"{found_schema}.{found}"):
             return f"{_quoted(found_schema)}.{_quoted(found)}"
-    like = nearest(table, [found for _, found in rows])
-    hint = f" Did you mean {like!r}?" if like else ""
+    hint = did_you_mean(table, [found for _, found in rows])
     raise InputError(location=f"table {table}", reason=f"no such table or view.{hint}")
 
 

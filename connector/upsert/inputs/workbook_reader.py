@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from connector.errors import InputError, nearest
+from connector.errors import InputError, did_you_mean
 from connector.upsert.inputs.files import LocalFile
 from connector.upsert.inputs.reader import (
     HEADER_SEARCH_ROWS,
@@ -137,8 +137,7 @@ def _choose(sheets: list[Sheet], wanted: str | None, *, location: str) -> Sheet:
     if wanted is None and sheets:
         return sheets[0]
     names = [sheet.name for sheet in sheets]
-    like = nearest(wanted or "", names)
-    hint = f" Did you mean {like!r}?" if like else ""
+    hint = did_you_mean(wanted or "", names)
     there = ", ".join(map(repr, names[:_SHOWN_SHEETS]))
     reason = f"has no sheet {wanted!r}.{hint} --sheet takes one of {there}."
     raise InputError(location=location, reason=reason)

@@ -22,8 +22,8 @@ from connector.errors import (
     InputError,
     NoHeader,
     UnknownColumn,
+    did_you_mean,
     listed_columns,
-    nearest,
 )
 from connector.upsert.rows.write_schema import (
     ACTIVITY_FIELDS,
@@ -140,7 +140,9 @@ class ColumnMapping:
         location = str(path)
         table = _read_toml(Path(path))
         for name in sorted(table.keys() - {*_SECTIONS}):
-            reason = f"unknown name {name!r}.{_hint(name, _SECTIONS)} It may hold [columns], "
+            reason = (
+                f"unknown name {name!r}.{did_you_mean(name, _SECTIONS)} It may hold [columns], "
+            )
             reason += "[constants], [policy] and ignore."
             raise BadMapping(location=location, reason=reason)
         ignore = table.get("ignore", [])
@@ -214,7 +216,7 @@ def _policies(section: Mapping[str, Any], location: str) -> dict[str, Policy]:
         elif name not in PROSPECT_FIELDS:
             reason = "notes, tasks and meetings are only created, never changed. Remove it."
         elif policy not in _POLICIES:
-            hint = _hint(policy, _POLICIES) if isinstance(policy, str) else ""
+            hint = did_you_mean(policy, _POLICIES) if isinstance(policy, str) else ""
             reason = f"expected one of {', '.join(_POLICIES)}.{hint}"
         elif found.get(name, policy) != policy:
             reason = f"is there twice, as {name} and under another spelling. Remove one."
@@ -222,11 +224,6 @@ def _policies(section: Mapping[str, Any], location: str) -> dict[str, Policy]:
             raise BadMapping(location=location, reason=f"[policy] {written}: {reason}")
         found[name] = policy
     return found
-
-
-def _hint(name: str, known: Sequence[str]) -> str:
-    like = nearest(name, known)
-    return f" Did you mean {like!r}?" if like else ""
 
 
 # --- the input's columns --------------------------------------------------------------------
@@ -411,7 +408,7 @@ def _mapped(
             shown = columns if from_table else list(filter(is_field_word, columns))
             raise BadMapping(
                 location=mapping.location,
-                reason=f"[columns]: {location} has no column {name!r}.{_hint(name, shown)}",
+                reason=f"[columns]: {location} has no column {name!r}.{did_you_mean(name, shown)}",
             )
         mapped[column] = target
     return mapped
