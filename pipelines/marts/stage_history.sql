@@ -17,7 +17,10 @@
 -- left_before: the stay was over by then; null: still here
 -- hours_at_least: how long the stay was at least; null: still here
 -- hours_at_most: how long it was at most; null: still here, or not known
-WITH versions AS (
+WITH changed AS (  -- the others have one version, and that is one stay
+    SELECT DISTINCT id FROM prospects_history WHERE _hc_valid_to IS NOT NULL
+),
+versions AS (
     SELECT
         id, current_stage, current_stage_id, created_at,
         _hc_valid_from, _hc_valid_to, _hc_changed_after, _hc_changed_before,
@@ -28,6 +31,7 @@ WITH versions AS (
         lead(current_stage_id) OVER prospect AS next_stage_id,
         lead(_hc_valid_from) OVER prospect AS next_from
     FROM prospects_history
+    WHERE id IN (SELECT id FROM changed)
     WINDOW prospect AS (PARTITION BY id ORDER BY _hc_valid_from)
 ),
 marked AS (  -- a stage whose id stays the same was only renamed
@@ -79,6 +83,19 @@ stays AS (
     FROM paired
     WHERE begins
     WINDOW prospect AS (PARTITION BY id ORDER BY _hc_valid_from)
+    UNION ALL
+    SELECT
+        id,
+        current_stage,
+        current_stage_id,
+        created_at,
+        _hc_valid_from,
+        _hc_changed_after,
+        coalesce(_hc_changed_before, _hc_valid_from),
+        _hc_valid_from,
+        NULL, 1, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM prospects_history
+    WHERE NOT EXISTS (SELECT 1 FROM changed WHERE changed.id = prospects_history.id)
 ),
 settled AS (
     SELECT
