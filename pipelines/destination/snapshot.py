@@ -202,6 +202,8 @@ class Snapshot:
         with closing(connection.cursor()) as cursor:
             options = f"STORAGE_VERSION '{_STORAGE_VERSION}'"
             cursor.execute(f"ATTACH {quoted_text(made)} AS {_ALIAS} ({options})")
+            # with the 1 GB that dlt sets, each row would be written to the log before the file
+            cursor.execute("RESET checkpoint_threshold")
             try:
                 for name in names:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
