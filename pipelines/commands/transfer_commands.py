@@ -540,6 +540,11 @@ def _pull_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     for resource, facts in report.summary["resources"].items():
         if "why_incomplete" in facts:
             yield f"{resource}: not proven complete: {facts['why_incomplete']}."
+        if left_out := facts.get("rows_forgotten"):
+            yield (
+                f"{resource}: {plural(left_out, 'row')} about people who were forgotten here left "
+                "out; they count as listed."
+            )
         if resource in report.doubts:
             yield _what_follows(resource, is_new=report.doubts[resource])
     for resource, counts in report.warnings.items():

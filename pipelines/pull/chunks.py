@@ -54,7 +54,6 @@ _OTHERS = (
     runs_batch([]),
     freshness_batch([]),
 )
-_WAS_FORGOTTEN = "was forgotten here, or belongs to a person who was, so it doesn't land"
 _log = get_logger("pull")
 
 
@@ -217,6 +216,8 @@ class Landing:
         """By list: ids that a full scan has found new or changed, of `FOUND_MAX` at most."""
         self.forgotten = NOBODY
         """People who don't land, nor what belongs to them."""
+        self.left_out: dict[str, set[str]] = {}
+        """By list: which records didn't for that reason."""
 
     @property
     def warnings(self) -> dict[str, Counter[str]]:
@@ -277,24 +278,23 @@ class Landing:
 
     def _without_forgotten(self, resource: str, page: ScannedPage) -> ScannedPage:
         """A page without people who were forgotten. For the scan they are in its list as before."""
-        run, of = self._runs[resource], self.forgotten
+        of, malformed = self.forgotten, []
         records = self._remembered(resource, page.records)
-        malformed = [
-            item
-            for item in page.malformed
-            if not isinstance(item, dict)
-            or not (
+        for item in page.malformed:
+            if isinstance(item, dict) and (
                 of.has_id(item.get("prospectId"))
                 or of.has_contact(item.get("email"), item.get("phone"))
-            )
-        ]
-        run.counts["rows_read"] += len(page.records) - len(records)
+            ):
+                self.left_out.setdefault(resource, set()).add(str(item))
+            else:
+                malformed.append(item)
+        self._runs[resource].counts["rows_read"] += len(page.records) - len(records)
         return replace(page, records=records, malformed=malformed)
 
     def _remembered(self, resource: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of `records` that aren't about people who were forgotten. A prospect who has one of
         their contacts, and landed before under an id of their own, is somebody else."""
-        run, of = self._runs[resource], self.forgotten
+        of = self.forgotten
         owner = "id" if resource == "prospects" else "prospectId"
         left_out = {at for at, each in enumerate(records) if of.has_id(each.get(owner))}
         if resource == "prospects":
@@ -307,7 +307,7 @@ class Landing:
             left_out |= {at for at, id_ in alike.items() if id_ not in known}
         if not left_out:
             return records
-        run.warnings[_WAS_FORGOTTEN] += len(left_out)
+        self.left_out.setdefault(resource, set()).update(str(records[at]["id"]) for at in left_out)
         return [each for at, each in enumerate(records) if at not in left_out]
 
     def land_looked_up(

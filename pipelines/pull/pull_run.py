@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -141,6 +141,7 @@ class _Pull:
         self._runs: dict[str, ListScan] = {}
         self._plans: ScanPlans = {}
         self._scans: list[tuple[Scan, ListScan]] = []
+        self._left_out: Mapping[str, Collection[str]] = {}
         self._pages = 0  # that have landed
         self._errors: list[ConnectorError] = []
         self._report = PullReport(summary={})
@@ -176,7 +177,7 @@ class _Pull:
             self._landing = landing = Landing(destination, self._runs, session.settings.pull)
             session.budget.pull_started(self._expected_pages())
             account = self._account()
-            landing.forgotten = forgotten_of(session)
+            landing.forgotten, self._left_out = forgotten_of(session), landing.left_out
             self._settle_owner(account)
             self._end_earlier_scans()
             try:
@@ -494,8 +495,9 @@ class _Pull:
 
     def _resource(self, name: str) -> dict[str, Any]:
         """A resource's part of the summary; rows: the live ones, once they are counted."""
-        rows = self._report.live_rows.get(name)
-        return self._runs[name].summary() | ({} if rows is None else {"rows": rows})
+        rows, left_out = self._report.live_rows.get(name), len(self._left_out.get(name, ()))
+        facts = self._runs[name].summary() | ({} if rows is None else {"rows": rows})
+        return facts | ({"rows_forgotten": left_out} if left_out else {})
 
     def _show(self, pages: int, rows: int) -> None:
         """Show how far the run has come. pages: those that have landed."""
