@@ -42,6 +42,7 @@ from connector.upsert.outbox.forgotten import (
     ContactHashes,
     PeopleToForget,
     contacts_leading_to,
+    identity_text,
     ids_in,
     people_behind,
     receipts_of,
@@ -93,6 +94,7 @@ _MENTIONS = (
 )  # fmt: skip
 _CONTACTS = ("email", "phone")
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as a 64-bit column holds them
+_ASCII_WORD = re.compile(r"[a-z0-9]+")
 _SCRATCH = ("*.tmp", "*.made", "own_marts.*")  # in the working folder
 _log = get_logger("forget")
 
@@ -612,10 +614,13 @@ class _PersonTables:
         another column."""
         if values and self._has(table, column):
             yield f"{column} IN ({{ids}})"
-            numbers = [each for each in values if _INTEGER.fullmatch(each)]
-            variant = variant_name(column, "bigint")
-            if numbers and self._has(table, variant):
-                yield f"{variant} IN ({', '.join(numbers)})"
+            if numbers := [each for each in values if _INTEGER.fullmatch(each)]:
+                for variant in self._number_columns(table, column):
+                    yield f"{variant} IN ({', '.join(numbers)})"
+
+    def _number_columns(self, table: str, column: str) -> list[str]:
+        variants = [variant_name(column, data_type) for data_type in ("bigint", "double")]
+        return [each for each in variants if self._has(table, each)]
 
     def refuse_other_account(self, session: Session) -> None:
         """
@@ -627,14 +632,18 @@ class _PersonTables:
     # --- who it is --------------------------------------------------------------------------------
 
     def having(self, email: str) -> list[str]:
-        """Ids of prospects who have exactly this email."""
+        """Ids of prospects who have this email, however it is spelled."""
         if not self._has(PROSPECTS, "id", "email"):
             return []
-        wanted = {email, email.casefold(), email.lower()}
         if (hidden := self._hashes.hidden.get("email")) is not None:
-            wanted |= {hidden(each) for each in wanted}
-        found = self._rows("id", PROSPECTS, "lower(trim(email)) IN ({ids})", sorted(wanted))
-        return [row[0] for row in found]
+            wanted = sorted({hidden(each) for each in (email, email.casefold(), email.lower())})
+            return [id_ for (id_,) in self._rows("id", PROSPECTS, "email IN ({ids})", wanted)]
+        # a part that is lower-cased alike everywhere finds candidates, which are compared here
+        parts = _ASCII_WORD.findall(email.lower())
+        like, own = f"%{max(parts, key=len, default='')}%", self._hashes.of_contact("email", email)
+        sql = f"SELECT id, email FROM {self._warehouse.name(PROSPECTS)} WHERE lower(email) LIKE %s"  # noqa: S608
+        rows = self._warehouse.query(sql, [like])
+        return [id_ for id_, text in rows if own & _aliases("email", text, self._hashes)]
 
     def has(self, prospect_id: str) -> bool:
         is_there = self._has(PROSPECTS, "id")
@@ -646,17 +655,19 @@ class _PersonTables:
         sql = f"SELECT id FROM {self._warehouse.name(PROSPECTS)}"  # noqa: S608 - a name of ours
         return [row[0] for row in self._warehouse.query(sql)]
 
-    def contacts(self, prospect_id: str) -> list[tuple[str, Any]]:
-        """(kind, value) of every contact that the person has, or had by their history."""
+    def contacts(self, prospect_id: str) -> list[tuple[str, str]]:
+        """(kind, text) of every contact that the person has, or had by their history."""
         return [
-            (kind, value)
+            (kind, text)
             for table in (PROSPECTS, f"{PROSPECTS}_history")
             for kind in _CONTACTS
             if self._has(table, "id", kind)
-            for (value,) in self._rows(kind, table, "id IN ({ids})", [prospect_id])
+            for column in (kind, *self._number_columns(table, kind))
+            for (value,) in self._rows(column, table, "id IN ({ids})", [prospect_id])
+            if (text := identity_text(value)) is not None
         ]
 
-    def shared(self, contacts: Sequence[tuple[str, Any]], but: Collection[str]) -> set[int]:
+    def shared(self, contacts: Sequence[tuple[str, str]], but: Collection[str]) -> set[int]:
         """Aliases of those contacts that others have as well: a family's phone. but: not these
         people."""
         shared: set[int] = set()
@@ -700,8 +711,10 @@ class _PersonTables:
             return [*ids]
         given = secret.get_secret_value().encode()
         privacy = Privacy(resource, own.exclude_columns, own.hash_columns, given)
-        hashed = map(privacy.keyed_hash, ids) if privacy.hashes("prospectId") else ()
-        return [*ids, *hashed]
+        if not privacy.hashes("prospectId"):
+            return [*ids]
+        sent = [*ids, *(float(each) for each in ids if _INTEGER.fullmatch(each))]  # 4711 as 4711.0
+        return [*ids, *map(privacy.keyed_hash, sent)]
 
     def belonging_to(self, ids: Sequence[str]) -> list[str]:
         """Ids of their notes, tasks and meetings."""
@@ -787,9 +800,7 @@ class _PersonTables:
 
 def _aliases(kind: str, value: Any, hashes: ContactHashes) -> set[int]:
     """Of a contact as a table has it."""
-    if not isinstance(value, str) or not value.strip():
-        return set()
-    if kind in hashes.hidden:
+    if kind in hashes.hidden and isinstance(value, str) and value.strip():
         return {hashes.of_hidden(kind, value)}
     return hashes.of_contact(kind, value)
 
@@ -806,6 +817,6 @@ def _names_one(content: str, ids: Collection[str], is_contact: Callable[[str], b
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value
-        elif isinstance(value, str | int) and (str(value) in ids or is_contact(str(value))):
+        elif (text := identity_text(value)) is not None and (text in ids or is_contact(text)):
             return True
     return False

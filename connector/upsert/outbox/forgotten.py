@@ -84,15 +84,22 @@ class ContactHashes:
     hidden: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
 
     def of_id(self, prospect_id: str) -> int:
-        return self.hasher.alias("prospect", prospect_id)
+        """Ids are compared exactly, and aliases by their letters alone, whatever their case."""
+        exact = (
+            ""
+            if prospect_id == prospect_id.casefold()
+            else prospect_id.encode("utf-8", "surrogatepass").hex()
+        )
+        return self.hasher.alias("prospect", prospect_id + exact)
 
     def of_contact(self, kind: str, value: Any) -> set[int]:
         """Of every spelling that is known to be the same one. kind: `email` or `phone`."""
-        if not isinstance(value, str) or not value.strip():
+        text = identity_text(value)
+        if text is None or not text.strip():
             return set()
-        forms = _forms_of_email(value) if kind == "email" else _forms_of_phone(value, self.region)
+        forms = _forms_of_email(text) if kind == "email" else _forms_of_phone(text, self.region)
         if (hashed := self.hidden.get(kind)) is not None:
-            forms |= {f"hashed:{hashed(each)}" for each in (value, value.strip())}
+            forms |= {f"hashed:{hashed(each)}" for each in (value, text, text.strip())}
         alias: Any = self.hasher.alias
         return {alias(kind, form) for form in forms}
 
@@ -100,6 +107,15 @@ class ContactHashes:
         """Of a contact that landed as a hash. stored: that hash."""
         alias: Any = self.hasher.alias
         return int(alias(kind, f"hashed:{stored}"))
+
+
+def identity_text(value: Any) -> str | None:
+    """An id or a contact as text: APIs and spreadsheets send some as numbers, 4711.0 for 4711 too.
+    None: it can't be one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if is_number or isinstance(value, str) else None
 
 
 def _forms_of_email(value: str) -> set[str]:
@@ -117,8 +133,11 @@ def _forms_of_phone(value: str, region: str) -> set[str]:
     forms, digits = set[str](), str(normal_value("phone", value))
     if len(digits) >= _LEAST_DIGITS and len(set(digits)) >= _LEAST_VARIETY:
         forms.add(digits)
-    with suppress(ValueError):
-        forms.add(e164(plain_contact(value).strip(), region)[0])
+    plain = plain_contact(value).strip()
+    for each in (plain, f"+{digits}"):  # numbers have lost their +
+        with suppress(ValueError):
+            forms.add(e164(each, region)[0])
+            break
     return forms
 
 
@@ -142,9 +161,10 @@ class Forgotten:
 
     def has_id(self, prospect_id: Any) -> bool:
         """Whether the prospect with this id was forgotten."""
-        if not self._listed or self._hashes is None or prospect_id is None:
+        if not self._listed or self._hashes is None:
             return False
-        return self._hashes.of_id(str(prospect_id)) in self._listed
+        text = identity_text(prospect_id)
+        return text is not None and self._hashes.of_id(text) in self._listed
 
     def has_contact(self, email: Any, phone: Any) -> bool:
         """Whether somebody who was forgotten had this email or phone."""

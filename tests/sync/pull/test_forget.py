@@ -35,6 +35,7 @@ from tests.sync.pull.traces import (
     EMAIL,
     ID,
     NOTE,
+    PHONE,
     SOUGHT,
     add_person,
     found_in,
@@ -98,7 +99,7 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert removed["put_aside"] > counted["put_aside"] > 0
     assert {**counted, "put_aside": 0} == {**removed, "put_aside": 0}
     assert counted == {
-        "prospects": 1, "history": 1, "notes": 1, "results": 2, "malformed": 1,
+        "prospects": 1, "history": 1, "notes": 1, "results": 2, "malformed": 2,
         "mentions": 1, "outbox": 2, "before_images": 1,
         "receipts": counted["receipts"], "inbox": 2, "packages": 1,
         "put_aside": counted["put_aside"],
@@ -146,18 +147,27 @@ def test_somebody_elses_phone_isnt_blocked_but_the_same_person_under_another_id_
 def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_sql(
     any_puller: Puller,
 ):
-    """An owner that the API sends as a number lands in a column of its own, and goes as well, with
-    its history; rows of others stay. Ids are compared exactly."""
-    store = any_puller.sandbox.store
+    """An owner or a phone that the API sends as a number, whole or 4711.0, lands in a column of its
+    own. The rows go as well, with their history, and stay out; rows of others stay. Ids are
+    compared exactly, an email in any spelling."""
+    store, settings = any_puller.sandbox.store, any_puller.settings
+    phone = int(PHONE)
     for id_ in (4711, 47, "o'%s{ids}", "O'%S{IDS}"):
-        add_person(any_puller.sandbox, id=id_, email=None, phone=None)
+        phones = {"phone": phone if id_ == 4711 else None}
+        add_person(any_puller.sandbox, id=id_, email=" 'Ann.%_B@Example.org' ", **phones)
         store.put("tasks", {**store.all("tasks")[0], "id": f"task {id_}", "prospectId": id_})
+    store.put("tasks", {**store.all("tasks")[0], "id": "task 4711.0", "prospectId": 4711.0})
     any_puller.pull_ok()
-    for who in ("4711", "o'%s{ids}"):
-        removed = forgotten(any_puller.settings, who).summary["removed"]
-        assert removed == {"prospects": 1, "tasks": 1, "history": 2}, who
+    for who, tasks in (("4711", 2), ("o'%s{ids}", 1)):
+        removed = forgotten(settings, who).summary["removed"]
+        assert removed == {"prospects": 1, "tasks": tasks, "history": 1 + tasks}, who
+    add_person(any_puller.sandbox, id="later", email=None, phone=f"{PHONE[:3]} (0) {PHONE[3:]}")
+    any_puller.pull_ok("prospects", "tasks", full=True)
+    assert any_puller.counts("rows_forgotten") == {"prospects": 3, "tasks": 3}
     left = {id_ for id_ in any_puller.landed()["tasks"] if id_.startswith("task ")}
     assert left == {"task 47", "task O'%S{IDS}"}
+    found = forgotten(settings, "ANN.%_b@example.ORG", dry_run=True).people
+    assert sorted(found) == ["47", "O'%S{IDS}"]
 
 
 def prospects(puller: Puller) -> Rows:

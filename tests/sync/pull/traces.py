@@ -88,6 +88,7 @@ def scatter(settings: Settings) -> None:
         working.execute(
             f"INSERT INTO hiringcenter.{MALFORMED_TABLE} (id, resource, content) VALUES "
             f'(\'1\', \'prospects\', \'{{"email": "{EMAIL}", "phone": "{PHONE}"}}\'), '
+            f"('3', 'prospects', '{{\"of\": {{\"phone\": {float(PHONE)}}}}}'), "
             "('2', 'prospects', '{\"email\": \"another@example.org\"}')"
         )
         working.execute(
