@@ -721,15 +721,15 @@ class BudgetClosed(BudgetError):
 
 
 class InboxFull(BudgetError):
-    """More people wait for their look-up than `webhooks.waiting_max`. waiting: how many."""
+    """More people wait to be looked up than `webhooks.waiting_max`. waiting: how many."""
 
     transient = True
 
     def __init__(self, *, waiting: int) -> None:
         self.waiting = waiting
         super().__init__(
-            f"{waiting:,} people whom events have named wait for their look-up, so no more are "
-            "taken. Is `hiringcenter webhooks drain` or `hiringcenter pull` running?"
+            f"{waiting:,} people named by events are waiting to be looked up, so no more events "
+            "are accepted. Is `hiringcenter webhooks drain` or `hiringcenter pull` running?"
         )
 
 

@@ -412,7 +412,7 @@ def _headers(api_key: str) -> dict[str, str]:
         raise BadSetting(
             name="api_key",
             location="HIRINGCENTER_API_KEY",
-            reason="a key consists of visible ASCII characters, without spaces or line ends",
+            reason="a key consists of visible ASCII characters, without spaces or line breaks",
         )
     return {
         "Authorization": f"Bearer {api_key}",

@@ -229,7 +229,7 @@ def _check_accounts(settings: Settings, location: str) -> None:
         if other != name:
             reason = (
                 f"it shares its tables with {other!r}. Give each its own duckdb_path or dataset, "
-                "or give neither any: each then gets its own of both."
+                "or remove both settings: each account then gets its own."
             )
             raise BadSetting(name=f"accounts.{name}", location=location, reason=reason)
     for (kind, dataset, *place), name in owners.items():

@@ -46,7 +46,7 @@ def parse_secrets(text: Any) -> Any:
     """`first,second` as secrets, surrounding spaces apart; other values are returned as they are.
 
     Raises:
-        ValueError: one of them is empty, and anybody could sign with it.
+        ValueError: one of them is empty, and anyone could sign with it.
     """
     if isinstance(text, str | SecretStr):
         plain = text if isinstance(text, str) else text.get_secret_value()
@@ -56,7 +56,7 @@ def parse_secrets(text: Any) -> Any:
             each.get_secret_value() if isinstance(each, SecretStr) else each for each in text
         ]
         if not all(plain_texts):
-            raise ValueError("one of the secrets is empty, so anybody could sign with it")
+            raise ValueError("one of the secrets is empty, so anyone could sign with it")
     return text
 
 
@@ -255,8 +255,8 @@ class WriteSettings(Section):
     key_memory_s: how long an idempotency key is trusted; after that, a write without an answer is
     looked up before it is sent again.
     retention_days: how long outcomes and hashes of finished rows are kept.
-    fresh_s: for how long what was read of a person is still sure when they are changed; whoever was
-    read before that is looked up first.
+    fresh_s: for how long what was read of a person is trusted when they are changed; people read
+    before that are looked up first.
     lookups: how many people one push may look up to find out whether a field that it only fills is
     empty.
     undo_days: how long `undo` can put back what a run has changed; 0: nothing is kept for it.
@@ -278,7 +278,7 @@ class PushJob(Section):
     header. results: file for every row with its outcome. to: what rows become; key: the column that
     is the identity of one that isn't a prospect. allow_shared_contact: send rows whose email or
     phone belongs to someone with another first name. fill_empty: only fill fields that are empty.
-    restore: send what somebody has changed in HiringCenter since. recheck: look people up before
+    restore: put back what was edited in HiringCenter since. recheck: look people up before
     they are changed. lookups: instead of `writes.lookups`.
     account: the only account it is for; None: any.
     """
@@ -309,8 +309,8 @@ class WebhookSettings(Section):
     """Events: for how long they are relied on, and how soon what they brought can be read.
 
     trust_days: events of each type must have come within so many days. flush_s: how often `drain`
-    publishes a new copy at most. waiting_max: changed people that wait for their look-up; more
-    deliveries are refused until some of these are done.
+    publishes a new copy at most. waiting_max: changed people who wait to be looked up; more
+    deliveries are refused until some of them have been.
     """
 
     trust_days: Annotated[float, Field(gt=0)] = 7.0

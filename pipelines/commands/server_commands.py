@@ -157,9 +157,9 @@ def _webhooks(
     url: str | None = argument("URL"),
     host: str = option("--host NAME", "Address to listen on (serve).", default="127.0.0.1"),
     port: int = option("--port N", "Port to listen on (serve).", default=8807, min=0, max=65535),
-    every: str | None = option("--every TIME", "Drain again and again: 10s, 1m."),
+    every: str | None = option("--every TIME", "Repeat at this interval: 10s, 1m."),
     event: Literal["prospect.created", "prospect.updated"] | None = option(
-        "--event TYPE", "Subscribe to prospect.created or prospect.updated alone."
+        "--event TYPE", "Subscribe only to prospect.created or prospect.updated."
     ),
     save: bool = flag("--save", "Put the secret into the project's .env instead of printing it."),
 ) -> Result:
@@ -196,8 +196,8 @@ def _watch(
     output: Output,
     every: str = option("--every TIME", "How often to ask the poll feed.", default="10s"),
 ) -> Result:
-    """Ask the poll feed for new prospects, again and again, and load them: for whoever has no
-    public URL for webhooks. It finds no edits. Ctrl-C stops it."""
+    """Poll for new prospects and load them, for users without a public URL for webhooks. Edits
+    aren't found. Ctrl-C stops it."""
     return run_drain(settings, output, every, watches=True)
 
 
@@ -211,7 +211,7 @@ def _serve(settings: Settings, output: Output, host: str, port: int) -> Result:
     from pipelines.running.monitoring import Alert, check_webhook, send
 
     if output.all_accounts:
-        raise UsageError("One receiver takes the events of all accounts: leave out --all-accounts.")
+        raise UsageError("One receiver accepts all accounts' events: leave out --all-accounts.")
     check_webhook(settings.alerts)
     prepare_state_dir(settings)
 
@@ -246,8 +246,8 @@ def run_drain(
     every_s = None if every is None else parse_duration_s(every)
     if every_s is not None and (output.all_accounts or every_s < 1):
         raise UsageError(
-            "With --every it runs until it is stopped: one process for each account, with "
-            "--account NAME; and not more often than every second."
+            "With --every, the command runs until it is stopped: start one process for each "
+            "account (--account NAME), with an interval of at least one second."
         )
     log = get_logger("events")
 
@@ -265,7 +265,7 @@ def run_drain(
 
 def _lines(report: DrainReport) -> list[str]:
     if report.left_to is not None:
-        return [f"Left to {report.left_to}: it looks up whom events have named."]
+        return [f"Left to {report.left_to}, which looks up the people whom events named."]
     people = _people(report.looked_up)
     lines = [f"{people} looked up: {report.written:,} written, {report.deleted:,} flagged deleted."]
     if report.waiting:
@@ -410,7 +410,7 @@ def save_secrets(settings: Settings, variable: str, secrets: list[str]) -> Path:
 
 
 def list_events(settings: Settings) -> Result:
-    """What was subscribed from here, and what was received lately. Asks nobody."""
+    """What was subscribed from here, and what was received lately. Sends no request."""
     from connector.webhooks.inbox import EventFacts, account_of, find_inbox
     from pipelines.destination.identity import destination_label
     from pipelines.pull.events import why_not_covered
@@ -464,14 +464,14 @@ def _event_lines(facts: Mapping[str, Any]) -> list[str]:
         if alive is None
         else f"Receiver: running since {facts['receiver_alive_since']}, last seen {alive}"
     )
-    lines.append(f"{_people(facts['waiting'])} to look up.")
+    lines.append(f"{_people(facts['waiting'])} still to be looked up.")
     if facts["unidentified"]:
         lines.append(f"In {plural(facts['unidentified'], 'event')} no prospect was found.")
     if facts["miss_rate"] is not None:
-        lines.append(f"Missed by events, by the last full scan: {facts['miss_rate']:.1%}")
+        lines.append(f"Changes that events missed, by the last full scan: {facts['miss_rate']:.1%}")
     why_not = facts["why_not_covered"]
     lines.append(
-        "Events stand for scans of prospects."
+        "Events replace scans of prospects."
         if why_not is None
         else f"Pulls scan prospects as before: {why_not}."
     )
@@ -479,7 +479,7 @@ def _event_lines(facts: Mapping[str, Any]) -> list[str]:
 
 
 def show_poll(settings: Settings) -> Result:
-    """The poll feed as it is now, for one request. The rows are in the summary alone."""
+    """The poll feed as it is now, for one request. Only the summary has the rows."""
     from connector.webhooks.receiver import prospect_in
     from pipelines.pull.events import polled_rows
     from pipelines.running.session import open_session

@@ -141,7 +141,7 @@ def _verify(
         "--requests N", "How many rows to look up.", default=300, min=1, max=100_000
     ),
     max_wrong: str = option(
-        "--max-wrong SHARE", "Exit 3 unless at most so many are wrong.", default="1%"
+        "--max-wrong SHARE", "Exit 3 if more than this share may be wrong.", default="1%"
     ),
 ) -> Result:
     """Look up random rows of each RESOURCE (default: all four) by id, compare them field by field
@@ -213,10 +213,10 @@ def _push_request(
         "--max-changes N", "Send nothing if more rows would be sent.", min=0, group=_SENT
     ),
     dry_run: bool = flag("--dry-run", "Show what would be sent; send nothing.", group=_SENT),
-    no_recheck: bool = flag("--no-recheck", "No one: trust the last pull.", group=_ASKED),
+    no_recheck: bool = flag("--no-recheck", "Look no one up; trust the last pull.", group=_ASKED),
     lookups: int | None = option(
         "--lookups N",
-        "At most so many, to fill empty fields or for rows without names (default: 500).",
+        "Look up at most N people, for empty fields or rows without names (default: 500).",
         min=0,
         group=_ASKED,
     ),
@@ -391,8 +391,8 @@ def _undo(
         "Put back what is only known from an older copy too, and look again at people left alone.",
     ),
 ) -> Result:
-    """Put back what the run RUN_ID (a push, an apply or an undo) has changed, where nobody has
-    edited it since. What can't be put back is listed."""
+    """Put back what the run RUN_ID (a push, an apply or an undo) has changed, unless it was
+    edited since. What can't be put back is listed."""
     from connector.errors import UsageError
     from pipelines.push.apply_and_undo import UndoRequest, undo
     from pipelines.running.progress import progress_of

@@ -71,7 +71,7 @@ class LedgerView:
             raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
         if len(found) > 1:
             ids = ", ".join(each.run_id for each in found)
-            raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Give more of the id.")
+            raise UsageError(f"Several runs begin with {run_id!r}: {ids}. Write more of the id.")
         return found[0]
 
 
@@ -175,7 +175,7 @@ def lock_soon(
 ) -> Iterator[locks.HeldLock]:
     """Hold the lock `name`. Work that holds it only for a moment is waited for, up to a minute.
 
-    around: the locks that such work holds around it; None: whoever holds it is waited for.
+    around: the locks that such work holds around it; None: any holder is waited for.
 
     Raises:
         AlreadyRunning: other work holds it, or doesn't end.
@@ -324,8 +324,8 @@ def known_scope_of(session: Session, database: Database, *, is_new: bool = False
     scopes, key = Scopes(database), key_number(session.settings, session.ledger)
     if not is_new and not scopes.is_known(key):
         raise UsageError(
-            "Which account this API key belongs to isn't known yet, and a plan asks HiringCenter "
-            "nothing. Run `hiringcenter check` (one request), or pull; then plan again."
+            "It isn't known yet which account this API key belongs to, and a plan sends no "
+            "requests. Run `hiringcenter check` (one request) or a pull, then plan again."
         )
     return scopes.of(key)
 

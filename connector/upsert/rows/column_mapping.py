@@ -140,10 +140,9 @@ class ColumnMapping:
         location = str(path)
         table = _read_toml(Path(path))
         for name in sorted(table.keys() - {*_SECTIONS}):
-            reason = (
-                f"unknown name {name!r}.{did_you_mean(name, _SECTIONS)} It may hold [columns], "
-            )
-            reason += "[constants], [policy] and ignore."
+            hint = did_you_mean(name, _SECTIONS)
+            allowed = "It may hold [columns], [constants], [policy] and ignore."
+            reason = f"unknown name {name!r}.{hint} {allowed}"
             raise BadMapping(location=location, reason=reason)
         ignore = table.get("ignore", [])
         if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):

@@ -104,7 +104,7 @@ def test_a_secret_that_was_shown_isnt_lost_with_what_follows(
         (["webhooks", "subscribe"], "needs the URL"),
         (["webhooks", "subscribe", "http://hooks.example.com/"], "plain http"),
         (["webhooks", "drain", "--every", "soon"], "isn't a valid duration"),
-        (["watch", "--every", "0s"], "not more often than every second"),
+        (["watch", "--every", "0s"], "an interval of at least one second"),
     ],
 )
 def test_what_cant_be_done_is_said(sandbox: Sandbox, run: Run, arguments: list[str], phrase: str):
