@@ -26,13 +26,14 @@ people AS (
     LEFT JOIN met ON met.prospect_id = prospects.id
     WHERE prospects._hc_deleted_at IS NULL
 ),
+listed AS (
+    SELECT id, UNNEST(labels) AS label FROM people
+),
 labelled AS (
-    SELECT DISTINCT people.id, people.created_at, has_note, has_meeting, listed.label
-    FROM people
-    LEFT JOIN UNNEST(people.labels) AS listed(label) ON listed.label IS NOT NULL
+    SELECT DISTINCT id, label FROM listed WHERE label IS NOT NULL
 )
 SELECT
-    label,
+    labelled.label,
     count(*) AS people,
     count(*) FILTER (WHERE has_note) AS with_note,
     count(*) FILTER (WHERE has_meeting) AS with_meeting,
@@ -40,5 +41,6 @@ SELECT
         AS percent_with_meeting,
     min(created_at) AS first_created_at,
     max(created_at) AS last_created_at
-FROM labelled
-GROUP BY label
+FROM people
+LEFT JOIN labelled ON labelled.id = people.id
+GROUP BY labelled.label
