@@ -255,14 +255,12 @@ def match_columns(
     """
     mapping = mapping or ColumnMapping()
     mapped = _mapped(columns, mapping, location, from_table)
-    if kind != PROSPECTS:
-        return _match_activities(
-            columns, mapping, mapped, location, kind, key=key, ignore_unknown=ignore_unknown,
-            from_table=from_table,
-        )  # fmt: skip
-    if (pulled := _pulled_columns(columns, mapping, mapped)) is not None:
+    are_people = kind == PROSPECTS
+    if are_people and (pulled := _pulled_columns(columns, mapping, mapped)) is not None:
         return _match_pulled(columns, pulled, mapping, mapped, location, hidden)
-    passed = {normalized(name) for name in mapping.ignore} | (_READ_ONLY if from_table else set())
+    passed = {normalized(name) for name in mapping.ignore}
+    if from_table:
+        passed |= _READ_ONLY if are_people else _READ_ONLY_OF_ACTIVITIES
     open_columns = [
         column
         for column in columns
@@ -270,22 +268,22 @@ def match_columns(
         and normalized(column) not in passed
         and not column.lower().startswith(_OWN_PREFIXES)
     ]
-    export = None if from_table else export_of(open_columns)
-    fields, unmatched, foreign = _matched(open_columns, export, {*mapping.constants}, mapped)
+    export = export_of(open_columns) if are_people and not from_table else None
+    fields, unmatched, foreign = _matched(open_columns, export, {*mapping.constants}, mapped, kind)
     given = {*fields.values(), *mapping.constants}
     full_name = None
-    if not given & {"firstName", "lastName"}:
+    if are_people and not given & {"firstName", "lastName"}:
         full_name = next((name for name in (*unmatched, *foreign) if is_full_name(name)), None)
     left_out = [
-        (column, field_like(column) if position < _MOST_COMPARED else None)
+        (column, field_like(column, kind) if position < _MOST_COMPARED else None)
         for position, column in enumerate(unmatched)
-        if column != full_name
+        if column not in (full_name, key)
     ]
     if left_out and not ignore_unknown:
         raise _unknown(left_out, columns, len(fields), location, from_table)
     fields = {column: fields[column] for column in columns if column in fields}
     _check_doubles(fields, mapping, location)
-    _check_required(given, location)
+    _check_required(given, location, kind)
     return ColumnPlan(
         location,
         fields,
@@ -351,49 +349,6 @@ def _match_pulled(
     )
 
 
-def _match_activities(
-    columns: Sequence[str],
-    mapping: ColumnMapping,
-    mapped: Mapping[str, str],
-    location: str,
-    kind: str,
-    *,
-    key: str | None,
-    ignore_unknown: bool,
-    from_table: bool,
-) -> ColumnPlan:
-    """Where the columns go of an input whose rows are notes, tasks or meetings."""
-    read_only = _READ_ONLY_OF_ACTIVITIES if from_table else frozenset[str]()
-    passed = {normalized(name) for name in mapping.ignore} | read_only
-    fields, unmatched = dict(mapped), list[str]()
-    named = {*mapping.constants, *(field_called(column, kind) for column in columns)}
-    for column in columns:
-        if column in mapped or normalized(column) in passed or column.startswith(_OWN_PREFIXES):
-            continue
-        target = field_called(column, kind)
-        if target is None and (meant := field_meant(column, kind)) is not None:
-            target = None if meant in named or meant in fields.values() else meant
-        if target is not None:
-            fields[column] = target
-        elif column != key:
-            unmatched.append(column)
-    left_out = [(column, field_like(column, kind)) for column in unmatched[:_MOST_COMPARED]]
-    left_out += [(column, None) for column in unmatched[_MOST_COMPARED:]]
-    if left_out and not ignore_unknown:
-        raise _unknown(left_out, columns, len(fields), location, from_table)
-    fields = {column: fields[column] for column in columns if column in fields}
-    _check_doubles(fields, mapping, location)
-    given = {*fields.values(), *mapping.constants}
-    missing = sorted(REQUIRED[kind] - given)
-    if given.isdisjoint(REFERENCE_FIELDS):
-        missing.insert(0, "prospectId, email or phone")
-    raise_missing(missing, location)
-    ignored = tuple(column for column in columns if column not in fields)
-    return ColumnPlan(
-        location, fields, mapping.constants, ignored, mapping.location, tuple(left_out)
-    )
-
-
 def _mapped(
     columns: Sequence[str], mapping: ColumnMapping, location: str, from_table: bool
 ) -> dict[str, str]:
@@ -414,7 +369,11 @@ def _mapped(
 
 
 def _matched(
-    columns: Sequence[str], export: Export | None, given: set[str], mapped: dict[str, str]
+    columns: Sequence[str],
+    export: Export | None,
+    given: set[str],
+    mapped: dict[str, str],
+    kind: str,
 ) -> tuple[dict[str, str], list[str], list[str]]:
     """(column → field, columns that match none, columns of an export that have no field).
 
@@ -424,11 +383,11 @@ def _matched(
     foreign = [column for column, target in exported.items() if target is None]
     fields = mapped | {column: target for column, target in exported.items() if target}
     others = [column for column in columns if column not in exported]
-    fields |= {column: target for column in others if (target := field_called(column))}
+    fields |= {column: target for column in others if (target := field_called(column, kind))}
     unmatched = []
     for column in others:
         if column not in fields:
-            meant = field_meant(column)
+            meant = field_meant(column, kind)
             if meant is None or meant in given or meant in fields.values():
                 unmatched.append(column)
             else:
@@ -477,11 +436,15 @@ def _check_doubles(fields: Mapping[str, str], mapping: ColumnMapping, location: 
         first[name] = column
 
 
-def _check_required(given: set[str], location: str) -> None:
+def _check_required(given: set[str], location: str, kind: str) -> None:
     wanted = list[str]()
-    for prefix, kind in ACTIVITY_PREFIXES.items():
+    if kind != PROSPECTS:
+        if given.isdisjoint(REFERENCE_FIELDS):
+            wanted.append("prospectId, email or phone")
+        wanted += sorted(REQUIRED[kind])
+    for prefix, added in ACTIVITY_PREFIXES.items():
         if any(name in given for name in ACTIVITY_FIELDS if name.startswith(f"{prefix}.")):
-            wanted += [f"{prefix}.{name}" for name in sorted(REQUIRED[kind])]
+            wanted += [f"{prefix}.{name}" for name in sorted(REQUIRED[added])]
     raise_missing([name for name in wanted if name not in given], location)
 
 
