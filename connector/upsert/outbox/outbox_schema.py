@@ -9,7 +9,7 @@ fate is known. Times are UTC epoch milliseconds.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -21,6 +21,18 @@ metadata = sa.MetaData()
 
 _Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 _Hash = sa.LargeBinary(16)
+
+
+def _number_key(name: str) -> sa.Column[int]:
+    """A column of the primary key whose numbers are given, not counted."""
+    return sa.Column(name, sa.BigInteger, primary_key=True, autoincrement=False)
+
+
+def _table_of_scope(name: str, *more: sa.Column[Any] | sa.Index) -> sa.Table:
+    """A table whose rows are found by their scope, then by the rest of the key; SQLite keeps them
+    in that order."""
+    return sa.Table(name, metadata, _number_key("scope"), *more, sqlite_with_rowid=False)
+
 
 salts = sa.Table(
     "outbox_salts",
@@ -66,22 +78,17 @@ writes = sa.Table(
     sa.Index("outbox_writes_by_age", "scope", "planned_ms"),
 )
 
-aliases = sa.Table(
+aliases = _table_of_scope(
     "outbox_aliases",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("alias"),
     sa.Column("kind", sa.String(5), nullable=False),
     sa.Column("prospect_id", sa.String(256), nullable=False),
     sa.Column("confirmed", sa.Boolean, nullable=False),
     sa.Index("outbox_aliases_by_prospect", "prospect_id"),
-    sqlite_with_rowid=False,
 )
 
-receipts = sa.Table(
+receipts = _table_of_scope(
     "outbox_receipts",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("prospect_id", sa.String(256), primary_key=True),
     sa.Column("tail", sa.LargeBinary, nullable=False),
     sa.Column("accepted_ms", sa.BigInteger, nullable=False),
@@ -90,61 +97,48 @@ receipts = sa.Table(
     sa.Column("names", sa.LargeBinary),
     sa.Column("before_ms", sa.BigInteger),
     sa.Column("written_ms", sa.BigInteger),
-    sqlite_with_rowid=False,
 )
 
 # which first names each source has settled on which person (see `matching`)
-settled_names = sa.Table(
+settled_names = _table_of_scope(
     "outbox_settled_names",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("prospect_id", sa.String(256), primary_key=True),
-    sa.Column("source", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("name", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("source"),
+    _number_key("name"),
     sa.Column("created", sa.Boolean, nullable=False),
-    sqlite_with_rowid=False,
 )
 
-disputed = sa.Table(
+disputed = _table_of_scope(
     "outbox_disputed",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("alias"),
     sa.Column("expected_id", sa.String(256), nullable=False),
     sa.Column("answered_id", sa.String(256), nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
-attached = sa.Table(
+attached = _table_of_scope(
     "outbox_attached",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("prospect_id", sa.String(256), primary_key=True),
     sa.Column("kind", sa.String(16), primary_key=True),
     sa.Column("content", _Hash, primary_key=True),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 # rows that were notes, tasks or meetings on their own: by what identifies the row
-activity_rows = sa.Table(
+activity_rows = _table_of_scope(
     "outbox_activity_rows",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("alias"),
     sa.Column("prospect_id", sa.String(256), nullable=False),
     sa.Column("record_id", sa.String(256)),
     sa.Column("content", _Hash, nullable=False),
     sa.Column("seen_ms", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 results = sa.Table(
     "push_results",
     metadata,
     sa.Column("run_id", sa.String(64), primary_key=True),
-    sa.Column("row_number", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("row_number"),
     sa.Column("scope", sa.BigInteger, nullable=False),
     sa.Column("status", sa.String(10), nullable=False),
     sa.Column("prospect_id", sa.String(256)),
@@ -163,7 +157,7 @@ results = sa.Table(
 scopes = sa.Table(
     "outbox_scopes",
     metadata,
-    sa.Column("key", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("key"),
     sa.Column("scope", sa.BigInteger, nullable=False),
     sa.Column("account", sa.BigInteger),
     sa.Column("told", sa.Boolean, key="asked", nullable=False),
@@ -186,7 +180,7 @@ sources = sa.Table(
 entries = sa.Table(
     "outbox_entries",
     metadata,
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("alias"),
     sa.Column("source", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("prospect_id", sa.String(256)),
     sa.Column("rows", sa.Integer, nullable=False),
@@ -201,71 +195,59 @@ entries = sa.Table(
 entry_contacts = sa.Table(
     "outbox_entry_contacts",
     metadata,
-    sa.Column("contact", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("contact"),
     sa.Column("source", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("alias"),
     sa.Index("outbox_entry_contacts_by_entry", "alias", "source"),
     sqlite_with_rowid=False,
 )
 
 # rows that were refused, and whom it concerned: by source and contact (see `entries.Refusals`)
-refusals = sa.Table(
+refusals = _table_of_scope(
     "outbox_refusals",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("source", sa.BigInteger, primary_key=True, autoincrement=False),
-    sa.Column("alias", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("source"),
+    _number_key("alias"),
     sa.Column("content", sa.LargeBinary, nullable=False),
     sa.Column("people", sa.Text, nullable=False),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("server_ms", sa.BigInteger, nullable=False),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 # what people looked like before a push changed them, sealed (see `undoing`)
-before_images = sa.Table(
+before_images = _table_of_scope(
     "outbox_before_images",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("prospect_id", sa.String(256), primary_key=True),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
     sa.Column("kept_ms", sa.BigInteger, nullable=False),
     sa.Column("undone_by", sa.String(64)),
-    sqlite_with_rowid=False,
 )
 
 # which runs have applied which plan (see `applying`)
-applied_plans = sa.Table(
+applied_plans = _table_of_scope(
     "outbox_applied_plans",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("plan_id", sa.String(64), primary_key=True),
     sa.Column("run_id", sa.String(64), primary_key=True),
     sa.Column("at_ms", sa.BigInteger, nullable=False),
     sa.Column("is_done", sa.Boolean, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 key_memory = sa.Table(
     "outbox_key_memory",
     metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
+    _number_key("scope"),
     sa.Column("remembered_s", sa.Double, nullable=False),
     sa.Column("forgets", sa.Boolean, nullable=False),
     sa.Column("noted_ms", sa.BigInteger, nullable=False),
 )
 
 # what else was learnt of how the API of an account behaves: name → value
-learnt = sa.Table(
+learnt = _table_of_scope(
     "outbox_learnt",
-    metadata,
-    sa.Column("scope", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("name", sa.String(64), primary_key=True),
     sa.Column("value", sa.String(256), nullable=False),
     sa.Column("noted_ms", sa.BigInteger, nullable=False),
-    sqlite_with_rowid=False,
 )
 
 
@@ -277,43 +259,15 @@ def _add_tables(connection: sa.Connection) -> None:
     metadata.create_all(connection, missing, checkfirst=False)
 
 
-def _add_names(connection: sa.Connection) -> None:
-    """What distinguishes two people behind one contact; of a write, whether it only creates."""
-    _add_tables(connection)
-    _add_column(connection, receipts.c.names)
-    _add_column(connection, writes.c.creates)
+def _adding(*columns: sa.Column[Any]) -> Callable[[sa.Connection], None]:
+    """A migration that makes the tables that are missing, and adds these columns to older ones."""
 
+    def add(connection: sa.Connection) -> None:
+        _add_tables(connection)
+        for column in columns:
+            _add_column(connection, column)
 
-def _add_entries(connection: sa.Connection) -> None:
-    """What the merge needs; of a receipt, the person's `updatedAt` before our last write."""
-    _add_tables(connection)
-    _add_column(connection, receipts.c.before_ms)
-    _add_column(connection, writes.c.settles)
-
-
-def _add_guards(connection: sa.Connection) -> None:
-    """Of a write, what its person must still look like."""
-    _add_tables(connection)
-    _add_column(connection, writes.c.guard)
-
-
-def _add_record_of_results(connection: sa.Connection) -> None:
-    """Of an outcome: the record it is about, and which of its fields were changed and kept."""
-    for name in ("record_kind", "record_id", "changed_fields", "kept_fields"):
-        _add_column(connection, results.c[name])
-
-
-def _add_exported(connection: sa.Connection) -> None:
-    """Of a row of a pulled table, what it was exported as; what was learnt of an API."""
-    _add_tables(connection)
-    _add_column(connection, writes.c.exported)
-
-
-def _add_reads(connection: sa.Connection) -> None:
-    """Of a write, what its person looked like when it was planned, and when that was read."""
-    _add_tables(connection)
-    _add_column(connection, writes.c.seen)
-    _add_column(connection, writes.c.seen_ms)
+    return add
 
 
 def _add_written(connection: sa.Connection) -> None:
@@ -332,18 +286,27 @@ def _add_column(connection: sa.Connection, column: sa.Column[Any]) -> None:
         connection.exec_driver_sql(f"ALTER TABLE {table} ADD COLUMN {column.name} {kind}")
 
 
-# each makes the tables that are missing: the second for ledgers older than `outbox_scopes`, the
-# third for those older than `outbox_key_memory`
 MIGRATIONS = (
     _add_tables,
-    _add_tables,
-    _add_tables,
-    _add_names,
-    _add_entries,
-    _add_guards,
-    _add_record_of_results,
-    _add_exported,
-    _add_reads,
+    _add_tables,  # for ledgers older than `outbox_scopes`
+    _add_tables,  # for those older than `outbox_key_memory`
+    # what distinguishes two people behind one contact; of a write, whether it only creates
+    _adding(receipts.c.names, writes.c.creates),
+    # what the merge needs; of a receipt, the person's `updatedAt` before our last write
+    _adding(receipts.c.before_ms, writes.c.settles),
+    # of a write, what its person must still look like
+    _adding(writes.c.guard),
+    # of an outcome: the record it is about, and which of its fields were changed and kept
+    _adding(
+        results.c.record_kind,
+        results.c.record_id,
+        results.c.changed_fields,
+        results.c.kept_fields,
+    ),
+    # of a row of a pulled table, what it was exported as; what was learnt of an API
+    _adding(writes.c.exported),
+    # of a write, what its person looked like when it was planned, and when that was read
+    _adding(writes.c.seen, writes.c.seen_ms),
     _add_tables,
     _add_tables,
     _add_written,
