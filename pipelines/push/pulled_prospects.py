@@ -324,20 +324,6 @@ class PulledProspects(Pulled):
         sql = f"SELECT count(*) FROM {self._tables.name('prospects')} WHERE true {_LIVE}"  # noqa: S608
         return int(self._tables.query(sql)[0][0])
 
-    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
-        found = self._select(["id", _EMAIL], {_EMAIL: emails}, _LIVE)
-        return _ids_by((email, str(id_)) for id_, email in found)
-
-    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
-        ends = _by_end(phones)
-        found = self._select(["id", "phone", _PHONE_END], {_PHONE_END: ends}, _LIVE)
-        return _ids_by(
-            (phone, str(id_))
-            for id_, theirs, end in found
-            for phone in ends.get(end, ())
-            if same_phone(phone, theirs)
-        )
-
     def near(self, emails: Collection[str], phones: Collection[str]) -> Near:
         ends, fields = _by_end(phones), self._fields
         keys = [key if key in self._keys else "NULL" for key in (_EMAIL, _PHONE_END)]

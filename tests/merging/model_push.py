@@ -11,6 +11,7 @@ from typing import Any
 from connector.upsert.outbox.matching import conflict_with, normal_value, same_value
 from connector.upsert.outbox.merge import (
     Body,
+    FieldAction,
     MergeRules,
     NotSendable,
     OwnWrite,
@@ -542,8 +543,9 @@ class ModelPush:
     def _report(self, group: list[FileRow], merged: PersonMerge, status: str | None = None) -> None:
         for row in group:
             self.result.status.setdefault(row.number, status or "unchanged")
+            left_out = (each for each in merged.fields if each.action is FieldAction.LEAVE_OUT)
             disagree = [each for each in merged.fields if each.disagree]
-            for each in (*merged.kept, *merged.left_out, *disagree):
+            for each in (*merged.kept, *left_out, *disagree):
                 if each.name in row.cells:
                     self.result.reported.add((row.number, each.name))
             self.result.kept |= {(row.number, each.name) for each in merged.kept}

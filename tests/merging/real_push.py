@@ -13,7 +13,7 @@ from connector.api.client import WriteAnswer
 from connector.api.envelopes import Page
 from connector.budget import Lane
 from connector.errors import Refused, Unreachable
-from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.evidence import PulledProspect
 from connector.upsert.outbox.outbox_schema import results, writes
 from tests.fake_clock import FakeClock
 from tests.merging.model_push import TRUSTED_MS, Result
@@ -28,13 +28,13 @@ from tests.merging.people import (
     PulledCopy,
 )
 from tests.pushes.fake_api import Crash, unreachable
-from tests.pushes.rig import Rig
+from tests.pushes.rig import CopyByContact, Rig
 
 _KEPT = "kept as HiringCenter has it: "
 _DISAGREE = "rows of this person disagree: "
 
 
-class CopyOfCenter(Pulled):
+class CopyOfCenter(CopyByContact):
     """The model's copy, as the destination shows it."""
 
     def __init__(self, copy: PulledCopy) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -23,7 +23,7 @@ from connector.clock import Clock, SteadyClock, SystemClock
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.looking import ProspectScan
 from connector.upsert.outbox.activity_plan import ActivityPlanner
-from connector.upsert.outbox.evidence import Pulled
+from connector.upsert.outbox.evidence import Near, Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
@@ -49,6 +49,23 @@ def _outbox_without_rows() -> bytes:
         database.migrate("outbox", MIGRATIONS)
         database.close()
         return (Path(folder) / "ledger-outbox.db").read_bytes()
+
+
+class CopyByContact(Pulled):
+    """A pulled copy that is asked for each contact by itself."""
+
+    def by_email(self, emails: Collection[str]) -> dict[str, frozenset[str]]:
+        """email → the ids of those who have it."""
+        raise NotImplementedError
+
+    def by_phone(self, phones: Collection[str]) -> dict[str, frozenset[str]]:
+        """phone → the ids of those who have it."""
+        raise NotImplementedError
+
+    def near(self, emails: Collection[str], phones: Collection[str]) -> Near:
+        by_email, by_phone = self.by_email(emails), self.by_phone(phones)
+        ids = frozenset[str]().union(*by_email.values(), *by_phone.values())
+        return Near(by_email, by_phone, self.by_id(ids, with_fields=True))
 
 
 class FreeBudget:

@@ -165,10 +165,6 @@ class PersonMerge:
         return tuple(each for each in self._with(FieldAction.KEEP) if each.reported)
 
     @property
-    def left_out(self) -> tuple[FieldMerge, ...]:
-        return self._with(FieldAction.LEAVE_OUT)
-
-    @property
     def unread(self) -> frozenset[str]:
         """Fields that are only filled, and of which a look at the person may show whether they are
         empty."""

@@ -13,7 +13,7 @@ from connector.upsert.outbox.matching import same_email, same_phone
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox_schema import entries, entry_contacts, receipts, sources
 from tests.pushes.fake_api import Crash, FakeApi
-from tests.pushes.rig import Pushed, Rig
+from tests.pushes.rig import CopyByContact, Pushed, Rig
 
 RESTORE = MergeRules(restore=True)
 ADA = {
@@ -22,7 +22,7 @@ ADA = {
 }  # fmt: skip
 
 
-class CopiedPeople(Pulled):
+class CopiedPeople(CopyByContact):
     """What a complete pull has brought. pushed: whom pushes have written, by their results."""
 
     pushed = frozenset[str]()

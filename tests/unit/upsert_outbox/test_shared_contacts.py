@@ -21,7 +21,7 @@ from connector.upsert.outbox.matching import (
 )
 from connector.upsert.outbox.outbox_schema import receipts
 from tests.pushes.fake_api import FakeApi
-from tests.pushes.rig import Rig
+from tests.pushes.rig import CopyByContact, Rig
 
 P, Q = "+14155550100", "+14155550101"
 HASHER = Hasher(b"s" * 32)
@@ -180,7 +180,7 @@ def test_rows_that_stand_never_contradict_each_other(rows: list[Any]):
 # --- with an outbox: receipts, the pulled copy, the file's other rows --------------------------
 
 
-class Copy(Pulled):
+class Copy(CopyByContact):
     """What a pull has seen of the prospects of `api`."""
 
     def __init__(self, api: FakeApi, *, complete: bool = True) -> None:
