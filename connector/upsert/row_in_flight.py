@@ -26,7 +26,7 @@ from connector.upsert.outbox.merge import (
     PersonMerge,
     Why,
 )
-from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write, WriteState
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS, current_fields
 
@@ -125,6 +125,11 @@ class RowInFlight:
         if self.memory is not None:
             return self.memory.row.says
         return orjson.loads(self.write.body)  # type: ignore[no-any-return]
+
+    @property
+    def state(self) -> WriteState:
+        """Where the write in flight stands."""
+        return WriteState.PLANNED if self.looks else WriteState.SENDING
 
     @property
     def undoes(self) -> str | None:

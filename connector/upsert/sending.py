@@ -24,6 +24,7 @@ from connector.clock import SIGNALS_S, SteadyClock
 from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
+from connector.upsert.activities import BEHIND
 from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
 from connector.upsert.looking import (
     Looking,
@@ -36,12 +37,11 @@ from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
 from connector.upsert.outbox.exported_rows import as_exported
 from connector.upsert.outbox.matching import first_name, stored_first_name
+from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.merge import (
-    CONTACTS,
     body_of_creation,
     lacks_names,
 )
-from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     Outbox,
@@ -52,7 +52,6 @@ from connector.upsert.outbox.outbox import (
 )
 from connector.upsert.outbox.planner import (
     EXISTS,
-    UNCERTAIN,
     PushOptions,
     decide,
     reject_of,
@@ -60,7 +59,6 @@ from connector.upsert.outbox.planner import (
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.row_in_flight import APPEARED, Next, RowInFlight, RowQueue
 from connector.upsert.rows.row_checks import Reject
-from connector.upsert.rows.write_schema import older_fields
 from connector.upsert.settling import Settler
 from connector.upsert.undoing import BeforeImages
 
@@ -75,16 +73,11 @@ _GRACE_S = 2.0  # after a fatal error: for answers that have almost arrived
 _DAY_MS = 86_400_000
 _LEARNT_DAYS = 30  # evidence of the API's memory may be outdated after this long
 
-_BEHIND = (
-    "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
-    "push again"
-)
 _DROPPED = (
     "HiringCenter kept neither email nor phone of this row when prospect {prospect_id} was "
     "created, and finds no one by them: the row would create that person again. Correct the "
     "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
 )
-_NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
 _UNBOOKED = "in flight when the ledger failed: the next push finds out what became of it"
 _Arrival = tuple[RowInFlight, Delivered | BaseException]
 _AnyArrival = tuple[RowInFlight | None, Delivered | ScannedPeople | BaseException]
@@ -155,10 +148,7 @@ class Sender:
         self._in_flight: set[RowInFlight] = set()
         self._arrivals: queue.SimpleQueue[_AnyArrival] = queue.SimpleQueue()
         self._finished: list[RowInFlight] = []
-        self._found_people: dict[int, str] = {}
-        self._creating: set[tuple[str, str, bytes]] = set()
         self._deferred: list[RowInFlight] = []
-        self._created_again: set[tuple[str, str, bytes]] = set()
         self._ending: BaseException | None = None
         self._has_recovered = False
 
@@ -299,7 +289,8 @@ class Sender:
     ) -> bool:
         """Settle the result of one write; returns whether the row's next request follows now."""
         if isinstance(arrived, Delivered) and arrived.verdict is Verdict.FOUND:
-            return self._claim_found(connection, row, arrived.write)
+            self._settler.activities.note_person(row, arrived.write)
+            return self._claim_activity(connection, row)
         if isinstance(arrived, Delivered) and self._keys.learn(
             arrived.key_age_s, arrived.remembered
         ):
@@ -307,7 +298,7 @@ class Sender:
         follows = self._settler.settle(connection, row, arrived)
         self._looking.rules = self._settler.rules  # it may have learnt from the answer
         if follows is Next.SETTLED:
-            self._creating.discard(_entry(row.write))
+            self._settler.activities.release(row.write)
             self._note_shown(row, arrived)
             return self._claim_activity(connection, row)
         is_silent = self._ending is None or isinstance(self._ending, Interrupted)
@@ -330,14 +321,6 @@ class Sender:
             return
         updated_at_ms, now_ms = time_ms(item, "updatedAt"), self._clock.now_ms()
         row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_at_ms, ())
-
-    def _claim_found(self, connection: sa.Connection, row: RowInFlight, write: Write) -> bool:
-        """The person of a row that is an activity is known: it continues as if it always was."""
-        assert write.prospect_id is not None
-        self._found_people |= dict.fromkeys(_contacts(write)[:1], write.prospect_id)
-        row.prospect_id = write.prospect_id
-        row.waiting.appendleft(write)
-        return self._claim_activity(connection, row)
 
     def _resume(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
         """Writes whose answer is missing since an earlier run go out again."""
@@ -396,7 +379,7 @@ class Sender:
         write = row.write
         if not self._settler.is_settled(write):  # nothing of the row may be sent
             row.status = Status.FAILED
-            row.failures.append(_BEHIND)
+            row.failures.append(BEHIND)
         elif write.kind == PROSPECTS:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
             evidence = Evidence.of(write, found, uncertain, disputed)
@@ -419,7 +402,13 @@ class Sender:
                 row.status = decision.outcome
                 row.left_alone = decision.reason == EXISTS
                 row.notes += [decision.reason] if decision.reason else []
-                self._finish_unsent(connection, row.waiting.popleft(), Status.UNCHANGED)
+                self._outbox.finish(
+                    connection,
+                    row.waiting.popleft(),
+                    Status.UNCHANGED,
+                    at_ms=self._clock.now_ms(),
+                    before=WriteState.PLANNED,
+                )
         return self._claim_activity(connection, row)
 
     def _has_appeared(
@@ -483,67 +472,22 @@ class Sender:
         return write._replace(creates=only_creates, body=orjson.dumps(payload))
 
     def _claim_activity(self, connection: sa.Connection, row: RowInFlight) -> bool:
-        """Whether the row's next activity goes out, or is looked up; else it has its outcome."""
+        """Whether the row's next activity goes out, or is looked up; else it has its outcome, or
+        waits for another row's."""
         if row.waiting and self._ending is not None:
             return False
-        while row.waiting:
-            write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
-            entry = _entry(write)
-            if row.has_failed or row.left_alone:
-                self._finish_unsent(connection, write, "skipped")
-            elif write.prospect_id is None and write.position == 0:
-                row.prospect_id = self._found_people.get(_contacts(write)[0])
-                if row.prospect_id is None:
-                    self._start(connection, row, write, looks=True)
-                    return True
-                row.waiting.appendleft(write)
-            elif write.prospect_id is None:
-                self._skip(connection, row, write, _NO_ID)
-            elif row.is_activity and not self._settler.is_settled(write):
-                self._skip(connection, row, write, _BEHIND)
-            elif entry in self._creating:  # another row of the same person, who was looked up
-                row.waiting.appendleft(write)
-                self._deferred.append(row)
-                return False
-            elif self._is_attached(connection, entry):
-                self._finish_unsent(connection, write, Status.UNCHANGED)
-                if row.is_activity:
-                    at_ms = self._clock.now_ms()
-                    self._receipts.note_activity_row(connection, write, entry[0], None, at_ms)
-            elif not self._options.force and entry in self._settler.uncertain:
-                self._skip(connection, row, write, UNCERTAIN)
-            else:
-                looks = self._options.looks_first and row.status is not Status.CREATED
-                self._creating.add(entry)
-                self._start(connection, row, self._with_person(write), looks=looks)
-                return True
+        claimed = self._settler.activities.claim_next(connection, row)
+        if claimed is not None:
+            write, looks = claimed
+            self._start(connection, row, write, looks=looks)
+            return True
+        if row.waiting:
+            self._deferred.append(row)
+            return False
         self._finished.append(row)
         if row.own:
             self._rows.done(row)
         return False
-
-    def _skip(self, connection: sa.Connection, row: RowInFlight, write: Write, why: str) -> None:
-        """An activity isn't sent."""
-        row.fail(why, write=write)
-        self._finish_unsent(connection, write, "skipped")
-
-    def _with_person(self, write: Write) -> Write:
-        """An activity as it is posted: with its prospect's id instead of the contacts that have led
-        to them, and under the names that the API took last."""
-        says = orjson.loads(write.body)
-        payload = {name: value for name, value in says.items() if name not in CONTACTS}
-        payload = {"prospectId": write.prospect_id, **payload}
-        if write.kind in self._settler.older_names:
-            payload = older_fields(write.kind, payload)
-        return write._replace(body=orjson.dumps(payload))
-
-    def _is_attached(self, connection: sa.Connection, entry: tuple[str, str, bytes]) -> bool:
-        """Whether an activity was created already; with `force` each is created once more."""
-        if not self._options.force:
-            return entry in self._receipts.attached(connection, [entry[0]])
-        is_there = entry in self._created_again
-        self._created_again.add(entry)
-        return is_there
 
     def _start(
         self, connection: sa.Connection, row: RowInFlight, write: Write, *, looks: bool
@@ -575,11 +519,6 @@ class Sender:
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()
 
-    def _finish_unsent(self, connection: sa.Connection, write: Write, outcome: str) -> None:
-        """A planned write needs no request."""
-        at_ms = self._clock.now_ms()
-        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=WriteState.PLANNED)
-
     def _store_results(self, connection: sa.Connection) -> list[tuple[RowInFlight, RowResult]]:
         finished = [(row, row.result) for row in self._finished]
         self._finished = []
@@ -603,12 +542,3 @@ class Sender:
                 self._on_reject(reject_of(row.write, result.message or "", row.names))
         if finished:
             self._on_progress(self.outcomes.total())
-
-
-def _entry(write: Write) -> tuple[str, str, bytes]:
-    """What is booked of an activity once it is there."""
-    return (write.prospect_id or "", write.kind, write.content)
-
-
-def _contacts(write: Write) -> list[int]:
-    return [name for name in (write.email_alias, write.phone_alias) if name is not None]

@@ -6,7 +6,6 @@ then on: its receipt and aliases, and any uncertainty or dispute, are updated to
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
@@ -16,6 +15,7 @@ import sqlalchemy as sa
 
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
+from connector.upsert.activities import ActivitySender
 from connector.upsert.delivery import Delivered, Item, Unclear
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
@@ -61,9 +61,6 @@ from connector.upsert.rows.write_schema import (
     LABEL_EDITS,
     LABELS_REMOVE,
     MANNERS,
-    current_fields,
-    has_older_names,
-    older_fields,
 )
 from connector.upsert.undoing import BeforeImages
 
@@ -85,10 +82,6 @@ _ANOTHER_CHANGED = (
     "HiringCenter changed prospect {answered}, where {expected} was expected: the row's email or "
     "phone belongs to {answered} now. Look at both in HiringCenter, and put {answered} right"
 )
-
-
-_NAMES_OF = "names of "  # the fields of a kind, among what is learnt of the API
-
 _NOT_PUT_BACK = (
     "{fields} of prospect {id} can't be put back: HiringCenter answered with another value than it "
     "was sent"
@@ -99,10 +92,10 @@ class Settler:
     """Settles what came of writes.
 
     blocked: names of people with a write whose answer is missing; nothing may overtake it.
-    uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. older_names: kinds
-    whose fields this account's API takes under the names of its older revision. recovering: what
-    earlier runs left open is being settled. unanswered: why one of those is still open.
-    server_ms: the earliest that the server's clock can show now; None where that isn't known.
+    uncertain, disputed: as `Outbox.uncertain` and `Receipts.disputed` have them. activities: what
+    rows add to people. recovering: what earlier runs left open is being settled. unanswered: why
+    one of those is still open. server_ms: the earliest that the server's clock can show now; None
+    where that isn't known.
     """
 
     def __init__(
@@ -119,15 +112,12 @@ class Settler:
         self._entries = Entries(outbox.scope, outbox.hasher)
         self.blocked: set[int | str] = set()
         self.uncertain = outbox.uncertain()
-        learnt = outbox.learnt()
-        self.rules, self._labels_sent = options.rules, learnt.get(LABELS_SENT)
-        self.older_names = {
-            name.removeprefix(_NAMES_OF)
-            for name, value in learnt.items()
-            if name.startswith(_NAMES_OF) and value == "older"
-        }
+        self.rules, self._labels_sent = options.rules, outbox.learnt().get(LABELS_SENT)
         with outbox.database.read() as connection:
             self.disputed = receipts.disputed(connection)
+        self.activities = ActivitySender(
+            outbox, receipts, options, clock, uncertain=self.uncertain, is_settled=self.is_settled
+        )
         self.recovering = False
         self.unanswered: BaseException | None = None
         self._last_answer_s = float("-inf")
@@ -168,9 +158,7 @@ class Settler:
         answer, write = arrived.answer, row.write
         assert answer is not None
         if write.kind != PROSPECTS:
-            self._accept_activity(connection, row, answer.item)
-            if row.refused_names is not None:
-                self._note_names(connection, write)
+            self.activities.accept(connection, row, answer.item)
         elif answer.status == 201 and not _is_known(write, answer.item):
             self._accept(connection, row, answer.item, Status.CREATED, is_answer=True)
             expected = write.prospect_id
@@ -218,8 +206,7 @@ class Settler:
         if row.write.kind == PROSPECTS:  # a row without contact
             self._accept(connection, row, arrived.item or {}, Status.UNCHANGED)
         else:
-            self._accept_activity(connection, row)
-            row.added.pop()  # it was there before
+            self.activities.accept(connection, row, is_new=False)
         return Next.SETTLED
 
     def _settle_absence(self, connection: sa.Connection, row: RowInFlight) -> Next:
@@ -435,7 +422,7 @@ class Settler:
                 self._receipts.doubt(connection, write.prospect_id, self._clock.now_ms())
             row.fail(UNCERTAIN)
         elif write.kind != PROSPECTS:
-            self._accept_activity(connection, row)
+            self.activities.accept(connection, row)
         else:
             status = Status.CREATED if write.prospect_id is None else Status.UPDATED
             self._accept(connection, row, arrived.item or {}, status)
@@ -444,7 +431,7 @@ class Settler:
     def _settle_error(
         self, connection: sa.Connection, row: RowInFlight, error: BaseException
     ) -> Next:
-        if isinstance(error, Refused) and self._settle_names(row, error):
+        if isinstance(error, Refused) and self.activities.take_other_names(row, error):
             return Next.UPDATE
         if isinstance(error, Refused):
             self._settle_refusal(connection, row, error)
@@ -478,28 +465,6 @@ class Settler:
             why = f"HiringCenter refused it ({error.status}): {reason}"
             about = () if error.status in _FOR_ITS_CONTENT else None
             self._refuse(connection, row, Status.REJECTED, why, people=about)
-
-    def _note_names(self, connection: sa.Connection, write: Write) -> None:
-        """The API has taken an activity under these names."""
-        are_older = has_older_names(write.kind, orjson.loads(write.body))
-        names = "older" if are_older else "current"
-        at_ms = self._clock.now_ms()
-        self._outbox.note_learnt(connection, f"{_NAMES_OF}{write.kind}", names, at_ms)
-        (self.older_names.add if are_older else self.older_names.discard)(write.kind)
-
-    def _settle_names(self, row: RowInFlight, error: Refused) -> bool:
-        """Whether the API refuses an activity for how its fields are called, so that it goes out
-        once more under the other names."""
-        kind = row.write.kind
-        if error.status != 400 or row.refused_names is not None or kind == PROSPECTS:
-            return False
-        payload = orjson.loads(row.write.body)
-        to_others = current_fields if has_older_names(kind, payload) else older_fields
-        renamed = to_others(kind, payload)
-        if not any(re.search(rf"\b{name}\b", error.reason) for name in {*payload} ^ {*renamed}):
-            return False
-        row.write, row.refused_names = row.write._replace(body=orjson.dumps(renamed)), error.reason
-        return True
 
     def _leave_open(self, row: RowInFlight, why: str) -> None:
         """It stays `sending`, for the next run; nothing about this person goes out before."""
@@ -580,9 +545,8 @@ class Settler:
     ) -> None:
         """prospect_id: whom it was about after all; None: whom it was meant for."""
         write = row.write if prospect_id is None else row.write._replace(prospect_id=prospect_id)
-        before = WriteState.PLANNED if row.looks else WriteState.SENDING
         at_ms = self._clock.now_ms()
-        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=before, after=after)
+        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=row.state, after=after)
 
     def _accept(
         self,
@@ -698,22 +662,6 @@ class Settler:
             self.disputed |= dict.fromkeys(write.aliases, (expected, answered))
         row.prospect_id = answered
         row.fail(_ANOTHER_CHANGED.format(answered=answered, expected=expected))
-
-    def _accept_activity(
-        self, connection: sa.Connection, row: RowInFlight, item: Item | None = None
-    ) -> None:
-        """A note, task or meeting is there; it is not created again. item: as it was answered."""
-        write, at_ms = row.write, self._clock.now_ms()
-        assert write.prospect_id is not None
-        id_ = (item or {}).get("id")
-        row.record_id = None if id_ is None else str(id_)
-        self._finish(connection, row, Status.CREATED)
-        self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
-        if row.is_activity:
-            self._receipts.note_activity_row(
-                connection, write, write.prospect_id, row.record_id, at_ms
-            )
-        row.added.append(write.kind)
 
     def _forget_uncertain(
         self, connection: sa.Connection, write: Write, prospect_id: str | None

@@ -27,9 +27,9 @@ from connector.errors import (
 )
 from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
+from connector.upsert.activities import ActivityPlanner
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input, InputRow
-from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.matching import Hasher

@@ -20,9 +20,9 @@ from connector.budget import Lane, Permit
 from connector.budget.database import Database, half_path
 from connector.budget.locks import HeldLock, take_lock
 from connector.clock import Clock, SteadyClock, SystemClock
+from connector.upsert.activities import ActivityPlanner
 from connector.upsert.delivery import KeyMemory
 from connector.upsert.looking import ProspectScan
-from connector.upsert.outbox.activity_plan import ActivityPlanner
 from connector.upsert.outbox.evidence import Near, Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules

@@ -94,7 +94,7 @@ class PulledProspect(NamedTuple):
 
 
 class Near(NamedTuple):
-    """The live prospects that have one of some contacts. by_email, by_phone: contact → their ids."""
+    """Live prospects that have one of some contacts. by_email, by_phone: contact → their ids."""
 
     by_email: Mapping[str, frozenset[str]]
     by_phone: Mapping[str, frozenset[str]]

@@ -1,25 +1,34 @@
-"""The plan of notes, tasks and meetings on their own: whose each is, and which are there already.
+"""Notes, tasks and meetings: planned, where a row is one of its own, and sent.
 
-A row is one activity of a prospect who exists; no prospect is created or changed. It is identified
-by its key, where the input has a column of keys, else by its prospect and content. A key is its
-source's own, but a row that has the same key and says the same in another source (a file that was
-renamed) isn't created again.
+A row on its own is one activity of a prospect who exists; no prospect is created or changed. It is
+identified by its key, where the input has a column of keys, else by its prospect and content. A key
+is its source's own, but a row that has the same key and says the same in another source (a file
+that was renamed) isn't created again. Beside a prospect's row, they are sent after its prospect.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import orjson
+import sqlalchemy as sa
 
 from connector.clock import SteadyClock
+from connector.errors import Refused
 from connector.upsert.outbox.evidence import Pulled, PulledProspect
 from connector.upsert.outbox.forgotten import refusing
-from connector.upsert.outbox.merge import full_name
-from connector.upsert.outbox.outbox import Outbox, Write
+from connector.upsert.outbox.merge import CONTACTS, full_name
+from connector.upsert.outbox.outbox import (
+    PROSPECTS,
+    Outbox,
+    UncertainWrite,
+    Write,
+    WriteState,
+)
 from connector.upsert.outbox.person_plan import Outcome, PlannedRow
 from connector.upsert.outbox.planner import (
     UNCERTAIN,
@@ -35,8 +44,10 @@ from connector.upsert.outbox.receipts import (
     RowResult,
     Status,
 )
+from connector.upsert.row_in_flight import RowInFlight
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import ActivityRow, Reject
+from connector.upsert.rows.write_schema import current_fields, has_older_names, older_fields
 
 ActivityCheck = Callable[[InputRow], ActivityRow | Reject]
 _CHUNK_ROWS = 5_000
@@ -50,6 +61,12 @@ _CHANGED = (
     "a row with this key was created before, and said something else then; the API can't change "
     "it. Change it in HiringCenter, or push the row with --force to create it once more"
 )
+BEHIND = (
+    "not sent: an earlier change of this person has no answer yet, and nothing may overtake it; "
+    "push again"
+)
+_NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
+_NAMES_OF = "names of "  # the fields of a kind, among what is learnt of the API
 _NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 
 
@@ -295,3 +312,165 @@ class ActivityPlanner:
         if ageing and not self._dry_run:
             with self._outbox.database.write() as connection:
                 self._receipts.touch(connection, people, now_ms, rows=ageing)
+
+
+# --- sent ----------------------------------------------------------------------------------------
+
+_Booked = tuple[str, str, bytes]  # prospect id, kind, content: one activity of one person
+
+
+class ActivitySender:
+    """Which activities of rows go out, and what came of them. Every method works inside the
+    caller's transaction.
+
+    uncertain: as `Outbox.uncertain` has them. is_settled: whether nothing about the person of a
+    write waits for an answer.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        receipts: Receipts,
+        options: PushOptions,
+        clock: SteadyClock,
+        *,
+        uncertain: Collection[UncertainWrite],
+        is_settled: Callable[[Write], bool],
+    ) -> None:
+        self._outbox, self._receipts, self._options = outbox, receipts, options
+        self._clock, self._uncertain, self._is_settled = clock, uncertain, is_settled
+        self._older_names = {  # kinds whose fields the API takes under those of its older revision
+            name.removeprefix(_NAMES_OF)
+            for name, value in outbox.learnt().items()
+            if name.startswith(_NAMES_OF) and value == "older"
+        }
+        self._people: dict[int, str] = {}  # contact → who was found by it
+        self._in_flight: set[_Booked] = set()
+        self._created_again: set[_Booked] = set()
+
+    def claim_next(self, connection: sa.Connection, row: RowInFlight) -> tuple[Write, bool] | None:
+        """The row's next activity that goes out, and whether it, or else its person, is looked up
+        first. None where nothing of the row is left to be sent, and where something still waits:
+        the same activity is on its way for another row."""
+        while row.waiting:
+            write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
+            booked = _booked(write)
+            if row.has_failed or row.left_alone:
+                self._close(connection, write, "skipped")
+            elif write.prospect_id is None and write.position == 0:
+                row.prospect_id = self._people.get(_contacts(write)[0])
+                if row.prospect_id is None:
+                    return write, True
+                row.waiting.appendleft(write)
+            elif write.prospect_id is None:
+                self._skip(connection, row, write, _NO_ID)
+            elif row.is_activity and not self._is_settled(write):
+                self._skip(connection, row, write, BEHIND)
+            elif booked in self._in_flight:  # of another row about the person, who was looked up
+                row.waiting.appendleft(write)
+                return None
+            elif self._is_attached(connection, booked):
+                self._close(connection, write, Status.UNCHANGED)
+                if row.is_activity:
+                    at_ms = self._clock.now_ms()
+                    self._receipts.note_activity_row(connection, write, booked[0], None, at_ms)
+            elif not self._options.force and booked in self._uncertain:
+                self._skip(connection, row, write, UNCERTAIN)
+            else:
+                self._in_flight.add(booked)
+                looks = self._options.looks_first and row.status is not Status.CREATED
+                return self._as_posted(write), looks
+        return None
+
+    def note_person(self, row: RowInFlight, write: Write) -> None:
+        """The person of a row that is an activity is known: it continues as if it always was."""
+        assert write.prospect_id is not None
+        self._people |= dict.fromkeys(_contacts(write)[:1], write.prospect_id)
+        row.prospect_id = write.prospect_id
+        row.waiting.appendleft(write)
+
+    def release(self, write: Write) -> None:
+        """`write` is settled: other rows that ask for the same activity no longer wait."""
+        self._in_flight.discard(_booked(write))
+
+    def accept(
+        self,
+        connection: sa.Connection,
+        row: RowInFlight,
+        item: Mapping[str, Any] | None = None,
+        *,
+        is_new: bool = True,
+    ) -> None:
+        """The activity in flight is there; it is not created again. item: as it was answered.
+        is_new: else it was there before."""
+        write, at_ms = row.write, self._clock.now_ms()
+        assert write.prospect_id is not None
+        id_ = (item or {}).get("id")
+        row.record_id = None if id_ is None else str(id_)
+        self._outbox.finish(connection, write, Status.CREATED, at_ms=at_ms, before=row.state)
+        self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
+        if row.is_activity:
+            self._receipts.note_activity_row(
+                connection, write, write.prospect_id, row.record_id, at_ms
+            )
+        if is_new:
+            row.added.append(write.kind)
+        if item is not None and row.refused_names is not None:
+            self._note_names(connection, write)
+
+    def take_other_names(self, row: RowInFlight, error: Refused) -> bool:
+        """Whether the API refuses an activity for how its fields are called, so that it goes out
+        once more under the other names."""
+        kind = row.write.kind
+        if error.status != 400 or row.refused_names is not None or kind == PROSPECTS:
+            return False
+        payload = orjson.loads(row.write.body)
+        to_others = current_fields if has_older_names(kind, payload) else older_fields
+        renamed = to_others(kind, payload)
+        if not any(re.search(rf"\b{name}\b", error.reason) for name in {*payload} ^ {*renamed}):
+            return False
+        row.write, row.refused_names = row.write._replace(body=orjson.dumps(renamed)), error.reason
+        return True
+
+    def _note_names(self, connection: sa.Connection, write: Write) -> None:
+        """The API has taken an activity under these names."""
+        are_older = has_older_names(write.kind, orjson.loads(write.body))
+        names, at_ms = "older" if are_older else "current", self._clock.now_ms()
+        self._outbox.note_learnt(connection, f"{_NAMES_OF}{write.kind}", names, at_ms)
+        (self._older_names.add if are_older else self._older_names.discard)(write.kind)
+
+    def _as_posted(self, write: Write) -> Write:
+        """An activity with its prospect's id instead of the contacts that have led to them, and
+        under the names that the API took last."""
+        says = orjson.loads(write.body)
+        payload = {name: value for name, value in says.items() if name not in CONTACTS}
+        payload = {"prospectId": write.prospect_id, **payload}
+        if write.kind in self._older_names:
+            payload = older_fields(write.kind, payload)
+        return write._replace(body=orjson.dumps(payload))
+
+    def _is_attached(self, connection: sa.Connection, booked: _Booked) -> bool:
+        """Whether an activity was created already; with `force` each is created once more."""
+        if not self._options.force:
+            return booked in self._receipts.attached(connection, [booked[0]])
+        is_there = booked in self._created_again
+        self._created_again.add(booked)
+        return is_there
+
+    def _skip(self, connection: sa.Connection, row: RowInFlight, write: Write, why: str) -> None:
+        """An activity isn't sent."""
+        row.fail(why, write=write)
+        self._close(connection, write, "skipped")
+
+    def _close(self, connection: sa.Connection, write: Write, outcome: str) -> None:
+        """A planned activity needs no request."""
+        at_ms = self._clock.now_ms()
+        self._outbox.finish(connection, write, outcome, at_ms=at_ms, before=WriteState.PLANNED)
+
+
+def _booked(write: Write) -> _Booked:
+    return (write.prospect_id or "", write.kind, write.content)
+
+
+def _contacts(write: Write) -> list[int]:
+    return [name for name in (write.email_alias, write.phone_alias) if name is not None]
