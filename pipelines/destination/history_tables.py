@@ -284,6 +284,23 @@ class HistoryTables:
         if scan.resource in self.resources and scan.plan.kind is not ScanKind.EVENTS:
             name = _narrow_name(scan) if _is_narrow(scan) else scan.resource
             self._seen.end(name, scan.resource, scan.checkpoint.started_ms)
+        if scan.complete:
+            self._end_rowless(scan.resource)
+
+    def _end_rowless(self, resource: str) -> None:
+        """End versions of rows that are neither in their list nor in their table, which somebody
+        has dropped since: nothing flags them deleted."""
+        if resource not in self.resources or not self._columns(history_of(resource)):
+            return
+        rowless = "SELECT 1 FROM {t} AS t WHERE t.id = h.id"
+        sql = f"SELECT h.id FROM {{h}} AS h WHERE h.{{to}} IS NULL AND NOT EXISTS ({rowless})"  # noqa: S608
+        if ids := [id_ for (id_,) in self._run(resource, [(sql, ())])]:
+            self._note_change()
+            sql = (
+                f"UPDATE {{h}} AS h SET {{to}} = GREATEST(%s, {_after(VALID_FROM)}) "  # noqa: S608
+                "WHERE h.{to} IS NULL AND h.id IN ({ids})"
+            )
+            self._run(resource, [(sql, (_moment(self._now_ms()),))], ids)
 
 
 def _is_narrow(scan: ListScan) -> bool:

@@ -27,6 +27,7 @@ from connector.errors import ConnectorError, DestinationLocked, Interrupted
 from connector.logs import get_logger
 from connector.source.dictionary import comments
 from connector.source.fields import CONTRACT
+from pipelines.destination.history_tables import history_of
 from pipelines.destination.load_errors import chain, describe, translated
 from pipelines.destination.working_file import quoted_name, quoted_text
 
@@ -242,9 +243,9 @@ def write_comments(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) 
 
 
 def make_keys(pipeline: dlt.Pipeline, dataset: str, tables: Mapping[str, Any]) -> list[str]:
-    """Make the primary key on `id` of each list's table, and an index on `prospect_id`, where they
-    are missing. Others may read and write meanwhile; the key's last step locks its table for an
-    instant. Returns what was made.
+    """Make the primary key on `id` of each list's table, an index on its `prospect_id`, and one on
+    the `id` of its history, where they are missing. Others may read and write meanwhile; the key's
+    last step locks its table for an instant. Returns what was made.
 
     tables: columns by table. Whatever is left of a failed try is dropped.
 
@@ -254,25 +255,31 @@ def make_keys(pipeline: dlt.Pipeline, dataset: str, tables: Mapping[str, Any]) -
     made: list[str] = []
     with translated(), pipeline.sql_client() as client:
         indexes = [tuple(row) for row in client.execute_sql(_INDEXED, dataset) or ()]
+        known = {name: ok for _, name, _, ok, _ in indexes}
+        keyed = {table for table, _, is_primary, _, _ in indexes if is_primary}
+        indexed = {(table, first) for table, _, _, ok, first in indexes if ok}
         for table in (name for name in CONTRACT if "id" in tables.get(name, ())):
-            of_table = [row for row in indexes if row[0] == table]
-            is_keyed = any(is_primary for _, _, is_primary, _, _ in of_table)
-            is_indexed = any(ok and first == "prospect_id" for _, _, _, ok, first in of_table)
-            known = {name: ok for _, name, _, ok, _ in of_table}
             qualified = client.make_qualified_table_name(table)
-            if not is_keyed:
+            if table not in keyed:
                 name = _KEY_NAME.format(table)
                 what = f"UNIQUE INDEX CONCURRENTLY {name} ON {qualified} (id)"
                 _make_index(client, dataset, what, name, known)
                 constraint = f"ADD CONSTRAINT {name} PRIMARY KEY USING INDEX {name}"
                 client.execute_sql(f"ALTER TABLE {qualified} {constraint}")
                 made.append(name)
-            if not is_indexed and "prospect_id" in tables[table]:
-                name = _INDEX_NAME.format(table)
-                what = f"INDEX CONCURRENTLY {name} ON {qualified} (prospect_id)"
-                _make_index(client, dataset, what, name, known)
-                made.append(name)
+            for each, column, form in _indexes_of(table):
+                if column in tables.get(each, ()) and (each, column) not in indexed:
+                    name, on = form.format(each), client.make_qualified_table_name(each)
+                    what = f"INDEX CONCURRENTLY {name} ON {on} ({column})"
+                    _make_index(client, dataset, what, name, known)
+                    made.append(name)
     return made
+
+
+def _indexes_of(table: str) -> tuple[tuple[str, str, str], ...]:
+    """(table, column, form of the name) of the indexes of a list and of its history, whose versions
+    each pull looks up by their ids."""
+    return (table, "prospect_id", _INDEX_NAME), (history_of(table), "id", _KEY_NAME)
 
 
 def _make_index(client: Any, dataset: str, what: str, name: str, known: Mapping[str, bool]) -> None:
@@ -300,9 +307,11 @@ def drop_keys(pipeline: dlt.Pipeline, dataset: str, tables: Iterable[str]) -> No
     with translated(), pipeline.sql_client() as client:
         for table in tables:
             name = client.make_qualified_table_name(table)
-            client.execute_sql(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {table}_hc_id")
-            index = _INDEX_NAME.format(table)
-            client.execute_sql(f"DROP INDEX IF EXISTS {quoted_name(dataset)}.{index}")
+            key = _KEY_NAME.format(table)
+            client.execute_sql(f"ALTER TABLE {name} DROP CONSTRAINT IF EXISTS {key}")
+            for each, _, form in _indexes_of(table):
+                index = f"{quoted_name(dataset)}.{form.format(each)}"
+                client.execute_sql(f"DROP INDEX IF EXISTS {index}")
 
 
 def is_too_big_for_an_index(error: BaseException) -> bool:

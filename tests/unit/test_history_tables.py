@@ -13,7 +13,14 @@ from pydantic import SecretStr
 
 from connector.settings import PullSettings, ResourceSettings
 from connector.source.row_maker import configured_maker
-from connector.source.scans import Checkpoint, ListScan, ResourceFacts, ScanKind, ScanPlan
+from connector.source.scans import (
+    Checkpoint,
+    ListScan,
+    ResourceFacts,
+    ScanKind,
+    ScanOutcome,
+    ScanPlan,
+)
 from pipelines.destination.history_tables import HistoryTables
 from pipelines.destination.loader import Batch
 from pipelines.destination.warehouse import DuckWarehouse, SeenIds
@@ -88,7 +95,9 @@ class Rig:
         ending = self.history.ending("prospects", round(at_s * 1000))
         self.warehouse.execute_ids([(sql, [moment(at_s)]), *ending], ids)
 
-    def scan(self, began_s: float, kind: ScanKind, *ids: str) -> None:
+    def scan(
+        self, began_s: float, kind: ScanKind, *ids: str, outcome: ScanOutcome | None = None
+    ) -> None:
         """A scan that began then has seen these, and has ended."""
         plan = ScanPlan("prospects", kind, "why")
         run = ListScan("prospects", ResourceFacts(), Checkpoint(plan, round(began_s * 1000)))
@@ -97,6 +106,8 @@ class Rig:
             self.seen.begin("prospects")
             self.seen.add("prospects", ids)
         self.history.note_seen(run, ids)
+        if outcome is not None:
+            run.end(outcome)
         self.history.end_scan(run)
 
     def versions(self, column: str = "title") -> list[Version]:
@@ -166,6 +177,21 @@ def test_a_deletion_ends_a_version_and_who_comes_back_has_another(rig: Rig):
     rig.delete(50, "a")
     rig.land(80, a("1"))
     assert rig.versions() == [("a", "1", 10, 50, None, 11), ("a", "1", 80, None, 10, 81)]
+
+
+def test_who_was_deleted_while_their_table_was_dropped_has_no_open_version(rig: Rig):
+    """A table that somebody has dropped is filled again without them, so nothing flags them: a full
+    scan that is proven complete ends their versions, and no other scan does."""
+    rig.prepare()
+    rig.land(10, a("1"), a("1") | {"id": "b"})
+    rig.connection.execute("DELETE FROM d.prospects")
+    rig.land(20, a("1"))
+    for kind, complete in ((ScanKind.FULL, False), (ScanKind.HEAD, True), (ScanKind.FULL, True)):
+        assert [each[3] for each in rig.versions()] == [None, None]
+        rig.scan(20, kind, "a", outcome=ScanOutcome(complete, ""))
+    assert [(each[0], each[3]) for each in rig.versions()] == [("a", None), ("b", 21)]
+    rig.land(30, a("1") | {"id": "b"})
+    assert [each[2:4] for each in rig.versions()[1:]] == [(10, 21), (30, None)]
 
 
 def test_versions_never_begin_at_the_same_moment(rig: Rig):

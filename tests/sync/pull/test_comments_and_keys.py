@@ -17,6 +17,7 @@ _LISTS = {"prospects", "notes", "tasks", "meetings"}
 _KEYS = {
     "prospects_hc_id", "notes_hc_id", "tasks_hc_id", "meetings_hc_id",
     "notes_hc_prospect_id", "tasks_hc_prospect_id", "meetings_hc_prospect_id",
+    "prospects_history_hc_id", "tasks_history_hc_id",
 }  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def test_every_table_and_column_of_the_copy_has_a_comment(puller: Puller):
 
 
 def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Puller, sa.Engine]):
-    """Made once, with the first pull; a user's own comment stays, and merges go on."""
+    """Made once, with the first pull, or in tables that are there already; a user's own comment
+    stays, and merges go on."""
     puller, engine = on_postgres
     puller.pull_ok()
     bare = _all(
@@ -91,11 +93,13 @@ def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Pul
     before = _all(engine, oid)
     with engine.connect() as connection:
         connection.execute(sa.text("COMMENT ON TABLE hiringcenter.notes IS 'ours'"))
+        connection.execute(sa.text("DROP INDEX hiringcenter.tasks_history_hc_id"))
     for each in puller.sandbox.store.all("prospects")[:9]:
         puller.sandbox.store.update("prospects", each["id"], {"title": "edited"})
     puller.pull_ok()
     puller.assert_true()
     assert _all(engine, oid) == before
+    assert _indexes(engine) == _KEYS
     assert _all(engine, "SELECT obj_description('hiringcenter.notes'::regclass)") == [("ours",)]
 
 
@@ -120,10 +124,10 @@ def test_doubled_ids_are_a_warning_and_no_obstacle(
 
 
 def test_a_value_that_is_too_long_for_an_index_lands(on_postgres: tuple[Puller, sa.Engine]):
-    """Then its table has no keys: a row that can't land would be worse."""
+    """Then its table has no keys, nor its history: a row that can't land would be worse."""
     puller, engine = on_postgres
-    puller.pull_ok("notes")
-    assert "notes_hc_prospect_id" in _indexes(engine)
+    puller.pull_ok("notes", "tasks")
+    assert {"notes_hc_prospect_id", "tasks_history_hc_id"} <= _indexes(engine)
     long = "".join(f"{number:05d}" for number in range(3000))
     first = puller.sandbox.store.all("notes")[0]["id"]
     puller.sandbox.store.update("notes", first, {"prospectId": long})
@@ -131,6 +135,11 @@ def test_a_value_that_is_too_long_for_an_index_lands(on_postgres: tuple[Puller, 
     found = f"SELECT length(prospect_id) FROM hiringcenter.notes WHERE id = '{first}'"
     assert _all(engine, found) == [(15_000,)]
     assert not _indexes(engine) & {"notes_hc_id", "notes_hc_prospect_id"}
+    puller.sandbox.store.put("tasks", {**puller.sandbox.store.all("tasks")[0], "id": long})
+    puller.pull_ok("tasks", full=True)
+    versions = f"SELECT count(*) FROM hiringcenter.tasks_history WHERE id = '{long}'"
+    assert _all(engine, versions) == [(1,)]
+    assert "tasks_history_hc_id" not in _indexes(engine)
 
 
 def test_an_open_transaction_of_an_analyst_delays_no_pull(on_postgres: tuple[Puller, sa.Engine]):
