@@ -173,6 +173,11 @@ class LookUps:
         self.ids: dict[Found, list[str]] = {found: [] for found in Found}
         self.warnings: Counter[str] = Counter()
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether too many look-ups failed in a row: the server is in trouble."""
+        return self._failures >= FAILURES_MAX
+
     def look(self, record_id: str) -> dict[str, Any] | None:
         """The record, where it exists.
 
@@ -193,7 +198,7 @@ class LookUps:
         Raises:
             As `look`.
         """
-        if self._failures >= FAILURES_MAX:
+        if self.has_given_up:
             return Found.UNASKED, None, "too many look-ups failed in a row"
         patience_s = max(PATIENCE_LEAST_S, PATIENCE_S / (1 + self._vain))
         try:

@@ -170,6 +170,8 @@ def percent(share: float) -> str:
 
 def verify_lines(summary: Mapping[str, Any]) -> list[Any]:
     """A table of the lists, the differences, and what they show. summary: of a verification."""
+    if "error" in summary and not summary["rows"]:  # it ended before anything was read
+        return []
     return [_list_table(summary), *_difference_lines(summary), *_notes(summary)]
 
 

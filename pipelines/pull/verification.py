@@ -30,12 +30,13 @@ from connector.errors import (
     Interrupted,
     Refused,
     Unauthorized,
+    Unreachable,
     UsageError,
     status_of,
 )
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
-from connector.source.deletions import Found, LookUps
+from connector.source.deletions import FAILURES_MAX, Found, LookUps
 from connector.source.fields import (
     DELETED_COLUMN,
     FIELD_HINT,
@@ -447,6 +448,7 @@ class _VerifyRun:
 
     def _count(self) -> None:
         """How many rows the API counts, of the lists where it does."""
+        self._progress.show(ProgressState("row", 0, self._wanted.requests))
         for known in self._lists.values():
             if known.why_not is None:
                 try:
@@ -463,10 +465,12 @@ class _VerifyRun:
         """Look up rows until enough of them can be compared, or too many can't.
 
         Raises:
+            Unreachable: look-ups of a list fail, after all others were looked up.
             ApiError, BudgetError, Interrupted: what was answered before is kept.
         """
         rows = {known.name: known.rows for known in self._lists.values()}
         draw, settled, asked = Draw(rows, self._chance), 0, 0
+        began_s = self._session.clock.monotonic_s()
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="look-up") as threads:
             while settled < self._wanted.requests and asked < self._most():
                 most = min(self._wanted.requests - settled, self._most() - asked, _AT_ONCE)
@@ -489,6 +493,17 @@ class _VerifyRun:
                     )
                 )  # fmt: skip
         self._check_missing_calls()
+        if failed := self._failed_lists():
+            raise Unreachable(
+                url_path=f"/{failed[0]}/…",
+                tries=FAILURES_MAX,
+                tried_s=self._session.clock.monotonic_s() - began_s,
+                last=f"{FAILURES_MAX} look-ups in a row failed, so {' and '.join(failed)} can't be "
+                "verified now. Other lists can, if the command names them",
+            )
+
+    def _failed_lists(self) -> list[str]:
+        return [name for name, each in self._look_ups.items() if each.has_given_up]
 
     def _ask(self, drawn: tuple[str, Row]) -> _LookedUpRow:
         name, row = drawn
@@ -603,13 +618,16 @@ class _VerifyRun:
         self, found: Mapping[str, _ListFindings], error: ConnectorError | None
     ) -> dict[str, Any]:
         session, wanted = self._session, self._wanted
-        checked = [known for known in self._lists.values() if known.why_not is None]
+        failed = self._failed_lists()
+        checked = [each for each in self._lists.values() if not each.why_not or each.name in failed]
         compared = sum(each.compared for each in found.values())
         wrong = sum(len(each.wrong) for each in found.values())
         left_out = sum(each.late + each.not_checked for each in found.values())
         rows = sum(known.rows for known in checked)
         # of how many rows the compared ones are a sample: not known where some can't be compared
-        population = compared if self._is_exhausted else None if left_out else rows
+        population = None if left_out or failed else rows
+        if self._is_exhausted and not failed:
+            population = compared
         at_most = upper_bound(wrong, compared, population)
         share = wrong / compared if compared else 0.0
         facts: dict[str, Any] = {

@@ -10,7 +10,7 @@ import duckdb
 import pytest
 from pydantic import SecretStr
 
-from connector.errors import Interrupted, UsageError
+from connector.errors import Interrupted, Unreachable, UsageError
 from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import PullSettings, ResourceSettings
 from connector.webhooks.inbox import Arrival, account_of, open_inbox
@@ -182,6 +182,23 @@ def test_lists_without_look_ups_are_counted_apart(puller: Puller, between: Betwe
         assert meetings["why_not_checked"] == "the API has no call for single records of it"
         assert (meetings["compared"], report.summary["rows"]) == (0, 80)
         assert (report.summary["compared"], report.exit_code) == (80, 0)
+
+
+def test_lists_whose_look_ups_fail_are_not_taken_for_verified(puller: Puller, between: Between):
+    """A server in trouble: after five failures in a row the list is given up, the others are
+    checked, and exit code 1 says that the run couldn't finish. What was compared is a sample, even
+    if no other row could be."""
+    puller.pull_ok("tasks", "meetings")
+    between.answers["tasks/"] = (302, b"")
+    report = _verify(puller, "tasks", "meetings")
+    assert isinstance(report.error, Unreachable)
+    assert "so tasks can't be verified now" in str(report.error)
+    assert (report.exit_code, report.summary["status"]) == (1, "failed")
+    found = {name: report.summary[name] for name in ("rows", "compared", "at_most", "confidence")}
+    assert found == {"rows": 50, "compared": 20, "at_most": 0.139108, "confidence": 0.95}
+    text = "\n".join(str(each) for each in verify_lines(report.summary))
+    assert "0 of 20 differ: at most 14% of 50 rows are wrong" in text
+    assert _verify(puller, "meetings").exit_code == 0
 
 
 def test_a_row_that_cannot_be_read_is_not_checked(puller: Puller, between: Between):
