@@ -24,7 +24,7 @@ from connector.upsert.outbox.matching import (
     same_email,
     same_phone,
 )
-from connector.upsert.outbox.merge import NotSendable, PersonMerge, full_name
+from connector.upsert.outbox.merge import NotSendable, Person, PersonMerge, full_name
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     LearntMemory,
@@ -119,8 +119,8 @@ class Delivered:
     key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
     merged: what is left to change of a person who was looked at. refusal: why a person who was met
     can't be changed. conflicts: fields of an undo that were changed since, and stay. asked:
-    something was requested; else the person was read before, at `read_ms` where that isn't fresh
-    any more.
+    something was requested; else the person was read before. person: who was looked at; None where
+    no one has been read.
     """
 
     write: Write
@@ -135,7 +135,12 @@ class Delivered:
     conflicts: tuple[str, ...] = ()
     refusal: NotSendable | None = None
     asked: bool = True
-    read_ms: int | None = None
+    person: Person | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Whether `item` is as the record is now."""
+        return self.asked or (self.person is not None and self.person.fresh)
 
 
 class Delivery:

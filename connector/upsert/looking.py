@@ -33,7 +33,7 @@ from connector.upsert.delivery import (
     usable_item,
 )
 from connector.upsert.outbox.entries import RowMemory
-from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
+from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
@@ -151,15 +151,17 @@ class Looking:
             return Delivered(write, Verdict.ABSENT)
         if needs_one:
             self._check_alone(item, id_, says, lists, is_found=is_found)
-        person = Person(id_, fields_of_item(item), fresh=True)
+        person = _looked_at(id_, item)
         merged, conflicts = self._merged(memory, person, guard)
         if not merged.to_send:
-            return Delivered(write, Verdict.EQUAL, item, merged=merged)
+            return Delivered(write, Verdict.EQUAL, item, merged=merged, person=person)
         alone = [name for name, value in lists.shown if lists.ids(name, value) == [id_]]
         body = self._body(merged, person, alone)
         self._check_contacts(body, id_, lists)
         write = write._replace(body=orjson.dumps(body.payload))
-        return Delivered(write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts)
+        return Delivered(
+            write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts, person=person
+        )
 
     def meet(self, met: Delivered, memory: RowMemory) -> Delivered:
         """Merge a row with the person whom its creation has met, and left as they are; nothing is
@@ -172,9 +174,9 @@ class Looking:
         if item.get("id") is None:
             return replace(met, refusal=NotSendable(_NAMELESS))
         id_ = str(item["id"])
-        person = Person(id_, fields_of_item(item), fresh=True)
+        person = _looked_at(id_, item)
         merged, _ = self._merged(memory, person, None)
-        met = replace(met, merged=merged)
+        met = replace(met, merged=merged, person=person)
         if not merged.to_send:
             return met
         says = memory.row.says
@@ -219,32 +221,29 @@ class Looking:
         write: Write,
         memory: RowMemory,
         guard: Guard | None,
-        read: PersonRead,
-        *,
-        is_fresh: bool,
+        person: Person,
     ) -> Delivered | None:
         """Merge a row with its person as they were read before; None where they have to be looked
         at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
-        person = Person(read.id, read.fields, fresh=is_fresh)
         merged, conflicts = self._merged(memory, person, guard)
         found = Delivered(
             write,
             Verdict.EQUAL,
-            read.item,
+            person.item,
             merged=merged,
             conflicts=conflicts,
             asked=False,
-            read_ms=None if is_fresh else read.read_ms,
+            person=person if person.read_ms else None,
         )
         if not merged.to_send:
             return found
         if any(each.name in LABEL_EDITS for each in merged.to_send):
             # all labels are sent: one that was set by hand since the read would be lost
-            is_enough = self.rules.labels_merge or ("labels" in read.fields and not self.rechecks)
+            is_enough = self.rules.labels_merge or ("labels" in person.fields and not self.rechecks)
             if not is_enough:
                 return None
-        body = self._body(merged, person, read.alone)
-        if body.new_contacts or body.contact is None or body.contact[0] not in read.alone:
+        body = self._body(merged, person, person.alone)
+        if body.new_contacts or body.contact is None or body.contact[0] not in person.alone:
             return None
         write = write._replace(body=orjson.dumps(body.payload))
         return replace(found, write=write, verdict=Verdict.PRESENT)
@@ -264,6 +263,11 @@ class Looking:
         if conflicts and (guard.undoes is None or not merged.to_send):
             raise GuardConflict(guard.changed_reason(conflicts, person.id))
         return merged, conflicts
+
+
+def _looked_at(id_: str, item: Item) -> Person:
+    fields, updated_at_ms = fields_of_item(item), time_ms(item, "updatedAt")
+    return Person(id_, fields, fresh=True, updated_at_ms=updated_at_ms)
 
 
 # --- looks that are spared ---------------------------------------------------------------------
@@ -300,7 +304,7 @@ class SparedLooks:
                 return None
             merged = merge([memory.row], None, options.rules, looking.cell)
             if row.guard is None and not (merged.to_send or row.write.seen):
-                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False, read_ms=0)
+                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False)
         read = read or self._read_by_pull(connection, row)
         if read is None and not options.rechecks and row.guard is None:
             read = _unread(row, evidence)
@@ -311,11 +315,11 @@ class SparedLooks:
         if not is_fresh and options.rechecks:
             return None
         try:
-            return looking.judge(row.write, memory, row.guard, read, is_fresh=is_fresh)
+            return looking.judge(row.write, memory, row.guard, replace(read, fresh=is_fresh))
         except (NotSendable, GuardConflict) as error:
             return error
 
-    def _just_read(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
+    def _just_read(self, connection: sa.Connection, row: RowInFlight) -> Person | None:
         """The person as the row before this one has left them, unless another one was sent since
         that leads to them as well; else as a scan has shown them."""
         shown, id_ = row.shown, row.prospect_id or ""
@@ -323,17 +327,17 @@ class SparedLooks:
             accepted_ms = self._accepted_ms(connection, id_)
             if accepted_ms is not None and accepted_ms <= shown.read_ms:
                 return shown
-        scanned = self._scans.take(id_) if self._scans is not None else None
+        scanned = self._scans.people.take(id_) if self._scans is not None else None
         row.was_scanned = scanned is not None
         return self._if_it_holds(connection, scanned)
 
-    def _read_by_pull(self, connection: sa.Connection, row: RowInFlight) -> PersonRead | None:
+    def _read_by_pull(self, connection: sa.Connection, row: RowInFlight) -> Person | None:
         """The person as the pull has read them that the plan has seen."""
-        read = PersonRead.from_bytes(row.write.seen) if row.write.seen else None
+        read = Person.from_bytes(row.write.seen) if row.write.seen else None
         is_theirs = read is not None and read.id == row.prospect_id
         return self._if_it_holds(connection, read) if is_theirs else None
 
-    def _if_it_holds(self, connection: sa.Connection, read: PersonRead | None) -> PersonRead | None:
+    def _if_it_holds(self, connection: sa.Connection, read: Person | None) -> Person | None:
         """The same, unless something of ours was written to the person since."""
         accepted_ms = None if read is None else self._accepted_ms(connection, read.id)
         is_over = read is not None and accepted_ms is not None and accepted_ms >= read.read_ms
@@ -344,7 +348,7 @@ class SparedLooks:
         return None if receipt is None else receipt.accepted_ms
 
 
-def _unread(row: RowInFlight, evidence: Evidence) -> PersonRead | None:
+def _unread(row: RowInFlight, evidence: Evidence) -> Person | None:
     """What is known of a person whom nobody has read: how the row calls them, and the contacts
     that lead to them."""
     says, id_ = orjson.loads(row.write.body), row.prospect_id or ""
@@ -353,7 +357,7 @@ def _unread(row: RowInFlight, evidence: Evidence) -> PersonRead | None:
     led = (("email", evidence.by_email), ("phone", evidence.by_phone))
     alone = tuple(name for name, each in led if each and each.confirmed and each.prospect_id == id_)
     fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
-    return PersonRead(id_, fields, 0, None, alone)
+    return Person(id_, fields, alone=alone)
 
 
 # --- a scan instead of many looks --------------------------------------------------------------
@@ -385,7 +389,7 @@ class ScannedPeople:
 
     def __init__(self, waiting: Collection[str]) -> None:
         self._waiting = waiting
-        self._read: dict[str, PersonRead] = {}
+        self._read: dict[str, Person] = {}
         # of everybody, since a contact may be anybody's: eight bytes each
         self._contacts = {name: array("q") for name in CONTACTS}
         self._shared: dict[str, set[int]] = {}
@@ -402,10 +406,7 @@ class ScannedPeople:
                 self._contacts[name].append(hashed)
             id_ = str(person.get("id"))
             if id_ in self._waiting:
-                updated_at_ms = time_ms(person, "updatedAt")
-                self._read[id_] = PersonRead(
-                    id_, fields_of_item(person), page.asked_ms, updated_at_ms, ()
-                )
+                self._read[id_] = replace(_looked_at(id_, person), read_ms=page.asked_ms)
 
     def end(self) -> None:
         """The list is complete: whose contacts nobody else has is known now."""
@@ -414,7 +415,7 @@ class ScannedPeople:
             self._shared[name] = {one for one, other in pairwise(ordered) if one == other}
         self._contacts = {}
 
-    def take(self, id_: str) -> PersonRead | None:
+    def take(self, id_: str) -> Person | None:
         """One person as they were read, with the contacts that nobody else has."""
         read = self._read.pop(id_, None)
         if read is None:
@@ -437,7 +438,7 @@ class ScannedPeople:
 class PeopleScans:
     """The scans of one push: each is made where more people wait to be looked up than it has pages.
 
-    is_running: one is being made. What it shows of a person is used once.
+    is_running: one is being made. people: whom the last one has shown.
     """
 
     def __init__(
@@ -447,7 +448,7 @@ class PeopleScans:
         self._fresh_ms = options.fresh_ms
         # what a scan has read wouldn't be fresh
         self._scan = None if self._fresh_ms < _SCAN_LASTS_MS else scan
-        self._people = ScannedPeople(())
+        self.people = ScannedPeople(())
         self._pages: int | None = None
         self.is_running, self._next_ms = False, 0
         self._why_useless = _INCOMPLETE
@@ -497,15 +498,11 @@ class PeopleScans:
         they are for a while after one that took too long."""
         self.is_running = False
         if isinstance(found, ScannedPeople) and len(found):
-            self._people = found
+            self.people = found
             _log.info("push.scanned", people=len(found))
             return
-        self._people = ScannedPeople(())
+        self.people = ScannedPeople(())
         if self._why_useless is not _TOO_SLOW:
             self._scan = None
         why = str(found) if isinstance(found, ConnectorError) else self._why_useless
         _log.info("push.not_scanned", reason=redact(why))
-
-    def take(self, id_: str) -> PersonRead | None:
-        """One person as they were read, with the contacts that nobody else has."""
-        return self._people.take(id_)

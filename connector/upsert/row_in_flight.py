@@ -15,7 +15,6 @@ import sqlalchemy as sa
 from connector.errors import ConnectorError
 from connector.upsert.delivery import Item
 from connector.upsert.outbox.entries import Base, RowMemory
-from connector.upsert.outbox.evidence import PersonRead
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     UNKNOWN,
@@ -66,8 +65,7 @@ class RowInFlight:
     memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
     say, where there are several; merged: what came of the merge. guard: what the person must still
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
-    read; read_ms: when, where that isn't fresh any more; was_looked_up: it was for this write;
-    was_scanned: by a scan, for this run's writes. updated_before_ms: their `updatedAt` then.
+    read; was_looked_up: it was for this write; was_scanned: by a scan, for this run's writes.
     shown: the person as the last answer about this row, or about the one before it, has shown them.
     status: the prospect's, once it is known; `added` activities were created, `failures` weren't.
     changed: fields that were sent of it and accepted. stays_deleted: the person was deleted in
@@ -91,13 +89,11 @@ class RowInFlight:
     memory: RowMemory | None = None
     siblings: Base | None = None
     merged: PersonMerge | None = None
-    shown: PersonRead | None = None
+    shown: Person | None = None
     guard: Guard | None = None
     theirs: Person | None = None
-    read_ms: int | None = None
     was_looked_up: bool = False
     was_scanned: bool = False
-    updated_before_ms: int | None = None
     changed: tuple[str, ...] = ()
     stays_deleted: bool = False
     left_alone: bool = False

@@ -34,14 +34,15 @@ from connector.upsert.looking import (
     SparedLooks,
 )
 from connector.upsert.outbox.entries import Entries, unpacked
-from connector.upsert.outbox.evidence import Evidence, PersonRead, fields_of_item
+from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.exported_rows import as_exported
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.merge import (
+    Person,
     body_of_creation,
     lacks_names,
 )
+from connector.upsert.outbox.merge import Row as MergedRow
 from connector.upsert.outbox.outbox import (
     PROSPECTS,
     Outbox,
@@ -314,13 +315,17 @@ class Sender:
         if row.write.kind != PROSPECTS:  # it changes nothing of the person
             return
         row.shown = None
-        if not isinstance(arrived, Delivered) or arrived.read_ms is not None:
+        if not isinstance(arrived, Delivered) or not arrived.is_current:
             return
         item = arrived.item or {}
         if row.prospect_id is None or str(item.get("id")) != row.prospect_id:
             return
-        updated_at_ms, now_ms = time_ms(item, "updatedAt"), self._clock.now_ms()
-        row.shown = PersonRead(row.prospect_id, fields_of_item(item), now_ms, updated_at_ms, ())
+        row.shown = Person(
+            row.prospect_id,
+            fields_of_item(item),
+            read_ms=self._clock.now_ms(),
+            updated_at_ms=time_ms(item, "updatedAt"),
+        )
 
     def _resume(self, connection: sa.Connection, free: int) -> list[RowInFlight]:
         """Writes whose answer is missing since an earlier run go out again."""
@@ -514,7 +519,7 @@ class Sender:
         may_change = row.write.kind == PROSPECTS and step is not Next.AGAIN
         if may_change and self._images is not None and row.theirs is not None:
             self._images.keep_before(
-                connection, row.write, row.theirs, self._outbox.hasher.cell, row.read_ms, at_ms
+                connection, row.write, row.theirs, self._outbox.hasher.cell, at_ms
             )
         row.looks = row.resumed = False
         row.tried_s = self._clock.monotonic_s()

@@ -36,7 +36,6 @@ from connector.upsert.outbox.merge import (
     NOBODY,
     NOT_AGAIN_WITHOUT_NAMES,
     NotSendable,
-    Person,
     PersonMerge,
     has_changed,
     labels_were,
@@ -254,7 +253,7 @@ class Settler:
             row.failures.append(row.guard.changed_reason(arrived.conflicts, row.write.prospect_id))
         if arrived.verdict is Verdict.PRESENT:
             return Next.SEND
-        if arrived.read_ms == 0:  # no one was read: nothing is settled
+        if arrived.person is None:  # no one was read: nothing is settled
             self._leave(connection, row, unread_note(row.merged))
         elif row.merged and row.merged.kept and self._is_uncertain(row):
             self._refuse(connection, row, Status.FAILED, UNCERTAIN)
@@ -584,6 +583,7 @@ class Settler:
         """The row's contacts lead to the prospect from now on; its source has named them."""
         write, says, hasher = row.write, row.says, self._outbox.hasher
         first, last = (item.get(name, says.get(name)) for name in NAMES)
+        before_ms = None if row.theirs is None else row.theirs.updated_at_ms
         self._receipts.accept(
             connection,
             write,
@@ -595,7 +595,7 @@ class Settler:
             hashed_names=hasher.names(first, last),
             # 0 where they didn't exist, or nothing was written: whoever is read with the answer's
             # `updatedAt` is as the answer shows
-            before_ms=row.updated_before_ms if row.status is Status.UPDATED else 0,
+            before_ms=before_ms if row.status is Status.UPDATED else 0,
             is_written=not row.looks,
         )
         if write.row_alias is None and not self.disputed.keys().isdisjoint(write.aliases):
@@ -687,10 +687,8 @@ def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -
 
 def _note_read(row: RowInFlight, arrived: Delivered) -> None:
     """The row's person was read, and the row merged with how they are."""
-    item, id_ = arrived.item or {}, str(row.write.prospect_id)
-    row.merged, row.read_ms, row.was_looked_up = arrived.merged, arrived.read_ms, arrived.asked
-    row.theirs = None if row.read_ms == 0 else Person(id_, fields_of_item(item), fresh=True)
-    row.updated_before_ms = time_ms(item, "updatedAt")
+    row.merged, row.was_looked_up, id_ = arrived.merged, arrived.asked, str(row.write.prospect_id)
+    row.theirs = None if arrived.person is None else replace(arrived.person, id=id_)
 
 
 def _is_known(write: Write, item: Item) -> bool:

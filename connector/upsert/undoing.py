@@ -138,11 +138,8 @@ class BeforeImage:
         return cls(before, cells, tuple(unread), contact and tuple(contact), read_ms)
 
 
-def image_before(
-    payload: Mapping[str, Any], theirs: Person, cell: Cell, *, read_ms: int | None
-) -> BeforeImage:
-    """The image for a write that is about to change `theirs`. payload: what goes out. read_ms: when
-    they were read, unless that was for this write."""
+def image_before(payload: Mapping[str, Any], theirs: Person, cell: Cell) -> BeforeImage:
+    """The image for a write that is about to change `theirs`. payload: what goes out."""
     before, left, unread, contacts = {}, {}, [], []
     for name, value in payload.items():
         if name in MANNERS:
@@ -154,6 +151,7 @@ def image_before(
             before[name], left[name] = was, cell(name, value)
         elif name in CONTACTS and value:
             contacts.append((name, str(was)))
+    read_ms = None if theirs.fresh else theirs.read_ms
     return BeforeImage(before, left, tuple(unread), next(iter(contacts), None), read_ms)
 
 
@@ -184,12 +182,10 @@ class BeforeImages:
         write: Write,
         theirs: Person,
         cell: Cell,
-        read_ms: int | None,
         at_ms: int,
     ) -> None:
-        """What `theirs` look like is on disk with the bytes that are about to change them. read_ms:
-        see `image_before`."""
-        image = image_before(orjson.loads(write.body), theirs, cell, read_ms=read_ms)
+        """What `theirs` look like is on disk with the bytes that are about to change them."""
+        image = image_before(orjson.loads(write.body), theirs, cell)
         if write.prospect_id == theirs.id and (image.before or image.unread):
             self.keep(connection, write.run_id, theirs.id, image, at_ms)
 

@@ -32,38 +32,6 @@ from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 Disputed = Mapping[int, tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True)
-class PersonRead:
-    """A prospect as the copy, or a scan, has shown them.
-
-    fields: by the names they are written under. read_ms: when the request began that read them; 0
-    if they weren't read, and `fields` is what is known without that.
-    alone: their contacts, of email and phone, that nobody else has.
-    """
-
-    id: str
-    fields: Mapping[str, Any]
-    read_ms: int
-    updated_at_ms: int | None
-    alone: tuple[str, ...]
-
-    def to_bytes(self) -> bytes:
-        """`Write.seen`."""
-        stored = [self.id, self.fields, self.read_ms, self.updated_at_ms, self.alone]
-        return orjson.dumps(stored, default=str)
-
-    @classmethod
-    def from_bytes(cls, stored: bytes) -> Self:
-        id_, fields, read_ms, updated_at_ms, alone = orjson.loads(stored)
-        return cls(id_, fields, read_ms, updated_at_ms, tuple(alone))
-
-    @property
-    def item(self) -> dict[str, Any]:
-        """As the API shows it."""
-        shown = {READ_AS.get(name, name): value for name, value in self.fields.items()}
-        return {**shown, "id": self.id, "updatedAt": self.updated_at_ms}
-
-
 def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:
     """A prospect that was read, by the names that its fields are written under. An absent field is
     unknown; so is a null of the copy, which may stand for an absent one, in a field that the

@@ -14,9 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, StrEnum
-from typing import Any, Final
+from typing import Any, Final, Self
 
-from connector.upsert.outbox.matching import is_nothing, same_value
+import orjson
+
+from connector.upsert.outbox.matching import READ_AS, is_nothing, same_value
 from connector.upsert.rows.column_mapping import Policy
 from connector.upsert.rows.write_schema import LABEL_EDITS, LABELS_ADD, LABELS_REMOVE, MANNERS
 
@@ -70,11 +72,35 @@ class Row:
 @dataclass(frozen=True, slots=True)
 class Person:
     """A prospect as last read, where that still holds. fields: by the names they are written under,
-    those alone whose key was there. fresh: read within `push.fresh_s` before the write."""
+    those alone whose key was there. fresh: read within `push.fresh_s` before the write.
+
+    read_ms: when the request began that read them, unless that was for this very write; 0 also
+    where no one was read, and `fields` is what is known without that. alone: their contacts, of
+    email and phone, that nobody else has.
+    """
 
     id: str
     fields: Mapping[str, Any]
     fresh: bool = False
+    read_ms: int = 0
+    updated_at_ms: int | None = None
+    alone: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """`Write.seen`."""
+        stored = [self.id, self.fields, self.read_ms, self.updated_at_ms, self.alone]
+        return orjson.dumps(stored, default=str)
+
+    @classmethod
+    def from_bytes(cls, stored: bytes) -> Self:
+        id_, fields, read_ms, updated_at_ms, alone = orjson.loads(stored)
+        return cls(id_, fields, False, read_ms, updated_at_ms, tuple(alone))
+
+    @property
+    def item(self) -> dict[str, Any]:
+        """As the API shows it."""
+        shown = {READ_AS.get(name, name): value for name, value in self.fields.items()}
+        return {**shown, "id": self.id, "updatedAt": self.updated_at_ms}
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ class Write(NamedTuple):
     (`entries.Settlement`). guard: what its person must still look like (`row_in_flight.Guard`).
     exported: of a row of a pulled table, what it was exported as (`exported_rows.Exported`): its
     own id says whom it is about, whatever its contacts. seen: what they looked like at `seen_ms`,
-    as the last pull has read them (`evidence.PersonRead`).
+    as the last pull has read them (`merge.Person`).
     """
 
     run_id: str

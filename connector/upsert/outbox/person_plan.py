@@ -22,7 +22,6 @@ from connector.upsert.outbox.entries import (
 from connector.upsert.outbox.evidence import (
     ContactFacts,
     Evidence,
-    PersonRead,
     Pulled,
     PulledProspect,
     fields_of_item,
@@ -138,7 +137,7 @@ class RowPlan:
     merged: PersonMerge | None = None
     is_known: bool = False
     is_fresh: bool = False
-    seen: PersonRead | None = None
+    seen: Person | None = None
     looks_alone: bool = False
     looks_to_fill: bool = False
     looks_to_find: bool = False
@@ -439,7 +438,7 @@ class PersonPlanner:
         replaces_labels = self._rechecks and not self._rules.labels_merge
         return has_new_contact or (replaces_labels and not names.isdisjoint(LABEL_EDITS))
 
-    def _seen(self, own: Evidence, theirs: Person | None) -> PersonRead | None:
+    def _seen(self, own: Evidence, theirs: Person | None) -> Person | None:
         """What a row is sent by without a look: the copy, while it is fresh, or where no one is to
         be looked up."""
         if theirs is None or not (theirs.fresh or not self._rechecks):
@@ -460,7 +459,10 @@ class PersonPlanner:
         if not alone:
             return None
         shown = {name: fields[name] for name in named if name in fields}
-        return PersonRead(theirs.id, shown, read_ms, copied.updated_at_ms, alone)
+        updated_at_ms = copied.updated_at_ms
+        return replace(
+            theirs, fields=shown, read_ms=read_ms, updated_at_ms=updated_at_ms, alone=alone
+        )
 
     def _sent(
         self,

@@ -99,7 +99,7 @@ def test_an_image_is_made_of_what_goes_out_and_what_was_read():
         "firstName": " Ada", "email": "A@x.org", "phone": "+1 212 555 0100", "title": None,
         "labels": ["a", "b"], "city": "Bern", "update": True,
     }  # fmt: skip
-    image = image_before(payload, Person("p1", fields, fresh=True), hasher.cell, read_ms=None)
+    image = image_before(payload, Person("p1", fields, fresh=True), hasher.cell)
     assert image.before == {"phone": None, "title": "Dr", "labels": ["a"]}
     assert image.left == {name: hasher.cell(name, payload[name]) for name in image.before}
     assert (image.unread, image.contact) == (("city",), ("email", "a@x.org"))
