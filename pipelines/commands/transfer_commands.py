@@ -311,7 +311,8 @@ def _plan(
 ) -> Result:
     """Show what a push of FILE, a table or a query would change, row by row and field by field,
     compared with the last pull and with what was sent. Sends no requests."""
-    from pipelines.push.push_run import PlanFiles, plan_push
+    from pipelines.push.plan_view import PlanFiles
+    from pipelines.push.push_run import plan_push
     from pipelines.report.report_page import open_plan_page, render_plan
     from pipelines.running.progress import progress_of
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,18 +19,18 @@ from rich.table import Table
 from rich.text import Text
 
 from connector.errors import printable
-from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS
+from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why, full_name
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.outbox.person_plan import PlannedRow
-from connector.upsert.plan_file import PlanWriter, PrivateFile
+from connector.upsert.plan_file import PlanHeader, PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 from pipelines.running.progress import duration, plural
 
 FIRST_ROWS = 10  # on a terminal, and in the summary
 PAGE_ROWS = 10_000
-CHANGES_BEGIN = b'{"row":'
+_CHANGES_BEGIN = b'{"row":'
 _LONGEST_VALUE = 200  # characters, where people read it
 _PAGE_BYTES = 24 * 1024**2
 _LABELS_LISTED = 20
@@ -279,6 +281,33 @@ class PlanView:
             for name, text in _IN_WORDS.items()
             if (count := self.cannot_undo[name])
         ]
+
+
+@dataclass(frozen=True)
+class PlanFiles:
+    """What a plan is written to. out: a plan file, to be applied. changes: a line for each row.
+    html: a page, which the caller writes; `PlanView.page_rows` are kept for it."""
+
+    out: Path | None = None
+    changes: Path | None = None
+    html: Path | None = None
+
+    def open_view(self, stack: ExitStack, header: PlanHeader, hasher: Hasher) -> PlanView:
+        """A view that writes them; closed with `stack`, and gone again unless it was finished."""
+        view = PlanView(has_page=self.html is not None)
+        if self.out is not None:
+            view.plan = stack.enter_context(PlanWriter(self.out, header, hasher))
+        if self.changes is not None:
+            kind: Any = {"begins": _CHANGES_BEGIN, "what": "a list of changes"}
+            file = PrivateFile(self.changes, option="--changes", **kind)
+            view.changes = stack.enter_context(file)
+        return view
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What the summary calls them."""
+        files = {"plan_file": self.out, "changes_file": self.changes, "html_file": self.html}
+        return {name: str(path) for name, path in files.items() if path is not None}
 
 
 class _First:

@@ -13,6 +13,7 @@ from rich.table import Table
 from connector.errors import ConnectorError, UsageError
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
+from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from pipelines.push.plan_view import PlanView, plan_lines
 from pipelines.running.progress import elapsed, eta, numbers, plural
 
@@ -74,6 +75,27 @@ def forecast(plan: PlanCounts, *, requests: int, eta_s: float) -> dict[str, Any]
         "would_request": requests,
         "eta_s": round(eta_s, 1),
     }
+
+
+def files_written(rejects: RejectsFile | None, results: ResultsFile | None) -> dict[str, str]:
+    """What the summary says of the files of rejects and results."""
+    written = {}
+    if rejects is not None and rejects.count:
+        written["rejects_file"] = str(rejects.path)
+    if results is not None and results.is_saved:
+        written["results_file"] = str(results.path.absolute())
+    for name, file in (("rejects", rejects), ("results", results)):
+        if file is not None and file.failure is not None:
+            written.pop(f"{name}_file", None)
+            written[f"{name}_error"] = file.failure.strerror or "can't be written"
+    return written
+
+
+def never_sent(source: str, count: int) -> str:
+    """What to do about writes that an earlier run has planned."""
+    if source.startswith("undo "):
+        return f"{count} writes of an earlier {source} were never sent; run that undo again."
+    return f"{count} writes of an earlier push of {source} were never sent; push it again."
 
 
 def push_lines(report: PushReport) -> list[Any]:

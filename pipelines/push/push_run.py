@@ -32,14 +32,13 @@ from connector.upsert.delivery import KeyMemory
 from connector.upsert.inputs import Input, InputRow
 from connector.upsert.outbox.evidence import Pulled
 from connector.upsert.outbox.exported_rows import ExportedRows
-from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import CONTACTS, MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
 from connector.upsert.outbox.person_plan import PlannedRow
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
-from connector.upsert.plan_file import PlanHeader, PlanWriter, PrivateFile
+from connector.upsert.plan_file import PlanHeader
 from connector.upsert.rows.column_mapping import ColumnMapping, match_columns
 from connector.upsert.rows.row_checks import ActivityValidator, Reject, Validator
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
@@ -47,14 +46,21 @@ from connector.upsert.sending import Sender, in_flight_for
 from connector.upsert.undoing import BeforeImages, undo_key
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.run_tables import land_after_push
-from pipelines.push.plan_view import CHANGES_BEGIN, PlanView
+from pipelines.push.plan_view import PlanFiles, PlanView
 from pipelines.push.pulled_prospects import (
     open_pulled,
     rows_sent_before,
     scan_of_prospects,
 )
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
-from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, counted, forecast
+from pipelines.push.push_report import (
+    NOTEWORTHY_MAX,
+    PushReport,
+    counted,
+    files_written,
+    forecast,
+    never_sent,
+)
 from pipelines.running.progress import Progress, ProgressOf, ProgressState, duration, plural, utc
 from pipelines.running.session import (
     Session,
@@ -91,33 +97,6 @@ def push(
         settings, "push", progress_of, new_ledger=request.new_ledger, dry_run=request.dry_run
     ) as opened:
         return _PushRun(opened, request).run()
-
-
-@dataclass(frozen=True)
-class PlanFiles:
-    """What a plan is written to. out: a plan file, to be applied. changes: a line for each row.
-    html: a page, which the caller writes; `PlanView.page_rows` are kept for it."""
-
-    out: Path | None = None
-    changes: Path | None = None
-    html: Path | None = None
-
-    def open_view(self, stack: ExitStack, header: PlanHeader, hasher: Hasher) -> PlanView:
-        """A view that writes them; closed with `stack`, and gone again unless it was finished."""
-        view = PlanView(has_page=self.html is not None)
-        if self.out is not None:
-            view.plan = stack.enter_context(PlanWriter(self.out, header, hasher))
-        if self.changes is not None:
-            kind: Any = {"begins": CHANGES_BEGIN, "what": "a list of changes"}
-            file = PrivateFile(self.changes, option="--changes", **kind)
-            view.changes = stack.enter_context(file)
-        return view
-
-    @property
-    def named(self) -> dict[str, str]:
-        """What the summary calls them."""
-        files = {"plan_file": self.out, "changes_file": self.changes, "html_file": self.html}
-        return {name: str(path) for name, path in files.items() if path is not None}
 
 
 def plan_push(
@@ -289,20 +268,8 @@ class OutboxRun:
 
     def _keep(self, files: ExitStack, file: RejectsFile | ResultsFile) -> None:
         """`file` is saved when the run ends; then problems with it are noted."""
-        files.callback(self._note_problems, file, file.path)
+        files.callback(lambda: self._report.notes.extend(file.problems()))
         files.enter_context(file)
-
-    def _note_problems(self, file: RejectsFile | ResultsFile, asked: Path) -> None:
-        if file.failure is not None:
-            self._report.notes.append(
-                f"{asked} can't be written ({file.failure.strerror}): {file.loss} Free some space "
-                f"or choose another {file.option}, then push again."
-            )
-        elif file.is_saved and file.path != asked:
-            self._report.notes.append(
-                f"{asked} was changed since it was written, so it is left alone; what this push "
-                f"wrote is in {file.path}."
-            )
 
     def _show_read(self, rows: int) -> None:
         stop = self._session.stop
@@ -372,7 +339,7 @@ class OutboxRun:
             with suppress(OutboxLost):
                 report.noteworthy = self._results.noteworthy(session.run_id, NOTEWORTHY_MAX)
                 report.notes += [
-                    _never_sent(source, count)
+                    never_sent(source, count)
                     for source, count in self._outbox.left_behind(session.run_id).items()
                 ]
             session.history.finish(
@@ -407,21 +374,8 @@ class OutboxRun:
             summary["copy_age_s"] = round(self._copy_age_s)
         if self._sender and self._sender.recovered:
             summary["recovered"] = self._sender.recovered
-        summary |= self._files_written()
+        summary |= files_written(self._rejects, self._results_file)
         return summary | ({"error": error_facts(error)} if error else {})
-
-    def _files_written(self) -> dict[str, str]:
-        """What the summary says of rejects and results."""
-        rejects, results, written = self._rejects, self._results_file, {}
-        if rejects is not None and rejects.count:
-            written["rejects_file"] = str(rejects.path)
-        if results is not None and results.is_saved:
-            written["results_file"] = str(results.path.absolute())
-        for name, file in (("rejects", rejects), ("results", results)):
-            if file is not None and file.failure is not None:
-                written.pop(f"{name}_file", None)
-                written[f"{name}_error"] = file.failure.strerror or "can't be written"
-        return written
 
     def _eta_s(self, requests: int) -> float:
         if not requests:
@@ -470,7 +424,7 @@ class _PushRun(OutboxRun):
     """One push: its rows are read, checked, planned and sent."""
 
     def __init__(
-        self, opened: RunOutbox, request: PushRequest, files: PlanFiles = PlanFiles()
+        self, opened: RunOutbox, request: PushRequest, files: PlanFiles | None = None
     ) -> None:
         session = opened.session
         settings, now_ms = session.settings, session.budget.steady_clock.now_ms()
@@ -492,7 +446,7 @@ class _PushRun(OutboxRun):
             **options_of(session),
         )
         super().__init__(opened, options)
-        self._request, self._files = request, files
+        self._request, self._files = request, files or PlanFiles()
 
     @property
     def _named(self) -> dict[str, str]:
@@ -646,12 +600,6 @@ class _PushRun(OutboxRun):
             self._outbox.drop_planned(run_id=self._options.run_id)
             self._results.discard(self._options.run_id)
             raise TooManyChanges(changes=changes, allowed=allowed)
-
-
-def _never_sent(source: str, count: int) -> str:
-    if source.startswith("undo "):
-        return f"{count} writes of an earlier {source} were never sent; run that undo again."
-    return f"{count} writes of an earlier push of {source} were never sent; push it again."
 
 
 def _files_free() -> int:

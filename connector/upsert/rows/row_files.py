@@ -156,6 +156,7 @@ class _RowFile:
         delimiter: str = ",",
     ) -> None:
         self.path, self.is_saved = Path(path), False
+        self._asked = self.path
         self.failure: OSError | None = None
         self._delimiter = ";" if delimiter == ";" else ","
         self._source, self._written = source, written
@@ -221,6 +222,23 @@ class _RowFile:
             with suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+    @property
+    def loss(self) -> str:
+        raise NotImplementedError
+
+    def problems(self) -> Iterator[str]:
+        """Once it was to be saved: why it isn't there, or why not under the name asked for."""
+        if self.failure is not None:
+            yield (
+                f"{self._asked} can't be written ({self.failure.strerror}): {self.loss} Free some "
+                f"space or choose another {self.option}, then push again."
+            )
+        elif self.is_saved and self.path != self._asked:
+            yield (
+                f"{self._asked} was changed since it was written, so it is left alone; what this "
+                f"push wrote is in {self.path}."
+            )
 
     def _is_unchanged(self, path: Path) -> bool:
         return self._written is not None and self._written.is_unchanged(path, self._source)
@@ -367,7 +385,6 @@ class ResultsFile(_RowFile):
     """
 
     has_all_rows = False
-    loss = "the outcomes are in `_hc_push_results` alone."
     option = "--results"
     kind = "a results file"
     own_columns = RESULT_COLUMNS
@@ -378,6 +395,10 @@ class ResultsFile(_RowFile):
         self._spool.executescript(f"PRAGMA journal_mode=OFF; {_SPOOL} BEGIN")
         self._rows: list[tuple[int, bytes, str | None]] = []
         self._outcomes: dict[int, _Outcome] = {}
+
+    @property
+    def loss(self) -> str:
+        return "the outcomes are in `_hc_push_results` alone."
 
     def copying(self, rows: Iterable[InputRow]) -> Iterator[InputRow]:
         """The rows of the input, each noted as it passes."""

@@ -26,8 +26,9 @@ from pipelines.pull.drain import drain
 from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
 from pipelines.pull.verification import VerifyRequest, verify
 from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
+from pipelines.push.plan_view import PlanFiles
 from pipelines.push.push_input import PushRequest
-from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.push.push_run import plan_push, push
 from pipelines.running.session import forget_lock_name, key_number, lock_soon, push_lock_name
 from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for

@@ -13,9 +13,10 @@ from connector.errors import BadMapping, InputError, OutboxLost, UsageError
 from connector.sandbox import Sandbox
 from connector.settings import PushJob, Settings
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.plan_view import PlanFiles
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import PushReport, push_lines
-from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.push.push_run import plan_push, push
 from tests.sync.push.test_push_runs import landed
 
 pytestmark = pytest.mark.usefixtures("results_wait")

@@ -19,9 +19,10 @@ from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.apply_and_undo import ApplyRequest, apply
+from pipelines.push.plan_view import PlanFiles
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
-from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.push.push_run import plan_push, push
 from tests.sync.push.conftest import results_waiting
 
 PEOPLE = 60

@@ -14,9 +14,10 @@ from connector.errors import OutboxLost, UsageError
 from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push.plan_view import PlanFiles
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
-from pipelines.push.push_run import PlanFiles, plan_push, push
+from pipelines.push.push_run import plan_push, push
 from pipelines.running.checks import run_checks
 from tests.sync.push.conftest import results_waiting
 
