@@ -470,28 +470,17 @@ class PersonPlanner:
         all_rows: Sequence[RowMemory],
         prospect_id: str | None,
     ) -> RowPlan:
-        siblings = self._siblings(memory, all_rows)
-        stored = packed(siblings, {}) if len(all_rows) > 1 else None
-        return RowPlan(None, prospect_id, siblings=stored)
+        siblings = packed(self._siblings(memory, all_rows)[0], {}) if len(all_rows) > 1 else None
+        return RowPlan(None, prospect_id, siblings=siblings)
 
-    @staticmethod
-    def _rows_of_entry(memory: RowMemory, all_rows: Sequence[RowMemory]) -> int:
-        alias = memory.entry.alias if memory.entry else None
-        same = [each for each in all_rows if (each.entry.alias if each.entry else None) == alias]
-        return len(same)
-
-    def _siblings(
-        self, memory: RowMemory, all_rows: Sequence[RowMemory]
-    ) -> Mapping[str, frozenset[bytes]]:
-        """What all rows of an entry say."""
+    def _siblings(self, memory: RowMemory, all_rows: Sequence[RowMemory]) -> tuple[Base, int]:
+        """What all rows of an entry say, and how many there are."""
         alias = memory.entry.alias if memory.entry else None
         same = [
-            each.row
-            for each in all_rows
-            if each is memory or (each.entry.alias if each.entry else None) == alias
+            each.row for each in all_rows if (each.entry.alias if each.entry else None) == alias
         ]
         names = {name for row in same for name in row.says}
-        return new_base(same, names, self._cell)  # type: ignore[return-value]
+        return new_base(same, names, self._cell), len(same)  # type: ignore[return-value]
 
     def _settled(
         self,
@@ -509,13 +498,14 @@ class PersonPlanner:
         sent = {each.name: each.ours for each in merged.to_send}
         waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
+        siblings, rows = self._siblings(memory, all_rows)
         settlement = self._entries.settlement(
             write,
             memory,
             settled,
-            self._siblings(memory, all_rows),
+            siblings,
             prospect_id=prospect_id,
-            rows=self._rows_of_entry(memory, all_rows),
+            rows=rows,
             at_ms=self._now_ms,
             waiting=waiting,
         )

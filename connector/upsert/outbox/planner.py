@@ -374,7 +374,7 @@ class Planner:
         now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
         ageing = {each.prospect_id for each in found if each.seen_ms < ageing_ms}
-        if ageing:
+        if ageing and not self._dry_run:
             with self._outbox.database.write() as connection:
                 self._receipts.touch(connection, ageing, now_ms)
 
