@@ -20,15 +20,20 @@ from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_t
 
 @dataclass
 class Puller:
-    """Pulls from one sandbox into one destination, any number of times."""
+    """Pulls from one sandbox into one destination, any number of times.
+
+    lists: that are pulled and compared where a call names none. Each costs time, and few tests are
+    about all of them.
+    """
 
     sandbox: Sandbox
     settings: Settings
     postgres_url: str | None = None
+    lists: tuple[str, ...] = RESOURCES
     reports: list[PullReport] = field(default_factory=list)
 
     def pull(self, *resources: str, full: bool = False, **wanted: Any) -> PullReport:
-        names = tuple(resources) or RESOURCES
+        names = resources or self.lists
         report = pull(self.settings, Wanted(names, full=full, **wanted))
         self.reports.append(report)
         return report
@@ -45,8 +50,8 @@ class Puller:
 
     def landed(self) -> dict[str, Rows]:
         if self.postgres_url is not None:
-            return all_postgres(self.postgres_url)
-        return all_duckdb(self.settings.duckdb_path)
+            return all_postgres(self.postgres_url, self.lists)
+        return all_duckdb(self.settings.duckdb_path, self.lists)
 
     def assert_true(self) -> None:
         assert_equal_to_truth(self.sandbox, self.landed())

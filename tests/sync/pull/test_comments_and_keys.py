@@ -96,7 +96,7 @@ def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Pul
         connection.execute(sa.text("DROP INDEX hiringcenter.tasks_history_hc_id"))
     for each in puller.sandbox.store.all("prospects")[:9]:
         puller.sandbox.store.update("prospects", each["id"], {"title": "edited"})
-    puller.pull_ok()
+    puller.pull_ok("prospects", "notes")
     puller.assert_true()
     assert _all(engine, oid) == before
     assert _indexes(engine) == _KEYS

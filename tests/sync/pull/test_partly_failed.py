@@ -31,7 +31,7 @@ def _forbid(puller: Puller, resource: str) -> None:
 def _forbid_after_first_page(puller: Puller, resource: str) -> None:
     """The key loses its permission while the list is read, a page to a chunk."""
     puller.change_pull(chunk_pages=1)
-    puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 50)
+    puller.sandbox.options.max_limits = {resource: 50}
     puller.change(http=HttpSettings(retry_total_s=1.0))
 
     def script(request: Any) -> None:

@@ -18,6 +18,7 @@ import duckdb
 import pytest
 
 from connector.errors import ConfigurationError, WorkingFileFailed
+from connector.sandbox import RESOURCES
 from connector.settings import MartSettings
 from pipelines.destination.destination import Destination
 from pipelines.destination.marts import Marts
@@ -26,6 +27,14 @@ from pipelines.destination.working_file import WorkRecord
 from pipelines.running.checks import run_checks
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
+
+
+@pytest.fixture
+def puller(puller: Puller) -> Puller:
+    """Of two lists: a copy of four is published in the same way."""
+    puller.lists = ("prospects", "notes")
+    return puller
+
 
 _WRITER = """
 import duckdb, os, sys
@@ -84,7 +93,7 @@ def _change(puller: Puller) -> None:
 
 def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     """0444, in a folder that others may enter; nothing of dlt's, no staging, one schema."""
-    puller.pull_ok()
+    puller.pull_ok(*RESOURCES)
     path = puller.settings.duckdb_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
@@ -161,7 +170,7 @@ def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
         assert path.is_symlink()
         assert not (shared / "hc.duckdb").is_symlink()
     puller.pull_ok()
-    assert_equal_to_truth(puller.sandbox, all_duckdb(shared / "hc.duckdb"))
+    assert_equal_to_truth(puller.sandbox, all_duckdb(shared / "hc.duckdb", puller.lists))
     assert [file.name for file in shared.iterdir()] == ["hc.duckdb"]
 
 

@@ -17,7 +17,7 @@ from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=20, notes=2, tasks=0, meetings=0)) as running:
+    with Sandbox(SandboxOptions(prospects=20, notes=0, tasks=0, meetings=0)) as running:
         yield running
 
 
@@ -27,7 +27,8 @@ def puller(
 ) -> Puller:
     """Into PostgreSQL."""
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
-    return Puller(sandbox, settings_for(sandbox, tmp_path, destination="postgres"), postgres_url)
+    settings = settings_for(sandbox, tmp_path, destination="postgres")
+    return Puller(sandbox, settings, postgres_url, lists=("prospects",))
 
 
 def _put(puller: Puller, at: int, **fields: Any) -> str:
