@@ -15,7 +15,8 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -55,10 +56,8 @@ class Delivery:
     """One event on its way to one subscription. statuses: of each try; 0: no answer."""
 
     subscription: Subscription
-    prospect_id: str
     body: bytes
-    statuses: list[int]
-    due_s: float
+    statuses: list[int] = field(default_factory=list)
 
 
 class Webhooks:
@@ -70,11 +69,11 @@ class Webhooks:
         self.sent: list[Delivery] = []
         self.dropped = 0
         self._random = random.Random(options.seed)
-        self._changed = threading.Condition()
-        self._waiting: list[Delivery] = []
+        self._lock = threading.Lock()
+        self._sender = ThreadPoolExecutor(1, "webhooks")  # one by one, in order
+        self._queued: list[Future[None]] = []
         self._held: Delivery | None = None  # it comes after the next one
-        self._is_sending = self._is_stopped = False
-        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
 
     # --- subscribing ----------------------------------------------------------------------------
 
@@ -89,7 +88,7 @@ class Webhooks:
         order = checked(payload, checks, required=checks)
         now_ms, key = self._clock.now_ms(), (order["hookUrl"], order["eventType"])
         shown_once = {}
-        with self._changed:
+        with self._lock:
             if key not in self.subscriptions:
                 ids = {"subscriptionId": uuid.uuid4().hex, "hookId": uuid.uuid4().hex}
                 facts = {**ids, **order, "subscribed": True, "createdAt": now_ms}
@@ -100,7 +99,7 @@ class Webhooks:
 
     def rotate_secrets(self) -> list[str]:
         """Give every subscription a new secret, and sign with the one before as well."""
-        with self._changed:
+        with self._lock:
             for one in self.subscriptions.values():
                 one.secrets = [_new_secret(), one.secrets[0]]
             return [one.secrets[0] for one in self.subscriptions.values()]
@@ -110,31 +109,25 @@ class Webhooks:
     def changed(self, action: str, record: Record, fields: Mapping[str, Any]) -> None:
         """A prospect was created or updated. fields: those that were set."""
         event_type = f"prospect.{action}"
-        with self._changed:
+        with self._lock:
             for one in self.subscriptions.values():
-                if one.facts["eventType"] == event_type and not self._is_stopped:
-                    self._queue(one, record, fields)
+                if one.facts["eventType"] == event_type and not self._stopped.is_set():
+                    self._deliver(one, record, fields)
 
-    def _queue(self, one: Subscription, record: Record, fields: Mapping[str, Any]) -> None:
+    def _deliver(self, one: Subscription, record: Record, fields: Mapping[str, Any]) -> None:
         options, drawn = self._options, self._random
         if drawn.random() < options.webhook_drops:
             self.dropped += 1
             return
         body = _body(options, one.facts["eventType"], record, fields, self._clock.now_ms())
-        due_s = self._clock.now_s()
         copies = 2 if drawn.random() < options.webhook_duplicates else 1
-        made = [Delivery(one, str(record["id"]), body, [], due_s) for _ in range(copies)]
+        made = [Delivery(one, body) for _ in range(copies)]
         held, self._held = self._held, None
-        if held is None and drawn.random() < options.webhook_reordered:
-            self._held = made.pop()
         if held is not None:
-            held.due_s = due_s
             made.append(held)
-        self._waiting.extend(made)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._send_all, name="webhooks", daemon=True)
-            self._thread.start()
-        self._changed.notify_all()
+        elif drawn.random() < options.webhook_reordered:
+            self._held = made.pop()
+        self._queued += [self._sender.submit(self._try_to_its_end, each) for each in made]
 
     def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until everything was tried to its end, what was held back too.
@@ -142,50 +135,32 @@ class Webhooks:
         Raises:
             TimeoutError: it wasn't.
         """
-        with self._changed:
+        with self._lock:
             if self._held is not None:
-                self._waiting.append(self._held)
+                self._queued.append(self._sender.submit(self._try_to_its_end, self._held))
                 self._held = None
-                self._changed.notify_all()
-            idle = self._changed.wait_for(
-                lambda: not (self._waiting or self._is_sending), timeout=timeout_s
-            )
-        if not idle:
+            queued, self._queued = self._queued, []
+        ended, left = wait(queued, timeout_s)
+        for each in ended:
+            each.result()
+        if left:
             raise TimeoutError("deliveries are still on their way")
 
     def stop(self) -> None:
         """Drop what waits, and end the thread."""
-        with self._changed:
-            self._is_stopped = True
-            self._waiting.clear()
-            self._changed.notify_all()
-            thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.join()
+        with self._lock:
+            self._stopped.set()
+        self._sender.shutdown(cancel_futures=True)
 
-    def _send_all(self) -> None:
-        while True:
-            with self._changed:
-                self._is_sending = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting or self._is_stopped)
-                if self._is_stopped:
-                    return
-                delivery = min(self._waiting, key=lambda each: each.due_s)
-                wait_s = delivery.due_s - self._clock.now_s()
-                if wait_s > 0:
-                    self._changed.wait(wait_s)
-                    continue
-                self._waiting.remove(delivery)
-                self._is_sending = True
+    def _try_to_its_end(self, delivery: Delivery) -> None:
+        """Until it is taken, or was tried often enough; those behind it wait."""
+        while not self._stopped.is_set():
             status = self._send(delivery)
-            with self._changed:
-                delivery.statuses.append(status)
-                if 200 <= status < 300 or len(delivery.statuses) > self._options.webhook_retries:
-                    self.sent.append(delivery)
-                else:
-                    delivery.due_s = self._clock.now_s() + self._options.webhook_retry_s
-                    self._waiting.append(delivery)
+            delivery.statuses.append(status)
+            if 200 <= status < 300 or len(delivery.statuses) > self._options.webhook_retries:
+                self.sent.append(delivery)
+                return
+            self._stopped.wait(self._options.webhook_retry_s)
 
     def _send(self, delivery: Delivery) -> int:
         url = delivery.subscription.facts["hookUrl"]
@@ -193,10 +168,9 @@ class Webhooks:
             return 0
         now_s = int(self._clock.now_s() + self._options.clock_skew_s)
         signed = f"{now_s}.".encode() + delivery.body
-        macs = [
-            hmac.digest(each.encode(), signed, "sha256") for each in delivery.subscription.secrets
-        ]
-        signature = ",".join([f"t={now_s}", *(f"v1={each.hex()}" for each in macs)])
+        keys = map(str.encode, delivery.subscription.secrets)
+        macs = [f"v1={hmac.new(key, signed, 'sha256').hexdigest()}" for key in keys]
+        signature = ",".join([f"t={now_s}", *macs])
         headers = {"Content-Type": "application/json"}
         headers |= dict.fromkeys(_HEADERS[self._options.webhook_header], signature)
         request = urllib.request.Request(url, delivery.body, headers, method="POST")  # noqa: S310
