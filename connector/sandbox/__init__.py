@@ -13,7 +13,7 @@ from connector.sandbox.sandbox_options import (
     change_options,
 )
 from connector.sandbox.server import Sandbox, serve
-from connector.sandbox.state import AppliedChange, LoggedRequest, start_of_today_ms
+from connector.sandbox.state import AppliedChange, LoggedRequest
 from connector.sandbox.store import Store
 
 __all__ = [
@@ -27,5 +27,4 @@ __all__ = [
     "Store",
     "change_options",
     "serve",
-    "start_of_today_ms",
 ]

@@ -32,29 +32,27 @@ def control_routes(state: State) -> list[BaseRoute]:
     `POST spend` `{"count"}`."""
 
     async def answer(request: Request) -> Response:
-        reason = _why_not(request)
-        if reason is not None:
-            return _json({"error": "Forbidden", "message": reason}, 403)
         parts = request.path_params["path"].split("/")
         try:
+            _check_origin(request)
             if request.method == "GET":
                 return _json(_look(state, parts, int(request.query_params.get("after", "0"))))
             return _json(_change(state, parts, await request.body()))
-        except (KeyError, TypeError, ValueError, Refused) as error:
+        except Refused as refused:
+            return _json(refused.as_json(), refused.status)
+        except (KeyError, TypeError, ValueError) as error:
             return _json({"error": "Bad request", "message": str(error)}, 400)
 
     return [Route(f"{PREFIX}/{{path:path}}", answer, methods=["GET", "POST"])]
 
 
-def _why_not(request: Request) -> str | None:
-    """Why a request may come from another site's page; None if it comes from a local program."""
+def _check_origin(request: Request) -> None:
+    """Refuse (403) a request that may come from another site's page, not from a local program."""
     own = request.headers.get("host", "")
     if (urlsplit(f"//{own}").hostname or "") not in _OWN_NAMES:
-        return "the control API answers to 127.0.0.1 and localhost only"
-    origin = request.headers.get("origin")
-    if origin is not None and origin != f"http://{own}":
-        return "the control API isn't for pages of other origins"
-    return None
+        raise Refused(403, "Forbidden", "the control API answers to 127.0.0.1 and localhost only")
+    if request.headers.get("origin", f"http://{own}") != f"http://{own}":
+        raise Refused(403, "Forbidden", "the control API isn't for pages of other origins")
 
 
 def _look(state: State, parts: list[str], after: int) -> Any:

@@ -19,7 +19,7 @@ from connector.sandbox.sandbox_options import EARLY_FAULTS, RESOURCES
 from connector.sandbox.state import Answer, AppliedChange, LoggedRequest, State
 from connector.sandbox.store import encode
 from connector.sandbox.webhooks import polled
-from connector.sandbox.writes import Written, known_fields, write_activity, write_prospect
+from connector.sandbox.writes import Written, fields_by_name, write_activity, write_prospect
 
 
 class Api:
@@ -49,7 +49,8 @@ class Api:
         params, key = request.query_params.multi_items(), headers.get("x-idempotency-key")
         line = (request.method, request.url.path, params)
         logged = LoggedRequest(*line, self._state.clock.now_s(), body, headers, key)
-        self._state.arrived(logged)
+        self._state.requests.append(logged)
+        logged.number = len(self._state.requests)
         return logged
 
     def _answered(self, logged: LoggedRequest, answer: Response | None) -> None:
@@ -202,7 +203,7 @@ def _post(state: State, request: LoggedRequest, resource: str) -> Answer:
         written = write_prospect(store, options, payload)
     else:
         written = write_activity(store, options, resource, payload, state.clock.now_ms())
-    known = known_fields(resource, options)
+    known = fields_by_name(resource, options)
     state.unknown_fields += [name for name in payload if name not in known]
     _log_applied(state, request, resource, written, payload)
     body = {"success": True, "item": written.record}

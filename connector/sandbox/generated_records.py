@@ -103,27 +103,19 @@ class Generated:
 
 def _prospect(made: Generated, serial: int, mixed: int) -> Record:
     created_ms = made.time_ms(serial) or 0
+    email = f"person{serial}@{'mail.' if mixed & 64 else ''}example.com"
+    if mixed % 53 == 0:
+        email = f"J.O'Neil+tag{serial}@Example.COM"
+    updated_ms = min(created_ms + 4 * mixed, made.base_time_ms - mixed % 60_000)
+    if serial % 50 < 3:  # touched by one import: these share a millisecond
+        updated_ms = max(created_ms, made.base_time_ms - 3 * DAY_MS)
     return {
         "id": made.id_of(serial),
-        "email": _email(serial, mixed) if mixed % 19 else None,
+        "email": email if mixed % 19 else None,
         "phone": f"+1{2_010_000_000 + serial * 7919 % 7_000_000_000}" if mixed % 7 else None,
         "createdAt": created_ms,
-        "updatedAt": _prospect_updated_ms(made, serial, mixed, created_ms),
+        "updatedAt": updated_ms if mixed % 23 else None,
     }
-
-
-def _email(serial: int, mixed: int) -> str:
-    if mixed % 53 == 0:
-        return f"J.O'Neil+tag{serial}@Example.COM"
-    return f"person{serial}@{'mail.' if mixed & 64 else ''}example.com"
-
-
-def _prospect_updated_ms(made: Generated, serial: int, mixed: int, created_ms: int) -> int | None:
-    if mixed % 23 == 0:
-        return None
-    if serial % 50 < 3:  # touched by one import: these share a millisecond
-        return max(created_ms, made.base_time_ms - 3 * DAY_MS)
-    return min(created_ms + 4 * mixed, made.base_time_ms - mixed % 60_000)
 
 
 def _note(made: Generated, serial: int, mixed: int) -> Record:

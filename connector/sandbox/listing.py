@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from connector.sandbox.generated_records import SORT_FIELDS, Record
+from connector.sandbox.generated_records import Record
 from connector.sandbox.request_checks import CONTACT_KEYS, bad_request
 from connector.sandbox.sandbox_options import DEFAULT_LIMITS, SandboxOptions
-from connector.sandbox.store import Store, Table, encode, matching
+from connector.sandbox.store import Store, Table, encode
 
 MAX_LABELS = 10
 FILTERS: dict[str, set[str]] = {
@@ -22,44 +21,11 @@ FILTERS: dict[str, set[str]] = {
     "meetings": {"prospectId", "ownerId", "meetingType", "meetingDateAfter", "meetingDateBefore"},
 }  # fmt: skip
 OLDER_FILTERS = {"tasks": {"assignTo": "assignedTo"}}
-LAST_NAMES = {
-    "prospects": "lastProspect", "notes": "lastNote", "tasks": "lastTask", "meetings": "lastMeeting"
-}  # fmt: skip
 Params = list[tuple[str, str]]
 Test = Callable[[Record], bool]
+Rows = Table | list[int]  # serial numbers, in list order
 PageStart = int | tuple[Any, int]  # rows returned before, or (sort key, serial) of the last of them
 _FILTERED_KEPT = 8  # filtered lists that are cached between their pages
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """A list, filtered or not, in its order. filtered: serial numbers; None = all of the table."""
-
-    table: Table
-    filtered: Sequence[int] | None
-    sort_field: str
-
-    def __len__(self) -> int:
-        return len(self.table if self.filtered is None else self.filtered)
-
-    def between(self, start: int, stop: int) -> list[int]:
-        if self.filtered is None:
-            return self.table.serials_between(start, stop)
-        return list(self.filtered[start:stop])
-
-    def count_until(self, key: Any, serial: int) -> int:
-        """How many rows come before (key, serial) or are there."""
-        before = self.table.index_after(key, serial)
-        if self.filtered is None:
-            return before
-        indexes = (self.table.index_after(self.table.key(row), row) for row in self.filtered)
-        return sum(1 for index in indexes if index <= before)
-
-    def time_ms(self, serial: int) -> int | None:
-        record = self.table.record(serial)
-        is_record = isinstance(record, dict)
-        value = record.get(self.sort_field) if is_record else self.table.key(serial)
-        return value if isinstance(value, int) else None
 
 
 class Listing:
@@ -81,10 +47,9 @@ class Listing:
         filters = [pair for pair in filters if pair[0] in FILTERS[resource]]
         with self._store.lock:
             table = self._store.table(resource)
-            filtered = self._serials(table, resource, filters)
-            rows = _Rows(table, filtered, SORT_FIELDS[resource])
-            start = self._start(rows, resource, dict(params), now_s)
-            return self._page(rows, resource, start, limit, now_s)
+            rows = self._rows(table, resource, filters)
+            start = self._start(table, rows, resource, dict(params), now_s)
+            return self._page(table, rows, resource, start, limit, now_s)
 
     def known_parameters(self, resource: str) -> set[str]:
         """Names of the parameters that this revision of this list knows."""
@@ -113,57 +78,63 @@ class Listing:
             raise bad_request(f"limit: must be at most {maximum}, got {limit}")
         return maximum
 
-    def _serials(self, table: Table, resource: str, filters: Params) -> Sequence[int] | None:
-        """The serial numbers of a filtered list; None = all rows."""
+    def _rows(self, table: Table, resource: str, filters: Params) -> Rows:
+        """The rows that the filters accept, in list order; without filters, the table itself."""
         test = wanted_by(resource, filters)
         if test is None:
-            return None
+            return table
         key = (resource, table.version, *filters)
         if key not in self._filtered:
             contact = next((pair for pair in filters if pair[0] in ("email", "phone")), None)
-            if contact is None:
-                self._filtered[key] = matching(table, test)
-            else:
-                candidates = table.in_list_order(self._store.prospects_by(*contact))
-                self._filtered[key] = [row for row in candidates if test(table.record(row))]
+            serials: Iterable[int] = table.serials()
+            if contact is not None:
+                serials = table.in_list_order(self._store.prospects_by(*contact))
+            records = ((row, table.record(row)) for row in serials)
+            self._filtered[key] = [row for row, it in records if isinstance(it, dict) and test(it)]
             if len(self._filtered) > _FILTERED_KEPT:
                 self._filtered.popitem(last=False)
         return self._filtered[key]
 
-    def _start(self, rows: _Rows, resource: str, given: dict[str, str], now_s: float) -> int:
+    def _start(
+        self, table: Table, rows: Rows, resource: str, given: dict[str, str], now_s: float
+    ) -> int:
         """How many rows of the list were returned before."""
-        if not self._is_paged(resource):
-            return 0
-        if self._is_legacy(resource):
-            if "startAfter" not in given:
-                return 0
+        if self._is_legacy(resource) and "startAfter" in given:
             after = given["startAfter"]
             if not after.lstrip("-").isdecimal():
                 raise bad_request(f"startAfter: expected Unix milliseconds, got {after!r}")
             # all that share the millisecond: those of them that weren't returned yet are lost
-            return rows.count_until(*rows.table.end_of(int(after)))
-        if "pageToken" not in given:
+            return _count_until(table, rows, *table.end_of(int(after)))
+        if "pageToken" not in given or self._is_legacy(resource) or not self._is_paged(resource):
             return 0
         start = read_token(given["pageToken"], resource, now_s, self._options.token_ttl_s)
-        return start if isinstance(start, int) else rows.count_until(*start)
+        return start if isinstance(start, int) else _count_until(table, rows, *start)
 
     def _page(
-        self, rows: _Rows, resource: str, start: int, limit: int | None, now_s: float
+        self, table: Table, rows: Rows, resource: str, start: int, limit: int | None, now_s: float
     ) -> bytes:
         total = len(rows)
         stop = total if limit is None else min(start + limit, total)
-        serials = rows.between(start, stop)
-        if serials and self._is_legacy(resource) and rows.time_ms(serials[-1]) is None:
+        serials = rows[start:stop]
+        if serials and self._is_legacy(resource) and table.time_ms(serials[-1]) is None:
             # no page can start at a row without a time, so the page that reaches them has them all
-            stop, serials = total, rows.between(start, total)
+            stop, serials = total, rows[start:total]
         token = last_ms = None
         if serials and stop < total and self._is_paged(resource):
             last = serials[-1]
             offset = self._options.token_kind == "offset"  # noqa: S105 - no password
-            token = write_token(resource, stop if offset else (rows.table.key(last), last), now_s)
-            last_ms = rows.time_ms(last)
-        encoded = [rows.table.encoded(serial) for serial in serials]
+            token = write_token(resource, stop if offset else (table.key(last), last), now_s)
+            last_ms = table.time_ms(last)
+        encoded = [table.encoded(serial) for serial in serials]
         return enveloped(resource, encoded, total, token, last_ms, self._options)
+
+
+def _count_until(table: Table, rows: Rows, key: Any, serial: int) -> int:
+    """How many rows come before (key, serial) or are there."""
+    before = table.index_after(key, serial)
+    if isinstance(rows, Table):
+        return before
+    return sum(table.index_after(table.key(row), row) <= before for row in rows)
 
 
 def write_token(resource: str, start: PageStart, now_s: float) -> str:
@@ -208,7 +179,9 @@ def enveloped(
         case "next_token":
             return _body({"success": True}, "items", rows, {"nextPageToken": token})
         case "legacy":
-            return _body({"success": True}, resource, rows, {LAST_NAMES[resource]: last_ms})
+            return _body(
+                {"success": True}, resource, rows, {f"last{resource[:-1].title()}": last_ms}
+            )
     return _body({}, resource, rows, {**count, **next_page})
 
 

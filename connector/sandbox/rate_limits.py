@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 
 from connector.sandbox.sandbox_options import SandboxOptions
@@ -61,7 +61,8 @@ class RateLimits:
         shape = (tuple(options.windows or ()), options.window_kind, options.window_alignment_s)
         if shape != self._shape:
             self._shape = shape
-            self._windows = [make_window(options, limit, length_s) for limit, length_s in shape[0]]
+            make, alignment_s = _KINDS[options.window_kind], options.window_alignment_s
+            self._windows = [make(limit, length_s, alignment_s) for limit, length_s in shape[0]]
 
     def _count(self, now_s: float) -> None:
         for window in self._windows:
@@ -101,6 +102,7 @@ def retry_after_s(verdict: Verdict) -> int:
 # --- windows --------------------------------------------------------------------------------
 
 
+@dataclass
 class SlidingWindow:
     """An exact log: a request counts for exactly `length_s` after its arrival.
 
@@ -108,9 +110,10 @@ class SlidingWindow:
     seconds until the count next falls. Times are server seconds and never run backwards.
     """
 
-    def __init__(self, limit: int, length_s: float) -> None:
-        self.limit, self.length_s = limit, length_s
-        self._arrivals: deque[float] = deque()
+    limit: int
+    length_s: float
+    _alignment_s: float
+    _arrivals: deque[float] = field(default_factory=deque)
 
     def used(self, now_s: float) -> float:
         while self._arrivals and self._arrivals[0] + self.length_s <= now_s:
@@ -128,14 +131,16 @@ class SlidingWindow:
         self._arrivals.append(now_s)
 
 
+@dataclass
 class FixedWindow:
-    """Restarts from zero at every boundary: `alignment_s` plus multiples of `length_s`."""
+    """Restarts from zero at every boundary: `_alignment_s` plus multiples of `length_s`."""
 
-    def __init__(self, limit: int, length_s: float, alignment_s: float = 0.0) -> None:
-        self.limit, self.length_s, self._alignment_s = limit, length_s, alignment_s
-        self._index = -1
-        self._count = 0
-        self._previous = 0
+    limit: int
+    length_s: float
+    _alignment_s: float
+    _index: int = -1
+    _count: int = 0
+    _previous: int = 0
 
     def used(self, now_s: float) -> float:
         self._turn(now_s)
@@ -176,13 +181,15 @@ class WeightedWindow(FixedWindow):
         return to_boundary_s + (over_then * self.length_s / self._count if self._count else 0.0)
 
 
+@dataclass
 class Bucket:
     """A token bucket of `limit` tokens that refills in `length_s`."""
 
-    def __init__(self, limit: int, length_s: float) -> None:
-        self.limit, self.length_s = limit, length_s
-        self._used = 0.0
-        self._at_s = 0.0
+    limit: int
+    length_s: float
+    _alignment_s: float
+    _used: float = 0.0
+    _at_s: float = 0.0
 
     def used(self, now_s: float) -> float:
         self._used = max(0.0, self._used - (now_s - self._at_s) * self.limit / self.length_s)
@@ -200,12 +207,6 @@ class Bucket:
 
 
 Window = SlidingWindow | FixedWindow | Bucket
-
-
-def make_window(options: SandboxOptions, limit: int, length_s: float) -> Window:
-    if options.window_kind == "sliding":
-        return SlidingWindow(limit, length_s)
-    if options.window_kind == "bucket":
-        return Bucket(limit, length_s)
-    kind = FixedWindow if options.window_kind == "fixed" else WeightedWindow
-    return kind(limit, length_s, options.window_alignment_s)
+_KINDS: dict[str, type[Window]] = {
+    "sliding": SlidingWindow, "fixed": FixedWindow, "weighted": WeightedWindow, "bucket": Bucket
+}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -32,18 +33,13 @@ class ServerClock:
         return int(self.now_s() * 1000)
 
 
-def start_of_today_ms() -> int:
-    """Midnight UTC in ms: a `base_time_ms` that puts meetings into this week."""
-    day_s = 86_400
-    return int(time.time() // day_s * day_s * 1000)
-
-
 @dataclass
 class LoggedRequest:
     """One request to the API. `status`, `answered_s` and `fault` are set when it is answered.
 
-    status: the status sent; 0 = closed or never answered. Times: UTC epoch seconds of the server;
-    `received_s` is when it was counted. headers: lower-case names, without `authorization`.
+    number: 1 is the first since the log was cleared. status: the status sent; 0 = closed or never
+    answered. Times: UTC epoch seconds of the server; `received_s` is when it was counted. headers:
+    lower-case names, without `authorization`.
     """
 
     method: str
@@ -92,7 +88,7 @@ class Answer:
 class _Kept:
     fingerprint: str
     answer: Answer | None = None
-    finished_s: float | None = None
+    finished_s: float = math.inf
 
 
 class IdempotencyKeys:
@@ -115,8 +111,7 @@ class IdempotencyKeys:
             most = f"at most {MAX_KEY_LENGTH} characters, got {len(key)}"
             raise bad_request(f"X-Idempotency-Key: {most}")
         kept = self._kept.get(key)
-        since_s = now_s if kept is None or kept.finished_s is None else kept.finished_s
-        if kept is None or (ttl_s is not None and now_s - since_s > ttl_s):
+        if kept is None or (ttl_s is not None and now_s - kept.finished_s > ttl_s):
             self._kept[key] = _Kept(fingerprint)
             return None
         if kept.fingerprint != fingerprint:
@@ -162,11 +157,6 @@ class State:
         self.applied: list[AppliedChange] = []
         self.unknown_parameters: list[str] = []
         self.unknown_fields: list[str] = []
-
-    def arrived(self, request: LoggedRequest) -> None:
-        """Log a request, and number it: 1 is the first since the log was cleared."""
-        self.requests.append(request)
-        request.number = len(self.requests)
 
     @property
     def foreign_spent(self) -> int:

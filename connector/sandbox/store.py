@@ -71,12 +71,12 @@ class Table:
         """All rows, in list order."""
         return reversed(self._rising) if self._descending else iter(self._rising)
 
-    def serials_between(self, start: int, stop: int) -> list[int]:
-        """Rows `start` to `stop` (exclusive) of the list."""
+    def __getitem__(self, part: slice) -> list[int]:
+        """Rows of the list, from `part.start` to `part.stop` (exclusive)."""
         if not self._descending:
-            return self._rising[start:stop]
+            return self._rising[part]
         size = len(self._rising)
-        return self._rising[max(size - stop, 0) : max(size - start, 0)][::-1]
+        return self._rising[max(size - part.stop, 0) : max(size - part.start, 0)][::-1]
 
     def in_list_order(self, serials: list[int]) -> list[int]:
         return sorted(serials, key=self._order_of, reverse=self._descending)
@@ -93,6 +93,12 @@ class Table:
 
     def key(self, serial: int) -> SortKey:
         return self._kept_keys[serial] if serial in self._kept_keys else self._generated_key(serial)
+
+    def time_ms(self, serial: int) -> int | None:
+        """The value of the resource's own sort field; None if it isn't a whole number."""
+        record, field = self.record(serial), SORT_FIELDS[self.generated.resource]
+        value = record.get(field) if isinstance(record, dict) else self.key(serial)
+        return value if isinstance(value, int) else None
 
     def record(self, serial: int) -> Any:
         """The row itself, parts of which are shared: don't modify it."""
@@ -178,9 +184,10 @@ class Store:
         self.lock = threading.RLock()
         self._options = options
         self._clock = clock
-        self._tables = {
-            name: Table(_generated(name, options), self._order_of(name)) for name in RESOURCES
-        }
+        self._tables: dict[str, Table] = {}
+        for name in RESOURCES:
+            shape = (options.seed, getattr(options, name), options.prospects, options.base_time_ms)
+            self._tables[name] = Table(Generated(name, *shape), self._order_of(name))
         self._contacts: dict[tuple[str, str], list[int]] | None = None  # once they are needed
         self.on_change: Callable[[str, Record, Mapping[str, Any]], None] = lambda *_: None
 
@@ -319,18 +326,6 @@ def _contacts_of(record: Any) -> Iterator[tuple[str, str]]:
         for name, normalized in CONTACT_KEYS.items():
             if key := normalized(record.get(name)):
                 yield name, key
-
-
-def _generated(resource: str, options: SandboxOptions) -> Generated:
-    count: int = getattr(options, resource)
-    return Generated(resource, options.seed, count, options.prospects, options.base_time_ms)
-
-
-def matching(table: Table, wanted: Callable[[Record], bool]) -> list[int]:
-    """Serial numbers of the rows that `wanted` accepts, in list order; never malformed ones."""
-    return [
-        s for s in table.serials() if isinstance(record := table.record(s), dict) and wanted(record)
-    ]
 
 
 def encode(value: Any) -> bytes:

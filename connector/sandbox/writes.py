@@ -157,16 +157,15 @@ _FORMS = {
 }  # fmt: skip
 
 
-def known_fields(resource: str, options: SandboxOptions) -> set[str]:
-    """Names that a payload may use in the configured revision."""
+def fields_by_name(resource: str, options: SandboxOptions) -> dict[str, str]:
+    """The names that a payload may use in the configured revision, and the field of each."""
     if resource == "prospects":
-        return set(PROSPECT_CHECKS)
+        return {name: name for name in PROSPECT_CHECKS}
     form = _FORMS[resource]
-    current = {*form.required, *form.optional}
-    if options.write_names == "current":
-        return current
-    older = (current - set(form.older.values())) | set(form.older)
-    return older if options.write_names == "older" else older | current
+    current = {name: name for name in (*form.required, *form.optional)}
+    renamed = set(form.older.values())
+    older = {**form.older, **{name: name for name in current if name not in renamed}}
+    return {"current": current, "older": older, "both": older | current}[options.write_names]
 
 
 def write_activity(
@@ -177,33 +176,28 @@ def write_activity(
     Raises:
         Refused: 400 for a missing or wrong field, 404 if the prospect doesn't exist.
     """
-    form, known = _FORMS[resource], known_fields(resource, options)
-    renamed = {form.older.get(name, name): payload[name] for name in payload if name in known}
-    is_older = options.write_names == "older"
-    names = {name: older for older, name in form.older.items() if is_older}
-    if missing := [name for name in form.required if renamed.get(name) in (None, "")]:
-        raise bad_request(f"{names.get(missing[0], missing[0])}: is required")
-    fields = check.checked(renamed, {**form.required, **form.optional}, required=())
+    form, names = _FORMS[resource], fields_by_name(resource, options)
+    given = {names[name]: value for name, value in payload.items() if name in names}
+    if missing := [name for name in form.required if given.get(name) in (None, "")]:
+        shown = {field: name for name, field in names.items()}
+        raise bad_request(f"{shown[missing[0]]}: is required")
+    fields = check.checked(given, {**form.required, **form.optional}, required=())
     if store.get("prospects", fields["prospectId"]) is None:
         raise Refused(404, "Not found", f"prospectId: no prospect {fields['prospectId']!r}")
-    return Written(201, "created", store.create(resource, _RECORDS[resource](fields, now_ms)))
+    return Written(201, "created", store.create(resource, _record(resource, fields, now_ms)))
 
 
-def _note(fields: dict[str, Any], now_ms: int) -> Record:
-    created_ms = fields.pop("date", now_ms)
-    given = {"userId": None, "pin": False, "mentions": [], **fields}
-    by_key = {"createdByApiKeyId": API_KEY_ID, "createdByApiKeyName": "Sandbox"}
-    return {**given, "createdAt": created_ms, "createdByApi": True, **by_key}
-
-
-def _task(fields: dict[str, Any], now_ms: int) -> Record:
+def _record(resource: str, fields: dict[str, Any], now_ms: int) -> Record:
     user = fields.pop("userId", None)
-    return {"dueAt": now_ms, **fields, "completedAt": None, "createdBy": user, "createdByApi": True}
-
-
-def _meeting(fields: dict[str, Any], _now_ms: int) -> Record:
-    user = fields.pop("userId", None)
-    return {"location": None, "notes": None, **fields, "createdBy": user, "createdByApi": True}
-
-
-_RECORDS = {"notes": _note, "tasks": _task, "meetings": _meeting}
+    if resource == "notes":
+        times = {"createdAt": fields.pop("date", now_ms)}
+        by_key = {
+            "createdByApi": True,
+            "createdByApiKeyId": API_KEY_ID,
+            "createdByApiKeyName": "Sandbox",
+        }
+        return {"userId": user, "pin": False, "mentions": [], **fields, **times, **by_key}
+    by_user = {"createdBy": user, "createdByApi": True}
+    if resource == "tasks":
+        return {"dueAt": now_ms, **fields, "completedAt": None, **by_user}
+    return {"location": None, "notes": None, **fields, **by_user}

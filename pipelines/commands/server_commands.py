@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pipelines.pull.drain import DrainReport
 
 
+_DAY_S = 86_400
+
+
 @command(
     "sandbox",
     short_help="Run a local mock of the API; no key needed",
@@ -64,14 +67,14 @@ def _sandbox(
     the two settings that make the other commands use it. With --json, the object is printed as
     soon as the server is ready."""
     from connector.errors import UsageError
-    from connector.sandbox import SandboxOptions, change_options, serve, start_of_today_ms
+    from connector.sandbox import SandboxOptions, change_options, serve
 
     options = SandboxOptions(
         prospects=prospects, notes=notes, tasks=tasks, meetings=meetings, seed=seed,
         api_key=api_key, envelope=revision, window_kind=window_kind, latency_s=latency,
     )  # fmt: skip
     if today:
-        options.base_time_ms = start_of_today_ms()
+        options.base_time_ms = int(time.time() // _DAY_S * _DAY_S * 1000)
     more_options = {
         "windows": limits,
         "faults": _pairs("--fault", fault),
