@@ -73,11 +73,10 @@ class Api:
             done = None if logged.fault in EARLY_FAULTS else await self._carry_out(logged, headers)
             return faults.faulty_answer(logged, done, headers)
         except Refused as refused:
-            return _response(_refusal(refused), headers)
+            return _refusal(refused, headers)
         except Exception as error:  # noqa: BLE001 - raised again when the sandbox stops
             self._state.failures.append(error)
-            told = b'{"error":"Sandbox failure","message":"see the sandbox"}'
-            return _response(Answer(500, told), headers)
+            return _refusal(Refused(500, "Sandbox failure", "see the sandbox"), headers)
 
     def _authorize(self, logged: LoggedRequest, authorization: str) -> None:
         options = self._state.options
@@ -100,28 +99,23 @@ class Api:
         verdict = state.limits.arrive(logged.received_s)
         if verdict is None:
             return
-        headers |= limit_headers(
-            verdict, state.options, logged.received_s + state.options.clock_skew_s
-        )
+        now_s = logged.received_s + state.options.clock_skew_s
+        headers |= limit_headers(verdict, state.options, now_s)
         if verdict.wait_s > 0:
             message = f"{verdict.name} limit exceeded. Please try again later."
-            wait_s = retry_after_s(verdict)
-            raise Refused(429, "Too many requests", message, retryAfter=wait_s)
+            raise Refused(429, "Too many requests", message, retryAfter=retry_after_s(verdict))
 
     async def _carry_out(self, logged: LoggedRequest, headers: Mapping[str, str]) -> Response:
         """The endpoint's answer; a refusal is one, which a fault may change too."""
         try:
-            return _response(await _run_once(self._state, logged), headers)
+            done = await _run_once(self._state, logged)
         except Refused as refused:
-            return _response(_refusal(refused), headers)
+            return _refusal(refused, headers)
+        return faults.json_response(done.body, done.status, headers)
 
 
-def _refusal(refused: Refused) -> Answer:
-    return Answer(refused.status, orjson.dumps(refused.as_json()))
-
-
-def _response(answer: Answer, headers: Mapping[str, str]) -> Response:
-    return Response(answer.body, answer.status, dict(headers), "application/json")
+def _refusal(refused: Refused, headers: Mapping[str, str]) -> Response:
+    return faults.json_response(orjson.dumps(refused.as_json()), refused.status, headers)
 
 
 # --- what each endpoint does: a 2xx, or Refused ----------------------------------------------

@@ -73,7 +73,7 @@ def faulty_answer(
             return None
         case "error_500" | "error_503" | "error_500_after" as fault:
             told = {"error": "Internal error", "message": "Something failed on our side."}
-            return _json(orjson.dumps(told), int(fault[6:9]), headers)
+            return json_response(orjson.dumps(told), int(fault[6:9]), headers)
         case "html_502" | "html_502_after" | "html_200" as fault:
             return Response(HTML_PAGE, int(fault[5:8]), media_type="text/html")
         case "redirect":
@@ -82,16 +82,16 @@ def faulty_answer(
             told = {"error": "Too many requests", "message": "Please try again later."}
             date = formatdate(request.received_s + 2, usegmt=True)
             dated = {"Retry-After": date} if fault == "dated_429" else {}
-            return _json(orjson.dumps(told), 429, dated)
+            return json_response(orjson.dumps(told), 429, dated)
         case "wrong_json" if answer is not None:
             body = _WRONG_BODIES[request.number % len(_WRONG_BODIES)]
-            return _json(body, answer.status_code, headers)
+            return json_response(body, answer.status_code, headers)
         case "wrong_content_type" if answer is not None:
             return Response(answer.body, answer.status_code, dict(headers), "text/html")
     return answer
 
 
-def _json(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
+def json_response(body: bytes, status: int, headers: Mapping[str, str]) -> Response:
     return Response(body, status, dict(headers), "application/json")
 
 

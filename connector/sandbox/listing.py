@@ -126,7 +126,28 @@ class Listing:
             token = write_token(resource, stop if offset else (table.key(last), last), now_s)
             last_ms = table.time_ms(last)
         encoded = [table.encoded(serial) for serial in serials]
-        return enveloped(resource, encoded, total, token, last_ms, self._options)
+        return self._enveloped(resource, encoded, total, token, last_ms)
+
+    def _enveloped(
+        self, resource: str, rows: list[bytes], total: int, token: str | None, last_ms: int | None
+    ) -> bytes:
+        """The body of a page, in the revision that the options ask for.
+
+        rows: JSON, in list order. total: rows of the filtered list. last_ms: the last row's time.
+        """
+        next_page = {"nextPageToken": token} if token else {}
+        counted = resource == "prospects" and self._options.total_count
+        count = {"totalCount": total} if counted else {}
+        match self._options.envelope_of(resource):
+            case "pagination":
+                pagination = {"pagination": {**next_page, **count}}
+                return _body({"success": True}, "items", rows, pagination)
+            case "next_token":
+                return _body({"success": True}, "items", rows, {"nextPageToken": token})
+            case "legacy":
+                last = {f"last{resource[:-1].title()}": last_ms}
+                return _body({"success": True}, resource, rows, last)
+        return _body({}, resource, rows, {**count, **next_page})
 
 
 def _count_until(table: Table, rows: Rows, key: Any, serial: int) -> int:
@@ -155,34 +176,6 @@ def read_token(token: str, resource: str, now_s: float, ttl_s: float | None) -> 
     if ttl_s is not None and now_s - issued_s > ttl_s:
         raise bad_request("pageToken: this token has expired, start again without it")
     return start if isinstance(start, int) else (start[0], start[1])
-
-
-def enveloped(
-    resource: str,
-    rows: list[bytes],
-    total: int,
-    token: str | None,
-    last_ms: int | None,
-    options: SandboxOptions,
-) -> bytes:
-    """The body of a page, in the revision that the options ask for.
-
-    rows: JSON, in list order. total: rows of the filtered list. last_ms: the last row's time.
-    """
-    kind = options.envelope_of(resource)
-    next_page = {"nextPageToken": token} if token else {}
-    counted = resource == "prospects" and options.total_count
-    count = {"totalCount": total} if counted else {}
-    match kind:
-        case "pagination":
-            return _body({"success": True}, "items", rows, {"pagination": {**next_page, **count}})
-        case "next_token":
-            return _body({"success": True}, "items", rows, {"nextPageToken": token})
-        case "legacy":
-            return _body(
-                {"success": True}, resource, rows, {f"last{resource[:-1].title()}": last_ms}
-            )
-    return _body({}, resource, rows, {**count, **next_page})
 
 
 def _body(before: dict[str, Any], name: str, rows: list[bytes], after: dict[str, Any]) -> bytes:

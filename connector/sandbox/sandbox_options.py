@@ -90,8 +90,7 @@ class SandboxOptions:
     uplink_s: before the request is counted. latency_s: between counting and the change. Both in s,
         a number or (low, high).
     webhook_payload: what events hold: the whole record, its id, its changed fields and id, or a
-        format in which no id can be found. webhook_header: the name of the signature's header, or
-        both.
+        format in which no id can be found. webhook_header: the name of the signature's header.
         webhook_account_needed: whether subscribing and polling need the `accountId`.
         webhook_duplicates, webhook_reordered, webhook_drops: the probability of each; a reordered
         event comes after the next one. webhook_retries: further tries, webhook_retry_s apart.

@@ -25,14 +25,13 @@ START_TIMEOUT_S = 30.0
 class Sandbox(State):
     """The HiringCenter API on a port of 127.0.0.1, from `start` to `stop` or within `with`.
 
-    port: 0 = any free one. Leaving the `with` raises any error inside the sandbox (or in
-    `on_request`), so that no test misses it.
+    port: 0 = any free one, which it names from `start` on. Leaving the `with` raises any error
+    inside the sandbox (or in `on_request`), so that no test misses it.
     """
 
     def __init__(self, options: SandboxOptions | None = None, *, port: int = 0) -> None:
         super().__init__(options)
         self.port = port
-        """Before `start`, the requested one."""
         self._server: StoppableServer | None = None
         self._thread: threading.Thread | None = None
 

@@ -215,8 +215,7 @@ class Store:
             return [deepcopy(table.record(serial)) for serial in table.serials()]
 
     def count(self, resource: str) -> int:
-        with self.lock:
-            return len(self._tables[resource])
+        return len(self._tables[resource])
 
     def get(self, resource: str, record_id: str) -> Record | None:
         with self.lock:

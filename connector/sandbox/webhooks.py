@@ -119,7 +119,7 @@ class Webhooks:
         if drawn.random() < options.webhook_drops:
             self.dropped += 1
             return
-        body = _body(options, one.facts["eventType"], record, fields, self._clock.now_ms())
+        body = self._body(one.facts["eventType"], record, fields)
         copies = 2 if drawn.random() < options.webhook_duplicates else 1
         made = [Delivery(one, body) for _ in range(copies)]
         held, self._held = self._held, None
@@ -128,6 +128,22 @@ class Webhooks:
         elif drawn.random() < options.webhook_reordered:
             self._held = made.pop()
         self._queued += [self._sender.submit(self._try_to_its_end, each) for each in made]
+
+    def _body(self, event_type: str, record: Record, fields: Mapping[str, Any]) -> bytes:
+        """thin: the id alone. partial: with the changed fields. unknown: no id that says so."""
+        about: dict[str, Any] = {"eventType": event_type, "accountId": self._options.account_id}
+        match self._options.webhook_payload:
+            case "thin":
+                about["prospectId"] = record["id"]
+            case "partial":
+                changed = {name: record.get(name) for name in fields}
+                about["data"] = {**changed, "id": record["id"]}
+            case "unknown":
+                about = {"kind": event_type, "what": {"reference": record["id"]}}
+            case _:
+                about |= {"eventId": f"evt_{uuid.uuid4().hex}", "createdAt": self._clock.now_ms()}
+                about["data"] = record
+        return encode(about)
 
     def flush(self, timeout_s: float = 60.0) -> None:
         """Wait until everything was tried to its end, what was held back too.
@@ -196,28 +212,6 @@ def _is_here(url: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _body(
-    options: SandboxOptions,
-    event_type: str,
-    record: Record,
-    fields: Mapping[str, Any],
-    now_ms: int,
-) -> bytes:
-    """thin: the id alone. partial: with the changed fields. unknown: without an id that says so."""
-    about: dict[str, Any] = {"eventType": event_type, "accountId": options.account_id}
-    match options.webhook_payload:
-        case "thin":
-            about["prospectId"] = record["id"]
-        case "partial":
-            changed = {name: record.get(name) for name in fields}
-            about |= {"data": {**changed, "id": record["id"]}}
-        case "unknown":
-            about = {"kind": event_type, "what": {"reference": record["id"]}}
-        case _:
-            about |= {"eventId": f"evt_{uuid.uuid4().hex}", "createdAt": now_ms, "data": record}
-    return encode(about)
 
 
 # --- polling --------------------------------------------------------------------------------------
