@@ -8,12 +8,12 @@
 -- former_stage: where the prospect was before; null: not known
 -- next_stage: where the prospect went; null: still here, or deleted
 -- is_start_known: whether we saw the stay begin; false: it had begun before the history did
--- entered_at: when a pull first saw the prospect here
+-- entered_at: when a pull requested the row that first showed the prospect here
 -- entered_after: the stay began after this; null: not known
--- entered_before: the stay had begun by then
+-- entered_before: the stay had begun by then: that row had arrived
 -- outcome: `moved` or `deleted`; null: still here
--- left_at: when a pull first saw that the stay was over; null: still here
--- left_after: the prospect was still here then; null: still here
+-- left_at: when a pull requested the row that first showed the next stay, or found the prospect deleted; null: still here
+-- left_after: the stay ended after this; null: still here
 -- left_before: the stay was over by then; null: still here
 -- hours_at_least: how long the stay was at least; null: still here
 -- hours_at_most: how long it was at most; null: still here, or not known
@@ -110,8 +110,8 @@ bounded AS (
     SELECT
         *,
         CASE
-            WHEN outcome = 'moved' THEN greatest(next_after, last_seen_at, entered_before)
-            WHEN outcome = 'deleted' THEN greatest(last_seen_at, entered_before)
+            WHEN outcome = 'moved' THEN greatest(next_after, last_seen_at)
+            WHEN outcome = 'deleted' THEN last_seen_at
         END AS here_at,
         CASE WHEN outcome = 'moved' THEN next_before ELSE ended_at END AS gone_at
     FROM settled
@@ -132,6 +132,10 @@ SELECT
     ended_at AS left_at,
     here_at AS left_after,
     gone_at AS left_before,
-    floor(EXTRACT(EPOCH FROM (here_at - entered_before)) / 36) / 100 AS hours_at_least,
+    CASE
+        WHEN here_at > entered_before
+            THEN floor(EXTRACT(EPOCH FROM (here_at - entered_before)) / 36) / 100
+        WHEN here_at IS NOT NULL THEN 0
+    END AS hours_at_least,
     ceil(EXTRACT(EPOCH FROM (gone_at - begun_after)) / 36) / 100 AS hours_at_most
 FROM bounded

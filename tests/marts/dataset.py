@@ -58,7 +58,8 @@ TABLES: dict[str, Table] = {
             (*_was(_ADA, "Interview", "s2"), t("01-13 12:00"), None, t("01-12 12:00"),
              t("01-13 12:00")),
             (*_was(_BOB, "New", "s1"), t("01-08 12:00"), None, None, t("01-08 12:00")),
-            (*_was(_CY, "New", "s1"), t("01-05"), t("01-15"), None, t("01-05")),
+            # the answer took an hour: Cy may have gone before it had arrived
+            (*_was(_CY, "New", "s1"), t("01-05"), t("01-15"), None, t("01-05 01:00")),
             # Di's stage was renamed, she was deleted, came back, and moved on
             (*_was(_DI, "Offer", "s4"), t("01-05"), t("01-10"), None, t("01-05")),
             (*_was(_DI, "Offered", "s4"), t("01-10"), t("01-12"), t("01-09"), t("01-10")),
@@ -153,7 +154,7 @@ EXPECTED: dict[str, list[dict[str, Any]]] = {
          t("01-13 12:00"), None, None, None, None, None, None),
         ("p2", 1, "New", "s1", None, None, True, t("01-08 12:00"), t("01-08 10:00"),
          t("01-08 12:00"), None, None, None, None, None, None),
-        ("p3", 1, "New", "s1", None, None, False, t("01-05"), t("2025-12-10"), t("01-05"),
+        ("p3", 1, "New", "s1", None, None, False, t("01-05"), t("2025-12-10"), t("01-05 01:00"),
          "deleted", t("01-15"), t("01-05"), t("01-15"), 0, 864),
         ("p4", 1, "Offered", "s4", None, None, False, t("01-05"), t("2025-11-01"), t("01-05"),
          "deleted", t("01-12"), t("01-10"), t("01-12"), 120, 1728),
