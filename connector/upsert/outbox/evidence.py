@@ -16,6 +16,7 @@ from connector.upsert.outbox.entries import Entries, FoundEntries, Refusal, RowM
 from connector.upsert.outbox.matching import (
     ALWAYS_READ,
     READ_AS,
+    Candidate,
     Name,
     OtherPerson,
     first_name,
@@ -24,12 +25,17 @@ from connector.upsert.outbox.matching import (
     same_value,
     stored_first_name,
 )
+from connector.upsert.outbox.merge import SEVERAL_HAVE
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, Write
 from connector.upsert.outbox.receipts import Receipt, Receipts
 from connector.upsert.rows import MANNERS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
 
 Disputed = Mapping[int, tuple[str, str]]
+_TWO_PEOPLE = (
+    "email and phone belong to two different prospects ({email_id} and {phone_id}); merging two "
+    "people can't be undone. Correct one of them, or split the row in two."
+)
 
 
 def fields_of_item(item: Mapping[str, Any], *, of_copy: bool = False) -> dict[str, Any]:
@@ -248,6 +254,52 @@ class Evidence:
             return frozenset((self.named,))
         found = {each.prospect_id for each in self.receipts}
         return self.pulled_by_email | self.pulled_by_phone | found
+
+    @property
+    def why_ambiguous(self) -> str | None:
+        """Why the row is rejected, where its contacts lead to several people, and nothing in it
+        tells which of them it is about."""
+        if self.named is not None:
+            return None
+        email, phone = (
+            {each.prospect_id} if each is not None and each.confirmed else set()
+            for each in (self.by_email, self.by_phone)
+        )
+        by_email, by_phone = self.pulled_by_email | email, self.pulled_by_phone | phone
+        if by_email and by_phone and not by_email & by_phone:
+            return _TWO_PEOPLE.format(email_id=min(by_email), phone_id=min(by_phone))
+        ids = sorted(by_email | by_phone)
+        if len(ids) > 1 and self.payload and not self.payload.get("firstName"):
+            return SEVERAL_HAVE.format(ids=", ".join(ids[:3]))
+        return None
+
+    def candidate(self, write: Write) -> Candidate:
+        """The row as it is judged: its names, its contacts, and what is known of whom they lead
+        to."""
+        text, memory = self.payload.get("firstName"), self.memory
+        contacts = [
+            (("email", write.email_alias), self.by_email),
+            (("phone", write.phone_alias), self.by_phone),
+        ]
+        own = [contact for contact, _ in contacts if contact[1] is not None]
+        found = [(contact, each) for contact, each in contacts if each is not None]
+        people = {each.prospect_id for _, each in found if each.confirmed}
+        repeats = memory is not None and any(id_ in people for id_ in memory.people[:1])
+        return Candidate(
+            write.row_number,
+            first_name(text),
+            str(text or ""),
+            (*own, *(("prospect", id_) for id_ in people)),
+            (write.email_alias, write.phone_alias) if len(own) == 2 else None,
+            tuple(self.others),
+            rank=0 if repeats else 1 if self.fits else 2,
+            settled=frozenset(
+                key
+                for contact, each in found
+                if each.prospect_id in self.settled
+                for key in (contact, ("prospect", each.prospect_id))
+            ),
+        )
 
     def name(self, prospect_id: str, receipt: Receipt | None) -> None:
         """The row itself names its prospect: nobody else counts, whatever contacts lead to."""

@@ -21,11 +21,10 @@ from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settleme
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import Exported
 from connector.upsert.outbox.forgotten import NOBODY, Forgotten, refusing
-from connector.upsert.outbox.matching import DISPUTED, Candidate, Hasher, first_name, judge
+from connector.upsert.outbox.matching import DISPUTED, Hasher, judge
 from connector.upsert.outbox.merge import (
     LABELS_SENT,
     MERGED,
-    SEVERAL_HAVE,
     MergeRules,
     lacks_names,
 )
@@ -56,10 +55,6 @@ _OBJECTS = 400_000  # more than a chunk and what is unstored have
 _MOST_UNSTORED = 100_000  # entries lie in the order of hashes: few large batches write fewer pages
 _DAY_MS = 86_400_000
 
-TWO_PEOPLE = (
-    "email and phone belong to two different prospects ({email_id} and {phone_id}); merging two "
-    "people can't be undone. Correct one of them, or split the row in two."
-)
 UNCERTAIN = (
     "uncertain: an earlier attempt to send this row may or may not have been applied, and the API "
     "has forgotten it. Look at the prospect in HiringCenter; if it isn't as this row says, push "
@@ -135,8 +130,8 @@ def decide(evidence: Evidence, options: PushOptions) -> RowPlan:
         expected, answered = evidence.disputed
         reason = DISPUTED.format(expected=expected, answered=answered)
         return RowPlan(Status.REJECTED, None, reason)
-    if (conflict := _two_people(evidence) or _several_people(evidence)) is not None:
-        return RowPlan(Status.REJECTED, None, conflict)
+    if (why := evidence.why_ambiguous) is not None:
+        return RowPlan(Status.REJECTED, None, why)
     leads_to = evidence.best
     prospect_id: str | None = evidence.named
     sent_to = prospect_id
@@ -156,29 +151,6 @@ def decide(evidence: Evidence, options: PushOptions) -> RowPlan:
     if options.mode == "create-only" and prospect_id is not None:
         return RowPlan(Status.UNCHANGED, prospect_id, EXISTS)
     return RowPlan(None, sent_to)
-
-
-def _two_people(evidence: Evidence) -> str | None:
-    if evidence.named is not None:
-        return None
-    email, phone = (
-        {receipt.prospect_id} if receipt is not None and receipt.confirmed else set()
-        for receipt in (evidence.by_email, evidence.by_phone)
-    )
-    by_email, by_phone = evidence.pulled_by_email | email, evidence.pulled_by_phone | phone
-    if not by_email or not by_phone or by_email & by_phone:
-        return None
-    return TWO_PEOPLE.format(email_id=min(by_email), phone_id=min(by_phone))
-
-
-def _several_people(evidence: Evidence) -> str | None:
-    """Why a row without a first name is rejected: contacts alone decide whom it is about, and
-    these lead to more than one."""
-    if evidence.named is not None or not evidence.payload or evidence.payload.get("firstName"):
-        return None
-    confirmed = {each.prospect_id for each in evidence.receipts if each.confirmed}
-    ids = confirmed | evidence.pulled_by_email | evidence.pulled_by_phone
-    return SEVERAL_HAVE.format(ids=", ".join(sorted(ids)[:3])) if len(ids) > 1 else None
 
 
 @dataclass
@@ -555,7 +527,7 @@ class Planner:
             if own.outcome is Status.REJECTED:  # it claims no contact, whatever else there is
                 rejected[write.row_number] = own
             else:
-                candidates.append(_candidate(write, facts))
+                candidates.append(facts.candidate(write))
         for number, found in judge(candidates).items():
             rejected[number] = RowPlan(Status.REJECTED, None, found.reason, found.names)
         return rejected
@@ -662,35 +634,6 @@ def _collecting_rarely() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
-
-
-def _candidate(write: Write, evidence: Evidence) -> Candidate:
-    """A row as it is judged: its names, its contacts, and what is known of whom they lead to."""
-    text = evidence.payload.get("firstName")
-    contacts = [
-        (("email", write.email_alias), evidence.by_email),
-        (("phone", write.phone_alias), evidence.by_phone),
-    ]
-    own = [contact for contact, _ in contacts if contact[1] is not None]
-    found = [(contact, each) for contact, each in contacts if each is not None]
-    people = {each.prospect_id for _, each in found if each.confirmed}
-    memory = evidence.memory
-    repeats = memory is not None and any(id_ in people for id_ in memory.people[:1])
-    return Candidate(
-        write.row_number,
-        first_name(text),
-        str(text or ""),
-        (*own, *(("prospect", id_) for id_ in people)),
-        (write.email_alias, write.phone_alias) if len(own) == 2 else None,
-        tuple(evidence.others),
-        rank=0 if repeats else 1 if evidence.fits else 2,
-        settled=frozenset(
-            key
-            for contact, each in found
-            if each.prospect_id in evidence.settled
-            for key in (contact, ("prospect", each.prospect_id))
-        ),
-    )
 
 
 def _by_person(rows: Sequence[Row], evidence: Mapping[int, Evidence]) -> list[list[Row]]:
