@@ -139,6 +139,17 @@ def sql_time(client: Any, moment: Any) -> Any:
     return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")
 
 
+def as_ms(moment: Any) -> int | None:
+    """UTC epoch ms of a time as a destination returns it: some keep none of the zone, which is
+    UTC, and some text."""
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if isinstance(moment, datetime):
+        known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return round(known.timestamp() * 1000)
+    return None if moment is None else int(moment)
+
+
 def is_ms(value: Any) -> bool:
     """Whether `value` is a whole number of Unix milliseconds within the calendar."""
     return type(value) is int and FIRST_MS <= value <= LAST_MS

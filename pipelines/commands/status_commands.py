@@ -343,7 +343,7 @@ def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | Non
     from connector.errors import ConnectorError
     from connector.source.dictionary import UNNAMED, column_text, table_text
     from pipelines.pull.run_tables import documented_columns
-    from pipelines.pull.verification import open_landed
+    from pipelines.pull.sampling import open_landed
 
     documented, landed, note = documented_columns(), dict[str, Any](), None
     sandbox = settings.project.folder / SANDBOX_COPY

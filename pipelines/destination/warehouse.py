@@ -193,6 +193,15 @@ class DuckWarehouse:
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
 
 
+class CopyWarehouse(DuckWarehouse):
+    """The same of a file that is attached, such as the one that analysts open. A cursor wouldn't
+    know its schemas."""
+
+    @contextmanager
+    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        yield self._connection
+
+
 class ServerWarehouse:
     """The same on a database server, through dlt's SQL client, connected for one call at a time.
 

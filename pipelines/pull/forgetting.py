@@ -63,7 +63,7 @@ from pipelines.destination.identity import (
 )
 from pipelines.destination.loader import PIPELINE_NAME, state_without
 from pipelines.destination.postgres import AnswerTimeouts, bounded_waits
-from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
+from pipelines.destination.warehouse import CopyWarehouse, DuckWarehouse, ServerWarehouse
 from pipelines.destination.working_file import (
     TableName,
     WorkRecord,
@@ -467,7 +467,7 @@ class _Forgetting:
             try:
                 kept.chmod(mode | 0o200)
                 with closing(_attached(kept)) as connection:
-                    warehouse = _AttachedCopy(connection, self._settings.dataset)
+                    warehouse = CopyWarehouse(connection, self._settings.dataset)
                     tables = self._tables_of(warehouse, removed)
                     known = [id_ for id_ in tables.every_id() if self._hashes.of_id(id_) in listed]
                     ids = tuple(ids_in([*people.ids, *known]))
@@ -568,14 +568,6 @@ def _attached(file: Path) -> duckdb.DuckDBPyConnection:
     connection.execute(f"ATTACH {quoted_text(file)} AS _hc_kept")
     connection.execute("USE _hc_kept")
     return connection
-
-
-class _AttachedCopy(DuckWarehouse):
-    """The tables of a copy that is attached. A cursor wouldn't know its schemas."""
-
-    @contextmanager
-    def _cursor(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        yield self._connection
 
 
 class _PersonTables:

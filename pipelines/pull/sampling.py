@@ -1,5 +1,5 @@
-"""What a random sample of rows shows about all of them, in numbers and in words; and how rows are
-drawn. Pure.
+"""A random sample of the rows that have landed: how it is drawn, and what it shows about all of
+them, in numbers and in words.
 
 A sample of n rows, k of them wrong, bounds the share of wrong rows: with 95 % confidence it is at
 most the largest share for which k or fewer wrong ones would be found more often than one time in
@@ -12,19 +12,152 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
 from connector.errors import UsageError
-from connector.source.fields import DELETED_COLUMN
+from connector.settings import Settings
+from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN, as_ms
+from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
+from pipelines.destination.working_file import quoted_name
+from pipelines.pull.run_tables import LandedTables
 from pipelines.running.progress import elapsed, plural
+from pipelines.running.session import open_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 CONFIDENCE = 0.95
+Row = dict[str, Any]
+_IN_ONE_QUERY = 1000
+_LIVE = f"{DELETED_COLUMN} IS NULL"
 _LISTED_DIFFERENCES = 20
 _RARE = 1 - CONFIDENCE - 1e-9  # sums of logarithms are inexact: rather too high a bound
+
+
+class ReadTables(LandedTables, Protocol):
+    """What has landed, opened for reading."""
+
+    def quoted_column(self, column: str) -> str: ...
+    def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
+
+
+class _CopyColumns(CopyWarehouse):
+    """The tables of the file that analysts open."""
+
+    def quoted_column(self, column: str) -> str:
+        return quoted_name(column)
+
+
+class _ServerColumns(ServerWarehouse):
+    """The tables on a server, by dlt's schema of them."""
+
+    def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
+        from pipelines.destination.load_errors import translated
+        from pipelines.destination.loader import own_columns
+
+        pipeline = self._pipeline()
+        with translated():
+            pipeline.sync_destination()
+        if pipeline.default_schema_name is None:
+            return {}
+        return own_columns(pipeline.default_schema.tables)
+
+    def quoted_column(self, column: str) -> str:
+        return str(self._pipeline().sql_client().escape_column_name(column))
+
+
+@contextmanager
+def open_landed(settings: Settings) -> Iterator[ReadTables]:
+    """See `open_tables`.
+
+    Raises:
+        UsageError: nothing was published yet. DestinationError: it can't be read.
+    """
+    with open_tables(settings, _CopyColumns, _ServerColumns) as tables:
+        if tables is None:
+            path = settings.duckdb_path
+            raise UsageError(f"There is no copy at {path} yet. Run `hiringcenter pull`.")
+        yield tables
+
+
+@dataclass
+class SampledList:
+    """A list's rows in the destination. sample: in random order. pulled_ms: when the last pull of
+    it began, by our clock; complete_ms: the last scan that is proven complete, if any was."""
+
+    name: str
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    rows: int = 0
+    listed: int = 0
+    pulled_ms: int | None = None
+    complete_ms: int | None = None
+    sample: list[Row] = field(default_factory=list)
+    total_count: int | None = None
+    why_not: str | None = None
+
+
+def read_sample(tables: ReadTables, known: SampledList, most: int, chance: random.Random) -> None:
+    """Count its rows that aren't flagged deleted, and read `most` of them, chosen at random."""
+    name = tables.name(known.name)
+    has_unlisted = UNLISTED_COLUMN in known.columns
+    listed = f"sum(CASE WHEN {UNLISTED_COLUMN} IS NULL THEN 1 ELSE 0 END)"
+    counts = f"count(*), {listed if has_unlisted else 'count(*)'}"
+    ((rows, listed_rows),) = tables.query(f"SELECT {counts} FROM {name} WHERE {_LIVE}")  # noqa: S608 - ours
+    known.rows, known.listed = int(rows), int(listed_rows or 0)
+    places = chance.sample(range(1, known.rows + 1), min(most, known.rows))
+    if len(places) == known.rows:
+        ids = [row[0] for row in tables.query(f"SELECT id FROM {name} WHERE {_LIVE}")]  # noqa: S608
+    else:
+        numbered = f"SELECT id, row_number() OVER (ORDER BY id) AS place FROM {name} WHERE {_LIVE}"  # noqa: S608
+        ids = [
+            row[0]
+            for some in _portions(places)
+            for row in tables.query(
+                f"SELECT id FROM ({numbered}) numbered WHERE place IN ({', '.join(map(str, some))})"  # noqa: S608
+            )
+        ]
+    found = rows_of(tables, known, ids)
+    known.sample = [found[each] for each in ids if each in found]
+    chance.shuffle(known.sample)
+
+
+def rows_of(tables: ReadTables, known: SampledList, ids: Sequence[str]) -> dict[str, Row]:
+    """Rows that aren't flagged deleted, by id."""
+    names = list(known.columns)
+    quoted = ", ".join(map(tables.quoted_column, names))  # a field's name may be a keyword
+    found: dict[str, Row] = {}
+    for some in _portions(ids):
+        sql = (
+            f"SELECT {quoted} FROM {tables.name(known.name)} "  # noqa: S608 - names of ours
+            f"WHERE {_LIVE} AND id IN ({', '.join(['%s'] * len(some))})"
+        )
+        for row in tables.query(sql, some):
+            cells = dict(zip(names, row, strict=True))
+            found[str(cells["id"])] = cells
+    return found
+
+
+def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    yield from (values[at : at + _IN_ONE_QUERY] for at in range(0, len(values), _IN_ONE_QUERY))
+
+
+def note_freshness(
+    tables: ReadTables, columns: Mapping[str, Any], lists: Mapping[str, SampledList]
+) -> None:
+    """When each list was pulled, as the destination itself says: so it fits the rows."""
+    if "_hc_freshness" not in columns:
+        return
+    sql = f"SELECT resource, last_pull_at, last_complete_at FROM {tables.name('_hc_freshness')}"  # noqa: S608
+    for resource, pulled_at, complete_at in tables.query(sql):
+        if resource in lists:
+            lists[resource].pulled_ms = as_ms(pulled_at)
+            lists[resource].complete_ms = as_ms(complete_at)
+
+
+# --- what it shows --------------------------------------------------------------------------------
 
 
 def upper_bound(wrong: int, compared: int, population: int | None = None) -> float:

@@ -14,19 +14,16 @@ import math
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-import duckdb
 import orjson
 
 from connector.errors import (
     ApiError,
     BudgetError,
     ConnectorError,
-    DestinationError,
     Interrupted,
     Refused,
     Unauthorized,
@@ -41,16 +38,27 @@ from connector.source.fields import (
     DELETED_COLUMN,
     FIELD_HINT,
     REPLACEMENT,
-    UNLISTED_COLUMN,
+    as_ms,
     record_id,
 )
 from connector.source.row_maker import configured_maker, is_reserved
 from connector.webhooks.inbox import account_of, find_inbox
-from pipelines.destination.identity import destination_label, is_duckdb
-from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
-from pipelines.destination.working_file import quoted_name
-from pipelines.pull.run_tables import LandedTables, refuse_other_account
-from pipelines.pull.sampling import CONFIDENCE, Draw, rows_to_show, upper_bound, verdict
+from pipelines.destination.identity import destination_label
+from pipelines.pull.run_tables import refuse_other_account
+from pipelines.pull.sampling import (
+    CONFIDENCE,
+    Draw,
+    ReadTables,
+    Row,
+    SampledList,
+    note_freshness,
+    open_landed,
+    read_sample,
+    rows_of,
+    rows_to_show,
+    upper_bound,
+    verdict,
+)
 from pipelines.running.progress import Progress, ProgressOf, ProgressState
 from pipelines.running.session import Session, open_session
 
@@ -58,166 +66,14 @@ REQUESTS = 300
 MAX_WRONG = 0.01
 _SPARE_SHARE = 0.1  # of the look-ups: in place of rows that are late or can't be read
 _AT_ONCE = 4
-_IN_ONE_QUERY = 1000
 _CLOCK_MS = 1000  # the server's clock is known to about a second
 _MORE_COLUMN = "_hc_more"
 _VARIANT = "__v_"
 _OTHERS_ROWS = "each of those rows would count as wrong or late. Nothing was compared"
-_LIVE = f"{DELETED_COLUMN} IS NULL"
 _log = get_logger("verify")
-Row = dict[str, Any]
-
-
-# --- the rows that have landed --------------------------------------------------------------------
-
-
-class _ReadTables(LandedTables, Protocol):
-    def quoted_column(self, column: str) -> str: ...
-    def columns(self) -> dict[str, dict[str, dict[str, Any]]]: ...
-
-
-class _CopyTables(DuckWarehouse):
-    """The file that analysts open. A cursor wouldn't know its schemas."""
-
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
-
-    def quoted_column(self, column: str) -> str:
-        return quoted_name(column)
-
-
-class _ServerColumns(ServerWarehouse):
-    """The tables on a server, by dlt's schema of them."""
-
-    def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
-        from pipelines.destination.load_errors import translated
-        from pipelines.destination.loader import own_columns
-
-        pipeline = self._pipeline()
-        with translated():
-            pipeline.sync_destination()
-        if pipeline.default_schema_name is None:
-            return {}
-        return own_columns(pipeline.default_schema.tables)
-
-    def quoted_column(self, column: str) -> str:
-        return str(self._pipeline().sql_client().escape_column_name(column))
-
-
-@contextmanager
-def open_landed(settings: Settings) -> Iterator[_ReadTables]:
-    """The published copy, as it is now and stays while it is open, or the server's tables.
-
-    Raises:
-        UsageError: nothing was published yet. DestinationError: it can't be read.
-    """
-    if not is_duckdb(settings):
-        from pipelines.destination.destination_kinds import server_pipeline
-
-        with server_pipeline(settings) as pipeline:
-            yield _ServerColumns(lambda: pipeline)
-        return
-    from connector.upsert.inputs.table_reader import open_read_only
-
-    path = settings.duckdb_path
-    if not path.exists():
-        raise UsageError(f"There is no copy at {path} yet. Run `hiringcenter pull`.")
-    try:
-        with closing(open_read_only(path, settings.dataset)) as connection:
-            yield _CopyTables(connection, settings.dataset)
-    except duckdb.Error as error:
-        raise DestinationError(
-            f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
-            "again, or move it away."
-        ) from error
-
-
-@dataclass
-class _SampledList:
-    """A list's rows in the destination. sample: in random order. pulled_ms: when the last pull of
-    it began, by our clock; complete_ms: the last scan that is proven complete, if any was."""
-
-    name: str
-    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    rows: int = 0
-    listed: int = 0
-    pulled_ms: int | None = None
-    complete_ms: int | None = None
-    sample: list[Row] = field(default_factory=list)
-    total_count: int | None = None
-    why_not: str | None = None
-
-
-def _read_list(tables: _ReadTables, known: _SampledList, most: int, chance: random.Random) -> None:
-    """Count its rows that aren't flagged deleted, and read `most` of them, chosen at random."""
-    name = tables.name(known.name)
-    has_unlisted = UNLISTED_COLUMN in known.columns
-    listed = f"sum(CASE WHEN {UNLISTED_COLUMN} IS NULL THEN 1 ELSE 0 END)"
-    counts = f"count(*), {listed if has_unlisted else 'count(*)'}"
-    ((rows, listed_rows),) = tables.query(f"SELECT {counts} FROM {name} WHERE {_LIVE}")  # noqa: S608 - ours
-    known.rows, known.listed = int(rows), int(listed_rows or 0)
-    places = chance.sample(range(1, known.rows + 1), min(most, known.rows))
-    if len(places) == known.rows:
-        ids = [row[0] for row in tables.query(f"SELECT id FROM {name} WHERE {_LIVE}")]  # noqa: S608
-    else:
-        numbered = f"SELECT id, row_number() OVER (ORDER BY id) AS place FROM {name} WHERE {_LIVE}"  # noqa: S608
-        ids = [
-            row[0]
-            for some in _portions(places)
-            for row in tables.query(
-                f"SELECT id FROM ({numbered}) numbered WHERE place IN ({', '.join(map(str, some))})"  # noqa: S608
-            )
-        ]
-    found = _rows_of(tables, known, ids)
-    known.sample = [found[each] for each in ids if each in found]
-    chance.shuffle(known.sample)
-
-
-def _rows_of(tables: _ReadTables, known: _SampledList, ids: Sequence[str]) -> dict[str, Row]:
-    """Rows that aren't flagged deleted, by id."""
-    names = list(known.columns)
-    quoted = ", ".join(map(tables.quoted_column, names))  # a field's name may be a keyword
-    found: dict[str, Row] = {}
-    for some in _portions(ids):
-        sql = (
-            f"SELECT {quoted} FROM {tables.name(known.name)} "  # noqa: S608 - names of ours
-            f"WHERE {_LIVE} AND id IN ({', '.join(['%s'] * len(some))})"
-        )
-        for row in tables.query(sql, some):
-            cells = dict(zip(names, row, strict=True))
-            found[str(cells["id"])] = cells
-    return found
-
-
-def _portions(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    yield from (values[at : at + _IN_ONE_QUERY] for at in range(0, len(values), _IN_ONE_QUERY))
-
-
-def _note_freshness(
-    tables: _ReadTables, columns: Mapping[str, Any], lists: Mapping[str, _SampledList]
-) -> None:
-    """When each list was pulled, as the destination itself says: so it fits the rows."""
-    if "_hc_freshness" not in columns:
-        return
-    sql = f"SELECT resource, last_pull_at, last_complete_at FROM {tables.name('_hc_freshness')}"  # noqa: S608
-    for resource, pulled_at, complete_at in tables.query(sql):
-        if resource in lists:
-            lists[resource].pulled_ms = as_ms(pulled_at)
-            lists[resource].complete_ms = as_ms(complete_at)
 
 
 # --- comparing ------------------------------------------------------------------------------------
-
-
-def as_ms(moment: Any) -> int | None:
-    """UTC epoch ms of a time as a destination returns it: some keep none of the zone, which is
-    UTC, and some text."""
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    if isinstance(moment, datetime):
-        known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return round(known.timestamp() * 1000)
-    return None if moment is None else int(moment)
 
 
 def is_same(column: str, data_type: str, landed: Any, expected: Any) -> bool:
@@ -281,7 +137,7 @@ class _RowComparison:
     """
 
     def __init__(
-        self, known: _SampledList, records: Sequence[dict[str, Any]], settings: Settings
+        self, known: SampledList, records: Sequence[dict[str, Any]], settings: Settings
     ) -> None:
         maker = configured_maker(known.name, known.columns, settings.pull)  # type: ignore[arg-type]
         unique = maker.unique(records)
@@ -404,7 +260,7 @@ class _VerifyRun:
             session, wanted, progress, chance,
         )  # fmt: skip
         self._began_s, self._began_ms = session.clock.monotonic_s(), self._now_ms()
-        self._lists = {name: _SampledList(name) for name in wanted.resources}
+        self._lists = {name: SampledList(name) for name in wanted.resources}
         self._answers: dict[str, list[_LookedUpRow]] = {name: [] for name in wanted.resources}
         self._look_ups = {name: LookUps(session.client, name) for name in wanted.resources}
         self._is_exhausted = False  # every row was looked up
@@ -431,17 +287,17 @@ class _VerifyRun:
         spare = math.ceil(self._wanted.requests * _SPARE_SHARE)
         return self._wanted.requests + spare
 
-    def _read(self, tables: _ReadTables) -> None:
+    def _read(self, tables: ReadTables) -> None:
         """When lists were pulled comes first: rows that land meanwhile are newer than that."""
         refuse_other_account(tables, self._session, _OTHERS_ROWS)
         columns = tables.columns()
-        _note_freshness(tables, columns, self._lists)
+        note_freshness(tables, columns, self._lists)
         for known in self._lists.values():
             known.columns = columns.get(known.name, {})
             if "id" not in known.columns or known.pulled_ms is None:
                 known.why_not = "no pull of it has ended yet"
                 continue
-            _read_list(tables, known, self._most(), self._chance)
+            read_sample(tables, known, self._most(), self._chance)
         if all(known.why_not for known in self._lists.values()):
             names = ", ".join(self._lists)
             raise UsageError(f"No pull of {names} has ended yet. Run `hiringcenter pull` first.")
@@ -587,7 +443,7 @@ class _VerifyRun:
         with open_landed(self._session.settings) as tables:
             for name, ids in doubtful.items():
                 known = self._lists[name]
-                now = _rows_of(tables, known, ids)
+                now = rows_of(tables, known, ids)
                 records = [each.record for each in self._answers[name]
                            if each.record is not None and str(each.row["id"]) in now]  # fmt: skip
                 still = set(ids) - now.keys()  # flagged deleted by now

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from functools import lru_cache
 from threading import RLock
 from typing import Any
@@ -19,8 +18,8 @@ import pyarrow as pa
 from connector.budget import Lane
 from connector.errors import DestinationError
 from connector.settings import Settings
+from connector.source.fields import as_ms
 from connector.source.list_pages import ListPages
-from connector.upsert.inputs.table_reader import open_read_only
 from connector.upsert.looking import PageOfPeople, ProspectScan
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect
 from connector.upsert.outbox.matching import READ_AS, labels_read, same_phone
@@ -28,9 +27,8 @@ from connector.upsert.outbox.merge import CONTACTS
 from connector.upsert.outbox.outbox import PROSPECTS
 from connector.upsert.rows import MANNERS
 from connector.upsert.rows.write_schema import PROSPECT_FIELDS
-from pipelines.destination.identity import is_duckdb
-from pipelines.destination.warehouse import DuckWarehouse, ServerWarehouse
-from pipelines.running.session import Session
+from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
+from pipelines.running.session import Session, open_tables
 
 _IN_ONE_QUERY = 1_000
 _KEY_DIGITS = 7  # at a phone's end: enough to find a few candidates, which are then compared
@@ -51,7 +49,7 @@ _TEXTS = frozenset((str, list, bool))  # labels are a list; what is to be done, 
 @contextmanager
 def open_pulled(settings: Settings) -> Iterator[Pulled]:
     """The destination as pushes see it; empty where nothing has been pulled yet."""
-    with _opened(settings) as tables:
+    with open_tables(settings, _PublishedCopy, _ServerTables) as tables:
         columns = tables.column_names("prospects") if tables else []
         if tables is None or not columns:
             yield Pulled()
@@ -67,7 +65,7 @@ def open_pulled(settings: Settings) -> Iterator[Pulled]:
         if tables.column_names("_hc_freshness"):
             freshness = tables.name("_hc_freshness")
             sql = f"SELECT max(last_complete_at) FROM {freshness} WHERE resource = 'prospects'"  # noqa: S608 - ours
-            complete_ms = _ms(tables.query(sql)[0][0])
+            complete_ms = as_ms(tables.query(sql)[0][0])
         with ThreadPoolExecutor(1, "hiringcenter-copy") as beside:
             found = (
                 CopiedProspects(tables, readable, complete_ms=complete_ms, beside=beside)
@@ -113,7 +111,7 @@ def rows_sent_before(settings: Settings) -> int:
     Raises:
         DestinationError: it can't be read.
     """
-    with _opened(settings) as tables:
+    with open_tables(settings, _PublishedCopy, _ServerTables) as tables:
         if tables is None or not tables.column_names("_hc_push_results"):
             return 0
         ((count,),) = tables.query(
@@ -123,8 +121,8 @@ def rows_sent_before(settings: Settings) -> int:
         return int(count)
 
 
-class _PublishedCopy(DuckWarehouse):
-    """The tables of the file that analysts open. A cursor wouldn't know its schemas."""
+class _PublishedCopy(CopyWarehouse):
+    """The tables of the file that analysts open."""
 
     _has_places = False
 
@@ -138,7 +136,7 @@ class _PublishedCopy(DuckWarehouse):
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> _Rows:
         with self._lock:
-            return self._connection.execute(sql.replace("%s", "?"), list(parameters)).fetchall()
+            return super().query(sql, parameters)
 
     def find_places(self, keys: Collection[str]) -> None:
         """Keep in memory where the rows of each key are, by its hash, 8 bytes each: else DuckDB
@@ -275,29 +273,6 @@ _SAME_PHONE = (
     f"OR (length(plain_digits) >= {_KEY_DIGITS} AND ends_with(asked.e164, plain_digits) "
     "AND length(found.phone) = strlen(found.phone)))"
 )
-
-
-@contextmanager
-def _opened(settings: Settings) -> Iterator[_Tables | None]:
-    """The published copy, or the server's tables; None where nothing has been published yet."""
-    if not is_duckdb(settings):
-        from pipelines.destination.destination_kinds import server_pipeline
-
-        with server_pipeline(settings) as pipeline:
-            yield _ServerTables(lambda: pipeline)
-        return
-    path = settings.duckdb_path
-    if not path.exists():
-        yield None
-        return
-    try:
-        with open_read_only(path, settings.dataset) as connection:
-            yield _PublishedCopy(connection, settings.dataset)
-    except duckdb.Error as error:
-        raise DestinationError(
-            f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
-            "again, or move it away."
-        ) from error
 
 
 class PulledProspects(Pulled):
@@ -473,7 +448,7 @@ def _people(fields: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> list[Pull
             shown["labels"] = _labels(shown["labels"])
             if shown["labels"] is None:
                 del shown["labels"]  # which there are isn't known
-        people.append(PulledProspect(str(id_), _ms(updated), _ms(deleted), shown))
+        people.append(PulledProspect(str(id_), as_ms(updated), as_ms(deleted), shown))
     return people
 
 
@@ -511,13 +486,3 @@ def _ids_by(pairs: Iterable[tuple[str, str]]) -> dict[str, frozenset[str]]:
 
 def _snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda found: f"_{found[1]}", name).lower()
-
-
-def _ms(moment: datetime | str | int | None) -> int | None:
-    """UTC epoch ms. Some databases keep times without a zone, in UTC, and SQLite as text."""
-    if isinstance(moment, str):
-        moment = datetime.fromisoformat(moment)
-    if isinstance(moment, datetime):
-        known = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        return round(known.timestamp() * 1000)
-    return moment

@@ -1,14 +1,15 @@
-"""What a command works with: a session with the API, or only the ledger; and the outbox of the
-configured account, with the numbers that stand for keys and accounts in it."""
+"""What a command works with: a session with the API, or only the ledger; the tables that have
+landed; and the outbox of the configured account, with the numbers that stand for keys and accounts
+in it."""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from connector import logs
@@ -20,6 +21,7 @@ from connector.budget.scheduler import RateBudget
 from connector.clock import Clock, StopSignal, SystemClock, stop_on_signals
 from connector.errors import (
     AlreadyRunning,
+    DestinationError,
     Interrupted,
     OutboxLost,
     Refused,
@@ -33,12 +35,19 @@ from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
 from pipelines.destination.identity import (
     destination_label,
+    is_duckdb,
     number_of,
     prepare_state_dir,
     snapshot_facts,
 )
 from pipelines.destination.relabelling import settle_labels
 
+if TYPE_CHECKING:
+    import dlt
+    import duckdb
+
+C = TypeVar("C")
+S = TypeVar("S")
 _log, _push_log = logs.get_logger("session"), logs.get_logger("push")
 _DAY_MS = 86_400_000
 
@@ -212,6 +221,45 @@ def _is_free(session: Session, database: Database, name: str) -> bool:
             return True
     except AlreadyRunning:
         return False
+
+
+# --- what has landed, to be read ------------------------------------------------------------------
+
+
+@contextmanager
+def open_tables(
+    settings: Settings,
+    of_copy: Callable[[duckdb.DuckDBPyConnection, str], C],
+    of_server: Callable[[Callable[[], dlt.Pipeline]], S],
+) -> Iterator[C | S | None]:
+    """The published copy, as it is now and stays while it is open, or the server's tables; None
+    where nothing has been published yet.
+
+    Raises:
+        DestinationError: it can't be read.
+    """
+    if not is_duckdb(settings):
+        from pipelines.destination.destination_kinds import server_pipeline
+
+        with server_pipeline(settings) as pipeline:
+            yield of_server(lambda: pipeline)
+        return
+    import duckdb
+
+    from connector.upsert.inputs.table_reader import open_read_only
+
+    path = settings.duckdb_path
+    if not path.exists():
+        yield None
+        return
+    try:
+        with open_read_only(path, settings.dataset) as connection:
+            yield of_copy(connection, settings.dataset)
+    except duckdb.Error as error:
+        raise DestinationError(
+            f"{path}: the published copy can't be read ({type(error).__name__}). Pull to make it "
+            "again, or move it away."
+        ) from error
 
 
 def _log_other_host(base_url: str) -> None:
