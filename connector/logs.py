@@ -88,16 +88,14 @@ def _format_exception(exc_info: Any) -> str:
     return traceback_of(exc_info[1]) if exc_info[1] is not None else ""
 
 
-class _Formatter(logging.Formatter):
-    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
-        return _format_exception(ei)
-
-
-class _RedactingHandler(logging.StreamHandler[TextIO]):
+class _RedactingFormatter(logging.Formatter):
     """Other libraries (dlt, httpx, uvicorn) log through `logging`; their lines are masked too."""
 
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's own name
+        return _format_exception(ei)
 
 
 def _renderer(stream: TextIO, shape: str) -> Iterable[Any]:
@@ -139,8 +137,8 @@ def configure(
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    handler = _RedactingHandler(stream)
-    handler.setFormatter(_Formatter("%(levelname)s %(name)s %(message)s"))
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_RedactingFormatter("%(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbosity >= 2 else logging.WARNING)

@@ -130,23 +130,22 @@ def keep_standard_streams() -> None:
 class Output:
     """json: stdout gets exactly one JSON object (UTF-8), as its last line; text goes to stderr.
 
-    verbosity: below 0, no progress; above 0, tracebacks of unexpected errors. all_accounts: the
-    command works for each account in turn.
+    verbosity: below 0, quiet; above 0, tracebacks of unexpected errors. all_accounts: the command
+    works for each account in turn. is_quiet: for cron: no output if all is well, otherwise log
+    lines. shows_progress: with a bar, on a terminal. log_level: for `logs.configure`; beside a bar,
+    only warnings.
     """
 
     def __init__(
         self, *, json: bool = False, verbosity: int = 0, all_accounts: bool = False
     ) -> None:
-        self.json, self.verbosity, self.all_accounts = json, verbosity, all_accounts
-        if isinstance(
-            sys.stdout, TextIOWrapper
-        ):  # a name that it can't encode must not fail the run
+        self.json, self.all_accounts = json, all_accounts
+        self.is_quiet = verbosity < 0
+        self.shows_progress = sys.stderr.isatty() and not self.is_quiet
+        self.log_level = -1 if self.shows_progress and not verbosity else verbosity
+        if isinstance(sys.stdout, TextIOWrapper):
+            # a name that it can't encode must not fail the run
             sys.stdout.reconfigure(errors="backslashreplace")
-
-    @property
-    def is_quiet(self) -> bool:
-        """For cron: no output if all is well, otherwise log lines."""
-        return self.verbosity < 0
 
     def result(self, result: Result) -> None:
         """Write a command's result as text. If quiet, a run is reported only if it needs a look;
@@ -158,16 +157,6 @@ class Output:
 
             for event, facts in result.events:
                 get_logger("command").warning(event, **facts)
-
-    @property
-    def shows_progress(self) -> bool:
-        """Whether to show a progress bar: on a terminal, unless quiet."""
-        return sys.stderr.isatty() and not self.is_quiet
-
-    @property
-    def log_level(self) -> int:
-        """The level for `logs.configure`. Together with a progress bar, only warnings."""
-        return -1 if self.shows_progress and not self.verbosity else self.verbosity
 
     def text(self, lines: Iterable[Any]) -> None:
         """Write strings and rich renderables, for people."""
