@@ -112,7 +112,7 @@ class SlidingWindow:
 
     limit: int
     length_s: float
-    _alignment_s: float
+    _alignment_s: float = 0.0
     _arrivals: deque[float] = field(default_factory=deque)
 
     def used(self, now_s: float) -> float:
@@ -137,7 +137,7 @@ class FixedWindow:
 
     limit: int
     length_s: float
-    _alignment_s: float
+    _alignment_s: float = 0.0
     _index: int = -1
     _count: int = 0
     _previous: int = 0
@@ -187,7 +187,7 @@ class Bucket:
 
     limit: int
     length_s: float
-    _alignment_s: float
+    _alignment_s: float = 0.0
     _used: float = 0.0
     _at_s: float = 0.0
 

@@ -10,15 +10,9 @@ from random import Random
 from connector.budget import Lane
 from connector.budget.policy.feedback import FeedbackState
 from connector.budget.policy.windows import Window, windows_of
+from connector.sandbox import rate_limits
 from tests.simulator.memory_ledger import MemoryLedger
-from tests.simulator.servers import (
-    Counter,
-    FixedWindow,
-    Server,
-    SlidingLog,
-    TokenBucket,
-    Weighted,
-)
+from tests.simulator.servers import Server, SmallBucket
 from tests.simulator.world import Latency, Process, SimulatedLedger, World, spend
 
 REAL = ((300, 60.0), (6000, 3600.0))
@@ -57,20 +51,22 @@ def pull_after_others_s(spent: int, *, pages: int = 36) -> float:
     return pull.finished_s - 3000
 
 
-def counters(kind: str, limits: Limits, random: Random) -> list[Counter]:
-    """Counters of one kind: sliding, fixed (at any alignment), bucket, small bucket, weighted."""
-    made: list[Counter] = []
-    for limit, length_s in limits:
-        if kind == "sliding":
-            made.append(SlidingLog(limit, length_s))
-        elif kind == "bucket":
-            made.append(TokenBucket(limit, length_s))
-        elif kind == "small bucket":
-            made.append(TokenBucket(limit, length_s, capacity=max(1, limit // 4)))
-        else:
-            fixed = FixedWindow if kind == "fixed" else Weighted
-            made.append(fixed(limit, length_s, random.random() * length_s))
-    return made
+_COUNTERS: dict[str, type[rate_limits.Window]] = {
+    "sliding": rate_limits.SlidingWindow,
+    "fixed": rate_limits.FixedWindow,
+    "weighted": rate_limits.WeightedWindow,
+    "bucket": rate_limits.Bucket,
+    "small bucket": SmallBucket,
+}
+
+
+def counters(kind: str, limits: Limits, random: Random) -> list[rate_limits.Window]:
+    """How a server counts each limit; the boundaries of fixed windows lie anywhere."""
+    aligned = kind in ("fixed", "weighted")
+    return [
+        _COUNTERS[kind](limit, length_s, random.random() * length_s if aligned else 0.0)
+        for limit, length_s in limits
+    ]
 
 
 @dataclass(frozen=True)
