@@ -136,7 +136,7 @@ def _readable() -> list[Row]:
         finally:
             for worker in workers:
                 worker.terminate()
-                worker.wait(120)
+                worker.wait()
             drained.kill()
     polls = sum(path.endswith("/poll") for path in requests)
     hourly = (polls + len(new)) * 3600 / lasted_s

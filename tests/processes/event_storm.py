@@ -7,12 +7,9 @@ checked holds whenever the kills happen; when they do is left to chance.
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -26,6 +23,7 @@ from pydantic import SecretStr
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import MartSettings, PullSettings, RateLimit, Settings
 from pipelines.pull.pull_run import Wanted, pull
+from tests.processes.zygote import Child, Zygote
 
 OUTAGE_MS = 600_000
 PAGE_SIZE = 5  # so that drains look up many, and leave fewer to a full scan
@@ -72,7 +70,7 @@ def storm(
                 _change(sandbox, edits // (kills + 1), chance, done, receiver, deletes=outage)
                 if wave < kills:
                     _wait_for_look_ups(sandbox, asked, chance.randint(1, 20))
-                    done.drains_killed += _killed(drain)
+                    done.drains_killed += drain.kill()
                     receiver.kill()
                     done.receivers_killed += 1
                     if wave == 0 and outage:
@@ -84,7 +82,7 @@ def storm(
                     sandbox.webhooks.flush(500)
                     _wait_for_look_ups(sandbox, asked, 1)
                     drain.terminate()
-                    assert drain.wait(500) == 128 + signal.SIGTERM
+                    assert drain.wait() == 128 + signal.SIGTERM
             report = pull(settings, Wanted(("prospects",)))
             assert report.error is None, report.error
             done.last_scan = str(report.summary["resources"]["prospects"]["scan"])
@@ -131,14 +129,6 @@ def _wait_for_look_ups(sandbox: Sandbox, asked: int, count: int) -> None:
         time.sleep(0.01)
 
 
-def _killed(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it was still at work."""
-    was_running = process.poll() is None
-    process.kill()
-    process.wait()
-    return was_running
-
-
 def _compare(sandbox: Sandbox, settings: Settings, done: Storm) -> None:
     import duckdb
 
@@ -163,7 +153,8 @@ class Receiver:
 
     def __init__(self, folder: Path, sandbox: Sandbox, *, page_size: int = PAGE_SIZE) -> None:
         self._folder, self._port = folder, 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
+        self._commands = 0
         self._sandbox = sandbox
         self._secrets: list[str] = []
         self.limits = "1000000/60s"
@@ -187,16 +178,15 @@ class Receiver:
         self._serve()
 
     def _serve(self) -> None:
-        process = self.command(
-            "webhooks", "serve", "--port", str(self._port), stdout=subprocess.PIPE
-        )
-        assert process.stdout is not None
-        self._port = json.loads(process.stdout.readline())["port"]
-        self._process = process
+        self._process = self.command("webhooks", "serve", "--port", str(self._port))
+        self._port = json.loads(self._process.first_line())["port"]
 
-    def command(self, *words: str, stdout: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+    def command(self, *words: str) -> Child:
+        """Start one, in a folder of its own."""
+        self._commands += 1
+        folder = self._folder / f"command-{self._commands}"
+        folder.mkdir()
         environment = {
-            **os.environ,
             "HIRINGCENTER_API_KEY": self._sandbox.api_key,
             "HIRINGCENTER_BASE_URL": self._sandbox.url,
             "HIRINGCENTER_STATE_DIR": str(self.settings.state_dir),
@@ -205,17 +195,12 @@ class Receiver:
             "HIRINGCENTER_PULL__PAGE_SIZE": str(self.settings.pull.page_size),
             "HIRINGCENTER_WEBHOOK_SECRETS": ",".join(self._secrets),
         }
-        return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.cli", *words, "--json", "-q"], cwd=self._folder,
-            env=environment, stdout=stdout, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        return Zygote(folder, environment).child(*words, "--json", "-q")
 
     def kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            _killed(process)
-            assert process.stdout is not None
-            process.stdout.close()
+            process.kill()
 
     def let_time_pass(self, ms: int) -> None:
         """As if its last sign of life were older."""

@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -35,7 +36,10 @@ _PATIENCE_S = 500.0
 _OVERDUE_S = 5.0
 # what the commands import late: killed while importing, a child would prove little
 _HEAVY = (
+    "connector.webhooks.receiver",
+    "pipelines.commands.server_commands",
     "pipelines.commands.transfer_commands",
+    "pipelines.pull.drain",
     "pipelines.pull.pull_run",
     "pipelines.push.apply_and_undo",
     "pipelines.push.push_run",
@@ -44,6 +48,7 @@ _HEAVY = (
     "dlt.destinations.impl.duckdb.sql_client",
     "dlt.sources.helpers.requests",
     "pyarrow.parquet",
+    "uvicorn",
 )
 
 
@@ -115,6 +120,12 @@ class Zygote:
         self._is_running = True
         return self._forks.ask(command)
 
+    def child(self, *arguments: str) -> Child:
+        """Start one beside others: unlike with `start`, it is for the caller to end it."""
+        pid = self.start(*arguments)
+        self._is_running = False
+        return Child(self, pid)
+
     def operations(self) -> list[str]:
         """File operations of the child started last, as `name path`, in order."""
         return self._log.read_text().splitlines()
@@ -140,6 +151,34 @@ class Zygote:
     ) -> None:
         if self._is_running:
             self.wait()
+
+
+@dataclasses.dataclass(frozen=True)
+class Child:
+    """A command that runs beside others."""
+
+    zygote: Zygote
+    pid: int
+
+    def first_line(self) -> str:
+        """Of its output, once it is there."""
+        until_s, out = time.monotonic() + _PATIENCE_S, self.zygote.folder / "out"
+        while not out.exists() or "\n" not in out.read_text():
+            assert time.monotonic() < until_s
+            time.sleep(0.005)
+        return out.read_text().partition("\n")[0]
+
+    def kill(self) -> bool:
+        """SIGKILL; whether it was still at work."""
+        os.kill(self.pid, signal.SIGKILL)
+        return self.wait() == -signal.SIGKILL
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+
+    def wait(self) -> int:
+        """Its exit code, negative for a signal."""
+        return self.zygote.wait(self.pid)
 
 
 def _library() -> str:

@@ -256,7 +256,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Destinatio
 @example(steps=STALE_PAGE)
 @example(steps=EDITED_MEANWHILE)
 @example(steps=NEW_IN_A_PART)
-@settings(max_examples=12)
+@settings(max_examples=7)
 @pytest.mark.timeout(900)
 def test_in_the_end_what_has_landed_is_what_the_server_has(
     place: tuple[Destination, Settings], steps: list[tuple[str, int]]
