@@ -26,6 +26,7 @@ import typer
 from typer.core import TyperCommand
 
 from connector.clock import StoppedEarly, ignore_signals
+from pipelines.running.progress import ProgressOf, progress_of
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -157,6 +158,10 @@ class Output:
 
             for event, facts in result.events:
                 get_logger("command").warning(event, **facts)
+
+    def progress_of(self, kind: str) -> ProgressOf:
+        """What shows how far a run of `kind` has come: a bar, or log lines."""
+        return progress_of(kind, bar=self.shows_progress)
 
     def text(self, lines: Iterable[Any]) -> None:
         """Write strings and rich renderables, for people."""

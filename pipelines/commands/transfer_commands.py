@@ -115,9 +115,8 @@ def _since_ms(text: str) -> int:
 def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     """One pull as a command's result."""
     from pipelines.pull.pull_run import pull
-    from pipelines.running.progress import progress_of
 
-    report = pull(settings, wanted, progress_of("pull", bar=output.shows_progress))
+    report = pull(settings, wanted, output.progress_of("pull"))
     return Result(
         summary=report.summary,
         lines=pull_lines(report, settings),
@@ -148,10 +147,9 @@ def _verify(
     with the destination, and bound how many of all rows are wrong. Writes nothing."""
     from pipelines.pull.sampling import parse_share, verify_lines
     from pipelines.pull.verification import VerifyRequest, verify
-    from pipelines.running.progress import progress_of
 
     wanted = VerifyRequest(_resources(resources), requests, parse_share(max_wrong))
-    report = verify(settings, wanted, progress_of("verify", bar=output.shows_progress))
+    report = verify(settings, wanted, output.progress_of("verify"))
     counts = ("run_id", "verdict", "compared", "wrong", "at_most", "late", "not_checked")
     return Result(
         summary=report.summary,
@@ -274,9 +272,8 @@ def _push(settings: Settings, output: Output, **given: Any) -> Result:
 def run_push(settings: Settings, request: PushRequest, output: Output) -> Result:
     """One push as a command's result."""
     from pipelines.push.push_run import push
-    from pipelines.running.progress import progress_of
 
-    report = push(settings, request, progress_of("push", bar=output.shows_progress))
+    report = push(settings, request, output.progress_of("push"))
     return _sent(report, is_answer=request.dry_run)
 
 
@@ -314,14 +311,13 @@ def _plan(
     from pipelines.push.plan_view import PlanFiles
     from pipelines.push.push_run import plan_push
     from pipelines.report.report_page import open_plan_page, render_plan
-    from pipelines.running.progress import progress_of
 
     request = _push_request(settings, output, **given)
     paths = (path and _of_account(path, settings, output) for path in (out, changes, html))
     files = PlanFiles(*paths)
     with ExitStack() as stack:
         page = stack.enter_context(open_plan_page(files.html)) if files.html else None
-        progress = progress_of("plan", bar=output.shows_progress)
+        progress = output.progress_of("plan")
         report = plan_push(settings, request, files, progress)
         if page is not None and report.view is not None and report.error is None:
             shown = render_plan(
@@ -363,7 +359,7 @@ def _apply(
     conflicts: named, and left alone."""
     from connector.errors import UsageError
     from pipelines.push.apply_and_undo import MAX_AGE_S, ApplyRequest, apply
-    from pipelines.running.progress import parse_duration_s, progress_of
+    from pipelines.running.progress import parse_duration_s
 
     if plan is None:
         raise UsageError("Name the plan: hiringcenter apply F.hcplan. Make one with `plan --out`.")
@@ -371,7 +367,7 @@ def _apply(
     report = apply(
         settings,
         ApplyRequest(plan, max_age_s, rejects),
-        progress_of("apply", bar=output.shows_progress),
+        output.progress_of("apply"),
     )
     return _sent(report, is_answer=False)
 
@@ -396,14 +392,13 @@ def _undo(
     edited since. What can't be put back is listed."""
     from connector.errors import UsageError
     from pipelines.push.apply_and_undo import UndoRequest, undo
-    from pipelines.running.progress import progress_of
 
     if run_id is None:
         raise UsageError("Name the run to undo: hiringcenter undo RUN_ID. See `hiringcenter runs`.")
     report = undo(
         settings,
         UndoRequest(run_id, dry_run=dry_run, force=force),
-        progress_of("undo", bar=output.shows_progress),
+        output.progress_of("undo"),
         on_planned=lambda line: None if output.is_quiet else output.text([line]),
     )
     return _sent(report, is_answer=dry_run)
