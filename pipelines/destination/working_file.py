@@ -42,7 +42,7 @@ _NO_DAMAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
     errno.ENFILE, errno.ENOMEM, errno.ENOLCK,
 )  # fmt: skip
-_M_TRIM_THRESHOLD, _M_ARENA_MAX = -1, -8  # malloc.h of glibc; `man 3 mallopt`
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # malloc.h; `man 3 mallopt`
 
 
 class TableName(NamedTuple):
@@ -497,12 +497,14 @@ def return_freed_memory() -> None:
     """Make glibc return freed memory, so that a long pull's peak is what it holds at one time.
 
     glibc has an arena for every thread, and each keeps what was freed in it: more than a hundred
-    megabytes in a pull of a million rows. Other C libraries are left alone.
+    megabytes in a pull of a million rows. But up to 16 MB are kept: each page of memory that
+    the system takes and gives again costs as much as parsing it. Other C libraries are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, TypeError, AttributeError):  # Windows, macOS, musl: no such function
         return
     mallopt(_M_ARENA_MAX, 2)
-    mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+    mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
+    mallopt(_M_MMAP_THRESHOLD, 4 * 1024 * 1024)
     pa.set_memory_pool(pa.system_memory_pool())
