@@ -221,6 +221,7 @@ class Destination:
         """
         if worth_publishing:
             self._note_change()
+        self._warehouse.rows_changed()
         batches = [replace(each, is_new=self._is_new(each)) for each in batches]
         self.history.expect(batches)
         known = {batch.table: self.columns(batch.table) for batch in batches}
@@ -399,6 +400,7 @@ class Destination:
         if not ids:
             return
         self._note_change()
+        self._warehouse.rows_changed()
         moment = datetime.fromtimestamp(at_ms / 1000, UTC)
         if not self._has_update:
             self._load_flagged(table, ids, where, what, moment)

@@ -27,3 +27,24 @@ def test_rows_count_as_changed_once_a_field_of_theirs_gets_a_column(column: str,
         assert warehouse.query(hashes) == [("h",)]
         warehouse.create_tables([batch("title", column)])
         assert warehouse.query(hashes) == [(stays,)]
+
+
+def test_rows_are_compared_alike_however_often_they_were_not_changed():
+    """By a query at first, then by hashes that were read once; not by those of rows as they were
+    before a change, nor by what is no hash."""
+    with duckdb.connect() as connection:
+        warehouse = DuckWarehouse(connection, "d")
+        warehouse.create_tables([batch()])
+        ids = ["a", "b", "c", "d"]
+        hashes = [beginning + 16 * "0" for beginning in ("f" * 16, "0" * 16, "7" * 16, "a" * 16)]
+        connection.executemany(
+            "INSERT INTO d.notes VALUES (?, ?)",
+            [("a", hashes[0]), ("b", hashes[1]), ("c", None), ("z", "no hash")],
+        )
+        sql = f"SELECT id, {HASH_COLUMN} FROM d.notes"
+        for _ in range(4):
+            assert warehouse.changed(sql, ids, hashes) == [2, 3]
+        connection.execute("UPDATE d.notes SET id = 'd', _hc_hash = ? WHERE id = 'a'", [hashes[3]])
+        warehouse.rows_changed()
+        for _ in range(4):
+            assert warehouse.changed(sql, ids, hashes) == [0, 2]
