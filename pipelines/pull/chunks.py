@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import inf
@@ -43,7 +43,7 @@ from pipelines.pull.run_tables import (
     runs_batch,
 )
 
-CHUNK_BYTES = 20 * 1024 * 1024  # of JSON: about 70,000 prospects, or 250 MB with what they become
+CHUNK_BYTES = 16 * 1024 * 1024  # of JSON: about 55,000 prospects, or 200 MB with what they become
 AHEAD_BYTES = 4 * 1024 * 1024  # parsed, it is five times as much
 FOUND_MAX = 100_000
 _PORTION_BYTES = AHEAD_BYTES // 2
@@ -210,6 +210,7 @@ class Landing:
         self._tables: dict[str, list[pa.Table]] = {}  # taken, not loaded yet: changed rows …
         self._ids: dict[str, set[str]] = {}  # … their ids …
         self._asked_ms: dict[str, int] = {}  # … and when the first of them was asked for
+        self._seen: defaultdict[str, list[str]] = defaultdict(list)  # … and all that full scans saw
         self._malformed: dict[str, Row] = {}
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
         self.found: dict[str, set[str]] = {}
@@ -258,8 +259,8 @@ class Landing:
             pages = [self._without_older(resource, page) for page in pages]
         records, malformed = run.take(pages, self._makers[resource])
         self._malformed.update((row["id"], row) for row in malformed)
-        if run.finds_deletions or run.left:  # before the rows are loaded: see `seen`
-            self._destination.seen.add(resource, records.ids)
+        if run.finds_deletions or run.left:
+            self._seen[resource] += records.ids
         if run.finds_deletions:
             run.keep_ids(len(records.ids))
         else:
@@ -391,6 +392,8 @@ class Landing:
         names = [name for name in self._makers if tables.get(name)]
         batches = [self._batch(name, tables.pop(name)) for name in names]
         self._asked_ms.clear()
+        while self._seen:  # before the rows are loaded: see `SeenIds`
+            self._destination.seen.add(*self._seen.popitem())
         if malformed:
             batches.append(Batch(MALFORMED_TABLE, list(malformed.values()), MALFORMED_COLUMNS))
         if batches:
