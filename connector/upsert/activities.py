@@ -299,10 +299,9 @@ class ActivityPlanner:
             return
         copied = self._people.get(prospect_id or "")
         name = None if copied is None else full_name(copied.fields)
-        planned = PlannedRow(
-            write.row_number, write, (), outcome, prospect_id, None, looks, False, reason, name=name
+        self._on_planned(
+            PlannedRow(write, (), outcome, prospect_id, None, looks, reason, name=name)
         )
-        self._on_planned(planned)
 
     def _touch(self, facts: _ChunkFacts, rows: Collection[int], people: Collection[str]) -> None:
         """Keep what rows of this push have repeated beyond its retention; written now and then."""

@@ -246,7 +246,7 @@ def _record_of(planned: PlannedRow) -> dict[str, Any]:
         record["says"] = orjson.Fragment(write.body)
         record["values"] = orjson.Fragment(write.row_values or b"null")
         record["settles"], record["exported"] = _hex(write.settles), _hex(write.exported)
-        record["looks"], record["fresh"] = planned.looks, planned.is_fresh
+        record["looks"] = planned.looks
         record["activities"] = [
             (each.position, each.kind, each.content.hex(), orjson.Fragment(each.body))
             for each in planned.activities
@@ -432,14 +432,12 @@ class PlanFile:
         found = record.get("fields")
         settlement = record.get("settlement")
         return PlannedRow(
-            record["row"],
             write,
             activities,
             record["outcome"],
             record["id"],
             None if found is None else PersonMerge(tuple(map(_field_of, found))),
             record.get("looks", False),
-            record.get("fresh", False),
             record["reason"],
             None if settlement is None else Settlement.from_bytes(settlement.encode()),
         )

@@ -68,21 +68,23 @@ class PlannedRow:
     where it needs a request and whether it creates or updates isn't known. merged: what happens to
     each field that the row names, where a merge decided; a field that another row of the person
     speaks for isn't among those to be sent. looks: the person is looked up before the write.
-    is_fresh: they were read within `push.fresh_s`. reason: for people, or None. settlement: what is
-    settled without a request. name: of whom it is about, where the row lacks a name.
+    reason: for people, or None. settlement: what is settled without a request. name: of whom it is
+    about, where the row lacks a name.
     """
 
-    row_number: int
     write: Write
     activities: tuple[Write, ...]
     outcome: Outcome
     prospect_id: str | None
-    merged: PersonMerge | None
-    looks: bool
-    is_fresh: bool
-    reason: str | None
+    merged: PersonMerge | None = None
+    looks: bool = False
+    reason: str | None = None
     settlement: Settlement | None = None
     name: str | None = None
+
+    @property
+    def row_number(self) -> int:
+        return self.write.row_number
 
     @property
     def sends_person(self) -> bool:
@@ -120,11 +122,12 @@ class RowPlan:
     row of the person has another value for.
 
     merged: what happens to each field that the row names; None where it says what HiringCenter
-    has. is_known, is_fresh: the person is known as they are now, and was read within
-    `push.fresh_s`. seen: the person as the copy has them, for a row that is sent without a look.
-    looks_alone: no scan spares it the look, as of new contacts and added labels.
-    looks_to_fill: it takes one all the same, to find out whether fields are empty. looks_to_find:
-    the row can't create a person, so one who may be there is looked for. name: see `PlannedRow`."""
+    has. is_known: the person is known as they are now. seen: the person as the copy has them, for a
+    row that is sent without a look. looks_alone: no scan spares it the look, as of new contacts and
+    added labels. looks_to_fill: it takes one all the same, to find out whether fields are empty.
+    looks_to_find: the row can't create a person, so one who may be there is looked for. name: see
+    `PlannedRow`.
+    """
 
     outcome: Status | None
     prospect_id: str | None = None
@@ -136,7 +139,6 @@ class RowPlan:
     disagree: tuple[str, ...] = ()
     merged: PersonMerge | None = None
     is_known: bool = False
-    is_fresh: bool = False
     seen: Person | None = None
     looks_alone: bool = False
     looks_to_fill: bool = False
@@ -268,8 +270,7 @@ class PersonPlanner:
                 plan = RowPlan(Status.REJECTED, reason=LABELS_STAY)
             if lacks_names(memory.row.says):
                 plan = self._nameless(plan, memory, theirs, own)
-            is_known, is_fresh = theirs is not None, theirs is not None and theirs.fresh
-            plan = replace(plan, merged=own, is_known=is_known, is_fresh=is_fresh)
+            plan = replace(plan, merged=own, is_known=theirs is not None)
             plans.append(replace(plan, disagree=_disagree(merged, memory)))
         return plans
 

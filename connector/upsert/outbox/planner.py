@@ -384,15 +384,10 @@ class Planner:
             if alike is None:
                 self._plan_person(person, evidence)
             elif self._on_planned is not None:
-                self._on_planned(self._planned_alike(person[0][0], alike))
+                write, (id_, settlement) = person[0][0], alike
+                self._on_planned(PlannedRow(write, (), "unchanged", id_, settlement=settlement))
         if len(self._book.writes) >= _CHUNK_PEOPLE or len(self._book.settled) >= _MOST_UNSTORED:
             self._store()
-
-    def _planned_alike(self, write: Write, alike: Alike) -> PlannedRow:
-        id_, is_fresh, settlement = alike.prospect_id, self._merging.is_copy_fresh, alike.settlement
-        return PlannedRow(
-            write.row_number, write, (), "unchanged", id_, None, False, is_fresh, None, settlement
-        )
 
     def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
         named: dict[str, list[Row]] = {}
@@ -561,14 +556,12 @@ class Planner:
         elif self._would_create(plan):
             outcome = "create"
         return PlannedRow(
-            writes[0].row_number,
             writes[0],
             () if plan.is_bad else tuple(writes[1:]),
             outcome,
             plan.prospect_id,
             None if plan.is_bad else plan.merged,
             self._looks(plan, own),
-            plan.is_fresh,
             plan.reason,
             plan.settlement,
             plan.name,

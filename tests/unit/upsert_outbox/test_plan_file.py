@@ -47,15 +47,15 @@ FIELDS = PersonMerge(
 )
 SETTLEMENT = Settlement(Entry(5, 0, "p1", 1, b"n" * 12, None, b"c" * 14, 1_000), (5, 6))
 UPDATE = PlannedRow(
-    7, WRITE, (NOTE,), "update", "p1", FIELDS, looks=True, is_fresh=False, reason=None,
+    WRITE, (NOTE,), "update", "p1", FIELDS, looks=True, reason=None,
     settlement=SETTLEMENT,
 )  # fmt: skip
 SETTLED = PlannedRow(
-    8, WRITE._replace(row_number=8), (), "unchanged", "p1", None, looks=False, is_fresh=True,
-    reason="said", settlement=SETTLEMENT,
+    WRITE._replace(row_number=8), (), "unchanged", "p1", None, looks=False, reason="said",
+    settlement=SETTLEMENT,
 )  # fmt: skip
 UNCHANGED = PlannedRow(
-    9, WRITE, (), "unchanged", "p1", None, looks=False, is_fresh=True, reason=None
+    WRITE._replace(row_number=9), (), "unchanged", "p1", None, looks=False, reason=None
 )
 
 
@@ -85,8 +85,8 @@ def test_what_is_read_is_what_was_planned(plan: Path):
     with open_plan(plan, HASHER) as found:
         sent, _ = found.rows()
         assert sent == PlannedRow(
-            7, WRITE._replace(run_id=""), (NOTE._replace(run_id="", row_values=WRITE.row_values),),
-            "update", "p1", FIELDS, looks=True, is_fresh=False, reason=None, settlement=SETTLEMENT,
+            WRITE._replace(run_id=""), (NOTE._replace(run_id="", row_values=WRITE.row_values),),
+            "update", "p1", FIELDS, looks=True, reason=None, settlement=SETTLEMENT,
         )  # fmt: skip
         assert (found.counts, found.records) == ({"rows": 3}, 2)
         assert found.header.title == "people.csv"
