@@ -531,7 +531,7 @@ def _pull_table(report: PullReport) -> Table:
 
 
 def _pull_notes(report: PullReport, settings: Settings) -> Iterator[str]:
-    from pipelines.running.progress import elapsed, plural
+    from pipelines.running.progress import plural, requests_in_words
 
     for resource, facts in report.summary["resources"].items():
         if "why_incomplete" in facts:
@@ -546,9 +546,7 @@ def _pull_notes(report: PullReport, settings: Settings) -> Iterator[str]:
     for resource, counts in report.warnings.items():
         for what, times in counts.items():
             yield f"Warning: {resource}: {what} ({times}x)"
-    summary = report.summary
-    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
-    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
+    yield requests_in_words(report.summary)
     yield from _copy_notes(report, settings)
 
 

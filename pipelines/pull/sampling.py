@@ -23,7 +23,7 @@ from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN, as_ms
 from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
 from pipelines.pull.run_tables import LandedTables
-from pipelines.running.progress import elapsed, plural
+from pipelines.running.progress import plural, requests_in_words
 from pipelines.running.session import open_tables
 
 if TYPE_CHECKING:
@@ -350,8 +350,7 @@ def _notes(summary: Mapping[str, Any]) -> Iterator[str]:
     if unread := summary["not_checked"]:
         yield f"{plural(unread, 'row')} can't be read by id at the moment, so not checked."
     yield from _conclusion(summary)
-    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
-    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
+    yield requests_in_words(summary)
 
 
 def _conclusion(summary: Mapping[str, Any]) -> Iterator[str]:

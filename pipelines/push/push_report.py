@@ -15,7 +15,7 @@ from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from pipelines.push.plan_view import PlanView, plan_lines
-from pipelines.running.progress import elapsed, eta, numbers, plural
+from pipelines.running.progress import eta, numbers, plural, requests_in_words
 
 EXIT_BAD_ROWS = 3
 NOTEWORTHY_MAX = 1_000  # rows; those beyond are only counted
@@ -217,5 +217,4 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         if is_apply or "undoes" in summary:
             again = "apply the plan" if is_apply else "run the undo"
         yield f"{plural(summary['not_sent'], 'row')} not sent; {again} again to send them."
-    waited = f", {elapsed(summary['waited_s'])} of them waiting" if summary["waited_s"] >= 1 else ""
-    yield f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
+    yield requests_in_words(summary)

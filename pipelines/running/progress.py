@@ -4,10 +4,10 @@ on a terminal, log lines elsewhere."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # every command imports this module
     from connector.clock import Clock
@@ -67,6 +67,13 @@ def utc(ms: int | None) -> str | None:
 def plural(count: int, noun: str) -> str:
     """`1 row`, `2 rows`, `12,000 rows`."""
     return f"{count:,} {noun if count == 1 else f'{noun}s'}"
+
+
+def requests_in_words(summary: Mapping[str, Any]) -> str:
+    """`12 requests in 65.0 s, 1.2 s of them waiting.`, of a run's summary."""
+    waited_s = summary["waited_s"]
+    waited = f", {elapsed(waited_s)} of them waiting" if waited_s >= 1 else ""
+    return f"{plural(summary['requests'], 'request')} in {elapsed(summary['seconds'])}{waited}."
 
 
 def numbers(values: Sequence[int], *, most: int = 12) -> str:
