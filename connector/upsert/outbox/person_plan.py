@@ -111,8 +111,7 @@ class PlannedRow:
         return "update" if self.sends and not self.sends_person else self.outcome
 
 
-@dataclass(frozen=True)
-class RowPlan:
+class RowPlan(NamedTuple):
     """What to do with one row. outcome: None where it is sent.
 
     prospect_id: whom the row is about, where that is known; of a row that is sent, whom the API is
@@ -242,7 +241,7 @@ class PersonPlanner:
                 return [self._stays_deleted(memory) for memory in known]
             created = merge(said, None, self._rules, self._cell)
             return [
-                replace(plan, merged=_of_row(created, memory), disagree=_disagree(created, memory))
+                plan._replace(merged=_of_row(created, memory), disagree=_disagree(created, memory))
                 for plan, memory in zip(self._unknown(rows, known), known, strict=True)
             ]
         theirs = self._person(rows, prospect_id)
@@ -259,19 +258,19 @@ class PersonPlanner:
                 sent = self._sent(memory, known, prospect_id)
                 alone = self._looks_alone(merged, theirs)
                 seen = None if alone else self._seen(rows[position][1], theirs)
-                plan = replace(sent, settlement=plan.settlement, seen=seen, looks_alone=alone)
+                plan = sent._replace(settlement=plan.settlement, seen=seen, looks_alone=alone)
             fills = bool(own.unread) and write.row_number not in looked_at
             if fills and (not plan.sends or plan.seen) and self._may_look_to_fill():
                 if not plan.sends:
                     sent = self._sent(memory, known, prospect_id)
-                    plan = replace(sent, settlement=plan.settlement)
-                plan = replace(plan, looks_to_fill=True)
+                    plan = sent._replace(settlement=plan.settlement)
+                plan = plan._replace(looks_to_fill=True)
             if any(each.why is Why.MERGES for each in own.fields):
                 plan = RowPlan(Status.REJECTED, reason=LABELS_STAY)
             if lacks_names(memory.row.says):
                 plan = self._nameless(plan, memory, theirs, own)
-            plan = replace(plan, merged=own, is_known=theirs is not None)
-            plans.append(replace(plan, disagree=_disagree(merged, memory)))
+            disagree = _disagree(merged, memory)
+            plans.append(plan._replace(merged=own, is_known=theirs is not None, disagree=disagree))
         return plans
 
     def _unknown(
@@ -286,7 +285,7 @@ class PersonPlanner:
             else:
                 reason = None if creates or self._finds_all else self._why_not_found(own)
                 if reason is None:
-                    plan = replace(plan, looks_to_find=True)
+                    plan = plan._replace(looks_to_find=True)
                 else:
                     plan = RowPlan(Status.REJECTED, reason=reason)
             yield plan
@@ -317,14 +316,14 @@ class PersonPlanner:
         )
         if plan.sends and plan.seen is None and not (is_looked_up or plan.looks_to_fill):
             return RowPlan(Status.REJECTED, reason=NAMES_UNKNOWN.format(id=plan.prospect_id))
-        return replace(plan, name=_name(says, fields))
+        return plan._replace(name=_name(says, fields))
 
     def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
         """The row of somebody who was deleted in HiringCenter, pushed before bases were kept."""
         settlement = self._entries.settlement(
             write, memory, memory.row.says, {}, prospect_id=None, rows=1, at_ms=self._now_ms
         )
-        return replace(self._stays_deleted(memory), settlement=settlement)
+        return self._stays_deleted(memory)._replace(settlement=settlement)
 
     @staticmethod
     def _stays_deleted(memory: RowMemory) -> RowPlan:

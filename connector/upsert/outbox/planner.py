@@ -466,9 +466,9 @@ class Planner:
                 plan = self._unless_contact_changed(plan, own)
             if plan.sends and refused and refused.reason:
                 reason = f"{refused.reason} {NOT_AGAIN}"
-                plan = replace(plan, outcome=Status.REJECTED, prospect_id=known, reason=reason)
+                plan = plan._replace(outcome=Status.REJECTED, prospect_id=known, reason=reason)
             elif own.uncertain and plan.outcome is Status.UNCHANGED and not plan.is_known:
-                plan = replace(plan, outcome=Status.FAILED, reason=UNCERTAIN)
+                plan = plan._replace(outcome=Status.FAILED, reason=UNCERTAIN)
             seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
             seen_ms = LOOK_BY_ITSELF if plan.looks_alone else seen_ms
             seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
@@ -504,7 +504,7 @@ class Planner:
             if self._staging.rows_with(contacts) < entry.rows:
                 about = entry.prospect_id or "another prospect"
                 reason = CONTACT_CHANGED.format(about=about)
-                return replace(plan, outcome=Status.REJECTED, reason=reason)
+                return plan._replace(outcome=Status.REJECTED, reason=reason)
         return plan
 
     def _two_behind_one_contact(
