@@ -72,17 +72,17 @@ def faulty_answer(
         case "drop_before" | "drop_after":
             return None
         case "error_500" | "error_503" | "error_500_after" as fault:
-            told = {"error": "Internal error", "message": "Something failed on our side."}
-            return json_response(orjson.dumps(told), int(fault[6:9]), headers)
+            error = {"error": "Internal error", "message": "Something failed on our side."}
+            return json_response(orjson.dumps(error), int(fault[6:9]), headers)
         case "html_502" | "html_502_after" | "html_200" as fault:
             return Response(HTML_PAGE, int(fault[5:8]), media_type="text/html")
         case "redirect":
             return Response(status_code=302, headers={"location": "http://127.0.0.2:9/elsewhere"})
         case "bare_429" | "dated_429" as fault:
-            told = {"error": "Too many requests", "message": "Please try again later."}
+            error = {"error": "Too many requests", "message": "Please try again later."}
             date = formatdate(request.received_s + 2, usegmt=True)
             dated = {"Retry-After": date} if fault == "dated_429" else {}
-            return json_response(orjson.dumps(told), 429, dated)
+            return json_response(orjson.dumps(error), 429, dated)
         case "wrong_json" if answer is not None:
             body = _WRONG_BODIES[request.number % len(_WRONG_BODIES)]
             return json_response(body, answer.status_code, headers)
