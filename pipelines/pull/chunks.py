@@ -213,8 +213,9 @@ class Landing:
         self._seen: defaultdict[str, list[str]] = defaultdict(list)  # … and all that full scans saw
         self._malformed: dict[str, Row] = {}
         self._looked_up_s: dict[str, dict[str, float]] = {}  # by list and id: when
-        self.found: dict[str, set[str]] = {}
-        """By list: ids that a full scan has found new or changed, of `FOUND_MAX` at most."""
+        self.found: set[str] = set()
+        """People whom a full scan, not the first one, has found new or changed: of their ids
+        `FOUND_MAX` at most."""
         self.forgotten = NOBODY
         """People who don't land, nor what belongs to them."""
         self.left_out: dict[str, set[str]] = {}
@@ -362,23 +363,24 @@ class Landing:
             again = {place for place, id_ in enumerate(records.ids) if id_ in waiting}
             places = sorted(again.union(places))
         tables = self._tables.setdefault(resource, [])
-        if is_listed and self._runs[resource].finds_deletions:
-            self._note_found(resource, records, places)
+        run = self._runs[resource]
+        is_about_people = is_listed and resource == "prospects"
+        if is_about_people and run.finds_deletions and run.facts.last_full_ms is not None:
+            self._note_found(run, records, places)
         if places:
             changed = records.only(places)
             waiting.update(changed.ids)
             self._asked_ms[resource] = min(asked_ms, self._asked_ms.get(resource, asked_ms))
             tables.append(self._makers[resource].table(changed))
 
-    def _note_found(self, resource: str, records: UniqueRecords, places: Sequence[int]) -> None:
+    def _note_found(self, run: ListScan, records: UniqueRecords, places: Sequence[int]) -> None:
         """Those that changed well before the scan began, so that an event could have named them."""
-        found = self.found.setdefault(resource, set())
-        until_ms = self._runs[resource].checkpoint.started_ms - SKEW_MS
+        until_ms = run.checkpoint.started_ms - SKEW_MS
         for place in places:
             changed_ms = records.records[place].get("updatedAt")
             is_late = isinstance(changed_ms, int) and changed_ms > until_ms
-            if len(found) < FOUND_MAX and not is_late:
-                found.add(records.ids[place])
+            if len(self.found) < FOUND_MAX and not is_late:
+                self.found.add(records.ids[place])
 
     def load(self) -> None:
         """Load what was taken; for lists without changes, save only the checkpoints.

@@ -432,7 +432,8 @@ class _Pull:
             land=partial(self._landing.land_records, run.resource, asked_ms=self._now_ms()),
         )
         if run.resource == PROSPECTS and run.finds_deletions and self._follower is not None:
-            self._follower.end_full_scan(run, self._landing.found.pop(PROSPECTS, set()))
+            self._follower.end_full_scan(run, self._landing.found)
+            self._landing.found = set()
         self._destination.loader.save_states({run.resource: run.booked()})
         if run.outcome is not None and not run.outcome.unfinished:
             self._destination.history.end_scan(run)

@@ -226,7 +226,7 @@ class World:
             self.destination, run, client, now_ms=self.now_ms,
             land=lambda records: self.landing.land_records("prospects", records),  # type: ignore[union-attr]
         )  # fmt: skip
-        self.follower.end_full_scan(run, self.landing.found.pop("prospects", set()))
+        self.follower.end_full_scan(run, self.landing.found)
         self.destination.loader.save_states({"prospects": run.booked()})
         self.run = self.landing = None
 
