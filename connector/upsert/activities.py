@@ -180,13 +180,12 @@ class ActivityPlanner:
     def _plan_chunk(self, rows: Sequence[tuple[ActivityRow, Write]]) -> None:
         facts = self._gather(rows)
         self._people = facts.people
-        used_rows, used_people = set[int](), set[str]()
+        known_rows, repeats = set[int](), list[Write]()
         for row, write in rows:
             assert write.row_alias is not None
             known = facts.rows.get(write.row_alias)
             if known is not None and not self._options.force:
-                used_rows.add(write.row_alias)
-                used_people.add(known.prospect_id)
+                known_rows.add(write.row_alias)
                 reason = None if known.content == write.content else _CHANGED
                 self._end(write, Status.UNCHANGED, known.prospect_id, reason, known.record_id)
                 continue
@@ -198,11 +197,11 @@ class ActivityPlanner:
             if whom.reason is not None:
                 self._end(write, Status.REJECTED, whom.id, whom.reason)
             elif entry in facts.attached and not self._options.force:
-                used_people.add(entry[0])
+                repeats.append(write._replace(prospect_id=whom.id))
                 self._end(write, Status.UNCHANGED, whom.id)
             else:
                 self._send(row, write, whom.id)
-        self._touch(facts, used_rows, used_people)
+        self._keep_in_use(facts, known_rows, repeats)
 
     def _gather(self, rows: Sequence[tuple[ActivityRow, Write]]) -> _ChunkFacts:
         contacts = {
@@ -303,14 +302,22 @@ class ActivityPlanner:
             PlannedRow(write, (), outcome, prospect_id, None, looks, reason, name=name)
         )
 
-    def _touch(self, facts: _ChunkFacts, rows: Collection[int], people: Collection[str]) -> None:
-        """Keep what rows of this push have repeated beyond its retention; written now and then."""
+    def _keep_in_use(
+        self, facts: _ChunkFacts, known: Collection[int], repeats: Sequence[Write]
+    ) -> None:
+        """What this push repeats is known beyond its retention; written now and then. repeats: rows
+        whose activities other rows have created; they are known by themselves from now on."""
         now_ms = self._clock.now_ms()
         ageing_ms = now_ms - self._options.retention_days * _DAY_MS // 4
-        ageing = {name for name in rows if facts.rows[name].seen_ms < ageing_ms}
-        if ageing and not self._dry_run:
-            with self._outbox.database.write() as connection:
-                self._receipts.touch(connection, people, now_ms, rows=ageing)
+        ageing = {name for name in known if facts.rows[name].seen_ms < ageing_ms}
+        if self._dry_run or not (ageing or repeats):
+            return
+        people = {facts.rows[name].prospect_id for name in known} if ageing else set[str]()
+        with self._outbox.database.write() as connection:
+            self._receipts.touch(connection, people, now_ms, rows=ageing)
+            for write in repeats:
+                id_ = write.prospect_id or ""
+                self._receipts.note_activity_row(connection, write, id_, None, now_ms)
 
 
 # --- sent ----------------------------------------------------------------------------------------

@@ -121,3 +121,14 @@ def test_what_rows_repeat_is_known_beyond_its_retention(rig: Rig, api: FakeApi):
         assert rig.push(rows, to="notes").statuses == {2: "unchanged", 3: "unchanged"}
         rig.forget(days=90)
     assert len(api.notes) == 2
+
+
+def test_a_note_that_came_with_its_person_is_known_beyond_its_retention(rig: Rig, api: FakeApi):
+    """Also where, from then on, only a file of notes says it."""
+    rig.push([{"email": EMAIL, "note": {"body": "hello"}}])
+    rows = [{"email": EMAIL, "body": "hello"}]
+    for _ in range(8):
+        api.clock.advance(31 * 86_400)
+        assert rig.push(rows, to="notes").statuses == {2: "unchanged"}
+        rig.forget(days=90)
+    assert len(api.notes) == 1
