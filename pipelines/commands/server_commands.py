@@ -96,17 +96,15 @@ def _sandbox(
 
 def _windows(value: Any) -> Any:
     """`300/60s,6000/3600s` → pairs of count and seconds; `none` = unlimited."""
+    from connector.settings import parse_rate_limits
+
     if not isinstance(value, str):
         return value
-    if value == "none":
-        return None
     try:
-        pairs = [window.strip().removesuffix("s").split("/") for window in value.split(",")]
-        return [[int(count), float(seconds)] for count, seconds in pairs]
-    except ValueError:
-        raise ValueError(
-            f"--limits {value!r}: expected count/seconds, such as 300/60s,6000/3600s"
-        ) from None
+        limits = () if value == "none" else parse_rate_limits(value)
+    except ValueError as error:
+        raise ValueError(f"--limits {value!r}: {error}") from None
+    return [(each.limit, each.length_s) for each in limits]
 
 
 def _pairs(name: str, values: list[str] | None) -> dict[str, Any]:
@@ -269,18 +267,16 @@ def run_drain(
 def _lines(report: DrainReport) -> list[str]:
     if report.left_to is not None:
         return [f"Left to {report.left_to}, which looks up the people whom events named."]
-    people = _people(report.looked_up)
+    people = plural(report.looked_up, "person")
     lines = [f"{people} looked up: {report.written:,} written, {report.deleted:,} flagged deleted."]
     if report.waiting:
         verb = "waits" if report.waiting == 1 else "wait"
-        lines.append(f"{_people(report.waiting)} {verb} for a later drain, or for the next pull.")
+        lines.append(
+            f"{plural(report.waiting, 'person')} {verb} for a later drain, or for the next pull."
+        )
     if report.why_not_covered is not None:
         lines.append(f"Pulls scan prospects as before: {report.why_not_covered}.")
     return lines
-
-
-def _people(count: int) -> str:
-    return f"{count:,} {'person' if count == 1 else 'people'}"
 
 
 # --- subscribe, list and poll ---------------------------------------------------------------------
@@ -467,7 +463,7 @@ def _event_lines(facts: Mapping[str, Any]) -> list[str]:
         if alive is None
         else f"Receiver: running since {facts['receiver_alive_since']}, last seen {alive}"
     )
-    lines.append(f"{_people(facts['waiting'])} still to be looked up.")
+    lines.append(f"{plural(facts['waiting'], 'person')} still to be looked up.")
     if facts["unidentified"]:
         lines.append(f"In {plural(facts['unidentified'], 'event')} no prospect was found.")
     if facts["miss_rate"] is not None:
@@ -490,5 +486,5 @@ def show_poll(settings: Settings) -> Result:
     with open_session(settings, kind="webhooks") as session:
         rows = [each for each in polled_rows(session) if isinstance(each, dict)]
     lines = [f"{prospect_in(each)}  created {each.get('created_at')}" for each in rows]
-    lines.append(f"{_people(len(rows))} in the poll feed, which shows new prospects only.")
+    lines.append(f"{plural(len(rows), 'person')} in the poll feed, which shows new prospects only.")
     return Result(summary={"status": "ok", "prospects": rows}, lines=lines, is_answer=True)

@@ -599,7 +599,7 @@ def forget_lines(report: ForgetReport, request: ForgetRequest) -> list[Any]:
     would = "would be removed" if request.dry_run else "removed"
     people = ", ".join(report.people)
     if report.people:
-        lines = [f"{plural(len(report.people), 'person')}: {people}".replace("persons", "people")]
+        lines = [f"{plural(len(report.people), 'person')}: {people}"]
     else:
         lines = ["No prospect with this email is known here."]
     found = [(_PLACES[place], count) for place, count in report.removed.items() if count]

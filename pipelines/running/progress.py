@@ -65,8 +65,9 @@ def utc(ms: int | None) -> str | None:
 
 
 def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `12,000 rows`."""
-    return f"{count:,} {noun if count == 1 else f'{noun}s'}"
+    """`1 row`, `2 rows`, `12,000 rows`; `2 people`."""
+    many = {"person": "people"}.get(noun, f"{noun}s")
+    return f"{count:,} {noun if count == 1 else many}"
 
 
 def requests_in_words(summary: Mapping[str, Any]) -> str:

@@ -30,6 +30,11 @@ def test_an_eta_is_what_people_say(length_s: float, told: str):
     assert progress.eta(length_s, NOON) == told
 
 
+def test_people_have_a_plural_of_their_own():
+    """Not `persons`."""
+    assert [progress.plural(n, "person") for n in (1, 2)] == ["1 person", "2 people"]
+
+
 def test_counts_have_their_plural():
     """One row, two rows."""
     assert [progress.plural(n, "row") for n in (0, 1, 2, 12_000)] == [
