@@ -12,7 +12,7 @@ import pytest
 from connector.sandbox import Sandbox, SandboxOptions
 from tests.sync.pull.conftest import Puller, settings_for
 
-SIZES = {"prospects": 5, "notes": 4, "tasks": 3, "meetings": 2}
+SIZES = {"prospects": 5, "notes": 4}
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def east_and_west(tmp_path: Path) -> Iterator[tuple[Puller, Puller]]:
         Sandbox(SandboxOptions(**SIZES, seed=2)) as west,
     ):
         yield (
-            Puller(east, settings_for(east, tmp_path, dataset="east")),
-            Puller(west, settings_for(west, tmp_path, dataset="West__2")),
+            Puller(east, settings_for(east, tmp_path, dataset="east"), lists=tuple(SIZES)),
+            Puller(west, settings_for(west, tmp_path, dataset="West__2"), lists=tuple(SIZES)),
         )
 
 

@@ -25,7 +25,7 @@ from tests.sync.pull.truth import assert_histories_fit
 
 STAGES = ("New", "Called", "Met", "Offer", "Hired", "Lost")
 Content = tuple[Any, ...]
-"""Stage, and sorted labels; of a task, its text and whether it is done. None: deleted."""
+"""Stage, and sorted labels; of a task, its text and when it was done (ms). None: deleted."""
 
 
 class Killed(BaseException):
@@ -225,7 +225,7 @@ class Version:
 
 def content_of(resource: str, record: dict[str, Any]) -> Content:
     if resource == "tasks":
-        return (record["task"], record["completedAt"] is not None)
+        return (record["task"], record["completedAt"])
     return _prospect(record["currentStage"], record.get("labels"))
 
 
@@ -234,7 +234,7 @@ def _prospect(stage: str | None, labels: list[str] | None) -> Content:
 
 
 def _versions(connection: duckdb.DuckDBPyConnection, resource: str) -> dict[str, list[Version]]:
-    content = "[task, (completed_at IS NOT NULL)::VARCHAR]"
+    content = "[task, epoch_ms(completed_at)::VARCHAR]"
     if resource == "prospects":
         content = "[current_stage, labels::VARCHAR]"
     found: dict[str, list[Version]] = {}
@@ -248,7 +248,7 @@ def _versions(connection: duckdb.DuckDBPyConnection, resource: str) -> dict[str,
 
 def _content(resource: str, cells: list[Any]) -> Content:
     if resource == "tasks":
-        return (cells[0], cells[1] == "true")
+        return (cells[0], cells[1] and int(cells[1]))
     return _prospect(cells[0], json.loads(cells[1]) if cells[1] else None)
 
 

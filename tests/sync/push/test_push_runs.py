@@ -6,7 +6,7 @@ import io
 import json
 import sqlite3
 from collections.abc import Iterable
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,12 @@ from connector.settings import PullSettings, PushJob, ResourceSettings, Settings
 from connector.upsert.outbox.receipts import RowResult, Status
 from pipelines.commands.status_commands import one_run, recent_runs
 from pipelines.pull.pull_run import Wanted, pull
+from pipelines.push import push_run
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import NOTEWORTHY_MAX, PushReport, push_lines
-from pipelines.push.push_run import push
 from pipelines.running.progress import Progress, ProgressState
 from pipelines.running.session import outbox_database
-
-pytestmark = pytest.mark.usefixtures("results_wait")
+from tests.sync.push.conftest import results_waiting
 
 PEOPLE = "First Name,Last Name,E-mail,Phone,Title\n"
 
@@ -44,8 +43,16 @@ def write(folder: Path, *lines: str) -> Path:
     return path
 
 
-def push_file(settings: Settings, path: Path, **options: Any) -> PushReport:
-    return push(settings, PushRequest(file=str(path), **options))
+def push(
+    settings: Settings, request: PushRequest, *progress: Any, lands: bool = False
+) -> PushReport:
+    """lands: its results, which otherwise wait for the next pull."""
+    with nullcontext() if lands else results_waiting(settings):
+        return push_run.push(settings, request, *progress)
+
+
+def push_file(settings: Settings, path: Path, *, lands: bool = False, **options: Any) -> PushReport:
+    return push(settings, PushRequest(file=str(path), **options), lands=lands)
 
 
 def landed(settings: Settings, sql: str) -> list[tuple[Any, ...]]:
@@ -73,13 +80,12 @@ def prospect(sandbox: Sandbox, email: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.lands
 def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
     settings: Settings, people: Path
 ):
     """One row per input row in `_hc_push_results`, one per push in `_hc_runs`."""
     people.write_text(people.read_text() + "Cy,Y,not-an-address,,\n")
-    report = push_file(settings, people)
+    report = push_file(settings, people, lands=True)
     assert (report.exit_code, report.summary["status"]) == (3, "ok")
     assert adds_up(report.summary)
     rows = landed(
@@ -220,7 +226,6 @@ def test_one_row_that_never_gets_an_answer_fails_alone(
     assert sum(change.payload["email"] == "n7@example.org" for change in sandbox.applied) == 1
 
 
-@pytest.mark.lands
 def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
     """Before any pull it can't tell new people from old ones; after one it can. Its table has a
     header of one line on a terminal of 80 columns, nothing cut."""
@@ -283,7 +288,6 @@ def test_too_many_changes_send_nothing(settings: Settings, sandbox: Sandbox, peo
     assert push_file(settings, people, max_changes=2).summary["created"] == 2
 
 
-@pytest.mark.lands
 def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
     settings: Settings, sandbox: Sandbox, people: Path
 ):
@@ -303,7 +307,6 @@ def test_a_deleted_prospect_stays_deleted_while_their_row_is_unchanged(
     assert push_file(settings, people).summary["unchanged"] == 2
 
 
-@pytest.mark.lands
 def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, people: Path):
     """And reported, once a pull has seen it; --restore puts the file's value back. An edit of
     another field isn't the row's business."""
@@ -321,7 +324,6 @@ def test_what_a_recruiter_changed_is_kept(settings: Settings, sandbox: Sandbox, 
     assert push_file(settings, people).summary["unchanged"] == 2
 
 
-@pytest.mark.lands
 def test_two_people_known_from_a_pull_are_not_merged(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -345,7 +347,6 @@ def test_that_hidden_contacts_protect_nobody_is_reported(settings: Settings, peo
     assert not any("pulls hide" in each for each in report.notes)
 
 
-@pytest.mark.lands
 def test_a_pulled_table_can_be_pushed_back(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """`--table` and `--sql` read the published copy; what only comes from the API is left out."""
     push_file(settings, write(tmp_path, "Ada,L,ada@example.org,,Dr"))
@@ -384,7 +385,6 @@ def test_one_push_per_key(settings: Settings, people: Path):
     database.close()
 
 
-@pytest.mark.lands
 def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Path):
     """The push doesn't wait: the next pull lands its rows."""
     from connector.budget.database import Database
@@ -392,7 +392,7 @@ def test_results_wait_for_a_pull_that_is_running(settings: Settings, people: Pat
 
     ledger = Database(settings.resolved_ledger_url)
     with locks.take_lock(ledger, pull_lock_name(settings), run_id="pulling"):
-        report = push_file(settings, people)
+        report = push_file(settings, people, lands=True)
         assert report.exit_code == 0
         assert any("A pull is running" in note for note in report.notes)
     ledger.close()
@@ -431,7 +431,6 @@ def reasons(report: PushReport) -> str:
 
 
 @pytest.mark.parametrize("name", ["family-one-phone.csv", "shared-mailbox.csv"])
-@pytest.mark.lands
 def test_two_people_behind_one_contact_stay_two(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, name: str
 ):
@@ -470,7 +469,6 @@ def test_a_new_last_name_is_an_ordinary_change(
     assert prospect(sandbox, "mara@example.com")["lastName"] == "Ortega-Lind"
 
 
-@pytest.mark.lands
 def test_whom_only_a_pull_knows_isnt_overwritten(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
@@ -486,7 +484,6 @@ def test_whom_only_a_pull_knows_isnt_overwritten(
     assert sandbox.applied == []
 
 
-@pytest.mark.lands
 def test_a_job_keeps_what_it_has_settled(settings: Settings, sandbox: Sandbox, tmp_path: Path):
     """Its file may be another each day: a name that this job has settled on a person is no other
     person's, whatever a recruiter calls them since."""
@@ -560,7 +557,6 @@ def test_rows_in_flight_when_the_ledger_fails_have_failed(
     assert len(sandbox.applied) == 150
 
 
-@pytest.mark.lands
 def test_the_list_of_runs_has_the_first_sentence_of_an_error(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
