@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Self
 
@@ -13,10 +13,12 @@ import orjson
 import sqlalchemy as sa
 
 from connector.errors import ConnectorError
-from connector.upsert.delivery import Item
+from connector.upsert.delivery import Delivered, Item
 from connector.upsert.outbox.entries import Base, RowMemory
+from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
+    LABELS_STAY,
     UNKNOWN,
     FieldAction,
     FieldMerge,
@@ -49,6 +51,10 @@ _CHANGED_SINCE_PUSH = (
 )
 _DELETED_SINCE_PUSH = (
     "conflict: prospect {id} was deleted in HiringCenter since run {run_id}; nothing was put back"
+)
+_NOT_PUT_BACK = (
+    "{fields} of prospect {id} can't be put back: HiringCenter answered with another value than it "
+    "was sent"
 )
 
 
@@ -151,6 +157,37 @@ class RowInFlight:
         else:
             why = f"{kind}: {why}"
         self.failures.append(why)
+
+    def note_read(self, arrived: Delivered) -> None:
+        """The person was read, and the row merged with how they are."""
+        self.merged, self.was_looked_up = arrived.merged, arrived.asked
+        id_ = str(self.write.prospect_id)
+        self.theirs = None if arrived.person is None else replace(arrived.person, id=id_)
+
+    @property
+    def fields_sent(self) -> tuple[str, ...]:
+        """What the write has sent that was accepted; not what was sent beside it to find the
+        person. Of an update that an earlier run left open, that isn't known any more."""
+        if self.status is Status.CREATED:
+            return tuple(name for name in orjson.loads(self.write.body) if name not in MANNERS)
+        if self.status is not Status.UPDATED or self.merged is None:
+            return ()
+        names = (
+            "labels" if each.name in LABEL_EDITS else each.name for each in self.merged.to_send
+        )
+        return tuple(dict.fromkeys(names))
+
+    def check_put_back(self, item: Item) -> None:
+        """Of an undo, name what HiringCenter's answer shows otherwise than it was sent: it only
+        adds labels, say."""
+        if self.guard is None or not self.undoes or LABELS_STAY in self.failures:
+            return
+        sent, shown = orjson.loads(self.write.body), fields_of_item(item)
+        names = (name for name in self.guard.fields if name in sent and name in shown)
+        other = [name for name in names if not same_value(name, sent[name], shown[name])]
+        if other:
+            fields = ", ".join(other)
+            self.failures.append(_NOT_PUT_BACK.format(id=self.prospect_id, fields=fields))
 
     @property
     def has_failed(self) -> bool:

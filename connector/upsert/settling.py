@@ -25,7 +25,6 @@ from connector.upsert.outbox.matching import (
     first_name,
     same_email,
     same_phone,
-    same_value,
     stored_first_name,
 )
 from connector.upsert.outbox.merge import (
@@ -36,7 +35,6 @@ from connector.upsert.outbox.merge import (
     NOBODY,
     NOT_AGAIN_WITHOUT_NAMES,
     NotSendable,
-    PersonMerge,
     has_changed,
     labels_were,
     lacks_names,
@@ -56,11 +54,7 @@ from connector.upsert.outbox.person_plan import DELETED, kept_note, unread_note
 from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
 from connector.upsert.outbox.receipts import Receipts, Status
 from connector.upsert.row_in_flight import APPEARED, GuardConflict, Next, RowInFlight
-from connector.upsert.rows.write_schema import (
-    LABEL_EDITS,
-    LABELS_REMOVE,
-    MANNERS,
-)
+from connector.upsert.rows.write_schema import LABELS_REMOVE
 from connector.upsert.undoing import BeforeImages
 
 _FOR_ITS_CONTENT = frozenset({400, 413, 415, 422})  # refused so, a row is refused again unchanged
@@ -80,10 +74,6 @@ _ANOTHER_CREATED = (
 _ANOTHER_CHANGED = (
     "HiringCenter changed prospect {answered}, where {expected} was expected: the row's email or "
     "phone belongs to {answered} now. Look at both in HiringCenter, and put {answered} right"
-)
-_NOT_PUT_BACK = (
-    "{fields} of prospect {id} can't be put back: HiringCenter answered with another value than it "
-    "was sent"
 )
 
 
@@ -177,19 +167,8 @@ class Settler:
             self._accept_another(connection, row, answer.item)
         else:
             self._accept(connection, row, answer.item, Status.UPDATED, is_answer=True)
-            self._compare_put_back(row, answer.item)
+            row.check_put_back(answer.item)
         return Next.SETTLED
-
-    def _compare_put_back(self, row: RowInFlight, item: Item) -> None:
-        """What an undo has sent, and HiringCenter shows otherwise: it only adds labels, say."""
-        if row.guard is None or not row.undoes:
-            return
-        sent, shown = orjson.loads(row.write.body), fields_of_item(item)
-        names = (name for name in row.guard.fields if name in sent and name in shown)
-        other = [name for name in names if not same_value(name, sent[name], shown[name])]
-        if other and LABELS_STAY not in row.failures:
-            id_ = row.prospect_id
-            row.failures.append(_NOT_PUT_BACK.format(id=id_, fields=", ".join(other)))
 
     def _settle_look_up(
         self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
@@ -246,7 +225,7 @@ class Settler:
         is_named = row.write.exported is not None  # its id decides, whatever they are called
         if not (row.undoes or is_named) and self._is_another(connection, row, item):
             return Next.SETTLED
-        _note_read(row, arrived)
+        row.note_read(arrived)
         if arrived.conflicts and row.guard is not None:
             row.guard = replace(row.guard, conflicts=arrived.conflicts)
             row.write = row.write._replace(guard=row.guard.to_bytes())
@@ -340,7 +319,7 @@ class Settler:
         if refusal is not None:
             self._refuse(connection, row, Status.REJECTED, str(refusal), people=refusal.people)
             return Next.SETTLED
-        _note_read(row, arrived)
+        row.note_read(arrived)
         if row.merged is not None and row.merged.to_send:
             row.write = row.write._replace(body=arrived.write.body)
             return Next.UPDATE
@@ -559,7 +538,7 @@ class Settler:
         """The API has `item` after the write, as `status` says: what the row says is settled."""
         write, row.status = row.write, status
         if not row.looks:
-            row.changed = _changed_fields(status, orjson.loads(write.body), row.merged)
+            row.changed = row.fields_sent
         row.prospect_id = str(item["id"]) if item.get("id") is not None else write.prospect_id
         self._finish(connection, row, status, row.prospect_id)
         stay = self._learn_labels(connection, row, item) if is_answer else ()
@@ -672,23 +651,6 @@ class Settler:
         if settled:
             self.uncertain -= settled
             self._outbox.settle_uncertain(connection, write, prospect_id)
-
-
-def _changed_fields(status: Status, payload: Item, merged: PersonMerge | None) -> tuple[str, ...]:
-    """What an accepted write has sent; not what was sent beside it to find the person. Of an update
-    that an earlier run left open, that isn't known any more."""
-    if status is Status.CREATED:
-        return tuple(name for name in payload if name not in MANNERS)
-    if status is not Status.UPDATED or merged is None:
-        return ()
-    sent = ("labels" if each.name in LABEL_EDITS else each.name for each in merged.to_send)
-    return tuple(dict.fromkeys(sent))
-
-
-def _note_read(row: RowInFlight, arrived: Delivered) -> None:
-    """The row's person was read, and the row merged with how they are."""
-    row.merged, row.was_looked_up, id_ = arrived.merged, arrived.asked, str(row.write.prospect_id)
-    row.theirs = None if arrived.person is None else replace(arrived.person, id=id_)
 
 
 def _is_known(write: Write, item: Item) -> bool:
