@@ -222,7 +222,7 @@ class Drains:
         has_new = False
         if self._spent is not None and looks and most >= 1:
             has_new, most = self._poll(), most - 1
-        now_ms = int(clock.now_s() * 1000)
+        now_ms = session.now_ms()
         waits = looks and bool(self._inbox.waiting(self._account, 1, now_ms=now_ms)) and most >= 1
         facts = self._follower.facts()
         is_probe_due = (
@@ -293,7 +293,7 @@ class Drains:
     def _note_new(self, destination: Destination) -> None:
         known = destination.known(PROSPECTS, self._polled)
         new = [each for each in self._polled if each not in known]
-        now_ms = int(self._session.clock.now_s() * 1000)
+        now_ms = self._session.now_ms()
         self._inbox.note_polled(self._account, new, now_ms=now_ms)
         self._inbox.change_notes(self._account, polled=self._polled)
 

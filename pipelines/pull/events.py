@@ -152,7 +152,7 @@ class Follower:
         return why_not_covered(
             self.facts(),
             trust_days=self._session.settings.webhooks.trust_days,
-            last_full_ms=known.last_full_ms, now_ms=self._now_ms(),
+            last_full_ms=known.last_full_ms, now_ms=self._session.now_ms(),
         )  # fmt: skip
 
     def events(self, known: ResourceFacts) -> Events:
@@ -181,7 +181,7 @@ class Follower:
         Raises:
             ApiError, BudgetError, DestinationError, Interrupted: what was found before has landed.
         """
-        clock, began_ms = self._session.clock, self._now_ms()
+        clock, began_ms = self._session.clock, self._session.now_ms()
         until_s, done = clock.monotonic_s() + within_s, 0
         forgotten = forgotten_of(self._session)
         while done < most and clock.monotonic_s() < until_s:
@@ -218,7 +218,7 @@ class Follower:
     def _look(self, people: Sequence[ChangedPerson], until_s: float) -> Looked:
         parts = [people[first::_AT_ONCE] for first in range(_AT_ONCE)]
         clock, client = self._session.clock, self._session.client
-        looked = Looked(asked_ms=self._now_ms())
+        looked = Looked(asked_ms=self._session.now_ms())
 
         def look(part: Sequence[ChangedPerson]) -> tuple[LookUps, list[dict[str, Any]]]:
             look_ups, found = LookUps(client, PROSPECTS, permit_until_s=until_s), []
@@ -250,7 +250,7 @@ class Follower:
     def _land(
         self, looked: Looked, landing: Landing, destination: Destination, run: ListScan
     ) -> None:
-        now_ms = self._now_ms()
+        now_ms = self._session.now_ms()
         ids = [str(each["id"]) for each in looked.alive]
         known = destination.known(PROSPECTS, [*ids, *looked.gone])
         unlisted = set(destination.unlisted(PROSPECTS)).intersection(ids)
@@ -305,14 +305,14 @@ class Follower:
 
     def is_probe_due(self, facts: EventFacts) -> bool:
         """Every quarter of an hour, where events come."""
-        since_ms = self._now_ms() - (facts.probed_ms or 0)
+        since_ms = self._session.now_ms() - (facts.probed_ms or 0)
         return facts.last_event_ms is not None and since_ms >= PROBE_EVERY_S * 1000
 
     def probe(self, destination: Destination, *, within_s: float = inf) -> None:
         """Ask the poll feed for somebody new whom no event has named; one of the last minute may be
         late. Where there is no such feed, full scans alone find who was missed. within_s: without
         a permit until then, a later one does it."""
-        now_ms, new = self._now_ms(), list[str]()
+        now_ms, new = self._session.now_ms(), list[str]()
         try:
             people = polled_people(self._session, within_s=within_s)
         except TimeoutError:
@@ -328,9 +328,6 @@ class Follower:
             _log.warning("events.missed_by_poll", people=len(new))
             self.inbox.note_polled(self._account, new, now_ms=now_ms)
         self.inbox.note_probe(self._account, now_ms=now_ms, has_missed=bool(new))
-
-    def _now_ms(self) -> int:
-        return int(self._session.clock.now_s() * 1000)
 
 
 def polled_people(session: Session, *, within_s: float = inf) -> dict[str, int | None]:

@@ -224,7 +224,7 @@ class _Pull:
             lists,
             pull=session.settings.pull,
             limits=session.settings.rate_limits,
-            now_ms=self._now_ms(),
+            now_ms=self._session.now_ms(),
             full=wanted.full,
             since_ms=wanted.since_ms,
             events=events,
@@ -235,7 +235,7 @@ class _Pull:
         return list_state(
             resource,
             {} if is_reset else self._destination.loader.state_of(resource),
-            now_ms=self._now_ms(),
+            now_ms=self._session.now_ms(),
             keeps_ids=True,
             has_ids=lambda left: self._destination.seen.rows(resource) >= (left.ids or 0),
         )
@@ -243,15 +243,12 @@ class _Pull:
     def _begin(self, plan: ScanPlan) -> ListScan:
         known = self._list_state(plan.resource)
         full = self._wanted.full
-        scan = begin(known, plan, now_ms=self._now_ms(), full=full, keeps_ids=True)
+        scan = begin(known, plan, now_ms=self._session.now_ms(), full=full, keeps_ids=True)
         if not scan.resumed:
             if scan.left is None:
                 self._destination.seen.begin(plan.resource)
             self._destination.history.begin_scan(scan)
         return scan
-
-    def _now_ms(self) -> int:
-        return int(self._session.clock.now_s() * 1000)
 
     def _end_earlier_scans(self) -> None:
         """End the scans that an earlier run read completely; then begin the planned ones."""
@@ -427,9 +424,9 @@ class _Pull:
             self._destination,
             run,
             self._session.client,
-            now_ms=self._now_ms(),
+            now_ms=self._session.now_ms(),
             expected=[one for one in _expected_ids(self._destination, run.plan) if one in alive],
-            land=partial(self._landing.land_records, run.resource, asked_ms=self._now_ms()),
+            land=partial(self._landing.land_records, run.resource, asked_ms=self._session.now_ms()),
         )
         if run.resource == PROSPECTS and run.finds_deletions and self._follower is not None:
             self._follower.end_full_scan(run, self._landing.found)

@@ -259,7 +259,7 @@ class _VerifyRun:
         self._session, self._wanted, self._progress, self._chance = (
             session, wanted, progress, chance,
         )  # fmt: skip
-        self._began_s, self._began_ms = session.clock.monotonic_s(), self._now_ms()
+        self._began_s, self._began_ms = session.clock.monotonic_s(), session.now_ms()
         self._lists = {name: SampledList(name) for name in wanted.resources}
         self._answers: dict[str, list[_LookedUpRow]] = {name: [] for name in wanted.resources}
         self._look_ups = {name: LookUps(session.client, name) for name in wanted.resources}
@@ -279,9 +279,6 @@ class _VerifyRun:
         summary = self._summary(self._compare(), error)
         self._note(summary)
         return VerifyReport(summary, error)
-
-    def _now_ms(self) -> int:
-        return int(self._session.clock.now_s() * 1000)
 
     def _most(self) -> int:
         spare = math.ceil(self._wanted.requests * _SPARE_SHARE)

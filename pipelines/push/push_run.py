@@ -569,7 +569,7 @@ class _PushRun(OutboxRun):
             account=settings.account,
             title=request.title,
             planned_ms=self._began_ms,
-            created_at=utc(int(self._session.clock.now_s() * 1000)),
+            created_at=utc(self._session.now_ms()),
             copy_ms=copy_ms,
             connector=__version__,
         )

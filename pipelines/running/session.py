@@ -120,6 +120,10 @@ class Session:
     client: ApiClient
     history: History
 
+    def now_ms(self) -> int:
+        """UTC epoch ms."""
+        return int(self.clock.now_s() * 1000)
+
 
 @contextmanager
 def open_session(
