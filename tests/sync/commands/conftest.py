@@ -60,7 +60,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> I
 @pytest.fixture
 def sandbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A small sandbox, and an environment that points to it."""
-    options = SandboxOptions(prospects=60, notes=40, tasks=30, meetings=20, api_key="k-9f2b7c31")
+    options = SandboxOptions(prospects=60, notes=40, tasks=30, meetings=0, api_key="k-9f2b7c31")
     with Sandbox(options) as running:
         monkeypatch.setenv("HIRINGCENTER_API_KEY", running.api_key)
         monkeypatch.setenv("HIRINGCENTER_BASE_URL", running.url)
