@@ -189,7 +189,8 @@ class RateBudget(BudgetReport):
         try:
             while not self._closed:
                 self._sleep()
-                self._cancel_waiters_if_stopped()
+                if self._stopped:
+                    self._fail_all(self._interrupted())
                 try:
                     self._exchange()
                 except ConnectorError as error:
@@ -237,10 +238,6 @@ class RateBudget(BudgetReport):
     def _stopped(self) -> bool:
         return self._stop is not None and self._stop.is_set()
 
-    def _cancel_waiters_if_stopped(self) -> None:
-        if self._stopped:
-            self._fail_all(self._interrupted())
-
     def _interrupted(self) -> Interrupted:
         return Interrupted(int(getattr(self._stop, "signal_number", signal.SIGTERM)))
 
@@ -259,7 +256,8 @@ class RateBudget(BudgetReport):
         except BaseException:
             self._note(outcomes)
             raise
-        self._cancel_waiters_if_stopped()
+        if self._stopped:  # while the ledger was asked
+            self._fail_all(self._interrupted())
         self._hand_out(grants, wants, began_s)
 
     def _hand_out(self, grants: Grants, wants: Mapping[Lane, int], began_s: float) -> None:

@@ -155,7 +155,7 @@ class Webhooks:
             if self._held is not None:
                 self._queued.append(self._sender.submit(self._try_to_its_end, self._held))
                 self._held = None
-            queued, self._queued = self._queued, []
+            queued = list(self._queued)
         ended, left = wait(queued, timeout_s)
         for each in ended:
             each.result()
