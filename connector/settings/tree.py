@@ -37,7 +37,7 @@ def parse_rate_limits(text: Any) -> Any:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)\s*/\s*(\d+(?:\.\d+)?)\s*s\s*", part)
         if not match or not 1 <= int(match[1]) <= _MOST or not 0 < float(match[2]) <= _LONGEST_S:
-            raise ValueError("expected count/seconds + 's', as in 300/60s,6000/3600s")
+            raise ValueError("expected requests/seconds, as in 300/60s,6000/3600s")
         limits.append(RateLimit(int(match[1]), float(match[2])))
     return tuple(limits)
 

@@ -400,7 +400,9 @@ def _hold(
     return replace(
         state,
         hold_until_s=max(state.hold_until_s, now_s + wait_s),
-        hold_reason=f"429, asked to wait {wait_s:.0f} s" if named_s else "429 without a time",
+        hold_reason=f"429, asked to wait {wait_s:.0f} s"
+        if named_s
+        else "429 that names no time to wait",
         strikes=strikes,
         probing=1,
     )
