@@ -60,8 +60,6 @@ _DIALECTS = {
     "duckdb": _Dialect("json_contains({0}, {1}) AND json_contains({1}, {0})", float("inf")),
     "postgres": _Dialect("{0} @> {1} AND {1} @> {0}", 5000),
 }
-HISTORY_KINDS = frozenset(_DIALECTS)
-"""The kinds of destinations that have histories."""
 
 
 def history_of(resource: str) -> str:
