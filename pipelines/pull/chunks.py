@@ -17,7 +17,6 @@ from math import inf
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from connector.clock import SIGNALS_S, Clock
 from connector.errors import ConnectorError, Interrupted, Unexpected
@@ -249,6 +248,7 @@ class Landing:
                 self._take_pages(*pages.popitem())
         except BaseException:
             self._tables.clear()
+            self._ids.clear()
             self._asked_ms.clear()
             raise
 
@@ -369,9 +369,9 @@ class Landing:
             self._note_found(run, records, places)
         if places:
             changed = records.only(places)
+            tables.append(self._makers[resource].table(changed))
             waiting.update(changed.ids)
             self._asked_ms[resource] = min(asked_ms, self._asked_ms.get(resource, asked_ms))
-            tables.append(self._makers[resource].table(changed))
 
     def _note_found(self, run: ListScan, records: UniqueRecords, places: Sequence[int]) -> None:
         """Those that changed well before the scan began, so that an event could have named them."""
@@ -388,11 +388,11 @@ class Landing:
         Raises:
             DestinationError: the rows can't be written; they will be read again.
         """
-        tables, malformed = self._tables, self._malformed
+        tables, ids, malformed = self._tables, self._ids, self._malformed
         self._tables, self._ids, self._malformed = {}, {}, {}
         states = {name: self._runs[name].state() for name in tables}
         names = [name for name in self._makers if tables.get(name)]
-        batches = [self._batch(name, tables.pop(name)) for name in names]
+        batches = [self._batch(name, _latest(tables.pop(name), len(ids[name]))) for name in names]
         self._asked_ms.clear()
         while self._seen:  # before the rows are loaded: see `SeenIds`
             self._destination.seen.add(*self._seen.popitem())
@@ -407,17 +407,18 @@ class Landing:
         if tables:
             self._destination.loader.save_states({name: states[name] for name in tables})
 
-    def _batch(self, resource: str, tables: list[pa.Table]) -> Batch:
+    def _batch(self, resource: str, rows: pa.Table) -> Batch:
         return Batch(
-            resource, _latest(tables), self._makers[resource].columns,
+            resource, rows, self._makers[resource].columns,
             state=self._runs[resource].state(), asked_ms=self._asked_ms.get(resource),
         )  # fmt: skip
 
 
-def _latest(tables: list[pa.Table]) -> pa.Table:
-    """All rows of `tables`, which may differ in their columns; of an id, the last."""
+def _latest(tables: list[pa.Table], ids: int) -> pa.Table:
+    """All rows of `tables`, which may differ in their columns; of an id, the last. ids: how many
+    different ones there are."""
     rows = pa.concat_tables(tables, promote_options="default")
-    if len(tables) == 1 or pc.count_distinct(rows["id"]).as_py() == len(rows):
+    if len(rows) == ids:
         return rows
     places = pa.table({"id": rows["id"], "place": range(len(rows))}).group_by("id")
     return rows.take(places.aggregate([("place", "max")])["place_max"].sort())
