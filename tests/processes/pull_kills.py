@@ -21,7 +21,7 @@ from tests.processes.file_operations import FileFault
 from tests.processes.zygote import Zygote, signalled
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth, assert_histories_fit
 
-CHUNK_PAGES = 8
+CHUNK_PAGES = 12
 SIZES = {"prospects": 300, "notes": 250, "tasks": 199, "meetings": 150}
 PAGES = 15 + 13 + 10 + 8  # of 20 rows
 PROBES = 3  # full last pages of lists that carry no count
