@@ -42,7 +42,7 @@ marked AS (  -- a stage whose id stays the same was only renamed
                 THEN current_stage_id <> former_stage_id
             ELSE current_stage IS DISTINCT FROM former_stage
         END AS begins,
-        _hc_valid_to IS DISTINCT FROM next_from OR CASE
+        next_from IS NULL OR _hc_valid_to IS DISTINCT FROM next_from OR CASE
             WHEN current_stage_id IS NOT NULL AND next_stage_id IS NOT NULL
                 THEN current_stage_id <> next_stage_id
             ELSE current_stage IS DISTINCT FROM next_stage

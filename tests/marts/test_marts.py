@@ -371,6 +371,21 @@ def test_labels_of_any_shape_are_a_list_or_null(publisher: Publisher):
     ]  # fmt: skip
 
 
+def test_a_stage_without_a_name_keeps_its_id(publisher: Publisher):
+    """Of who has always been there, and of who has moved there."""
+    columns = "id, current_stage, current_stage_id, _hc_valid_from, _hc_valid_to"
+    publisher.connection.executemany(
+        f"INSERT INTO hiringcenter.prospects_history ({columns}) VALUES (?, ?, ?, ?, ?)",
+        [
+            ("x1", None, "s9", t("01-05"), None),
+            ("x2", "New", "s1", t("01-05"), t("01-06")),
+            ("x2", None, "s9", t("01-06"), None),
+        ],
+    )
+    assert publisher.publish() == []
+    assert publisher.query("SELECT stage_id FROM stage_history WHERE stage IS NULL") == ["s9"] * 2
+
+
 def test_marts_can_be_turned_off(publisher: Publisher):
     """Then the next run takes them out of the copy, and nothing else: another dataset may be named
     like their schema."""
