@@ -53,11 +53,11 @@ def quoted(name: str) -> str:
     return repr(printable(name if len(name) <= NAME_MAX else name[: NAME_MAX - 1] + "…"))
 
 
-def bounded(text: str, most: int = MESSAGE_MAX) -> str:
-    """`text`, with its middle left out if it is longer than `most`."""
-    if len(text) <= most:
+def bounded(text: str) -> str:
+    """`text`, with its middle left out if it is longer than a message may be."""
+    if len(text) <= MESSAGE_MAX:
         return text
-    return f"{text[: most * 3 // 4]} … {text[-(most // 4) :]}"
+    return f"{text[: MESSAGE_MAX * 3 // 4]} … {text[-(MESSAGE_MAX // 4) :]}"
 
 
 class ConnectorError(Exception):

@@ -442,22 +442,23 @@ def attached_to(api: ApiClient, kind: str, prospect_id: str) -> tuple[list[Item]
 
 def usable_item(item: Item) -> dict[str, Any]:
     """`item` without an id that the ledger can't hold, and without names, contacts and labels in a
-    form that isn't known: one odd answer must not end a run, and every later one. Contacts that are
-    numbers become text, and labels a list, so that each is compared, and sent back, as what it is.
+    form that isn't known: one such answer must not end a run, and every later one. Contacts that
+    are numbers become text, and labels a list, so that each is compared, and sent back, as what it
+    is.
     """
     usable = dict(item)
     for name in SAME_CONTACT:
         if type(usable.get(name)) is int:
             usable[name] = str(usable[name])
     texts = ("firstName", "lastName", *SAME_CONTACT)
-    odd = {name for name in texts if not isinstance(usable.get(name), str | None)}
+    unusable = {name for name in texts if not isinstance(usable.get(name), str | None)}
     id_ = str(item.get("id"))
     if not id_.isprintable() or not 0 < len(id_) <= _LONGEST_ID:
-        odd.add("id")
+        unusable.add("id")
     if usable.get("labels") is not None:
         usable["labels"] = labels_read(usable["labels"])
-        odd |= {"labels"} if usable["labels"] is None else set()
-    return {name: value for name, value in usable.items() if name not in odd}
+        unusable |= {"labels"} if usable["labels"] is None else set()
+    return {name: value for name, value in usable.items() if name not in unusable}
 
 
 def _folded(name: str) -> str:

@@ -104,6 +104,8 @@ def status(settings: Settings, max_age_s: float | None) -> Result:
         if why := fact.get("why_incomplete"):
             lines.append(f"{name}: the last full scan isn't proven complete: {why}.")
     lines += _copy_lines(facts, copy)
+    if (sandbox := _sandbox_copy(settings)) is not None:
+        lines.append(f"No API key is configured. What `make sync` pulled is at {sandbox}.")
     if stale:
         names = ", ".join(stale)
         lines.append(f"Too old: {names}. Run `hiringcenter pull`; see `hiringcenter runs` for why.")
@@ -166,6 +168,18 @@ def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) ->
     if copy.made_at is None:
         return [f"{copy.still()}. Run `hiringcenter pull`."]
     return [f"The copy at {copy.path} was published {copy.facts()['published_at']}."]
+
+
+SANDBOX_COPY = Path("data/sandbox.duckdb")
+"""Where `make sync` without a key publishes what it pulls from the sandbox."""
+
+
+def _sandbox_copy(settings: Settings) -> Path | None:
+    """That copy, where it is the only one: without a key, and before the first pull."""
+    path = settings.project.folder / SANDBOX_COPY
+    is_keyless = settings.api_key is None and not settings.accounts
+    is_it = is_keyless and not settings.duckdb_path.exists() and path.exists()
+    return path if is_it else None
 
 
 # --- runs -----------------------------------------------------------------------------------
@@ -307,8 +321,6 @@ _MART_TYPES = (  # of DuckDB, by their beginning
     ("DECIMAL", "number"), ("TIMESTAMP", "time"), ("DATE", "date"), ("JSON", "JSON"),
     *((name, "integer") for name in ("BIGINT", "INTEGER", "HUGEINT", "UBIGINT")),
 )  # fmt: skip
-SANDBOX_COPY = Path("data/sandbox.duckdb")
-"""Where `make sync` without a key publishes what it pulls from the sandbox."""
 _WIDTH, _NAME_CELLS, _TYPE_CELLS = 80, 24, 8
 
 
@@ -346,9 +358,7 @@ def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | Non
     from pipelines.pull.sampling import open_landed
 
     documented, landed, note = documented_columns(), dict[str, Any](), None
-    sandbox = settings.project.folder / SANDBOX_COPY
-    is_keyless = settings.api_key is None and not settings.accounts
-    if is_keyless and not settings.duckdb_path.exists() and sandbox.exists():
+    if (sandbox := _sandbox_copy(settings)) is not None:
         settings = settings.model_copy(update={"duckdb_path": sandbox, "destination": "duckdb"})
         note = f"No API key is configured: this is the sandbox's copy at {sandbox}."
     try:

@@ -220,7 +220,7 @@ def _log_choose(n: int, k: int) -> float:
 
 def rows_to_show(max_wrong: float, population: int | None = None, *, share: float = 0.0) -> int:
     """How many rows have to be compared until the bound can be `max_wrong`; all of the population
-    at most. share: of them that will be wrong, if it goes on as before; below `max_wrong`."""
+    at most. share: of them that will be wrong, if it continues as before; below `max_wrong`."""
 
     def suffices(compared: int) -> bool:
         return upper_bound(round(share * compared), compared, population) <= max_wrong

@@ -94,12 +94,13 @@ def scan_of_prospects(session: Session) -> ProspectScan:
         asked_ms, seen = clock.now_ms(), set[str]()
         for step in pages:
             items, total = step.page.items, step.page.total_count
-            # later pages may be shorter, and the last one is
-            told = None if seen or total is None or not items else math.ceil(total / len(items))
+            announced = None
+            if total is not None and items and not seen:  # later pages may be shorter
+                announced = math.ceil(total / len(items))
             seen |= {str(item.get("id")) for item in items if isinstance(item, dict)}
             is_last = step.next_params is None and step.page.cut is None
             is_whole = len(seen) >= total if total is not None else not step.is_full
-            yield PageOfPeople(items, asked_ms, pages=told, ends=is_last and is_whole)
+            yield PageOfPeople(items, asked_ms, pages=announced, ends=is_last and is_whole)
             asked_ms = clock.now_ms()
 
     return ProspectScan(count_pages, read)

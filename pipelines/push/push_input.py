@@ -241,7 +241,7 @@ def _default_rejects_path(request: PushRequest, account: str | None) -> Path:
     return Path(next_rejects_name(name, account))
 
 
-def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> PushRequest:
+def job_request(settings: Settings, name: str) -> PushRequest:
     """`[push.<name>]` as a request.
 
     Raises:
@@ -262,7 +262,7 @@ def job_request(settings: Settings, name: str, *, dry_run: bool = False) -> Push
     shared = {each.name for each in fields(PushRequest)} & set(type(job).model_fields)
     asked: dict[str, Any] = {each: getattr(job, each) for each in shared}
     asked["file"] = None if job.file is None else str(job.file)
-    return PushRequest(**asked, dry_run=dry_run, job=name)
+    return PushRequest(**asked, job=name)
 
 
 def open_rows(settings: Settings, request: PushRequest) -> Input:

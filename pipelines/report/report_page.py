@@ -195,10 +195,10 @@ def hourly(runs: Iterable[RunRecord], now_s: float, hours: int) -> list[int]:
     return [round(slot) for slot in slots]
 
 
-def by_minute(ages_s: Iterable[float], minutes: int = 60) -> list[int]:
-    """Requests by minute, oldest first, from how long ago each was answered."""
+def by_minute(ages_s: Iterable[float]) -> list[int]:
+    """Requests of the last hour by minute, oldest first, from how long ago each was answered."""
     counts = Counter(int(age_s // 60) for age_s in ages_s if age_s >= 0)
-    return [counts[minutes - 1 - index] for index in range(minutes)]
+    return [counts[59 - index] for index in range(60)]
 
 
 # --- the report -----------------------------------------------------------------------------

@@ -108,8 +108,10 @@ def _budget(session: Session) -> Check:
 
 
 def _outbox(session: Session) -> Check:
+    state = session.settings.state_path
     with closing(outbox_of(session)):
-        return Check("outbox", True, "belongs to this ledger")
+        detail = f"belongs to this ledger; the state is in {state}"
+        return Check("outbox", True, detail, facts={"state_dir": str(state)})
 
 
 def _clock(session: Session) -> Check:

@@ -380,7 +380,7 @@ def full_name(fields: Mapping[str, Any]) -> str | None:
     return " ".join(filter(None, (fields.get(name) for name in NAMES))) or None
 
 
-_TO_CREATE = "a first and last name are needed to create somebody. Fill them in"
+_TO_CREATE = "a first and last name are needed to create a person. Fill them in"
 NOBODY = (
     f"no prospect in HiringCenter has this email or phone, and {_TO_CREATE}, or correct the contact"
 )

@@ -81,7 +81,7 @@ def test_marts_of_the_user_are_listed_with_their_types(
 def test_without_a_key_it_reads_the_copy_that_make_sync_made(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As `make sync` does. Where a key is configured, that copy isn't meant."""
+    """As `make sync` does, and `status` names it. Where a key is configured, it isn't meant."""
     monkeypatch.chdir(tmp_path)
     Path("data").mkdir()
     with duckdb.connect("data/sandbox.duckdb") as copy:
@@ -90,7 +90,9 @@ def test_without_a_key_it_reads_the_copy_that_make_sync_made(
     summary = run("columns", "notes", "--json").summary
     assert "mood" in str(summary["tables"])
     assert "sandbox.duckdb" in summary["note"]
+    assert "sandbox.duckdb" in run("status").out
     monkeypatch.setenv("HIRINGCENTER_API_KEY", "k-1234567890")
     summary = run("columns", "notes", "--json").summary
     assert "mood" not in str(summary["tables"])
+    assert "sandbox.duckdb" not in run("status").out
     assert "There is no copy" in summary["note"]

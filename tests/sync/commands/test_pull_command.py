@@ -149,6 +149,8 @@ def test_check_looks_at_everything(run: Run, sandbox: Sandbox):
     assert isinstance(checks["clock"]["skew_s"], float), "facts are typed, not only words"
     assert checks["budget"]["windows"][0]["limit"] == 1_000_000
     assert checks["key"]["active"] is True
+    assert checks["outbox"]["state_dir"] in checks["outbox"]["detail"]
+    assert Path(checks["outbox"]["state_dir"], "ledger.db").exists()
     assert "acct_sandbox" in checks["key"]["detail"]
     assert len(sandbox.requests) == 1
 

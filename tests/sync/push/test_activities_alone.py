@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,7 +327,7 @@ def test_a_job_a_dry_run_and_results(settings: Settings, sandbox: Sandbox, tmp_p
     )
     job = PushJob(file=path, to="notes", key="Ref", results=tmp_path / "out.csv")
     settings = settings.model_copy(update={"push": {"calls": job}})
-    dry = push(settings, job_request(settings, "calls", dry_run=True))
+    dry = push(settings, replace(job_request(settings, "calls"), dry_run=True))
     assert (dry.summary["would_create"], dry.summary["would_request"]) == (2, 3)
     assert asked(sandbox) == []
     report = push(settings, job_request(settings, "calls"))

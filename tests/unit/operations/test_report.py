@@ -91,8 +91,8 @@ def test_a_run_across_an_hour_counts_in_both():
 
 def test_requests_by_minute_are_counted_from_now():
     """The newest minute is last; older than the picture is left out."""
-    assert by_minute([0, 59.9, 60, 61, 3599, 3600], minutes=60)[-2:] == [2, 2]
-    assert sum(by_minute([0, 59.9, 60, 61, 3599, 3600], minutes=60)) == 5
+    assert by_minute([0, 59.9, 60, 61, 3599, 3600])[-2:] == [2, 2]
+    assert sum(by_minute([0, 59.9, 60, 61, 3599, 3600])) == 5
 
 
 @given(st.lists(st.tuples(st.floats(0, 1e10), st.floats(0, 1e9)), max_size=30))

@@ -14,7 +14,7 @@ from tests.unit.upsert_outbox.test_merging_pushes import ADA, CopiedPeople, hire
 
 NAMELESS = {"firstName": "", "lastName": "", "email": ADA["email"]}
 HOUR_S = 3_600
-NEEDED = "a first and last name are needed to create somebody"
+NEEDED = "a first and last name are needed to create a person"
 
 
 def bodies(api: FakeApi) -> list[dict[str, Any]]:
