@@ -283,10 +283,7 @@ class Landing:
         of, malformed = self.forgotten, []
         records = self._remembered(resource, page.records)
         for item in page.malformed:
-            if isinstance(item, dict) and (
-                of.has_id(item.get("prospectId"))
-                or of.has_contact(item.get("email"), item.get("phone"))
-            ):
+            if of.is_named_in(item):
                 self.left_out.setdefault(resource, set()).add(str(item))
             else:
                 malformed.append(item)

@@ -41,12 +41,14 @@ from connector.source.row_maker import MALFORMED_TABLE, Privacy, variant_name
 from connector.upsert.outbox.forgotten import (
     ContactHashes,
     PeopleToForget,
+    contact_kind,
     contacts_leading_to,
     identity_text,
     ids_in,
     people_behind,
     receipts_of,
     remove_people,
+    texts_in,
 )
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import Scopes
@@ -753,8 +755,7 @@ class _PersonTables:
         ids, hashes = {*people.ids}, self._hashes
 
         def is_theirs(text: str) -> bool:
-            kind = "email" if "@" in text else "phone"
-            return not people.contacts.isdisjoint(hashes.of_contact(kind, text))
+            return not people.contacts.isdisjoint(hashes.of_contact(contact_kind(text), text))
 
         sql = f"SELECT id, content FROM {self._warehouse.name(MALFORMED_TABLE)}"  # noqa: S608
         rows = self._warehouse.query(sql)
@@ -798,17 +799,9 @@ def _aliases(kind: str, value: Any, hashes: ContactHashes) -> set[int]:
 
 
 def _names_one(content: str, ids: Collection[str], is_contact: Callable[[str], bool]) -> bool:
-    """Whether a malformed record holds one of the ids or contacts, at any depth."""
+    """Whether a malformed record holds one of the ids or contacts."""
     try:
-        waiting = [json.loads(content)]
+        record = json.loads(content)
     except ValueError:
         return any(id_ in content for id_ in ids)
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            waiting += value.values()
-        elif isinstance(value, list):
-            waiting += value
-        elif (text := identity_text(value)) is not None and (text in ids or is_contact(text)):
-            return True
-    return False
+    return any(text in ids or is_contact(text) for text in texts_in(record))

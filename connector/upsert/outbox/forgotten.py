@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,6 +118,24 @@ def identity_text(value: Any) -> str | None:
     return str(value) if is_number or isinstance(value, str) else None
 
 
+def texts_in(record: Any) -> Iterator[str]:
+    """What of a malformed record can be an id or a contact, at any depth."""
+    waiting = [record]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+        elif (text := identity_text(value)) is not None:
+            yield text
+
+
+def contact_kind(text: str) -> str:
+    """Which kind of contact `text` can be."""
+    return "email" if "@" in text else "phone"
+
+
 def _forms_of_email(value: str) -> set[str]:
     from connector.upsert.rows.contact import email_identity, plain_email
 
@@ -172,6 +190,16 @@ class Forgotten:
             return False
         of = self._hashes.of_contact
         return not self._listed.isdisjoint(of("email", email) | of("phone", phone))
+
+    def is_named_in(self, record: Any) -> bool:
+        """Whether a malformed record holds an id or a contact of somebody who was forgotten."""
+        if not self._listed or self._hashes is None:
+            return False
+        of = self._hashes.of_contact
+        return any(
+            self.has_id(text) or not self._listed.isdisjoint(of(contact_kind(text), text))
+            for text in texts_in(record)
+        )
 
 
 NOBODY = Forgotten()

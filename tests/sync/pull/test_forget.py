@@ -149,8 +149,8 @@ def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_s
     any_puller: Puller,
 ):
     """An owner or a phone that the API sends as a number, whole or 4711.0, lands in a column of its
-    own. The rows go as well, with their history, and stay out; rows of others stay. Ids are
-    compared exactly, an email in any spelling."""
+    own. The rows go as well, with their history, and stay out, as does a record that their id makes
+    malformed; rows of others stay. Ids are compared exactly, an email in any spelling."""
     store, settings = any_puller.sandbox.store, any_puller.settings
     phone = int(PHONE)
     for id_ in (4711, 47, "o'%s{ids}", "O'%S{IDS}"):
@@ -163,8 +163,9 @@ def test_what_belongs_to_a_person_goes_also_where_ids_are_numbers_or_look_like_s
         removed = forgotten(settings, who).summary["removed"]
         assert removed == {"prospects": 1, "tasks": tasks, "history": 1 + tasks}, who
     add_person(any_puller.sandbox, id="later", email=None, phone=f"{PHONE[:3]} (0) {PHONE[3:]}")
+    add_person(any_puller.sandbox, id=4711.0, email=None, phone=None)
     any_puller.pull_ok("prospects", "tasks", full=True)
-    assert any_puller.counts("rows_forgotten") == {"prospects": 3, "tasks": 3}
+    assert any_puller.counts("rows_forgotten") == {"prospects": 4, "tasks": 3}
     left = forgotten(settings, "ANN.%_b@example.ORG", dry_run=True)
     assert sorted(left.people) == ["47", "O'%S{IDS}"]
     assert left.summary["removed"] == {"prospects": 2, "tasks": 2, "history": 4}
