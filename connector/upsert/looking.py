@@ -64,7 +64,7 @@ _MOST_SCANNED = 50_000  # people who are kept in memory; the rest waits for the 
 _PAGES_TO_JUDGE = 20  # how long a scan takes is told from so many
 _SCAN_LASTS_MS = 60_000  # for so long at least, what a scan reads must count as fresh
 _SHARED = (
-    "prospect {id} isn't alone with their {contact}, so HiringCenter might change somebody else. "
+    "prospect {id} isn't alone with their {contact}, so HiringCenter might change someone else. "
     "Look at both in HiringCenter"
 )
 _TAKEN = (
@@ -72,7 +72,7 @@ _TAKEN = (
     "the row, or look at both in HiringCenter"
 )
 _NAMELESS = (
-    "somebody has this email or phone, but HiringCenter didn't say who, so they weren't changed"
+    "someone has this email or phone, but HiringCenter didn't say who, so they weren't changed"
 )
 
 

@@ -107,7 +107,7 @@ def why_not_covered(
     if facts.unidentified_ms is not None and facts.unidentified_ms >= full_ms:
         return "an event came in which no prospect was found"
     if facts.probe_missed_ms is not None and facts.probe_missed_ms >= full_ms:
-        return "the poll feed had somebody new whom no event had named"
+        return "the poll feed had a new person whom no event had named"
     if facts.miss_rate is not None and facts.miss_rate > MISSED_MAX:
         return f"by the last full scan, events had missed {facts.miss_rate:.1%} of the changes"
     if facts.oldest_ms is not None and now_ms - facts.oldest_ms > _OLDEST_MS:

@@ -117,7 +117,7 @@ class PushRequest:
         if given := [name for name, is_given in asked.items() if is_given]:
             raise UsageError(
                 f"{', '.join(given)}: only for prospects. --to {self.to} creates {self.to}, and "
-                "changes nobody. Leave it out."
+                "changes no one. Leave it out."
             )
 
     def key_column(self, rows: Input) -> str | None:

@@ -1,11 +1,12 @@
-"""The picture in CONTRIBUTING.md is what the imports are."""
+"""CONTRIBUTING.md: its picture is what the imports are, and its table of tests is whole."""
 
 from __future__ import annotations
 
 import re
 from graphlib import TopologicalSorter
 
-from tests.docs.pages import page
+from tests.bench.__main__ import names
+from tests.docs.pages import ROOT, codes, page, rows
 from tests.unit.test_layers import imports_between_parts
 
 PICTURE = re.compile(r"^(?:connector|pipelines)\.\w+ +-> .*$", re.MULTILINE)
@@ -41,3 +42,15 @@ def test_the_picture_is_what_the_imports_are():
     assert {name: shown[name] for name in sorted(shown)} == {
         name: found[name] for name in sorted(found)
     }
+
+
+def test_every_folder_of_tests_and_every_bench_is_listed():
+    """Folders in CONTRIBUTING.md, benches on the page on speed."""
+    folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
+    found = {"tests/bench", *("/".join(path.relative_to(ROOT).parts[:2]) for path in folders)}
+    listed = {
+        code.rstrip("/") for row in rows(page("CONTRIBUTING.md").text) for code in codes(row[0])
+    }
+    assert listed == found
+    speed = rows(page("docs/explanation/speed.md").text)
+    assert {code for row in speed for code in codes(row[0])} == set(names([]))

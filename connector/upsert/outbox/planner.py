@@ -65,7 +65,7 @@ CONTACT_CHANGED = (
     "contact changed? An earlier push of this input had a row of the same name, which isn't there "
     "any more, for prospect {about}; with another email and phone it would create that person "
     "again. Change the contact in HiringCenter first; push the row with --allow-shared-contact if "
-    "this is somebody else"
+    "this is someone else"
 )
 NOT_AGAIN = "(Tried before; not again until the row or the prospect changes, or with --force.)"
 REPEATED = (

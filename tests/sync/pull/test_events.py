@@ -221,7 +221,7 @@ def test_the_poll_feed_shows_whom_no_event_has_named(events: Followed):
     )
     report = events.drain()
     assert events.facts.probe_missed_ms is not None
-    assert report.why_not_covered == "the poll feed had somebody new whom no event had named"
+    assert report.why_not_covered == "the poll feed had a new person whom no event had named"
     assert events.waiting() == [made["id"]]
     events.drain()
     events.assert_true()
