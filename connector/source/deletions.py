@@ -172,11 +172,9 @@ class LookUps:
         self._failures = self._vain = 0
         self.ids: dict[Found, list[str]] = {found: [] for found in Found}
         self.warnings: Counter[str] = Counter()
-
-    @property
-    def has_given_up(self) -> bool:
-        """Whether too many look-ups failed in a row: the server is in trouble."""
-        return self._failures >= FAILURES_MAX
+        self.has_given_up = False
+        """Too many look-ups failed in a row: the server is in trouble, whatever those that were
+        asked for before still bring."""
 
     def look(self, record_id: str) -> dict[str, Any] | None:
         """The record, where it exists.
@@ -217,6 +215,7 @@ class LookUps:
             if isinstance(error, UnexpectedAnswer):
                 return Found.UNDECIDED, None, f"the API answers {error.status} without the record"
             self._failures += 1
+            self.has_given_up |= self._failures >= FAILURES_MAX
             name = type(error).__name__
             _source_log.info("source.look_failed", resource=self._resource, error=name)
             return Found.UNDECIDED, None, "the API gives no usable answer"

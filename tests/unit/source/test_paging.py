@@ -1172,6 +1172,24 @@ def test_a_server_in_trouble_is_not_asked_for_every_row():
     assert look_ups.ids[Found.UNASKED][-1] == "unknown"
 
 
+def test_an_answer_that_comes_late_does_not_take_back_that_the_server_is_in_trouble():
+    """It was asked for before the others had failed, by another thread."""
+
+    class Server:
+        def record(self, resource: str, record_id: str, **_: float) -> Any:
+            if record_id != "slow":
+                raise refused(503)
+            for number in range(5):
+                look_ups.look(f"a{number}")
+            return {"id": record_id}
+
+    look_ups = LookUps(cast(ApiClient, Server()), "prospects")
+    assert look_ups.look("slow")
+    assert look_ups.has_given_up
+    look_ups.look("unknown")
+    assert look_ups.ids[Found.UNASKED] == ["unknown"]
+
+
 def test_rows_that_can_not_be_shown_hold_the_others_up_less_and_less():
     """Fifty of them cost less than a minute and a half together, and others get time enough."""
     patience_s: list[float] = []
