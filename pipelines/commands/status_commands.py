@@ -19,7 +19,7 @@ from pipelines.running.progress import duration, elapsed, parse_duration_s, plur
 if TYPE_CHECKING:
     from connector.budget import Lane
     from connector.budget.ledger_view import BudgetState, Eta, WindowReport
-    from connector.history import Freshness, RunRecord
+    from connector.runs import Freshness, RunRecord
     from connector.settings import Settings
     from connector.upsert.outbox.receipts import RowResult
     from pipelines.destination.identity import SnapshotFacts
@@ -211,7 +211,7 @@ def recent_runs(settings: Settings, last: int) -> Result:
 
     label = destination_label(settings) if settings.account else None
     with open_ledger(settings) as ledger:
-        records = ledger.history.recent(last, label)
+        records = ledger.runs.recent(last, label)
     return Result(
         summary={"status": "ok", "runs": [_run_facts(record) for record in records]},
         lines=[_run_table(records)] if records else ["No runs yet. Start with: hiringcenter pull"],
@@ -225,7 +225,7 @@ def one_run(settings: Settings, run_id: str) -> Result:
     Raises:
         UsageError: no run has that id, or several do.
     """
-    from connector.history import SENDING
+    from connector.runs import SENDING
     from connector.upsert.outbox.receipts import ResultStore
     from pipelines.push.push_report import NOTEWORTHY_MAX, grouped, row_line
     from pipelines.running.session import open_ledger, outbox_database
@@ -286,7 +286,7 @@ def _run_table(records: list[RunRecord]) -> Any:
 
 
 def _what_happened(record: RunRecord) -> str:
-    from connector.history import SENDING
+    from connector.runs import SENDING
 
     if record.kind in SENDING:
         from pipelines.push.push_report import outcomes_in_words

@@ -22,8 +22,8 @@ from connector.budget import locks
 from connector.budget.database import Database
 from connector.budget.ledger_schema import OUTBOX_SUFFIX
 from connector.errors import ConfigurationError
-from connector.history import FreshnessLog, History
 from connector.logs import get_logger
+from connector.runs import FreshnessLog, RunHistory
 from connector.settings import Settings
 from pipelines.destination.identity import destination_label, number_of, work_folder
 from pipelines.destination.labels import label_of
@@ -45,7 +45,7 @@ def settle_labels(settings: Settings, ledger: Database) -> None:
     Raises:
         BudgetError: the ledger, or its outbox, can't be written.
     """
-    History(ledger), FreshnessLog(ledger)  # create their tables
+    RunHistory(ledger), FreshnessLog(ledger)  # create their tables
     ledger.migrate("locks", locks.MIGRATIONS)
     old, own = _label_of_old(settings), None
     with suppress(ConfigurationError):

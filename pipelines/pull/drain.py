@@ -327,4 +327,4 @@ class Drains:
         }  # fmt: skip
         if error is not None:
             summary["error"] = error_facts(error)
-        session.history.add_to_day(session.run_id, "drain", self._label, summary)
+        session.runs.add_to_day(session.run_id, "drain", self._label, summary)

@@ -255,7 +255,7 @@ class _Forgetting:
         if not is_dry:
             name = forget_lock_name(pull_lock_name(self._settings))
             label = destination_label(self._settings)
-            session.history.start(session.run_id, "forget", label, lock_name=name)
+            session.runs.start(session.run_id, "forget", label, lock_name=name)
         try:
             self._work()
         except ConnectorError as error:
@@ -268,7 +268,7 @@ class _Forgetting:
             anonymous = {name: each for name, each in report.summary.items() if name != "people"}
             message = redact(str(report.error)) if report.error else None
             with suppress(BudgetError):
-                session.history.finish(session.run_id, anonymous["status"], anonymous, message)
+                session.runs.finish(session.run_id, anonymous["status"], anonymous, message)
         return report
 
     def _summary(self) -> dict[str, Any]:
@@ -393,8 +393,8 @@ class _Forgetting:
                 report.removed.update(remove_people(connection, self._scopes, people))
         else:
             report.left.append("the outbox of this ledger, which is lost: see the warning above")
-        history = self._session.history
-        mentions = history.edit_texts(people.ids, people.without_ids, dry_run=is_dry)
+        runs = self._session.runs
+        mentions = runs.edit_texts(people.ids, people.without_ids, dry_run=is_dry)
         report.removed["mentions"] += mentions
         try:
             inbox = find_inbox(self._settings, self._session.ledger)

@@ -118,9 +118,7 @@ def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = No
     with open_session(settings, kind="pull") as session:
         name = pull_lock_name(settings)
         with pull_lock(session):
-            session.history.start(
-                session.run_id, "pull", destination_label(settings), lock_name=name
-            )
+            session.runs.start(session.run_id, "pull", destination_label(settings), lock_name=name)
             progress = progress_of(session) if progress_of else Progress()
             try:
                 return _Pull(session, wanted, progress).run()
@@ -465,7 +463,7 @@ class _Pull:
         message = summary["error"]["message"] if error else None
         try:
             session.budget.pull_ended(session.client.requests)
-            session.history.finish(session.run_id, summary["status"], summary, message)
+            session.runs.finish(session.run_id, summary["status"], summary, message)
         except BudgetError as failure:  # a full disk, say: what was done is reported all the same
             _log.warning("pull.not_noted", error=str(failure))
             self._sum_up(error or failure)

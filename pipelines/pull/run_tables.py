@@ -18,8 +18,8 @@ import orjson
 
 from connector.budget import locks
 from connector.errors import AlreadyRunning, OtherAccount, OutboxLost, Refused, Unauthorized
-from connector.history import Freshness, FreshnessLog, RunRecord
 from connector.logs import get_logger, masked
+from connector.runs import Freshness, FreshnessLog, RunRecord
 from connector.settings import PullSettings
 from connector.source.fields import CONTRACT, DELETED_COLUMN, HASH_COLUMN, UNLISTED_COLUMN, holdable
 from connector.source.row_maker import MALFORMED_COLUMNS, MALFORMED_TABLE, RowMaker
@@ -206,19 +206,19 @@ class RunRecorder:
 
     def land_and_publish(self) -> bool:
         """Load the runs and the freshness that wait, then publish; True if a new copy was made."""
-        waiting = self._session.history.unlanded(self._label)
+        waiting = self._session.runs.unlanded(self._label)
         batches = [runs_batch(waiting), freshness_batch(self._freshness.of(self._label))]
         self._destination.record(batches)
-        self._session.history.mark_landed(record.run_id for record in waiting)
+        self._session.runs.mark_landed(record.run_id for record in waiting)
         return self.publish()
 
     def land(self, summary: Mapping[str, Any], account: Batch | None) -> None:
         """Load `_hc_runs` (this run and those that could not land before), `_hc_freshness` and the
         account. summary: this run's so far.
         """
-        history, run_id = self._session.history, self._session.run_id
-        waiting = history.unlanded(self._label)
-        own = next(iter(history.find(run_id)), None)
+        runs, run_id = self._session.runs, self._session.run_id
+        waiting = runs.unlanded(self._label)
+        own = next(iter(runs.find(run_id)), None)
         assert own is not None
         ended = RunRecord(
             run_id, "pull", self._label, summary["status"], own.started_ms,
@@ -229,7 +229,7 @@ class RunRecorder:
         if account is not None and is_news:
             batches.append(account)
         self._destination.record(batches, worth_publishing=is_news)
-        history.mark_landed([*(record.run_id for record in waiting), run_id])
+        runs.mark_landed([*(record.run_id for record in waiting), run_id])
 
     def _is_news(self, account: Batch) -> bool:
         (row,) = account.rows
@@ -313,9 +313,9 @@ def land_after_push(session: Session) -> bool:
             Destination(session.settings, stop=session.stop) as destination,
         ):
             land_push_results(destination, session)
-            waiting = session.history.unlanded(destination_label(session.settings))
+            waiting = session.runs.unlanded(destination_label(session.settings))
             destination.record([runs_batch(waiting)])
-            session.history.mark_landed(record.run_id for record in waiting)
+            session.runs.mark_landed(record.run_id for record in waiting)
             RunRecorder(session, destination).publish()
     except AlreadyRunning:
         _log.info("push.results_wait", why="a pull is running; it or the next one lands them")

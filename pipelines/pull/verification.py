@@ -526,11 +526,11 @@ class _VerifyRun:
         return facts
 
     def _note(self, summary: Mapping[str, Any]) -> None:
-        """Add the run to the history, without ids: what is forgotten mustn't stay there."""
+        """Add the run to the run history, without ids: what is forgotten mustn't stay there."""
         kept = {name: value for name, value in summary.items() if name != "differences"}
         message = summary.get("error", {}).get("message")
         try:
-            self._session.history.add(
+            self._session.runs.add(
                 self._session.run_id, "verify", destination_label(self._session.settings),
                 summary["status"], kept, message, started_ms=self._began_ms,
             )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from connector.errors import ConnectorError, UsageError
-from connector.history import SENDING, RunRecord
+from connector.runs import SENDING, RunRecord
 from connector.settings import Settings
 from connector.upsert.applying import AppliedPlans, PlanApplier, refused_by
 from connector.upsert.outbox.planner import PlanBook, PlanCounts, PushOptions
@@ -188,7 +188,7 @@ def undo(
 
 
 def _run_to_undo(settings: Settings, run_id: str) -> RunRecord:
-    """The run as the history has it.
+    """The run as the run history has it.
 
     Raises:
         UsageError: there is none, or it can't be undone any more, or never could.
@@ -277,7 +277,7 @@ class _UndoRun(OutboxRun):
     def _has_told(self) -> bool:
         """Whether an undo of this run has ended: one that was killed has told no one whom it left
         alone."""
-        recent = self._session.history.recent(_RUNS_LOOKED_AT)
+        recent = self._session.runs.recent(_RUNS_LOOKED_AT)
         ended = [each.summary.get("undoes") for each in recent if each.status == "ok"]
         return self._undone.run_id in ended
 

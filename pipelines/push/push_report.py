@@ -170,7 +170,7 @@ def _rows(report: PushReport) -> Iterator[str]:
     yield from _beyond(report)
     if len(lines) <= shown:
         return
-    if "eta_s" in report.summary:  # a dry run isn't in the history
+    if "eta_s" in report.summary:  # a dry run isn't in the run history
         more = plural(len(lines) - _SHOWN, "more reason")
         yield f"… and {more}; --rejects F writes all the rows to a file."
     else:

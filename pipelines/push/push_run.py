@@ -151,7 +151,7 @@ def opened_outbox(
     new_ledger: bool = False,
     dry_run: bool = False,
 ) -> Iterator[RunOutbox]:
-    """The outbox for one run, which is in the history from now on unless it is a dry one.
+    """The outbox for one run, which is in the run history from now on unless it is a dry one.
 
     Raises:
         UsageError: the outbox can't be used.
@@ -175,7 +175,7 @@ def opened_outbox(
             around = (forget_lock_name(name),)
             held = stack.enter_context(lock_soon(session, database, name, around=around))
             begin_sending(session, database)
-            session.history.start(session.run_id, kind, label, lock_name=name)
+            session.runs.start(session.run_id, kind, label, lock_name=name)
         progress = progress_of(session) if progress_of else Progress()
         stack.callback(progress.stop)
         yield RunOutbox(session, Outbox(database, scope), opened, held, progress)
@@ -342,9 +342,7 @@ class OutboxRun:
                     never_sent(source, count)
                     for source, count in self._outbox.left_behind(session.run_id).items()
                 ]
-            session.history.finish(
-                session.run_id, report.summary["status"], report.summary, message
-            )
+            session.runs.finish(session.run_id, report.summary["status"], report.summary, message)
         except BudgetError as failure:  # a full disk, say: what was sent is reported all the same
             _log.warning("push.not_noted", error=redact(str(failure)))
             error = error or failure

@@ -32,7 +32,7 @@ from connector.budget.database import Database
 from connector.budget.ledger_view import open_report
 from connector.clock import SystemClock
 from connector.errors import UsageError, printable
-from connector.history import SENDING, Freshness, RunRecord
+from connector.runs import SENDING, Freshness, RunRecord
 from connector.settings import Settings
 from connector.source import RESOURCES
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
@@ -97,7 +97,7 @@ def gather(settings: Settings) -> ReportFacts:
     now_s = SystemClock().now_s()
     with open_ledger(settings) as ledger:
         label = destination_label(settings)
-        runs = ledger.history.recent(_RUNS, label)
+        runs = ledger.runs.recent(_RUNS, label)
         windows, hold = _budget(settings, ledger.database, runs, now_s)
         _, visible = ledger.freshness_of(settings)
         return ReportFacts(

@@ -14,8 +14,8 @@ from typing import Any
 
 from connector import errors
 from connector.errors import ConfigurationError, ConnectorError
-from connector.history import SENDING
 from connector.logs import get_logger, redact
+from connector.runs import SENDING
 from connector.settings import AlertSettings, Settings, check_public_url
 
 log = get_logger("alerts")

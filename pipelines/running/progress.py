@@ -129,7 +129,7 @@ def progress_of(kind: str, *, bar: bool) -> ProgressOf:
 
     def make(session: Session) -> Progress:
         from connector.budget import Lane
-        from connector.history import SENDING
+        from connector.runs import SENDING
 
         def eta_s(requests: int) -> float:
             lane, width = Lane.PULL, _PULL_CHAINS

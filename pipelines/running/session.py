@@ -28,7 +28,7 @@ from connector.errors import (
     Unauthorized,
     UsageError,
 )
-from connector.history import Freshness, FreshnessLog, History, RunRecord, new_run_id
+from connector.runs import Freshness, FreshnessLog, RunHistory, RunRecord, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
 from connector.upsert.outbox.forgotten import NOBODY, ContactHashes, Forgotten, ForgottenList
 from connector.upsert.outbox.matching import Hasher
@@ -57,7 +57,7 @@ class LedgerView:
     """What the ledger knows about runs."""
 
     database: Database
-    history: History
+    runs: RunHistory
     freshness: FreshnessLog
 
     def freshness_of(self, settings: Settings) -> tuple[dict[str, Freshness], dict[str, Freshness]]:
@@ -75,7 +75,7 @@ class LedgerView:
         Raises:
             UsageError: no run has that id, or several do.
         """
-        found = self.history.find(run_id)
+        found = self.runs.find(run_id)
         if not found:
             raise UsageError(f"There is no run {run_id!r}. `hiringcenter runs` lists them.")
         if len(found) > 1:
@@ -92,7 +92,7 @@ def open_ledger(settings: Settings) -> Iterator[LedgerView]:
         BudgetError: it can't be read.
     """
     with _ledger(settings) as database:
-        yield LedgerView(database, History(database), FreshnessLog(database))
+        yield LedgerView(database, RunHistory(database), FreshnessLog(database))
 
 
 @contextmanager
@@ -118,7 +118,7 @@ class Session:
     ledger: Database
     budget: RateBudget
     client: ApiClient
-    history: History
+    runs: RunHistory
 
     def now_ms(self) -> int:
         """UTC epoch ms."""
@@ -129,7 +129,7 @@ class Session:
 def open_session(
     settings: Settings, *, kind: str, patience_s: float = math.inf
 ) -> Iterator[Session]:
-    """A session of one run. kind: what the run does, as in its history (`pull`, `push`).
+    """A session of one run. kind: what the run does, as in the run history (`pull`, `push`).
     patience_s: calls give up after this, if that is sooner than the settings' time-outs.
 
     Raises:
@@ -167,8 +167,8 @@ def open_session(
                 stop=stop,
             )
         )
-        history = History(ledger)
-        yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, history)
+        runs = RunHistory(ledger)
+        yield Session(settings, run_id, kind, stop, clock, ledger, budget, client, runs)
 
 
 # --- locks that are waited for --------------------------------------------------------------------

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from connector.history import Freshness, RunRecord
+from connector.runs import Freshness, RunRecord
 from pipelines.report.report_page import ReportFacts, ShownPush, render
 from tests.docs.browser import CHROMIUM, PHONE_PX, Browser
 from tests.unit.operations.test_report import NOW_S, facts, pull

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "connector.logs": {"connector.errors"},
     "connector.settings": {"connector.errors"},
     "connector.budget": {"connector.errors", "connector.clock", "connector.logs"},
-    "connector.history": {
+    "connector.runs": {
         "connector.errors", "connector.clock", "connector.logs", "connector.budget",
     },
     "connector.api": {

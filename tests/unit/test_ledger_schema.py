@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from connector.budget import locks
 from connector.budget.database import LEDGER_SCHEMA, LEDGER_TABLES, Database
 from connector.budget.ledger_schema import key_id
-from connector.history import FreshnessLog, History
+from connector.runs import FreshnessLog, RunHistory
 from connector.upsert.outbox.pairing import open_outbox
 from tests.processes.zygote import ROOT
 
@@ -26,7 +26,7 @@ def fill(url: str) -> None:
     """Create every table of a ledger, each with its component's first rows."""
     with closing(Database(url)) as ledger:
         key_id("key", ledger)
-        History(ledger), FreshnessLog(ledger)
+        RunHistory(ledger), FreshnessLog(ledger)
         ledger.migrate("locks", locks.MIGRATIONS)
         with closing(open_outbox(ledger, look_first_until_ms=0)):
             pass

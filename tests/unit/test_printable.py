@@ -18,8 +18,8 @@ from connector import logs
 from connector.api.envelopes import error_text
 from connector.budget.database import Database
 from connector.errors import ConnectorError, InputError, UnknownColumn, nearest, printable
-from connector.history import History, RunRecord
 from connector.logs import error_facts
+from connector.runs import RunHistory, RunRecord
 from connector.upsert.rows import contact
 from connector.upsert.rows.cells import unaltered
 from connector.upsert.rows.row_checks import Reject
@@ -93,10 +93,10 @@ def test_errors_reports_rejects_and_the_ledger_hold_no_escapes(tmp_path: Path):
         rejects.add(Reject(2, {"name": "x"}, None, HOSTILE))
     check((tmp_path / "rejects.csv").read_text("utf-8-sig"))
     database = Database(f"sqlite:///{tmp_path / 'ledger.db'}")
-    history = History(database)
-    history.start("r", "push", "duckdb")
-    history.finish("r", "failed", {}, HOSTILE)
-    (kept,) = history.find("r")
+    runs = RunHistory(database)
+    runs.start("r", "push", "duckdb")
+    runs.finish("r", "failed", {}, HOSTILE)
+    (kept,) = runs.find("r")
     database.close()
     assert kept is not None
     check(str(kept.error))

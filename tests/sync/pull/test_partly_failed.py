@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from connector.budget.database import Database
 from connector.errors import Interrupted, Unauthorized
-from connector.history import FreshnessLog
+from connector.runs import FreshnessLog
 from connector.sandbox import RESOURCES
 from connector.sandbox.sandbox_options import ALL_PERMISSIONS
 from connector.settings import HttpSettings, RateLimit

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from connector.budget import locks
 from connector.budget.database import Database
-from connector.history import Freshness, FreshnessLog, History
+from connector.runs import Freshness, FreshnessLog, RunHistory
 from connector.settings import Settings
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from pipelines.destination.identity import (
@@ -72,8 +72,10 @@ def write_0_1(own: Settings, label: str) -> Path:
     prepare_state_dir(own)
     lock = f"pull into {label}"
     with closing(Database(own.resolved_ledger_url)) as ledger:
-        History(ledger).start("run-1", "pull", label, lock_name=lock)
-        History(ledger).finish("run-1", "failed", {"error": f"{lock} was lost"}, f"{lock} was lost")
+        RunHistory(ledger).start("run-1", "pull", label, lock_name=lock)
+        RunHistory(ledger).finish(
+            "run-1", "failed", {"error": f"{lock} was lost"}, f"{lock} was lost"
+        )
         fresh = Freshness("notes", "run-1", "full", "first", 7, 1_000, 1_000)
         FreshnessLog(ledger).note(label, fresh)
         FreshnessLog(ledger).publish(label)
@@ -115,12 +117,12 @@ def test_what_is_configured_today_finds_everything(
     write_0_1(own, raw)
     if shape == "nothing known":  # what can't be placed stays apart, as text without the secret
         with open_ledger(own) as ledger:
-            assert ledger.history.recent(1)[0].label == "bigquery:unknown 1#x"
+            assert ledger.runs.recent(1)[0].label == "bigquery:unknown 1#x"
         assert_nothing_left(own, raw)
         return
     label = destination_label(own)
     with open_ledger(own) as ledger:
-        (run,) = ledger.history.recent(9, label)
+        (run,) = ledger.runs.recent(9, label)
         assert run.error == f"{pull_lock_name(own)} was lost"
         assert [fresh.rows for fresh in ledger.freshness.of(label)] == [7]
         assert [fresh.rows for fresh in ledger.freshness.published(label)] == [7]
@@ -142,7 +144,7 @@ def test_labels_of_places_that_are_configured_no_more_are_cleaned(tmp_path: Path
     write_0_1(own, raw)
     for _ in range(2):
         with open_ledger(own) as ledger:
-            assert ledger.history.recent(1)[0].label == label
+            assert ledger.runs.recent(1)[0].label == label
         assert_nothing_left(own, raw)
 
 
@@ -153,7 +155,7 @@ def test_a_label_that_said_nothing_moves_when_its_settings_are_in_use(
     duckdb = settings(tmp_path, "duckdb")
     write_0_1(duckdb, "postgres:configured#x")
     with open_ledger(duckdb) as ledger:
-        assert ledger.history.recent(1)[0].label == "postgres:configured#x"
+        assert ledger.runs.recent(1)[0].label == "postgres:configured#x"
     for name, value in {
         "HOST": "db",
         "DATABASE": "sales",

@@ -1,4 +1,4 @@
-"""The report: facts are what the history says, everything is escaped, nothing is fetched."""
+"""The report: facts are what the run history says, everything is escaped, nothing is fetched."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connector.history import Freshness, RunRecord
+from connector.runs import Freshness, RunRecord
 from pipelines.report import report_page as charts
 from pipelines.report.report_page import (
     ReportFacts,

@@ -59,7 +59,7 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + "-" + secrets.token_hex(3)
 
 
-class History:
+class RunHistory:
     """The runs in one ledger. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
