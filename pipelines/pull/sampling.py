@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from connector.errors import UsageError
 from connector.settings import Settings
+from connector.source import RESOURCES
 from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN, as_ms
 from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
@@ -372,8 +373,9 @@ def _conclusion(summary: Mapping[str, Any]) -> Iterator[str]:
     if summary["verdict"] == "above":
         yield f"More than {allowed} may be wrong. `hiringcenter pull --full` reads all rows again."
     elif summary["verdict"] == "too_few":
-        takes = summary["takes"]
+        takes, names = summary["takes"], summary["resources"]
+        chosen = "" if len(names) == len(RESOURCES) else " ".join(["", *names])
         yield (
             f"That is too few to tell whether at most {allowed} are wrong. It takes "
-            f"{plural(takes, 'row')}: hiringcenter verify --requests {takes}"
+            f"{plural(takes, 'row')}: hiringcenter verify{chosen} --requests {takes}"
         )

@@ -198,8 +198,10 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
     if "results_file" in summary:
         yield f"Every row with its outcome: {summary['results_file']}"
     if "eta_s" in summary:
-        if "would_send" in summary:
+        if "would_send" in summary and "copy_age_s" not in summary:
             yield "Pull first to see which of these would be created and which updated."
+        elif "would_send" in summary:  # a creation of their file precedes them, or a look-up
+            yield "What becomes of those under `would send` is known once their person is."
         needed = summary["would_request"]
         eta_s = summary["eta_s"]
         takes = "" if not needed else f": {eta(eta_s) if eta_s >= 1 else 'less than 1 s'}"

@@ -368,7 +368,7 @@ def _plan_cards(summary: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     every = [
         ("created", summary["would_create"], "not in HiringCenter yet"),
         ("updated", summary["would_update"], "people whose record changes"),
-        ("created or updated", unknown, "found out when they are sent; pull first to know"),
+        ("created or updated", unknown, "found out when they are sent"),
         ("kept", summary["kept"], "rows with fields that stay as HiringCenter has them"),
         ("unchanged", summary["unchanged"], "rows with nothing to send"),
         ("rejected", summary["rejected"], "rows that can't be sent as they are"),

@@ -124,8 +124,8 @@ class RowPlan(NamedTuple):
     has. is_known: the person is known as they are now. seen: the person as the copy has them, for a
     row that is sent without a look. looks_alone: no scan spares it the look, as of new contacts and
     added labels. looks_to_fill: it takes one all the same, to find out whether fields are empty.
-    looks_to_find: the row can't create a person, so one who may be there is looked for. name: see
-    `PlannedRow`.
+    looks_to_find: the row can't create a person, so one who may be there is looked for. follows: an
+    earlier row creates the person. name: see `PlannedRow`.
     """
 
     outcome: Status | None
@@ -142,6 +142,7 @@ class RowPlan(NamedTuple):
     looks_alone: bool = False
     looks_to_fill: bool = False
     looks_to_find: bool = False
+    follows: bool = False
     name: str | None = None
 
     @property
@@ -276,11 +277,12 @@ class PersonPlanner:
     def _unknown(
         self, rows: Sequence[tuple[Write, Evidence]], known: Sequence[RowMemory]
     ) -> Iterator[RowPlan]:
-        """The plans of rows about somebody who isn't known: those with names create them."""
+        """The plans of rows about somebody who isn't known: the first with names creates them."""
         creates = False
         for (_, own), memory in zip(rows, known, strict=True):
             plan = self._sent(memory, known, None)
             if not lacks_names(memory.row.says):
+                plan = plan._replace(follows=creates)
                 creates = True
             else:
                 reason = None if creates or self._finds_all else self._why_not_found(own)

@@ -569,7 +569,8 @@ class Planner:
 
     def _would_create(self, plan: RowPlan) -> bool:
         """Whether a row about somebody who isn't known surely creates them."""
-        return self._finder.pulled.complete_ms is not None and not plan.looks_to_find
+        is_first = not (plan.looks_to_find or plan.follows)
+        return is_first and self._finder.pulled.complete_ms is not None
 
     def _looks(self, plan: RowPlan, own: Evidence) -> bool:
         """Whether the person is looked up before the row is sent."""

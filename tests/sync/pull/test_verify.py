@@ -95,7 +95,7 @@ def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
     assert (report.summary["verdict"], report.exit_code) == ("too_few", 3)
     takes = report.summary["takes"]
     text = "\n".join(str(each) for each in verify_lines(report.summary))
-    assert f"hiringcenter verify --requests {takes}" in text
+    assert f"hiringcenter verify prospects --requests {takes}" in text
     assert _verify(puller, "prospects", requests=takes).exit_code == 0
 
 

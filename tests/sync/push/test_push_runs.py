@@ -227,8 +227,8 @@ def test_one_row_that_never_gets_an_answer_fails_alone(
 
 
 def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, people: Path):
-    """Before any pull it can't tell new people from old ones; after one it can. Its table has a
-    header of one line on a terminal of 80 columns, nothing cut."""
+    """Before any pull it can't tell new people from old ones; after one it can, and counts each new
+    one once. Its table has a header of one line on a terminal of 80 columns, nothing cut."""
     report = push_file(settings, people, dry_run=True)
     summary = report.summary
     assert summary["run_id"] is None, "`runs` knows none of it"
@@ -248,6 +248,12 @@ def test_a_dry_run_says_what_would_happen(settings: Settings, sandbox: Sandbox, 
     summary = push_file(settings, people, dry_run=True).summary
     assert (summary["would_create"], summary["would_update"]) == (2, 1)
     assert summary["eta_s"] >= 0
+    people.write_text(people.read_text() + "Cy,N,cy@example.org,,\nCy,N,cy@example.org,,Dr\n" * 2)
+    report = push_file(settings, people, dry_run=True)
+    facts = report.summary
+    assert [facts[f"would_{each}"] for each in ("create", "update", "send")] == [3, 1, 3]
+    assert facts["cannot_be_undone"]["created"] == 3
+    assert "known once their person is" in shown(push_lines(report))
     assert sandbox.requests == []
 
 
