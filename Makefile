@@ -38,10 +38,10 @@ $(STAMP): pyproject.toml config/requirements-dev.lock
 
 setup: $(STAMP) ## Create .venv and install everything, tests included
 
-sync: $(STAMP) ## Pull and run every push job; without an API key, pull from the sandbox
+sync: $(STAMP) ## Pull, run all push jobs; without a key, pull the sandbox
 	@$(BIN)/python -m pipelines.demo $(ARGS)
 
-push: $(STAMP) ## Push a file of prospects: make push CSV=people.csv ARGS=--dry-run
+push: $(STAMP) ## Push a file: make push CSV=people.csv ARGS=--dry-run
 	@test -n "$(CSV)" || { echo "Name the file: make push CSV=people.csv" >&2; exit 2; }
 	@$(BIN)/hiringcenter push "$(CSV)" $(ARGS)
 
@@ -54,10 +54,10 @@ PYTEST := env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest -q
 test: $(STAMP) ## Run the whole suite
 	@$(PYTEST) -n auto --dist worksteal $(ARGS)
 
-test-fast: $(STAMP) ## Run the unit tests, one pull and some pushes, in about a minute
+test-fast: $(STAMP) ## Run unit tests, one pull, some pushes: about a minute
 	@$(PYTEST) -n logical --dist worksteal -m "not slow" $(FAST) $(ARGS)
 
-test-airflow: $(AIRFLOW) $(STAMP) ## Test the DAG in a real Airflow, installed into .venv-airflow
+test-airflow: $(AIRFLOW) $(STAMP) ## Test the DAG in a real Airflow, in .venv-airflow
 	@AIRFLOW_BIN=$(abspath $(AIRFLOW)) $(PYTEST) -n logical tests/airflow $(ARGS)
 
 # needs nothing of .venv: `make --jobs=2` installs both at once
@@ -67,7 +67,7 @@ $(AIRFLOW): config/constraints-airflow.txt
 	  -c config/constraints-airflow.txt apache-airflow-core apache-airflow-providers-standard
 	@touch $@
 
-test-dagster: $(DAGSTER) $(STAMP) ## Test assets in a real Dagster and manifests by their schemas, in .venv-dagster
+test-dagster: $(DAGSTER) $(STAMP) ## Test assets in a real Dagster, manifests by schema
 	@DAGSTER_BIN=$(abspath $(DAGSTER)) $(PYTEST) -n logical tests/dagster $(ARGS)
 
 $(DAGSTER): config/constraints-dagster.txt
@@ -76,10 +76,10 @@ $(DAGSTER): config/constraints-dagster.txt
 	  -c config/constraints-dagster.txt dagster dagster-dlt check-jsonschema kubernetes-validate -e .
 	@touch $@
 
-test-destinations: $(STAMP) ## Run one script at every destination, and write the table of levels
+test-destinations: $(STAMP) ## Run one script at every destination; write the levels
 	@$(BIN)/python -m tests.destinations
 
-test-old-duckdb: $(OLD_DUCKDB)/.installed $(STAMP) ## Read the published copy with DuckDB 1.0, in .venv-old-duckdb
+test-old-duckdb: $(OLD_DUCKDB)/.installed $(STAMP) ## Read the published copy with DuckDB 1.0
 	@OLD_DUCKDB=$(abspath $(OLD_DUCKDB))/bin/python $(PYTEST) tests/marts -k duckdb_1_0 $(ARGS)
 
 $(OLD_DUCKDB)/.installed:  # there are wheels for Python 3.11 and 3.12
@@ -93,10 +93,10 @@ lint: $(STAMP) ## Check rules and format with Ruff
 types: $(STAMP) ## Check types with Mypy, strictly
 	@$(BIN)/mypy
 
-bench: $(STAMP) ## Measure speed and memory, and compare them with their targets
+bench: $(STAMP) ## Measure speed and memory, compare with their targets
 	@$(BIN)/python -m tests.bench $(ARGS)
 
-lock: $(STAMP) ## Lock the newest version of every requirement, and list the licenses
+lock: $(STAMP) ## Lock the newest requirements, list their licenses
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv pip-licenses
 	@$(BIN)/uv pip compile --quiet pyproject.toml --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-annotate --no-emit-index-url --custom-compile-command "make lock" \
@@ -108,5 +108,5 @@ lock: $(STAMP) ## Lock the newest version of every requirement, and list the lic
 	@$(BIN)/pip-licenses --format=markdown --order=license --ignore-packages hiringcenter-connector pip uv \
 	  pip-licenses prettytable wcwidth >config/licenses.md
 
-clean: ## Remove everything built or installed; data, ledger and settings stay
+clean: ## Remove what was built or installed; data, state stay
 	@rm -rf $(VENV) $(AIRFLOW_VENV) $(DAGSTER_VENV) .venv-destinations $(OLD_DUCKDB) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -172,7 +172,7 @@ def test_changes_while_the_scan_runs(serve: Serve, token_kind: str, order: str):
     assert made.outcome.complete
 
 
-def test_odd_rows_in_the_middle_of_a_list_cost_no_other(serve: Serve):
+def test_malformed_rows_in_the_middle_of_a_list_cost_no_other(serve: Serve):
     """Null, text and objects without an id, in every revision's pages."""
     reader = serve(prospects=0, notes=500)
     for odd in (None, "text", {"body": "no id"}, {"id": None}):
