@@ -352,7 +352,9 @@ class ActivitySender:
         }
         self._people: dict[int, str] = {}  # contact → who was found by it
         self._in_flight: set[_Booked] = set()
-        self._created_again: set[_Booked] = set()
+        # by this push: with `force` each goes out once more, and again only if it was refused
+        self._sent: set[_Booked] = set()
+        self._created: set[_Booked] = set()
 
     def claim_next(self, connection: sa.Connection, row: RowInFlight) -> tuple[Write, bool] | None:
         """The row's next activity that goes out, and whether it, or else its person, is looked up
@@ -380,10 +382,11 @@ class ActivitySender:
                 if row.is_activity:
                     at_ms = self._clock.now_ms()
                     self._receipts.note_activity_row(connection, write, booked[0], None, at_ms)
-            elif not self._options.force and booked in self._uncertain:
+            elif booked in self._uncertain and (booked in self._sent or not self._options.force):
                 self._skip(connection, row, write, UNCERTAIN)
             else:
                 self._in_flight.add(booked)
+                self._sent.add(booked)
                 looks = self._options.looks_first and row.status is not Status.CREATED
                 return self._as_posted(write), looks
         return None
@@ -415,6 +418,8 @@ class ActivitySender:
         row.record_id = None if id_ is None else str(id_)
         self._outbox.finish(connection, write, Status.CREATED, at_ms=at_ms, before=row.state)
         self._receipts.attach(connection, write.prospect_id, write.kind, write.content, at_ms)
+        if row.own:
+            self._created.add(_booked(write))
         if row.is_activity:
             self._receipts.note_activity_row(
                 connection, write, write.prospect_id, row.record_id, at_ms
@@ -459,9 +464,7 @@ class ActivitySender:
         """Whether an activity was created already; with `force` each is created once more."""
         if not self._options.force:
             return booked in self._receipts.attached(connection, [booked[0]])
-        is_there = booked in self._created_again
-        self._created_again.add(booked)
-        return is_there
+        return booked in self._created
 
     def _skip(self, connection: sa.Connection, row: RowInFlight, write: Write, why: str) -> None:
         """An activity isn't sent."""

@@ -61,8 +61,10 @@ def test_force_creates_an_activity_again(rig: Rig, api: FakeApi):
 class StrictApi(FakeApi):
     """Refuses the text of every note."""
 
+    is_strict = True
+
     def _apply(self, resource: str, payload: dict[str, Any], key: str) -> WriteAnswer | Refused:
-        if resource == "notes":
+        if resource == "notes" and self.is_strict:
             field = "body" if "body" in payload else "note"
             reason = f"{field}: is offensive" if field == "body" else "body: is required"
             return Refused(status=400, url_path="/notes", reason=reason)
@@ -98,3 +100,22 @@ def test_ids_that_are_numbers_are_the_same_ids(rig: Rig, api: FakeApi):
     (note,) = api.notes.values()
     assert note["prospectId"] == 1
     assert rig.push([{**ROW, "title": "Dr"}]).statuses == {2: "updated"}
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_note_that_was_refused_is_not_there_for_rows_that_ask_for_the_same(
+    tmp_path: Path, is_alone: bool
+):
+    """Not with --force either: no row says that it is unchanged, and the next push creates it."""
+    api = StrictApi(FakeClock())
+    api.post("prospects", b'{"email": "ada@example.org"}', idempotency_key="theirs")
+    row = {"email": ROW["email"], "body": "hello"} if is_alone else ROW
+    how: dict[str, Any] = {"to": "notes"} if is_alone else {}
+    rig = Rig(f"sqlite:///{tmp_path / 'ledger.db'}", api, clock=api.clock)
+    pushed = rig.push([row, row], force=True, **how)
+    assert "unchanged" not in pushed.statuses.values()
+    assert all("offensive" in (each or "") for each in pushed.messages.values())
+    api.is_strict = False
+    rig.push([row, row], **how)
+    assert len(api.notes) == 1
+    rig.close()
