@@ -382,7 +382,9 @@ def _undo(
     settings: Settings,
     output: Output,
     run_id: str | None = argument("RUN_ID"),
-    dry_run: bool = flag("--dry-run", "Count and list what would be put back; send nothing."),
+    dry_run: bool = flag(
+        "--dry-run", "Count what would be put back, list what can't be; send nothing."
+    ),
     force: bool = flag(
         "--force",
         "Put back what is only known from an older copy too, and look again at people left alone.",

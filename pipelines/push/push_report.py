@@ -203,8 +203,7 @@ def _end(summary: dict[str, Any]) -> Iterator[str]:
         elif "would_send" in summary:  # a creation of their file precedes them, or a look-up
             yield "What becomes of those under `would send` is known once their person is."
         needed = summary["would_request"]
-        eta_s = summary["eta_s"]
-        takes = "" if not needed else f": {eta(eta_s) if eta_s >= 1 else 'less than 1 s'}"
+        takes = f": {eta(summary['eta_s'])}" if needed else ""
         yield f"Nothing was sent. It would take {plural(needed, 'request')}{takes}."
         if "plan_file" in summary:
             yield f"To send exactly this: hiringcenter apply {summary['plan_file']}"

@@ -51,6 +51,8 @@ def elapsed(length_s: float) -> str:
 def eta(length_s: float, now: datetime | None = None) -> str:
     """How long something will take: `45 s`, `1 h 19 min, done about 01:52` (the local clock; with
     the day, if that is another one)."""
+    if length_s < 1:
+        return "less than 1 s"
     if length_s < _SOON_S:
         return f"{length_s:.0f} s"
     now = now or datetime.now().astimezone()

@@ -360,9 +360,9 @@ def _mapped(
         if column is None:
             # of a row that may be a person's, only words for fields are shown
             shown = columns if from_table else list(filter(is_field_word, columns))
+            reason = f"[columns]: {location} has no column {name!r}.{did_you_mean(name, shown)}"
             raise BadMapping(
-                location=mapping.location,
-                reason=f"[columns]: {location} has no column {name!r}.{did_you_mean(name, shown)}",
+                location=mapping.location, reason=f"{reason} Correct the name, or remove its line."
             )
         mapped[column] = target
     return mapped

@@ -19,7 +19,7 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)  # a Monday
 @pytest.mark.parametrize(
     ("length_s", "told"),
     [
-        (0.4, "0 s"),
+        (0.4, "less than 1 s"),
         (45, "45 s"),
         (4752, "1 h 19 min, done about 13:19"),
         (86_400 + 3600, "1 d 1 h, done about Tue 13:00"),
