@@ -30,7 +30,7 @@ TABLES: Mapping[str, str] = {
     "tasks": "tasks, one row each",
     "meetings": "meetings with prospects, one row each",
     "account": "what the API reports of the key, in one row; never the key itself",
-    "_hc_runs": "one row per pull, push or verification; all drains of a day are one",
+    "_hc_runs": "one row per run, of whatever kind; all drains of a day are one",
     "_hc_freshness": "one row per resource: how old it is, and how it was last scanned",
     "_hc_push_results": "one row per input row of each push: its outcome",
     "_hc_malformed_records": "records without a usable id",
