@@ -93,8 +93,9 @@ class World:
         self.destination, self.inbox, self.settings = destination, inbox, own
         self.account = account_of(own)
         self.session: Any = SimpleNamespace(
-            settings=own, clock=self.clock, client=self.server, stop=None, ledger=inbox._database
-        )
+            settings=own, clock=self.clock, client=self.server, stop=None, ledger=inbox._database,
+            now_ms=lambda: self.now_ms,
+        )  # fmt: skip
         self.events: list[str] = []
         self.delivered: list[str] = []
         self.deleted: set[str] = set()
