@@ -134,7 +134,7 @@ class HistoryTables:
         """
         if self.why_not_kept and self._notes.of(self._kind) is None:
             _log.warning("history.not_kept", why=self.why_not_kept)
-            self._notes.save(self._kind, _Note(0, 0, None))
+            self._notes.save({self._kind: _Note(0, 0, None)})
         self._notes.forget_others((*self.resources, self._kind))
         for resource in self.resources:
             if not self._columns(history_of(resource)):
@@ -147,7 +147,7 @@ class HistoryTables:
                 self._follow(resource, None, note)
             if note is not None and note.hidden != hidden:
                 self._hide(resource)
-            self._notes.save(resource, _Note(0, 0, hidden))
+            self._notes.save({resource: _Note(0, 0, hidden)})
             if self._pull.history_days is not None:
                 limit = _moment(self._now_ms() - round(self._pull.history_days * _DAY_MS))
                 self._run(resource, [("DELETE FROM {h} WHERE {to} < %s", (limit,))])
@@ -199,6 +199,7 @@ class HistoryTables:
     def expect(self, batches: Sequence[Batch]) -> None:
         """Before a load: note that these rows are about to land. What a failed one of this run left
         behind is completed first."""
+        pending = {}
         for batch in self._kept(batches):
             note = self._notes.of(batch.table)
             if note is not None and note.is_pending:
@@ -206,15 +207,18 @@ class HistoryTables:
             seen_ms = self._now_ms()
             asked_ms = seen_ms if batch.asked_ms is None else batch.asked_ms
             hidden = _hidden(self._pull, batch.table)
-            self._notes.save(batch.table, _Note(asked_ms, seen_ms, hidden, is_pending=True))
+            pending[batch.table] = _Note(asked_ms, seen_ms, hidden, is_pending=True)
+        self._notes.save(pending)
 
     def follow(self, batches: Sequence[Batch]) -> None:
         """After a load: bring the histories of its rows in line with them."""
+        followed = {}
         for batch in self._kept(batches):
             note = self._notes.of(batch.table)
             assert note is not None
             self._follow(batch.table, batch.as_table()["id"].to_pylist(), note)
-            self._notes.save(batch.table, replace(note, is_pending=False))
+            followed[batch.table] = replace(note, is_pending=False)
+        self._notes.save(followed)
 
     def _kept(self, batches: Sequence[Batch]) -> list[Batch]:
         return [each for each in batches if each.table in self.resources and len(each.rows)]
@@ -480,25 +484,29 @@ class _Notes:
             f"CREATE TABLE IF NOT EXISTS {self._table} (resource VARCHAR, asked_ms BIGINT, "
             "seen_ms BIGINT, hidden VARCHAR, is_pending BOOLEAN)"
         )
+        rows = connection.execute(f"FROM {self._table}").fetchall()
+        self._known = {resource: _Note(*facts) for resource, *facts in rows}
 
     def of(self, resource: str) -> _Note | None:
-        sql = f"SELECT * EXCLUDE (resource) FROM {self._table} WHERE resource = ?"  # noqa: S608
-        rows = self._connection.execute(sql, [resource]).fetchall()
-        return _Note(*rows[0]) if rows else None
+        return self._known.get(resource)
 
-    def save(self, resource: str, note: _Note) -> None:
-        if note == self.of(resource):
+    def save(self, notes: Mapping[str, _Note]) -> None:
+        changed = [(name, note) for name, note in notes.items() if note != self._known.get(name)]
+        if not changed:
             return
         with closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN")
-            cursor.execute(f"DELETE FROM {self._table} WHERE resource = ?", [resource])  # noqa: S608
-            cursor.execute(
-                f"INSERT INTO {self._table} VALUES (?, ?, ?, ?, ?)",  # noqa: S608
-                [resource, note.asked_ms, note.seen_ms, note.hidden, note.is_pending],
-            )
+            for resource, note in changed:
+                cursor.execute(f"DELETE FROM {self._table} WHERE resource = ?", [resource])  # noqa: S608
+                cursor.execute(
+                    f"INSERT INTO {self._table} VALUES (?, ?, ?, ?, ?)",  # noqa: S608
+                    [resource, note.asked_ms, note.seen_ms, note.hidden, note.is_pending],
+                )
             cursor.execute("COMMIT")
+        self._known.update(changed)
 
     def forget_others(self, resources: Sequence[str]) -> None:
         """Of resources whose history isn't kept any more: it will lack what changes now."""
         sql = f"DELETE FROM {self._table} WHERE NOT list_contains(?, resource)"  # noqa: S608
         self._connection.execute(sql, [list(resources)])
+        self._known = {name: note for name, note in self._known.items() if name in resources}

@@ -36,7 +36,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "preserve_insertion_order": False,
     "autoinstall_known_extensions": False,
 }
-_LOG_MAX_BYTES = 32 * 1024 * 1024
+_LOG_MAX_BYTES = 64 * 1024 * 1024  # of three chunks with their histories
 _KEPT_DAMAGED = 4  # files: two working files, each with its log
 _NO_DAMAGE = (
     errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EMFILE,
