@@ -15,6 +15,7 @@ from tests.bench import Row
 from tests.bench._costs import Cost, Yardstick, compare, cost_of, each_run, hiringcenter
 from tests.bench._serving import server_cpu_s, serving
 
+_ROWS_ALONE = {"HIRINGCENTER_PULL__HISTORY": "[]", "HIRINGCENTER_MARTS__ENABLED": "false"}
 SIZES = {"prospects": 75_000, "notes": 45_000, "tasks": 20_000, "meetings": 10_000}
 
 
@@ -28,9 +29,12 @@ def run() -> list[Row]:
         served_s = server_cpu_s(url) - before_s
         costs = each_run(lambda place: _measure(place, url), Path(folder))
     floor, rest, rest_again = costs["floor"], costs["rest_api"], costs["rest_api again"]
+    alone = costs["rows alone"]
     return [
         *compare("150,000 rows", costs["pull"], Yardstick("floor", floor, 2.0),
                  Yardstick("dlt", rest, 0.4)),
+        Row("without histories and marts", str(alone),
+            f"{alone.wall_s / floor.wall_s:.2f} × floor\n{alone.wall_s / rest.wall_s:.2f} × dlt"),
         *compare("nothing new", costs["again"], Yardstick("dlt", rest_again, 0.6)),
         *compare("1 % changed", costs["changed"]),
         Row("the server, 150,000 rows", f"{served_s:.2f} CPU", "far below the floor"),
@@ -38,7 +42,10 @@ def run() -> list[Row]:
 
 
 def _measure(folder: Path, url: str) -> dict[str, Cost]:
+    alone = folder / "alone"
+    alone.mkdir()
     costs = {
+        "rows alone": hiringcenter(alone, url, "pull", **_ROWS_ALONE),
         "floor": _floor(folder, url),
         "rest_api": _rest_api(folder, url),
         "pull": hiringcenter(folder, url, "pull"),
