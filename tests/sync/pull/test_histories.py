@@ -10,6 +10,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
+from pipelines.destination.destination import Destination
 from tests.sync.pull.conftest import Puller
 from tests.sync.pull.thirty_days import thirty_days
 
@@ -36,7 +37,9 @@ def _rows(puller: Puller, sql: str) -> list[tuple[Any, ...]]:
 
 
 def test_versions_of_a_row_at_each_destination(any_puller: Puller):
-    """Changed, with a new column, in another order of labels, deleted, and back again."""
+    """Changed, with a new column, in another order of labels, deleted, and back again. In the end
+    the table is dropped by hand while a person is deleted: a version of nobody doesn't stay open.
+    """
     any_puller.change_pull(history=("prospects",))
     store = any_puller.sandbox.store
     one = store.create("prospects", {"firstName": "A", "title": "1", "labels": ["x", "y"]})
@@ -64,3 +67,14 @@ def test_versions_of_a_row_at_each_destination(any_puller: Puller):
         "LEFT JOIN hiringcenter.prospects p ON p.id = h.id AND p._hc_hash = h._hc_hash",
     )
     assert others == [(303, 2, 302)]
+
+    with Destination(any_puller.settings) as destination:
+        destination.query(f"DROP TABLE {destination.name('prospects')}")
+    store.delete("prospects", id_)
+    any_puller.pull_ok("prospects")
+    still_open = _rows(
+        any_puller,
+        f"SELECT count(*), count(CASE WHEN id = '{id_}' THEN 1 END) "
+        "FROM hiringcenter.prospects_history WHERE _hc_valid_to IS NULL",
+    )
+    assert still_open == [(300, 0)]
