@@ -262,11 +262,8 @@ class HistoryTables:
         """For the transaction in which rows are flagged deleted: ends their open versions."""
         if resource not in self.resources:
             return []
-        sql = (
-            f"UPDATE {{h}} AS h SET {VALID_TO} = GREATEST(%s, {_after(VALID_FROM)}) "  # noqa: S608
-            f"WHERE h.{VALID_TO} IS NULL AND h.id IN ({{ids}}) AND h.id IN "
-            f"(SELECT t.id FROM {{t}} AS t WHERE t.{DELETED_COLUMN} IS NOT NULL)"
-        )
+        flagged = f"SELECT t.id FROM {{t}} AS t WHERE t.{DELETED_COLUMN} IS NOT NULL"  # noqa: S608
+        sql = f"{_END_OPEN} AND h.id IN ({flagged})"
         return [(self._named(resource, sql, ()), (_moment(at_ms),))]
 
     # --- which rows a scan has seen ---------------------------------------------------------------
@@ -298,11 +295,7 @@ class HistoryTables:
         sql = f"SELECT h.id FROM {{h}} AS h WHERE h.{{to}} IS NULL AND NOT EXISTS ({rowless})"  # noqa: S608
         if ids := [id_ for (id_,) in self._run(resource, [(sql, ())])]:
             self._note_change()
-            sql = (
-                f"UPDATE {{h}} AS h SET {{to}} = GREATEST(%s, {_after(VALID_FROM)}) "  # noqa: S608
-                "WHERE h.{to} IS NULL AND h.id IN ({ids})"
-            )
-            self._run(resource, [(sql, (_moment(self._now_ms()),))], ids)
+            self._run(resource, [(_END_OPEN, (_moment(self._now_ms()),))], ids)
 
 
 def _is_narrow(scan: ListScan) -> bool:
@@ -429,6 +422,12 @@ def _after(column: str) -> str:
 
 def _moment(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+_END_OPEN = (  # of the rows in `{ids}`
+    f"UPDATE {{h}} AS h SET {VALID_TO} = GREATEST(%s, {_after(VALID_FROM)}) "  # noqa: S608
+    f"WHERE h.{VALID_TO} IS NULL AND h.id IN ({{ids}})"
+)
 
 
 # --- hidden columns -----------------------------------------------------------------------------
