@@ -114,6 +114,6 @@ def each_run(measure: Callable[[Path], dict[str, Cost]], folder: Path) -> dict[s
     found: list[dict[str, Cost]] = []
     for number in range(RUNS):
         place = folder / str(number)
-        place.mkdir()
+        place.mkdir(parents=True)
         found.append(measure(place))
     return {name: middle([run[name] for run in found]) for name in found[0]}
