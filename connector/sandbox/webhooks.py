@@ -97,13 +97,6 @@ class Webhooks:
             self.subscriptions[key].facts["updatedAt"] = now_ms
             return {**self.subscriptions[key].facts, **shown_once}
 
-    def rotate_secrets(self) -> list[str]:
-        """Give every subscription a new secret, and sign with the one before as well."""
-        with self._lock:
-            for one in self.subscriptions.values():
-                one.secrets = [_new_secret(), one.secrets[0]]
-            return [one.secrets[0] for one in self.subscriptions.values()]
-
     # --- delivering -----------------------------------------------------------------------------
 
     def changed(self, action: str, record: Record, fields: Mapping[str, Any]) -> None:

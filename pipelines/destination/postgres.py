@@ -149,7 +149,6 @@ def wait_out_locks(
     blockers: Callable[[], Sequence[Blocker]],
     *,
     stop: threading.Event | None = None,
-    patience_s: float = PATIENCE_S,
     clock: Clock | None = None,
 ) -> T:
     """The result of `work`, retried while another session's lock makes it fail.
@@ -172,7 +171,7 @@ def wait_out_locks(
                 _log.warning("destination.locked", **known, waited_s=round(waited_s))
             if stop is not None and stop.is_set():
                 raise Interrupted(getattr(stop, "signal_number", 15)) from error
-            if waited_s >= patience_s:
+            if waited_s >= PATIENCE_S:
                 raise DestinationLocked(
                     blockers=[str(each) for each in held],
                     pids=[each.pid for each in held],

@@ -37,9 +37,9 @@ class Check:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Check]:
+def run_checks(settings: Settings) -> list[Check]:
     """Run every check, in the order in which people fix things. One request is sent, and retried
-    for up to `patience_s`.
+    for up to `PATIENCE_S`.
 
     Raises:
         MissingKey, BudgetError: nothing can be checked.
@@ -48,7 +48,7 @@ def run_checks(settings: Settings, *, patience_s: float = PATIENCE_S) -> list[Ch
         "key": _key, "destination": _destination, "budget": _budget, "outbox": _outbox,
         "clock": _clock,
     }  # fmt: skip
-    with open_session(settings, kind="check", patience_s=patience_s) as session:
+    with open_session(settings, kind="check", patience_s=PATIENCE_S) as session:
         return [_guarded(name, check, session) for name, check in checks.items()]
 
 

@@ -14,7 +14,7 @@ import structlog
 
 from connector.errors import DestinationError, DestinationLocked, Interrupted
 from connector.sandbox import Sandbox, SandboxOptions
-from pipelines.destination.postgres import Blocker, wait_out_locks
+from pipelines.destination.postgres import PATIENCE_S, Blocker, wait_out_locks
 from tests.fake_clock import FakeClock
 from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
 
@@ -98,9 +98,9 @@ def test_a_lock_that_is_held_for_too_long_is_an_error_in_words():
         raise Locked
 
     with pytest.raises(DestinationLocked) as failure:
-        wait_out_locks(work, lambda: [ANALYST], patience_s=10, clock=clock)
+        wait_out_locks(work, lambda: [ANALYST], clock=clock)
     assert failure.value.exit_code == 1
-    assert failure.value.waited_s == pytest.approx(10)
+    assert failure.value.waited_s == pytest.approx(PATIENCE_S)
     message = str(failure.value)
     assert "pid 4242 (DBeaver, user ana) holds prospects since 2026-11-26 04:00:12 UTC" in message
     assert "pg_terminate_backend(4242)" in message
