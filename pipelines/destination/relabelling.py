@@ -25,8 +25,7 @@ from connector.errors import ConfigurationError
 from connector.logs import get_logger
 from connector.runs import FreshnessLog, RunHistory
 from connector.settings import Settings
-from pipelines.destination.identity import destination_label, number_of, work_folder
-from pipelines.destination.labels import label_of
+from pipelines.destination.identity import destination_label, label_of, number_of, work_folder
 
 _log = get_logger("ledger")
 _LABEL = re.compile(r"(?P<name>[^:]*):(?P<rest>.*)#(?P<dataset>[A-Za-z_][A-Za-z0-9_]{0,62})", re.S)

@@ -8,13 +8,11 @@ whatever a kill cuts short, the next such command does to its end.
 from __future__ import annotations
 
 import glob
-import json
-import re
 import secrets
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,19 +34,13 @@ from connector.errors import (
 )
 from connector.logs import error_facts, get_logger, redact
 from connector.settings import Settings
-from connector.source import RESOURCES
-from connector.source.row_maker import MALFORMED_TABLE, Privacy, variant_name
 from connector.upsert.outbox.forgotten import (
-    ContactHashes,
     PeopleToForget,
-    contact_kind,
     contacts_leading_to,
-    identity_text,
     ids_in,
     people_behind,
     receipts_of,
     remove_people,
-    texts_in,
 )
 from connector.upsert.outbox.outbox import Outbox
 from connector.upsert.outbox.pairing import Scopes
@@ -63,18 +55,15 @@ from pipelines.destination.identity import (
     pull_lock_name,
     work_paths,
 )
-from pipelines.destination.loader import PIPELINE_NAME, state_without
 from pipelines.destination.postgres import AnswerTimeouts, bounded_waits
 from pipelines.destination.warehouse import CopyWarehouse, DuckWarehouse, ServerWarehouse
 from pipelines.destination.working_file import (
-    TableName,
     WorkRecord,
     open_working_file,
-    quoted_name,
     quoted_text,
     rewrite_file,
 )
-from pipelines.pull.run_tables import refuse_other_account
+from pipelines.pull.person_tables import PersonTables, aliases_of
 from pipelines.running.session import (
     Session,
     contact_hashes,
@@ -88,15 +77,6 @@ from pipelines.running.session import (
     scope_of,
 )
 
-PROSPECTS = "prospects"
-_RESULTS, _STATES = "_hc_push_results", "_dlt_pipeline_state"
-_MENTIONS = (
-    (_RESULTS, "message", ("run_id", "row_number")), ("_hc_runs", "error", ("run_id",)),
-    ("_hc_runs", "summary", ("run_id",)), ("_hc_freshness", "why_incomplete", ("resource",)),
-)  # fmt: skip
-_CONTACTS = ("email", "phone")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as a 64-bit column holds them
-_ASCII_WORD = re.compile(r"[a-z0-9]+")
 _SCRATCH = ("*.tmp", "*.made", "own_marts.*")  # in the working folder
 _log = get_logger("forget")
 
@@ -115,10 +95,6 @@ _DEAD_TUPLES = "rows that PostgreSQL has deleted and not overwritten yet: VACUUM
 _KEPT_BY_SERVER = (
     "what {label} keeps of deleted rows (staging tables, snapshots, time travel), and their ids in "
     "texts about others"
-)
-_OTHERS_PEOPLE = (
-    "the person would go from the other account's rows, and its next pull would bring them back. "
-    "Nothing was removed"
 )
 _LOG_IN_USE = (
     "the log of {what}, which another process is reading: run the command again once that has ended"
@@ -337,7 +313,7 @@ class _Forgetting:
 
     # --- who it is --------------------------------------------------------------------------------
 
-    def _find(self, tables: _PersonTables | None, unfinished: Collection[int]) -> _FoundPeople:
+    def _find(self, tables: PersonTables | None, unfinished: Collection[int]) -> _FoundPeople:
         """Everybody with the id, or with exactly that email; and those whom an earlier run hasn't
         removed to the end."""
         hashes, is_email = self._hashes, self._request.is_email
@@ -352,7 +328,7 @@ class _Forgetting:
         by_person: dict[int, set[int]] = {}
         for id_ in everybody:
             values = tables.contacts(id_) if tables else []
-            own = {alias for kind, value in values for alias in _aliases(kind, value, hashes)}
+            own = {alias for kind, value in values for alias in aliases_of(kind, value, hashes)}
             shared = tables.shared(values, everybody) if tables else set()
             by_person[hashes.of_id(id_)] = (own | self._known_to_lead(id_)) - shared
         named = self._named
@@ -364,7 +340,7 @@ class _Forgetting:
         contacts = frozenset[int]().union(*by_person.values())
         return _FoundPeople(PeopleToForget(tuple(everybody), contacts), by_person)
 
-    def _sent_to(self, tables: _PersonTables | None) -> list[str]:
+    def _sent_to(self, tables: PersonTables | None) -> list[str]:
         """To whom pushes have found that email to lead, and who has no other one by now."""
         if self._outbox is None or not self._shares_aliases:
             return []
@@ -494,18 +470,14 @@ class _Forgetting:
         removed: Counter[str],
         *,
         is_plain_sql: bool = False,
-    ) -> _PersonTables:
-        return _PersonTables(
-            warehouse,
-            self._settings,
-            self._hashes,
-            removed,
-            is_dry=self._request.dry_run,
-            is_plain_sql=is_plain_sql,
-        )
+    ) -> PersonTables:
+        return PersonTables(
+            warehouse, self._settings, self._hashes, removed,
+            is_dry=self._request.dry_run, is_plain_sql=is_plain_sql,
+        )  # fmt: skip
 
     @contextmanager
-    def _opened_tables(self) -> Iterator[_PersonTables | None]:
+    def _opened_tables(self) -> Iterator[PersonTables | None]:
         """The tables of the destination; None where nothing has ever landed."""
         settings, report = self._settings, self._report
         if is_duckdb(settings):
@@ -570,238 +542,3 @@ def _attached(file: Path) -> duckdb.DuckDBPyConnection:
     connection.execute(f"ATTACH {quoted_text(file)} AS _hc_kept")
     connection.execute("USE _hc_kept")
     return connection
-
-
-class _PersonTables:
-    """The tables of one dataset, in a file or on a server. removed: counts what is. is_dry: it is
-    only counted. is_plain_sql: of a server of which no more is known than that it has SQL."""
-
-    def __init__(
-        self,
-        warehouse: DuckWarehouse | ServerWarehouse,
-        settings: Settings,
-        hashes: ContactHashes,
-        removed: Counter[str],
-        *,
-        is_dry: bool,
-        is_plain_sql: bool,
-    ) -> None:
-        self._warehouse, self._settings, self._hashes = warehouse, settings, hashes
-        self._removed, self._is_dry, self._is_plain_sql = removed, is_dry, is_plain_sql
-        self._columns: dict[str, set[str]] = {}
-
-    def _has(self, table: str, *columns: str) -> bool:
-        if table not in self._columns:
-            self._columns[table] = {*self._warehouse.column_names(table)}
-        return bool(self._columns[table]) and self._columns[table] >= {*columns}
-
-    def _rows(self, what: str, table: str, where: str, ids: Sequence[str]) -> list[Any]:
-        sql = f"SELECT {what} FROM {self._warehouse.name(table)} WHERE {where}"  # noqa: S608
-        return self._execute(sql, ids)
-
-    def _execute(self, sql: str, ids: Sequence[str]) -> list[Any]:
-        warehouse = self._warehouse
-        return warehouse.query_ids(sql, ids) if "{ids}" in sql else warehouse.query(sql)
-
-    def _conditions(self, table: str, column: str, values: Sequence[str]) -> Iterator[str]:
-        """SQL for rows that have one of the values, also where the API sent a number: that is in
-        another column."""
-        if values and self._has(table, column):
-            yield f"{column} IN ({{ids}})"
-            if numbers := [each for each in values if _INTEGER.fullmatch(each)]:
-                for variant in self._number_columns(table, column):
-                    yield f"{variant} IN ({', '.join(numbers)})"
-
-    def _number_columns(self, table: str, column: str) -> list[str]:
-        variants = [variant_name(column, data_type) for data_type in ("bigint", "double")]
-        return [each for each in variants if self._has(table, each)]
-
-    def refuse_other_account(self, session: Session) -> None:
-        """
-        Raises:
-            OtherAccount: the rows aren't those of the key's account.
-        """
-        refuse_other_account(self._warehouse, session, _OTHERS_PEOPLE)
-
-    # --- who it is --------------------------------------------------------------------------------
-
-    def having(self, email: str) -> list[str]:
-        """Ids of prospects who have this email, however it is spelled."""
-        if not self._has(PROSPECTS, "id", "email"):
-            return []
-        if (hidden := self._hashes.hidden.get("email")) is not None:
-            wanted = sorted({hidden(each) for each in (email, email.casefold(), email.lower())})
-            return [id_ for (id_,) in self._rows("id", PROSPECTS, "email IN ({ids})", wanted)]
-        # a part that is lower-cased alike everywhere finds candidates, which are compared here
-        parts = _ASCII_WORD.findall(email.lower())
-        like, own = f"%{max(parts, key=len, default='')}%", self._hashes.of_contact("email", email)
-        sql = f"SELECT id, email FROM {self._warehouse.name(PROSPECTS)} WHERE lower(email) LIKE %s"  # noqa: S608
-        rows = self._warehouse.query(sql, [like])
-        return [id_ for id_, text in rows if own & _aliases("email", text, self._hashes)]
-
-    def has(self, prospect_id: str) -> bool:
-        is_there = self._has(PROSPECTS, "id")
-        return is_there and bool(self._rows("id", PROSPECTS, "id IN ({ids})", [prospect_id]))
-
-    def every_id(self) -> list[str]:
-        if not self._has(PROSPECTS, "id"):
-            return []
-        sql = f"SELECT id FROM {self._warehouse.name(PROSPECTS)}"  # noqa: S608 - a name of ours
-        return [row[0] for row in self._warehouse.query(sql)]
-
-    def contacts(self, prospect_id: str) -> list[tuple[str, str]]:
-        """(kind, text) of every contact that the person has, or had by their history."""
-        return [
-            (kind, text)
-            for table in (PROSPECTS, f"{PROSPECTS}_history")
-            for kind in _CONTACTS
-            if self._has(table, "id", kind)
-            for column in (kind, *self._number_columns(table, kind))
-            for (value,) in self._rows(column, table, "id IN ({ids})", [prospect_id])
-            if (text := identity_text(value)) is not None
-        ]
-
-    def shared(self, contacts: Sequence[tuple[str, str]], but: Collection[str]) -> set[int]:
-        """Aliases of those contacts that others have as well: a family's phone. but: not these
-        people."""
-        shared: set[int] = set()
-        for kind, value in dict.fromkeys(contacts):
-            if not (own := _aliases(kind, value, self._hashes)):
-                continue
-            where, like = "lower(trim(email)) = %s", value.strip().lower()
-            if kind == "phone":  # the last digits find a few candidates
-                where, like = "phone LIKE %s", f"%{value.strip()[-2:]}"
-            sql = f"SELECT id, {kind} FROM {self._warehouse.name(PROSPECTS)} WHERE {where}"  # noqa: S608
-            for other, text in self._warehouse.query(f"{sql} AND _hc_deleted_at IS NULL", [like]):
-                if other not in but:
-                    shared |= own & _aliases(kind, text, self._hashes)
-        return shared
-
-    # --- removing ---------------------------------------------------------------------------------
-
-    def remove(self, people: PeopleToForget) -> None:
-        """Remove the rows of these people and what belongs to them; the people themselves last, by
-        whom a run that was killed finds the others."""
-        ids = people.ids
-        if isinstance(self._warehouse, DuckWarehouse) and not self._is_dry:
-            self._warehouse.rename_seen([*ids, *self.belonging_to(ids)])
-        self._empty_staging()
-        self._remove_malformed(people)
-        if not ids:
-            return
-        self._remove_mentions(people)
-        self._change_states(ids)
-        self._remove_rows(_RESULTS, "prospect_id", ids, "results")
-        for resource in sorted(RESOURCES, key=lambda each: each == PROSPECTS):
-            owner = "id" if resource == PROSPECTS else "prospect_id"
-            owners = self._owners(resource, ids)
-            self._remove_rows(f"{resource}_history", owner, owners, "history")
-            self._remove_rows(resource, owner, owners, resource)
-
-    def _owners(self, resource: str, ids: Sequence[str]) -> list[str]:
-        """`ids` as the table has them, where the settings hash that column."""
-        own, secret = getattr(self._settings.pull, resource), self._settings.pull.hash_key
-        if resource == PROSPECTS or not own.hash_columns or secret is None:
-            return [*ids]
-        given = secret.get_secret_value().encode()
-        privacy = Privacy(resource, own.exclude_columns, own.hash_columns, given)
-        if not privacy.hashes("prospectId"):
-            return [*ids]
-        sent = [*ids, *(float(each) for each in ids if _INTEGER.fullmatch(each))]  # 4711 as 4711.0
-        return [*ids, *map(privacy.keyed_hash, sent)]
-
-    def belonging_to(self, ids: Sequence[str]) -> list[str]:
-        """Ids of their notes, tasks and meetings."""
-        return [
-            row[0]
-            for name in RESOURCES
-            if name != PROSPECTS and (owners := self._owners(name, ids))
-            for where in self._conditions(name, "prospect_id", owners)
-            for row in self._rows("id", name, where, owners)
-        ]
-
-    def _remove_rows(self, table: str, column: str, values: Sequence[str], place: str) -> None:
-        for where in self._conditions(table, column, values):
-            count = sum(int(row[0]) for row in self._rows("count(*)", table, where, values))
-            self._removed[place] += count
-            if count and not self._is_dry:
-                sql = f"DELETE FROM {self._warehouse.name(table)} WHERE {where}"  # noqa: S608
-                self._execute(sql, values)
-
-    def _empty_staging(self) -> None:
-        """What the last load left in dlt's staging tables, whoever it is about."""
-        if self._is_dry or self._is_plain_sql:
-            return
-        staging = f"{self._settings.dataset}_staging"
-        found = self._warehouse.query(
-            "SELECT table_name FROM information_schema.tables "
-            "WHERE table_schema = %s AND table_type = 'BASE TABLE'",
-            [staging],
-        )
-        for (table,) in found:
-            if not table.startswith("_dlt_"):
-                name = TableName(staging, table)
-                self._warehouse.query(f"DELETE FROM {name}")  # noqa: S608 - quoted
-
-    def drop_marts(self) -> None:
-        """Of a copy that is put aside; they are made of its tables."""
-        schema = f"{self._settings.dataset}_marts"
-        if not self._is_dry:
-            self._warehouse.query(f"DROP SCHEMA IF EXISTS {quoted_name(schema)} CASCADE")
-
-    def _remove_malformed(self, people: PeopleToForget) -> None:
-        if not self._has(MALFORMED_TABLE, "id", "content"):
-            return
-        ids, hashes = {*people.ids}, self._hashes
-
-        def is_theirs(text: str) -> bool:
-            return not people.contacts.isdisjoint(hashes.of_contact(contact_kind(text), text))
-
-        sql = f"SELECT id, content FROM {self._warehouse.name(MALFORMED_TABLE)}"  # noqa: S608
-        rows = self._warehouse.query(sql)
-        theirs = [id_ for id_, content in rows if _names_one(content, ids, is_theirs)]
-        self._remove_rows(MALFORMED_TABLE, "id", theirs, "malformed")
-
-    def _remove_mentions(self, people: PeopleToForget) -> None:
-        """Ids in texts about other rows and runs."""
-        for table, column, key in () if self._is_plain_sql else _MENTIONS:
-            if not self._has(table, column, *key):
-                continue
-            name, text = self._warehouse.name(table), f"CAST({column} AS VARCHAR)"
-            sql = f"SELECT {', '.join(key)}, {text} FROM {name} WHERE {text} LIKE %s"  # noqa: S608
-            which = " AND ".join(f"{each} = %s" for each in key)
-            for id_ in people.ids:
-                for *row, found in self._warehouse.query(sql, [f"%{id_}%"]):
-                    if (plain := people.without_ids(found)) == found:
-                        continue
-                    self._removed["mentions"] += 1
-                    if not self._is_dry:
-                        change = f"UPDATE {name} SET {column} = %s WHERE {which}"  # noqa: S608
-                        self._warehouse.query(change, [plain, *row])
-
-    def _change_states(self, ids: Sequence[str]) -> None:
-        """Ids that dlt's states remember, of rows that left their list, say."""
-        if self._is_dry or not self._has(_STATES, "state", "_dlt_load_id"):
-            return
-        name = self._warehouse.name(_STATES)
-        sql = f"SELECT _dlt_load_id, state FROM {name} WHERE pipeline_name = %s"  # noqa: S608
-        for load, state in self._warehouse.query(sql, [PIPELINE_NAME]):
-            if (plain := state_without(state, ids)) != state:
-                change = f"UPDATE {name} SET state = %s WHERE _dlt_load_id = %s"  # noqa: S608
-                self._warehouse.query(change, [plain, load])
-
-
-def _aliases(kind: str, value: Any, hashes: ContactHashes) -> set[int]:
-    """Of a contact as a table has it."""
-    if kind in hashes.hidden and isinstance(value, str) and value.strip():
-        return {hashes.of_hidden(kind, value)}
-    return hashes.of_contact(kind, value)
-
-
-def _names_one(content: str, ids: Collection[str], is_contact: Callable[[str], bool]) -> bool:
-    """Whether a malformed record holds one of the ids or contacts."""
-    try:
-        record = json.loads(content)
-    except ValueError:
-        return any(id_ in content for id_ in ids)
-    return any(text in ids or is_contact(text) for text in texts_in(record))

@@ -20,9 +20,8 @@ NETWORK = {
 }  # fmt: skip
 TRANSPORT = "connector/api/transport.py"
 ELSEWHERE = {
-    "pipelines/destination/identity.py": "gethostname, to tell installations apart",
+    "pipelines/destination/identity.py": "gethostname, and spellings of an address: names alone",
     "pipelines/destination/postgres.py": "time-outs on the sockets that libpq has opened",
-    "pipelines/destination/labels.py": "spellings of an address, to name a server once",
     "connector/webhooks/receiver.py": "listens for deliveries: it answers, and never sends first",
     "pipelines/running/monitoring.py": "reports failures to an address of the user's own",
 }

@@ -18,10 +18,10 @@ from connector.settings import Settings
 from pipelines.destination.identity import (
     destination_label,
     destination_type,
+    label_of,
     pull_lock_name,
     work_paths,
 )
-from pipelines.destination.labels import label_of
 
 SECRET = "s3cr3t-pass"
 PG = "DESTINATION__POSTGRES__CREDENTIALS"
