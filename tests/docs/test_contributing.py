@@ -7,15 +7,16 @@ from graphlib import TopologicalSorter
 
 from tests.bench.__main__ import names
 from tests.docs.pages import ROOT, codes, page, rows
-from tests.unit.test_layers import imports_between_parts
+from tests.unit.test_layers import MODULES_MAX, imports_between_parts, imports_within_parts
 
 PICTURE = re.compile(r"^(?:connector|pipelines)\.\w+ +-> .*$", re.MULTILINE)
+INNER = re.compile(r"^connector\.\w+(?:\.\w+|/\*) +-> .*$", re.MULTILINE)
 
 
-def drawn() -> dict[str, set[str]]:
+def drawn(picture: re.Pattern[str] = PICTURE) -> dict[str, set[str]]:
     """Part → what it imports directly, as the picture has it."""
     found = {}
-    for line in PICTURE.findall(page("CONTRIBUTING.md").text):
+    for line in picture.findall(page("CONTRIBUTING.md").text):
         name, _, targets = (piece.strip() for piece in line.partition("->"))
         top = name.partition(".")[0]
         names = [] if targets == "nothing" else targets.split(", ")
@@ -42,6 +43,20 @@ def test_the_picture_is_what_the_imports_are():
     assert {name: shown[name] for name in sorted(shown)} == {
         name: found[name] for name in sorted(found)
     }
+
+
+def test_the_picture_of_sub_packages_is_what_the_imports_are():
+    """`connector.upsert/*` stands for its own modules, those in no sub-package."""
+    found = {
+        name if name.count(".") > 1 else f"{name}/*": others
+        for name, others in reduced(imports_within_parts()).items()
+    }
+    assert drawn(INNER) == found
+
+
+def test_the_number_of_modules_is_named():
+    """The bound that the layer tests hold."""
+    assert f"at most {MODULES_MAX} of them" in " ".join(page("CONTRIBUTING.md").text.split())
 
 
 def test_every_folder_of_tests_and_every_bench_is_listed():

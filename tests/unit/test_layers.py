@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOPS = ("connector", "pipelines")
 _INSIDE = ("connector.", "pipelines.")
+MODULES_MAX = 110  # without the sandbox
 
 # each part: what it may import of ours
 MAY_IMPORT = {
@@ -105,6 +106,23 @@ def imports_between_parts() -> dict[str, set[str]]:
     return found
 
 
+def imports_within_parts() -> dict[str, set[str]]:
+    """Sub-package (such as connector.upsert.rows) → the others of its part that it imports; a part
+    stands for its modules in none. What an `__init__` re-exports is no arrow."""
+    found: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        package = module.rpartition(".")[0]
+        if path.name != "__init__.py" and package not in TOPS:
+            own = found.setdefault(package, set())
+            for name in imports(module):
+                is_package = name in modules() and modules()[name].name == "__init__.py"
+                other = name if is_package else name.rpartition(".")[0]
+                if _part(other) == _part(package) and other != package:
+                    own.add(other)
+    parts = {_part(package) for package in found if package.count(".") > 1}
+    return {package: others for package, others in found.items() if _part(package) in parts}
+
+
 @pytest.mark.parametrize("module", [name for name in modules() if name.startswith("connector.")])
 def test_a_part_imports_only_what_lies_below_it(module: str):
     """Nothing in connector imports upwards, sideways, or from pipelines."""
@@ -185,6 +203,12 @@ def test_no_package_imports_itself_in_a_circle():
 
 def _outside_the_sandbox() -> list[str]:
     return [name for name in modules() if not name.startswith("connector.sandbox")]
+
+
+def test_modules_are_few():
+    """Each is a whole topic: for one more, two that are one topic become one."""
+    own = [name for name in _outside_the_sandbox() if modules()[name].name != "__init__.py"]
+    assert len(own) <= MODULES_MAX
 
 
 def test_a_module_name_is_used_once():
