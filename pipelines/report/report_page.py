@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from markupsafe import Markup, escape
 from connector.budget.database import Database
 from connector.budget.ledger_view import open_report
 from connector.clock import SystemClock
-from connector.errors import UsageError, printable
+from connector.errors import printable
 from connector.runs import SENDING, Freshness, RunRecord
 from connector.settings import Settings
 from connector.source import RESOURCES
@@ -205,8 +204,6 @@ def by_minute(ages_s: Iterable[float]) -> list[int]:
 
 SHOWN_RUNS = 30
 WIDTH, HEIGHT = 600.0, 120.0
-_TITLE = b"<title>HiringCenter connector report</title>"
-_HEAD_BYTES = 2048
 _PLAN_BEGINS = b"<!doctype html>\n<!-- HiringCenter import plan -->\n"
 _AS_JSON = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})
 
@@ -220,37 +217,13 @@ def write_report(settings: Settings, path: Path) -> int:
     Raises:
         UsageError: `path` can't be written, or is a file other than an earlier report.
     """
-    _check_target(path)
     facts = gather(settings)
-    new = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        new.write_text(render(facts), encoding="utf-8")
-        new.replace(path)
-    except OSError as error:
-        new.unlink(missing_ok=True)
-        raise UsageError(
-            f"{path}: the report can't be written: {error.strerror}. Name another file: --output F."
-        ) from error
+    page = render(facts)
+    begins = page[: page.index("</title>")].encode()
+    with PrivateFile(path, begins=begins, what="a report", option="--output") as file:
+        file.write(page.encode())
+        file.finish()
     return len(facts.runs)
-
-
-def _check_target(path: Path) -> None:
-    """A mistyped path must not overwrite another file, whether directly or through a link."""
-    if path.is_symlink():
-        raise UsageError(
-            f"{path} is a link, which isn't followed. Name the file itself: --output F."
-        )
-    if not path.exists():
-        return
-    try:
-        with path.open("rb") as there:
-            is_report = _TITLE in there.read(_HEAD_BYTES)
-    except OSError as error:
-        raise UsageError(
-            f"{path}: this file can't be read: {error.strerror}. Name another file: --output F."
-        ) from error
-    if not is_report:
-        raise UsageError(f"{path} exists and isn't a report. Name another file: --output F.")
 
 
 def render(facts: ReportFacts) -> str:
