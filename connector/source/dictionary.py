@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import NamedTuple
 
 from connector.source.fields import (
@@ -178,17 +179,23 @@ def table_text(table: str) -> str | None:
 
 def column_text(table: str, column: str) -> str | None:
     """What a column holds; None if nothing names it: a field that the API's reference lacks."""
-    of = table.removesuffix(_HISTORY)
-    known = {**_COLUMNS.get(table, {}), **({} if of == table else _OF_HISTORIES)}
-    if of in CONTRACT:
-        named = {**_OF_RECORDS, **_FIELDS[of]}
-        known |= {column_name(field): named[field] for field in CONTRACT[of]}
+    known = _known_columns(table)
     if (text := known.get(column) or _OF_EVERY_LIST.get(column)) is not None:
         return text
     variant = _VARIANT.fullmatch(column)
     if variant is None or variant[1] not in known:
         return None
     return f"values of {variant[1]} that are of another type: {variant[2]}"
+
+
+@cache
+def _known_columns(table: str) -> Mapping[str, str]:
+    of = table.removesuffix(_HISTORY)
+    known = {**_COLUMNS.get(table, {}), **({} if of == table else _OF_HISTORIES)}
+    if of in CONTRACT:
+        named = {**_OF_RECORDS, **_FIELDS[of]}
+        known |= {column_name(field): named[field] for field in CONTRACT[of]}
+    return known
 
 
 class Comment(NamedTuple):

@@ -200,10 +200,9 @@ class Snapshot:
         for name in names:
             written.setdefault(name.dataset, set()).add(name.table)
         with closing(connection.cursor()) as cursor:
-            options = f"STORAGE_VERSION '{_STORAGE_VERSION}'"
+            # a copy that isn't finished is thrown away: it needs no log
+            options = f"STORAGE_VERSION '{_STORAGE_VERSION}', RECOVERY_MODE NO_WAL_WRITES"
             cursor.execute(f"ATTACH {quoted_text(made)} AS {_ALIAS} ({options})")
-            # with the 1 GB that dlt sets, each row would be written to the log before the file
-            cursor.execute("RESET checkpoint_threshold")
             try:
                 for name in names:
                     cursor.execute(f"CREATE SCHEMA IF NOT EXISTS {_ALIAS}.{name.schema}")
@@ -214,6 +213,7 @@ class Snapshot:
                 signature = _SIGNATURE.format(self._installation, time.time_ns() // 10**6)
                 signed = quoted_text(f"{table_text(RUNS_TABLE)}. {signature}")
                 cursor.execute(f"COMMENT ON TABLE {_ALIAS}.{own_runs} IS {signed}")
+                cursor.execute(f"CHECKPOINT {_ALIAS}")  # DETACH alone would hide that it fails
             finally:
                 cursor.execute(f"DETACH {_ALIAS}")
         return written

@@ -164,32 +164,41 @@ class DuckWarehouse:
         A column that is new to a table may have been dropped by hand, in a file of which dlt knows
         nothing yet: then no row is unchanged, and all are loaded again.
         """
-        before = {batch.table: self.column_names(batch.table) for batch in batches}
-        with closing(self._connection.cursor()) as cursor:
-            cursor.execute("BEGIN")
-            cursor.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')
-            for batch in batches:
-                name = self.name(batch.table)
-                types = {
-                    column: DUCKDB_TYPES[schema["data_type"]]
-                    for column, schema in batch.columns.items()
-                }
+        before = self._names_of_columns()
+        statements = [f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"']
+        for batch in batches:
+            name, known = self.name(batch.table), before.get(batch.table, ())
+            types = {
+                column: DUCKDB_TYPES[schema["data_type"]]
+                for column, schema in batch.columns.items()
+            }
+            if not known:
                 columns = ", ".join(
                     f'"{column}" {kind}'
                     + ("" if batch.columns[column].get("nullable", True) else " NOT NULL")
                     for column, kind in types.items()
                 )
-                cursor.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
-                for column, kind in types.items():
-                    cursor.execute(f'ALTER TABLE {name} ADD COLUMN IF NOT EXISTS "{column}" {kind}')
-                known = before[batch.table]
-                if (
-                    HASH_COLUMN in known
-                    and batch.key == "id"
-                    and any(not (each in known or is_reserved(each)) for each in types)
-                ):
-                    cursor.execute(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
-            cursor.execute("COMMIT")
+                statements.append(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
+                continue
+            lacking = [column for column in types if column not in known]
+            statements += [
+                f'ALTER TABLE {name} ADD COLUMN IF NOT EXISTS "{column}" {types[column]}'
+                for column in lacking
+            ]
+            has_hashes = HASH_COLUMN in known and batch.key == "id"
+            if has_hashes and not all(map(is_reserved, lacking)):
+                statements.append(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
+        with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
+            cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
+
+    def _names_of_columns(self) -> dict[str, list[str]]:
+        """The columns of each table."""
+        found = self.query(
+            "SELECT table_name, list(column_name) FROM duckdb_columns() "
+            "WHERE schema_name = %s AND database_name = current_database() GROUP BY ALL",
+            [self._dataset],
+        )
+        return dict(found)
 
     def rename_seen(self, ids: Sequence[str]) -> None:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working
