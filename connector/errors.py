@@ -16,7 +16,6 @@ Each message says what happened, where, and what to do next; the facts behind it
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -237,6 +236,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`; None if none is close."""
     if len(name) > NAME_MAX:  # comparing two long texts takes the square of their length
         return None
+    import difflib  # not by every command
+
     short = [each for each in known if len(each) <= NAME_MAX]
     matches = difflib.get_close_matches(name, short, n=1, cutoff=0.6)
     return matches[0] if matches else None

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -84,7 +84,7 @@ class Arrival:
 
 @dataclass(frozen=True)
 class ChangedPerson:
-    """Somebody whom events name, not looked up since. deliveries: how many events."""
+    """A person whom events name, not looked up since. deliveries: how many events."""
 
     prospect_id: str
     first_ms: int
@@ -101,7 +101,7 @@ class EventFacts:
     running without a gap, and its last sign of life. unidentified, unidentified_ms: events in which
     no prospect was found. brought: changes that events have brought since the last full scan.
     miss_rate: the part of all changes that they hadn't, by that scan. probed_ms: when the poll feed
-    was last compared; probe_missed_ms: when it had somebody whom no event had named.
+    was last compared; probe_missed_ms: when it had a person whom no event had named.
     waiting: how many people wait, the first one since oldest_ms. elsewhere: whether the account's
     receiver keeps events for another destination.
     """
@@ -247,7 +247,7 @@ class Inbox:
             ]
 
     def settle(self, account: str, people: Sequence[ChangedPerson], *, brought: int = 0) -> None:
-        """What they look like now has landed; whoever was named again meanwhile stays.
+        """What they look like now has landed; a person who was named again meanwhile stays.
 
         brought: how many of them had changed.
         """
@@ -269,8 +269,8 @@ class Inbox:
     def note_full_scan(
         self, account: str, *, scanned_ms: int, is_complete: bool, miss_rate: float | None = None
     ) -> int:
-        """A full scan that began at `scanned_ms` has ended. If it is proven complete, whoever was
-        named before that needs no look-up. Returns how many.
+        """A full scan that began at `scanned_ms` has ended. If it is proven complete, people
+        named before that need no look-up. Returns how many.
 
         miss_rate: by that scan; None: it can't be told, so the one before stays.
         """
@@ -339,17 +339,12 @@ class Inbox:
             waiting, oldest_ms = connection.execute(
                 sa.select(sa.func.count(), sa.func.min(_waiting.c.first_ms)).where(mine)
             ).one()
-        facts = EventFacts(
+        own = {} if row is None else {name: row._mapping[name] for name in _OWN_FACTS}
+        return EventFacts(
             last_ms={each.event_type: each.last_ms for each in types},
             deliveries={each.event_type: each.deliveries for each in types},
-            waiting=waiting,
-            oldest_ms=oldest_ms,
-            elsewhere=elsewhere,
-        )
-        if row is None:
-            return facts
-        own = {name: value for name, value in row._mapping.items() if name in _OWN_FACTS}
-        return replace(facts, **own)
+            waiting=waiting, oldest_ms=oldest_ms, elsewhere=elsewhere, **own,
+        )  # fmt: skip
 
     def note_probe(self, account: str, *, now_ms: int, has_missed: bool) -> None:
         """The poll feed was compared with what is known."""
@@ -358,7 +353,7 @@ class Inbox:
             self._change(connection, account, probed_ms=now_ms, **missed)
 
     def note_unidentified(self, account: str, count: int, *, now_ms: int) -> None:
-        """Events named somebody whom neither the API nor the destination knows."""
+        """Events named people whom neither the API nor the destination knows."""
         more = _accounts.c.unidentified + count
         with self._database.write() as connection:
             self._change(connection, account, unidentified=more, unidentified_ms=now_ms)
@@ -366,18 +361,11 @@ class Inbox:
     def notes(self, account: str) -> dict[str, Any]:
         """What commands remember: subscriptions, requests of `watch`, the last poll."""
         with self._database.read() as connection:
-            text = connection.scalar(
-                sa.select(_accounts.c.notes).where(_accounts.c.account == account)
-            )
-        found: dict[str, Any] = orjson.loads(text or "{}")
-        return found
+            return _notes_of(connection, account)
 
     def change_notes(self, account: str, **changes: Any) -> None:
         with self._database.write() as connection:
-            text = connection.scalar(
-                sa.select(_accounts.c.notes).where(_accounts.c.account == account)
-            )
-            merged = orjson.dumps({**orjson.loads(text or "{}"), **changes}).decode()
+            merged = orjson.dumps({**_notes_of(connection, account), **changes}).decode()
             self._change(connection, account, notes=merged)
 
     @staticmethod
@@ -386,6 +374,11 @@ class Inbox:
         connection.execute(insert.on_conflict_do_nothing())
         mine = _accounts.c.account == account
         connection.execute(sa.update(_accounts).where(mine).values(**changes))
+
+
+def _notes_of(connection: sa.Connection, account: str) -> dict[str, Any]:
+    text = connection.scalar(sa.select(_accounts.c.notes).where(_accounts.c.account == account))
+    return dict(orjson.loads(text or "{}"))
 
 
 _OWN_FACTS = {each.name for each in _accounts.c} - {"account", "notes"}

@@ -13,15 +13,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    MutableMapping,
-    Sequence,
-)
+from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -242,7 +234,7 @@ class WebhookApp:
     def _refuse(self, reason: str) -> None:
         self._refused_in_a_row += 1
         count = self._refused_in_a_row
-        if count <= ALERT_AT or count % 1000 == 0:  # whoever floods this doesn't flood the log
+        if count <= ALERT_AT or count % 1000 == 0:  # a flood of these isn't one of the log
             _log.warning("webhooks.refused", reason=reason, in_a_row=count)
         if count == ALERT_AT:
             self._alert(
@@ -387,13 +379,14 @@ _DIGITS = re.compile(r"[0-9]{1,15}")
 
 
 class Signature(StrEnum):
-    """stale: signed with a secret of ours, but too long ago, or by a clock that is ahead."""
+    """The best first. stale: signed with a secret of ours, but too long ago, or by a clock that is
+    ahead."""
 
     GENUINE = "genuine"
-    UNSIGNED = "unsigned"
-    MALFORMED = "malformed"
-    FORGED = "forged"
     STALE = "stale"
+    FORGED = "forged"
+    MALFORMED = "malformed"
+    UNSIGNED = "unsigned"
 
 
 @dataclass(frozen=True)
@@ -413,7 +406,7 @@ def verify(
     signatures: the values of `HEADERS`. body: the bytes as they came. now_s: UTC epoch seconds.
 
     Raises:
-        ValueError: an empty secret, with which anybody could sign.
+        ValueError: an empty secret, with which anyone could sign.
     """
     if not all(secrets):
         raise ValueError("a secret is empty")
@@ -424,13 +417,7 @@ def verify(
     found = [_verify_one(each, body, secrets, now_s) for each in signatures]
     if not found:
         return Verification(Signature.UNSIGNED, "it has no signature header")
-    order = [
-        Signature.GENUINE,
-        Signature.STALE,
-        Signature.FORGED,
-        Signature.MALFORMED,
-    ]
-    return min(found, key=lambda each: order.index(each.verdict))
+    return min(found, key=lambda each: [*Signature].index(each.verdict))
 
 
 def sign(body: bytes, secret: bytes, *, at_s: int) -> str:
@@ -454,7 +441,9 @@ def _verify_one(
             f"its signature needs 1 to {_MACS_MAX} `v1` of 64 hex digits",
         )
     given = [mac.lower().encode() for mac in macs]
-    matching = [_is_among(given, _mac(secret, times[0], body)) for secret in secrets]
+    own = [_mac(secret, times[0], body) for secret in secrets]
+    # each is compared with each: the time it takes says nothing of what they are
+    matching = [sum(hmac.compare_digest(each, mac) for each in given) > 0 for mac in own]
     if not any(matching):
         return Verification(Signature.FORGED, "its signature matches none of the secrets")
     place, off_s = matching.index(True), int(times[0]) - now_s
@@ -463,11 +452,6 @@ def _verify_one(
         reason = f"its signature is right, but its time is {abs(off_s):.0f} s {way} this clock"
         return Verification(Signature.STALE, reason, place)
     return Verification(Signature.GENUINE, "its signature is right", place)
-
-
-def _is_among(given: Iterable[bytes], mac: bytes) -> bool:
-    """Compares with each of them in constant time."""
-    return sum(hmac.compare_digest(each, mac) for each in given) > 0
 
 
 def _mac(secret: bytes, time: str, body: bytes) -> bytes:

@@ -26,6 +26,14 @@ import typer
 from typer.core import TyperCommand
 
 from connector.clock import StoppedEarly, ignore_signals
+from connector.errors import (
+    ConnectorError,
+    Interrupted,
+    Unexpected,
+    UsageError,
+    printable,
+    status_of,
+)
 from pipelines.running.progress import ProgressOf, progress_of
 
 if TYPE_CHECKING:
@@ -68,7 +76,6 @@ def failed_result(error: BaseException) -> Result:
     """The result of a command that ended with `error`."""
     import structlog
 
-    from connector.errors import ConnectorError, Interrupted, Unexpected, status_of
     from connector.logs import error_facts, get_logger
 
     if isinstance(error, StoppedEarly | KeyboardInterrupt):
@@ -165,8 +172,6 @@ class Output:
 
     def text(self, lines: Iterable[Any]) -> None:
         """Write strings and rich renderables, for people."""
-        from connector.errors import printable
-
         stream = sys.stderr if self.json else sys.stdout
         for line in lines:
             if isinstance(line, str):
@@ -182,7 +187,6 @@ class Output:
         With `-q` it is a log line with a time and the run's id instead, and a lock that another
         run holds isn't reported.
         """
-        from connector.errors import Interrupted
         from connector.logs import get_logger, redact
 
         if self.is_quiet:
@@ -212,8 +216,6 @@ class Output:
         from rich.console import Console
         from rich.segment import Segment
 
-        from connector.errors import printable
-
         class PrintableConsole(Console):
             """Cells of a table may hold names from files and servers."""
 
@@ -227,8 +229,6 @@ class Output:
 
 def _escaped(json_text: str) -> str:
     """The same JSON value, with characters that `printable` would drop written as \\uXXXX."""
-    from connector.errors import printable
-
     if printable(json_text) == json_text:
         return json_text
     return "".join(char if printable(char) == char else f"\\u{ord(char):04x}" for char in json_text)
@@ -391,7 +391,6 @@ def run_command(options: Options, work: Work) -> NoReturn:
 
 def _for_accounts(options: Options, work: Work, output: Output) -> Result:
     from connector import logs
-    from connector.errors import UsageError
     from connector.settings import account_settings, load
 
     settings = load(options.config, project=options.project)

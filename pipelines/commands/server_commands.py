@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from connector.errors import ConnectorError, Refused, UsageError, did_you_mean
 from pipelines.commands.invocation import Output, Result, argument, command, flag, option
 from pipelines.running.progress import parse_duration_s, plural, utc
 
@@ -66,7 +67,6 @@ def _sandbox(
     """Run a local mock of the API, to try things out without a key; Ctrl-C stops it. It prints
     the two settings that make the other commands use it. With --json, the object is printed as
     soon as the server is ready."""
-    from connector.errors import UsageError
     from connector.sandbox import SandboxOptions, change_options, serve
 
     options = SandboxOptions(
@@ -108,8 +108,6 @@ def _windows(value: Any) -> Any:
 
 
 def _pairs(name: str, values: list[str] | None) -> dict[str, Any]:
-    from connector.errors import UsageError
-
     pairs = [value.partition("=") for value in values or ()]
     bad = next((left for left, equals, _ in pairs if not equals), None)
     if bad is not None:
@@ -166,8 +164,6 @@ def _webhooks(
 ) -> Result:
     """Receive events (serve), look up whom they name (drain), subscribe URL, list what was
     subscribed and received, or show the poll feed (poll)."""
-    from connector.errors import UsageError, did_you_mean
-
     if action not in _ACTIONS:
         hint = did_you_mean(action or "", _ACTIONS)
         raise UsageError(f"webhooks needs one of {', '.join(_ACTIONS)}.{hint}")
@@ -206,7 +202,6 @@ def _watch(
 
 
 def _serve(settings: Settings, output: Output, host: str, port: int) -> Result:
-    from connector.errors import UsageError
     from connector.webhooks.receiver import serve
     from pipelines.destination.identity import prepare_state_dir
     from pipelines.running.monitoring import Alert, check_webhook, send
@@ -240,7 +235,6 @@ def run_drain(
     settings: Settings, output: Output, every: str | None, *, watches: bool = False
 ) -> Result:
     """One drain, or drains until a signal, as a command's result."""
-    from connector.errors import UsageError
     from connector.logs import get_logger
     from pipelines.pull.drain import drain
 
@@ -288,7 +282,6 @@ def subscribe(settings: Settings, url: str, events: list[str] | None, *, save: b
     Raises:
         UsageError: a URL that can't receive events, or an API that has no such call.
     """
-    from connector.errors import ConnectorError, UsageError
     from connector.logs import error_facts
     from connector.settings import check_public_url
     from connector.webhooks.inbox import EVENT_TYPES, account_of, open_inbox
@@ -330,8 +323,6 @@ def subscribe(settings: Settings, url: str, events: list[str] | None, *, save: b
 
 def _subscribe_to(event: str, url: str, client: ApiClient, settings: Settings) -> dict[str, Any]:
     """What is remembered of it, and its `secret` if the API shows it."""
-    from connector.errors import Refused, UsageError
-
     try:
         facts = client.subscribe(url, event)
     except Refused as error:

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from connector.errors import ConnectorError, UsageError, did_you_mean
 from pipelines.commands.invocation import Output, Result, argument, command, flag, option, worst
-from pipelines.running.progress import duration, elapsed, parse_duration_s, plural, utc
+from pipelines.running.progress import duration, elapsed, parse_duration_s, plural, text_table, utc
 
 if TYPE_CHECKING:
     from connector.budget import Lane
@@ -142,19 +143,16 @@ def _age_facts(
 
 
 def _age_table(facts: dict[str, dict[str, Any]]) -> Any:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("resource", "rows", "last pull", "last complete scan", "age"):
-        table.add_column(name, justify="right" if name == "rows" else "left")
+    rows = []
     for name, fact in facts.items():
         age = ""
         if fact["age_s"] is not None:
             age = duration(fact["age_s"]) + (" (too old)" if fact["stale"] else "")
-        rows = "" if fact["rows"] is None else f"{fact['rows']:,}"
+        count = "" if fact["rows"] is None else f"{fact['rows']:,}"
         pulled, scanned = (fact[each] or "never" for each in ("last_pull", "last_complete_scan"))
-        table.add_row(name, rows, pulled, scanned, age)
-    return table
+        rows.append((name, count, pulled, scanned, age))
+    titles = ("resource", "rows", "last pull", "last complete scan", "age")
+    return text_table(titles, rows, right=["rows"])
 
 
 def _copy_lines(facts: dict[str, dict[str, Any]], copy: SnapshotFacts | None) -> list[str]:
@@ -195,8 +193,6 @@ def _runs(
     last: int = option("--last N", "How many runs to list, newest first.", default=20, min=1),
 ) -> Result:
     """List past runs; with RUN_ID, show one run's summary, rejects and warnings."""
-    from connector.errors import UsageError
-
     if run_id is None:
         return recent_runs(settings, last)
     if output.all_accounts:
@@ -268,20 +264,18 @@ def _indented(value: Any, indent: str = "\n  ") -> str:
 def _run_table(records: list[RunRecord]) -> Any:
     """Readable at 80 columns: ids stay whole, long text wraps, and of an error only the first
     sentence is shown (`runs RUN_ID` shows all of it)."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("run", "kind", "status", "took", "requests"):
-        right = name in ("took", "requests")
-        table.add_column(name, justify="right" if right else "left", no_wrap=True)
-    table.add_column("what", overflow="fold")
+    rows = []
     for record in records:
         ended_ms = record.finished_ms
         took = "" if ended_ms is None else elapsed((ended_ms - record.started_ms) / 1000)
+        facts = (record.run_id, record.kind, record.status, took)
         requests = str(record.summary.get("requests", ""))
-        table.add_row(
-            record.run_id, record.kind, record.status, took, requests, _what_happened(record)
-        )
+        rows.append((*facts, requests, _what_happened(record)))
+    titles = ("run", "kind", "status", "took", "requests", "what")
+    table = text_table(titles, rows, right=("took", "requests"))
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    table.columns[-1].overflow = "fold"
     return table
 
 
@@ -333,8 +327,6 @@ def _columns(settings: Settings, _output: Output, table: str | None = argument("
     """Print what each column of TABLE (default: of all tables and marts) holds, with its type.
     Where data has landed, also the columns that the API's reference doesn't name. Needs no
     network."""
-    from connector.errors import UsageError, did_you_mean
-
     tables, note = dictionary(settings)
     if table is not None:
         if table not in tables:
@@ -352,7 +344,6 @@ def _columns(settings: Settings, _output: Output, table: str | None = argument("
 def dictionary(settings: Settings) -> tuple[dict[str, dict[str, Any]], str | None]:
     """By name, each table with its columns; and why those that have landed aren't among them, if
     that is so. is_documented: the column exists whatever the API returns."""
-    from connector.errors import ConnectorError
     from connector.source.dictionary import UNNAMED, column_text, table_text
     from pipelines.pull.run_tables import documented_columns
     from pipelines.pull.sampling import open_landed

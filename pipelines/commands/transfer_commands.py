@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from connector.errors import UsageError, did_you_mean
 from pipelines.commands.invocation import (
     ALREADY_RUNNING,
     Output,
@@ -22,6 +23,7 @@ from pipelines.commands.invocation import (
     status_of_exit,
     worst,
 )
+from pipelines.running.progress import parse_duration_s, plural, requests_in_words, text_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +74,6 @@ def _pull(
 ) -> Result:
     """Load data from the API into the destination: each RESOURCE that is named (prospects, notes,
     tasks, meetings), or all four."""
-    from connector.errors import UsageError
     from pipelines.pull.pull_run import Wanted
 
     names = _resources(resources)
@@ -90,7 +91,6 @@ def _pull(
 
 def _resources(named: list[str] | None) -> tuple[str, ...]:
     """The resources that are named, or all, in their usual order."""
-    from connector.errors import UsageError, did_you_mean
     from connector.source import RESOURCES
 
     for name in named or ():
@@ -101,7 +101,6 @@ def _resources(named: list[str] | None) -> tuple[str, ...]:
 
 
 def _since_ms(text: str) -> int:
-    from connector.errors import UsageError
     from connector.source.fields import since_ms
 
     try:
@@ -227,7 +226,6 @@ def _push_request(
     ),
 ) -> PushRequest:
     """What is asked for: the options of a push, and of what is like one."""
-    from connector.errors import UsageError
     from pipelines.push.push_input import PushRequest, job_request
 
     given: dict[str, Any] = {
@@ -357,9 +355,7 @@ def _apply(
 ) -> Result:
     """Send exactly what the plan F.hcplan says. People who have changed since it was made are
     conflicts: named, and left alone."""
-    from connector.errors import UsageError
     from pipelines.push.apply_and_undo import MAX_AGE_S, ApplyRequest, apply
-    from pipelines.running.progress import parse_duration_s
 
     if plan is None:
         raise UsageError("Name the plan: hiringcenter apply F.hcplan. Make one with `plan --out`.")
@@ -392,7 +388,6 @@ def _undo(
 ) -> Result:
     """Put back what the run RUN_ID (a push, an apply or an undo) has changed, unless it was
     edited since. What can't be put back is listed."""
-    from connector.errors import UsageError
     from pipelines.push.apply_and_undo import UndoRequest, undo
 
     if run_id is None:
@@ -422,7 +417,6 @@ def _forget(
 ) -> Result:
     """Remove the prospect with this ID, or all with this EMAIL, and their notes, tasks and meetings
     from the tables, the ledger and every file here, and keep them from coming back."""
-    from connector.errors import UsageError
     from pipelines.pull.forgetting import ForgetRequest, forget
 
     if who is None:
@@ -517,24 +511,17 @@ def pull_events(report: PullReport) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _pull_table(report: PullReport) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("resource", "scan", "read", "written", "deleted", "rows now"):
-        table.add_column(name, justify="left" if name in ("resource", "scan") else "right")
+    rows = []
     for name, facts in report.summary["resources"].items():
         scan = f"{facts['scan']} (unproven)" if facts["complete"] is False else facts["scan"]
         counts = [facts[count] for count in ("rows_read", "rows_written", "rows_deleted")]
-        live = report.live_rows.get(name)
-        table.add_row(
-            name, scan, *(f"{count:,}" for count in counts), "" if live is None else f"{live:,}"
-        )
-    return table
+        counts.append(report.live_rows.get(name))
+        rows.append([name, scan, *("" if each is None else f"{each:,}" for each in counts)])
+    titles = ("read", "written", "deleted", "rows now")
+    return text_table(["resource", "scan", *titles], rows, right=titles)
 
 
 def _pull_notes(report: PullReport, settings: Settings) -> Iterator[str]:
-    from pipelines.running.progress import plural, requests_in_words
-
     for resource, facts in report.summary["resources"].items():
         if "why_incomplete" in facts:
             yield f"{resource}: not proven complete: {facts['why_incomplete']}."
@@ -592,8 +579,6 @@ _PLACES = {
 
 def forget_lines(report: ForgetReport, request: ForgetRequest) -> list[Any]:
     """The receipt: whom it is about, what was removed where, and what isn't reached."""
-    from pipelines.running.progress import plural
-
     if request.remember_again:
         return [_lifted(report, request)]
     if report.error is not None and not report.people and not report.removed.total():
@@ -624,8 +609,6 @@ def _lifted(report: ForgetReport, request: ForgetRequest) -> str:
         return f"{request.who} isn't on the list of people who were forgotten: nothing to lift."
     if request.dry_run:
         return f"{request.who} is on the list of people who were forgotten; this would lift it."
-    from pipelines.running.progress import plural
-
     return (
         f"{plural(report.lifted, 'person')} may land and be sent again: `hiringcenter pull --full` "
         "brings them."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any
 
@@ -67,15 +67,6 @@ class DrainReport:
         return facts | ({"error": error_facts(self.error)} if self.error else {})
 
 
-@dataclass(frozen=True)
-class Watching:
-    """`watch`: what is polled and looked up takes at most this many requests of the longest window,
-    whose length is in seconds."""
-
-    requests: int
-    length_s: float
-
-
 def drain(
     settings: Settings,
     *,
@@ -91,15 +82,10 @@ def drain(
     Raises:
         MissingKey, BudgetError: no request was sent.
     """
-    watching = None
-    if watches:
-        window = max(settings.rate_limits, key=lambda limit: limit.length_s)
-        watching = Watching(int(settings.watch.share * window.limit), window.length_s)
     with open_session(settings, kind="drain") as session, ExitStack() as stack:
         follower = Follower(session, open_inbox(settings, session.ledger))
         stack.callback(lambda: follower.inbox.close())
-        flush_s = WATCH_FLUSH_S if watches else settings.webhooks.flush_s
-        turns = Drains(session, follower, flush_s=flush_s, watching=watching)
+        turns = Drains(session, follower, watches=watches)
         if every_s is None:
             return turns.take(is_last=True)
         return turns.take_until_stopped(every_s, on_turn)
@@ -107,15 +93,18 @@ def drain(
 
 @dataclass
 class _Spent:
-    """Requests of the last window, by the minute, so that a restart doesn't begin from nothing."""
+    """What `watch` has polled and looked up: at most so many requests of the longest window, whose
+    length is in seconds. by_minute: those of the last window, so that a restart doesn't begin from
+    nothing."""
 
-    watching: Watching
-    by_minute: deque[tuple[int, int]] = field(default_factory=deque)
+    most: int
+    length_s: float
+    by_minute: deque[tuple[int, int]]
 
     def left(self, now_s: float) -> int:
-        while self.by_minute and (self.by_minute[0][0] + 1) * 60 <= now_s - self.watching.length_s:
+        while self.by_minute and (self.by_minute[0][0] + 1) * 60 <= now_s - self.length_s:
             self.by_minute.popleft()
-        return max(0, self.watching.requests - sum(count for _, count in self.by_minute))
+        return max(0, self.most - sum(count for _, count in self.by_minute))
 
     def add(self, count: int, now_s: float) -> None:
         minute = int(now_s // 60)
@@ -125,31 +114,28 @@ class _Spent:
 
 
 class Drains:
-    """The turns of one process. flush_s: between two publications."""
+    """The turns of one process."""
 
-    def __init__(
-        self,
-        session: Session,
-        follower: Follower,
-        *,
-        flush_s: float,
-        watching: Watching | None,
-    ) -> None:
-        self._session, self._follower, self._flush_s = session, follower, flush_s
-        self._account = account_of(session.settings)
-        self._label = destination_label(session.settings)
+    def __init__(self, session: Session, follower: Follower, *, watches: bool = False) -> None:
+        self._session, self._follower, settings = session, follower, session.settings
+        self._flush_s = WATCH_FLUSH_S if watches else settings.webhooks.flush_s
+        self._account, self._label = account_of(settings), destination_label(settings)
         self._publish_at_s = -inf
         self._is_behind = True  # as far as it is known: an earlier drain may have been killed
         self._polled: list[str] = []
         self._total = DrainReport()
         self._spent: _Spent | None = None
-        if watching is not None:
-            kept = self._inbox.notes(self._account).get("spent", [])
-            self._spent = _Spent(watching, deque((int(m), int(n)) for m, n in kept))
+        if watches:
+            window = max(settings.rate_limits, key=lambda limit: limit.length_s)
+            kept = deque((int(m), int(n)) for m, n in self._notes().get("spent", []))
+            self._spent = _Spent(int(settings.watch.share * window.limit), window.length_s, kept)
 
     @property
     def _inbox(self) -> Inbox:
         return self._follower.inbox
+
+    def _notes(self) -> dict[str, Any]:
+        return self._inbox.notes(self._account)
 
     def take_until_stopped(
         self, every_s: float, on_turn: Callable[[DrainReport], None]
@@ -285,9 +271,9 @@ class Drains:
     # --- the poll feed ----------------------------------------------------------------------------
 
     def _poll(self) -> bool:
-        """Whether the feed has somebody whom the last one didn't have."""
+        """Whether the feed has a person whom the last one didn't have."""
         self._polled = [*polled_people(self._session)][:_POLLED_MAX]
-        before = self._inbox.notes(self._account).get("polled", [])
+        before = self._notes().get("polled", [])
         return not set(self._polled) <= set(before)
 
     def _note_new(self, destination: Destination) -> None:
@@ -309,8 +295,8 @@ class Drains:
         recorder.note_events(PROSPECTS, self._follower.facts())
         report.published = recorder.land_and_publish()
         self._is_behind = False
-        # whoever is named during a turn waits for the next: counted from its end, that would take
-        # another turn longer; but a large copy isn't to be written all the time
+        # people named during a turn wait for the next: counted from its end, that would take one
+        # turn more; but a large copy isn't to be written all the time
         rests_until_s = clock.monotonic_s() + self._flush_s / 2
         self._publish_at_s = max(max(began_s, self._publish_at_s) + self._flush_s, rests_until_s)
 

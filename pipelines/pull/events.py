@@ -5,22 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
 
 from connector.budget import Lane
-from connector.errors import (
-    ApiError,
-    BudgetError,
-    ConnectorError,
-    Refused,
-    UsageError,
-)
+from connector.errors import ApiError, BudgetError, ConnectorError, Refused, UsageError
 from connector.logs import get_logger
 from connector.settings import Settings
 from connector.source.deletions import Found, LookUps
+from connector.source.fields import since_ms
 from connector.source.scan_planner import Events
 from connector.source.scans import (
     Checkpoint,
@@ -53,7 +48,7 @@ _OLDEST_MS = 3_600_000  # that a person may wait before events count as not foll
 _DAY_MS = 86_400_000
 _AT_ONCE = 4  # look-ups
 _PORTION = 100  # people who are looked up before they land
-_STRANGERS = 3  # in a portion with nobody else: then ids are misread
+_STRANGERS = 3  # in a portion with no one else: then ids are misread
 _FOLLOWED = "followed_ms"  # in the inbox's notes, as in the facts of the list
 _LATE_MS = 60_000  # that an event may come after a person was made
 _log = get_logger("events")
@@ -84,8 +79,7 @@ def why_not_covered(
 ) -> str | None:
     """Why events don't stand for a scan of all prospects, for people; None if they do: each
     change since the last full scan began can have arrived, as far as it is known."""
-    full_ms = last_full_ms
-    if full_ms is None:
+    if last_full_ms is None:
         return "there was no full scan yet"
     if facts.alive_ms is None and facts.elsewhere:
         return "the settings of the receiver name another destination, dataset or duckdb_path"
@@ -96,7 +90,7 @@ def why_not_covered(
         return "no receiver has been running"
     if now_ms - alive_ms > GAP_S * 1000:
         return f"no receiver has been running for {(now_ms - alive_ms) // 1000} s"
-    if since_ms > full_ms:
+    if since_ms > last_full_ms:
         return "the receiver was down after the last full scan began"
     for name in EVENT_TYPES:
         seen_ms = facts.last_ms.get(name)
@@ -104,9 +98,9 @@ def why_not_covered(
             return f"no {name} has come for {trust_days:g} days"
         if seen_ms < since_ms:
             return f"no {name} has come since the receiver was down"
-    if facts.unidentified_ms is not None and facts.unidentified_ms >= full_ms:
+    if facts.unidentified_ms is not None and facts.unidentified_ms >= last_full_ms:
         return "an event came in which no prospect was found"
-    if facts.probe_missed_ms is not None and facts.probe_missed_ms >= full_ms:
+    if facts.probe_missed_ms is not None and facts.probe_missed_ms >= last_full_ms:
         return "the poll feed had a new person whom no event had named"
     if facts.miss_rate is not None and facts.miss_rate > MISSED_MAX:
         return f"by the last full scan, events had missed {facts.miss_rate:.1%} of the changes"
@@ -131,7 +125,7 @@ class Looked:
 
 
 class Follower:
-    """The inbox of one destination, for whoever holds the pull lock.
+    """The inbox of one destination, for the holder of the pull lock.
 
     postponed: how many look-ups have decided nothing.
     """
@@ -309,7 +303,7 @@ class Follower:
         return facts.last_event_ms is not None and since_ms >= PROBE_EVERY_S * 1000
 
     def probe(self, destination: Destination, *, within_s: float = inf) -> None:
-        """Ask the poll feed for somebody new whom no event has named; one of the last minute may be
+        """Ask the poll feed for new people whom no event has named; one of the last minute may be
         late. Where there is no such feed, full scans alone find who was missed. within_s: without
         a permit until then, a later one does it."""
         now_ms, new = self._session.now_ms(), list[str]()
@@ -364,14 +358,9 @@ def polled_rows(session: Session, *, within_s: float = inf) -> list[Any]:
 
 
 def _ms_of(value: Any) -> int | None:
-    from connector.source.fields import since_ms
-
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    try:
-        return since_ms(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+    with suppress(ValueError):
+        return since_ms(str(value))
+    return None
 
 
 def follower_of(session: Session) -> Follower | None:

@@ -144,7 +144,7 @@ def forget(settings: Settings, request: ForgetRequest) -> ForgetReport:
     """Remove a person and what belongs to them, and keep them out; or count what that would be.
 
     Raises:
-        UsageError: nobody is named.
+        UsageError: no person is named.
         AlreadyRunning: a pull or a push didn't end within a minute.
         BudgetError: the ledger can't be used.
     """
@@ -216,7 +216,7 @@ class _Forgetting:
         return {self._hashes.of_id(self._who)}
 
     def lift(self) -> ForgetReport:
-        """Nobody with that id or email is kept out any more."""
+        """No one with that id or email is kept out any more."""
         report, is_dry = self._report, self._request.dry_run
         if is_dry:
             report.lifted = int(not self._list.aliases().isdisjoint(self._named))
@@ -314,7 +314,7 @@ class _Forgetting:
     # --- who it is --------------------------------------------------------------------------------
 
     def _find(self, tables: PersonTables | None, unfinished: Collection[int]) -> _FoundPeople:
-        """Everybody with the id, or with exactly that email; and those whom an earlier run hasn't
+        """All people with the id, or with exactly that email; and those whom an earlier run hasn't
         removed to the end."""
         hashes, is_email = self._hashes, self._request.is_email
         ids = [self._who]
@@ -324,12 +324,12 @@ class _Forgetting:
         if unfinished and not self._request.dry_run:
             known = [*(tables.every_id() if tables else ()), *self._written_to()]
             ids += [id_ for id_ in known if hashes.of_id(id_) in unfinished]
-        everybody = ids_in(ids)
+        everyone = ids_in(ids)
         by_person: dict[int, set[int]] = {}
-        for id_ in everybody:
+        for id_ in everyone:
             values = tables.contacts(id_) if tables else []
             own = {alias for kind, value in values for alias in aliases_of(kind, value, hashes)}
-            shared = tables.shared(values, everybody) if tables else set()
+            shared = tables.shared(values, everyone) if tables else set()
             by_person[hashes.of_id(id_)] = (own | self._known_to_lead(id_)) - shared
         named = self._named
         if not asked:
@@ -338,7 +338,7 @@ class _Forgetting:
             if person in asked or person in named:
                 listed |= named
         contacts = frozenset[int]().union(*by_person.values())
-        return _FoundPeople(PeopleToForget(tuple(everybody), contacts), by_person)
+        return _FoundPeople(PeopleToForget(tuple(everyone), contacts), by_person)
 
     def _sent_to(self, tables: PersonTables | None) -> list[str]:
         """To whom pushes have found that email to lead, and who has no other one by now."""
@@ -435,8 +435,8 @@ class _Forgetting:
 
     def _remove_from_kept(self, people: PeopleToForget) -> None:
         """Published copies into which another program wrote, which are kept with what it wrote.
-        Publishing may have kept one more, and a run been killed then: so in each, everybody is
-        looked for who is on the list."""
+        Publishing may have kept one more, and a run been killed then: so in each, all
+        people who are on the list are looked for."""
         if not is_duckdb(self._settings):
             return
         path, listed = duckdb_file(self._settings), self._list.aliases()

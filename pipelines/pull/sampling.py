@@ -24,7 +24,7 @@ from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN, as_ms
 from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
 from pipelines.pull.run_tables import LandedTables
-from pipelines.running.progress import plural, requests_in_words
+from pipelines.running.progress import plural, requests_in_words, text_table
 from pipelines.running.session import open_tables
 
 if TYPE_CHECKING:
@@ -310,20 +310,13 @@ def verify_lines(summary: Mapping[str, Any]) -> list[Any]:
 
 
 def _list_table(summary: Mapping[str, Any]) -> Table:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = ("resource", "rows", "in HiringCenter", "compared", "wrong", "late", "not checked")
-    for name in names:
-        table.add_column(name, justify="left" if name == "resource" else "right")
-    for name, facts in summary["resources"].items():
-        total = facts["total_count"]
-        counts = [facts[each] for each in ("compared", "wrong", "late", "not_checked")]
-        table.add_row(
-            name, f"{facts['rows']:,}", "" if total is None else f"{total:,}",
-            *(f"{count:,}" for count in counts),
-        )  # fmt: skip
-    return table
+    counts = ("rows", "total_count", "compared", "wrong", "late", "not_checked")
+    titles = ("rows", "in HiringCenter", "compared", "wrong", "late", "not checked")
+    rows = (
+        [name, *("" if facts[each] is None else f"{facts[each]:,}" for each in counts)]
+        for name, facts in summary["resources"].items()
+    )
+    return text_table(["resource", *titles], rows, right=titles)
 
 
 def _difference_lines(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -428,7 +428,9 @@ class _VerifyRun:
             comparison = _RowComparison(known, records, self._session.settings)
             differing = comparison.differing({id_: each.row for id_, each in alive.items()})
             result.fields_left_out = sorted(comparison.not_compared)
-            edited = {id_ for id_ in differing if self._is_edited_since(name, _of(alive, id_))}
+            edited = {
+                id_ for id_ in differing if self._is_edited_since(name, alive[id_].record or {})
+            }
             result.wrong.update({id_: differing[id_] for id_ in differing.keys() - edited})
             result.late += len(edited)
             result.compared += len(alive) - len(edited)
@@ -554,7 +556,3 @@ class _ListFindings:
             if self.wrong.pop(id_, None) is not None:
                 self.late += 1
                 self.compared -= 1
-
-
-def _of(answers: Mapping[str, _LookedUpRow], id_: str) -> Mapping[str, Any]:
-    return answers[id_].record or {}

@@ -4,12 +4,16 @@ on a terminal, log lines elsewhere."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from connector.errors import UsageError
+
 if TYPE_CHECKING:  # every command imports this module
+    from rich.table import Table
+
     from connector.clock import Clock
     from pipelines.running.session import Session
 
@@ -24,8 +28,6 @@ def parse_duration_s(text: str) -> float:
     Raises:
         UsageError: anything else.
     """
-    from connector.errors import UsageError
-
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
     if match is None:
         raise UsageError(f"{text!r} isn't a valid duration. Write 90s, 45m, 2h or 1d.")
@@ -91,6 +93,20 @@ def numbers(values: Sequence[int], *, most: int = 12) -> str:
     shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
     left = sum(b - a + 1 for a, b in runs[most:])
     return f"{shown} and {left:,} more" if left else shown
+
+
+def text_table(
+    names: Sequence[str], rows: Iterable[Sequence[str]], *, right: Collection[str]
+) -> Table:
+    """A table without lines, for a terminal. right: columns of numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right" if name in right else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 # --- progress -------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ def test_copies_are_published_in_a_rhythm_that_begins_with_the_turn(
     with open_session(events.puller.settings, kind="drain") as session:
         session = replace(session, clock=clock)
         follower = NotingFollower(session, events.inbox)
-        turns = Drains(session, follower, flush_s=30.0, watching=None)
+        turns = Drains(session, follower)
         total = turns.take_until_stopped(10.0, on_turn)
     assert found == published_s
     assert isinstance(total.error, Interrupted)
@@ -468,7 +468,7 @@ def test_drains_that_meet_a_pull_ask_again_in_their_rhythm(events: Followed):
     settings, clock = events.puller.settings, Stopping()
     with open_session(settings, kind="drain") as session:
         session = replace(session, clock=clock)
-        turns = Drains(session, Follower(session, events.inbox), flush_s=30.0, watching=None)
+        turns = Drains(session, Follower(session, events.inbox))
         with locks.take_lock(session.ledger, pull_lock_name(settings), run_id="a-pull"):
             turns.take_until_stopped(10.0, lambda _: None)
     assert clock.slept_s == [pytest.approx(10)] * 3
@@ -494,7 +494,7 @@ def test_drains_outlast_a_database_that_goes_away(
         with open_session(puller.settings, kind="drain") as session:
             session = replace(session, clock=clock)
             follower = Follower(session, open_inbox(puller.settings, session.ledger))
-            turns = Drains(session, follower, flush_s=30.0, watching=None)
+            turns = Drains(session, follower)
             away.enter_context(postgres_outage())
             turns.take_until_stopped(10.0, on_turn)
         assert (turns_failed[0], turns_failed[-1]) == (True, False)
