@@ -287,7 +287,7 @@ class HistoryTables:
             self._end_rowless(scan.resource)
 
     def _end_rowless(self, resource: str) -> None:
-        """End versions of rows that are neither in their list nor in their table, which somebody
+        """End versions of rows that are neither in their list nor in their table, which a user
         has dropped since: nothing flags them deleted."""
         if resource not in self.resources or not self._columns(history_of(resource)):
             return

@@ -274,14 +274,7 @@ class ServerWarehouse:
     def query_ids(
         self, sql: str, ids: Sequence[str], parameters: Sequence[Any] = ()
     ) -> list[tuple[Any, ...]]:
-        found: list[tuple[Any, ...]] = []
-        with translated(), self._pipeline().sql_client() as client:
-            given = [sql_time(client, each) for each in parameters]
-            for start in range(0, len(ids), _IN_ONE_QUERY):
-                some = ids[start : start + _IN_ONE_QUERY]
-                query = sql.format(ids=", ".join(["%s"] * len(some)))
-                found += map(tuple, client.execute_sql(query, *given, *some) or ())
-        return found
+        return self.execute_ids([(sql, parameters)], ids)
 
     def execute_ids(
         self, statements: Sequence[Statement], ids: Sequence[str] | None = None

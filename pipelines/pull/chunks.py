@@ -292,7 +292,7 @@ class Landing:
 
     def _remembered(self, resource: str, records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Those of `records` that aren't about people who were forgotten. A prospect who has one of
-        their contacts, and landed before under an id of their own, is somebody else."""
+        their contacts, and landed before under an id of their own, is another person."""
         of = self.forgotten
         owner = "id" if resource == "prospects" else "prospectId"
         left_out = {at for at, each in enumerate(records) if of.has_id(each.get(owner))}

@@ -377,7 +377,8 @@ class _Pull:
             run.warnings[why] += self._follower.postponed
 
     def _follow_after_scans(self) -> None:
-        """Who was named since the scan of prospects began, and whether somebody was missed."""
+        """Look up who was named since the scan of prospects began, and probe whether anyone was
+        missed."""
         run = self._runs.get(PROSPECTS)
         follower, has_stopped = self._follower, self._session.stop.is_set()
         if follower is None or run is None or run.outcome is None or has_stopped:

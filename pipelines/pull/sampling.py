@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -174,14 +175,12 @@ def upper_bound(wrong: int, compared: int, population: int | None = None) -> flo
         return _binomial_bound(wrong, compared)
     if population == compared:
         return wrong / compared
-    least, most = wrong, population - (compared - wrong)  # how many are wrong, as far as was seen
-    while least < most:
-        middle = (least + most + 1) // 2
-        if _hypergeometric_tail(wrong, compared, middle, population) > _RARE:
-            least = middle
-        else:
-            most = middle - 1
-    return least / population
+    possible = range(wrong + 1, population - (compared - wrong) + 1)  # more than were seen
+    more = bisect_left(
+        possible, True,
+        key=lambda each: _hypergeometric_tail(wrong, compared, each, population) <= _RARE,
+    )  # fmt: skip
+    return (wrong + more) / population
 
 
 def _binomial_bound(wrong: int, compared: int) -> float:
@@ -226,16 +225,10 @@ def rows_to_show(max_wrong: float, population: int | None = None, *, share: floa
     def suffices(compared: int) -> bool:
         return upper_bound(round(share * compared), compared, population) <= max_wrong
 
-    least, most = 1, population or 1
+    most = population or 1
     while population is None and not suffices(most) and most < 10**8:
         most *= 2
-    while least < most:
-        middle = (least + most) // 2
-        if suffices(middle):
-            most = middle
-        else:
-            least = middle + 1
-    return least
+    return 1 + bisect_left(range(1, most), True, key=suffices)
 
 
 class Draw:
