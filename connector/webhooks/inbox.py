@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
@@ -440,10 +441,7 @@ def _waiting_rows(arrivals: Iterable[Arrival], now_ms: int) -> list[dict[str, An
 
 def _counted(keys: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Each key once, in order, with how often it came."""
-    counts: dict[tuple[Any, ...], int] = {}
-    for key in keys:
-        counts[key] = counts.get(key, 0) + 1
-    return [(*key, count) for key, count in sorted(counts.items())]
+    return [(*key, count) for key, count in sorted(Counter(keys).items())]
 
 
 def _same(account: str, each: ChangedPerson) -> tuple[Any, ...]:

@@ -34,7 +34,7 @@ from connector.errors import (
     printable,
     status_of,
 )
-from pipelines.running.progress import ProgressOf, progress_of
+from pipelines.running.progress import ProgressOf, RunReport, progress_of
 
 if TYPE_CHECKING:
     from connector.settings import Settings
@@ -60,6 +60,11 @@ class Result:
     error: Exception | None = None
     events: Sequence[tuple[str, Mapping[str, Any]]] = ()
     is_answer: bool = False
+
+    @classmethod
+    def of(cls, report: RunReport, lines: Sequence[Any], **more: Any) -> Result:
+        """That of a run."""
+        return cls(report.summary, lines, report.exit_code, report.error, **more)
 
 
 def guarded(work: Callable[[], Result]) -> Result:

@@ -116,13 +116,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     from pipelines.pull.pull_run import pull
 
     report = pull(settings, wanted, output.progress_of("pull"))
-    return Result(
-        summary=report.summary,
-        lines=pull_lines(report, settings),
-        events=pull_events(report),
-        exit_code=report.exit_code,
-        error=report.error,
-    )
+    return Result.of(report, pull_lines(report, settings), events=pull_events(report))
 
 
 @command(
@@ -150,13 +144,8 @@ def _verify(
     wanted = VerifyRequest(_resources(resources), requests, parse_share(max_wrong))
     report = verify(settings, wanted, output.progress_of("verify"))
     counts = ("run_id", "verdict", "compared", "wrong", "at_most", "late", "not_checked")
-    return Result(
-        summary=report.summary,
-        lines=verify_lines(report.summary),
-        exit_code=report.exit_code,
-        events=[("verify.ended", {name: report.summary[name] for name in counts})],
-        error=report.error,
-    )
+    ended = {name: report.summary[name] for name in counts}
+    return Result.of(report, verify_lines(report.summary), events=[("verify.ended", ended)])
 
 
 def _push_request(
@@ -279,14 +268,8 @@ def _sent(report: PushReport, *, is_answer: bool) -> Result:
     """What a run that sends came to, as a command's result."""
     from pipelines.push.push_report import push_events, push_lines
 
-    return Result(
-        summary=report.summary,
-        lines=push_lines(report),
-        exit_code=report.exit_code,
-        events=push_events(report),
-        is_answer=is_answer,
-        error=report.error,
-    )
+    events = push_events(report)
+    return Result.of(report, push_lines(report), events=events, is_answer=is_answer)
 
 
 @command(
@@ -423,13 +406,7 @@ def _forget(
         raise UsageError("Name the person: hiringcenter forget ID, or hiringcenter forget EMAIL.")
     request = ForgetRequest(who, dry_run=dry_run, remember_again=remember_again)
     report = forget(settings, request)
-    return Result(
-        summary=report.summary,
-        lines=forget_lines(report, request),
-        exit_code=report.exit_code,
-        error=report.error,
-        is_answer=True,
-    )
+    return Result.of(report, forget_lines(report, request), is_answer=True)
 
 
 @command(

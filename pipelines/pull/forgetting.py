@@ -64,6 +64,7 @@ from pipelines.destination.working_file import (
     rewrite_file,
 )
 from pipelines.pull.person_tables import PersonTables, aliases_of
+from pipelines.running.progress import RunReport
 from pipelines.running.session import (
     Session,
     contact_hashes,
@@ -119,25 +120,21 @@ class ForgetRequest:
 
 
 @dataclass
-class ForgetReport:
+class ForgetReport(RunReport):
     """people: ids. removed: place → how many rows, entries or files. left: what couldn't be
     removed this time, for people; not_reached: what this command never reaches. lifted: how many
     are remembered again."""
 
-    summary: dict[str, Any] = field(default_factory=dict)
     people: tuple[str, ...] = ()
     removed: Counter[str] = field(default_factory=Counter)
     left: list[str] = field(default_factory=list)
     not_reached: list[str] = field(default_factory=list)
     lifted: int = 0
-    error: ConnectorError | None = None
 
     @property
-    def exit_code(self) -> int:
-        """3: something is left that should be gone."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 3 if self.left else 0
+    def needs_a_look(self) -> bool:
+        """Something is left that should be gone."""
+        return bool(self.left)
 
 
 def forget(settings: Settings, request: ForgetRequest) -> ForgetReport:

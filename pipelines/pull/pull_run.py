@@ -54,7 +54,7 @@ from pipelines.pull.run_tables import (
     owner_now,
     refuse_other_owner,
 )
-from pipelines.running.progress import Progress, ProgressOf, ProgressState
+from pipelines.running.progress import Progress, ProgressOf, ProgressState, RunReport
 from pipelines.running.session import Session, forgotten_of, note_account, open_session
 
 _log = get_logger("pull")
@@ -78,8 +78,8 @@ class Wanted:
 
 
 @dataclass
-class PullReport:
-    """What a pull did. summary: the JSON of `--json`. error: what ended it early, if anything.
+class PullReport(RunReport):
+    """What a pull did.
 
     live_rows: live rows per table. published: a new copy was made. is_visible: readers see
     everything that has landed. doubts: full scans that ended but aren't proven complete, by
@@ -87,8 +87,6 @@ class PullReport:
     and how often.
     """
 
-    summary: dict[str, Any]
-    error: ConnectorError | None = None
     live_rows: dict[str, int] = field(default_factory=dict)
     published: bool = False
     is_visible: bool = True
@@ -96,11 +94,9 @@ class PullReport:
     warnings: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
-    def exit_code(self) -> int:
-        """3: a full scan isn't proven complete, for a reason that the last one didn't have."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 3 if any(self.doubts.values()) else 0
+    def needs_a_look(self) -> bool:
+        """A full scan isn't proven complete, for a reason that the last one didn't have."""
+        return any(self.doubts.values())
 
 
 def pull(settings: Settings, wanted: Wanted, progress_of: ProgressOf | None = None) -> PullReport:
@@ -142,7 +138,7 @@ class _Pull:
         self._left_out: Mapping[str, Collection[str]] = {}
         self._pages = 0  # that have landed
         self._errors: list[ConnectorError] = []
-        self._report = PullReport(summary={})
+        self._report = PullReport()
         self._follower: Follower | None = None
         self._followed_s = self._began_s
 

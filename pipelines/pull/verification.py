@@ -59,7 +59,7 @@ from pipelines.pull.sampling import (
     upper_bound,
     verdict,
 )
-from pipelines.running.progress import Progress, ProgressOf, ProgressState
+from pipelines.running.progress import Progress, ProgressOf, ProgressState, RunReport
 from pipelines.running.session import Session, open_session
 
 REQUESTS = 300
@@ -211,19 +211,13 @@ class VerifyRequest:
     max_wrong: float = MAX_WRONG
 
 
-@dataclass
-class VerifyReport:
-    """What a verification found. summary: the JSON of `--json`. error: what ended it early."""
-
-    summary: dict[str, Any]
-    error: ConnectorError | None = None
+class VerifyReport(RunReport):
+    """What a verification found."""
 
     @property
-    def exit_code(self) -> int:
-        """3: it isn't shown that few enough rows are wrong."""
-        if self.error is not None:
-            return self.error.exit_code
-        return 0 if self.summary["verdict"] == "within" else 3
+    def needs_a_look(self) -> bool:
+        """It isn't shown that few enough rows are wrong."""
+        return bool(self.summary["verdict"] != "within")
 
 
 def verify(

@@ -10,14 +10,13 @@ from typing import Any
 
 from rich.table import Table
 
-from connector.errors import ConnectorError, UsageError
+from connector.errors import UsageError
 from connector.upsert.outbox.planner import PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.rows.row_files import RejectsFile, ResultsFile
 from pipelines.push.plan_view import PlanView, plan_lines
-from pipelines.running.progress import eta, numbers, plural, requests_in_words
+from pipelines.running.progress import RunReport, eta, numbers, plural, requests_in_words
 
-EXIT_BAD_ROWS = 3
 NOTEWORTHY_MAX = 1_000  # rows; those beyond are only counted
 _SHOWN = 20
 _LENGTH = re.compile(r"\(\d+ characters?\) ")
@@ -26,25 +25,17 @@ _SHOWN_DRY = ("unchanged", "rejected")
 
 
 @dataclass
-class PushReport:
-    """What a push did. summary: the JSON of `--json`. error: what ended it early, if anything.
+class PushReport(RunReport):
+    """What a push did. noteworthy: the first rejects, failures and warnings. notes: about the input
+    and the run, for people. view: of a dry run, what would change."""
 
-    noteworthy: the first rejects, failures and warnings. notes: about the input and the run, for
-    people. view: of a dry run, what would change.
-    """
-
-    summary: dict[str, Any] = field(default_factory=dict)
-    error: ConnectorError | None = None
     noteworthy: list[RowResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     view: PlanView | None = None
 
     @property
-    def exit_code(self) -> int:
-        if self.error is not None:
-            return self.error.exit_code
-        bad = sum(self.summary.get(name, 0) for name in ("rejected", "failed", "cannot_undo"))
-        return EXIT_BAD_ROWS if bad else 0
+    def needs_a_look(self) -> bool:
+        return any(self.summary.get(name) for name in ("rejected", "failed", "cannot_undo"))
 
 
 def counted(outcomes: Counter[Status], not_sent: int) -> dict[str, int]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from connector.errors import UsageError
+from connector.errors import ConnectorError, UsageError
 
 if TYPE_CHECKING:  # every command imports this module
     from rich.table import Table
@@ -93,6 +93,25 @@ def numbers(values: Sequence[int], *, most: int = 12) -> str:
     shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
     left = sum(b - a + 1 for a, b in runs[most:])
     return f"{shown} and {left:,} more" if left else shown
+
+
+@dataclass
+class RunReport:
+    """What a run came to. summary: the JSON of `--json`. error: what ended it early, if any did."""
+
+    summary: dict[str, Any] = field(default_factory=dict)
+    error: ConnectorError | None = None
+
+    @property
+    def needs_a_look(self) -> bool:
+        raise NotImplementedError
+
+    @property
+    def exit_code(self) -> int:
+        """The error's; else 3 if the result needs a look."""
+        if self.error is not None:
+            return self.error.exit_code
+        return 3 if self.needs_a_look else 0
 
 
 def text_table(
