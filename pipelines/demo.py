@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from connector.errors import ConfigurationError
+from pipelines.commands.invocation import Options, Result, run_command
 from pipelines.commands.status_commands import SANDBOX_COPY
 
 DUCKDB_PATH, STATE_DIR = SANDBOX_COPY, Path("data/.sandbox-state")
@@ -31,8 +33,6 @@ def main(arguments: list[str] | None = None) -> None:
 
         sys.argv = ["hiringcenter", "sync", *own, *arguments]
         command_line()
-    from pipelines.commands.invocation import Options, run_command
-
     options = Options(
         json="--json" in arguments, quiet="-q" in arguments, verbose=0, config=None, project=None,
         account=None, all_accounts=False,
@@ -42,7 +42,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _own_options(arguments: list[str]) -> list[str] | None:
     """Options that `sync` needs besides `arguments`; None if no key is configured."""
-    from connector.errors import ConfigurationError
     from connector.settings import load
 
     try:
@@ -60,7 +59,6 @@ def _pull_from_sandbox(settings: Any, output: Any) -> Any:
     from connector.sandbox import Sandbox, SandboxOptions
     from connector.settings import Settings
     from connector.source import RESOURCES
-    from pipelines.commands.invocation import Result
     from pipelines.commands.transfer_commands import run_pull
     from pipelines.pull.pull_run import Wanted
 

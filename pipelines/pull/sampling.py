@@ -22,6 +22,8 @@ from connector.errors import UsageError
 from connector.settings import Settings
 from connector.source import RESOURCES
 from connector.source.fields import DELETED_COLUMN, UNLISTED_COLUMN, as_ms
+from pipelines.destination.load_errors import translated
+from pipelines.destination.loader import own_columns
 from pipelines.destination.warehouse import CopyWarehouse, ServerWarehouse
 from pipelines.destination.working_file import quoted_name
 from pipelines.pull.run_tables import LandedTables
@@ -57,9 +59,6 @@ class _ServerColumns(ServerWarehouse):
     """The tables on a server, by dlt's schema of them."""
 
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
-        from pipelines.destination.load_errors import translated
-        from pipelines.destination.loader import own_columns
-
         pipeline = self._pipeline()
         with translated():
             pipeline.sync_destination()
