@@ -29,7 +29,7 @@ from connector.upsert.outbox.outbox import (
     Write,
     WriteState,
 )
-from connector.upsert.outbox.person_plan import Outcome, PlannedRow
+from connector.upsert.outbox.person_plan import Outcome, RowPlan
 from connector.upsert.outbox.planner import (
     UNCERTAIN,
     PlanBook,
@@ -113,7 +113,7 @@ class ActivityPlanner:
         self._uncertain = {name for name, of_kind, _ in outbox.uncertain() if of_kind == kind}
         self._people: Mapping[str, PulledProspect] = {}
         self._on_reject: Callable[[Reject], None] = lambda _: None
-        self._on_planned: Callable[[PlannedRow], None] | None = None
+        self._on_planned: Callable[[RowPlan], None] | None = None
 
     def plan(
         self,
@@ -122,7 +122,7 @@ class ActivityPlanner:
         *,
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
-        on_planned: Callable[[PlannedRow], None] | None = None,
+        on_planned: Callable[[RowPlan], None] | None = None,
     ) -> PlanCounts:
         """Read, check and compare every row; nothing is sent. See `Planner.plan`."""
         self._on_reject, self._on_planned = on_reject, on_planned
@@ -298,9 +298,7 @@ class ActivityPlanner:
             return
         copied = self._people.get(prospect_id or "")
         name = None if copied is None else full_name(copied.fields)
-        self._on_planned(
-            PlannedRow(write, (), outcome, prospect_id, None, looks, reason, name=name)
-        )
+        self._on_planned(RowPlan([write], outcome, prospect_id, None, looks, reason, name=name))
 
     def _keep_in_use(
         self, facts: _ChunkFacts, known: Collection[int], repeats: Sequence[Write]

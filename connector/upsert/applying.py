@@ -26,7 +26,7 @@ from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.merge import Person, lacks_names
 from connector.upsert.outbox.outbox import CONFLICT, Outbox, SentWrite, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results
-from connector.upsert.outbox.person_plan import DELETED, PlannedRow
+from connector.upsert.outbox.person_plan import DELETED, RowPlan
 from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, PushOptions, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, RowResult, Status, bad_rows
 from connector.upsert.plan_file import PlanFile
@@ -155,7 +155,7 @@ class PlanApplier:
             counts.outcomes[outcome] += planned[outcome.value]
         return counts
 
-    def _add(self, planned: PlannedRow, known: _Known) -> None:
+    def _add(self, planned: RowPlan, known: _Known) -> None:
         """Decide about one row."""
         write, row = planned.write, planned.row_number
         settlement = planned.settlement
@@ -189,17 +189,17 @@ class PlanApplier:
         ]
         self._book.send(needed)
 
-    def _needed(self, planned: PlannedRow) -> list[Write]:
+    def _needed(self, planned: RowPlan) -> list[Write]:
         """The writes of a row, as planned."""
         if not planned.sends_person:
-            return list(planned.activities)
+            return planned.activities
         guard = _guard_of(planned, self._outbox.hasher.cell)
         first = planned.write._replace(guard=guard.to_bytes() if guard else None)
         return [first, *planned.activities]
 
     # --- what was done before ---------------------------------------------------------------------
 
-    def _outcome_before(self, planned: PlannedRow) -> RowResult | None:
+    def _outcome_before(self, planned: RowPlan) -> RowResult | None:
         """The outcome of a row for which earlier runs have left nothing to do."""
         row = planned.row_number
         needed = [each.position for each in planned.activities]
@@ -223,7 +223,7 @@ class PlanApplier:
 
     # --- what the ledger knows --------------------------------------------------------------------
 
-    def _known(self, connection: sa.Connection, some: Sequence[PlannedRow]) -> _Known:
+    def _known(self, connection: sa.Connection, some: Sequence[RowPlan]) -> _Known:
         names = {alias for each in some for alias in each.write.aliases}
         ids = {each.prospect_id for each in some if each.prospect_id is not None}
         is_newer = (self._pulled.complete_ms or 0) > self._planned_ms
@@ -234,7 +234,7 @@ class PlanApplier:
             self._pulled.by_id(ids, with_fields=True) if is_newer else {},
         )
 
-    def _newer_entries(self, planned: PlannedRow, known: _Known) -> list[Entry]:
+    def _newer_entries(self, planned: RowPlan, known: _Known) -> list[Entry]:
         """What this source has settled for the row since the plan was made, by another push."""
         own = planned.settlement.entry._replace(source=self._source) if planned.settlement else None
         return [
@@ -247,7 +247,7 @@ class PlanApplier:
             and entry.prospect_id not in self._own_people
         ]
 
-    def _is_newer(self, planned: PlannedRow, known: _Known) -> bool:
+    def _is_newer(self, planned: RowPlan, known: _Known) -> bool:
         """Whether what the plan would settle was settled by another push since, or already is."""
         assert planned.settlement is not None
         alias = planned.settlement.entry.alias
@@ -258,7 +258,7 @@ class PlanApplier:
             for entry in known.entries.get(alias, ())
         )
 
-    def _conflict(self, planned: PlannedRow, known: _Known) -> RowResult | None:
+    def _conflict(self, planned: RowPlan, known: _Known) -> RowResult | None:
         """The outcome of a row to whose person another push has written since the plan."""
         if not planned.sends_person:
             return None
@@ -279,7 +279,7 @@ class PlanApplier:
         reason = _WRITTEN_SINCE.format(id=id_, fields=fields)
         return RowResult(row, Status.FAILED, id_, reason)
 
-    def _edited(self, planned: PlannedRow, known: _Known) -> RowResult | None:
+    def _edited(self, planned: RowPlan, known: _Known) -> RowResult | None:
         """The outcome of a row whose person a pull has read since, and not as planned."""
         id_, guard = planned.prospect_id, _guard_of(planned, self._outbox.hasher.cell)
         copied = known.copied.get(id_ or "")
@@ -317,7 +317,7 @@ def refused_by(
     return Counter(each.status for each in refused.values()), list(columns), rejects
 
 
-def _guard_of(planned: PlannedRow, cell: Callable[[str, Any], bytes]) -> Guard | None:
+def _guard_of(planned: RowPlan, cell: Callable[[str, Any], bytes]) -> Guard | None:
     """What the person must still look like; a row without contact always creates one."""
     if planned.write.row_alias is not None or planned.merged is None:
         return None

@@ -10,7 +10,7 @@ is complete. A reader trusts nothing but the MAC: until that is checked, no more
 is looked at, and a file of any size is read in small pieces. The MAC is checked again while records
 are read, since the file may be rewritten in between.
 
-A row is read as the `PlannedRow` that it was, but for this: its writes have no `run_id` and no id;
+A row is read as the `RowPlan` that it was, but for this: its writes have no `run_id` and no id;
 of one that sends nothing, nothing is kept in clear (`body` is empty, `row_values` are None), and
 `merged.fields` are those that people are told were kept.
 """
@@ -42,7 +42,7 @@ from connector.upsert.outbox.merge import (
     Why,
 )
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.outbox.planner import PushOptions
 
 FORMAT = 1
@@ -202,7 +202,7 @@ class PlanWriter(PrivateFile):
         self.records, self._mac = 0, hasher.new_mac()
         self._line({"hiringcenter_plan": FORMAT, **asdict(header)})
 
-    def add(self, planned: PlannedRow) -> None:
+    def add(self, planned: RowPlan) -> None:
         """Append a row, if it has something to send or to settle."""
         if planned.sends or planned.settlement is not None:
             self.records += 1
@@ -230,7 +230,7 @@ def _head_of(path: Path, size: int) -> bytes:
         return file.read(size)
 
 
-def _record_of(planned: PlannedRow) -> dict[str, Any]:
+def _record_of(planned: RowPlan) -> dict[str, Any]:
     write, sends = planned.write, planned.sends
     record: dict[str, Any] = {
         "row": planned.row_number,
@@ -334,7 +334,7 @@ class PlanFile:
                 "Make the plan again: it shows what has changed since.",
             )
 
-    def rows(self) -> Iterator[PlannedRow]:
+    def rows(self) -> Iterator[RowPlan]:
         """Each row that has something to send or to settle, in the order of the planner.
 
         Raises:
@@ -401,14 +401,14 @@ class PlanFile:
             raise self._altered() from None
         return found if isinstance(found, dict) else {}
 
-    def _row(self, line: bytes) -> PlannedRow:
+    def _row(self, line: bytes) -> RowPlan:
         record = self._parsed(line)
         try:
-            return self._planned_row(record)
+            return self._planned(record)
         except (KeyError, TypeError, ValueError):  # rewritten since its MAC was checked
             raise self._altered() from None
 
-    def _planned_row(self, record: Mapping[str, Any]) -> PlannedRow:
+    def _planned(self, record: Mapping[str, Any]) -> RowPlan:
         says, values = record.get("says"), record.get("values")
         email, phone, row = record["aliases"]
         write = Write(
@@ -419,7 +419,7 @@ class PlanFile:
             record["note"], record["id"],
             settles=_unhex(record.get("settles")), exported=_unhex(record.get("exported")),
         )  # fmt: skip
-        activities = tuple(
+        activities = (
             write._replace(
                 position=position,
                 kind=kind,
@@ -431,9 +431,8 @@ class PlanFile:
         )
         found = record.get("fields")
         settlement = record.get("settlement")
-        return PlannedRow(
-            write,
-            activities,
+        return RowPlan(
+            [write, *activities],
             record["outcome"],
             record["id"],
             None if found is None else PersonMerge(tuple(map(_field_of, found))),

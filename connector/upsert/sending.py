@@ -391,22 +391,21 @@ class Sender:
             evidence.memory = row.memory
             if write.exported is not None and write.prospect_id is not None:
                 evidence.name(write.prospect_id, None)
-            decision = decide(evidence, self._options)
+            outcome, id_, reason = decide(evidence, self._options)
             known = (evidence.by_email, evidence.by_phone, evidence.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)
             # else the plan knows better, which has seen the pull
-            row.prospect_id = decision.prospect_id if is_newer else None
-            row.prospect_id = row.prospect_id or write.prospect_id
-            if decision.outcome is None and self._has_appeared(connection, row, evidence):
+            row.prospect_id = (id_ if is_newer else None) or write.prospect_id
+            if outcome == "send" and self._has_appeared(connection, row, evidence):
                 return self._claim_activity(connection, row)
-            if decision.outcome is None:
+            if outcome == "send":
                 return self._claim_prospect(connection, row, evidence)
-            if decision.outcome is not Status.UNCHANGED:
-                row.fail(decision.reason or "", decision.outcome)
+            if outcome != "unchanged":
+                row.fail(reason or "", Status(outcome))
             else:
-                row.status = decision.outcome
-                row.left_alone = decision.reason == EXISTS
-                row.notes += [decision.reason] if decision.reason else []
+                row.status = Status.UNCHANGED
+                row.left_alone = reason == EXISTS
+                row.notes += [reason] if reason else []
                 self._outbox.finish(
                     connection,
                     row.waiting.popleft(),

@@ -22,7 +22,7 @@ from connector.errors import printable
 from connector.upsert.outbox.matching import ALWAYS_READ, READ_AS, Hasher
 from connector.upsert.outbox.merge import CONTACTS, UNKNOWN, FieldAction, FieldMerge, Why, full_name
 from connector.upsert.outbox.outbox import PROSPECTS
-from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.plan_file import PlanHeader, PlanWriter, PrivateFile
 from connector.upsert.rows.row_checks import Reject
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
@@ -39,7 +39,7 @@ Change = dict[str, Any]
 """One row as `--changes` has it; see docs/reference/summaries.md."""
 
 
-def change_of(planned: PlannedRow) -> Change:
+def change_of(planned: RowPlan) -> Change:
     """What is planned for one row; what isn't known, as `old` may not be, has no key."""
     says = orjson.loads(planned.write.body or b"{}")
     is_activity = planned.write.kind != PROSPECTS
@@ -76,7 +76,7 @@ def _is_sent(merged: FieldMerge) -> bool:
     return merged.action is FieldAction.SEND
 
 
-def _sent(merged: FieldMerge, planned: PlannedRow) -> Change:
+def _sent(merged: FieldMerge, planned: RowPlan) -> Change:
     sent: Change = {"field": merged.name, "new": merged.ours}
     if merged.theirs is not UNKNOWN:
         sent["old"] = merged.theirs
@@ -175,9 +175,9 @@ class PlanView:
     def __post_init__(self) -> None:
         self._first = _First(FIRST_ROWS)
         self._page = _First(PAGE_ROWS)
-        self._bad: PlannedRow | None = None
+        self._bad: RowPlan | None = None
 
-    def add(self, planned: PlannedRow) -> None:
+    def add(self, planned: RowPlan) -> None:
         """A row that passed its checks."""
         self.counts["rows"] += 1
         self.counts[planned.outcome_shown] += 1
@@ -228,7 +228,7 @@ class PlanView:
         if page:
             self._page.add(for_people(change))
 
-    def _count(self, planned: PlannedRow) -> None:
+    def _count(self, planned: RowPlan) -> None:
         fields = planned.merged.fields if planned.merged is not None else ()
         sent = [each for each in fields if _is_sent(each) and planned.sends_person]
         self.looks += planned.looks

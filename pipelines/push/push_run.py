@@ -35,7 +35,7 @@ from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import CONTACTS, MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
-from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.plan_file import PlanHeader
@@ -516,7 +516,7 @@ class _PushRun(OutboxRun):
         exported = ExportedRows(rows, self._columns, checks, pulled, outbox.hasher)
         return planner.plan(exported, exported.check, **watch)
 
-    def _note_planned(self, row: PlannedRow) -> None:
+    def _note_planned(self, row: RowPlan) -> None:
         """In the results file, what needs no request; of a dry run, what would be sent too."""
         if self._report.view is not None:
             self._report.view.add(row)

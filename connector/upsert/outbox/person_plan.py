@@ -7,9 +7,9 @@ fields that its row speaks for. What needs no request is settled at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from connector.upsert.outbox.entries import (
     VERSION,
@@ -52,39 +52,83 @@ from connector.upsert.outbox.merge import (
     new_base,
     still_holds,
 )
-from connector.upsert.outbox.outbox import Write
-from connector.upsert.outbox.receipts import Receipt, Status
+from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, Write
+from connector.upsert.outbox.receipts import Receipt
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
 
 
-@dataclass(frozen=True)
-class PlannedRow:
-    """What a push is about to do with one input row that passed its checks.
+@dataclass(slots=True)
+class RowPlan:
+    """What a push is to do with one input row that passed its checks.
 
-    write: the person's write: `body` is what the row says, in `row_values` as the input holds it.
-    activities: those of its notes, tasks and meetings that are to be created. outcome: `send`
-    where it needs a request and whether it creates or updates isn't known. merged: what happens to
-    each field that the row names, where a merge decided; a field that another row of the person
-    speaks for isn't among those to be sent. looks: the person is looked up before the write.
-    reason: for people, or None. settlement: what is settled without a request. name: of whom it is
-    about, where the row lacks a name.
+    writes: the person's (or the activity's that the row is): `body` is what the row says, in
+    `row_values` as the input holds it; then the activities that it asks for, once the row is
+    planned those that are to be created. outcome: `send` where it needs a request and whether that
+    creates or updates isn't known. prospect_id: whom the row is about, where that is known; of a
+    row that is sent, whom the API is expected to find. reason: for people, or None; names: of the
+    people that the reason is about, for the rejects file alone. settlement: what is settled without
+    a request. facts: what is known of the row's person; None where the row is planned without.
+
+    merged: what happens to each field that the row names, where a merge decided; a field that
+    another row of the person speaks for isn't among those to be sent. kept_fields: those that
+    people are told were kept, of a row that sends nothing. looks: the person is looked up before
+    the write. follows: an earlier row creates the person. is_known: the person is known as they are
+    now. name: of whom it is about, where the row lacks a name.
     """
 
-    write: Write
-    activities: tuple[Write, ...]
-    outcome: Outcome
-    prospect_id: str | None
+    writes: list[Write]
+    outcome: Outcome = "send"
+    prospect_id: str | None = None
     merged: PersonMerge | None = None
     looks: bool = False
     reason: str | None = None
     settlement: Settlement | None = None
     name: str | None = None
+    names: str | None = None
+    kept_fields: tuple[str, ...] = ()
+    follows: bool = False
+    is_known: bool = False
+    facts: Evidence | None = None
+
+    @property
+    def write(self) -> Write:
+        return self.writes[0]
+
+    @property
+    def activities(self) -> list[Write]:
+        return self.writes[1:]
 
     @property
     def row_number(self) -> int:
-        return self.write.row_number
+        return self.writes[0].row_number
+
+    @property
+    def known(self) -> Evidence:
+        """`facts`, of a row that is compared with what is known."""
+        assert self.facts is not None
+        return self.facts
+
+    @property
+    def memory(self) -> RowMemory:
+        """What was settled for the row, of one that is merged."""
+        assert self.known.memory is not None
+        return self.known.memory
+
+    def decide_on(
+        self,
+        outcome: Outcome,
+        reason: str | None,
+        prospect_id: str | None = None,
+        kept: tuple[str, ...] = (),
+    ) -> None:
+        """What becomes of the row is decided, most often without a request for its person."""
+        self.outcome, self.reason = outcome, reason
+        self.prospect_id, self.kept_fields = prospect_id, kept
+
+    def change_write(self, **columns: Any) -> None:
+        self.writes[0] = self.writes[0]._replace(**columns)
 
     @property
     def sends_person(self) -> bool:
@@ -93,7 +137,11 @@ class PlannedRow:
     @property
     def sends(self) -> bool:
         """Whether the row needs a request, for its person or for an activity of theirs."""
-        return bool(self.activities) or self.sends_person
+        return len(self.writes) > 1 or self.sends_person
+
+    @property
+    def is_bad(self) -> bool:
+        return self.outcome in ("rejected", "failed")
 
     @property
     def message(self) -> str | None:
@@ -109,56 +157,6 @@ class PlannedRow:
     def outcome_shown(self) -> Outcome:
         """A row that only creates activities counts as an update, as it does in a push."""
         return "update" if self.sends and not self.sends_person else self.outcome
-
-
-class RowPlan(NamedTuple):
-    """What to do with one row. outcome: None where it is sent.
-
-    prospect_id: whom the row is about, where that is known; of a row that is sent, whom the API is
-    expected to find. reason: for people, or None; names: of the people that the reason is about,
-    for the rejects file alone. siblings: `Write.settles` of a planned write. settlement: what is
-    settled without a request. kept: fields that people are told were kept; disagree: that another
-    row of the person has another value for.
-
-    merged: what happens to each field that the row names; None where it says what HiringCenter
-    has. is_known: the person is known as they are now. seen: the person as the copy has them, for a
-    row that is sent without a look. looks_alone: no scan spares it the look, as of new contacts and
-    added labels. looks_to_fill: it takes one all the same, to find out whether fields are empty.
-    looks_to_find: the row can't create a person, so one who may be there is looked for. follows: an
-    earlier row creates the person. name: see `PlannedRow`.
-    """
-
-    outcome: Status | None
-    prospect_id: str | None = None
-    reason: str | None = None
-    names: str | None = None
-    siblings: bytes | None = None
-    settlement: Settlement | None = None
-    kept: tuple[str, ...] = ()
-    disagree: tuple[str, ...] = ()
-    merged: PersonMerge | None = None
-    is_known: bool = False
-    seen: Person | None = None
-    looks_alone: bool = False
-    looks_to_fill: bool = False
-    looks_to_find: bool = False
-    follows: bool = False
-    name: str | None = None
-
-    @property
-    def sends(self) -> bool:
-        return self.outcome is None
-
-    @property
-    def is_bad(self) -> bool:
-        return self.outcome in (Status.REJECTED, Status.FAILED)
-
-
-class Alike(NamedTuple):
-    """A row that is as HiringCenter has its person. settlement: None where it is settled."""
-
-    prospect_id: str
-    settlement: Settlement | None
 
 
 def kept_note(fields: Collection[str], merged: PersonMerge | None) -> str | None:
@@ -178,11 +176,6 @@ def unread_note(merged: PersonMerge | None) -> str | None:
     return (
         f"left out, since whether they are empty isn't known: {', '.join(left)}" if left else None
     )
-
-
-def disagreement_note(fields: Collection[str]) -> str | None:
-    """What people are told of fields about which rows of one person disagree."""
-    return f"rows of this person disagree: {', '.join(fields)}" if fields else None
 
 
 DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
@@ -214,83 +207,81 @@ class PersonPlanner:
 
     def plan(
         self,
-        rows: Sequence[tuple[Write, Evidence]],
+        rows: Sequence[RowPlan],
         prospect_id: str | None,
         *,
         is_open: bool,
         looked_at: Collection[int] = (),
-    ) -> list[RowPlan]:
-        """What to do with each row, in file order. prospect_id: see `whom`. is_open: a write to
-        them has no answer yet. looked_at: numbers of rows whose person was looked at before, for
-        fields that weren't shown."""
-        memories = [own.memory for _, own in rows]
-        assert all(memories)
-        known = [memory for memory in memories if memory is not None]
-        said = [memory.row for memory in known]
+    ) -> None:
+        """Decide what to do with each row; they are in file order. prospect_id: see `whom`.
+        is_open: a write to them has no answer yet. looked_at: numbers of rows whose person was
+        looked at before, for fields that weren't shown."""
         if is_open:  # its answer changes what is settled: the merge is done when it is there
-            return [self._sent(memory, known, prospect_id) for memory in known]
-        adopts = any(own.adopts for _, own in rows)
+            for row in rows:
+                self._send(row, rows, prospect_id)
+            return
+        adopts = any(row.known.adopts for row in rows)
         rules = replace(self._rules, adopts=True) if adopts else self._rules
         if prospect_id is None:
-            if adopts and not (rules.restore or rules.force):
-                return [
-                    self._adopted(write, memory)
-                    for (write, _), memory in zip(rows, known, strict=True)
-                ]
-            is_new = not all(memory.entry for memory in known) or has_changed(said, self._cell)
-            if not (is_new or self._rules.restore or self._rules.force):
-                return [self._stays_deleted(memory) for memory in known]
-            created = merge(said, None, self._rules, self._cell)
-            return [
-                plan._replace(merged=_of_row(created, memory), disagree=_disagree(created, memory))
-                for plan, memory in zip(self._unknown(rows, known), known, strict=True)
-            ]
+            self._plan_stranger(rows, rules)
+            return
         theirs = self._person(rows, prospect_id)
-        known = [
-            as_exported(self._entries, write, memory)
-            for (write, _), memory in zip(rows, known, strict=True)
-        ]
-        merged = merge([memory.row for memory in known], theirs, rules, self._cell)
-        plans = []
-        for position, ((write, _), memory) in enumerate(zip(rows, known, strict=True)):
-            own = _of_row(merged, memory)
-            plan = self._settled(write, memory, known, merged, own, prospect_id)
+        for row in rows:
+            row.known.memory = as_exported(self._entries, row.write, row.memory)
+        merged = merge([row.memory.row for row in rows], theirs, rules, self._cell)
+        alone = self._looks_alone(merged, theirs)
+        for row in rows:
+            own = row.merged = _of_row(merged, row)
+            row.is_known = theirs is not None
+            self._settle(row, rows, merged, prospect_id)
+            seen = None
             if own.to_send:
-                sent = self._sent(memory, known, prospect_id)
-                alone = self._looks_alone(merged, theirs)
-                seen = None if alone else self._seen(rows[position][1], theirs)
-                plan = sent._replace(settlement=plan.settlement, seen=seen, looks_alone=alone)
-            fills = bool(own.unread) and write.row_number not in looked_at
-            if fills and (not plan.sends or plan.seen) and self._may_look_to_fill():
-                if not plan.sends:
-                    sent = self._sent(memory, known, prospect_id)
-                    plan = sent._replace(settlement=plan.settlement)
-                plan = plan._replace(looks_to_fill=True)
+                self._send(row, rows, prospect_id)
+                seen = None if alone else self._seen(row.known, theirs)
+                if seen is not None:
+                    row.change_write(seen=seen.to_bytes(), seen_ms=seen.read_ms)
+                elif alone:
+                    row.change_write(seen_ms=LOOK_BY_ITSELF)
+            fills = bool(own.unread) and row.row_number not in looked_at
+            if fills and (not row.sends_person or seen) and self._may_look_to_fill():
+                if not row.sends_person:
+                    self._send(row, rows, prospect_id)
+                row.change_write(seen_ms=LOOK_FIRST)
             if any(each.why is Why.MERGES for each in own.fields):
-                plan = RowPlan(Status.REJECTED, reason=LABELS_STAY)
-            if lacks_names(memory.row.says):
-                plan = self._nameless(plan, memory, theirs, own)
-            disagree = _disagree(merged, memory)
-            plans.append(plan._replace(merged=own, is_known=theirs is not None, disagree=disagree))
-        return plans
+                row.settlement = None
+                row.decide_on("rejected", LABELS_STAY)
+            if lacks_names(row.memory.row.says):
+                self._add_name(row, theirs)
+            _note_disagreement(row, merged)
 
-    def _unknown(
-        self, rows: Sequence[tuple[Write, Evidence]], known: Sequence[RowMemory]
-    ) -> Iterator[RowPlan]:
-        """The plans of rows about somebody who isn't known: the first with names creates them."""
-        creates = False
-        for (_, own), memory in zip(rows, known, strict=True):
-            plan = self._sent(memory, known, None)
-            if not lacks_names(memory.row.says):
-                plan = plan._replace(follows=creates)
+    def _plan_stranger(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
+        """The rows are about somebody who isn't known: the first with names creates them."""
+        repeats = not (rules.restore or rules.force)
+        said = [row.memory.row for row in rows]
+        is_settled = all(row.memory.entry for row in rows) and not has_changed(said, self._cell)
+        if repeats and (rules.adopts or is_settled):
+            for row in rows:
+                if rules.adopts:  # deleted in HiringCenter, and pushed before bases were kept
+                    says = row.memory.row.says
+                    row.settlement = self._entries.settlement(
+                        row.write, row.memory, says, {}, prospect_id=None, rows=1,
+                        at_ms=self._now_ms,
+                    )  # fmt: skip
+                kept = tuple(name for name in row.memory.row.says if name not in MANNERS)
+                row.decide_on("unchanged", DELETED, kept=kept)
+            return
+        merged, creates = merge(said, None, self._rules, self._cell), False
+        for row in rows:
+            row.merged = _of_row(merged, row)
+            self._send(row, rows, None)
+            if not lacks_names(row.memory.row.says):
+                row.follows = creates
                 creates = True
+            elif creates or self._finds_all or (why := self._why_not_found(row.known)) is None:
+                row.looks = True
             else:
-                reason = None if creates or self._finds_all else self._why_not_found(own)
-                if reason is None:
-                    plan = plan._replace(looks_to_find=True)
-                else:
-                    plan = RowPlan(Status.REJECTED, reason=reason)
-            yield plan
+                row.decide_on("rejected", why)
+            _note_disagreement(row, merged)
 
     def _why_not_found(self, own: Evidence) -> str | None:
         """Why the person of a row that can't create one isn't looked for; None where they are."""
@@ -306,32 +297,19 @@ class PersonPlanner:
         self._lookups_left -= 1
         return TOO_MANY_TO_FIND if min(self._finds_left, self._lookups_left) < 0 else None
 
-    def _nameless(
-        self, plan: RowPlan, memory: RowMemory, theirs: Person | None, own: PersonMerge
-    ) -> RowPlan:
-        """The plan of a row without both names about a person who is known: theirs go out with it,
-        as they were read."""
-        fields, says = theirs.fields if theirs else {}, memory.row.says
-        are_known = all(says.get(name) or name in fields for name in NAMES)
-        is_looked_up = self._rechecks or (
-            are_known and any(each.name in CONTACTS for each in own.to_send)
-        )
-        if plan.sends and plan.seen is None and not (is_looked_up or plan.looks_to_fill):
-            return RowPlan(Status.REJECTED, reason=NAMES_UNKNOWN.format(id=plan.prospect_id))
-        return plan._replace(name=_name(says, fields))
-
-    def _adopted(self, write: Write, memory: RowMemory) -> RowPlan:
-        """The row of somebody who was deleted in HiringCenter, pushed before bases were kept."""
-        settlement = self._entries.settlement(
-            write, memory, memory.row.says, {}, prospect_id=None, rows=1, at_ms=self._now_ms
-        )
-        return self._stays_deleted(memory)._replace(settlement=settlement)
-
-    @staticmethod
-    def _stays_deleted(memory: RowMemory) -> RowPlan:
-        """All that the row says of somebody who was deleted in HiringCenter is kept out."""
-        kept = tuple(name for name in memory.row.says if name not in MANNERS)
-        return RowPlan(Status.UNCHANGED, reason=DELETED, kept=kept)
+    def _add_name(self, row: RowPlan, theirs: Person | None) -> None:
+        """A row without both names is about a person who is known: theirs go out with it, as they
+        were read."""
+        fields, says = theirs.fields if theirs else {}, row.memory.row.says
+        if row.sends_person and row.write.seen is None and row.write.seen_ms != LOOK_FIRST:
+            are_known = all(says.get(name) or name in fields for name in NAMES)
+            sent = row.merged.to_send if row.merged else ()
+            changes_contact = any(each.name in CONTACTS for each in sent)
+            if not (self._rechecks or (are_known and changes_contact)):
+                row.settlement = None
+                row.decide_on("rejected", NAMES_UNKNOWN.format(id=row.prospect_id))
+                return
+        row.name = full_name({name: says.get(name) or fields.get(name) for name in NAMES})
 
     def _may_look_to_fill(self) -> bool:
         """Whether one more person may be looked up for fields that are only filled: as many as the
@@ -345,8 +323,8 @@ class PersonPlanner:
 
     def settle_alike(
         self, write: Write, says: Mapping[str, Any], copied: PulledProspect, facts: ContactFacts
-    ) -> Alike | None:
-        """What a person's only row settles that says what HiringCenter has, and either is new here
+    ) -> RowPlan | None:
+        """The plan of a person's only row that says what HiringCenter has, and either is new here
         or is settled as a whole: of a million rows, nearly all are, and need neither evidence nor
         merge. None where that isn't so, or isn't certain.
 
@@ -370,21 +348,24 @@ class PersonPlanner:
                 own = entry if entry.source == source else own
         if own is not None and own.content != write.content:
             return None
+        alike = RowPlan([write], "unchanged", id_)
         if own is not None and write.exported is None:
-            return Alike(id_, None)
+            return alike
         version = {}
         if write.exported is not None:
             version[VERSION] = Exported.from_bytes(write.exported).updated_at_ms
         settlement = self._entries.whole(write, says, id_, contacts, self._now_ms, version)
         if own is None:
-            return Alike(id_, settlement)
-        is_same = settlement.entry.cells == own.cells  # else it was exported as another version
-        return Alike(id_, None) if is_same else None
+            alike.settlement = settlement
+        elif settlement.entry.cells != own.cells:  # it was exported as another version
+            return None
+        return alike
 
-    def whom(self, facts: Sequence[Evidence]) -> str | None:
+    def whom(self, rows: Sequence[RowPlan]) -> str | None:
         """Whom rows are about: as their contacts were accepted; else as was settled without a
         request; else who has their contacts in the copy; else whose contact HiringCenter dropped.
         """
+        facts = [row.known for row in rows]
         receipts = [receipt for own in facts for receipt in own.receipts]
         confirmed = [each.prospect_id for each in receipts if each.confirmed]
         remembered = [
@@ -402,10 +383,10 @@ class PersonPlanner:
         dropped = [each.prospect_id for each in receipts if not each.confirmed]
         return next(iter((*confirmed, *remembered, *by_contact, *dropped)), None)
 
-    def _person(self, rows: Sequence[tuple[Write, Evidence]], prospect_id: str) -> Person | None:
+    def _person(self, rows: Sequence[RowPlan], prospect_id: str) -> Person | None:
         """The person as the copy has them, where that still holds."""
         copied, receipt = None, None
-        for _, own in rows:
+        for own in (row.known for row in rows):
             copied = copied or own.pulled.get(prospect_id)
             receipt = receipt or next(
                 (each for each in own.receipts if each.prospect_id == prospect_id), None
@@ -466,44 +447,36 @@ class PersonPlanner:
             theirs, fields=shown, read_ms=read_ms, updated_at_ms=updated_at_ms, alone=alone
         )
 
-    def _sent(
-        self,
-        memory: RowMemory,
-        all_rows: Sequence[RowMemory],
-        prospect_id: str | None,
-    ) -> RowPlan:
-        siblings = packed(self._siblings(memory, all_rows)[0], {}) if len(all_rows) > 1 else None
-        return RowPlan(None, prospect_id, siblings=siblings)
+    def _send(self, row: RowPlan, all_rows: Sequence[RowPlan], prospect_id: str | None) -> None:
+        """The row needs a request. all_rows: those of its person."""
+        row.decide_on("send", None, prospect_id)
+        if len(all_rows) > 1:
+            row.change_write(settles=packed(self._siblings(row, all_rows)[0], {}))
 
-    def _siblings(self, memory: RowMemory, all_rows: Sequence[RowMemory]) -> tuple[Base, int]:
+    def _siblings(self, row: RowPlan, all_rows: Sequence[RowPlan]) -> tuple[Base, int]:
         """What all rows of an entry say, and how many there are."""
-        alias = memory.entry.alias if memory.entry else None
+        own = row.memory.entry and row.memory.entry.alias
         same = [
-            each.row for each in all_rows if (each.entry.alias if each.entry else None) == alias
+            each.memory.row
+            for each in all_rows
+            if (each.memory.entry and each.memory.entry.alias) == own
         ]
-        names = {name for row in same for name in row.says}
+        names = {name for each in same for name in each.says}
         return new_base(same, names, self._cell), len(same)  # type: ignore[return-value]
 
-    def _settled(
-        self,
-        write: Write,
-        memory: RowMemory,
-        all_rows: Sequence[RowMemory],
-        merged: PersonMerge,
-        own: PersonMerge,
-        prospect_id: str,
-    ) -> RowPlan:
-        """What of a row needs no request and is settled, with all rows of its entry, and what
-        people are told. Of a field that one row sends, the other rows' cells are settled: they
-        would be sent by the next push, and the row's again by the one after it. own: what `merged`
-        does to the fields that the row names."""
+    def _settle(
+        self, row: RowPlan, all_rows: Sequence[RowPlan], merged: PersonMerge, prospect_id: str
+    ) -> None:
+        """What of a row needs no request is settled, with all rows of its entry, and people are
+        told. Of a field that one row sends, the other rows' cells are settled: they would be sent
+        by the next push, and the row's again by the one after it."""
         sent = {each.name: each.ours for each in merged.to_send}
         waiting: Base = new_base([Row(sent)], sent, self._cell)  # type: ignore[assignment]
         settled = {each.name for each in merged.fields if each.settles} - waiting.keys()
-        siblings, rows = self._siblings(memory, all_rows)
-        settlement = self._entries.settlement(
-            write,
-            memory,
+        siblings, rows = self._siblings(row, all_rows)
+        row.settlement = self._entries.settlement(
+            row.write,
+            row.memory,
             settled,
             siblings,
             prospect_id=prospect_id,
@@ -511,28 +484,23 @@ class PersonPlanner:
             at_ms=self._now_ms,
             waiting=waiting,
         )
-        kept = tuple(each.name for each in own.kept)
-        notes = "; ".join(filter(None, (kept_note(kept, own), unread_note(own)))) or None
-        if settlement is not None and memory.stored is not None:
-            before = memory.stored._replace(seen_ms=self._now_ms, rows=settlement.entry.rows)
-            if before == settlement.entry:
-                settlement = None  # nothing new: a push that changes nothing writes nothing
-        return RowPlan(Status.UNCHANGED, prospect_id, notes, settlement=settlement, kept=kept)
+        kept = tuple(each.name for each in row.kept)
+        notes = filter(None, (kept_note(kept, row.merged), unread_note(row.merged)))
+        row.decide_on("unchanged", "; ".join(notes) or None, prospect_id, kept)
+        if row.settlement is not None and row.memory.stored is not None:
+            entry = row.settlement.entry
+            if row.memory.stored._replace(seen_ms=self._now_ms, rows=entry.rows) == entry:
+                row.settlement = None  # nothing new: a push that changes nothing writes nothing
 
     @property
     def _cell(self):  # type: ignore[no-untyped-def]
         return self._entries.hasher.cell
 
 
-def _name(says: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
-    """The name of a person, as the row has it, else as HiringCenter does."""
-    return full_name({name: says.get(name) or theirs.get(name) for name in NAMES})
-
-
-def _of_row(merged: PersonMerge, memory: RowMemory) -> PersonMerge:
+def _of_row(merged: PersonMerge, row: RowPlan) -> PersonMerge:
     """What happens to the fields that one row names. Of several rows, each sends its own labels,
     and each that has the value which is to be sent sends it: the others may be refused."""
-    says = memory.row.says
+    says = row.memory.row.says
 
     def is_own(each: FieldMerge) -> bool:
         if each.name not in says:
@@ -543,6 +511,9 @@ def _of_row(merged: PersonMerge, memory: RowMemory) -> PersonMerge:
     return PersonMerge(tuple(filter(is_own, merged.fields)))
 
 
-def _disagree(merged: PersonMerge, memory: RowMemory) -> tuple[str, ...]:
-    says = memory.row.says
-    return tuple(each.name for each in merged.fields if each.disagree and each.name in says)
+def _note_disagreement(row: RowPlan, merged: PersonMerge) -> None:
+    """People are told of fields about which rows of one person disagree."""
+    says = row.memory.row.says
+    if names := [each.name for each in merged.fields if each.disagree and each.name in says]:
+        note = f"rows of this person disagree: {', '.join(names)}"
+        row.change_write(note="; ".join(filter(None, (row.write.note, note))))

@@ -28,26 +28,12 @@ from connector.upsert.outbox.merge import (
     MergeRules,
     lacks_names,
 )
-from connector.upsert.outbox.outbox import (
-    LOOK_BY_ITSELF,
-    LOOK_FIRST,
-    PROSPECTS,
-    Outbox,
-    Write,
-)
-from connector.upsert.outbox.person_plan import (
-    DELETED,
-    Alike,
-    Outcome,
-    PersonPlanner,
-    PlannedRow,
-    RowPlan,
-    disagreement_note,
-)
+from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, PROSPECTS, Outbox, Write
+from connector.upsert.outbox.person_plan import DELETED, Outcome, PersonPlanner, RowPlan
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.outbox.staging import Check, CheckedRow, Forest, Glance, Row, Staging
+from connector.upsert.outbox.staging import Check, Forest, Glance, Staging
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Reject
+from connector.upsert.rows.row_checks import Reject, ValidRow
 
 Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 5_000
@@ -122,16 +108,18 @@ class PushOptions:
         return replace(self, rules=replace(self.rules, labels_merge=merges))
 
 
-def decide(evidence: Evidence, options: PushOptions) -> RowPlan:
-    """Whether a row can be sent at all, and to whom; what its fields say is merged later. Pure."""
+def decide(evidence: Evidence, options: PushOptions) -> tuple[Outcome, str | None, str | None]:
+    """Whether a row can be sent at all; what its fields say is merged later. Pure.
+
+    Returns its outcome, `send` where it can be; whom it is about, or is to be sent to; and why.
+    """
     if evidence.disputed is not None:
         if options.allow_shared_contact:  # whoever has the contact now
-            return RowPlan(None)
+            return "send", None, None
         expected, answered = evidence.disputed
-        reason = DISPUTED.format(expected=expected, answered=answered)
-        return RowPlan(Status.REJECTED, None, reason)
+        return "rejected", None, DISPUTED.format(expected=expected, answered=answered)
     if (why := evidence.why_ambiguous) is not None:
-        return RowPlan(Status.REJECTED, None, why)
+        return "rejected", None, why
     leads_to = evidence.best
     prospect_id: str | None = evidence.named
     sent_to = prospect_id
@@ -142,15 +130,14 @@ def decide(evidence: Evidence, options: PushOptions) -> RowPlan:
         ids = evidence.pulled_by_email | evidence.pulled_by_phone
         prospect_id = sent_to = next(iter(ids)) if len(ids) == 1 else None
     if options.force:
-        return RowPlan(None, sent_to)
+        return "send", sent_to, None
     if evidence.memory is None and evidence.uncertain:
-        return RowPlan(Status.FAILED, prospect_id, UNCERTAIN)
+        return "failed", prospect_id, UNCERTAIN
     if evidence.by_row is not None and not (evidence.is_deleted and options.rules.restore):
-        reason = DELETED if evidence.is_deleted else REPEATED
-        return RowPlan(Status.UNCHANGED, prospect_id, reason)
+        return "unchanged", prospect_id, DELETED if evidence.is_deleted else REPEATED
     if options.mode == "create-only" and prospect_id is not None:
-        return RowPlan(Status.UNCHANGED, prospect_id, EXISTS)
-    return RowPlan(None, sent_to)
+        return "unchanged", prospect_id, EXISTS
+    return "send", sent_to, None
 
 
 @dataclass
@@ -273,7 +260,7 @@ class Planner:
         self._refused: dict[int, Refusal] = {}
         self._has_entries = False  # whether anything of the source was settled before this chunk
         self._on_reject: Callable[[Reject], None] = lambda _: None
-        self._on_planned: Callable[[PlannedRow], None] | None = None
+        self._on_planned: Callable[[RowPlan], None] | None = None
         with outbox.database.read() as connection:  # 0: no earlier push has settled anything
             self._source = self._entries.number(connection, options.source)
 
@@ -284,7 +271,7 @@ class Planner:
         *,
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
-        on_planned: Callable[[PlannedRow], None] | None = None,
+        on_planned: Callable[[RowPlan], None] | None = None,
     ) -> PlanCounts:
         """Read, check and compare every row; nothing is sent.
 
@@ -319,28 +306,28 @@ class Planner:
                 self._store_alike(staging)
         return self.counts
 
-    def _begin_look(self, rows: Sequence[CheckedRow]) -> Callable[[], Iterator[Glance]]:
+    def _begin_look(self, rows: Sequence[tuple[ValidRow, Write]]) -> Callable[[], Iterator[Glance]]:
         """What is known of rows as they are read: to whom their contacts lead, and which of them
         are as HiringCenter has their person. The copy is asked while more rows are read."""
         if self._options.force or self._options.mode == "create-only":
             return lambda: self._glances(rows, {})
-        find_alike = self._finder.pulled.ask_alike([row.says for row in rows])
+        find_alike = self._finder.pulled.ask_alike([row.payload for row, _ in rows])
         return lambda: self._glances(rows, find_alike())
 
     def _glances(
-        self, rows: Sequence[CheckedRow], copied: Mapping[int, PulledProspect]
+        self, rows: Sequence[tuple[ValidRow, Write]], copied: Mapping[int, PulledProspect]
     ) -> Iterator[Glance]:
         """copied: position → who is all that this row says. The receipts that rows lead to are in
         use and are kept."""
-        facts = self._finder.look_up([row.write for row in rows])
+        facts = self._finder.look_up([write for _, write in rows])
         receipts = facts.receipts
         self._keep_receipts(receipts.values())
-        for position, (write, says, activities) in enumerate(rows):
+        for position, (row, write) in enumerate(rows):
             known = [receipts[name] for name in write.aliases if name in receipts]
             found, alike = copied.get(position), None
-            if found and activities is None and self._finder.is_settled(write, found.id):
-                alike = self._merging.settle_alike(write, says, found, facts)
-            yield Glance(known[0].prospect_id if known else None, alike)
+            if found and not row.activities and self._finder.is_settled(write, found.id):
+                alike = self._merging.settle_alike(write, row.payload, found, facts)
+            yield known[0].prospect_id if known else None, alike
 
     def _keep_receipts(self, found: Collection[Receipt]) -> None:
         now_ms = self._clock.now_ms()
@@ -369,115 +356,106 @@ class Planner:
         self._outcome(RowResult(reject.row_number, Status.REJECTED, None, reject.public_reason))
         self._on_reject(reject)
 
-    def _plan_chunk(self, people: Sequence[tuple[list[Row], Alike | None]]) -> None:
-        rest = [rows for rows, alike in people if alike is None]
-        writes = [row[0] for person in rest for row in person]
-        facts = self._finder.look_up(writes)
+    def _plan_chunk(self, people: Sequence[list[RowPlan]]) -> None:
+        rest = [person for person in people if person[0].outcome == "send"]
+        rows = [row for person in rest for row in person]
+        facts = self._finder.look_up([row.write for row in rows])
         self._has_entries = facts.entries.source != 0
-        evidence = self._finder.gather(rest, facts)
+        evidence = self._finder.gather([[row.writes for row in person] for person in rest], facts)
         with self._outbox.database.read() as connection:
-            firsts = {
-                self._entries.contacts(write)[0] for write in writes if write.row_alias is None
+            contacts = {
+                self._entries.contacts(row.write)[0] for row in rows if row.write.row_alias is None
             }
-            self._refused = self._refusals.find(connection, firsts)
-        for person, alike in people:
-            if alike is None:
-                self._plan_person(person, evidence)
-            elif self._on_planned is not None:
-                write, (id_, settlement) = person[0][0], alike
-                self._on_planned(PlannedRow(write, (), "unchanged", id_, settlement=settlement))
+            self._refused = self._refusals.find(connection, contacts)
+        for row in rows:
+            row.facts = evidence[row.row_number]
+        for person in people:
+            if person[0].facts is not None:
+                self._plan_person(person)
+            elif self._on_planned is not None:  # they are as their only row says
+                self._on_planned(person[0])
         if len(self._book.writes) >= _CHUNK_PEOPLE or len(self._book.settled) >= _MOST_UNSTORED:
             self._store()
 
-    def _plan_person(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
-        named: dict[str, list[Row]] = {}
+    def _plan_person(self, rows: list[RowPlan]) -> None:
+        named: dict[str, list[RowPlan]] = {}
         unnamed = []
         for row in rows:
-            if row[0].prospect_id is None:
+            if row.write.prospect_id is None:
                 unnamed.append(row)
             else:
-                named.setdefault(row[0].prospect_id, []).append(row)
+                named.setdefault(row.write.prospect_id, []).append(row)
         for id_, own in named.items():
             # people who share a contact don't go out at once
-            number = rows[0][0].person if len(named) > 1 else self._number_of(id_)
-            self._plan_named(id_, own, evidence, number)
+            number = rows[0].write.person if len(named) > 1 else self._number_of(id_)
+            self._plan_named(id_, own, number)
         if unnamed:
-            self._plan_unnamed(unnamed, evidence)
+            self._plan_unnamed(unnamed)
 
-    def _plan_named(
-        self, id_: str, rows: list[Row], evidence: Mapping[int, Evidence], number: int
-    ) -> None:
+    def _plan_named(self, id_: str, rows: list[RowPlan], number: int) -> None:
         """Rows of a pulled table that are about one prospect. number: for `Write.person`."""
         merged = []
         for row in rows:
-            reason = Exported.from_bytes(row[0].exported or b"").reason
+            reason = Exported.from_bytes(row.write.exported or b"").reason
             if reason is None:
                 merged.append(row)
             else:
-                left_alone = RowPlan(Status.UNCHANGED, id_, reason)
-                self._book_row(row, left_alone, evidence[row[0].row_number], person=number)
+                row.decide_on("unchanged", reason, id_)
+                self._book_row(row, number)
         if merged:
-            self._merge_rows(merged, evidence, number)
+            self._merge_rows(merged, number)
 
-    def _plan_unnamed(self, rows: list[Row], evidence: Mapping[int, Evidence]) -> None:
+    def _plan_unnamed(self, rows: list[RowPlan]) -> None:
         """Rows that share contacts, directly or through others."""
-        rejected = self._two_behind_one_contact(rows, evidence)
-        for row in rows:
-            if (number := row[0].row_number) in rejected:
-                self._book_row(row, rejected[number], evidence[number], person=row[0].person)
-        rest = [row for row in rows if row[0].row_number not in rejected]
-        for together in _by_person(rest, evidence) if rejected else [rows]:
-            self._merge_rows(together, evidence)
+        rest = self._reject_strangers(rows)
+        for together in [rows] if len(rest) == len(rows) else _by_person(rest):
+            self._merge_rows(together)
 
     def _number_of(self, prospect_id: str) -> int:
         """What `Write.person` is for rows about this prospect."""
         return self._outbox.hasher.alias("prospect", prospect_id)
 
-    def _merge_rows(
-        self, rows: list[Row], evidence: Mapping[int, Evidence], number: int | None = None
-    ) -> None:
+    def _merge_rows(self, rows: list[RowPlan], number: int | None = None) -> None:
         """Merge the rows of one person with what is known, and plan what is left of each. number:
         for `Write.person`, where that isn't the number of the person."""
-        merged: list[tuple[Row, Evidence]] = []
+        merged: list[RowPlan] = []
         for row in rows:
-            own = evidence[row[0].row_number]
-            plan = decide(own, self._options)
-            if plan.sends and row[0].row_alias is None:
-                merged.append((row, own))
-            else:
-                self.counts.kept += plan.reason == DELETED
-                self._book_row(row, plan, own, person=row[0].person)
+            outcome, id_, reason = decide(row.known, self._options)
+            if outcome == "send" and row.write.row_alias is None:
+                merged.append(row)
+                continue
+            row.decide_on(outcome, reason, id_)
+            self.counts.kept += reason == DELETED
+            self._book_row(row, row.write.person)
         if not merged:
             return
-        named = merged[0][0][0].prospect_id
-        known = named or self._merging.whom([own for _, own in merged])
-        is_open = any(self._finder.waits(row[0], known) for row, _ in merged)
-        asked = [(row[0], own) for row, own in merged]
-        tried = {write.row_number: self._tried_before(write, own, known) for write, own in asked}
+        first = merged[0].write
+        known = first.prospect_id or self._merging.whom(merged)
+        is_open = any(self._finder.waits(row.write, known) for row in merged)
+        tried = {row.row_number: self._tried_before(row, known) for row in merged}
         looked_at = {number for number, each in tried.items() if each and not each.reason}
-        plans = self._merging.plan(asked, known, is_open=is_open, looked_at=looked_at)
-        person = number or (merged[0][0][0].person if known is None else self._number_of(known))
-        for (row, own), plan in zip(merged, plans, strict=True):
-            if plan.settlement is not None:
-                self._book.settle(plan.settlement)
-            self.counts.kept += bool(plan.kept)
-            refused = tried[row[0].row_number]
-            if known is None and plan.sends and not (is_open or lacks_names(own.payload)):
-                plan = self._unless_contact_changed(plan, own)
-            if plan.sends and refused and refused.reason:
-                reason = f"{refused.reason} {NOT_AGAIN}"
-                plan = plan._replace(outcome=Status.REJECTED, prospect_id=known, reason=reason)
-            elif own.uncertain and plan.outcome is Status.UNCHANGED and not plan.is_known:
-                plan = plan._replace(outcome=Status.FAILED, reason=UNCERTAIN)
-            seen, seen_ms = (plan.seen.to_bytes(), plan.seen.read_ms) if plan.seen else (None, None)
-            seen_ms = LOOK_BY_ITSELF if plan.looks_alone else seen_ms
-            seen_ms = LOOK_FIRST if plan.looks_to_fill else seen_ms
-            note = "; ".join(filter(None, (row[0].note, disagreement_note(plan.disagree)))) or None
-            row[0] = row[0]._replace(settles=plan.siblings, note=note, seen=seen, seen_ms=seen_ms)
-            self._book_row(row, plan, own, person=person)
+        self._merging.plan(merged, known, is_open=is_open, looked_at=looked_at)
+        person = number or (first.person if known is None else self._number_of(known))
+        for row in merged:
+            if row.settlement is not None:
+                self._book.settle(row.settlement)
+            self.counts.kept += bool(row.kept_fields)
+            refused = tried[row.row_number]
+            if (
+                known is None
+                and row.sends_person
+                and not (is_open or lacks_names(row.known.payload))
+            ):
+                self._check_contact(row)
+            if row.sends_person and refused and refused.reason:
+                row.decide_on("rejected", f"{refused.reason} {NOT_AGAIN}", known)
+            elif row.known.uncertain and row.outcome == "unchanged" and not row.is_known:
+                row.outcome, row.reason = "failed", UNCERTAIN
+            self._book_row(row, person)
 
-    def _tried_before(self, write: Write, own: Evidence, known: str | None) -> Refusal | None:
+    def _tried_before(self, row: RowPlan, known: str | None) -> Refusal | None:
         """How a row was refused that isn't tried again while nothing has changed; else None."""
+        write, own = row.write, row.known
         refused = self._refused.get(self._entries.contacts(write)[0])
         if refused is None or self._options.force:
             return None
@@ -490,122 +468,113 @@ class Planner:
             return None
         return refused
 
-    def _unless_contact_changed(self, plan: RowPlan, own: Evidence) -> RowPlan:
-        """A row that nobody knows, under the names of an entry for which fewer rows speak than
-        before, may be that entry's row with another contact: it would create a stranger."""
-        has_entry = own.memory is not None and own.memory.entry is not None
-        if self._options.allow_shared_contact or has_entry or not self._source:
-            return plan
-        if not self._has_entries:
-            return plan
+    def _check_contact(self, row: RowPlan) -> None:
+        """Reject a row that nobody knows, under the names of an entry for which fewer rows speak
+        than before: it may be that entry's row with another contact, and create a stranger."""
+        if self._options.allow_shared_contact or row.memory.entry is not None:
+            return
+        if not (self._source and self._has_entries):
+            return
         with self._outbox.database.read() as connection:
-            namesakes = self._entries.namesakes(connection, self._source, own.payload)
+            namesakes = self._entries.namesakes(connection, self._source, row.known.payload)
         for entry, contacts in namesakes:
             if self._staging.rows_with(contacts) < entry.rows:
                 about = entry.prospect_id or "another prospect"
-                reason = CONTACT_CHANGED.format(about=about)
-                return plan._replace(outcome=Status.REJECTED, reason=reason)
-        return plan
+                row.decide_on("rejected", CONTACT_CHANGED.format(about=about), row.prospect_id)
+                return
 
-    def _two_behind_one_contact(
-        self, rows: Sequence[Row], evidence: Mapping[int, Evidence]
-    ) -> dict[int, RowPlan]:
-        """row number → why, for rows that seem to be about another person than the one who has
-        their contact; each is judged by itself, before rows are taken together."""
-        alone = len(rows) == 1 and not evidence[rows[0][0].row_number].others
+    def _reject_strangers(self, rows: list[RowPlan]) -> list[RowPlan]:
+        """Reject rows that seem to be about another person than the one who has their contact, each
+        judged by itself, before rows are taken together; returns the others."""
+        alone = len(rows) == 1 and not rows[0].known.others
         if self._options.allow_shared_contact or alone:
-            return {}
-        rejected, candidates = {}, []
-        for write, *_ in rows:
-            facts = evidence[write.row_number]
-            own = decide(facts, self._options)
-            if own.outcome is Status.REJECTED:  # it claims no contact, whatever else there is
-                rejected[write.row_number] = own
+            return rows
+        candidates = []
+        for row in rows:
+            outcome, id_, reason = decide(row.known, self._options)
+            if outcome == "rejected":  # it claims no contact, whatever else there is
+                row.decide_on("rejected", reason, id_)
             else:
-                candidates.append(facts.candidate(write))
-        for number, found in judge(candidates).items():
-            rejected[number] = RowPlan(Status.REJECTED, None, found.reason, found.names)
-        return rejected
+                candidates.append(row.known.candidate(row.write))
+        conflicts = judge(candidates)
+        for row in rows:
+            if (found := conflicts.get(row.row_number)) is not None:
+                row.decide_on("rejected", found.reason)
+                row.names = found.names
+            if row.is_bad:
+                self._book_row(row, row.write.person)
+        return [row for row in rows if not row.is_bad]
 
-    def _book_row(self, row: Row, plan: RowPlan, own: Evidence, *, person: int) -> None:
-        first, needed = row[0], self._open_activities(row, plan, own)
-        writes = [
-            each._replace(person=person, prospect_id=plan.prospect_id) for each in (first, *needed)
+    def _book_row(self, row: RowPlan, person: int) -> None:
+        """Count and store what was planned for a row. person: its `Write.person`."""
+        needed, creates = self._open_activities(row), self._would_create(row)
+        if row.is_bad:
+            needed, row.merged = [], None
+        if row.sends_person and (row.prospect_id is not None or creates):
+            row.outcome = "create" if row.prospect_id is None else "update"
+        row.looks = self._looks(row)
+        row.writes = [
+            each._replace(person=person, prospect_id=row.prospect_id)
+            for each in (row.write, *needed)
         ]
         if self._on_planned is not None:
-            self._on_planned(self._planned_row(writes, plan, own))
-        if plan.is_bad or not (plan.sends or needed):
-            outcome = plan.outcome or Status.UNCHANGED
-            message = "; ".join(filter(None, (first.note, plan.reason))) or None
-            kept = plan.kept if outcome is Status.UNCHANGED else ()
-            id_ = plan.prospect_id
-            self._outcome(RowResult(first.row_number, outcome, id_, message, kept_fields=kept))
-            if plan.is_bad:
-                self._on_reject(reject_of(first, plan.reason or "", plan.names))
+            self._on_planned(row)
+        if row.sends:
+            self._book.send(row.writes if row.sends_person else row.activities)
+            self._count(row, creates=creates)
             return
-        self._book.send(writes if plan.sends else writes[1:])
-        self._count(len(needed) + plan.sends, plan, own)
-
-    def _planned_row(self, writes: Sequence[Write], plan: RowPlan, own: Evidence) -> PlannedRow:
-        """writes: the row's, of which all but the first are activities to be created."""
-        outcome: Outcome = "send"
-        if plan.outcome is not None:
-            outcome = plan.outcome.value  # type: ignore[assignment]
-        elif plan.prospect_id is not None:
-            outcome = "update"
-        elif self._would_create(plan):
-            outcome = "create"
-        return PlannedRow(
-            writes[0],
-            () if plan.is_bad else tuple(writes[1:]),
-            outcome,
-            plan.prospect_id,
-            None if plan.is_bad else plan.merged,
-            self._looks(plan, own),
-            plan.reason,
-            plan.settlement,
-            plan.name,
+        self._outcome(
+            RowResult(
+                row.row_number,
+                Status(row.outcome),
+                row.prospect_id,
+                row.message,
+                kept_fields=() if row.is_bad else row.kept_fields,
+            )
         )
+        if row.is_bad:
+            self._on_reject(reject_of(row.write, row.reason or "", row.names))
 
-    def _would_create(self, plan: RowPlan) -> bool:
+    def _would_create(self, row: RowPlan) -> bool:
         """Whether a row about somebody who isn't known surely creates them."""
-        is_first = not (plan.looks_to_find or plan.follows)
+        is_first = not (row.looks or row.follows)
         return is_first and self._finder.pulled.complete_ms is not None
 
-    def _looks(self, plan: RowPlan, own: Evidence) -> bool:
+    def _looks(self, row: RowPlan) -> bool:
         """Whether the person is looked up before the row is sent."""
-        if not plan.sends:
+        if not row.sends_person:
             return False
-        if plan.prospect_id is not None:
-            return self._options.to_apply or plan.seen is None or plan.looks_to_fill
-        is_lost = self._options.looks_first and own.best is None
-        return plan.looks_to_find or is_lost or self._options.mode == "update-only"
+        if row.prospect_id is not None:
+            write = row.write
+            return self._options.to_apply or write.seen is None or write.seen_ms == LOOK_FIRST
+        is_lost = self._options.looks_first and row.known.best is None
+        return row.looks or is_lost or self._options.mode == "update-only"
 
-    def _open_activities(self, row: Row, plan: RowPlan, own: Evidence) -> list[Write]:
+    def _open_activities(self, row: RowPlan) -> list[Write]:
         """The notes, tasks and meetings that a row asks for and that aren't there yet. A push that
         only creates adds them to whom the row creates, or has created before, if its activities
         were cut short then."""
-        if self._options.mode == "create-only" and plan.outcome is Status.UNCHANGED:
+        own = row.known
+        if self._options.mode == "create-only" and row.outcome == "unchanged":
             is_own = own.created or own.by_row is not None
-            if not is_own or plan.reason == EXISTS:
+            if not is_own or row.reason == EXISTS:
                 return []
         return [
             write
-            for write in row[1:]
+            for write in row.activities
             if self._options.force
-            or (plan.prospect_id, write.kind, write.content) not in own.attached
+            or (row.prospect_id, write.kind, write.content) not in own.attached
         ]
 
-    def _count(self, writes: int, plan: RowPlan, own: Evidence) -> None:
-        counts, looks = self.counts, self._looks(plan, own)
-        counts.looks += looks
-        counts.looks_alone += looks and plan.looks_alone
-        if plan.prospect_id is not None:
-            counts.would_update += 1
-        elif self._would_create(plan):
-            counts.would_create += 1
+    def _count(self, row: RowPlan, *, creates: bool) -> None:
+        counts, is_sent = self.counts, row.sends_person
+        counts.looks += row.looks
+        counts.looks_alone += row.looks and row.write.seen_ms == LOOK_BY_ITSELF
+        counts.would_update += row.prospect_id is not None
+        counts.would_create += row.prospect_id is None and creates
         if self._options.looks_first and not self._options.force:
-            counts.look_ups += writes - (plan.sends and own.best is not None)
+            writes = len(row.activities) + is_sent
+            counts.look_ups += writes - (is_sent and row.known.best is not None)
 
     def _outcome(self, result: RowResult) -> None:
         self._book.end(result)
@@ -630,15 +599,15 @@ def _collecting_rarely() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _by_person(rows: Sequence[Row], evidence: Mapping[int, Evidence]) -> list[list[Row]]:
+def _by_person(rows: Sequence[RowPlan]) -> list[list[RowPlan]]:
     """What is left of a person's rows, by person: the rejected ones may be all that joined them."""
     people, first = Forest(len(rows)), dict[int | str, int]()
-    for number, (write, *_) in enumerate(rows, start=1):
-        found = [receipt.prospect_id for receipt in evidence[write.row_number].receipts]
-        for key in (write.email_alias, write.phone_alias, *found):
+    for number, row in enumerate(rows, start=1):
+        found = [receipt.prospect_id for receipt in row.known.receipts]
+        for key in (row.write.email_alias, row.write.phone_alias, *found):
             if key is not None:
                 people.unite(first.setdefault(key, number), number)
-    groups: dict[int, list[Row]] = {}
+    groups: dict[int, list[RowPlan]] = {}
     for number, row in enumerate(rows, start=1):
         groups.setdefault(people.find(number), []).append(row)
     return list(groups.values())

@@ -11,7 +11,7 @@ import sqlite3
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 import sqlalchemy as sa
@@ -22,13 +22,17 @@ from connector.upsert.outbox.entries import Entry, Settlement
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.outbox_schema import copy_rows, entries, entry_contacts, results
-from connector.upsert.outbox.person_plan import Alike
+from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.outbox.receipts import MESSAGE_LENGTH
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Reject, ValidRow
+from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
 
 Check = Callable[[InputRow], ValidRow | Reject]
-Row = list[Write]
+Glance = tuple[str | None, RowPlan | None]
+"""To whom a row's contacts lead, as the ledger knows when it is read; and the row's plan, if it is
+as HiringCenter has its person and nobody else's row is about them."""
+
+Look = Callable[[Sequence[tuple[ValidRow, Write]]], Callable[[], Iterable[Glance]]]
 _Record = tuple[Any, ...]  # the columns of `staged`
 _BATCH_ROWS = 5_000
 _IN_ONE_WRITE = 100_000  # rows: a few tenths of a second, in which no other process can write
@@ -82,23 +86,6 @@ FROM staged WHERE alike IS NOT NULL AND person IS NULL AND rowid BETWEEN :first 
 """
 
 
-class CheckedRow(NamedTuple):
-    """A row that passed its checks. write: its prospect's; who that is isn't known yet. says: its
-    payload. activities: what else it asks for, as JSON."""
-
-    write: Write
-    says: dict[str, Any]
-    activities: bytes | None
-
-
-class Glance(NamedTuple):
-    """What is known of a row when it is read. prospect_id: to whom its contacts lead, as the ledger
-    knows. alike: what it settles, if nobody else's row is about the same person."""
-
-    prospect_id: str | None
-    alike: Alike | None
-
-
 class Staging:
     """Fill it with `stage`, then read `people`. Close it after use.
 
@@ -126,34 +113,33 @@ class Staging:
         rows: Iterable[InputRow],
         check: Check,
         *,
-        look: Callable[[Sequence[CheckedRow]], Callable[[], Iterable[Glance]]],
+        look: Look,
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
     ) -> int:
         """Check every row of the input, and store or reject it; returns the number of rows.
 
-        look: begins to look for what is known of rows; called when the next ones are read. on_read:
-        gets the number of rows read so far, now and then.
+        look: begins to look for what is known of rows, each with its prospect's write; called when
+        the next ones are read. on_read: gets the number of rows read so far, now and then.
         """
         remaining, read = iter(rows), 0
-        before: tuple[list[CheckedRow], Callable[[], Iterable[Glance]]] | None = None
+        before: list[tuple[ValidRow, Write]] = []
+        glances: Callable[[], Iterable[Glance]] = list
         while batch := list(islice(remaining, _BATCH_ROWS)):
             new = [each for row in batch if (each := self._checked(row, check, on_reject))]
             looking = look(new)
-            if before is not None:
-                self.add(zip(before[0], list(before[1]()), strict=True))
-            before = new, looking
+            self.add(before, list(glances()))
+            before, glances = new, looking
             read += len(batch)
             on_read(read)
-        if before is not None:
-            self.add(zip(before[0], list(before[1]()), strict=True))
+        self.add(before, list(glances()))
         self.join()
         return read
 
     def _checked(
         self, row: InputRow, check: Check, on_reject: Callable[[Reject], None]
-    ) -> CheckedRow | None:
-        """A row as it is stored; None where it was rejected."""
+    ) -> tuple[ValidRow, Write] | None:
+        """A row, and its prospect's write; None where it was rejected."""
         valid = check(row)
         if isinstance(valid, Reject):
             on_reject(valid)
@@ -173,16 +159,18 @@ class Staging:
                 named,
                 exported=exported,
             )  # fmt: skip
-            made = [[each.kind, each.payload] for each in activities]
-            return CheckedRow(write, payload, _json(made) if made else None)
+            if activities:
+                _activities_json(activities)
+            return valid, write
         except TypeError:
             on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
             return None
 
-    def add(self, rows: Iterable[tuple[CheckedRow, Glance]]) -> None:
+    def add(self, rows: Sequence[tuple[ValidRow, Write]], glances: Sequence[Glance]) -> None:
         """Store rows, in file order."""
         self._file.execute("BEGIN")
-        self._file.executemany(_INSERT, (_record(row, known) for row, known in rows))
+        records = (_record(*row, *seen) for row, seen in zip(rows, glances, strict=True))
+        self._file.executemany(_INSERT, records)
         self._file.execute("COMMIT")
 
     def join(self) -> None:
@@ -202,16 +190,16 @@ class Staging:
         self._file.execute("COMMIT")
         self._file.execute("CREATE INDEX by_person ON staged (person, id) WHERE person IS NOT NULL")
 
-    def people(self, *, with_alike: bool = False) -> Iterator[tuple[list[Row], Alike | None]]:
-        """The rows of each person, each as its writes, and what their only row settles; first those
-        who have one row, then the others, each in file order. with_alike: else those are left out
-        of which a row settles something (`store_alike`)."""
+    def people(self, *, with_alike: bool = False) -> Iterator[list[RowPlan]]:
+        """The rows of each person, still to be planned; first those who have one row, then the
+        others, each in file order. with_alike: those who are as their only row says, too, as they
+        are planned; else they are left out (`store_alike`)."""
         alone = "SELECT * FROM staged WHERE person IS NULL AND (alike IS NULL OR ?) ORDER BY id"
         for record in self._file.execute(alone, (with_alike,)):
-            yield [self._writes(record)], self._alike(record)
+            yield [self._row(record, alike=record[11])]
         several = "SELECT * FROM staged WHERE person IS NOT NULL ORDER BY person, id"
         for _, records in groupby(self._file.execute(several), lambda record: record[-2]):
-            yield list(map(self._writes, records)), None
+            yield [self._row(record) for record in records]
 
     def store_alike(
         self,
@@ -262,9 +250,9 @@ class Staging:
         (found,) = self._file.execute(query).fetchone()
         return int(found)
 
-    def _writes(self, record: _Record) -> Row:
+    def _row(self, record: _Record, alike: str | None = None) -> RowPlan:
         number, email, phone, content, payload, values, note, activities, *found = record
-        named, exported, *_, ordinal, person, id_ = found
+        named, exported, _, _, alias, names, cells, ordinal, person, id_ = found
         row = None
         if email is None and phone is None and named is None:
             row = self._hasher.alias("row", f"{content.hex()}:{ordinal}")
@@ -272,28 +260,21 @@ class Staging:
             self._run_id, self._source, number, 0, PROSPECTS, person or id_, email, phone, row,
             content, payload, values, note, named, exported=exported,
         )  # fmt: skip
+        if alike is not None:
+            planned = RowPlan([first], "unchanged", alike)
+            if cells is not None:
+                entry = Entry(alias, 0, alike, 1, names, content, cells, 0)
+                contacts = dict.fromkeys(each for each in (alias, email, phone) if each is not None)
+                planned.settlement = Settlement(entry, tuple(contacts))
+            return planned
         writes = [first]
         for position, (kind, made) in enumerate(orjson.loads(activities or b"[]"), start=1):
             content, body = self._hasher.content(made), orjson.dumps(made)
             writes.append(first._replace(position=position, kind=kind, content=content, body=body))
-        return writes
-
-    @staticmethod
-    def _alike(record: _Record) -> Alike | None:
-        email, phone, content, id_, alias, names, cells = (record[at] for at in _OF_ALIKE)
-        if id_ is None:
-            return None
-        if cells is None:
-            return Alike(id_, None)
-        entry = Entry(alias, 0, id_, 1, names, content, cells, 0)
-        contacts = dict.fromkeys(each for each in (alias, email, phone) if each is not None)
-        return Alike(id_, Settlement(entry, tuple(contacts)))
+        return RowPlan(writes)
 
     def close(self) -> None:
         (self._connection or self._file).close()
-
-
-_OF_ALIKE = (1, 2, 3, 11, 12, 13, 14)  # of a record
 
 
 def _json(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
@@ -306,16 +287,20 @@ def _json(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
     return memoryview(orjson.dumps(value, default=default)).tobytes()
 
 
-def _record(row: CheckedRow, known: Glance) -> _Record:
-    write, _, activities = row
-    found = write.prospect_id or known.prospect_id
-    settled = known.alike.settlement if known.alike else None
-    entry = settled.entry if settled else None
+def _activities_json(activities: Sequence[Activity]) -> bytes:
+    return _json([[each.kind, each.payload] for each in activities])
+
+
+def _record(valid: ValidRow, write: Write, known: str | None, alike: RowPlan | None) -> _Record:
+    found = write.prospect_id or known
+    entry = alike.settlement.entry if alike and alike.settlement else None
     return (
         write.row_number, write.email_alias, write.phone_alias, write.content, write.body,
-        write.row_values, write.note, activities, write.prospect_id, write.exported,
+        write.row_values, write.note,
+        _activities_json(valid.activities) if valid.activities else None,
+        write.prospect_id, write.exported,
         None if found is None else hash(found),  # for this process alone
-        known.alike.prospect_id if known.alike else None,
+        alike.prospect_id if alike else None,
         *((entry.alias, entry.names, entry.cells) if entry else (None, None, None)),
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ from connector.upsert.outbox.merge import (
     Why,
 )
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.person_plan import PlannedRow
+from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.outbox.planner import PushOptions
 from connector.upsert.plan_file import PlanFile, PlanHeader, PlanWriter, open_plan
 
@@ -46,20 +46,20 @@ FIELDS = PersonMerge(
     )
 )
 SETTLEMENT = Settlement(Entry(5, 0, "p1", 1, b"n" * 12, None, b"c" * 14, 1_000), (5, 6))
-UPDATE = PlannedRow(
-    WRITE, (NOTE,), "update", "p1", FIELDS, looks=True, reason=None,
+UPDATE = RowPlan(
+    [WRITE, NOTE], "update", "p1", FIELDS, looks=True, reason=None,
     settlement=SETTLEMENT,
 )  # fmt: skip
-SETTLED = PlannedRow(
-    WRITE._replace(row_number=8), (), "unchanged", "p1", None, looks=False, reason="said",
+SETTLED = RowPlan(
+    [WRITE._replace(row_number=8)], "unchanged", "p1", None, looks=False, reason="said",
     settlement=SETTLEMENT,
 )  # fmt: skip
-UNCHANGED = PlannedRow(
-    WRITE._replace(row_number=9), (), "unchanged", "p1", None, looks=False, reason=None
+UNCHANGED = RowPlan(
+    [WRITE._replace(row_number=9)], "unchanged", "p1", None, looks=False, reason=None
 )
 
 
-def written(path: Path, rows: Sequence[PlannedRow] = (UPDATE, SETTLED, UNCHANGED)) -> Path:
+def written(path: Path, rows: Sequence[RowPlan] = (UPDATE, SETTLED, UNCHANGED)) -> Path:
     header = PlanHeader.new(
         OPTIONS, HASHER, scope=42, base_url=URL, account="north", title="people.csv",
         planned_ms=1_000_000, created_at="2026-03-01T12:00:00Z", copy_ms=None, connector="0.2",
@@ -84,8 +84,8 @@ def test_what_is_read_is_what_was_planned(plan: Path):
     """Every fact of a row that sends something, bytes and types included."""
     with open_plan(plan, HASHER) as found:
         sent, _ = found.rows()
-        assert sent == PlannedRow(
-            WRITE._replace(run_id=""), (NOTE._replace(run_id="", row_values=WRITE.row_values),),
+        assert sent == RowPlan(
+            [WRITE._replace(run_id=""), NOTE._replace(run_id="", row_values=WRITE.row_values)],
             "update", "p1", FIELDS, looks=True, reason=None, settlement=SETTLEMENT,
         )  # fmt: skip
         assert (found.counts, found.records) == ({"rows": 3}, 2)

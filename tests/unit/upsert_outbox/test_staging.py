@@ -11,29 +11,35 @@ from hypothesis import strategies as st
 from connector.budget.database import Database
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.staging import CheckedRow, Glance, Staging
+from connector.upsert.outbox.staging import Glance, Staging
+from connector.upsert.rows.row_checks import ValidRow
 
 HASHER = Hasher(bytes(32))
-NOTHING = Glance(None, None)
+NOTHING: Glance = (None, None)
 Names = tuple[int | None, int | None, int | None]
 NAME = st.none() | st.integers(1, 6)
 
 
 @contextmanager
-def staged(rows: Iterable[tuple[CheckedRow, Glance]]) -> Iterator[Staging]:
+def staged(rows: Iterable[tuple[Write, Glance]]) -> Iterator[Staging]:
     """Rows put aside, all of them."""
     database = Database("postgresql://nowhere/there")  # it is asked for nothing
     with closing(Staging(database, HASHER, run_id="run", source="people.csv")) as staging:
-        staging.add(rows)
+        every = list(rows)
+        staging.add([(_valid(write), write) for write, _ in every], [seen for _, seen in every])
         staging.join()
         yield staging
 
 
 def row(
     number: int, email: int | None = None, phone: int | None = None, content: bytes = b""
-) -> CheckedRow:
-    write = Write("run", "people.csv", number, 0, PROSPECTS, 0, email, phone, None, content, b"{}")
-    return CheckedRow(write, {}, None)
+) -> Write:
+    return Write("run", "people.csv", number, 0, PROSPECTS, 0, email, phone, None, content, b"{}")
+
+
+def _valid(write: Write) -> ValidRow:
+    """A row that asks for nothing beside its prospect."""
+    return ValidRow(write.row_number, {}, None, None, [], [])
 
 
 def people_by_hand(rows: list[Names]) -> list[set[int]]:
@@ -53,10 +59,10 @@ def people_by_hand(rows: list[Names]) -> list[set[int]]:
 def test_rows_that_share_a_name_are_one_person(rows: list[Names]):
     """Directly or through other rows; everybody else is alone, and all are there, in order."""
     with staged(
-        (row(number, email, phone), Glance(prospect and str(prospect), None))
+        (row(number, email, phone), (prospect and str(prospect), None))
         for number, (email, phone, prospect) in enumerate(rows, start=1)
     ) as staging:
-        people = [[write.row_number for (write,) in person] for person, _ in staging.people()]
+        people = [[row.row_number for row in person] for person in staging.people()]
     together = [person for person in people if len(person) > 1]
     alone = [number for person in people if len(person) == 1 for number in person]
     assert [set(person) for person in together] == people_by_hand(rows)
@@ -71,6 +77,6 @@ def test_equal_rows_without_contact_are_counted():
     contents = [b"jo", b"al", b"jo", b"jo"]
     rows = [(row(number, content=content), NOTHING) for number, content in enumerate(contents)]
     with staged(rows) as staging:
-        aliases = [write.row_alias for ((write,),), _ in staging.people()]
+        aliases = [planned.write.row_alias for (planned,) in staging.people()]
     ordinals = [f"{content.hex()}:{n}" for content, n in zip(contents, [0, 0, 1, 2], strict=True)]
     assert aliases == [HASHER.alias("row", ordinal) for ordinal in ordinals]
