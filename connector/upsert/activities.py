@@ -389,12 +389,11 @@ class ActivitySender:
                 return self._as_posted(write), looks
         return None
 
-    def note_person(self, row: RowInFlight, write: Write) -> None:
+    def note_person(self, row: RowInFlight, prospect_id: str) -> None:
         """The person of a row that is an activity is known: it continues as if it always was."""
-        assert write.prospect_id is not None
-        self._people |= dict.fromkeys(_contacts(write)[:1], write.prospect_id)
-        row.prospect_id = write.prospect_id
-        row.waiting.appendleft(write)
+        self._people |= dict.fromkeys(_contacts(row.write)[:1], prospect_id)
+        row.prospect_id = prospect_id
+        row.waiting.appendleft(row.write)
 
     def release(self, write: Write) -> None:
         """`write` is settled: other rows that ask for the same activity no longer wait."""

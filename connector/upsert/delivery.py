@@ -1,6 +1,6 @@
 """Delivery of one write: looked up, posted, or, if its idempotency key is too old, investigated.
 
-Any number of threads may deliver at once. The result of a write is a `Delivered`; nothing here
+Any number of threads may deliver at once. What they have found out is a `Finding`; nothing here
 touches the outbox. Every request is in the push lane.
 """
 
@@ -110,22 +110,25 @@ class KeyMemory:
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """The result of one write. item: the record as it is now, if one was seen.
+class Finding:
+    """What requests have shown about one write. item: the record as it is now, if one was seen.
 
-    write: after a look-up, with the person's id and without what already exists. answer: to the
-    write, if there was one. expected_is_deleted: the prospect to be changed no longer exists, and a
-    new one was created. was_refused: the API refused to create (409), so it changed nothing.
-    key_age_s, remembered: evidence of the API's memory from a repeated write, see `was_remembered`.
+    prospect_id: whom a look-up has found. body: what is to be sent after it, where that isn't what
+    was planned. answer: to the write, if there was one. expected_is_deleted: the prospect to be
+    changed no longer exists, and a new one was created. was_refused: the API refused to create
+    (409), so it changed nothing. key_age_s, remembered: evidence of the API's memory from a
+    repeated write, see `was_remembered`.
+
     merged: what is left to change of a person who was looked at. refusal: why a person who was met
     can't be changed. conflicts: fields of an undo that were changed since, and stay. asked:
     something was requested; else the person was read before. person: who was looked at; None where
     no one has been read.
     """
 
-    write: Write
     verdict: Verdict
     item: Item | None = None
+    prospect_id: str | None = None
+    body: bytes | None = None
     answer: WriteAnswer | None = None
     expected_is_deleted: bool = False
     was_refused: bool = False
@@ -149,7 +152,7 @@ class Delivery:
     def __init__(self, api: ApiClient, *, keys: KeyMemory, clock: SteadyClock) -> None:
         self._api, self.keys, self._clock = api, keys, clock
 
-    def look_up(self, write: Write) -> Delivered:
+    def look_up(self, write: Write) -> Finding:
         """Whether an activity, or the prospect of a row without contact, is there already; nothing
         is sent.
 
@@ -160,19 +163,18 @@ class Delivery:
         if write.kind != PROSPECTS:
             payload = current_fields(write.kind, payload)
             is_there = self._is_attached(write.kind, str(write.prospect_id), payload)
-            return Delivered(write, Verdict.EQUAL if is_there else Verdict.ABSENT)
+            return Finding(Verdict.EQUAL if is_there else Verdict.ABSENT)
         people = self._by_name(payload)
         item = next((each for each in people if not compare(payload, each).differs), None)
         if item is None:
-            return Delivered(write, Verdict.ABSENT)
+            return Finding(Verdict.ABSENT)
         id_ = str(item.get("id"))
         if payload.get("notes") and self._is_attached("notes", id_, {"body": payload["notes"]}):
             del payload["notes"]  # it became a note of the person, and another each time
         verdict = Verdict.EQUAL if compare(payload, item).equal else Verdict.PRESENT
-        write = write._replace(prospect_id=id_, body=orjson.dumps(payload))
-        return Delivered(write, verdict, item)
+        return Finding(verdict, item, id_, orjson.dumps(payload))
 
-    def find_person(self, write: Write) -> Delivered:
+    def find_person(self, write: Write) -> Finding:
         """The one prospect who has the email, else the phone, of an activity; nothing is sent.
 
         Raises:
@@ -187,10 +189,10 @@ class Delivery:
             if len(ids) > 1:
                 raise NotSendable(_SEVERAL.format(contact=name, ids=" and ".join(ids[:3])))
             if ids:
-                return Delivered(write._replace(prospect_id=ids[0]), Verdict.FOUND, own[0])
+                return Finding(Verdict.FOUND, own[0], ids[0])
         raise NotSendable(_NOBODY.format(contacts=" or ".join(contacts)))
 
-    def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Delivered:
+    def send(self, write: Write, *, resumed: bool, accepted_updated_at_ms: int | None) -> Finding:
         """Post `write`, or investigate its fate if its key may have expired.
 
         resumed: it may have been sent before. accepted_updated_at_ms: see `fate_of_prospect`.
@@ -228,7 +230,7 @@ class Delivery:
         )
         return replace(answer, item=usable_item(answer.item))
 
-    def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Delivered:
+    def _answered(self, write: Write, answer: WriteAnswer, resumed: bool) -> Finding:
         """The answer and, for a repeated write, its evidence of the API's memory."""
         age_s = answer.first_sent_before_s
         if write.creates and answer.item.get("id") is None:
@@ -240,7 +242,9 @@ class Delivery:
                 return replace(met, answer=answer)
             answer = replace(answer, status=201)
         is_deleted = self._expected_is_deleted(write, answer)
-        delivered = Delivered(write, Verdict.ANSWERED, answer.item, answer, is_deleted)
+        delivered = Finding(
+            Verdict.ANSWERED, answer.item, answer=answer, expected_is_deleted=is_deleted
+        )
         if age_s is None:
             return delivered
         now_ms = server_ms(self._api)
@@ -256,7 +260,7 @@ class Delivery:
 
     def _unshown(
         self, write: Write, error: UnexpectedAnswer, accepted_ms: int | None
-    ) -> Delivered | None:
+    ) -> Finding | None:
         """What has become of a write whose answer reports success without showing its record: each
         try would be answered so. None where that can't be seen, and it is asked again."""
         if error.status not in (200, 201):
@@ -291,12 +295,12 @@ class Delivery:
         is_new = self._fate_of_creation(write, item) is Verdict.APPLIED
         return is_new and compare(orjson.loads(write.body), item).equal
 
-    def _met(self, write: Write, item: Item, *, repeated: bool) -> Delivered:
+    def _met(self, write: Write, item: Item, *, repeated: bool) -> Finding:
         """A creation has met a prospect; if it was sent before, perhaps the one it created."""
         if repeated and self._fate_of_creation(write, item) is Verdict.APPLIED:
             # an API that remembers the key would have answered as it did then
-            return Delivered(write, Verdict.APPLIED, item, remembered=False)
-        return Delivered(write, Verdict.MET, item)
+            return Finding(Verdict.APPLIED, item, remembered=False)
+        return Finding(Verdict.MET, item)
 
     def _fate_of_creation(self, write: Write, item: Item | None) -> Verdict:
         """See `fate_of_creation`; a person of another first name wasn't created by this write."""
@@ -304,7 +308,7 @@ class Delivery:
             return Verdict.MET
         return fate_of_creation(item, self._sent_server_ms(write))
 
-    def _investigate(self, write: Write, accepted_ms: int | None) -> Delivered:
+    def _investigate(self, write: Write, accepted_ms: int | None) -> Finding:
         """The fate of a write whose key may have expired, by what exists now."""
         payload = orjson.loads(write.body)
         if write.kind != PROSPECTS:
@@ -312,18 +316,18 @@ class Delivery:
             sent_ms = self._sent_server_ms(write)
             payload = current_fields(write.kind, payload)
             fate = fate_of_activity(payload, items, complete=complete, sent_server_ms=sent_ms)
-            return Delivered(write, fate)
+            return Finding(fate)
         if write.prospect_id is not None:
             item = person_by_id(self._api, write.prospect_id)
         elif write.row_alias is not None:
-            return Delivered(write, Verdict.UNKNOWN)
+            return Finding(Verdict.UNKNOWN)
         else:
             try:
                 item = person_by_contact(self._api, payload)
             except Unclear:
-                return Delivered(write, Verdict.UNKNOWN)
+                return Finding(Verdict.UNKNOWN)
             if write.creates:
-                return Delivered(write, self._fate_of_creation(write, item), item)
+                return Finding(self._fate_of_creation(write, item), item)
         fate = fate_of_prospect(
             payload,
             item,
@@ -331,7 +335,7 @@ class Delivery:
             accepted_updated_at_ms=accepted_ms,
             sent_server_ms=self._sent_server_ms(write),
         )
-        return Delivered(write, fate, item)
+        return Finding(fate, item)
 
     def _age_s(self, write: Write) -> float:
         """By the ledger's clock; infinite if that isn't certain."""

@@ -24,7 +24,7 @@ from connector.errors import ConnectorError
 from connector.logs import get_logger, redact
 from connector.upsert.delivery import (
     SAME_CONTACT,
-    Delivered,
+    Finding,
     Item,
     Unclear,
     people_having,
@@ -126,7 +126,7 @@ class Looking:
     cell: Fingerprints
     rechecks: bool = True
 
-    def look(self, write: Write, memory: RowMemory, guard: Guard | None) -> Delivered:
+    def look(self, write: Write, memory: RowMemory, guard: Guard | None) -> Finding:
         """Merge a row with its person as they are now; nothing is sent.
 
         Raises:
@@ -143,27 +143,26 @@ class Looking:
             found = lists.find(says) if needs_one else person_by_contact(self.api, says)
             id_ = None if found is None else str(found.get("id"))
         if id_ is None:
-            return Delivered(write, Verdict.ABSENT)
-        write = write._replace(prospect_id=id_)
+            return Finding(Verdict.ABSENT)
         item = found if is_found and needs_one else lists.find_alone(id_, contacts)
         item = item or person_by_id(self.api, id_)
         if item is None:
-            return Delivered(write, Verdict.ABSENT)
+            return Finding(Verdict.ABSENT, prospect_id=id_)
         if needs_one:
             self._check_alone(item, id_, says, lists, is_found=is_found)
         person = _looked_at(id_, item)
         merged, conflicts = self._merged(memory, person, guard)
         if not merged.to_send:
-            return Delivered(write, Verdict.EQUAL, item, merged=merged, person=person)
+            return Finding(Verdict.EQUAL, item, id_, merged=merged, person=person)
         alone = [name for name, value in lists.shown if lists.ids(name, value) == [id_]]
         body = self._body(merged, person, alone)
         self._check_contacts(body, id_, lists)
-        write = write._replace(body=orjson.dumps(body.payload))
-        return Delivered(
-            write, Verdict.PRESENT, item, merged=merged, conflicts=conflicts, person=person
-        )
+        return Finding(
+            Verdict.PRESENT, item, id_, orjson.dumps(body.payload),
+            merged=merged, conflicts=conflicts, person=person,
+        )  # fmt: skip
 
-    def meet(self, met: Delivered, memory: RowMemory) -> Delivered:
+    def meet(self, met: Finding, memory: RowMemory) -> Finding:
         """Merge a row with the person whom its creation has met, and left as they are; nothing is
         sent. That the API can't be asked to change them is the result's `refusal`.
 
@@ -187,7 +186,7 @@ class Looking:
             self._check_contacts(body, id_, _ContactLists(self.api))
         except NotSendable as error:
             return replace(met, refusal=error)
-        return replace(met, write=met.write._replace(body=orjson.dumps(body.payload)))
+        return replace(met, body=orjson.dumps(body.payload))
 
     def _check_alone(
         self,
@@ -216,18 +215,11 @@ class Looking:
             if others := [other for other in lists.ids(name, value) if other != id_]:
                 raise NotSendable(_TAKEN.format(contact=name, other=others[0], id=id_), others)
 
-    def judge(
-        self,
-        write: Write,
-        memory: RowMemory,
-        guard: Guard | None,
-        person: Person,
-    ) -> Delivered | None:
+    def judge(self, memory: RowMemory, guard: Guard | None, person: Person) -> Finding | None:
         """Merge a row with its person as they were read before; None where they have to be looked
         at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
         merged, conflicts = self._merged(memory, person, guard)
-        found = Delivered(
-            write,
+        found = Finding(
             Verdict.EQUAL,
             person.item,
             merged=merged,
@@ -245,8 +237,7 @@ class Looking:
         body = self._body(merged, person, person.alone)
         if body.new_contacts or body.contact is None or body.contact[0] not in person.alone:
             return None
-        write = write._replace(body=orjson.dumps(body.payload))
-        return replace(found, write=write, verdict=Verdict.PRESENT)
+        return replace(found, verdict=Verdict.PRESENT, body=orjson.dumps(body.payload))
 
     def _body(self, merged: PersonMerge, person: Person, alone: Sequence[str]) -> Body:
         """alone: contacts that are known to lead to nobody else."""
@@ -294,7 +285,7 @@ class SparedLooks:
 
     def judge(
         self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
-    ) -> Delivered | BaseException | None:
+    ) -> Finding | BaseException | None:
         """What a look would bring; None where it is needed."""
         options, looking = self._options, self._looking
         read = self._just_read(connection, row)
@@ -304,7 +295,7 @@ class SparedLooks:
                 return None
             merged = merge([memory.row], None, options.rules, looking.cell)
             if row.guard is None and not (merged.to_send or row.write.seen):
-                return Delivered(row.write, Verdict.EQUAL, merged=merged, asked=False)
+                return Finding(Verdict.EQUAL, merged=merged, asked=False)
         read = read or self._read_by_pull(connection, row)
         if read is None and not options.rechecks and row.guard is None:
             read = _unread(row, evidence)
@@ -315,7 +306,7 @@ class SparedLooks:
         if not is_fresh and options.rechecks:
             return None
         try:
-            return looking.judge(row.write, memory, row.guard, replace(read, fresh=is_fresh))
+            return looking.judge(memory, row.guard, replace(read, fresh=is_fresh))
         except (NotSendable, GuardConflict) as error:
             return error
 

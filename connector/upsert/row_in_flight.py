@@ -13,7 +13,7 @@ import orjson
 import sqlalchemy as sa
 
 from connector.errors import ConnectorError
-from connector.upsert.delivery import Delivered, Item
+from connector.upsert.delivery import Finding, Item
 from connector.upsert.outbox.entries import Base, RowMemory
 from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.matching import same_value
@@ -158,7 +158,12 @@ class RowInFlight:
             why = f"{kind}: {why}"
         self.failures.append(why)
 
-    def note_read(self, arrived: Delivered) -> None:
+    def note_found(self, arrived: Finding) -> None:
+        """Who was found, and what is left to send them."""
+        id_, body = arrived.prospect_id or self.write.prospect_id, arrived.body or self.write.body
+        self.write = self.write._replace(prospect_id=id_, body=body)
+
+    def note_read(self, arrived: Finding) -> None:
         """The person was read, and the row merged with how they are."""
         self.merged, self.was_looked_up = arrived.merged, arrived.asked
         id_ = str(self.write.prospect_id)

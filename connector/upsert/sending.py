@@ -25,7 +25,7 @@ from connector.errors import BudgetError, Interrupted
 from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.activities import BEHIND
-from connector.upsert.delivery import Delivered, Delivery, KeyMemory, server_ms
+from connector.upsert.delivery import Delivery, Finding, KeyMemory, server_ms
 from connector.upsert.looking import (
     Looking,
     PeopleScans,
@@ -80,8 +80,8 @@ _DROPPED = (
     "contact, or change prospect {prospect_id} in HiringCenter; --force creates them again"
 )
 _UNBOOKED = "in flight when the ledger failed: the next push finds out what became of it"
-_Arrival = tuple[RowInFlight, Delivered | BaseException]
-_AnyArrival = tuple[RowInFlight | None, Delivered | ScannedPeople | BaseException]
+_Arrival = tuple[RowInFlight, Finding | BaseException]
+_AnyArrival = tuple[RowInFlight | None, Finding | ScannedPeople | BaseException]
 _More = Callable[[sa.Connection, int], list[RowInFlight]]  # up to so many more that go out
 
 
@@ -215,7 +215,7 @@ class Sender:
 
     def _deliver(self, row: RowInFlight) -> None:
         """Runs in a pool thread; the thread that keeps the outbox decides what follows."""
-        arrived: Delivered | BaseException
+        arrived: Finding | BaseException
         try:
             if row.looks and row.memory is not None and row.is_merged:
                 arrived = self._looking.look(row.write, row.memory, row.guard)
@@ -286,15 +286,13 @@ class Sender:
         return going
 
     def _settle_arrival(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
+        self, connection: sa.Connection, row: RowInFlight, arrived: Finding | BaseException
     ) -> bool:
         """Settle the result of one write; returns whether the row's next request follows now."""
-        if isinstance(arrived, Delivered) and arrived.verdict is Verdict.FOUND:
-            self._settler.activities.note_person(row, arrived.write)
+        if isinstance(arrived, Finding) and arrived.verdict is Verdict.FOUND:
+            self._settler.activities.note_person(row, str(arrived.prospect_id))
             return self._claim_activity(connection, row)
-        if isinstance(arrived, Delivered) and self._keys.learn(
-            arrived.key_age_s, arrived.remembered
-        ):
+        if isinstance(arrived, Finding) and self._keys.learn(arrived.key_age_s, arrived.remembered):
             self._outbox.note_memory(connection, self._keys.learnt, self._clock.now_ms())
         follows = self._settler.settle(connection, row, arrived)
         self._looking.rules = self._settler.rules  # it may have learnt from the answer
@@ -310,12 +308,12 @@ class Sender:
         self._mark_sending(connection, row, follows)
         return True
 
-    def _note_shown(self, row: RowInFlight, arrived: Delivered | BaseException) -> None:
+    def _note_shown(self, row: RowInFlight, arrived: Finding | BaseException) -> None:
         """The person as they are now, for the next row that is about them."""
         if row.write.kind != PROSPECTS:  # it changes nothing of the person
             return
         row.shown = None
-        if not isinstance(arrived, Delivered) or not arrived.is_current:
+        if not isinstance(arrived, Finding) or not arrived.is_current:
             return
         item = arrived.item or {}
         if row.prospect_id is None or str(item.get("id")) != row.prospect_id:

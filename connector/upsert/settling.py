@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.activities import ActivitySender
-from connector.upsert.delivery import Delivered, Item, Unclear
+from connector.upsert.delivery import Finding, Item, Unclear
 from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
@@ -121,7 +121,7 @@ class Settler:
         return self.blocked.isdisjoint(write.person_names)
 
     def settle(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered | BaseException
+        self, connection: sa.Connection, row: RowInFlight, arrived: Finding | BaseException
     ) -> Next:
         """Record the result of the write in flight."""
         if isinstance(arrived, BaseException):
@@ -141,9 +141,7 @@ class Settler:
             case _:
                 return self._settle_fate(connection, row, arrived)
 
-    def _settle_answer(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
-    ) -> Next:
+    def _settle_answer(self, connection: sa.Connection, row: RowInFlight, arrived: Finding) -> Next:
         answer, write = arrived.answer, row.write
         assert answer is not None
         if write.kind != PROSPECTS:
@@ -171,10 +169,10 @@ class Settler:
         return Next.SETTLED
 
     def _settle_look_up(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+        self, connection: sa.Connection, row: RowInFlight, arrived: Finding
     ) -> Next:
         """What the row asks for is there already, or it is sent."""
-        row.write = arrived.write
+        row.note_found(arrived)
         if row.is_merged and arrived.verdict is Verdict.ABSENT:
             return self._settle_absence(connection, row)
         if row.is_merged:
@@ -216,7 +214,7 @@ class Settler:
         return Next.SETTLED
 
     def _settle_look_at_person(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+        self, connection: sa.Connection, row: RowInFlight, arrived: Finding
     ) -> Next:
         """The person was looked at: nothing is left to change, or the row is sent with what is."""
         item = arrived.item or {}
@@ -301,7 +299,7 @@ class Settler:
         self._entries.put(connection, write.source, [accepted])
 
     def _settle_meeting(
-        self, connection: sa.Connection, row: RowInFlight, arrived: Delivered
+        self, connection: sa.Connection, row: RowInFlight, arrived: Finding
     ) -> Next:
         """A creation has met a prospect, and left it as it is."""
         item, refusal = arrived.item or {}, arrived.refusal
@@ -321,13 +319,13 @@ class Settler:
             return Next.SETTLED
         row.note_read(arrived)
         if row.merged is not None and row.merged.to_send:
-            row.write = row.write._replace(body=arrived.write.body)
+            row.note_found(arrived)
             return Next.UPDATE
         self.prepare_settlement(row)
         self._accept(connection, row, item, self._status_of_met(row.write, arrived))
         return Next.SETTLED
 
-    def _status_of_met(self, write: Write, arrived: Delivered) -> Status:
+    def _status_of_met(self, write: Write, arrived: Finding) -> Status:
         """The outcome for a person who was met and is as the row says: a server that doesn't know
         `update: false` may have changed them."""
         changed_ms, sent_ms = time_ms(arrived.item or {}, "updatedAt"), write.sent_server_ms
@@ -384,7 +382,7 @@ class Settler:
         found = self._receipts.settled(connection, source, [prospect_id])
         return found.get((prospect_id, alias), False) if created else (prospect_id, alias) in found
 
-    def _settle_fate(self, connection: sa.Connection, row: RowInFlight, arrived: Delivered) -> Next:
+    def _settle_fate(self, connection: sa.Connection, row: RowInFlight, arrived: Finding) -> Next:
         write = row.write
         if arrived.verdict is Verdict.NOT_APPLIED:
             if self._clock.monotonic_s() - row.began_s < self._options.retry_total_s:
