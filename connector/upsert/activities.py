@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 
 from connector.clock import SteadyClock
 from connector.errors import Refused
-from connector.upsert.outbox.evidence import Pulled, PulledProspect
+from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect, contacts_of
 from connector.upsert.outbox.forgotten import refusing
 from connector.upsert.outbox.merge import CONTACTS, full_name
 from connector.upsert.outbox.outbox import (
@@ -46,10 +45,9 @@ from connector.upsert.outbox.receipts import (
 )
 from connector.upsert.row_in_flight import RowInFlight
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import ActivityRow, Reject
+from connector.upsert.rows.row_checks import NO_JSON, Check, Reject, ValidRow
 from connector.upsert.rows.write_schema import current_fields, has_older_names, older_fields
 
-ActivityCheck = Callable[[InputRow], ActivityRow | Reject]
 _CHUNK_ROWS = 5_000
 _DAY_MS = 86_400_000
 _DELETED = "prospect {id} was deleted in HiringCenter. Name another prospect, or leave the row out"
@@ -67,27 +65,16 @@ BEHIND = (
 )
 _NO_ID = "not sent: HiringCenter didn't say which prospect it belongs to"
 _NAMES_OF = "names of "  # the fields of a kind, among what is learnt of the API
-_NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 
 
-class _Whom(NamedTuple):
-    """Whom a row is about. id: None if a look-up has to find out. reason: why it can't be sent."""
-
-    id: str | None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class _ChunkFacts:
+class _ChunkFacts(NamedTuple):
     """What is known of a chunk of rows: receipts by contact, activities by row and by person, and
-    who has which contact in the copy."""
+    who has which contact in the copy, with all others who are asked for."""
 
     receipts: Mapping[int, Receipt]
     rows: Mapping[int, ActivityReceipt]
     attached: Collection[tuple[str, str, bytes]]
-    by_email: Mapping[str, frozenset[str]]
-    by_phone: Mapping[str, frozenset[str]]
-    people: Mapping[str, PulledProspect]
+    near: Near
 
 
 class ActivityPlanner:
@@ -118,7 +105,7 @@ class ActivityPlanner:
     def plan(
         self,
         rows: Iterable[InputRow],
-        check: ActivityCheck,
+        check: Check,
         *,
         on_reject: Callable[[Reject], None],
         on_read: Callable[[int], None],
@@ -138,22 +125,22 @@ class ActivityPlanner:
             on_read(self.counts.rows)
         return self.counts
 
-    def _checked(self, row: InputRow, check: ActivityCheck) -> tuple[ActivityRow, Write] | None:
+    def _checked(self, row: InputRow, check: Check) -> tuple[ValidRow, Write] | None:
         valid = check(row)
-        if isinstance(valid, ActivityRow):
+        if not isinstance(valid, Reject):
             try:
                 return valid, self._write_of(valid, row)
             except TypeError:
-                valid = Reject(row.row_number, row.values, None, _NO_JSON)
+                valid = Reject(row.row_number, row.values, None, NO_JSON)
         reason = valid.public_reason
         result = RowResult(valid.row_number, Status.REJECTED, None, reason, self._kind)
         self._book.end(result)
         self._on_reject(valid)
         return None
 
-    def _write_of(self, row: ActivityRow, input_row: InputRow) -> Write:
+    def _write_of(self, row: ValidRow, input_row: InputRow) -> Write:
         """The row as its one write; until its person is known, the body has their contacts."""
-        hasher, (email, phone) = self._outbox.hasher, row.identities
+        hasher, email, phone = self._outbox.hasher, row.email, row.phone
         says = {"kind": self._kind, "payload": row.payload}
         if row.key is None:
             who = [row.prospect_id] if row.prospect_id is not None else [email, phone]
@@ -177,9 +164,9 @@ class ActivityPlanner:
             note="; ".join(row.warnings) or None,
         )
 
-    def _plan_chunk(self, rows: Sequence[tuple[ActivityRow, Write]]) -> None:
+    def _plan_chunk(self, rows: Sequence[tuple[ValidRow, Write]]) -> None:
         facts = self._gather(rows)
-        self._people = facts.people
+        self._people = facts.near.people
         known_rows, repeats = set[int](), list[Write]()
         for row, write in rows:
             assert write.row_alias is not None
@@ -192,18 +179,18 @@ class ActivityPlanner:
             if write.row_alias in self._uncertain and not self._options.force:
                 self._end(write, Status.FAILED, row.prospect_id, UNCERTAIN)
                 continue
-            whom = self._whom(row, write, facts)
-            entry = (whom.id or "", self._kind, write.content)
-            if whom.reason is not None:
-                self._end(write, Status.REJECTED, whom.id, whom.reason)
+            id_, reason = self._whom(row, write, facts)
+            entry = (id_ or "", self._kind, write.content)
+            if reason is not None:
+                self._end(write, Status.REJECTED, id_, reason)
             elif entry in facts.attached and not self._options.force:
-                repeats.append(write._replace(prospect_id=whom.id))
-                self._end(write, Status.UNCHANGED, whom.id)
+                repeats.append(write._replace(prospect_id=id_))
+                self._end(write, Status.UNCHANGED, id_)
             else:
-                self._send(row, write, whom.id)
+                self._send(row, write, id_)
         self._keep_in_use(facts, known_rows, repeats)
 
-    def _gather(self, rows: Sequence[tuple[ActivityRow, Write]]) -> _ChunkFacts:
+    def _gather(self, rows: Sequence[tuple[ValidRow, Write]]) -> _ChunkFacts:
         contacts = {
             alias
             for _, write in rows
@@ -216,46 +203,45 @@ class ActivityPlanner:
                 connection, {write.row_alias for _, write in rows if write.row_alias is not None}
             )
         others = [each for each, write in rows if write.row_alias not in known]
-        near = self._pulled.near(
-            {each.contacts["email"].casefold() for each in others if "email" in each.contacts},
-            {each.contacts["phone"] for each in others if "phone" in each.contacts},
-        )
+        near = self._pulled.near(*contacts_of(each.contacts for each in others))
         ids = {each.prospect_id for each in others if each.prospect_id is not None}
         ids |= {receipt.prospect_id for receipt in receipts.values()}
         shows = self._on_planned is not None
         people = {**near.people, **self._pulled.by_id(ids - near.people.keys(), with_fields=shows)}
         with self._outbox.database.read() as connection:
             attached = self._receipts.attached(connection, ids | people.keys())
-        return _ChunkFacts(receipts, known, attached, near.by_email, near.by_phone, people)
+        return _ChunkFacts(receipts, known, attached, near._replace(people=people))
 
-    def _whom(self, row: ActivityRow, write: Write, facts: _ChunkFacts) -> _Whom:
-        """Whom a row is about, as far as that is known without a request."""
+    def _whom(
+        self, row: ValidRow, write: Write, facts: _ChunkFacts
+    ) -> tuple[str | None, str | None]:
+        """Whom a row is about, None if a look-up has to find out; and why it can't be sent."""
+        near = facts.near
         if row.prospect_id is not None:
-            found = facts.people.get(row.prospect_id)
-            if found is not None and found.deleted_at_ms is not None:
-                return _Whom(row.prospect_id, _DELETED.format(id=row.prospect_id))
-            return _Whom(row.prospect_id)
+            found = near.people.get(row.prospect_id)
+            is_deleted = found is not None and found.deleted_at_ms is not None
+            return row.prospect_id, _DELETED.format(id=row.prospect_id) if is_deleted else None
         email, phone = row.contacts.get("email"), row.contacts.get("phone")
-        by_email = facts.by_email.get(email.casefold(), frozenset()) if email else frozenset()
-        by_phone = facts.by_phone.get(phone, frozenset()) if phone else frozenset()
+        by_email = near.by_email.get(email.casefold(), frozenset()) if email else frozenset()
+        by_phone = near.by_phone.get(phone, frozenset()) if phone else frozenset()
         by_email |= set(self._accepted(write.email_alias, facts))
         by_phone |= set(self._accepted(write.phone_alias, facts))
         if len(by_email) == len(by_phone) == 1 and by_email != by_phone:
             (email_id,), (phone_id,) = by_email, by_phone
-            return _Whom(None, _TWO_PEOPLE.format(email_id=email_id, phone_id=phone_id))
+            return None, _TWO_PEOPLE.format(email_id=email_id, phone_id=phone_id)
         # families share phones: a phone decides only where a row has no email
         ids = by_email if email else by_phone
-        return _Whom(next(iter(ids)) if len(ids) == 1 else None)
+        return next(iter(ids)) if len(ids) == 1 else None, None
 
     def _accepted(self, alias: int | None, facts: _ChunkFacts) -> Iterator[str]:
         """Whom a contact was accepted for, unless the copy shows that they were deleted since."""
         receipt = None if alias is None else facts.receipts.get(alias)
         if receipt is not None:
-            found = facts.people.get(receipt.prospect_id)
+            found = facts.near.people.get(receipt.prospect_id)
             if not self._pulled.is_deleted(found, receipt.accepted_ms):
                 yield receipt.prospect_id
 
-    def _send(self, row: ActivityRow, write: Write, prospect_id: str | None) -> None:
+    def _send(self, row: ValidRow, write: Write, prospect_id: str | None) -> None:
         hasher = self._outbox.hasher
         person = write.email_alias or write.phone_alias or 0
         if prospect_id is not None:

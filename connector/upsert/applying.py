@@ -164,7 +164,7 @@ class PlanApplier:
             self.rejects.append(reject_of(write, WAS_FORGOTTEN, None))
             return
         if settlement is not None and not self._is_newer(planned, known):
-            self._book.settle(settlement)
+            self._book.settled.append(settlement)
         if not planned.sends:
             kept = tuple(each.name for each in planned.kept)
             self._book.counts.kept += bool(kept) or planned.reason == DELETED

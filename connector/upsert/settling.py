@@ -17,7 +17,7 @@ from connector.clock import SteadyClock
 from connector.errors import Refused, UnexpectedAnswer, Unreachable
 from connector.upsert.activities import ActivitySender
 from connector.upsert.delivery import Finding, Item, Unclear
-from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement, unpacked
+from connector.upsert.outbox.entries import Entries, Refusal, Settlement, unpacked
 from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.matching import (
@@ -480,16 +480,15 @@ class Settler:
         write = row.write
         if not (row.own and row.is_merged) or row.guard is not None:
             return
-        hasher, now_ms = self._outbox.hasher, self._clock.now_ms()
+        now_ms = self._clock.now_ms()
         # whom its contacts led to counts too, who may be deleted by now: they still lead there
         known = (write.prospect_id, row.prospect_id)
         about = frozenset((*people, *filter(None, known)))
-        asked = self._options.asked(write.content, hasher)
+        asked = self._options.asked(write.content, self._outbox.hasher)
         server_now_ms = self._server_ms()
         moment_ms = now_ms if server_now_ms is None else server_now_ms
         refused = Refusal(asked, about, reason, max(moment_ms, known_ms or 0))
-        refusals = Refusals(self._outbox.scope, hasher.alias("source", write.source))
-        refusals.put(connection, self._entries.contacts(write)[0], refused, now_ms)
+        self._entries.put_refused(connection, write, refused, now_ms)
 
     def _note_undone(self, connection: sa.Connection, row: RowInFlight) -> None:
         """An undo is done with a person, whether it has put them back or left them alone."""

@@ -32,7 +32,7 @@ from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptio
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.column_mapping import match_columns
-from connector.upsert.rows.row_checks import Activity, ActivityRow, Reject, Validator, ValidRow
+from connector.upsert.rows.row_checks import Activity, Reject, Validator, ValidRow
 from connector.upsert.sending import Sender
 from connector.upsert.undoing import BeforeImage, BeforeImages
 
@@ -103,13 +103,15 @@ def check(row: InputRow) -> ValidRow | Reject:
     )
 
 
-def check_activity(row: InputRow) -> ActivityRow:
+def check_activity(row: InputRow) -> ValidRow:
     """Rows hold API names; `key`, whom they are about, and the rest is the activity's payload."""
     says = dict(row.values)
     key, id_ = says.pop("key", None), says.pop("prospectId", None)
     contacts = {name: says.pop(name) for name in ("email", "phone") if name in says}
-    identities = (contacts.get("email"), contacts.get("phone"))
-    return ActivityRow(row.row_number, says, id_, contacts, identities, key, [])
+    return ValidRow(
+        row.row_number, says, contacts.get("email"), contacts.get("phone"),
+        prospect_id=id_, contacts=contacts, key=key,
+    )  # fmt: skip
 
 
 @dataclass

@@ -45,11 +45,15 @@ VERSION = "updatedAt"  # of a row of a pulled table: not a field, but which vers
 _CODES = {name: code for code, name in enumerate(_CODED)}
 _CODE_BYTES = {name: bytes((code,)) for name, code in _CODES.items()}
 INITIAL = slice(8, 12)  # of an entry's names
-_IN_ONE_QUERY, _REASON_LENGTH = 500, 2_000
+_REASON_LENGTH = 2_000
 _SHOWN = 0x80  # the code of a field whose value is followed by how it is shown
 _COLUMNS = ("alias", "source", "prospect_id", "rows", "names", "content", "cells", "seen_ms")
 _FIND = f"SELECT {', '.join(_COLUMNS)} FROM outbox_entries WHERE alias IN ({{numbers}})"  # noqa: S608
 _FIND_LED = "SELECT contact, alias, source FROM outbox_entry_contacts WHERE contact IN ({numbers})"
+_FIND_REFUSED = (
+    "SELECT alias, content, people, reason, server_ms FROM outbox_refusals "
+    "WHERE scope = {scope} AND source = {source} AND alias IN ({numbers})"
+)
 # built once: building a statement takes ten times as long as executing it
 _NAMED = Prepared(
     sa.select(*(entries.c[name] for name in _COLUMNS)).where(
@@ -172,6 +176,17 @@ class Settlement(NamedTuple):
         return self._replace(entry=self.entry._replace(cells=cells, prospect_id=id_, seen_ms=at_ms))
 
 
+class Refusal(NamedTuple):
+    """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of everybody
+    whom it concerned. reason: empty where nothing was refused, but a look at the person didn't show
+    all that it was for. server_ms: no later than the server's clock was at that moment."""
+
+    asked: bytes
+    people: frozenset[str]
+    reason: str
+    server_ms: int
+
+
 class Entries:
     """The entries of one scope. Sources go by the name of their input; what is read or stored is so
     inside the caller's transaction."""
@@ -272,6 +287,36 @@ class Entries:
         rows.sort(key=itemgetter(0))
         insert_tuples(connection, entries, rows, replaces=True)
         insert_tuples(connection, entry_contacts, sorted(contacts), replaces=False)
+
+    def find_refused(
+        self, connection: sa.Connection, source: str, contacts: Collection[int]
+    ) -> dict[int, Refusal]:
+        """contact → the refusal of the row of a source whose first contact it is."""
+        if not contacts:
+            return {}
+        number = self.hasher.alias("source", source)
+        sql = _FIND_REFUSED.replace("{scope}", str(self._scope)).replace("{source}", str(number))
+        return {
+            contact: Refusal(bytes(asked), frozenset(orjson.loads(people)), reason, server_ms)
+            for contact, asked, people, reason, server_ms in rows_of(connection, sql, contacts)
+        }
+
+    def put_refused(
+        self, connection: sa.Connection, write: Write, refused: Refusal, at_ms: int
+    ) -> None:
+        """Remember that a row was refused: it isn't tried again while neither it nor one of the
+        people has changed."""
+        row = {
+            "scope": self._scope,
+            "source": self.hasher.alias("source", write.source),
+            "alias": self.contacts(write)[0],
+            "content": refused.asked,
+            "people": orjson.dumps(sorted(refused.people)).decode(),
+            "reason": redact(refused.reason)[:_REASON_LENGTH],
+            "server_ms": refused.server_ms,
+            "at_ms": at_ms,
+        }
+        insert_or_replace(connection, refusals, [row])
 
     # --- what it means for a row ------------------------------------------------------------------
 
@@ -401,48 +446,3 @@ def _shown_base(entry: Entry) -> Base:
     return {
         name: cells | {shown[name][1]} if name in shown else cells for name, cells in base.items()
     }
-
-
-class Refusal(NamedTuple):
-    """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of everybody
-    whom it concerned. reason: empty where nothing was refused, but a look at the person didn't show
-    all that it was for. server_ms: no later than the server's clock was at that moment."""
-
-    asked: bytes
-    people: frozenset[str]
-    reason: str
-    server_ms: int
-
-
-class Refusals:
-    """The rows of one source that were refused, so that they aren't tried again while neither the
-    row nor one of the people has changed. Every method works inside the caller's transaction."""
-
-    def __init__(self, scope: int, source: int) -> None:
-        self._own = {"scope": scope, "source": source}
-
-    def find(self, connection: sa.Connection, aliases: Collection[int]) -> dict[int, Refusal]:
-        """alias → the refusal of the row whose first contact it is."""
-        own = refusals.c
-        which = [refusals.c[name] == value for name, value in self._own.items()]
-        query = sa.select(own.alias, own.content, own.people, own.reason, own.server_ms)
-        found: dict[int, Refusal] = {}
-        wanted = sorted(aliases)
-        for start in range(0, len(wanted), _IN_ONE_QUERY):
-            some = own.alias.in_(wanted[start : start + _IN_ONE_QUERY])
-            for alias, asked, people, *rest in connection.execute(query.where(*which, some)):
-                found[alias] = Refusal(bytes(asked), frozenset(orjson.loads(people)), *rest)
-        return found
-
-    def put(self, connection: sa.Connection, alias: int, refused: Refusal, at_ms: int) -> None:
-        """Remember a row that was refused."""
-        row = {
-            **self._own,
-            "alias": alias,
-            "content": refused.asked,
-            "people": orjson.dumps(sorted(refused.people)).decode(),
-            "reason": redact(refused.reason)[:_REASON_LENGTH],
-            "server_ms": refused.server_ms,
-            "at_ms": at_ms,
-        }
-        insert_or_replace(connection, refusals, [row])

@@ -139,7 +139,9 @@ class ExportedRows:
 
     def _left_alone(self, row: InputRow, id_: str, reason: str) -> ValidRow:
         exported = Exported(None, reason=reason)
-        return ValidRow(row.row_number, {}, None, None, [], [], id_, exported.to_bytes())
+        return ValidRow(
+            row.row_number, {}, None, None, prospect_id=id_, exported=exported.to_bytes()
+        )
 
     def _exported(
         self,

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -42,7 +42,7 @@ from connector.upsert.outbox.outbox_schema import (
 
 if TYPE_CHECKING:  # pulls do without what checks rows, unless somebody is on the list
     from connector.upsert.rows.cells import InputRow
-    from connector.upsert.rows.row_checks import ActivityRow, Reject, ValidRow
+    from connector.upsert.rows.row_checks import Check, Reject, ValidRow
 
 WAS_FORGOTTEN = (
     "this person was forgotten here (`hiringcenter forget`), so nothing about them is sent; "
@@ -203,23 +203,20 @@ class Forgotten:
 
 
 NOBODY = Forgotten()
-_Checked = TypeVar("_Checked", "ValidRow", "ActivityRow")
 
 
-def refusing(
-    check: Callable[[InputRow], _Checked | Reject], forgotten: Forgotten
-) -> Callable[[InputRow], _Checked | Reject]:
+def refusing(check: Check, forgotten: Forgotten) -> Check:
     """`check`, which rejects rows about people who were forgotten as well."""
     from connector.upsert.rows.row_checks import Reject
 
     if not forgotten:
         return check
 
-    def checked(row: InputRow) -> _Checked | Reject:
+    def checked(row: InputRow) -> ValidRow | Reject:
         found = check(row)
         if isinstance(found, Reject):
             return found
-        if forgotten.has_id(found.prospect_id) or forgotten.has_contact(*found.identities):
+        if forgotten.has_id(found.prospect_id) or forgotten.has_contact(found.email, found.phone):
             return Reject(row.row_number, row.values, None, WAS_FORGOTTEN)
         return found
 

@@ -202,7 +202,7 @@ entry_contacts = sa.Table(
     sqlite_with_rowid=False,
 )
 
-# rows that were refused, and whom it concerned: by source and contact (see `entries.Refusals`)
+# rows that were refused, and whom it concerned: by source and contact (see `entries.Refusal`)
 refusals = _table_of_scope(
     "outbox_refusals",
     _number_key("source"),

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from connector.clock import SteadyClock
-from connector.upsert.outbox.entries import Entries, Refusal, Refusals, Settlement
+from connector.upsert.outbox.entries import Entries, Refusal, Settlement
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import Exported
 from connector.upsert.outbox.forgotten import NOBODY, Forgotten, refusing
@@ -31,9 +31,9 @@ from connector.upsert.outbox.merge import (
 from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, PROSPECTS, Outbox, Write
 from connector.upsert.outbox.person_plan import DELETED, Outcome, PersonPlanner, RowPlan
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
-from connector.upsert.outbox.staging import Check, Forest, Glance, Staging
+from connector.upsert.outbox.staging import Forest, Glance, Staging
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Reject, ValidRow
+from connector.upsert.rows.row_checks import Check, Reject, ValidRow
 
 Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 5_000
@@ -202,9 +202,6 @@ class PlanBook:
         self.counts.outcomes[result.status] += 1
         self.found.append(result)
 
-    def settle(self, settlement: Settlement) -> None:
-        self.settled.append(settlement)
-
     def store(self, deleted: Iterable[str] = ()) -> None:
         """Store what was decided since the last time. deleted: people to whom no contact leads any
         more."""
@@ -255,8 +252,6 @@ class Planner:
             lookups=options.lookups,
             finds_all=options.mode == "update-only",
         )
-        source = outbox.hasher.alias("source", options.source)
-        self._refusals = Refusals(outbox.scope, source)
         self._refused: dict[int, Refusal] = {}
         self._has_entries = False  # whether anything of the source was settled before this chunk
         self._on_reject: Callable[[Reject], None] = lambda _: None
@@ -366,7 +361,7 @@ class Planner:
             contacts = {
                 self._entries.contacts(row.write)[0] for row in rows if row.write.row_alias is None
             }
-            self._refused = self._refusals.find(connection, contacts)
+            self._refused = self._entries.find_refused(connection, self._options.source, contacts)
         for row in rows:
             row.facts = evidence[row.row_number]
         for person in people:
@@ -438,7 +433,7 @@ class Planner:
         person = number or (first.person if known is None else self._number_of(known))
         for row in merged:
             if row.settlement is not None:
-                self._book.settle(row.settlement)
+                self._book.settled.append(row.settlement)
             self.counts.kept += bool(row.kept_fields)
             refused = tried[row.row_number]
             if (

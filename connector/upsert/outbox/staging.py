@@ -25,9 +25,8 @@ from connector.upsert.outbox.outbox_schema import copy_rows, entries, entry_cont
 from connector.upsert.outbox.person_plan import RowPlan
 from connector.upsert.outbox.receipts import MESSAGE_LENGTH
 from connector.upsert.rows.cells import InputRow
-from connector.upsert.rows.row_checks import Activity, Reject, ValidRow
+from connector.upsert.rows.row_checks import NO_JSON, Activity, Check, Reject, ValidRow
 
-Check = Callable[[InputRow], ValidRow | Reject]
 Glance = tuple[str | None, RowPlan | None]
 """To whom a row's contacts lead, as the ledger knows when it is read; and the row's plan, if it is
 as HiringCenter has its person and nobody else's row is about them."""
@@ -36,7 +35,6 @@ Look = Callable[[Sequence[tuple[ValidRow, Write]]], Callable[[], Iterable[Glance
 _Record = tuple[Any, ...]  # the columns of `staged`
 _BATCH_ROWS = 5_000
 _IN_ONE_WRITE = 100_000  # rows: a few tenths of a second, in which no other process can write
-_NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 # named, exported: of a row of a pulled table, its prospect's id, and what it was exported as.
 # prospect: stands for the prospect that the contacts are known to belong to. alike: the prospect
 # that is as the row says; entry, names, cells: what that settles. Then, once all rows are there:
@@ -144,7 +142,7 @@ class Staging:
         if isinstance(valid, Reject):
             on_reject(valid)
             return None
-        number, payload, email, phone, activities, warnings, named, exported = valid
+        number, payload, email, phone, activities, warnings, named, exported, *_ = valid
         hasher = self._hasher
         try:
             write = Write(
@@ -163,7 +161,7 @@ class Staging:
                 _activities_json(activities)
             return valid, write
         except TypeError:
-            on_reject(Reject(row.row_number, row.values, None, _NO_JSON))
+            on_reject(Reject(row.row_number, row.values, None, NO_JSON))
             return None
 
     def add(self, rows: Sequence[tuple[ValidRow, Write]], glances: Sequence[Glance]) -> None:

@@ -7,7 +7,7 @@ models of the write schema.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date
@@ -90,26 +90,26 @@ class Activity:
 
 
 class ValidRow(NamedTuple):
-    """A row that may be sent. payload: what POST /prospects takes; `update` is always in it.
+    """A row that may be sent. payload: what POST /prospects takes, with `update` always in it; of a
+    row that is an activity on its own, what is posted in addition to `prospectId`.
 
     email, phone: the identities, in the one spelling that all spellings of each share.
     warnings: what was left out or looks wrong, for the row's result. prospect_id, exported: of a
-    row of a pulled table, whom it is about, and what it was exported as (`Exported`).
+    row of a pulled table, whom it is about, and what it was exported as (`Exported`). Of an
+    activity, prospect_id or contacts, by field as they were typed: whom it is about; key: what the
+    row's key column holds, if there is one.
     """
 
     row_number: int
     payload: dict[str, Any]
     email: str | None
     phone: str | None
-    activities: list[Activity]
-    warnings: list[str]
+    activities: Sequence[Activity] = ()
+    warnings: Sequence[str] = ()
     prospect_id: str | None = None
     exported: bytes | None = None
-
-    @property
-    def identities(self) -> tuple[str | None, str | None]:
-        """Of email and phone."""
-        return self.email, self.phone
+    contacts: Mapping[str, str] = {}
+    key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,10 @@ class Reject:
     def public_reason(self) -> str:
         """The reason as it may be logged and stored."""
         return self.without_values or self.reason
+
+
+Check = Callable[[InputRow], ValidRow | Reject]
+NO_JSON = "a value of this row can't be written as JSON; change it to text or a plain number"
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +239,7 @@ class Validator:
     def unchecked(self, row: InputRow, payload: dict[str, Any]) -> ValidRow:
         """A row of a pulled table all of whose cells are as the pull landed them."""
         payload["update"] = self._mode != "create-only"
-        return ValidRow(row.row_number, payload, None, None, [], [])
+        return ValidRow(row.row_number, payload, None, None)
 
     def identities(self, payload: Mapping[str, Any]) -> tuple[str | None, str | None]:
         """Email and phone of a row whose cells weren't all checked, in the one spelling of each;
@@ -350,22 +354,6 @@ class Validator:
         )
 
 
-class ActivityRow(NamedTuple):
-    """A row that is one activity, which may be sent. payload: without `prospectId`.
-
-    prospect_id, or email and phone as they were typed: whom it is about. identities: of email and
-    phone, in the one spelling of each. key: what the row's key column holds, if there is one.
-    """
-
-    row_number: int
-    payload: dict[str, Any]
-    prospect_id: str | None
-    contacts: dict[str, str]
-    identities: tuple[str | None, str | None]
-    key: str | None
-    warnings: list[str]
-
-
 class ActivityValidator(Validator):
     """Checks rows that are notes, tasks or meetings of prospects who exist.
 
@@ -391,7 +379,7 @@ class ActivityValidator(Validator):
         self._activity = self._maker("", ACTIVITIES[kind], without=REFERENCE_FIELDS)
         self._person = self._maker("", REFERENCE, without=ACTIVITY_ROW_FIELDS[kind][3:])
 
-    def check_activity(self, row: InputRow) -> ActivityRow | Reject:
+    def check_activity(self, row: InputRow) -> ValidRow | Reject:
         """What may be sent of `row`, or why nothing may."""
         if row.problem is not None:
             return Reject(row.row_number, row.values, None, row.problem, row.raw)
@@ -412,10 +400,15 @@ class ActivityValidator(Validator):
         contacts: dict[str, str] = {
             name: person[name] for name in ("email", "phone") if name in person
         }
-        identities = (context.email, contacts.get("phone"))
-        id_ = person.get("prospectId")
-        return ActivityRow(
-            row.row_number, payload, id_, contacts, identities, key, context.warnings
+        return ValidRow(
+            row.row_number,
+            payload,
+            context.email,
+            contacts.get("phone"),
+            warnings=context.warnings,
+            prospect_id=person.get("prospectId"),
+            contacts=contacts,
+            key=key,
         )
 
     def _key_of(self, values: Mapping[str, Any], problems: list[_Problem]) -> str | None:
