@@ -134,7 +134,7 @@ class Looking:
             GuardConflict: the person isn't as `guard` requires.
             Unclear: the API didn't filter its list.
         """
-        says, id_ = memory.row.says, write.prospect_id
+        says, id_ = memory.says, write.prospect_id
         lists, found = _ContactLists(self.api), None
         restored = guard.fields if guard and guard.undoes is not None else {}
         contacts = {name: says.get(name) for name in SAME_CONTACT if name not in restored}
@@ -178,7 +178,7 @@ class Looking:
         met = replace(met, merged=merged, person=person)
         if not merged.to_send:
             return met
-        says = memory.row.says
+        says = memory.says
         given = [name for name in SAME_CONTACT if says.get(name)]
         found_by = [name for name in given if SAME_CONTACT[name](says[name], item.get(name))]
         try:
@@ -247,10 +247,10 @@ class Looking:
     def _merged(
         self, memory: RowMemory, person: Person, guard: Guard | None
     ) -> tuple[PersonMerge, tuple[str, ...]]:
-        merged = merge([memory.row], person, self.rules, self.cell)
+        merged = merge([memory], person, self.rules, self.cell)
         if guard is None:
             return merged, ()
-        merged, conflicts = guarded(guard, memory.row.says, merged, person, self.cell)
+        merged, conflicts = guarded(guard, memory.says, merged, person, self.cell)
         if conflicts and (guard.undoes is None or not merged.to_send):
             raise GuardConflict(guard.changed_reason(conflicts, person.id))
         return merged, conflicts
@@ -293,7 +293,7 @@ class SparedLooks:
             self._looks_to_fill += 1
             if self._looks_to_fill <= options.lookups:
                 return None
-            merged = merge([memory.row], None, options.rules, looking.cell)
+            merged = merge([memory], None, options.rules, looking.cell)
             if row.guard is None and not (merged.to_send or row.write.seen):
                 return Finding(Verdict.EQUAL, merged=merged, asked=False)
         read = read or self._read_by_pull(connection, row)

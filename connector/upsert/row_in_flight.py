@@ -125,7 +125,7 @@ class RowInFlight:
     def says(self) -> Item:
         """What the row says of the person; of an earlier run's, what its write does."""
         if self.memory is not None:
-            return self.memory.row.says
+            return self.memory.says
         return orjson.loads(self.write.body)  # type: ignore[no-any-return]
 
     @property

@@ -243,7 +243,7 @@ class Settler:
         rules = self._options.rules
         if row.write.exported is not None or row.memory is None:
             return False
-        return rules.restore or rules.force or has_changed([row.memory.row], self._cell)
+        return rules.restore or rules.force or has_changed([row.memory], self._cell)
 
     def _is_uncertain(self, row: RowInFlight) -> bool:
         """Whether an earlier attempt to send the row may or may not have been applied."""
@@ -263,7 +263,7 @@ class Settler:
             settlement = self._entries.settlement(
                 row.write,
                 row.memory,
-                row.merged.settled if row.merged else row.memory.row.says.keys(),
+                row.merged.settled if row.merged else row.memory.says.keys(),
                 row.siblings or {},
                 prospect_id=row.write.prospect_id,
                 rows=2 if row.siblings else 1,
@@ -290,7 +290,7 @@ class Settler:
             return
         settlement = Settlement.from_bytes(write.settles)
         if stay and row.memory is not None:
-            settlement = settlement.without(stay, row.memory.row.remembered.base)  # type: ignore[arg-type]
+            settlement = settlement.without(stay, row.memory.remembered.base)  # type: ignore[arg-type]
         known = unpacked(settlement.entry.cells)[0]
         sent = orjson.loads(write.body) if is_answer else {}
         shown = new_shown(sent, fields_of_item(item), self._cell)

@@ -13,6 +13,7 @@ too.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 from typing import Any, NamedTuple, Self
@@ -123,14 +124,14 @@ def unpacked(cells: bytes) -> tuple[dict[str, frozenset[bytes]], dict[str, tuple
     return base, shown
 
 
-class RowMemory(NamedTuple):
-    """What is remembered for one row. entry: its own, if it has one; others: those of its source
-    that also are about its person. people: whom entries of any source lead to, its own first.
-    stored: the entry as the ledger has it, where that is another one (see `as_exported`)."""
+@dataclass(frozen=True, slots=True)
+class RowMemory(Row):
+    """A row with what is remembered for it. entry: its own, if it has one. people: whom entries of
+    any source lead to, its own first. stored: the entry as the ledger has it, where that is another
+    one (see `as_exported`)."""
 
-    row: Row
-    entry: Entry | None
-    people: tuple[str, ...]
+    entry: Entry | None = None
+    people: tuple[str, ...] = ()
     stored: Entry | None = None
 
 
@@ -350,7 +351,7 @@ class Entries:
             entry.prospect_id for entry in (*own, *others) if entry.prospect_id is not None
         )
         first = own[0] if own else None
-        return RowMemory(Row(says, remembered), first, tuple(people), first)
+        return RowMemory(says, remembered, first, tuple(people), first)
 
     def settlement(
         self,
@@ -376,7 +377,7 @@ class Entries:
             return None
         entry = memory.entry
         base, shown = unpacked(entry.cells) if entry else ({}, {})
-        own: dict[str, frozenset[bytes]] = new_base([memory.row], settled, self.hasher.cell)  # type: ignore[assignment]
+        own: dict[str, frozenset[bytes]] = new_base([memory], settled, self.hasher.cell)  # type: ignore[assignment]
         after, nothing = dict(base), frozenset[bytes]()
         for name, cells in own.items():
             before, others = base.get(name, nothing), siblings.get(name, nothing)
@@ -387,7 +388,7 @@ class Entries:
                 after[name] = settled_now
         shown = {name: pair for name, pair in shown.items() if after[name] == base.get(name)}
         is_whole = rows == 1 and after.keys() - {VERSION} <= own.keys()
-        says = memory.row.says
+        says = memory.says
         names = self._names(says)
         new = Entry(
             entry.alias if entry else contacts[0],

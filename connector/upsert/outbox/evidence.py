@@ -398,7 +398,7 @@ class EvidenceFinder:
         unknown = dict[str, list[Evidence]]()
         for own in evidence:
             memory = own.memory
-            if memory is None or memory.row.remembered.base:
+            if memory is None or memory.remembered.base:
                 continue
             receipts = [*own.receipts, *own.dropped]
             own.adopts = any(

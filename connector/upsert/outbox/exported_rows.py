@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from itertools import islice
 from typing import Any, NamedTuple, Self
@@ -19,7 +20,7 @@ import orjson
 from connector.upsert.outbox.entries import VERSION, Entries, Entry, RowMemory, packed, unpacked
 from connector.upsert.outbox.evidence import Pulled, PulledProspect, fields_of_item
 from connector.upsert.outbox.matching import Hasher, is_nothing, same_value
-from connector.upsert.outbox.merge import Remembered, Row
+from connector.upsert.outbox.merge import Remembered
 from connector.upsert.outbox.outbox import Write
 from connector.upsert.rows.cells import InputRow, is_empty, is_error_word, text_of
 from connector.upsert.rows.column_mapping import ColumnPlan
@@ -44,27 +45,26 @@ _NO_CONTACT = (
 class Exported(NamedTuple):
     """What a row of a pulled table was exported as.
 
-    updated_at_ms: its version; None if it doesn't say. is_known: the copy still has that version.
-    was: field → fingerprint of what the version has, for fields that the row says otherwise.
+    updated_at_ms: its version; None if it doesn't say. was: field → fingerprint of what the version
+    has, for fields that the row says otherwise; empty where the copy no longer has that version.
     added: fields that the version doesn't have, so that somebody has added them to the export.
     reason: why nothing of the row is sent, whatever it says.
     """
 
     updated_at_ms: int | None
-    is_known: bool = True
     was: Mapping[str, bytes] = {}
     added: tuple[str, ...] = ()
     reason: str | None = None
 
     def to_bytes(self) -> bytes:
         was = {name: cell.hex() for name, cell in self.was.items()}
-        return orjson.dumps([self.updated_at_ms, self.is_known, was, self.added, self.reason])
+        return orjson.dumps([self.updated_at_ms, was, self.added, self.reason])
 
     @classmethod
     def from_bytes(cls, stored: bytes) -> Self:
-        updated_at_ms, is_known, was, added, reason = orjson.loads(stored)
+        updated_at_ms, *_, was, added, reason = orjson.loads(stored)  # once there was one more
         cells = {name: bytes.fromhex(cell) for name, cell in was.items()}
-        return cls(updated_at_ms, is_known, cells, tuple(added), reason)
+        return cls(updated_at_ms, cells, tuple(added), reason)
 
 
 class ExportedRows:
@@ -153,7 +153,7 @@ class ExportedRows:
         version_ms = _time_ms(row.values.get(self._columns.updated_at))
         added = tuple(name for name in says if name not in theirs and name not in MANNERS)
         if version_ms is None or version_ms != copied.updated_at_ms:
-            return Exported(version_ms, is_known=False, added=added)
+            return Exported(version_ms, added=added)
         was = {
             name: self._hasher.cell(name, theirs[name])
             for name, value in says.items()
@@ -171,11 +171,7 @@ def as_exported(entries: Entries, write: Write, memory: RowMemory) -> RowMemory:
     """
     if write.exported is None:
         return memory
-    exported, says, cell = (
-        Exported.from_bytes(write.exported),
-        memory.row.says,
-        entries.hasher.cell,
-    )
+    exported, says, cell = Exported.from_bytes(write.exported), memory.says, entries.hasher.cell
     before, shown = unpacked(memory.entry.cells) if memory.entry else ({}, {})
     mark = frozenset((cell(VERSION, exported.updated_at_ms),))
     is_same = before.get(VERSION) == mark
@@ -189,9 +185,8 @@ def as_exported(entries: Entries, write: Write, memory: RowMemory) -> RowMemory:
     names = entries.hasher.entry_names(says.get("firstName"), says.get("lastName"))
     new = Entry(contacts[0], 0, write.prospect_id, 1, names, None, b"", 0)
     entry = (memory.entry or new)._replace(cells=packed(base, shown))
-    remembered = memory.row.remembered
-    row = Row(says, Remembered(base, shown, remembered.others))
-    return memory._replace(row=row, entry=entry)
+    remembered = Remembered(base, shown, memory.remembered.others)
+    return replace(memory, remembered=remembered, entry=entry)
 
 
 def _text(value: Any) -> str:

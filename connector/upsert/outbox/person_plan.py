@@ -228,7 +228,7 @@ class PersonPlanner:
         theirs = self._person(rows, prospect_id)
         for row in rows:
             row.known.memory = as_exported(self._entries, row.write, row.memory)
-        merged = merge([row.memory.row for row in rows], theirs, rules, self._cell)
+        merged = merge([row.memory for row in rows], theirs, rules, self._cell)
         alone = self._looks_alone(merged, theirs)
         for row in rows:
             own = row.merged = _of_row(merged, row)
@@ -250,31 +250,31 @@ class PersonPlanner:
             if any(each.why is Why.MERGES for each in own.fields):
                 row.settlement = None
                 row.decide_on("rejected", LABELS_STAY)
-            if lacks_names(row.memory.row.says):
+            if lacks_names(row.memory.says):
                 self._add_name(row, theirs)
             _note_disagreement(row, merged)
 
     def _plan_stranger(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
         """The rows are about somebody who isn't known: the first with names creates them."""
         repeats = not (rules.restore or rules.force)
-        said = [row.memory.row for row in rows]
+        said = [row.memory for row in rows]
         is_settled = all(row.memory.entry for row in rows) and not has_changed(said, self._cell)
         if repeats and (rules.adopts or is_settled):
             for row in rows:
                 if rules.adopts:  # deleted in HiringCenter, and pushed before bases were kept
-                    says = row.memory.row.says
+                    says = row.memory.says
                     row.settlement = self._entries.settlement(
                         row.write, row.memory, says, {}, prospect_id=None, rows=1,
                         at_ms=self._now_ms,
                     )  # fmt: skip
-                kept = tuple(name for name in row.memory.row.says if name not in MANNERS)
+                kept = tuple(name for name in row.memory.says if name not in MANNERS)
                 row.decide_on("unchanged", DELETED, kept=kept)
             return
         merged, creates = merge(said, None, self._rules, self._cell), False
         for row in rows:
             row.merged = _of_row(merged, row)
             self._send(row, rows, None)
-            if not lacks_names(row.memory.row.says):
+            if not lacks_names(row.memory.says):
                 row.follows = creates
                 creates = True
             elif creates or self._finds_all or (why := self._why_not_found(row.known)) is None:
@@ -300,7 +300,7 @@ class PersonPlanner:
     def _add_name(self, row: RowPlan, theirs: Person | None) -> None:
         """A row without both names is about a person who is known: theirs go out with it, as they
         were read."""
-        fields, says = theirs.fields if theirs else {}, row.memory.row.says
+        fields, says = theirs.fields if theirs else {}, row.memory.says
         if row.sends_person and row.write.seen is None and row.write.seen_ms != LOOK_FIRST:
             are_known = all(says.get(name) or name in fields for name in NAMES)
             sent = row.merged.to_send if row.merged else ()
@@ -457,7 +457,7 @@ class PersonPlanner:
         """What all rows of an entry say, and how many there are."""
         own = row.memory.entry and row.memory.entry.alias
         same = [
-            each.memory.row
+            each.memory
             for each in all_rows
             if (each.memory.entry and each.memory.entry.alias) == own
         ]
@@ -500,7 +500,7 @@ class PersonPlanner:
 def _of_row(merged: PersonMerge, row: RowPlan) -> PersonMerge:
     """What happens to the fields that one row names. Of several rows, each sends its own labels,
     and each that has the value which is to be sent sends it: the others may be refused."""
-    says = row.memory.row.says
+    says = row.memory.says
 
     def is_own(each: FieldMerge) -> bool:
         if each.name not in says:
@@ -513,7 +513,7 @@ def _of_row(merged: PersonMerge, row: RowPlan) -> PersonMerge:
 
 def _note_disagreement(row: RowPlan, merged: PersonMerge) -> None:
     """People are told of fields about which rows of one person disagree."""
-    says = row.memory.row.says
+    says = row.memory.says
     if names := [each.name for each in merged.fields if each.disagree and each.name in says]:
         note = f"rows of this person disagree: {', '.join(names)}"
         row.change_write(note="; ".join(filter(None, (row.write.note, note))))
