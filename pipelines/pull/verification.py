@@ -34,13 +34,7 @@ from connector.errors import (
 from connector.logs import error_facts, get_logger
 from connector.settings import Settings
 from connector.source.deletions import FAILURES_MAX, Found, LookUps
-from connector.source.fields import (
-    DELETED_COLUMN,
-    FIELD_HINT,
-    REPLACEMENT,
-    as_ms,
-    record_id,
-)
+from connector.source.fields import DELETED_COLUMN, FIELD_HINT, REPLACEMENT, as_ms, record_id
 from connector.source.row_maker import configured_maker, is_reserved
 from connector.webhooks.inbox import account_of, find_inbox
 from pipelines.destination.identity import destination_label
