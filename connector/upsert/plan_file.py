@@ -151,13 +151,13 @@ class PrivateFile:
         if path.is_symlink():
             raise UsageError(f"{path} is a link, which isn't followed. {self._advice}")
         try:
-            there = os.lstat(path)
-            is_ours = stat.S_ISREG(there.st_mode) and _head_of(path, len(begins)) == begins
+            is_file = stat.S_ISREG(os.lstat(path).st_mode)  # no device, and no pipe
+            is_ours = is_file and _head_of(path, len(begins)) in (begins, b"")
         except FileNotFoundError:
             return
         except OSError as error:
             raise UsageError(f"{path}: can't be read: {error.strerror}. {self._advice}") from error
-        if not is_ours and there.st_size:
+        if not is_ours:
             raise UsageError(f"{path} exists and isn't {self._what}. {self._advice}")
 
     def write(self, content: bytes) -> None:

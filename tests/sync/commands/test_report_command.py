@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 import webbrowser
@@ -54,7 +55,7 @@ def test_open_hands_the_file_to_the_browser(run: Run, monkeypatch: pytest.Monkey
     assert Path("opened").read_text() == Path("hiringcenter-report.html").absolute().as_uri()
 
 
-@pytest.mark.parametrize("kind", ["a file of somebody's", "a link"])
+@pytest.mark.parametrize("kind", ["a file of one's own", "a link", "a pipe"])
 def test_nothing_but_an_earlier_report_is_overwritten(run: Run, kind: str):
     """A mistyped --output overwrites no other file."""
     Path("mine.html").write_text("<html>mine</html>")
@@ -62,6 +63,9 @@ def test_nothing_but_an_earlier_report_is_overwritten(run: Run, kind: str):
     if kind == "a link":
         Path("report.html").symlink_to("mine.html")
         target = "report.html"
+    if kind == "a pipe":
+        os.mkfifo("pipe.html")
+        target = "pipe.html"
     ended = run("report", "--output", target)
     assert (ended.code, "--output" in ended.err) == (2, True)
     assert Path("mine.html").read_text() == "<html>mine</html>"
