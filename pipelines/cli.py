@@ -20,8 +20,8 @@ _ORDER = (
 )  # fmt: skip
 
 
-def build_app() -> typer.Typer:
-    """The Typer application with every command of `pipelines.commands`."""
+def build_app(only: str | None = None) -> typer.Typer:
+    """The Typer application with every command of `pipelines.commands`, or with one."""
     import typer
 
     from pipelines.commands import (  # noqa: F401 - each adds its commands
@@ -29,7 +29,16 @@ def build_app() -> typer.Typer:
         status_commands,
         transfer_commands,
     )
-    from pipelines.commands.invocation import app
+    from pipelines.commands.invocation import commands
+
+    app = typer.Typer(
+        name="hiringcenter",
+        help="HiringCenter to your warehouse and back, at the pace the API allows.",
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
 
     def root(
         version: bool = typer.Option(
@@ -40,7 +49,9 @@ def build_app() -> typer.Typer:
         pass
 
     app.callback()(root)
-    app.registered_commands.sort(key=lambda each: _ORDER.index(each.name or ""))
+    for name in sorted(commands, key=_ORDER.index):
+        if only in (None, name):
+            commands[name](app)
     return app
 
 
@@ -61,7 +72,8 @@ def main() -> None:
 
         keep_standard_streams()
         _forget_variables_of_dlt()
-        sys.exit(build_app()(standalone_mode=False))
+        asked = next(iter(sys.argv[1:]), None)
+        sys.exit(build_app(asked if asked in _ORDER else None)(standalone_mode=False))
     except BrokenPipeError:  # the reader (`| head`) has seen enough
         _silence_stdout()
         sys.exit(0)
@@ -109,7 +121,7 @@ def run() -> None:
     that must be closed has been closed by its owner; threads that still work are waited for.
     """
     raise_on_signals()
-    gc.set_threshold(50_000, 20, 20)  # imports and pages make many objects, and few cycles
+    gc.set_threshold(250_000, 20, 20)  # more than imports make; pages make few cycles
     try:
         main()
     except SystemExit as ended:

@@ -208,7 +208,10 @@ def arrow_table(
         elif column["data_type"] == "json":
             array = pa.array([*map(_as_json, values)], arrow_type)
         elif column["data_type"] == "timestamp":
-            array = pa.array(values, _MS).cast(arrow_type)
+            is_ms = any(type(value) is int for value in values)
+            array = (
+                pa.array(values, _MS).cast(arrow_type) if is_ms else pa.array(values, arrow_type)
+            )
         else:
             array = pa.array(values, arrow_type)
         arrays.append(array)

@@ -10,7 +10,6 @@ from operator import gt
 from typing import Any, NoReturn, Self
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from connector.api.client import ApiClient
 from connector.api.envelopes import ENDPOINTS, Page
@@ -53,7 +52,7 @@ class IdCount:
         """Whether one of those that were added when there were `since` is none of the first."""
         values = self._values()
         before = values[:since]
-        if since < len(values) and pc.index(before, values[-1]).as_py() < 0:
+        if since < len(values) and before.index(values[-1]).as_py() < 0:
             return True  # nearly always, at a tenth of the cost of counting
         return _distinct(values) > _distinct(before)
 
@@ -69,9 +68,12 @@ class IdCount:
 
 def _distinct(values: pa.Array) -> int:
     """By sorting: Arrow's own count takes twice the time, and 200 bytes for each of them."""
-    ordered = values.take(pc.sort_indices(values))
-    repeated = pc.sum(pc.equal(ordered[1:], ordered[:-1])).as_py()
-    return len(values) - (repeated or 0)
+    if len(values) < 2:
+        return len(values)
+    import pyarrow.compute as pc  # not where lists are empty
+
+    ordered = values.sort()
+    return len(values) - int(pc.sum(pc.equal(ordered[1:], ordered[:-1])).as_py())
 
 
 COUNT_MAX = 2**31 - 1  # the largest number of many servers, which stands for "not counted"

@@ -243,14 +243,9 @@ def _escaped(json_text: str) -> str:
 
 Work = Callable[["Settings", Output], Result]
 
-app = typer.Typer(
-    name="hiringcenter",
-    help="HiringCenter to your warehouse and back, at the pace the API allows.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+commands: dict[str, Callable[[typer.Typer], None]] = {}
+"""By name: what adds a command to an application. To read the options of all of them takes longer
+than the requests of a small pull."""
 
 
 class GroupedCommand(TyperCommand):
@@ -329,22 +324,25 @@ def command(
     """
 
     def register(work: Callable[..., Result]) -> Callable[..., Result]:
-        # of the types in the signature, `Settings` alone isn't imported at run time
-        own = _options(work)
-        if options_of is not None:
-            own += [each for each in _options(options_of) if each.name not in (fixed or {})]
-        shared = _parameters(Options)
+        def add_to(app: typer.Typer) -> None:
+            # of the types in the signature, `Settings` alone isn't imported at run time
+            own = _options(work)
+            if options_of is not None:
+                own += [each for each in _options(options_of) if each.name not in (fixed or {})]
+            shared = _parameters(Options)
 
-        def run(**given: Any) -> None:
-            options = Options(**{each.name: given.pop(each.name) for each in shared})
-            bound: Work = partial(work, **(fixed or {}), **given)
-            run_command(options, observed(name, bound) if observe else bound)
+            def run(**given: Any) -> None:
+                options = Options(**{each.name: given.pop(each.name) for each in shared})
+                bound: Work = partial(work, **(fixed or {}), **given)
+                run_command(options, observed(name, bound) if observe else bound)
 
-        run.__doc__ = work.__doc__
-        run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
-        run.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
-        examples = "\n\n".join(f"Example: {line}" for line in example.split("\n\n"))
-        app.command(name, cls=GroupedCommand, short_help=short_help, epilog=examples)(run)
+            run.__doc__ = work.__doc__
+            run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+            run.__annotations__ = {each.name: each.annotation for each in [*own, *shared]}
+            examples = "\n\n".join(f"Example: {line}" for line in example.split("\n\n"))
+            app.command(name, cls=GroupedCommand, short_help=short_help, epilog=examples)(run)
+
+        commands[name] = add_to
         return work
 
     return register
