@@ -14,12 +14,19 @@ import secrets as randomness
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from math import inf
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database, half_path, insert_into
+from connector.budget.database import (
+    Database,
+    create_missing,
+    half_path,
+    insert_into,
+    table_names,
+)
 from connector.clock import Clock, SteadyClock, SystemClock
 
 metadata = sa.MetaData()
@@ -110,7 +117,7 @@ owners = sa.Table(
     sa.Column("pull_latency_s", _Seconds),
 )
 
-MIGRATIONS = (metadata.create_all,)
+MIGRATIONS = (partial(create_missing, metadata),)
 
 OUTBOX_SUFFIX = "-outbox"
 SALT_COPY = "key-salt"  # name of the copy among the outbox's salts
@@ -151,7 +158,7 @@ def _new_salt(connection: sa.Connection, database: Database) -> bytes:
 def _salt_of_outbox(connection: sa.Connection, database: Database) -> bytes | None:
     path = half_path(database.url, OUTBOX_SUFFIX)
     if path is None:
-        there = sa.inspect(connection).has_table("outbox_salts")
+        there = "outbox_salts" in table_names(connection)
         return connection.scalar(sa.text(_COPY), {"name": SALT_COPY}) if there else None
     if not path.exists() or not path.stat().st_size:
         return None

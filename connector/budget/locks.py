@@ -16,11 +16,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database, cant_open, insert_into, open_private
+from connector.budget.database import (
+    Database,
+    cant_open,
+    create_missing,
+    insert_into,
+    open_private,
+)
 from connector.errors import AlreadyRunning, BudgetError
 
 _metadata = sa.MetaData()
@@ -31,7 +38,7 @@ holders = sa.Table(
     sa.Column("fence", sa.BigInteger, nullable=False),
     sa.Column("holder", sa.String(512), nullable=False),
 )
-MIGRATIONS = (_metadata.create_all,)
+MIGRATIONS = (partial(create_missing, _metadata),)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database
+from connector.budget.database import Database, create_missing
 from connector.errors import printable
 
 _metadata = sa.MetaData()
@@ -29,7 +30,7 @@ _runs = sa.Table(
     sa.Column("error", sa.Text),
     sa.Column("landed", sa.Boolean, nullable=False),
 )
-_RUN_MIGRATIONS = (_metadata.create_all,)
+_RUN_MIGRATIONS = (partial(create_missing, _metadata),)
 SENDING = frozenset({"push", "apply", "undo"})
 """The kinds of runs that change people, of which each row has a result."""
 

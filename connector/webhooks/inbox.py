@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import orjson
 import sqlalchemy as sa
 
-from connector.budget.database import Database, half_path, insert_into
+from connector.budget.database import Database, create_missing, half_path, insert_into
 from connector.errors import ConnectorError, InboxFull, LedgerDamaged, Unexpected
 from connector.logs import get_logger
 from connector.settings import Settings
@@ -70,7 +71,7 @@ _accounts = sa.Table(
     sa.Column("probe_missed_ms", sa.BigInteger),
     sa.Column("notes", sa.Text, nullable=False, default="{}"),
 )
-MIGRATIONS = (_metadata.create_all,)
+MIGRATIONS = (partial(create_missing, _metadata),)
 
 
 @dataclass(frozen=True)

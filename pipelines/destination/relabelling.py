@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 import sqlalchemy as sa
 
 from connector.budget import locks
-from connector.budget.database import Database
+from connector.budget.database import Database, table_names
 from connector.budget.ledger_schema import OUTBOX_SUFFIX
 from connector.errors import ConfigurationError
 from connector.logs import get_logger
@@ -161,7 +161,7 @@ def _folder_of(label: str) -> str:
 
 def _move_results(outbox: Database, moves: Mapping[str, str]) -> None:
     with outbox.write() as connection:
-        if not sa.inspect(connection).has_table(_results.name):
+        if _results.name not in table_names(connection):
             return
         for old, new in moves.items():
             connection.execute(

@@ -14,11 +14,12 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database
+from connector.budget.database import Database, create_missing, table_names
 from connector.upsert.outbox.matching import Hasher, normal_value
 from connector.upsert.outbox.outbox import CHANGED_ANOTHER, FORGOTTEN, WriteState
 from connector.upsert.outbox.outbox_schema import (
@@ -70,7 +71,7 @@ _keys = sa.Table(
     sa.Column("name", sa.String(16), primary_key=True),
     sa.Column("value", sa.LargeBinary(32), nullable=False),
 )
-_MIGRATIONS = (_metadata.create_all,)
+_MIGRATIONS = (partial(create_missing, _metadata),)
 _COMPONENT, _KEY = "forgotten", "outbox"
 
 
@@ -301,7 +302,7 @@ def share_list(ledger: sa.Connection, outbox: sa.Connection) -> None:
     for source, target in ((ledger, outbox), (outbox, ledger)):
         if not _has_list(source):
             continue
-        _metadata.create_all(target)
+        create_missing(_metadata, target)
         for table in (_keys, _forgotten):
             rows = [dict(row._mapping) for row in source.execute(sa.select(table))]
             insert_new(target, table, rows)
@@ -310,7 +311,7 @@ def share_list(ledger: sa.Connection, outbox: sa.Connection) -> None:
 
 
 def _has_list(connection: sa.Connection) -> bool:
-    return sa.inspect(connection).has_table(_forgotten.name)
+    return _forgotten.name in table_names(connection)
 
 
 def _key(connection: sa.Connection) -> bytes | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from connector.budget.database import Database, forget_version, half_path
+from connector.budget.database import Database, forget_version, half_path, table_names
 from connector.budget.ledger_schema import MIGRATIONS as BUDGET_MIGRATIONS
 from connector.budget.ledger_schema import OUTBOX_SUFFIX, SALT_COPY, salt_of, secrets
 from connector.errors import LedgerDamaged, LedgerUnusable, OutboxLost
@@ -199,7 +199,7 @@ def _why_lost(
     """Why this isn't the outbox that the ledger remembers; None: it is, or none is remembered."""
     try:
         with database.read() as connection:
-            tables = set(sa.inspect(connection).get_table_names())
+            tables = table_names(connection)
             found = _value(connection, salts, _TOKEN) if salts.name in tables else None
             own_pushes = _number(_value(connection, salts, _PUSHES)) if found else 0
             if reads_all and database.is_sqlite:
@@ -234,7 +234,7 @@ def _started_new(ledger: Database, lost: Database | None, path: Path | None) -> 
     if not database.is_sqlite:  # what is left of it stays, and counts
         with database.write() as connection:
             forget_version(connection, "outbox")
-            if sa.inspect(connection).has_table(salts.name):
+            if salts.name in table_names(connection):
                 connection.execute(sa.delete(salts).where(salts.c.name.in_([_TOKEN, _PUSHES])))
     return database
 
