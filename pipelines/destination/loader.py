@@ -356,15 +356,15 @@ class _LocalStates:
         return {resource: json.loads(state) for resource, state in rows}
 
     def add(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        rows = [[resource, self._base, json.dumps(state)] for resource, state in states.items()]
-        if not rows:
+        if not states:
             return
+        delete = f"DELETE FROM {self._table} WHERE list_contains(?, resource)"  # noqa: S608 - ours
+        insert = f"INSERT INTO {self._table} SELECT unnest(?), ?, unnest(?)"
+        texts = [json.dumps(state) for state in states.values()]
         with closing(self._connection.cursor()) as cursor:
             cursor.execute("BEGIN")
-            delete = f"DELETE FROM {self._table} WHERE resource = ?"  # noqa: S608 - a name of ours
-            cursor.executemany(delete, [[resource] for resource in states])
-            insert = f"INSERT INTO {self._table} VALUES (?, ?, ?)"  # noqa: S608 - a name of ours
-            cursor.executemany(insert, rows)
+            cursor.execute(delete, [[*states]])
+            cursor.execute(insert, [[*states], self._base, texts])
             cursor.execute("COMMIT")
 
     def loaded(self, sources: Mapping[str, Any]) -> None:

@@ -36,6 +36,7 @@ from pipelines.destination.working_file import (
     RUNS_TABLE,
     TableName,
     WorkRecord,
+    columns_query,
     quoted_name,
     quoted_text,
     sync_path,
@@ -256,15 +257,12 @@ class Snapshot:
 
 def _comment(cursor: duckdb.DuckDBPyConnection, names: Iterable[TableName]) -> None:
     """Comment tables of the new copy and their columns, in one transaction."""
-    found = cursor.execute(
-        "SELECT schema_name, table_name, list(column_name ORDER BY column_index) "
-        "FROM duckdb_columns() WHERE database_name = ? GROUP BY ALL",
-        [_ALIAS],
-    ).fetchall()
-    columns = {TableName(schema, table): listed for schema, table, listed in found}
+    columns: dict[TableName, list[str]] = {}
+    for dataset, table, column, _ in cursor.execute(columns_query(names, _ALIAS)).fetchall():
+        columns.setdefault(TableName(dataset, table), []).append(column)
     statements = []
-    for name in names:
-        for comment in comments({name.table: columns.get(name, ())}):
+    for name, listed in columns.items():
+        for comment in comments({name.table: listed}):
             what = f"TABLE {_ALIAS}.{name}"
             if comment.column is not None:
                 what = f"COLUMN {_ALIAS}.{name}.{quoted_name(comment.column)}"

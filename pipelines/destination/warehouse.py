@@ -21,7 +21,7 @@ from connector.source.fields import HASH_COLUMN, sql_time
 from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
 from pipelines.destination.loader import Batch, other_name, state_without
-from pipelines.destination.working_file import TableName, work_schema
+from pipelines.destination.working_file import TableName, columns_query, work_schema
 
 if TYPE_CHECKING:
     import dlt
@@ -119,25 +119,31 @@ class DuckWarehouse:
 
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
         """dlt column schemas by table and name, also where dlt has forgotten the table."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
-        for table, name, duckdb_type in self.query(
-            "SELECT table_name, column_name, data_type FROM duckdb_columns() "
-            "WHERE schema_name = %s AND database_name = current_database()",
-            [self._dataset],
-        ):
-            if duckdb_type in _DATA_TYPES:
-                column = {"name": name, "data_type": _DATA_TYPES[duckdb_type]}
-                found.setdefault(table, {})[name] = column
-        return found
+        return {
+            table: {
+                name: {"name": name, "data_type": _DATA_TYPES[duckdb_type]}
+                for name, duckdb_type in types.items()
+                if duckdb_type in _DATA_TYPES
+            }
+            for table, types in self._types().items()
+        }
 
     def column_names(self, table: str) -> list[str]:
         """The names of a table's columns; none where there is no such table."""
-        found = self.query(
-            "SELECT column_name FROM information_schema.columns "
-            "WHERE table_schema = %s AND table_name = %s",
-            [self._dataset, table],
+        return list(self._types().get(table, ()))
+
+    def _types(self) -> dict[str, dict[str, str]]:
+        """DuckDB's types by table and column, in order."""
+        tables = self.query(
+            "SELECT table_name FROM duckdb_tables() "
+            "WHERE schema_name = %s AND database_name = current_database()",
+            [self._dataset],
         )
-        return [name for (name,) in found]
+        found: dict[str, dict[str, str]] = {}
+        if names := [TableName(self._dataset, table) for (table,) in tables]:
+            for _, table, column, duckdb_type in self.query(columns_query(names)):
+                found.setdefault(table, {})[column] = duckdb_type
+        return found
 
     def unseen(self, sql: str, table: str, seen: SeenIds) -> list[str]:
         """The ids which the query `sql` returns, less those in the set `table` of `seen`."""
@@ -164,7 +170,7 @@ class DuckWarehouse:
         A column that is new to a table may have been dropped by hand, in a file of which dlt knows
         nothing yet: then no row is unchanged, and all are loaded again.
         """
-        before = self._names_of_columns()
+        before = self._types()
         statements = [f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"']
         for batch in batches:
             name, known = self.name(batch.table), before.get(batch.table, ())
@@ -190,15 +196,6 @@ class DuckWarehouse:
                 statements.append(f"UPDATE {name} SET {HASH_COLUMN} = NULL")  # noqa: S608
         with closing(self._connection.cursor()) as cursor:  # which rolls back unless committed
             cursor.execute("; ".join(["BEGIN", *statements, "COMMIT"]))
-
-    def _names_of_columns(self) -> dict[str, list[str]]:
-        """The columns of each table."""
-        found = self.query(
-            "SELECT table_name, list(column_name) FROM duckdb_columns() "
-            "WHERE schema_name = %s AND database_name = current_database() GROUP BY ALL",
-            [self._dataset],
-        )
-        return dict(found)
 
     def rename_seen(self, ids: Sequence[str]) -> None:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working

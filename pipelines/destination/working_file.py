@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +76,18 @@ def all_tables(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
         "WHERE database_name = current_database() AND NOT temporary ORDER BY table_oid"
     ).fetchall()
     return [TableName(*row) for row in rows]
+
+
+def columns_query(names: Iterable[TableName], database: str | None = None) -> str:
+    """SQL for all columns of some tables, in order: schema, table, column, type. To answer from
+    `duckdb_columns()`, DuckDB first looks into all of its own views: 20 ms."""
+    prefix = "" if database is None else f"{database}."
+    parts = [
+        f"SELECT {quoted_text(name.dataset)}, {quoted_text(name.table)}, name, type, cid "  # noqa: S608
+        f"FROM pragma_table_info({quoted_text(f'{prefix}{name}')})"
+        for name in names
+    ]
+    return f"SELECT * EXCLUDE (cid) FROM ({' UNION ALL '.join(parts)}) ORDER BY 1, 2, cid"  # noqa: S608
 
 
 def tables_to_publish(connection: duckdb.DuckDBPyConnection) -> list[TableName]:
