@@ -284,7 +284,7 @@ class ActivityPlanner:
             return
         copied = self._people.get(prospect_id or "")
         name = None if copied is None else full_name(copied.fields)
-        self._on_planned(RowPlan([write], outcome, prospect_id, None, looks, reason, name=name))
+        self._on_planned(RowPlan(write, (), outcome, prospect_id, None, looks, reason, name=name))
 
     def _keep_in_use(
         self, facts: _ChunkFacts, known: Collection[int], repeats: Sequence[Write]

@@ -192,7 +192,7 @@ class PlanApplier:
     def _needed(self, planned: RowPlan) -> list[Write]:
         """The writes of a row, as planned."""
         if not planned.sends_person:
-            return planned.activities
+            return [*planned.activities]
         guard = _guard_of(planned, self._outbox.hasher.cell)
         first = planned.write._replace(guard=guard.to_bytes() if guard else None)
         return [first, *planned.activities]

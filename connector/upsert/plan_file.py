@@ -419,7 +419,7 @@ class PlanFile:
             record["note"], record["id"],
             settles=_unhex(record.get("settles")), exported=_unhex(record.get("exported")),
         )  # fmt: skip
-        activities = (
+        activities = [
             write._replace(
                 position=position,
                 kind=kind,
@@ -428,11 +428,12 @@ class PlanFile:
                 settles=None,
             )
             for position, kind, content, says in record.get("activities", ())
-        )
+        ]
         found = record.get("fields")
         settlement = record.get("settlement")
         return RowPlan(
-            [write, *activities],
+            write,
+            activities,
             record["outcome"],
             record["id"],
             None if found is None else PersonMerge(tuple(map(_field_of, found))),

@@ -63,10 +63,10 @@ Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
 class RowPlan:
     """What a push is to do with one input row that passed its checks.
 
-    writes: the person's (or the activity's that the row is): `body` is what the row says, in
-    `row_values` as the input holds it; then the activities that it asks for, once the row is
-    planned those that are to be created. outcome: `send` where it needs a request and whether that
-    creates or updates isn't known. prospect_id: whom the row is about, where that is known; of a
+    write: the person's (or the activity's that the row is): `body` is what the row says, in
+    `row_values` as the input holds it. activities: those that it asks for, and once it is planned
+    those that are to be created. outcome: `send` where it needs a request and whether that creates
+    or updates isn't known. prospect_id: whom the row is about, where that is known; of a
     row that is sent, whom the API is expected to find. reason: for people, or None; names: of the
     people that the reason is about, for the rejects file alone. settlement: what is settled without
     a request. facts: what is known of the row's person; None where the row is planned without.
@@ -78,7 +78,8 @@ class RowPlan:
     now. name: of whom it is about, where the row lacks a name.
     """
 
-    writes: list[Write]
+    write: Write
+    activities: Sequence[Write] = ()
     outcome: Outcome = "send"
     prospect_id: str | None = None
     merged: PersonMerge | None = None
@@ -93,16 +94,8 @@ class RowPlan:
     facts: Evidence | None = None
 
     @property
-    def write(self) -> Write:
-        return self.writes[0]
-
-    @property
-    def activities(self) -> list[Write]:
-        return self.writes[1:]
-
-    @property
     def row_number(self) -> int:
-        return self.writes[0].row_number
+        return self.write.row_number
 
     @property
     def known(self) -> Evidence:
@@ -127,9 +120,6 @@ class RowPlan:
         self.outcome, self.reason = outcome, reason
         self.prospect_id, self.kept_fields = prospect_id, kept
 
-    def change_write(self, **columns: Any) -> None:
-        self.writes[0] = self.writes[0]._replace(**columns)
-
     @property
     def sends_person(self) -> bool:
         return self.outcome in ("create", "update", "send")
@@ -137,7 +127,7 @@ class RowPlan:
     @property
     def sends(self) -> bool:
         """Whether the row needs a request, for its person or for an activity of theirs."""
-        return len(self.writes) > 1 or self.sends_person
+        return bool(self.activities) or self.sends_person
 
     @property
     def is_bad(self) -> bool:
@@ -239,14 +229,14 @@ class PersonPlanner:
                 self._send(row, rows, prospect_id)
                 seen = None if alone else self._seen(row.known, theirs)
                 if seen is not None:
-                    row.change_write(seen=seen.to_bytes(), seen_ms=seen.read_ms)
+                    row.write = row.write._replace(seen=seen.to_bytes(), seen_ms=seen.read_ms)
                 elif alone:
-                    row.change_write(seen_ms=LOOK_BY_ITSELF)
+                    row.write = row.write._replace(seen_ms=LOOK_BY_ITSELF)
             fills = bool(own.unread) and row.row_number not in looked_at
             if fills and (not row.sends_person or seen) and self._may_look_to_fill():
                 if not row.sends_person:
                     self._send(row, rows, prospect_id)
-                row.change_write(seen_ms=LOOK_FIRST)
+                row.write = row.write._replace(seen_ms=LOOK_FIRST)
             if any(each.why is Why.MERGES for each in own.fields):
                 row.settlement = None
                 row.decide_on("rejected", LABELS_STAY)
@@ -348,7 +338,7 @@ class PersonPlanner:
                 own = entry if entry.source == source else own
         if own is not None and own.content != write.content:
             return None
-        alike = RowPlan([write], "unchanged", id_)
+        alike = RowPlan(write, (), "unchanged", id_)
         if own is not None and write.exported is None:
             return alike
         version = {}
@@ -451,7 +441,7 @@ class PersonPlanner:
         """The row needs a request. all_rows: those of its person."""
         row.decide_on("send", None, prospect_id)
         if len(all_rows) > 1:
-            row.change_write(settles=packed(self._siblings(row, all_rows)[0], {}))
+            row.write = row.write._replace(settles=packed(self._siblings(row, all_rows)[0], {}))
 
     def _siblings(self, row: RowPlan, all_rows: Sequence[RowPlan]) -> tuple[Base, int]:
         """What all rows of an entry say, and how many there are."""
@@ -516,4 +506,4 @@ def _note_disagreement(row: RowPlan, merged: PersonMerge) -> None:
     says = row.memory.says
     if names := [each.name for each in merged.fields if each.disagree and each.name in says]:
         note = f"rows of this person disagree: {', '.join(names)}"
-        row.change_write(note="; ".join(filter(None, (row.write.note, note))))
+        row.write = row.write._replace(note="; ".join(filter(None, (row.write.note, note))))

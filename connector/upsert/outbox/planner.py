@@ -356,7 +356,8 @@ class Planner:
         rows = [row for person in rest for row in person]
         facts = self._finder.look_up([row.write for row in rows])
         self._has_entries = facts.entries.source != 0
-        evidence = self._finder.gather([[row.writes for row in person] for person in rest], facts)
+        writes = [[(row.write, *row.activities) for row in person] for person in rest]
+        evidence = self._finder.gather(writes, facts)
         with self._outbox.database.read() as connection:
             contacts = {
                 self._entries.contacts(row.write)[0] for row in rows if row.write.row_alias is None
@@ -508,14 +509,14 @@ class Planner:
         if row.sends_person and (row.prospect_id is not None or creates):
             row.outcome = "create" if row.prospect_id is None else "update"
         row.looks = self._looks(row)
-        row.writes = [
+        row.write, *row.activities = (
             each._replace(person=person, prospect_id=row.prospect_id)
             for each in (row.write, *needed)
-        ]
+        )
         if self._on_planned is not None:
             self._on_planned(row)
         if row.sends:
-            self._book.send(row.writes if row.sends_person else row.activities)
+            self._book.send([row.write, *row.activities] if row.sends_person else row.activities)
             self._count(row, creates=creates)
             return
         self._outcome(

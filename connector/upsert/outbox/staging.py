@@ -259,17 +259,17 @@ class Staging:
             content, payload, values, note, named, exported=exported,
         )  # fmt: skip
         if alike is not None:
-            planned = RowPlan([first], "unchanged", alike)
+            planned = RowPlan(first, (), "unchanged", alike)
             if cells is not None:
                 entry = Entry(alias, 0, alike, 1, names, content, cells, 0)
                 contacts = dict.fromkeys(each for each in (alias, email, phone) if each is not None)
                 planned.settlement = Settlement(entry, tuple(contacts))
             return planned
-        writes = [first]
+        others = []
         for position, (kind, made) in enumerate(orjson.loads(activities or b"[]"), start=1):
             content, body = self._hasher.content(made), orjson.dumps(made)
-            writes.append(first._replace(position=position, kind=kind, content=content, body=body))
-        return RowPlan(writes)
+            others.append(first._replace(position=position, kind=kind, content=content, body=body))
+        return RowPlan(first, others)
 
     def close(self) -> None:
         (self._connection or self._file).close()

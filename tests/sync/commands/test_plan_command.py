@@ -306,7 +306,7 @@ def test_a_value_that_isnt_known_is_explained(looks: bool):
     view, says = PlanView(), dumps({"firstName": "N", "lastName": "x", "email": "n@example.com"})
     write = Write("run", "source", 2, 0, PROSPECTS, 2, 2, None, None, b"", says)
     sent = (FieldMerge("title", FieldAction.SEND, Why.CHANGED, "new", UNKNOWN),)
-    view.add(RowPlan([write], "update", "p", PersonMerge(sent), looks, None))
+    view.add(RowPlan(write, (), "update", "p", PersonMerge(sent), looks, None))
     lines = [line for line in plan_lines(view, {"would_update": 1}) if isinstance(line, str)]
     found_out = "; it is looked up before it is changed" if looks else ""
     assert lines[0] == f"?: what HiringCenter has there isn't known{found_out}."
@@ -325,7 +325,7 @@ def test_the_first_changes_fit_a_terminal_of_80_columns():
             for name in ("title", "streetAddressThatIsLong")
         ]
         merged = PersonMerge(tuple(sent))
-        view.add(RowPlan([write], "update", "p", merged, True, None))
+        view.add(RowPlan(write, (), "update", "p", merged, True, None))
     summary = {"would_update": 28, "copy_age_s": 7200}
     screen = io.StringIO()
     for line in plan_lines(view, summary):

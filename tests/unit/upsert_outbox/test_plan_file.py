@@ -47,15 +47,15 @@ FIELDS = PersonMerge(
 )
 SETTLEMENT = Settlement(Entry(5, 0, "p1", 1, b"n" * 12, None, b"c" * 14, 1_000), (5, 6))
 UPDATE = RowPlan(
-    [WRITE, NOTE], "update", "p1", FIELDS, looks=True, reason=None,
+    WRITE, [NOTE], "update", "p1", FIELDS, looks=True, reason=None,
     settlement=SETTLEMENT,
 )  # fmt: skip
 SETTLED = RowPlan(
-    [WRITE._replace(row_number=8)], "unchanged", "p1", None, looks=False, reason="said",
+    WRITE._replace(row_number=8), (), "unchanged", "p1", None, looks=False, reason="said",
     settlement=SETTLEMENT,
 )  # fmt: skip
 UNCHANGED = RowPlan(
-    [WRITE._replace(row_number=9)], "unchanged", "p1", None, looks=False, reason=None
+    WRITE._replace(row_number=9), (), "unchanged", "p1", None, looks=False, reason=None
 )
 
 
@@ -85,7 +85,7 @@ def test_what_is_read_is_what_was_planned(plan: Path):
     with open_plan(plan, HASHER) as found:
         sent, _ = found.rows()
         assert sent == RowPlan(
-            [WRITE._replace(run_id=""), NOTE._replace(run_id="", row_values=WRITE.row_values)],
+            WRITE._replace(run_id=""), [NOTE._replace(run_id="", row_values=WRITE.row_values)],
             "update", "p1", FIELDS, looks=True, reason=None, settlement=SETTLEMENT,
         )  # fmt: skip
         assert (found.counts, found.records) == ({"rows": 3}, 2)
