@@ -54,10 +54,7 @@ class Sandbox(State):
         Raises:
             OSError: the port is taken.
         """
-        listening = socket.create_server((HOST, self.port), backlog=1024)
-        # asyncio does this only for sockets that name their protocol; without it every body waits
-        # 40 ms for the delayed ACK of its head
-        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listening = self.listen()
         self.port = listening.getsockname()[1]
         self._server = server = StoppableServer(server_config(self))
         self._thread = threading.Thread(
@@ -67,6 +64,14 @@ class Sandbox(State):
         if not server.ready.wait(START_TIMEOUT_S):
             raise RuntimeError(f"the sandbox did not start within {START_TIMEOUT_S:.0f} s")
         return self
+
+    def listen(self) -> socket.socket:
+        """The socket that is served."""
+        listening = socket.create_server((HOST, self.port), backlog=1024)
+        # asyncio does this only for sockets that name their protocol; without it every body waits
+        # 40 ms for the delayed ACK of its head
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listening
 
     def stop(self) -> None:
         """Close all connections, answered or not, and wait for the thread to end."""

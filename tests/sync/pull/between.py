@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,12 +17,12 @@ class Between:
     with an id behind it too, as `meetings/`. refused: queries with this text in them are answered
     400. change: what it makes of the sandbox's own answers to
     a path below the base (status, parsed body), changed in place or as a status in its stead.
-    asked: all paths."""
+    asked: all paths. listening: the socket to serve; without one, any free port is."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, listening: socket.socket | None = None) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.refused: str | None = None
-        self.change: Callable[[str, Any], int | None] = lambda _path, _body: None
+        self.change: Callable[[str, Any], int | None] = _unchanged
         self.asked: list[str] = []
         parts = urlsplit(upstream)
         between = self
@@ -60,6 +61,22 @@ class Between:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
+        if listening is None:
+            self.server.server_bind()
+            self.server.server_activate()
+        else:
+            self.server.socket.close()
+            self.server.socket = listening
+            self.server.server_port = listening.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.server.server_port}{parts.path}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it only passes on what it gets."""
+        return not self.answers and self.refused is None and self.change is _unchanged
+
+
+def _unchanged(_path: str, _body: Any) -> None:
+    pass

@@ -15,6 +15,7 @@ from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import MartSettings, PullSettings, RateLimit, Settings
 from pipelines.pull.pull_run import PullReport, Wanted, pull
 from tests.sync.pull.between import Between
+from tests.sync.pull.first_pulls import DATABASE, FirstPulls, make_database
 from tests.sync.pull.truth import Rows, all_duckdb, all_postgres, assert_equal_to_truth
 
 
@@ -31,6 +32,8 @@ class Puller:
     postgres_url: str | None = None
     lists: tuple[str, ...] = RESOURCES
     reports: list[PullReport] = field(default_factory=list)
+    first_pulls: FirstPulls | None = None
+    between: Between | None = None
 
     def pull(self, *resources: str, full: bool = False, **wanted: Any) -> PullReport:
         names = resources or self.lists
@@ -42,6 +45,12 @@ class Puller:
         report = self.pull(*resources, full=full, **wanted)
         assert report.error is None, report.error
         return report
+
+    def pulled(self, *resources: str) -> PullReport:
+        """As `pull_ok`, as the first step of a test that isn't about a first pull: what it leaves
+        is copied from that of the first test with the same one."""
+        assert self.first_pulls is not None
+        return self.first_pulls.pulled(self, resources or self.lists)
 
     def counts(self, name: str) -> dict[str, int]:
         """rows_read, rows_written or rows_deleted of the last pull, by resource."""
@@ -82,41 +91,60 @@ def settings_for(sandbox: Sandbox, folder: Path, **changes: Any) -> Settings:
     )
 
 
+@pytest.fixture(scope="session")
+def all_first_pulls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FirstPulls]:
+    kept = FirstPulls(tmp_path_factory.mktemp("first_pulls"))
+    yield kept
+    kept.close()
+
+
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def first_pulls(all_first_pulls: FirstPulls) -> FirstPulls:
+    all_first_pulls.empty_place()
+    return all_first_pulls
+
+
+@pytest.fixture
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
     options = SandboxOptions(prospects=300, notes=200, tasks=120, meetings=70)
-    with Sandbox(options) as running:
+    with first_pulls.sandbox(options) as running:
         yield running
 
 
 @pytest.fixture
-def puller(sandbox: Sandbox, tmp_path: Path) -> Puller:
+def puller(sandbox: Sandbox, first_pulls: FirstPulls) -> Puller:
     """Into DuckDB."""
-    return Puller(sandbox, settings_for(sandbox, tmp_path))
+    return Puller(sandbox, settings_for(sandbox, first_pulls.place), first_pulls=first_pulls)
 
 
 @pytest.fixture
-def between(puller: Puller) -> Iterator[Between]:
-    proxy = Between(puller.sandbox.url)
+def between(puller: Puller, first_pulls: FirstPulls) -> Iterator[Between]:
+    proxy = puller.between = first_pulls.between(puller.sandbox.url)
     puller.change(base_url=proxy.url)
     yield proxy
     proxy.server.shutdown()
     proxy.server.server_close()
 
 
-@pytest.fixture(params=["duckdb", "postgres"])
-def any_puller(
-    request: pytest.FixtureRequest,
+@pytest.fixture
+def postgres_puller(
     sandbox: Sandbox,
-    tmp_path: Path,
+    first_pulls: FirstPulls,
+    postgres_server: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Puller:
-    """Into each tested destination."""
-    if request.param == "duckdb":
-        return Puller(sandbox, settings_for(sandbox, tmp_path))
-    url = str(request.getfixturevalue("postgres_url"))
+    """Into a database of PostgreSQL that tests have one after the other."""
+    url = make_database(postgres_server, DATABASE)
     monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(url))
-    return Puller(sandbox, settings_for(sandbox, tmp_path, destination="postgres"), url)
+    settings = settings_for(sandbox, first_pulls.place, destination="postgres")
+    return Puller(sandbox, settings, url, first_pulls=first_pulls)
+
+
+@pytest.fixture(params=["puller", "postgres_puller"], ids=["duckdb", "postgres"])
+def any_puller(request: pytest.FixtureRequest) -> Puller:
+    """Into each tested destination."""
+    found: Puller = request.getfixturevalue(request.param)
+    return found
 
 
 def dlt_credentials(url: str) -> str:

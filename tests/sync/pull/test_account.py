@@ -19,14 +19,16 @@ from pipelines.pull.forgetting import ForgetRequest, forget
 from pipelines.pull.run_tables import ACCOUNT_TABLE, Owner, account_batch
 from pipelines.pull.verification import VerifyRequest, verify
 from tests.sync.pull.conftest import Puller
+from tests.sync.pull.first_pulls import FirstPulls
 from tests.sync.pull.following import followed
 
 KEY = "hc_live_0123456789abcdef"
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=20, notes=10, tasks=8, meetings=6)) as running:
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
+    options = SandboxOptions(prospects=20, notes=10, tasks=8, meetings=6)
+    with first_pulls.sandbox(options) as running:
         yield running
 
 
@@ -37,19 +39,18 @@ def landed(puller: Puller) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-@pytest.mark.parametrize("under_item", [False, True])
-def test_each_pull_refreshes_it(puller: Puller, under_item: bool):
+def test_each_pull_refreshes_it(puller: Puller):
     """Bare or under `item`; a revoked permission is removed by the next pull. The key is in no
     column of it."""
     options = puller.sandbox.options
-    options.auth_under_item = under_item
     puller.pull_ok("meetings")
     ((account_id, active, permissions),) = landed(puller)
     assert (account_id, active) == (options.account_id, True)
     assert json.loads(permissions) == list(options.permissions)
-    options.permissions = ("meetings:read",)
+    options.permissions, options.auth_under_item = ("meetings:read",), True
     puller.pull_ok("meetings")
-    ((_, _, permissions),) = landed(puller)
+    ((account_id, active, permissions),) = landed(puller)
+    assert (account_id, active) == (options.account_id, True)
     assert json.loads(permissions) == ["meetings:read"]
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         rows = connection.execute("SELECT * FROM hiringcenter.account").fetchall()
@@ -71,7 +72,7 @@ def test_an_account_id_that_is_no_unicode_text_lands(puller: Puller):
 def pulled(request: pytest.FixtureRequest, puller: Puller) -> Puller:
     """A list has landed; `upgraded`: by a version that didn't note whose it is."""
     puller.lists = ("notes",)
-    puller.pull_ok()
+    puller.pulled()
     if request.param == "upgraded":
         with Destination(puller.settings) as destination:
             destination.loader.save_states({ACCOUNT_TABLE: {}})
@@ -101,7 +102,7 @@ def test_an_account_that_takes_over_is_read_in_full(any_puller: Puller):
     """Also lists that are pulled later: nothing is left of the other account's watermarks. Then
     that account is the other one."""
     puller, store = any_puller, any_puller.sandbox.store
-    puller.pull_ok("notes", "meetings")
+    puller.pulled()
     puller.sandbox.options.account_id = "acct_other"
     for name in ("notes", "meetings"):
         first, second, *_ = store.all(name)
@@ -134,8 +135,7 @@ def test_another_accounts_people_are_neither_compared_nor_forgotten(any_puller: 
     """Refused after one request, with the ways out; with the own key again, both do their work, and
     a forget sends no request."""
     puller = any_puller
-    puller.lists = ("prospects", "meetings")
-    puller.pull_ok()
+    puller.pulled()
     before, person = puller.landed(), puller.sandbox.store.all("prospects")[0]["id"]
     own = {"base_url": puller.sandbox.url, "api_key": SecretStr(puller.sandbox.api_key)}
     wanted = VerifyRequest(("meetings",), 5, max_wrong=0.9)

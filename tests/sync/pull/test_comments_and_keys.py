@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.source.dictionary import UNNAMED, column_text, table_text
-from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
+from tests.sync.pull.conftest import Puller
+from tests.sync.pull.first_pulls import FirstPulls
 
 _LISTS = {"prospects", "notes", "tasks", "meetings"}
 _KEYS = {
@@ -22,20 +23,17 @@ _KEYS = {
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=20, notes=5, tasks=5, meetings=5)) as running:
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
+    options = SandboxOptions(prospects=20, notes=5, tasks=5, meetings=5)
+    with first_pulls.sandbox(options) as running:
         yield running
 
 
 @pytest.fixture
-def on_postgres(
-    sandbox: Sandbox, tmp_path: Any, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Puller, sa.Engine]]:
-    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
-    url = sa.make_url(postgres_url).set(drivername="postgresql+psycopg")
-    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
-    settings = settings_for(sandbox, tmp_path, destination="postgres")
-    yield Puller(sandbox, settings, postgres_url), engine
+def on_postgres(postgres_puller: Puller) -> Iterator[tuple[Puller, sa.Engine]]:
+    url = sa.make_url(str(postgres_puller.postgres_url)).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    yield postgres_puller, engine
     engine.dispose()
 
 
@@ -80,7 +78,7 @@ def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Pul
     """Made once, with the first pull, or in tables that are there already; a user's own comment
     stays, and merges go on."""
     puller, engine = on_postgres
-    puller.pull_ok()
+    puller.pulled()
     bare = _all(
         engine,
         "SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid "
@@ -109,7 +107,7 @@ def test_doubled_ids_are_a_warning_and_no_obstacle(
     """A table that has them keeps them, and gets no key; nothing half-made stays. It is said once,
     and tried again a week later."""
     puller, engine = on_postgres
-    puller.pull_ok("tasks")
+    puller.pulled()
     with engine.connect() as connection:
         connection.execute(sa.text("ALTER TABLE hiringcenter.tasks DROP CONSTRAINT tasks_hc_id"))
         connection.execute(
@@ -126,7 +124,7 @@ def test_doubled_ids_are_a_warning_and_no_obstacle(
 def test_a_value_that_is_too_long_for_an_index_lands(on_postgres: tuple[Puller, sa.Engine]):
     """Then its table has no keys, nor its history: a row that can't land would be worse."""
     puller, engine = on_postgres
-    puller.pull_ok("notes", "tasks")
+    puller.pulled()
     assert {"notes_hc_prospect_id", "tasks_history_hc_id"} <= _indexes(engine)
     long = "".join(f"{number:05d}" for number in range(3000))
     first = puller.sandbox.store.all("notes")[0]["id"]
@@ -146,7 +144,7 @@ def test_an_open_transaction_of_an_analyst_delays_no_pull(on_postgres: tuple[Pul
     """Who has read a table in a transaction that stays open keeps its key from being made; the
     rows land, and the key is made by a later pull."""
     puller, engine = on_postgres
-    puller.pull_ok("tasks")
+    puller.pulled()
     with engine.connect() as connection:
         connection.execute(sa.text("ALTER TABLE hiringcenter.tasks DROP CONSTRAINT tasks_hc_id"))
     with engine.connect().execution_options(isolation_level="REPEATABLE READ") as analyst:

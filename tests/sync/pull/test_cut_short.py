@@ -35,7 +35,7 @@ def _folder(puller: Puller) -> Path:
 
 def test_states_that_came_with_no_rows_outlive_the_process(puller: Puller):
     """A scan that met nothing new resumes where it stopped, and isn't restarted."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     with Destination(puller.settings) as destination:
         destination.loader.save_states({"prospects": {"at": "page 7"}})
     with Destination(puller.settings) as destination:
@@ -49,7 +49,7 @@ def test_states_that_came_with_no_rows_outlive_the_process(puller: Puller):
 @pytest.mark.parametrize("damage", ["SET base = 'the state of another load'", None])
 def test_states_of_another_load_or_lost_are_not_used(puller: Puller, damage: str | None):
     """Rows that they cover may never have been loaded: the destination knows better."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     with Destination(puller.settings) as destination:
         destination.load([Batch("t", [{"id": "1"}], COLUMNS)])  # carries them to the destination
         loaded = destination.loader.state_of("prospects")
@@ -84,7 +84,7 @@ def test_nothing_that_is_found_on_disk_keeps_a_pull_from_ending(
 ):
     """Each of them stopped every later pull, `--reset` too; now none is read, and all are removed.
     States and schema come from the destination: nothing is read again."""
-    puller.pull_ok()
+    puller.pulled()
     leave(_folder(puller))
     puller.pull_ok()
     puller.assert_true()

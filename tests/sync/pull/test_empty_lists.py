@@ -18,7 +18,7 @@ def _body(**fields: Any) -> bytes:
 @pytest.mark.parametrize("said", [_body(), _body(items=None, pagination={"nextPageToken": None})])
 def test_an_answer_without_a_list_deletes_nothing(puller: Puller, between: Between, said: bytes):
     """Even if the rows can't be looked up: the scan isn't complete, and that is reported."""
-    puller.pull_ok("meetings", "tasks")
+    puller.pulled("meetings", "tasks")
     between.answers = {"meetings": (200, said), "meetings/": (404, _body(error="Not found"))}
     report = puller.pull_ok("meetings", "tasks")
     assert report.exit_code == 3
@@ -39,14 +39,14 @@ def test_an_empty_list_is_believed_when_its_rows_are_gone_too(
     puller: Puller, between: Between, said: tuple[int, bytes]
 ):
     """The answer reports that it is empty, and a sample of the rows is looked up by id."""
-    puller.pull_ok("meetings")
+    puller.pulled("meetings")
     between.answers = {"meetings": said, "meetings/": (404, _body(error="Not found"))}
     assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 70
 
 
 def test_rows_that_an_empty_list_hides_are_looked_at_in_turn(puller: Puller, between: Between):
     """Fifty are there, as far as a sample of 70 goes; with `--full` those are looked at again."""
-    puller.pull_ok("meetings")
+    puller.pulled("meetings")
     between.answers = {"meetings": (200, _body(items=[]))}
     assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 0
     between.answers["meetings/"] = (404, _body(error="Not found"))
@@ -59,7 +59,7 @@ def test_an_uncounted_empty_list_deletes_nothing_where_no_row_can_be_looked_at(
     puller: Puller, between: Between
 ):
     """No count, and no call for single records: one empty answer would be the only evidence."""
-    puller.pull_ok("meetings")
+    puller.pulled("meetings")
     between.answers = {"meetings": (200, _body(items=[])), "meetings/": (405, _body(error="No"))}
     assert puller.pull_ok("meetings").summary["resources"]["meetings"]["rows_deleted"] == 0
     between.answers["meetings"] = (200, _body(items=[], pagination={"totalCount": 0}))

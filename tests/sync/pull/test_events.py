@@ -553,7 +553,7 @@ def test_a_receiver_killed_between_commit_and_answer_loses_and_doubles_nothing(
     puller.change(ledger_url=url, webhook_secrets=(SecretStr("secret-a"),))
     own = puller.settings
     with followed(puller) as events, closing(asgi_app(own)) as app:
-        person = events.trust()[5]
+        person = events.trust(is_copied=False)[5]  # the receiver has its inbox open
         events.edit(person, named=False, title="Dr")
         body = orjson.dumps({"eventType": "prospect.updated", "prospectId": person})
         environment = {

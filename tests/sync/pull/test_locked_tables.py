@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,7 +15,8 @@ from connector.errors import DestinationError, DestinationLocked, Interrupted
 from connector.sandbox import Sandbox, SandboxOptions
 from pipelines.destination.postgres import PATIENCE_S, Blocker, wait_out_locks
 from tests.fake_clock import FakeClock
-from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
+from tests.sync.pull.conftest import Puller
+from tests.sync.pull.first_pulls import FirstPulls
 
 ANALYST = Blocker(4242, "DBeaver", "ana", "2026-11-26 04:00:12", "prospects")
 
@@ -28,18 +28,17 @@ class Locked(DestinationError):
 
 
 @pytest.fixture
-def puller(postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Puller]:
-    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
-    sizes = {"prospects": 20, "notes": 5, "tasks": 5, "meetings": 5}
-    with Sandbox(SandboxOptions(**sizes)) as sandbox:
-        settings = settings_for(sandbox, tmp_path, destination="postgres")
-        yield Puller(sandbox, settings, postgres_url)
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
+    with first_pulls.sandbox(SandboxOptions(prospects=20, notes=0, tasks=0, meetings=0)) as running:
+        yield running
 
 
-def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(puller: Puller):
+def test_a_signal_ends_the_wait_and_the_next_pull_lands_everything(postgres_puller: Puller):
     """A new field needs ALTER TABLE, an analyst has the table open: the log names the session, a
     SIGTERM is handled between two turns, and nothing is lost."""
-    puller.pull_ok()
+    puller = postgres_puller
+    puller.lists = ("prospects",)
+    puller.pulled()
     puller.sandbox.store.put("prospects", {"id": "new", "firstName": "N", "shoeSize": 43})
     engine = sa.create_engine(
         sa.make_url(puller.postgres_url).set(drivername="postgresql+psycopg"),

@@ -79,7 +79,7 @@ def test_what_the_others_brought_is_published(puller: Puller):
 def test_half_of_a_scan_is_published_with_the_others_and_told(puller: Puller):
     """Notes fail in the middle: the edited half is in the copy, nothing is flagged deleted, and
     the summary, `_hc_freshness` and `status` say that the notes aren't proven complete."""
-    puller.pull_ok()
+    puller.pulled()
     puller.sandbox.store.delete("notes", puller.sandbox.store.all("notes")[0]["id"])
     for resource in ("notes", "tasks"):
         for record in puller.sandbox.store.all(resource):
@@ -120,7 +120,6 @@ def test_half_of_a_first_scan_is_there_and_is_no_fresh_data(puller: Puller):
     assert report.exit_code == 0
     assert _ages(puller) == {name: name != "notes" for name in RESOURCES}
     _allow(puller)
-    puller.pull_ok("notes")
     puller.pull_ok()
     puller.assert_true()
 
@@ -158,7 +157,7 @@ def test_a_stopped_pull_publishes_what_it_brought(puller: Puller):
 
 def test_a_part_that_changed_nothing_is_published_too(puller: Puller):
     """The failed scan read only rows that are there already: its table is unchanged."""
-    puller.pull_ok()
+    puller.pulled()
     puller.sandbox.store.create("tasks", {"prospectId": "p", "assignedTo": "u", "task": "call"})
     _forbid_after_first_page(puller, "notes")
     report = puller.pull()
@@ -172,7 +171,7 @@ def test_a_part_that_changed_nothing_is_published_too(puller: Puller):
 def test_a_planned_stop_is_published(puller: Puller):
     """A full scan that is spread over several pulls: each of them is whole, as planned."""
     puller.change_pull(page_size=50)
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     puller.change_pull(page_size=50, full_share=0.0, full_every_s=0.0)
     puller.change(rate_limits=(RateLimit(6, 0.5),))
     puller.sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
@@ -185,7 +184,7 @@ def test_a_planned_stop_is_published(puller: Puller):
 
 def test_a_deleted_copy_is_no_fresh_data(puller: Puller):
     """Readers see nothing, whatever the ledger knows; the next pull makes it again."""
-    puller.pull_ok()
+    puller.pulled()
     assert all(_ages(puller).values())
     puller.settings.duckdb_path.unlink()
     assert not any(_ages(puller).values())
@@ -195,7 +194,7 @@ def test_a_deleted_copy_is_no_fresh_data(puller: Puller):
 
 def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_path: Any):
     """No alarm after an upgrade."""
-    puller.pull_ok()
+    puller.pulled()
     database = Database(puller.settings.resolved_ledger_url)
     with database.write() as connection:
         connection.exec_driver_sql("DROP TABLE freshness_published")
@@ -211,7 +210,7 @@ def test_a_ledger_from_before_takes_its_pulls_as_published(puller: Puller, tmp_p
 
 def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pytest.MonkeyPatch):
     """A clock was a day ahead while it ran: the age of its rows is unknown."""
-    puller.pull_ok()
+    puller.pulled()
     now_ns = time.time_ns()
     monkeypatch.setattr(time, "time_ns", lambda: now_ns - 86_400 * 10**9)
     assert not any(_ages(puller).values())

@@ -93,7 +93,7 @@ def _change(puller: Puller) -> None:
 
 def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     """0444, in a folder that others may enter; nothing of dlt's, no staging, one schema."""
-    puller.pull_ok(*RESOURCES)
+    puller.pulled(*RESOURCES)
     path = puller.settings.duckdb_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o444
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
@@ -113,8 +113,11 @@ def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
 
 
 def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller: Puller):
-    """`_hc_runs` and `_hc_freshness` show the last pull; rows, mode and format are as before."""
-    assert puller.pull_ok().published
+    """`_hc_runs` and `_hc_freshness` show the last pull; rows, mode and format are as before. No
+    package is loaded: what dlt would do for a row about the run costs more than a pull of small
+    lists."""
+    assert puller.pulled().published
+    packages = _packages(puller)
     path = puller.settings.duckdb_path
     before = _about_runs(path)
     assert not puller.pull_ok().published
@@ -128,13 +131,6 @@ def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller
     assert version is not None
     assert version[0]["storage_version"].startswith("v1.0.0")
     puller.assert_true()
-
-
-def test_a_pull_without_changes_loads_no_package(puller: Puller):
-    """What dlt would do for a row about the run costs more than a pull of small lists."""
-    puller.pull_ok()
-    packages = _packages(puller)
-    puller.pull_ok()
     assert _packages(puller) == packages
     puller.sandbox.store.create("notes", {"body": "New"})
     puller.pull_ok()
@@ -165,11 +161,10 @@ def test_a_linked_path_stays_a_link_and_its_target_is_the_copy(puller: Puller):
     path.symlink_to("middle.duckdb")
     (path.parent / "middle.duckdb").symlink_to(shared / "hc.duckdb")
     for _ in range(2):
-        puller.pull_ok()
         _change(puller)
+        puller.pull_ok()
         assert path.is_symlink()
         assert not (shared / "hc.duckdb").is_symlink()
-    puller.pull_ok()
     assert_equal_to_truth(puller.sandbox, all_duckdb(shared / "hc.duckdb", puller.lists))
     assert [file.name for file in shared.iterdir()] == ["hc.duckdb"]
 
@@ -204,6 +199,7 @@ def test_a_database_of_a_users_own_is_refused_before_any_request(puller: Puller,
 
 def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
     """Quotes, blanks, globs and what URLs escape."""
+    puller.lists = ("prospects",)
     name = """it's 100% "so" #1 [a]*{x};.duckdb"""
     puller.change(duckdb_path=puller.settings.duckdb_path.with_name(name))
     for _ in range(2):
@@ -216,16 +212,20 @@ def test_any_sign_that_duckdb_takes_may_be_in_the_path(puller: Puller):
 
 
 def test_a_missing_copy_is_made_again(puller: Puller):
-    """Deleted by hand: the next pull brings it back, though no row changed."""
-    puller.pull_ok()
+    """Deleted by hand: the next pull brings it back, though no row changed. Half-made copies of
+    killed runs are swept: they would fill the disk otherwise, one per kill."""
+    puller.pulled()
     puller.settings.duckdb_path.unlink()
+    stale = puller.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
+    stale.write_text("half")
     assert puller.pull_ok().published
     puller.assert_true()
+    assert not stale.exists()
 
 
 def test_readers_hold_the_file_through_pulls(puller: Puller):
     """An open session keeps what it opened; a new one sees the newest pull."""
-    puller.pull_ok()
+    puller.pulled()
     path = str(puller.settings.duckdb_path)
     code = (
         "import duckdb, sys; c = duckdb.connect(sys.argv[1], read_only=True)\n"
@@ -255,7 +255,7 @@ def test_readers_hold_the_file_through_pulls(puller: Puller):
 @pytest.mark.parametrize("writes_before", [True, False])
 def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before: bool):
     """Its log is kept with the file it belongs to; no reader of the new copy replays it."""
-    puller.pull_ok()
+    puller.pulled()
     path = puller.settings.duckdb_path
     with _writer(path) as writer:
         if writes_before:
@@ -280,7 +280,7 @@ def test_a_writer_that_is_killed_leaves_no_poison(puller: Puller, writes_before:
 
 def test_a_live_writer_never_changes_what_others_read(puller: Puller):
     """It holds the file through two pulls and keeps writing: every new reader sees a pull."""
-    puller.pull_ok()
+    puller.pulled()
     path = puller.settings.duckdb_path
     with _writer(path) as writer:
         assert writer.run("CREATE TABLE mine AS SELECT 42 AS answer") == "done"
@@ -295,7 +295,7 @@ def test_a_live_writer_never_changes_what_others_read(puller: Puller):
 
 def test_added_tables_are_kept_under_another_name(puller: Puller):
     """Closed cleanly, so there is no log: the file itself is kept under another name."""
-    puller.pull_ok()
+    puller.pulled()
     path = puller.settings.duckdb_path
     path.chmod(0o644)
     with duckdb.connect(str(path)) as connection:
@@ -335,7 +335,7 @@ def test_a_copy_of_another_user_is_kept_where_links_to_it_are_refused():
 @pytest.mark.parametrize("is_closed", [True, False])
 def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_closed: bool):
     """Its deletions are in the file itself, or no reader can open it: so it is published again."""
-    puller.pull_ok()
+    puller.pulled()
     with _writer(puller.settings.duckdb_path) as writer:
         assert writer.run("DELETE FROM hiringcenter.prospects") == "done"
         if is_closed:
@@ -345,20 +345,10 @@ def test_a_pull_with_nothing_new_undoes_what_a_writer_did(puller: Puller, is_clo
     assert not puller.pull_ok().published
 
 
-def test_half_made_copies_of_killed_runs_are_swept(puller: Puller):
-    """They would fill the disk otherwise, one per kill."""
-    puller.pull_ok()
-    stale = puller.settings.duckdb_path.with_name(".hc.duckdb.999.tmp")
-    stale.write_text("half")
-    _change(puller)
-    puller.pull_ok()
-    assert not stale.exists()
-
-
 def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
     """Without the state directory, tombstones and history survive in the published copy."""
     store = puller.sandbox.store
-    puller.pull_ok()
+    puller.pulled()
     store.delete("notes", store.all("notes")[0]["id"])
     puller.pull_ok()
     _forget_state(puller.settings.state_dir)
@@ -377,7 +367,7 @@ def test_a_lost_working_file_comes_back_from_the_copy(puller: Puller):
 
 def test_a_damaged_working_file_is_moved_aside(puller: Puller):
     """Never deleted, never read as empty: the rows come back, the damaged file is kept."""
-    puller.pull_ok()
+    puller.pulled()
     (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"not a database" * 1000)
     puller.pull_ok()
@@ -407,7 +397,7 @@ def test_a_working_file_with_a_damaged_block_heals_in_two_runs(puller: Puller, t
 
 def test_an_emptied_working_file_is_filled_from_the_copy(puller: Puller):
     """DuckDB takes it for a new one; tombstones would be lost, and everything written again."""
-    puller.pull_ok()
+    puller.pulled()
     (working,) = puller.settings.state_dir.glob("work/*/_hc_working.duckdb")
     working.write_bytes(b"")
     puller.pull_ok()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -12,23 +11,21 @@ import pytest
 
 from connector.sandbox import Sandbox, SandboxOptions
 from pipelines.destination.destination import Destination
-from tests.sync.pull.conftest import Puller, dlt_credentials, settings_for
+from tests.sync.pull.conftest import Puller
+from tests.sync.pull.first_pulls import FirstPulls
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=20, notes=0, tasks=0, meetings=0)) as running:
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
+    with first_pulls.sandbox(SandboxOptions(prospects=20, notes=0, tasks=0, meetings=0)) as running:
         yield running
 
 
 @pytest.fixture
-def puller(
-    sandbox: Sandbox, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> Puller:
+def puller(postgres_puller: Puller) -> Puller:
     """Into PostgreSQL."""
-    monkeypatch.setenv("DESTINATION__POSTGRES__CREDENTIALS", dlt_credentials(postgres_url))
-    settings = settings_for(sandbox, tmp_path, destination="postgres")
-    return Puller(sandbox, settings, postgres_url, lists=("prospects",))
+    postgres_puller.lists = ("prospects",)
+    return postgres_puller
 
 
 def _put(puller: Puller, at: int, **fields: Any) -> str:
@@ -83,7 +80,7 @@ def test_more_values_than_a_row_has_room_for(puller: Puller):
 
 def test_a_load_that_is_refused_moves_what_is_new(puller: Puller):
     """Dropped columns count too, so the table is full sooner than its columns show."""
-    puller.pull_ok()
+    puller.pulled()
     assert puller.postgres_url is not None
     with psycopg.connect(puller.postgres_url) as connection:
         for word in ("ADD COLUMN", "DROP COLUMN"):
@@ -103,7 +100,7 @@ def test_a_load_that_is_refused_moves_what_is_new(puller: Puller):
 
 def test_a_constraint_made_by_hand_is_named_and_stops_nothing_for_good(puller: Puller):
     """The rows that it refuses are read again, and land when it is gone."""
-    puller.pull_ok()
+    puller.pulled()
     assert puller.postgres_url is not None
     _put(puller, 0, lastName="")
     with psycopg.connect(puller.postgres_url, autocommit=True) as connection:

@@ -12,7 +12,7 @@ import duckdb
 import pytest
 
 from connector.errors import BadSetting, Unauthorized
-from connector.sandbox import RESOURCES, Sandbox
+from connector.sandbox import RESOURCES
 from connector.settings import RateLimit, ResourceSettings
 from connector.source.scans import Checkpoint, ListScan, ResourceFacts, ScanKind, ScanPlan
 from pipelines.pull.pull_run import Wanted, pull
@@ -31,7 +31,7 @@ def narrow_puller(puller: Puller) -> Puller:
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
     puller.change(rate_limits=(RateLimit(6000, 1.0), HOUR))
     puller.change_pull(full_share=0.0004)  # 2.4 requests
-    puller.pull_ok()
+    puller.pulled()
     return puller
 
 
@@ -41,7 +41,7 @@ def _scans(puller: Puller) -> dict[str, str]:
 
 def test_first_scans_are_full_and_say_why(puller: Puller):
     """The choice and its reason are in the summary, in `_hc_runs` and in `_hc_freshness`."""
-    puller.pull_ok()
+    puller.pulled()
     facts = puller.reports[-1].summary["resources"]["notes"]
     assert (facts["scan"], facts["complete"]) == ("full", True)
     assert facts["reason"] == "no complete scan yet"
@@ -206,7 +206,7 @@ def test_since_looks_back_and_leaves_watermarks_alone(narrow_puller: Puller):
 def test_since_leaves_an_unfinished_scan_in_its_place(puller: Puller):
     """A full scan spread over pulls resumes after `--since`, and knows what that one saw."""
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
-    puller.pull_ok("notes")
+    puller.pulled("notes")
     puller.change_pull(full_share=0.0, full_every_s=0.0)
     puller.change(rate_limits=(RateLimit(8, 0.5),))  # half of it a pull: 4 pages of 10
     puller.pull_ok("notes")
@@ -253,7 +253,7 @@ def test_changes_while_scanning_are_never_lost(puller: Puller):
             store.create("prospects", {"firstName": f"Added {seen['n']}", "lastName": "X"})
             store.update("prospects", store.all("prospects")[7]["id"], {"title": str(seen["n"])})
 
-    puller.pull_ok()
+    puller.pulled()
     puller.sandbox.on_request = meddle
     puller.pull_ok()
     puller.sandbox.on_request = None
@@ -271,13 +271,12 @@ def test_mass_deletion_is_believed_after_a_sample(puller: Puller):
     """More than fifty missing rows cost fifty look-ups, not one each."""
     puller.lists = ("prospects",)
     store = puller.sandbox.store
-    puller.pull_ok()
+    puller.pulled()
     for record in store.all("prospects")[:120]:
         store.delete("prospects", record["id"])
     puller.pull_ok("prospects")
     assert puller.counts("rows_deleted") == {"prospects": 120}
     assert puller.reports[-1].summary["requests"] <= 1 + 1 + 50
-    puller.pull_ok()
     puller.assert_true()
 
 
@@ -310,10 +309,14 @@ def test_hashing_without_a_key_is_refused_before_anything_is_read(puller: Puller
     assert "HIRINGCENTER_PULL__HASH_KEY" in str(report.error)
 
 
-def test_odd_items_land_in_a_table_of_their_own(puller: Puller):
-    """What has no id is no row, and isn't dropped either; the other rows of its page land."""
-    puller.sandbox.store.put("notes", {"body": "nobody", "createdAt": 1})
-    puller.pull_ok("notes")
+def test_odd_items_land_in_a_table_of_their_own_and_times_to_the_millisecond(puller: Puller):
+    """What has no id is no row, and isn't dropped either; the other rows of its page land. Times
+    are instants with a time zone, exactly."""
+    store = puller.sandbox.store
+    store.put("notes", {"body": "nobody", "createdAt": 1})
+    record = store.create("prospects", {"firstName": "A", "lastName": "B"})
+    store.update("prospects", record["id"], {"createdAt": 1_700_000_000_123}, touch=False)
+    puller.pull_ok("notes", "prospects")
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         odd = connection.execute(
             "SELECT resource, content FROM hiringcenter._hc_malformed_records"
@@ -321,15 +324,7 @@ def test_odd_items_land_in_a_table_of_their_own(puller: Puller):
     assert [resource for resource, _ in odd] == ["notes"]
     assert '"nobody"' in odd[0][1]
     assert len(landed_duckdb(puller.settings.duckdb_path, "notes")) == 200
-
-
-def test_times_land_to_the_millisecond(puller: Puller, sandbox: Sandbox):
-    """As instants with a time zone, exactly."""
-    puller.lists = ("prospects",)
-    record = sandbox.store.create("prospects", {"firstName": "A", "lastName": "B"})
-    sandbox.store.update("prospects", record["id"], {"createdAt": 1_700_000_000_123}, touch=False)
-    puller.pull_ok()
-    row = puller.landed()["prospects"][record["id"]]
+    row = landed_duckdb(puller.settings.duckdb_path, "prospects")[record["id"]]
     assert row["created_at"] == datetime(2023, 11, 14, 22, 13, 20, 123_000, tzinfo=UTC)
 
 
@@ -337,7 +332,7 @@ def test_a_scan_that_was_read_to_its_end_is_ended_first_and_then_the_plan_begun(
     puller: Puller, between: Between
 ):
     """What it proves deleted is flagged, and what is new since is there, after one more pull."""
-    puller.pull_ok("notes")
+    puller.pulled("notes")
     store = puller.sandbox.store
     store.delete("notes", store.all("notes")[3]["id"])
     between.answers["notes/"] = (401, b'{"error": "unauthorized"}')
@@ -354,7 +349,7 @@ def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(puller: Puller):
     found. Until then, the run and its freshness are about the narrow scan."""
     store = puller.sandbox.store
     puller.sandbox.options.max_limits = dict.fromkeys(RESOURCES, 20)
-    puller.pull_ok("notes")
+    puller.pulled("notes")
     puller.change(rate_limits=(RateLimit(6000, 1.0), RateLimit(2000, 100 * 86_400.0)))  # 20 a day
     puller.change_pull(full_share=0.002)  # 4 requests: a head scan, and 3 of 10 pages
     deleted = store.all("notes")[150]["id"]

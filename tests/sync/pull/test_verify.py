@@ -20,12 +20,14 @@ from pipelines.running.progress import Progress, ProgressState
 from pipelines.running.session import Session, open_ledger
 from tests.sync.pull.between import Between
 from tests.sync.pull.conftest import Puller
+from tests.sync.pull.first_pulls import FirstPulls
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
+def sandbox(first_pulls: FirstPulls) -> Iterator[Sandbox]:
     """A small one: a row costs a request."""
-    with Sandbox(SandboxOptions(prospects=80, notes=30, tasks=30, meetings=20)) as running:
+    options = SandboxOptions(prospects=80, notes=30, tasks=30, meetings=20)
+    with first_pulls.sandbox(options) as running:
         yield running
 
 
@@ -84,7 +86,7 @@ def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
     """One request for each row and each count, and one for the account. Where too few rows were
     compared to tell whether at most 1 % are wrong, the exit code is 3, and it says how many it
     takes."""
-    puller.pull_ok()
+    puller.pulled()
     report = _verify(puller, requests=100, max_wrong=0.02)
     assert report.summary["compared"] == 100
     assert report.summary["requests"] == 105
@@ -101,7 +103,7 @@ def test_a_sample_bounds_the_share_of_wrong_rows(puller: Puller):
 
 def test_the_bound_covers_the_altered_rows(puller: Puller):
     """Of 80 prospects 0, 2 and 6 are wrong: samples of 20 never say that fewer are."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     ids = _ids(puller, "prospects")
     for altered in ([], ids[:2], ids[2:6]):
         for each in altered:
@@ -115,7 +117,7 @@ def test_the_bound_covers_the_altered_rows(puller: Puller):
 def test_rows_edited_after_the_pull_are_late_and_others_take_their_place(puller: Puller):
     """They are neither right nor wrong: as many rows are compared as were asked for. Where all are
     late, the run ends, and says that nothing can be told."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     for each in _ids(puller, "prospects")[:5]:
         puller.sandbox.store.update("prospects", each, {"title": "edited"})
     report = _verify(puller, "prospects", requests=50)
@@ -138,7 +140,7 @@ def test_deleted_rows_are_late_where_a_complete_scan_has_seen_them(
     puller: Puller, between: Between
 ):
     """The next one flags them. Without one, no pull would: they are wrong."""
-    puller.pull_ok("tasks")
+    puller.pulled("tasks")
 
     def has_more(path: str, body: Any) -> None:
         if path == "meetings":
@@ -157,7 +159,7 @@ def test_deleted_rows_are_late_where_a_complete_scan_has_seen_them(
 
 def test_people_who_wait_in_the_inbox_are_late(puller: Puller):
     """An event has named them, and the next drain or pull looks them up."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     named, other = _ids(puller, "prospects")[:2]
     for each in (named, other):
         puller.sandbox.store.update("prospects", each, {"title": "edited"}, touch=False)
@@ -174,7 +176,7 @@ def test_people_who_wait_in_the_inbox_are_late(puller: Puller):
 def test_lists_without_look_ups_are_counted_apart(puller: Puller, between: Between):
     """A server may answer 405, or 404 for each row, whether it exists or not; the others are
     checked."""
-    puller.pull_ok("prospects", "meetings")
+    puller.pulled("prospects", "meetings")
     for status in (404, 405):
         between.answers["meetings/"] = (status, b'{"error": "x", "message": "x"}')
         report = _verify(puller, "prospects", "meetings")
@@ -188,7 +190,7 @@ def test_lists_whose_look_ups_fail_are_not_taken_for_verified(puller: Puller, be
     """A server in trouble: after five failures in a row the list is given up, the others are
     checked, and exit code 1 says that the run couldn't finish. What was compared is a sample, even
     if no other row could be."""
-    puller.pull_ok("tasks", "meetings")
+    puller.pulled("tasks", "meetings")
     between.answers["tasks/"] = (302, b"")
     report = _verify(puller, "tasks", "meetings")
     assert isinstance(report.error, Unreachable)
@@ -203,7 +205,7 @@ def test_lists_whose_look_ups_fail_are_not_taken_for_verified(puller: Puller, be
 
 def test_a_row_that_cannot_be_read_is_not_checked(puller: Puller, between: Between):
     """It is neither right nor wrong."""
-    puller.pull_ok("tasks")
+    puller.pulled("tasks")
     broken = _ids(puller, "tasks")[4]
     between.change = lambda path, _body: 403 if path == f"tasks/{broken}" else None
     report = _verify(puller, "tasks")
@@ -243,7 +245,7 @@ def test_hashed_and_excluded_columns_are_compared_as_they_land(puller: Puller):
 
 def test_rows_that_a_pull_brings_meanwhile_are_not_wrong(puller: Puller, between: Between):
     """A note has no time of its last edit: it is compared again with the copy as it is then."""
-    puller.pull_ok("notes")
+    puller.pulled("notes")
     edited = _ids(puller, "notes")[11]
     straight = puller.settings.model_copy(update={"base_url": puller.sandbox.url})
     beside = Puller(puller.sandbox, straight)
@@ -263,7 +265,7 @@ def test_rows_that_a_pull_brings_meanwhile_are_not_wrong(puller: Puller, between
 
 def test_a_signal_ends_it_with_the_bound_of_what_was_read(puller: Puller):
     """Exit code 130, and what was compared before counts."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
 
     class Stopping(Progress):
         def __init__(self, session: Session) -> None:
@@ -296,7 +298,7 @@ def test_before_the_first_pull_there_is_nothing_to_verify(puller: Puller):
 
 def test_the_run_is_in_the_history_without_ids(puller: Puller):
     """And lands in `_hc_runs` with the next pull; nothing else is written."""
-    puller.pull_ok("prospects")
+    puller.pulled("prospects")
     copy = puller.settings.duckdb_path
     before = copy.read_bytes()
     altered = _ids(puller, "prospects")[0]

@@ -214,18 +214,16 @@ def test_a_backfill_in_chunks_reads_every_page_once(
 
 
 @DUCKDB
-@pytest.mark.parametrize("parallel", [False, True])
 def test_a_backfill_in_chunks_of_time_always_gets_further(
-    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, parallel: bool, tmp_path: Path
+    run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
-    """Even where one page takes longer than a chunk may."""
+    """Even where one page takes longer than a chunk may; also if dlt is to read one of the lists
+    in a thread of its own."""
     for _ in range(6):  # pages of both lists, and one
         source = hiringcenter(
             sandbox.api_key, sandbox.url, ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}"
         ).with_resources("notes", "tasks")
-        for resource in source.resources.values():
-            if parallel:
-                resource.parallelize()
+        source.notes.parallelize()
         pipeline.run(source.add_limit(max_time=0.000001), loader_file_format="parquet")
         if not unfinished(pipeline):
             break
@@ -322,6 +320,7 @@ def test_a_scan_ends_also_where_a_filter_leaves_out_its_last_rows(
     assert unfinished(pipeline) == []
 
 
+@DUCKDB
 def test_a_run_after_one_that_failed_resumes_behind_the_last_chunk(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
@@ -494,6 +493,7 @@ def test_a_narrow_or_an_unproven_scan_flags_nothing(
     assert len(live(pipeline, "prospects")) == PAGES * 5
 
 
+@DUCKDB
 def test_many_missing_rows_cost_a_sample(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
