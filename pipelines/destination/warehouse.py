@@ -262,6 +262,7 @@ class ServerWarehouse:
 
     def __init__(self, pipeline: Callable[[], dlt.Pipeline]) -> None:
         self._pipeline = pipeline
+        self._names: dict[str, str] = {}  # to ask dlt for one costs as much as a query
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with translated(), self._pipeline().sql_client() as client:
@@ -304,8 +305,11 @@ class ServerWarehouse:
         """Nothing is remembered."""
 
     def name(self, table: str) -> str:
-        with translated():
-            return str(self._pipeline().sql_client().make_qualified_table_name(table))
+        if table not in self._names:
+            with translated():
+                client = self._pipeline().sql_client()
+            self._names[table] = str(client.make_qualified_table_name(table))
+        return self._names[table]
 
     def columns(self) -> dict[str, dict[str, dict[str, Any]]]:
         return {}  # dlt keeps its schema with the rows
