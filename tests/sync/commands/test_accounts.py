@@ -31,13 +31,13 @@ Configure = Callable[..., None]
 
 @pytest.fixture
 def east() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=50, notes=20, tasks=0, meetings=0)) as running:
+    with Sandbox(SandboxOptions(prospects=50, notes=0, tasks=0, meetings=0)) as running:
         yield running
 
 
 @pytest.fixture
 def north() -> Iterator[Sandbox]:
-    options = SandboxOptions(prospects=30, notes=20, tasks=0, meetings=0, api_key="k-north-77")
+    options = SandboxOptions(prospects=30, notes=0, tasks=0, meetings=0, api_key="k-north-77")
     with Sandbox(options) as running:
         yield running
 

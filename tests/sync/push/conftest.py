@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from connector.budget.database import Database
 from connector.sandbox import Sandbox, SandboxOptions
 from connector.settings import Settings
 from pipelines.destination.identity import prepare_state_dir, pull_lock_name
+from tests.sync.push.pulled_once import PulledOnce
 
 
 @pytest.fixture
@@ -54,3 +57,45 @@ def results_wait(request: pytest.FixtureRequest, settings: Settings) -> Iterator
     else:
         with results_waiting(settings):
             yield
+
+
+def person(name: str, **fields: Any) -> dict[str, Any]:
+    """What HiringCenter has of somebody of this first name."""
+    given = {"firstName": name, "lastName": "X", "email": f"{name.lower()}@example.org"}
+    blank = dict.fromkeys(("phone", "title", "company"))
+    return {**blank, "labels": [], "currentStageId": "stg_new", **given, **fields}
+
+
+TEAM = (
+    person("Ada", title="Dr", company="Old"),
+    person("Bob", title="Dr", company="Old"),
+    person("Cyd", title="Dr"),
+    person("Ann", title="Dr", phone="+12125550101", labels=["a"]),
+    person("Dan", company="Old"),
+    person("Fay", email=None, phone="+12125550102"),
+)
+
+
+@pytest.fixture(scope="session")
+def pulled_team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+    options = SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)
+    with closing(PulledOnce(tmp_path_factory.mktemp("team"), options, TEAM)) as pulled:
+        yield pulled
+
+
+@dataclass(frozen=True)
+class Team:
+    """Just after a pull of `TEAM`. ids: by first name. run_id: the pull's."""
+
+    sandbox: Sandbox
+    settings: Settings
+    run_id: str
+    ids: Mapping[str, str]
+
+
+@pytest.fixture
+def team(pulled_team: PulledOnce) -> Iterator[Team]:
+    sandbox = pulled_team.begin()
+    ids = {each["firstName"]: str(each["id"]) for each in sandbox.store.all("prospects")}
+    yield Team(sandbox, pulled_team.settings, pulled_team.run_id, ids)
+    pulled_team.end()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import duckdb
 import pytest
 
 from connector.errors import PlanRefused
-from connector.sandbox import Sandbox, SandboxOptions
+from connector.sandbox import Sandbox
 from connector.settings import Settings
 from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.apply_and_undo import ApplyRequest, UndoRequest, apply, undo
@@ -18,14 +17,23 @@ from pipelines.push.plan_view import PlanFiles
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import plan_push, push
-from tests.sync.push.conftest import results_waiting
-from tests.sync.push.test_undo import HEADER, add, counts, people, posts
+from tests.sync.push.conftest import Team, person, results_waiting
+from tests.sync.push.test_undo import HEADER, counts, people, posts
 
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as running:
-        yield running
+def sandbox(team: Team) -> Sandbox:
+    return team.sandbox
+
+
+@pytest.fixture
+def settings(team: Team) -> Settings:
+    return team.settings
+
+
+def add(sandbox: Sandbox, name: str, **fields: Any) -> str:
+    """A prospect of HiringCenter whom no pull has read yet; their id."""
+    return str(sandbox.store.create("prospects", person(name, **fields))["id"])
 
 
 @pytest.fixture
@@ -91,8 +99,6 @@ def test_planned_changes_are_what_is_applied_and_edited_people_are_conflicts(
 
 def test_a_plan_is_applied_once(settings: Settings, sandbox: Sandbox, plan: Path):
     """The second time it says by which run, and costs no request."""
-    add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
     make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
     first = applied(settings, plan)
     assert (counts(first), first.exit_code) == ({"updated": 1}, 0)
@@ -110,9 +116,6 @@ def test_a_plan_that_is_kept_counts_the_look_ups_of_its_application(
 ):
     """Whoever it changes is looked up, however fresh the copy is: here by one page of a scan. The
     same plan without a file is that of a push, which needs no look-up."""
-    for name in ("Ada", "Bob", "Cyd"):
-        add(sandbox, name, title="Dr")
-    pull(settings, Wanted(("prospects",)))
     lines = [f"{name},X,{name.lower()}@example.org,,Prof,," for name in ("Ada", "Bob", "New")]
     planned = make_plan(settings, plan, *lines)
     asked = len(sandbox.requests)
@@ -127,24 +130,20 @@ def test_a_plan_that_is_kept_counts_the_look_ups_of_its_application(
 
 def test_who_appeared_since_is_a_conflict(settings: Settings, sandbox: Sandbox, plan: Path):
     """A creation that meets somebody changes nothing."""
-    pull(settings, Wanted(("prospects",)))
-    make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
-    ada = add(sandbox, "Ada", title="Dr")
+    make_plan(settings, plan, "Gil,X,gil@example.org,,Prof,,")
+    gil = add(sandbox, "Gil", title="Dr")
     before = people(sandbox)
     report = applied(settings, plan)
     assert (counts(report), report.exit_code) == ({"failed": 1}, 3)
     assert people(sandbox) == before
-    assert report.noteworthy[0].prospect_id == ada
-    assert f"prospect {ada} has their email or phone now" in (report.noteworthy[0].message or "")
+    assert report.noteworthy[0].prospect_id == gil
+    assert f"prospect {gil} has their email or phone now" in (report.noteworthy[0].message or "")
 
 
 def test_what_another_push_has_written_since_is_a_conflict(
     settings: Settings, sandbox: Sandbox, plan: Path
 ):
     """Known without a request: of the same input, and of another one."""
-    for name in ("Ada", "Bob"):
-        add(sandbox, name, title="Dr")
-    pull(settings, Wanted(("prospects",)))
     make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,", "Bob,X,bob@example.org,,Prof,,")
     own, other = plan.with_name("people.csv"), plan.with_name("other.csv")
     own.write_text(f"{HEADER}\nAda,X,ada@example.org,,Mr,,\n")
@@ -158,12 +157,11 @@ def test_what_another_push_has_written_since_is_a_conflict(
 
 
 def test_what_a_pull_has_read_since_is_a_conflict_without_a_request(
-    settings: Settings, sandbox: Sandbox, plan: Path
+    settings: Settings, sandbox: Sandbox, team: Team, plan: Path
 ):
     """Who was edited, and who was deleted; a person whom it has read as planned is updated."""
-    ids = [add(sandbox, name, title="Dr") for name in ("Ada", "Bob", "Cy")]
-    pull(settings, Wanted(("prospects",)))
-    rows = [f"{name},X,{name.lower()}@example.org,,Prof,," for name in ("Ada", "Bob", "Cy")]
+    ids = [team.ids[name] for name in ("Ada", "Bob", "Cyd")]
+    rows = [f"{name},X,{name.lower()}@example.org,,Prof,," for name in ("Ada", "Bob", "Cyd")]
     make_plan(settings, plan, *rows)
     sandbox.store.update("prospects", ids[0], {"title": "Edited"})
     sandbox.store.delete("prospects", ids[1])
@@ -177,11 +175,12 @@ def test_what_a_pull_has_read_since_is_a_conflict_without_a_request(
     assert second.startswith(f"conflict: prospect {ids[1]} was deleted")
 
 
-def test_equal_and_kept_cells_are_settled(settings: Settings, sandbox: Sandbox, plan: Path):
+def test_equal_and_kept_cells_are_settled(
+    settings: Settings, sandbox: Sandbox, team: Team, plan: Path
+):
     """After the apply, what somebody edits in a field that was equal stands against the file."""
-    ada = add(sandbox, "Ada", title="Dr", company="Acme")
-    pull(settings, Wanted(("prospects",)))
-    make_plan(settings, plan, "Ada,X,ada@example.org,,Dr,Acme,")
+    ada = team.ids["Ada"]
+    make_plan(settings, plan, "Ada,X,ada@example.org,,Dr,Old,")
     applied(settings, plan)
     sandbox.store.update("prospects", ada, {"company": "Edited"})
     pull(settings, Wanted(("prospects",)))
@@ -192,8 +191,6 @@ def test_equal_and_kept_cells_are_settled(settings: Settings, sandbox: Sandbox, 
 
 def test_activities_are_created_once(settings: Settings, sandbox: Sandbox, plan: Path):
     """With their person, and for one of whom nothing else changes."""
-    add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
     header = "firstName,lastName,email,title,note.body"
     rows = ("Ada,X,ada@example.org,Dr,Called", "Cy,Y,cy@example.org,Mr,Met")
     make_plan(settings, plan, *rows, header=header)
@@ -205,8 +202,6 @@ def test_activities_are_created_once(settings: Settings, sandbox: Sandbox, plan:
 
 def test_plans_that_arent_applied(settings: Settings, sandbox: Sandbox, plan: Path):
     """Altered, too old, or of another API: exit 2, nothing sent, and the plan is as it was."""
-    add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
     make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
     altered = plan.with_name("altered.hcplan")
     altered.write_bytes(plan.read_bytes().replace(b"Prof", b"Boss"))
@@ -226,8 +221,6 @@ def test_plans_that_arent_applied(settings: Settings, sandbox: Sandbox, plan: Pa
 
 def test_results_and_history_are_those_of_a_push(settings: Settings, sandbox: Sandbox, plan: Path):
     """One row of `_hc_push_results` per row that was applied, one of `_hc_runs`."""
-    add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
     make_plan(settings, plan, "Ada,X,ada@example.org,,Prof,,")
     report = apply(settings, ApplyRequest(plan))
     with duckdb.connect(str(settings.duckdb_path), read_only=True) as copy:
@@ -240,11 +233,10 @@ def test_results_and_history_are_those_of_a_push(settings: Settings, sandbox: Sa
 
 
 def test_rows_of_one_person_are_applied_one_after_the_other(
-    settings: Settings, sandbox: Sandbox, plan: Path
+    settings: Settings, sandbox: Sandbox, team: Team, plan: Path
 ):
     """Of one who is there, and of one whom the first row creates; an undo puts both fields back."""
-    ada = add(sandbox, "Ada", title="Dr", company="Old")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     before = people(sandbox)[ada]
     make_plan(
         settings,
@@ -257,20 +249,26 @@ def test_rows_of_one_person_are_applied_one_after_the_other(
     report = applied(settings, plan)
     assert counts(report) == {"created": 1, "updated": 3}
     now = {each["email"]: (each["title"], each["company"]) for each in people(sandbox).values()}
-    assert now == {"ada@example.org": ("Prof", "New"), "cy@example.org": ("Mr", "Acme")}
+    assert (now["ada@example.org"], now["cy@example.org"]) == (("Prof", "New"), ("Mr", "Acme"))
+    assert len(now) == len(team.ids) + 1
     back = undo(settings, UndoRequest(report.summary["run_id"]))
     assert counts(back) == {"updated": 1, "rejected": 1}
     assert people(sandbox)[ada] == before
 
 
 def test_a_plan_is_applied_on_another_machine_with_the_same_ledger(
-    settings: Settings, sandbox: Sandbox, plan: Path, tmp_path: Path, postgres_url: str
+    settings: Settings, sandbox: Sandbox, team: Team, plan: Path, tmp_path: Path, postgres_url: str
 ):
     """That machine can undo it; the one that made the plan says where."""
-    ada = add(sandbox, "Ada", title="Dr")
-    one = settings.model_copy(update={"ledger_url": postgres_url})
-    other = one.model_copy(update={"state_dir": tmp_path / "other", "duckdb_path": tmp_path / "o"})
-    pull(one, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
+    shared = settings.model_copy(update={"ledger_url": postgres_url})
+    one, other = (
+        shared.model_copy(
+            update={"state_dir": tmp_path / name, "duckdb_path": tmp_path / f"{name}.db"}
+        )
+        for name in ("one", "other")
+    )
+    assert pull(one, Wanted(("prospects",))).error is None
     make_plan(one, plan, "Ada,X,ada@example.org,,Prof,,")
     report = applied(other, plan)
     assert (counts(report), people(sandbox)[ada]["title"]) == ({"updated": 1}, "Prof")

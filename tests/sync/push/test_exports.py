@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,29 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import plan_push, push
 from tests.sync.push.conftest import results_waiting
+from tests.sync.push.pulled_once import PulledOnce
 
 PEOPLE = 60
 Record = dict[str, Any]
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=PEOPLE, notes=0, tasks=0, meetings=0)) as running:
-        yield running
+@pytest.fixture(scope="module")
+def everybody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+    options = SandboxOptions(prospects=PEOPLE, notes=0, tasks=0, meetings=0)
+    with closing(PulledOnce(tmp_path_factory.mktemp("everybody"), options)) as pulled:
+        yield pulled
 
 
 @pytest.fixture
-def pulled(settings: Settings) -> Settings:
+def sandbox(everybody: PulledOnce) -> Iterator[Sandbox]:
+    yield everybody.begin()
+    everybody.end()
+
+
+@pytest.fixture
+def pulled(everybody: PulledOnce, sandbox: Sandbox) -> Settings:
     """Settings whose destination has everybody."""
-    assert pull(settings, Wanted(("prospects",), full=True)).exit_code == 0
-    return settings
+    return everybody.settings
 
 
 def records(settings: Settings) -> list[Record]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import duckdb
@@ -18,6 +19,7 @@ from pipelines.push.push_report import PushReport
 from pipelines.push.push_run import push
 from pipelines.running.progress import Progress, ProgressState
 from tests.sync.push.conftest import results_waiting
+from tests.sync.push.pulled_once import PulledOnce
 
 _PEOPLE, _PAGE_ROWS = 30, 3
 _PAGES = _PEOPLE // _PAGE_ROWS
@@ -25,22 +27,35 @@ _FIELDS = ("firstName", "lastName", "email", "title", "company")
 _EMPTY = {"notes": 0, "tasks": 0, "meetings": 0}
 
 
-@pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    """Thirty people on ten pages."""
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+    """Thirty people on ten pages, pulled."""
     limits = {"prospects": _PAGE_ROWS}
-    with Sandbox(SandboxOptions(prospects=0, **_EMPTY, max_limits=limits)) as running:
-        for n in range(_PEOPLE):
-            person = (f"Ada {chr(ord('a') + n)}", "Lovelace", f"p{n}@example.org", "Agent", "Acme")
-            running.store.create("prospects", dict(zip(_FIELDS, person, strict=True)))
-        yield running
+    options = SandboxOptions(prospects=0, **_EMPTY, max_limits=limits)
+    people = [
+        (f"Ada {chr(ord('a') + n)}", "Lovelace", f"p{n}@example.org", "Agent", "Acme")
+        for n in range(_PEOPLE)
+    ]
+    with closing(
+        PulledOnce(
+            tmp_path_factory.mktemp("thirty"),
+            options,
+            [dict(zip(_FIELDS, person, strict=True)) for person in people],
+            pull={"page_size": _PAGE_ROWS},
+        )
+    ) as pulled:
+        yield pulled
 
 
 @pytest.fixture
-def settings(settings: Settings) -> Settings:
-    """As the API's pages are."""
-    page_size = settings.pull.model_copy(update={"page_size": _PAGE_ROWS})
-    return settings.model_copy(update={"pull": page_size})
+def sandbox(thirty: PulledOnce) -> Iterator[Sandbox]:
+    yield thirty.begin()
+    thirty.end()
+
+
+@pytest.fixture
+def settings(thirty: PulledOnce) -> Settings:
+    return thirty.settings
 
 
 def write(folder: Path, sandbox: Sandbox, edited: Collection[int] = ()) -> Path:
@@ -104,7 +119,6 @@ def test_n_edits_are_n_posts(
 ):
     """With an old copy, each person is looked at first; where they are more than a complete scan
     has pages, by one scan. The same file again costs nothing."""
-    pulled(settings)
     if is_old:
         make_old(settings)
     path = write(tmp_path, sandbox, edited=range(edits))
@@ -125,7 +139,6 @@ def test_a_file_without_names_changes_people_and_creates_nobody(
 ):
     """`email,title`: two are changed under their own names, one is as the file says, and the one
     whom HiringCenter doesn't have is rejected. Only an old copy has them looked up."""
-    pulled(settings)
     if is_old:
         make_old(settings)
     path = tmp_path / "titles.csv"
@@ -168,7 +181,6 @@ def test_a_pull_publishes_beside_a_push(
     that weren't, then and after the next push of the same file."""
     one_by_one = settings.writes.model_copy(update={"max_in_flight": 1})
     settings = settings.model_copy(update={"writes": one_by_one})
-    pulled(settings)
     path = write(tmp_path, sandbox, edited=range(4))
     beside = _PullsOnce(settings, sandbox, is_sending=is_sending)
     report = pushed(settings, path, beside)
@@ -192,7 +204,6 @@ def test_nothing_read_counts_as_fresh_for_long_enough(
     be as old as the copy."""
     always = settings.writes.model_copy(update={"fresh_s": 0.0})
     settings = settings.model_copy(update={"writes": always})
-    pulled(settings)
     path = write(tmp_path, sandbox, edited=range(2 * _PAGES))
     sandbox.clear_log()
     assert pushed(settings, path).summary["updated"] == 2 * _PAGES

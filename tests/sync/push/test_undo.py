@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ from typing import Any
 import pytest
 
 from connector.errors import UsageError
-from connector.sandbox import Sandbox, SandboxOptions
+from connector.sandbox import Sandbox
 from connector.settings import Settings
 from connector.upsert.undoing import KEY_FILE
 from pipelines.commands.status_commands import one_run
-from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.apply_and_undo import UndoRequest, undo
 from pipelines.push.push_input import PushRequest
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
-from tests.sync.push.conftest import results_waiting
+from tests.sync.push.conftest import Team, results_waiting
 
 HEADER = "First Name,Last Name,E-mail,Phone,Title,Company,Labels"
 READABLE = (
@@ -36,19 +34,13 @@ READABLE = (
 
 
 @pytest.fixture
-def sandbox() -> Iterable[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=0, notes=0, tasks=0, meetings=0)) as running:
-        yield running
+def sandbox(team: Team) -> Sandbox:
+    return team.sandbox
 
 
-def add(sandbox: Sandbox, name: str, **fields: Any) -> str:
-    """A prospect of HiringCenter; their id."""
-    given = {"firstName": name, "lastName": "X", "email": f"{name.lower()}@example.org"}
-    blank = dict.fromkeys(("phone", "title", "company")) | {
-        "labels": [],
-        "currentStageId": "stg_new",
-    }
-    return str(sandbox.store.create("prospects", {**blank, **given, **fields})["id"])
+@pytest.fixture
+def settings(team: Team) -> Settings:
+    return team.settings
 
 
 def people(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
@@ -83,12 +75,9 @@ def test_people_are_as_they_were_before_the_push(
 ):
     """Changed, filled and relabelled people get back what they had, with at most two requests each.
     The same file pushed again is kept as HiringCenter has it."""
-    add(sandbox, "Ada", title="Dr", phone="+12125550101", labels=["a"])
-    add(sandbox, "Bob", title=None, company="Old")
-    pull(settings, Wanted(("prospects",)))
     before = people(sandbox)
     pushed = push_rows(
-        settings, tmp_path, "Ada,X,ada@example.org,,Prof,,a;b", "Bob,X,bob@example.org,,Mr,New,"
+        settings, tmp_path, "Ann,X,ann@example.org,,Prof,,a;b", "Dan,X,dan@example.org,,Mr,New,"
     )
     assert counts(pushed) == {"updated": 2}
     assert people(sandbox) != before
@@ -105,12 +94,10 @@ def test_people_are_as_they_were_before_the_push(
 
 
 def test_what_was_edited_since_is_left_alone_and_named(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """The other fields of that person are put back; one whose only change was edited isn't sent."""
-    ada = add(sandbox, "Ada", title="Dr", company="Old")
-    bob = add(sandbox, "Bob", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada, bob = team.ids["Ada"], team.ids["Bob"]
     run_id = push_rows(
         settings, tmp_path, "Ada,X,ada@example.org,,Prof,New,", "Bob,X,bob@example.org,,Mr,,"
     ).summary["run_id"]
@@ -129,11 +116,10 @@ def test_what_was_edited_since_is_left_alone_and_named(
 
 
 def test_what_cant_be_undone_is_listed_with_row_and_prospect(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """Whom the push created, what it added, and fields that can't be read; before and after."""
-    ada = add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     header = "firstName,lastName,email,title,licenseStatus,note.body"
     pushed = push_rows(
         settings,
@@ -166,12 +152,11 @@ def test_what_cant_be_undone_is_listed_with_row_and_prospect(
 
 
 def test_somebody_else_who_was_changed_is_listed(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """A contact has gone to another prospect just before the push, which therefore changed them,
     and reported it: what they were isn't known, and the undo doesn't say that all is well."""
-    ada, bob = add(sandbox, "Ada", title="Dr"), add(sandbox, "Bob", title="Mr")
-    pull(settings, Wanted(("prospects",)))
+    ada, bob = team.ids["Ada"], team.ids["Bob"]
     sandbox.store.update("prospects", ada, {"email": "new@example.org"})
     sandbox.store.update("prospects", bob, {"email": "ada@example.org"})
     pushed = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,")
@@ -184,11 +169,11 @@ def test_somebody_else_who_was_changed_is_listed(
     assert f"prospect {bob} stays as they are" in (result.message or "")
 
 
-def test_a_second_undo_is_already_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_a_second_undo_is_already_undone(
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
+):
     """It says by which run, and sends nothing; --force looks at whom that left alone again."""
-    ada = add(sandbox, "Ada", title="Dr")
-    add(sandbox, "Bob", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     run_id = push_rows(
         settings, tmp_path, "Ada,X,ada@example.org,,Prof,,", "Bob,X,bob@example.org,,Mr,,"
     ).summary["run_id"]
@@ -205,12 +190,11 @@ def test_a_second_undo_is_already_undone(settings: Settings, sandbox: Sandbox, t
 
 
 def test_an_undo_that_was_killed_once_it_had_sent_everything_is_told_by_the_next(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """Whom it has left alone: it told no one. Nothing is sent for that, and the one after it is at
     rest."""
-    ada = add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
     sandbox.store.update("prospects", ada, {"title": "Edited"})
     killed = undone(settings, run_id).summary["run_id"]
@@ -223,10 +207,9 @@ def test_an_undo_that_was_killed_once_it_had_sent_everything_is_told_by_the_next
     assert len(sandbox.requests) == asked
 
 
-def test_an_undo_can_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_an_undo_can_be_undone(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
     """Then people are as the push left them, and the push can be undone once more."""
-    ada = add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
     first = undone(settings, run_id).summary["run_id"]
     assert people(sandbox)[ada]["title"] == "Dr"
@@ -236,46 +219,42 @@ def test_an_undo_can_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: P
     assert people(sandbox)[ada]["title"] == "Dr"
 
 
-def test_a_contact_is_put_back(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_a_contact_is_put_back(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
     """A changed email is, since the phone finds the person; an added one is cleared."""
-    ada = add(sandbox, "Ada", phone="+12125550101")
-    bob = add(sandbox, "Bob", email=None, phone="+12125550102")
-    pull(settings, Wanted(("prospects",)))
+    ann, fay = team.ids["Ann"], team.ids["Fay"]
     before = people(sandbox)
     run_id = push_rows(
         settings,
         tmp_path,
-        "Ada,X,new@example.org,+12125550101,,,",
-        "Bob,X,bob@example.org,+12125550102,,,",
+        "Ann,X,new@example.org,+12125550101,,,",
+        "Fay,X,fay@example.org,+12125550102,,,",
     ).summary["run_id"]
-    assert people(sandbox)[ada]["email"] == "new@example.org"
-    assert people(sandbox)[bob]["email"] == "bob@example.org"
+    assert people(sandbox)[ann]["email"] == "new@example.org"
+    assert people(sandbox)[fay]["email"] == "fay@example.org"
     assert counts(undone(settings, run_id)) == {"updated": 2}
     assert people(sandbox) == before
 
 
-def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_an_only_contact_stays(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
     """Without the email that the push added, nobody could find the person: their phone is gone."""
-    bob = add(sandbox, "Bob", email=None, phone="+12125550102")
-    pull(settings, Wanted(("prospects",)))
-    run_id = push_rows(settings, tmp_path, "Bob,X,bob@example.org,+12125550102,,,").summary[
+    fay = team.ids["Fay"]
+    run_id = push_rows(settings, tmp_path, "Fay,X,fay@example.org,+12125550102,,,").summary[
         "run_id"
     ]
-    sandbox.store.update("prospects", bob, {"phone": None})
+    sandbox.store.update("prospects", fay, {"phone": None})
     report = undone(settings, run_id)
     assert (counts(report), report.exit_code) == ({"rejected": 1}, 3)
-    assert people(sandbox)[bob]["email"] == "bob@example.org"
+    assert people(sandbox)[fay]["email"] == "fay@example.org"
 
 
 def test_what_is_known_from_an_older_copy_only_is_put_back_if_forced(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """A push that looked no one up knows only what the last pull had, whatever was there by then;
     the message says as of when."""
-    ada = add(sandbox, "Ada", title="Dr")
+    ada = team.ids["Ada"]
     writes = settings.writes.model_copy(update={"fresh_s": 0.0})
     settings = settings.model_copy(update={"writes": writes})
-    pull(settings, Wanted(("prospects",)))
     path = tmp_path / "people.csv"
     path.write_text(f"{HEADER}\nAda,X,ada@example.org,,Prof,,\n")
     with results_waiting(settings):
@@ -292,8 +271,6 @@ def test_a_run_that_changed_nothing_leaves_nothing_to_undo(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """It says so, and sends nothing."""
-    add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
     run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Dr,,").summary["run_id"]
     asked = len(sandbox.requests)
     report = undone(settings, run_id)
@@ -302,18 +279,16 @@ def test_a_run_that_changed_nothing_leaves_nothing_to_undo(
     assert len(sandbox.requests) == asked
 
 
-def test_runs_that_cant_be_undone(settings: Settings, sandbox: Sandbox, tmp_path: Path):
+def test_runs_that_cant_be_undone(settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path):
     """Unknown, a pull's, or older than writes.undo_days: nothing is sent, and the message says
     where to look."""
-    add(sandbox, "Ada", title="Dr")
-    pulled = pull(settings, Wanted(("prospects",))).summary["run_id"]
     pushed = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
     never = settings.model_copy(
         update={"writes": settings.writes.model_copy(update={"undo_days": 0})}
     )
     for run_id, used, reason in (
         ("20200101", settings, "There is no run"),
-        (pulled, settings, "is a pull"),
+        (team.run_id, settings, "is a pull"),
         (pushed, never, "undo_days"),
     ):
         asked = len(sandbox.requests)
@@ -324,11 +299,10 @@ def test_runs_that_cant_be_undone(settings: Settings, sandbox: Sandbox, tmp_path
 
 
 def test_an_undo_on_another_machine_says_where_to_run_it(
-    settings: Settings, sandbox: Sandbox, tmp_path: Path
+    settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """Its state directory has another key; nothing is sent, and nothing is kept."""
-    ada = add(sandbox, "Ada", title="Dr")
-    pull(settings, Wanted(("prospects",)))
+    ada = team.ids["Ada"]
     run_id = push_rows(settings, tmp_path, "Ada,X,ada@example.org,,Prof,,").summary["run_id"]
     (settings.state_path / KEY_FILE).unlink()
     asked = len(sandbox.requests)
