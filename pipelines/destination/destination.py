@@ -320,12 +320,17 @@ class Destination:
             return True
         if batch.state is None:
             return False
-        if table not in self._fills:
-            self._fills[table] = not self.query(f"SELECT 1 FROM {name} LIMIT 1")  # noqa: S608
-        if self._fills[table]:
+        if self._is_filling(table):
             sql = f"SELECT 1 FROM {name} WHERE id IN ({{ids}}) LIMIT 1"  # noqa: S608
             ids = batch.as_table()["id"].to_pylist()
             self._fills[table] = not self._attempt(partial(self._warehouse.query_ids, sql, ids))
+        return self._fills[table]
+
+    def _is_filling(self, table: str) -> bool:
+        """Whether a table was empty when this run began, and got no row twice."""
+        if table not in self._fills:
+            sql = f"SELECT 1 FROM {self.name(table)} LIMIT 1"  # noqa: S608 - names of ours
+            self._fills[table] = not self.query(sql)
         return self._fills[table]
 
     def _note_change(self) -> None:
@@ -352,10 +357,12 @@ class Destination:
         """Which rows, by their places in `ids`, aren't there with the same content, or are flagged
         deleted. hashes: of their contents.
 
-        is_listed: the rows come from a list, so one that was noted as unlisted has changed.
+        is_listed: the rows come from a list, so one that was noted as unlisted has changed, and
+        while an empty table is filled all are taken as new.
         """
         columns = self.columns(table)
-        if not ids or not columns:
+        fills = is_listed and self._snapshot is not None and self._is_filling(table)
+        if not ids or not columns or fills:
             return range(len(ids))
         condition = _LISTED if is_listed and UNLISTED_COLUMN in columns else _LIVE
         sql = f"SELECT id, {HASH_COLUMN} FROM {self.name(table)} WHERE {condition}"  # noqa: S608 - names of ours

@@ -22,7 +22,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +119,8 @@ class Loader:
         self._opened: LoadPipeline | None = None
         self._columns: dict[str, dict[str, Any]] = {}
         self._states: States = {}
-        self._unsent: set[str] = set()  # tables whose states the next load stores
-        self._is_clean = True
+        self._unsent: set[str] = set()  # tables whose states dlt doesn't have yet
+        self._is_clean = self._stores_states = True
 
     @property
     def opened(self) -> LoadPipeline:
@@ -154,6 +154,7 @@ class Loader:
         """
         self.discard_local_files()
         self._is_clean = False  # until all of it is done: a load after half a recovery must merge
+        self._stores_states = True
         with translated():
             self._opened = self._open_pipeline(self._folder)
             dropped = self._opened.restore_dropped()
@@ -196,7 +197,8 @@ class Loader:
         return dict(self._states.get(table, {}))
 
     def save_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Save states that come without rows, by table; the next load stores them with dlt's."""
+        """Save states that come without rows, by table; the next load that stores states has dlt
+        store them."""
         with translated():
             self._local_states.add(states)
         self._states.update((table, dict(state)) for table, state in states.items())
@@ -204,6 +206,9 @@ class Loader:
 
     def load(self, batches: Sequence[Batch]) -> None:
         """Upsert every batch in one load package. May be called again after a failure.
+
+        In a DuckDB file only the first package of a run stores states: each would cost dlt as much
+        as ten thousand rows. Later ones are saved in the same file, as soon as their rows are.
 
         Raises:
             DestinationError: the rows can't be written; what was loaded before stays.
@@ -219,19 +224,32 @@ class Loader:
             _log.warning("load.local_files_unusable", folder=str(self._folder))
             self.recover()
             self._load(batches, merges=True)
-        self._states.update((each.table, dict(each.state)) for each in batches if each.state)
-        self._unsent.clear()
-        with translated():
-            self._local_states.loaded(self.opened.sources)
+        self._note_states({each.table: each.state for each in batches if each.state})
         self.learn_tables(self.opened.columns())
 
     def _load(self, batches: Sequence[Batch], *, merges: bool) -> None:
-        others = self._unsent - {batch.table for batch in batches if batch.state}
+        others: set[str] = set()
+        if self._stores_states:
+            others = self._unsent - {batch.table for batch in batches if batch.state}
+        else:
+            batches = [replace(batch, state=None) for batch in batches]
         self._is_clean = False
         with translated():
             states = {name: self._states[name] for name in others}
             self.opened.load(batches, states, merges=merges)
         self._is_clean = True
+
+    def _note_states(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """The states of tables whose rows were loaded just now."""
+        if not self._stores_states:
+            self.save_states(states)
+            return
+        self._states.update((table, dict(state)) for table, state in states.items())
+        self._unsent.clear()
+        with translated():
+            self._local_states.loaded(self.opened.sources)
+        # those that are saved here are tied to one that dlt has, so that they can't outlive it
+        self._stores_states = self._tables is None or not self.opened.sources
 
 
 # --- what dlt has stored ------------------------------------------------------------------------
