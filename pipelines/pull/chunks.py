@@ -188,12 +188,16 @@ class Fetching:
     def _finished(self, resource: str, page: ScannedPage | None) -> None:
         with self._changed:
             self._fetching -= 1
-            if page is not None:
-                if self._arrived_s is None:
-                    self._arrived_s = self._clock.monotonic_s()
-                self._arrived.append((resource, page))
-                self._arrived_bytes += page.size_bytes
-            self._changed.notify_all()
+            if page is None:
+                return
+            is_first = self._arrived_s is None
+            if is_first:
+                self._arrived_s = self._clock.monotonic_s()
+            self._arrived.append((resource, page))
+            self._arrived_bytes += page.size_bytes
+            # for other pages all threads would wake up in vain
+            if is_first or self._arrived_bytes >= _PORTION_BYTES or self._is_chunk_over():
+                self._changed.notify_all()
 
 
 class Landing:
