@@ -377,6 +377,7 @@ def observed(kind: str, work: Work) -> Work:
 
 def run_command(options: Options, work: Work) -> NoReturn:
     """Load the settings, run `work`, print its result and exit with its code."""
+    _leave_out_what_prints()
     from connector import logs
 
     os.umask(0o077)
@@ -390,6 +391,18 @@ def run_command(options: Options, work: Work) -> NoReturn:
         output.error(result.error)
     output.object(result.summary)
     sys.exit(result.exit_code)
+
+
+def _leave_out_what_prints() -> None:
+    """structlog and httpx import rich, click and pygments where they are installed, structlog for
+    tracebacks and httpx for a command line of its own: a tenth of a small pull, and never used."""
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("httpx._main", None)  # None: importing it fails
+    if "rich" not in modules:
+        modules["rich"] = None
+        import structlog  # noqa: F401
+
+        del modules["rich"]
 
 
 def _for_accounts(options: Options, work: Work, output: Output) -> Result:

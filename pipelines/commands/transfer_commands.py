@@ -116,7 +116,8 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
     from pipelines.pull.pull_run import pull
 
     report = pull(settings, wanted, output.progress_of("pull"))
-    return Result.of(report, pull_lines(report, settings), events=pull_events(report))
+    lines = [] if output.is_quiet else pull_lines(report, settings)  # a table imports rich
+    return Result.of(report, lines, events=pull_events(report))
 
 
 @command(
