@@ -33,7 +33,7 @@ from connector.upsert.delivery import (
     usable_item,
 )
 from connector.upsert.outbox.entries import RowMemory
-from connector.upsert.outbox.evidence import Evidence, fields_of_item
+from connector.upsert.outbox.evidence import fields_of_item
 from connector.upsert.outbox.matching import normal_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
@@ -283,11 +283,11 @@ class SparedLooks:
         self._scans, self._clock = scans, clock
         self._looks_to_fill = 0
 
-    def judge(
-        self, connection: sa.Connection, row: RowInFlight, memory: RowMemory, evidence: Evidence
-    ) -> Finding | BaseException | None:
-        """What a look would bring; None where it is needed."""
-        options, looking = self._options, self._looking
+    def judge(self, connection: sa.Connection, row: RowInFlight) -> Finding | BaseException | None:
+        """What a look would bring; None where it is needed, and for a row that isn't merged."""
+        options, looking, memory = self._options, self._looking, row.memory
+        if memory is None:
+            return None
         read = self._just_read(connection, row)
         if read is None and row.write.seen_ms == LOOK_FIRST:
             self._looks_to_fill += 1
@@ -298,7 +298,7 @@ class SparedLooks:
                 return Finding(Verdict.EQUAL, merged=merged, asked=False)
         read = read or self._read_by_pull(connection, row)
         if read is None and not options.rechecks and row.guard is None:
-            read = _unread(row, evidence)
+            read = _unread(row)
         if read is None:
             return None
         # after a step of the clock that pulls are timed by, a read may seem to lie ahead
@@ -339,13 +339,13 @@ class SparedLooks:
         return None if receipt is None else receipt.accepted_ms
 
 
-def _unread(row: RowInFlight, evidence: Evidence) -> Person | None:
+def _unread(row: RowInFlight) -> Person | None:
     """What is known of a person whom nobody has read: how the row calls them, and the contacts
     that lead to them."""
     says, id_ = orjson.loads(row.write.body), row.prospect_id or ""
     if lacks_names(says):
         return None
-    led = (("email", evidence.by_email), ("phone", evidence.by_phone))
+    led = (("email", row.facts.by_email), ("phone", row.facts.by_phone))
     alone = tuple(name for name, each in led if each and each.confirmed and each.prospect_id == id_)
     fields = {name: says[name] for name in (*NAMES, *alone) if says.get(name)}
     return Person(id_, fields, alone=alone)

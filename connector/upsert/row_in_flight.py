@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from connector.errors import ConnectorError
 from connector.upsert.delivery import Finding, Item
 from connector.upsert.outbox.entries import Base, RowMemory
-from connector.upsert.outbox.evidence import fields_of_item
+from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.matching import same_value
 from connector.upsert.outbox.merge import (
     LABELS_STAY,
@@ -68,7 +68,8 @@ class RowInFlight:
     accepted_updated_at_ms: see `fate_of_prospect`. began_s, tried_s: when the write was first
     claimed, and when it last went out; monotonic.
 
-    memory: what was settled for the row, where it is merged; siblings: what all rows of its entry
+    facts: what the ledger knows of the row's person when the row is claimed. memory: what was
+    settled for the row, where it is merged; siblings: what all rows of its entry
     say, where there are several; merged: what came of the merge. guard: what the person must still
     look like, where a plan is applied or a push is undone. theirs: the person as they were last
     read; was_looked_up: it was for this write; was_scanned: by a scan, for this run's writes.
@@ -92,6 +93,7 @@ class RowInFlight:
     tried_s: float = 0.0
     prospect_id: str | None = None
     status: Status | None = None
+    facts: Evidence = field(default_factory=Evidence)
     memory: RowMemory | None = None
     siblings: Base | None = None
     merged: PersonMerge | None = None

@@ -385,19 +385,19 @@ class Sender:
             row.failures.append(BEHIND)
         elif write.kind == PROSPECTS:
             uncertain, disputed = self._settler.uncertain, self._settler.disputed
-            evidence = Evidence.of(write, found, uncertain, disputed)
-            evidence.memory = row.memory
+            facts = row.facts = Evidence.of(write, found, uncertain, disputed)
+            facts.memory = row.memory
             if write.exported is not None and write.prospect_id is not None:
-                evidence.name(write.prospect_id, None)
-            outcome, id_, reason = decide(evidence, self._options)
-            known = (evidence.by_email, evidence.by_phone, evidence.by_row)
+                facts.name(write.prospect_id, None)
+            outcome, id_, reason = decide(facts, self._options)
+            known = (facts.by_email, facts.by_phone, facts.by_row)
             is_newer = any(each and each.accepted_ms >= self._began_ms for each in known)
             # else the plan knows better, which has seen the pull
             row.prospect_id = (id_ if is_newer else None) or write.prospect_id
-            if outcome == "send" and self._has_appeared(connection, row, evidence):
+            if outcome == "send" and self._has_appeared(connection, row):
                 return self._claim_activity(connection, row)
             if outcome == "send":
-                return self._claim_prospect(connection, row, evidence)
+                return self._claim_prospect(connection, row)
             if outcome != "unchanged":
                 row.fail(reason or "", Status(outcome))
             else:
@@ -413,12 +413,10 @@ class Sender:
                 )
         return self._claim_activity(connection, row)
 
-    def _has_appeared(
-        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
-    ) -> bool:
+    def _has_appeared(self, connection: sa.Connection, row: RowInFlight) -> bool:
         """Whether the plan that is applied was to create a person who is known by now, and not
         because its source has created them; then the row is in conflict."""
-        found = evidence.best
+        found = row.facts.best
         if row.guard is None or row.write.prospect_id is not None or found is None:
             return False
         id_ = row.prospect_id = found.prospect_id
@@ -430,35 +428,34 @@ class Sender:
         row.fail(APPEARED.format(id=id_))
         return True
 
-    def _claim_prospect(
-        self, connection: sa.Connection, row: RowInFlight, evidence: Evidence
-    ) -> bool:
+    def _claim_prospect(self, connection: sa.Connection, row: RowInFlight) -> bool:
         """The prospect's write goes out, or is looked up first, or, where it is known how they are,
         needs neither; returns whether a request follows."""
-        receipt = evidence.best
-        if receipt and row.prospect_id is None and self._lost_contacts(row.write, evidence):
+        receipt = row.facts.best
+        if receipt and row.prospect_id is None and self._lost_contacts(row):
             row.must_exist = _DROPPED.format(prospect_id=receipt.prospect_id)
         row.accepted_updated_at_ms = receipt.updated_at_ms if receipt else None
         looks = self._options.mode == "update-only" or row.must_exist is not None
-        looks = looks or (self._options.looks_first and evidence.best is None)
+        looks = looks or (self._options.looks_first and receipt is None)
         is_found = row.prospect_id is not None or lacks_names(orjson.loads(row.write.body))
         looks = looks or (row.memory is not None and is_found)
         write = row.waiting.popleft()._replace(prospect_id=row.prospect_id)
         self._start(connection, row, write, looks=looks)
-        if row.memory is None or row.prospect_id is None:
+        if row.prospect_id is None:
             return True
-        known = self._spared.judge(connection, row, row.memory, evidence)
+        known = self._spared.judge(connection, row)
         return known is None or self._settle_arrival(connection, row, known)
 
-    def _lost_contacts(self, write: Write, evidence: Evidence) -> bool:
+    def _lost_contacts(self, row: RowInFlight) -> bool:
         """Whether HiringCenter kept none of the contacts of a person who exists already: it would
         find no one by them, and create the person again."""
-        dropped = sum(not each.confirmed for each in evidence.receipts)
-        if self._options.force or not 0 < dropped == evidence.contacts:
+        facts = row.facts
+        dropped = sum(not each.confirmed for each in facts.receipts)
+        if self._options.force or not 0 < dropped == facts.contacts:
             return False
-        found = evidence.by_email or evidence.by_phone
+        found = facts.by_email or facts.by_phone
         theirs = stored_first_name(found.names) if found else None
-        own = first_name(orjson.loads(write.body).get("firstName"))
+        own = first_name(orjson.loads(row.write.body).get("firstName"))
         return theirs is None or own is None or theirs.agrees(self._outbox.hasher.name(own))
 
     def _creating_only(self, write: Write) -> Write:
