@@ -56,9 +56,9 @@ class Followed:
         assert report.error is None, report.error
         return report
 
-    def trust(self, *, is_copied: bool = True) -> list[str]:
-        """A full scan while a receiver is running and both events have come; all ids. is_copied:
-        the scan may be that of another test, and the receiver has been running since then."""
+    def trust(self) -> list[str]:
+        """A full scan while a receiver is running and both events have come; all ids. The scan may
+        be that of another test: then the receiver has been running since."""
         puller = self.puller
         people = [each["id"] for each in puller.sandbox.store.all("prospects")]
 
@@ -68,7 +68,7 @@ class Followed:
             self.name(people[1])
             return puller.pull_ok("prospects", full=True)
 
-        if puller.first_pulls is not None and not puller.settings.ledger_url and is_copied:
+        if puller.first_pulls is not None and puller.settings.ledger_url is None:
             self._copy(puller.first_pulls, scan)
         else:
             scan()

@@ -227,7 +227,7 @@ def test_rows_that_left_are_noted_and_come_back_in_every_destination(
     any_puller: Puller, sandbox: Any
 ):
     """The queries about unlisted rows are plain SQL."""
-    any_puller.pulled()
+    any_puller.pulled("notes")
     ids = [record["id"] for record in sandbox.store.all("notes")[:2]]
     with Destination(any_puller.settings) as destination:
         destination.seen.begin("notes")

@@ -550,10 +550,13 @@ def test_a_receiver_killed_between_commit_and_answer_loses_and_doubles_nothing(
     """What it has stored is looked up. The sender got no answer and delivers again: before the
     look-up the person still waits once, and after it a second one finds nothing new."""
     url = request.getfixturevalue("postgres_url") if ledger == "postgresql" else None
-    puller.change(ledger_url=url, webhook_secrets=(SecretStr("secret-a"),))
-    own = puller.settings
-    with followed(puller) as events, closing(asgi_app(own)) as app:
-        person = events.trust(is_copied=False)[5]  # the receiver has its inbox open
+    puller.change_pull(page_size=20)
+    puller.change(ledger_url=url)
+    with followed(puller) as events, ExitStack() as receiving:
+        person = events.trust()[5]
+        puller.change(webhook_secrets=(SecretStr("secret-a"),))
+        own = puller.settings
+        app = receiving.enter_context(closing(asgi_app(own)))
         events.edit(person, named=False, title="Dr")
         body = orjson.dumps({"eventType": "prospect.updated", "prospectId": person})
         environment = {
@@ -666,10 +669,18 @@ def test_a_page_requested_before_a_look_up_doesnt_bring_back_an_older_row(events
 # --- watch ----------------------------------------------------------------------------------------
 
 
-def test_watch_finds_new_people_in_the_poll_feed(events: Followed):
+@pytest.fixture
+def watched(puller: Puller) -> Iterator[Followed]:
+    """An account without a webhook, from which prospects were pulled."""
+    puller.pulled("prospects")
+    puller.sandbox.clear_log()
+    with followed(puller) as found:
+        yield found
+
+
+def test_watch_finds_new_people_in_the_poll_feed(watched: Followed):
     """Without a webhook. Whoever is known is not looked up."""
-    events.puller.pull_ok("prospects")
-    events.puller.sandbox.clear_log()
+    events = watched
     made = events.puller.sandbox.store.create("prospects", {"firstName": "New"})
     report = drain(events.puller.settings, watches=True)
     assert report.error is None
@@ -680,9 +691,9 @@ def test_watch_finds_new_people_in_the_poll_feed(events: Followed):
     assert events.asked("/v2/") == ["/v2/webhooks/poll"]
 
 
-def test_watch_keeps_to_its_share_of_the_hour_also_after_a_restart(events: Followed):
+def test_watch_keeps_to_its_share_of_the_hour_also_after_a_restart(watched: Followed):
     """A tenth of 60 requests: 6, polls and look-ups together."""
-    events.puller.pull_ok("prospects")
+    events = watched
     events.puller.change(
         rate_limits=(RateLimit(1000, 60.0), RateLimit(60, 3600.0)), watch=WatchSettings(share=0.1)
     )

@@ -20,7 +20,7 @@ def test_thirty_days_of_moves_are_in_the_history_once_within_their_bounds(tmp_pa
     """Pulls every few days, some killed; columns are hidden and shown again, an empty field appears
     and labels come in another order. Every change that two scans bracket is there, and nothing
     else. (`tests/bench/history.py` pulls every few hours.)"""
-    month = thirty_days(tmp_path, every=timedelta(days=3.7), moves=13)
+    month = thirty_days(tmp_path, every=timedelta(days=4.9), moves=13)
     assert month.check() > 20
     assert any(not is_whole for _, is_whole in month.pulls)
 

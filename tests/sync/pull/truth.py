@@ -40,10 +40,11 @@ def expected(sandbox: Sandbox, resource: str) -> Rows:
 
 def landed_duckdb(path: Path, resource: str, *, dataset: str = "hiringcenter") -> Rows:
     """Rows that aren't flagged deleted, without nulls and `_hc_` columns."""
+    catalog = path.stem.replace('"', '""')
     with duckdb.connect(str(path), read_only=True) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         cursor = connection.execute(
-            f'SELECT * FROM "{path.stem}"."{dataset}".{resource} WHERE _hc_deleted_at IS NULL'
+            f'SELECT * FROM "{catalog}"."{dataset}".{resource} WHERE _hc_deleted_at IS NULL'
         )
         assert cursor.description is not None
         names = [column[0] for column in cursor.description]

@@ -26,15 +26,15 @@ from tests.sync.pull.conftest import settings_for
 from tests.sync.pull.truth import all_duckdb, assert_equal_to_truth
 from tests.sync.source.conftest import Run, causes, rows
 
-PAGES = 50
+PAGES = 20
 NOW_MS = 1_800_000_000_000
-SHARE_OF_30 = {"rate_limits": "1000000/1s,6000/3600s", "full_share": 0.005, "lookback_s": 0}
+SHARE_OF_12 = {"rate_limits": "1000000/1s,6000/3600s", "full_share": 0.002, "lookback_s": 0}
 DUCKDB = pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    """Fifty pages of prospects, two of notes."""
+    """Twenty pages of prospects, two of notes."""
     options = SandboxOptions(
         prospects=PAGES * 5, notes=8, tasks=3, meetings=3, max_limits={"prospects": 5, "notes": 5}
     )
@@ -65,13 +65,13 @@ def pages_down_to(sandbox: Sandbox, since_ms: int) -> int:
 def test_a_second_run_asks_for_what_the_plan_says(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
-    """Fifty pages cost more than a share of thirty: a head scan, which lands what is new."""
-    run("prospects", **SHARE_OF_30)
+    """Twenty pages cost more than a share of twelve: a head scan, which lands what is new."""
+    run("prospects", **SHARE_OF_12)
     assert len(sandbox.requests) == PAGES
     watermark_ms = max(record["createdAt"] for record in sandbox.store.all("prospects"))
     new = sandbox.store.create("prospects", {"firstName": "New", "lastName": "Person"})
     sandbox.clear_log()
-    run("prospects", **SHARE_OF_30)
+    run("prospects", **SHARE_OF_12)
     assert len(sandbox.requests) == pages_down_to(sandbox, watermark_ms) <= 2
     assert new["id"] in rows(pipeline, "prospects")
     assert rows(pipeline, "prospects").keys() == ids(sandbox, "prospects")
@@ -81,15 +81,15 @@ def test_a_second_run_asks_for_what_the_plan_says(
 def test_the_lists_of_a_run_share_its_requests(run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox):
     """Those that are selected: together with the others, a list that it could read in full alone
     is read narrowly. What is left goes to full scans of smaller lists."""
-    share_of_50 = SHARE_OF_30 | {"full_share": 1 / 120}
-    run(**share_of_50)
+    share_of_20 = SHARE_OF_12 | {"full_share": 1 / 300}
+    run(**share_of_20)
     for selected, expected in (
         (("prospects", "notes"), {"prospects": 1, "notes": 1}),
         (("prospects", "notes"), {"prospects": 1, "notes": 2}),
         (("prospects",), {"prospects": PAGES}),
     ):
         sandbox.clear_log()
-        run(*selected, **share_of_50)
+        run(*selected, **share_of_20)
         asked = Counter(request.path.rsplit("/", 1)[-1] for request in sandbox.requests)
         assert asked == expected
 
@@ -99,16 +99,16 @@ def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
     """After its narrow scan, in each run; it doesn't count as unfinished meanwhile."""
-    few = {"rate_limits": f"1000000/1s,6000/{100 * 86_400}s", "full_share": 0.005, "lookback_s": 0}
+    few = {"rate_limits": f"1000000/1s,6000/{100 * 86_400}s", "full_share": 0.002, "lookback_s": 0}
     run("prospects", **few)
     for number in range(2):
         new = sandbox.store.create("prospects", {"firstName": f"New {number}", "lastName": "X"})
         sandbox.clear_log()
         run("prospects", **few)
-        assert len(sandbox.requests) <= 31
+        assert len(sandbox.requests) <= 13
         assert new["id"] in rows(pipeline, "prospects")
         assert unfinished(pipeline) == []
-    gone = sandbox.store.all("prospects")[50]["id"]
+    gone = sandbox.store.all("prospects")[20]["id"]
     sandbox.store.delete("prospects", gone)
     for _ in range(2):
         run("prospects", **few)
@@ -120,13 +120,13 @@ def test_a_full_run_reads_every_page_and_a_look_back_reads_to_its_date(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """`full=True` and `since`, whatever the plan would have been."""
-    run("prospects", **SHARE_OF_30)
+    run("prospects", **SHARE_OF_12)
     sandbox.clear_log()
-    run("prospects", full=True, **SHARE_OF_30)
+    run("prospects", full=True, **SHARE_OF_12)
     assert len(sandbox.requests) == PAGES
     sandbox.clear_log()
     since = sorted(record["createdAt"] for record in sandbox.store.all("prospects"))[-18]
-    run("prospects", since=since, **SHARE_OF_30)
+    run("prospects", since=since, **SHARE_OF_12)
     assert len(sandbox.requests) == pages_down_to(sandbox, since)
 
 
@@ -135,7 +135,7 @@ def test_options_come_from_dlts_section_and_never_from_bare_names(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
     """A `FULL` or `SINCE` of another program changes nothing; `SOURCES__HIRINGCENTER__` does."""
-    run("notes", **SHARE_OF_30)
+    run("notes", **SHARE_OF_12)
     for name, value in {
         "FULL": "true", "SINCE": "2001-01-01", "FULL_SHARE": "0.9", "LOOKBACK_S": "9",
         "EXCLUDE_COLUMNS": '{"notes": ["body"]}', "HASH_KEY": "k", "API_KEY": "x",
@@ -144,13 +144,13 @@ def test_options_come_from_dlts_section_and_never_from_bare_names(
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(f"SOURCES__{name}", value)
     sandbox.clear_log()
-    run("notes", **SHARE_OF_30 | {"full_share": 0.0001})
+    run("notes", **SHARE_OF_12 | {"full_share": 0.0001})
     assert len(sandbox.requests) == 1  # a head scan
     assert all("body" in row for row in rows(pipeline, "notes").values())
     monkeypatch.setenv("SOURCES__HIRINGCENTER__FULL", "true")
     monkeypatch.setenv("SOURCES__HIRINGCENTER__EXCLUDE_COLUMNS", '{"notes": ["body"]}')
     sandbox.clear_log()
-    run("notes", **SHARE_OF_30)
+    run("notes", **SHARE_OF_12)
     assert len(sandbox.requests) == 2
     assert not any("body" in row for row in rows(pipeline, "notes").values())
 
@@ -208,7 +208,7 @@ def test_a_backfill_in_chunks_reads_every_page_once(
         source = hiringcenter(
             sandbox.api_key, sandbox.url, ledger_url=f"sqlite:///{tmp_path / 'ledger.db'}"
         )
-        source.add_limit(max_items=20)
+        source.add_limit(max_items=8)
         if parallel:
             source.prospects.parallelize()
         pipeline.run(source.with_resources("prospects"), loader_file_format="parquet")
@@ -245,11 +245,11 @@ def test_lists_of_different_lengths_are_each_read_once_in_chunks(
 ):
     """One that has ended isn't begun again while others go on; a look back goes on as well."""
     if options:
-        run(**SHARE_OF_30)
+        run(**SHARE_OF_12)
         sandbox.clear_log()
     left, chunks = list(RESOURCES), 0
     while left and chunks < 10:
-        run(*left, limit={"max_items": 25}, **options)
+        run(*left, limit={"max_items": 10}, **options)
         left, chunks = unfinished(pipeline), chunks + 1
     assert left == []
     assert len(sandbox.requests) <= PAGES + 2 + 1 + 1 + chunks
@@ -262,10 +262,10 @@ def test_a_look_back_in_chunks_first_ends_the_scan_that_was_left(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """Otherwise it would stay unfinished, and a loop until nothing is unfinished would not end."""
-    run("prospects", limit={"max_items": 15})
+    run("prospects", limit={"max_items": 6})
     chunks = 0
     while unfinished(pipeline) and chunks < 10:
-        run("prospects", since=1, limit={"max_items": 30})
+        run("prospects", since=1, limit={"max_items": 12})
         chunks += 1
     assert unfinished(pipeline) == []
     assert rows(pipeline, "prospects").keys() == ids(sandbox, "prospects")
@@ -336,12 +336,12 @@ def test_a_run_after_one_that_failed_resumes_behind_the_last_chunk(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox
 ):
     """What a failed run had read is read again, nothing of the chunks before it."""
-    run("prospects", limit={"max_items": 20})
+    run("prospects", limit={"max_items": 8})
     before = len(sandbox.requests)
     permissions = sandbox.options.permissions
 
     def forbid(_: Any) -> None:
-        if len(sandbox.requests) == before + 10:
+        if len(sandbox.requests) == before + 4:
             sandbox.options.permissions = ()
 
     sandbox.on_request = forbid
@@ -349,10 +349,10 @@ def test_a_run_after_one_that_failed_resumes_behind_the_last_chunk(
         run("prospects")
     assert any(isinstance(cause, Unauthorized) for cause in causes(failure.value))
     sandbox.on_request, sandbox.options.permissions = None, permissions
-    assert len(rows(pipeline, "prospects")) >= 20 * 5
+    assert len(rows(pipeline, "prospects")) >= 8 * 5
     sandbox.clear_log()
     run("prospects")
-    assert len(sandbox.requests) <= PAGES - 20
+    assert len(sandbox.requests) <= PAGES - 8
     assert rows(pipeline, "prospects").keys() == ids(sandbox, "prospects")
     assert unfinished(pipeline) == []
 
@@ -367,7 +367,7 @@ pipeline = dlt.pipeline(
 )
 while True:
     source = hiringcenter(key, url, ledger_url=f"sqlite:///{folder}/ledger.db")
-    pipeline.run(source.with_resources("prospects").add_limit(max_items=10))
+    pipeline.run(source.with_resources("prospects").add_limit(max_items=4))
     if not unfinished(pipeline):
         break
 """
@@ -392,7 +392,7 @@ def test_a_killed_backfill_reads_nothing_twice_but_its_last_chunk(sandbox: Sandb
     sandbox.on_request = None
     is_killed.set()
     subprocess.run(command, env=environment, check=True, timeout=500)
-    assert PAGES <= len(sandbox.requests) <= PAGES + 2 * 10
+    assert PAGES <= len(sandbox.requests) <= PAGES + 2 * 4
     pipeline = dlt.pipeline(
         "own", destination=dlt.destinations.duckdb(str(tmp_path / "file.duckdb")),
         dataset_name="own", pipelines_dir=str(tmp_path / "dlt"),
@@ -408,7 +408,7 @@ def test_a_limit_at_the_very_last_page_leaves_nothing_to_resume(
     run("notes", limit={"max_items": 2})
     assert unfinished(pipeline) == []
     sandbox.clear_log()
-    run("notes", **SHARE_OF_30 | {"full_share": 0.0001})
+    run("notes", **SHARE_OF_12 | {"full_share": 0.0001})
     assert len(sandbox.requests) == 1
 
 
@@ -462,11 +462,11 @@ def test_a_narrow_or_an_unproven_scan_flags_nothing(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
     """Rows that weren't requested aren't missing."""
-    run("prospects", **SHARE_OF_30)
+    run("prospects", **SHARE_OF_12)
     assert flag(pipeline, sandbox, tmp_path) == {"prospects": 0}
-    sandbox.store.delete("prospects", sandbox.store.all("prospects")[70]["id"])
-    run("prospects", **SHARE_OF_30)
-    run("prospects", full=True, limit={"max_items": 45}, **SHARE_OF_30)
+    sandbox.store.delete("prospects", sandbox.store.all("prospects")[28]["id"])
+    run("prospects", **SHARE_OF_12)
+    run("prospects", full=True, limit={"max_items": 18}, **SHARE_OF_12)
     assert flag(pipeline, sandbox, tmp_path) == {}
     assert len(live(pipeline, "prospects")) == PAGES * 5
 
