@@ -113,7 +113,7 @@ def test_the_example_of_every_command_works(
     monkeypatch.setenv("BROWSER", "true")
     monkeypatch.setenv("HIRINGCENTER_ACCOUNTS__EAST__API_KEY_ENV", "HIRINGCENTER_API_KEY")
     if command in ("status", "plan", "verify"):
-        run("pull", "-q")
+        run("pull", "-q", *(["prospects"] if command == "plan" else []))
     for arguments in examples(run, command):
         if "serve" in arguments or "--every" in arguments:
             continue

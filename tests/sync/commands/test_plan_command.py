@@ -6,6 +6,7 @@ import io
 import json
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,15 @@ from rich.console import Console
 
 from connector.budget import locks
 from connector.sandbox import Sandbox, SandboxOptions
-from connector.settings import Settings, load
+from connector.settings import load
 from connector.upsert.outbox.merge import UNKNOWN, FieldAction, FieldMerge, PersonMerge, Why
 from connector.upsert.outbox.outbox import PROSPECTS, Write
 from connector.upsert.outbox.person_plan import RowPlan
-from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.plan_view import PlanView, plan_lines
 from pipelines.running.session import outbox_database
 from tests.sync.commands.conftest import Ended, Run
 from tests.sync.push.conftest import results_waiting
+from tests.sync.push.pulled_once import PulledOnce
 
 INPUTS = Path(__file__).parents[2] / "inputs"
 
@@ -45,45 +46,34 @@ def people_file(folder: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def people(sandbox: Sandbox, run: Run, tmp_path: Path) -> Path:
-    """The file, after a pull."""
-    for record in KNOWN:
-        sandbox.store.create("prospects", record)
-    assert run("pull", "prospects", "-q").code == 0
-    return people_file(tmp_path)
-
-
 @pytest.fixture(scope="module")
-def pulled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Sandbox, Settings]]:
-    """Pulled once for all tests that only look."""
-    folder = tmp_path_factory.mktemp("pulled")
-    with Sandbox(SandboxOptions(prospects=60, notes=0, tasks=0, meetings=0)) as running:
-        for record in KNOWN:
-            running.store.create("prospects", record)
-        settings = Settings(
-            api_key=running.api_key, base_url=running.url, rate_limits="1000000/60s",
-            state_dir=folder / "state", duckdb_path=folder / "data.duckdb",
-        )  # fmt: skip
-        assert pull(settings, Wanted(("prospects",))).error is None
-        yield running, settings
+def pulled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+    options = SandboxOptions(prospects=60, notes=0, tasks=0, meetings=0)
+    with closing(PulledOnce(tmp_path_factory.mktemp("pulled"), options, KNOWN)) as made:
+        yield made
 
 
 @pytest.fixture
-def server(pulled: tuple[Sandbox, Settings], monkeypatch: pytest.MonkeyPatch) -> Sandbox:
-    """Of the settings of a test that only looks."""
-    running, settings = pulled
-    monkeypatch.setenv("HIRINGCENTER_API_KEY", running.api_key)
-    monkeypatch.setenv("HIRINGCENTER_BASE_URL", running.url)
-    monkeypatch.setenv("HIRINGCENTER_RATE_LIMITS", "1000000/60s")
-    monkeypatch.setenv("HIRINGCENTER_STATE_DIR", str(settings.state_dir))
-    monkeypatch.setenv("HIRINGCENTER_DUCKDB_PATH", str(settings.duckdb_path))
-    return running
+def server(pulled: PulledOnce, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    """The API and the environment of a user who has just pulled."""
+    settings = pulled.settings
+    for name, value in (
+        ("API_KEY", pulled.sandbox.api_key),
+        ("BASE_URL", pulled.sandbox.url),
+        ("RATE_LIMITS", "1000000/60s"),
+        ("STATE_DIR", str(settings.state_dir)),
+        ("DUCKDB_PATH", str(settings.duckdb_path)),
+        ("MARTS__ENABLED", "false"),
+        ("WRITES__FRESH_S", str(settings.writes.fresh_s)),
+    ):
+        monkeypatch.setenv(f"HIRINGCENTER_{name}", value)
+    yield pulled.begin()
+    pulled.end()
 
 
 @pytest.fixture
-def looked_at(server: Sandbox, tmp_path: Path) -> Path:
-    """The file of `people`, for a test that pushes and edits nothing."""
+def people(server: Sandbox, tmp_path: Path) -> Path:
+    """The file, after a pull."""
     return people_file(tmp_path)
 
 
@@ -99,10 +89,10 @@ def planned(run: Run, people: Path, *options: str) -> tuple[Ended, dict[int, dic
     return ended, changes_of(changes)
 
 
-def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, looked_at: Path):
+def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, people: Path):
     """Not even the first one of a key; the exit code says that a row would be rejected."""
     before = len(server.requests)
-    ended, changes = planned(run, looked_at)
+    ended, changes = planned(run, people)
     assert (ended.code, ended.summary["status"]) == (3, "ok")
     assert (len(server.requests), ended.summary["requests"]) == (before, 0)
     assert (ended.summary["rows"], ended.summary["rejected"]) == (5, 1)
@@ -114,14 +104,14 @@ def test_a_plan_sends_no_request_and_changes_nothing(run: Run, server: Sandbox, 
 
 
 def test_each_row_shows_what_it_would_change(
-    run: Run, sandbox: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, server: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Old and new value of each field, the labels that go, what stays as somebody has changed it,
     and the note; what isn't known is found out first, once the copy isn't fresh."""
     with results_waiting(load()):
         assert run("push", str(people), "-q").code == 3
-    ids = {each["firstName"]: each["id"] for each in sandbox.store.all("prospects")}
-    sandbox.store.update("prospects", ids["Bea"], {"title": "Boss"})
+    ids = {each["firstName"]: each["id"] for each in server.store.all("prospects")}
+    server.store.update("prospects", ids["Bea"], {"title": "Boss"})
     assert run("pull", "prospects", "-q").code == 0
     header, ada_row, *others = people.read_text().splitlines()
     ada_row = ada_row.replace("Agent,a;b", "Broker,b,Oslo,Called")
@@ -151,11 +141,11 @@ def test_each_row_shows_what_it_would_change(
     assert summary["first_changes"] == [ada]
 
 
-def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: Path):
+def test_applied_changes_equal_planned_ones(run: Run, server: Sandbox, people: Path):
     """At the server, field by field, and nothing else."""
     people.write_text(people.read_text().replace("Agent,a;b", "Broker,a;c"))
     out = people.with_suffix(".hcplan")
-    before = {each["id"]: each for each in sandbox.store.all("prospects")}
+    before = {each["id"]: each for each in server.store.all("prospects")}
     ended, changes = planned(run, people, "--out", str(out))
     with results_waiting(load()):
         assert run("apply", str(out), "-q").code == 3
@@ -164,7 +154,7 @@ def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: 
             expected = before[change["prospect_id"]] | {
                 each["field"]: each["new"] for each in change["changes"]
             }
-            found = sandbox.store.get("prospects", change["prospect_id"])
+            found = server.store.get("prospects", change["prospect_id"])
             assert {**found, "updatedAt": None} == {**expected, "updatedAt": None}
     assert ended.summary["would_update"] == 3
     assert run("pull", "prospects", "-q").code == 0
@@ -172,11 +162,11 @@ def test_applied_changes_equal_planned_ones(run: Run, sandbox: Sandbox, people: 
 
 
 def test_every_kind_of_input_is_planned_without_a_request(
-    run: Run, server: Sandbox, looked_at: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, server: Sandbox, people: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A pulled table changes nothing; the others, SQL, a job and stdin, are the file's rows."""
-    monkeypatch.setenv("HIRINGCENTER_PUSH__SPRING__FILE", str(looked_at))
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(looked_at.read_bytes())))
+    monkeypatch.setenv("HIRINGCENTER_PUSH__SPRING__FILE", str(people))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(people.read_bytes())))
     before = len(server.requests)
     for arguments in (
         ("--table", "prospects"),
@@ -201,7 +191,7 @@ def test_no_file_makes_a_plan_send_a_request(run: Run, server: Sandbox):
     assert len(server.requests) == before
 
 
-def test_activities_on_their_own_are_shown(run: Run, looked_at: Path, tmp_path: Path):
+def test_activities_on_their_own_are_shown(run: Run, people: Path, tmp_path: Path):
     """What would be attached to whom. They aren't kept as a plan: a push of the same file never
     creates them twice, an older plan might."""
     notes = tmp_path / "notes.csv"
@@ -218,7 +208,7 @@ def test_activities_on_their_own_are_shown(run: Run, looked_at: Path, tmp_path: 
 
 
 def test_a_note_that_was_pushed_since_is_not_applied_again(
-    run: Run, sandbox: Sandbox, people: Path, tmp_path: Path
+    run: Run, server: Sandbox, people: Path, tmp_path: Path
 ):
     """Also where nothing else of its row would change."""
     notes = tmp_path / "notes.csv"
@@ -230,7 +220,7 @@ def test_a_note_that_was_pushed_since_is_not_applied_again(
     with results_waiting(load()):
         assert run("push", str(notes), "-q").code == 0
         run("apply", out, "-q")
-    bodies = [each["body"] for each in sandbox.store.all("notes")]
+    bodies = [each["body"] for each in server.store.all("notes")]
     assert bodies.count("Called back") == 1
 
 
@@ -255,7 +245,7 @@ def test_a_dry_run_shows_the_same(run: Run, people: Path):
     assert shown == dry
 
 
-def test_a_plan_needs_no_lock(run: Run, sandbox: Sandbox, people: Path):
+def test_a_plan_needs_no_lock(run: Run, server: Sandbox, people: Path):
     """It may run beside a push."""
     with results_waiting(load()):
         assert run("push", str(people), "-q").code == 3
@@ -268,28 +258,28 @@ def test_a_plan_needs_no_lock(run: Run, sandbox: Sandbox, people: Path):
     database.close()
 
 
-def test_files_of_a_plan_are_private_and_complete(run: Run, looked_at: Path, tmp_path: Path):
+def test_files_of_a_plan_are_private_and_complete(run: Run, people: Path, tmp_path: Path):
     """They hold names and contacts. Where the plan fails, there are none."""
     out, changes = tmp_path / "people.hcplan", tmp_path / "people.jsonl"
     options = ("--out", str(out), "--changes", str(changes), "--json")
-    summary = run("plan", str(looked_at), *options).summary
+    summary = run("plan", str(people), *options).summary
     assert (summary["plan_file"], summary["changes_file"]) == (str(out), str(changes))
     assert [stat.S_IMODE(path.stat().st_mode) for path in (out, changes)] == [0o600] * 2
     out.unlink()
     changes.unlink()
-    looked_at.write_bytes(looked_at.read_bytes().replace(b"email", b"colour"))
-    assert run("plan", str(looked_at), *options).code == 2
-    assert list(tmp_path.glob("*people.*")) == [looked_at]
+    people.write_bytes(people.read_bytes().replace(b"email", b"colour"))
+    assert run("plan", str(people), *options).code == 2
+    assert list(tmp_path.glob("*people.*")) == [people]
 
 
-def test_another_file_is_never_overwritten(run: Run, looked_at: Path):
+def test_another_file_is_never_overwritten(run: Run, people: Path):
     """A mistyped option names it."""
-    content = looked_at.read_bytes()
+    content = people.read_bytes()
     for option in ("--out", "--changes"):
-        ended = run("plan", str(looked_at), option, str(looked_at), "--json")
+        ended = run("plan", str(people), option, str(people), "--json")
         assert ended.code == 2
         assert f"Name another file: {option} F" in ended.summary["error"]["message"]
-    assert looked_at.read_bytes() == content
+    assert people.read_bytes() == content
 
 
 def test_a_guessed_encoding_is_never_kept_to_be_sent(run: Run, server: Sandbox, tmp_path: Path):

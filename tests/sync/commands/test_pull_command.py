@@ -182,7 +182,7 @@ def test_status_tells_age_and_exits_1_where_it_is_too_high(run: Run, sandbox: Sa
 def test_runs_lists_and_shows_one(run: Run, sandbox: Sandbox):
     """Newest first, ids whole at 80 columns; one run with its reasons, by as much of its id as
     tells it apart; an unknown id, or one of several runs, is exit 2."""
-    run_ids = [run("pull", "--json").summary["run_id"] for _ in range(2)]
+    run_ids = [run("pull", "notes", "--json").summary["run_id"] for _ in range(2)]
     listed = run("runs", "--json").summary["runs"]
     assert [record["run_id"] for record in listed] == run_ids[::-1]
     shown = run("runs", run_ids[0])
@@ -228,7 +228,7 @@ def test_sync_pulls_and_reports_its_parts(run: Run, sandbox: Sandbox):
 
 def test_state_is_for_this_user_alone(run: Run, sandbox: Sandbox):
     """Directory 0700, files 0600, whatever the umask was."""
-    run("pull", "-q")
+    assert run("pull", "notes", "-q").code == 0
     state = load().state_dir
     assert stat.S_IMODE(state.stat().st_mode) == 0o700
     for folder, _, files in os.walk(state):
@@ -241,9 +241,9 @@ def test_state_is_for_this_user_alone(run: Run, sandbox: Sandbox):
 def test_the_key_is_nowhere(run: Run, sandbox: Sandbox, verbosity: str):
     """No output at any verbosity, no file, no state, no error holds it."""
     sandbox.options.permissions = ()
-    failed = run("pull", verbosity)
+    failed = run("pull", "notes", verbosity)
     sandbox.options.permissions = ("prospects:read", "notes:read", "tasks:read", "meetings:read")
-    ended = run("pull", "--json", verbosity)
+    ended = run("pull", "notes", "--json", verbosity)
     assert ended.code == 0
     for text in (failed.out, failed.err, ended.out, ended.err):
         assert sandbox.api_key not in text
@@ -271,7 +271,7 @@ def test_a_terminal_that_can_not_write_a_name_fails_no_run(sandbox: Sandbox, enc
     Path("people.csv").write_text(f"{header}\nŁukasz,Ó,x@example.com\nŻ,Ż,no-address-Ż\n")
     binary = Path(sys.executable).with_name("hiringcenter")
     environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    for flags in ([], ["--json"]):
+    for flags in ([], ["--json"]) if encoding == "ascii" else ([],):
         done = subprocess.run(
             [binary, "push", "people.csv", "--dry-run", "-q", *flags],
             env=environment, capture_output=True, check=False, timeout=500,
@@ -279,4 +279,5 @@ def test_a_terminal_that_can_not_write_a_name_fails_no_run(sandbox: Sandbox, enc
         assert done.returncode == 3, done.stderr
         told = done.stdout.decode("utf-8" if flags else encoding)
         assert "rejected" in told
-    assert json.loads(told)["rejected"] == 1
+        if flags:
+            assert json.loads(told)["rejected"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,35 @@ from connector.settings import Settings
 from pipelines.destination.identity import prepare_state_dir, pull_lock_name
 from tests.sync.push.pulled_once import PulledOnce
 
+FIVE = SandboxOptions(prospects=5, notes=0, tasks=0, meetings=0)
+
+
+@pytest.fixture(scope="session")
+def pulled_five(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PulledOnce]:
+    """For tests that are marked `pulled`."""
+    with closing(PulledOnce(tmp_path_factory.mktemp("five"), FIVE)) as pulled:
+        yield pulled
+
+
+def _pulled(request: pytest.FixtureRequest) -> PulledOnce | None:
+    is_marked = request.node.get_closest_marker("pulled") is not None
+    return request.getfixturevalue("pulled_five") if is_marked else None
+
 
 @pytest.fixture
-def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(SandboxOptions(prospects=5, notes=0, tasks=0, meetings=0)) as running:
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    if (pulled := _pulled(request)) is not None:
+        yield pulled.begin()
+        pulled.end()
+        return
+    with Sandbox(replace(FIVE)) as running:
         yield running
 
 
 @pytest.fixture
-def settings(sandbox: Sandbox, tmp_path: Path) -> Settings:
+def settings(request: pytest.FixtureRequest, sandbox: Sandbox, tmp_path: Path) -> Settings:
+    if (pulled := _pulled(request)) is not None:
+        return pulled.settings
     return Settings(
         api_key=sandbox.api_key,
         base_url=sandbox.url,

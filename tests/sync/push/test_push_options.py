@@ -18,6 +18,7 @@ from pipelines.pull.pull_run import Wanted, pull
 from pipelines.push.push_input import PushRequest, job_request
 from pipelines.push.push_report import PushReport, push_lines
 from pipelines.push.push_run import push
+from tests.sync.push.conftest import results_waiting
 
 pytestmark = pytest.mark.usefixtures("results_wait")
 
@@ -78,13 +79,19 @@ def shown(report: PushReport) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
+def push_unlanded(settings: Settings, path: Path, **options: Any) -> PushReport:
+    """Between pulls."""
+    with results_waiting(settings):
+        return push(settings, PushRequest(file=str(path), **options))
+
+
+@pytest.mark.pulled
 @pytest.mark.lands
 def test_kept_rows_are_counted_wherever_people_look(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """The summary, the table and the row's message; the exit code is 0. --restore sends them;
     --no-recheck says how old the copy is."""
-    assert pull(settings, Wanted(("prospects",), full=True)).exit_code == 0
     with duckdb.connect(str(settings.duckdb_path), read_only=True) as connection:
         found = connection.execute(
             "SELECT id, first_name, last_name, email FROM hiringcenter.prospects "
@@ -94,16 +101,16 @@ def test_kept_rows_are_counted_wherever_people_look(
     id_, first, last, email = found
     path = tmp_path / "people.csv"
     path.write_text(f"first_name,last_name,email,title\n{first},{last},{email},Agent\n")
-    push(settings, PushRequest(file=str(path)))
+    push_unlanded(settings, path)
     sandbox.store.update("prospects", id_, {"title": "Broker"})
     assert pull(settings, Wanted(("prospects",), full=True)).exit_code == 0
-    report = push(settings, PushRequest(file=str(path)))
+    report = push_unlanded(settings, path)
     assert (report.exit_code, report.summary["unchanged"], report.summary["kept"]) == (0, 1, 1)
     assert "copy_age_s" not in report.summary
     assert "title" in (report.noteworthy[0].message or "")
     assert report.noteworthy[0].kept_fields == ("title",)
     assert "kept" in shown(report)
-    report = push(settings, PushRequest(file=str(path), restore=True, recheck=False))
+    report = push_unlanded(settings, path, restore=True, recheck=False)
     assert (report.exit_code, report.summary["updated"], report.summary["kept"]) == (0, 1, 0)
     assert report.summary["requests"] == 1
     assert 0 <= report.summary["copy_age_s"] < 3600

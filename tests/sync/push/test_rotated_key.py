@@ -35,11 +35,11 @@ def rotate(sandbox: Sandbox, settings: Settings, key: str) -> Settings:
     return Settings(**{**settings.model_dump(), "api_key": key})
 
 
+@pytest.mark.pulled
 def test_rows_accepted_under_the_former_key_stay_accepted(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
     """One request finds out whose key it is, once; no row goes again, and no note is doubled."""
-    pull(settings, Wanted(("prospects",)))
     assert push_people(settings, people).summary["created"] == 2
     settings = rotate(sandbox, settings, "second-key")
     for requests in (1, 0):
@@ -48,20 +48,20 @@ def test_rows_accepted_under_the_former_key_stay_accepted(
     assert len(sandbox.store.all("notes")) == 1
 
 
+@pytest.mark.pulled
 def test_a_pull_with_the_new_key_tells_whose_it_is(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
     """Every pull asks anyway, so the push needs no request of its own."""
-    pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     settings = rotate(sandbox, settings, "second-key")
     pull(settings, Wanted(("prospects",)))
     assert push_people(settings, people).summary["requests"] == 0
 
 
+@pytest.mark.pulled
 def test_the_key_of_another_account_starts_over(sandbox: Sandbox, settings: Settings, people: Path):
     """What one account has accepted says nothing about another."""
-    pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     sandbox.options.account_id = "acct_other"
     settings = rotate(sandbox, settings, "second-key")
@@ -87,11 +87,11 @@ def test_a_key_with_receipts_of_its_own_keeps_them(
         assert (summary["unchanged"], summary["requests"]) == (2, 0)
 
 
+@pytest.mark.pulled
 def test_a_key_that_may_not_ask_pushes_under_its_own_number(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
     """An unnamed account doesn't prevent a push."""
-    pull(settings, Wanted(("prospects",)))
     push_people(settings, people)
     settings = rotate(sandbox, settings, "second-key")
     sandbox.options.account_id = ""
