@@ -42,8 +42,8 @@ def half_read(sandbox: Sandbox) -> Callable[[], bool]:
 
 
 def test_kills_at_random_instants_lose_nothing(zygote: Zygote, sandbox: Sandbox):
-    """Five kills, wherever they fall; the run that ends equals the API. (A hundred: make bench.)"""
-    assert kill_until_done(zygote, sandbox, kills=5, seed=1) >= 2
+    """Three, wherever they fall; the run that ends equals the API. (A hundred: make bench.)"""
+    assert kill_until_done(zygote, sandbox, kills=3, seed=1) >= 2
 
 
 def test_a_kill_repeats_at_most_a_chunk(zygote: Zygote, sandbox: Sandbox):

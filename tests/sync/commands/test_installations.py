@@ -40,7 +40,7 @@ def test_a_copy_that_another_installation_keeps_is_left_alone(run: Run, sandbox:
 def test_an_old_copy_is_taken_over_with_a_warning(run: Run, sandbox: Sandbox, use):
     """The other installation hasn't published for more than a day; its rows are kept."""
     use("one")
-    assert run("pull").code == 0
+    assert run("pull", "prospects").code == 0
     COPY.chmod(0o644)
     with duckdb.connect(str(COPY)) as connection:
         (note,) = connection.execute(
@@ -75,7 +75,7 @@ def test_a_push_without_its_state_is_refused_beside_what_was_sent_before(
     destination knows; the ways out are the shared ledger, then --new-ledger, which looks first."""
     use("one")
     Path("people.csv").write_text("First Name,Last Name,Email\nAda,Byron,ada@example.com\n")
-    assert run("pull").code == 0
+    assert run("pull", "prospects").code == 0
     assert run("push", "people.csv").code == 0
     use("two")
     asked = len(sandbox.requests)

@@ -21,7 +21,7 @@ def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
     Path("people.csv").write_text(
         "First Name,Last Name,Email\nAda,Byron,ada@example.com\n<script>,X,not-an-email\n"
     )
-    run("pull", "-q")
+    run("pull", "notes", "-q")
     with results_waiting(load()):
         run("push", "people.csv", "-q")
     sandbox.options.active = False

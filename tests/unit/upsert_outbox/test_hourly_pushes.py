@@ -142,8 +142,9 @@ def export(rig: Rig, api: FakeApi) -> Rows:
     ]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-@pytest.mark.parametrize("edits_at_first", [False, True], ids=["equal", "edited"])
+@pytest.mark.parametrize(
+    ("edits_at_first", "seed"), [(False, 1), (True, 2)], ids=["equal", "edited"]
+)
 def test_an_export_that_is_pushed_hourly_sends_what_is_edited_in_it(
     rig: Rig, api: FakeApi, edits_at_first: bool, seed: int
 ):

@@ -85,12 +85,12 @@ def test_a_copy_without_labels_is_not_enough_to_edit_them(rig: Rig, api: FakeApi
     assert (labels(api), api.gets) == ({"vip", "new"}, 1)
 
 
-def test_labels_set_by_hand_survive_fifty_pushes(rig: Rig, api: FakeApi):
+def test_labels_set_by_hand_survive_many_pushes(rig: Rig, api: FakeApi):
     """Random labels are added and removed by a file while recruiters add and remove their own."""
     chance, hands = random.Random(16), {"h0"}
     hire(api, "q1", labels=["h0"])
     pull(rig, api)
-    for number in range(50):
+    for number in range(20):
         api.clock.advance(_STALE_S)
         if chance.random() < 0.5:
             hands ^= {f"h{chance.randrange(4)}"}

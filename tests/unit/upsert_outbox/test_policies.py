@@ -151,8 +151,8 @@ def test_never_is_sent_to_nobody(rig: Rig, api: FakeApi):
 def test_labels_set_by_hand_survive_pushes_of_labels_to_add(
     rig: Rig, api: FakeApi, merges: bool, seed: int
 ):
-    """Fifty pushes of a file whose labels change, between recruiters who add and take off labels of
-    their own: those stay as they leave them, on an API that replaces labels and on one that
+    """Twenty pushes of a file whose labels change, between recruiters who add and take off labels
+    of their own: those stay as they leave them, on an API that replaces labels and on one that
     merges them."""
     api.merges_labels = merges
     chance, by_hand = random.Random(seed), {f"p{number}": set[str]() for number in range(4)}
@@ -163,7 +163,7 @@ def test_labels_set_by_hand_survive_pushes_of_labels_to_add(
         hire(api, f"p{number}", **own, labels=[])
         rows.append({**ADA, **own, "labels_add": ["Fair"]})
     pull(rig, api)
-    for turn in range(50):
+    for turn in range(20):
         id_ = chance.choice(sorted(by_hand))
         if by_hand[id_] and chance.random() < 0.3:
             by_hand[id_].remove(chance.choice(sorted(by_hand[id_])))
