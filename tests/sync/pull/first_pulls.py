@@ -196,7 +196,10 @@ def make_database(url: str, name: str, *, template: str = "template1") -> str:
     own = sa.make_url(url)
     server = own.set(drivername="postgresql+psycopg", database="postgres")
     admin = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    end = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = :name"
     with admin.connect() as connection:
+        if template != "template1":  # sessions that were closed just now may not have ended yet
+            connection.execute(sa.text(end), {"name": template}).all()
         connection.execute(sa.text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
         connection.execute(sa.text(f"CREATE DATABASE {name} TEMPLATE {template}"))
     admin.dispose()

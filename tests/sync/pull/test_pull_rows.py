@@ -83,7 +83,7 @@ def test_columns_of_the_contract_exist_where_a_list_is_empty(puller: Puller):
     for name in ("meetings", "tasks"):
         for record in puller.sandbox.store.all(name):
             puller.sandbox.store.delete(name, record["id"])
-    puller.pull_ok()
+    puller.pull_ok("meetings", "tasks")
     with duckdb.connect(str(puller.settings.duckdb_path), read_only=True) as connection:
         columns = dict(
             connection.execute(
