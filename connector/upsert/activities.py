@@ -28,14 +28,8 @@ from connector.upsert.outbox.outbox import (
     Write,
     WriteState,
 )
-from connector.upsert.outbox.person_plan import Outcome, RowPlan
-from connector.upsert.outbox.planner import (
-    UNCERTAIN,
-    PlanBook,
-    PlanCounts,
-    PushOptions,
-    reject_of,
-)
+from connector.upsert.outbox.person_plan import Outcome, PushOptions, RowPlan
+from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, reject_of
 from connector.upsert.outbox.receipts import (
     ActivityReceipt,
     Receipt,

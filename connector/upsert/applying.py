@@ -26,8 +26,8 @@ from connector.upsert.outbox.forgotten import WAS_FORGOTTEN
 from connector.upsert.outbox.merge import Person, lacks_names
 from connector.upsert.outbox.outbox import CONFLICT, Outbox, SentWrite, Write, WriteState
 from connector.upsert.outbox.outbox_schema import applied_plans, insert_or_replace, results
-from connector.upsert.outbox.person_plan import DELETED, RowPlan
-from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, PushOptions, reject_of
+from connector.upsert.outbox.person_plan import DELETED, PushOptions, RowPlan
+from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, RowResult, Status, bad_rows
 from connector.upsert.plan_file import PlanFile
 from connector.upsert.row_in_flight import APPEARED, Guard

@@ -50,7 +50,7 @@ from connector.upsert.outbox.merge import (
     merge,
 )
 from connector.upsert.outbox.outbox import LOOK_FIRST, Outbox, Verdict, Write, time_ms
-from connector.upsert.outbox.planner import PushOptions
+from connector.upsert.outbox.person_plan import PushOptions
 from connector.upsert.outbox.receipts import Receipts
 from connector.upsert.row_in_flight import Guard, GuardConflict, RowInFlight, guarded
 from connector.upsert.rows.write_schema import LABEL_EDITS

@@ -42,8 +42,7 @@ from connector.upsert.outbox.merge import (
     Why,
 )
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.person_plan import RowPlan
-from connector.upsert.outbox.planner import PushOptions
+from connector.upsert.outbox.person_plan import PushOptions, RowPlan
 
 FORMAT = 1
 _MAGIC = b'{"hiringcenter_plan":'

@@ -51,12 +51,8 @@ from connector.upsert.outbox.outbox import (
     WriteState,
     time_ms,
 )
-from connector.upsert.outbox.planner import (
-    EXISTS,
-    PushOptions,
-    decide,
-    reject_of,
-)
+from connector.upsert.outbox.person_plan import PushOptions
+from connector.upsert.outbox.planner import EXISTS, decide, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.row_in_flight import APPEARED, Next, RowInFlight, RowQueue
 from connector.upsert.rows.row_checks import Reject

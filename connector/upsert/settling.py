@@ -32,7 +32,7 @@ from connector.upsert.outbox.merge import (
     LABELS_STAY,
     MERGED,
     NAMES,
-    NOBODY,
+    NO_SUCH_PERSON,
     NOT_AGAIN_WITHOUT_NAMES,
     NotSendable,
     has_changed,
@@ -50,8 +50,8 @@ from connector.upsert.outbox.outbox import (
     WriteState,
     time_ms,
 )
-from connector.upsert.outbox.person_plan import DELETED, kept_note, unread_note
-from connector.upsert.outbox.planner import EXISTS, UNCERTAIN, PushOptions
+from connector.upsert.outbox.person_plan import DELETED, PushOptions, kept_note, unread_note
+from connector.upsert.outbox.planner import EXISTS, UNCERTAIN
 from connector.upsert.outbox.receipts import Receipts, Status
 from connector.upsert.row_in_flight import APPEARED, GuardConflict, Next, RowInFlight
 from connector.upsert.rows.write_schema import LABELS_REMOVE
@@ -204,7 +204,7 @@ class Settler:
                 self._leave(connection, row, DELETED)
                 row.stays_deleted = True
         elif lacks_names(row.says):
-            why = NOBODY if id_ is None else NOT_AGAIN_WITHOUT_NAMES
+            why = NO_SUCH_PERSON if id_ is None else NOT_AGAIN_WITHOUT_NAMES
             self._refuse(connection, row, Status.REJECTED, why)
         else:
             if id_ is not None:

@@ -18,7 +18,8 @@ from connector.errors import ConnectorError, UsageError
 from connector.runs import SENDING, RunRecord
 from connector.settings import Settings
 from connector.upsert.applying import AppliedPlans, PlanApplier, refused_by
-from connector.upsert.outbox.planner import PlanBook, PlanCounts, PushOptions
+from connector.upsert.outbox.person_plan import PushOptions
+from connector.upsert.outbox.planner import PlanBook, PlanCounts
 from connector.upsert.outbox.receipts import RowResult, Status
 from connector.upsert.plan_file import PlanFile, open_plan
 from connector.upsert.rows.row_files import RejectsFile, WrittenFiles

@@ -15,7 +15,7 @@ from connector.errors import EncodingGuessed, InputError, UnknownSetting, UsageE
 from connector.settings import Settings
 from connector.upsert.inputs import Input, open_input
 from connector.upsert.outbox.outbox import PROSPECTS
-from connector.upsert.outbox.planner import Mode
+from connector.upsert.outbox.person_plan import Mode
 from connector.upsert.rows.row_files import (
     RejectsFile,
     ResultsFile,

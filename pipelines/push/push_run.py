@@ -35,8 +35,8 @@ from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import CONTACTS, MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox
 from connector.upsert.outbox.pairing import OpenOutbox
-from connector.upsert.outbox.person_plan import RowPlan
-from connector.upsert.outbox.planner import PlanCounts, Planner, PushOptions
+from connector.upsert.outbox.person_plan import PushOptions, RowPlan
+from connector.upsert.outbox.planner import PlanCounts, Planner
 from connector.upsert.outbox.receipts import ResultStore, RowResult, Status
 from connector.upsert.plan_file import PlanHeader
 from connector.upsert.rows.column_mapping import ColumnMapping, match_columns

@@ -28,7 +28,8 @@ from connector.upsert.outbox.exported_rows import ExportedRows
 from connector.upsert.outbox.merge import MergeRules
 from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Write
 from connector.upsert.outbox.outbox_schema import MIGRATIONS, results
-from connector.upsert.outbox.planner import Mode, PlanCounts, Planner, PushOptions
+from connector.upsert.outbox.person_plan import Mode, PushOptions
+from connector.upsert.outbox.planner import PlanCounts, Planner
 from connector.upsert.outbox.receipts import Status
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.column_mapping import match_columns

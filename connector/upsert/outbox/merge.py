@@ -381,7 +381,7 @@ def full_name(fields: Mapping[str, Any]) -> str | None:
 
 
 _TO_CREATE = "a first and last name are needed to create a person. Fill them in"
-NOBODY = (
+NO_SUCH_PERSON = (
     f"no prospect in HiringCenter has this email or phone, and {_TO_CREATE}, or correct the contact"
 )
 NOT_AGAIN_WITHOUT_NAMES = f"deleted in HiringCenter, and {_TO_CREATE} to create this person again"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from connector.upsert.outbox.entries import (
@@ -27,13 +27,16 @@ from connector.upsert.outbox.evidence import (
     fields_of_item,
 )
 from connector.upsert.outbox.exported_rows import Exported, as_exported
-from connector.upsert.outbox.matching import same_value
+from connector.upsert.outbox.forgotten import NOBODY, Forgotten
+from connector.upsert.outbox.matching import Hasher, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
+    LABELS_SENT,
     LABELS_STAY,
+    MERGED,
     NAMES,
     NAMES_UNKNOWN,
-    NOBODY,
+    NO_SUCH_PERSON,
     NOT_AGAIN_WITHOUT_NAMES,
     NOT_LOOKED_FOR,
     TOO_MANY_TO_FIND,
@@ -56,7 +59,56 @@ from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, Write
 from connector.upsert.outbox.receipts import Receipt
 from connector.upsert.rows.write_schema import LABEL_EDITS, MANNERS
 
+Mode = Literal["upsert", "create-only", "update-only"]
 Outcome = Literal["create", "update", "send", "unchanged", "rejected", "failed"]
+
+
+@dataclass(frozen=True)
+class PushOptions:
+    """How one push is to be done.
+
+    source: the input's name, the same each time it is pushed. source_path: where its rows lie, if
+    that isn't its name. looks_first: whoever the outbox doesn't know is looked up before a write.
+    allow_shared_contact: send rows that seem to be about another person than the one who has their
+    contact. retry_total_s: for how long one write is tried. retention_days: how long outcomes, and
+    receipts that nothing uses, are kept. destination: a number that stands for where results land.
+    rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
+    rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
+    more may be looked up, to find out whether a field that is only filled is empty. to_apply: the
+    plan is kept, and whoever it changes will be looked up, however fresh the copy is. forgotten:
+    people about whom nothing is sent.
+    """
+
+    run_id: str
+    source: str
+    mode: Mode = "upsert"
+    looks_first: bool = False
+    allow_shared_contact: bool = False
+    source_path: str | None = None
+    retry_total_s: float = 300.0
+    retention_days: int = 90
+    destination: int = 0
+    rules: MergeRules = field(default_factory=MergeRules)
+    fresh_ms: int = 900_000
+    rechecks: bool = True
+    lookups: int = 500
+    to_apply: bool = False
+    forgotten: Forgotten = NOBODY
+
+    @property
+    def force(self) -> bool:
+        return self.rules.force
+
+    def asked(self, content: bytes, hasher: Hasher) -> bytes:
+        """What a row asks for: its content, and how the push is to go about it."""
+        policy = sorted(self.rules.policy.items())
+        how = [self.mode, self.allow_shared_contact, self.rules.default_policy, policy]
+        return hasher.content({"says": content.hex(), "how": how})
+
+    def knowing(self, learnt: Mapping[str, str]) -> PushOptions:
+        """With what was learnt of the API, see `Outbox.learnt`."""
+        merges = learnt.get(LABELS_SENT) == MERGED
+        return replace(self, rules=replace(self.rules, labels_merge=merges))
 
 
 @dataclass(slots=True)
@@ -172,28 +224,18 @@ DELETED = "deleted in HiringCenter; the row is unchanged, so they stay deleted"
 
 
 class PersonPlanner:
-    """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans. finds_all:
-    whoever isn't known is looked up before a write."""
+    """Plans the rows of one person at a time. now_ms: by the clock of the pull's scans."""
 
     def __init__(
-        self,
-        entries: Entries,
-        pulled: Pulled,
-        rules: MergeRules,
-        *,
-        now_ms: int,
-        fresh_ms: int,
-        rechecks: bool = True,
-        lookups: int = 0,
-        finds_all: bool = False,
+        self, entries: Entries, pulled: Pulled, options: PushOptions, *, now_ms: int
     ) -> None:
-        self._lookups_left: float = lookups
-        self._lookups = self._finds_left = lookups
-        self._finds_all = finds_all
-        self._entries, self._pulled, self._rules = entries, pulled, rules
-        self._now_ms, self._rechecks = now_ms, rechecks
+        self._entries, self._pulled, self._now_ms = entries, pulled, now_ms
+        self._rules, self._rechecks = options.rules, options.rechecks
+        self._finds_all = options.mode == "update-only"  # whoever isn't known is looked up
+        self._lookups_left: float = options.lookups
+        self._lookups = self._finds_left = options.lookups
         read_ms = pulled.complete_ms
-        self.is_copy_fresh = read_ms is not None and 0 <= now_ms - read_ms < fresh_ms
+        self.is_copy_fresh = read_ms is not None and 0 <= now_ms - read_ms < options.fresh_ms
 
     def plan(
         self,
@@ -280,7 +322,7 @@ class PersonPlanner:
         contacts = set(self._pulled.contacts)
         given = {name for name in CONTACTS if own.payload.get(name)}
         if self.is_copy_fresh and given <= contacts and own.disputed is None:
-            return NOBODY
+            return NO_SUCH_PERSON
         if not self._rechecks:
             return NOT_LOOKED_FOR
         self._finds_left -= 1

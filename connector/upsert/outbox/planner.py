@@ -10,9 +10,9 @@ import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -20,22 +20,24 @@ from connector.clock import SteadyClock
 from connector.upsert.outbox.entries import Entries, Refusal, Settlement
 from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, PulledProspect
 from connector.upsert.outbox.exported_rows import Exported
-from connector.upsert.outbox.forgotten import NOBODY, Forgotten, refusing
-from connector.upsert.outbox.matching import DISPUTED, Hasher, judge
+from connector.upsert.outbox.forgotten import refusing
+from connector.upsert.outbox.matching import DISPUTED, judge
 from connector.upsert.outbox.merge import (
-    LABELS_SENT,
-    MERGED,
-    MergeRules,
     lacks_names,
 )
 from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, PROSPECTS, Outbox, Write
-from connector.upsert.outbox.person_plan import DELETED, Outcome, PersonPlanner, RowPlan
+from connector.upsert.outbox.person_plan import (
+    DELETED,
+    Outcome,
+    PersonPlanner,
+    PushOptions,
+    RowPlan,
+)
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status
 from connector.upsert.outbox.staging import Forest, Glance, Staging
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import Check, Reject, ValidRow
 
-Mode = Literal["upsert", "create-only", "update-only"]
 _CHUNK_PEOPLE = 5_000
 _OBJECTS = 400_000  # more than a chunk and what is unstored have
 _MOST_UNSTORED = 100_000  # entries lie in the order of hashes: few large batches write fewer pages
@@ -58,54 +60,6 @@ REPEATED = (
     "a row with the same content and neither email nor phone was created before; --force creates "
     "it again"
 )
-
-
-@dataclass(frozen=True)
-class PushOptions:
-    """How one push is to be done.
-
-    source: the input's name, the same each time it is pushed. source_path: where its rows lie, if
-    that isn't its name. looks_first: whoever the outbox doesn't know is looked up before a write.
-    allow_shared_contact: send rows that seem to be about another person than the one who has their
-    contact. retry_total_s: for how long one write is tried. retention_days: how long outcomes, and
-    receipts that nothing uses, are kept. destination: a number that stands for where results land.
-    rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
-    rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
-    more may be looked up, to find out whether a field that is only filled is empty. to_apply: the
-    plan is kept, and whoever it changes will be looked up, however fresh the copy is. forgotten:
-    people about whom nothing is sent.
-    """
-
-    run_id: str
-    source: str
-    mode: Mode = "upsert"
-    looks_first: bool = False
-    allow_shared_contact: bool = False
-    source_path: str | None = None
-    retry_total_s: float = 300.0
-    retention_days: int = 90
-    destination: int = 0
-    rules: MergeRules = field(default_factory=MergeRules)
-    fresh_ms: int = 900_000
-    rechecks: bool = True
-    lookups: int = 500
-    to_apply: bool = False
-    forgotten: Forgotten = NOBODY
-
-    @property
-    def force(self) -> bool:
-        return self.rules.force
-
-    def asked(self, content: bytes, hasher: Hasher) -> bytes:
-        """What a row asks for: its content, and how the push is to go about it."""
-        policy = sorted(self.rules.policy.items())
-        how = [self.mode, self.allow_shared_contact, self.rules.default_policy, policy]
-        return hasher.content({"says": content.hex(), "how": how})
-
-    def knowing(self, learnt: Mapping[str, str]) -> PushOptions:
-        """With what was learnt of the API, see `Outbox.learnt`."""
-        merges = learnt.get(LABELS_SENT) == MERGED
-        return replace(self, rules=replace(self.rules, labels_merge=merges))
 
 
 def decide(evidence: Evidence, options: PushOptions) -> tuple[Outcome, str | None, str | None]:
@@ -242,16 +196,7 @@ class Planner:
         self._finder = EvidenceFinder(
             outbox, self._receipts, pulled, source=options.source, entries=self._entries
         )
-        self._merging = PersonPlanner(
-            self._entries,
-            pulled,
-            options.rules,
-            now_ms=clock.now_ms(),
-            fresh_ms=options.fresh_ms,
-            rechecks=options.rechecks,
-            lookups=options.lookups,
-            finds_all=options.mode == "update-only",
-        )
+        self._merging = PersonPlanner(self._entries, pulled, options, now_ms=clock.now_ms())
         self._refused: dict[int, Refusal] = {}
         self._has_entries = False  # whether anything of the source was settled before this chunk
         self._on_reject: Callable[[Reject], None] = lambda _: None

@@ -23,8 +23,7 @@ from connector.upsert.outbox.merge import (
     Why,
 )
 from connector.upsert.outbox.outbox import PROSPECTS, Write
-from connector.upsert.outbox.person_plan import RowPlan
-from connector.upsert.outbox.planner import PushOptions
+from connector.upsert.outbox.person_plan import PushOptions, RowPlan
 from connector.upsert.plan_file import PlanFile, PlanHeader, PlanWriter, open_plan
 
 HASHER = Hasher(b"s" * 32)
