@@ -21,22 +21,10 @@ from connector.errors import Refused
 from connector.upsert.outbox.evidence import Near, Pulled, PulledProspect, contacts_of
 from connector.upsert.outbox.forgotten import refusing
 from connector.upsert.outbox.merge import CONTACTS, full_name
-from connector.upsert.outbox.outbox import (
-    PROSPECTS,
-    Outbox,
-    UncertainWrite,
-    Write,
-    WriteState,
-)
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, UncertainWrite, Write, WriteState
 from connector.upsert.outbox.person_plan import Outcome, PushOptions, RowPlan
 from connector.upsert.outbox.planner import UNCERTAIN, PlanBook, PlanCounts, reject_of
-from connector.upsert.outbox.receipts import (
-    ActivityReceipt,
-    Receipt,
-    Receipts,
-    RowResult,
-    Status,
-)
+from connector.upsert.outbox.receipts import ActivityReceipt, Receipt, Receipts, RowResult, Status
 from connector.upsert.row_in_flight import RowInFlight
 from connector.upsert.rows.cells import InputRow
 from connector.upsert.rows.row_checks import NO_JSON, Check, Reject, ValidRow

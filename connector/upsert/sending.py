@@ -26,31 +26,14 @@ from connector.logs import get_logger
 from connector.settings.tree import MOST_IN_FLIGHT
 from connector.upsert.activities import BEHIND
 from connector.upsert.delivery import Delivery, Finding, KeyMemory, server_ms
-from connector.upsert.looking import (
-    Looking,
-    PeopleScans,
-    ProspectScan,
-    ScannedPeople,
-    SparedLooks,
-)
+from connector.upsert.looking import Looking, PeopleScans, ProspectScan, ScannedPeople, SparedLooks
 from connector.upsert.outbox.entries import Entries, unpacked
 from connector.upsert.outbox.evidence import Evidence, fields_of_item
 from connector.upsert.outbox.exported_rows import as_exported
 from connector.upsert.outbox.matching import first_name, stored_first_name
-from connector.upsert.outbox.merge import (
-    Person,
-    body_of_creation,
-    lacks_names,
-)
+from connector.upsert.outbox.merge import Person, body_of_creation, lacks_names
 from connector.upsert.outbox.merge import Row as MergedRow
-from connector.upsert.outbox.outbox import (
-    PROSPECTS,
-    Outbox,
-    Verdict,
-    Write,
-    WriteState,
-    time_ms,
-)
+from connector.upsert.outbox.outbox import PROSPECTS, Outbox, Verdict, Write, WriteState, time_ms
 from connector.upsert.outbox.person_plan import PushOptions
 from connector.upsert.outbox.planner import EXISTS, decide, reject_of
 from connector.upsert.outbox.receipts import Receipt, Receipts, ResultStore, RowResult, Status

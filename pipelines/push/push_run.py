@@ -47,11 +47,7 @@ from connector.upsert.undoing import BeforeImages, undo_key
 from pipelines.destination.identity import destination_label, destination_number
 from pipelines.pull.run_tables import land_after_push
 from pipelines.push.plan_view import PlanFiles, PlanView
-from pipelines.push.pulled_prospects import (
-    open_pulled,
-    rows_sent_before,
-    scan_of_prospects,
-)
+from pipelines.push.pulled_prospects import open_pulled, rows_sent_before, scan_of_prospects
 from pipelines.push.push_input import PushRequest, open_rejects, open_results, open_rows
 from pipelines.push.push_report import (
     NOTEWORTHY_MAX,

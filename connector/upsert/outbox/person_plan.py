@@ -11,14 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from connector.upsert.outbox.entries import (
-    VERSION,
-    Base,
-    Entries,
-    RowMemory,
-    Settlement,
-    packed,
-)
+from connector.upsert.outbox.entries import VERSION, Base, Entries, RowMemory, Settlement, packed
 from connector.upsert.outbox.evidence import (
     ContactFacts,
     Evidence,

@@ -22,9 +22,7 @@ from connector.upsert.outbox.evidence import Evidence, EvidenceFinder, Pulled, P
 from connector.upsert.outbox.exported_rows import Exported
 from connector.upsert.outbox.forgotten import refusing
 from connector.upsert.outbox.matching import DISPUTED, judge
-from connector.upsert.outbox.merge import (
-    lacks_names,
-)
+from connector.upsert.outbox.merge import lacks_names
 from connector.upsert.outbox.outbox import LOOK_BY_ITSELF, LOOK_FIRST, PROSPECTS, Outbox, Write
 from connector.upsert.outbox.person_plan import (
     DELETED,
