@@ -40,7 +40,7 @@ def test_an_import_is_planned_applied_and_taken_back(
     new = {"firstName": "Ada", "lastName": "Byron", "email": "ada@example.com"}
     lines = [f"{each['firstName']},{each['lastName']},{each['email']},Boss" for each in (old, new)]
     Path("people.csv").write_text("\n".join(["firstName,lastName,email,title", *lines]) + "\n")
-    assert run("pull", "-q").code == 0
+    assert run("pull", "prospects", "-q").code == 0
     assert run("plan", "people.csv", "--out", "people.hcplan").code == 0
     with results_waiting(load()):
         done = run("apply", "people.hcplan")

@@ -14,7 +14,7 @@ from pipelines.push.push_input import PushRequest
 from pipelines.push.push_run import push
 from tests.sync.pull.conftest import dlt_credentials
 
-RUNS = int(os.environ.get("RUNS_WITHOUT_DISK", "3"))
+RUNS = int(os.environ.get("RUNS_WITHOUT_DISK", "2"))
 ROWS = "First Name,Last Name,E-mail,note.body\n" + "".join(
     f"Ada,Number {number},ada{number}@example.org,Called {number}\n" for number in range(5)
 )
