@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -271,6 +272,7 @@ def duckdb_file(settings: Settings) -> Path:
     return resolved
 
 
+@cache  # a run asks for its file ten times
 def _check_path(path: Path) -> None:
     """DuckDB takes what follows a ? for options, a \\ for a slash, and a prefix for a service."""
     text = str(path)
