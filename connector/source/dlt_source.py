@@ -400,8 +400,8 @@ class _Steps:
     dlt would report that instead of the failure. So a running one ends after its step.
 
     A thread that was held up reports its page after the next one's; a limit would then take the
-    later page and drop the earlier, and the state say that both are loaded. So whoever reports
-    first hands over all pages so far, in order.
+    later page and drop the earlier, and the state say that both are loaded. So the thread that
+    reports first hands over all pages so far, in order.
     """
 
     def __init__(self, pages: Generator[Any]) -> None:

@@ -173,7 +173,7 @@ class _Share:
         return bool(begun)
 
     def _take_all_instead_of_many(self) -> bool:
-        """A full scan, where it takes fewer requests than to look everybody up; whether it does."""
+        """Plan a full scan where it takes fewer requests than single look-ups; True if so."""
         waiting = self._events.waiting if self._events else 0
         fresh = [each for each in self._small if not each.plans and each.name == "prospects"]
         many = [each for each in fresh if waiting > each.pages]

@@ -4,8 +4,8 @@ A plan is applied once, by as many runs as it takes: which runs have applied it 
 the first write, so that a run that was killed is resumed, row by row, by the next one.
 
 What the ledger knows is compared without a request: a person whom another push has written to since
-is a conflict. What somebody has edited in HiringCenter is found when each person is looked at, by
-the write's guard.
+is a conflict. What was edited in HiringCenter is found when each person is looked at, by the
+write's guard.
 """
 
 from __future__ import annotations

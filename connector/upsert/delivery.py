@@ -178,7 +178,7 @@ class Delivery:
         """The one prospect who has the email, else the phone, of an activity; nothing is sent.
 
         Raises:
-            NotSendable: nobody has it, or several do.
+            NotSendable: no person has it, or several do.
             Unclear: the API didn't filter its list.
         """
         payload = orjson.loads(write.body)
@@ -291,7 +291,7 @@ class Delivery:
         return item if found is None else dict(found)
 
     def _has_created(self, write: Write, item: Item) -> bool:
-        """Whether somebody is new and all that a creation says, whatever the answer's status."""
+        """Whether the person is new and as the creation says, whatever the answer's status."""
         is_new = self._fate_of_creation(write, item) is Verdict.APPLIED
         return is_new and compare(orjson.loads(write.body), item).equal
 
@@ -385,7 +385,7 @@ def people_having(api: ApiClient, name: str, value: str) -> list[Item]:
     """All prospects who have a contact.
 
     Raises:
-        Unclear: others are listed too, and not all of them, so that somebody else may have it.
+        Unclear: others are listed too, and not all of them, so that another person may have it.
     """
     page = api.page(PROSPECTS, {name: value}, lane=Lane.PUSH)
     items: list[Item] = [usable_item(item) for item in page.items if isinstance(item, dict)]

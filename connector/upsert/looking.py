@@ -96,7 +96,7 @@ class _ContactLists:
         """Who has the row's email, else its phone.
 
         Raises:
-            NotSendable: somebody has it whom the API doesn't name.
+            NotSendable: a person has it whom the API doesn't name.
             Unclear: the API didn't filter its list.
         """
         for name in SAME_CONTACT:
@@ -130,7 +130,7 @@ class Looking:
         """Merge a row with its person as they are now; nothing is sent.
 
         Raises:
-            NotSendable: the API can't be asked to change this, or would change somebody else.
+            NotSendable: the API can't be asked to change this, or would change another person.
             GuardConflict: the person isn't as `guard` requires.
             Unclear: the API didn't filter its list.
         """
@@ -207,7 +207,7 @@ class Looking:
             raise NotSendable(SEVERAL_HAVE.format(ids=", ".join(sorted(ids)[:3])), ids)
 
     def _check_contacts(self, body: Body, id_: str, lists: _ContactLists) -> None:
-        """The contact that goes out finds this person alone, and new ones are nobody else's."""
+        """The contact that goes out finds this person alone, and new ones are no one else's."""
         assert body.contact is not None
         if (found := lists.ids(*body.contact)) != [id_]:
             raise NotSendable(_SHARED.format(contact=body.contact[0], id=id_), found)
@@ -217,7 +217,7 @@ class Looking:
 
     def judge(self, memory: RowMemory, guard: Guard | None, person: Person) -> Finding | None:
         """Merge a row with its person as they were read before; None where they have to be looked
-        at, since the write might find somebody else. Raises as `look` does; nothing is asked."""
+        at, since the write might find another person. Raises as `look` does; nothing is asked."""
         merged, conflicts = self._merged(memory, person, guard)
         found = Finding(
             Verdict.EQUAL,
@@ -240,7 +240,7 @@ class Looking:
         return replace(found, verdict=Verdict.PRESENT, body=orjson.dumps(body.payload))
 
     def _body(self, merged: PersonMerge, person: Person, alone: Sequence[str]) -> Body:
-        """alone: contacts that are known to lead to nobody else."""
+        """alone: contacts that are known to lead to no one else."""
         labels_merge = self.rules.labels_merge
         return body_of_update(merged, person, labels_merge=labels_merge, contacts=alone)
 
@@ -340,8 +340,8 @@ class SparedLooks:
 
 
 def _unread(row: RowInFlight) -> Person | None:
-    """What is known of a person whom nobody has read: how the row calls them, and the contacts
-    that lead to them."""
+    """What is known of a person who wasn't read: how the row calls them, and the contacts that
+    lead to them."""
     says, id_ = orjson.loads(row.write.body), row.prospect_id or ""
     if lacks_names(says):
         return None
@@ -381,7 +381,7 @@ class ScannedPeople:
     def __init__(self, waiting: Collection[str]) -> None:
         self._waiting = waiting
         self._read: dict[str, Person] = {}
-        # of everybody, since a contact may be anybody's: eight bytes each
+        # of all people, since a contact may be anyone's: eight bytes each
         self._contacts = {name: array("q") for name in CONTACTS}
         self._shared: dict[str, set[int]] = {}
 
@@ -400,14 +400,14 @@ class ScannedPeople:
                 self._read[id_] = replace(_looked_at(id_, person), read_ms=page.asked_ms)
 
     def end(self) -> None:
-        """The list is complete: whose contacts nobody else has is known now."""
+        """The list is complete: now it is known which contacts only one person has."""
         for name, hashes in self._contacts.items():
             ordered = sorted(hashes)
             self._shared[name] = {one for one, other in pairwise(ordered) if one == other}
         self._contacts = {}
 
     def take(self, id_: str) -> Person | None:
-        """One person as they were read, with the contacts that nobody else has."""
+        """One person as they were read, with the contacts that no one else has."""
         read = self._read.pop(id_, None)
         if read is None:
             return None
@@ -459,7 +459,7 @@ class PeopleScans:
         return self.is_running
 
     def run(self, is_over: Callable[[], bool]) -> ScannedPeople:
-        """The people who wait, as a scan shows them; nobody where it isn't complete. is_over: the
+        """The people who wait, as a scan shows them; none where it isn't complete. is_over: the
         run ends, so that it isn't needed any more."""
         assert self._scan is not None
         waiting = self._outbox.waiting_people(self._run_id, _MOST_SCANNED)

@@ -31,7 +31,7 @@ import orjson
 
 from connector.errors import PlanRefused, UsageError
 from connector.upsert.outbox.entries import Settlement
-from connector.upsert.outbox.forgotten import NOBODY
+from connector.upsert.outbox.forgotten import NONE_FORGOTTEN
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.merge import (
     UNKNOWN,
@@ -82,7 +82,7 @@ class PlanHeader:
     @classmethod
     def new(cls, options: PushOptions, hasher: Hasher, **facts: Any) -> Self:
         """The header of a plan that is made with these options. facts: the other fields."""
-        given = asdict(replace(options, forgotten=NOBODY))
+        given = asdict(replace(options, forgotten=NONE_FORGOTTEN))
         kept = {name: value for name, value in given.items() if name not in _OWN_OPTIONS}
         return cls(
             plan_id=secrets.token_hex(12),
@@ -259,7 +259,7 @@ def _record_of(planned: RowPlan) -> dict[str, Any]:
 
 
 def _field_record(merged: FieldMerge) -> dict[str, Any]:
-    """A field that nobody has read has no `old`."""
+    """A field that wasn't read has no `old`."""
     record: dict[str, Any] = {"name": merged.name, "action": merged.action, "why": merged.why.name}
     record["new"] = merged.ours
     if merged.theirs is not UNKNOWN:
@@ -473,7 +473,7 @@ def open_plan(path: Path, hasher: Hasher) -> PlanFile:
     """
     name = str(path)
     with ExitStack() as stack:
-        try:  # a pipe that nobody writes to must not block
+        try:  # a pipe without a writer must not block
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
             raise PlanRefused(

@@ -325,12 +325,12 @@ class Guard:
     A plan that is applied: `fields` names what the plan sends, each with the fingerprint of the
     value that it replaces (`Hasher.cell`; of labels to add or remove, that of `labels`), or None
     where that wasn't known. Any mismatch refuses the whole row. A creation (no `prospect_id`) names
-    all that it sends, with None; whoever has its contacts by then is a mismatch.
+    all that it sends, with None; a person who has its contacts by then is a mismatch.
 
     A push that is undone (`undoes` is its run): `fields` names what is put back, each with the
     fingerprint of what the run left there. Fields that don't match are left alone. The write's
     body is what is put back, beside the contact and the names that find the person. conflicts: once
-    it is sent, the fields that were left alone: whoever settles it later has to name them.
+    it is sent, the fields that were left alone, to be named when it is settled.
     """
 
     fields: Mapping[str, bytes | None]

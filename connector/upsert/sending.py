@@ -481,7 +481,7 @@ class Sender:
         before = WriteState.SENDING
         if step is Next.SEND:
             row.write, before = self._creating_only(row.write), WriteState.PLANNED
-        elif step is Next.UPDATE:  # other bytes than those that met somebody: another key
+        elif step is Next.UPDATE:  # not the bytes that met a person: another key
             row.write = row.write._replace(creates=False, idempotency_key=None)
         if row.is_merged:
             self._settler.prepare_settlement(row)

@@ -186,7 +186,7 @@ class Settler:
         return Next.SETTLED
 
     def _settle_absence(self, connection: sa.Connection, row: RowInFlight) -> Next:
-        """Nobody has the row's contacts, or its person was deleted: it creates them, or not."""
+        """No person has the row's contacts, or theirs was deleted: create one, or not."""
         id_ = row.write.prospect_id
         if id_ is not None:
             self._receipts.forget_people(connection, [id_])
@@ -281,8 +281,8 @@ class Settler:
         stay: Collection[str] = (),
     ) -> None:
         """What the row says is its source's base from now on. is_answer: `item` shows what the API
-        has made of it; else it may show what somebody has made of it since. stay: fields that are
-        as they were before."""
+        has made of it; else it may show later edits as well. stay: fields that are as they were
+        before."""
         if row.looks:  # nothing went out
             self.prepare_settlement(row)
         write = row.write
@@ -338,7 +338,7 @@ class Settler:
         return Status.UPDATED
 
     def _refuse_forgotten(self, connection: sa.Connection, row: RowInFlight, item: Item) -> bool:
-        """Whether a row is refused, since HiringCenter shows that it is about somebody who was
+        """Whether a row is refused, since HiringCenter shows that it is about a person who was
         forgotten, and whose contacts weren't known then."""
         if not self._options.forgotten.has_id(item.get("id")):
             return False
@@ -497,7 +497,7 @@ class Settler:
             self._images.mark_undone(connection, row.undoes, id_, row.write.run_id)
 
     def _refuse_appeared(self, connection: sa.Connection, row: RowInFlight, item: Item) -> None:
-        """A plan that is applied was to create somebody, whom its write has met."""
+        """A plan was to create a person; as it was applied, its write met one who exists."""
         id_ = item.get("id")
         row.prospect_id = None if id_ is None else str(id_)
         row.write = row.write._replace(prospect_id=row.prospect_id)
@@ -569,8 +569,8 @@ class Settler:
             email_kept=_is_kept("email", same_email, says, item),
             phone_kept=_is_kept("phone", same_phone, says, item),
             hashed_names=hasher.names(first, last),
-            # 0 where they didn't exist, or nothing was written: whoever is read with the answer's
-            # `updatedAt` is as the answer shows
+            # 0 where they didn't exist, or nothing was written: a person who is read with the
+            # answer's `updatedAt` is as the answer shows
             before_ms=before_ms if row.status is Status.UPDATED else 0,
             is_written=not row.looks,
         )

@@ -6,7 +6,7 @@ can't be read. Run and prospect are authenticated with each one, so that none pa
 An image is kept in the transaction that marks its write as sending, made of the bytes that go out
 and of what was last read; what the answer shows is added when it comes.
 
-People whom a run has updated get back what they were, as far as nobody has edited them since: each
+People whom a run has updated get back what they were, except in fields edited since: each
 is one guarded write (see `row_in_flight.Guard`). All else is listed, row by row: whom it created,
 what it added, and what was never read.
 """
@@ -326,7 +326,7 @@ def plan_undo(
     ]
     kept = {id_: (image, by) for id_, image, by in images.of_run(connection, undoes)}
     planner = _UndoPlanner(outbox, undoes, run_id, force=force, labels_merge=labels_merge)
-    # a run that was killed has told nobody whom it has left alone
+    # a run that was killed hasn't reported whom it left alone
     undone_by = {by for _, by in kept.values() if by}
     planner.left_alone = {
         each.prospect_id: each for each in bad_rows(connection, undone_by) if each.prospect_id

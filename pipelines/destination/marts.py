@@ -265,7 +265,7 @@ class Marts:
                 self._remove_scratch()
 
     def _remove_scratch(self) -> None:
-        """Personal data stays in no file that nobody looks into."""
+        """Leave no personal data in scratch files."""
         for path in self._folder.glob(f"{_SCRATCH}.*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -30,7 +30,7 @@ from connector.source.row_maker import (
 )
 from connector.source.scan import Scan
 from connector.source.scans import ListScan, Row, ScannedPage
-from connector.upsert.outbox.forgotten import NOBODY
+from connector.upsert.outbox.forgotten import NONE_FORGOTTEN
 from connector.webhooks.inbox import SKEW_MS
 from pipelines.destination.destination import Destination
 from pipelines.destination.loader import Batch
@@ -219,7 +219,7 @@ class Landing:
         self.found: set[str] = set()
         """People whom a full scan, not the first one, has found new or changed: of their ids
         `FOUND_MAX` at most."""
-        self.forgotten = NOBODY
+        self.forgotten = NONE_FORGOTTEN
         """People who don't land, nor what belongs to them."""
         self.left_out: dict[str, set[str]] = {}
         """By list: which records didn't for that reason."""

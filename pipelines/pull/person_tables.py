@@ -197,7 +197,7 @@ class PersonTables:
                 self._execute(sql, values)
 
     def _empty_staging(self) -> None:
-        """What the last load left in dlt's staging tables, whoever it is about."""
+        """What the last load left in dlt's staging tables, about any person."""
         if self._is_dry or self._is_plain_sql:
             return
         staging = f"{self._settings.dataset}_staging"

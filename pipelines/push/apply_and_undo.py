@@ -1,7 +1,7 @@
 """Runs that send what is known before they begin: what a plan file says, or what a run has changed.
 
 An apply sends exactly a plan, by as many runs as it takes. An undo puts back what one run has
-changed, where nobody has edited it since; it is a run of its own, and can be undone like any other.
+changed, unless it was edited since; it is a run of its own, and can be undone like any other.
 Killed, both resume when they are run again.
 """
 

@@ -435,7 +435,7 @@ _ARROW, _UNKNOWN = " → ", "?"
 
 
 def _table(first: Sequence[Change]) -> Table:
-    """One line for each field that changes; somebody who isn't known is one line."""
+    """One line for each field that changes; a person who isn't known is one line."""
     table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
     table.add_column("row", justify="right", no_wrap=True)
     table.add_column("what", no_wrap=True)

@@ -459,7 +459,7 @@ def _labels(stored: Any) -> list[str] | None:
     return _labels_of_text(stored) if isinstance(stored, str) else labels_read(stored)
 
 
-@lru_cache(maxsize=10_000)  # few prospects have labels that nobody else has
+@lru_cache(maxsize=10_000)  # few prospects have labels that no one else has
 def _labels_of_text(text: str) -> list[str] | None:
     labels: Any = text
     with suppress(orjson.JSONDecodeError):

@@ -44,7 +44,7 @@ class PushRequest:
     outcome; None: none. new_ledger: if the outbox was lost, start a new one. job: the push job that
     this is, if any. allow_shared_contact: send rows that seem to be about another person than the
     one who has their email or phone. source_name: the input's name, for a file whose path changes.
-    fill_empty: only fill fields that are empty. restore: send what somebody has changed in
+    fill_empty: only fill fields that are empty. restore: send what was edited in
     HiringCenter since. recheck: look people up before they are changed. lookups: how many people
     may be looked up to fill empty fields; None: as the settings say. to_apply: the plan is kept,
     and will be sent as it is.

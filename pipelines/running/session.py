@@ -30,7 +30,12 @@ from connector.errors import (
 )
 from connector.runs import Freshness, FreshnessLog, RunHistory, RunRecord, new_run_id
 from connector.settings import VENDOR_HOST, Settings, is_loopback
-from connector.upsert.outbox.forgotten import NOBODY, ContactHashes, Forgotten, ForgottenList
+from connector.upsert.outbox.forgotten import (
+    NONE_FORGOTTEN,
+    ContactHashes,
+    Forgotten,
+    ForgottenList,
+)
 from connector.upsert.outbox.matching import Hasher
 from connector.upsert.outbox.pairing import OpenOutbox, Scopes, count_push, open_outbox
 from pipelines.destination.identity import (
@@ -410,7 +415,7 @@ def forgotten_of(session: Session) -> Forgotten:
         BudgetError: the ledger can't be used.
     """
     if (key := ForgottenList(session.ledger, None).key()) is None:
-        return NOBODY
+        return NONE_FORGOTTEN
     try:
         with closing(open_outbox(session.ledger, look_first_until_ms=0)) as opened:
             listed = forgotten_list(session, opened.database).aliases()

@@ -178,7 +178,7 @@ class Settlement(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of everybody
+    """A row that was refused. asked: `PushOptions.asked` of its content. people: ids of all
     whom it concerned. reason: empty where nothing was refused, but a look at the person didn't show
     all that it was for. server_ms: no later than the server's clock was at that moment."""
 

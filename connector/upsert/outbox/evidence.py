@@ -91,7 +91,7 @@ class Pulled:
     """The destination's prospects; this one is empty, since nothing was pulled yet."""
 
     complete_ms: int | None = None
-    """When the last complete scan began (UTC epoch ms): whoever isn't there, didn't exist then."""
+    """When the last complete scan began (UTC epoch ms): who isn't in the copy didn't exist then."""
 
     contacts: Collection[str] = ("email", "phone")
     """Those that people can be found by: neither hashed nor left out."""
@@ -302,7 +302,7 @@ class Evidence:
         )
 
     def name(self, prospect_id: str, receipt: Receipt | None) -> None:
-        """The row itself names its prospect: nobody else counts, whatever contacts lead to."""
+        """The row itself names its prospect: no one else counts, whatever contacts lead to."""
         others = {each.prospect_id for each in self.receipts} - {prospect_id}
         self.drop(others)
         self.by_id, self.named, self.disputed = receipt, prospect_id, None
@@ -342,7 +342,7 @@ class EvidenceFinder:
         """Prospects that the last pull shows to be deleted, of those that were looked up."""
 
     def changed_since(self, refused: Refusal, own: Evidence) -> bool:
-        """Whether somebody whom a refusal is about was changed since, as far as is known."""
+        """Whether a person whom a refusal is about was changed since, as far as is known."""
         written = (each.updated_at_ms for each in own.receipts)
         people = self.pulled.by_id(refused.people)
         if any(each.deleted_at_ms is not None for each in people.values()):
@@ -445,7 +445,7 @@ class EvidenceFinder:
         facts: ContactFacts,
         near: Near,
     ) -> dict[int, Evidence]:
-        found, nobody = facts.receipts, frozenset[str]()
+        found, no_ids = facts.receipts, frozenset[str]()
         has_activities = any(len(row) > 1 for row in rows)
         named = {write.prospect_id or "" for write, *_ in rows if write.exported is not None}
         ids = {each.prospect_id for each in found.values()} | named if has_activities else set()
@@ -457,8 +457,8 @@ class EvidenceFinder:
             own = Evidence.of(write, found, self._uncertain, self._disputed)
             own.payload, own.attached = says[write.row_number], attached
             email, phone = own.payload.get("email"), own.payload.get("phone")
-            own.pulled_by_email = near.by_email.get((email or "").casefold(), nobody)
-            own.pulled_by_phone = near.by_phone.get(phone or "", nobody)
+            own.pulled_by_email = near.by_email.get((email or "").casefold(), no_ids)
+            own.pulled_by_phone = near.by_phone.get(phone or "", no_ids)
             if write.exported is not None and write.prospect_id is not None:
                 own.name(write.prospect_id, of_named.get(write.prospect_id))
             evidence[write.row_number] = own

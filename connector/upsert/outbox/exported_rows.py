@@ -47,7 +47,7 @@ class Exported(NamedTuple):
 
     updated_at_ms: its version; None if it doesn't say. was: field → fingerprint of what the version
     has, for fields that the row says otherwise; empty where the copy no longer has that version.
-    added: fields that the version doesn't have, so that somebody has added them to the export.
+    added: fields that the version doesn't have, so that they were added to the export.
     reason: why nothing of the row is sent, whatever it says.
     """
 

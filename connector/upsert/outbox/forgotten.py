@@ -41,7 +41,7 @@ from connector.upsert.outbox.outbox_schema import (
     writes,
 )
 
-if TYPE_CHECKING:  # pulls do without what checks rows, unless somebody is on the list
+if TYPE_CHECKING:  # pulls do without what checks rows, unless a person is on the list
     from connector.upsert.rows.cells import InputRow
     from connector.upsert.rows.row_checks import Check, Reject, ValidRow
 
@@ -49,7 +49,7 @@ WAS_FORGOTTEN = (
     "this person was forgotten here (`hiringcenter forget`), so nothing about them is sent; "
     "`hiringcenter forget ID|EMAIL --remember-again` lifts that"
 )
-_LEAST_DIGITS, _LEAST_VARIETY = 7, 3  # of a phone: 000-000-0000 is everybody's
+_LEAST_DIGITS, _LEAST_VARIETY = 7, 3  # of a phone: 000-000-0000 may be anyone's
 _LONG_ID = 8  # a shorter one may be any number of a text
 _CHANGES = ("created", "updated", CHANGED_ANOTHER)
 
@@ -161,7 +161,7 @@ def _forms_of_phone(value: str, region: str) -> set[str]:
 
 
 class Forgotten:
-    """Whether somebody was forgotten. Without anybody on the list it is false, and costs nothing.
+    """Whether a person was forgotten. With no one on the list it is false, and costs nothing.
 
     listed: aliases of ids and contacts.
     """
@@ -186,14 +186,14 @@ class Forgotten:
         return text is not None and self._hashes.of_id(text) in self._listed
 
     def has_contact(self, email: Any, phone: Any) -> bool:
-        """Whether somebody who was forgotten had this email or phone."""
+        """Whether a person who was forgotten had this email or phone."""
         if not self._listed or self._hashes is None:
             return False
         of = self._hashes.of_contact
         return not self._listed.isdisjoint(of("email", email) | of("phone", phone))
 
     def is_named_in(self, record: Any) -> bool:
-        """Whether a malformed record holds an id or a contact of somebody who was forgotten."""
+        """Whether a malformed record holds an id or a contact of a person who was forgotten."""
         if not self._listed or self._hashes is None:
             return False
         of = self._hashes.of_contact
@@ -203,7 +203,7 @@ class Forgotten:
         )
 
 
-NOBODY = Forgotten()
+NONE_FORGOTTEN = Forgotten()
 
 
 def refusing(check: Check, forgotten: Forgotten) -> Check:
@@ -277,7 +277,7 @@ class ForgottenList:
                 insert_or_replace(connection, _forgotten, rows)
 
     def finish(self) -> None:
-        """All that was known of everybody on the list is removed."""
+        """All that was known of the people on the list is removed."""
         self._change(sa.update(_forgotten).where(self._own).values(is_done=True))
 
     def lift(self, found: Collection[int]) -> int:
@@ -324,7 +324,7 @@ def _key(connection: sa.Connection) -> bytes | None:
 
 @dataclass(frozen=True)
 class PeopleToForget:
-    """ids: of prospects. contacts: aliases that lead to nobody else."""
+    """ids: of prospects. contacts: aliases that lead to no one else."""
 
     ids: tuple[str, ...]
     contacts: frozenset[int] = frozenset()

@@ -45,7 +45,7 @@ _TWO_PEOPLE = (
 DISPUTED = (
     "the contact is disputed: HiringCenter answered with prospect {answered} where {expected} was "
     "expected. Look at both in HiringCenter; push the row with --allow-shared-contact to send it "
-    "to whoever has the contact now."
+    "to the person who has the contact now."
 )
 AliasKind = Literal["email", "phone", "row", "prospect", "source", "name"]
 _ALIAS_KINDS: tuple[AliasKind, ...] = get_args(AliasKind)

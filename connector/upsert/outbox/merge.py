@@ -35,7 +35,7 @@ WRITE_ONLY = frozenset({"notes"})
 
 
 class Unknown(Enum):
-    """A value that nobody has read."""
+    """A value that wasn't read."""
 
     UNKNOWN = "unknown"
 
@@ -76,7 +76,7 @@ class Person:
 
     read_ms: when the request began that read them, unless that was for this very write; 0 also
     where no one was read, and `fields` is what is known without that. alone: their contacts, of
-    email and phone, that nobody else has.
+    email and phone, that no one else has.
     """
 
     id: str
@@ -157,8 +157,8 @@ class FieldMerge:
 
     ours: what is sent, or would be. theirs: what HiringCenter has, or UNKNOWN. settles: what the
     rows say is settled without a request, or with the row's. reported: people are to see it.
-    replaces_edit: what is sent replaces what somebody has changed in HiringCenter since. disagree:
-    the rows say different things, of which this is one.
+    replaces_edit: what is sent replaces a later edit in HiringCenter. disagree: the rows say
+    different things, of which this is one.
     """
 
     name: str
@@ -310,8 +310,8 @@ class _Merger:
         return FieldMerge(name, FieldAction.SEND, why, ours, theirs, replaces_edit=edited)
 
     def _label_edit(self, name: str) -> FieldMerge:
-        """Labels to add, or to remove: each label is a cell of its own, so that one which somebody
-        has taken off stays off when another one is added to the cell."""
+        """Labels to add, or to remove: each label is a cell of its own, so that one that was
+        taken off in HiringCenter stays off when another one is added to the cell."""
         asked: dict[str, bool] = {}  # label → whether it is new in the input
         for row in self.rows:
             base = row.remembered.base.get(name, ())
@@ -407,7 +407,7 @@ SEVERAL_HAVE = (
 @dataclass(frozen=True, slots=True)
 class Body:
     """What is posted for a person. contact: the contact that the API is to find them by; empty for
-    a new person. new_contacts: contacts that they don't have yet: nobody else may have them."""
+    a new person. new_contacts: contacts that they don't have yet: no one else may have them."""
 
     payload: Mapping[str, Any]
     contact: tuple[str, str] | None = None
@@ -513,7 +513,7 @@ def body_of_creation(rows: Sequence[Row], rules: MergeRules) -> Body:
 
 
 def has_changed(rows: Sequence[Row], fingerprint: Fingerprints) -> bool:
-    """Whether rows say anything that isn't settled: only then, or with `--restore`, is somebody
+    """Whether rows say anything that isn't settled: only then, or with `--restore`, is a person
     who was deleted in HiringCenter created again."""
     for row in rows:
         for name, value in row.says.items():
@@ -559,7 +559,7 @@ def new_shown(
     sent: Mapping[str, Any], answer: Mapping[str, Any], fingerprint: Fingerprints
 ) -> dict[str, Shown]:
     """field → how the answer to a write shows what was sent, where that is another value. A field
-    that wasn't sent is left out: what the answer shows may be somebody's edit."""
+    that wasn't sent is left out: what the answer shows may be a user's edit."""
     return {
         name: (fingerprint(name, value), fingerprint(name, answer[name]))
         for name, value in sent.items()

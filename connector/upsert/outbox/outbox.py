@@ -55,7 +55,7 @@ CONFLICT = "conflict"
 CHANGED_ANOTHER = "changed another"
 """The outcome of a write by which HiringCenter changed another prospect than the one it was for."""
 FORGOTTEN = "forgotten"
-"""The outcome of a write by which somebody was changed who was forgotten since."""
+"""The outcome of a write that changed a person who was forgotten since."""
 UncertainWrite = tuple[int | str, str, bytes]  # alias or prospect id, kind, content
 _MARKUP = re.compile(r"<[/!a-zA-Z][^<>]*>")
 
@@ -488,7 +488,7 @@ def fate_of_creation(item: Mapping[str, Any] | None, sent_server_ms: int | None)
     """What the person who has a write's contact now shows of a write that only creates; MET: they
     were there before it, so that it did nothing.
 
-    item, sent_server_ms: as above. Whoever was created since then was created by it.
+    item, sent_server_ms: as above. A person created since then was created by it.
     """
     if item is None:
         return Verdict.NOT_APPLIED

@@ -53,8 +53,8 @@ _log = get_logger("outbox")
 class OpenOutbox:
     """An outbox that is proven to be the ledger's own. Close it after use.
 
-    look_first_ms: until when (ledger's clock) whoever isn't known here is looked up before a
-    write, since an outbox was lost; 0: it never was. knows_nothing: no push has used it yet.
+    look_first_ms: until when (ledger's clock) people who aren't known here are looked up before
+    a write, since an outbox was lost; 0: it never was. knows_nothing: no push has used it yet.
     started_now: because an outbox was lost.
     """
 

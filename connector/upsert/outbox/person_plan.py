@@ -20,7 +20,7 @@ from connector.upsert.outbox.evidence import (
     fields_of_item,
 )
 from connector.upsert.outbox.exported_rows import Exported, as_exported
-from connector.upsert.outbox.forgotten import NOBODY, Forgotten
+from connector.upsert.outbox.forgotten import NONE_FORGOTTEN, Forgotten
 from connector.upsert.outbox.matching import Hasher, same_value
 from connector.upsert.outbox.merge import (
     CONTACTS,
@@ -61,14 +61,14 @@ class PushOptions:
     """How one push is to be done.
 
     source: the input's name, the same each time it is pushed. source_path: where its rows lie, if
-    that isn't its name. looks_first: whoever the outbox doesn't know is looked up before a write.
+    that isn't its name. looks_first: people the outbox doesn't know are looked up before a write.
     allow_shared_contact: send rows that seem to be about another person than the one who has their
     contact. retry_total_s: for how long one write is tried. retention_days: how long outcomes, and
     receipts that nothing uses, are kept. destination: a number that stands for where results land.
     rules: how fields are merged. fresh_ms: for how long what was read of a person counts as fresh.
-    rechecks: whoever isn't fresh is looked up before they are changed. lookups: how many people
-    more may be looked up, to find out whether a field that is only filled is empty. to_apply: the
-    plan is kept, and whoever it changes will be looked up, however fresh the copy is. forgotten:
+    rechecks: people who aren't fresh are looked up before they are changed. lookups: how many more
+    people may be looked up, to find out whether a field that is only filled is empty. to_apply: the
+    plan is kept, and people it changes will be looked up, however fresh the copy is. forgotten:
     people about whom nothing is sent.
     """
 
@@ -86,7 +86,7 @@ class PushOptions:
     rechecks: bool = True
     lookups: int = 500
     to_apply: bool = False
-    forgotten: Forgotten = NOBODY
+    forgotten: Forgotten = NONE_FORGOTTEN
 
     @property
     def force(self) -> bool:
@@ -224,7 +224,7 @@ class PersonPlanner:
     ) -> None:
         self._entries, self._pulled, self._now_ms = entries, pulled, now_ms
         self._rules, self._rechecks = options.rules, options.rechecks
-        self._finds_all = options.mode == "update-only"  # whoever isn't known is looked up
+        self._finds_all = options.mode == "update-only"  # people who aren't known are looked up
         self._lookups_left: float = options.lookups
         self._lookups = self._finds_left = options.lookups
         read_ms = pulled.complete_ms
@@ -280,7 +280,7 @@ class PersonPlanner:
             _note_disagreement(row, merged)
 
     def _plan_stranger(self, rows: Sequence[RowPlan], rules: MergeRules) -> None:
-        """The rows are about somebody who isn't known: the first with names creates them."""
+        """The rows are about a person who isn't known: the first with names creates them."""
         repeats = not (rules.restore or rules.force)
         said = [row.memory for row in rows]
         is_settled = all(row.memory.entry for row in rows) and not has_changed(said, self._cell)
@@ -338,7 +338,7 @@ class PersonPlanner:
 
     def _may_look_to_fill(self) -> bool:
         """Whether one more person may be looked up for fields that are only filled: as many as the
-        push allows, or all where a scan of everybody takes no more requests than that."""
+        push allows, or all where a scan of all people takes no more requests than that."""
         if self._lookups_left <= 0 and self._lookups:
             pages = self._pulled.scan_pages
             self._lookups_left = math.inf if pages is not None and pages <= self._lookups else 0
@@ -427,7 +427,7 @@ class PersonPlanner:
         """Whether a person was read a moment ago; None where what was read no longer holds."""
         written = None
         if receipt is not None:
-            # a look shows only by `updatedAt` that somebody has changed since they were read
+            # a look shows only by `updatedAt` that a person has changed since they were read
             is_dated = receipt.updated_at_ms is not None
             answered_ms = receipt.accepted_ms if is_dated else receipt.written_ms
             if answered_ms is not None:
@@ -438,9 +438,9 @@ class PersonPlanner:
         return self.is_copy_fresh
 
     def _looks_alone(self, merged: PersonMerge, theirs: Person | None) -> bool:
-        """Whether the person is looked up right before the change, however fresh the copy: whoever
-        has a contact that is known to be new; and, where the API replaces labels, whoever gets one
-        more, since all that somebody else has added meanwhile would go."""
+        """Whether the person is looked up right before the change, however fresh the copy:
+        where a contact is known to be new; and, where the API replaces labels, when one is added,
+        since labels that others have added meanwhile would go."""
         names = {each.name for each in merged.to_send}
         has_new_contact = theirs is not None and not names.isdisjoint(CONTACTS)
         replaces_labels = self._rechecks and not self._rules.labels_merge

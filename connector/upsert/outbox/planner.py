@@ -66,7 +66,7 @@ def decide(evidence: Evidence, options: PushOptions) -> tuple[Outcome, str | Non
     Returns its outcome, `send` where it can be; whom it is about, or is to be sent to; and why.
     """
     if evidence.disputed is not None:
-        if options.allow_shared_contact:  # whoever has the contact now
+        if options.allow_shared_contact:  # to the person who has the contact now
             return "send", None, None
         expected, answered = evidence.disputed
         return "rejected", None, DISPUTED.format(expected=expected, answered=answered)
@@ -408,8 +408,9 @@ class Planner:
         return refused
 
     def _check_contact(self, row: RowPlan) -> None:
-        """Reject a row that nobody knows, under the names of an entry for which fewer rows speak
-        than before: it may be that entry's row with another contact, and create a stranger."""
+        """Reject a row whose person isn't known, but has the names of an entry for which fewer rows
+        speak than before: it may be that entry's row with another contact, and would create a
+        stranger."""
         if self._options.allow_shared_contact or row.memory.entry is not None:
             return
         if not (self._source and self._has_entries):
@@ -475,7 +476,7 @@ class Planner:
             self._on_reject(reject_of(row.write, row.reason or "", row.names))
 
     def _would_create(self, row: RowPlan) -> bool:
-        """Whether a row about somebody who isn't known surely creates them."""
+        """Whether a row about a person who isn't known surely creates them."""
         is_first = not (row.looks or row.follows)
         return is_first and self._finder.pulled.complete_ms is not None
 

@@ -29,7 +29,7 @@ from connector.upsert.rows.row_checks import NO_JSON, Activity, Check, Reject, V
 
 Glance = tuple[str | None, RowPlan | None]
 """To whom a row's contacts lead, as the ledger knows when it is read; and the row's plan, if it is
-as HiringCenter has its person and nobody else's row is about them."""
+as HiringCenter has its person and no other row is about them."""
 
 Look = Callable[[Sequence[tuple[ValidRow, Write]]], Callable[[], Iterable[Glance]]]
 _Record = tuple[Any, ...]  # the columns of `staged`
