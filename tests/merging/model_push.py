@@ -124,6 +124,8 @@ class Result:
 
 @dataclass
 class ModelPush:
+    """looks, settles, tells_apart: rules that a test can leave out."""
+
     center: HiringCenter
     copy: PulledCopy
     ledger: ModelLedger
@@ -131,6 +133,8 @@ class ModelPush:
     fresh_ms: int = 0
     rules: MergeRules = field(default_factory=MergeRules)
     looks: bool = True
+    settles: bool = True
+    tells_apart: bool = True
     keys: Any = None
 
     def __post_init__(self) -> None:
@@ -279,13 +283,16 @@ class ModelPush:
         for row in group:
             says = row.says()
             is_settled = any((id_, says.get("firstName")) in entry.on for entry in self._own(row))
-            conflict = item and conflict_with(says, item)
-            twins = [each for each in stays if conflict_with(says, each.says())]
+            conflict = item and self._conflict(says, item)
+            twins = [each for each in stays if self._conflict(says, each.says())]
             if (conflict or twins) and not is_settled:
                 self._reject([row], "two behind one contact")
             else:
                 stays.append(row)
         return stays
+
+    def _conflict(self, says: dict[str, Any], other: dict[str, Any]) -> Any:
+        return self.tells_apart and conflict_with(says, other)
 
     # --- updates ---
 
@@ -302,7 +309,7 @@ class ModelPush:
             rows = [self._row(row, id_) for row in group]
             merged = merge(rows, read, self.rules, printed)
         if not merged.to_send:
-            self._settle(group, merged.settled, id_, {}, None)
+            self._settle(group, self._settled(merged), id_, {}, None)
             self._report(group, merged)
             return None
         if read is None:
@@ -374,7 +381,7 @@ class ModelPush:
         write = OpenWrite(
             self.source,
             group,
-            merged.settled,
+            self._settled(merged),
             body,
             key or f"k{next(self.keys)}",
             self.center.now_ms,
@@ -444,6 +451,9 @@ class ModelPush:
             self.result.status[row.number] = status
         if merged:
             self._report(write.rows, merged, status)
+
+    def _settled(self, merged: PersonMerge) -> frozenset[str]:
+        return merged.settled if self.settles else frozenset()
 
     def _settle(
         self,

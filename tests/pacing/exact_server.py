@@ -1,7 +1,7 @@
 """An HTTP server that counts like a rate limiter and nothing else: exact, in real time.
 
-It stamps a request half its latency after the first byte arrived. `GET /log` tells what it
-counted.
+It stamps a request half its latency after the first byte arrived. `GET /log` shows what it
+counted; `GET /after/N` is answered once N requests have arrived.
 """
 
 from __future__ import annotations
@@ -61,12 +61,14 @@ class Counter:
 @dataclass
 class ExactServer:
     """reset: how `RateLimit-Reset` is written. foreign: share of the tightest rate that
-    somebody else spends, in bursts."""
+    another program spends, in bursts."""
 
     counter: Counter
     latency_s: float
     reset: Literal["delta", "epoch", "none"] = "delta"
     foreign: float = 0.0
+    arrived: int = 0
+    arrival: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def serve(self, pipe: Connection) -> None:
         """Send the port into `pipe`, and serve until the process ends."""
@@ -94,6 +96,9 @@ class ExactServer:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 if head.startswith(b"GET /log"):
                     self._answer(writer, 200, json.dumps(self._log()), {})
+                elif head.startswith(b"GET /after/"):
+                    await self._after(int(head.split()[1].rpartition(b"/")[2]))
+                    self._answer(writer, 200, "{}", {})
                 else:
                     await self._counted(writer)
                 await writer.drain()
@@ -102,7 +107,14 @@ class ExactServer:
         finally:
             writer.close()
 
+    async def _after(self, requests: int) -> None:
+        async with self.arrival:
+            await self.arrival.wait_for(lambda: self.arrived >= requests)
+
     async def _counted(self, writer: asyncio.StreamWriter) -> None:
+        async with self.arrival:
+            self.arrived += 1
+            self.arrival.notify_all()
         await asyncio.sleep(self.latency_s / 2)
         now_s = time.monotonic()
         accepted = self.counter.count(now_s)

@@ -114,6 +114,12 @@ def started(work: Work) -> Worker:
     return found
 
 
+def wait_for_requests(port: int, arrived: int) -> None:
+    """Return once as many requests have arrived at the server."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/after/{arrived}", timeout=300):
+        pass
+
+
 def outcome(port: int, done: Sequence[Done]) -> Outcome:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/log") as response:
         log = json.load(response)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from connector.budget import Lane
 from connector.budget.database import Database
 from connector.budget.scheduler import RateBudget
 from connector.settings import RateLimit
-from tests.pacing.runs import outcome, run, served, started
+from tests.pacing.runs import outcome, run, served, started, wait_for_requests
 from tests.pacing.worker import Work
 
 WINDOWS = [(10, 1.0), (25, 5.0)]
@@ -103,8 +102,8 @@ def test_sigkill_at_any_instant_blocks_nobody_and_violates_nothing(tmp_path: Pat
         killed = [started(Work(port, ledger, windows, requests=500)) for _ in range(4)]
         stays = started(Work(port, ledger, windows, requests=30))
         stack.callback(stays.kill)
-        for worker in killed:
-            time.sleep(0.3)
+        for number, worker in enumerate(killed, 1):
+            wait_for_requests(port, 30 * number)
             worker.kill()
         done = stays.finished()
         result = outcome(port, [done])
@@ -122,8 +121,7 @@ def test_permits_of_the_killed_count_and_the_rest_is_free_at_once(tmp_path: Path
         with RateBudget(database, api_key="key", limits=limits, request_timeout_s=10) as budget:
             budget.answered(budget.permit(Lane.PULL), 200, {})
             holder = started(works)
-            while budget.state().in_flight < 4:
-                time.sleep(0.01)
+            wait_for_requests(port, 4)
             holder.kill()
             for _ in range(5):
                 budget.permit(Lane.PULL)

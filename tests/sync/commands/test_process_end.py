@@ -14,12 +14,12 @@ from connector.sandbox import Sandbox, SandboxOptions
 from tests.processes.zygote import ROOT
 
 BUSY = """
-import sys, threading, time
+import sys, threading
 from pathlib import Path
 from pipelines import cli
 
 def write():
-    time.sleep(0.3)
+    threading.main_thread().join()
     Path("written").touch()
 
 def main():
@@ -32,7 +32,7 @@ cli.run()
 
 
 def test_a_thread_at_work_is_waited_for(tmp_path: Path):
-    """A write on its way is worth its answer."""
+    """A write on its way is worth its answer, also one that ends after all else has."""
     ended = subprocess.run([sys.executable, "-c", BUSY], cwd=tmp_path, check=False)
     assert ended.returncode == 3
     assert (tmp_path / "written").exists()
