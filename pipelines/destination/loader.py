@@ -392,6 +392,11 @@ class _LocalStates:
         self._connection.execute(f"DELETE FROM {self._table}")  # noqa: S608 - a name of ours
 
 
+def digest_of_stored(text: str) -> str:
+    """The digest by which states that are saved beside dlt name one that dlt has stored."""
+    return _digest(parsed_state(text).get("sources", {}))
+
+
 def _digest(sources: Mapping[str, Any]) -> str:
     text = json.dumps(sources, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,7 +20,7 @@ from connector.errors import DestinationError
 from connector.source.fields import HASH_COLUMN, sql_time
 from connector.source.row_maker import is_reserved
 from pipelines.destination.load_errors import chain, translated
-from pipelines.destination.loader import Batch, other_name, state_without
+from pipelines.destination.loader import Batch, digest_of_stored, other_name, state_without
 from pipelines.destination.working_file import TableName, columns_query, work_schema
 
 if TYPE_CHECKING:
@@ -201,11 +201,7 @@ class DuckWarehouse:
         """Give other names to ids that unfinished scans have seen, in all datasets of a working
         file: how many they are tells the next pull that none was lost. The same in states that wait
         there."""
-        work_tables = self.query(
-            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = "
-            "current_database() AND starts_with(schema_name, '_hc_work_')"
-        )
-        for table in (TableName(*each) for each in work_tables):
+        for table in self._work_tables():
             if table.table.startswith("seen_"):
                 for id_ in ids:
                     change = f"UPDATE {table} SET id = %s WHERE id = %s"  # noqa: S608 - ours
@@ -215,6 +211,20 @@ class DuckWarehouse:
                     if (plain := state_without(mark, ids)) != mark:
                         change = f"UPDATE {table} SET mark = %s WHERE rowid = %s"  # noqa: S608
                         self.query(change, [plain, row])
+
+    def _work_tables(self) -> list[TableName]:
+        found = self.query(
+            "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = "
+            "current_database() AND starts_with(schema_name, '_hc_work_')"
+        )
+        return [TableName(*each) for each in found]
+
+    def state_renamed(self, before: str, after: str) -> None:
+        """dlt's state has other names now: states that are saved beside it stay valid with it."""
+        named = [digest_of_stored(after), digest_of_stored(before)]
+        for table in self._work_tables():
+            if table.table == "local_marks":
+                self.query(f"UPDATE {table} SET base = %s WHERE base = %s", named)  # noqa: S608
 
     def create_dataset(self) -> None:
         self._connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{self._dataset}"')

@@ -257,6 +257,8 @@ class PersonTables:
             if (plain := state_without(state, ids)) != state:
                 change = f"UPDATE {name} SET state = %s WHERE _dlt_load_id = %s"  # noqa: S608
                 self._warehouse.query(change, [plain, load])
+                if isinstance(self._warehouse, DuckWarehouse):
+                    self._warehouse.state_renamed(state, plain)
 
 
 def aliases_of(kind: str, value: Any, hashes: ContactHashes) -> set[int]:

@@ -21,7 +21,9 @@ from connector.sandbox import RESOURCES, Sandbox, SandboxOptions
 from connector.settings import Settings
 from connector.webhooks.inbox import Arrival, account_of, open_inbox
 from pipelines.commands.transfer_commands import pull_lines
+from pipelines.destination.destination import Destination
 from pipelines.destination.identity import pull_lock_name
+from pipelines.destination.loader import Batch
 from pipelines.pull.drain import drain
 from pipelines.pull.forgetting import ForgetReport, ForgetRequest, forget
 from pipelines.pull.verification import VerifyRequest, verify
@@ -120,6 +122,20 @@ def test_nothing_is_left_and_nothing_brings_the_person_back(
     assert (again.summary["rejected"], again.summary["created"]) == (1, 1)
     assert "--remember-again" in str(again.noteworthy[0].message)
     assert found_in(installation) == nowhere
+
+
+def test_where_scans_resume_outlives_a_person_whom_dlts_state_names(puller: Puller):
+    """What was saved beside dlt's state after it stays valid with it: no list is read again."""
+    add_person(puller.sandbox)
+    puller.pull_ok("prospects")
+    with Destination(puller.settings) as destination:
+        columns = {"id": {"name": "id", "data_type": "text"}}
+        destination.load([Batch("t", [{"id": "1"}], columns, state={"undecided": [ID]})])
+        destination.loader.save_states({"prospects": {"at": "page 7"}})
+    forgotten(puller.settings, EMAIL)
+    with Destination(puller.settings) as destination:
+        assert destination.loader.state_of("t") != {"undecided": [ID]}
+        assert destination.loader.state_of("prospects") == {"at": "page 7"}
 
 
 def test_somebody_elses_phone_isnt_blocked_but_the_same_person_under_another_id_is(
