@@ -38,7 +38,7 @@ _TWO_PEOPLE = (
     "them, or name the prospect by its id in a column prospectId"
 )
 _CHANGED = (
-    "a row with this key was created before, and said something else then; the API can't change "
+    "a row with this key was created before, with other content; the API can't change "
     "it. Change it in HiringCenter, or push the row with --force to create it once more"
 )
 BEHIND = (

@@ -58,8 +58,8 @@ def asgi_app(settings: Settings, *, on_alert: _Alert | None = None) -> WebhookAp
             hide(text)
             if secrets.setdefault(text.encode(), account_of(own)) != account_of(own):
                 raise ConfigurationError(
-                    "Two accounts have the same webhook secret, so it can't be told whose event "
-                    "comes. Make a webhook of its own for each account."
+                    "Two accounts have the same webhook secret, so an event could belong to "
+                    "either. Create a separate webhook for each account."
                 )
     if not secrets:
         raise ConfigurationError(

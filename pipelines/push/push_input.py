@@ -29,7 +29,7 @@ To = Literal["prospects", "notes", "tasks", "meetings"]
 _FETCHED_ROWS = 5_000
 _NAMELESS = (
     "stdin has no name, so all that is pushed from it counts as one input, and is compared with "
-    "what it said last. Name it: --source NAME, the same at each push."
+    "what was pushed from stdin before. Name it: --source NAME, the same at each push."
 )
 
 

@@ -213,9 +213,9 @@ class _LogLines(_Display):
         from connector.logs import get_logger
 
         facts = {
-            f"{state.unit}s": state.done,
-            "of": state.total,
             "rows": state.rows,
+            f"{state.unit}s": state.done,  # where these are rows too, they are what is counted
+            "of": state.total,
             "eta_s": None if left_s is None else round(left_s),
         }
         known = {name: value for name, value in facts.items() if value is not None}

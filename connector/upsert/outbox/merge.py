@@ -419,7 +419,7 @@ ONLY_CONTACT = (
     "alone: sent with the new one, the row would create another person. Change it in HiringCenter"
 )
 NO_CONTACT = (
-    "prospect {id} has neither email nor phone, so HiringCenter can't be told whom to change. Give "
+    "prospect {id} has neither email nor phone, so HiringCenter can't find them. Give "
     "them one in HiringCenter"
 )
 

@@ -205,7 +205,7 @@ def test_a_key_is_a_rows_identity(settings: Settings, sandbox: Sandbox, tmp_path
     report = push_to(settings, path, key="Ref")
     assert (report.exit_code, report.summary["unchanged"], asked(sandbox)) == (0, 2, [])
     (note,) = report.noteworthy
-    assert "created before, and said something else" in (note.message or "")
+    assert "created before, with other content" in (note.message or "")
     assert push_to(settings, path, key="Ref", force=True).summary["created"] == 2
     assert [body for _, body in notes(sandbox)] == ["other", "same", "same", "same"]
     held = b"".join(each.read_bytes() for each in (tmp_path / "state").rglob("*") if each.is_file())

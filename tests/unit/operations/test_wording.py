@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connector.errors import UsageError
 from connector.upsert.outbox.receipts import RowResult, Status
@@ -74,8 +77,28 @@ def test_what_is_no_duration_is_refused(text: str):
 
 
 class _Clock:
+    now_s = 0.0
+
     def monotonic_s(self) -> float:
-        return 0.0
+        return self.now_s
+
+
+@pytest.mark.parametrize(
+    ("state", "logged"),
+    [
+        (ProgressState("row", 150, 300), {"rows": 150, "of": 300}),
+        (ProgressState("page", 3, 9, rows=600), {"pages": 3, "of": 9, "rows": 600}),
+    ],
+)
+def test_log_lines_of_long_work_say_how_much_is_done(state: ProgressState, logged: dict[str, int]):
+    """Of work that counts rows, and of work that counts pages and has rows besides."""
+    clock = _Clock()
+    session: Any = SimpleNamespace(clock=clock)
+    shown = progress.progress_of("verify", bar=False)(session)
+    clock.now_s = 60.0
+    with capture_logs() as lines:
+        shown.show(state)
+    assert [line.items() >= logged.items() for line in lines] == [True]
 
 
 def test_the_bar_of_a_large_pull_is_one_line_of_80_columns(
