@@ -146,7 +146,7 @@ hiringcenter webhooks subscribe https://hooks.example.com/ --save"""
 
 @command(
     "webhooks",
-    short_help="Receive signed events, and look up whom they name",
+    short_help="Receive signed events, and look up the people they name",
     example=_EXAMPLES,
 )
 def _webhooks(
@@ -162,8 +162,8 @@ def _webhooks(
     ),
     save: bool = flag("--save", "Put the secret into the project's .env instead of printing it."),
 ) -> Result:
-    """Receive events (serve), look up whom they name (drain), subscribe URL, list what was
-    subscribed and received, or show the poll feed (poll)."""
+    """Receive events (serve), look up the people they name (drain), register a URL (subscribe),
+    show what was registered and received (list), or show the poll feed (poll)."""
     if action not in _ACTIONS:
         hint = did_you_mean(action or "", _ACTIONS)
         raise UsageError(f"webhooks needs one of {', '.join(_ACTIONS)}.{hint}")
@@ -185,7 +185,7 @@ def _webhooks(
 
 @command(
     "watch",
-    short_help="Without a public URL: load new prospects within seconds",
+    short_help="Load new prospects within seconds, without a public URL",
     example="hiringcenter watch --every 10s",
 )
 def _watch(

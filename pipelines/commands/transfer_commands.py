@@ -122,7 +122,7 @@ def run_pull(settings: Settings, wanted: Wanted, output: Output) -> Result:
 
 @command(
     "verify",
-    short_help="Bound how many rows are wrong, by looking some up",
+    short_help="Compare a random sample of rows with the API",
     example="hiringcenter verify --requests 300 --max-wrong 1%",
     observe=True,
 )
@@ -138,7 +138,7 @@ def _verify(
     ),
 ) -> Result:
     """Look up random rows of each RESOURCE (default: all four) by id, compare them field by field
-    with the destination, and bound how many of all rows are wrong. Writes nothing."""
+    with the destination, and show at most how many of all rows are wrong. Writes nothing."""
     from pipelines.pull.sampling import parse_share, verify_lines
     from pipelines.pull.verification import VerifyRequest, verify
 
@@ -396,7 +396,7 @@ def _forget(
     who: str | None = argument("ID|EMAIL"),
     dry_run: bool = flag("--dry-run", "Count what would be removed, by place; change nothing."),
     remember_again: bool = flag(
-        "--remember-again", "Lift it: from the next full pull on, the person lands again."
+        "--remember-again", "Stop keeping them out: they land with the next full pull."
     ),
 ) -> Result:
     """Remove the prospect with this ID, or all with this EMAIL, and their notes, tasks and meetings

@@ -94,7 +94,7 @@ def test_other_paths_do_not_exist(serve: Serve, path: str):
         ("meetings", "prospectId"),
     ],
 )
-def test_equality_filters(serve: Serve, resource: str, name: str):
+def test_a_filter_leaves_the_rows_with_its_value(serve: Serve, resource: str, name: str):
     """The rows with that value, in list order, page by page."""
     sandbox, client = serve()
     rows = sandbox.store.all(resource)
@@ -178,7 +178,7 @@ def test_the_older_name_of_a_filter_needs_the_older_revision(serve: Serve):
     assert {row["assignedTo"] for row in rows} == {user}
 
 
-def test_webhooks(serve: Serve):
+def test_webhooks_are_subscribed_to_and_polled(serve: Serve):
     """Subscribing gives ids and a secret; polling gives flat snake_case rows with ISO times."""
     _, client = serve()
     order = {"hookUrl": "https://example.com/hook", "eventType": "prospect.created"}

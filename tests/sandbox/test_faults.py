@@ -60,7 +60,9 @@ def test_a_dropped_connection_gives_no_answer(serve: Serve, fault: str, requests
         ("redirect", 302, None),
     ],
 )
-def test_error_answers(serve: Serve, fault: str, status: int, content_type: str | None):
+def test_faults_answer_as_the_api_or_as_a_proxy(
+    serve: Serve, fault: str, status: int, content_type: str | None
+):
     """Status, type and shape: the API's own errors are JSON, a proxy's are pages."""
     _, client = serve(script=[fault])
     answer = client.get("/notes")
@@ -87,7 +89,7 @@ def test_a_truncated_body(serve: Serve):
 
 
 @pytest.mark.parametrize("fault", ["stall", "hang"])
-def test_silence(serve: Serve, fault: str):
+def test_a_stalled_answer_ends_with_the_deadline_of_the_client(serve: Serve, fault: str):
     """Nothing more comes; the client's deadline ends it, and the sandbox stops at once."""
     _, client = serve(script=[fault], stall_s=3600.0)
     with pytest.raises(httpx.ReadTimeout):

@@ -102,7 +102,7 @@ def test_total_count_can_be_missing(serve: Serve):
     assert client.get("/prospects").json()["pagination"] == {}
 
 
-def test_envelope_pagination(serve: Serve):
+def test_the_newest_envelope_has_items_and_pagination(serve: Serve):
     """The newest: `items` and `pagination`, whose fields appear where they say something."""
     _, client = serve(prospects=30, notes=60)
     assert set(client.get("/notes").json()["pagination"]) == {"nextPageToken"}
@@ -110,7 +110,7 @@ def test_envelope_pagination(serve: Serve):
     assert client.get("/notes", params={"limit": 60}).json()["pagination"] == {}
 
 
-def test_envelope_next_token(serve: Serve):
+def test_the_token_envelope_ends_with_null(serve: Serve):
     """`nextPageToken` at the top, null at the end."""
     _, client = serve(notes=60, envelope="next_token")
     first = client.get("/notes", params={"limit": 40}).json()
@@ -162,7 +162,7 @@ def test_legacy_tasks_without_a_date_come_with_the_page_that_meets_them(serve: S
     assert page["lastTask"] is None
 
 
-def test_envelope_bare(serve: Serve):
+def test_the_bare_envelope_has_a_list_and_its_count(serve: Serve):
     """The list by its name, and `totalCount`."""
     _, client = serve(prospects=10, envelope="bare")
     page = client.get("/prospects").json()
@@ -178,7 +178,7 @@ def test_each_list_may_have_its_own_envelope(serve: Serve):
     assert "pagination" in client.get("/tasks").json()
 
 
-def test_tokens_expire(serve: Serve):
+def test_a_token_that_has_expired_is_refused(serve: Serve):
     """400 with the `Error` schema; the first page still works."""
     sandbox, client = serve(notes=60, token_ttl_s=3600)
     token = client.get("/notes").json()["pagination"]["nextPageToken"]

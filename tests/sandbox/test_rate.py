@@ -131,7 +131,7 @@ def test_the_verdict_is_about_the_closest_window():
 
 
 @pytest.mark.parametrize(("style", "reset"), [("delta", "30"), ("epoch", "1030")])
-def test_reset_styles(style: Any, reset: str):
+def test_a_reset_is_delta_seconds_or_a_unix_time(style: Any, reset: str):
     """Delta seconds, or a Unix time."""
     options = SandboxOptions(windows=((2, 30.0),), reset_style=style)
     verdict = RateLimits(options).arrive(1000.0)

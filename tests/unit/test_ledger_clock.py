@@ -54,7 +54,7 @@ def test_steps_of_this_machines_wall_go_unnoticed(database: Database, step_s: in
     before_s = now_s(database, SystemClock())
     with freeze_time(tz_offset=0) as frozen:
         frozen.tick(timedelta(seconds=step_s))
-        assert now_s(database, SystemClock()) - before_s < 60
+        assert abs(now_s(database, SystemClock()) - before_s) < 1800  # but not the step
 
 
 def test_a_new_ledger_starts_with_the_wall(database: Database):

@@ -1,4 +1,6 @@
-"""A bug in the connector, wherever it strikes: reported, recorded and alerted without data."""
+"""A bug in the connector, wherever it strikes: reported, recorded and alerted without data.
+
+No input leads to one, so each is patched in."""
 
 from __future__ import annotations
 
