@@ -91,7 +91,7 @@ class Outcome:
 class Scenario:
     """processes: how many; requests: of all of them together; starts_s: when each begins.
 
-    kill_s: when the last process is killed (its work is lost, the others go on).
+    kill_s: when the last process is killed (its work is lost, the others continue).
     foreign: others' requests per second at a time. lanes: of the processes, in turn.
     shows: the window that the headers speak of, see `Server`.
     """

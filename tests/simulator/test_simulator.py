@@ -190,7 +190,7 @@ def test_a_wall_clock_an_hour_off_changes_nothing(offset_s: float):
 
 
 def test_permits_of_a_killed_process_return_at_their_deadline():
-    """64 in flight of 60 a minute die; the other goes on at once with what is left, and is as
+    """64 in flight of 60 a minute die; the other continues at once with what is left, and is as
     fast as ever once the dead ones have run out."""
     outcome = run(
         Scenario(

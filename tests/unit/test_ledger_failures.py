@@ -95,7 +95,7 @@ def test_a_new_ledger_that_another_process_is_making_is_waited_for(
 
 
 def test_a_process_that_hangs_with_the_file_lock_is_waited_for_so_long_only(tmp_path: Path):
-    """Another process holds the lock file: an error in time, and work goes on once it is free."""
+    """Another process holds the lock file: an error in time, and work continues once it is free."""
     path = tmp_path / "ledger.db"
     with opened(path, lock_wait_s=0.3) as budget:
         with (tmp_path / "ledger.db.lock").open() as held:

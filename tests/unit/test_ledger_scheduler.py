@@ -146,7 +146,7 @@ def test_a_429_during_an_exchange_leaves_nothing_ahead(tmp_path: Path):
 def test_a_fork_gets_none_of_the_permits_taken_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """Its copy of them would be used twice; the process that took them goes on."""
+    """Its copy of them would be used twice; the process that took them continues."""
     with in_plenty(tmp_path) as (budget, _database, _clock):
         with monkeypatch.context() as forked:
             forked.setattr(os, "getpid", lambda: 1)

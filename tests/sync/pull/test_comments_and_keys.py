@@ -76,7 +76,7 @@ def test_every_table_and_column_of_the_copy_has_a_comment(puller: Puller):
 
 def test_postgres_has_comments_a_primary_key_and_an_index(on_postgres: tuple[Puller, sa.Engine]):
     """Made once, with the first pull, or in tables that are there already; a user's own comment
-    stays, and merges go on."""
+    stays, and merges continue."""
     puller, engine = on_postgres
     puller.pulled()
     bare = _all(

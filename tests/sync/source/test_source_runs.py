@@ -243,7 +243,7 @@ def test_a_backfill_in_chunks_of_time_always_gets_further(
 def test_lists_of_different_lengths_are_each_read_once_in_chunks(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, options: dict[str, Any]
 ):
-    """One that has ended isn't begun again while others go on; a look back goes on as well."""
+    """One that has ended isn't begun again while others continue; a look back continues as well."""
     if options:
         run(**SHARE_OF_12)
         sandbox.clear_log()

@@ -76,7 +76,7 @@ ROWS = [{"id": "1"}, {"id": "2"}]
             "notes",
             {"success": True, "notes": [], "lastNote": 1760000000000},
             Page([], None, None, "legacy"),
-            id="an empty page goes on nowhere",
+            id="an empty page without a next one",
         ),
         pytest.param(
             "meetings",
@@ -137,7 +137,7 @@ ROWS = [{"id": "1"}, {"id": "2"}]
     ],
 )
 def test_every_revision_becomes_one_page(resource: str, body: Any, page: Page):
-    """Items in order, where to go on, and how many there are."""
+    """Items in order, the next page, and how many there are."""
     assert to_page(resource, body) == page
 
 

@@ -159,7 +159,7 @@ def test_a_webhook_over_plain_http_is_refused():
 
 
 def test_observed_work_tells_of_what_it_raises():
-    """An exception on its way to an exit code is told before it goes on."""
+    """An exception on its way to an exit code is reported before it is raised further."""
     with listening() as listener:
 
         def work(_settings: Settings, _output: Output) -> Result:

@@ -1,4 +1,4 @@
-"""One pass over one list: where it goes on, where it ends, and what it never claims."""
+"""One pass over one list: where it continues, where it ends, and what it never claims."""
 
 from __future__ import annotations
 
@@ -239,7 +239,7 @@ def test_a_refusal_that_no_limit_cures_is_handed_on():
 
 
 def by_time(rows: list[dict[str, Any]], resource: str) -> ListServer:
-    """A server that goes on strictly after a millisecond, whatever shares it."""
+    """A server that continues strictly after a millisecond, whatever shares it."""
     field, rising = ("dueAt", True) if resource == "tasks" else ("createdAt", False)
     rows = sorted(rows, key=lambda row: row[field], reverse=not rising)
 
@@ -345,7 +345,7 @@ def test_an_expired_token_begins_the_list_anew():
 
 
 def test_tokens_that_always_expire_end_in_an_error():
-    """Bounded: begun anew while that gets further, and then said."""
+    """Bounded: restarted while that gets further, and then reported."""
     server = ListServer(records(50))
 
     def expire(_: int) -> None:
@@ -714,7 +714,7 @@ def test_a_killed_head_scan_that_had_come_below_the_watermark_is_through():
 
 
 def test_a_spread_scan_whose_places_do_not_last_reads_all_at_once():
-    """Otherwise each run would begin anew, and none would ever come to the end."""
+    """Otherwise each run would restart, and none would ever reach the end."""
     server = ListServer(records(50))
     plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
     checkpoint = list(scan(server, plan=plan))[-1].checkpoint

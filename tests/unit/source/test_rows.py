@@ -197,7 +197,7 @@ def test_an_integer_id_is_kept_as_text():
 @pytest.mark.parametrize("item", [None, "text", 5, [], {}, {"ID": "1"}, {"id": None}, {"id": ""},
                                   {"id": 1.5}, {"id": True}, {"id": ["1"]}])  # fmt: skip
 def test_an_odd_item_in_the_middle_costs_no_other_row(item: Any):
-    """It is sorted out, kept by its content, and the rest of the page goes on."""
+    """It is sorted out, kept by its content, and the rest of the page lands."""
     records, odd = split_malformed([{"id": "1"}, item, {"id": "2"}])
     assert [record["id"] for record in records] == ["1", "2"]
     assert odd == [item]

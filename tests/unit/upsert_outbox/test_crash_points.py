@@ -100,7 +100,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(case: Case, crash: str, edit:
 
     if not case.exists and edit == "deleted" and key == "old, forgotten":
         # nobody is there, as if the row had never been sent; a person that was deleted is
-        # created anew by the next push of their row in any case
+        # created again by the next push of their row in any case
         assert pushed.statuses[2] in ("created", "unchanged")
         return
     assert case.applied() <= 1, "applied twice"

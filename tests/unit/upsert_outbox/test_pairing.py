@@ -153,7 +153,7 @@ def test_damage_that_is_found_in_the_midst_of_a_push_names_the_same_way_out(ledg
 
 @pytest.mark.parametrize("lost", ["neither", "ledger"])
 def test_a_folder_or_no_database_in_its_place_is_a_lost_outbox(tmp_path: Path, lost: str):
-    """Also where the ledger is new and remembers none: a pull is to go on without."""
+    """Also where the ledger is new and remembers none: a pull continues without."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
     with closing(Database(url)) as ledger:
         pushed(ledger)
@@ -209,7 +209,7 @@ def test_in_a_ledger_that_is_new_itself_a_new_outbox_looks_first(tmp_path: Path)
 
 @pytest.mark.parametrize("loss", ["vanished", "emptied", "replaced", "cut"])
 def test_each_write_asks_for_the_proof(ledger: Database, tmp_path: Path, loss: str):
-    """SQLite itself would go on writing into a file that has no name any more."""
+    """SQLite itself would keep writing into a file that has no name any more."""
     path = outbox_path(ledger)
     with closing(opened(ledger)) as outbox:
         with outbox.database.write():

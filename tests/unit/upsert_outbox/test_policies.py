@@ -71,7 +71,7 @@ def test_a_hidden_field_is_looked_at_before_it_is_filled(rig: Rig, api: FakeApi,
 
 
 def test_look_ups_for_empty_fields_are_limited(rig: Rig, api: FakeApi):
-    """The rest is left out and reported; its other fields go on."""
+    """The rest is left out and reported; its other fields are sent."""
     rows = []
     for number in range(6):
         own = {"email": f"a{number}@x.org", "phone": f"+1415555{2000 + number}"}

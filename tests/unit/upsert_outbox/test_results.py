@@ -1,4 +1,4 @@
-"""Outcomes on their way to the destination, while a push goes on writing them."""
+"""Outcomes on their way to the destination, while a push keeps writing them."""
 
 from __future__ import annotations
 

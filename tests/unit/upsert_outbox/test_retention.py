@@ -58,7 +58,7 @@ def test_what_nothing_uses_is_forgotten_after_its_time(rig: Rig):
 
 
 def test_receipts_that_are_used_stay(rig: Rig):
-    """A nightly file of unchanged rows isn't sent anew when its receipts get old, nor its notes."""
+    """A nightly file of unchanged rows isn't sent again when receipts get old, nor its notes."""
     rig.push([ROW])
     assert isinstance(rig.clock, FakeClock)
     for _ in range(10):
