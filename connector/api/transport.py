@@ -7,6 +7,7 @@ whether the run must stop.
 
 from __future__ import annotations
 
+import logging
 import queue
 import socket
 import ssl
@@ -17,8 +18,9 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any, cast
-from urllib.parse import SplitResult, urlencode, urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -92,10 +94,14 @@ class Transport:
         base = urlsplit(self._base_url)
         self.host = base.hostname or ""
         self._backend = DeadlineBackend()
-        self._headers = dict(headers)
-        # without httpx's client, which follows redirects and keeps cookies, and costs as much as
-        # the rest of a request together
-        self._transport = _PoolTransport(_pool(base, self._backend))
+        self._client = httpx.Client(
+            transport=_PoolTransport(_pool(base, self._backend)),
+            headers=dict(headers),
+            follow_redirects=False,
+            trust_env=False,  # `_pool` reads the environment
+        )
+        # cookies set by a proxy or a login page must not be sent with the next request
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
 
     def send(
         self,
@@ -116,17 +122,17 @@ class Transport:
         """
         deadline = Deadline(timeout_s, stop, patience_s, clock=self._clock)
         exchange = deadline.exchange
-        query = f"?{urlencode(params)}" if params else ""
-        request = httpx.Request(
+        request = self._client.build_request(
             method,
-            f"{self._base_url}{path}{query}",
+            self._base_url + path,
+            params=list(params) or None,
             content=body,
-            headers={**self._headers, **(headers or {})},
+            headers=headers,
             # httpcore passes the time-outs on to our streams
             extensions={"timeout": dict.fromkeys(("connect", "read", "write"), deadline)},
         )
         try:
-            with closing(self._transport.handle_request(request)) as response:
+            with closing(self._client.send(request, stream=True)) as response:
                 exchange.head_s = time.monotonic()
                 exchange.status = response.status_code
                 exchange.headers = {name.lower(): text for name, text in response.headers.items()}
@@ -137,7 +143,7 @@ class Transport:
 
     def close(self) -> None:
         """Close all connections; requests still running on them fail."""
-        self._transport.close()
+        self._client.close()
         self._backend.close()
 
 
@@ -264,6 +270,21 @@ def _proxy(base: SplitResult) -> httpx.Proxy | None:
             reason="expected the http:// or https:// URL of a proxy",
         )
     return proxy
+
+
+class _WithoutQuery(logging.Filter):
+    """httpx logs the URL of every request; a query may hold an email or a phone."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                arg.copy_with(query=None) if isinstance(arg, httpx.URL) else arg
+                for arg in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutQuery())
 
 
 # --- deadlines ------------------------------------------------------------------------------
