@@ -135,7 +135,7 @@ class Transport:
             with closing(self._client.send(request, stream=True)) as response:
                 exchange.head_s = time.monotonic()
                 exchange.status = response.status_code
-                exchange.headers = {name.lower(): text for name, text in response.headers.items()}
+                exchange.headers = _headers_of(response)
                 _read_body(response, exchange)
         except httpx.HTTPError as error:
             exchange.failure, exchange.untrusted = _explain(error)
@@ -145,6 +145,13 @@ class Transport:
         """Close all connections; requests still running on them fail."""
         self._client.close()
         self._backend.close()
+
+
+def _headers_of(response: httpx.Response) -> dict[str, str]:
+    headers = {name.lower(): text for name, text in response.headers.items()}
+    if "location" in response.extensions:  # see `_PoolTransport`
+        headers["location"] = response.extensions["location"]
+    return headers
 
 
 def _explain(error: Exception) -> tuple[str, bool]:
@@ -225,6 +232,14 @@ class _PoolTransport(httpx.HTTPTransport):
 
     def __init__(self, pool: httpcore.ConnectionPool) -> None:
         self._pool = pool
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Its `Location` is among the extensions: httpx's client reads the header even where it
+        follows no redirect, and fails where that isn't a URL."""
+        response = super().handle_request(request)
+        if (location := response.headers.pop("location", None)) is not None:
+            response.extensions["location"] = location
+        return response
 
 
 def _pool(base: SplitResult, backend: DeadlineBackend) -> httpcore.ConnectionPool:

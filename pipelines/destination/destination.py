@@ -361,8 +361,9 @@ class Destination:
         while an empty table is filled all are taken as new.
         """
         columns = self.columns(table)
-        fills = is_listed and self._snapshot is not None and self._is_filling(table)
-        if not ids or not columns or fills:
+        if not ids or not columns:
+            return range(len(ids))
+        if is_listed and self._snapshot is not None and self._is_filling(table):
             return range(len(ids))
         condition = _LISTED if is_listed and UNLISTED_COLUMN in columns else _LIVE
         sql = f"SELECT id, {HASH_COLUMN} FROM {self.name(table)} WHERE {condition}"  # noqa: S608 - names of ours

@@ -47,6 +47,18 @@ def test_a_redirect_is_never_followed(bench: Bench, status: int):
     assert client.requests == 1
 
 
+@pytest.mark.parametrize(
+    "target", ["http://[::bad/", "http://a:99999999/", "javascript:a", "//xn--%zz", ""]
+)
+def test_a_redirect_to_no_address_is_final_too(bench: Bench, target: str):
+    """Whatever a server says where to go, it isn't asked again."""
+    client = bench.serve(answer(307, headers=[f"Location: {target}"]))
+    with pytest.raises(errors.Redirected) as caught:
+        client.page("notes", {})
+    assert caught.value.status == 307
+    assert client.requests == 1
+
+
 def test_a_record_that_is_gone_is_none(bench: Bench):
     """By the API's own word."""
     client = bench.serve(answer(404, {"error": "Not found", "message": "no such prospect"}))
