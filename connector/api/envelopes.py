@@ -486,9 +486,7 @@ def _token(value: Any) -> str | None:
     if value is None or value is False or value == "":
         return None
     if isinstance(value, str | int) and value is not True:
-        if len(quote(str(value), safe="", errors="replace")) > _TOKEN_MAX:
-            raise _UnreachablePage("`nextPageToken` is too long for a URL")
-        return str(value)
+        return _fitting(str(value), "`nextPageToken`")
     raise _UnreachablePage(f"`nextPageToken` is {_kind(value)}")
 
 
@@ -497,8 +495,19 @@ def _start_after(value: Any) -> str | None:
     if not value or isinstance(value, bool):
         return None
     if isinstance(value, int | str):
-        return str(value)
+        return _fitting(str(value), "the time of the last row")
     raise _UnreachablePage(f"the time of the last row is {_kind(value)}")
+
+
+def _fitting(text: str, what: str) -> str:
+    """`text`, if a URL can hold it."""
+    try:
+        quoted = quote(text, safe="")
+    except UnicodeEncodeError:
+        raise _UnreachablePage(f"{what} has characters that no URL holds") from None
+    if len(quoted) > _TOKEN_MAX:
+        raise _UnreachablePage(f"{what} is too long for a URL")
+    return text
 
 
 def _count(*values: Any) -> int | None:

@@ -298,9 +298,11 @@ def test_no_key_metadata_is_an_error(body: Any):
 
 def test_a_page_token_that_no_url_holds_leaves_the_rows_of_its_page():
     """Told in words; a long one that a URL holds is followed."""
-    page = to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 100_000})
-    assert (page.items, page.next_params) == ([{"id": "1"}], None)
-    assert page.cut is not None
-    assert "too long for a URL" in page.cut
+    for named, why in (("x" * 100_000, "too long for a URL"), ("\ud800", "that no URL holds")):
+        for link in ({"nextPageToken": named}, {"lastNote": named}):
+            page = to_page("notes", {"items": [{"id": "1"}], **link})
+            assert (page.items, page.next_params) == ([{"id": "1"}], None)
+            assert page.cut is not None
+            assert why in page.cut
     page = to_page("notes", {"items": [{"id": "1"}], "nextPageToken": "x" * 8000})
     assert page.next_params == {"pageToken": "x" * 8000}
