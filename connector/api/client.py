@@ -19,6 +19,7 @@ from connector import __version__
 from connector.api.envelopes import (
     ENDPOINTS,
     IDEMPOTENCY_KEY_MAX,
+    URL_PART_MAX,
     Page,
     check_parameters,
     to_account,
@@ -173,10 +174,13 @@ class ApiClient:
 
         Raises:
             TimeoutError: there was no permit until then.
+            ValueError: no URL can hold the id.
         """
-        if record_id in ("", ".", ".."):  # these would change the URL's path
-            raise ValueError(f"{record_id!r} can't be a record's id")
-        path = f"/{resource}/{quote(record_id, safe='')}"
+        quoted = quote(record_id, safe="")
+        # dots would change the URL's path
+        if quoted in ("", ".", "..") or len(quoted) > URL_PART_MAX:
+            raise ValueError(f"{record_id[:100]!r} can't be a record's id")
+        path = f"/{resource}/{quoted}"
         call = _Call(
             "GET", path, lane,
             absent_at_404=True, patience_s=patience_s, permit_until_s=permit_until_s,

@@ -301,7 +301,7 @@ def check_parameters(resource: str, names: Iterable[str]) -> None:
 
 # --- envelopes ------------------------------------------------------------------------------------
 
-_TOKEN_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 on
+URL_PART_MAX = 32_000  # bytes, quoted; the HTTP library refuses URLs from 65,536 on
 
 
 class UnknownShape(ValueError):
@@ -505,7 +505,7 @@ def _fitting(text: str, what: str) -> str:
         quoted = quote(text, safe="")
     except UnicodeEncodeError:
         raise _UnreachablePage(f"{what} has characters that no URL holds") from None
-    if len(quoted) > _TOKEN_MAX:
+    if len(quoted) > URL_PART_MAX:
         raise _UnreachablePage(f"{what} is too long for a URL")
     return text
 

@@ -65,6 +65,15 @@ def test_a_record_that_is_gone_is_none(bench: Bench):
     assert client.record("prospects", "p1") is None
 
 
+@pytest.mark.parametrize("id_", ["", "..", "\ud800", "x" * 70_000])
+def test_an_id_that_no_url_holds_is_not_asked_for(bench: Bench, id_: str):
+    """Callers that look up ids of a list skip it, as they do an empty one."""
+    client = bench.serve()
+    with pytest.raises(ValueError, match="id|surrogates"):
+        client.record("prospects", id_)
+    assert client.requests == 0
+
+
 def test_a_proxys_404_page_does_not_say_that_a_record_is_gone(bench: Bench):
     """It would end as a tombstone."""
     client = bench.serve(answer(404, b"<html><title>404</title>"))
