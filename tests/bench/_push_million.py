@@ -30,7 +30,7 @@ _CHANGED_EVERY = 100
 _NAMES = ("Ada", "José", "Zoë", "李", "Olu", "Anna-Lena", "Søren", "Mehmet")
 _COLUMNS = ("First Name", "Last Name", "E-mail", "Phone", "Title", "Company")
 _NAMES_SQL = ", ".join(f"'{name}'" for name in _NAMES)
-# as a pull makes it; the copy was read just now, so that nobody is looked up again
+# as a pull makes it; the copy was read just now, so that no one is looked up again
 _COPY = f"""
 CREATE SCHEMA hiringcenter;
 CREATE TABLE hiringcenter.prospects AS

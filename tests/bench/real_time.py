@@ -146,7 +146,7 @@ def run_paces() -> list[Row]:
             lambda go: _odd(go, "limits configured 2.5 × too high", windows=TOO_HIGH),
             lambda go: _odd(go, "fixed windows", "--kind", "fixed"),
             lambda go: _odd(go, "epoch resets", "--reset", "epoch"),
-            lambda go: _odd(go, "somebody else takes half", "--foreign", "0.5"),
+            lambda go: _odd(go, "another program takes half", "--foreign", "0.5"),
         ]),
     ]  # fmt: skip
 

@@ -118,7 +118,7 @@ def too_high() -> Iterator[Row]:
         refused, sent = _sum(outcomes)
         worst = max(outcome.refused_share for outcome in outcomes)
         yield Row(
-            f"limits 2-3 × too high, {kind}, somebody else there: own 429s",
+            f"limits 2-3 × too high, {kind}, another program there: own 429s",
             f"{refused} of {sent:,}, worst run {worst:.1%}",
             "≤ 5 %",
             worst <= 0.05,
