@@ -84,7 +84,7 @@ def test_limits_set_too_high_lose_no_request(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_stranger_on_the_key_costs_no_request(tmp_path: Path):
+def test_another_program_on_the_key_costs_no_request(tmp_path: Path):
     """Another program uses a third of the rate in bursts: refused requests are sent again."""
     ledger, windows = f"sqlite:///{tmp_path / 'ledger.db'}", [(20, 1.0), (60, 5.0)]
     with served("--windows", "20/1,60/5", "--foreign", "0.33") as port:
@@ -93,7 +93,7 @@ def test_a_stranger_on_the_key_costs_no_request(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_sigkill_at_any_instant_blocks_nobody_and_violates_nothing(tmp_path: Path):
+def test_sigkill_at_any_instant_blocks_no_process_and_exceeds_no_limit(tmp_path: Path):
     """Four workers are killed one after another while they send; the fifth does all its work,
     and what the dead had sent still counts."""
     ledger = f"sqlite:///{tmp_path / 'ledger.db'}"

@@ -12,7 +12,7 @@ from tests.sandbox.conftest import Serve, items
 
 
 @pytest.mark.parametrize("header", [None, "", "Bearer wrong", "sandbox-key", "Basic sandbox-key"])
-def test_without_the_key_nothing_is_told(serve: Serve, header: str | None):
+def test_nothing_is_shown_without_the_key(serve: Serve, header: str | None):
     """401 with the `Error` schema on every path, and no rate headers: nobody is identified."""
     sandbox, _ = serve(windows=((1, 60),))
     headers = {} if header is None else {"Authorization": header}
@@ -24,7 +24,7 @@ def test_without_the_key_nothing_is_told(serve: Serve, header: str | None):
             assert "ratelimit-limit" not in answer.headers
 
 
-def test_auth_tells_about_the_key(serve: Serve):
+def test_auth_describes_the_key(serve: Serve):
     """Bare, or under `item` in another revision."""
     sandbox, client = serve()
     facts = client.get("/auth").json()

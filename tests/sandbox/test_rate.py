@@ -84,7 +84,7 @@ def test_a_bucket_lets_in_what_flowed_back(steps: list[float]):
 
 
 @given(gaps, st.sampled_from(KINDS))
-def test_a_refusal_tells_exactly_how_long(steps: list[float], kind: Any):
+def test_a_refusal_names_the_exact_wait(steps: list[float], kind: Any):
     """A moment before that the next request is refused, a moment after it is let in."""
     limits = _limits(windows=((3, 4.0), (5, 9.0)), window_kind=kind)
     for at_s in _times(steps):
@@ -177,7 +177,7 @@ def test_over_the_limit_over_http(serve: Serve):
     assert "RateLimit-Limit" not in client.get("/notes").headers
 
 
-def test_somebody_else_can_spend_at_will(serve: Serve):
+def test_another_client_can_empty_the_window(serve: Serve):
     """A test empties the window; what doesn't fit is not let in."""
     sandbox, client = serve(windows=((5, 60),))
     assert (sandbox.spend(9), sandbox.foreign_spent) == (5, 5)

@@ -73,7 +73,7 @@ def test_where_email_and_phone_are_two_people_the_email_wins(serve: Serve):
     assert sandbox.store.get("prospects", by_phone["id"]) == by_phone
 
 
-def test_an_invalid_phone_is_dropped_and_said(serve: Serve):
+def test_an_invalid_phone_is_dropped_with_a_warning(serve: Serve):
     """The request succeeds, `phone` comes back null, `message` says so."""
     _, client = serve(prospects=0)
     answer = client.post("/prospects", json={**JANE, "phone": "call me"})

@@ -35,7 +35,7 @@ def on_sql(scenario: Scenario, folder: Path) -> Outcome:
 
 
 @pytest.mark.parametrize("seed", range(100, 112))
-def test_an_exact_server_never_refuses(seed: int, tmp_path: Path):
+def test_an_exact_server_never_refuses_the_real_ledger(seed: int, tmp_path: Path):
     """Several processes, crashes, late arrivals, permits given back: no 429, and all is done."""
     scenario = any_exact(seed)
     outcome = on_sql(scenario, tmp_path)
@@ -45,7 +45,7 @@ def test_an_exact_server_never_refuses(seed: int, tmp_path: Path):
 
 
 @pytest.mark.parametrize("seed", range(300, 304))
-def test_permits_taken_ahead_exceed_no_window(seed: int, tmp_path: Path):
+def test_permits_the_real_ledger_grants_ahead_exceed_no_window(seed: int, tmp_path: Path):
     """Wide limits, several processes that take permits ahead, one killed: no 429."""
     assert on_sql(any_roomy(seed), tmp_path).refused == 0
 

@@ -148,7 +148,7 @@ def test_a_pull_after_others_is_as_fast_as_alone_while_the_hour_has_room(spent: 
     assert pull_after_others_s(spent) <= 1.1 * pull_after_others_s(0)
 
 
-def test_whoever_does_not_listen_is_refused_often():
+def test_a_client_that_ignores_headers_is_refused_often():
     scenario = Scenario(1500, limits=REAL[:1], foreign=in_bursts, listens=False)
     assert run(scenario).refused_share > 0.05
 
@@ -189,7 +189,7 @@ def test_a_wall_clock_an_hour_off_changes_nothing(offset_s: float):
     assert run(replace(scenario, wall_offset_s=offset_s)).grants == run(scenario).grants
 
 
-def test_permits_of_a_killed_process_return_at_their_deadline():
+def test_simulated_permits_of_a_killed_process_return_at_their_deadline():
     """64 in flight of 60 a minute die; the other continues at once with what is left, and is as
     fast as ever once the dead ones have run out."""
     outcome = run(

@@ -116,7 +116,7 @@ def _spoil(path: Path, fault: str) -> None:
 
 
 @as_root
-def test_further_up_such_a_file_is_skipped_and_said(
+def test_an_untrusted_file_further_up_is_skipped_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """Somebody's /tmp/.env must neither redirect nor stop who works below /tmp."""
@@ -193,9 +193,7 @@ def test_one_state_for_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert work_paths(two).work_dir != work
 
 
-def test_a_working_folder_that_was_removed_is_told_in_words(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_removed_working_folder_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Exit 2, and a project named by hand needs none."""
     config = write(tmp_path / "mine" / "config/hiringcenter.toml", 'dataset = "mine"\n')
     enter(tmp_path / "gone", monkeypatch).rmdir()

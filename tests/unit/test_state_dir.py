@@ -127,7 +127,7 @@ def test_a_state_in_use_stays_until_its_run_has_ended(tmp_path: Path):
 
 
 @as_root
-def test_somebody_elses_state_is_not_taken_over(tmp_path: Path):
+def test_the_state_of_another_user_is_not_taken_over(tmp_path: Path):
     """A `.hiringcenter` that another user planted in a shared folder isn't believed."""
     old = unpack(tmp_path)
     os.chown(old, 65534, 65534)

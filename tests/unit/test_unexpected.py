@@ -28,7 +28,7 @@ def fault() -> Exception:
         return error
 
 
-def test_type_and_line_of_ours_are_told_and_nothing_else():
+def test_an_unexpected_error_shows_only_its_type_and_our_line():
     """`module:line` of the innermost frame that is the connector's."""
     with pytest.raises(AttributeError) as caught:
         check_public_url(3)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def test_type_and_line_of_ours_are_told_and_nothing_else():
     assert PERSONAL not in str(Unexpected(fault(), doing="reading notes"))
 
 
-def test_what_the_system_refuses_is_said_in_its_words():
+def test_an_error_of_the_system_is_shown_in_its_words():
     """A full disk isn't a bug in the connector; the path, which may name people, is left out."""
     told = str(Unexpected(OSError(errno.ENOSPC, "No space left", f"/home/{PERSONAL}")))
     assert "No space left on device" in told

@@ -91,7 +91,7 @@ def test_no_content_is_an_empty_list_at_once(bench: Bench):
         client.record("notes", "n1")
 
 
-def test_success_without_a_list_is_believed_when_said_three_times(bench: Bench):
+def test_success_without_a_list_is_accepted_the_third_time(bench: Bench):
     """A proxy may have lost the list once; `is_sure` means that there was none."""
     client = bench.serve(answer(200, {"success": True}), page("n1"))
     assert client.page("notes", {}).is_sure

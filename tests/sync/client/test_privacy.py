@@ -34,7 +34,7 @@ from tests.sync.client.raw_server import (
         "",
     ],
 )
-def test_a_base_url_that_would_show_the_key_is_refused(bench: Bench, url: str):
+def test_a_client_refuses_a_base_url_that_would_show_the_key(bench: Bench, url: str):
     """Settings check it too; the client is the last line of defence."""
     with pytest.raises(errors.BadSetting, match="base_url"):
         bench.connect(url)

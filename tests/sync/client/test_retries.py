@@ -122,7 +122,7 @@ def test_a_server_that_always_fails_ends_the_call_within_the_retry_budget(bench:
     assert caught.value.transient
 
 
-def test_a_shape_that_nobody_knows_is_told_after_a_few_tries(bench: Bench):
+def test_an_unknown_shape_is_reported_after_a_few_tries(bench: Bench):
     """Not after five minutes: waiting won't help."""
     client = bench.serve(answer(200, {"success": True, "rows": {"a": 1}}))
     with pytest.raises(errors.UnexpectedAnswer, match="no list, only the keys success, rows"):

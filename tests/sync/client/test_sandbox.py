@@ -81,7 +81,7 @@ def test_every_write_is_applied_exactly_once(sandbox: Sandbox, client: ApiClient
     assert len(sandbox.requests) > 40
 
 
-def test_the_budget_is_told_of_every_request_that_arrives(sandbox: Sandbox):
+def test_the_budget_counts_every_request_that_arrives(sandbox: Sandbox):
     """What the server counted and what we count is the same number."""
     budget = RecordingBudget()
     sandbox.options.faults = Faults.evenly(0.3, seed=5, without=["stall", "hang"])
@@ -103,7 +103,7 @@ def test_an_expired_page_token_is_refused_with_its_status(sandbox: Sandbox, clie
     assert caught.value.status == 400
 
 
-def test_a_wrong_key_is_one_clear_line(sandbox: Sandbox):
+def test_the_client_reports_a_wrong_key_in_one_line(sandbox: Sandbox):
     """It names the setting, not the key."""
     with (
         ApiClient(base_url=sandbox.url, api_key="wrong-key-1", budget=RecordingBudget()) as client,

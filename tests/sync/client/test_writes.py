@@ -53,7 +53,7 @@ def test_patience_ends_the_tries_before_the_client_would(bench: Bench):
     assert caught.value.tried_s <= 5.0
 
 
-def test_success_without_a_record_is_believed_when_said_twice(bench: Bench):
+def test_success_without_a_record_is_accepted_the_second_time(bench: Bench):
     """A proxy may have lost the record once; the same key gets the same answer, so that more tries
     would only cost requests. What it came to is looked up by the caller."""
     done = answer(200, {"success": True, "item": {"id": "p1"}})

@@ -82,7 +82,7 @@ def assert_silent(*ended: Ended) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_pull_that_fails_tells_no_credentials(
+def test_a_failed_pull_shows_no_credentials(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, shape: str
 ):
     """Ledger, outbox, lock message, working folders, logs, history and report."""
@@ -95,7 +95,7 @@ def test_a_pull_that_fails_tells_no_credentials(
     assert_silent(pulled, run("runs"), run("report"))
 
 
-def test_what_works_tells_no_credentials_either(
+def test_a_pull_that_works_shows_no_credentials(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, postgres_url: str
 ):
     """A pull that lands in a named destination, its history and report; and the message of one

@@ -224,7 +224,7 @@ def test_a_note_that_was_pushed_since_is_not_applied_again(
     assert bodies.count("Called back") == 1
 
 
-def test_a_key_whose_account_is_unknown_is_told_what_to_run(run: Run, sandbox: Sandbox):
+def test_an_unknown_account_of_a_key_names_what_to_run(run: Run, sandbox: Sandbox):
     """A request would tell; a plan makes none."""
     ended = run("plan", str(INPUTS / "floats.csv"), "--json")
     assert (ended.code, len(sandbox.requests)) == (2, 0)

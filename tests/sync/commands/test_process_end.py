@@ -38,7 +38,7 @@ def test_a_thread_at_work_is_waited_for(tmp_path: Path):
     assert (tmp_path / "written").exists()
 
 
-def test_all_that_was_said_arrives(tmp_path: Path):
+def test_all_output_arrives(tmp_path: Path):
     """More than a pipe holds at once."""
     code = (
         "from pipelines import cli; cli.main = lambda: exit(print('x' * 300_000) or 0); cli.run()"
@@ -51,7 +51,7 @@ def test_all_that_was_said_arrives(tmp_path: Path):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
 @pytest.mark.parametrize("option", ["--help", "--json"])
-def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path, option: str):
+def test_a_full_stdout_is_reported_without_a_traceback(tmp_path: Path, option: str):
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "pipelines.cli", "budget", option],
@@ -66,7 +66,7 @@ def test_a_full_stdout_is_told_without_a_traceback(tmp_path: Path, option: str):
 @pytest.mark.parametrize(
     "around", ["ulimit -n 40; {} 2>&-", "{} 2>/dev/full"], ids=["closed, few files", "full"]
 )
-def test_a_push_that_nobody_hears_is_done_and_counted(tmp_path: Path, around: str):
+def test_a_push_whose_output_is_not_read_is_done_and_counted(tmp_path: Path, around: str):
     """stderr closed or full, hardly a file to open: every row is sent and reported in the object on
     stdout."""
     rows = "".join(f"N{n},X,n{n}@example.org\n" for n in range(30))

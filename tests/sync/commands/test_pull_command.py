@@ -76,7 +76,7 @@ def test_an_inactive_key_is_configuration(run: Run, sandbox: Sandbox):
     assert len(sandbox.requests) == 1
 
 
-def test_a_server_that_is_down_is_told_with_how_long_it_was_tried(
+def test_a_server_that_is_down_is_reported_with_how_long_it_was_tried(
     run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ):
     """Exit 1 within the retry budget; the run is in the history."""
@@ -166,7 +166,7 @@ def test_check_says_what_to_do(run: Run, sandbox: Sandbox, monkeypatch: pytest.M
     assert "FAIL  destination" in lines
 
 
-def test_status_tells_age_and_exits_1_where_it_is_too_high(run: Run, sandbox: Sandbox):
+def test_status_shows_age_and_exits_1_where_it_is_too_high(run: Run, sandbox: Sandbox):
     """Before any pull everything is too old; after one nothing is; it needs no key."""
     assert run("status").code == 0
     assert run("status", "--max-age", "2h").code == 1
@@ -199,7 +199,7 @@ def test_runs_lists_and_shows_one(run: Run, sandbox: Sandbox):
     assert max(map(len, lines)) <= 80
 
 
-def test_a_base_url_that_is_not_the_vendors_is_told_once_a_run(run: Run, sandbox: Sandbox):
+def test_a_base_url_that_is_not_the_vendors_is_reported_once_a_run(run: Run, sandbox: Sandbox):
     """A settings file may have redirected the key."""
     ended = run("pull", "notes")
     assert ended.err.count("session.base_url") == 1

@@ -16,7 +16,7 @@ from tests.sync.commands.conftest import Run
 from tests.sync.push.conftest import results_waiting
 
 
-def test_the_report_tells_what_ran(run: Run, sandbox: Sandbox):
+def test_the_report_shows_what_ran(run: Run, sandbox: Sandbox):
     """Rows, the push with its rejects by reason, and the failure; sends no request."""
     Path("people.csv").write_text(
         "First Name,Last Name,Email\nAda,Byron,ada@example.com\n<script>,X,not-an-email\n"

@@ -107,7 +107,9 @@ def test_a_secret_that_was_shown_isnt_lost_with_what_follows(
         (["watch", "--every", "0s"], "an interval of at least one second"),
     ],
 )
-def test_what_cant_be_done_is_said(sandbox: Sandbox, run: Run, arguments: list[str], phrase: str):
+def test_unusable_webhook_arguments_are_named(
+    sandbox: Sandbox, run: Run, arguments: list[str], phrase: str
+):
     ended = run(*arguments, "--json")
     assert ended.code == 2
     assert phrase in ended.summary["error"]["message"]
@@ -215,7 +217,7 @@ def test_drains_that_are_stopped_keep_what_they_found(sandbox: Sandbox, run: Run
     assert drain(load()).waiting == 0
 
 
-def test_watching_that_is_stopped_misses_nobody(sandbox: Sandbox, run: Run):
+def test_watching_that_is_stopped_misses_no_one(sandbox: Sandbox, run: Run):
     """SIGTERM comes while the poll feed is asked: whoever is new is found by the next one."""
     assert run("pull", "prospects").code == 0
     made = sandbox.store.create("prospects", {"firstName": "New"})["id"]

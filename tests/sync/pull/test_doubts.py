@@ -68,7 +68,7 @@ def test_rows_land_where_their_next_page_cannot_be_asked_for(puller: Puller, bet
     assert again.summary["requests"] == 3
 
 
-def test_a_hidden_row_is_told_once_and_keeps_nothing_back(puller: Puller, between: Between):
+def test_a_hidden_row_is_reported_once_and_holds_nothing_back(puller: Puller, between: Between):
     """`totalCount` is one too high: exit 3 and everything is published; then exit 0 with a note,
     not a request more than the pages, and deletions are proven one by one."""
 

@@ -152,7 +152,7 @@ def test_people_named_while_a_scan_runs_are_looked_up_after_it(events: Followed)
     events.assert_true()
 
 
-def test_a_look_up_that_decides_nothing_is_said_and_tried_again(events: Followed):
+def test_a_look_up_that_decides_nothing_is_reported_and_repeated(events: Followed):
     """The person stays marked, and the others aren't held up."""
     people = events.trust()
     sandbox = events.puller.sandbox

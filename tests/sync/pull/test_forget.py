@@ -138,7 +138,7 @@ def test_where_scans_resume_outlives_a_person_whom_dlts_state_names(puller: Pull
         assert destination.loader.state_of("prospects") == {"at": "page 7"}
 
 
-def test_somebody_elses_phone_isnt_blocked_but_the_same_person_under_another_id_is(
+def test_a_shared_phone_isnt_blocked_but_the_same_person_under_another_id_is(
     puller: Puller, tmp_path: Path
 ):
     """A family shares the phone: who was here before keeps landing. Whoever comes later with the
@@ -197,7 +197,7 @@ def titles(puller: Puller) -> dict[str, str]:
     return {id_: row["title"] for id_, row in rows.items() if "forget-me" in row.get("email", "")}
 
 
-def test_hashed_contacts_are_found_and_blocked_and_whoever_never_came_is_kept_out(
+def test_hashed_contacts_are_found_and_blocked_and_unknown_people_are_kept_out(
     puller: Puller, installation: Path
 ):
     """`forget EMAIL` hashes as the settings do; by the id alone, hashes that landed are blocked.

@@ -76,7 +76,7 @@ def test_what_the_others_brought_is_published(puller: Puller):
     assert "/meetings" in error
 
 
-def test_half_of_a_scan_is_published_with_the_others_and_told(puller: Puller):
+def test_half_of_a_scan_is_published_and_reported_as_incomplete(puller: Puller):
     """Notes fail in the middle: the edited half is in the copy, nothing is flagged deleted, and
     the summary, `_hc_freshness` and `status` say that the notes aren't proven complete."""
     puller.lists = ("notes", "tasks")
@@ -219,7 +219,7 @@ def test_a_pull_in_the_future_is_no_fresh_data(puller: Puller, monkeypatch: pyte
     assert not any(_ages(puller).values())
 
 
-def test_a_refused_key_is_told_without_a_table_of_zeros(puller: Puller):
+def test_a_refused_key_is_reported_without_a_table_of_zeros(puller: Puller):
     puller.change(api_key=SecretStr("wrong"))
     report = puller.pull()
     assert isinstance(report.error, Unauthorized)

@@ -112,7 +112,7 @@ def test_copy_is_read_only_and_holds_final_tables_alone(puller: Puller):
     assert version[0]["storage_version"].startswith("v1.0.0")
 
 
-def test_a_pull_without_changes_brings_what_is_said_about_runs_up_to_date(puller: Puller):
+def test_a_pull_without_changes_updates_runs_and_freshness(puller: Puller):
     """`_hc_runs` and `_hc_freshness` show the last pull; rows, mode and format are as before. No
     package is loaded: what dlt would do for a row about the run costs more than a pull of small
     lists."""

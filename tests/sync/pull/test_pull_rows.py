@@ -133,7 +133,7 @@ def _add_states(puller: Puller, pipeline: str, *versions: int) -> None:
             )
 
 
-def test_what_somebody_dropped_comes_back_whole(any_puller: Puller):
+def test_what_was_dropped_by_hand_comes_back_whole(any_puller: Puller):
     """Tables with all their rows, though narrow scans would have been next, and new fields as
     well; dlt's own, as its record of what it has created isn't trusted then; the values of a
     column: no row passes for unchanged, though none changed at the API."""

@@ -84,7 +84,7 @@ def test_by_email_as_the_copy_has_it_no_look_up_is_needed(
     assert notes(sandbox) == [(person["id"], "hello")]
 
 
-def test_by_email_of_somebody_who_was_pushed_no_look_up_is_needed(
+def test_the_email_of_a_pushed_person_needs_no_look_up(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """Receipts know whose contact it is, before any pull."""
@@ -107,7 +107,7 @@ def test_whom_nothing_knows_is_looked_up_once(settings: Settings, sandbox: Sandb
     assert asked(sandbox) == []
 
 
-def test_nobody_and_several_are_rejected_and_nobody_is_created(
+def test_no_match_or_several_are_rejected_and_no_one_is_created(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """With the reason, and what to do; the other rows are sent."""

@@ -199,7 +199,7 @@ def test_a_first_row_of_data_is_quoted_nowhere(
     assert not any("Wilhelmina" in text or "w@" in text for text in told)
 
 
-def test_rejects_that_somebody_has_mended_are_never_written_over(
+def test_a_rejects_file_that_was_edited_is_never_overwritten(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ) -> None:
     """The hourly push of the same file writes its own rejects file, and says so; pushed, the mended

@@ -58,7 +58,7 @@ def test_a_table_without_rows_is_no_error(server: Settings) -> None:
         open_rows(server, PushRequest(table="none"))
 
 
-def test_a_server_without_credentials_is_said_in_words(settings: Settings) -> None:
+def test_a_server_without_credentials_is_a_clear_error(settings: Settings) -> None:
     """As a pull says it: what to set, and nothing of a fault of the connector."""
     settings = settings.model_copy(update={"destination": "postgres"})
     with (

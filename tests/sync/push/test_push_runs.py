@@ -106,7 +106,7 @@ def test_results_and_the_run_are_in_the_destination_when_the_push_ends(
     assert any(str(line).startswith("row 4: rejected") for line in told.lines)
 
 
-def test_what_detection_gets_wrong_can_be_said_with_the_job(
+def test_a_job_can_override_what_detection_gets_wrong(
     settings: Settings, sandbox: Sandbox, tmp_path: Path
 ):
     """Encoding and delimiter of a file; with a table they are a misunderstanding."""
@@ -344,7 +344,7 @@ def test_two_people_known_from_a_pull_are_not_merged(
     assert "two different prospects" in (report.noteworthy[0].message or "")
 
 
-def test_that_hidden_contacts_protect_nobody_is_reported(settings: Settings, people: Path):
+def test_hidden_contacts_are_reported_as_unprotected(settings: Settings, people: Path):
     """A pull whose emails are left out can't tell whose they are; a push says so."""
     hidden = ResourceSettings(exclude_columns=("email",))
     own = settings.model_copy(update={"pull": PullSettings(prospects=hidden)})

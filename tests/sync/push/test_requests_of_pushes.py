@@ -134,7 +134,7 @@ def test_n_edits_are_n_posts(
 
 
 @pytest.mark.parametrize(("is_old", "looks"), [(False, 0), (True, 3)])
-def test_a_file_without_names_changes_people_and_creates_nobody(
+def test_a_file_without_names_changes_people_and_creates_no_one(
     settings: Settings, sandbox: Sandbox, tmp_path: Path, *, is_old: bool, looks: int
 ):
     """`email,title`: two are changed under their own names, one is as the file says, and the one

@@ -72,7 +72,7 @@ def test_every_row_is_there_once_in_order_with_what_became_of_it(
     assert f"Every row with its outcome: {results}" in push_lines(report)
 
 
-def test_a_row_that_needs_no_request_says_all_that_is_to_be_said_of_it(
+def test_a_row_without_a_request_has_all_its_notes_in_the_results(
     settings: Settings, people: Path, tmp_path: Path
 ):
     """Notes of its own, as those about other rows of its person, are in the file too."""

@@ -49,7 +49,7 @@ def test_rows_accepted_under_the_former_key_stay_accepted(
 
 
 @pytest.mark.pulled
-def test_a_pull_with_the_new_key_tells_whose_it_is(
+def test_a_pull_with_the_new_key_shows_whose_it_is(
     sandbox: Sandbox, settings: Settings, people: Path
 ):
     """Every pull asks anyway, so the push needs no request of its own."""

@@ -151,7 +151,7 @@ def test_what_cant_be_undone_is_listed_with_row_and_prospect(
     assert [row["row_number"] for row in told.summary["noteworthy"]] == [2, 3]
 
 
-def test_somebody_else_who_was_changed_is_listed(
+def test_another_person_changed_by_a_push_is_listed_by_undo(
     settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """A contact has gone to another prospect just before the push, which therefore changed them,
@@ -189,7 +189,7 @@ def test_a_second_undo_is_already_undone(
     assert people(sandbox)[ada]["title"] == "Dr"
 
 
-def test_an_undo_that_was_killed_once_it_had_sent_everything_is_told_by_the_next(
+def test_the_next_undo_reports_what_a_killed_one_has_sent(
     settings: Settings, sandbox: Sandbox, team: Team, tmp_path: Path
 ):
     """Whom it has left alone: it told no one. Nothing is sent for that, and the one after it is at

@@ -121,7 +121,7 @@ def test_a_row_read_twice_because_pages_drifted_lands_once(
 
 
 @pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
-def test_a_list_that_is_not_proven_whole_is_loaded_and_told(
+def test_a_list_not_proven_complete_is_loaded_with_a_warning(
     run: Run, sandbox: Sandbox, pipeline: dlt.Pipeline, capfd: pytest.CaptureFixture[str]
 ):
     """What came is there; a warning says that more may exist, and why."""
@@ -134,7 +134,7 @@ def test_a_list_that_is_not_proven_whole_is_loaded_and_told(
 
 
 @pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
-def test_a_wrong_key_is_said_without_showing_it(run: Run, pipeline: dlt.Pipeline):
+def test_a_wrong_key_is_reported_without_showing_it(run: Run, pipeline: dlt.Pipeline):
     """The cause of dlt's error is ours."""
     with pytest.raises(PipelineStepFailed) as failure:
         run("notes", api_key="hc_wrong_key_123")
@@ -203,7 +203,7 @@ def test_a_missing_key_says_where_it_was_looked_for():
 
 @pytest.mark.parametrize("pipeline", ["duckdb"], indirect=True)
 @pytest.mark.parametrize("parallel_lists", [("notes",), RESOURCES])
-def test_a_host_that_can_not_be_reached_is_told(
+def test_an_unreachable_host_is_reported(
     run: Run, pipeline: dlt.Pipeline, monkeypatch: pytest.MonkeyPatch, parallel_lists: Any
 ):
     """Also where four lists are read at once; dlt would say `generator already executing`."""

@@ -95,7 +95,7 @@ def test_the_lists_of_a_run_share_its_requests(run: Run, pipeline: dlt.Pipeline,
 
 
 @DUCKDB
-def test_a_list_too_big_for_a_daily_full_scan_is_read_in_parts(
+def test_the_source_reads_a_list_too_big_for_a_daily_full_scan_in_parts(
     run: Run, pipeline: dlt.Pipeline, sandbox: Sandbox, tmp_path: Path
 ):
     """After its narrow scan, in each run; it doesn't count as unfinished meanwhile."""

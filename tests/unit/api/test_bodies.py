@@ -110,7 +110,7 @@ def test_any_bytes_are_a_value_or_no_json(body: bytes):
         (b'{"message": "lone \\ud800"}', "lone ?"),
     ],
 )
-def test_an_error_answer_is_told_in_one_line_without_personal_data(body: bytes, text: str):
+def test_an_error_answer_is_one_line_without_personal_data(body: bytes, text: str):
     """The API's own words, masked."""
     assert error_text(body) == text
 

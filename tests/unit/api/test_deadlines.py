@@ -59,9 +59,7 @@ def test_a_lookup_that_hangs_ends_with_a_signal(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     "error", [socket.gaierror(-2, "Name or service not known"), UnicodeError("label too long")]
 )
-def test_a_name_that_nobody_knows_is_a_failed_connection(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-):
+def test_an_unknown_host_is_a_failed_connection(monkeypatch: pytest.MonkeyPatch, error: Exception):
     """Not a crash of the run; the host is named."""
 
     def refuse(*_: object, **__: object) -> Facts:

@@ -232,7 +232,7 @@ def test_a_429_that_nothing_explains_paces_its_window():
     assert limits(state, 100 + 30 * 60.0 + 1)[0] == 300
 
 
-def test_without_headers_retry_after_tells_the_window():
+def test_without_headers_retry_after_shows_the_window():
     assert after(refusal(retry_after_s=30.0)).windows.keys() == {"60"}
     assert after(refusal(retry_after_s=1800.0)).windows.keys() == {"3600"}
 

@@ -128,7 +128,7 @@ def test_looks_again_when_foreign_mode_ends():
     assert at_s == 1012.0 + TICK_S
 
 
-def test_a_permit_ends_long_after_everybody_gave_up():
+def test_a_permit_ends_long_after_all_waiters_gave_up():
     """5 s to send it, the request's total time-out, 60 s for a request that arrives late."""
     assert permits.send_by_s(100.0) == 105.0
     assert permits.deadline_s(100.0, request_timeout_s=30.0) == 195.0

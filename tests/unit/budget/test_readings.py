@@ -47,7 +47,7 @@ def test_the_x_prefix_and_quota_policies_are_understood():
     ids=["delta", "zero", "fraction", "epoch", "epoch ms", "past", "delta in ms",
          "epoch too far", "no number", "negative", "empty"],
 )  # fmt: skip
-def test_a_reset_is_told_by_its_size(text: str, reset_s: float | None):
+def test_the_unit_of_a_reset_follows_from_its_size(text: str, reset_s: float | None):
     """Delta seconds or a Unix time; further off than the longest window is a misread unit."""
     assert read(ratelimit_reset=text).reset_s == reset_s
 

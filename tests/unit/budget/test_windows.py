@@ -63,5 +63,5 @@ def test_free_at_is_the_first_instant_at_which_so_few_count(
         assert live(ends_s, window, at_s - 1e-6) > allowed
 
 
-def test_nobody_knows_when_unanswered_requests_leave():
+def test_it_is_unknown_when_unanswered_requests_leave():
     assert free_at_s([1.0], MINUTE, -1) is None

@@ -32,7 +32,7 @@ def settings(**alerts: object) -> Settings:
     return load(overrides={"alerts": alerts})
 
 
-def test_a_failure_is_told_without_what_it_quotes():
+def test_an_alert_of_a_failure_omits_what_it_quotes():
     """What failed and where to read why; a name in a server's answer isn't passed on."""
     (alert,) = alerts_of("pull", FAILED, 1, settings())
     assert (alert.event, alert.kind) == ("failure", "pull")
@@ -77,13 +77,13 @@ def test_a_failure_names_the_file_or_job():
 
 
 @pytest.mark.parametrize("code", [0, 75, 130, 143])
-def test_what_is_no_failure_is_not_told(code: int):
+def test_only_failures_are_alerts(code: int):
     """Done, held by another run, and stopped by a person are ordinary."""
     assert alerts_of("pull", {"status": "ok"}, code, settings()) == []
 
 
 @pytest.mark.parametrize(("threshold", "told"), [(0, True), (2, True), (3, False), (9, False)])
-def test_rejects_are_told_above_the_threshold(threshold: int, told: bool):
+def test_rejects_above_the_threshold_are_an_alert(threshold: int, told: bool):
     """Rejected and failed rows count together, in a push and in each job of a sync."""
     rules = settings(reject_threshold=threshold)
     assert bool(alerts_of("push", PUSH, 3, rules)) == told
@@ -158,7 +158,7 @@ def test_a_webhook_over_plain_http_is_refused():
         check_webhook(AlertSettings(webhook_url=SecretStr("http://example.com/hook")))
 
 
-def test_observed_work_tells_of_what_it_raises():
+def test_observed_work_reports_what_it_raises():
     """An exception on its way to an exit code is reported before it is raised further."""
     with listening() as listener:
 

@@ -148,7 +148,7 @@ def test_labels_of_places_that_are_configured_no_more_are_cleaned(tmp_path: Path
         assert_nothing_left(own, raw)
 
 
-def test_a_label_that_said_nothing_moves_when_its_settings_are_in_use(
+def test_a_label_without_a_location_is_renamed_while_its_settings_are_in_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     """Version 0.1 said `configured` where the credentials weren't one variable."""

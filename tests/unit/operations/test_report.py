@@ -51,7 +51,7 @@ def test_any_number_of_runs_makes_one_self_contained_page(count: int):
     assert ("No run yet" in page) == (count == 0)
 
 
-def test_whatever_a_server_or_a_file_said_is_escaped():
+def test_text_of_servers_and_files_is_escaped():
     """Errors, reasons, names: none becomes markup."""
     failed = RunRecord(EVIL, "push", "d", "failed", 0, 1, {"rows": 1}, EVIL)
     page = render(

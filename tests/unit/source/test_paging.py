@@ -328,7 +328,7 @@ def test_what_was_there_all_the_time_is_always_read(changes: list[tuple[int, boo
 # --- tokens that expire, runs that are killed -----------------------------------------------------
 
 
-def test_an_expired_token_begins_the_list_anew():
+def test_an_expired_token_restarts_the_list():
     """May read again, must not lose."""
     server = ListServer(records(50))
 
@@ -392,7 +392,7 @@ def test_a_place_whose_token_expired_costs_a_new_beginning_and_no_row():
     assert made.outcome.complete
 
 
-def test_a_scan_that_is_spread_stops_where_it_was_told_to():
+def test_a_scan_in_parts_stops_at_its_page_limit():
     """And says that it isn't complete, until the run that reaches the end."""
     server = ListServer(records(50))
     plan = ScanPlan("notes", ScanKind.FULL, "spread", max_pages=2)
@@ -575,7 +575,7 @@ def test_a_name_filter_for_whole_names_is_not_asked_for_letters():
     assert sum(len(asked.get("name", "xx")) == 1 for asked in server.asked) == 1
 
 
-def test_rows_in_no_slice_are_told_with_their_number():
+def test_rows_in_no_slice_are_counted_in_the_doubt():
     """And totalCount; what was found was handed on."""
     rows = prospects(100) + [{"id": f"lost{n}"} for n in range(30)]
     server = ListServer(rows, paged=False, counted=True, matches=by_filter, clamps=40)
@@ -857,7 +857,7 @@ def test_rows_of_one_millisecond_are_asked_for_at_once_where_the_server_gives_th
     assert made.outcome.page_size == 10
 
 
-def test_more_rows_of_one_millisecond_than_a_page_takes_are_stepped_past_and_told():
+def test_more_rows_of_one_millisecond_than_a_page_holds_are_skipped_and_reported():
     """What comes after them is read; those beyond the page can't be, and nothing is final."""
     rows = [*records(5), *({"id": f"m{n}", "createdAt": 9_000_000} for n in range(500))]
     rows += [{"id": f"o{n}", "createdAt": 8_000_000 - n} for n in range(30)]
@@ -1340,7 +1340,7 @@ def test_a_first_scan_knows_from_its_first_page_how_many_follow():
     ]  # fmt: skip
 
 
-def test_without_a_count_the_last_scan_tells_how_many_follow():
+def test_without_a_count_the_last_scan_gives_the_pages_left():
     """At least one, until the list has ended; a count that can't be one says nothing."""
     assert _left(scan(ListServer(records(40))), usual=3) == [3, 2, 1, 1, 0, 0]
     assert _left(scan(ListServer(records(40)))) == [None, None, None, None, 0, 0]

@@ -102,7 +102,7 @@ def test_a_phone_is_read_as_its_region_writes_it(text: str, region: str, expecte
     assert e164(text, region) == (expected, None)
 
 
-def test_an_extension_is_left_out_and_said_to_be() -> None:
+def test_an_extension_is_left_out_with_a_warning() -> None:
     """E.164 knows no extensions; the person hears of it, by its length."""
     number, lost = e164("415-555-0100 ext. 12", "US")
     assert number == "+14155550100"

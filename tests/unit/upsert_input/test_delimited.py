@@ -103,7 +103,7 @@ def test_a_ragged_row_that_spans_lines_says_so(write: WriteFile) -> None:
 @pytest.mark.parametrize(
     "line", ["Ann,Lee,ann@example.com,+14155550100", "ann@example.com", '"Ann" Lee,ann@example.com']
 )
-def test_a_row_that_cannot_be_read_is_quoted_in_the_rejects_file_alone(
+def test_an_unreadable_row_of_a_csv_is_not_quoted_in_its_reason(
     write: WriteFile, tmp_path: Path, line: str
 ) -> None:
     """Its problem, which goes into logs and the ledger, has the length; the rejects file has the
@@ -380,7 +380,7 @@ def test_a_header_of_one_column_is_no_title(write: WriteFile, text: str) -> None
     assert len(open_input(write(text)).columns) == 1
 
 
-def test_a_file_without_a_header_is_not_quoted(write: WriteFile) -> None:
+def test_a_csv_without_a_header_is_not_quoted(write: WriteFile) -> None:
     """Its first row is a person; the message has the cell's number alone."""
     with pytest.raises(InputError, match="line 1: cell 3 is an email address") as caught:
         open_input(write("Ann,Lee,ann@example.com\nBob,Lee,bob@example.com\n"))

@@ -248,7 +248,7 @@ def test_a_bad_cell_is_named_with_what_to_do(cells: dict[str, Any], message: str
     assert re.search(message, text)
 
 
-def test_all_that_is_wrong_in_a_row_is_said_at_once() -> None:
+def test_all_problems_of_a_row_are_reported_at_once() -> None:
     """One round of fixing is enough; `column` is the first."""
     row = check(
         {

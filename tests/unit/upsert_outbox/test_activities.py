@@ -71,7 +71,7 @@ class StrictApi(FakeApi):
         return super()._apply(resource, payload, key)
 
 
-def test_a_value_that_is_refused_is_reported_as_the_api_first_said(tmp_path: Path):
+def test_a_refused_value_is_reported_with_the_apis_first_answer(tmp_path: Path):
     """It costs one more try under the field's older name, whose answer says less; and nothing is
     learnt from it."""
     api = StrictApi(FakeClock())

@@ -31,7 +31,7 @@ def row(request: pytest.FixtureRequest, api: FakeApi, rig: Rig) -> dict[str, Any
 @pytest.mark.parametrize("has_key", [True, False])
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_crash_doubles_nothing_and_loses_nothing(
+def test_a_crash_loses_and_doubles_no_activity(
     rig: Rig, api: FakeApi, row: dict[str, Any], crash: str, key: str, has_key: bool
 ):
     """The next push settles what the crash left; the one after it has nothing more to do."""
@@ -51,7 +51,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(
 
 
 @pytest.mark.parametrize("has_key", [True, False])
-def test_what_is_uncertain_is_sent_by_force_alone(
+def test_only_force_sends_an_uncertain_activity(
     rig: Rig, api: FakeApi, row: dict[str, Any], has_key: bool
 ):
     """Its answer was lost, its key is forgotten, and somebody has rewritten the note since: it may

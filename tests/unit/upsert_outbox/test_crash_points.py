@@ -119,7 +119,7 @@ def test_a_crash_doubles_nothing_and_loses_nothing(case: Case, crash: str, edit:
 
 
 @pytest.mark.parametrize("case", ["update"], indirect=True)
-def test_what_is_uncertain_is_sent_by_force_alone(case: Case):
+def test_only_force_sends_an_uncertain_row(case: Case):
     """Neither the same file nor time sends it; --force does, or a newer change of that person."""
     api, rig = case.api, case.rig
     api.keys_ttl_s = MEMORY_S
@@ -321,7 +321,7 @@ def test_what_the_answer_to_a_repeated_write_shows(
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("crash", CRASHES)
 @pytest.mark.parametrize("post", [0, 1])
-def test_a_creation_that_meets_somebody_changes_them_once(
+def test_a_creation_that_meets_a_person_changes_them_once(
     tmp_path: Path, post: int, crash: str, key: str, on_match: str
 ):
     """The crash hits the creation, which leaves the person alone, or the update that follows it:

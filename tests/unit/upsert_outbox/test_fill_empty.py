@@ -110,7 +110,7 @@ def test_a_fresh_row_goes_on_without_what_isnt_known(rig: Rig, api: FakeApi):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_scan_finds_out_for_everybody(rig: Rig, api: FakeApi, whole: bool):
+def test_one_scan_finds_the_empty_fields_of_all_people(rig: Rig, api: FakeApi, whole: bool):
     """It takes no more requests than look-ups are allowed; one that fails leaves these."""
     rows = hire_some(api, 12, city="")
     api.prospects["q3"]["city"] = "Bern"
@@ -127,7 +127,7 @@ def test_a_scan_finds_out_for_everybody(rig: Rig, api: FakeApi, whole: bool):
     assert set(pushed.statuses.values()) == {"updated", "unchanged"}
 
 
-def test_whoever_is_created_or_met_is_filled_as_they_are(rig: Rig, api: FakeApi):
+def test_a_person_created_or_met_is_filled_as_they_are(rig: Rig, api: FakeApi):
     """A new person gets all that the row says; of whoever is met, what is empty."""
     hire(api, "q1", title="Boss", company="")
     pushed = push(rig, {**ADA, "title": "Agent", "company": "Acme"}, person(7), rules=FILL)

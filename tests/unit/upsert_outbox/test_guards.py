@@ -78,7 +78,7 @@ def test_a_change_elsewhere_or_of_what_was_unknown_is_no_conflict(rig: Rig, api:
     assert (api.prospects["p1"]["title"], api.prospects["p1"]["city"]) == ("Broker", "Rome")
 
 
-def test_what_somebody_has_done_already_is_neither_sent_nor_a_conflict(rig: Rig, api: FakeApi):
+def test_a_change_that_was_already_made_is_neither_sent_nor_a_conflict(rig: Rig, api: FakeApi):
     """They have the planned value: nothing is left to do, and nothing would be overwritten."""
     hire(api, "p1", title="Broker")
     sent = rig.send(planned(rig, {"title": "Agent"}, title="Broker"))
@@ -93,7 +93,7 @@ def test_a_person_deleted_since_the_plan_is_a_conflict(rig: Rig, api: FakeApi):
 
 
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])
-def test_somebody_who_appeared_since_the_plan_is_a_conflict(rig: Rig, api: FakeApi, on_match: str):
+def test_a_person_who_appeared_since_the_plan_is_a_conflict(rig: Rig, api: FakeApi, on_match: str):
     """A planned creation that meets a person leaves them as they are."""
     api.on_match = on_match
     hire(api, "p1")

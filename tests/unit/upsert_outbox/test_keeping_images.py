@@ -36,14 +36,14 @@ def test_a_fresh_copy_is_what_was_there_before(rig: Rig, api: FakeApi):
     assert (image.before, image.read_ms) == ({"title": "Agent"}, None)
 
 
-def test_whoever_was_met_is_kept_as_the_match_showed_them(rig: Rig, api: FakeApi):
+def test_the_before_image_of_a_person_met_is_what_the_match_showed(rig: Rig, api: FakeApi):
     """A creation that meets somebody reads them before it changes them."""
     hire(api, "p1", title="Boss")
     push(rig, ADA)
     assert rig.images(1)["p1"].before == {"title": "Boss"}
 
 
-def test_nothing_is_kept_of_whoever_is_created_or_unchanged(rig: Rig, api: FakeApi):
+def test_no_before_image_is_kept_of_people_created_or_unchanged(rig: Rig, api: FakeApi):
     """There is nothing to put back."""
     hire(api, "p1")
     push(rig, ADA, {"email": "new@x.org"})

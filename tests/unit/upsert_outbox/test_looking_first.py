@@ -83,7 +83,7 @@ def test_what_differs_or_is_missing_is_sent(rig: Rig):
     assert [note["body"] for note in api_of(rig).notes.values()] == ["Called & wrote", "Met"]
 
 
-def test_whoever_shares_the_contact_is_not_overwritten(rig: Rig):
+def test_another_person_with_the_contact_is_not_overwritten(rig: Rig):
     """The lookup by phone finds Ada; the row is about Bob. Also where nobody may be created."""
     row = {"firstName": "Bob", "lastName": "L", "phone": ADA["phone"]}
     for options in ({"looks_first": True}, {"mode": "update-only"}):

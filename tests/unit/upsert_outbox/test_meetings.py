@@ -17,7 +17,7 @@ def api(api: FakeApi, request: pytest.FixtureRequest) -> FakeApi:
     return api
 
 
-def test_whoever_is_met_is_changed_as_hiringcenter_shows_them(rig: Rig, api: FakeApi):
+def test_a_person_met_is_changed_as_hiringcenter_shows_them(rig: Rig, api: FakeApi):
     """Their names and the contact that found them go out as they are shown; what is equal isn't
     sent, and what a recruiter put where the row says nothing stays."""
     hire(api, "q1", lastName="KING ", email="Ada@x.org", title="Boss", city="Rome")
@@ -30,7 +30,7 @@ def test_whoever_is_met_is_changed_as_hiringcenter_shows_them(rig: Rig, api: Fak
     assert api.posts == 2
 
 
-def test_whoever_is_met_and_is_as_the_row_says_costs_one_request(rig: Rig, api: FakeApi):
+def test_a_person_met_who_equals_the_row_costs_one_request(rig: Rig, api: FakeApi):
     """Nothing is left to change."""
     hire(api, "q1")
     api.clock.advance(60)
@@ -38,7 +38,7 @@ def test_whoever_is_met_and_is_as_the_row_says_costs_one_request(rig: Rig, api: 
     assert (api.posts, api.applied) == (1, [])
 
 
-def test_whoever_is_met_isnt_changed_through_a_contact_that_two_people_have(rig: Rig, api: FakeApi):
+def test_a_person_met_isnt_changed_through_a_contact_that_two_people_have(rig: Rig, api: FakeApi):
     """The API might change the other one."""
     hire(api, "q1", title="Boss")
     hire(api, "q2", title="Boss")
@@ -81,7 +81,7 @@ def test_a_row_whose_contact_has_gone_to_another_isnt_tried_hour_after_hour(rig:
     assert api.prospects["q2"]["title"] == "Agent"
 
 
-def test_a_new_contact_of_whoever_is_met_must_be_nobody_elses(rig: Rig, api: FakeApi):
+def test_a_new_contact_of_a_person_met_must_not_be_another_persons(rig: Rig, api: FakeApi):
     """Found by email, and the row's phone is somebody else's."""
     hire(api, "q1", phone=None)
     hire(api, "q2", firstName="Adam", email="adam@x.org")
@@ -98,7 +98,7 @@ def test_the_contact_that_finds_them_can_take_another_one_beside_it(rig: Rig, ap
     assert "phone" in api.applied[-1].payload
 
 
-def test_somebody_of_another_name_behind_the_contact_is_left_alone(rig: Rig, api: FakeApi):
+def test_a_person_of_another_name_behind_the_contact_is_left_alone(rig: Rig, api: FakeApi):
     """Unless the user says that they are one person; they are read first then, too."""
     hire(api, "q1", firstName="Bob", email=None, title="Boss")
     pushed = push(rig, ADA)
@@ -126,7 +126,7 @@ def test_a_kill_between_meeting_and_changing_changes_once(
     assert (api.prospects["q1"]["title"], len(api.prospects)) == ("Recruiter's", 1)
 
 
-def test_labels_to_add_are_the_labels_of_whoever_is_created(rig: Rig, api: FakeApi):
+def test_labels_to_add_are_the_labels_of_a_person_created(rig: Rig, api: FakeApi):
     """There are none to remove; what is never written isn't written at first either."""
     row = {**ADA, "labels_add": ["a"], "labels_remove": ["b"]}
     push(rig, row, rules=MergeRules(policy={"company": "never"}))

@@ -429,7 +429,7 @@ def test_an_unknown_person_is_created_whole_and_never_matched():
     }  # fmt: skip
 
 
-def test_whoever_was_deleted_stays_deleted_while_the_row_is_unchanged():
+def test_merging_leaves_a_deleted_person_alone_while_the_row_is_unchanged():
     """Only a changed row creates them again."""
     base = remembered(title="Agent")
     assert not has_changed([Row({"title": "Agent", "update": True}, base)], printed)

@@ -119,7 +119,7 @@ def test_a_creation_is_one_whatever_its_answer_calls_it(rig: Rig, api: FakeApi):
 
 
 @pytest.mark.parametrize("says_created", [False, None])
-def test_an_answer_without_id_is_about_whoever_has_the_contact(
+def test_an_answer_without_id_is_about_the_person_with_the_contact(
     rig: Rig, api: FakeApi, says_created: bool | None
 ):
     """They are looked up once, so that the next push doesn't take them for deleted."""
@@ -133,7 +133,7 @@ def test_an_answer_without_id_is_about_whoever_has_the_contact(
 
 
 @pytest.mark.parametrize("on_match", ["existing", "conflict"])
-def test_somebody_who_appeared_is_merged_with_what_the_match_shows(
+def test_a_person_who_appeared_is_merged_with_what_the_match_shows(
     rig: Rig, api: FakeApi, on_match: str
 ):
     """Whoever isn't in the copy is created or left alone, read, and only then changed."""
@@ -209,7 +209,7 @@ def test_rows_of_one_person_that_disagree_come_to_rest(rig: Rig, api: FakeApi):
     assert api.posts == posts
 
 
-def test_whoever_was_deleted_stays_deleted_while_the_row_is_unchanged(rig: Rig, api: FakeApi):
+def test_a_deleted_person_stays_deleted_while_the_row_is_unchanged(rig: Rig, api: FakeApi):
     """A changed row creates them again, whole."""
     push(rig, ADA)
     api.prospects.clear()
@@ -220,7 +220,7 @@ def test_whoever_was_deleted_stays_deleted_while_the_row_is_unchanged(rig: Rig, 
     assert api.applied[-1].payload["company"] == "Acme"
 
 
-def test_somebody_deleted_since_the_pull_is_seen_when_looked_at(rig: Rig, api: FakeApi):
+def test_a_person_deleted_since_the_pull_is_noticed_by_the_look_up(rig: Rig, api: FakeApi):
     """The look-up finds nobody: a changed row creates them again."""
     push(rig, ADA)
     pull(rig, api)
@@ -229,7 +229,7 @@ def test_somebody_deleted_since_the_pull_is_seen_when_looked_at(rig: Rig, api: F
     assert push(rig, {**ADA, "title": "Broker"}).statuses == {2: "created"}
 
 
-def test_a_new_contact_of_somebody_else_is_rejected(rig: Rig, api: FakeApi):
+def test_a_new_contact_of_another_person_is_rejected(rig: Rig, api: FakeApi):
     """Looked up first, nothing is sent; the row says whose it is."""
     hire(api, "p1")
     pull(rig, api)
@@ -324,7 +324,7 @@ def test_a_second_file_adopts_what_it_pushed_before_too(rig: Rig, api: FakeApi):
     assert (api.posts, api.prospects["p1"]["title"]) == (posts, "Boss")
 
 
-def test_whoever_was_deleted_before_an_upgrade_stays_deleted(rig: Rig, api: FakeApi):
+def test_a_person_deleted_before_an_upgrade_stays_deleted(rig: Rig, api: FakeApi):
     """And is created again, whole, when the row changes."""
     push(rig, ADA)
     forget_bases(rig)
@@ -368,7 +368,7 @@ def test_a_row_that_was_refused_is_not_tried_again(rig: Rig, api: FakeApi):
     assert api.gets > gets
 
 
-def test_a_refused_row_is_tried_again_when_somebody_has_changed(rig: Rig, api: FakeApi):
+def test_a_refused_row_is_tried_again_when_its_person_has_changed(rig: Rig, api: FakeApi):
     """The other person has given up the contact, as a pull shows; or the row has another value."""
     hire(api, "p1")
     pull(rig, api)
@@ -416,7 +416,7 @@ def test_restore_leaves_what_another_source_has_put_there(rig: Rig, api: FakeApi
     assert api.prospects["p1"]["title"] == "Broker"
 
 
-def test_restore_creates_again_whoever_was_deleted(rig: Rig, api: FakeApi):
+def test_restore_creates_deleted_people_again(rig: Rig, api: FakeApi):
     """Whole; without it they stay deleted while the row is unchanged."""
     push(rig, ADA)
     api.prospects.clear()
@@ -552,7 +552,7 @@ def test_rows_of_one_person_that_say_the_same_cost_what_one_costs(
     assert (len(api.prospects), api.prospects["p1"]["company"]) == (1, "Other")
 
 
-def test_whoever_is_found_deleted_while_sending_counts_as_kept(rig: Rig, api: FakeApi):
+def test_a_person_found_deleted_while_sending_counts_as_kept(rig: Rig, api: FakeApi):
     """As if the plan had known it: nothing of the row is sent."""
     hire(api, "p1")
     pull(rig, api)

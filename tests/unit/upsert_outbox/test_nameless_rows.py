@@ -202,7 +202,7 @@ def test_the_name_of_an_entry_outlives_rows_without_one(rig: Rig, api: FakeApi):
     assert "contact changed?" in (pushed.messages[2] or "")
 
 
-def test_rows_without_names_are_nobodys_namesakes(rig: Rig, api: FakeApi):
+def test_rows_without_names_are_no_ones_namesakes(rig: Rig, api: FakeApi):
     """One that left the input doesn't stand in the way of another."""
     hire(api, "p1")
     hire(api, "p2", email="bob@x.org", phone=None)
@@ -222,7 +222,7 @@ def test_a_person_without_a_last_name_is_as_the_row_says(rig: Rig, api: FakeApi)
     assert "lastName" not in bodies(api)[0]
 
 
-def test_only_updating_looks_for_everybody(rig: Rig, api: FakeApi):
+def test_update_only_looks_up_every_person(rig: Rig, api: FakeApi):
     """As it does for rows with names."""
     hire(api, "p1")
     rows = [{**NAMELESS, "title": "Broker"}, {**NAMELESS, "email": "nobody@x.org"}]
@@ -230,7 +230,7 @@ def test_only_updating_looks_for_everybody(rig: Rig, api: FakeApi):
     assert pushed.statuses == {2: "updated", 3: "rejected"}
 
 
-def test_a_copy_of_nobody_is_no_person(rig: Rig, api: FakeApi):
+def test_a_tombstone_is_not_matched_by_a_nameless_row(rig: Rig, api: FakeApi):
     """A tombstone in the copy has the contact: the row is rejected, not sent to it."""
     hire(api, "p1")
     pull(rig, api)

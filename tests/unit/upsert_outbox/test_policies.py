@@ -135,7 +135,7 @@ def test_fill_empty_changes_no_value_that_was_there(rig: Rig, api: FakeApi, seed
     assert all(each["company"] for each in filled)
 
 
-def test_never_is_sent_to_nobody(rig: Rig, api: FakeApi):
+def test_a_field_with_the_policy_never_is_not_sent(rig: Rig, api: FakeApi):
     """Neither changed nor given to somebody who is created."""
     hire(api, "h1", title="Broker")
     pull(rig, api)

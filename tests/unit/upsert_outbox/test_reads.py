@@ -36,7 +36,7 @@ def may_scan(rig: Rig, api: FakeApi, *, pages: int | None, size: int = 5) -> Non
     rig.scan = ProspectScan(lambda: pages, lambda: api.scan(size))
 
 
-def test_nobody_is_looked_up_while_the_copy_is_fresh(rig: Rig, api: FakeApi):
+def test_no_one_is_looked_up_while_the_copy_is_fresh(rig: Rig, api: FakeApi):
     """Five edits after a pull are five requests; once the copy is older than fifteen minutes, each
     person is looked up first, by the very contact that the write goes out with."""
     rows = hire_some(api, 8)
@@ -65,7 +65,7 @@ def _after(api: FakeApi) -> str:
     return "ok"
 
 
-def test_whoever_we_have_changed_since_is_looked_up(rig: Rig, api: FakeApi):
+def test_a_person_we_have_changed_since_is_looked_up(rig: Rig, api: FakeApi):
     """The copy is fresh, but older than our own write: of two rows of one person, the second is
     merged with what the first has made of them."""
     (row,) = hire_some(api, 1)
@@ -178,7 +178,7 @@ def test_a_scan_that_takes_too_long_is_given_up(rig: Rig, api: FakeApi, page_s: 
     assert (api.posts, api.gets, api.pages) == (130, 130, pages)
 
 
-def test_without_rechecks_nobody_is_looked_up(rig: Rig, api: FakeApi):
+def test_without_rechecks_no_one_is_looked_up(rig: Rig, api: FakeApi):
     """The copy is relied on however old it is, and what was edited since is overwritten where the
     file changed it; nothing is sent that the file didn't change."""
     rows = hire_some(api, 3)
@@ -267,7 +267,7 @@ def test_a_copy_that_is_published_while_a_push_sends_changes_nothing(rig: Rig, a
     assert push(rig, *edited(rows)).plan.kept == 1
 
 
-def test_a_person_whom_we_change_while_everybody_is_scanned_is_looked_up(rig: Rig, api: FakeApi):
+def test_a_person_changed_by_us_during_a_scan_is_looked_up(rig: Rig, api: FakeApi):
     """Two rows of one person: what the scan has shown is used for the first, and not again."""
     rig.in_flight = 1
     rows = hire_some(api, 6)

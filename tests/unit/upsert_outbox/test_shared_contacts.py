@@ -72,7 +72,7 @@ def test_other_first_names_dont(one: str, other: str):
 
 
 @pytest.mark.parametrize("text", ["", " ", "-", "...", "🙂", None, 7])
-def test_what_is_no_name_contradicts_nobody(text: Any):
+def test_a_value_that_is_no_name_contradicts_no_name(text: Any):
     """Without a letter in it, there is no first name."""
     assert first_name(text) is None
     assert stored_first_name(HASHER.names(text, "X")) is None
@@ -325,7 +325,7 @@ def test_a_contact_that_its_person_has_lost_is_free(rig: Rig, api: FakeApi):
     assert names(api) == ["Ann", "Bob"]
 
 
-def test_a_phone_that_the_api_dropped_matches_nobody(rig: Rig, api: FakeApi):
+def test_a_phone_that_the_api_dropped_matches_no_one(rig: Rig, api: FakeApi):
     """It led to Ann's prospect only because her row said so: Bob's row with it is his own."""
     api.drops_phones = True
     rig.push([person("Ann", "ann", P)])
@@ -333,7 +333,7 @@ def test_a_phone_that_the_api_dropped_matches_nobody(rig: Rig, api: FakeApi):
     assert rig.push([person("Bob", "bob", P)]).statuses == {2: "created"}
 
 
-def test_a_row_that_is_rejected_joins_nobody(rig: Rig, api: FakeApi):
+def test_a_rejected_row_joins_no_group(rig: Rig, api: FakeApi):
     """Bob's first row shares a phone with Ann; his second, with his email alone, is his."""
     rows = [person("Ann", "ann", P), person("Bob", "bob", P), person("Bob", "bob")]
     assert rig.push(rows).statuses == {2: "created", 3: "rejected", 4: "created"}
@@ -401,7 +401,7 @@ def test_rows_behind_a_disputed_contact_wait_in_the_same_push(rig: Rig, api: Fak
     assert rig.push(rows).statuses == {2: "failed", 3: "rejected"}
 
 
-def test_whoever_has_taken_over_a_contact_is_left_alone(rig: Rig, api: FakeApi):
+def test_a_person_who_has_taken_over_a_contact_is_left_alone(rig: Rig, api: FakeApi):
     """Ann was deleted and her phone is Zoe's, which the look before the change shows."""
     rig.push([person("Ann", "ann", P)])
     del api.prospects["p1"]
@@ -424,7 +424,7 @@ def test_contacts_follow_a_prospect_that_is_known_by_that_name(rig: Rig, api: Fa
     assert list(api.prospects) == ["p2"]
 
 
-def test_a_corrected_contact_creates_nobody(rig: Rig, api: FakeApi):
+def test_a_corrected_contact_creates_no_one(rig: Rig, api: FakeApi):
     """A recruiter corrected the email; the file has the old one: Ann is looked up by her id, and
     changed by the email that she has."""
     rig.push([person("Ann", "ann")])
@@ -434,7 +434,7 @@ def test_a_corrected_contact_creates_nobody(rig: Rig, api: FakeApi):
     assert list(api.prospects) == ["p1"]
 
 
-def test_a_stranger_created_beside_the_person_is_a_failure(rig: Rig, api: FakeApi):
+def test_a_second_person_created_by_an_update_is_a_failure(rig: Rig, api: FakeApi):
     """A recruiter corrects the email just before the write: HiringCenter creates somebody.
     Reported once, and never created again."""
     rig.push([person("Ann", "ann")])
@@ -515,7 +515,7 @@ def test_the_person_who_is_met_is_updated(rig: Rig, unknown: FakeApi):
     assert unknown.posts == 2
 
 
-def test_whoever_is_met_as_the_row_says_needs_no_change(rig: Rig, unknown: FakeApi):
+def test_a_person_met_as_the_row_says_needs_no_change(rig: Rig, unknown: FakeApi):
     """One POST that changes nothing, and then none."""
     row = person("Ann", "ann", P, company="Acme")
     for _ in range(2):

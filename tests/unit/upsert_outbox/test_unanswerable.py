@@ -47,7 +47,7 @@ def rig(api: PickyApi, tmp_path: Path) -> Iterator[Rig]:
     rig.close()
 
 
-def test_it_holds_back_nobody_else(rig: Rig):
+def test_an_uncertain_write_holds_back_no_other_person(rig: Rig):
     """Later pushes of other people are sent, and those of its person wait for its answer."""
     changed = [{**row, "title": "New"} for row in OTHERS]
     assert set(rig.push(changed, source="other.csv").statuses.values()) == {"updated"}
@@ -237,7 +237,7 @@ def test_a_warning_reaches_the_user_though_a_creation_looks_like_a_match(
 
 
 @pytest.mark.parametrize("shows", [False, True], ids=["never", "who is created"])
-def test_an_answer_that_doesnt_show_whom_it_is_about_holds_nobody_up(tmp_path: Path, shows: bool):
+def test_an_answer_without_a_person_blocks_no_other_row(tmp_path: Path, shows: bool):
     """An API that only reports success: whom it has created, left alone or changed is seen by a
     look. Nothing is made twice, and it comes to rest."""
 

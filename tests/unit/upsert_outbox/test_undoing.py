@@ -139,7 +139,7 @@ def test_a_write_that_was_settled_later_counts_for_its_own_run(rig: Rig, api: Fa
     assert (sent.statuses, api.prospects["q1"]["title"]) == ({2: "updated"}, "Agent")
 
 
-def test_whoever_was_known_before_was_updated_whatever_the_answer_calls_it(rig: Rig, api: FakeApi):
+def test_a_known_person_was_updated_whatever_the_answer_calls_it(rig: Rig, api: FakeApi):
     """It says 201 of the very prospect that was to be changed: they can be put back."""
     api.says_created = True
     hire(api, "q1")

@@ -57,7 +57,7 @@ def test_a_person_waits_once_however_many_events_name_them(inbox: Inbox):
     assert inbox.facts("a").last_event_ms == T + 5
 
 
-def test_whoever_was_named_again_while_being_looked_up_stays(inbox: Inbox):
+def test_a_person_named_again_while_being_looked_up_stays(inbox: Inbox):
     """The look-up may have been answered before the second change."""
     inbox.store([event("p1"), event("p2")], now_ms=T)
     taken = inbox.waiting("a", 9, now_ms=T)

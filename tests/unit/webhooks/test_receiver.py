@@ -67,7 +67,7 @@ def test_a_delivery_is_on_disk_when_it_is_acknowledged(make: Make, inbox: Inbox,
     assert waiting(inbox) == ["p1"]
 
 
-def test_the_secret_that_matches_tells_whose_event_it_is(make: Make, inbox: Inbox):
+def test_the_matching_secret_shows_whose_event_it_is(make: Make, inbox: Inbox):
     """Also the one before, while it is being replaced; and the older name of the header counts."""
     app = make()
     for person, secret in (("p1", b"secret-a"), ("p2", b"secret-a-before"), ("p3", b"secret-b")):
@@ -102,7 +102,7 @@ def test_a_clock_that_is_off_is_named(make: Make, inbox: Inbox):
     assert waiting(inbox) == []
 
 
-def test_an_event_that_names_nobody_is_acknowledged_counted_and_an_alert(make: Make, inbox: Inbox):
+def test_an_event_that_names_no_one_is_acknowledged_counted_and_an_alert(make: Make, inbox: Inbox):
     """Sending it again would help nobody."""
     alerts: queue.Queue[str] = queue.Queue()
     app = make(alerts)
