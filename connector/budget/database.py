@@ -6,6 +6,7 @@ write transaction takes a blocking file lock first; the kernel queues fairly.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -13,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -213,7 +214,7 @@ class Database:
     def _sqlite(self, path: Path, url: sa.URL) -> sa.Engine:
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            os.close(open_private(path))
+            _create_private(path)
             self._lock = FileLock(path.with_name(path.name + ".lock"))
         except OSError as error:
             raise cant_open(self.name, error) from error
@@ -571,6 +572,23 @@ class FileLock:
 def open_private(path: Path) -> int:
     """A descriptor of a file that is created if missing, readable by its owner only."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+_creating = threading.Lock()
+
+
+def _create_private(path: Path) -> None:
+    """Create a SQLite file, readable by its owner only, unless it is there.
+
+    One that is there isn't opened: to close any descriptor of a file frees all locks that this
+    process has on it (POSIX), SQLite's too. The next process to close the file would take itself
+    for the last one, and delete the log that this one still writes to.
+    """
+    path = Path(os.path.realpath(path))
+    with _creating, suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 _MOVE_AWAY = (

@@ -7,6 +7,8 @@ import os
 import resource
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -155,6 +157,20 @@ def test_a_read_only_ledger_is_reported(tmp_path: Path):
             connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
+def test_what_is_written_beside_other_processes_stays(tmp_path: Path):
+    """Several parts of a command open one file. To open it again must not free the locks by which
+    SQLite knows that it is in use: the next process to close it would delete its log."""
+    path = tmp_path / "ledger.db"
+    with closing(Database(f"sqlite:///{path}")) as first:
+        with first.write() as connection:
+            connection.exec_driver_sql("CREATE TABLE written (number INTEGER)")
+        with closing(Database(f"sqlite:///{path}")):
+            assert rows_seen_by_another_process(path, "written") == 0
+            with first.write() as connection:
+                connection.exec_driver_sql("INSERT INTO written VALUES (1)")
+            assert rows_seen_by_another_process(path, "written") == 1
+
+
 def test_a_full_disk_is_reported(tmp_path: Path):
     """No byte more fits: an error, and the permit that did not fit was not given."""
     path = tmp_path / "ledger.db"
@@ -163,6 +179,16 @@ def test_a_full_disk_is_reported(tmp_path: Path):
         with no_room(path.parent), pytest.raises(LedgerUnusable, match="disk"):
             budget.permit(Lane.PULL)
         budget.permit(Lane.PULL)
+
+
+def rows_seen_by_another_process(path: Path, table: str) -> int:
+    """It opens the file, reads, and closes it."""
+    program = (
+        "import sqlite3, sys; opened = sqlite3.connect(sys.argv[1]); "
+        "print(*opened.execute(f'SELECT count(*) FROM {sys.argv[2]}').fetchone()); opened.close()"
+    )
+    command = [sys.executable, "-c", program, str(path), table]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 @contextmanager

@@ -10,9 +10,11 @@ Keys get rotated; what an account has accepted stays accepted. The account comes
 
 from __future__ import annotations
 
+import os
 import secrets as randomness
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -88,7 +90,7 @@ class _TokenProof:
             raise self._lost(f"can't be seen: {error.strerror}") from error
         if (found.st_dev, found.st_ino) != self._file:
             raise self._lost(_REPLACED)
-        if found.st_size < self._size and _is_cut(self._path, found.st_size):
+        if found.st_size < self._size and _is_cut(self._path, found):
             raise self._lost("was emptied or cut")
         self._size = found.st_size
 
@@ -111,16 +113,21 @@ class _TokenProof:
         return OutboxLost(outbox=self._name, reason=reason)
 
 
-def _is_cut(path: Path, size: int) -> bool:
+def _is_cut(path: Path, found: os.stat_result) -> bool:
     """Whether a SQLite file that has shrunk lacks some of its pages: a push of another account, for
     one, has made it smaller as a whole (`Database.scrub`)."""
-    with path.open("rb") as file:
-        header = file.read(_HEADER_BYTES)
+    header, size = os.pread(_descriptor(path, found.st_ino), _HEADER_BYTES, 0), found.st_size
     if len(header) < _HEADER_BYTES:
         return True
     page_bytes = int.from_bytes(header[16:18], "big")
     pages = int.from_bytes(header[28:32], "big")
     return size < pages * (page_bytes if page_bytes > 1 else 65_536)
+
+
+@cache
+def _descriptor(path: Path, _inode: int) -> int:
+    """Stays open: to close it would free the locks that SQLite has on this file."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def open_outbox(

@@ -16,6 +16,7 @@ from connector.budget.ledger_schema import key_id
 from connector.errors import OutboxLost
 from connector.upsert.outbox.outbox_schema import receipts
 from connector.upsert.outbox.pairing import OpenOutbox, count_push, open_outbox
+from tests.unit.test_ledger_failures import rows_seen_by_another_process
 
 UNTIL_MS = 1_760_000_000_000
 
@@ -189,6 +190,10 @@ def test_an_outbox_that_another_push_makes_smaller_is_none_that_was_lost(ledger:
         assert outbox_path(ledger).stat().st_size < before
         with own.database.write() as connection:
             connection.execute(sa.insert(receipts), rows[:1])
+        assert rows_seen_by_another_process(outbox_path(ledger), "outbox_receipts") == 1
+        with own.database.write() as connection:
+            connection.execute(sa.insert(receipts), rows[1:2])
+        assert rows_seen_by_another_process(outbox_path(ledger), "outbox_receipts") == 2
 
 
 def test_with_a_healthy_outbox_a_new_one_is_not_started(ledger: Database):
