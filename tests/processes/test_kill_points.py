@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,7 +116,7 @@ for number in range(int(sys.argv[6]), 1000, step):
     ("case", "step"), [("new", 1), ("moved", 2), ("copied from", 19), ("copied to", 61)]
 )
 def test_a_state_directory_comes_into_being_whatever_operation_a_run_was_killed_before(
-    tmp_path: Path, chance: random.Random, case: str, step: int
+    request: pytest.FixtureRequest, tmp_path: Path, chance: random.Random, case: str, step: int
 ):
     """Made, or moved from where version 0.1 had it, to another file system as well: nothing of it
     is lost, and nothing is left behind."""
@@ -125,29 +124,17 @@ def test_a_state_directory_comes_into_being_whatever_operation_a_run_was_killed_
     if shim is None:
         pytest.skip("needs a C compiler (cc) and LD_PRELOAD")
     home, target = tmp_path / "home", tmp_path / "target"
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if "copied" in case else tmp_path) as elsewhere:
-        if "copied" in case:
-            target = Path(elsewhere) / "target"
-            if Path(elsewhere).stat().st_dev == tmp_path.stat().st_dev:
-                pytest.skip("one file system only")
-        watched = home if case == "copied from" else target if case == "copied to" else tmp_path
-        old = "" if case == "new" else str(ROOT / "tests/fixtures/state-0.1.tar.xz")
-        done = subprocess.run(
-            [
-                sys.executable,
-                "-c",
-                STATE_SCRIPT,
-                str(home),
-                str(target),
-                str(watched),
-                old,
-                str(step),
-                str(chance.randint(1, step)),
-            ],
-            env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-        )
+    if "copied" in case:
+        target = request.getfixturevalue("elsewhere") / "target"
+    watched = home if case == "copied from" else target if case == "copied to" else tmp_path
+    old = "" if case == "new" else str(ROOT / "tests/fixtures/state-0.1.tar.xz")
+    numbers = [str(step), str(chance.randint(1, step))]
+    done = subprocess.run(
+        [sys.executable, "-c", STATE_SCRIPT, str(home), str(target), str(watched), old, *numbers],
+        env={**os.environ, "LD_PRELOAD": str(shim), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert re.fullmatch(r"tried \d+\n", done.stdout), done.stdout + done.stderr
 
 
